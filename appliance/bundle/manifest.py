@@ -1,0 +1,197 @@
+"""The manifest of a model bundle, `bundle.json`: types and canonical bytes.
+
+Owns the meaning of every field. Refuses unknown fields and wrong types. The SHA-256 of the
+manifest's bytes is the bundle's digest, the identity by which everything else names a bundle.
+The bytes are JSON with sorted keys, no spaces, UTF-8 (the subset of RFC 8785 that integers,
+strings and shortest-form floats need).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Literal
+
+import msgspec
+
+from appliance.errors import LayoutError
+from appliance.fsops import check_relative
+
+FORMAT = "appliance-bundle/1"
+MANIFEST_NAME = "bundle.json"
+SIGNATURE_NAME = "model.sig"
+MAX_FILE_BYTES = 1_000_000_000
+"""No file of a bundle is larger: FAT32-safe, and the unit of resume and of de-duplication."""
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}[a-z0-9]|[a-z0-9]")
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class FileEntry(_Strict, frozen=True):
+    """One file of the bundle; `path` is relative, portable, with forward slashes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Graph(_Strict, frozen=True):
+    """One ONNX graph. Inputs and outputs are described in docs/bundle-format.md."""
+
+    variant: Literal["cpu"]
+    path: str
+    precision: Literal["fp32", "int8", "int4"]
+
+
+class DecoderSpec(_Strict, frozen=True):
+    """Shapes that the key-value cache is built from. Counts, not bytes."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+
+
+class EncoderSpec(_Strict, frozen=True):
+    dimensions: int
+    max_length: int
+    pooling: Literal["mean", "cls"]
+    normalize: bool
+
+
+class Generation(_Strict, frozen=True):
+    """Defaults where a request is silent. Temperature 0 is greedy; top_k 0 is off."""
+
+    eos_token_ids: tuple[int, ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    thinking: bool = False
+
+
+class Prompting(_Strict, frozen=True):
+    """How messages become a prompt and how the output is read back."""
+
+    template: str
+    """Path of the Jinja chat template inside the bundle."""
+    bos_token: str = ""
+    eos_token: str = ""
+    reasoning_start: str = ""
+    """Tag that opens reasoning text; empty if the model does not think in tags."""
+    reasoning_end: str = ""
+    tool_format: Literal["", "hermes"] = ""
+
+
+class Manifest(_Strict, frozen=True):
+    """Everything the node needs to know of a bundle, and nothing it must guess."""
+
+    format: Literal["appliance-bundle/1"]
+    name: str
+    version: str
+    kind: Literal["chat", "embedding"]
+    family: str
+    """`model_type` of the checkpoint: qwen3, bert, ..."""
+    created: int
+    """Unix seconds; SOURCE_DATE_EPOCH if the packager set it."""
+    license: str
+    checkpoint_sha256: str
+    """Digest over the checkpoint's files that were read, in path order."""
+    files: tuple[FileEntry, ...]
+    """Every file but `bundle.json` and `model.sig`, sorted by path."""
+    graphs: tuple[Graph, ...]
+    tokenizer: str
+    """Path of tokenizer.json."""
+    decoder: DecoderSpec | None = None
+    encoder: EncoderSpec | None = None
+    generation: Generation | None = None
+    prompting: Prompting | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph for the CPU provider, which every bundle has."""
+        return self.graphs[0]
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Canonical bytes of `manifest`."""
+    return msgspec.json.encode(manifest, order="sorted")
+
+
+def decode(data: bytes) -> Manifest:
+    """Parse and check the bytes of a `bundle.json`. Raises LayoutError; never trusts a path."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise _bad(f"it is {len(data)} bytes long, more than {MAX_MANIFEST_BYTES}")
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _bad(str(error)) from None
+    if encode(manifest) != data:
+        raise _bad("it is not in canonical form")
+    _check(manifest)
+    return manifest
+
+
+def digest(data: bytes) -> str:
+    """The bundle's identity: SHA-256 of its manifest's bytes, lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check(manifest: Manifest) -> None:
+    for word, value in (("name", manifest.name), ("version", manifest.version)):
+        if not _NAME.fullmatch(value):
+            raise _bad(f"its {word} {value!r} is not 1-64 of a-z 0-9 . _ -")
+    paths = [entry.path for entry in manifest.files]
+    if paths != sorted(set(paths)) or len({p.lower() for p in paths}) != len(paths):
+        raise _bad("its files are not sorted, or two differ only in case")
+    for entry in manifest.files:
+        check_relative(entry.path)
+        if entry.path in {MANIFEST_NAME, SIGNATURE_NAME}:
+            raise _bad(f"it lists {entry.path}")
+        if not 0 < entry.size <= MAX_FILE_BYTES:
+            raise _bad(f"{entry.path} has the size {entry.size}")
+        if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
+            raise _bad(f"{entry.path} has no SHA-256")
+    if len(manifest.graphs) != len({g.variant for g in manifest.graphs}) or not manifest.graphs:
+        raise _bad("it needs one graph for each variant")
+    named = [manifest.tokenizer, *(g.path for g in manifest.graphs)]
+    if manifest.prompting is not None:
+        named.append(manifest.prompting.template)
+    for path in named:
+        if path not in paths:
+            raise _bad(f"it names {path!r}, which is not among its files")
+    if manifest.kind == "chat" and not (
+        manifest.decoder and manifest.generation and manifest.prompting
+    ):
+        raise _bad("a chat bundle needs decoder, generation and prompting")
+    if manifest.kind == "embedding" and not manifest.encoder:
+        raise _bad("an embedding bundle needs encoder")
+    _check_numbers(manifest)
+
+
+def _check_numbers(manifest: Manifest) -> None:
+    positive: dict[str, int] = {}
+    if manifest.decoder is not None:
+        positive |= {f"decoder.{k}": v for k, v in msgspec.structs.asdict(manifest.decoder).items()}
+    if manifest.encoder is not None:
+        positive |= {
+            "encoder.dimensions": manifest.encoder.dimensions,
+            "encoder.max_length": manifest.encoder.max_length,
+        }
+    for name, value in positive.items():
+        if not 0 < value < 1 << 31:
+            raise _bad(f"{name} is {value}")
+
+
+def _bad(reason: str) -> LayoutError:
+    return LayoutError(
+        f"{MANIFEST_NAME} is not a valid manifest: {reason}",
+        path=MANIFEST_NAME,
+        hint="get a fresh copy of the bundle, or build it again",
+    )

@@ -1,0 +1,307 @@
+"""Where things are and how they are set: one TOML file becomes frozen dataclasses.
+
+Owns the node's directory layout and every setting; the only reader of the configuration file
+and of environment variables. Refuses unknown sections, unknown names and values of the wrong
+type, each by its full name, so that a typing error never silently means the default.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from appliance.errors import ConfigError
+
+ROOT_VARIABLE = "APPLIANCE_ROOT"
+PASSPHRASE_FILE_VARIABLE = "APPLIANCE_PASSPHRASE_FILE"  # noqa: S105
+API_KEY_VARIABLE = "APPLIANCE_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Every path of a node, below `root` ("/" for a system install, a prefix otherwise)."""
+
+    root: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "etc/appliance/appliance.toml"
+
+    @property
+    def releases(self) -> Path:
+        return self.root / "opt/appliance/releases"
+
+    @property
+    def current_release(self) -> Path:
+        return self.root / "opt/appliance/current"
+
+    @property
+    def command(self) -> Path:
+        return self.current_release / "venv/bin/appliance"
+
+    @property
+    def python(self) -> Path:
+        return self.current_release / "venv/bin/python"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "var/lib/appliance"
+
+    @property
+    def trust(self) -> Path:
+        """TUF state: the last verified metadata of each role."""
+        return self.state / "trust"
+
+    @property
+    def node(self) -> Path:
+        """The node's own signing key and identity; readable by root alone."""
+        return self.state / "node"
+
+    @property
+    def models(self) -> Path:
+        """The model store: blobs, bundles, generations."""
+        return self.state / "models"
+
+    @property
+    def artifacts(self) -> Path:
+        """Compiled artifacts, one directory each, with their signed records."""
+        return self.state / "artifacts"
+
+    @property
+    def docs(self) -> Path:
+        return self.state / "docs"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log: segments, tiles, checkpoints. What an auditor copies."""
+        return self.state / "audit"
+
+    @property
+    def audit_key(self) -> Path:
+        """The audit signer's private key; outside `audit`, so a copy of the log holds no secret."""
+        return self.state / "audit-key"
+
+    @property
+    def access(self) -> Path:
+        """Directory of the API keys' database."""
+        return self.state / "access"
+
+    @property
+    def keys_db(self) -> Path:
+        return self.access / "keys.db"
+
+    @property
+    def metering(self) -> Path:
+        return self.state / "metering"
+
+    @property
+    def usage_db(self) -> Path:
+        return self.metering / "usage.db"
+
+    @property
+    def install_state(self) -> Path:
+        return self.state / "install"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run/appliance"
+
+    @property
+    def engine_socket(self) -> Path:
+        return self.run / "engine.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """`[api]`: the HTTP endpoint."""
+
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 8400
+    max_body_bytes: int = 8 * 1024 * 1024
+    request_timeout_seconds: float = 600.0
+    keepalive_seconds: float = 10.0
+    """Silence on a stream before a comment line is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """`[engine]`: what the engine may use. Zero means: choose from the machine."""
+
+    threads: int = 0
+    cache_bytes: int = 0
+    """Key-value cache of all models together; 0 takes a quarter of the machine's memory."""
+    max_sequences: int = 16
+    """Sequences that run at once, per model."""
+    token_budget: int = 512
+    """Tokens computed per step: decode first, the rest goes to prefill chunks."""
+    max_waiting: int = 256
+    """Queued sequences per model; more are refused."""
+    max_context: int = 0
+    """Upper bound on tokens per sequence; 0 takes the model's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """`[audit]`: the tamper-evident log."""
+
+    batch_entries: int = 256
+    batch_milliseconds: float = 2.0
+    checkpoint_seconds: float = 1.0
+    segment_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of one node."""
+
+    layout: Layout
+    api: ApiSettings = field(default_factory=ApiSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
+
+    @property
+    def base_url(self) -> str:
+        host = f"[{self.api.listen_host}]" if ":" in self.api.listen_host else self.api.listen_host
+        return f"http://{host}:{self.api.listen_port}/v1"
+
+
+_SECTIONS: Mapping[str, type] = {
+    "api": ApiSettings,
+    "engine": EngineSettings,
+    "audit": AuditSettings,
+}
+
+
+def load_config(root: Path) -> Config:
+    """Read `root`'s appliance.toml; absent settings, or an absent file, mean the defaults.
+
+    Raises ConfigError naming the setting and the file.
+    """
+    layout = Layout(root)
+    try:
+        text = layout.config_file.read_bytes()
+    except FileNotFoundError:
+        return Config(layout)
+    except OSError as error:
+        raise ConfigError(
+            f"{layout.config_file} cannot be read: {error.strerror}",
+            hint="run the command as root or as a member of the group `appliance`",
+        ) from error
+    return parse_config(text, layout)
+
+
+def parse_config(text: bytes, layout: Layout) -> Config:
+    """Parse the bytes of an appliance.toml. Raises ConfigError."""
+    try:
+        document = tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{layout.config_file} is not valid TOML: {error}", hint="correct the line it names"
+        ) from error
+    unknown = sorted(document.keys() - _SECTIONS.keys())
+    if unknown:
+        raise ConfigError(
+            f"unknown section [{unknown[0]}] in {layout.config_file}",
+            hint=f"sections are {', '.join(_SECTIONS)}",
+        )
+    sections = {
+        name: _section(name, kind, document.get(name, {})) for name, kind in _SECTIONS.items()
+    }
+    config = Config(layout, **sections)
+    _check(config)
+    return config
+
+
+def default_root() -> Path:
+    """The root this process belongs to: APPLIANCE_ROOT, else the prefix its interpreter is in.
+
+    An installed interpreter lives in ROOT/opt/appliance/releases/VERSION/venv; anything else
+    (a packager's checkout) means the system root.
+    """
+    named = os.environ.get(ROOT_VARIABLE)
+    if named:
+        return Path(named).absolute()
+    prefix = Path(sys.prefix)
+    parts = prefix.parts
+    if parts[-5:-2] == ("opt", "appliance", "releases") and parts[-1] == "venv":
+        return prefix.parents[4]
+    return Path("/")
+
+
+def passphrase_file() -> Path | None:
+    """The file that holds the key passphrase, if APPLIANCE_PASSPHRASE_FILE names one."""
+    named = os.environ.get(PASSPHRASE_FILE_VARIABLE)
+    return Path(named) if named else None
+
+
+def api_key() -> str | None:
+    """The API key for commands that call the endpoint, if APPLIANCE_API_KEY is set."""
+    return os.environ.get(API_KEY_VARIABLE) or None
+
+
+def _section(name: str, kind: type, table: object) -> Any:  # noqa: ANN401
+    if not isinstance(table, dict):
+        raise ConfigError(f"[{name}] must be a table", hint=f"write it as a section: [{name}]")
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(
+                f"unknown setting {name}.{key}", hint=f"settings are {', '.join(sorted(known))}"
+            )
+        table[key] = _typed(f"{name}.{key}", value, hints[key])
+    return kind(**table)
+
+
+def _typed(name: str, value: object, wanted: type) -> object:
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise ConfigError(
+            f"{name} must be {_TYPE_WORDS[wanted]}, not {value!r}", hint="correct the setting"
+        )
+    return value
+
+
+_TYPE_WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "a string"}
+
+
+def _check(config: Config) -> None:
+    api, engine, audit = config.api, config.engine, config.audit
+    try:
+        loopback = ip_address(api.listen_host).is_loopback
+    except ValueError:
+        raise ConfigError(
+            f"api.listen_host must be an IP address, not {api.listen_host!r}",
+            hint='use "127.0.0.1" or "::1"',
+        ) from None
+    if not loopback:
+        raise ConfigError(
+            f"api.listen_host {api.listen_host} is not a loopback address",
+            hint="this release serves the local machine only: put a TLS proxy in front",
+        )
+    bounds: tuple[tuple[str, float, float, float], ...] = (
+        ("api.listen_port", api.listen_port, 1, 65535),
+        ("api.max_body_bytes", api.max_body_bytes, 1024, 1 << 30),
+        ("api.request_timeout_seconds", api.request_timeout_seconds, 1, 86_400),
+        ("api.keepalive_seconds", api.keepalive_seconds, 1, 600),
+        ("engine.threads", engine.threads, 0, 1024),
+        ("engine.cache_bytes", engine.cache_bytes, 0, 1 << 50),
+        ("engine.max_sequences", engine.max_sequences, 1, 1024),
+        ("engine.token_budget", engine.token_budget, 16, 65_536),
+        ("engine.max_waiting", engine.max_waiting, 0, 1_000_000),
+        ("engine.max_context", engine.max_context, 0, 1 << 24),
+        ("audit.batch_entries", audit.batch_entries, 1, 4096),
+        ("audit.batch_milliseconds", audit.batch_milliseconds, 0, 1000),
+        ("audit.checkpoint_seconds", audit.checkpoint_seconds, 0.01, 3600),
+        ("audit.segment_bytes", audit.segment_bytes, 65_536, 1 << 32),
+    )
+    for name, value, low, high in bounds:
+        if not low <= value <= high:
+            raise ConfigError(f"{name} is {value}", hint=f"it must be between {low} and {high}")

@@ -1,0 +1,159 @@
+"""Durable file operations, locks, and the one guard against path escapes.
+
+Owns every write that must survive a power cut. Refuses to know what the bytes mean. The order
+is always: write to a temporary name in the same directory, fsync the file, rename, fsync the
+directory; a reader sees the old bytes or the new ones, never a mixture (POSIX rename(2)).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from appliance.errors import LayoutError, LockedError
+
+_FORBIDDEN = frozenset('\\:*?"<>|')
+_MAX_NAME_BYTES = 255
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the names in directory `path` durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Create or replace `path` atomically with `data`. Raises OSError; the old file then stands."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        try:
+            _write_all(fd, data)
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def create_durable(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
+    """Create `path` with `data` unless it exists; True if this call created it. Raises OSError.
+
+    link(2) fails when the name exists, so two processes cannot both win.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        try:
+            _write_all(fd, data)
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_dir(path.parent)
+    return True
+
+
+def symlink_durable(path: Path, target: str) -> None:
+    """Point the symbolic link `path` at `target` atomically, replacing an older link."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary.symlink_to(target)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def make_dirs(path: Path, *, mode: int = 0o700) -> None:
+    """Create `path` and its parents; each new directory is durable and has exactly `mode`."""
+    if path.is_dir():
+        return
+    make_dirs(path.parent, mode=mode)
+    try:
+        path.mkdir(mode=mode)
+    except FileExistsError:
+        return
+    path.chmod(mode)
+    fsync_dir(path.parent)
+
+
+@contextmanager
+def exclusive_lock(path: Path, *, wait: bool = False, mode: int = 0o600) -> Iterator[None]:
+    """Hold an flock(2) on `path`. Raises LockedError at once if it is taken and not `wait`."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise LockedError(
+                f"another process is working on {path.parent}",
+                hint="wait for it to finish, then run the command again",
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def check_relative(name: str) -> PurePosixPath:
+    """The one path-escape guard: accept a portable relative path, refuse everything else.
+
+    Refused: absolute paths, `.` and `..`, empty or over-long parts, control and non-ASCII
+    characters (Unicode normalisation collides), characters FAT cannot hold, a trailing dot or
+    space (FAT drops them). Raises LayoutError naming the path.
+    """
+    parts = name.split("/")
+    for part in parts:
+        bad = (
+            part in {"", ".", ".."}
+            or len(part) > _MAX_NAME_BYTES
+            or part[-1] in ". "
+            or not part.isascii()
+            or not part.isprintable()
+            or any(c in _FORBIDDEN for c in part)
+        )
+        if bad:
+            raise LayoutError(
+                f"the path {name!r} is not allowed",
+                path=name,
+                hint="the media or bundle is damaged or hostile: get a fresh copy",
+            )
+    return PurePosixPath(*parts)
+
+
+def resolve_inside(base: Path, name: str) -> Path:
+    """`base/name`, refusing names that leave `base` and links on the way. Raises LayoutError."""
+    path = base
+    for part in check_relative(name).parts:
+        path = path / part
+        if path.is_symlink():
+            raise LayoutError(
+                f"{name!r} goes through a symbolic link",
+                path=name,
+                hint="media and bundles hold plain files and directories only",
+            )
+    return path
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,7 @@
+"""`appliance ask`."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""

@@ -1,0 +1,7 @@
+"""`appliance install`."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""

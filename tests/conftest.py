@@ -1,0 +1,46 @@
+"""Fixtures that several packages' tests share: things that are expensive to build once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BUILD_CACHE = REPOSITORY / ".build"
+"""Ignored by git; holds downloads that are checked by hash each time they are used."""
+
+BuildOnce = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> BuildOnce:
+    """`build_once(name, build)`: a directory that `build` fills once per test run.
+
+    Workers of pytest-xdist share it; the first to come builds, under a lock. Tests must not
+    change what is in it: copy it first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if worker_id != "master" else base) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def once(name: str, build: Callable[[Path], None]) -> Path:
+        target = shared / name
+        fd = os.open(shared / f"{name}.lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if not target.exists():
+                partial = shared / f"{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                build(partial)
+                partial.rename(target)
+        finally:
+            os.close(fd)
+        return target
+
+    return once
