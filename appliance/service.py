@@ -1,0 +1,39 @@
+"""What a daemon says to its supervisor: readiness and stopping, by the sd_notify(3) protocol.
+
+Owns the one datagram. Refuses to need systemd: without NOTIFY_SOCKET it does nothing, and a
+supervisor that went away never stops a daemon that serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+_VARIABLE = "NOTIFY_SOCKET"
+_log = logging.getLogger(__name__)
+
+
+def notify_ready() -> bool:
+    """Say that the daemon serves (`Type=notify` units become active). True if somebody was told."""
+    return _notify("READY=1")
+
+
+def notify_stopping() -> bool:
+    """Say that a graceful stop has begun. True if somebody was told."""
+    return _notify("STOPPING=1")
+
+
+def _notify(state: str) -> bool:
+    address = os.environ.get(_VARIABLE)
+    if not address:
+        return False
+    # An address that starts with @ is in Linux's abstract namespace, unix(7).
+    target = "\0" + address[1:] if address.startswith("@") else address
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
+            client.sendto(state.encode("ascii"), target)
+    except OSError as error:
+        _log.warning("the supervisor could not be told %s: %s", state, error.strerror)
+        return False
+    return True
