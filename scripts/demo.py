@@ -1,4 +1,4 @@
-"""From keys to the first token: what a packager and then an operator type, one step after another."""
+"""From keys to the first token: what a packager types, then an operator, step after step."""
 
 from __future__ import annotations
 
