@@ -13,7 +13,8 @@ from installer.cli.app import app
 def render() -> str:
     """Markdown of every command, argument and option of `appliance`."""
     command = typer.main.get_command(app)
-    with typer.Context(command, info_name="appliance") as context:
+    context = typer.Context(command, info_name="appliance")
+    with context:
         text = get_docs_for_click(obj=command, ctx=context, name="appliance")
     return "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
 
