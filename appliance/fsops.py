@@ -8,9 +8,11 @@ directory; a reader sees the old bytes or the new ones, never a mixture (POSIX r
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +20,7 @@ from appliance.errors import LayoutError, LockedError
 
 _FORBIDDEN = frozenset('\\:*?"<>|')
 _MAX_NAME_BYTES = 255
+_CHUNK_BYTES = 1024 * 1024
 
 
 def fsync_dir(path: Path) -> None:
@@ -151,6 +154,94 @@ def resolve_inside(base: Path, name: str) -> Path:
                 hint="media and bundles hold plain files and directories only",
             )
     return path
+
+
+def open_regular(path: Path, *, name: str) -> int:
+    """A descriptor for reading the plain file `path`. Links, pipes and devices are refused.
+
+    `name` is what errors call the file. Raises LayoutError; the caller closes the descriptor.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unreadable(name, error.strerror or str(error)) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _unreadable(name, "it is not a plain file")
+    return fd
+
+
+def read_regular(path: Path, *, limit: int, name: str) -> bytes:
+    """The bytes of the plain file `path`, refusing more than `limit`. Raises LayoutError."""
+    fd = open_regular(path, name=name)
+    with os.fdopen(fd, "rb") as file:
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise _unreadable(name, error.strerror or str(error)) from None
+    if len(data) > limit:
+        raise _unreadable(name, f"it is longer than {limit} bytes")
+    return data
+
+
+def hash_regular(
+    path: Path, *, name: str, advance: Callable[[int], None] | None = None, uncached: bool = False
+) -> tuple[int, str]:
+    """Size and SHA-256 of the plain file `path`; `advance` is told the bytes as they are read.
+
+    `uncached` drops the file's pages first, so that the bytes come from the medium itself.
+    Raises LayoutError.
+    """
+    fd = open_regular(path, name=name)
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        if uncached:
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+                if advance is not None:
+                    advance(len(chunk))
+        except OSError as error:
+            raise _unreadable(name, error.strerror or str(error)) from None
+    return size, digest.hexdigest()
+
+
+def walk_files(base: Path, *, prefix: str = "") -> dict[str, int]:
+    """Relative path -> size of every plain file below `base`, sorted.
+
+    `prefix` is what errors put before a path.
+
+    Raises LayoutError for anything that is not a plain file or a directory, and for names that
+    `check_relative` refuses. Empty directories hold nothing and are passed over.
+    """
+    return {name.removeprefix(prefix): size for name, size in sorted(_walk(base, prefix))}
+
+
+def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    try:
+        entries = list(os.scandir(directory))
+    except OSError as error:
+        raise _unreadable(prefix or ".", error.strerror or str(error)) from None
+    for entry in entries:
+        name = f"{prefix}{entry.name}"
+        check_relative(name)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), f"{name}/")
+        elif entry.is_file(follow_symlinks=False):
+            yield name, entry.stat(follow_symlinks=False).st_size
+        else:
+            raise _unreadable(name, "it is not a plain file")
+
+
+def _unreadable(name: str, reason: str) -> LayoutError:
+    return LayoutError(
+        f"{name} cannot be used: {reason}",
+        path=name,
+        hint="the media or bundle is damaged or hostile: get a fresh copy",
+    )
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -1,0 +1,85 @@
+"""Signing of model bundles with the public OpenSSF Model Signing library, on the packager's side.
+
+Owns `model.sig`. Uses key mode only: the library's certificate mode accepts expired certificates.
+Refuses bundles with hidden or empty files, which other tools would leave unsigned.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from appliance.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from appliance.bundle.verify import VerifiedBundle, verify_metadata
+from appliance.errors import LayoutError, NotFoundError, SignatureError
+from appliance.fsops import walk_files
+from appliance.trust.model_signer import ModelSigner
+
+
+class BundleSigner:
+    """Signs bundle directories with one model signer's key."""
+
+    def __init__(self, key_file: Path, passphrase: bytes, *, name: str = "model-signer") -> None:
+        """`key_file` is an encrypted PKCS #8 P-256 key. Raises NotFoundError, SignatureError."""
+        try:
+            private = load_pem_private_key(key_file.read_bytes(), passphrase)
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"there is no key {key_file}", hint="make the keys with `appliance trust init`"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise _unusable(key_file, "the passphrase is wrong or the file is damaged") from error
+        if not isinstance(private, EllipticCurvePrivateKey) or not isinstance(
+            private.curve, SECP256R1
+        ):
+            raise _unusable(key_file, "it is not an ECDSA P-256 key")
+        public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        self.signer = ModelSigner(name, public.decode("ascii"))
+        self._key_file = key_file
+        self._passphrase = passphrase
+
+    def sign(self, directory: Path) -> VerifiedBundle:
+        """Write `directory`/model.sig over every file in it, and verify it as a node would.
+
+        Reads every file once. Raises LayoutError, SignatureError.
+        """
+        from model_signing import hashing, signing
+
+        _check_signable(directory)
+        files = hashing.Config().use_file_serialization(hashing_algorithm="sha256")
+        files.set_ignored_paths(paths=[SIGNATURE_NAME], ignore_git_paths=False)
+        key_signer = signing.Config().use_elliptic_key_signer(
+            private_key=self._key_file,
+            password=self._passphrase,  # type: ignore[arg-type]  # handed to load_pem_private_key
+        )
+        key_signer.set_hashing_config(files).sign(directory, directory / SIGNATURE_NAME)
+        return verify_metadata(directory, [self.signer])
+
+
+def _check_signable(directory: Path) -> None:
+    files = walk_files(directory)
+    if MANIFEST_NAME not in files:
+        raise LayoutError(
+            f"{directory} has no {MANIFEST_NAME}",
+            path=MANIFEST_NAME,
+            hint="name the directory that `appliance bundle build` made",
+        )
+    for name, size in files.items():
+        if any(part.startswith(".") for part in name.split("/")):
+            raise LayoutError(f"{name} is hidden, and tools skip hidden files", path=name)
+        if size == 0:
+            raise LayoutError(f"{name} is empty", path=name, hint="leave empty files out")
+
+
+def _unusable(path: Path, reason: str) -> SignatureError:
+    return SignatureError(
+        f"the key {path} cannot be used: {reason}",
+        path=path.name,
+        hint="check the passphrase, and that this is the model signer's key",
+    )
