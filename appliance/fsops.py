@@ -99,6 +99,16 @@ def make_dirs(path: Path, *, mode: int = 0o700) -> None:
     fsync_dir(path.parent)
 
 
+def inherit_owner(path: Path) -> None:
+    """Give `path` the owner and group of the directory it is in, if this process is root.
+
+    Commands run as root; the daemons that go on with what they wrote do not.
+    """
+    if os.geteuid() == 0:
+        parent = path.parent.stat()
+        os.chown(path, parent.st_uid, parent.st_gid)
+
+
 @contextmanager
 def exclusive_lock(path: Path, *, wait: bool = False, mode: int = 0o600) -> Iterator[None]:
     """Hold an flock(2) on `path`. Raises LockedError at once if it is taken and not `wait`."""
