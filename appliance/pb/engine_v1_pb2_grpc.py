@@ -44,6 +44,11 @@ class EngineStub:
                 request_serializer=appliance_dot_pb_dot_engine__v1__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=appliance_dot_pb_dot_engine__v1__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/appliance.engine.v1.Engine/Settle',
+                request_serializer=appliance_dot_pb_dot_engine__v1__pb2.SettleRequest.SerializeToString,
+                response_deserializer=appliance_dot_pb_dot_engine__v1__pb2.SettleResponse.FromString,
+                _registered_method=True)
         self.Load = channel.unary_unary(
                 '/appliance.engine.v1.Engine/Load',
                 request_serializer=appliance_dot_pb_dot_engine__v1__pb2.LoadRequest.SerializeToString,
@@ -83,6 +88,15 @@ class EngineServicer:
 
     def Embed(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settle(self, request, context):
+        """Exact counts of a call whose stream was cancelled and that therefore never saw its Finished
+        events. Waits until nothing of the call runs any more. The engine keeps the counts of a
+        cancelled call for at least 60 seconds; NOT_FOUND afterwards, and for an unknown call.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -131,6 +145,11 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=appliance_dot_pb_dot_engine__v1__pb2.EmbedRequest.FromString,
                     response_serializer=appliance_dot_pb_dot_engine__v1__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=appliance_dot_pb_dot_engine__v1__pb2.SettleRequest.FromString,
+                    response_serializer=appliance_dot_pb_dot_engine__v1__pb2.SettleResponse.SerializeToString,
             ),
             'Load': grpc.unary_unary_rpc_method_handler(
                     servicer.Load,
@@ -212,6 +231,33 @@ class Engine:
             '/appliance.engine.v1.Engine/Embed',
             appliance_dot_pb_dot_engine__v1__pb2.EmbedRequest.SerializeToString,
             appliance_dot_pb_dot_engine__v1__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/appliance.engine.v1.Engine/Settle',
+            appliance_dot_pb_dot_engine__v1__pb2.SettleRequest.SerializeToString,
+            appliance_dot_pb_dot_engine__v1__pb2.SettleResponse.FromString,
             options,
             channel_credentials,
             insecure,
