@@ -1,0 +1,11 @@
+"""Decides what the engine computes next: which sequences run, in which slots, which tokens.
+
+Owns the queues and the ownership of cache slots. Does no I/O, knows no clock, no array and no
+accelerator; everything here is plain integers, so that property tests can run it a million steps.
+"""
+
+from appliance.scheduler.plan import Move, Plan, PrefillChunk
+from appliance.scheduler.scheduler import Scheduler
+from appliance.scheduler.sequence import Phase, Sequence
+
+__all__ = ["Move", "Phase", "Plan", "PrefillChunk", "Scheduler", "Sequence"]
