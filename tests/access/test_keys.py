@@ -1,0 +1,145 @@
+"""The form of a key, its life, and that its secret is kept nowhere."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from appliance.access import KeyInfo, KeyStore, new_key, secret
+from appliance.errors import ConflictError, NotFoundError, StorageError, UsageError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.db"
+
+
+def test_a_key_shows_its_id_and_hides_the_rest() -> None:
+    key = new_key("crm")
+    assert key.secret.startswith(f"sk-{key.info.id}-")
+    assert secret.id_of(key.secret) == key.info.id
+    assert key.secret not in repr(key)
+    assert key.secret.rpartition("-")[2] not in repr(key)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "sk-", "sk-abc", "sk-aaaaaaaa-", "sk-aaaaaaaa-" + "A" * 40, "sk-\u00e4" + "a" * 47]
+)
+def test_what_is_not_a_key_has_no_id(text: str, path: Path) -> None:
+    assert secret.id_of(text) is None
+    with KeyStore(path) as store:
+        assert store.authenticate(text) is None
+
+
+@pytest.mark.parametrize("name", ["", " x", "x ", "a\nb", "x" * 65])
+def test_a_name_that_would_not_read_well_in_a_list_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="name of a key"):
+        new_key(name)
+
+
+def test_a_key_that_expires_in_the_past_is_refused() -> None:
+    with pytest.raises(UsageError, match="expire"):
+        new_key("crm", expires=1)
+
+
+def test_only_the_whole_key_authenticates(path: Path) -> None:
+    with KeyStore(path) as store:
+        info, whole = store.create("crm")
+        other, _ = store.create("wiki")
+        assert store.authenticate(whole) == info
+        wrong = whole[:-1] + ("a" if whole[-1] != "a" else "b")
+        assert store.authenticate(wrong) is None
+        assert store.authenticate(whole.replace(info.id, other.id)) is None
+        assert store.authenticate(whole.replace(info.id, "zzzzzzzz")) is None
+
+
+def test_the_file_holds_a_hash_and_never_the_secret(path: Path) -> None:
+    with KeyStore(path) as store:
+        _, whole = store.create("crm")
+    content = path.read_bytes()
+    assert whole.rpartition("-")[2].encode() not in content
+    assert secret.digest(whole) in content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_revocation_that_returned_holds_in_every_process_that_has_the_file_open(
+    path: Path,
+) -> None:
+    with KeyStore(path) as serving, KeyStore(path) as command:
+        info, whole = command.create("crm")
+        assert serving.authenticate(whole) is not None
+        revoked = command.revoke(info.id)
+        assert serving.authenticate(whole) is None
+        assert revoked.state(time.time()) == "revoked"
+
+
+def test_a_key_is_revoked_once(path: Path) -> None:
+    with KeyStore(path) as store:
+        info, _ = store.create("crm")
+        store.revoke(info.id)
+        with pytest.raises(ConflictError):
+            store.revoke(info.id)
+        with pytest.raises(NotFoundError):
+            store.revoke("zzzzzzzz")
+
+
+def test_an_expired_key_stays_listed_and_is_worth_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with KeyStore(path) as store:
+        info, whole = store.create("crm", expires=int(time.time()) + 60)
+        assert store.authenticate(whole) == info
+        later = time.time() + 61
+        monkeypatch.setattr("appliance.access.store.time.time", lambda: later)
+        assert store.authenticate(whole) is None
+        assert store.list() == (info,)
+        assert info.state(later) == "expired"
+
+
+def test_keys_are_listed_in_the_order_they_were_made(path: Path) -> None:
+    with KeyStore(path) as store:
+        made = [store.create(name)[0] for name in ("c", "a", "b")]
+        assert list(store.list()) == made
+
+
+def test_commits_are_durable_before_they_return(path: Path) -> None:
+    with KeyStore(path) as store:
+        connection = store._db.conn
+        assert connection.execute("PRAGMA journal_mode").fetchall() == [("delete",)]
+        assert connection.execute("PRAGMA synchronous").fetchall() == [(3,)]
+
+
+def test_processes_that_meet_on_a_new_file_all_get_it(path: Path) -> None:
+    made: list[KeyInfo] = []
+
+    def work() -> None:
+        with KeyStore(path) as store:
+            made.append(store.create("crm")[0])
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with KeyStore(path) as store:
+        assert len(store.list()) == len(made) == 8
+
+
+def test_a_file_of_a_newer_release_is_refused(path: Path) -> None:
+    KeyStore(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StorageError, match="newer release"):
+        KeyStore(path)
+
+
+def test_a_file_that_is_no_database_is_a_typed_error(path: Path) -> None:
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StorageError, match=r"keys\.db"):
+        KeyStore(path)
