@@ -12,13 +12,13 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from appliance.bundle.manifest import FileEntry
 from appliance.errors import CapacityError, DigestError, LayoutError, StorageError
-from appliance.fsops import fsync_dir, make_dirs, resolve_inside
+from appliance.fsops import fsync_dir, make_dirs, open_regular, resolve_inside
 
 CHUNK_BYTES = 4 * 1024 * 1024
 _OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -43,31 +43,25 @@ class BlobStore:
         """Create the directories. Raises OSError."""
         make_dirs(self._incoming, mode=0o755)
 
-    def missing(self, entries: Iterator[FileEntry]) -> int:
+    def missing(self, entries: Iterable[FileEntry]) -> int:
         """Bytes of `entries` that an import would have to copy."""
         sizes = {entry.sha256: entry.size for entry in entries}
         return sum(size for digest, size in sizes.items() if not self.path(digest).is_file())
 
-    def add_file(self, source: Path, entry: FileEntry, *, advance: Advance) -> Path:
+    def add_file(self, source: Path, entry: FileEntry, *, name: str, advance: Advance) -> None:
         """Import `source/entry.path`; a blob that is already here is not read again.
 
-        Raises DigestError if the bytes are not the signed ones, LayoutError if it is no plain
-        file, CapacityError if the disk is full, StorageError if either side fails.
+        Raises what `copy_verified` raises.
         """
         blob = self.path(entry.sha256)
         if blob.is_file():
             advance(entry.size)
-            return blob
+            return
         partial = self._incoming / entry.sha256
-        try:
-            _copy(source, entry, partial, advance)
-            with storage_errors(blob):
-                partial.rename(blob)
-                fsync_dir(self._directory)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return blob
+        copy_verified(source, entry, partial, name=name, advance=advance)
+        with storage_errors(blob):
+            partial.rename(blob)
+            fsync_dir(self._directory)
 
     def collect(self) -> int:
         """Delete blobs that no bundle links to, and partial files. Returns bytes freed."""
@@ -79,6 +73,22 @@ class BlobStore:
                 freed += status.st_size
         fsync_dir(self._directory)
         return freed
+
+
+def copy_verified(
+    source: Path, entry: FileEntry, target: Path, *, name: str, advance: Advance
+) -> None:
+    """Make `target` the durable copy of `source/entry.path`, hashed while it is copied.
+
+    `name` is what errors call the file. Raises DigestError if its bytes are not the signed ones,
+    LayoutError if it is no plain file, CapacityError if the disk is full, StorageError if it
+    fails; `target` then does not exist.
+    """
+    try:
+        _copy(source, entry, target, name, advance)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -98,60 +108,53 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _copy(source: Path, entry: FileEntry, target: Path, advance: Advance) -> None:
+def _copy(source: Path, entry: FileEntry, target: Path, name: str, advance: Advance) -> None:
     with storage_errors(target):
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    with os.fdopen(fd, "wb", buffering=0) as file:
+    try:
         with storage_errors(target):
             os.posix_fallocate(fd, 0, entry.size)
         hasher = hashlib.sha256()
-        for chunk in _read_exactly(source, entry):
+        for chunk in _read_exactly(source, entry, name):
             hasher.update(chunk)
             with storage_errors(target):
-                _write_all(file.fileno(), chunk)
+                _write_all(fd, chunk)
             advance(len(chunk))
         if hasher.hexdigest() != entry.sha256:
-            raise _altered(entry, "its bytes are not the signed ones")
+            raise _altered(name, "its bytes are not the signed ones")
         with storage_errors(target):
             os.fchmod(fd, 0o644)
             os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
-def _read_exactly(source: Path, entry: FileEntry) -> Iterator[memoryview]:
+def _read_exactly(source: Path, entry: FileEntry, name: str) -> Iterator[memoryview]:
     """The bytes of a plain file of exactly `entry.size` bytes, in chunks of one buffer."""
-    path = resolve_inside(source, entry.path)
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _unreadable(entry, error) from error
+    fd = open_regular(resolve_inside(source, entry.path), name=name)
     with os.fdopen(fd, "rb", buffering=0) as file:
-        _check_plain(os.fstat(fd), entry)
+        size = os.fstat(fd).st_size
+        if size != entry.size:
+            raise _altered(name, f"it has {size} bytes, signed are {entry.size}")
         buffer = memoryview(bytearray(min(CHUNK_BYTES, entry.size)))
         left = entry.size
         while left:
             try:
                 count = file.readinto(buffer[: min(len(buffer), left)])
             except OSError as error:
-                raise _unreadable(entry, error) from error
+                raise _unreadable(name, error) from error
             if not count:
-                raise _altered(entry, f"it ends {left} bytes early")
+                raise _altered(name, f"it ends {left} bytes early")
             left -= count
             yield buffer[:count]
 
 
-def _check_plain(status: os.stat_result, entry: FileEntry) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise LayoutError(f"{entry.path} is not a plain file", path=entry.path, hint=_FRESH_COPY)
-    if status.st_size != entry.size:
-        raise _altered(entry, f"it has {status.st_size} bytes, signed are {entry.size}")
+def _altered(name: str, reason: str) -> DigestError:
+    return DigestError(f"{name} was altered: {reason}", path=name, hint=_FRESH_COPY)
 
 
-def _altered(entry: FileEntry, reason: str) -> DigestError:
-    return DigestError(f"{entry.path} was altered: {reason}", path=entry.path, hint=_FRESH_COPY)
-
-
-def _unreadable(entry: FileEntry, error: OSError) -> StorageError:
-    return StorageError(f"{entry.path} cannot be read: {error.strerror}", hint=_FRESH_COPY)
+def _unreadable(name: str, error: OSError) -> LayoutError:
+    return LayoutError(f"{name} cannot be read: {error.strerror}", path=name, hint=_FRESH_COPY)
 
 
 def _write_all(fd: int, data: memoryview) -> None:

@@ -18,23 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from appliance.bundle.manifest import (
-    MANIFEST_NAME,
-    SIGNATURE_NAME,
-    Manifest,
-    decode,
-    digest,
-    encode,
-)
+from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode, digest
+from appliance.bundle.verify import VerifiedBundle
 from appliance.errors import ConflictError, DigestError, NotFoundError
-from appliance.fsops import exclusive_lock, fsync_dir, make_dirs, write_durable
+from appliance.fsops import exclusive_lock, fsync_dir, make_dirs
 from appliance.model_store.blobs import Advance, BlobStore, storage_errors
 from appliance.model_store.generations import Generation, Generations
-
-if TYPE_CHECKING:
-    from appliance.bundle.verify import VerifiedBundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +55,9 @@ class ModelStore:
         """
         with self._changing():
             self._refuse_other_contents(verified)
-            for entry in verified.manifest.files:
-                self._blobs.add_file(verified.directory, entry, advance=advance)
+            for entry in verified.files:
+                name = verified.prefix + entry.path
+                self._blobs.add_file(verified.directory, entry, name=name, advance=advance)
             target = self._bundles / verified.digest
             if not target.is_dir():
                 self._link(verified, target)
@@ -74,7 +65,7 @@ class ModelStore:
 
     def missing_bytes(self, verified: VerifiedBundle) -> int:
         """Bytes that importing `verified` would add to the disk."""
-        return self._blobs.missing(iter(verified.manifest.files))
+        return self._blobs.missing(verified.files)
 
     def bundles(self) -> list[StoredBundle]:
         """Every bundle, by name and age."""
@@ -163,7 +154,7 @@ class ModelStore:
             return bundle
 
     def collect(self) -> int:
-        """Delete what no bundle needs: unlinked blobs, leftovers of crashes. Returns bytes freed."""
+        """Delete what no bundle needs and what crashes left behind. Returns bytes freed."""
         with self._changing():
             for leftover in self._bundles.glob(".*"):
                 shutil.rmtree(leftover)
@@ -194,12 +185,10 @@ class ModelStore:
         with storage_errors(target):
             shutil.rmtree(staging, ignore_errors=True)
             make_dirs(staging, mode=0o755)
-            for entry in verified.manifest.files:
+            for entry in verified.files:
                 path = staging / entry.path
                 make_dirs(path.parent, mode=0o755)
                 os.link(self._blobs.path(entry.sha256), path)
-            write_durable(staging / MANIFEST_NAME, encode(verified.manifest), mode=0o644)
-            write_durable(staging / SIGNATURE_NAME, verified.signature, mode=0o644)
             for directory, _, _ in os.walk(staging):
                 fsync_dir(Path(directory))
             staging.rename(target)
