@@ -88,6 +88,11 @@ class Generations:
         """Make an existing generation the current one again."""
         self._point_at(generation)
 
+    def collect(self) -> None:
+        """Delete what a crash left of an unfinished change. Raises OSError."""
+        for leftover in self._directory.glob(".*.tmp"):
+            leftover.unlink()
+
     def _point_at(self, generation: Generation) -> None:
         symlink_durable(self._pointer, self._path(generation.number).name)
 

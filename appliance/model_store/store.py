@@ -158,6 +158,7 @@ class ModelStore:
         with self._changing():
             for leftover in self._bundles.glob(".*"):
                 shutil.rmtree(leftover)
+            self._generations.collect()
             return self._blobs.collect()
 
     @contextmanager
