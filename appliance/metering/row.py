@@ -1,0 +1,49 @@
+"""One settled request: the row that usage reports and bills are summed from.
+
+Owns the projection from an audit record to a row, so that the row written while serving and the
+row computed later from the log are the same. Refuses to know where rows are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from appliance.audit.event import Event, Response, unix_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What one request used. `at` is in Unix seconds, the rest are counts of tokens."""
+
+    request_id: str
+    audit_seq: int
+    """Number of the RES record that this row is computed from."""
+    at: int
+    key_id: str
+    model: str
+    route: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    outcome: str
+
+
+def usage_row(seq: int, event: Event) -> UsageRow | None:
+    """The row of record `seq`; None unless it is a RES."""
+    if not isinstance(event, Response):
+        return None
+    tokens = event.tokens
+    return UsageRow(
+        request_id=event.request_id,
+        audit_seq=seq,
+        at=unix_seconds(event.t_utc),
+        key_id=event.key_id,
+        model=event.model,
+        route=event.route,
+        prompt_tokens=tokens.prompt,
+        cached_tokens=tokens.cached,
+        completion_tokens=tokens.generated,
+        reasoning_tokens=tokens.reasoning,
+        outcome=event.outcome,
+    )
