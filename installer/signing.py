@@ -20,12 +20,13 @@ from appliance.bundle.verify import VerifiedBundle, verify_metadata
 from appliance.errors import LayoutError, NotFoundError, SignatureError
 from appliance.fsops import walk_files
 from appliance.trust.model_signer import ModelSigner
+from installer.keyring import MODEL_SIGNER, Keyring
 
 
 class BundleSigner:
     """Signs bundle directories with one model signer's key."""
 
-    def __init__(self, key_file: Path, passphrase: bytes, *, name: str = "model-signer") -> None:
+    def __init__(self, key_file: Path, passphrase: bytes, *, name: str = MODEL_SIGNER) -> None:
         """`key_file` is an encrypted PKCS #8 P-256 key. Raises NotFoundError, SignatureError."""
         try:
             private = load_pem_private_key(key_file.read_bytes(), passphrase)
@@ -43,6 +44,15 @@ class BundleSigner:
         self.signer = ModelSigner(name, public.decode("ascii"))
         self._key_file = key_file
         self._passphrase = passphrase
+
+    @classmethod
+    def load(cls, trust_directory: Path, passphrase: bytes) -> BundleSigner:
+        """The model signer of a trust directory. Raises NotFoundError, SignatureError."""
+        keyring = Keyring(trust_directory)
+        signer = cls(keyring.key_file(MODEL_SIGNER), passphrase)
+        if signer.signer.hint not in {known.hint for known in keyring.model_signers()}:
+            raise _unusable(keyring.key_file(MODEL_SIGNER), "signers.json does not list it")
+        return signer
 
     def sign(self, directory: Path) -> VerifiedBundle:
         """Write `directory`/model.sig over every file in it, and verify it as a node would.

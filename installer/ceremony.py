@@ -1,0 +1,166 @@
+"""The key ceremony: every key, and the first root and targets metadata.
+
+Owns who signs what, and for how long. Refuses to touch a directory that has something in it:
+new keys over old ones would cut off every node that trusts the old ones. The directory appears
+complete or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    PublicFormat,
+)
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    Root,
+    TargetFile,
+    Targets,
+)
+
+from appliance.errors import ConflictError, UsageError
+from appliance.fsops import fsync_dir, write_durable
+from appliance.trust.metadata import DELEGATED_ROLES
+from appliance.trust.model_signer import TARGET, ModelSigner, encode_signers
+from installer.keyring import MODEL_SIGNER
+
+ROOT_LIFETIME = timedelta(days=5 * 365)
+TARGETS_LIFETIME = timedelta(days=365)
+ONLINE_ROLES = ("targets", "snapshot", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Ceremony:
+    """What a ceremony made."""
+
+    directory: Path
+    officers: int
+    threshold: int
+    keys: tuple[str, ...]
+    """Names of the private keys, without `.pem`."""
+    root_sha256: str
+
+
+def hold_ceremony(
+    directory: Path,
+    passphrase: bytes,
+    *,
+    officers: int = 3,
+    threshold: int = 2,
+    now: datetime | None = None,
+) -> Ceremony:
+    """Make `directory` a trust directory with new keys, all encrypted with `passphrase`.
+
+    Raises UsageError for a threshold that cannot work, ConflictError if `directory` is not empty.
+    """
+    if not 1 <= threshold <= officers <= 16:
+        raise UsageError(
+            f"{threshold} of {officers} officers cannot sign",
+            hint="name 1 to 16 officers, and a threshold that they can meet",
+        )
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConflictError(
+            f"{directory} already holds something; keys are never overwritten",
+            hint="name a new directory",
+        )
+    partial = directory.with_name(f".{directory.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    for part in (partial, *(partial / name for name in ("private", "metadata", "targets"))):
+        part.mkdir(mode=0o700)
+    try:
+        ceremony = _fill(partial, directory, passphrase, officers, threshold, now)
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    fsync_dir(directory.parent)
+    return ceremony
+
+
+def _fill(
+    partial: Path,
+    directory: Path,
+    passphrase: bytes,
+    officers: int,
+    threshold: int,
+    now: datetime | None,
+) -> Ceremony:
+    now = now or datetime.now(UTC)
+    names = [f"officer-{number}" for number in range(1, officers + 1)]
+    names += [*ONLINE_ROLES, *DELEGATED_ROLES]
+    private = {name: Ed25519PrivateKey.generate() for name in names}
+    signers = {name: CryptoSigner(key) for name, key in private.items()}
+    for name, key in private.items():
+        _write_key(partial / "private" / f"{name}.pem", key, passphrase)
+    model_signer = _make_model_signer(partial, passphrase)
+    root = _root(signers, officers, threshold, now)
+    write_durable(partial / "metadata/1.root.json", root, mode=0o644)
+    signer_list = encode_signers([model_signer])
+    write_durable(partial / "targets" / TARGET, signer_list, mode=0o644)
+    targets = _targets(signers, signer_list, now)
+    write_durable(partial / "metadata/targets.json", targets, mode=0o644)
+    return Ceremony(
+        directory=directory,
+        officers=officers,
+        threshold=threshold,
+        keys=(*names, MODEL_SIGNER),
+        root_sha256=hashlib.sha256(root).hexdigest(),
+    )
+
+
+def _make_model_signer(partial: Path, passphrase: bytes) -> ModelSigner:
+    private = generate_private_key(SECP256R1())
+    _write_key(partial / "private" / f"{MODEL_SIGNER}.pem", private, passphrase)
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return ModelSigner(MODEL_SIGNER, public.decode("ascii"))
+
+
+def _root(signers: dict[str, CryptoSigner], officers: int, threshold: int, now: datetime) -> bytes:
+    root = Root(expires=now + ROOT_LIFETIME, consistent_snapshot=False)
+    names = [f"officer-{number}" for number in range(1, officers + 1)]
+    for name in names:
+        root.add_key(signers[name].public_key, "root")
+    root.roles["root"].threshold = threshold
+    for role in ONLINE_ROLES:
+        root.add_key(signers[role].public_key, role)
+    metadata = Metadata(root)
+    for name in names:
+        metadata.sign(signers[name], append=True)
+    return metadata.to_bytes()
+
+
+def _targets(signers: dict[str, CryptoSigner], signer_list: bytes, now: datetime) -> bytes:
+    keys = {role: signers[role].public_key for role in DELEGATED_ROLES}
+    roles = {
+        role: DelegatedRole(role, [key.keyid], 1, terminating=True, paths=[f"{role}/*"])
+        for role, key in keys.items()
+    }
+    targets = Targets(
+        expires=now + TARGETS_LIFETIME,
+        targets={TARGET: TargetFile.from_data(TARGET, signer_list, ["sha256"])},
+        delegations=Delegations({key.keyid: key for key in keys.values()}, roles),
+    )
+    metadata = Metadata(targets)
+    metadata.sign(signers["targets"])
+    return metadata.to_bytes()
+
+
+def _write_key(path: Path, key: PrivateKeyTypes, passphrase: bytes) -> None:
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
+    write_durable(path, pem, mode=0o600)

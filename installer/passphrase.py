@@ -1,0 +1,65 @@
+"""The passphrase of the private keys: from a file, from the environment's file, or typed.
+
+Refuses a passphrase on the command line, where every process of the machine could read it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from pathlib import Path
+
+from appliance.config import PASSPHRASE_FILE_VARIABLE, passphrase_file
+from appliance.errors import UsageError
+
+MIN_BYTES = 12
+
+
+def read_passphrase(file: Path | None) -> bytes:
+    """The passphrase from `file`, or APPLIANCE_PASSPHRASE_FILE's file, or the terminal.
+
+    A file's trailing line end does not count. Raises UsageError.
+    """
+    chosen = file or passphrase_file()
+    if chosen is not None:
+        return _from_file(chosen)
+    return _typed("Passphrase of the keys: ")
+
+
+def new_passphrase(file: Path | None) -> bytes:
+    """As `read_passphrase`, for new keys: typed twice, and not too short. Raises UsageError."""
+    chosen = file or passphrase_file()
+    if chosen is not None:
+        passphrase = _from_file(chosen)
+    else:
+        passphrase = _typed("New passphrase for the keys: ")
+        if _typed("The same again: ") != passphrase:
+            raise UsageError("the two passphrases differ", hint="run the command again")
+    if len(passphrase) < MIN_BYTES:
+        raise UsageError(
+            f"the passphrase is shorter than {MIN_BYTES} characters",
+            hint="use five or more random words",
+        )
+    return passphrase
+
+
+def _from_file(path: Path) -> bytes:
+    try:
+        passphrase = path.read_bytes().rstrip(b"\r\n")
+    except OSError as error:
+        raise UsageError(
+            f"the passphrase file {path} cannot be read: {error.strerror}",
+            hint="name a file that holds the passphrase and nothing else",
+        ) from None
+    if not passphrase:
+        raise UsageError(f"the passphrase file {path} is empty", hint="write the passphrase in it")
+    return passphrase
+
+
+def _typed(prompt: str) -> bytes:
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "there is no passphrase and nobody to ask",
+            hint=f"name a file with --passphrase-file or {PASSPHRASE_FILE_VARIABLE}",
+        )
+    return getpass.getpass(prompt).encode("utf-8")
