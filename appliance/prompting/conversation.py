@@ -1,0 +1,133 @@
+"""A conversation as the engine receives it, and as chat templates expect to see it.
+
+The shapes that templates read were set by the transformers library's `apply_chat_template`;
+every published template is written against them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from appliance.errors import RequestError
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that an assistant turn made; `arguments_json` is a JSON object as text."""
+
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters_json` is a JSON schema, or empty."""
+
+    name: str
+    description: str = ""
+    parameters_json: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn."""
+
+    role: str
+    content: str = ""
+    name: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages, tools, and how the next turn is to be opened.
+
+    Attributes:
+        thinking: whether the model is asked to reason in tags before it answers.
+        continue_final: the last message is the beginning of the answer.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    thinking: bool = False
+    continue_final: bool = False
+
+    def check(self) -> None:
+        """Raise RequestError, naming the parameter, if no template could render this."""
+        if not self.messages:
+            raise RequestError("there are no messages", param="messages")
+        for index, message in enumerate(self.messages):
+            if message.role not in ROLES:
+                raise RequestError(
+                    f"{message.role!r} is not a role",
+                    param=f"messages[{index}].role",
+                    hint=f"roles are {', '.join(ROLES)}",
+                )
+        if self.continue_final and self.messages[-1].role != "assistant":
+            raise RequestError(
+                "only an assistant message can be continued",
+                param=f"messages[{len(self.messages) - 1}].role",
+                hint="end the messages with the beginning of the assistant's answer",
+            )
+
+    def template_messages(self) -> list[dict[str, object]]:
+        """The messages as templates read them. Raises RequestError for arguments not in JSON."""
+        return [_template_message(index, m) for index, m in enumerate(self.messages)]
+
+    def template_tools(self) -> list[dict[str, object]] | None:
+        """The tools as templates read them. Raises RequestError for a schema not in JSON."""
+        return [_template_tool(index, t) for index, t in enumerate(self.tools)] or None
+
+
+def _template_message(index: int, message: Message) -> dict[str, object]:
+    shape: dict[str, object] = {}
+    if message.reasoning:
+        shape["thinking"] = message.reasoning  # the name that gpt-oss templates read
+    shape |= {"role": message.role, "content": message.content}
+    if message.name:
+        shape["name"] = message.name
+    if message.reasoning:
+        shape["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        at = f"messages[{index}].tool_calls"
+        shape["tool_calls"] = [
+            _template_call(f"{at}[{i}]", call) for i, call in enumerate(message.tool_calls)
+        ]
+    if message.tool_call_id:
+        shape["tool_call_id"] = message.tool_call_id
+    return shape
+
+
+def _template_call(param: str, call: ToolCall) -> dict[str, object]:
+    arguments = _object(call.arguments_json, f"{param}.function.arguments")
+    return {
+        "type": "function",
+        "id": call.id,
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+def _template_tool(index: int, tool: Tool) -> dict[str, object]:
+    function: dict[str, object] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.parameters_json:
+        param = f"tools[{index}].function.parameters"
+        function["parameters"] = _object(tool.parameters_json, param)
+    return {"type": "function", "function": function}
+
+
+def _object(text: str, param: str) -> dict[str, object]:
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise RequestError("this is not valid JSON", param=param) from None
+    if not isinstance(value, dict):
+        raise RequestError("this is not a JSON object", param=param)
+    return value

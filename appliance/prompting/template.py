@@ -1,0 +1,211 @@
+"""A bundle's chat template: a conversation goes in, the prompt's text comes out.
+
+Owns the worker process that renders it, one per template, and kills it when a rendering takes
+too long; the next rendering starts a new one. Blocking: call it from a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+from appliance.errors import RequestError, UnsupportedError
+from appliance.prompting.conversation import Conversation
+from appliance.prompting.marks import ControlTokens, unused_characters
+from appliance.prompting.worker import HEADER
+
+DEFAULT_SECONDS = 5.0
+DEFAULT_MAX_CHARS = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt.
+
+    Attributes:
+        text: what the template wrote.
+        mark: if not empty, the character that breaks control tokens which a user typed.
+    """
+
+    text: str
+    mark: str = ""
+
+
+class ChatTemplate:
+    """One template, compiled once in its worker.
+
+    Args:
+        source: the Jinja text.
+        bos_token, eos_token: given to the template, which may write them.
+        control: the tokenizer's control tokens, which users cannot write.
+
+    Raises UnsupportedError if the template cannot be compiled.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos_token: str = "",
+        eos_token: str = "",
+        control: ControlTokens | None = None,
+        seconds: float = DEFAULT_SECONDS,
+        max_chars: int = DEFAULT_MAX_CHARS,
+    ) -> None:
+        self._source = source
+        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._control = control or ControlTokens(())
+        self._seconds = seconds
+        self._max_chars = max_chars
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = None
+        with self._lock:
+            self._start()
+
+    def render(self, conversation: Conversation) -> Prompt:
+        """The prompt for the next assistant turn. Raises RequestError."""
+        conversation.check()
+        messages, tools = conversation.template_messages(), conversation.template_tools()
+        unused = unused_characters(messages, tools, self._source)
+        mark, cut = next(unused), next(unused)
+        if conversation.continue_final:
+            # The trailing space shows whether the template trims the message, as people's
+            # templates do; then the prompt is trimmed in the same way (as transformers does).
+            messages[-1]["content"] = f"{messages[-1]['content']}{cut} "
+        typed = self._control.occur_in(messages, tools)
+        variables: dict[str, object] = {
+            **self._tokens,
+            "messages": self._control.break_up(messages, mark) if typed else messages,
+            "tools": self._control.break_up(tools, mark) if typed else tools,
+            "documents": None,
+            "add_generation_prompt": not conversation.continue_final,
+            # Qwen's name for the switch, and DeepSeek's.
+            "enable_thinking": conversation.thinking,
+            "thinking": conversation.thinking,
+        }
+        text = self._render(variables)
+        if conversation.continue_final:
+            text = _cut(text, cut)
+        return Prompt(text, mark if typed else "")
+
+    def close(self) -> None:
+        """End the worker."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker.kill()
+                self._worker = None
+
+    def _render(self, variables: dict[str, object]) -> str:
+        with self._lock:
+            worker = self._worker or self._start()
+            try:
+                answer = worker.ask(variables, self._seconds)
+            except _WorkerLostError as lost:
+                worker.kill()
+                self._worker = None
+                raise RequestError(
+                    f"the chat template was stopped: {lost}",
+                    param="messages",
+                    hint="shorten the conversation; if it is short, the bundle is at fault",
+                    code="template_stopped",
+                ) from None
+        if "error" in answer:
+            raise RequestError(
+                f"the chat template refuses this conversation: {answer['error']}", param="messages"
+            )
+        return answer["text"]
+
+    def _start(self) -> _Worker:
+        worker = _Worker()
+        try:
+            answer = worker.ask(
+                {"template": self._source, "max_chars": self._max_chars}, self._seconds * 4
+            )
+        except _WorkerLostError as lost:
+            worker.kill()
+            raise UnsupportedError(f"the chat template cannot be compiled: {lost}") from None
+        if "error" in answer:
+            worker.kill()
+            raise UnsupportedError(
+                f"the chat template cannot be compiled: {answer['error']}",
+                hint="the bundle is at fault: build it again with a corrected template",
+            )
+        self._worker = worker
+        return worker
+
+
+class _WorkerLostError(Exception):
+    """The worker died, or did not answer in time."""
+
+
+class _Worker:
+    """The child process and its two pipes."""
+
+    def __init__(self) -> None:
+        # Of its own process group: a Ctrl-C at the terminal is for the daemon to handle.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "appliance.prompting.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            process_group=0,
+        )
+
+    def ask(self, message: dict[str, object], seconds: float) -> dict[str, str]:
+        """Send one message, wait for its answer. Raises _WorkerLostError."""
+        deadline = time.monotonic() + seconds
+        data = json.dumps(message).encode("ascii")
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(HEADER.pack(len(data)) + data)
+            self._process.stdin.flush()
+        except OSError:
+            raise _WorkerLostError("its process ended") from None
+        size = HEADER.unpack(self._receive(HEADER.size, deadline))[0]
+        answer: dict[str, str] = json.loads(self._receive(size, deadline))
+        return answer
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue  # it still held bytes that nobody will read
+
+    def _receive(self, size: int, deadline: float) -> bytes:
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        data = bytearray()
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        while len(data) < size:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poller.poll(left * 1000):
+                raise _WorkerLostError("it took too long")
+            part = os.read(fd, size - len(data))
+            if not part:
+                raise _WorkerLostError("its process ended")
+            data += part
+        return bytes(data)
+
+
+def _cut(text: str, cut: str) -> str:
+    place = text.rfind(cut)
+    if place < 0:
+        raise RequestError(
+            "the chat template does not show the message that is to be continued",
+            param="messages",
+            hint="this model cannot continue a message: leave it out",
+        )
+    before = text[:place]
+    return before if text.startswith(" ", place + len(cut)) else before.rstrip()
