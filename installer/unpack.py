@@ -1,0 +1,58 @@
+"""The first code that runs on a bare node: appliance.pyz's `__main__`.
+
+Owns the step from one file and a bare CPython to a program with its libraries: unpack the wheels
+that fit this interpreter into a private directory, and hand over. Uses the standard library
+alone. Verifies nothing: appliance.pyz is the anchor, and a person has compared its SHA-256 with
+the fingerprint sheet. Leaves nothing behind.
+"""
+
+import io
+import platform
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+SUPPORTED = ((3, 11), (3, 12), (3, 13))
+
+
+def unsupported() -> str:
+    """Why this machine cannot run the installer, or nothing."""
+    if sys.implementation.name != "cpython" or sys.version_info[:2] not in SUPPORTED:
+        return f"this is Python {platform.python_version()}; the installer needs CPython 3.11-3.13"
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"this is {platform.system()} on {platform.machine()}; Linux on x86-64 is needed"
+    return ""
+
+
+def unpack(archive: Path, directory: Path) -> None:
+    """Put what this interpreter needs from `archive` into `directory`."""
+    own = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    with zipfile.ZipFile(archive) as outer:
+        for name in outer.namelist():
+            if name.startswith(("wheels/any/", f"wheels/{own}/")):
+                with zipfile.ZipFile(io.BytesIO(outer.read(name))) as wheel:
+                    wheel.extractall(directory)
+        (directory / "installer" / "root.json").write_bytes(outer.read("root.json"))
+
+
+def main() -> None:
+    """Unpack beside nothing, run the installer, clean up."""
+    reason = unsupported()
+    if reason:
+        sys.exit(f"error: {reason}")
+    directory = Path(tempfile.mkdtemp(prefix="appliance-"))
+    try:
+        unpack(Path(sys.path[0]), directory)
+        sys.path.insert(1, str(directory))
+        sys.dont_write_bytecode = True
+        from installer.bootstrap import main as bootstrap
+
+        bootstrap()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
