@@ -154,6 +154,8 @@ class AuditSettings:
     batch_milliseconds: float = 2.0
     checkpoint_seconds: float = 1.0
     segment_bytes: int = 64 * 1024 * 1024
+    heartbeat_seconds: float = 600.0
+    """Silence before a record says that the log was there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +303,7 @@ def _check(config: Config) -> None:
         ("audit.batch_milliseconds", audit.batch_milliseconds, 0, 1000),
         ("audit.checkpoint_seconds", audit.checkpoint_seconds, 0.01, 3600),
         ("audit.segment_bytes", audit.segment_bytes, 65_536, 1 << 32),
+        ("audit.heartbeat_seconds", audit.heartbeat_seconds, 1, 86_400),
     )
     for name, value, low, high in bounds:
         if not low <= value <= high:

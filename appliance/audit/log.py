@@ -1,0 +1,198 @@
+"""The audit log: records in, durable; checkpoints out.
+
+Owns how the journal and the tree work together, and the numbering of records. Several processes
+may have the same log open. `append` and `checkpoint` may run in two threads, each in one at a
+time. Refuses to acknowledge anything that is not durable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from appliance.audit.checkpoint import CHECKPOINT_NAME, Checkpoint
+from appliance.audit.event import Event, Recovery, Request, Response, encode_leaf, place
+from appliance.audit.journal import Journal
+from appliance.audit.segment import HEADER_BYTES, list_segments, segment_name
+from appliance.audit.signer import VKEY_NAME, EpochSigner, load_signer
+from appliance.audit.state import read_state
+from appliance.audit.tree import Tree
+from appliance.config import AuditSettings
+from appliance.errors import AuditError, AuditUnavailableError
+from appliance.fsops import create_durable, exclusive_lock, make_dirs
+
+CREATE_LOCK_NAME = "create.lock"
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class AuditLog:
+    """An open log; see docs/audit.md for the life of a record in it."""
+
+    def __init__(self, directory: Path, key: EpochSigner, settings: AuditSettings) -> None:
+        self._key = key
+        self._boot_id = _BOOT_ID.read_text("ascii").strip().replace("-", "")
+        self._tree = Tree(directory, signers=[key.signer], verifiers=[key.verifier])
+        self._journal = Journal(
+            directory,
+            segment_bytes=settings.segment_bytes,
+            floor=lambda: read_state(directory).size,
+        )
+
+    @classmethod
+    def open(cls, directory: Path, key_dir: Path, settings: AuditSettings) -> AuditLog:
+        """Open the log in `directory`, creating it if it is empty, with the key in `key_dir`.
+
+        Raises AuditError or SignatureError if it does not verify, AuditUnavailableError if the
+        disk fails, NotFoundError without a key.
+        """
+        key = load_signer(key_dir)
+        with _unavailable_on_failure():
+            make_dirs(directory)
+            _create_once(directory, key)
+            log = cls(directory, key, settings)
+            log.reopen()
+        return log
+
+    def append(self, events: Sequence[Event]) -> list[int]:
+        """Append `events` in order; returns their numbers once all are durable.
+
+        Raises AuditUnavailableError if the disk fails: then none is acknowledged, and none
+        will be until the journal was verified from the disk. Raises UsageError for an event
+        that is too long, AuditError if the log was damaged.
+        """
+        placed = 0
+
+        def leaves_from(first: int) -> list[bytes]:
+            nonlocal placed
+            torn = self._journal.take_torn_bytes()
+            prefix = [Recovery(reason="torn_tail", truncated_bytes=torn)] if torn else []
+            placed = len(prefix)
+            return [
+                encode_leaf(place(event, seq=seq, boot_id=self._boot_id, epoch=self._key.epoch))
+                for seq, event in enumerate([*prefix, *events], first)
+            ]
+
+        with _unavailable_on_failure():
+            first = self._journal.append(leaves_from) + placed
+        return list(range(first, first + len(events)))
+
+    def checkpoint(self) -> Checkpoint:
+        """Publish every durable record; returns the checkpoint that covers them.
+
+        Raises AuditUnavailableError if the disk fails, AuditError if the log was damaged.
+        """
+        with _unavailable_on_failure():
+            return self._tree.publish(self._journal.next_seq)
+
+    def recover(self) -> int:
+        """Close requests that an earlier process left open; returns how many.
+
+        Call it once at start, before the first request: whatever is open then has no process
+        any more that could end it.
+        """
+        self.checkpoint()
+        orphans = self._tree.open_requests()
+        if orphans:
+            closing = [_aborted(request) for request in orphans]
+            note = Recovery(reason="open_requests", closed_requests=len(closing))
+            self.append([*closing, note])
+            self.checkpoint()
+        return len(orphans)
+
+    def reopen(self) -> None:
+        """Verify the journal from the disk and go on from there.
+
+        Raises AuditUnavailableError while the disk fails, AuditError if the log was damaged.
+        """
+        with _unavailable_on_failure():
+            self._journal.refresh()
+
+    @property
+    def size(self) -> int:
+        """Records that are durable, as far as this process knows."""
+        return self._journal.next_seq
+
+    @property
+    def published(self) -> Checkpoint:
+        """The newest checkpoint, as far as this process knows."""
+        return self._tree.checkpoint
+
+    @property
+    def vkey(self) -> str:
+        """What a verifier of this log needs."""
+        return self._key.verifier.vkey
+
+    def close(self) -> None:
+        """Close the files; what was not published will be, after the next opening."""
+        self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _create_once(directory: Path, key: EpochSigner) -> None:
+    """Begin a new log: journal, state, checkpoint. Harmless when it exists or was begun."""
+    if (directory / CHECKPOINT_NAME).exists():
+        return
+    with exclusive_lock(directory / CREATE_LOCK_NAME, wait=True):
+        if (directory / CHECKPOINT_NAME).exists():
+            return
+        if _holds_records(directory):
+            raise AuditError(
+                "the log has records but no checkpoint",
+                path=CHECKPOINT_NAME,
+                hint="keep the log as it is and call the auditor",
+            )
+        Journal.create(directory)
+        create_durable(directory / VKEY_NAME, f"{key.verifier.vkey}\n".encode(), mode=0o644)
+        Tree.create(directory, [key.signer], key.signer.name)
+
+
+def _holds_records(directory: Path) -> bool:
+    begun = [directory / segment_name(first) for first in list_segments(directory)]
+    tiles = (directory / "tile").exists()
+    return tiles or any(segment.stat().st_size > HEADER_BYTES for segment in begun)
+
+
+def _aborted(request: Request) -> Response:
+    return Response(
+        request_id=request.request_id,
+        key_id=request.key_id,
+        tenant=request.tenant,
+        route=request.route,
+        model=request.model,
+        bundle_digest=request.bundle_digest,
+        outcome="aborted",
+        aborted_boot=request.boot_id,
+    )
+
+
+@contextmanager
+def _unavailable_on_failure() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        name = Path(str(error.filename)).name
+        raise AuditError(
+            f"{name} is missing from the audit log",
+            path=name,
+            hint="restore it from a backup and run `appliance audit verify`",
+        ) from error
+    except OSError as error:
+        raise AuditUnavailableError(
+            f"the audit log cannot be written: {os.strerror(error.errno or 0)}",
+            hint="check free space and health of the disk; it resumes by itself",
+        ) from error

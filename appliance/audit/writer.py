@@ -1,0 +1,205 @@
+"""The audit log for asyncio: group commit in its own thread, fail closed, resume by itself.
+
+Owns two threads. One takes what was recorded, at most `batch_entries` or what came within
+`batch_milliseconds`, and makes it durable with one fdatasync; the other publishes a checkpoint
+every `checkpoint_seconds` while there is something to publish. Refuses to acknowledge anything
+while either of them cannot do its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from appliance.audit.event import Event, Heartbeat
+from appliance.audit.log import AuditLog
+from appliance.config import AuditSettings
+from appliance.errors import ApplianceError, AuditUnavailableError
+
+FIRST_RETRY_SECONDS = 0.1
+LAST_RETRY_SECONDS = 5.0
+
+_logger = logging.getLogger(__name__)
+_Waiting = tuple[Event, asyncio.Future[int] | None]
+
+
+class AuditWriter:
+    """`async with AuditWriter(log, settings) as writer: seq = await writer.record(event)`.
+
+    The log belongs to the writer between `start` and `close`; its owner closes it after that.
+    """
+
+    def __init__(self, log: AuditLog, settings: AuditSettings | None = None) -> None:
+        self._log = log
+        self._settings = settings or AuditSettings()
+        self._queue: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._drained = threading.Event()
+        self._failures: dict[str, ApplianceError] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._appender = threading.Thread(target=self._append_forever, name="audit-append")
+        self._publisher = threading.Thread(target=self._publish_forever, name="audit-publish")
+
+    async def start(self) -> None:
+        """Accept records from now on."""
+        self._loop = asyncio.get_running_loop()
+        self._appender.start()
+        self._publisher.start()
+
+    async def record(self, event: Event) -> int:
+        """Append `event`; returns its number once it is durable.
+
+        Events of one event loop keep the order of the calls. If the caller is cancelled, the
+        event may be recorded all the same. Raises AuditUnavailableError, at once while the log
+        is down; then the event is not in the log.
+        """
+        assert self._loop is not None, "the writer was started"
+        future: asyncio.Future[int] = self._loop.create_future()
+        with self._changed:
+            if self.failure is not None:
+                raise _unavailable(self.failure)
+            if self._closing:
+                raise AuditUnavailableError("the audit log is closing", hint="try again later")
+            self._queue.append((event, future))
+            self._changed.notify()
+        return await future
+
+    @property
+    def failure(self) -> ApplianceError | None:
+        """Why records are refused now; None if they are accepted."""
+        return next(iter(list(self._failures.values())), None)
+
+    @property
+    def available(self) -> bool:
+        """Whether records are accepted now."""
+        return self.failure is None and not self._closing
+
+    async def close(self) -> None:
+        """Write what waits, publish a last checkpoint, end the threads."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        await asyncio.to_thread(self._appender.join)
+        self._drained.set()
+        await asyncio.to_thread(self._publisher.join)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _append_forever(self) -> None:
+        while batch := self._take():
+            if self.failure is None:
+                self._attempt("append", partial(self._append, batch))
+            if self.failure is not None:
+                self._refuse(batch)
+                self._resume_appending()
+
+    def _take(self) -> list[_Waiting]:
+        """The next batch: waits for its first record, then shortly for more.
+
+        A heartbeat if nothing came for long; empty at the end.
+        """
+        settings = self._settings
+        with self._changed:
+            if not self._changed.wait_for(self._has_work, timeout=settings.heartbeat_seconds):
+                return [(Heartbeat(), None)]
+            if self._queue:
+                self._changed.wait_for(self._is_full, timeout=settings.batch_milliseconds / 1000)
+            count = min(len(self._queue), settings.batch_entries)
+            return [self._queue.popleft() for _ in range(count)]
+
+    def _has_work(self) -> bool:
+        return bool(self._queue) or self._closing
+
+    def _is_full(self) -> bool:
+        return len(self._queue) >= self._settings.batch_entries or self._closing
+
+    def _append(self, batch: Sequence[_Waiting]) -> None:
+        seqs = self._log.append([event for event, _ in batch])
+        answers = [(f, seq) for (_, f), seq in zip(batch, seqs, strict=True) if f is not None]
+        self._in_loop(lambda: _answer(answers))
+
+    def _refuse(self, batch: Sequence[_Waiting]) -> None:
+        failure = self.failure
+        futures = [future for _, future in batch if future is not None]
+        if failure is not None:
+            self._in_loop(lambda: _reject(futures, failure))
+
+    def _resume_appending(self) -> None:
+        """Return when the journal was verified from the disk, or at the end."""
+        delay = FIRST_RETRY_SECONDS
+        while "append" in self._failures:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closing, timeout=delay):
+                    return
+            self._attempt("append", self._log.reopen)
+            delay = min(2 * delay, LAST_RETRY_SECONDS)
+
+    def _publish_forever(self) -> None:
+        delay = self._settings.checkpoint_seconds
+        while not self._drained.wait(delay):
+            if self._publish():
+                delay = self._settings.checkpoint_seconds
+            else:
+                delay = min(2 * max(delay, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
+        self._publish()
+
+    def _publish(self) -> bool:
+        if self._log.size == self._log.published.size and "publish" not in self._failures:
+            return True
+        return self._attempt("publish", self._log.checkpoint)
+
+    def _attempt(self, part: str, action: Callable[[], object]) -> bool:
+        """Do `action`; keep or clear the failure of `part` accordingly."""
+        try:
+            action()
+        except ApplianceError as error:
+            if part not in self._failures:
+                _logger.error("audit log: %s failed: %s", part, error.message)
+            self._failures[part] = error
+            return False
+        if self._failures.pop(part, None) is not None:
+            _logger.warning("audit log: %s works again", part)
+        return True
+
+    def _in_loop(self, callback: Callable[[], None]) -> None:
+        assert self._loop is not None, "the writer was started"
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(callback)
+
+
+def _answer(answers: Sequence[tuple[asyncio.Future[int], int]]) -> None:
+    for future, seq in answers:
+        if not future.done():
+            future.set_result(seq)
+
+
+def _reject(futures: Sequence[asyncio.Future[int]], failure: ApplianceError) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(_unavailable(failure))
+
+
+def _unavailable(failure: ApplianceError) -> AuditUnavailableError:
+    if isinstance(failure, AuditUnavailableError):
+        return AuditUnavailableError(failure.message, hint=failure.hint)
+    return AuditUnavailableError(
+        f"the audit log is closed: {failure.message}", hint="run `appliance audit verify`"
+    )
