@@ -35,7 +35,7 @@ class Pin:
             return True
         marker = Requirement(f"{self.name} ; {self.marker}").marker
         assert marker is not None
-        return marker.evaluate(_environment(python))
+        return marker.evaluate(environment(python))
 
 
 def parse_lock(text: str) -> tuple[Pin, ...]:
@@ -73,7 +73,8 @@ def write_lock(pins: Iterable[Pin]) -> str:
     return "".join(lines)
 
 
-def _environment(python: str) -> dict[str, str]:
+def environment(python: str) -> dict[str, str]:
+    """The marker environment of CPython `python` on 64-bit x86 Linux (PEP 508)."""
     return {
         "implementation_name": "cpython",
         "implementation_version": f"{python}.0",

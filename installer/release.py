@@ -20,11 +20,11 @@ REQUIREMENTS = "appliance/requirements.txt"
 BOOTSTRAP = "appliance/bootstrap.txt"
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class ReleaseFile(_Strict, frozen=True):
+class ReleaseFile(_Strict, frozen=True, kw_only=True):
     """A file of the media; `path` is relative to them."""
 
     path: str
@@ -32,13 +32,13 @@ class ReleaseFile(_Strict, frozen=True):
     sha256: str
 
 
-class ReleaseWheel(ReleaseFile, frozen=True):
+class ReleaseWheel(ReleaseFile, frozen=True, kw_only=True):
     """A wheel; `pythons` are the CPython versions that install it, such as "3.11"."""
 
     pythons: tuple[str, ...]
 
 
-class Release(_Strict, frozen=True):
+class Release(_Strict, frozen=True, kw_only=True):
     """`appliance/release.json`."""
 
     format: Literal["appliance-release/1"] = "appliance-release/1"
@@ -56,7 +56,7 @@ class Release(_Strict, frozen=True):
         return (*self.files, *self.wheels)
 
 
-class ModelDescriptor(_Strict, frozen=True):
+class ModelDescriptor(_Strict, frozen=True, kw_only=True):
     """`models/NAME-VERSION.json`; `digest` is SHA-256 of bundle.json, and pins the rest."""
 
     format: Literal["appliance-model/1"] = "appliance-model/1"

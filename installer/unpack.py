@@ -38,14 +38,14 @@ def unpack(archive: Path, directory: Path) -> None:
 
 
 def main() -> None:
-    """Unpack beside nothing, run the installer, clean up."""
+    """Unpack, run the installer, clean up."""
     reason = unsupported()
     if reason:
         sys.exit(f"error: {reason}")
     directory = Path(tempfile.mkdtemp(prefix="appliance-"))
     try:
-        unpack(Path(sys.path[0]), directory)
-        sys.path.insert(1, str(directory))
+        unpack(Path(__file__).parent, directory)
+        sys.path.insert(0, str(directory))
         sys.dont_write_bytecode = True
         from installer.bootstrap import main as bootstrap
 

@@ -1,0 +1,195 @@
+"""Media as the node sees them: opened by verifying, read by hashing.
+
+Owns the exact list of a medium's files. Nothing on it goes unverified: each file is TUF metadata,
+a TUF target, pinned by one (`release.json`), or covered by a bundle's signature; anything else is
+refused. Refuses to promise anything about bytes that are read later: who uses a wheel, a document
+or weights hashes them while reading (`model_store.blobs.copy_verified`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from appliance.bundle.verify import VerifiedBundle, verify_contents, verify_metadata
+from appliance.errors import DigestError, LayoutError, NotFoundError
+from appliance.fsops import hash_regular, resolve_inside, walk_files
+from appliance.trust.store import PinnedFile, Targets, TrustStore
+from installer import pyz
+from installer.release import (
+    BOOTSTRAP,
+    RELEASE,
+    REQUIREMENTS,
+    ModelDescriptor,
+    Release,
+    ReleaseFile,
+    ReleaseWheel,
+    decode_model,
+    decode_release,
+)
+
+Advance = Callable[[int], None]
+DOCS = "docs/"
+_MODELS = "models/"
+_FRESH_MEDIA = "get fresh media from the packager"
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """Media whose metadata verified and whose file list is exactly the signed one.
+
+    Contents of wheels, documents and weights are verified by who copies them, or `verify_media`.
+    """
+
+    path: Path
+    targets: Targets
+    release: Release
+    bundles: tuple[VerifiedBundle, ...]
+
+    @property
+    def wheels(self) -> tuple[ReleaseWheel, ...]:
+        """The wheels of every interpreter."""
+        return self.release.wheels
+
+    @property
+    def docs(self) -> tuple[ReleaseFile, ...]:
+        """The documentation, below `docs/`."""
+        return tuple(file for file in self.release.files if file.path.startswith(DOCS))
+
+    @property
+    def pip_wheel(self) -> ReleaseWheel:
+        """The wheel of pip itself, which the node runs as it is."""
+        (wheel,) = [w for w in self.wheels if w.path.startswith("wheels/pip-")]
+        return wheel
+
+    @property
+    def pinned(self) -> tuple[PinnedFile | ReleaseFile, ...]:
+        """Every file outside of bundles: metadata, targets, and what the release lists."""
+        return (
+            *self.targets.metadata,
+            *self.targets.files.values(),
+            *self.release.files,
+            *self.release.wheels,
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(f.size for f in self.pinned) + sum(bundle.size for bundle in self.bundles)
+
+    def wheels_for(self, python: str) -> tuple[ReleaseWheel, ...]:
+        """The wheels that CPython `python` ("3.11") installs. Raises NotFoundError."""
+        wheels = tuple(wheel for wheel in self.wheels if python in wheel.pythons)
+        if not wheels:
+            raise NotFoundError(
+                f"the media have no wheels for CPython {python}",
+                hint=f"use CPython {', '.join(self.release.pythons)}",
+            )
+        return wheels
+
+    def requirements(self) -> bytes:
+        """The hash lock that pip installs from, the appliance itself included; verified."""
+        return self.targets.read(REQUIREMENTS)
+
+    def bootstrap(self) -> bytes:
+        """The hash lock of pip itself; verified."""
+        return self.targets.read(BOOTSTRAP)
+
+
+def open_media(
+    path: Path,
+    trust_store: TrustStore,
+    embedded_root: bytes | None,
+    now: datetime,
+    *,
+    allow_expired: bool = False,
+) -> Media:
+    """Verify the metadata of the media at `path`, their file list, and each bundle's signature.
+
+    Quick: reads no wheel and no weights. For the arguments see `TrustStore.update`. Raises
+    NotFoundError if there are no media, MetadataError, SignatureError, LayoutError, DigestError.
+    """
+    if not (path / "metadata").is_dir():
+        raise NotFoundError(
+            f"there are no media at {path}",
+            hint=f"name the directory that holds {pyz.NAME} and metadata",
+        )
+    targets = trust_store.update(path, embedded_root, now, allow_expired=allow_expired)
+    release = decode_release(targets.read(RELEASE))
+    for target in (REQUIREMENTS, BOOTSTRAP):
+        targets.read(target)
+    descriptors = [
+        decode_model(targets.read(target), target)
+        for target in sorted(targets.files)
+        if target.startswith(_MODELS)
+    ]
+    signers = trust_store.signers()
+    bundles = tuple(
+        _checked_against(
+            descriptor,
+            verify_metadata(
+                path / descriptor.directory, signers, prefix=f"{descriptor.directory}/"
+            ),
+        )
+        for descriptor in descriptors
+    )
+    media = Media(path, targets, release, bundles)
+    _check_files(media)
+    return media
+
+
+def verify_media(media: Media, advance: Advance | None = None, *, uncached: bool = True) -> None:
+    """Hash every byte of `media`. Raises DigestError or LayoutError naming the file.
+
+    `uncached` re-reads from the medium itself, whatever the kernel remembers of having written.
+    """
+    for file in media.pinned:
+        path = resolve_inside(media.path, file.path)
+        size, sha256 = hash_regular(path, name=file.path, advance=advance, uncached=uncached)
+        if (size, sha256) != (file.size, file.sha256):
+            raise _altered(file.path)
+    for bundle in media.bundles:
+        verify_contents(bundle, advance, uncached=uncached)
+
+
+def _checked_against(descriptor: ModelDescriptor, bundle: VerifiedBundle) -> VerifiedBundle:
+    """The bundle that the release names, not merely one that some accepted key signed."""
+    signature = next(f.sha256 for f in bundle.files if f.path == "model.sig")
+    manifest = bundle.manifest
+    found = ModelDescriptor(
+        name=manifest.name,
+        version=manifest.version,
+        kind=manifest.kind,
+        size=bundle.size,
+        digest=bundle.digest,
+        signature_sha256=signature,
+    )
+    if found != descriptor:
+        name = "model.sig" if found.digest == descriptor.digest else "bundle.json"
+        raise _altered(f"{descriptor.directory}/{name}")
+    return bundle
+
+
+def _check_files(media: Media) -> None:
+    """The files are exactly the pinned ones, with the pinned sizes."""
+    listed = {file.path: file.size for file in media.pinned}
+    for bundle in media.bundles:
+        listed |= {bundle.prefix + entry.path: entry.size for entry in bundle.files}
+    found = walk_files(media.path)
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in listed:
+            raise LayoutError(
+                f"{name} is on the media but was not signed",
+                path=name,
+                hint="remove it, or get fresh media from the packager",
+            )
+        if name not in found:
+            raise LayoutError(f"{name} is missing from the media", path=name, hint=_FRESH_MEDIA)
+        if listed[name] != found[name]:
+            raise _altered(name)
+
+
+def _altered(name: str) -> DigestError:
+    return DigestError(f"{name} is not as it was signed", path=name, hint=_FRESH_MEDIA)
