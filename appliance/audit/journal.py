@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,6 +229,14 @@ class JournalReader:
                     path=segment_name(self._segment),
                     hint="keep the log as it is and call the auditor",
                 )
+
+    def read_rest(self) -> Iterator[tuple[int, bytes]]:
+        """(number, leaf) of all the whole records that were not read before."""
+        before = None
+        while before != (self._next_seq, self._segment):
+            before = self._next_seq, self._segment
+            self._enter_next_segment()
+            yield from self._read_segment(sys.maxsize)
 
     def _read_segment(self, upto: int) -> Iterator[tuple[int, bytes]]:
         with (self._directory / segment_name(self._segment)).open("rb") as file:

@@ -1,0 +1,16 @@
+"""Metering: what each request used, kept in SQLite, computed from the audit log alone."""
+
+from appliance.metering.fold import catch_up, rebuild
+from appliance.metering.meter import DIMENSIONS, Dimension, Meter, ReportRow
+from appliance.metering.row import UsageRow, usage_row
+
+__all__ = [
+    "DIMENSIONS",
+    "Dimension",
+    "Meter",
+    "ReportRow",
+    "UsageRow",
+    "catch_up",
+    "rebuild",
+    "usage_row",
+]

@@ -10,7 +10,7 @@ connections reset the log at once. synchronous=EXTRA makes the commit itself dur
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,12 +97,15 @@ class Meter:
         with self._translated():
             self._db.execute("update progress set settled_to = max(settled_to, ?)", [seq])
 
-    def replace_all(self, rows: Iterable[UsageRow], settled_to: int) -> int:
-        """Keep exactly `rows` from now on, in one transaction; returns how many they are."""
+    def replace_all(self, rows: Iterable[UsageRow], settled_to: Callable[[], int]) -> int:
+        """Keep exactly `rows` from now on, in one transaction; returns how many they are.
+
+        `settled_to` is asked when `rows` is exhausted.
+        """
         with self._translated(), self._db.atomic():
             self._db.execute("delete from usage")
             self._usage.insert_all(map(asdict, rows), pk="request_id", ignore=True)
-            self._db.execute("update progress set settled_to = ?", [settled_to])
+            self._db.execute("update progress set settled_to = ?", [settled_to()])
             return self._usage.count
 
     def close(self) -> None:

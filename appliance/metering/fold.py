@@ -1,0 +1,56 @@
+"""Billing is fold(log): the usage database as a function of the audit log.
+
+Owns catching up after a crash and building the database anew. Refuses to interpret: what a
+record means as a row is `usage_row`, the same function that serves while requests run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from appliance.audit.reader import read_events
+from appliance.metering.meter import Meter
+from appliance.metering.row import UsageRow, usage_row
+
+_CHUNK = 1000
+
+
+def catch_up(meter: Meter, audit: Path) -> int:
+    """Settle every RES of the log in `audit` that may not be settled; returns rows looked at.
+
+    Harmless while requests run. Raises AuditError, StorageError.
+    """
+    fold = _Fold(audit, meter.settled_to)
+    count = 0
+    while rows := list(islice(fold, _CHUNK)):
+        meter.settle(*rows)
+        count += len(rows)
+    meter.mark_settled(fold.end)
+    return count
+
+
+def rebuild(meter: Meter, audit: Path) -> int:
+    """Replace the whole database by what the log in `audit` says; returns its rows.
+
+    Raises AuditError or StorageError; then the old content stands.
+    """
+    fold = _Fold(audit, 0)
+    return meter.replace_all(fold, settled_to=lambda: fold.end)
+
+
+class _Fold(Iterator[UsageRow]):
+    """The rows of a log from one record on; `end` is behind the last record read."""
+
+    def __init__(self, audit: Path, start: int) -> None:
+        self._events = read_events(audit, start)
+        self.end = start
+
+    def __next__(self) -> UsageRow:
+        for seq, event in self._events:
+            self.end = seq + 1
+            row = usage_row(seq, event)
+            if row is not None:
+                return row
+        raise StopIteration
