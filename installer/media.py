@@ -2,8 +2,8 @@
 
 Owns the exact list of a medium's files. Nothing on it goes unverified: each file is TUF metadata,
 a TUF target, pinned by one (`release.json`), or covered by a bundle's signature; anything else is
-refused. Refuses to promise anything about bytes that are read later: who uses a wheel, a document
-or weights hashes them while reading (`model_store.blobs.copy_verified`).
+refused. Refuses to promise anything about bytes that are read later: a wheel or a document is
+hashed while it is copied (`Media.copy`), weights while the model store imports them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from appliance.bundle.manifest import FileEntry
 from appliance.bundle.verify import VerifiedBundle, verify_contents, verify_metadata
 from appliance.errors import DigestError, LayoutError, NotFoundError
 from appliance.fsops import hash_regular, resolve_inside, walk_files
+from appliance.model_store.blobs import copy_verified
 from appliance.trust.store import PinnedFile, Targets, TrustStore
 from installer import pyz
 from installer.release import (
@@ -96,6 +98,17 @@ class Media:
     def bootstrap(self) -> bytes:
         """The hash lock of pip itself; verified."""
         return self.targets.read(BOOTSTRAP)
+
+    def copy(
+        self, file: ReleaseFile, destination: Path, advance: Advance = lambda _count: None
+    ) -> None:
+        """Make `destination` the durable copy of `file`, read once and hashed on the way.
+
+        Raises DigestError, LayoutError, CapacityError, StorageError; there is then no
+        `destination`.
+        """
+        entry = FileEntry(path=file.path, size=file.size, sha256=file.sha256)
+        copy_verified(self.path, entry, destination, name=file.path, advance=advance)
 
 
 def open_media(
