@@ -21,6 +21,7 @@ from appliance.errors import ConfigError
 ROOT_VARIABLE = "APPLIANCE_ROOT"
 PASSPHRASE_FILE_VARIABLE = "APPLIANCE_PASSPHRASE_FILE"  # noqa: S105
 API_KEY_VARIABLE = "APPLIANCE_API_KEY"
+SOURCE_DATE_VARIABLE = "SOURCE_DATE_EPOCH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +246,16 @@ def passphrase_file() -> Path | None:
 def api_key() -> str | None:
     """The API key for commands that call the endpoint, if APPLIANCE_API_KEY is set."""
     return os.environ.get(API_KEY_VARIABLE) or None
+
+
+def source_date_epoch() -> int | None:
+    """The time that reproducible builds record, if SOURCE_DATE_EPOCH is set. Raises ConfigError."""
+    text = os.environ.get(SOURCE_DATE_VARIABLE)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"{SOURCE_DATE_VARIABLE} is {text!r}", hint="it must be Unix seconds")
+    return int(text)
 
 
 def _section(name: str, kind: type, table: object) -> Any:  # noqa: ANN401

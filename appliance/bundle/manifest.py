@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from appliance.errors import LayoutError
 from appliance.fsops import check_relative
 
-FORMAT = "appliance-bundle/1"
+FORMAT: Final = "appliance-bundle/1"
 MANIFEST_NAME = "bundle.json"
 SIGNATURE_NAME = "model.sig"
 MAX_FILE_BYTES = 1_000_000_000
@@ -119,6 +119,11 @@ class Manifest(_Strict, frozen=True):
         return self.graphs[0]
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` can be a bundle's name or version."""
+    return _NAME.fullmatch(text) is not None
+
+
 def encode(manifest: Manifest) -> bytes:
     """Canonical bytes of `manifest`."""
     return msgspec.json.encode(manifest, order="sorted")
@@ -145,7 +150,7 @@ def digest(data: bytes) -> str:
 
 def _check(manifest: Manifest) -> None:
     for word, value in (("name", manifest.name), ("version", manifest.version)):
-        if not _NAME.fullmatch(value):
+        if not is_name(value):
             raise _bad(f"its {word} {value!r} is not 1-64 of a-z 0-9 . _ -")
     paths = [entry.path for entry in manifest.files]
     if paths != sorted(set(paths)) or len({p.lower() for p in paths}) != len(paths):

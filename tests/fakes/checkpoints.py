@@ -216,6 +216,7 @@ def write_bert(
         {"tokenizer_class": "BertTokenizer", "model_max_length": context, "do_lower_case": True},
     )
     _write_sentence_modules(directory, hidden, max_length, pooling, normalize)
+    _write_licence(directory)
     _write_weights(directory, _bert_weights(config, seed), dtype, None)
     return directory
 
@@ -289,8 +290,7 @@ def _write_decoder(
             "pad_token_id": pad,
         },
     )
-    (directory / "LICENSE").write_text("Random numbers. No rights reserved.\n")
-    (directory / "README.md").write_text("---\nlicense: cc0-1.0\n---\n\nRandom weights.\n")
+    _write_licence(directory)
     _write_weights(directory, _decoder_weights(config, seed), dtype, max_shard_bytes)
     return directory
 
@@ -472,6 +472,11 @@ def _write_weights(
         directory / "model.safetensors.index.json",
         {"metadata": {"total_size": total}, "weight_map": weight_map},
     )
+
+
+def _write_licence(directory: Path) -> None:
+    (directory / "LICENSE").write_text("Random numbers. No rights reserved.\n")
+    (directory / "README.md").write_text("---\nlicense: cc0-1.0\n---\n\nRandom weights.\n")
 
 
 def _write_json(path: Path, document: object) -> None:

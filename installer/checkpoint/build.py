@@ -1,0 +1,258 @@
+"""A checkpoint becomes a signed bundle.
+
+Owns the order of the steps and the bundle's layout. Everything that can refuse a checkpoint
+without reading its weights does so first. The bundle appears at its place by one rename when it
+is complete; a build that fails or is killed leaves nothing there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from appliance.bundle.manifest import (
+    FORMAT,
+    MANIFEST_NAME,
+    MAX_FILE_BYTES,
+    DecoderSpec,
+    EncoderSpec,
+    FileEntry,
+    Generation,
+    Graph,
+    Manifest,
+    decode,
+    encode,
+    is_name,
+)
+from appliance.config import source_date_epoch
+from appliance.errors import ConflictError, UsageError
+from appliance.fsops import hash_regular, walk_files
+from installer.checkpoint import bom
+from installer.checkpoint.generation import read_generation
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.families import Family, family_of
+from installer.checkpoint.licence import Licence, find_licence
+from installer.checkpoint.probe import probe
+from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
+from installer.checkpoint.quantize import SCHEMES, Precision
+from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.tokenizer import CheckpointTokenizer
+from installer.checkpoint.weights import WeightFiles
+from installer.signing import BundleSigner
+
+GRAPH = "graph/cpu/model.onnx"
+TOKENIZER = "tokenizer/tokenizer.json"
+LICENCE = "LICENSE"
+MODEL_CARD = "MODEL_CARD.md"
+README = "README.md"
+
+
+class Progress(Protocol):
+    """Told what the build is doing, in bytes."""
+
+    def stage(self, name: str, total: int) -> None: ...
+
+    def advance(self, count: int) -> None: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, name: str, total: int) -> None: ...
+
+    def advance(self, count: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the packager says of a bundle."""
+
+    name: str
+    version: str
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was understood of a checkpoint before its weights are read."""
+
+    checkpoint: Checkpoint
+    family: Family
+    precision: Precision
+    shape: Any
+    licence: Licence
+    tokenizer: CheckpointTokenizer
+    chat: ChatSource | None
+    generation: Generation | None
+
+    @property
+    def spec(self) -> DecoderSpec | EncoderSpec:
+        spec: DecoderSpec | EncoderSpec = self.shape.spec()
+        return spec
+
+
+def build_bundle(
+    checkpoint: Path,
+    out: Path,
+    *,
+    name: str,
+    version: str,
+    precision: Precision | None = None,
+    license_file: Path | None = None,
+    signer: BundleSigner | None,
+    progress: Progress | None = None,
+    created: int | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> Manifest:
+    """Build the bundle of `checkpoint` in the new directory `out` and sign it.
+
+    Args:
+        precision: of the weights; None takes the family's default.
+        signer: None leaves the bundle unsigned, which no node accepts.
+        created: Unix seconds; None takes SOURCE_DATE_EPOCH, else the clock.
+
+    Raises CheckpointError naming what cannot be expressed, ConflictError if `out` exists,
+    UsageError for a name or version that the manifest cannot hold.
+    """
+    if out.exists():
+        raise ConflictError(f"{out} exists", hint="name a new directory: bundles never change")
+    if created is None:
+        epoch = source_date_epoch()
+        created = int(time.time()) if epoch is None else epoch
+    identity = _identity(name, version, created)
+    plan = _plan(Checkpoint(checkpoint), precision, license_file)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        manifest = _write(plan, identity, partial, progress or Silent(), max_file_bytes)
+        if signer is not None:
+            signer.sign(partial)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _identity(name: str, version: str, created: int) -> Identity:
+    for word, value in (("name", name), ("version", version)):
+        if not is_name(value):
+            raise UsageError(
+                f"{value!r} cannot be the bundle's {word}",
+                hint="use 1 to 64 of the characters a-z 0-9 . _ -",
+            )
+    return Identity(name, version, created)
+
+
+def _plan(checkpoint: Checkpoint, precision: Precision | None, license_file: Path | None) -> Plan:
+    family = family_of(checkpoint)
+    shape = family.read(checkpoint)
+    tokenizer = CheckpointTokenizer(checkpoint, shape.vocab)
+    chat = read_prompting(checkpoint, tokenizer) if family.kind == "chat" else None
+    return Plan(
+        checkpoint=checkpoint,
+        family=family,
+        precision=family.choose(precision),
+        shape=shape,
+        licence=find_licence(checkpoint, license_file),
+        tokenizer=tokenizer,
+        chat=chat,
+        generation=read_generation(checkpoint, tokenizer, thinking=chat.thinking) if chat else None,
+    )
+
+
+def _write(
+    plan: Plan, identity: Identity, directory: Path, progress: Progress, max_file_bytes: int
+) -> Manifest:
+    _write_texts(plan, directory)
+    _write_graph(plan, directory / GRAPH, progress, max_file_bytes)
+    probe(directory / GRAPH, plan.spec)
+    progress.stage("hashing the checkpoint", plan.checkpoint.size())
+    origin = plan.checkpoint.digest(progress.advance)
+    files = _hash_files(directory, progress)
+    subject = _subject(plan, identity, origin)
+    (directory / bom.NAME).write_bytes(bom.write_bom(subject, files))
+    files = tuple(sorted((*files, _entry(directory, bom.NAME)), key=lambda entry: entry.path))
+    manifest = _manifest(plan, identity, origin, files)
+    (directory / MANIFEST_NAME).write_bytes(encode(manifest))
+    return decode(encode(manifest))
+
+
+def _write_texts(plan: Plan, directory: Path) -> None:
+    texts = {LICENCE: plan.licence.text, TOKENIZER: plan.tokenizer.json}
+    if plan.chat is not None:
+        texts[TEMPLATE_PATH] = plan.chat.template
+    if plan.checkpoint.has(README) and (card := plan.checkpoint.text(README)):
+        texts[MODEL_CARD] = card
+    for name, text in texts.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("utf-8"))
+
+
+def _write_graph(plan: Plan, path: Path, progress: Progress, max_file_bytes: int) -> None:
+    path.parent.mkdir(parents=True)
+    tensors = plan.checkpoint.tensors
+    progress.stage("building the graph", tensors.size)
+    tensors.advance = progress.advance
+    files = WeightFiles(path.parent, limit=max_file_bytes)
+    builder = GraphBuilder(tensors, files, SCHEMES[plan.precision])
+    try:
+        plan.family.build(builder, plan.shape)
+    finally:
+        files.close()
+    tensors.finish(plan.family.unused_tensors)
+    builder.save(path, name=plan.checkpoint.family)
+
+
+def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:
+    sizes = walk_files(directory)
+    progress.stage("hashing the bundle", sum(sizes.values()))
+    return tuple(_entry(directory, name, progress) for name in sizes)
+
+
+def _entry(directory: Path, name: str, progress: Progress | None = None) -> FileEntry:
+    advance = progress.advance if progress is not None else None
+    size, sha256 = hash_regular(directory / name, name=name, advance=advance)
+    return FileEntry(path=name, size=size, sha256=sha256)
+
+
+def _subject(plan: Plan, identity: Identity, origin: str) -> bom.Subject:
+    return bom.Subject(
+        name=identity.name,
+        version=identity.version,
+        created=identity.created,
+        kind=plan.family.kind,
+        family=plan.checkpoint.family,
+        architecture=plan.checkpoint.architecture,
+        precision=plan.precision,
+        licence=plan.licence.identifier,
+        checkpoint_sha256=origin,
+    )
+
+
+def _manifest(
+    plan: Plan, identity: Identity, origin: str, files: tuple[FileEntry, ...]
+) -> Manifest:
+    spec = plan.spec
+    return Manifest(
+        format=FORMAT,
+        name=identity.name,
+        version=identity.version,
+        created=identity.created,
+        kind=plan.family.kind,
+        family=plan.checkpoint.family,
+        license=plan.licence.identifier,
+        checkpoint_sha256=origin,
+        files=files,
+        graphs=(Graph(variant="cpu", path=GRAPH, precision=plan.precision),),
+        tokenizer=TOKENIZER,
+        decoder=spec if isinstance(spec, DecoderSpec) else None,
+        encoder=spec if isinstance(spec, EncoderSpec) else None,
+        generation=plan.generation,
+        prompting=plan.chat.prompting if plan.chat is not None else None,
+    )

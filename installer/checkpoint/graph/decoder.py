@@ -1,0 +1,230 @@
+"""What decoder-only families share: pre-norm blocks, rotary grouped-query attention, SwiGLU.
+
+Owns the decoder graph's inputs and outputs (docs/bundle-format.md) and the blocks that families
+are composed of. A family gives its own projection of queries, keys and values and its own
+feed-forward; what no family shares stays in the family's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from appliance.bundle.manifest import DecoderSpec
+from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.rope import Rope, read_rope
+from installer.checkpoint.settings import Settings
+
+HARMLESS_KEYS = frozenset(
+    {
+        *("architectures", "model_type", "transformers_version", "torch_dtype", "dtype"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "use_cache"),
+        *("attention_dropout", "_name_or_path"),
+    }
+)
+"""Keys that name things, steer training, or say what the engine decides for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """The numbers of a decoder. Counts, but for `epsilon`."""
+
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int
+    context: int
+    epsilon: float
+    rope: Rope
+    tied: bool
+
+    def spec(self) -> DecoderSpec:
+        return DecoderSpec(
+            layers=self.layers,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            vocab_size=self.vocab,
+            context_length=self.context,
+        )
+
+
+Heads = tuple[ir.Value, ir.Value, ir.Value]
+
+
+class Projection(Protocol):
+    """x [B, S, hidden] -> queries, keys, values [B, S, heads * head_dim] of layer `at`."""
+
+    def __call__(self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads: ...
+
+
+class FeedForward(Protocol):
+    """x [B, S, hidden] -> [B, S, hidden] of layer `at`."""
+
+    def __call__(
+        self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
+    ) -> ir.Value: ...
+
+
+def read_decoder(config: Settings, *, tied: bool = False) -> DecoderShape:
+    """Read the keys that every decoder has; `tied` is the architecture's default."""
+    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    head_dim = config.integer("head_dim", hidden // heads)
+    config.expect("hidden_act", "silu")
+    return DecoderShape(
+        vocab=config.integer("vocab_size"),
+        hidden=hidden,
+        layers=config.integer("num_hidden_layers"),
+        heads=heads,
+        kv_heads=config.integer("num_key_value_heads", heads),
+        head_dim=head_dim,
+        inner=config.integer("intermediate_size"),
+        context=config.integer("max_position_embeddings"),
+        epsilon=config.number("rms_norm_eps"),
+        rope=read_rope(config, head_dim),
+        tied=config.flag("tie_word_embeddings", tied),
+    )
+
+
+def refuse_windows(config: Settings) -> None:
+    """Raise CheckpointError if any layer attends through a sliding window."""
+    config.expect("use_sliding_window", False)
+    config.expect_each("layer_types", "full_attention")
+    config.ignore("sliding_window", "max_window_layers")
+
+
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    """Inputs that every attention node of a graph shares."""
+
+    seqlens_k: ir.Value
+    total: ir.Value
+    cosines: ir.Value
+    sines: ir.Value
+
+
+def build_decoder(
+    graph: GraphBuilder, shape: DecoderShape, project: Projection, feed_forward: FeedForward
+) -> None:
+    """Write the whole decoder into `graph`.
+
+    The residual stream and each block's result stay apart until the next norm, which adds them
+    in the same kernel.
+    """
+    ids = graph.input("input_ids", ir.DataType.INT64, ("batch", "tokens"))
+    seqlens_k = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
+    total = graph.input("total_sequence_length", ir.DataType.INT32, ())
+    last_index = graph.input("last_index", ir.DataType.INT64, ("batch",))
+    attention = _Attention(seqlens_k, total, *_rope_tables(graph, shape))
+    embeddings = graph.table("model.embed_tokens.weight", shape.vocab, shape.hidden)
+
+    stream, result = graph.lookup(embeddings, ids), None
+    for layer in range(shape.layers):
+        at = f"model.layers.{layer}"
+        x, stream = _norm(graph, shape, f"{at}.input_layernorm", stream, result)
+        heads = project(graph, shape, at, x)
+        attended = _attend(graph, shape, attention, layer, heads)
+        inner = shape.heads * shape.head_dim
+        result = graph.linear(attended, f"{at}.self_attn.o_proj", inner, shape.hidden)
+        x, stream = _norm(graph, shape, f"{at}.post_attention_layernorm", stream, result)
+        result = feed_forward(graph, shape, at, x)
+
+    assert result is not None
+    rows = graph.op("Unsqueeze", last_index, graph.constant([1]))
+    last = graph.op("GatherND", graph.op("Add", stream, result), rows, batch_dims=1)
+    last, _ = _norm(graph, shape, "model.norm", last, None)
+    head = embeddings
+    if not shape.tied:
+        head = graph.table("lm_head.weight", shape.vocab, shape.hidden)
+    graph.output(graph.scores(last, head), "logits", ("batch", shape.vocab))
+
+
+def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:
+    """Three linear layers, with or without biases: the plain projection."""
+
+    def linear(name: str, heads: int) -> ir.Value:
+        full = f"{at}.self_attn.{name}_proj"
+        return graph.linear(x, full, shape.hidden, heads * shape.head_dim, bias=bias)
+
+    return linear("q", shape.heads), linear("k", shape.kv_heads), linear("v", shape.kv_heads)
+
+
+def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
+    """down(silu(gate(x)) * up(x)); Shazeer, GLU Variants Improve Transformer (2020)."""
+    gate = graph.linear(x, f"{at}.mlp.gate_proj", shape.hidden, shape.inner)
+    up = graph.linear(x, f"{at}.mlp.up_proj", shape.hidden, shape.inner)
+    silu = graph.op("Mul", gate, graph.op("Sigmoid", gate))
+    product = graph.op("Mul", silu, up)
+    return graph.linear(product, f"{at}.mlp.down_proj", shape.inner, shape.hidden)
+
+
+def head_norm(
+    graph: GraphBuilder, shape: DecoderShape, name: str, x: ir.Value, heads: int
+) -> ir.Value:
+    """RMS norm of each head on its own: x [B, S, heads * head_dim], gain [head_dim]."""
+    split = graph.op("Reshape", x, graph.constant([0, 0, heads, shape.head_dim]))
+    gain = graph.vector(f"{name}.weight", shape.head_dim)
+    normed = graph.op(
+        "SimplifiedLayerNormalization", split, gain, axis=-1, epsilon=shape.epsilon, stash_type=1
+    )
+    return graph.op("Reshape", normed, graph.constant([0, 0, heads * shape.head_dim]))
+
+
+def _norm(
+    graph: GraphBuilder, shape: DecoderShape, name: str, stream: ir.Value, result: ir.Value | None
+) -> tuple[ir.Value, ir.Value]:
+    """RMS norm of stream + result; returns it and the sum."""
+    gain = graph.vector(f"{name}.weight", shape.hidden)
+    if result is None:
+        normed = graph.op(
+            "SimplifiedLayerNormalization",
+            *(stream, gain),
+            axis=-1,
+            epsilon=shape.epsilon,
+            stash_type=1,
+        )
+        return normed, stream
+    outputs = graph.ops(
+        "SkipSimplifiedLayerNormalization",
+        *(stream, result, gain),
+        outputs=4,
+        domain=MICROSOFT,
+        epsilon=shape.epsilon,
+    )
+    return outputs[0], outputs[3]
+
+
+def _attend(
+    graph: GraphBuilder, shape: DecoderShape, shared: _Attention, layer: int, heads: Heads
+) -> ir.Value:
+    """Attention over the cache slots, which the kernel rotates into and extends in place."""
+    slots = ("batch", shape.kv_heads, "capacity", shape.head_dim)
+    past = [graph.input(f"past_{n}_{layer}", ir.DataType.FLOAT, slots) for n in ("key", "value")]
+    attended, *present = graph.ops(
+        "GroupQueryAttention",
+        *(*heads, *past, shared.seqlens_k, shared.total, shared.cosines, shared.sines),
+        outputs=3,
+        domain=MICROSOFT,
+        num_heads=shape.heads,
+        kv_num_heads=shape.kv_heads,
+        do_rotary=1,
+        scale=shape.head_dim**-0.5,
+    )
+    for name, value in zip(("key", "value"), present, strict=True):
+        graph.output(value, f"present_{name}_{layer}", slots)
+    return attended
+
+
+def _rope_tables(graph: GraphBuilder, shape: DecoderShape) -> tuple[ir.Value, ir.Value]:
+    size = (shape.context, shape.head_dim // 2)
+
+    def table(name: str, function: Callable[..., np.ndarray]) -> ir.Value:
+        return graph.floats(name, size, (function(a) for a in shape.rope.angles(shape.context)))
+
+    return table("rope.cosines", np.cos), table("rope.sines", np.sin)

@@ -1,0 +1,32 @@
+"""Qwen2 and Qwen2.5, dense: grouped-query attention with biases on q, k and v, SwiGLU.
+
+Reference: Qwen2 Technical Report (2024), `Qwen2ForCausalLM`.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.reader import Checkpoint
+
+
+def read(checkpoint: Checkpoint) -> DecoderShape:
+    """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["Qwen2ForCausalLM"])
+    decoder.refuse_windows(config)
+    shape = decoder.read_decoder(config)
+    config.finish(decoder.HARMLESS_KEYS)
+    return shape
+
+
+def build(graph: GraphBuilder, shape: DecoderShape) -> None:
+    """Write the graph."""
+    decoder.build_decoder(graph, shape, _project, decoder.swiglu)
+
+
+def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    return decoder.project(graph, shape, at, x, bias=True)

@@ -1,0 +1,38 @@
+"""Qwen3, dense: grouped-query attention with an RMS norm on each query and key head, SwiGLU.
+
+Reference: Qwen3 Technical Report (2025), `Qwen3ForCausalLM`.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.reader import Checkpoint
+
+
+def read(checkpoint: Checkpoint) -> DecoderShape:
+    """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["Qwen3ForCausalLM"])
+    config.expect("attention_bias", False)
+    decoder.refuse_windows(config)
+    shape = decoder.read_decoder(config)
+    config.finish(decoder.HARMLESS_KEYS)
+    return shape
+
+
+def build(graph: GraphBuilder, shape: DecoderShape) -> None:
+    """Write the graph."""
+    decoder.build_decoder(graph, shape, _project, decoder.swiglu)
+
+
+def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
+    return (
+        decoder.head_norm(graph, shape, f"{at}.self_attn.q_norm", queries, shape.heads),
+        decoder.head_norm(graph, shape, f"{at}.self_attn.k_norm", keys, shape.kv_heads),
+        values,
+    )

@@ -1,0 +1,70 @@
+"""The licence a model comes under: its text and its name.
+
+Owns the finding of both. Refuses checkpoints without a licence text: who installs a model must
+be able to read what is allowed, without a network.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cyclonedx import spdx
+
+from appliance.errors import CheckpointError
+from installer.checkpoint.reader import Checkpoint
+
+_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
+_CARD = "README.md"
+_HEADINGS = (
+    (re.compile(r"Apache License\s+Version 2\.0"), "Apache-2.0"),
+    (re.compile(r"\AMIT License|\AThe MIT License"), "MIT"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """An SPDX identifier (or `LicenseRef-…`) and the text."""
+
+    identifier: str
+    text: str
+
+
+def find_licence(checkpoint: Checkpoint, file: Path | None) -> Licence:
+    """The licence in `file`, else in the checkpoint. Raises CheckpointError."""
+    text = file.read_text("utf-8") if file is not None else _own_text(checkpoint)
+    if not text.strip():
+        raise CheckpointError("the licence text is empty", hint="name its file: --license-file")
+    return Licence(_identifier(checkpoint, text), text)
+
+
+def _own_text(checkpoint: Checkpoint) -> str:
+    for name in _FILES:
+        if checkpoint.has(name):
+            return checkpoint.text(name)
+    raise CheckpointError(
+        "the checkpoint has no licence text",
+        hint="get the text from the publisher and name its file: --license-file",
+    )
+
+
+def _identifier(checkpoint: Checkpoint, text: str) -> str:
+    """What the model card says, else what the text's heading says."""
+    card = checkpoint.text(_CARD) if checkpoint.has(_CARD) else ""
+    front = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    fields = dict(re.findall(r"^(license|license_name):[ ]*(\S+)", front[1], re.M)) if front else {}
+    named = fields.get("license", "").strip("'\"")
+    if named in {"", "other", "unknown"}:
+        named = fields.get("license_name", "").strip("'\"")
+    if named:
+        return spdx.fixup_id(named) or _reference(named)
+    for heading, identifier in _HEADINGS:
+        if heading.search(text[:400].strip()):
+            return identifier
+    return _reference("see-text")
+
+
+def _reference(name: str) -> str:
+    """SPDX's form for a licence that is not on its list."""
+    return "LicenseRef-" + re.sub(r"[^A-Za-z0-9.-]+", "-", name)

@@ -1,0 +1,126 @@
+"""Block-wise weight quantization in the layout of ONNX Runtime's MatMulNBits.
+
+Owns rounding: each run of `block` weights of a row gets a scale and a zero point. Pure: floats
+in, packed integers out, row by row, so that a matrix can be quantized in pieces. Measurements
+behind the choices: docs/decisions/0022-weight-quantization.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
+Precision = Literal["fp32", "int8", "int4"]
+
+_SHRINK = (1.0, 0.94, 0.88, 0.82)
+"""Fractions of a block's range that are tried: clipping outliers often costs less than a coarse
+step for all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How weights are stored. Bits are 4, 8, or 32 for plain floats."""
+
+    layer_bits: int
+    table_bits: int
+    """Embedding and output tables, which rounding hurts most."""
+
+
+SCHEMES: dict[Precision, Scheme] = {
+    "fp32": Scheme(32, 32),
+    "int8": Scheme(8, 8),
+    "int4": Scheme(4, 8),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Quantized rows. weight = (integer - zero_point) * scale.
+
+    Attributes:
+        packed: uint8 [rows, blocks, block * bits / 8], the lower nibble first.
+        scales: float32 [rows, blocks].
+        zero_points: uint8 [rows, ceil(blocks * bits / 8)], the lower nibble first.
+    """
+
+    packed: UInt8
+    scales: Float32
+    zero_points: UInt8
+
+
+def block_size(width: int) -> int:
+    """Weights that share a scale in rows of `width`: 128 is faster, 32 is finer."""
+    return 128 if width >= 1024 else 32
+
+
+def quantize(rows: Float32, bits: int, block: int) -> Blocks:
+    """Quantize `rows` [n, width]; the last block of a row is padded with zeros."""
+    assert bits in {4, 8}, bits
+    count, width = rows.shape
+    padded = np.pad(rows, ((0, 0), (0, -width % block))) if width % block else rows
+    blocks = padded.reshape(count, -1, block)
+    top = (1 << bits) - 1
+    low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
+    shrinks = _SHRINK if bits == 4 else _SHRINK[:1]
+    integers, scales, zeros = _best(blocks, low, high, top, shrinks)
+    return Blocks(_pack(integers, bits), scales, _pack(zeros, bits))
+
+
+def dequantize(blocks: Blocks, bits: int, width: int) -> Float32:
+    """The weights that `blocks` stand for, [n, width]."""
+    integers = _unpack(blocks.packed, bits).astype(np.float32)
+    zeros = _unpack(blocks.zero_points, bits)[:, : blocks.scales.shape[1]].astype(np.float32)
+    weights = (integers - zeros[..., None]) * blocks.scales[..., None]
+    return weights.reshape(len(weights), -1)[:, :width].astype(np.float32)
+
+
+def _best(
+    blocks: Float32, low: Float32, high: Float32, top: int, shrinks: tuple[float, ...]
+) -> tuple[UInt8, Float32, UInt8]:
+    """Of the ranges tried, the one with the least squared error, block by block."""
+    integers, scales, zeros, error = _round(blocks, low, high, top)
+    for shrink in shrinks[1:]:
+        factor = np.float32(shrink)
+        other = _round(blocks, low * factor, high * factor, top)
+        better = other[3] < error
+        integers[better], scales[better] = other[0][better], other[1][better]
+        zeros[better], error[better] = other[2][better], other[3][better]
+    return integers, scales, zeros
+
+
+def _round(
+    blocks: Float32, low: Float32, high: Float32, top: int
+) -> tuple[UInt8, Float32, UInt8, Float32]:
+    """Round to a grid over low..high, then refit the scale to the integers (least squares)."""
+    scales = (high - low) / np.float32(top)
+    scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
+    zeros = np.rint(-low / scales).clip(0, top)
+    integers = np.rint(blocks / scales[..., None] + zeros[..., None]).clip(0, top)
+    steps = integers - zeros[..., None]
+    squares = np.einsum("nbk,nbk->nb", steps, steps)
+    fitted = np.einsum("nbk,nbk->nb", blocks, steps) / np.maximum(squares, 1)
+    scales = np.where((squares > 0) & (fitted > 0), fitted, scales).astype(np.float32)
+    error = ((blocks - steps * scales[..., None]) ** 2).sum(-1)
+    return integers.astype(np.uint8), scales, zeros.astype(np.uint8), error
+
+
+def _pack(values: UInt8, bits: int) -> UInt8:
+    """Two nibbles a byte along the last axis, the lower first; an odd end is padded."""
+    if bits == 8:
+        return values
+    if values.shape[-1] % 2:
+        values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
+    packed: npt.NDArray[Any] = values[..., 0::2] | (values[..., 1::2] << 4)
+    return packed
+
+
+def _unpack(values: UInt8, bits: int) -> UInt8:
+    if bits == 8:
+        return values
+    nibbles = np.stack([values & 15, values >> 4], axis=-1)
+    return nibbles.reshape(*values.shape[:-1], -1)

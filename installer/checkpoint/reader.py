@@ -1,0 +1,147 @@
+"""A Hugging Face checkpoint directory, opened strictly.
+
+Owns which files are read, their sizes' limits, and the digest over exactly those. Refuses
+checkpoints that want to run code: pickled weights and `auto_map` (remote code), and weights that
+are already quantized, whose rounding this builder would round again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from appliance.errors import CheckpointError
+from installer.checkpoint.settings import Settings
+from installer.checkpoint.tensors import INDEX, PICKLES, WEIGHTS, Tensors
+
+CONFIG = "config.json"
+
+_MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
+
+
+class Checkpoint:
+    """The files of one checkpoint."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open `directory`. Raises CheckpointError."""
+        if not (directory / CONFIG).is_file():
+            raise CheckpointError(
+                f"{directory} has no {CONFIG}",
+                hint="name the directory of a Hugging Face checkpoint",
+            )
+        self.directory = directory
+        self._read: set[str] = set()
+        self.config = self.document(CONFIG)
+        for file in (CONFIG, "tokenizer_config.json"):
+            if "auto_map" in (self.document(file) if self.has(file) else {}):
+                raise CheckpointError(
+                    f"{file}: auto_map asks to run code from the checkpoint",
+                    hint="this appliance runs no remote code; use a checkpoint without it",
+                )
+        if self.config.get("quantization_config") is not None:
+            raise CheckpointError(
+                f"{CONFIG}: quantization_config is not supported",
+                hint="use the publisher's checkpoint in bfloat16 or float16",
+            )
+
+    @property
+    def family(self) -> str:
+        """The `model_type` of config.json."""
+        family = self.config.get("model_type")
+        if not isinstance(family, str):
+            raise CheckpointError(f"{CONFIG} has no model_type")
+        return family
+
+    @property
+    def architecture(self) -> str:
+        """The class that the publisher's reference implementation loads."""
+        names = self.config.get("architectures")
+        return str(names[0]) if isinstance(names, list) and names else self.family
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """The weights. Raises CheckpointError."""
+        if self.has(INDEX):
+            tensors = Tensors(self.directory, self.document(INDEX))
+        elif self.has(WEIGHTS):
+            tensors = Tensors(self.directory, None)
+        else:
+            raise self._no_weights()
+        self._read.update(tensors.files)
+        return tensors
+
+    def has(self, name: str) -> bool:
+        return (self.directory / name).is_file()
+
+    def bytes(self, name: str) -> bytes:
+        """The whole of a small file. Raises CheckpointError."""
+        path = self.directory / name
+        self._read.add(name)
+        try:
+            if path.stat().st_size > _MAX_DOCUMENT_BYTES:
+                raise CheckpointError(f"{name} is larger than {_MAX_DOCUMENT_BYTES} bytes")
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"the checkpoint has no {name}", hint="the download is incomplete"
+            ) from None
+
+    def text(self, name: str) -> str:
+        """The whole of a small text file. Raises CheckpointError."""
+        try:
+            return self.bytes(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{name} is not UTF-8: {error}") from error
+
+    def document(self, name: str) -> dict[str, object]:
+        """A JSON object. Raises CheckpointError."""
+        document = self.json(name)
+        if not isinstance(document, dict):
+            raise CheckpointError(f"{name} is not a JSON object")
+        return document
+
+    def json(self, name: str) -> object:
+        """A JSON value. Raises CheckpointError."""
+        try:
+            return json.loads(self.text(name))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise CheckpointError(f"{name} is not JSON: {error}") from error
+
+    def settings(self, name: str) -> Settings:
+        """A JSON object to be read key by key."""
+        return Settings(self.document(name), name)
+
+    def files_read(self) -> tuple[str, ...]:
+        """Every file that was read so far, in path order."""
+        return tuple(sorted(self._read))
+
+    def size(self) -> int:
+        """Bytes of the files read so far."""
+        return sum((self.directory / name).stat().st_size for name in self._read)
+
+    def digest(self, advance: Callable[[int], None]) -> str:
+        """SHA-256 over the files read so far: for each, its path, a NUL, its own SHA-256."""
+        outer = hashlib.sha256()
+        for name in self.files_read():
+            inner = hashlib.sha256()
+            with (self.directory / name).open("rb") as file:
+                while piece := file.read(_READ_BYTES):
+                    inner.update(piece)
+                    advance(len(piece))
+            outer.update(name.encode("utf-8") + b"\0" + inner.digest())
+        return outer.hexdigest()
+
+    def _no_weights(self) -> CheckpointError:
+        pickles = sorted(p.name for pattern in PICKLES for p in self.directory.glob(pattern))
+        if pickles:
+            return CheckpointError(
+                f"the weights are pickled ({pickles[0]}): loading them could run code",
+                hint="convert them to safetensors on a machine you can spare",
+            )
+        return CheckpointError(
+            f"the checkpoint has no {WEIGHTS}", hint="the download is incomplete"
+        )

@@ -1,0 +1,165 @@
+"""The weights of a checkpoint: safetensors files, read a piece at a time.
+
+Owns names, shapes and element types, the shard index, and the account of which tensors were
+used. Refuses pickled weights (loading them runs code), shards outside the directory, element
+types that are not plain floats, and values that are not finite. Never holds more than one
+tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  # teaches NumPy bfloat16, which safetensors hands out
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from appliance.errors import CheckpointError
+
+Float32 = npt.NDArray[np.float32]
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.msgpack", "*.h5")
+
+_PIECE_BYTES = 32 * 1024 * 1024
+_FLOATS = frozenset({"F32", "F16", "BF16"})
+
+
+class Tensors:
+    """All tensors of a checkpoint by name."""
+
+    def __init__(self, directory: Path, index: Mapping[str, object] | None) -> None:
+        """`index` is the parsed shard index, or None for one file. Raises CheckpointError."""
+        self._directory = directory
+        self._file = _indexed(index) if index is not None else None
+        self.files = tuple(sorted(set(self._file.values()))) if self._file else (WEIGHTS,)
+        self._shape: dict[str, tuple[int, ...]] = {}
+        self._type: dict[str, str] = {}
+        where: dict[str, str] = {}
+        for file in self.files:
+            for name, shape, kind in self._headers(file):
+                if where.setdefault(name, file) != file:
+                    raise CheckpointError(f"{name} is both in {where[name]} and in {file}")
+                self._shape[name], self._type[name] = shape, kind
+        if self._file is not None and self._file != where:
+            odd = sorted(dict(self._file.items() ^ where.items()))[0]
+            raise CheckpointError(
+                f"{INDEX} and the shards disagree on {odd}", hint="download the checkpoint again"
+            )
+        self._file = where
+        self._used: set[str] = set()
+        self.size = sum((directory / file).stat().st_size for file in self.files)
+        self.advance: Callable[[int], None] = _ignore
+        """Told the bytes of the checkpoint as they are read."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shape
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the tensor `name`. Raises CheckpointError if there is none."""
+        if name not in self._shape:
+            raise CheckpointError(
+                f"the checkpoint has no tensor {name}",
+                hint="it is incomplete, or its config.json belongs to another model",
+            )
+        return self._shape[name]
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[Float32]:
+        """The matrix `name`, columns `start` to `stop`, as runs of whole rows of a few MB."""
+        count, width = self._matrix(name)
+        step = max(1, _PIECE_BYTES // (width * 4))
+        with self._open(self._file_of(name)) as file:
+            tensor = file.get_slice(name)
+            for first in range(0, count, step):
+                piece = tensor[first : min(first + step, count)]
+                yield self._checked(name, piece)[:, start:stop]
+
+    def transposed(self, name: str) -> Iterator[Float32]:
+        """The transpose of the matrix `name` as runs of whole rows of a few MB."""
+        count, width = self._matrix(name)
+        step = max(1, _PIECE_BYTES // (count * 4))
+        with self._open(self._file_of(name)) as file:
+            tensor = file.get_tensor(name)
+            for first in range(0, width, step):
+                yield self._checked(name, tensor[:, first : first + step].T)
+
+    def vector(self, name: str, width: int) -> Float32:
+        """The tensor `name`, which must have the shape [width]."""
+        self.expect(name, (width,))
+        with self._open(self._file_of(name)) as file:
+            return self._checked(name, file.get_tensor(name))
+
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise CheckpointError unless the tensor `name` has `shape`."""
+        if self.shape(name) != shape:
+            raise CheckpointError(
+                f"{name} has the shape {list(self.shape(name))}, config.json means {list(shape)}",
+                hint="the checkpoint's config.json belongs to another model",
+            )
+
+    def finish(self, harmless: re.Pattern[str]) -> None:
+        """Refuse the first tensor that no part of the graph used, unless `harmless` matches."""
+        for name in sorted(self._shape.keys() - self._used):
+            if not harmless.fullmatch(name):
+                raise CheckpointError(
+                    f"the tensor {name} has no place in the graph",
+                    hint="the model differs from its architecture's published form",
+                )
+
+    def _headers(self, file: str) -> Iterator[tuple[str, tuple[int, ...], str]]:
+        with self._open(file) as opened:
+            for name in opened.keys():  # noqa: SIM118  # not a mapping
+                tensor = opened.get_slice(name)
+                yield name, tuple(tensor.get_shape()), tensor.get_dtype()
+
+    def _open(self, file: str) -> Any:  # noqa: ANN401  # the library has no types
+        path = self._directory / file
+        if not path.is_file():
+            raise CheckpointError(f"the checkpoint has no {file}", hint="download it again")
+        try:
+            # pread keeps the file's pages out of this process's resident memory.
+            return safe_open(path, framework="np", backend="pread")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is not a safetensors file: {error}") from error
+
+    def _file_of(self, name: str) -> str:
+        self.shape(name)
+        assert self._file is not None
+        self._used.add(name)
+        if self._type[name] not in _FLOATS:
+            raise CheckpointError(
+                f"{name} has the element type {self._type[name]}",
+                hint="use the publisher's checkpoint in bfloat16, float16 or float32",
+            )
+        return self._file[name]
+
+    def _matrix(self, name: str) -> tuple[int, int]:
+        shape = self.shape(name)
+        if len(shape) != 2:
+            raise CheckpointError(f"{name} has the shape {list(shape)}, not a matrix")
+        return shape[0], shape[1]
+
+    def _checked(self, name: str, values: npt.NDArray[Any]) -> Float32:
+        self.advance(values.nbytes)
+        floats = np.ascontiguousarray(values, dtype=np.float32)
+        if not np.isfinite(floats).all():
+            raise CheckpointError(f"{name} has values that are not finite")
+        return floats
+
+
+def _indexed(index: Mapping[str, object]) -> dict[str, str]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{INDEX} has no weight_map", hint="download the checkpoint again")
+    for file in weight_map.values():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
+            raise CheckpointError(f"{INDEX} names {file!r}, which is not a safetensors file here")
+    return weight_map
+
+
+def _ignore(_count: int) -> None: ...

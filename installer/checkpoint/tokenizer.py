@@ -1,0 +1,62 @@
+"""The checkpoint's tokenizer, as the bundle carries it.
+
+Owns tokenizer.json and the lookup of special tokens. Padding and truncation are taken out of the
+file: they are the engine's decisions, and publishers leave settings of their training in it.
+Refuses checkpoints without a tokenizer.json (older formats need code to load).
+"""
+
+from __future__ import annotations
+
+import json
+
+from tokenizers import Tokenizer
+
+from appliance.errors import CheckpointError
+from installer.checkpoint.reader import Checkpoint
+
+NAME = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+
+
+class CheckpointTokenizer:
+    """The tokenizer of one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, vocab: int) -> None:
+        """`vocab` is the size of the embedding table. Raises CheckpointError."""
+        text = checkpoint.text(NAME)
+        document = checkpoint.document(NAME)
+        if any(document.get(key) is not None for key in ("padding", "truncation")):
+            document |= {"padding": None, "truncation": None}
+            text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        try:
+            # The library reports every fault of the file as a bare Exception.
+            self._tokenizer = Tokenizer.from_str(text)
+        except Exception as error:
+            raise CheckpointError(f"{NAME} is not a tokenizer: {error}") from error
+        self.json = text
+        self._config = checkpoint.document(CONFIG) if checkpoint.has(CONFIG) else {}
+        largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        if largest >= vocab:
+            raise CheckpointError(
+                f"{NAME} has a token {largest}, the model only {vocab} tokens",
+                hint="the tokenizer belongs to another checkpoint",
+            )
+
+    def special(self, key: str) -> str:
+        """The text of a special token such as `eos_token`, empty if there is none."""
+        value = self._config.get(key)
+        if isinstance(value, dict):
+            value = value.get("content")
+        return value if isinstance(value, str) else ""
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token of the vocabulary, or None."""
+        return self._tokenizer.token_to_id(token) if token else None
+
+    def template(self) -> str:
+        """The chat template in tokenizer_config.json, empty if there is none."""
+        value = self._config.get("chat_template")
+        if isinstance(value, list):
+            named = {item.get("name"): item.get("template") for item in value}
+            value = named.get("default")
+        return value if isinstance(value, str) else ""
