@@ -128,6 +128,8 @@ class ApiSettings:
     request_timeout_seconds: float = 600.0
     keepalive_seconds: float = 10.0
     """Silence on a stream before a comment line is sent."""
+    drain_seconds: float = 30.0
+    """Time that running requests get to finish when the endpoint is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +306,8 @@ def _check(config: Config) -> None:
         ("api.max_body_bytes", api.max_body_bytes, 1024, 1 << 30),
         ("api.request_timeout_seconds", api.request_timeout_seconds, 1, 86_400),
         ("api.keepalive_seconds", api.keepalive_seconds, 1, 600),
+        # Units and `serve` kill after 60 seconds.
+        ("api.drain_seconds", api.drain_seconds, 0, 45),
         ("engine.threads", engine.threads, 0, 1024),
         ("engine.cache_bytes", engine.cache_bytes, 0, 1 << 50),
         ("engine.max_sequences", engine.max_sequences, 1, 1024),
