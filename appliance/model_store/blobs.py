@@ -44,9 +44,9 @@ class BlobStore:
         make_dirs(self._incoming, mode=0o755)
 
     def missing(self, entries: Iterable[FileEntry]) -> int:
-        """Bytes of `entries` that an import would have to copy."""
+        """Bytes of `entries` that an import would have to copy, as far as this user can see."""
         sizes = {entry.sha256: entry.size for entry in entries}
-        return sum(size for digest, size in sizes.items() if not self.path(digest).is_file())
+        return sum(s for digest, s in sizes.items() if not os.access(self.path(digest), os.F_OK))
 
     def add_file(self, source: Path, entry: FileEntry, *, name: str, advance: Advance) -> None:
         """Import `source/entry.path`; a blob that is already here is not read again.
