@@ -130,14 +130,13 @@ class ModelStore:
         """
         with self._changing():
             earlier = self._generations.before(self._generations.current())
-            for name, bundle in earlier.models.items():
-                if not (self._bundles / bundle).is_dir():
-                    raise ConflictError(
-                        f"generation {earlier.number} needs a version of {name} that was removed",
-                        hint=f"add that version again, or use `appliance models activate {name}`",
-                    )
-            self._generations.go_back_to(earlier)
+            self._go_back_to(earlier)
             return earlier
+
+    def go_back_to(self, generation: Generation) -> None:
+        """Serve an earlier generation again. Raises ConflictError if a bundle was removed."""
+        with self._changing():
+            self._go_back_to(generation)
 
     def remove(self, name: str, version: str) -> StoredBundle:
         """Forget one version; `collect` frees its space. Raises ConflictError if it is active."""
@@ -169,6 +168,15 @@ class ModelStore:
             self._generations.prepare()
         with exclusive_lock(self._directory / "lock"):
             yield
+
+    def _go_back_to(self, generation: Generation) -> None:
+        for name, bundle in generation.models.items():
+            if not (self._bundles / bundle).is_dir():
+                raise ConflictError(
+                    f"generation {generation.number} needs a version of {name} that was removed",
+                    hint=f"add that version again, or use `appliance models activate {name}`",
+                )
+        self._generations.go_back_to(generation)
 
     def _refuse_other_contents(self, verified: VerifiedBundle) -> None:
         name, version = verified.manifest.name, verified.manifest.version

@@ -1,0 +1,133 @@
+"""`appliance install`, first half: from media that nobody trusts yet to a staged release.
+
+`install` reads as the specification. It runs on a bare CPython with what appliance.pyz carries,
+so nothing here imports what comes with the release. Everything after it is the work of the
+release itself (`installer.provision`), in its own interpreter: each release knows best how a
+node of its kind is set up.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from appliance.config import Config, Layout
+from appliance.errors import LockedError, NotFoundError, PreflightError
+from appliance.fsops import exclusive_lock
+from appliance.model_store import ModelStore
+from appliance.trust.store import TrustStore
+from installer import preflight
+from installer.media import Media, open_media
+from installer.node import Node
+from installer.progress import Progress
+from installer.pyz import embedded_root
+from installer.staging import InstalledRelease, current_release, space_needed, stage
+
+_MEMORY_FACTOR = 1.25
+"""Memory of a loaded model per byte of its bundle, its buffers included."""
+
+
+def install(
+    source: Path, config: Config, node: Node, progress: Progress, *, allow_expired: bool = False
+) -> InstalledRelease:
+    """Verify the media at `source`, name what stands in the way, and stage their release.
+
+    Nothing on the node changes before every check has passed. Raises VerificationError,
+    PreflightError with all blockers, CapacityError, StorageError.
+    """
+    progress.step("verifying the media")
+    with _borrowed_trust(node.layout) as trust:
+        media = open_media(source, trust, _anchor(), now(), allow_expired=allow_expired)
+    progress.note(f"release {media.release.version}, {_age(media)}")
+    blockers = preflight.blockers(_facts(config, node), _needs(media, config, node))
+    if blockers:
+        raise PreflightError(blockers)
+    progress.step("preparing the node")
+    node.prepare()
+    with installing(node.layout, progress):
+        trust = TrustStore(node.layout.trust)
+        media = open_media(source, trust, _anchor(), now(), allow_expired=allow_expired)
+        return stage(media, node.layout, progress)
+
+
+def hand_over(
+    release: InstalledRelease, source: Path, layout: Layout, *, as_json: bool, allow_expired: bool
+) -> int:
+    """Let `release` finish the installation; its exit status. It writes to our own streams."""
+    command = [str(release.python), "-I", "-m", "installer.provision"]
+    flags = {"--json": as_json, "--allow-expired": allow_expired}
+    command += [str(source), str(layout.root), *(flag for flag, on in flags.items() if on)]
+    return subprocess.run(command).returncode
+
+
+@contextmanager
+def installing(layout: Layout, progress: Progress) -> Iterator[None]:
+    """Hold the node's installation lock; waits for another installer, and says so."""
+    path = layout.install_state / "lock"
+    try:
+        with exclusive_lock(path):
+            yield
+            return
+    except LockedError:
+        progress.note("another installer is at work on this node: waiting for it")
+    with exclusive_lock(path, wait=True):
+        yield
+
+
+@contextmanager
+def _borrowed_trust(layout: Layout) -> Iterator[TrustStore]:
+    """The node's trust state to look with: what it learns is forgotten."""
+    with tempfile.TemporaryDirectory(prefix="appliance-trust-") as directory:
+        copy = Path(directory) / "trust"
+        if layout.trust.is_dir():
+            shutil.copytree(layout.trust, copy)
+        yield TrustStore(copy)
+
+
+def _anchor() -> bytes | None:
+    """The root of trust inside appliance.pyz; None in an installed release, which has state."""
+    try:
+        return embedded_root()
+    except NotFoundError:
+        return None
+
+
+def _facts(config: Config, node: Node) -> preflight.Facts:
+    release = current_release(node.layout)
+    return preflight.measure(
+        config, running=node.is_running(), installed=release.version if release else ""
+    )
+
+
+def _needs(media: Media, config: Config, node: Node) -> preflight.Needs:
+    store = ModelStore(node.layout.models)
+    missing = [(bundle, store.missing_bytes(bundle)) for bundle in media.bundles]
+    compiled = sum(bundle.size for bundle, count in missing if count)
+    return preflight.Needs(
+        system_install=node.is_system,
+        root=node.layout.root,
+        port=config.api.listen_port,
+        version=media.release.version,
+        disk=preflight.SPARE_DISK_BYTES
+        + space_needed(node.layout, media)
+        + sum(count for _, count in missing)
+        + compiled,
+        memory=preflight.BASE_MEMORY_BYTES
+        + round(_MEMORY_FACTOR * sum(bundle.size for bundle in media.bundles)),
+        issued_at=media.targets.issued_at.timestamp(),
+    )
+
+
+def _age(media: Media) -> str:
+    days = (now() - media.targets.issued_at).days
+    return f"signed {days} days ago" if days > 0 else "signed today"
+
+
+def now() -> datetime:
+    """The time by this machine's clock, UTC."""
+    return datetime.now(UTC)

@@ -1,0 +1,131 @@
+"""Changing which models a node has and serves.
+
+Owns the order of a change: verified, imported and compiled first, then written to the audit log,
+then made true in the store, then told to the engine. Refuses to touch what is being served until
+its successor is loaded: the engine loads the new version beside the old one. A record in the
+audit log may thus precede a change that a power cut prevented, never the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.audit import admin_event
+from appliance.bundle.manifest import MANIFEST_NAME
+from appliance.bundle.verify import VerifiedBundle, verify_metadata
+from appliance.compiler import ensure_artifact
+from appliance.config import Config
+from appliance.errors import ConflictError, NotFoundError, UnavailableError
+from appliance.model_store import ModelStore, StoredBundle
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.trust.node_key import NodeKey
+from appliance.trust.store import TrustStore
+from installer.engine_client import connect
+from installer.install import now
+from installer.media import open_media
+from installer.node import Node
+from installer.progress import Progress
+
+
+class Models:
+    """The models of one node, changed by an operator."""
+
+    def __init__(self, config: Config, node: Node, progress: Progress) -> None:
+        self.store = ModelStore(config.layout.models)
+        self._config = config
+        self._layout = config.layout
+        self._node = node
+        self._progress = progress
+
+    def verified(self, source: Path) -> Sequence[VerifiedBundle]:
+        """The bundles in `source`: media, or the directory of one bundle. Raises NotFoundError."""
+        trust = TrustStore(self._layout.trust)
+        if (source / MANIFEST_NAME).is_file():
+            return [verify_metadata(source, trust.signers())]
+        if (source / "metadata").is_dir():
+            return open_media(source, trust, None, now()).bundles
+        raise NotFoundError(
+            f"{source} is neither a bundle nor media",
+            hint=f"name the directory that holds {MANIFEST_NAME}, or the media's",
+        )
+
+    def add(self, verified: VerifiedBundle) -> StoredBundle:
+        """Import and compile; what is served stays as it is. Idempotent."""
+        name = f"{verified.manifest.name} {verified.manifest.version}"
+        with self._progress.bytes(f"importing {name}", verified.size) as advance:
+            bundle = self.store.import_bundle(verified, advance=advance)
+        self.compile(bundle)
+        return bundle
+
+    def compile(self, bundle: StoredBundle) -> None:
+        """Make this machine's artifact of `bundle`, unless it is there."""
+        ensure_artifact(
+            self._layout,
+            bundle,
+            NodeKey.load(self._layout.node),
+            user=self._node.engine_user,
+            progress=self._progress.step,
+        )
+
+    def activate(self, name: str, version: str) -> None:
+        """Serve this version of `name` from now on. Idempotent."""
+        bundle = self.store.get(name, version)
+        before = self.store.active().get(name)
+        if before is None or before.digest != bundle.digest:
+            self.compile(bundle)
+            self.record("models.activate", bundle, previous=before.version if before else "")
+            self.store.activate(name, version)
+
+    def rollback(self) -> None:
+        """Go back to the set of models before the last change."""
+        number = self.store.current_generation().number
+        admin_event(
+            self._layout, self._config.audit, "models.rollback", previous=f"generation {number}"
+        )
+        self.store.rollback()
+
+    def remove(self, name: str, version: str, *, even_active: bool) -> int:
+        """Delete one version; returns the bytes that became free."""
+        bundle = self.store.get(name, version)
+        active = self.store.active().get(name)
+        if active is not None and active.digest == bundle.digest:
+            if not even_active:
+                raise ConflictError(
+                    f"{name} {version} is being served",
+                    hint=f"activate another version of {name} first, or add --active",
+                )
+            self.record("models.deactivate", bundle)
+            self.store.deactivate(name)
+            self.tell_engine()
+        self.record("models.remove", bundle)
+        self.store.remove(name, version)
+        return self.store.collect()
+
+    def tell_engine(self) -> bool:
+        """Make the engine serve exactly the active models; False if it does not run."""
+        wanted = self.store.active()
+        try:
+            with connect(self._layout.engine_socket) as engine:
+                serving = {m.name: m for m in engine.models() if m.state == pb.MODEL_STATE_SERVING}
+                for name, bundle in wanted.items():
+                    if name not in serving or serving[name].bundle_digest != bundle.digest:
+                        self._progress.step(f"loading {name} {bundle.version}")
+                        engine.load(name)
+                for name in serving.keys() - wanted.keys():
+                    engine.unload(name)
+        except UnavailableError:
+            return False
+        return True
+
+    def record(self, action: str, bundle: StoredBundle, **details: str) -> None:
+        """Write an administrative record about `bundle`."""
+        admin_event(
+            self._layout,
+            self._config.audit,
+            action,
+            target=bundle.name,
+            version=bundle.version,
+            digest=bundle.digest,
+            **details,
+        )

@@ -1,0 +1,106 @@
+"""The proof that a node serves: one real request through the whole stack.
+
+Owns a request by a key that lives for minutes and is revoked afterwards, over HTTP like any
+application's. Refuses to call a node installed because its processes run.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from appliance.access import KeyStore
+from appliance.config import Config, Layout
+from appliance.errors import UnavailableError
+from appliance.model_store import StoredBundle
+
+KEY_NAME = "installer proof"
+KEY_SECONDS = 600
+ANSWER_SECONDS = 300.0
+_MAX_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What one request showed. `tokens`: computed for the answer, 0 for an embedding."""
+
+    model: str
+    tokens: int
+    seconds: float
+
+
+def prove(config: Config, bundles: list[StoredBundle]) -> Proof:
+    """Ask a chat model, or an embedding model if there is no other.
+
+    Raises UnavailableError with what the endpoint said.
+    """
+    bundle = min(bundles, key=lambda b: b.manifest.kind != "chat")
+    with _passing_key(config.layout) as secret:
+        begin = time.monotonic()
+        if bundle.manifest.kind == "chat":
+            answer = _post(config, secret, "/v1/chat/completions", _chat(bundle.name))
+            tokens = int(answer["usage"]["completion_tokens"])
+            if not tokens:
+                raise _failed(f"{bundle.name} answered with nothing")
+        else:
+            answer = _post(config, secret, "/v1/embeddings", _embedding(bundle.name))
+            tokens = 0
+            if not any(answer["data"][0]["embedding"]):
+                raise _failed(f"{bundle.name} answered with nothing")
+        return Proof(bundle.name, tokens, time.monotonic() - begin)
+
+
+def _chat(model: str) -> dict[str, object]:
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": "Are you there?"}],
+        "max_tokens": _MAX_TOKENS,
+        "temperature": 0,
+    }
+
+
+def _embedding(model: str) -> dict[str, object]:
+    return {"model": model, "input": "Are you there?", "encoding_format": "float"}
+
+
+@contextmanager
+def _passing_key(layout: Layout) -> Iterator[str]:
+    with KeyStore(layout.keys_db) as keys:
+        info, secret = keys.create(KEY_NAME, expires=int(time.time()) + KEY_SECONDS)
+        try:
+            yield secret
+        finally:
+            keys.revoke(info.id)
+
+
+def _post(config: Config, secret: str, path: str, document: dict[str, object]) -> dict:  # type: ignore[type-arg]
+    """The parsed answer. `http.client` knows nothing of proxies, which is the point."""
+    api = config.api
+    connection = http.client.HTTPConnection(
+        api.listen_host, api.listen_port, timeout=ANSWER_SECONDS
+    )
+    headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+    try:
+        connection.request("POST", path, json.dumps(document), headers)
+        response = connection.getresponse()
+        body = response.read()
+    except OSError as error:
+        raise _failed(f"it does not answer: {error}") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise _failed(f"status {response.status}, {body[:300].decode(errors='replace')}")
+    answer: dict[str, object] = json.loads(body)
+    return answer
+
+
+def _failed(reason: str) -> UnavailableError:
+    return UnavailableError(
+        f"the endpoint did not prove itself: {reason}",
+        hint="`appliance status` and the daemons' messages say more; then run the command again",
+        code="proof_failed",
+    )

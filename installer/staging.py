@@ -1,0 +1,171 @@
+"""One release on the node: a virtual environment of its own, complete or absent.
+
+Owns `releases/<version>-<id>`, where the id is the hash of every wheel in it, so that a release
+that runs is never rebuilt under its own feet. Wheels are hashed while they are copied from the
+media, and pip (its own wheel, run as a zip: the node has none) checks each again against the
+lock. Refuses indexes, dependency resolution, and a release without its completion marker, which
+is written only after everything is on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config import Layout
+from appliance.errors import StorageError
+from appliance.fsops import make_dirs, symlink_durable, write_durable
+from appliance.model_store.blobs import storage_errors
+from installer.media import Media
+from installer.progress import Progress
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_MARKER = ".complete"
+_ID_DIGITS = 12
+_LOCK = "requirements.txt"
+_STEP_SECONDS = 900
+_UNPACKED_FACTOR = 5
+"""Bytes on disk per byte of wheel: the copy, the files, their bytecode."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledRelease:
+    """One release's place on the node."""
+
+    directory: Path
+
+    @property
+    def version(self) -> str:
+        return self.directory.name.rpartition("-")[0]
+
+    @property
+    def python(self) -> Path:
+        return self.directory / "venv/bin/python"
+
+    @property
+    def command(self) -> Path:
+        return self.directory / "venv/bin/appliance"
+
+    def is_complete(self) -> bool:
+        """Whether it was staged to the end and its interpreter is still there."""
+        return (self.directory / _MARKER).is_file() and self.python.exists()
+
+
+def release_of(layout: Layout, media: Media) -> InstalledRelease:
+    """Where the release of these media is, or would be. Raises NotFoundError."""
+    identity = hashlib.sha256()
+    for wheel in sorted(media.wheels_for(PYTHON), key=lambda wheel: wheel.path):
+        identity.update(f"{wheel.path} {wheel.sha256}\n".encode())
+    name = f"{media.release.version}-{identity.hexdigest()[:_ID_DIGITS]}"
+    return InstalledRelease(layout.releases / name)
+
+
+def current_release(layout: Layout) -> InstalledRelease | None:
+    """The release that `current` points at, if there is one."""
+    try:
+        return InstalledRelease(layout.releases / layout.current_release.readlink().name)
+    except FileNotFoundError:
+        return None
+
+
+def make_current(layout: Layout, release: InstalledRelease) -> None:
+    """Point `current` at `release`, atomically."""
+    symlink_durable(layout.current_release, f"releases/{release.directory.name}")
+
+
+def space_needed(layout: Layout, media: Media) -> int:
+    """Bytes that staging will use at its height."""
+    if release_of(layout, media).is_complete():
+        return 0
+    return sum(wheel.size for wheel in media.wheels_for(PYTHON)) * _UNPACKED_FACTOR
+
+
+def stage(media: Media, layout: Layout, progress: Progress) -> InstalledRelease:
+    """Build the release unless it is complete.
+
+    Raises DigestError or LayoutError naming a wheel, CapacityError, StorageError.
+    """
+    release = release_of(layout, media)
+    if release.is_complete():
+        return release
+    work = layout.install_state / "staging"
+    for leftover in (release.directory, work):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    with storage_errors(work):
+        make_dirs(work / "wheels")
+        make_dirs(release.directory, mode=0o755)
+        _copy(media, work, progress)
+    progress.step("installing the programs")
+    _install(release, work, Path(media.pip_wheel.path).name)
+    os.sync()
+    write_durable(release.directory / _MARKER, b"", mode=0o644)
+    shutil.rmtree(work)
+    return release
+
+
+def remove_others(layout: Layout, keep: Iterable[InstalledRelease]) -> None:
+    """Delete every release that is not in `keep`."""
+    kept = {release.directory for release in keep}
+    for directory in layout.releases.iterdir():
+        if directory not in kept:
+            shutil.rmtree(directory)
+
+
+def _copy(media: Media, work: Path, progress: Progress) -> None:
+    wheels = {wheel.path: wheel for wheel in (media.pip_wheel, *media.wheels_for(PYTHON))}
+    total = sum(wheel.size for wheel in wheels.values())
+    with progress.bytes("copying and checking the programs", total) as advance:
+        for path, wheel in wheels.items():
+            media.copy(wheel, work / "wheels" / Path(path).name, advance)
+    (work / _LOCK).write_bytes(media.requirements())
+
+
+def _install(release: InstalledRelease, work: Path, pip: str) -> None:
+    venv = release.directory / "venv"
+    _run([sys.executable, "-I", "-m", "venv", "--without-pip", str(venv)], work)
+    _run(
+        [
+            *(str(release.python), "-I", str(work / "wheels" / pip / "pip"), "install"),
+            *("--no-index", "--no-deps", "--require-hashes", "--only-binary", ":all:"),
+            *("--find-links", str(work / "wheels"), "--requirement", str(work / _LOCK)),
+            *("--no-compile", "--no-cache-dir", "--disable-pip-version-check", "--no-input"),
+            *("--quiet", "--root-user-action", "ignore"),
+        ],
+        work,
+    )
+    _run([str(release.python), "-I", "-m", "compileall", "-q", "-j", "0", str(venv / "lib")], work)
+
+
+def _run(command: Sequence[str], work: Path) -> None:
+    """Run a step with nothing of the caller's environment and no use of /tmp."""
+    environment = {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "HOME": str(work),
+        "TMPDIR": str(work),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=work,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_STEP_SECONDS,
+        umask=0o022,
+    )
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise StorageError(
+            f"the programs could not be installed: {said[-1] if said else 'no message'}",
+            hint="check free space and file system of the node, then run the command again",
+        )

@@ -1,0 +1,163 @@
+"""The systemd units of a node: who may do what, written down where the kernel enforces it.
+
+Owns the text of the units. Each daemon runs as its own user without capabilities, sees the file
+system read-only but for its own state, and reaches no network beyond this machine (the engine:
+none at all). Refuses ordering after the network or time synchronisation: neither ever comes up
+on an offline node. Exposure by `systemd-analyze security` is at most 2.0, which a test checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from appliance.config import Layout
+
+ENGINE_USER = "appliance-engine"
+API_USER = "appliance-api"
+GROUP = "appliance"
+TARGET = "appliance.target"
+ENGINE_UNIT = "appliance-engine.service"
+SHIM_UNIT = "appliance-shim.service"
+UNIT_DIRECTORY = Path("etc/systemd/system")
+SYSUSERS_FILE = Path("etc/sysusers.d/appliance.conf")
+
+Settings = Sequence[tuple[str, str]]
+
+_SANDBOX: Settings = (
+    ("AmbientCapabilities", ""),
+    ("CapabilityBoundingSet", ""),
+    ("NoNewPrivileges", "yes"),
+    ("SecureBits", "noroot-locked"),
+    ("ProtectSystem", "strict"),
+    ("ProtectHome", "yes"),
+    ("PrivateTmp", "yes"),
+    ("PrivateUsers", "yes"),
+    ("PrivateIPC", "yes"),
+    ("PrivateDevices", "yes"),
+    ("DevicePolicy", "closed"),
+    ("ProtectClock", "yes"),
+    ("ProtectHostname", "yes"),
+    ("ProtectKernelLogs", "yes"),
+    ("ProtectKernelModules", "yes"),
+    ("ProtectKernelTunables", "yes"),
+    ("ProtectControlGroups", "yes"),
+    ("ProtectProc", "invisible"),
+    ("LockPersonality", "yes"),
+    ("MemoryDenyWriteExecute", "yes"),
+    ("RestrictNamespaces", "yes"),
+    ("RestrictRealtime", "yes"),
+    ("RestrictSUIDSGID", "yes"),
+    ("RemoveIPC", "yes"),
+    ("KeyringMode", "private"),
+    ("SystemCallArchitectures", "native"),
+    ("SystemCallFilter", "@system-service"),
+    ("SystemCallFilter", "~@privileged @resources"),
+    ("SystemCallErrorNumber", "EPERM"),
+    ("UMask", "0077"),
+    ("LimitCORE", "0"),
+    ("MemorySwapMax", "0"),
+)
+
+_RESTART: Settings = (
+    ("Restart", "on-failure"),
+    ("RestartSec", "2"),
+    ("KillMode", "mixed"),
+    ("TimeoutStopSec", "60"),
+)
+
+
+def unit_files(layout: Layout, python: Path) -> Mapping[str, str]:
+    """Unit name -> text, for daemons run by the interpreter `python`."""
+    return {
+        TARGET: _target(),
+        ENGINE_UNIT: _engine(layout, python),
+        SHIM_UNIT: _shim(layout, python),
+    }
+
+
+def sysusers(layout: Layout) -> str:
+    """The users of the node, for systemd-sysusers(8)."""
+    return (
+        f"g {GROUP} -\n"
+        f'u {ENGINE_USER} - "Appliance inference engine" {layout.state}\n'
+        f'u {API_USER} - "Appliance HTTP endpoint" {layout.state}\n'
+        f"m {ENGINE_USER} {GROUP}\n"
+        f"m {API_USER} {GROUP}\n"
+    )
+
+
+def _target() -> str:
+    return _text(
+        Unit=(
+            ("Description", "Appliance: open-weight models behind a local endpoint"),
+            ("Wants", f"{ENGINE_UNIT} {SHIM_UNIT}"),
+        ),
+        Install=(("WantedBy", "multi-user.target"),),
+    )
+
+
+def _engine(layout: Layout, python: Path) -> str:
+    hidden = (layout.audit, layout.audit_key, layout.access, layout.metering, layout.trust)
+    return _text(
+        Unit=_unit("Appliance inference engine"),
+        Service=(
+            *_daemon(ENGINE_USER, f"{python} -I -m appliance.engine_daemon --root {layout.root}"),
+            ("TimeoutStartSec", "30min"),
+            ("RuntimeDirectory", "appliance"),
+            ("RuntimeDirectoryMode", "0750"),
+            ("RuntimeDirectoryPreserve", "restart"),
+            *_SANDBOX,
+            ("InaccessiblePaths", " ".join(f"-{path}" for path in hidden)),
+            ("PrivateNetwork", "yes"),
+            ("IPAddressDeny", "any"),
+            ("RestrictAddressFamilies", "AF_UNIX"),
+        ),
+    )
+
+
+def _shim(layout: Layout, python: Path) -> str:
+    writable = (layout.audit, layout.audit_key, layout.access, layout.metering)
+    hidden = (layout.models, layout.artifacts, layout.trust)
+    return _text(
+        Unit=(*_unit("Appliance HTTP endpoint"), ("Wants", ENGINE_UNIT), ("After", ENGINE_UNIT)),
+        Service=(
+            *_daemon(API_USER, f"{python} -I -m appliance.shim --root {layout.root}"),
+            ("TimeoutStartSec", "10min"),
+            *_SANDBOX,
+            ("ReadWritePaths", " ".join(str(path) for path in writable)),
+            ("InaccessiblePaths", " ".join(f"-{path}" for path in hidden)),
+            ("ProcSubset", "pid"),
+            ("IPAddressDeny", "any"),
+            ("IPAddressAllow", "localhost"),
+            ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"),
+        ),
+    )
+
+
+def _unit(description: str) -> Settings:
+    return (
+        ("Description", description),
+        ("PartOf", TARGET),
+        ("StartLimitIntervalSec", "300"),
+        ("StartLimitBurst", "5"),
+    )
+
+
+def _daemon(user: str, command: str) -> Settings:
+    return (
+        ("Type", "notify"),
+        ("NotifyAccess", "main"),
+        ("User", user),
+        ("Group", GROUP),
+        ("ExecStart", command),
+        *_RESTART,
+    )
+
+
+def _text(**sections: Settings) -> str:
+    blocks = (
+        f"[{name}]\n" + "".join(f"{key}={value}\n" for key, value in settings)
+        for name, settings in sections.items()
+    )
+    return "# Written by `appliance install`; a new release replaces it.\n" + "\n".join(blocks)

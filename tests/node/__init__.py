@@ -1,0 +1,1 @@
+"""Tests on a real offline node: Debian 12 booted under systemd in a container."""
