@@ -1,0 +1,103 @@
+"""What is written down about a request: its audit records and its bill.
+
+Owns the order: REQ is durable before a handler may send anything, RES before it may send its
+last byte, the usage row follows from RES. A request that is not admitted gets a REJECT. Refuses
+to go on when the log cannot be written (AuditUnavailableError): fail closed.
+"""
+
+from __future__ import annotations
+
+from appliance.audit import AuditWriter
+from appliance.audit.event import Outcome, Reject, Request, Response, Tokens, clip
+from appliance.metering import usage_row
+from appliance.shim.exchange import Exchange
+from appliance.shim.metrics import Metrics
+from appliance.shim.settler import Settler
+
+
+class Accounting:
+    """The records of all requests."""
+
+    def __init__(self, writer: AuditWriter, settler: Settler, metrics: Metrics) -> None:
+        self._writer = writer
+        self._settler = settler
+        self._metrics = metrics
+
+    async def admit(self, exchange: Exchange, *, bundle_digest: str = "") -> Bill:
+        """Write the REQ of `exchange`; returns the bill that must be closed."""
+        await self._writer.record(
+            Request(
+                request_id=exchange.request_id,
+                key_id=exchange.key_id,
+                route=exchange.route,
+                model=exchange.model,
+                peer=exchange.peer,
+                bundle_digest=bundle_digest,
+            )
+        )
+        exchange.admitted = True
+        return Bill(self, exchange, bundle_digest)
+
+    async def reject(self, exchange: Exchange, *, status: int, code: str) -> None:
+        """Write that `exchange` was refused before it was admitted."""
+        await self._writer.record(
+            Reject(
+                request_id=exchange.request_id,
+                route=exchange.route,
+                status=status,
+                code=clip(code),
+                key_id=exchange.key_id,
+                peer=exchange.peer,
+                model=clip(exchange.model),
+            )
+        )
+
+    async def _close(self, response: Response) -> None:
+        seq = await self._writer.record(response)
+        row = usage_row(seq, response)
+        assert row is not None
+        self._settler.settle(row)
+        self._metrics.settled(response)
+
+
+class Bill:
+    """An admitted request, until its RES is written. Exactly one `close` belongs to it."""
+
+    def __init__(self, accounting: Accounting, exchange: Exchange, bundle_digest: str) -> None:
+        self._accounting = accounting
+        self._exchange = exchange
+        self._bundle_digest = bundle_digest
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, even if the log then failed."""
+        return self._closed
+
+    async def close(
+        self,
+        outcome: Outcome,
+        tokens: Tokens,
+        *,
+        status: int,
+        finish_reason: str = "",
+        code: str = "",
+    ) -> None:
+        """Write the RES; durable when this returns. `status` is 0 if none reached the caller."""
+        assert not self._closed, "one RES for each REQ"
+        self._closed = True
+        exchange = self._exchange
+        await self._accounting._close(
+            Response(
+                request_id=exchange.request_id,
+                key_id=exchange.key_id,
+                route=exchange.route,
+                model=exchange.model,
+                outcome=outcome,
+                bundle_digest=self._bundle_digest,
+                finish_reason=finish_reason,
+                status=status,
+                code=clip(code),
+                tokens=tokens,
+            )
+        )

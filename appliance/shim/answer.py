@@ -1,0 +1,103 @@
+"""From a generation to the caller: all at once, or as a stream.
+
+Owns the moment of the last byte: RES is durable before the body, or before `[DONE]`. What the
+bytes look like is a `Shape`, one for each API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+import msgspec
+from starlette.types import Send
+
+from appliance.errors import ApplianceError, AuditUnavailableError
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.event_stream import EventStream
+from appliance.shim.generation import Generation
+from appliance.shim.refusals import refusal
+from appliance.shim.wire.usage import Usage
+
+
+class Shape(Protocol):
+    """One API's way to say it; made for one request."""
+
+    def first(self) -> Sequence[msgspec.Struct]:
+        """Chunks that open a stream."""
+
+    def delta(self, choice: int, delta: pb.Delta) -> msgspec.Struct | None:
+        """The chunk for `delta`; None if there is nothing to say."""
+
+    def finish(self, choice: int, finished: pb.Finished) -> msgspec.Struct:
+        """The chunk that ends a choice."""
+
+    def usage(self, usage: Usage) -> msgspec.Struct | None:
+        """The chunk after all choices; None if it was not asked for."""
+
+    def take(self, choice: int, event: pb.Delta | pb.Finished) -> None:
+        """Keep `event` for `whole`."""
+
+    def whole(self, usage: Usage) -> msgspec.Struct:
+        """The body of an answer that is not streamed."""
+
+
+async def send_document(send: Send, document: msgspec.Struct) -> None:
+    """Send `document` as a complete JSON answer."""
+    body = msgspec.json.encode(document)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode("ascii")),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_whole(generation: Generation, shape: Shape, send: Send) -> None:
+    """Wait for all of it, then answer."""
+    async with generation.guard(), aclosing(generation.events()) as events:
+        async for choice, event in events:
+            shape.take(choice, event)
+    await generation.settle()
+    await send_document(send, shape.whole(generation.usage()))
+
+
+async def send_stream(
+    generation: Generation, shape: Shape, send: Send, keepalive_seconds: float
+) -> None:
+    """Answer while it is computed. An error on the way is the last frame, after its RES."""
+    stream = EventStream(send, keepalive_seconds)
+    try:
+        async with generation.guard(), stream.open():
+            generation.started = True
+            await stream.data(*shape.first())
+            await _pass_on(generation, shape, stream)
+        await generation.settle()
+    except ApplianceError as error:
+        last = await _recorded(generation, error)
+        await stream.fail(refusal(last).document)
+    else:
+        await stream.done()
+
+
+async def _recorded(generation: Generation, error: ApplianceError) -> ApplianceError:
+    """Make sure that RES is written; the error to tell, which may be that it cannot be."""
+    if not generation.closed:
+        try:
+            await generation.abandon(error)
+        except AuditUnavailableError as worse:
+            return worse
+    return error
+
+
+async def _pass_on(generation: Generation, shape: Shape, stream: EventStream) -> None:
+    async with aclosing(generation.events()) as events:
+        async for choice, event in events:
+            if isinstance(event, pb.Finished):
+                await stream.data(shape.finish(choice, event))
+            elif (chunk := shape.delta(choice, event)) is not None:
+                await stream.data(chunk)
+    last = shape.usage(generation.usage())
+    if last is not None:
+        await stream.data(last)

@@ -1,0 +1,140 @@
+"""/v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec import UNSET
+from starlette.types import Receive, Scope, Send
+
+from appliance.audit.event import clip
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.answer import send_stream, send_whole
+from appliance.shim.body import read_body
+from appliance.shim.exchange import exchange_of
+from appliance.shim.generation import FINISH_REASONS, Generation, admitted
+from appliance.shim.services import Services
+from appliance.shim.wire import completions as wire
+from appliance.shim.wire.decode import decode
+from appliance.shim.wire.parameters import COMPLETIONS
+from appliance.shim.wire.usage import Usage
+
+
+class CompletionsEndpoint:
+    """POST /v1/completions."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        request = decode(scope, await read_body(receive), wire.CompletionRequest, COMPLETIONS)
+        exchange.model = clip(request.model)
+        engine_requests = request.to_engine(exchange.request_id, exchange.key_id)
+        async with admitted(self._services, exchange, receive, engine_requests) as generation:
+            shape = CompletionShape(generation, request)
+            if request.stream:
+                keepalive = self._services.settings.keepalive_seconds
+                await send_stream(generation, shape, send, keepalive)
+            else:
+                await send_whole(generation, shape, send)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What a choice has said so far; `length` in characters of its logprobs' tokens."""
+
+    text: list[str] = field(default_factory=list)
+    logprobs: wire.CompletionLogprobs = field(
+        default_factory=lambda: wire.CompletionLogprobs([], [], [], [])
+    )
+    length: int = 0
+    finish_reason: str | None = None
+
+
+class CompletionShape:
+    """A generation as text_completion objects."""
+
+    def __init__(self, generation: Generation, request: wire.CompletionRequest) -> None:
+        self._generation = generation
+        self._request = request
+        self._id = f"cmpl-{generation.exchange.request_id.removeprefix('req_')}"
+        self._choices = [_Choice() for _ in range(generation.choices)]
+
+    def first(self) -> Sequence[msgspec.Struct]:
+        """Nothing: there is no role to announce, only an empty text for the first choice."""
+        return [self._chunk(wire.CompletionChoice(0, ""))]
+
+    def delta(self, choice: int, delta: pb.Delta) -> msgspec.Struct | None:
+        logprobs = self._logprobs(choice, delta)
+        if not delta.text and logprobs is None:
+            return None
+        return self._chunk(wire.CompletionChoice(choice, delta.text, logprobs))
+
+    def finish(self, choice: int, finished: pb.Finished) -> msgspec.Struct:
+        reason = FINISH_REASONS[finished.reason]
+        return self._chunk(wire.CompletionChoice(choice, "", finish_reason=reason))
+
+    def usage(self, usage: Usage) -> msgspec.Struct | None:
+        if not self._request.include_usage:
+            return None
+        chunk = self._chunk()
+        chunk.usage = usage
+        return chunk
+
+    def take(self, choice: int, event: pb.Delta | pb.Finished) -> None:
+        kept = self._choices[choice]
+        if isinstance(event, pb.Finished):
+            kept.finish_reason = FINISH_REASONS[event.reason]
+            return
+        kept.text.append(event.text)
+        logprobs = self._logprobs(choice, event)
+        if logprobs is not None:
+            for name in logprobs.__struct_fields__:
+                getattr(kept.logprobs, name).extend(getattr(logprobs, name))
+
+    def whole(self, usage: Usage) -> msgspec.Struct:
+        wanted = self._request.logprobs is not None
+        answer = self._chunk(
+            *(
+                wire.CompletionChoice(
+                    index,
+                    "".join(choice.text),
+                    choice.logprobs if wanted else None,
+                    choice.finish_reason,
+                )
+                for index, choice in enumerate(self._choices)
+            )
+        )
+        answer.usage = usage
+        return answer
+
+    def _chunk(self, *choices: wire.CompletionChoice) -> wire.Completion:
+        return wire.Completion(
+            id=self._id,
+            created=self._generation.created,
+            model=self._request.model,
+            choices=list(choices),
+            system_fingerprint=self._generation.fingerprint,
+            usage=None if self._request.include_usage else UNSET,
+        )
+
+    def _logprobs(self, choice: int, delta: pb.Delta) -> wire.CompletionLogprobs | None:
+        if self._request.logprobs is None or not delta.logprobs:
+            return None
+        kept = self._choices[choice]
+        result = wire.CompletionLogprobs([], [], [], [])
+        for token in delta.logprobs:
+            text = _text(token.token)
+            result.tokens.append(text)
+            result.token_logprobs.append(token.logprob)
+            result.top_logprobs.append({_text(top.token): top.logprob for top in token.top})
+            result.text_offset.append(kept.length)
+            kept.length += len(text)
+        return result
+
+
+def _text(token: bytes) -> str:
+    return token.decode("utf-8", "replace")

@@ -1,0 +1,80 @@
+"""/v1/models: what the engine serves now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from appliance.errors import NotFoundError
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.answer import send_document
+from appliance.shim.engine_client import EngineClient
+
+
+class ModelOut(msgspec.Struct, frozen=True):
+    """A model; the fields after `object` are extensions."""
+
+    id: str
+    created: int
+    owned_by: str = "appliance"
+    object: Literal["model"] = "model"
+    version: str = ""
+    kind: str = ""
+    context_length: int = 0
+    bundle_digest: str = ""
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    data: list[ModelOut]
+    object: Literal["list"] = "list"
+
+
+class ModelsEndpoint:
+    """GET /v1/models."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        served = serving(await self._engine.models())
+        await send_document(send, ModelList([_out(model) for model in served]))
+
+
+class ModelEndpoint:
+    """GET /v1/models/{model}."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path_params"]["model"]
+        for model in serving(await self._engine.models()):
+            if model.name == name:
+                await send_document(send, _out(model))
+                return
+        raise NotFoundError(
+            f"the model {name!r} is not served here",
+            hint="GET /v1/models lists those that are",
+            code="model_not_found",
+        )
+
+
+def serving(models: Sequence[pb.Model]) -> list[pb.Model]:
+    """One for each name that takes requests, by name; while a version drains, the new one."""
+    taking = [model for model in models if model.state == pb.MODEL_STATE_SERVING]
+    newest = {model.name: model for model in sorted(taking, key=lambda model: model.created)}
+    return [newest[name] for name in sorted(newest)]
+
+
+def _out(model: pb.Model) -> ModelOut:
+    return ModelOut(
+        id=model.name,
+        created=model.created,
+        version=model.version,
+        kind=model.kind,
+        context_length=model.context_length,
+        bundle_digest=model.bundle_digest,
+    )

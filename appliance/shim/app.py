@@ -1,0 +1,42 @@
+"""The application: its layers in their order, outermost first.
+
+identify            request id, exchange
+observe             counts and durations
+answer errors       typed errors become answers
+record rejections   a refused request gets its REJECT
+drain               turned away while stopping
+authenticate        a key that is valid now
+limit body          size and time
+router              the endpoints
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.types import ASGIApp
+
+from appliance.shim.drain import DrainLayer
+from appliance.shim.layers.answer_errors import AnswerErrorsLayer
+from appliance.shim.layers.authenticate import AuthenticateLayer
+from appliance.shim.layers.identify import IdentifyLayer
+from appliance.shim.layers.limit_body import LimitBodyLayer
+from appliance.shim.layers.observe import ObserveLayer
+from appliance.shim.layers.record_rejections import RecordRejectionsLayer
+from appliance.shim.routes import PUBLIC, route_of, router
+from appliance.shim.services import Services
+
+_BODY_SECONDS = 60.0
+"""Longest time for a body to arrive."""
+
+
+def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
+    """The ASGI application over `services`."""
+    app = router(services, audit_available)
+    app = LimitBodyLayer(app, services.settings.max_body_bytes, _BODY_SECONDS)
+    app = AuthenticateLayer(app, services.keys, PUBLIC)
+    app = DrainLayer(app, services.drain)
+    app = RecordRejectionsLayer(app, services.accounting, PUBLIC)
+    app = AnswerErrorsLayer(app)
+    app = ObserveLayer(app, services.metrics)
+    return IdentifyLayer(app, route_of)

@@ -1,0 +1,82 @@
+"""Stopping without losing anybody: new requests are turned away, running ones may finish.
+
+Owns the count of requests inside and the moment they are told to end. Refuses to stop the server;
+server.py does that when `close` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from appliance.errors import UnavailableError
+
+
+class Drain:
+    """The gate of one shim."""
+
+    def __init__(self) -> None:
+        self._closing = False
+        self._inside = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._on_end: set[Callable[[], None]] = set()
+
+    @property
+    def inside(self) -> int:
+        """Requests that are being worked on."""
+        return self._inside
+
+    def add(self, end: Callable[[], None]) -> None:
+        """Call `end` when running requests must come to their end."""
+        self._on_end.add(end)
+
+    def discard(self, end: Callable[[], None]) -> None:
+        """Forget `end`."""
+        self._on_end.discard(end)
+
+    def enter(self) -> None:
+        """A request comes in. Raises UnavailableError with code `shutting_down`."""
+        if self._closing:
+            raise UnavailableError(
+                "the endpoint is being stopped", hint="try again shortly", code="shutting_down"
+            )
+        self._inside += 1
+        self._empty.clear()
+
+    def leave(self) -> None:
+        """A request that came in is done."""
+        self._inside -= 1
+        if not self._inside:
+            self._empty.set()
+
+    async def close(self, seconds: float) -> None:
+        """Turn new requests away; return when the last one has left.
+
+        After `seconds` the running ones are told to end, which they do after their audit record.
+        """
+        self._closing = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            for end in list(self._on_end):
+                end()
+            await self._empty.wait()
+
+
+class DrainLayer:
+    """Counts the requests that are inside."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._drain.enter()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._drain.leave()

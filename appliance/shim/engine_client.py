@@ -1,0 +1,125 @@
+"""The shim's side of the engine's protocol.
+
+Owns the channel over the Unix socket: it connects on first use, and again by itself, within a
+second, after the engine was away. Every failure is a typed error. Refuses to retry a call: only
+the caller knows whether that is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from appliance.errors import UnavailableError
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.pb import engine_v1_pb2_grpc as pb_grpc
+from appliance.shim.engine_errors import typed
+
+_QUICK_SECONDS = 5.0
+"""Deadline of calls that compute nothing."""
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_send_message_length", 64 * 1024 * 1024),
+    # A Unix socket has no proxy; do not let the environment name one.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class GenerateStream:
+    """One running Generate call. Iterating raises typed errors; `cancel` ends it in the engine."""
+
+    def __init__(
+        self, call: grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateEvent]
+    ) -> None:
+        self._call = call
+        self._events: AsyncIterator[pb.GenerateEvent] = aiter(call)
+
+    def __aiter__(self) -> GenerateStream:
+        return self
+
+    async def __anext__(self) -> pb.GenerateEvent:
+        try:
+            return await anext(self._events)
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+
+    async def accepted(self) -> pb.Accepted:
+        """The first event: the engine has taken the request."""
+        event = await anext(self, None)
+        if event is None or event.WhichOneof("event") != "accepted":
+            raise UnavailableError("the engine broke its protocol", code="engine_error")
+        return event.accepted
+
+    def cancel(self) -> None:
+        """Stop the sequences of this call; harmless when it is over."""
+        self._call.cancel()
+
+
+class EngineClient:
+    """Calls to the engine that listens on the Unix socket `socket`."""
+
+    def __init__(self, socket: Path) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
+        self._engine = pb_grpc.EngineStub(self._channel)  # type: ignore[no-untyped-call]
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the channel; calls that still run are cancelled."""
+        await self._channel.close(None)
+
+    def generate(self, request: pb.GenerateRequest) -> GenerateStream:
+        """Start `request`; the engine works from now on."""
+        return GenerateStream(self._engine.Generate(request))
+
+    async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        """The vectors for `request`. Being cancelled cancels the call."""
+        try:
+            answer: pb.EmbedResponse = await self._engine.Embed(request)
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        return answer
+
+    async def settle(self, request_id: str) -> Sequence[pb.Usage]:
+        """What a cancelled call computed, per sequence."""
+        request = pb.SettleRequest(request_id=request_id)
+        try:
+            answer: pb.SettleResponse = await self._engine.Settle(request, timeout=_QUICK_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        return answer.sequences
+
+    async def models(self) -> Sequence[pb.Model]:
+        """Every model the engine holds, in whatever state."""
+        try:
+            answer: pb.ListModelsResponse = await self._engine.ListModels(
+                pb.ListModelsRequest(), timeout=_QUICK_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        return answer.models
+
+    async def stats(self) -> Sequence[pb.ModelStats]:
+        """Counters and gauges, per model."""
+        try:
+            answer: pb.StatsResponse = await self._engine.Stats(
+                pb.StatsRequest(), timeout=_QUICK_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        return answer.models
+
+    async def serving(self) -> bool:
+        """Whether the engine says of itself that it serves (grpc.health.v1)."""
+        try:
+            answer = await self._health.Check(
+                health_pb2.HealthCheckRequest(service=""), timeout=_QUICK_SECONDS
+            )
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

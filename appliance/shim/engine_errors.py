@@ -1,0 +1,55 @@
+"""gRPC statuses of the engine as typed errors.
+
+The engine puts its error code, hint and parameter into trailing metadata (engine_v1.proto); the
+status decides the class, so that an engine that sends no metadata is still understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+import grpc
+
+from appliance.errors import (
+    ApplianceError,
+    CapacityError,
+    NotFoundError,
+    RequestError,
+    UnavailableError,
+)
+
+_AWAY = "the engine does not answer"
+
+
+def typed(error: grpc.aio.AioRpcError) -> ApplianceError:
+    """The typed error that `error` stands for."""
+    status = error.code()
+    trailer: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()  # type: ignore[assignment]
+    metadata = {key: str(value) for key, value in trailer}
+    code = metadata.get("appliance-code")
+    hint = unquote(metadata.get("appliance-hint", ""))
+    message = error.details() or "the engine refused the request"
+    match status:
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
+            param = unquote(metadata.get("appliance-param", "")) or None
+            return RequestError(message, param=param, hint=hint, code=code)
+        case grpc.StatusCode.NOT_FOUND:
+            return NotFoundError(message, hint=hint, code=code or "model_not_found")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return CapacityError(message, hint=hint, code=code)
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return UnavailableError(message, hint=hint, code=code or "model_unavailable")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return UnavailableError(message, hint=hint, code="timeout")
+        case grpc.StatusCode.UNAVAILABLE if code is not None:
+            return UnavailableError(message, hint=hint, code=code)
+        case grpc.StatusCode.UNAVAILABLE:
+            # gRPC's own words name sockets and errno: of no use to the caller.
+            return UnavailableError(_AWAY, hint="try again shortly", code="engine_unavailable")
+        case _:
+            return UnavailableError(
+                f"the engine failed with {status.name}",
+                hint="the engine's log has the reason",
+                code="engine_error",
+            )

@@ -1,0 +1,44 @@
+"""One HTTP request and what the layers learn about it on the way in."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+from appliance.access import KeyInfo
+
+_SLOT = "appliance.exchange"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Facts about one request: no part of its content, so all of it may be logged."""
+
+    request_id: str
+    route: str
+    """The route's template, or "unknown": never the caller's own path."""
+    peer: str = ""
+    key: KeyInfo | None = None
+    model: str = ""
+    """The model the caller asked for, as far as the body was read."""
+    admitted: bool = False
+    """Its REQ record is durable, so a RES record must follow."""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def key_id(self) -> str:
+        """Id of the authenticated key; empty before authentication."""
+        return self.key.id if self.key is not None else ""
+
+    def attach(self, scope: Scope) -> None:
+        """Make this the exchange of `scope`."""
+        scope[_SLOT] = self
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """The exchange that the outermost layer attached to `scope`."""
+    exchange = scope[_SLOT]
+    assert isinstance(exchange, Exchange)
+    return exchange

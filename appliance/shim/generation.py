@@ -1,0 +1,218 @@
+"""One admitted request for text: its calls to the engine, its tokens and its bill.
+
+Owns the order of things. The engine starts at once; nothing is sent before REQ is durable; `settle`
+makes RES durable before the last byte; leaving the context early stops the engine, asks it what
+it had computed and writes RES with that. Refuses to know the shape of the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+
+from starlette.types import Receive
+
+from appliance.audit.event import Outcome
+from appliance.errors import ApplianceError, UnavailableError
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.accounting import Bill
+from appliance.shim.engine_client import EngineClient, GenerateStream
+from appliance.shim.exchange import Exchange
+from appliance.shim.lifeline import DisconnectedError, Lifeline
+from appliance.shim.merge import merged
+from appliance.shim.metrics import Metrics
+from appliance.shim.refusals import INTERNAL, status_of
+from appliance.shim.services import Services
+from appliance.shim.tally import Tally, total, usage
+from appliance.shim.wire.usage import Usage
+
+_ACCEPT_SECONDS = 30.0
+"""The engine says at once whether it takes a request, even if the request then waits."""
+FINISH_REASONS = {
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_TOOL_CALLS: "tool_calls",
+}
+Event = pb.Delta | pb.Finished
+
+
+class Generation:
+    """What a handler sees of a request that the engine has taken."""
+
+    def __init__(
+        self,
+        *,
+        engine: EngineClient,
+        metrics: Metrics,
+        exchange: Exchange,
+        requests: Sequence[pb.GenerateRequest],
+        streams: Sequence[GenerateStream],
+        accepted: Sequence[pb.Accepted],
+        lifeline: Lifeline,
+        bill: Bill,
+    ) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._requests = requests
+        self._streams = streams
+        self._tallies = [Tally(answer.prompt_tokens) for answer in accepted]
+        self._bill = bill
+        self._last_token: dict[int, float] = {}
+        self._delivered = 0
+        self._reasons: set[str] = set()
+        self.exchange = exchange
+        self.guard = lifeline.guard
+        self.created = int(time.time())
+        self.fingerprint = f"fp_{accepted[0].bundle_digest[:16]}"
+        """Changes whenever another bundle answers under the same model name."""
+        self.started = False
+        """A handler sets this when it has sent the head of a stream."""
+
+    @property
+    def choices(self) -> int:
+        """Number of answers: sequences of all prompts."""
+        return sum(request.n for request in self._requests)
+
+    @property
+    def closed(self) -> bool:
+        """Whether RES is written."""
+        return self._bill.closed
+
+    async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
+        """Deltas and ends, each with the number of its choice.
+
+        Raises UnavailableError if the engine breaks off. Each choice ends exactly once.
+        """
+        per_prompt = self._requests[0].n
+        async with aclosing(merged(self._streams)) as events:
+            async for prompt, event in events:
+                kind = event.WhichOneof("event")
+                if kind == "delta":
+                    self._count(prompt, event.delta)
+                    yield prompt * per_prompt + event.delta.index, event.delta
+                    # The handler came back for more: this one was handed on.
+                    self._delivered += event.delta.tokens
+                elif kind == "finished":
+                    finished = event.finished
+                    self._tallies[prompt].finished[finished.index] = finished.usage
+                    self._reasons.add(_reason(finished))
+                    yield prompt * per_prompt + finished.index, finished
+        if sum(len(tally.finished) for tally in self._tallies) != self.choices:
+            raise UnavailableError("the engine ended early", code="engine_error")
+
+    def usage(self) -> Usage:
+        """What is billed, after the last event."""
+        return usage(total(self._tallies, delivered=self._delivered))
+
+    async def settle(self) -> None:
+        """All is computed: make RES durable. Raises AuditUnavailableError."""
+        await self._bill.close(
+            "ok",
+            total(self._tallies, delivered=self._delivered),
+            status=200,
+            finish_reason=",".join(sorted(self._reasons)),
+        )
+
+    async def abandon(self, error: BaseException) -> None:
+        """Stop the engine, learn what it computed, make RES durable."""
+        for stream in self._streams:
+            stream.cancel()
+        await asyncio.gather(*map(self._learn, self._requests, self._tallies))
+        outcome, status, code = _end_of(error)
+        await self._bill.close(
+            outcome,
+            total(self._tallies, delivered=self._delivered if self.started else 0),
+            status=200 if self.started else status,
+            code=code,
+        )
+
+    async def _learn(self, request: pb.GenerateRequest, tally: Tally) -> None:
+        if len(tally.finished) == request.n:
+            return
+        try:
+            tally.settled = await self._engine.settle(request.request_id)
+        except ApplianceError:
+            tally.settled = None
+
+    def _count(self, prompt: int, delta: pb.Delta) -> None:
+        if not delta.tokens:
+            return
+        now = time.monotonic()
+        tally = self._tallies[prompt]
+        if not any(tally.received for tally in self._tallies):
+            self._metrics.first_token(self.exchange.model, now - self.exchange.started)
+        tally.received += delta.tokens
+        sequence = prompt * self._requests[0].n + delta.index
+        before = self._last_token.get(sequence)
+        if before is not None:
+            self._metrics.next_tokens(self.exchange.model, now - before, delta.tokens)
+        self._last_token[sequence] = now
+
+
+@asynccontextmanager
+async def admitted(
+    services: Services,
+    exchange: Exchange,
+    receive: Receive,
+    requests: Sequence[pb.GenerateRequest],
+) -> AsyncIterator[Generation]:
+    """Start `requests` in the engine and admit the exchange: REQ is durable inside.
+
+    Raises the engine's refusal before REQ, so that it becomes a REJECT. A caller that hangs up
+    meanwhile is noticed inside: then there is a REQ, and a RES with what was computed.
+    """
+    seconds = services.settings.request_timeout_seconds
+    streams = [services.engine.generate(request) for request in requests]
+    try:
+        async with Lifeline(receive, services.drain, seconds) as lifeline:
+            accepted = await _accepted(streams)
+            bill = await services.accounting.admit(
+                exchange, bundle_digest=accepted[0].bundle_digest
+            )
+            generation = Generation(
+                engine=services.engine,
+                metrics=services.metrics,
+                exchange=exchange,
+                requests=requests,
+                streams=streams,
+                accepted=accepted,
+                lifeline=lifeline,
+                bill=bill,
+            )
+            try:
+                yield generation
+            except BaseException as error:
+                if not generation.closed:
+                    await generation.abandon(error)
+                raise
+    finally:
+        for stream in streams:
+            stream.cancel()
+
+
+async def _accepted(streams: Sequence[GenerateStream]) -> list[pb.Accepted]:
+    try:
+        async with asyncio.timeout(_ACCEPT_SECONDS):
+            return [await stream.accepted() for stream in streams]
+    except TimeoutError:
+        raise UnavailableError(
+            "the engine does not answer", hint="try again shortly", code="engine_unavailable"
+        ) from None
+
+
+def _reason(finished: pb.Finished) -> str:
+    reason = FINISH_REASONS.get(finished.reason)
+    if reason is None:
+        name = pb.FinishReason.Name(finished.reason).removeprefix("FINISH_REASON_").lower()
+        raise UnavailableError(f"the engine ended the answer: {name}", code="engine_error")
+    return reason
+
+
+def _end_of(error: BaseException) -> tuple[Outcome, int, str]:
+    """Outcome, status and code that RES has for a request that ended with `error`."""
+    if isinstance(error, DisconnectedError):
+        return "cancelled", 0, ""
+    known = error if isinstance(error, ApplianceError) else INTERNAL
+    return "error", status_of(known), known.code

@@ -1,0 +1,137 @@
+"""What /metrics shows: names follow vLLM's, under the prefix `appliance_`.
+
+Owns the registry. Labels are routes, models and status codes: sets that a caller cannot grow,
+because a model becomes a label only after the engine accepted a request for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from appliance.audit.event import Response
+from appliance.pb import engine_v1_pb2 as pb
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
+
+
+class Metrics:
+    """Counters of this process, and the engine's as it last told them."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry(auto_describe=True)
+        self.registry = registry
+        self.engine = EngineCollector()
+        registry.register(self.engine)
+        ProcessCollector(namespace="appliance_shim", registry=registry)
+        self._requests = Counter(
+            "appliance_http_requests",
+            "HTTP requests answered, by route and status (0: the caller hung up first).",
+            ("route", "status"),
+            registry=registry,
+        )
+        self._durations = Histogram(
+            "appliance_http_request_duration_seconds",
+            "From the request's head to the answer's last byte.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._first_token = Histogram(
+            "appliance_time_to_first_token_seconds",
+            "From the request's head to the first token from the engine.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._between_tokens = Histogram(
+            "appliance_inter_token_latency_seconds",
+            "Between two deltas of one sequence, per token.",
+            ("model",),
+            buckets=_STEP_SECONDS,
+            registry=registry,
+        )
+        self._finished = Counter(
+            "appliance_request_finished",
+            "Admitted requests that ended, by outcome.",
+            ("model", "outcome", "finished_reason"),
+            registry=registry,
+        )
+        self._tokens = {
+            name: Counter(f"appliance_{name}_tokens", help_text, ("model",), registry=registry)
+            for name, help_text in (
+                ("prompt", "Prompt tokens billed."),
+                ("cached_prompt", "Of the prompt tokens, taken from the prefix cache."),
+                ("generation", "Generated tokens billed."),
+                ("reasoning", "Of the generated tokens, reasoning."),
+            )
+        }
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """A request was answered; `status` 0 if nobody was there to read it."""
+        self._requests.labels(route, str(status)).inc()
+        self._durations.labels(route).observe(seconds)
+
+    def first_token(self, model: str, seconds: float) -> None:
+        """The engine gave the first token of a request."""
+        self._first_token.labels(model).observe(seconds)
+
+    def next_tokens(self, model: str, seconds: float, count: int) -> None:
+        """The engine gave `count` more tokens, `seconds` after the ones before."""
+        self._between_tokens.labels(model).observe(seconds / count)
+
+    def settled(self, response: Response) -> None:
+        """An admitted request ended."""
+        model, tokens = response.model, response.tokens
+        self._finished.labels(model, response.outcome, response.finish_reason).inc()
+        self._tokens["prompt"].labels(model).inc(tokens.prompt)
+        self._tokens["cached_prompt"].labels(model).inc(tokens.cached)
+        self._tokens["generation"].labels(model).inc(tokens.generated)
+        self._tokens["reasoning"].labels(model).inc(tokens.reasoning)
+
+
+class EngineCollector(Collector):
+    """The engine's own counters; `latest` is None while it does not answer."""
+
+    latest: Sequence[pb.ModelStats] | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, whether or not the engine answers, so that names are always known."""
+        models = self.latest or ()
+        up = GaugeMetricFamily("appliance_engine_up", "Whether the engine answers.")
+        up.add_metric((), 0 if self.latest is None else 1)
+        yield up
+        gauges = (
+            ("num_requests_running", "Sequences in the running batch.", "sequences_running"),
+            ("num_requests_waiting", "Sequences in the queue.", "sequences_waiting"),
+            ("kv_cache_total_bytes", "Key-value cache of the model.", "cache_bytes_total"),
+        )
+        for name, text, field in gauges:
+            gauge = GaugeMetricFamily(f"appliance_{name}", text, labels=("model",))
+            for model in models:
+                gauge.add_metric((model.model,), getattr(model, field))
+            yield gauge
+        used = GaugeMetricFamily(
+            "appliance_kv_cache_usage_perc", "Cache in use, 1 is all of it.", labels=("model",)
+        )
+        for model in models:
+            used.add_metric((model.model,), model.cache_bytes_used / (model.cache_bytes_total or 1))
+        yield used
+        counters = (
+            ("engine_prompt_tokens", "Prompt tokens computed.", "prompt_tokens"),
+            ("engine_generation_tokens", "Tokens sampled.", "generated_tokens"),
+            ("prefix_cache_hits", "Prompt tokens taken from the cache.", "cached_tokens"),
+            ("engine_sequences_finished", "Sequences that ended.", "sequences_finished"),
+            ("engine_sequences_cancelled", "Sequences cancelled.", "sequences_cancelled"),
+            ("num_preemptions", "Sequences put back into the queue.", "preemptions"),
+            ("engine_steps", "Steps of the engine.", "steps"),
+        )
+        for name, text, field in counters:
+            counter = CounterMetricFamily(f"appliance_{name}", text, labels=("model",))
+            for model in models:
+                counter.add_metric((model.model,), getattr(model, field))
+            yield counter

@@ -1,0 +1,117 @@
+"""Errors in the API's shape: status, type, code, param, and when to try again.
+
+Owns the one table from error codes to HTTP. The official SDKs turn the status into an exception
+class and retry 408, 409, 429 and 5xx twice, unless a header says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from appliance.errors import (
+    ApplianceError,
+    CapacityError,
+    NotFoundError,
+    RequestError,
+    StorageError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+INTERNAL = ApplianceError(
+    "the request failed inside the appliance",
+    hint="its log has the reason under the request id",
+    code="internal_error",
+)
+
+STATUS_OF_CODE = {
+    "invalid_api_key": 401,
+    "unknown_url": 404,
+    "model_not_found": 404,
+    "method_not_allowed": 405,
+    "body_timeout": 408,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "timeout": 504,
+}
+_STATUS_OF_CLASS: tuple[tuple[type[ApplianceError], int], ...] = (
+    (RequestError, 400),
+    (UnsupportedError, 400),
+    (NotFoundError, 404),
+    (CapacityError, 429),
+    (UnavailableError, 503),
+    (StorageError, 503),
+)
+_TYPE_OF_STATUS = {429: "rate_limit_error"}
+_RETRY_AFTER_SECONDS = {429: 1, 503: 1}
+_NO_RETRY = frozenset({"timeout"})
+"""Trying again would compute as long again and fail as well."""
+_CLOSING = frozenset({"body_timeout", "body_too_large"})
+"""The rest of the body is not read, so the connection cannot be used again."""
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """The inner object of every error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorDocument(msgspec.Struct, frozen=True):
+    """What every error looks like, as a body and inside a stream."""
+
+    error: ErrorBody
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error, ready to be sent."""
+
+    status: int
+    document: ErrorDocument
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    @property
+    def code(self) -> str:
+        return self.document.error.code
+
+    @property
+    def body(self) -> bytes:
+        return msgspec.json.encode(self.document)
+
+
+def status_of(error: ApplianceError) -> int:
+    """The HTTP status of `error`."""
+    if error.code in STATUS_OF_CODE:
+        return STATUS_OF_CODE[error.code]
+    return next((status for kind, status in _STATUS_OF_CLASS if isinstance(error, kind)), 500)
+
+
+def refusal(error: ApplianceError) -> Refusal:
+    """`error` in the API's shape."""
+    status = status_of(error)
+    fallback = "server_error" if status >= 500 else "invalid_request_error"
+    body = ErrorBody(
+        message=f"{error.message}; {error.hint}" if error.hint else error.message,
+        type=_TYPE_OF_STATUS.get(status, fallback),
+        param=error.param if isinstance(error, RequestError) else None,
+        code=error.code,
+    )
+    return Refusal(status, ErrorDocument(body), tuple(_headers(status, error.code)))
+
+
+def _headers(status: int, code: str) -> list[tuple[bytes, bytes]]:
+    headers = []
+    if status in _RETRY_AFTER_SECONDS:
+        headers.append((b"retry-after", str(_RETRY_AFTER_SECONDS[status]).encode()))
+    if code in _NO_RETRY:
+        headers.append((b"x-should-retry", b"false"))
+    if code in _CLOSING:
+        headers.append((b"connection", b"close"))
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers

@@ -1,0 +1,119 @@
+"""The shim as a running server: opens what it needs, listens, and stops without losing anybody.
+
+Owns the order. Start: audit log (orphans closed), usage (caught up), keys, then the port; ready
+means that requests are answered. Stop: new requests are turned away, running ones get their
+time, then an error event; each has its RES before the port and, last, the log are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+
+from appliance.access import KeyStore
+from appliance.audit import AuditLog, AuditWriter
+from appliance.config import ApiSettings, Config
+from appliance.errors import UnavailableError
+from appliance.metering import Meter, catch_up
+from appliance.shim.accounting import Accounting
+from appliance.shim.app import build
+from appliance.shim.drain import Drain
+from appliance.shim.engine_client import EngineClient
+from appliance.shim.http_protocol import BoundedHttpProtocol
+from appliance.shim.metrics import Metrics
+from appliance.shim.services import Services
+from appliance.shim.settler import Settler
+
+_BACKLOG = 1024
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep an idle connection, so that they close it and not we under them."""
+_log = logging.getLogger(__name__)
+
+
+async def serve(config: Config, *, stop: asyncio.Event, ready: Callable[[], object]) -> None:
+    """Serve until `stop` is set; calls `ready` once requests are answered.
+
+    Raises UnavailableError if the port is taken, and the errors of the audit log.
+    """
+    async with _services(config) as (services, writer):
+        listener = _listen(config.api)
+        _log.info("listening on %s", config.base_url)
+        server = _Server(
+            uvicorn.Config(
+                build(services, lambda: writer.available),
+                http=BoundedHttpProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            ),
+            ready,
+        )
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        _log.info("stopping: %d requests are running", services.drain.inside)
+        await services.drain.close(config.api.drain_seconds)
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def _services(config: Config) -> AsyncIterator[tuple[Services, AuditWriter]]:
+    layout = config.layout
+    with (
+        AuditLog.open(layout.audit, layout.audit_key, config.audit) as log,
+        KeyStore(layout.keys_db) as keys,
+    ):
+        closed = log.recover()
+        if closed:
+            _log.warning("%d requests were cut off when the endpoint last ended", closed)
+        meter = Meter(layout.usage_db)
+        catch_up(meter, layout.audit)
+        metrics, drain = Metrics(), Drain()
+        settler = Settler(meter)
+        engine = EngineClient(layout.engine_socket)
+        async with AuditWriter(log, config.audit) as writer:
+            accounting = Accounting(writer, settler, metrics)
+            try:
+                yield Services(config.api, engine, keys, accounting, metrics, drain), writer
+            finally:
+                await engine.close()
+                await settler.close()
+
+
+def _listen(settings: ApiSettings) -> socket.socket:
+    address = (settings.listen_host, settings.listen_port)
+    family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
+    try:
+        return socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise UnavailableError(
+            f"{settings.listen_host} port {settings.listen_port} cannot be used: {error.strerror}",
+            hint="stop what listens there, or set another api.listen_port",
+        ) from error
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that says when it answers, and leaves signals alone: the order of a stop is ours."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,50 @@
+"""Usage rows on their way into the usage database.
+
+Owns one thread and batches: rows that come while a transaction runs go into the next one. The
+audit record is the truth and the table its projection, so no answer waits for it; a row that
+cannot be written is made up for from the log at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+from appliance.errors import StorageError
+from appliance.metering import Meter, UsageRow
+
+_log = logging.getLogger(__name__)
+
+
+class Settler:
+    """Writes rows into `meter`, which is its own from now on."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="settler")
+        self._waiting: list[UsageRow] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    def settle(self, row: UsageRow) -> None:
+        """Write `row` soon; harmless if it was written before."""
+        self._waiting.append(row)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """Write what waits, then close the meter."""
+        if self._writer is not None:
+            await self._writer
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._meter.close)
+        self._thread.shutdown()
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await loop.run_in_executor(self._thread, self._meter.settle, *batch)
+            except StorageError as error:
+                _log.error("%d usage rows were not written: %s", len(batch), error.message)
+        self._writer = None

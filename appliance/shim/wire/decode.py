@@ -1,0 +1,67 @@
+"""Request bodies into typed requests, refusing by name what does not fit.
+
+msgspec checks and converts in one pass; its message ends with a path such as `$.messages[0].role`,
+which becomes the `param` of the error. Of a name that stands twice in an object the last counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NoReturn, TypeVar
+
+import msgspec
+from starlette.types import Scope
+
+from appliance.errors import RequestError
+from appliance.shim.wire.parameters import Parameter
+
+T = TypeVar("T")
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_FIELD = re.compile(r"Object (?P<how>contains unknown|missing required) field `(?P<name>[^`]*)`")
+
+
+def decode(scope: Scope, body: bytes, kind: type[T], parameters: Sequence[Parameter]) -> T:
+    """`body` as a `kind`; `parameters` explains names that are known and not supported.
+
+    Raises RequestError naming the parameter.
+    """
+    _check_media_type(scope)
+    try:
+        request = msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        _refuse(str(error), parameters)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise RequestError("the body is not valid JSON", code="invalid_json") from None
+    except RecursionError:
+        raise RequestError("the body is nested too deeply", code="invalid_json") from None
+    for parameter in parameters:
+        parameter.check(request)
+    return request
+
+
+def _check_media_type(scope: Scope) -> None:
+    values = [value for name, value in scope["headers"] if name == b"content-type"]
+    media_type = values[0].split(b";")[0].strip().lower() if len(values) == 1 else b""
+    if media_type != b"application/json":
+        raise RequestError(
+            "the body must be JSON",
+            hint="send it with `Content-Type: application/json`",
+            code="unsupported_media_type",
+        )
+
+
+def _refuse(message: str, parameters: Sequence[Parameter]) -> NoReturn:
+    match = _PATH.match(message)
+    assert match is not None, "the pattern matches every text"
+    what, path = match["what"], match["path"] or ""
+    field = _FIELD.match(what)
+    if field is None:
+        raise RequestError(what, param=path or None, code="invalid_value")
+    param = f"{path}.{field['name']}" if path else field["name"]
+    if field["how"] == "missing required":
+        raise RequestError(f"`{param}` is required", param=param, code="missing_parameter")
+    known = next((p for p in parameters if p.name == param), None)
+    if known is not None:
+        known.refuse()
+    raise RequestError(f"unknown parameter `{param}`", param=param, code="unknown_parameter")
