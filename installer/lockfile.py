@@ -39,7 +39,7 @@ class Pin:
 
 
 def parse_lock(text: str) -> tuple[Pin, ...]:
-    """The pins of a lock. Raises UsageError naming the line."""
+    """The pins of a lock, each once. Raises UsageError naming the line."""
     pins = []
     for line in text.replace("\\\n", " ").splitlines():
         if not line.strip() or line.lstrip().startswith("#"):
@@ -61,7 +61,7 @@ def parse_lock(text: str) -> tuple[Pin, ...]:
                 hashes,
             )
         )
-    return tuple(pins)
+    return tuple(dict.fromkeys(pins))
 
 
 def write_lock(pins: Iterable[Pin]) -> str:

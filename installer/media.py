@@ -30,6 +30,7 @@ from installer.release import (
     ReleaseWheel,
     decode_model,
     decode_release,
+    describe,
 )
 
 Advance = Callable[[int], None]
@@ -169,16 +170,7 @@ def verify_media(media: Media, advance: Advance | None = None, *, uncached: bool
 
 def _checked_against(descriptor: ModelDescriptor, bundle: VerifiedBundle) -> VerifiedBundle:
     """The bundle that the release names, not merely one that some accepted key signed."""
-    signature = next(f.sha256 for f in bundle.files if f.path == "model.sig")
-    manifest = bundle.manifest
-    found = ModelDescriptor(
-        name=manifest.name,
-        version=manifest.version,
-        kind=manifest.kind,
-        size=bundle.size,
-        digest=bundle.digest,
-        signature_sha256=signature,
-    )
+    found = describe(bundle)
     if found != descriptor:
         name = "model.sig" if found.digest == descriptor.digest else "bundle.json"
         raise _altered(f"{descriptor.directory}/{name}")

@@ -10,7 +10,7 @@ import zipfile
 from importlib.resources import files
 from pathlib import Path
 
-from appliance.errors import NotFoundError
+from appliance.errors import LayoutError, NotFoundError
 
 NAME = "appliance.pyz"
 
@@ -27,11 +27,13 @@ def embedded_root() -> bytes:
 
 
 def root_of(archive: Path) -> bytes:
-    """The TUF root inside the appliance.pyz at `archive`. Raises NotFoundError."""
+    """The TUF root inside the appliance.pyz at `archive`. Raises LayoutError."""
     try:
         with zipfile.ZipFile(archive) as pyz:
             return pyz.read("root.json")
-    except (OSError, zipfile.BadZipFile, KeyError):
-        raise NotFoundError(
-            f"{archive} is not an appliance.pyz", hint="get fresh media from the packager"
+    except (OSError, zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
+        raise LayoutError(
+            f"{archive.name} is damaged or missing: {error}",
+            path=archive.name,
+            hint="get fresh media from the packager",
         ) from None

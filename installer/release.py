@@ -12,6 +12,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from appliance.bundle.manifest import SIGNATURE_NAME
+from appliance.bundle.verify import VerifiedBundle
 from appliance.errors import LayoutError
 from appliance.fsops import check_relative
 
@@ -76,6 +78,19 @@ class ModelDescriptor(_Strict, frozen=True, kw_only=True):
     def target(self) -> str:
         """The TUF target that holds this document."""
         return f"models/{self.name}-{self.version}.json"
+
+
+def describe(bundle: VerifiedBundle) -> ModelDescriptor:
+    """The descriptor of a bundle as it was verified."""
+    manifest = bundle.manifest
+    return ModelDescriptor(
+        name=manifest.name,
+        version=manifest.version,
+        kind=manifest.kind,
+        size=bundle.size,
+        digest=bundle.digest,
+        signature_sha256=next(f.sha256 for f in bundle.files if f.path == SIGNATURE_NAME),
+    )
 
 
 T = TypeVar("T", Release, ModelDescriptor)

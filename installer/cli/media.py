@@ -1,10 +1,139 @@
-"""`appliance media …`."""
+"""`appliance media …`: write and check install media."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(name="media", help="", no_args_is_help=True)
+from installer.cli.output import JsonOption, err, out, print_fields, print_json
+from installer.cli.trust import PassphraseFileOption
+
+KeysOption = Annotated[
+    Path, typer.Option("--keys", help="Trust directory that `appliance trust init` made.")
+]
+WheelsOption = Annotated[
+    Path | None,
+    typer.Option("--wheels", help="Cache of wheels; .build/wheels of the checkout by default."),
+]
+
+app = typer.Typer(name="media", help="Write and check install media.", no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """."""
+    """Write and check install media."""
+
+
+@app.command()
+def build(
+    target: Annotated[Path, typer.Option("--out", help="New directory for the media.")],
+    keys: KeysOption,
+    bundles: Annotated[
+        list[Path] | None, typer.Option("--bundle", help="A signed bundle; repeat for more.")
+    ] = None,
+    wheels: WheelsOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write media and their fingerprint sheet: programs, bundles, documents, signatures."""
+    from installer.media_build import build_media
+    from installer.passphrase import read_passphrase
+    from installer.progress import TerminalProgress
+
+    built = build_media(
+        target,
+        bundles or [],
+        keys,
+        read_passphrase(passphrase_file),
+        wheel_cache=_wheel_cache(wheels),
+        progress=TerminalProgress(err),
+    )
+    document = {
+        **asdict(built),
+        "path": str(built.path),
+        "fingerprint_sheet": str(built.fingerprint_sheet),
+        "expires": built.expires.strftime("%Y-%m-%d"),
+    }
+    if as_json:
+        print_json(document)
+        return
+    print_fields(
+        {
+            "media": built.path,
+            "size": f"{built.size / 1e6:.1f} MB",
+            "import by": document["expires"],
+            "appliance.pyz": built.pyz_sha256,
+            "fingerprint sheet": built.fingerprint_sheet,
+        }
+    )
+
+
+@app.command()
+def verify(
+    media: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the media.")],
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", help="Trust directory to verify against; else the media's own."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every byte of the media again, past the page cache, and check it as a node would.
+
+    Without --keys the media are checked against the root inside their own appliance.pyz, which
+    proves them whole, and genuine only if the fingerprint printed is the one on the sheet.
+    """
+    from installer.media_verify import verify_written
+    from installer.progress import progress_for
+
+    verified = verify_written(media, keys, progress_for(err, sys.stderr, as_json=False))
+    bundles = [f"{b.manifest.name} {b.manifest.version}" for b in verified.media.bundles]
+    document = {
+        "media": str(media),
+        "version": verified.media.release.version,
+        "issued_at": verified.media.targets.issued_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "expires": verified.media.targets.expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "bundles": bundles,
+        "files": verified.files,
+        "size": verified.media.size,
+        "pyz_sha256": verified.pyz_sha256,
+        "anchor": verified.anchor,
+    }
+    if as_json:
+        print_json(document)
+        return
+    print_fields(
+        {
+            "verified": f"{verified.files} files, {verified.media.size / 1e6:.1f} MB",
+            "signed": document["issued_at"],
+            "import by": document["expires"],
+            "bundles": ", ".join(bundles) or "none",
+            "appliance.pyz": verified.pyz_sha256,
+            "anchor": verified.anchor,
+        }
+    )
+
+
+@app.command()
+def wheels(
+    cache: WheelsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch the wheels that media carry, so that `media build` needs no package index."""
+    from installer.wheelhouse import Locks, Wheelhouse
+
+    locks = Locks.of_checkout()
+    directory = _wheel_cache(cache)
+    found = Wheelhouse(directory).wheels(locks.node + locks.bootstrap, status=err.print)
+    size = sum(wheel.size for wheel in found)
+    if as_json:
+        print_json({"directory": str(directory), "wheels": len(found), "size": size})
+        return
+    out.print(f"{len(found)} wheels, {size / 1e6:.1f} MB, in {directory}", markup=False)
+
+
+def _wheel_cache(named: Path | None) -> Path:
+    from installer.wheelhouse import checkout
+
+    return (named or checkout() / ".build/wheels").absolute()

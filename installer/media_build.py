@@ -1,0 +1,119 @@
+"""The writing of media: one directory that any file system can hold.
+
+Owns the order: check everything that goes in, copy while hashing, sign over what was written,
+open the result as a node would, publish by one rename. Refuses bundles that no accepted key
+signed, a directory that exists, and files that FAT32 could not hold.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from appliance.errors import ConflictError
+from appliance.fsops import exclusive_lock, fsync_dir
+from appliance.trust.store import TrustStore
+from installer.keyring import Keyring
+from installer.lockfile import PYTHONS
+from installer.media import Media, open_media
+from installer.media_contents import Contents
+from installer.media_sign import MEDIA_LIFETIME, MediaSigner
+from installer.media_text import fingerprint_sheet
+from installer.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltMedia:
+    """What `build_media` wrote."""
+
+    path: Path
+    version: str
+    pyz_sha256: str
+    fingerprint_sheet: Path
+    size: int
+    expires: datetime
+
+
+def build_media(
+    out: Path,
+    bundles: Sequence[Path],
+    trust_directory: Path,
+    passphrase: bytes,
+    *,
+    wheel_cache: Path,
+    progress: Progress,
+    now: datetime | None = None,
+    pythons: Sequence[str] = PYTHONS,
+) -> BuiltMedia:
+    """Write media with `bundles` to the new directory `out`, signed by `trust_directory`'s keys.
+
+    Raises ConflictError if `out` exists or two bundles share name and version; VerificationError
+    if a bundle does not verify; NotFoundError, SignatureError, MetadataError about the keys;
+    UnavailableError if wheels cannot be fetched; CapacityError, StorageError about the disk.
+    """
+    now = now or datetime.now(UTC)
+    out = out.absolute()
+    partial = _begin(out)
+    keyring = Keyring(trust_directory)
+    try:
+        with exclusive_lock(keyring.directory / ".lock"):
+            signer = MediaSigner(keyring, passphrase, now)
+            contents = Contents(partial, keyring, progress, now=now, pythons=pythons)
+            targets = contents.write(bundles, wheel_cache)
+            _write_signed(partial, targets, signer.sign(targets))
+        media = _open_as_a_node(partial, keyring, now)
+        sheet = _write_fingerprint_sheet(out, media, contents.pyz_sha256)
+        os.sync()
+        partial.rename(out)
+        fsync_dir(out.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return BuiltMedia(
+        path=out,
+        version=media.release.version,
+        pyz_sha256=contents.pyz_sha256,
+        fingerprint_sheet=sheet,
+        size=media.size,
+        expires=now + MEDIA_LIFETIME,
+    )
+
+
+def _begin(out: Path) -> Path:
+    if out.exists():
+        raise ConflictError(
+            f"{out} exists; media are never written over", hint="name a new directory"
+        )
+    partial = out.with_name(f".{out.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def _write_signed(
+    partial: Path, targets: Mapping[str, bytes], metadata: Mapping[str, bytes]
+) -> None:
+    files = {f"targets/{path}": data for path, data in targets.items()}
+    files |= {f"metadata/{name}": data for name, data in metadata.items()}
+    for name, data in files.items():
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).write_bytes(data)
+
+
+def _open_as_a_node(partial: Path, keyring: Keyring, now: datetime) -> Media:
+    with TemporaryDirectory() as scratch:
+        anchor = keyring.roots()[0].read_bytes()
+        return open_media(partial, TrustStore(Path(scratch)), anchor, now)
+
+
+def _write_fingerprint_sheet(out: Path, media: Media, sha256: str) -> Path:
+    sheet = out.with_name(f"{out.name}.fingerprint.txt")
+    text = fingerprint_sheet(out.name, media, sha256)
+    sheet.write_text(text, encoding="ascii")
+    return sheet

@@ -1,0 +1,173 @@
+"""Everything on the media but their metadata: programs, bundles, documents.
+
+Owns the layout of the directory and the documents that pin it. Refuses bundles that no accepted
+key signed, and two bundles of one name and version. Bundles and wheels are hashed while they are
+copied, so what is signed afterwards is what was checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import appliance
+from appliance.bundle.manifest import FileEntry
+from appliance.bundle.verify import VerifiedBundle, verify_metadata
+from appliance.errors import ConflictError
+from appliance.fsops import hash_regular, walk_files
+from appliance.model_store.blobs import copy_verified
+from appliance.trust.model_signer import TARGET
+from installer import pyz
+from installer.keyring import Keyring
+from installer.lockfile import Pin, write_lock
+from installer.media import DOCS
+from installer.media_text import readme
+from installer.progress import Progress
+from installer.pyz_build import build_pyz
+from installer.release import (
+    BOOTSTRAP,
+    RELEASE,
+    REQUIREMENTS,
+    Release,
+    ReleaseFile,
+    ReleaseWheel,
+    describe,
+    encode,
+)
+from installer.wheelhouse import Locks, Wheel, Wheelhouse, build_own_wheel, checkout
+
+WHEELS = "wheels"
+
+
+class Contents:
+    """Writes the contents of one set of media into an empty directory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        keyring: Keyring,
+        progress: Progress,
+        *,
+        now: datetime,
+        pythons: Sequence[str],
+    ) -> None:
+        self._directory = directory
+        self._keyring = keyring
+        self._progress = progress
+        self._now = now
+        self._pythons = tuple(pythons)
+        self.pyz_sha256 = ""
+
+    def write(self, bundles: Sequence[Path], wheel_cache: Path) -> dict[str, bytes]:
+        """Write it all; returns target path -> content of what pins it.
+
+        Raises VerificationError for a bundle, ConflictError, UnavailableError, CapacityError,
+        StorageError.
+        """
+        checked = self._checked(bundles)
+        locks = Locks.of_checkout()
+        with TemporaryDirectory() as scratch:
+            own = build_own_wheel(Path(scratch))
+            wheels = [*self._fetched(locks, wheel_cache), own]
+            self._copy_wheels(wheels)
+            self._write_pyz(wheels)
+        self._copy_bundles(checked)
+        self._copy_documents()
+        requirements = locks.node + write_lock([_pin(own)])
+        targets = {
+            TARGET: (self._keyring.targets_dir / TARGET).read_bytes(),
+            RELEASE: encode(self._release(wheels)),
+            REQUIREMENTS: requirements.encode("ascii"),
+            BOOTSTRAP: locks.bootstrap.encode("ascii"),
+        }
+        return targets | {model.target: encode(model) for model in map(describe, checked)}
+
+    def _checked(self, bundles: Sequence[Path]) -> list[VerifiedBundle]:
+        signers = self._keyring.model_signers()
+        checked: dict[str, VerifiedBundle] = {}
+        for path in bundles:
+            bundle = verify_metadata(path, signers, prefix=f"{path.name}/")
+            directory = describe(bundle).directory
+            if directory in checked:
+                raise ConflictError(
+                    f"two bundles would both be {directory}",
+                    hint="name each bundle once, and give each build its own version",
+                )
+            checked[directory] = bundle
+        return [checked[directory] for directory in sorted(checked)]
+
+    def _fetched(self, locks: Locks, wheel_cache: Path) -> tuple[Wheel, ...]:
+        return Wheelhouse(wheel_cache).wheels(
+            locks.node + locks.bootstrap, pythons=self._pythons, status=self._progress.note
+        )
+
+    def _copy_wheels(self, wheels: Sequence[Wheel]) -> None:
+        total = sum(wheel.size for wheel in wheels)
+        (self._directory / WHEELS).mkdir()
+        with self._progress.bytes("writing the programs", total) as advance:
+            for wheel in wheels:
+                name = wheel.path.name
+                entry = FileEntry(path=name, size=wheel.size, sha256=wheel.sha256)
+                target = self._directory / WHEELS / name
+                copy_verified(wheel.path.parent, entry, target, name=name, advance=advance)
+
+    def _copy_bundles(self, bundles: Sequence[VerifiedBundle]) -> None:
+        for bundle in bundles:
+            directory = self._directory / describe(bundle).directory
+            manifest = bundle.manifest
+            title = f"writing {manifest.name} {manifest.version}"
+            with self._progress.bytes(title, bundle.size) as advance:
+                for entry in bundle.files:
+                    target = directory / entry.path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    name = bundle.prefix + entry.path
+                    copy_verified(bundle.directory, entry, target, name=name, advance=advance)
+
+    def _write_pyz(self, wheels: Sequence[Wheel]) -> None:
+        data = build_pyz(wheels, self._keyring.roots()[-1].read_bytes())
+        (self._directory / pyz.NAME).write_bytes(data)
+        self.pyz_sha256 = hashlib.sha256(data).hexdigest()
+
+    def _copy_documents(self) -> None:
+        """The checkout's documentation, a README, and every root for nodes that know an old one."""
+        source = checkout()
+        texts = {p.relative_to(source).as_posix(): p for p in (source / DOCS).rglob("*.md")}
+        texts |= {f"metadata/{path.name}": path for path in self._keyring.roots()}
+        for name, path in texts.items():
+            target = self._directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        text = readme(appliance.__version__)
+        (self._directory / "README.txt").write_text(text, encoding="ascii")
+
+    def _release(self, wheels: Sequence[Wheel]) -> Release:
+        return Release(
+            version=appliance.__version__,
+            created=int(self._now.timestamp()),
+            pythons=self._pythons,
+            files=tuple(self._pinned(walk_files(self._directory))),
+            wheels=tuple(sorted(map(_release_wheel, wheels), key=lambda wheel: wheel.path)),
+        )
+
+    def _pinned(self, names: Iterable[str]) -> Iterable[ReleaseFile]:
+        """What neither a bundle's signature nor the list of wheels pins."""
+        for name in names:
+            if not name.startswith((f"{WHEELS}/", "bundles/")):
+                size, sha256 = hash_regular(self._directory / name, name=name)
+                yield ReleaseFile(path=name, size=size, sha256=sha256)
+
+
+def _release_wheel(wheel: Wheel) -> ReleaseWheel:
+    return ReleaseWheel(
+        path=f"{WHEELS}/{wheel.path.name}",
+        size=wheel.size,
+        sha256=wheel.sha256,
+        pythons=wheel.pythons,
+    )
+
+
+def _pin(own: Wheel) -> Pin:
+    return Pin(own.project, appliance.__version__, "", frozenset({own.sha256}))

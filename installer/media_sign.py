@@ -1,0 +1,121 @@
+"""The signing half of media: TUF metadata over what was written, and the fingerprint sheet.
+
+Owns versions (they only grow), expiry times and `issued_at`. Records new metadata in the trust
+directory before the media are published, so that one version number never stands for two
+contents, even if the machine stops in between. Refuses to sign with a targets or root signature
+that would expire while these media are in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Root,
+    Signed,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+from appliance.errors import ConflictError, MetadataError
+from appliance.fsops import write_durable
+from appliance.trust.metadata import DELEGATED_ROLES, ISSUED_AT, ROLES, TIME_FORMAT
+from installer.ceremony import TARGETS_LIFETIME
+from installer.keyring import Keyring
+
+MEDIA_LIFETIME = timedelta(days=180)
+"""How long media may be imported: the lifetime of snapshot and timestamp."""
+ROLE_LIFETIME = timedelta(days=365)
+
+
+class MediaSigner:
+    """Signs one set of media with the keys of a trust directory."""
+
+    def __init__(self, keyring: Keyring, passphrase: bytes, now: datetime) -> None:
+        """Opens the keys at once, so that a wrong passphrase is found before the long work.
+
+        Raises NotFoundError, SignatureError; MetadataError if root or targets expire too soon.
+        """
+        self._keyring = keyring
+        self._now = now.replace(microsecond=0)
+        self._signers = {
+            role: keyring.signer(role, passphrase)
+            for role in ("snapshot", "timestamp", *DELEGATED_ROLES)
+        }
+        self._targets = self._current_targets(passphrase)
+        _check_root(keyring, now)
+
+    def sign(self, targets: Mapping[str, bytes]) -> dict[str, bytes]:
+        """File name -> bytes of the metadata over `targets` (target path -> content).
+
+        The new metadata are in the trust directory when this returns.
+        """
+        made = {"targets": self._targets}
+        for role in DELEGATED_ROLES:
+            files = {
+                path: TargetFile.from_data(path, data, ["sha256"])
+                for path, data in sorted(targets.items())
+                if path.startswith(f"{role}/")
+            }
+            made[role] = self._make(role, Targets(targets=files), ROLE_LIFETIME)
+        meta = {f"{role}.json": _meta_file(data) for role, data in sorted(made.items())}
+        made["snapshot"] = self._make("snapshot", Snapshot(meta=meta), MEDIA_LIFETIME)
+        timestamp = Timestamp(
+            snapshot_meta=_meta_file(made["snapshot"]),
+            unrecognized_fields={ISSUED_AT: self._now.strftime(TIME_FORMAT)},
+        )
+        made["timestamp"] = self._make("timestamp", timestamp, MEDIA_LIFETIME)
+        for role in reversed(ROLES):
+            write_durable(self._keyring.metadata_dir / f"{role}.json", made[role], mode=0o644)
+        return {f"{role}.json": made[role] for role in ROLES}
+
+    def _make(self, role: str, signed: Signed, lifetime: timedelta) -> bytes:
+        previous = self._keyring.load(role)
+        signed.version = previous.signed.version + 1 if previous else 1
+        signed.expires = self._now + lifetime
+        return _signed(signed, self._signers[role])
+
+    def _current_targets(self, passphrase: bytes) -> bytes:
+        """The targets metadata, signed anew if they expire before these media do."""
+        metadata = self._keyring.load("targets")
+        if metadata is None:
+            raise ConflictError(
+                f"{self._keyring.directory} has no targets metadata",
+                hint="restore the trust directory from its backup",
+            )
+        if metadata.signed.expires >= self._now + MEDIA_LIFETIME:
+            return metadata.to_bytes()
+        signer = self._keyring.signer("targets", passphrase)
+        metadata.signed.version += 1
+        metadata.signed.expires = self._now + TARGETS_LIFETIME
+        return _signed(metadata.signed, signer)
+
+
+def _signed(signed: Any, signer: CryptoSigner) -> bytes:  # noqa: ANN401
+    metadata = Metadata(signed)
+    metadata.sign(signer)
+    return metadata.to_bytes()
+
+
+def _meta_file(data: bytes) -> MetaFile:
+    version = Metadata.from_bytes(data).signed.version
+    return MetaFile.from_data(version, data, ["sha256"])
+
+
+def _check_root(keyring: Keyring, now: datetime) -> None:
+    newest = keyring.roots()[-1]
+    root: Metadata[Root] = Metadata.from_bytes(newest.read_bytes())
+    if root.signed.expires < now + MEDIA_LIFETIME:
+        raise MetadataError(
+            f"{newest.name} expires on {root.signed.expires:%Y-%m-%d}, before these media would",
+            path=newest.name,
+            code="metadata_expired",
+            hint="the officers must sign a new root first",
+        )

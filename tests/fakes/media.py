@@ -1,0 +1,47 @@
+"""Real media with real keys for the tests: what a packager would write, only smaller."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from installer import media_build
+from installer.ceremony import hold_ceremony
+from installer.lockfile import PYTHONS
+from installer.media_build import BuiltMedia
+from installer.progress import JsonProgress
+from installer.signing import BundleSigner
+from tests.conftest import BUILD_CACHE
+
+PASSPHRASE = b"correct horse battery staple"
+WHEELS = BUILD_CACHE / "wheels"
+
+
+def make_trust(directory: Path, passphrase: bytes = PASSPHRASE) -> BundleSigner:
+    """Hold a key ceremony in `directory`, a new one; returns its model signer."""
+    hold_ceremony(directory, passphrase)
+    return BundleSigner.load(directory, passphrase)
+
+
+def build_media(
+    out: Path,
+    bundles: Sequence[Path],
+    trust_dir: Path,
+    passphrase: bytes = PASSPHRASE,
+    *,
+    now: datetime | None = None,
+    pythons: Sequence[str] = PYTHONS,
+) -> BuiltMedia:
+    """Write media to the new directory `out`, with wheels from the repository's cache."""
+    return media_build.build_media(
+        out,
+        bundles,
+        trust_dir,
+        passphrase,
+        wheel_cache=WHEELS,
+        progress=JsonProgress(io.StringIO()),
+        now=now,
+        pythons=pythons,
+    )
