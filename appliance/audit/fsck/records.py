@@ -1,0 +1,70 @@
+"""Checks on single records and on how they belong together.
+
+Owns three rules: a leaf is canonical, it carries its own place, and every RES answers exactly
+one earlier REQ. Memory grows with the requests in flight, up to a limit.
+"""
+
+from __future__ import annotations
+
+from appliance.audit.event import Request, Response, decode_leaf
+from appliance.audit.fsck.report import Report
+from appliance.errors import AuditError
+
+MAX_OPEN = 1_000_000
+
+
+class RecordCheck:
+    """Feed it every leaf in order."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._open: dict[str, int] = {}
+
+    def check(self, seq: int, leaf: bytes, path: str, *, published: bool) -> None:
+        try:
+            record = decode_leaf(leaf)
+        except AuditError as error:
+            self._report.add("record_invalid", error.message, path=path, seq=seq)
+            return
+        if record.seq != seq:
+            self._report.add(
+                "record_misplaced", f"record {record.seq} is in place {seq}", path=path, seq=seq
+            )
+        if isinstance(record, Request):
+            self._opened(seq, record, path)
+        elif isinstance(record, Response):
+            self._ended(seq, record, path)
+        if published:
+            self._count(type(record).__struct_config__.tag, record.t_utc)
+
+    def oldest_open(self, size: int) -> int:
+        """Number of the oldest REQ that has no RES yet; `size` if there is none."""
+        return min(self._open.values(), default=size)
+
+    @property
+    def open_count(self) -> int:
+        return len(self._open)
+
+    def _opened(self, seq: int, record: Request, path: str) -> None:
+        if record.request_id in self._open:
+            self._report.add(
+                "request_twice", f"{record.request_id} was already open", path=path, seq=seq
+            )
+        if len(self._open) < MAX_OPEN:
+            self._open[record.request_id] = seq
+        else:
+            self._report.add("requests_open", f"more than {MAX_OPEN} are open", path=path, seq=seq)
+
+    def _ended(self, seq: int, record: Response, path: str) -> None:
+        if self._open.pop(record.request_id, None) is None:
+            self._report.add(
+                "response_unpaired",
+                f"{record.request_id} ended, but was not open",
+                path=path,
+                seq=seq,
+            )
+
+    def _count(self, kind: object, t_utc: str) -> None:
+        self._report.records[str(kind)] += 1
+        self._report.first_time = self._report.first_time or t_utc
+        self._report.last_time = t_utc

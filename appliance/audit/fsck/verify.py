@@ -1,0 +1,292 @@
+"""The verification itself: one pass over the records, everything else is compared on the way.
+
+Owns the order of the checks. Needs the log's directory and a verifier key, nothing of the node
+that wrote it; runs in constant memory. Shares with the writer only the formats: hashing, the
+parsing of notes, tiles, frames and leaves. It changes nothing and takes no lock, so it may run
+on a log in use; then it verifies the checkpoint that it found first.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from appliance.audit.checkpoint import CHECKPOINT_NAME, Checkpoint, open_checkpoint
+from appliance.audit.fsck.journal import JournalCheck, unexpected_segment_files
+from appliance.audit.fsck.records import RecordCheck
+from appliance.audit.fsck.report import Report
+from appliance.audit.fsck.retrace import Retrace
+from appliance.audit.fsck.tile_files import TEMPORARY_SUFFIX, TileFiles
+from appliance.audit.merkle import leaf_hash
+from appliance.audit.note import Ed25519Verifier
+from appliance.audit.segment import SEGMENTS, list_segments, segment_name
+from appliance.audit.signer import VKEY_NAME
+from appliance.audit.state import STATE_NAME, State, decode_state
+from appliance.audit.tiles import (
+    TILE_WIDTH,
+    Tile,
+    decode_bundle,
+    decode_tile,
+    encode_bundle,
+    encode_tile,
+)
+from appliance.errors import AuditError, NotFoundError, VerificationError
+
+Progress = Callable[[int, int], None]
+"""`progress(records done, records in all)`."""
+
+_EXPECTED = frozenset({CHECKPOINT_NAME, STATE_NAME, VKEY_NAME, SEGMENTS, "tile"})
+_LOCK_SUFFIX = ".lock"
+
+
+def verify(
+    directory: Path,
+    vkey: str | None = None,
+    *,
+    since: bytes | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Report:
+    """Verify the log in `directory`.
+
+    `vkey` is the key that the auditor pinned; without it the key beside the log is used, which
+    proves only that the log is consistent in itself. `since` is a signed checkpoint that the
+    auditor kept: the log must be a continuation of it. Everything that is wrong is in the
+    report. Raises SignatureError if `vkey` is not a key, NotFoundError without a directory.
+    """
+    if not directory.is_dir():
+        raise NotFoundError(f"there is no audit log in {directory}", hint="check the path")
+    return _Verification(directory, vkey, since, progress).run()
+
+
+class _Verification:
+    def __init__(
+        self, directory: Path, vkey: str | None, since: bytes | None, progress: Progress
+    ) -> None:
+        self._directory = directory
+        self._progress = progress
+        self._report = Report()
+        self._at_start = self._snapshot()
+        verifier = self._find_key(vkey)
+        # The checkpoint first: a log in use only grows, so the state read after covers it.
+        self._heads = self._read_heads(verifier, since)
+        self._state = self._read_state()
+        self._size = self._state.size if self._state else self._report.size
+        self._tiles = TileFiles(directory, self._size, self._report)
+        self._tree = Retrace(self._tiles.compare)
+        self._records = RecordCheck(self._report)
+        self._journal = JournalCheck(directory, self._report)
+        self._bundle: list[bytes] = []
+        self._skipped = False
+
+    def run(self) -> Report:
+        self._check_head(0)
+        for path, leaves in self._bundles():
+            for leaf in leaves:
+                self._take(leaf, path)
+            self._bundle = leaves if len(leaves) < TILE_WIDTH else []
+            self._progress(self._tree.size, self._size)
+        self._check_edge()
+        self._check_state()
+        self._check_tail()
+        self._check_files()
+        return self._report
+
+    # What there is to verify against
+
+    def _find_key(self, vkey: str | None) -> Ed25519Verifier | None:
+        stored = self._read(VKEY_NAME).decode("utf-8", "replace")
+        if vkey is not None:
+            verifier = Ed25519Verifier.parse(vkey)
+            self._report.key_pinned = True
+            if stored != f"{verifier.vkey}\n":
+                self._report.add("key_differs", "this is not the given key", path=VKEY_NAME)
+        else:
+            try:
+                verifier = Ed25519Verifier.parse(stored)
+            except VerificationError as error:
+                self._report.add("key_invalid", error.message, path=VKEY_NAME)
+                return None
+            if stored != f"{verifier.vkey}\n":
+                self._report.add("key_invalid", "it is not in canonical form", path=VKEY_NAME)
+        self._report.key = verifier.vkey
+        return verifier
+
+    def _read_heads(
+        self, verifier: Ed25519Verifier | None, since: bytes | None
+    ) -> list[tuple[str, Checkpoint]]:
+        """The checkpoints that the tree must lead to, the log's own first."""
+        heads: list[tuple[str, Checkpoint]] = []
+        notes = [(CHECKPOINT_NAME, self._read(CHECKPOINT_NAME))]
+        if since is not None:
+            notes.append(("the kept checkpoint", since))
+        for name, note in notes:
+            try:
+                heads.append((name, open_checkpoint(note, [verifier] if verifier else [])))
+            except VerificationError as error:
+                self._report.add("checkpoint_invalid", error.message, path=name)
+        for name, head in heads:
+            if name == CHECKPOINT_NAME:
+                self._report.origin, self._report.size = head.origin, head.size
+                self._report.root = base64.b64encode(head.root).decode()
+            elif head.size > self._report.size:
+                self._report.add(
+                    "rolled_back", f"the log had {head.size} records and has fewer now", path=name
+                )
+        return heads
+
+    def _read_state(self) -> State | None:
+        try:
+            state = decode_state(self._read(STATE_NAME))
+        except AuditError as error:
+            self._report.add("state_invalid", error.message, path=STATE_NAME)
+            return None
+        if state.size < self._report.size:
+            self._report.add("state_behind", "it is older than the checkpoint", path=STATE_NAME)
+            return None
+        return state
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self._directory / name).read_bytes()
+        except OSError as error:
+            self._report.add("file_unreadable", str(error.strerror), path=name)
+            return b""
+
+    # The pass over the records
+
+    def _bundles(self) -> Iterator[tuple[str, list[bytes]]]:
+        """(path, leaves) of each entry bundle. A bundle that cannot be read is skipped by its
+        hashes, so that the rest can still be checked."""
+        for index in range(-(-self._size // TILE_WIDTH)):
+            width = min(TILE_WIDTH, self._size - index * TILE_WIDTH)
+            bundle = Tile(-1, index, width)
+            data = self._tiles.read(bundle)
+            try:
+                leaves = decode_bundle(data, width) if data is not None else None
+            except AuditError as error:
+                self._report.add("bundle_malformed", error.message, path=bundle.path)
+                leaves = None
+            if leaves is None:
+                self._skipped = True
+                self._skip(Tile(0, index, width))
+                continue
+            self._check_hashes(Tile(0, index, width), leaves, bundle.path)
+            yield bundle.path, leaves
+
+    def _skip(self, tile: Tile) -> None:
+        data = self._tiles.read(tile)
+        try:
+            hashes = decode_tile(data, tile.width) if data is not None else []
+        except AuditError:
+            hashes = []
+        for value in hashes + [bytes(32)] * (tile.width - len(hashes)):
+            self._tree.push_hash(value)
+            self._check_head(self._tree.size)
+
+    def _check_hashes(self, tile: Tile, leaves: list[bytes], path: str) -> None:
+        """Say which record it is that does not belong; which file is at fault, the roots say."""
+        data = self._tiles.read(tile)
+        for i, leaf in enumerate(leaves):
+            if data is not None and data[i * 32 : i * 32 + 32] != leaf_hash(leaf):
+                seq = tile.index * TILE_WIDTH + i
+                self._report.add(
+                    "record_differs",
+                    f"it is not the record that {tile.path} names",
+                    path=path,
+                    seq=seq,
+                )
+
+    def _take(self, leaf: bytes, path: str) -> None:
+        seq = self._tree.size
+        published = seq < self._report.size
+        self._records.check(seq, leaf, path, published=published)
+        self._journal.compare(seq, leaf)
+        self._tree.push(leaf)
+        self._check_head(seq + 1)
+
+    def _check_head(self, size: int) -> None:
+        """Compare the root with the checkpoints of this size."""
+        for name, head in self._heads:
+            if head.size == size and head.root != self._tree.root():
+                self._report.add(
+                    "root_differs", f"the first {size} records do not lead to its root", path=name
+                )
+
+    # What follows from it
+
+    def _check_edge(self) -> None:
+        for level, hashes in self._tree.partial_tiles().items():
+            index = (self._size >> 8 * level) // TILE_WIDTH
+            self._tiles.compare(Tile(level, index, len(hashes)), hashes)
+
+    def _check_state(self) -> None:
+        self._report.open_requests = self._records.open_count
+        state = self._state
+        if state is None:
+            return
+        if state.root != base64.b64encode(self._tree.root()).decode():
+            self._report.add("root_differs", "the records do not lead to its root", path=STATE_NAME)
+        if not self._skipped and state.open_from != self._records.oldest_open(state.size):
+            self._report.add("state_wrong", "`open_from` is wrong", path=STATE_NAME)
+
+    def _check_tail(self) -> None:
+        """The journal beyond the tree on disk: acknowledged, not yet published."""
+        for seq, leaf, path in self._journal.rest():
+            if seq != self._tree.size:
+                continue  # before the tree's end: compared; behind a gap: reported
+            self._records.check(seq, leaf, path, published=False)
+            self._tree.push(leaf)
+            self._keep_for_bundle(leaf)
+        self._report.unpublished = self._tree.size - self._report.size
+        self._expect_unpublished()
+        if self._journal.end < self._size:
+            self._report.add(
+                "journal_short",
+                f"it ends at record {self._journal.end}, the tree has {self._size}",
+                path=SEGMENTS,
+            )
+
+    def _keep_for_bundle(self, leaf: bytes) -> None:
+        self._bundle.append(leaf)
+        if len(self._bundle) == TILE_WIDTH:
+            tile = Tile(-1, self._tree.size // TILE_WIDTH - 1)
+            self._tiles.expect_beyond(tile, encode_bundle(self._bundle))
+            self._bundle = []
+
+    def _expect_unpublished(self) -> None:
+        """A publication that was cut short may have left tiles for the journal's records."""
+        size = self._tree.size
+        for level, hashes in self._tree.partial_tiles().items():
+            tile = Tile(level, (size >> 8 * level) // TILE_WIDTH)
+            self._tiles.expect_beyond(tile, encode_tile(hashes))
+        if len(self._bundle) == size % TILE_WIDTH:
+            self._tiles.expect_beyond(Tile(-1, size // TILE_WIDTH), encode_bundle(self._bundle))
+
+    def _check_files(self) -> None:
+        """Nothing else may be there."""
+        growing = self._snapshot() != self._at_start
+        self._tiles.check_names(still_growing=growing)
+        for path in unexpected_segment_files(self._directory):
+            if not path.endswith(TEMPORARY_SUFFIX):
+                self._report.add("file_unexpected", "this is not a segment", path=path)
+        for entry in self._directory.iterdir():
+            lock = entry.name.endswith((_LOCK_SUFFIX, TEMPORARY_SUFFIX)) and entry.is_file()
+            if entry.is_symlink() or (entry.name not in _EXPECTED and not lock):
+                self._report.add("file_unexpected", "this is not part of a log", path=entry.name)
+        if self._state and not growing and self._state.journal not in self._at_start[1]:
+            self._report.add(
+                "journal_gap", f"segment {self._state.journal} is missing", path=SEGMENTS
+            )
+
+    def _snapshot(self) -> tuple[bytes, dict[int, int]]:
+        """What changes when somebody appends or publishes: the state, and the segments' sizes."""
+        sizes: dict[int, int] = {}
+        for first in list_segments(self._directory):
+            with suppress(FileNotFoundError):
+                sizes[first] = (self._directory / segment_name(first)).stat().st_size
+        try:
+            return (self._directory / STATE_NAME).read_bytes(), sizes
+        except OSError:
+            return b"", sizes
