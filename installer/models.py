@@ -9,6 +9,7 @@ audit log may thus precede a change that a power cut prevented, never the other 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from appliance.audit import admin_event
@@ -22,7 +23,7 @@ from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import NodeKey
 from appliance.trust.store import TrustStore
 from installer.engine_client import connect
-from installer.install import now
+from installer.install import installing, now
 from installer.media import open_media
 from installer.node import Node
 from installer.progress import Progress
@@ -37,6 +38,10 @@ class Models:
         self._layout = config.layout
         self._node = node
         self._progress = progress
+
+    def changing(self) -> AbstractContextManager[None]:
+        """Hold this for a whole change; waits for an installation or another change to end."""
+        return installing(self._layout, self._progress)
 
     def verified(self, source: Path) -> Sequence[VerifiedBundle]:
         """The bundles in `source`: media, or the directory of one bundle. Raises NotFoundError."""

@@ -75,6 +75,9 @@ class Node(Protocol):
     def is_running(self) -> bool:
         """Whether the endpoint of this node is up."""
 
+    def services(self) -> dict[str, str]:
+        """State of each daemon, in the supervisor's words."""
+
     def deploy(self, release: InstalledRelease) -> None:
         """Make `release` the one that starts from now on."""
 
@@ -109,6 +112,13 @@ class SystemNode:
     def is_running(self) -> bool:
         """Whether systemd says that the endpoint serves."""
         return _unit_property(units.SHIM_UNIT, "ActiveState") == "active"
+
+    def services(self) -> dict[str, str]:
+        """What systemd says of both units."""
+        return {
+            unit.removesuffix(".service"): _unit_property(unit, "ActiveState")
+            for unit in (units.ENGINE_UNIT, units.SHIM_UNIT)
+        }
 
     def deploy(self, release: InstalledRelease) -> None:
         """Units, the `current` link and the command."""
@@ -153,6 +163,10 @@ class PrefixNode:
     def is_running(self) -> bool:
         """Whether `appliance serve` runs here."""
         return supervise.is_serving(self.layout)
+
+    def services(self) -> dict[str, str]:
+        """`appliance serve` runs both or none."""
+        return {"appliance serve": "active" if self.is_running() else "inactive"}
 
     def deploy(self, release: InstalledRelease) -> None:
         """The `current` link is all there is."""

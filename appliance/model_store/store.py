@@ -21,7 +21,7 @@ from pathlib import Path
 
 from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode, digest
 from appliance.bundle.verify import VerifiedBundle
-from appliance.errors import ConflictError, DigestError, NotFoundError
+from appliance.errors import ConflictError, DigestError, NotFoundError, StorageError
 from appliance.fsops import exclusive_lock, fsync_dir, make_dirs
 from appliance.model_store.blobs import Advance, BlobStore, storage_errors
 from appliance.model_store.generations import Generation, Generations
@@ -208,6 +208,11 @@ class ModelStore:
             return [path for path in self._bundles.iterdir() if not path.name.startswith(".")]
         except FileNotFoundError:
             return []
+        except PermissionError:
+            raise StorageError(
+                f"{self._directory} cannot be read by this user",
+                hint="run the command as root or as a member of the group `appliance`",
+            ) from None
 
 
 def _stored(directory: Path) -> StoredBundle:

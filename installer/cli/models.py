@@ -1,10 +1,195 @@
-"""`appliance models …`."""
+"""`appliance models …`: the models of a node."""
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(name="models", help="", no_args_is_help=True)
+from installer.cli.output import (
+    JsonOption,
+    RootOption,
+    err,
+    node_config,
+    out,
+    print_fields,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from appliance.model_store import ModelStore, StoredBundle
+    from installer.models import Models
+
+app = typer.Typer(name="models", help="Add, choose and remove models.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")]
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="Version of the model.")]
 
 
 @app.callback()
 def group() -> None:
-    """."""
+    """Add, choose and remove models."""
+
+
+@app.command()
+def add(
+    source: Annotated[
+        Path, typer.Argument(metavar="BUNDLE|MEDIA", help="Directory of a bundle or of media.")
+    ],
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify, import and compile; a new model is served at once, a new version when activated."""
+    models = _models(root, as_json=as_json)
+    with models.changing():
+        added = [models.add(bundle) for bundle in models.verified(source.absolute())]
+        for bundle in added:
+            models.record("models.add", bundle)
+            if bundle.name not in models.store.active():
+                models.activate(bundle.name, bundle.version)
+        _finish(models, added, as_json=as_json)
+
+
+@app.command("list")
+def list_models(root: RootOption = None, as_json: JsonOption = False) -> None:
+    """List every version of every model on this node."""
+    store = _store(root)
+    active = store.active()
+    rows = [_document(bundle, active) for bundle in store.bundles()]
+    if as_json:
+        print_json({"generation": store.current_generation().number, "models": rows})
+        return
+    print_table(
+        ["NAME", "VERSION", "KIND", "ACTIVE", "SIZE", "BUILT"],
+        [
+            (r["name"], r["version"], r["kind"], "yes" if r["active"] else "", r["size"],
+             r["created"])
+            for r in rows
+        ],
+        empty="There are no models: `appliance models add` brings one.",
+    )  # fmt: skip
+
+
+@app.command()
+def show(
+    name: NameArgument,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="Version; else the active one.")
+    ] = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one model."""
+    store = _store(root)
+    bundle = store.get(name, version)
+    document = _document(bundle, store.active()) | _details(bundle)
+    if as_json:
+        print_json(document)
+    else:
+        print_fields(document)
+
+
+@app.command()
+def activate(
+    name: NameArgument,
+    version: VersionArgument,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve this version from now on; running requests end on the version they began with."""
+    models = _models(root, as_json=as_json)
+    with models.changing():
+        models.activate(name, version)
+        _finish(models, [models.store.get(name, version)], as_json=as_json)
+
+
+@app.command()
+def rollback(root: RootOption = None, as_json: JsonOption = False) -> None:
+    """Go back to the models that were served before the last change."""
+    models = _models(root, as_json=as_json)
+    with models.changing():
+        models.rollback()
+        _finish(models, list(models.store.active().values()), as_json=as_json)
+
+
+@app.command()
+def remove(
+    name: NameArgument,
+    version: VersionArgument,
+    even_active: Annotated[
+        bool, typer.Option("--active", help="Also if it is being served: it then no longer is.")
+    ] = False,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete one version from the disk."""
+    models = _models(root, as_json=as_json)
+    with models.changing():
+        freed = models.remove(name, version, even_active=even_active)
+    if as_json:
+        print_json({"name": name, "version": version, "freed_bytes": freed})
+    else:
+        out.print(f"{name} {version} is gone, {freed / 1024**2:.1f} MiB are free", markup=False)
+
+
+def _finish(models: "Models", changed: "list[StoredBundle]", *, as_json: bool) -> None:
+    """Tell the engine, then the operator."""
+    loaded = models.tell_engine()
+    active = models.store.active()
+    if as_json:
+        rows = [_document(bundle, active) for bundle in changed]
+        print_json({"loaded": loaded, "models": rows})
+        return
+    for bundle in changed:
+        served = active.get(bundle.name)
+        word = "active" if served is not None and served.digest == bundle.digest else "added"
+        out.print(f"{bundle.name} {bundle.version}: {word}", markup=False)
+    if not loaded:
+        err.print("note: the engine does not run; it loads the active models when it starts")
+
+
+def _models(root: Path | None, *, as_json: bool) -> "Models":
+    from installer.models import Models
+    from installer.node import node_at
+    from installer.progress import JsonProgress, TerminalProgress
+
+    config = node_config(root)
+    progress = JsonProgress(sys.stderr) if as_json else TerminalProgress(err)
+    return Models(config, node_at(config.layout), progress)
+
+
+def _store(root: Path | None) -> "ModelStore":
+    from appliance.model_store import ModelStore
+
+    return ModelStore(node_config(root).layout.models)
+
+
+def _document(bundle: "StoredBundle", active: "Mapping[str, StoredBundle]") -> dict[str, object]:
+    served = active.get(bundle.name)
+    manifest = bundle.manifest
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "kind": manifest.kind,
+        "active": served is not None and served.digest == bundle.digest,
+        "size": sum(entry.size for entry in manifest.files),
+        "created": f"{datetime.fromtimestamp(manifest.created, UTC):%Y-%m-%d}",
+        "digest": bundle.digest,
+    }
+
+
+def _details(bundle: "StoredBundle") -> dict[str, object]:
+    manifest = bundle.manifest
+    lengths = manifest.decoder or manifest.encoder
+    assert lengths is not None, "the manifest was checked"
+    return {
+        "family": manifest.family,
+        "precision": manifest.graph.precision,
+        "license": manifest.license,
+        "context_length": getattr(lengths, "context_length", None)
+        or getattr(lengths, "max_length", None),
+        "files": len(manifest.files),
+    }

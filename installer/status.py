@@ -1,0 +1,149 @@
+"""How a node is doing, as one document.
+
+Owns the questions: supervisor, endpoint, engine, model store, disk. Refuses to fail because a
+part of the node does: what cannot be learned is said in its place.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from appliance.audit.signer import VKEY_NAME
+from appliance.config import Config, Layout
+from appliance.errors import ApplianceError
+from appliance.model_store import ModelStore
+from appliance.pb import engine_v1_pb2 as pb
+from installer.engine_client import connect
+from installer.node import Node
+from installer.staging import current_release
+
+_ANSWER_SECONDS = 5.0
+_GPU = Path("/proc/driver/nvidia/version")
+
+
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """One active model. Without an engine, what it has loaded is unknown and left empty."""
+
+    name: str
+    version: str
+    kind: str
+    state: str = "not loaded"
+    provider: str = ""
+    reason: str = ""
+    """Why this provider and no faster one."""
+    context_length: int = 0
+    memory_bytes: int = 0
+    error: str = ""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What the endpoint says of itself."""
+
+    status: str = "unreachable"
+    engine: bool = False
+    audit: bool = False
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The document of `appliance status`."""
+
+    root: str
+    release: str
+    serving: bool
+    """The endpoint answers, the engine serves, and the audit log can be written."""
+    base_url: str
+    services: dict[str, str]
+    health: Health
+    models: tuple[ServedModel, ...]
+    generation: int
+    audit_key: str
+    """Verifier key of the audit log, if this user may read it."""
+    disk_free_bytes: int
+    disk_total_bytes: int
+
+
+def status_of(config: Config, node: Node) -> Status:
+    """Ask every part of the node how it is. Raises StorageError if this user may not know."""
+    layout = config.layout
+    store = ModelStore(layout.models)
+    health = _health(config)
+    release = current_release(layout)
+    disk = shutil.disk_usage(layout.state if layout.state.is_dir() else layout.root)
+    return Status(
+        root=str(layout.root),
+        release=release.version if release else "",
+        serving=health.status == "ok",
+        base_url=config.base_url,
+        services=node.services(),
+        health=health,
+        models=_models(layout, store),
+        generation=store.current_generation().number,
+        audit_key=_audit_key(layout),
+        disk_free_bytes=disk.free,
+        disk_total_bytes=disk.total,
+    )
+
+
+def _models(layout: Layout, store: ModelStore) -> tuple[ServedModel, ...]:
+    loaded = _loaded(layout)
+    return tuple(
+        _model(name, bundle.version, bundle.manifest.kind, loaded.get(bundle.digest))
+        for name, bundle in store.active().items()
+    )
+
+
+def _model(name: str, version: str, kind: str, model: pb.Model | None) -> ServedModel:
+    if model is None:
+        return ServedModel(name=name, version=version, kind=kind)
+    return ServedModel(
+        name=name,
+        version=version,
+        kind=kind,
+        state=pb.ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower(),
+        provider=model.provider,
+        reason=_reason(),
+        context_length=model.context_length,
+        memory_bytes=model.memory_bytes,
+        error=model.error,
+    )
+
+
+def _loaded(layout: Layout) -> dict[str, pb.Model]:
+    """What the engine has, by bundle digest; nothing if it does not answer."""
+    try:
+        with connect(layout.engine_socket) as engine:
+            return {model.bundle_digest: model for model in engine.models()}
+    except ApplianceError:
+        return {}
+
+
+def _reason() -> str:
+    if _GPU.exists():
+        return "this release computes on the processor only"
+    return "this machine has no NVIDIA GPU"
+
+
+def _health(config: Config) -> Health:
+    api = config.api
+    connection = http.client.HTTPConnection(
+        api.listen_host, api.listen_port, timeout=_ANSWER_SECONDS
+    )
+    try:
+        connection.request("GET", "/health")
+        return msgspec.convert(json.loads(connection.getresponse().read()), Health)
+    except (OSError, http.client.HTTPException, ValueError):
+        return Health()
+    finally:
+        connection.close()
+
+
+def _audit_key(layout: Layout) -> str:
+    try:
+        return (layout.audit_key / VKEY_NAME).read_text("ascii").strip()
+    except OSError:
+        return ""
