@@ -197,6 +197,7 @@ class GraphBuilder:
         )
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="appliance")
         proto = ir.serde.serialize_model(model)
+        del proto.graph.value_info[:]  # says again what the initializers say
         path.write_bytes(proto.SerializeToString(deterministic=True))
 
     def _quantized(

@@ -1,0 +1,65 @@
+"""Compiled artifacts on disk, one directory each: artifacts/<key>/.
+
+Owns opening them. Refuses, before the runtime sees a byte, an artifact whose record this node
+did not sign, or whose files are not exactly the recorded ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.compiler import record as records
+from appliance.compiler.fingerprint import artifact_key, fingerprint
+from appliance.compiler.record import Record
+from appliance.errors import DigestError, LayoutError, NotFoundError
+from appliance.fsops import hash_regular, read_regular, walk_files
+from appliance.trust.node_key import NodePublicKey
+
+_AGAIN = "compile it again: `appliance install` or `appliance models add`"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A verified artifact."""
+
+    directory: Path
+    key: str
+    record: Record
+
+
+def open_artifact(artifacts: Path, bundle_digest: str, node_public_key: NodePublicKey) -> Artifact:
+    """The artifact of this bundle for this machine, every byte verified.
+
+    Raises NotFoundError if there is none, SignatureError, LayoutError or DigestError, each
+    naming the file.
+    """
+    key = artifact_key(bundle_digest, fingerprint())
+    return open_named(artifacts / key, key, bundle_digest, node_public_key)
+
+
+def open_named(directory: Path, key: str, bundle_digest: str, node: NodePublicKey) -> Artifact:
+    """The artifact `key` in `directory`. Raises as `open_artifact` does."""
+    if not directory.is_dir():
+        raise NotFoundError("the model is not compiled for this machine", hint=_AGAIN)
+    at = f"{key}/{records.NAME}"
+    data = read_regular(directory / records.NAME, limit=records.MAX_BYTES, name=at)
+    record = records.verify(data, node, path=at)
+    if (record.key, record.bundle) != (key, bundle_digest):
+        raise LayoutError(f"{at} is the record of another artifact", path=at, hint=_AGAIN)
+    _check_files(directory, key, record)
+    return Artifact(directory, key, record)
+
+
+def _check_files(directory: Path, key: str, record: Record) -> None:
+    found = walk_files(directory, prefix=f"{key}/")
+    found.pop(records.NAME, None)
+    expected = {entry.path: entry.size for entry in record.files}
+    odd = sorted(dict(found.items() ^ expected.items()))
+    if odd:
+        name = f"{key}/{odd[0]}"
+        raise LayoutError(f"{name} is missing, extra or of another size", path=name, hint=_AGAIN)
+    for entry in record.files:
+        name = f"{key}/{entry.path}"
+        if hash_regular(directory / entry.path, name=name) != (entry.size, entry.sha256):
+            raise DigestError(f"{name} was altered after it was compiled", path=name, hint=_AGAIN)

@@ -1,0 +1,159 @@
+"""Looks at a bundle's graph before the runtime does.
+
+Owns the allow-list of operators and attributes, and the rule where weights may lie. A graph is a
+program: ONNX Runtime would follow a path out of the bundle, load a library for a custom
+operator, or open the file an EPContext node names. Everything that the builder does not write is
+refused, first by the schema (appliance/pb/onnx_graph.proto: unknown fields), then by name.
+Signed bundles come from an authorised curator; this limits what a mistaken or coerced one can do.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import NoReturn
+
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from appliance.errors import VerificationError
+from appliance.pb import onnx_graph_pb2 as pb
+
+MAX_GRAPH_BYTES = 64 * 1024 * 1024
+MICROSOFT = "com.microsoft"
+OPSETS = {"": 21, MICROSOFT: 1}
+IR_VERSION = 10
+
+_NORM = frozenset({"axis", "epsilon", "stash_type"})
+_NONE: frozenset[str] = frozenset()
+OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
+    ("", "Add"): _NONE,
+    ("", "Cast"): frozenset({"to"}),
+    ("", "Concat"): frozenset({"axis"}),
+    ("", "Div"): _NONE,
+    ("", "Gather"): frozenset({"axis"}),
+    ("", "GatherND"): frozenset({"batch_dims"}),
+    ("", "Gemm"): frozenset({"transB"}),
+    ("", "LayerNormalization"): _NORM,
+    ("", "LpNormalization"): frozenset({"axis", "p"}),
+    ("", "MatMul"): _NONE,
+    ("", "Max"): _NONE,
+    ("", "Mul"): _NONE,
+    ("", "ReduceSum"): frozenset({"keepdims"}),
+    ("", "Reshape"): _NONE,
+    ("", "Shape"): frozenset({"start", "end"}),
+    ("", "Sigmoid"): _NONE,
+    ("", "SimplifiedLayerNormalization"): _NORM,
+    ("", "Slice"): _NONE,
+    ("", "Split"): frozenset({"axis"}),
+    ("", "Squeeze"): _NONE,
+    ("", "Unsqueeze"): _NONE,
+    (MICROSOFT, "GatherBlockQuantized"): frozenset(
+        {"bits", "block_size", "gather_axis", "quantize_axis"}
+    ),
+    (MICROSOFT, "Gelu"): _NONE,
+    (MICROSOFT, "GroupQueryAttention"): frozenset(
+        {"num_heads", "kv_num_heads", "do_rotary", "scale"}
+    ),
+    (MICROSOFT, "MatMulNBits"): frozenset({"K", "N", "bits", "block_size", "accuracy_level"}),
+    (MICROSOFT, "MultiHeadAttention"): frozenset({"num_heads", "scale"}),
+    (MICROSOFT, "SkipLayerNormalization"): frozenset({"epsilon"}),
+    (MICROSOFT, "SkipSimplifiedLayerNormalization"): frozenset({"epsilon"}),
+}
+
+_ITEM_BYTES = {1: 4, 2: 1, 7: 8}  # FLOAT, UINT8, INT64
+_WEIGHT_FILE = re.compile(r"weights-[0-9]{5}\.bin")
+_EXTERNAL = 1
+
+
+def check_graph(data: bytes, weight_files: Mapping[str, int], *, path: str) -> None:
+    """Refuse the graph `data` unless it is one that the builder could have written.
+
+    Args:
+        weight_files: name -> size of the bundle's files in the graph's directory.
+        path: the graph's path, for errors.
+
+    Raises VerificationError naming the first thing that is not allowed.
+    """
+    check = _Check(path, weight_files)
+    if len(data) > MAX_GRAPH_BYTES:
+        check.refuse(f"it is {len(data)} bytes long")
+    try:
+        model = pb.Model.FromString(data)
+    except (DecodeError, UnicodeDecodeError) as error:
+        check.refuse(f"it is not an ONNX model ({error})")
+    check.model(model)
+
+
+class _Check:
+    def __init__(self, path: str, weight_files: Mapping[str, int]) -> None:
+        self._path = path
+        self._weight_files = weight_files
+
+    def refuse(self, reason: str) -> NoReturn:
+        raise VerificationError(
+            f"the graph {self._path} is refused: {reason}",
+            path=self._path,
+            hint="the bundle was not made by `appliance bundle build`; do not use it",
+            code="graph_refused",
+        )
+
+    def model(self, model: pb.Model) -> None:
+        self._fields(model, "model")
+        opsets = {entry.domain: entry.version for entry in model.opset_import}
+        if model.ir_version != IR_VERSION or opsets != OPSETS:
+            self.refuse(f"it has IR version {model.ir_version} and the operator sets {opsets}")
+        for node in model.graph.node:
+            self._node(node)
+        names = [tensor.name for tensor in model.graph.initializer]
+        if len(names) != len(set(names)):
+            self.refuse("two of its weights have one name")
+        for tensor in model.graph.initializer:
+            self._tensor(tensor)
+
+    def _fields(self, message: Message, at: str) -> None:
+        """Refuse fields that the schema leaves out, at any depth."""
+        unknown = UnknownFieldSet(message)
+        if len(unknown):
+            self.refuse(f"{at} has the field {unknown[0].field_number}, which no bundle uses")
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                for part in value if field.is_repeated else (value,):
+                    self._fields(part, f"{at}.{field.name}")
+
+    def _node(self, node: pb.Node) -> None:
+        allowed = OPERATORS.get((node.domain, node.op_type))
+        if allowed is None:
+            self.refuse(f"the operator {node.domain or 'ai.onnx'}::{node.op_type} is not allowed")
+        for attribute in node.attribute:
+            if attribute.name not in allowed:
+                self.refuse(f"{node.op_type} has the attribute {attribute.name!r}")
+
+    def _tensor(self, tensor: pb.Tensor) -> None:
+        item = _ITEM_BYTES.get(tensor.data_type)
+        if item is None or any(dim <= 0 for dim in tensor.dims):
+            self.refuse(f"{tensor.name} has element type {tensor.data_type}, {list(tensor.dims)}")
+        size = math.prod(tensor.dims) * item
+        if tensor.data_location == _EXTERNAL:
+            self._external(tensor, size)
+        elif tensor.external_data or len(tensor.raw_data) != size:
+            self.refuse(f"{tensor.name} does not hold its {size} bytes")
+
+    def _external(self, tensor: pb.Tensor, size: int) -> None:
+        entries = [(entry.key, entry.value) for entry in tensor.external_data]
+        keys = sorted(key for key, _ in entries)
+        if keys != ["length", "location", "offset"] or tensor.raw_data:
+            self.refuse(f"{tensor.name} has the external data keys {keys}")
+        values = dict(entries)
+        location = values["location"]
+        if not _WEIGHT_FILE.fullmatch(location) or location not in self._weight_files:
+            self.refuse(f"{tensor.name} lies in {location!r}, which is not a file of the bundle")
+        offset, length = self._number(values["offset"]), self._number(values["length"])
+        if length != size or offset + length > self._weight_files[location]:
+            self.refuse(f"{tensor.name} does not lie within {location}")
+
+    def _number(self, text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text):
+            self.refuse(f"{text!r} is not an offset")
+        return int(text)

@@ -1,0 +1,66 @@
+"""One short run of a graph, to see that its numbers are numbers.
+
+Owns what a decoder and an encoder are fed for that. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from appliance.bundle.manifest import DecoderSpec, EncoderSpec
+from appliance.errors import UnsupportedError
+
+Array = npt.NDArray[Any]
+_TOKENS = 4
+
+
+def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) -> list[Array]:
+    """All outputs of one run; of two for a decoder: a prompt, then one more token.
+
+    Raises UnsupportedError if an output is not finite.
+    """
+    if isinstance(spec, EncoderSpec):
+        ids = np.arange(min(_TOKENS, spec.max_length), dtype=np.int64)[None]
+        return _finite(session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)}))
+    prompt = min(_TOKENS, spec.context_length - 1)
+    names = [output.name for output in session.get_outputs()]
+    results = _finite(session.run(None, _decoder_feed(spec, 0, prompt) | _empty_cache(spec)))
+    cache = {
+        name.replace("present", "past"): value
+        for name, value in zip(names, results, strict=True)
+        if name.startswith("present")
+    }
+    return results + _finite(session.run(None, _decoder_feed(spec, prompt, 1) | cache))
+
+
+def _empty_cache(spec: DecoderSpec) -> dict[str, Array]:
+    shape = (1, spec.kv_heads, 2 * _TOKENS, spec.head_dim)
+    return {
+        f"past_{name}_{layer}": np.zeros(shape, np.float32)
+        for layer in range(spec.layers)
+        for name in ("key", "value")
+    }
+
+
+def _decoder_feed(spec: DecoderSpec, start: int, count: int) -> dict[str, Array]:
+    total = start + count
+    ids = np.arange(start, total, dtype=np.int64) % spec.vocab_size
+    return {
+        "input_ids": ids[None],
+        "seqlens_k": np.array([total - 1], np.int32),
+        "total_sequence_length": np.array(total, np.int32),
+        "last_index": np.array([count - 1], np.int64),
+    }
+
+
+def _finite(outputs: list[Array]) -> list[Array]:
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise UnsupportedError(
+            "the graph's outputs are not finite numbers",
+            hint="the model's weights are damaged: build the bundle again",
+        )
+    return outputs
