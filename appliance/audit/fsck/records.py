@@ -35,7 +35,7 @@ class RecordCheck:
         elif isinstance(record, Response):
             self._ended(seq, record, path)
         if published:
-            self._count(type(record).__struct_config__.tag, record.t_utc)
+            self._count(str(record.__struct_config__.tag), record.t_utc)
 
     def oldest_open(self, size: int) -> int:
         """Number of the oldest REQ that has no RES yet; `size` if there is none."""
@@ -64,7 +64,7 @@ class RecordCheck:
                 seq=seq,
             )
 
-    def _count(self, kind: object, t_utc: str) -> None:
-        self._report.records[str(kind)] += 1
+    def _count(self, kind: str, t_utc: str) -> None:
+        self._report.records[kind] = self._report.records.get(kind, 0) + 1
         self._report.first_time = self._report.first_time or t_utc
         self._report.last_time = t_utc

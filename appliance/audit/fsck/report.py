@@ -5,7 +5,6 @@ Owns the report's form. Keeps a bounded number of findings; counts all of them.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 MAX_SHOWN = 100
@@ -35,7 +34,7 @@ class Report:
     """The vkey that the signature was checked with."""
     key_pinned: bool = False
     """Whether the caller gave that key; else it was taken from the log itself."""
-    records: Counter[str] = field(default_factory=Counter)
+    records: dict[str, int] = field(default_factory=dict)
     """Published records by type."""
     first_time: str = ""
     last_time: str = ""

@@ -63,7 +63,7 @@ class TileFiles:
             if tile is None or path.is_symlink() or not path.is_file():
                 if os.path.lexists(path):
                     self._report.add("file_unexpected", "this is not part of a log", path=name)
-            elif not (tile.width == TILE_WIDTH and self._covered(tile) >= TILE_WIDTH):
+            elif tile.width != min(TILE_WIDTH, self._covered(tile)):  # else it was compared
                 self._check_extra(path, name, tile, still_growing=still_growing)
 
     def _check_extra(self, path: Path, name: str, tile: Tile, *, still_growing: bool) -> None:
