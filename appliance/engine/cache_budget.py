@@ -1,0 +1,95 @@
+"""How much key-value cache each model gets, to the byte.
+
+Owns the one budget that all models share. A model may take half of what is free, so that the
+next version of it can be loaded beside it and swapped in without an interruption.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from appliance.bundle.manifest import DecoderSpec
+from appliance.config import EngineSettings
+from appliance.engine.machine import memory_bytes
+from appliance.errors import CapacityError
+
+_KV_ITEM_BYTES = 4  # float32
+_PREFERRED_TOKENS = 4096
+"""A slot gets at least this many tokens (or the model's context) before there is a second one."""
+_LEAST_TOKENS = 64
+"""Below this a slot is of no use to anybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """`slots` sequences of `capacity` tokens each; `token_bytes` for one token, all layers."""
+
+    slots: int
+    capacity: int
+    token_bytes: int
+
+    @property
+    def slot_bytes(self) -> int:
+        return self.capacity * self.token_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.slots * self.slot_bytes
+
+
+def token_bytes(decoder: DecoderSpec) -> int:
+    """Bytes of one token's keys and values over all layers."""
+    return 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * _KV_ITEM_BYTES
+
+
+def fit(decoder: DecoderSpec, settings: EngineSettings, available: int) -> CacheShape:
+    """The largest useful cache within `available` bytes.
+
+    Full context for all sequences if that fits. Else fewer sequences, down to as many as can
+    have 4,096 tokens each; if even one cannot, a shorter context. Raises CapacityError if not
+    even 64 tokens fit.
+    """
+    context = min(decoder.context_length, settings.max_context or decoder.context_length)
+    each = token_bytes(decoder)
+    tokens = available // each
+    preferred = min(context, _PREFERRED_TOKENS)
+    slots = max(1, min(settings.max_sequences, tokens // preferred))
+    capacity = min(context, tokens // slots)
+    if capacity < min(context, _LEAST_TOKENS):
+        raise CapacityError(
+            f"the key-value cache has {available} bytes left; one token of this model needs {each}",
+            hint="unload a model, or raise engine.cache_bytes",
+            code="cache_full",
+        )
+    return CacheShape(slots, capacity, each)
+
+
+class CacheBudget:
+    """The bytes that all models' caches share. Thread-safe."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: EngineSettings) -> CacheBudget:
+        """`engine.cache_bytes`, or a quarter of the machine's memory."""
+        return cls(settings.cache_bytes or memory_bytes() // 4)
+
+    @property
+    def free(self) -> int:
+        return self.total - self._taken
+
+    def take(self, decoder: DecoderSpec, settings: EngineSettings) -> CacheShape:
+        """Reserve a cache for a model. Raises CapacityError."""
+        with self._lock:
+            shape = fit(decoder, settings, self.free // 2)
+            self._taken += shape.total_bytes
+            return shape
+
+    def give_back(self, shape: CacheShape) -> None:
+        with self._lock:
+            self._taken -= shape.total_bytes
+            assert self._taken >= 0

@@ -1,0 +1,280 @@
+"""The engine of one chat model: step() schedules, runs, samples and reads the output back.
+
+Owns the running sequences. Callers add and cancel from any thread; one thread calls step().
+The lock is held while sequences change hands, never while the model runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence as Listing
+from dataclasses import dataclass
+from typing import Protocol
+
+from appliance.bundle.manifest import Prompting
+from appliance.engine.output import Delta, Finished, FinishReason, OutputReader
+from appliance.engine.sampler import Sampled, Sampler
+from appliance.engine.sampling import SamplingParams
+from appliance.engine.slot_pool import Array
+from appliance.engine.tokenizer import Tokenizer
+from appliance.errors import RequestError
+from appliance.scheduler import Plan, Scheduler, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request: `n` sequences for one prompt.
+
+    Attributes:
+        call: identity of the request, unique while it runs.
+        chat: the output is read as a chat turn, with reasoning; else it is plain text.
+        tools: tool calls are looked for in the output.
+        reasoning_opened: the prompt ends with the opening reasoning tag.
+    """
+
+    call: int
+    prompt: Listing[int]
+    params: SamplingParams
+    n: int = 1
+    chat: bool = False
+    tools: bool = False
+    reasoning_opened: bool = False
+    prompt_param: str = "prompt"
+    """The caller's word for the prompt, for errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Something that a step produced for a request."""
+
+    call: int
+    event: Delta | Finished
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the engine has done since it started."""
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+
+
+class Runner(Protocol):
+    """Computes a plan: logits [len(plan.sampled), vocab], in that order."""
+
+    def run(self, plan: Plan) -> Array: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Running:
+    """One sequence with everything that belongs to it."""
+
+    call: int
+    index: int
+    sequence: Sequence
+    sampler: Sampler
+    reader: OutputReader
+    params: SamplingParams
+
+
+class LLMEngine:
+    """Continuous batching over one runner."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        prompting: Prompting,
+        *,
+        vocab_size: int,
+        slots: int,
+        capacity: int,
+        token_budget: int,
+        max_waiting: int,
+    ) -> None:
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._prompting = prompting
+        self._vocab_size = vocab_size
+        self.capacity = capacity
+        self._limits = {
+            "slots": slots,
+            "capacity": capacity,
+            "token_budget": token_budget,
+            "max_waiting": max_waiting,
+        }
+        self._lock = threading.Lock()
+        self._scheduler = Scheduler(**self._limits)
+        self._sequences: dict[Sequence, _Running] = {}
+        self._calls: dict[int, list[_Running]] = {}
+        self._cancelled: set[int] = set()
+        self.counters = Counters()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    @property
+    def running(self) -> int:
+        return self._scheduler.running
+
+    @property
+    def waiting(self) -> int:
+        return self._scheduler.waiting
+
+    @property
+    def cached_positions(self) -> int:
+        """Cache positions in use, over all running sequences."""
+        with self._lock:
+            return self._scheduler.cached_positions
+
+    def add(self, generation: Generation) -> None:
+        """Queue a request. Raises RequestError, or CapacityError when the queue is full."""
+        self._check(generation)
+        group = [self._make(generation, index) for index in range(generation.n)]
+        with self._lock:
+            self._scheduler.add(running.sequence for running in group)
+            self._sequences |= {running.sequence: running for running in group}
+            self._calls[generation.call] = group
+
+    def cancel(self, call: int) -> None:
+        """Drop a request before the next step; each of its sequences then ends as cancelled."""
+        with self._lock:
+            if call in self._calls:
+                self._cancelled.add(call)
+
+    def step(self) -> list[Output]:
+        """Compute one step. Only one thread may call it."""
+        with self._lock:
+            outputs = self._drop_cancelled()
+            plan = self._scheduler.schedule()
+        logits = self._runner.run(plan)
+        sampled = self._sample(plan, logits)
+        with self._lock:
+            self._scheduler.commit(plan)
+            self._count(plan)
+            for sequence, token in zip(plan.sampled, sampled, strict=True):
+                outputs += self._advance(self._sequences[sequence], token)
+        return outputs
+
+    def fail_all(self) -> list[Output]:
+        """End every sequence with an error: a step failed, and the cache cannot be trusted."""
+        with self._lock:
+            outputs = [
+                Output(running.call, _finished(running, FinishReason.ERROR))
+                for running in self._sequences.values()
+            ]
+            self._scheduler = Scheduler(**self._limits)
+            self._sequences.clear()
+            self._calls.clear()
+            self._cancelled.clear()
+        return outputs
+
+    def check_integrity(self) -> None:
+        """Every sequence is known to the scheduler, and to nobody twice."""
+        with self._lock:
+            self._scheduler.check_integrity()
+            assert len(self._sequences) == self._scheduler.running + self._scheduler.waiting
+            assert sum(len(group) for group in self._calls.values()) == len(self._sequences)
+
+    def _check(self, generation: Generation) -> None:
+        generation.params.check(self._vocab_size)
+        prompt, param = generation.prompt, generation.prompt_param
+        if not prompt:
+            raise RequestError("the prompt is empty", param=param)
+        if not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
+            raise RequestError(f"token ids must be below {self._vocab_size}", param=param)
+        if len(prompt) >= self.capacity:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens; the context holds {self.capacity},"
+                " the answer included",
+                param=param,
+                hint="shorten the prompt",
+                code="context_length_exceeded",
+            )
+
+    def _make(self, generation: Generation, index: int) -> _Running:
+        reader = OutputReader(
+            self._tokenizer,
+            generation.params,
+            index,
+            prompting=self._prompting if generation.chat else None,
+            tools=generation.tools,
+            reasoning_opened=generation.reasoning_opened,
+        )
+        sampler = Sampler(generation.params, generation.prompt, index=index)
+        sequence = Sequence(generation.prompt)
+        return _Running(generation.call, index, sequence, sampler, reader, generation.params)
+
+    def _drop_cancelled(self) -> list[Output]:
+        cancelled, self._cancelled = self._cancelled, set()
+        return [
+            Output(call, self._end(running, FinishReason.CANCELLED))
+            for call in cancelled
+            for running in list(self._calls.get(call, ()))
+        ]
+
+    def _sample(self, plan: Plan, logits: Array) -> list[Sampled]:
+        return [
+            self._sequences[sequence].sampler.sample(row)
+            for sequence, row in zip(plan.sampled, logits, strict=True)
+        ]
+
+    def _advance(self, running: _Running, sampled: Sampled) -> list[Output]:
+        """Book one sampled token; the sequence may end with it."""
+        room = self._scheduler.append(running.sequence, sampled.token_id)
+        outputs = [Output(running.call, running.reader.read(sampled))]
+        reason = _end_reason(running, sampled.token_id, room)
+        if reason is not None:
+            rest = running.reader.finish()
+            if rest is not None:
+                outputs.append(Output(running.call, rest))
+            if reason is FinishReason.STOP and running.reader.called:
+                reason = FinishReason.TOOL_CALLS
+            outputs.append(Output(running.call, self._end(running, reason)))
+        return outputs
+
+    def _end(self, running: _Running, reason: FinishReason) -> Finished:
+        """Free everything that the sequence held."""
+        finished = _finished(running, reason)
+        self._scheduler.remove(running.sequence)
+        del self._sequences[running.sequence]
+        group = self._calls[running.call]
+        group.remove(running)
+        if not group:
+            del self._calls[running.call]
+        if reason is FinishReason.CANCELLED:
+            self.counters.cancelled += 1
+        else:
+            self.counters.finished += 1
+        return finished
+
+    def _count(self, plan: Plan) -> None:
+        self.counters.steps += 1
+        self.counters.prompt_tokens += sum(chunk.count for chunk in plan.prefills)
+        self.counters.generated_tokens += len(plan.sampled)
+
+
+def _end_reason(running: _Running, token_id: int, room: bool) -> FinishReason | None:
+    params = running.params
+    if token_id in params.end_ids or running.reader.stop:
+        return FinishReason.STOP
+    if not room or running.sequence.generated == params.max_tokens:
+        return FinishReason.LENGTH
+    return None
+
+
+def _finished(running: _Running, reason: FinishReason) -> Finished:
+    sequence, reader = running.sequence, running.reader
+    return Finished(
+        running.index,
+        reason,
+        # A sequence that was cancelled early may not have had all of its prompt computed.
+        prompt_tokens=min(sequence.computed, sequence.prompt_length),
+        generated_tokens=reader.tokens,
+        reasoning_tokens=reader.reasoning_tokens,
+        stop=reader.stop,
+    )

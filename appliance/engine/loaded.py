@@ -1,0 +1,180 @@
+"""A bundle brought to life: graph, tokenizer, template, cache and engine of one model.
+
+Owns everything that a model holds in memory, from `open_model` to `close`. Refuses a bundle
+file whose bytes are not the ones in the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.bundle.manifest import DecoderSpec, EncoderSpec, Generation, Manifest, Prompting
+from appliance.compiler import Artifact
+from appliance.config import EngineSettings
+from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.embedding_engine import EmbeddingEngine
+from appliance.engine.encoder_runner import EncoderRunner
+from appliance.engine.llm_engine import LLMEngine
+from appliance.engine.model_runner import ModelRunner
+from appliance.engine.session import open_session
+from appliance.engine.slot_pool import SlotPool
+from appliance.engine.tokenizer import Tokenizer
+from appliance.errors import DigestError, RequestError
+from appliance.fsops import read_regular, resolve_inside
+from appliance.model_store import StoredBundle
+from appliance.prompting import ChatTemplate, Conversation
+
+
+class ChatModel:
+    """A chat model, ready to generate. Raises as its parts do."""
+
+    def __init__(
+        self,
+        bundle: StoredBundle,
+        artifact: Artifact,
+        settings: EngineSettings,
+        budget: CacheBudget,
+    ) -> None:
+        manifest = bundle.manifest
+        decoder, generation, prompting = _chat_parts(manifest)
+        self.bundle = bundle
+        self.generation = generation
+        self.prompting = prompting
+        self.tokenizer = Tokenizer(
+            read_checked(bundle, manifest.tokenizer),
+            visible=(prompting.reasoning_start, prompting.reasoning_end, *_TOOL_TAGS),
+        )
+        self._budget = budget
+        self._template = ChatTemplate(
+            read_checked(bundle, prompting.template).decode("utf-8"),
+            bos_token=prompting.bos_token,
+            eos_token=prompting.eos_token,
+            control=self.tokenizer.control,
+        )
+        self._shape = None
+        try:
+            self._shape = self.cache_shape = budget.take(decoder, settings)
+            session = open_session(artifact.directory, settings.threads)
+            pool = SlotPool(decoder, self.cache_shape)
+            runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget)
+        except BaseException:
+            self.close()
+            raise
+        self.engine = LLMEngine(
+            runner,
+            self.tokenizer,
+            prompting,
+            vocab_size=decoder.vocab_size,
+            slots=self.cache_shape.slots,
+            capacity=self.cache_shape.capacity,
+            token_budget=settings.token_budget,
+            max_waiting=settings.max_waiting,
+        )
+        self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
+
+    @property
+    def cache_bytes_used(self) -> int:
+        return self.engine.cached_positions * self.cache_shape.token_bytes
+
+    def encode_chat(self, conversation: Conversation) -> tuple[list[int], bool]:
+        """Token ids of the rendered conversation, and whether it opens a reasoning tag.
+
+        Blocks on the template's process. Raises RequestError.
+        """
+        prompt = self._template.render(conversation)
+        start = self.prompting.reasoning_start
+        opened = bool(start) and prompt.text.rstrip().endswith(start)
+        return self.tokenizer.encode_prompt(prompt), opened
+
+    def close(self) -> None:
+        """Free the cache's share of the budget and end the template's process."""
+        self._template.close()
+        if self._shape is not None:
+            self._budget.give_back(self._shape)
+            self._shape = None
+
+
+class EmbeddingModel:
+    """An embedding model, ready to embed. Raises as its parts do."""
+
+    def __init__(self, bundle: StoredBundle, artifact: Artifact, settings: EngineSettings) -> None:
+        manifest = bundle.manifest
+        assert manifest.encoder is not None
+        self.bundle = bundle
+        self.encoder: EncoderSpec = manifest.encoder
+        self.tokenizer = Tokenizer(read_checked(bundle, manifest.tokenizer))
+        self._vocab_size = self.tokenizer.vocab_size
+        self.engine = EmbeddingEngine(
+            EncoderRunner(open_session(artifact.directory, settings.threads)),
+            token_budget=settings.token_budget,
+            max_waiting=settings.max_waiting,
+        )
+        self.memory_bytes = _size(artifact.directory)
+
+    def encode(self, inputs: Sequence[str | Sequence[int]]) -> list[Sequence[int]]:
+        """Token ids of each input. Raises RequestError for one that is empty or too long."""
+        texts: list[Sequence[int]] = []
+        for index, given in enumerate(inputs):
+            ids = self.tokenizer.encode_text(given) if isinstance(given, str) else given
+            self._check(ids, f"input[{index}]")
+            texts.append(ids)
+        if not texts:
+            raise RequestError("there is nothing to embed", param="input")
+        return texts
+
+    def close(self) -> None:
+        """Nothing is held outside this object."""
+
+    def _check(self, ids: Sequence[int], param: str) -> None:
+        if not ids:
+            raise RequestError("an input is empty", param=param)
+        if len(ids) > self.encoder.max_length:
+            raise RequestError(
+                f"an input has {len(ids)} tokens; the model reads {self.encoder.max_length}",
+                param=param,
+                hint="split the text into shorter ones",
+                code="context_length_exceeded",
+            )
+        if not 0 <= min(ids) <= max(ids) < self._vocab_size:
+            raise RequestError(f"token ids must be below {self._vocab_size}", param=param)
+
+
+LoadedModel = ChatModel | EmbeddingModel
+
+_TOOL_TAGS = ("<tool_call>", "</tool_call>")
+
+
+def open_model(
+    bundle: StoredBundle, artifact: Artifact, settings: EngineSettings, budget: CacheBudget
+) -> LoadedModel:
+    """Load a verified artifact. Takes as long as reading it; call it from a thread."""
+    if bundle.manifest.kind == "chat":
+        return ChatModel(bundle, artifact, settings, budget)
+    return EmbeddingModel(bundle, artifact, settings)
+
+
+def read_checked(bundle: StoredBundle, path: str) -> bytes:
+    """The bytes of one small file of the bundle. Raises DigestError if they are not the signed."""
+    (entry,) = (entry for entry in bundle.manifest.files if entry.path == path)
+    data = read_regular(resolve_inside(bundle.directory, path), limit=entry.size, name=path)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise DigestError(
+            f"{path} of {bundle.name} {bundle.version} was altered on this node",
+            path=path,
+            hint="remove this version and add the bundle again",
+        )
+    return data
+
+
+def _chat_parts(manifest: Manifest) -> tuple[DecoderSpec, Generation, Prompting]:
+    decoder, generation, prompting = manifest.decoder, manifest.generation, manifest.prompting
+    assert decoder is not None
+    assert generation is not None
+    assert prompting is not None
+    return decoder, generation, prompting
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())

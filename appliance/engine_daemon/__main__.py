@@ -1,0 +1,42 @@
+"""`python -m appliance.engine_daemon --root DIR`: the engine daemon in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from appliance.config import default_root, load_config
+from appliance.engine_daemon.server import serve
+from appliance.errors import ApplianceError
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="appliance.engine_daemon", description=__doc__)
+    parser.add_argument("--root", type=Path, default=default_root(), help="root of the node")
+    root = parser.parse_args().root
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        asyncio.run(_run(root))
+    except ApplianceError as error:
+        logging.getLogger("appliance").error("%s; %s", error.message, error.hint)
+        return error.exit_status
+    return 0
+
+
+async def _run(root: Path) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(load_config(root), stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

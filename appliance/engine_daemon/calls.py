@@ -1,0 +1,119 @@
+"""Calls under way, and the exact counts of those that ended a while ago.
+
+Owns the way of a step's outputs to the call that waits for them, and what Settle answers. Lives
+on the event loop; nothing here is thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+from appliance.engine.embedding_engine import Embedded, EmbeddingFailed
+from appliance.engine.encoder_runner import Vectors
+from appliance.engine.output import Delta, Finished
+from appliance.errors import ConflictError, NotFoundError, UnavailableError
+
+RETENTION_SECONDS = 120.0
+"""How long the counts of an ended call are kept; the protocol promises 60."""
+
+_numbers = itertools.count(1)
+
+
+class Call:
+    """One Generate call: its events, and how its sequences ended."""
+
+    def __init__(self, request_id: str, sequences: int) -> None:
+        self.number = next(_numbers)
+        self.request_id = request_id
+        self.finished: list[Finished] = []
+        self._sequences = sequences
+        self._events: asyncio.Queue[Delta | Finished] = asyncio.Queue()
+        self._ended = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Nothing of the call runs any more."""
+        return self._ended.is_set()
+
+    def deliver(self, event: Delta | Finished) -> None:
+        if isinstance(event, Finished):
+            self.finished.append(event)
+            if len(self.finished) == self._sequences:
+                self._ended.set()
+        self._events.put_nowait(event)
+
+    async def events(self) -> AsyncIterator[Delta | Finished]:
+        """Every event, up to the end of the last sequence."""
+        finished = 0
+        while finished < self._sequences:
+            event = await self._events.get()
+            finished += isinstance(event, Finished)
+            yield event
+
+    async def settled(self) -> list[Finished]:
+        """How each sequence ended, by index, once nothing of the call runs any more."""
+        await self._ended.wait()
+        return sorted(self.finished, key=lambda finished: finished.index)
+
+
+class EmbedCall:
+    """One Embed call: waits for all of its vectors."""
+
+    def __init__(self) -> None:
+        self.number = next(_numbers)
+        self._result: asyncio.Future[Embedded | EmbeddingFailed] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    @property
+    def ended(self) -> bool:
+        return self._result.done()
+
+    def deliver(self, event: Embedded | EmbeddingFailed) -> None:
+        if not self._result.done():
+            self._result.set_result(event)
+
+    async def vectors(self) -> Vectors:
+        """[texts, dimensions]. Raises UnavailableError if the call was dropped."""
+        # Shielded: a cancelled handler must not cancel the future that the engine delivers to.
+        event = await asyncio.shield(self._result)
+        if isinstance(event, EmbeddingFailed):
+            raise UnavailableError(
+                "the engine is stopping" if event.cancelled else "the engine failed in a step",
+                hint="try again",
+            )
+        return event.vectors
+
+
+class CallLedger:
+    """Calls by request id, from their beginning until some time after their end."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, Call] = {}
+
+    def open(self, request_id: str, sequences: int) -> Call:
+        """Begin a call. Raises ConflictError if this id was used a moment ago."""
+        if request_id and request_id in self._calls:
+            raise ConflictError("this request_id is in use", hint="give each call an id of its own")
+        call = Call(request_id, sequences)
+        if request_id:
+            self._calls[request_id] = call
+        return call
+
+    def close(self, call: Call) -> None:
+        """The call's handler is gone; forget the call later."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(RETENTION_SECONDS, self._calls.pop, call.request_id, None)
+
+    def forget(self, call: Call) -> None:
+        """The call was refused: nothing ever ran."""
+        self._calls.pop(call.request_id, None)
+
+    def get(self, request_id: str) -> Call:
+        """Raises NotFoundError."""
+        try:
+            return self._calls[request_id]
+        except KeyError:
+            raise NotFoundError("no such call is known", code="call_not_found") from None

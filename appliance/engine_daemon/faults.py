@@ -1,0 +1,76 @@
+"""Errors on the wire: a gRPC status, with code, hint and parameter in trailing metadata.
+
+The rules are written at the top of engine_v1.proto.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import grpc
+
+from appliance.errors import (
+    ApplianceError,
+    CapacityError,
+    ConflictError,
+    NotFoundError,
+    RequestError,
+    UnavailableError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
+
+ServicerContext = grpc.aio.ServicerContext[Any, Any]
+
+_log = logging.getLogger(__name__)
+
+_STATUSES: tuple[tuple[type[ApplianceError], grpc.StatusCode], ...] = (
+    (UsageError, grpc.StatusCode.INVALID_ARGUMENT),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (VerificationError, grpc.StatusCode.FAILED_PRECONDITION),
+    (UnsupportedError, grpc.StatusCode.FAILED_PRECONDITION),
+    (ConflictError, grpc.StatusCode.FAILED_PRECONDITION),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+)
+
+
+@asynccontextmanager
+async def answered(context: ServicerContext) -> AsyncIterator[None]:
+    """Turn an error of the body into the status that the protocol promises."""
+    try:
+        yield
+    except ApplianceError as error:
+        await _abort(context, error)
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:
+        # Our own bug. Its text may quote the caller's content, so only its kind is told.
+        _log.exception("a call failed inside the engine daemon")
+        kind = type(error).__name__
+        await context.abort(grpc.StatusCode.INTERNAL, f"the engine failed ({kind})")
+
+
+def status(error: ApplianceError) -> grpc.StatusCode:
+    """The gRPC status of an error."""
+    for kind, code in _STATUSES:
+        if isinstance(error, kind):
+            return code
+    return grpc.StatusCode.INTERNAL
+
+
+def metadata(error: ApplianceError) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata of an error; values are percent-encoded UTF-8."""
+    pairs = [("appliance-code", error.code), ("appliance-hint", error.hint)]
+    if isinstance(error, RequestError) and error.param:
+        pairs.append(("appliance-param", error.param))
+    return tuple((key, quote(value, safe=" []._-,;:'()/")) for key, value in pairs if value)
+
+
+async def _abort(context: ServicerContext, error: ApplianceError) -> NoReturn:
+    await context.abort(status(error), error.message, metadata(error))

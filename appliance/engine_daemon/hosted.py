@@ -1,0 +1,187 @@
+"""One bundle that the daemon hosts, from loading to drained.
+
+    LOADING ──> SERVING ──> DRAINING ──> (gone)
+       └──────> FAILED
+
+Owns the loaded model, its stepping thread and the calls that wait for its outputs. Lives on the
+event loop; only `Stepper`'s thread is elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from appliance.engine.embedding_engine import EmbeddingOutput
+from appliance.engine.llm_engine import Generation, Output
+from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel
+from appliance.engine.session import PROVIDER
+from appliance.engine_daemon.calls import Call, EmbedCall
+from appliance.engine_daemon.stepper import Stepper
+from appliance.errors import RequestError
+from appliance.model_store import StoredBundle
+from appliance.pb import engine_v1_pb2 as pb
+
+
+class State(enum.Enum):
+    LOADING = pb.MODEL_STATE_LOADING
+    SERVING = pb.MODEL_STATE_SERVING
+    DRAINING = pb.MODEL_STATE_DRAINING
+    FAILED = pb.MODEL_STATE_FAILED
+
+
+class _Receiver(Protocol):
+    @property
+    def ended(self) -> bool: ...
+    def deliver(self, event: Any, /) -> None: ...  # noqa: ANN401 - the kind is the engine's
+
+
+class HostedModel:
+    """Made while loading; `serve` or `fail` settles what becomes of it."""
+
+    def __init__(self, bundle: StoredBundle) -> None:
+        self.bundle = bundle
+        self.state = State.LOADING
+        self.error = ""
+        self.model: LoadedModel | None = None
+        self._artifact_key = ""
+        self._stepper: Stepper | None = None
+        self._calls: dict[int, _Receiver] = {}
+        self._preparing = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def serve(self, model: LoadedModel, artifact_key: str) -> None:
+        """The model is loaded: take calls."""
+        loop = asyncio.get_running_loop()
+
+        def deliver(outputs: Sequence[Output | EmbeddingOutput]) -> None:
+            loop.call_soon_threadsafe(self._deliver, outputs)
+
+        self.model = model
+        self._artifact_key = artifact_key
+        self._stepper = Stepper(model.engine, deliver, name=self.bundle.name)
+        self.state = State.SERVING
+
+    def fail(self, error: str) -> None:
+        self.error = error
+        self.state = State.FAILED
+
+    def drain(self) -> None:
+        """Take no new calls; those under way go on."""
+        self.state = State.DRAINING
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """A call that will be queued is being prepared: the model stays until then."""
+        self._preparing += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._preparing -= 1
+            self._note_idle()
+
+    async def wait_idle(self) -> None:
+        """Until no call is under way."""
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Free the memory. Calls that are still under way never hear more."""
+        stepper, self._stepper = self._stepper, None
+        model, self.model = self.model, None
+        if stepper is not None:
+            await asyncio.to_thread(stepper.stop)
+        if model is not None:
+            await asyncio.to_thread(model.close)
+
+    @property
+    def chat(self) -> ChatModel:
+        """Raises RequestError if this is not a chat model."""
+        if not isinstance(self.model, ChatModel):
+            raise RequestError(
+                f"{self.bundle.name} does not generate text",
+                param="model",
+                hint="name a chat model, or ask for embeddings",
+            )
+        return self.model
+
+    @property
+    def embedding(self) -> EmbeddingModel:
+        """Raises RequestError if this is not an embedding model."""
+        if not isinstance(self.model, EmbeddingModel):
+            raise RequestError(
+                f"{self.bundle.name} does not make embeddings",
+                param="model",
+                hint="name an embedding model, or ask for text",
+            )
+        return self.model
+
+    def generate(self, call: Call, generation: Generation) -> None:
+        """Queue a call's sequences. Raises RequestError and CapacityError."""
+        self.chat.engine.add(generation)
+        self._register(call.number, call)
+
+    def embed(self, call: EmbedCall, texts: Sequence[Sequence[int]]) -> None:
+        """Queue a call's texts. Raises CapacityError."""
+        self.embedding.engine.add(call.number, texts)
+        self._register(call.number, call)
+
+    def cancel(self, number: int) -> None:
+        """Drop a call before the next step; unknown and ended ones are left alone."""
+        if self.model is not None and self._stepper is not None:
+            self.model.engine.cancel(number)
+            self._stepper.wake()
+
+    def cancel_all(self) -> None:
+        for number in list(self._calls):
+            self.cancel(number)
+
+    def describe(self) -> pb.Model:
+        """This model as ListModels shows it."""
+        manifest = self.bundle.manifest
+        shown = pb.Model(
+            name=self.bundle.name,
+            version=self.bundle.version,
+            kind=manifest.kind,
+            bundle_digest=self.bundle.digest,
+            artifact=self._artifact_key,
+            provider=PROVIDER if self.model is not None else "",
+            memory_bytes=self.model.memory_bytes if self.model is not None else 0,
+            state=self.state.value,
+            created=manifest.created,
+            error=self.error,
+        )
+        if manifest.encoder is not None:
+            shown.dimensions = manifest.encoder.dimensions
+            shown.context_length = manifest.encoder.max_length
+        if manifest.prompting is not None:
+            shown.supports_tools = bool(manifest.prompting.tool_format)
+            shown.supports_thinking = bool(manifest.prompting.reasoning_start)
+        if isinstance(self.model, ChatModel):
+            shown.context_length = self.model.cache_shape.capacity
+            shown.max_sequences = self.model.cache_shape.slots
+        return shown
+
+    def _register(self, number: int, receiver: _Receiver) -> None:
+        assert self._stepper is not None
+        self._calls[number] = receiver
+        self._idle.clear()
+        self._stepper.wake()
+
+    def _deliver(self, outputs: Sequence[Output | EmbeddingOutput]) -> None:
+        for output in outputs:
+            receiver = self._calls.get(output.call)
+            if receiver is None:
+                continue
+            receiver.deliver(output.event)
+            if receiver.ended:
+                del self._calls[output.call]
+        self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._calls and not self._preparing:
+            self._idle.set()

@@ -1,0 +1,204 @@
+"""The models that this daemon hosts: loading, replacing and unloading them.
+
+A load reads the model store anew, verifies the compiled artifact, and happens beside everything
+that is being served; when the new version serves, the old one gets no more calls and leaves
+when its last one ends. A model that cannot be loaded is shown as failed and stops nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+
+from appliance.compiler import open_artifact
+from appliance.config import Config
+from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.loaded import LoadedModel, open_model
+from appliance.engine_daemon.hosted import HostedModel, State
+from appliance.errors import ApplianceError, NotFoundError, UnavailableError
+from appliance.model_store import ModelStore, StoredBundle
+from appliance.trust.node_key import PUBLIC_NAME, NodePublicKey
+
+_log = logging.getLogger(__name__)
+
+Changed = Callable[[str, bool], Awaitable[None]]
+"""Awaited with a model's name and whether it is served now."""
+
+
+class ModelRegistry:
+    """Models by name. Lives on the event loop."""
+
+    def __init__(self, config: Config, changed: Changed) -> None:
+        self._config = config
+        self._changed = changed
+        self._store = ModelStore(config.layout.models)
+        self._budget = CacheBudget.from_settings(config.engine)
+        self._hosted: list[HostedModel] = []
+        self._loads: dict[str, asyncio.Task[HostedModel]] = {}
+        self._one_load = asyncio.Lock()
+        self._drains: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    @property
+    def cache_budget(self) -> CacheBudget:
+        return self._budget
+
+    def all(self) -> list[HostedModel]:
+        """Every hosted model, whatever its state, by name."""
+        return sorted(self._hosted, key=lambda hosted: hosted.bundle.name)
+
+    def serving(self, name: str) -> HostedModel:
+        """The version of `name` that takes calls. Raises NotFoundError, UnavailableError."""
+        if self._stopping:
+            raise UnavailableError("the engine is stopping", hint="try again in a moment")
+        found = self._find(name, State.SERVING)
+        if found is not None:
+            return found
+        if self._find(name, State.LOADING) is not None:
+            raise UnavailableError(
+                f"the model {name} is being loaded", hint="try again soon", code="model_loading"
+            )
+        failed = self._find(name, State.FAILED)
+        if failed is not None:
+            raise NotFoundError(
+                f"the model {name} could not be loaded: {failed.error}",
+                hint="`appliance status` shows the state of each model",
+                code="model_not_found",
+            )
+        raise NotFoundError(
+            f"the model {name!r} is not served here",
+            hint="ask for the list of models",
+            code="model_not_found",
+        )
+
+    async def load_active(self) -> None:
+        """Load every model of the current generation; failures are shown, not raised."""
+        try:
+            names = list(await asyncio.to_thread(self._store.active))
+        except ApplianceError as error:
+            _log.error("the model store cannot be read: %s", error.message)
+            return
+        for name in names:
+            try:
+                await self.load(name)
+            except ApplianceError:
+                continue  # shown as failed, and logged
+
+    async def load(self, name: str) -> HostedModel:
+        """Serve the version of `name` that the store says is active; at once if it is served.
+
+        A caller that goes away does not stop the load. Raises what loading raises.
+        """
+        task = self._loads.get(name)
+        if task is None:
+            task = self._loads[name] = asyncio.create_task(self._load(name))
+            task.add_done_callback(lambda _: self._loads.pop(name, None))
+        return await asyncio.shield(task)
+
+    async def unload(self, name: str) -> None:
+        """Stop admitting to `name`, wait for its calls, free its memory. Raises NotFoundError."""
+        versions = [hosted for hosted in self._hosted if hosted.bundle.name == name]
+        if not versions:
+            raise NotFoundError(f"the model {name!r} is not served here", code="model_not_found")
+        await self._changed(name, False)
+        await asyncio.gather(*(asyncio.shield(self._retire(hosted)) for hosted in versions))
+
+    def stop_admitting(self) -> None:
+        """Refuse every new call from now on."""
+        self._stopping = True
+
+    async def finish(self, seconds: float) -> None:
+        """Let calls under way end by themselves for `seconds`, then cancel what is left."""
+        idle = asyncio.gather(*(hosted.wait_idle() for hosted in self._hosted))
+        try:
+            await asyncio.wait_for(asyncio.shield(idle), seconds)
+        except TimeoutError:
+            for hosted in self._hosted:
+                hosted.cancel_all()
+        await idle
+
+    async def close(self) -> None:
+        """Free everything."""
+        for task in (*self._loads.values(), *self._drains):
+            task.cancel()
+        await asyncio.gather(*self._loads.values(), *self._drains, return_exceptions=True)
+        for hosted in self._hosted:
+            await hosted.close()
+        self._hosted.clear()
+
+    async def _load(self, name: str) -> HostedModel:
+        async with self._one_load:
+            bundle = await asyncio.to_thread(self._active_bundle, name)
+            current = self._find(name, State.SERVING)
+            if current is not None and current.bundle.digest == bundle.digest:
+                return current
+            self._forget_failed(name)
+            hosted = HostedModel(bundle)
+            self._hosted.append(hosted)
+            try:
+                model, key = await asyncio.to_thread(self._open, bundle)
+            except ApplianceError as error:
+                hosted.fail(error.message)
+                _log.error("%s %s was not loaded: %s", name, bundle.version, error.message)
+                raise
+            except asyncio.CancelledError:
+                self._hosted.remove(hosted)
+                raise
+            except Exception as error:
+                hosted.fail(f"{type(error).__name__}: {error}")
+                _log.exception("%s %s was not loaded", name, bundle.version)
+                raise UnavailableError(
+                    f"the model {name} could not be loaded: {error}",
+                    hint="the engine's log says more",
+                ) from error
+            hosted.serve(model, key)
+            await self._changed(name, True)
+            _log.info("%s %s serves", name, bundle.version)
+        if current is not None:
+            self._retire(current)
+        return hosted
+
+    def _active_bundle(self, name: str) -> StoredBundle:
+        bundle = self._store.active().get(name)
+        if bundle is None:
+            raise NotFoundError(
+                f"the model {name!r} is not active on this node",
+                hint="`appliance models activate` makes it so",
+                code="model_not_found",
+            )
+        return bundle
+
+    def _open(self, bundle: StoredBundle) -> tuple[LoadedModel, str]:
+        layout = self._config.layout
+        node_key = NodePublicKey.load(layout.node / PUBLIC_NAME)
+        artifact = open_artifact(layout.artifacts, bundle.digest, node_key)
+        model = open_model(bundle, artifact, self._config.engine, self._budget)
+        return model, artifact.key
+
+    def _retire(self, hosted: HostedModel) -> asyncio.Task[None]:
+        """Drain and free a model in the background."""
+        hosted.drain()
+
+        async def leave() -> None:
+            await hosted.wait_idle()
+            await hosted.close()
+            if hosted in self._hosted:
+                self._hosted.remove(hosted)
+            _log.info("%s %s is unloaded", hosted.bundle.name, hosted.bundle.version)
+
+        task = asyncio.create_task(leave())
+        self._drains.add(task)
+        task.add_done_callback(self._drains.discard)
+        return task
+
+    def _forget_failed(self, name: str) -> None:
+        failed = [h for h in self._hosted if h.bundle.name == name and h.state is State.FAILED]
+        for hosted in failed:
+            self._hosted.remove(hosted)
+
+    def _find(self, name: str, state: State) -> HostedModel | None:
+        matching: Iterator[HostedModel] = (
+            h for h in self._hosted if h.bundle.name == name and h.state is state
+        )
+        return next(matching, None)

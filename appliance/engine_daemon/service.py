@@ -1,0 +1,180 @@
+"""The gRPC service of engine_v1.proto, one method a call."""
+
+from __future__ import annotations
+
+import asyncio
+
+from appliance.engine.llm_engine import Generation
+from appliance.engine.loaded import ChatModel
+from appliance.engine.output import Finished
+from appliance.engine_daemon import wire
+from appliance.engine_daemon.calls import Call, CallLedger, EmbedCall
+from appliance.engine_daemon.faults import ServicerContext, answered
+from appliance.engine_daemon.hosted import HostedModel
+from appliance.engine_daemon.registry import ModelRegistry
+from appliance.errors import RequestError
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.pb import engine_v1_pb2_grpc as pb_grpc
+
+
+class EngineService(pb_grpc.EngineServicer):
+    """Translates; the registry and its models do the work."""
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        self._registry = registry
+        self._ledger = CallLedger()
+
+    async def Generate(self, request: pb.GenerateRequest, context: ServicerContext) -> None:  # noqa: N802
+        async with answered(context):
+            hosted = self._registry.serving(request.model)
+            call = self._ledger.open(request.request_id, wire.sequence_count(request))
+            try:
+                with hosted.preparing():
+                    generation = await asyncio.to_thread(_generation, hosted.chat, call, request)
+                    hosted.generate(call, generation)
+            except BaseException:
+                self._ledger.forget(call)
+                raise
+            try:
+                await self._stream(call, len(generation.prompt), hosted, context)
+            finally:
+                hosted.cancel(call.number)
+                self._ledger.close(call)
+
+    async def Settle(  # noqa: N802
+        self, request: pb.SettleRequest, context: ServicerContext
+    ) -> pb.SettleResponse:
+        async with answered(context):
+            finished = await self._ledger.get(request.request_id).settled()
+            return pb.SettleResponse(sequences=[wire.usage(end) for end in finished])
+
+    async def Embed(self, request: pb.EmbedRequest, context: ServicerContext) -> pb.EmbedResponse:  # noqa: N802
+        async with answered(context):
+            hosted = self._registry.serving(request.model)
+            model = hosted.embedding
+            if request.dimensions not in (0, model.encoder.dimensions):
+                raise RequestError(
+                    f"this model makes vectors of {model.encoder.dimensions} dimensions only",
+                    param="dimensions",
+                    hint="leave the parameter out",
+                )
+            inputs = [_embed_input(given) for given in request.inputs]
+            call = EmbedCall()
+            with hosted.preparing():
+                texts = await asyncio.to_thread(model.encode, inputs)
+                hosted.embed(call, texts)
+            try:
+                vectors = await call.vectors()
+            finally:
+                hosted.cancel(call.number)
+            return pb.EmbedResponse(
+                embeddings=[pb.Embedding(values=row.tolist()) for row in vectors],
+                prompt_tokens=sum(len(ids) for ids in texts),
+                bundle_digest=hosted.bundle.digest,
+            )
+
+    async def Load(self, request: pb.LoadRequest, context: ServicerContext) -> pb.LoadResponse:  # noqa: N802
+        async with answered(context):
+            hosted = await self._registry.load(request.model)
+            return pb.LoadResponse(model=hosted.describe())
+
+    async def Unload(  # noqa: N802
+        self, request: pb.UnloadRequest, context: ServicerContext
+    ) -> pb.UnloadResponse:
+        async with answered(context):
+            await self._registry.unload(request.model)
+            return pb.UnloadResponse()
+
+    async def ListModels(  # noqa: N802
+        self, _request: pb.ListModelsRequest, _context: ServicerContext
+    ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[hosted.describe() for hosted in self._registry.all()])
+
+    async def Tokenize(  # noqa: N802
+        self, request: pb.TokenizeRequest, context: ServicerContext
+    ) -> pb.TokenizeResponse:
+        async with answered(context):
+            hosted = self._registry.serving(request.model)
+            if request.WhichOneof("prompt") == "chat":
+                ids, _ = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
+            else:
+                assert hosted.model is not None
+                ids = await asyncio.to_thread(hosted.model.tokenizer.encode_text, request.text)
+            return pb.TokenizeResponse(ids=ids)
+
+    async def Stats(  # noqa: N802
+        self, _request: pb.StatsRequest, _context: ServicerContext
+    ) -> pb.StatsResponse:
+        merged: dict[str, pb.ModelStats] = {}
+        for hosted in self._registry.all():
+            _add_stats(merged.setdefault(hosted.bundle.name, pb.ModelStats()), hosted)
+        return pb.StatsResponse(models=merged.values())
+
+    async def _stream(
+        self, call: Call, prompt_tokens: int, hosted: HostedModel, context: ServicerContext
+    ) -> None:
+        tokenizer = hosted.chat.tokenizer
+        accepted = pb.Accepted(prompt_tokens=prompt_tokens, bundle_digest=hosted.bundle.digest)
+        await context.write(pb.GenerateEvent(accepted=accepted))
+        async for event in call.events():
+            if isinstance(event, Finished):
+                await context.write(wire.finished_event(event))
+            else:
+                await context.write(wire.delta_event(event, tokenizer))
+
+
+def _generation(model: ChatModel, call: Call, request: pb.GenerateRequest) -> Generation:
+    """What the request asks of the engine. Blocks on the template. Raises RequestError."""
+    params = wire.sampling_params(request.sampling, model.generation)
+    kind = request.WhichOneof("prompt")
+    opened, param = False, "prompt"
+    if kind == "chat":
+        prompt, opened = _encode_chat(model, request.chat)
+        param = "messages"
+    elif kind == "text":
+        prompt = model.tokenizer.encode_text(request.text)
+    elif kind == "tokens":
+        prompt = list(request.tokens.ids)
+    else:
+        raise RequestError("there is no prompt", param="prompt")
+    return Generation(
+        call.number,
+        prompt,
+        params,
+        wire.sequence_count(request),
+        chat=kind == "chat",
+        tools=kind == "chat" and bool(request.chat.tools),
+        reasoning_opened=opened,
+        prompt_param=param,
+    )
+
+
+def _encode_chat(model: ChatModel, prompt: pb.ChatPrompt) -> tuple[list[int], bool]:
+    if prompt.tools and not model.prompting.tool_format:
+        raise RequestError("this model cannot call tools", param="tools", hint="leave them out")
+    conversation = wire.conversation(prompt, thinking=model.generation.thinking)
+    return model.encode_chat(conversation)
+
+
+def _embed_input(given: pb.EmbedInput) -> str | list[int]:
+    if given.WhichOneof("input") == "tokens":
+        return list(given.tokens.ids)
+    return given.text
+
+
+def _add_stats(stats: pb.ModelStats, hosted: HostedModel) -> None:
+    stats.model = hosted.bundle.name
+    model = hosted.model
+    if model is None:
+        return
+    stats.sequences_waiting += model.engine.waiting
+    counters = model.engine.counters
+    stats.steps += counters.steps
+    stats.prompt_tokens += counters.prompt_tokens
+    stats.sequences_finished += counters.finished
+    stats.sequences_cancelled += counters.cancelled
+    if isinstance(model, ChatModel):
+        stats.sequences_running += model.engine.running
+        stats.generated_tokens += model.engine.counters.generated_tokens
+        stats.cache_bytes_total += model.cache_shape.total_bytes
+        stats.cache_bytes_used += model.cache_bytes_used

@@ -1,0 +1,58 @@
+"""The thread that steps one model's engine while there is work, and sleeps while there is none."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What can be stepped."""
+
+    @property
+    def has_work(self) -> bool: ...
+    def step(self) -> Sequence[Any]: ...
+    def fail_all(self) -> Sequence[Any]: ...
+
+
+class Stepper:
+    """Owns the thread. `deliver` gets every step's outputs, in that thread."""
+
+    def __init__(
+        self, engine: Engine, deliver: Callable[[Sequence[Any]], None], *, name: str
+    ) -> None:
+        self._engine = engine
+        self._deliver = deliver
+        self._name = name
+        self._awake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"steps of {name}", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be work. From any thread."""
+        self._awake.set()
+
+    def stop(self) -> None:
+        """End the thread after the step that is under way. Blocks."""
+        self._stopping = True
+        self._awake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._awake.wait()
+            self._awake.clear()
+            while self._engine.has_work and not self._stopping:
+                self._deliver(self._step())
+
+    def _step(self) -> Sequence[Any]:
+        try:
+            return self._engine.step()
+        except Exception as error:
+            _log.error("%s: a step failed, its sequences are dropped: %s", self._name, error)
+            return self._engine.fail_all()

@@ -1,0 +1,137 @@
+"""protobuf <-> engine types, both ways, one function a message."""
+
+from __future__ import annotations
+
+from appliance.bundle.manifest import Generation
+from appliance.engine.output import Delta, Finished, FinishReason
+from appliance.engine.sampler import TokenLogprob
+from appliance.engine.sampling import MAX_SEQUENCES, SamplingParams
+from appliance.engine.tokenizer import Tokenizer
+from appliance.errors import RequestError
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.prompting import Conversation, Message, Tool, ToolCall, ToolCallPiece
+
+_REASONS = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
+    FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
+    FinishReason.ERROR: pb.FINISH_REASON_ERROR,
+}
+
+
+def sequence_count(request: pb.GenerateRequest) -> int:
+    """How many sequences are asked for. Raises RequestError."""
+    if request.n > MAX_SEQUENCES:
+        raise RequestError(f"n must be at most {MAX_SEQUENCES}", param="n")
+    return request.n or 1
+
+
+def sampling_params(given: pb.SamplingParams, defaults: Generation) -> SamplingParams:
+    """The caller's parameters; the bundle's where the caller is silent. Not checked yet."""
+
+    def choose(name: str, default: float) -> float:
+        value: float = getattr(given, name)
+        return value if given.HasField(name) else default
+
+    ends = frozenset(given.stop_token_ids)
+    if not given.ignore_eos:
+        ends |= frozenset(defaults.eos_token_ids)
+    return SamplingParams(
+        max_tokens=given.max_tokens or None,
+        min_tokens=given.min_tokens,
+        temperature=choose("temperature", defaults.temperature),
+        top_p=choose("top_p", defaults.top_p),
+        top_k=given.top_k if given.HasField("top_k") else defaults.top_k,
+        min_p=choose("min_p", defaults.min_p),
+        presence_penalty=given.presence_penalty,
+        frequency_penalty=given.frequency_penalty,
+        repetition_penalty=choose("repetition_penalty", defaults.repetition_penalty),
+        seed=given.seed if given.HasField("seed") else None,
+        stop=tuple(given.stop),
+        end_ids=ends,
+        logit_bias=dict(given.logit_bias),
+        logprobs=given.logprobs if given.HasField("logprobs") else None,
+    )
+
+
+def conversation(prompt: pb.ChatPrompt, *, thinking: bool) -> Conversation:
+    """A chat prompt; `thinking` is the bundle's default. Raises RequestError."""
+    if prompt.thinking != pb.THINKING_MODE_DEFAULT:
+        thinking = prompt.thinking == pb.THINKING_MODE_ON
+    return Conversation(
+        tuple(_message(index, message) for index, message in enumerate(prompt.messages)),
+        tuple(Tool(t.name, t.description, t.parameters_json) for t in prompt.tools),
+        thinking=thinking,
+        continue_final=prompt.continue_final_message,
+    )
+
+
+def delta_event(delta: Delta, tokenizer: Tokenizer) -> pb.GenerateEvent:
+    return pb.GenerateEvent(
+        delta=pb.Delta(
+            index=delta.index,
+            text=delta.text,
+            reasoning=delta.reasoning,
+            tool_calls=[_tool_call(piece) for piece in delta.tool_calls],
+            logprobs=[_logprob(logprob, tokenizer) for logprob in delta.logprobs],
+            tokens=delta.tokens,
+            token_ids=delta.token_ids,
+        )
+    )
+
+
+def finished_event(finished: Finished) -> pb.GenerateEvent:
+    return pb.GenerateEvent(
+        finished=pb.Finished(
+            index=finished.index,
+            reason=_REASONS[finished.reason],
+            usage=usage(finished),
+            stop=finished.stop,
+        )
+    )
+
+
+def usage(finished: Finished) -> pb.Usage:
+    return pb.Usage(
+        prompt_tokens=finished.prompt_tokens,
+        generated_tokens=finished.generated_tokens,
+        reasoning_tokens=finished.reasoning_tokens,
+    )
+
+
+def _message(index: int, message: pb.ChatMessage) -> Message:
+    for part in message.content:
+        if part.WhichOneof("part") != "text":
+            raise RequestError(
+                "this model reads text only",
+                param=f"messages[{index}].content",
+                hint="leave the image out, or ask a model that reads images",
+            )
+    return Message(
+        message.role,
+        # Templates read one text; parts are lines of it, as other engines have it.
+        "\n".join(part.text for part in message.content),
+        message.name,
+        message.reasoning,
+        tuple(ToolCall(call.id, call.name, call.arguments_json) for call in message.tool_calls),
+        message.tool_call_id,
+    )
+
+
+def _tool_call(piece: ToolCallPiece) -> pb.ToolCallDelta:
+    return pb.ToolCallDelta(
+        index=piece.index, id=piece.id, name=piece.name, arguments_json=piece.arguments_json
+    )
+
+
+def _logprob(logprob: TokenLogprob, tokenizer: Tokenizer) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        token_id=logprob.token_id,
+        token=tokenizer.token_bytes(logprob.token_id),
+        logprob=logprob.logprob,
+        top=[
+            pb.TopLogprob(token_id=i, token=tokenizer.token_bytes(i), logprob=value)
+            for i, value in logprob.top
+        ],
+    )
