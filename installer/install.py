@@ -28,6 +28,8 @@ from installer.progress import Progress
 from installer.pyz import embedded_root
 from installer.staging import InstalledRelease, current_release, space_needed, stage
 
+_ARTIFACT_FACTOR = 2.5
+"""Bytes of a compiled artifact per byte of its bundle; see `appliance.compiler.disk_bytes`."""
 _MEMORY_FACTOR = 1.25
 """Memory of a loaded model per byte of its bundle, its buffers included."""
 
@@ -107,7 +109,7 @@ def _facts(config: Config, node: Node) -> preflight.Facts:
 def _needs(media: Media, config: Config, node: Node) -> preflight.Needs:
     store = ModelStore(node.layout.models)
     missing = [(bundle, store.missing_bytes(bundle)) for bundle in media.bundles]
-    compiled = sum(bundle.size for bundle, count in missing if count)
+    compiled = sum(round(_ARTIFACT_FACTOR * bundle.size) for bundle, count in missing if count)
     return preflight.Needs(
         system_install=node.is_system,
         root=node.layout.root,

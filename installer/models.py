@@ -32,12 +32,16 @@ from installer.progress import Progress
 class Models:
     """The models of one node, changed by an operator."""
 
-    def __init__(self, config: Config, node: Node, progress: Progress) -> None:
+    def __init__(
+        self, config: Config, node: Node, progress: Progress, *, python: Path | None = None
+    ) -> None:
+        """`python`: the interpreter of the release that will serve; the current one if None."""
         self.store = ModelStore(config.layout.models)
         self._config = config
         self._layout = config.layout
         self._node = node
         self._progress = progress
+        self._python = python
 
     def changing(self) -> AbstractContextManager[None]:
         """Hold this for a whole change; waits for an installation or another change to end."""
@@ -70,6 +74,7 @@ class Models:
             bundle,
             NodeKey.load(self._layout.node),
             user=self._node.engine_user,
+            python=self._python,
             progress=self._progress.step,
         )
 

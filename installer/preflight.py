@@ -22,8 +22,8 @@ from appliance.config import Config
 from appliance.errors import Blocker
 
 PYTHON_VERSIONS = ((3, 11), (3, 12), (3, 13))
-GLIBC = (2, 28)
-"""The wheels' manylinux tag."""
+GLIBC = (2, 36)
+"""Of Debian 12: the newest that the wheels on the media may ask for (wheelhouse.GLIBC_MINOR)."""
 SOCKET_PATH_BYTES = 107
 """sockaddr_un, unix(7)."""
 SPARE_DISK_BYTES = 512 * 1024 * 1024
@@ -113,7 +113,7 @@ def _platform(facts: Facts) -> Iterator[Blocker]:
         yield Blocker(
             "glibc",
             f"the C library is not glibc {GLIBC[0]}.{GLIBC[1]} or newer",
-            "use Debian 12 or another distribution of 2019 or later",
+            "use Debian 12 or a later distribution",
         )
 
 

@@ -62,7 +62,7 @@ def provision(
         media = open_media(source, trust, None, now(), allow_expired=allow_expired)
         release = release_of(layout, media)
         audit_key = _create_keys(layout)
-        models = Models(config, node, progress)
+        models = Models(config, node, progress, python=release.python)
         bundles = [models.add(verified) for verified in media.bundles]
         _copy_documents(media, layout)
         with _undone_if_it_fails(config, node, models, progress):

@@ -77,12 +77,17 @@ def unit_files(layout: Layout, python: Path) -> Mapping[str, str]:
 
 
 def sysusers(layout: Layout) -> str:
-    """The users of the node, for systemd-sysusers(8)."""
+    """The users of the node, for systemd-sysusers(8).
+
+    The engine's user is also listed as a member of its own group, so that the daemon, whose
+    primary group is the shared one, may read what belongs to the engine alone.
+    """
     return (
         f"g {GROUP} -\n"
         f'u {ENGINE_USER} - "Appliance inference engine" {layout.state}\n'
         f'u {API_USER} - "Appliance HTTP endpoint" {layout.state}\n'
         f"m {ENGINE_USER} {GROUP}\n"
+        f"m {ENGINE_USER} {ENGINE_USER}\n"
         f"m {API_USER} {GROUP}\n"
     )
 

@@ -65,14 +65,17 @@ def ensure_artifact(
     node_key: NodeKey,
     *,
     user: str | None = None,
+    python: Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """The directory of the verified artifact of `bundle`, compiled now unless it is there.
 
+    `python` is the interpreter of the release that will load it; the current one if not given.
     Safe to repeat and to kill at any moment. An artifact that no longer verifies is replaced.
     Raises what the compilation raised; nothing is left behind then.
     """
-    python = layout.python if layout.python.exists() else Path(sys.executable)
+    if python is None:
+        python = layout.python if layout.python.exists() else Path(sys.executable)
     tell = progress or _silent
     make_dirs(layout.artifacts, mode=0o755)
     with exclusive_lock(layout.artifacts / _LOCK, wait=True):
