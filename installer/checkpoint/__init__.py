@@ -4,6 +4,6 @@ Runs on the packager's connected machine, and reads no network. Never imports th
 implementations: it knows checkpoints by their files.
 """
 
-from installer.checkpoint.build import Progress, build_bundle
+from installer.checkpoint.build import build_bundle
 
-__all__ = ["Progress", "build_bundle"]
+__all__ = ["build_bundle"]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from appliance.bundle.manifest import (
     FORMAT,
@@ -41,6 +42,7 @@ from installer.checkpoint.quantize import SCHEMES, Precision
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 from installer.checkpoint.weights import WeightFiles
+from installer.progress import Advance, Progress
 from installer.signing import BundleSigner
 
 GRAPH = "graph/cpu/model.onnx"
@@ -50,20 +52,15 @@ MODEL_CARD = "MODEL_CARD.md"
 README = "README.md"
 
 
-class Progress(Protocol):
-    """Told what the build is doing, in bytes."""
-
-    def stage(self, name: str, total: int) -> None: ...
-
-    def advance(self, count: int) -> None: ...
-
-
-class Silent:
+class _Silent:
     """Progress that nobody watches."""
 
-    def stage(self, name: str, total: int) -> None: ...
+    def step(self, title: str) -> None: ...
 
-    def advance(self, count: int) -> None: ...
+    def note(self, text: str) -> None: ...
+
+    def bytes(self, title: str, total: int) -> AbstractContextManager[Advance]:
+        return nullcontext(lambda _count: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +119,16 @@ def build_bundle(
     if created is None:
         epoch = source_date_epoch()
         created = int(time.time()) if epoch is None else epoch
+    progress = progress or _Silent()
     identity = _identity(name, version, created)
     plan = _plan(Checkpoint(checkpoint), precision, license_file)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        manifest = _write(plan, identity, partial, progress or Silent(), max_file_bytes)
+        manifest = _write(plan, identity, partial, progress, max_file_bytes)
         if signer is not None:
+            progress.step("signing the bundle")
             signer.sign(partial)
         partial.rename(out)
     except BaseException:
@@ -171,8 +170,8 @@ def _write(
     _write_texts(plan, directory)
     _write_graph(plan, directory / GRAPH, progress, max_file_bytes)
     probe(directory / GRAPH, plan.spec)
-    progress.stage("hashing the checkpoint", plan.checkpoint.size())
-    origin = plan.checkpoint.digest(progress.advance)
+    with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
+        origin = plan.checkpoint.digest(advance)
     files = _hash_files(directory, progress)
     subject = _subject(plan, identity, origin)
     (directory / bom.NAME).write_bytes(bom.write_bom(subject, files))
@@ -197,26 +196,24 @@ def _write_texts(plan: Plan, directory: Path) -> None:
 def _write_graph(plan: Plan, path: Path, progress: Progress, max_file_bytes: int) -> None:
     path.parent.mkdir(parents=True)
     tensors = plan.checkpoint.tensors
-    progress.stage("building the graph", tensors.size)
-    tensors.advance = progress.advance
-    files = WeightFiles(path.parent, limit=max_file_bytes)
-    builder = GraphBuilder(tensors, files, SCHEMES[plan.precision])
-    try:
+    title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
+    with (
+        WeightFiles(path.parent, limit=max_file_bytes) as files,
+        progress.bytes(title, tensors.size) as tensors.advance,
+    ):
+        builder = GraphBuilder(tensors, files, SCHEMES[plan.precision])
         plan.family.build(builder, plan.shape)
-    finally:
-        files.close()
     tensors.finish(plan.family.unused_tensors)
     builder.save(path, name=plan.checkpoint.family)
 
 
 def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:
     sizes = walk_files(directory)
-    progress.stage("hashing the bundle", sum(sizes.values()))
-    return tuple(_entry(directory, name, progress) for name in sizes)
+    with progress.bytes("hashing the bundle", sum(sizes.values())) as advance:
+        return tuple(_entry(directory, name, advance) for name in sizes)
 
 
-def _entry(directory: Path, name: str, progress: Progress | None = None) -> FileEntry:
-    advance = progress.advance if progress is not None else None
+def _entry(directory: Path, name: str, advance: Advance | None = None) -> FileEntry:
     size, sha256 = hash_regular(directory / name, name=name, advance=advance)
     return FileEntry(path=name, size=size, sha256=sha256)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy.typing as npt
 import onnx_ir as ir
@@ -59,7 +59,13 @@ class WeightFiles:
             name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor
         )
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -71,7 +77,7 @@ class WeightFiles:
     def _file_for(self, size: int) -> BinaryIO:
         padding = -self._at % _ALIGNMENT
         if self._file is None or self._at + padding + size > self.limit:
-            self.close()
+            self._close()
             self._count += 1
             self._at = 0
             self._file = (self._directory / self._name).open("xb")

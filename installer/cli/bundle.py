@@ -1,10 +1,144 @@
-"""`appliance bundle …`."""
+"""`appliance bundle …`: build and check model bundles."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(name="bundle", help="", no_args_is_help=True)
+from installer.cli.output import JsonOption, RootOption, err, print_fields, print_json
+from installer.cli.trust import PassphraseFileOption
+
+if TYPE_CHECKING:
+    from appliance.trust.model_signer import ModelSigner
+
+app = typer.Typer(name="bundle", help="Build and check model bundles.", no_args_is_help=True)
+
+
+class PrecisionName(StrEnum):
+    """How the weights are stored."""
+
+    int4 = "int4"
+    int8 = "int8"
+    fp32 = "fp32"
 
 
 @app.callback()
 def group() -> None:
-    """."""
+    """Build and check model bundles."""
+
+
+@app.command()
+def build(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="Directory of a Hugging Face checkpoint.")
+    ],
+    name: Annotated[str, typer.Option(help="The model's name, as requests will name it.")],
+    version: Annotated[str, typer.Option(help="The bundle's version.")],
+    target: Annotated[Path, typer.Option("--out", help="New directory for the bundle.")],
+    keys: Annotated[
+        Path, typer.Option("--keys", help="Trust directory that `appliance trust init` made.")
+    ],
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option(help="Of the weights; int4 for chat models, int8 for embeddings by default."),
+    ] = None,
+    passphrase_file: PassphraseFileOption = None,
+    license_file: Annotated[
+        Path | None,
+        typer.Option("--license-file", help="The licence's text, if the checkpoint has none."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a published checkpoint into a signed bundle.
+
+    Reads config.json, safetensors and the tokenizer; runs no code from the checkpoint. Set
+    SOURCE_DATE_EPOCH to get the same bytes again.
+    """
+    from appliance.bundle.manifest import digest, encode
+    from installer.checkpoint import build_bundle
+    from installer.keyring import MODEL_SIGNER, Keyring
+    from installer.passphrase import read_passphrase
+    from installer.progress import TerminalProgress
+    from installer.signing import BundleSigner
+
+    key_file = Keyring(keys).key_file(MODEL_SIGNER)
+    manifest = build_bundle(
+        checkpoint,
+        target,
+        name=name,
+        version=version,
+        precision=precision.value if precision is not None else None,
+        license_file=license_file,
+        signer=BundleSigner(key_file, read_passphrase(passphrase_file)),
+        progress=TerminalProgress(err),
+    )
+    size = sum(entry.size for entry in manifest.files)
+    document = {
+        "bundle": str(target),
+        "name": manifest.name,
+        "version": manifest.version,
+        "kind": manifest.kind,
+        "family": manifest.family,
+        "precision": manifest.graph.precision,
+        "license": manifest.license,
+        "size": size,
+        "digest": digest(encode(manifest)),
+    }
+    if as_json:
+        print_json(document)
+        return
+    print_fields(document | {"size": f"{size / 1e6:.1f} MB"})
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the bundle.")],
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", help="Trust directory whose model signers are accepted."),
+    ] = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a bundle's signature, file list and every byte, as a node would.
+
+    Accepts the model signers of a trust directory (--keys) or of an installed node (--root).
+    """
+    from appliance.bundle.verify import verify_contents, verify_metadata
+    from installer.progress import TerminalProgress
+
+    bundle = verify_metadata(directory, _signers(keys, root))
+    with TerminalProgress(err).bytes("reading every byte", bundle.size) as advance:
+        verify_contents(bundle, advance)
+    document = {
+        "bundle": str(directory),
+        "name": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "files": len(bundle.files),
+        "size": bundle.size,
+        "digest": bundle.digest,
+        "signer": bundle.signer.name,
+    }
+    if as_json:
+        print_json(document)
+        return
+    print_fields(
+        {
+            "verified": f"{bundle.manifest.name} {bundle.manifest.version}",
+            "files": f"{len(bundle.files)}, {bundle.size / 1e6:.1f} MB",
+            "digest": bundle.digest,
+            "signer": bundle.signer.name,
+        }
+    )
+
+
+def _signers(keys: Path | None, root: Path | None) -> "tuple[ModelSigner, ...]":
+    if keys is not None:
+        from installer.keyring import Keyring
+
+        return Keyring(keys).model_signers()
+    from appliance.trust.store import TrustStore
+    from installer.cli.output import node_config
+
+    return TrustStore(node_config(root).layout.trust).signers()
