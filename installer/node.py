@@ -232,7 +232,8 @@ def _runs_release(unit: str, release: InstalledRelease) -> bool:
 def _start_unit(unit: str) -> None:
     done = _call("systemctl", "restart", unit, check=False)
     if done.returncode:
-        journal = _call("journalctl", "-u", unit, "-n", "5", "-o", "cat", "--no-pager", check=False)
+        own_words = f"_SYSTEMD_UNIT={unit}"
+        journal = _call("journalctl", own_words, "-n", "2", "-o", "cat", "--no-pager", check=False)
         said = " / ".join(journal.stdout.strip().splitlines())
         raise UnavailableError(
             f"{unit} did not start: {said or done.stderr.strip()}",

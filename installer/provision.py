@@ -20,7 +20,7 @@ from appliance.audit import acting_as_owner, admin_event, create_signer
 from appliance.config import Config, Layout, load_config
 from appliance.errors import ApplianceError
 from appliance.fsops import hash_regular, make_dirs
-from appliance.model_store import StoredBundle
+from appliance.model_store import Generation, StoredBundle
 from appliance.trust.node_key import NodeKey
 from appliance.trust.store import TrustStore
 from installer.cli.output import err, out, print_error, print_fields
@@ -65,10 +65,10 @@ def provision(
         models = Models(config, node, progress, python=release.python)
         bundles = [models.add(verified) for verified in media.bundles]
         _copy_documents(media, layout)
-        with _undone_if_it_fails(config, node, models, progress):
+        previous = current_release(layout)
+        with _undone_if_it_fails(previous, node, models, progress):
             for bundle in bundles:
                 models.activate(bundle.name, bundle.version)
-            previous = current_release(layout)
             node.deploy(release)
             with node.running(progress):
                 models.tell_engine()
@@ -104,29 +104,37 @@ def _copy_documents(media: Media, layout: Layout) -> None:
 
 @contextmanager
 def _undone_if_it_fails(
-    config: Config, node: Node, models: Models, progress: Progress
+    previous: InstalledRelease | None, node: Node, models: Models, progress: Progress
 ) -> Iterator[None]:
     """On a failure, go back to the release and the models that served before, if there were any."""
-    release = current_release(config.layout)
     generation = models.store.current_generation()
     try:
         yield
     except ApplianceError as error:
-        if release is not None and release.is_complete() and generation.number:
+        now_current = (current_release(node.layout), models.store.current_generation())
+        worked_before = previous is not None and previous.is_complete() and generation.number > 0
+        if previous is not None and worked_before and now_current != (previous, generation):
             progress.note(f"this failed: {error.message}")
-            progress.step(f"going back to release {release.version}")
-            models.store.go_back_to(generation)
-            _restart(node, release, models, progress)
+            progress.step(f"going back to release {previous.version} and its models")
+            _go_back(previous, generation, node, models, progress)
         raise
 
 
-def _restart(node: Node, release: InstalledRelease, models: Models, progress: Progress) -> None:
-    node.deploy(release)
+def _go_back(
+    previous: InstalledRelease,
+    generation: Generation,
+    node: Node,
+    models: Models,
+    progress: Progress,
+) -> None:
+    """Best effort: the failure that led here is the one to report."""
     try:
+        models.store.go_back_to(generation)
+        node.deploy(previous)
         with node.running(progress):
             models.tell_engine()
     except ApplianceError as error:
-        progress.note(f"the former release did not start either: {error.message}")
+        progress.note(f"this does not start either: {error.message}")
 
 
 def _record(config: Config, media: Media, previous: InstalledRelease | None) -> None:

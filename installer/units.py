@@ -132,7 +132,6 @@ def _shim(layout: Layout, python: Path) -> str:
             *_SANDBOX,
             ("ReadWritePaths", " ".join(str(path) for path in writable)),
             ("InaccessiblePaths", " ".join(f"-{path}" for path in hidden)),
-            ("ProcSubset", "pid"),
             ("IPAddressDeny", "any"),
             ("IPAddressAllow", "localhost"),
             ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"),

@@ -1,5 +1,7 @@
 """`appliance status`."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from installer.cli.output import (
@@ -11,6 +13,9 @@ from installer.cli.output import (
     print_json,
     print_table,
 )
+
+if TYPE_CHECKING:
+    from installer.status import Health
 
 NOT_SERVING = 9
 """Exit status; that of an UnavailableError."""
@@ -39,8 +44,8 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
                 "endpoint": found.base_url,
                 "release": found.release or "nothing is installed",
                 **found.services,
-                "engine": "answers" if found.health.engine else "does not answer",
-                "audit log": "writable" if found.health.audit else "unknown or not writable",
+                "engine": _word(found.health, found.health.engine),
+                "audit log": _word(found.health, found.health.audit),
                 "audit key": found.audit_key or "readable by root only",
                 "disk": f"{_gib(found.disk_free_bytes)} of {_gib(found.disk_total_bytes)} free",
                 "generation": found.generation,
@@ -48,16 +53,28 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
         )
         out.print()
         print_table(
-            ["MODEL", "VERSION", "KIND", "STATE", "PROVIDER", "BECAUSE", "MEMORY"],
+            ["MODEL", "VERSION", "KIND", "STATE", "MEMORY", "PROVIDER"],
             [
-                (m.name, m.version, m.kind, m.error or m.state, m.provider, m.reason,
-                 _gib(m.memory_bytes))
+                (m.name, m.version, m.kind, m.error or m.state, _mib(m.memory_bytes), m.provider)
                 for m in found.models
             ],
             empty="No model is active: `appliance models list` shows what there is.",
-        )  # fmt: skip
+        )
+        for reason in sorted({m.reason for m in found.models} - {""}):
+            out.print(f"\nThis provider because {reason}.", markup=False)
     if not found.serving:
         raise typer.Exit(NOT_SERVING)
+
+
+def _word(health: "Health", good: bool) -> str:
+    """What the endpoint says of a part, which nobody knows if it does not answer."""
+    if health.status == "unreachable":
+        return "unknown: the endpoint does not answer"
+    return "works" if good else "does NOT work"
+
+
+def _mib(count: int) -> str:
+    return f"{count / 1024**2:.1f} MiB"
 
 
 def _gib(count: int) -> str:
