@@ -1,0 +1,138 @@
+"""A manifest says exactly one thing, in exactly one way, and names no place outside the bundle."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.bundle import manifest as manifests
+from appliance.bundle.manifest import Manifest
+from appliance.errors import LayoutError
+from tests.fakes.bundles import write_bundle
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+def changed(manifest: Manifest, **fields: Any) -> bytes:
+    document = json.loads(manifests.encode(manifest)) | fields
+    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+
+def entry(path: str, size: int = 1) -> dict[str, object]:
+    return {"path": path, "sha256": "0" * 64, "size": size}
+
+
+def test_a_manifest_survives_a_round_trip(manifest: Manifest) -> None:
+    assert manifests.decode(manifests.encode(manifest)) == manifest
+    assert changed(manifest) == manifests.encode(manifest)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../up",
+        "a/../../up",
+        "a//b",
+        "./a",
+        "a/.",
+        "",
+        "a\\b",
+        "C:x",
+        "nul\0",
+        "tab\t",
+        "é",
+        "e\u0301",
+        "trailing.",
+        "trailing ",
+        "x" * 256,
+        "bundle.json",
+        "model.sig",
+    ],
+)
+def test_paths_that_leave_or_deceive_are_refused(manifest: Manifest, path: str) -> None:
+    with pytest.raises(LayoutError) as caught:
+        manifests.decode(changed(manifest, files=[entry(path)]))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [entry("LICENSE"), entry("license")],
+        [entry("a"), entry("a")],
+        [entry("b"), entry("a")],
+        [entry("a", size=0)],
+        [entry("a", size=-1)],
+        [entry("a", size=manifests.MAX_FILE_BYTES + 1)],
+        [entry("a") | {"sha256": "0" * 63}],
+        [entry("a") | {"sha256": "G" * 64}],
+        [entry("a") | {"mode": 7}],
+    ],
+)
+def test_ambiguous_or_impossible_file_lists_are_refused(
+    manifest: Manifest, files: list[dict[str, object]]
+) -> None:
+    with pytest.raises(LayoutError):
+        manifests.decode(changed(manifest, files=files))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"format": "appliance-bundle/2"},
+        {"name": "Guide"},
+        {"name": "../guide"},
+        {"name": ""},
+        {"version": "1.0/../2"},
+        {"kind": "vision"},
+        {"kind": "chat"},
+        {"graphs": []},
+        {"tokenizer": "elsewhere.json"},
+        {"encoder": None},
+        {"encoder": {"dimensions": 0, "max_length": 16, "pooling": "mean", "normalize": True}},
+        {"unknown": 1},
+    ],
+)
+def test_wrong_fields_are_refused(manifest: Manifest, fields: dict[str, object]) -> None:
+    with pytest.raises(LayoutError) as caught:
+        manifests.decode(changed(manifest, **fields))
+    assert caught.value.path == "bundle.json"
+
+
+def test_another_spelling_of_the_same_manifest_is_refused(manifest: Manifest) -> None:
+    data = manifests.encode(manifest)
+    for other in (data + b"\n", b" " + data, json.dumps(json.loads(data)).encode()):
+        with pytest.raises(LayoutError):
+            manifests.decode(other)
+
+
+def test_a_huge_manifest_is_refused_unread() -> None:
+    with pytest.raises(LayoutError, match="long"):
+        manifests.decode(b"[" * (manifests.MAX_MANIFEST_BYTES + 1))
+
+
+@given(data=st.binary(max_size=400) | st.text(max_size=400).map(str.encode))
+def test_no_input_crashes_the_parser(data: bytes) -> None:
+    with pytest.raises(LayoutError):
+        manifests.decode(data)
+
+
+@given(position=st.integers(min_value=0), bit=st.integers(0, 7))
+def test_a_changed_manifest_is_refused_or_is_another_bundle(
+    manifest: Manifest, position: int, bit: int
+) -> None:
+    data = bytearray(manifests.encode(manifest))
+    data[position % len(data)] ^= 1 << bit
+    try:
+        manifests.decode(bytes(data))
+    except LayoutError:
+        return
+    assert manifests.digest(bytes(data)) != manifests.digest(manifests.encode(manifest))
