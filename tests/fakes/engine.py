@@ -1,0 +1,548 @@
+"""A complete engine without a model, over a real Unix socket.
+
+It implements every call of engine_v1.proto and grpc.health.v1. Its tokens are characters (the
+id is the code point), its chat model answers with the last user message, its embedding model
+counts letters; so every count in a test can be worked out by hand. What a test wants to happen
+(slow steps, a pause, a fault) is set on `FakeEngine.behaviour`.
+
+The answer of the chat model, sequence i of n:
+    the last user message, or the prompt itself for a plain prompt;
+    " #i" behind it for i > 0; " ~S" behind it if the temperature is above 0, S being the seed;
+    "hm" as reasoning before it if thinking is on;
+    tool calls instead of it if tools are given and the message has lines "call NAME ARGUMENTS".
+One end token follows, unless a limit or a stop ends it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NoReturn
+from urllib.parse import quote
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.pb import engine_v1_pb2_grpc as pb_grpc
+
+CHAT, EMBEDDING = "echo", "letters"
+DIGEST = {CHAT: "ab" * 32, EMBEDDING: "cd" * 32}
+DIMENSIONS = 26
+CONTEXT = 4096
+LOGPROB = -0.5
+_NEVER = 1 << 30
+
+
+@dataclass
+class Fault:
+    """An error to fail with, after `after_tokens` steps; None: before the call is accepted."""
+
+    status: grpc.StatusCode
+    message: str = "made to fail"
+    code: str = ""
+    hint: str = ""
+    param: str = ""
+    after_tokens: int | None = None
+
+
+@dataclass
+class Behaviour:
+    """What tests may change while the engine runs."""
+
+    seconds_per_step: float = 0.0
+    pause_after: int = _NEVER
+    """Steps after which a call waits for `release` or its cancellation."""
+    pause_before_accept: bool = False
+    fault: Fault | None = None
+    finish_with: pb.FinishReason | None = None
+    slots: int = 64
+    release: threading.Event = field(default_factory=threading.Event)
+
+
+Kind = Literal["text", "reasoning", "call", "arguments", "cut", "end"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token and what a reader sees of it."""
+
+    kind: Kind
+    token: str
+    call: int = 0
+
+
+@dataclass
+class Call:
+    """One Generate or Embed call, kept for Settle and for the tests."""
+
+    request_id: str
+    sequences: list[pb.Usage]
+    cancelled: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+class FakeEngine:
+    """`with FakeEngine(path) as engine:` serves on the Unix socket `path`."""
+
+    def __init__(self, socket: Path) -> None:
+        self.behaviour = Behaviour()
+        self.models = {CHAT: _chat_model(), EMBEDDING: _embedding_model()}
+        self.requests: list[pb.GenerateRequest | pb.EmbedRequest] = []
+        self.calls: dict[str, Call] = {}
+        self.stats: dict[str, pb.ModelStats] = {}
+        self.prefixes: dict[str, set[str]] = defaultdict(set)
+        self.changed = threading.Condition()
+        self._socket = socket
+        self._server: grpc.Server | None = None
+
+    def start(self) -> None:
+        """Serve; the socket exists when this returns."""
+        self._socket.unlink(missing_ok=True)
+        server = grpc.server(ThreadPoolExecutor(64, thread_name_prefix="fake-engine"))
+        self.health = health.HealthServicer()
+        self.health.set("", health_pb2.HealthCheckResponse.SERVING)
+        pb_grpc.add_EngineServicer_to_server(_Servicer(self), server)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        server.add_insecure_port(f"unix:{self._socket}")
+        server.start()
+        self._server = server
+
+    def stop(self) -> None:
+        """End at once, as a crash would: running calls break off."""
+        assert self._server is not None
+        self.behaviour.release.set()
+        self._server.stop(None).wait()
+        self._socket.unlink(missing_ok=True)
+
+    def __enter__(self) -> FakeEngine:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> int:
+        """Sequences of calls that have not ended."""
+        calls = [call for call in list(self.calls.values()) if not call.ended.is_set()]
+        return sum(len(call.sequences) for call in calls)
+
+    def wait_until_idle(self, seconds: float = 5.0) -> None:
+        """Return when nothing runs. Raises TimeoutError."""
+        deadline = time.monotonic() + seconds
+        for call in list(self.calls.values()):
+            if not call.ended.wait(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError(f"{call.request_id} still runs")
+
+    def last_call(self) -> Call:
+        """The call that began last."""
+        return list(self.calls.values())[-1]
+
+
+class _Servicer(pb_grpc.EngineServicer):
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+
+    def Generate(  # noqa: N802
+        self, request: pb.GenerateRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.GenerateEvent]:
+        engine = self._engine
+        engine.requests.append(request)
+        self._expect(request.model, "chat", context)
+        prompt = _render(request)
+        if len(prompt) >= CONTEXT:
+            _abort(
+                context,
+                Fault(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"the prompt has {len(prompt)} tokens, the context {CONTEXT}",
+                    code="context_length_exceeded",
+                    param="messages",
+                ),
+            )
+        n = request.n or 1
+        with self._lock:
+            if engine.running + n > engine.behaviour.slots:
+                _abort(context, Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full"))
+            call = Call(request.request_id, [pb.Usage() for _ in range(n)])
+            engine.calls[request.request_id] = call
+        wake = threading.Event()
+        context.add_callback(wake.set)
+        fault = engine.behaviour.fault
+        try:
+            if engine.behaviour.pause_before_accept:
+                _wait(engine.behaviour.release, wake)
+            if fault is not None and fault.after_tokens is None:
+                _abort(context, fault)
+            yield pb.GenerateEvent(
+                accepted=pb.Accepted(prompt_tokens=len(prompt), bundle_digest=DIGEST[request.model])
+            )
+            yield from self._steps(request, prompt, call, context, wake)
+        except GeneratorExit:
+            call.cancelled = True
+            raise
+        finally:
+            self._end(request.model, call)
+
+    def _steps(
+        self,
+        request: pb.GenerateRequest,
+        prompt: str,
+        call: Call,
+        context: grpc.ServicerContext,
+        wake: threading.Event,
+    ) -> Iterator[pb.GenerateEvent]:
+        behaviour = self._engine.behaviour
+        cached = self._cached(request.cache_namespace, prompt)
+        scripts = [_script(request, index) for index in range(len(call.sequences))]
+        limit = request.sampling.max_tokens or CONTEXT - len(prompt)
+        running = dict(enumerate(scripts))
+        for step in itertools.count():
+            if step >= behaviour.pause_after:
+                _wait(behaviour.release, wake)
+            if behaviour.seconds_per_step:
+                wake.wait(behaviour.seconds_per_step)
+            if not context.is_active():
+                call.cancelled = True
+                return
+            fault = behaviour.fault
+            if fault is not None and fault.after_tokens == step:
+                _abort(context, fault)
+            for index, script in list(running.items()):
+                usage = call.sequences[index]
+                usage.prompt_tokens, usage.cached_tokens = len(prompt), cached
+                piece = script[step]
+                usage.generated_tokens += 1
+                usage.reasoning_tokens += piece.kind == "reasoning"
+                if piece.kind != "end":
+                    yield pb.GenerateEvent(delta=_delta(request, index, piece))
+                end = _finish(script, step, limit)
+                if end is not None:
+                    del running[index]
+                    reason = behaviour.finish_with or end
+                    yield pb.GenerateEvent(
+                        finished=pb.Finished(
+                            index=index, reason=reason, usage=usage, stop=_stop_of(request, script)
+                        )
+                    )
+            if not running:
+                return
+
+    def Embed(  # noqa: N802
+        self, request: pb.EmbedRequest, context: grpc.ServicerContext
+    ) -> pb.EmbedResponse:
+        engine = self._engine
+        engine.requests.append(request)
+        self._expect(request.model, "embedding", context)
+        if engine.behaviour.fault is not None:
+            _abort(context, engine.behaviour.fault)
+        if request.dimensions > DIMENSIONS:
+            _abort(
+                context,
+                Fault(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"the model has {DIMENSIONS} dimensions",
+                    code="invalid_value",
+                    param="dimensions",
+                ),
+            )
+        texts = [_text_of(item) for item in request.inputs]
+        call = Call(request.request_id, [pb.Usage(prompt_tokens=len(text)) for text in texts])
+        engine.calls[request.request_id] = call
+        wake = threading.Event()
+        context.add_callback(wake.set)
+        try:
+            if engine.behaviour.pause_before_accept:
+                _wait(engine.behaviour.release, wake)
+            call.cancelled = not context.is_active()
+            return pb.EmbedResponse(
+                embeddings=[
+                    pb.Embedding(values=letters(text, request.dimensions)) for text in texts
+                ],
+                prompt_tokens=sum(map(len, texts)),
+                bundle_digest=DIGEST[request.model],
+            )
+        finally:
+            self._end(request.model, call)
+
+    def Settle(  # noqa: N802
+        self, request: pb.SettleRequest, context: grpc.ServicerContext
+    ) -> pb.SettleResponse:
+        call = self._engine.calls.get(request.request_id)
+        if call is None:
+            _abort(context, Fault(grpc.StatusCode.NOT_FOUND, "no such call", code="not_found"))
+        call.ended.wait(5)
+        return pb.SettleResponse(sequences=call.sequences)
+
+    def Load(  # noqa: N802
+        self, request: pb.LoadRequest, context: grpc.ServicerContext
+    ) -> pb.LoadResponse:
+        known = {CHAT: _chat_model, EMBEDDING: _embedding_model}
+        if request.model not in known:
+            _abort(context, _unknown_model(request.model))
+        self._engine.models[request.model] = known[request.model]()
+        return pb.LoadResponse(model=self._engine.models[request.model])
+
+    def Unload(  # noqa: N802
+        self, request: pb.UnloadRequest, context: grpc.ServicerContext
+    ) -> pb.UnloadResponse:
+        if self._engine.models.pop(request.model, None) is None:
+            _abort(context, _unknown_model(request.model))
+        return pb.UnloadResponse()
+
+    def ListModels(  # noqa: N802
+        self, request: pb.ListModelsRequest, context: grpc.ServicerContext
+    ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=self._engine.models.values())
+
+    def Tokenize(  # noqa: N802
+        self, request: pb.TokenizeRequest, context: grpc.ServicerContext
+    ) -> pb.TokenizeResponse:
+        self._expect(request.model, "chat", context)
+        text = request.text if request.HasField("text") else _render_chat(request.chat)
+        return pb.TokenizeResponse(ids=map(ord, text))
+
+    def Stats(  # noqa: N802
+        self, request: pb.StatsRequest, context: grpc.ServicerContext
+    ) -> pb.StatsResponse:
+        stats = [self._stats(model) for model in self._engine.models]
+        running = self._engine.running
+        for item in stats:
+            item.sequences_running = running if item.model == CHAT else 0
+        return pb.StatsResponse(models=stats)
+
+    def _expect(self, name: str, kind: str, context: grpc.ServicerContext) -> None:
+        model = self._engine.models.get(name)
+        if model is None:
+            _abort(context, _unknown_model(name))
+        if model.kind != kind:
+            _abort(
+                context,
+                Fault(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"{name} is not a model for this",
+                    code="wrong_model_kind",
+                    param="model",
+                ),
+            )
+
+    def _cached(self, namespace: str, prompt: str) -> int:
+        """The longest prefix that an earlier prompt of the namespace has, but one token."""
+        with self._lock:
+            known = self._engine.prefixes[namespace] if namespace else set()
+            lengths = [_common(prompt, other) for other in known]
+            known.add(prompt)
+        return min(max(lengths, default=0), len(prompt) - 1)
+
+    def _stats(self, model: str) -> pb.ModelStats:
+        empty = pb.ModelStats(model=model, cache_bytes_total=1000, cache_bytes_used=250)
+        return self._engine.stats.setdefault(model, empty)
+
+    def _end(self, model: str, call: Call) -> None:
+        with self._lock:
+            stats = self._stats(model)
+            stats.prompt_tokens += sum(usage.prompt_tokens for usage in call.sequences)
+            stats.generated_tokens += sum(usage.generated_tokens for usage in call.sequences)
+            stats.cached_tokens += sum(usage.cached_tokens for usage in call.sequences)
+            if call.cancelled:
+                stats.sequences_cancelled += len(call.sequences)
+            else:
+                stats.sequences_finished += len(call.sequences)
+        call.ended.set()
+
+
+def _common(one: str, other: str) -> int:
+    return sum(
+        1
+        for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    )
+
+
+def letters(text: str, dimensions: int = 0) -> list[float]:
+    """The embedding of `text`: its letters counted, unit length."""
+    counts = [1.0 + text.lower().count(chr(97 + i)) for i in range(dimensions or DIMENSIONS)]
+    length = math.sqrt(sum(count * count for count in counts))
+    return [count / length for count in counts]
+
+
+def _script(request: pb.GenerateRequest, index: int) -> list[Piece]:
+    """Every token that sequence `index` would sample."""
+    pieces: list[Piece] = []
+    if request.chat.thinking == pb.THINKING_MODE_ON:
+        pieces += [Piece("reasoning", char) for char in "hm"]
+    calls = _calls(request)
+    if calls:
+        for number, (name, arguments) in enumerate(calls):
+            pieces.append(Piece("call", name, number))
+            pieces += [Piece("arguments", char, number) for char in arguments]
+        return [*pieces, Piece("end", "")]
+    text = _answer(request, index)
+    stop = min((text.find(s) for s in request.sampling.stop if s in text), default=-1)
+    if stop >= 0:
+        length = next(len(s) for s in request.sampling.stop if text.startswith(s, stop))
+        pieces += [Piece("text", char) for char in text[:stop]]
+        return pieces + [Piece("cut", char) for char in text[stop : stop + length]]
+    for char in text:
+        if ord(char) in request.sampling.stop_token_ids:
+            return [*pieces, Piece("end", char)]
+        pieces.append(Piece("text", char))
+    if request.sampling.ignore_eos:
+        return pieces + [Piece("text", ".")] * CONTEXT
+    return [*pieces, Piece("end", "")]
+
+
+def _answer(request: pb.GenerateRequest, index: int) -> str:
+    sampling = request.sampling
+    text = _question(request)
+    if request.chat.continue_final_message:
+        text = text.removeprefix(_text(request.chat.messages[-1]))
+    if index:
+        text += f" #{index}"
+    if sampling.temperature > 0:
+        text += f" ~{sampling.seed if sampling.HasField('seed') else time.monotonic_ns()}"
+    banned = {chr(token) for token, bias in sampling.logit_bias.items() if bias <= -100}
+    return "".join(char for char in text if char not in banned)
+
+
+def _question(request: pb.GenerateRequest) -> str:
+    if request.WhichOneof("prompt") == "chat":
+        users = [m for m in request.chat.messages if m.role == "user"]
+        return _text(users[-1]) if users else ""
+    return _render(request)
+
+
+def _calls(request: pb.GenerateRequest) -> list[tuple[str, str]]:
+    """(name, arguments) of each line "call NAME ARGUMENTS" that names a given tool."""
+    names = {tool.name for tool in request.chat.tools}
+    if not names:
+        return []
+    lines = [line.split(" ", 2) for line in _question(request).splitlines()]
+    return [(ln[1], ln[2]) for ln in lines if len(ln) == 3 and ln[0] == "call" and ln[1] in names]
+
+
+def _finish(script: Sequence[Piece], step: int, limit: int) -> pb.FinishReason | None:
+    if step + 1 == len(script):
+        called = any(piece.kind == "call" for piece in script)
+        return pb.FINISH_REASON_TOOL_CALLS if called else pb.FINISH_REASON_STOP
+    return pb.FINISH_REASON_LENGTH if step + 1 == limit else None
+
+
+def _stop_of(request: pb.GenerateRequest, script: Sequence[Piece]) -> str:
+    cut = "".join(piece.token for piece in script if piece.kind == "cut")
+    return cut if cut in request.sampling.stop else ""
+
+
+def _delta(request: pb.GenerateRequest, index: int, piece: Piece) -> pb.Delta:
+    delta = pb.Delta(index=index, tokens=1, token_ids=map(ord, piece.token[:1]))
+    if piece.kind == "text":
+        delta.text = piece.token
+        if request.sampling.HasField("logprobs"):
+            delta.logprobs.append(_logprob(piece.token, request.sampling.logprobs))
+    elif piece.kind == "reasoning":
+        delta.reasoning = piece.token
+    elif piece.kind == "call":
+        delta.tool_calls.add(index=piece.call, id=f"call_{index}_{piece.call}", name=piece.token)
+    elif piece.kind == "arguments":
+        delta.tool_calls.add(index=piece.call, arguments_json=piece.token)
+    return delta
+
+
+def _logprob(char: str, top: int) -> pb.TokenLogprob:
+    others = [chr(ord("a") + i) for i in range(top)]
+    return pb.TokenLogprob(
+        token_id=ord(char),
+        token=char.encode(),
+        logprob=LOGPROB,
+        top=[
+            pb.TopLogprob(token_id=ord(other), token=other.encode(), logprob=LOGPROB - 1 - i)
+            for i, other in enumerate(others)
+        ],
+    )
+
+
+def _render(request: pb.GenerateRequest) -> str:
+    kind = request.WhichOneof("prompt")
+    if kind == "chat":
+        return _render_chat(request.chat)
+    return request.text if kind == "text" else "".join(map(chr, request.tokens.ids))
+
+
+def _render_chat(chat: pb.ChatPrompt) -> str:
+    tools = "".join(f"{tool.name} {json.loads(tool.parameters_json)}\n" for tool in chat.tools)
+    return tools + "".join(f"{m.role}: {m.reasoning}{_text(m)}\n" for m in chat.messages)
+
+
+def _text(message: pb.ChatMessage) -> str:
+    return "".join(part.text for part in message.content)
+
+
+def _text_of(item: pb.EmbedInput) -> str:
+    return item.text if item.HasField("text") else "".join(map(chr, item.tokens.ids))
+
+
+def _wait(release: threading.Event, wake: threading.Event) -> None:
+    while not release.is_set() and not wake.wait(0.005):
+        pass
+
+
+def _unknown_model(name: str) -> Fault:
+    return Fault(
+        grpc.StatusCode.NOT_FOUND,
+        f"the model {name!r} is not loaded",
+        code="model_not_found",
+        hint="GET /v1/models lists those that are",
+    )
+
+
+def _abort(context: grpc.ServicerContext, fault: Fault) -> NoReturn:
+    metadata = {
+        "appliance-code": fault.code,
+        "appliance-hint": quote(fault.hint),
+        "appliance-param": quote(fault.param),
+    }
+    context.set_trailing_metadata(tuple((k, v) for k, v in metadata.items() if v))
+    context.abort(fault.status, fault.message)
+
+
+def _chat_model() -> pb.Model:
+    return pb.Model(
+        name=CHAT,
+        version="1",
+        kind="chat",
+        bundle_digest=DIGEST[CHAT],
+        context_length=CONTEXT,
+        max_sequences=16,
+        state=pb.MODEL_STATE_SERVING,
+        created=1_700_000_000,
+        supports_tools=True,
+        supports_thinking=True,
+    )
+
+
+def _embedding_model() -> pb.Model:
+    return pb.Model(
+        name=EMBEDDING,
+        version="1",
+        kind="embedding",
+        bundle_digest=DIGEST[EMBEDDING],
+        context_length=CONTEXT,
+        state=pb.MODEL_STATE_SERVING,
+        created=1_700_000_001,
+        dimensions=DIMENSIONS,
+    )

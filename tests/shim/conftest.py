@@ -1,0 +1,43 @@
+"""One running node for each test that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.shim.node import Node, prepare, running_shim
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """A shim in front of a fake engine."""
+    config = prepare(tmp_path)
+    with FakeEngine(config.layout.engine_socket) as engine, running_shim(config):
+        yield Node(config, engine)
+
+
+@pytest.fixture
+def client(node: Node) -> Iterator[openai.OpenAI]:
+    """The official SDK with only base_url and key changed, checking every answer strictly."""
+    with openai.OpenAI(
+        base_url=node.base_url,
+        api_key=node.secret,
+        max_retries=0,
+        _strict_response_validation=True,
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def lenient(node: Node) -> Iterator[openai.OpenAI]:
+    """The official SDK as it comes.
+
+    Its strict mode refuses what OpenAI itself sends: the null `finish_reason` in the chunks of a
+    completion, and embeddings as base64, which the SDK asks for and decodes itself.
+    """
+    with openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=0) as made:
+        yield made
