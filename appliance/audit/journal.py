@@ -115,14 +115,14 @@ class Journal:
         os.pwrite(self._lock, self._token + state, 0)
 
     def _write(self, data: bytes) -> None:
-        self._mark(_WRITING)
         try:
+            self._mark(_WRITING)
             write_at(self._fd, data, self._end)
             os.fdatasync(self._fd)
+            self._mark(_CLEAN)
         except OSError:
             self._abandon_segment()
             raise
-        self._mark(_CLEAN)
         self._end += len(data)
 
     def _abandon_segment(self) -> None:

@@ -36,12 +36,14 @@ def create_signer(key_dir: Path, name: str) -> str:
     A key that exists already is kept, whatever its name. Raises SignatureError for a name that
     cannot be a key's, StorageError.
     """
-    signer = Ed25519Signer.generate(name)
     try:
-        make_dirs(key_dir)
-        create_durable(key_dir / SECRET_NAME, f"{signer.encoded}\n".encode())
+        if not (key_dir / SECRET_NAME).exists():
+            signer = Ed25519Signer.generate(name)
+            make_dirs(key_dir)
+            create_durable(key_dir / SECRET_NAME, f"{signer.encoded}\n".encode())
         vkey = load_signer(key_dir).verifier.vkey
-        create_durable(key_dir / VKEY_NAME, f"{vkey}\n".encode(), mode=0o644)
+        if not (key_dir / VKEY_NAME).exists():
+            create_durable(key_dir / VKEY_NAME, f"{vkey}\n".encode(), mode=0o644)
     except OSError as error:
         raise StorageError(f"the audit key cannot be written: {error.strerror}") from error
     return vkey

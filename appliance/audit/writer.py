@@ -24,7 +24,7 @@ from appliance.config import AuditSettings
 from appliance.errors import ApplianceError, AuditUnavailableError
 
 FIRST_RETRY_SECONDS = 0.1
-LAST_RETRY_SECONDS = 5.0
+LAST_RETRY_SECONDS = 2.0
 
 _logger = logging.getLogger(__name__)
 _Waiting = tuple[Event, asyncio.Future[int] | None]

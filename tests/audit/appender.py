@@ -1,0 +1,67 @@
+"""A process that records and tells its parent, for the tests that kill it or break its disk.
+
+    python -m tests.audit.appender BASE NAME COUNT
+
+It writes lines to standard output, each in one unbuffered write: `sent ID` before a record is
+handed over, `acked ID SEQ` after it was acknowledged, `refused ID` after it was refused. The
+parent, outside the fault's reach, keeps them as the ledger. COUNT acknowledged records later it
+closes the log and writes `closed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sys
+from pathlib import Path
+
+from appliance.audit.log import AuditLog
+from appliance.audit.signer import create_signer
+from appliance.audit.writer import AuditWriter
+from appliance.config import AuditSettings
+from appliance.errors import AuditUnavailableError
+from tests.audit.sample import ORIGIN, request
+
+SETTINGS = AuditSettings(checkpoint_seconds=0.02, segment_bytes=65_536)
+CLIENTS = 8
+
+
+def tell(line: str) -> None:
+    os.write(1, f"{line}\n".encode())
+
+
+async def client(writer: AuditWriter, names: itertools.count[int], name: str, count: int) -> None:
+    """Record until `count` records were acknowledged; a refused one is not repeated."""
+    while count:
+        event = request(f"{name}-{next(names)}")
+        tell(f"sent {event.request_id}")
+        try:
+            seq = await writer.record(event)
+        except AuditUnavailableError:
+            tell(f"refused {event.request_id}")
+            await asyncio.sleep(0.02)
+        else:
+            tell(f"acked {event.request_id} {seq}")
+            count -= 1
+
+
+async def record(log: AuditLog, name: str, count: int) -> None:
+    names = itertools.count()
+    async with AuditWriter(log, SETTINGS) as writer:
+        await asyncio.gather(
+            *(client(writer, names, name, count // CLIENTS) for _ in range(CLIENTS))
+        )
+
+
+def main() -> None:
+    base, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    create_signer(base / "key", ORIGIN)
+    with AuditLog.open(base / "audit", base / "key", SETTINGS) as log:
+        tell("open")
+        asyncio.run(record(log, name, count))
+    tell("closed")
+
+
+if __name__ == "__main__":
+    main()

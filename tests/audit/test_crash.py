@@ -1,0 +1,182 @@
+"""Killed or failing at any moment, the log keeps what it acknowledged and goes on."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.audit.ledger import Ledger
+from tests.audit.sample import assert_verifies, check, open_log
+from tests.conftest import REPOSITORY
+
+APPENDER = [sys.executable, "-m", "tests.audit.appender"]
+KILLS = 8
+FAST_KILL_POINTS = 12
+WRITING_CALLS = "pwrite64,fsync,fdatasync,ftruncate,rename,unlink,rmdir,mkdir"
+
+
+def traced(tmp_path: Path, *options: str) -> list[str]:
+    """The start of a command line that runs what follows under strace."""
+    strace = shutil.which("strace")
+    command = [str(strace), "-f", "-qq", "-o", str(tmp_path / "trace"), *options]
+    if strace is None or subprocess.run([*command, "true"], check=False).returncode:
+        pytest.skip("tracing with strace is not permitted here")
+    return command
+
+
+def run(command: list[str], ledger: Ledger, *, limit: float = 60) -> int:
+    done = subprocess.run(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, timeout=limit, check=False
+    )
+    ledger.take(done.stdout)
+    return done.returncode
+
+
+def test_killed_at_any_moment_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    ledger = Ledger()
+    rng = random.Random(7)
+    for i in range(KILLS):
+        with subprocess.Popen(
+            [*APPENDER, str(tmp_path), f"run{i}", "1000000"], cwd=REPOSITORY, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            opened = process.stdout.readline()
+            time.sleep(rng.uniform(0.0, 0.4))
+            process.kill()
+            ledger.take(opened + process.stdout.read())
+        assert check(tmp_path).findings == [], "a crash alone is never reported as tampering"
+        ledger.assert_kept_by(tmp_path / "audit")
+    with open_log(tmp_path) as log:
+        log.recover()
+    assert assert_verifies(tmp_path).open_requests == 0
+    assert len(ledger.acked) > 100
+
+
+def kill_points(tmp_path: Path) -> list[tuple[str, int]]:
+    """(system call, n) for each n-th writing call of a thread of one short run; strace counts
+    per thread and call."""
+    command = traced(tmp_path, "-e", f"trace={WRITING_CALLS}")
+    assert run([*command, *APPENDER, str(tmp_path / "counted"), "count", "16"], Ledger()) == 0
+    trace = (tmp_path / "trace").read_text()
+    made = Counter(re.findall(r"^(\d+) +(\w+)\(", trace, re.MULTILINE))
+    most: dict[str, int] = {}
+    for (_, call), count in made.items():
+        most[call] = max(most.get(call, 0), count)
+    return [(call, n) for call, count in sorted(most.items()) for n in range(1, count + 1)]
+
+
+def test_killed_at_a_system_call_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    """At some of the calls here, at all of them with scripts/test --full."""
+    points = kill_points(tmp_path)
+    for point in points[3 :: len(points) // FAST_KILL_POINTS]:
+        kill_at(tmp_path, *point)
+
+
+@pytest.mark.slow
+def test_killed_at_every_system_call_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+    for point in kill_points(tmp_path):
+        kill_at(tmp_path, *point)
+
+
+def kill_at(tmp_path: Path, call: str, nth: int) -> None:
+    inject = f"inject={call}:signal=SIGKILL:when={nth}"
+    command = traced(tmp_path, "-e", f"trace={call}", "-e", inject)
+    ledger = Ledger()
+    base = tmp_path / f"{call}-{nth}"
+    base.mkdir()
+    status = run([*command, *APPENDER, str(base), "first", "16"], ledger)
+    assert status in {0, -signal.SIGKILL, 128 + signal.SIGKILL}
+    if (base / "audit/checkpoint").exists():
+        assert check(base).findings == [], f"killed at {call} number {nth}"
+    assert run([*APPENDER, str(base), "second", "16"], ledger) == 0
+    ledger.assert_kept_by(base / "audit")
+    assert_verifies(base)
+    shutil.rmtree(base)
+
+
+@pytest.mark.parametrize("when", [1, 4, 9])
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64", "fsync", "rename"])
+def test_a_failing_call_acknowledges_nothing_and_recording_resumes(
+    tmp_path: Path, call: str, error: str, when: int
+) -> None:
+    """Not before the log is open: an opening that fails is an error of its own."""
+    with open_log(tmp_path):
+        pass
+    first = {"fdatasync": 0, "pwrite64": 3, "fsync": 1, "rename": 0}[call]
+    inject = f"inject={call}:error={error}:when={first + when}"
+    command = traced(tmp_path, "-e", f"trace={call}", "-e", inject)
+    ledger = Ledger()
+    assert run([*command, *APPENDER, str(tmp_path), "run", "160"], ledger) == 0
+    assert "INJECTED" in (tmp_path / "trace").read_text()
+    ledger.assert_kept_by(tmp_path / "audit")
+    assert len(ledger.acked) == 160
+    assert_verifies(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+def test_calls_that_fail_again_and_again_keep_the_log_closed_until_they_work(
+    tmp_path: Path, call: str
+) -> None:
+    with open_log(tmp_path):
+        pass
+    inject = f"inject={call}:error=EIO:when=20..22"
+    command = traced(tmp_path, "-e", f"trace={call}", "-e", inject)
+    ledger = Ledger()
+    assert run([*command, *APPENDER, str(tmp_path), "run", "400"], ledger) == 0
+    ledger.assert_kept_by(tmp_path / "audit")
+    assert ledger.refused
+    assert_verifies(tmp_path)
+
+
+def test_two_processes_append_to_one_log(tmp_path: Path) -> None:
+    with open_log(tmp_path):
+        pass
+    ledger = Ledger()
+    processes = [
+        subprocess.Popen(
+            [*APPENDER, str(tmp_path), name, "400"], cwd=REPOSITORY, stdout=subprocess.PIPE
+        )
+        for name in ("one", "two", "three")
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        ledger.take(output)
+    ledger.assert_kept_by(tmp_path / "audit")
+    assert len(ledger.acked) == 1200
+    assert len(set(ledger.acked.values())) == 1200
+    assert assert_verifies(tmp_path).records["REQ"] == 1200
+
+
+def test_one_of_two_processes_is_killed_and_the_other_goes_on(tmp_path: Path) -> None:
+    with open_log(tmp_path):
+        pass
+    ledger = Ledger()
+    command = [*APPENDER, str(tmp_path)]
+    with subprocess.Popen(
+        [*command, "victim", "1000000"], cwd=REPOSITORY, stdout=subprocess.PIPE
+    ) as victim:
+        assert victim.stdout is not None
+        opened = victim.stdout.readline()
+        with subprocess.Popen(
+            [*command, "survivor", "800"], cwd=REPOSITORY, stdout=subprocess.PIPE
+        ) as survivor:
+            assert survivor.stdout is not None
+            first = survivor.stdout.readline()
+            time.sleep(0.2)
+            victim.kill()
+            ledger.take(opened + victim.stdout.read())
+            ledger.take(first + survivor.stdout.read())
+        assert survivor.returncode == 0
+    ledger.assert_kept_by(tmp_path / "audit")
+    assert_verifies(tmp_path)

@@ -1,0 +1,193 @@
+"""The asyncio writer: order, group commit, fail closed, resume by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.audit.event import Heartbeat, Reject, Request
+from appliance.audit.log import AuditLog
+from appliance.audit.reader import read_events
+from appliance.audit.writer import AuditWriter
+from appliance.config import AuditSettings
+from appliance.errors import AuditUnavailableError
+from tests.audit.sample import assert_verifies, exchange, open_log, request, response
+
+SETTINGS = AuditSettings(checkpoint_seconds=0.05)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is awaited happens in other threads
+            await asyncio.sleep(0.01)
+
+
+def reject(name: str) -> Reject:
+    return Reject(request_id=name, route="/v1", status=401, code="key_unknown")
+
+
+def test_records_keep_the_order_of_the_calls(tmp_path: Path) -> None:
+    async def scenario(log: AuditLog) -> list[int]:
+        async with AuditWriter(log, SETTINGS) as writer:
+            return await asyncio.gather(*(writer.record(reject(f"r{i}")) for i in range(1000)))
+
+    with open_log(tmp_path) as log:
+        assert asyncio.run(scenario(log)) == list(range(1000))
+        assert log.published.size == 1000
+    names = [e.request_id for _, e in read_events(tmp_path / "audit") if isinstance(e, Reject)]
+    assert names == [f"r{i}" for i in range(1000)]
+    assert_verifies(tmp_path)
+
+
+def test_each_task_sees_its_own_records_in_order(tmp_path: Path) -> None:
+    async def scenario(log: AuditLog) -> None:
+        async with AuditWriter(log, SETTINGS) as writer:
+
+            async def client(name: int) -> None:
+                for i in range(20):
+                    before = await writer.record(request(f"{name}-{i}"))
+                    after = await writer.record(response(f"{name}-{i}"))
+                    assert before < after
+
+            await asyncio.gather(*(client(name) for name in range(25)))
+
+    with open_log(tmp_path) as log:
+        asyncio.run(scenario(log))
+    report = assert_verifies(tmp_path)
+    assert report.records == {"REQ": 500, "RES": 500}
+    assert report.open_requests == 0
+
+
+def test_an_acknowledged_record_is_on_disk_at_once(tmp_path: Path) -> None:
+    async def scenario(log: AuditLog) -> None:
+        async with AuditWriter(log, AuditSettings(checkpoint_seconds=3600)) as writer:
+            for i in range(10):
+                seq = await writer.record(reject(f"r{i}"))
+                on_disk = [seq for seq, _ in read_events(tmp_path / "audit")]
+                assert on_disk[-1] == seq
+
+    with open_log(tmp_path) as log:
+        asyncio.run(scenario(log))
+
+
+def test_checkpoints_follow_by_themselves(tmp_path: Path) -> None:
+    async def scenario(log: AuditLog) -> None:
+        async with AuditWriter(log, SETTINGS) as writer:
+            seq = await writer.record(reject("a"))
+            await eventually(lambda: log.published.size > seq)
+
+    with open_log(tmp_path) as log:
+        asyncio.run(scenario(log))
+
+
+def test_silence_is_filled_with_heartbeats(tmp_path: Path) -> None:
+    async def scenario(log: AuditLog) -> None:
+        settings = AuditSettings(heartbeat_seconds=0.05, checkpoint_seconds=0.05)
+        async with AuditWriter(log, settings):
+            await eventually(lambda: log.published.size >= 2)
+
+    with open_log(tmp_path) as log:
+        asyncio.run(scenario(log))
+    assert all(isinstance(e, Heartbeat) for _, e in read_events(tmp_path / "audit"))
+
+
+def test_a_cancelled_caller_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    async def scenario(log: AuditLog) -> None:
+        async with AuditWriter(log, SETTINGS) as writer:
+            tasks = [asyncio.create_task(writer.record(reject(f"r{i}"))) for i in range(10)]
+            await asyncio.sleep(0)
+            tasks[3].cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            assert isinstance(done[3], asyncio.CancelledError)
+            assert [seq for i, seq in enumerate(done) if i != 3] == [
+                0, 1, 2, 4, 5, 6, 7, 8, 9,
+            ]  # fmt: skip
+
+    with open_log(tmp_path) as log:
+        asyncio.run(scenario(log))
+
+
+def test_closing_writes_what_waits_and_refuses_the_rest(tmp_path: Path) -> None:
+    async def scenario(log: AuditLog) -> None:
+        writer = AuditWriter(log, SETTINGS)
+        await writer.start()
+        waiting = [asyncio.create_task(writer.record(reject(f"r{i}"))) for i in range(600)]
+        await asyncio.sleep(0)
+        await writer.close()
+        assert sorted(await asyncio.gather(*waiting)) == list(range(600))
+        assert not writer.available
+        with pytest.raises(AuditUnavailableError):
+            await writer.record(reject("late"))
+
+    with open_log(tmp_path) as log:
+        asyncio.run(scenario(log))
+        assert log.published.size == 600
+    assert_verifies(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB with a ballast file that leaves little room."""
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount_point)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    try:
+        (mount_point / "ballast").write_bytes(bytes(700_000))
+        yield mount_point
+    finally:
+        subprocess.run(["umount", str(mount_point)], check=True)
+
+
+def test_a_full_disk_closes_the_log_and_free_space_opens_it_again(small_disk: Path) -> None:
+    acknowledged: dict[str, int] = {}
+    refused: set[str] = set()
+
+    async def scenario(log: AuditLog) -> None:
+        async with AuditWriter(log, SETTINGS) as writer:
+
+            async def record(name: str) -> None:
+                try:
+                    acknowledged[f"req-{name}"] = await writer.record(request(name))
+                except AuditUnavailableError:
+                    refused.add(f"req-{name}")
+
+            for i in range(10_000):
+                await asyncio.gather(*(record(f"{i}-{j}") for j in range(50)))
+                if not writer.available:
+                    break
+            assert refused
+            with pytest.raises(AuditUnavailableError):
+                await writer.record(request("while closed"))
+            (small_disk / "ballast").unlink()
+            await eventually(lambda: writer.available)
+            await record("after")
+
+    with open_log(small_disk, AuditSettings(segment_bytes=65_536)) as log:
+        asyncio.run(scenario(log))
+    assert "req-after" in acknowledged
+    logged = {
+        event.request_id: seq
+        for seq, event in read_events(small_disk / "audit")
+        if isinstance(event, Request)
+    }
+    assert logged == acknowledged
+    assert_verifies(small_disk)
+
+
+def test_exchanges_recorded_before_and_after_a_restart_are_one_log(tmp_path: Path) -> None:
+    async def scenario(log: AuditLog, name: str) -> None:
+        async with AuditWriter(log, SETTINGS) as writer:
+            for event in exchange(name):
+                await writer.record(event)
+
+    for name in ("first", "second", "third"):
+        with open_log(tmp_path) as log:
+            asyncio.run(scenario(log, name))
+    assert assert_verifies(tmp_path).size == 6
