@@ -1,0 +1,63 @@
+"""Models that the engine's tests share: tiny, real, compiled once per run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from appliance.compiler import open_artifact
+from appliance.config import EngineSettings, Layout
+from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.loaded import ChatModel, EmbeddingModel, open_model
+from appliance.model_store import ModelStore
+from appliance.trust.node_key import NodePublicKey
+from tests.conftest import BuildOnce
+from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.engine_node import EngineNode
+
+OpenChat = Callable[..., ChatModel]
+
+
+def build_node(root: Path) -> None:
+    """The checkpoints are left beside the node's files, for the reference implementation."""
+    node = EngineNode(root)
+    node.add(write_qwen3(root / "chat"), name="chat")
+    node.add(write_bert(root / "words"), name="words")
+
+
+@pytest.fixture(scope="session")
+def node_root(build_once: BuildOnce) -> Path:
+    return build_once("engine-node", build_node)
+
+
+@pytest.fixture
+def open_chat(node_root: Path) -> Iterator[OpenChat]:
+    """Opens the chat model with given settings; closed after the test."""
+    with ExitStack() as stack:
+
+        def open_it(**settings: int) -> ChatModel:
+            defaults = {"cache_bytes": 64 << 20, "threads": 1}
+            model = _open(node_root, "chat", EngineSettings(**(defaults | settings)))
+            assert isinstance(model, ChatModel)
+            stack.callback(model.close)
+            return model
+
+        yield open_it
+
+
+@pytest.fixture
+def embedding_model(node_root: Path) -> EmbeddingModel:
+    model = _open(node_root, "words", EngineSettings(threads=1))
+    assert isinstance(model, EmbeddingModel)
+    return model
+
+
+def _open(root: Path, name: str, settings: EngineSettings) -> ChatModel | EmbeddingModel:
+    layout = Layout(root)
+    bundle = ModelStore(layout.models).get(name)
+    key = NodePublicKey.load(layout.node / "node.pub")
+    artifact = open_artifact(layout.artifacts, bundle.digest, key)
+    return open_model(bundle, artifact, settings, CacheBudget.from_settings(settings))
