@@ -1,0 +1,129 @@
+"""`appliance keys …`: what it prints, what it records, and when a revocation counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from appliance.access import KeyStore
+from appliance.audit import create_signer, read_events
+from appliance.audit.event import Admin
+from appliance.config import Layout
+from appliance.errors import ConflictError, NotFoundError
+from installer.cli.app import app
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """A node with an audit log and no key."""
+    return make_node(tmp_path)
+
+
+def make_node(root: Path) -> Layout:
+    layout = Layout(root)
+    for directory in (layout.audit, layout.access):
+        directory.mkdir(parents=True)
+    create_signer(layout.audit_key, "test")
+    return layout
+
+
+def run(layout: Layout, *arguments: str) -> str:
+    result = CliRunner().invoke(app, ["keys", *arguments, "--root", str(layout.root)])
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def run_json(layout: Layout, *arguments: str) -> Any:
+    return json.loads(run(layout, *arguments, "--json"))
+
+
+def admin_records(layout: Layout) -> list[tuple[str, str]]:
+    events = [event for _, event in read_events(layout.audit)]
+    return [(e.action, e.target) for e in events if isinstance(e, Admin)]
+
+
+def test_create_shows_a_working_secret_once(layout: Layout) -> None:
+    shown = run(layout, "create", "crm")
+    secret = next(word for word in shown.split() if word.startswith("sk-"))
+    with KeyStore(layout.keys_db) as store:
+        info = store.authenticate(secret)
+        assert info is not None
+        assert info.name == "crm"
+    assert secret not in run(layout, "list")
+    assert secret not in json.dumps(run_json(layout, "list"))
+
+
+def test_list_shows_every_key_with_its_state(layout: Layout) -> None:
+    assert "no API key yet" in run(layout, "list")
+    first = run_json(layout, "create", "crm", "--days", "30")
+    second = run_json(layout, "create", "wiki")
+    run(layout, "revoke", second["id"])
+    keys = run_json(layout, "list")["keys"]
+    assert [(k["id"], k["state"]) for k in keys] == [
+        (first["id"], "active"),
+        (second["id"], "revoked"),
+    ]
+    assert keys[0]["expires"] == pytest.approx(keys[0]["created"] + 30 * 86_400, abs=2)
+    assert "revoked" in run(layout, "list")
+
+
+def test_creating_and_revoking_are_recorded(layout: Layout) -> None:
+    key = run_json(layout, "create", "crm")
+    run(layout, "revoke", key["id"])
+    assert admin_records(layout) == [("keys.create", key["id"]), ("keys.revoke", key["id"])]
+
+
+def test_no_key_is_made_that_cannot_be_recorded(layout: Layout) -> None:
+    (layout.audit_key / "audit.key").unlink()
+    with pytest.raises(NotFoundError):
+        run(layout, "create", "crm")
+    assert run_json(layout, "list") == {"keys": []}
+
+
+def test_a_revocation_that_cannot_be_recorded_holds_and_says_so(layout: Layout) -> None:
+    key = run_json(layout, "create", "crm")
+    (layout.audit_key / "audit.key").unlink()
+    with pytest.raises(NotFoundError) as caught:
+        run(layout, "revoke", key["id"])
+    assert "is revoked, but not recorded" in caught.value.message
+    with KeyStore(layout.keys_db) as store:
+        assert store.authenticate(key["secret"]) is None
+
+
+def test_unknown_and_revoked_ids_are_typed_errors(layout: Layout) -> None:
+    key = run_json(layout, "create", "crm")
+    with pytest.raises(NotFoundError):
+        run(layout, "revoke", "zzzzzzzz")
+    run(layout, "revoke", key["id"])
+    with pytest.raises(ConflictError):
+        run(layout, "revoke", key["id"])
+
+
+def test_a_node_that_is_not_installed_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no keys"):
+        run(Layout(tmp_path), "list")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_that_root_creates_belong_to_the_daemon() -> None:
+    owner = pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory() as directory:
+        layout = make_node(Path(directory))
+        for path in (layout.root, *layout.root.rglob("*")):
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+        script = "import sys; from installer.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", script, "keys", "create", "x", "--root", directory]
+        subprocess.run(command, check=True, capture_output=True)
+        made = [*layout.access.iterdir(), *layout.audit.rglob("*")]
+        assert layout.keys_db in made
+        assert {path.stat().st_uid for path in made} == {owner.pw_uid}
