@@ -21,20 +21,20 @@ _TOKENS = 4
 def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) -> list[Array]:
     """All outputs of one run; of two for a decoder: a prompt, then one more token.
 
-    Raises UnsupportedError if an output is not finite.
+    Raises UnsupportedError if the run fails or an output is not finite.
     """
     if isinstance(spec, EncoderSpec):
         ids = np.arange(min(_TOKENS, spec.max_length), dtype=np.int64)[None]
-        return _finite(session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)}))
+        return _run(session, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
     prompt = min(_TOKENS, spec.context_length - 1)
     names = [output.name for output in session.get_outputs()]
-    results = _finite(session.run(None, _decoder_feed(spec, 0, prompt) | _empty_cache(spec)))
+    results = _run(session, _decoder_feed(spec, 0, prompt) | _empty_cache(spec))
     cache = {
         name.replace("present", "past"): value
         for name, value in zip(names, results, strict=True)
         if name.startswith("present")
     }
-    return results + _finite(session.run(None, _decoder_feed(spec, prompt, 1) | cache))
+    return results + _run(session, _decoder_feed(spec, prompt, 1) | cache)
 
 
 def _empty_cache(spec: DecoderSpec) -> dict[str, Array]:
@@ -57,7 +57,15 @@ def _decoder_feed(spec: DecoderSpec, start: int, count: int) -> dict[str, Array]
     }
 
 
-def _finite(outputs: list[Array]) -> list[Array]:
+def _run(session: ort.InferenceSession, feed: dict[str, Array]) -> list[Array]:
+    try:
+        # The runtime's exceptions share no base class but Exception.
+        outputs: list[Array] = session.run(None, feed)
+    except Exception as error:
+        raise UnsupportedError(
+            f"ONNX Runtime cannot run the graph: {str(error).splitlines()[0]}",
+            hint="the bundle needs another release of the appliance",
+        ) from error
     if not all(np.isfinite(output).all() for output in outputs):
         raise UnsupportedError(
             "the graph's outputs are not finite numbers",

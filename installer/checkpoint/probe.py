@@ -21,7 +21,7 @@ def probe(graph: Path, spec: DecoderSpec | EncoderSpec) -> None:
         run_probe(_session(graph), spec)
     except UnsupportedError as error:
         raise CheckpointError(
-            error.message, hint="the checkpoint's weights are damaged: download it again"
+            error.message, hint="the checkpoint is damaged, or its config.json belongs to another"
         ) from error
 
 

@@ -157,7 +157,7 @@ class GraphBuilder:
             if bits == 32:
                 stored: tuple[ir.Value, ...] = (self.floats(part, shape, pieces),)
             else:
-                stored = self._quantized(part, shape, pieces, bits, _table_block(width))
+                stored = self._quantized(part, shape, pieces, bits, table_block(width))
             parts.append((stop - start, stored))
         return Table(name, entries, width, bits, tuple(parts))
 
@@ -179,7 +179,7 @@ class GraphBuilder:
             if table.bits == 32:
                 total = self.op("Gemm", piece, stored[0], total, transB=1)
                 continue
-            block = _table_block(table.width)
+            block = table_block(table.width)
             part = self._matmul_n_bits(piece, stored, table.bits, block, width, table.entries, None)
             total = part if total is None else self.op("Add", total, part)
         assert total is not None
@@ -262,21 +262,21 @@ class GraphBuilder:
             *(flat, ids, scales, zeros),
             domain=MICROSOFT,
             bits=table.bits,
-            block_size=_table_block(table.width),
+            block_size=table_block(table.width),
             gather_axis=0,
             quantize_axis=1,
         )
 
     def _columns(self, entries: int, width: int, bits: int) -> Iterator[tuple[int, int]]:
         """Column ranges of a table such that each fits a file; one range if all do."""
-        unit = 1 if bits == 32 else _table_block(width)
+        unit = 1 if bits == 32 else table_block(width)
         widest = self._files.limit // (entries * bits // 8) // unit * unit
         step = width if widest >= width else max(unit, widest)
         for start in range(0, width, step):
             yield start, min(start + step, width)
 
 
-def _table_block(width: int) -> int:
+def table_block(width: int) -> int:
     """Block size that divides the row, so that lookup and product share the packed integers."""
     block = block_size(width)
     while width % block:

@@ -15,9 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from appliance.bundle.manifest import DecoderSpec
+from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
 from installer.checkpoint.graph.rope import Rope, read_rope
 from installer.checkpoint.settings import Settings
+
+_HEAD_UNIT = 16
 
 HARMLESS_KEYS = frozenset(
     {
@@ -76,6 +79,11 @@ def read_decoder(config: Settings, *, tied: bool = False) -> DecoderShape:
     """Read the keys that every decoder has; `tied` is the architecture's default."""
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     head_dim = config.integer("head_dim", hidden // heads)
+    if head_dim % _HEAD_UNIT:
+        raise CheckpointError(
+            f"config.json: head_dim {head_dim} is not a multiple of {_HEAD_UNIT}",
+            hint="the attention kernel needs it to be",
+        )
     config.expect("hidden_act", "silu")
     return DecoderShape(
         vocab=config.integer("vocab_size"),

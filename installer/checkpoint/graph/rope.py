@@ -59,8 +59,6 @@ def read_rope(config: Settings, head_dim: int) -> Rope:
 
     Raises CheckpointError naming a scaling that is not known here.
     """
-    if head_dim % 2:
-        raise CheckpointError(f"config.json: head_dim {head_dim} is odd")
     parameters = config.section("rope_parameters")
     scaling = parameters or config.section("rope_scaling")
     theta = (parameters or config).number("rope_theta", 10_000.0)

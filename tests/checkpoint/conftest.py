@@ -1,0 +1,111 @@
+"""Small checkpoints and the bundles built from them, each once per test run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, Manifest, decode
+from installer.checkpoint import build_bundle
+from installer.checkpoint.quantize import Precision
+from tests.conftest import BUILD_CACHE, BuildOnce
+from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "qwen3": write_qwen3,
+    "qwen3-untied-bf16-sharded": lambda d: write_qwen3(
+        d, seed=1, tied=False, dtype="bfloat16", max_shard_bytes=60_000
+    ),
+    "qwen3-odd-widths": lambda d: write_qwen3(
+        d, seed=2, hidden=80, heads=6, kv_heads=3, head_dim=32, intermediate=200, layers=3
+    ),
+    "qwen2": write_qwen2,
+    "qwen2-fp16": lambda d: write_qwen2(d, seed=3, tied=False, dtype="float16"),
+    "llama": write_llama,
+    "llama-3.1-rope": lambda d: write_llama(d, seed=4, rope_scaling=LLAMA3_ROPE),
+    "llama-linear-rope": lambda d: write_llama(
+        d, seed=5, tied=True, rope_scaling={"rope_type": "linear", "factor": 2.0}
+    ),
+    "bert": write_bert,
+    "bert-cls-raw": lambda d: write_bert(d, seed=6, pooling="cls", normalize=False),
+}
+DECODERS = [name for name in WRITERS if not name.startswith("bert")]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A checkpoint and its bundle."""
+
+    checkpoint: Path
+    bundle: Path
+
+    @property
+    def manifest(self) -> Manifest:
+        return decode((self.bundle / MANIFEST_NAME).read_bytes())
+
+    @property
+    def graph(self) -> Path:
+        return self.bundle / self.manifest.graph.path
+
+    @property
+    def spec(self) -> DecoderSpec:
+        spec = self.manifest.decoder
+        assert spec is not None
+        return spec
+
+
+BuildBundle = Callable[[str, Precision], Built]
+
+
+@pytest.fixture(scope="session")
+def built(build_once: BuildOnce) -> BuildBundle:
+    """`built(name, precision)`: one of WRITERS' checkpoints, and its unsigned bundle."""
+
+    def build(name: str, precision: Precision) -> Built:
+        def write(directory: Path) -> None:
+            WRITERS[name](directory / "it")
+
+        checkpoint = build_once(f"checkpoint-{name}", write) / "it"
+
+        def pack(directory: Path) -> None:
+            build_unsigned(checkpoint, directory / "it", precision=precision)
+
+        return Built(checkpoint, build_once(f"bundle-{name}-{precision}", pack) / "it")
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The published checkpoint of all-MiniLM-L6-v2, which scripts/fetch-minilm put there."""
+    directory = BUILD_CACHE / "minilm"
+    if not (directory / ".fetched").exists():
+        pytest.fail("run scripts/fetch-minilm first")
+    return directory
+
+
+def build_unsigned(
+    checkpoint: Path, out: Path, *, precision: Precision | None = None, max_file_bytes: int = 10**9
+) -> Manifest:
+    """A bundle with fixed identity."""
+    return build_bundle(
+        checkpoint,
+        out,
+        name="tiny",
+        version="1.0",
+        precision=precision,
+        signer=None,
+        created=1_700_000_000,
+        max_file_bytes=max_file_bytes,
+    )

@@ -1,0 +1,74 @@
+"""Drives a decoder graph as the engine does: slots of one pool, bound in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from appliance.bundle.manifest import DecoderSpec
+
+Floats = npt.NDArray[np.float32]
+
+
+class SlotRunner:
+    """`slots` sequences of at most `capacity` tokens over one session."""
+
+    def __init__(self, graph: Path, spec: DecoderSpec, *, slots: int = 1, capacity: int) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._spec = spec
+        shape = (slots, spec.kv_heads, capacity, spec.head_dim)
+        self._pools = {
+            f"{name}_{layer}": np.zeros(shape, np.float32)
+            for layer in range(spec.layers)
+            for name in ("key", "value")
+        }
+        self.lengths = [0] * slots
+
+    def prefill(self, slot: int, tokens: Sequence[int]) -> Floats:
+        """Append `tokens` to a sequence; logits after the last of them, [vocab]."""
+        self.lengths[slot] += len(tokens)
+        logits: Floats = self.run(slot, [tokens], last_index=[len(tokens) - 1])[0]
+        return logits
+
+    def decode(self, tokens: Sequence[int]) -> Floats:
+        """Append one token to each of the first sequences; logits [len(tokens), vocab]."""
+        for slot in range(len(tokens)):
+            self.lengths[slot] += 1
+        return self.run(0, [[token] for token in tokens], last_index=[0] * len(tokens))
+
+    def run(
+        self, first: int, rows: Sequence[Sequence[int]], *, last_index: Sequence[int]
+    ) -> Floats:
+        """Run `rows` of tokens, already counted in `lengths`, in the slots from `first` on."""
+        lengths = np.array(self.lengths[first : first + len(rows)], np.int32)
+        inputs: dict[str, npt.NDArray[Any]] = {
+            "input_ids": np.array(rows, np.int64),
+            "seqlens_k": lengths - 1,
+            "total_sequence_length": np.array(lengths.max(), np.int32),
+            "last_index": np.array(last_index, np.int64),
+        }
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_cpu_input(name, value)
+        for name, pool in self._pools.items():
+            view = pool[first : first + len(rows)]
+            where = ("cpu", 0, np.float32, view.shape, view.ctypes.data)
+            binding.bind_input(f"past_{name}", *where)
+            binding.bind_output(f"present_{name}", *where)
+        logits: Floats = np.full((len(rows), self._spec.vocab_size), np.nan, np.float32)
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        return logits
+
+
+def relative_error(got: Floats, wanted: Floats) -> float:
+    """Largest difference over the largest magnitude."""
+    return float(np.abs(got - wanted).max() / np.abs(wanted).max())

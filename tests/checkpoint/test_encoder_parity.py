@@ -1,0 +1,119 @@
+"""Encoder graphs give the reference implementation's embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import pytest
+from tokenizers import Tokenizer
+
+from installer.checkpoint.quantize import Precision
+from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
+from tests.checkpoint.reference import ReferenceEncoder
+from tests.conftest import BuildOnce
+
+SENTENCES = [
+    "Which model is active?",
+    "How do I go back to the version that ran before?",
+    "appliance keys revoke",
+    "The quick brown fox jumps over the lazy dog, again and again, until the operator stops it.",
+    "naïve café — 你好",
+    "x",
+    "Every request is written to the audit log before its first word is sent. " * 12,
+    "SELECT name FROM keys WHERE revoked IS NULL ORDER BY created",
+]
+Ints = npt.NDArray[np.int64]
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-cls-raw"])
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_99), ("int8", 0.99)])
+def test_a_small_encoder_equals_the_reference(
+    built: BuildBundle, name: str, precision: Precision, least: float
+) -> None:
+    model = built(name, precision)
+    encoder = model.manifest.encoder
+    assert encoder is not None
+    reference = ReferenceEncoder(
+        model.checkpoint, pooling=encoder.pooling, normalize=encoder.normalize
+    )
+    ids, mask = _random_batch()
+    got, wanted = _embed(model, ids, mask), reference.embed(ids, mask)
+    assert _cosines(got, wanted).min() >= least
+    lengths = np.linalg.norm(got, axis=1)
+    assert np.allclose(lengths, np.linalg.norm(wanted, axis=1), rtol=0.02)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_99), ("int8", 0.995)])
+def test_minilm_equals_the_reference(
+    minilm: Path, build_once: BuildOnce, precision: Precision, least: float
+) -> None:
+    model = _built_minilm(minilm, build_once, precision)
+    ids, mask = _tokenize(model)
+    cosines = _cosines(_embed(model, ids, mask), ReferenceEncoder(minilm).embed(ids, mask))
+    assert cosines.min() >= least
+
+
+def test_minilm_does_not_care_who_shares_its_batch(minilm: Path, build_once: BuildOnce) -> None:
+    model = _built_minilm(minilm, build_once, "int8")
+    ids, mask = _tokenize(model)
+    together = _embed(model, ids, mask)
+    for row, (tokens, keep) in enumerate(zip(ids, mask, strict=True)):
+        count = int(keep.sum())
+        alone = _embed(model, tokens[None, :count], keep[None, :count])
+        assert _cosines(alone, together[row : row + 1]).min() >= 0.999
+
+
+def test_minilm_bundles_an_unpadded_tokenizer(minilm: Path, build_once: BuildOnce) -> None:
+    model = _built_minilm(minilm, build_once, "int8")
+    published = Tokenizer.from_file(str(minilm / "tokenizer.json"))
+    bundled = Tokenizer.from_file(str(model.bundle / model.manifest.tokenizer))
+    assert published.padding is not None
+    assert bundled.padding is None
+    assert bundled.truncation is None
+    assert (
+        bundled.encode(SENTENCES[0]).ids
+        == published.encode(SENTENCES[0]).ids[: len(bundled.encode(SENTENCES[0]).ids)]
+    )
+
+
+def _built_minilm(minilm: Path, build_once: BuildOnce, precision: Precision) -> Built:
+    def pack(directory: Path) -> None:
+        build_unsigned(minilm, directory / "it", precision=precision)
+
+    return Built(minilm, build_once(f"bundle-minilm-{precision}", pack) / "it")
+
+
+def _embed(model: Built, ids: Ints, mask: Ints) -> npt.NDArray[np.float32]:
+    session = ort.InferenceSession(model.graph, providers=["CPUExecutionProvider"])
+    embeddings: npt.NDArray[np.float32] = session.run(
+        ["embeddings"], {"input_ids": ids, "attention_mask": mask}
+    )[0]
+    return embeddings
+
+
+def _tokenize(model: Built) -> tuple[Ints, Ints]:
+    encoder = model.manifest.encoder
+    assert encoder is not None
+    tokenizer: Any = Tokenizer.from_file(str(model.bundle / model.manifest.tokenizer))
+    tokenizer.enable_truncation(encoder.max_length)
+    tokenizer.enable_padding()
+    encoded = tokenizer.encode_batch(SENTENCES)
+    return np.array([e.ids for e in encoded]), np.array([e.attention_mask for e in encoded])
+
+
+def _random_batch() -> tuple[Ints, Ints]:
+    random = np.random.default_rng(3)
+    ids = random.integers(5, 200, (8, 40))
+    lengths = random.integers(3, 41, (8, 1))
+    mask = (np.arange(40)[None] < lengths).astype(np.int64)
+    return ids * mask, mask
+
+
+def _cosines(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: npt.NDArray[np.float32] = (a * b).sum(1) / lengths
+    return cosines
