@@ -8,7 +8,7 @@ hashed while it is copied (`Media.copy`), weights while the model store imports 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from installer.release import (
 
 Advance = Callable[[int], None]
 DOCS = "docs/"
+_METADATA = "metadata/"
 _MODELS = "models/"
 _FRESH_MEDIA = "get fresh media from the packager"
 
@@ -151,6 +152,7 @@ def open_media(
     )
     media = Media(path, targets, release, bundles)
     _check_files(media)
+    _check_hashes(media, (file for file in release.files if file.path.startswith(_METADATA)))
     return media
 
 
@@ -159,11 +161,7 @@ def verify_media(media: Media, advance: Advance | None = None, *, uncached: bool
 
     `uncached` re-reads from the medium itself, whatever the kernel remembers of having written.
     """
-    for file in media.pinned:
-        path = resolve_inside(media.path, file.path)
-        size, sha256 = hash_regular(path, name=file.path, advance=advance, uncached=uncached)
-        if (size, sha256) != (file.size, file.sha256):
-            raise _altered(file.path)
+    _check_hashes(media, media.pinned, advance, uncached=uncached)
     for bundle in media.bundles:
         verify_contents(bundle, advance, uncached=uncached)
 
@@ -194,6 +192,20 @@ def _check_files(media: Media) -> None:
             raise LayoutError(f"{name} is missing from the media", path=name, hint=_FRESH_MEDIA)
         if listed[name] != found[name]:
             raise _altered(name)
+
+
+def _check_hashes(
+    media: Media,
+    files: Iterable[PinnedFile | ReleaseFile],
+    advance: Advance | None = None,
+    *,
+    uncached: bool = False,
+) -> None:
+    for file in files:
+        path = resolve_inside(media.path, file.path)
+        size, sha256 = hash_regular(path, name=file.path, advance=advance, uncached=uncached)
+        if (size, sha256) != (file.size, file.sha256):
+            raise _altered(file.path)
 
 
 def _altered(name: str) -> DigestError:

@@ -1,0 +1,100 @@
+"""appliance.pyz runs on a bare CPython and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import LayoutError, NotFoundError
+from installer import pyz, unpack
+from installer.keyring import Keyring
+from installer.lockfile import PYTHONS
+from tests.media.conftest import Site
+
+
+def interpreters() -> list[str]:
+    """The supported interpreters that this machine has; the running one at least."""
+    found = []
+    for python in PYTHONS:
+        path = shutil.which(f"python{python}")
+        if (
+            path
+            and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
+        ):
+            found.append(path)
+    return found or [sys.executable]
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_it_runs_without_any_installed_package(site: Site, tmp_path: Path, python: str) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [python, "-I", "-S", str(site.media / pyz.NAME), "install", "--help"],
+        env={"PATH": os.defpath, "TMPDIR": str(scratch), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MEDIA" in done.stdout
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_verifier_inside_works_and_knows_its_root(site: Site, tmp_path: Path) -> None:
+    """Open the media with the code and the root that appliance.pyz carries, and nothing else."""
+    unpack.unpack(site.media / pyz.NAME, tmp_path / "code")
+    program = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "code")!r})
+from datetime import UTC, datetime
+from pathlib import Path
+from appliance.trust.store import TrustStore
+from installer.media import open_media, verify_media
+from installer.pyz import embedded_root
+media = open_media(Path({str(site.media)!r}), TrustStore(Path({str(tmp_path / "trust")!r})),
+                   embedded_root(), datetime.now(UTC))
+verify_media(media)
+heavy = {{"numpy", "onnxruntime", "grpc", "sqlite_utils", "packaging"}} & set(sys.modules)
+assert not heavy, heavy
+assert all(m.__file__ is None or "site-packages" not in m.__file__
+           for m in list(sys.modules.values()) if getattr(m, "__file__", None))
+"""
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
+
+
+def test_the_embedded_root_is_the_newest_of_the_ceremony(site: Site) -> None:
+    assert pyz.root_of(site.media / pyz.NAME) == Keyring(site.keys).roots()[-1].read_bytes()
+
+
+def test_a_checkout_has_no_root_of_its_own() -> None:
+    with pytest.raises(NotFoundError):
+        pyz.embedded_root()
+
+
+@pytest.mark.parametrize("damage", ["absent", "empty", "no root"])
+def test_a_damaged_installer_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / pyz.NAME
+    if damage == "empty":
+        path.touch()
+    elif damage == "no root":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("__main__.py", "")
+    with pytest.raises(LayoutError) as caught:
+        pyz.root_of(path)
+    assert caught.value.path == pyz.NAME
+
+
+def test_an_unsupported_interpreter_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unpack.unsupported() == ""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert "x86-64" in unpack.unsupported()
+    monkeypatch.setattr(unpack, "SUPPORTED", ((3, 99),))
+    assert "CPython" in unpack.unsupported()
