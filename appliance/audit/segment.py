@@ -32,6 +32,7 @@ _MARK = b"\xf5ENT"
 _FRAME = struct.Struct(">4sIQQI")
 _CHECKED = struct.Struct(">IQQ")
 _NAME = re.compile(r"[0-9]{20}\.seg")
+_MAX_SEQ = 1 << 63
 _SEARCH_BYTES = 64 * 1024 * 1024
 
 
@@ -50,13 +51,19 @@ def segment_name(first_seq: int) -> str:
     return f"{SEGMENTS}/{first_seq:020d}.seg"
 
 
+def parse_name(name: str) -> int | None:
+    """The first number of the segment that the file `name` would be; None if it is none."""
+    first = int(name[:20]) if _NAME.fullmatch(name) else _MAX_SEQ
+    return first if first < _MAX_SEQ else None
+
+
 def list_segments(directory: Path) -> list[int]:
     """First numbers of the segments in the log `directory`, ascending."""
     try:
         names = [path.name for path in (directory / SEGMENTS).iterdir()]
     except FileNotFoundError:
         return []
-    return sorted(int(name[:20]) for name in names if _NAME.fullmatch(name))
+    return sorted(first for first in map(parse_name, names) if first is not None)
 
 
 def encode_header(first_seq: int) -> bytes:

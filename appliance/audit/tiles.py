@@ -14,12 +14,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from appliance.audit.merkle import HASH_BYTES, root_of_hashes
+from appliance.audit.regular import read_regular
 from appliance.errors import AuditError
 
 TILE_WIDTH = 256
 TILE_LEVELS = 8
 """Tree levels that one tile spans: 2 ** 8 == TILE_WIDTH."""
 ENTRIES = "entries"
+MAX_TILE_BYTES = TILE_WIDTH * (2 + 0xFFFF)
+"""The largest bundle that the layout can express; tiles of hashes are smaller."""
 
 _NAME = re.compile(
     r"tile/(?P<level>entries|0|[1-5]?[0-9]|6[0-3])"
@@ -106,13 +109,13 @@ def read_tile(directory: Path, tile: Tile) -> bytes:
     A log may delete a partial tile once the full one exists. Raises AuditError naming the path.
     """
     try:
-        return (directory / tile.path).read_bytes()
+        return read_regular(directory / tile.path, MAX_TILE_BYTES)
     except OSError as error:
         if tile.width == TILE_WIDTH or not isinstance(error, FileNotFoundError):
             raise _unreadable(tile, error) from error
     full = Tile(tile.level, tile.index)
     try:
-        data = (directory / full.path).read_bytes()
+        data = read_regular(directory / full.path, MAX_TILE_BYTES)
     except OSError as error:
         raise _unreadable(tile, error) from error
     if tile.level >= 0:

@@ -6,16 +6,14 @@ meanwhile; that is told apart from a missing one by the state file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from appliance.audit.fsck.report import Report
-from appliance.audit.segment import SEGMENTS, FrameReader, list_segments, segment_name
+from appliance.audit.regular import open_regular
+from appliance.audit.segment import SEGMENTS, FrameReader, list_segments, parse_name, segment_name
 from appliance.audit.state import read_state
 from appliance.errors import AuditError
-
-_SEGMENT_NAME = re.compile(r"[0-9]{20}\.seg")
 
 
 class JournalCheck:
@@ -75,7 +73,7 @@ class JournalCheck:
         None if the writer deleted the segment meanwhile."""
         path = segment_name(first)
         try:
-            with (self._directory / path).open("rb") as file:
+            with open_regular(self._directory / path) as file:
                 reader = FrameReader(file, first)
                 self.end = first
                 for frame in reader:
@@ -115,5 +113,5 @@ def unexpected_segment_files(directory: Path) -> Iterator[str]:
     """Names in the segments' directory that are not segments."""
     if (directory / SEGMENTS).is_dir():
         for path in (directory / SEGMENTS).iterdir():
-            if not _SEGMENT_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+            if parse_name(path.name) is None or path.is_symlink() or not path.is_file():
                 yield f"{SEGMENTS}/{path.name}"

@@ -12,7 +12,16 @@ from pathlib import Path
 
 from appliance.audit.fsck.report import Report
 from appliance.audit.merkle import HASH_BYTES
-from appliance.audit.tiles import TILE_LEVELS, TILE_WIDTH, Tile, encode_tile, parse_path, read_tile
+from appliance.audit.regular import read_regular
+from appliance.audit.tiles import (
+    MAX_TILE_BYTES,
+    TILE_LEVELS,
+    TILE_WIDTH,
+    Tile,
+    encode_tile,
+    parse_path,
+    read_tile,
+)
 from appliance.errors import AuditError
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -69,9 +78,12 @@ class TileFiles:
     def _check_extra(self, path: Path, name: str, tile: Tile, *, still_growing: bool) -> None:
         """A partial tile, or one beyond the tree on disk: is it a beginning of what is known?"""
         try:
-            data = path.read_bytes()
+            data = read_regular(path, MAX_TILE_BYTES)
         except FileNotFoundError:
             return  # a full tile took its place meanwhile
+        except OSError as error:
+            self._report.add("file_unreadable", str(error.strerror), path=name)
+            return
         known = self._known(tile)
         if known is None or len(known) < len(data):
             if not still_growing:

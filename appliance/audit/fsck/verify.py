@@ -20,7 +20,8 @@ from appliance.audit.fsck.report import Report
 from appliance.audit.fsck.retrace import Retrace
 from appliance.audit.fsck.tile_files import TEMPORARY_SUFFIX, TileFiles
 from appliance.audit.merkle import leaf_hash
-from appliance.audit.note import Ed25519Verifier
+from appliance.audit.note import MAX_NOTE_BYTES, Ed25519Verifier
+from appliance.audit.regular import read_regular
 from appliance.audit.segment import SEGMENTS, list_segments, segment_name
 from appliance.audit.signer import VKEY_NAME
 from appliance.audit.state import STATE_NAME, State, decode_state
@@ -149,7 +150,7 @@ class _Verification:
 
     def _read(self, name: str) -> bytes:
         try:
-            return (self._directory / name).read_bytes()
+            return read_regular(self._directory / name, MAX_NOTE_BYTES)
         except OSError as error:
             self._report.add("file_unreadable", str(error.strerror), path=name)
             return b""
@@ -287,6 +288,6 @@ class _Verification:
             with suppress(FileNotFoundError):
                 sizes[first] = (self._directory / segment_name(first)).stat().st_size
         try:
-            return (self._directory / STATE_NAME).read_bytes(), sizes
+            return read_regular(self._directory / STATE_NAME, MAX_NOTE_BYTES), sizes
         except OSError:
             return b"", sizes
