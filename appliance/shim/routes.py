@@ -28,7 +28,7 @@ def route_of(path: str) -> str:
     """The name under which `path` is counted and recorded: never the caller's own words."""
     if path in _FIXED:
         return path
-    return f"{_MODEL}{{model}}" if path.startswith(_MODEL) and path != _MODEL else "unknown"
+    return f"{_MODEL}{{model}}" if path.startswith(_MODEL) else "unknown"
 
 
 def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:

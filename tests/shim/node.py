@@ -169,6 +169,7 @@ class Frames:
             else:
                 frame += line
         assert not frame, "the last frame ends with a blank line"
+        self.hang_up()
 
     def documents(self) -> list[Any]:
         """Every `data:` frame up to the end, decoded; [DONE] as the string."""

@@ -21,6 +21,8 @@ from appliance.shim.wire.decode import decode
 from appliance.shim.wire.parameters import CHAT
 from appliance.shim.wire.usage import Usage
 
+_DECODER = msgspec.json.Decoder(wire.ChatRequest)
+
 
 class ChatEndpoint:
     """POST /v1/chat/completions."""
@@ -30,7 +32,7 @@ class ChatEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        request = decode(scope, await read_body(receive), wire.ChatRequest, CHAT)
+        request = decode(scope, await read_body(receive), _DECODER, CHAT)
         exchange.model = clip(request.model)
         engine_request = request.to_engine(exchange.request_id, exchange.key_id)
         async with admitted(self._services, exchange, receive, [engine_request]) as generation:

@@ -21,6 +21,8 @@ from appliance.shim.wire.decode import decode
 from appliance.shim.wire.parameters import COMPLETIONS
 from appliance.shim.wire.usage import Usage
 
+_DECODER = msgspec.json.Decoder(wire.CompletionRequest)
+
 
 class CompletionsEndpoint:
     """POST /v1/completions."""
@@ -30,7 +32,7 @@ class CompletionsEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        request = decode(scope, await read_body(receive), wire.CompletionRequest, COMPLETIONS)
+        request = decode(scope, await read_body(receive), _DECODER, COMPLETIONS)
         exchange.model = clip(request.model)
         engine_requests = request.to_engine(exchange.request_id, exchange.key_id)
         async with admitted(self._services, exchange, receive, engine_requests) as generation:

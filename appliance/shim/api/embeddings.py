@@ -7,6 +7,7 @@ from array import array
 from base64 import b64encode
 from collections.abc import Sequence
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from appliance.audit.event import Tokens, clip
@@ -22,6 +23,8 @@ from appliance.shim.wire.decode import decode
 from appliance.shim.wire.parameters import EMBEDDINGS
 from appliance.shim.wire.usage import EmbeddingUsage
 
+_DECODER = msgspec.json.Decoder(wire.EmbeddingRequest)
+
 
 class EmbeddingsEndpoint:
     """POST /v1/embeddings.
@@ -35,7 +38,7 @@ class EmbeddingsEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        request = decode(scope, await read_body(receive), wire.EmbeddingRequest, EMBEDDINGS)
+        request = decode(scope, await read_body(receive), _DECODER, EMBEDDINGS)
         exchange.model = clip(request.model)
         answer = await self._compute(exchange, receive, request.to_engine(exchange.request_id))
         tokens = Tokens(prompt=answer.prompt_tokens)

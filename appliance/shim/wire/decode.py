@@ -17,18 +17,22 @@ from appliance.errors import RequestError
 from appliance.shim.wire.parameters import Parameter
 
 T = TypeVar("T")
-_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_PATH = re.compile(
+    r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>[^`]*?)(?:\[\.\.\.\])?`)?$", re.DOTALL
+)
 _FIELD = re.compile(r"Object (?P<how>contains unknown|missing required) field `(?P<name>[^`]*)`")
 
 
-def decode(scope: Scope, body: bytes, kind: type[T], parameters: Sequence[Parameter]) -> T:
-    """`body` as a `kind`; `parameters` explains names that are known and not supported.
+def decode(
+    scope: Scope, body: bytes, decoder: msgspec.json.Decoder[T], parameters: Sequence[Parameter]
+) -> T:
+    """`body` as `decoder` has it; `parameters` explains names that are known, not supported.
 
     Raises RequestError naming the parameter.
     """
     _check_media_type(scope)
     try:
-        request = msgspec.json.decode(body, type=kind)
+        request = decoder.decode(body)
     except msgspec.ValidationError as error:
         _refuse(str(error), parameters)
     except (msgspec.DecodeError, UnicodeDecodeError):

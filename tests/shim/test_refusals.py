@@ -1,0 +1,379 @@
+"""Whatever is wrong with a request, the answer is an error in the API's shape that names it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.errors import ApplianceError, RequestError
+from appliance.shim import http_protocol
+from appliance.shim.refusals import refusal
+from tests.conftest import REPOSITORY
+from tests.fakes.engine import CHAT, EMBEDDING, FakeEngine
+from tests.shim.node import Answer, Node, ask, prepare, running_shim
+
+CHAT_PATH = "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "unknown_url"),
+        ("GET", "/v2/models", 404, "unknown_url"),
+        ("GET", "/v1/models/", 404, "model_not_found"),
+        ("POST", "/v1/chat/completions/", 404, "unknown_url"),
+        ("POST", "/v1//chat/completions", 404, "unknown_url"),
+        ("GET", CHAT_PATH, 405, "method_not_allowed"),
+        ("DELETE", "/v1/models/echo", 405, "method_not_allowed"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("GET", "/v1/models/nobody/knows", 404, "model_not_found"),
+    ],
+)
+def test_unknown_routes_and_methods(
+    node: Node, method: str, path: str, status: int, code: str
+) -> None:
+    answer = node.request(method, path)
+    assert (answer.status, answer.error["code"]) == (status, code)
+    assert answer.error["type"] == "invalid_request_error"
+    assert answer.request_id.startswith("req_")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic c2s6eA==",
+        "Bearer sk-unknown",
+        "Bearer sk-aaaaaaaa-" + "a" * 40,
+        "Bearer \u00e9\u00e9",
+    ],
+)
+def test_every_way_not_to_have_a_key(node: Node, header: str | None) -> None:
+    connection = node.connect()
+    headers = {} if header is None else {"Authorization": header}
+    connection.request("GET", "/v1/models", headers=headers)
+    response = connection.getresponse()
+    answer = Answer(response.status, dict(response.getheaders()), response.read())
+    connection.close()
+    assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_two_authorization_headers_are_none(node: Node) -> None:
+    connection = node.connect()
+    connection.putrequest("GET", "/v1/models")
+    connection.putheader("Authorization", f"Bearer {node.secret}")
+    connection.putheader("Authorization", "Bearer sk-other")
+    connection.endheaders()
+    assert connection.getresponse().status == 401
+    connection.close()
+
+
+def test_the_host_header_opens_nothing(node: Node) -> None:
+    connection = node.connect()
+    connection.putrequest("GET", "/v1/models", skip_host=True)
+    connection.putheader("Host", "x/health?")
+    connection.endheaders()
+    assert connection.getresponse().status == 401
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b"hello", "invalid_json"),
+        (json.dumps(ask()).encode() + b" x", "invalid_json"),
+        (b'{"model": "\xff"}', "invalid_json"),
+        (b'{"model": "\\ud800"}', "invalid_json"),
+        (b'{"temperature": NaN}', "invalid_json"),
+        (b'{"metadata": ' + b"[" * 100_000, "invalid_value"),
+        (
+            b'{"model":"echo","messages":[{"role":"user","content":"x"}],"response_format":'
+            + b"[" * 100_000
+            + b"]" * 100_000
+            + b"}",
+            "invalid_json",
+        ),
+        (b"[]", "invalid_value"),
+        (b"null", "invalid_value"),
+    ],
+)
+def test_bodies_that_are_no_request(node: Node, body: bytes, code: str) -> None:
+    answer = node.request("POST", CHAT_PATH, body)
+    assert (answer.status, answer.error["code"]) == (400, code)
+
+
+@pytest.mark.parametrize(
+    "media_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+)
+def test_bodies_of_another_media_type(node: Node, media_type: str) -> None:
+    answer = node.request("POST", CHAT_PATH, ask(), headers={"Content-Type": media_type})
+    assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
+
+
+def test_a_media_type_may_have_parameters(node: Node) -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert node.request("POST", CHAT_PATH, ask(), headers=headers).status == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "code"),
+    [
+        ({"model": None}, "model", "invalid_value"),
+        ({"model": 3}, "model", "invalid_value"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": "hi"}, "messages", "invalid_value"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_parameter"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_parameter"),
+        ({"messages": [{"role": "x", "content": ""}]}, "messages[0].role", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": "", "mood": "x"}]},
+            "messages[0].mood",
+            "unknown_parameter",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": 1}]}]},
+            "messages[0].content[0].type",
+            "invalid_value",
+        ),
+        ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_value"),
+        ({"top_p": -0.1}, "top_p", "invalid_value"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "invalid_value"),
+        ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "invalid_value"),
+        ({"seed": 1 << 63}, "seed", "invalid_value"),
+        ({"stop": [""]}, "stop[0]", "invalid_value"),
+        ({"stop": ["x"] * 17}, "stop", "invalid_value"),
+        ({"top_logprobs": 1}, "top_logprobs", "invalid_value"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "stream_options.include_obfuscation",
+            "unsupported_parameter",
+        ),
+        (
+            {"stream": True, "stream_options": {"more": True}},
+            "stream_options.more",
+            "unknown_parameter",
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
+            "tools[0].function.strict",
+            "unsupported_parameter",
+        ),
+        ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        (
+            {"chat_template_kwargs": {"x": 1}},
+            "chat_template_kwargs.x",
+            "unknown_parameter",
+        ),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"},
+            "chat_template_kwargs.enable_thinking",
+            "invalid_value",
+        ),
+        ({"continue_final_message": True}, "continue_final_message", "invalid_value"),
+        ({"add_generation_prompt": False}, "add_generation_prompt", "invalid_value"),
+        ({"frobnicate": 1}, "frobnicate", "unknown_parameter"),
+    ],
+)
+def test_a_wrong_chat_parameter_is_named(
+    node: Node, change: dict[str, Any], param: str, code: str
+) -> None:
+    answer = node.request("POST", CHAT_PATH, {**ask(), **change})
+    assert answer.status == 400, answer.body
+    assert (answer.error["param"], answer.error["code"]) == (param, code)
+    assert not node.engine.requests
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"model": CHAT}, "prompt"),
+        ("/v1/completions", {"model": CHAT, "prompt": []}, "prompt"),
+        ("/v1/completions", {"model": CHAT, "prompt": [[]]}, "prompt"),
+        ("/v1/completions", {"model": CHAT, "prompt": ["a", 1]}, "prompt"),
+        ("/v1/completions", {"model": CHAT, "prompt": ["a"] * 129}, "prompt"),
+        ("/v1/completions", {"model": CHAT, "prompt": "a", "best_of": 2}, "best_of"),
+        ("/v1/embeddings", {"model": EMBEDDING}, "input"),
+        ("/v1/embeddings", {"model": EMBEDDING, "input": []}, "input"),
+        ("/v1/embeddings", {"model": EMBEDDING, "input": [[]]}, "input"),
+        ("/v1/embeddings", {"model": EMBEDDING, "input": [-1]}, "input[0]"),
+        ("/v1/embeddings", {"model": EMBEDDING, "input": ["a"] * 2049}, "input"),
+        (
+            "/v1/embeddings",
+            {"model": EMBEDDING, "input": "a", "encoding_format": "hex"},
+            "encoding_format",
+        ),
+    ],
+)
+def test_a_wrong_parameter_of_the_other_apis_is_named(
+    node: Node, path: str, body: dict[str, Any], param: str
+) -> None:
+    answer = node.request("POST", path, body)
+    assert answer.status == 400, answer.body
+    assert answer.error["param"] == param
+
+
+def test_of_a_name_that_stands_twice_the_last_counts(node: Node) -> None:
+    body = json.dumps(ask("first"))[:-1] + ', "messages": [{"role": "user", "content": "last"}]}'
+    answer = node.request("POST", CHAT_PATH, body.encode())
+    assert answer.json["choices"][0]["message"]["content"] == "last"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Any:
+    config = prepare(tmp_path, max_body_bytes=2048)
+    with FakeEngine(config.layout.engine_socket) as engine, running_shim(config):
+        yield Node(config, engine)
+
+
+def test_an_announced_oversize_body_is_refused_before_it_is_sent(small: Node) -> None:
+    connection = small.connect()
+    connection.putrequest("POST", CHAT_PATH)
+    connection.putheader("Authorization", f"Bearer {small.secret}")
+    connection.putheader("Content-Length", "3000000000")
+    connection.endheaders()
+    response = connection.getresponse()
+    answer = Answer(response.status, dict(response.getheaders()), response.read())
+    assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+    assert answer.headers["connection"] == "close"
+    connection.close()
+
+
+def test_an_oversize_body_in_chunks_is_refused_while_it_comes(small: Node) -> None:
+    connection = small.connect()
+    headers = {"Authorization": f"Bearer {small.secret}", "Content-Type": "application/json"}
+    body = (b"x" * 1024 for _ in range(4))
+    connection.request("POST", CHAT_PATH, body, headers, encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_a_body_of_the_limit_is_taken(small: Node) -> None:
+    body = json.dumps(ask("x")).encode()
+    padded = body + b" " * (2048 - len(body))
+    assert small.request("POST", CHAT_PATH, padded).status == 200
+
+
+def test_a_connection_serves_on_after_a_refusal(node: Node) -> None:
+    connection = node.connect()
+    first = node.request("POST", CHAT_PATH, b"{", connection=connection)
+    second = node.request("POST", CHAT_PATH, ask(), connection=connection)
+    assert (first.status, second.status) == (400, 200)
+    connection.close()
+
+
+def test_a_body_that_does_not_arrive_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.shim.app._BODY_SECONDS", 0.2)
+    config = prepare(tmp_path)
+    with FakeEngine(config.layout.engine_socket) as engine, running_shim(config):
+        node = Node(config, engine)
+        connection = node.connect()
+        connection.putrequest("POST", CHAT_PATH)
+        connection.putheader("Authorization", f"Bearer {node.secret}")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders()
+        connection.send(b"{")
+        assert connection.getresponse().status == 408
+        connection.close()
+
+
+def raw(node: Node, data: bytes) -> bytes:
+    """What the server says to `data` until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", node.config.api.listen_port)) as client:
+        client.settimeout(10)
+        client.sendall(data)
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+        return answer
+
+
+def test_what_is_not_http_is_answered_in_the_same_shape(node: Node) -> None:
+    answer = raw(node, b"EHLO example\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+def test_a_head_without_end_is_cut_off(node: Node) -> None:
+    size = http_protocol.HEAD_BYTES // 1000 + 2
+    answer = raw(node, b"GET / HTTP/1.1\r\n" + b"".join(b"X: %999d\r\n" % i for i in range(size)))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_head_that_comes_too_slowly_is_cut_off(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    begin = time.monotonic()
+    assert raw(node, b"GET / HTTP/1.1\r\nX: ") == b""
+    assert time.monotonic() - begin < 5
+
+
+def test_an_idle_connection_between_requests_is_kept(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+    connection = node.connect()
+    assert node.request("GET", "/health", connection=connection).status == 200
+    time.sleep(0.4)
+    assert node.request("GET", "/health", connection=connection).status == 200
+    connection.close()
+
+
+def test_an_internal_error_says_nothing_of_itself(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = "what the caller wrote"
+
+    def fail(*_: object) -> None:
+        raise ValueError(content)
+
+    monkeypatch.setattr("appliance.shim.api.chat.ChatShape.whole", fail)
+    answer = node.request("POST", CHAT_PATH, ask())
+    assert (answer.status, answer.error["code"]) == (500, "internal_error")
+    assert content not in answer.error["message"] + caplog.text
+    assert answer.request_id in caplog.text
+    assert "ValueError" in caplog.text
+
+
+def test_the_hint_is_part_of_the_message() -> None:
+    error = RequestError("it is wrong", param="x", hint="make it right")
+    assert refusal(error).document.error.message == "it is wrong; make it right"
+    assert refusal(ApplianceError("odd")).status == 500
+
+
+def test_the_documented_errors_are_those_there_are() -> None:
+    """Every code in docs/api.md is raised somewhere, with the status it is documented with."""
+    page = (REPOSITORY / "docs/api.md").read_text()
+    rows = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", page, re.MULTILINE)
+    assert rows
+    sources = "".join(
+        path.read_text() for path in (REPOSITORY / "appliance").rglob("*.py") if path.parent.name
+    )
+    for status, code in rows:
+        assert f'"{code}"' in sources, code
+        known = http.client.responses[int(status)]
+        assert known
