@@ -1,0 +1,137 @@
+"""A node in a prefix: installed from media by the media's own program, served in the foreground."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from installer.readiness import ReadinessSocket
+from tests.fakes.node_media import NodeMedia
+
+START_SECONDS = 120
+STOP_SECONDS = 60
+CLEAN = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """One installation below `root`, whose endpoint listens on `port`."""
+
+    root: Path
+    port: int
+
+    @property
+    def command(self) -> Path:
+        return self.root / "opt/appliance/current/venv/bin/appliance"
+
+    def install_command(self, media: NodeMedia) -> list[str]:
+        """What an operator types."""
+        return [
+            *(sys.executable, str(media.pyz), "install", str(media.media)),
+            *("--root", str(self.root), "--json"),
+        ]
+
+    def install(self, media: NodeMedia) -> dict[str, Any]:
+        """Install to the end; the result document."""
+        done = subprocess.run(
+            self.install_command(media), capture_output=True, text=True, env=CLEAN
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        assert document["event"] == "result"
+        return document
+
+    def run(self, *arguments: str) -> Any:
+        """An `appliance` command with --json; its document."""
+        done = subprocess.run(
+            [self.command, *arguments, "--root", self.root, "--json"],
+            capture_output=True,
+            text=True,
+            env=CLEAN,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    @contextmanager
+    def serving(self, *wrapper: str, log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+        """`appliance serve`, run by `wrapper` if there is one, until the end of the block."""
+        readiness = ReadinessSocket()
+        log = log or self.root / "serve.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [*wrapper, self.command, "serve", "--root", self.root],
+                stdout=output,
+                stderr=output,
+                env=CLEAN | readiness.environment,
+            )
+        try:
+            ready = readiness.wait(START_SECONDS, until=lambda: process.poll() is not None)
+            assert ready, log.read_text()
+            yield process
+        finally:
+            readiness.close()
+            os.kill(_inner(process, wrapped=bool(wrapper)), signal.SIGTERM)
+            process.wait(STOP_SECONDS)
+
+    def post(self, path: str, key: str, document: dict[str, object]) -> dict[str, Any]:
+        """The answer to one API request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        connection.request("POST", path, json.dumps(document), headers)
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        assert response.status == 200, body
+        answer: dict[str, Any] = json.loads(body)
+        return answer
+
+    def chat(self, key: str, model: str, *, tokens: int = 8) -> str:
+        """One short answer."""
+        answer = self.post(
+            "/v1/chat/completions",
+            key,
+            {
+                "model": model,
+                "messages": [{"role": "user", "content": "hello"}],
+                "max_tokens": tokens,
+                "temperature": 0,
+            },
+        )
+        assert answer["usage"]["completion_tokens"] > 0
+        text: str = answer["choices"][0]["message"]["content"]
+        return text
+
+    def embed(self, key: str, model: str, text: str) -> Sequence[float]:
+        """One embedding."""
+        answer = self.post(
+            "/v1/embeddings", key, {"model": model, "input": text, "encoding_format": "float"}
+        )
+        embedding: Sequence[float] = answer["data"][0]["embedding"]
+        return embedding
+
+
+def _inner(process: subprocess.Popen[bytes], *, wrapped: bool) -> int:
+    """The supervisor's process: a tracer does not pass signals on."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return int(children.read_text().split()[0]) if wrapped else process.pid
+
+
+def new_prefix(root: Path) -> Prefix:
+    """An empty prefix with a port of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = root / "etc/appliance/appliance.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(f"[api]\nlisten_port = {port}\n")
+    return Prefix(root, port)
