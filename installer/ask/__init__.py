@@ -1,0 +1,1 @@
+"""`appliance ask`: retrieval over the installed handbook, and the guide's answer."""

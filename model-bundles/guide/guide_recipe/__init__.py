@@ -1,0 +1,1 @@
+"""How the guide is made: data, tokenizer, examples, training, grading."""
