@@ -6,9 +6,9 @@ because a model becomes a label only after the engine accepted a request for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -22,7 +22,7 @@ _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25
 class Metrics:
     """Counters of this process, and the engine's as it last told them."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_progress: Callable[[], int]) -> None:
         registry = CollectorRegistry(auto_describe=True)
         self.registry = registry
         self.engine = EngineCollector()
@@ -34,6 +34,11 @@ class Metrics:
             ("route", "status"),
             registry=registry,
         )
+        Gauge(
+            "appliance_http_requests_in_progress",
+            "HTTP requests that are being worked on, this scrape included.",
+            registry=registry,
+        ).set_function(in_progress)
         self._durations = Histogram(
             "appliance_http_request_duration_seconds",
             "From the request's head to the answer's last byte.",

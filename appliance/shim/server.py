@@ -79,7 +79,8 @@ async def _services(config: Config) -> AsyncIterator[tuple[Services, AuditWriter
             _log.warning("%d requests were cut off when the endpoint last ended", closed)
         meter = Meter(layout.usage_db)
         catch_up(meter, layout.audit)
-        metrics, drain = Metrics(), Drain()
+        drain = Drain()
+        metrics = Metrics(lambda: drain.inside)
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
         async with AuditWriter(log, config.audit) as writer:
