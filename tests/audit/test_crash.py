@@ -180,3 +180,22 @@ def test_one_of_two_processes_is_killed_and_the_other_goes_on(tmp_path: Path) ->
         assert survivor.returncode == 0
     ledger.assert_kept_by(tmp_path / "audit")
     assert_verifies(tmp_path)
+
+
+def test_a_log_verifies_at_any_moment_while_another_process_writes(tmp_path: Path) -> None:
+    with open_log(tmp_path):
+        pass
+    with (
+        (tmp_path / "output").open("wb") as output,
+        subprocess.Popen(
+            [*APPENDER, str(tmp_path), "busy", "1600"], cwd=REPOSITORY, stdout=output
+        ) as process,
+    ):
+        while process.poll() is None:
+            assert check(tmp_path).findings == []
+            kept = (tmp_path / "audit/checkpoint").read_bytes()
+            assert check(tmp_path, since=kept).findings == []
+    ledger = Ledger()
+    ledger.take((tmp_path / "output").read_bytes())
+    ledger.assert_kept_by(tmp_path / "audit")
+    assert assert_verifies(tmp_path).size == 1600

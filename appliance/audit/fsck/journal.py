@@ -25,6 +25,8 @@ class JournalCheck:
         self._frames = self._read_all()
         self.end = 0
         """Behind the last whole record, once everything was read."""
+        self.moved = False
+        """Whether the writer released a segment before it could be read."""
         self._next = next(self._frames, None)
 
     def compare(self, seq: int, leaf: bytes) -> None:
@@ -84,7 +86,9 @@ class JournalCheck:
         except AuditError as error:
             self._report.add("journal_damaged", error.message, path=path, seq=first)
         except OSError as error:
-            if not isinstance(error, FileNotFoundError) or not self._was_released(first):
+            if isinstance(error, FileNotFoundError) and self._was_released(first):
+                self.moved = True
+            else:
                 self._report.add("journal_unreadable", str(error.strerror), path=path)
         return None
 

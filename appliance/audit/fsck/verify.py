@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 """`progress(records done, records in all)`."""
 
 _EXPECTED = frozenset({CHECKPOINT_NAME, STATE_NAME, VKEY_NAME, SEGMENTS, "tile"})
-_LOCK_SUFFIX = ".lock"
+_PASSING = (".lock", TEMPORARY_SUFFIX)
 
 
 def verify(
@@ -242,7 +242,7 @@ class _Verification:
             self._keep_for_bundle(leaf)
         self._report.unpublished = self._tree.size - self._report.size
         self._expect_unpublished()
-        if self._journal.end < self._size:
+        if self._journal.end < self._size and not self._journal.moved:
             self._report.add(
                 "journal_short",
                 f"it ends at record {self._journal.end}, the tree has {self._size}",
@@ -273,8 +273,8 @@ class _Verification:
             if not path.endswith(TEMPORARY_SUFFIX):
                 self._report.add("file_unexpected", "this is not a segment", path=path)
         for entry in self._directory.iterdir():
-            lock = entry.name.endswith((_LOCK_SUFFIX, TEMPORARY_SUFFIX)) and entry.is_file()
-            if entry.is_symlink() or (entry.name not in _EXPECTED and not lock):
+            expected = entry.name in _EXPECTED or entry.name.endswith(_PASSING)
+            if not expected or entry.is_symlink():
                 self._report.add("file_unexpected", "this is not part of a log", path=entry.name)
         if self._state and not growing and self._state.journal not in self._at_start[1]:
             self._report.add(
