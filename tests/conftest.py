@@ -44,3 +44,13 @@ def build_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Buil
         return target
 
     return once
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests measured with `record_property("measured", …)`."""
+    reports = (r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind))
+    figures = [v for r in reports for name, v in r.user_properties if name == "measured"]
+    if figures:
+        terminalreporter.section("measured")
+        for figure in figures:
+            terminalreporter.line(str(figure))

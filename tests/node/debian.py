@@ -43,7 +43,8 @@ def base_tree(cache: Path) -> Path:
 
 
 def _debootstrap(tree: Path) -> None:
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", RELEASE, tree, mirror()]
+    options = ["--variant=minbase", f"--include={PACKAGES}"]
+    command = ["debootstrap", *options, RELEASE, str(tree), mirror()]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"debootstrap failed: {done.stdout[-500:]}{done.stderr[-500:]}")

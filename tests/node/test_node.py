@@ -1,0 +1,143 @@
+"""On a bare, offline Debian 12: install from a stick, serve, reboot, serve again."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import pytest
+
+from installer import units
+from tests.fakes.node_media import CHAT, EMBEDDING
+from tests.node.conftest import MEDIA, InstalledNode, no_network
+
+pytestmark = [pytest.mark.node, pytest.mark.xdist_group("node")]
+
+Measured = Callable[[str, object], None]
+SERVICES = {units.ENGINE_UNIT: units.ENGINE_USER, units.SHIM_UNIT: units.API_USER}
+MAX_EXPOSURE = 2.0
+BOOT_SECONDS = 120
+
+
+def test_the_installation_proves_itself_with_a_real_completion(
+    node: InstalledNode, record_property: Measured
+) -> None:
+    record_property("measured", f"installing on a bare node: {node.seconds:.1f} s")
+    assert node.result["proof"]["model"] == CHAT
+    assert node.result["proof"]["tokens"] > 0
+    assert node.result["api_key"].startswith("sk-")
+    assert node.result["models"] == {CHAT: "1.0", EMBEDDING: "1.0"}
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_each_service_is_active_as_its_own_user(node: InstalledNode, unit: str) -> None:
+    show = node.machine.run("systemctl", "show", unit, "-p", "ActiveState,MainPID,User")
+    shown = dict(line.split("=", 1) for line in show.stdout.splitlines())
+    assert (shown["ActiveState"], shown["User"]) == ("active", SERVICES[unit])
+    owner = node.machine.run("stat", "--format=%U", f"/proc/{shown['MainPID']}").stdout.strip()
+    assert owner == SERVICES[unit]
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_each_unit_is_hardly_exposed(
+    node: InstalledNode, unit: str, record_property: Measured
+) -> None:
+    report = node.machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report)
+    assert found is not None, report
+    record_property("measured", f"{unit}: exposure {found[1]}")
+    assert float(found[1]) <= MAX_EXPOSURE, report
+
+
+def test_the_units_are_what_systemd_understands(node: InstalledNode) -> None:
+    done = node.machine.run("systemd-analyze", "verify", units.TARGET, *SERVICES)
+    assert done.stdout + done.stderr == ""
+    assert node.machine.run("systemctl", "--failed", "--quiet", "--no-legend").stdout == ""
+
+
+def test_chat_and_embeddings_work_from_inside(node: InstalledNode) -> None:
+    serves(node)
+
+
+def test_nothing_listens_beyond_loopback(node: InstalledNode) -> None:
+    listening = node.machine.run("ss", "--no-header", "-lntu").stdout.splitlines()
+    addresses = [line.split()[4].rpartition(":")[0].strip("[]") for line in listening]
+    assert addresses, "the endpoint listens"
+    assert all(ip_address(address.split("%")[0]).is_loopback for address in addresses)
+
+
+def test_nobody_else_can_read_secrets_or_models(node: InstalledNode) -> None:
+    private = [
+        "/var/lib/appliance/node/node.key", "/var/lib/appliance/audit-key/audit.key",
+        "/var/lib/appliance/access/keys.db", "/var/lib/appliance/models/bundles",
+        "/var/lib/appliance/audit/segments", "/run/appliance/engine.sock",
+    ]  # fmt: skip
+    for path in private:
+        assert node.machine.run("test", "-e", path).returncode == 0
+        tried = node.machine.run(
+            *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "test", "-r", path),
+            check=False,
+        )
+        assert tried.returncode != 0, path
+
+
+def test_installing_again_is_harmless_and_quick(
+    node: InstalledNode, record_property: Measured
+) -> None:
+    before = processes(node)
+    begin = time.monotonic()
+    done = node.machine.run("python3", f"{MEDIA}/appliance.pyz", "install", MEDIA, "--json")
+    record_property("measured", f"installing again: {time.monotonic() - begin:.1f} s")
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["api_key"] is None, "the first key is shown once"
+    assert processes(node) == before, "what serves was not restarted"
+    serves(node)
+
+
+def test_a_crashed_engine_comes_back(node: InstalledNode) -> None:
+    before = processes(node)
+    node.machine.run("systemctl", "kill", "--signal=KILL", units.ENGINE_UNIT)
+    wait_until_serving(node)
+    assert processes(node)[units.ENGINE_UNIT] != before[units.ENGINE_UNIT]
+    assert processes(node)[units.SHIM_UNIT] == before[units.SHIM_UNIT]
+    serves(node)
+
+
+def test_after_a_reboot_everything_works_by_itself(node: InstalledNode) -> None:
+    node.machine.reboot()
+    wait_until_serving(node)
+    assert no_network(node.machine)
+    serves(node)
+    verified = node.machine.run("appliance", "audit", "verify", "--json")
+    assert verified.returncode == 0
+    assert node.machine.run("systemctl", "--failed", "--quiet", "--no-legend").stdout == ""
+
+
+def serves(node: InstalledNode) -> None:
+    """One chat and one embedding, from inside."""
+    answer = node.ask(
+        "/v1/chat/completions",
+        {"model": CHAT, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8},
+    )
+    assert answer["usage"]["completion_tokens"] > 0
+    vectors = node.ask("/v1/embeddings", {"model": EMBEDDING, "input": ["one", "two"]})["data"]
+    assert len(vectors) == 2
+
+
+def wait_until_serving(node: InstalledNode) -> None:
+    """Until `appliance status` says so."""
+    deadline = time.monotonic() + BOOT_SECONDS
+    while node.machine.run("appliance", "status", "--json", check=False).returncode:
+        assert time.monotonic() < deadline, node.machine.run("journalctl", "-b", "-n", "50").stdout
+        time.sleep(0.5)
+
+
+def processes(node: InstalledNode) -> dict[str, str]:
+    """The process number of each service."""
+    return {
+        unit: node.machine.run("systemctl", "show", unit, "-p", "MainPID", "--value").stdout
+        for unit in SERVICES
+    }
