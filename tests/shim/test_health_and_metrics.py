@@ -1,0 +1,92 @@
+"""/health and /metrics: what a supervisor and a monitor read."""
+
+from __future__ import annotations
+
+import http.client
+
+from grpc_health.v1 import health_pb2
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.fakes.engine import CHAT, EMBEDDING
+from tests.shim.node import Node, ask
+
+CHAT_PATH = "/v1/chat/completions"
+
+
+def public(node: Node, method: str, path: str) -> tuple[int, bytes]:
+    """A request without a key."""
+    connection = http.client.HTTPConnection("127.0.0.1", node.config.api.listen_port, timeout=10)
+    connection.request(method, path)
+    response = connection.getresponse()
+    try:
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def test_health_needs_no_key_and_says_what_works(node: Node) -> None:
+    assert node.request("GET", "/health").json == {
+        "status": "ok",
+        "engine": True,
+        "audit": True,
+        "models": [CHAT, EMBEDDING],
+    }
+    assert public(node, "GET", "/health")[0] == 200
+    assert public(node, "HEAD", "/health") == (200, b"")
+
+
+def test_health_is_degraded_without_an_engine(node: Node) -> None:
+    node.engine.stop()
+    assert node.request("GET", "/health").json == {
+        "status": "degraded",
+        "engine": False,
+        "audit": True,
+        "models": [],
+    }
+    node.engine.start()
+
+
+def test_health_believes_what_the_engine_says_of_itself(node: Node) -> None:
+    node.engine.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    assert node.request("GET", "/health").json["status"] == "degraded"
+
+
+def test_metrics_are_valid_and_count_requests_and_tokens(node: Node) -> None:
+    node.request("POST", CHAT_PATH, ask())
+    answer = node.stream(ask(stream=True))
+    answer.documents()
+    node.res(answer.request_id)
+    node.request("POST", CHAT_PATH, b"{")
+    status, body = public(node, "GET", "/metrics")
+    assert status == 200
+    families = {f.name for f in text_string_to_metric_families(body.decode())}
+    assert all(name.startswith("appliance_") for name in families)
+    model = f'{{model="{CHAT}"}}'
+    expected = {
+        f'appliance_http_requests_total{{route="{CHAT_PATH}",status="200"}}': 2,
+        f'appliance_http_requests_total{{route="{CHAT_PATH}",status="400"}}': 1,
+        f"appliance_prompt_tokens_total{model}": 24,
+        f"appliance_generation_tokens_total{model}": 12,
+        f"appliance_time_to_first_token_seconds_count{model}": 2,
+        f"appliance_inter_token_latency_seconds_count{model}": 8,
+        f"appliance_engine_generation_tokens_total{model}": 12,
+        f"appliance_kv_cache_usage_perc{model}": 0.25,
+        f"appliance_num_requests_running{model}": 0,
+        "appliance_engine_up": 1,
+    }
+    assert {line: node.metric(line) for line in expected} == expected
+
+
+def test_metrics_are_there_without_an_engine(node: Node) -> None:
+    node.engine.stop()
+    assert node.metric("appliance_engine_up") == 0
+    node.engine.start()
+
+
+def test_a_caller_cannot_make_labels(node: Node) -> None:
+    node.request("POST", CHAT_PATH, {**ask(), "model": "made-up"})
+    node.request("POST", "/v1/embeddings", {"model": "made-up", "input": "x"})
+    node.request("GET", "/v1/made-up")
+    node.request("GET", "/v1/models/made-up")
+    _, body = public(node, "GET", "/metrics")
+    assert b"made-up" not in body
