@@ -26,7 +26,7 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
-from tuf.api.serialization import DeserializationError
+from tuf.api.serialization import DeserializationError, SerializationError
 
 from appliance.errors import MetadataError
 
@@ -229,11 +229,15 @@ def _parse(data: bytes, kind: type[S], role: str) -> Metadata[S]:
     try:
         metadata: Metadata[S] = Metadata.from_bytes(data)
         canonical = metadata.to_bytes()
-    except (DeserializationError, ValueError, LookupError, TypeError, RecursionError) as error:
+        signable = metadata.signed_bytes
+    except (
+        *(DeserializationError, SerializationError),
+        *(ValueError, LookupError, TypeError, RecursionError),
+    ) as error:
         raise _refused(role, str(error)) from None
     if metadata.signed.type != kind.type:
         raise _refused(role, f"it holds {metadata.signed.type} metadata")
-    if canonical != data or metadata.unrecognized_fields:
+    if canonical != data or not signable or metadata.unrecognized_fields:
         raise _refused(role, "it is not in canonical form")
     return metadata
 
@@ -257,7 +261,7 @@ def _verify(
         known |= keys
     for keyid, signature in metadata.signatures.items():
         if keyid not in known or not _verifies(known[keyid], metadata, payload):
-            raise _refused(name, f"its signature by the key {keyid[:12]} is not valid")
+            raise _refused(name, f"its signature by the key {keyid!s:.12} is not valid")
         if signature.unrecognized_fields or signature.signature != signature.signature.lower():
             raise _refused(name, "a signature is not in canonical form")
 
