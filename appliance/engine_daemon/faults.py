@@ -6,8 +6,10 @@ The rules are written at the top of engine_v1.proto.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -50,10 +52,15 @@ async def answered(context: ServicerContext) -> AsyncIterator[None]:
     except grpc.aio.AbortError:
         raise
     except Exception as error:
-        # Our own bug. Its text may quote the caller's content, so only its kind is told.
-        _log.exception("a call failed inside the engine daemon")
-        kind = type(error).__name__
-        await context.abort(grpc.StatusCode.INTERNAL, f"the engine failed ({kind})")
+        _log.error("a call failed: %s", describe(error))
+        await context.abort(grpc.StatusCode.INTERNAL, f"the engine failed: {describe(error)}")
+
+
+def describe(error: Exception) -> str:
+    """Kind and place of one of our own bugs; not its text, which may quote a caller's content."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + place
 
 
 def status(error: ApplianceError) -> grpc.StatusCode:

@@ -21,7 +21,7 @@ from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel
 from appliance.engine.session import PROVIDER
 from appliance.engine_daemon.calls import Call, EmbedCall
 from appliance.engine_daemon.stepper import Stepper
-from appliance.errors import RequestError
+from appliance.errors import RequestError, UnavailableError
 from appliance.model_store import StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 
@@ -51,6 +51,7 @@ class HostedModel:
         self._stepper: Stepper | None = None
         self._calls: dict[int, _Receiver] = {}
         self._preparing = 0
+        self._refusing = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -121,12 +122,14 @@ class HostedModel:
         return self.model
 
     def generate(self, call: Call, generation: Generation) -> None:
-        """Queue a call's sequences. Raises RequestError and CapacityError."""
+        """Queue a call's sequences. Raises RequestError, CapacityError, UnavailableError."""
+        self._admit()
         self.chat.engine.add(generation)
         self._register(call.number, call)
 
     def embed(self, call: EmbedCall, texts: Sequence[Sequence[int]]) -> None:
-        """Queue a call's texts. Raises CapacityError."""
+        """Queue a call's texts. Raises CapacityError, UnavailableError."""
+        self._admit()
         self.embedding.engine.add(call.number, texts)
         self._register(call.number, call)
 
@@ -137,6 +140,8 @@ class HostedModel:
             self._stepper.wake()
 
     def cancel_all(self) -> None:
+        """Drop every call, also one that is still being prepared."""
+        self._refusing = True
         for number in list(self._calls):
             self.cancel(number)
 
@@ -165,6 +170,10 @@ class HostedModel:
             shown.context_length = self.model.cache_shape.capacity
             shown.max_sequences = self.model.cache_shape.slots
         return shown
+
+    def _admit(self) -> None:
+        if self._refusing:
+            raise UnavailableError("the engine is stopping", hint="try again in a moment")
 
     def _register(self, number: int, receiver: _Receiver) -> None:
         assert self._stepper is not None

@@ -8,6 +8,7 @@ when its last one ends. A model that cannot be loaded is shown as failed and sto
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -15,6 +16,7 @@ from appliance.compiler import open_artifact
 from appliance.config import Config
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.loaded import LoadedModel, open_model
+from appliance.engine_daemon.faults import describe
 from appliance.engine_daemon.hosted import HostedModel, State
 from appliance.errors import ApplianceError, NotFoundError, UnavailableError
 from appliance.model_store import ModelStore, StoredBundle
@@ -93,7 +95,7 @@ class ModelRegistry:
         task = self._loads.get(name)
         if task is None:
             task = self._loads[name] = asyncio.create_task(self._load(name))
-            task.add_done_callback(lambda _: self._loads.pop(name, None))
+            task.add_done_callback(functools.partial(self._loaded, name))
         return await asyncio.shield(task)
 
     async def unload(self, name: str) -> None:
@@ -116,7 +118,7 @@ class ModelRegistry:
         except TimeoutError:
             for hosted in self._hosted:
                 hosted.cancel_all()
-        await idle
+            await idle
 
     async def close(self) -> None:
         """Free everything."""
@@ -126,6 +128,11 @@ class ModelRegistry:
         for hosted in self._hosted:
             await hosted.close()
         self._hosted.clear()
+
+    def _loaded(self, name: str, task: asyncio.Task[HostedModel]) -> None:
+        del self._loads[name]
+        if not task.cancelled():
+            task.exception()  # looked at, in case that nobody waits any more
 
     async def _load(self, name: str) -> HostedModel:
         async with self._one_load:
@@ -138,26 +145,33 @@ class ModelRegistry:
             self._hosted.append(hosted)
             try:
                 model, key = await asyncio.to_thread(self._open, bundle)
-            except ApplianceError as error:
-                hosted.fail(error.message)
-                _log.error("%s %s was not loaded: %s", name, bundle.version, error.message)
-                raise
             except asyncio.CancelledError:
                 self._hosted.remove(hosted)
                 raise
             except Exception as error:
-                hosted.fail(f"{type(error).__name__}: {error}")
-                _log.exception("%s %s was not loaded", name, bundle.version)
-                raise UnavailableError(
-                    f"the model {name} could not be loaded: {error}",
-                    hint="the engine's log says more",
-                ) from error
+                raise await self._failed(hosted, error, still_served=current is not None) from error
             hosted.serve(model, key)
             await self._changed(name, True)
             _log.info("%s %s serves", name, bundle.version)
         if current is not None:
             self._retire(current)
         return hosted
+
+    async def _failed(
+        self, hosted: HostedModel, error: Exception, *, still_served: bool
+    ) -> ApplianceError:
+        """Show that a model could not be loaded; the error for whoever asked for it."""
+        if not isinstance(error, ApplianceError):
+            error = UnavailableError(
+                f"the model could not be loaded: {describe(error)}",
+                hint="look for the same line in the engine's log",
+            )
+        hosted.fail(error.message)
+        _log.error(
+            "%s %s was not loaded: %s", hosted.bundle.name, hosted.bundle.version, error.message
+        )
+        await self._changed(hosted.bundle.name, still_served)
+        return error
 
     def _active_bundle(self, name: str) -> StoredBundle:
         bundle = self._store.active().get(name)

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from appliance.engine_daemon.faults import describe
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,5 +56,5 @@ class Stepper:
         try:
             return self._engine.step()
         except Exception as error:
-            _log.error("%s: a step failed, its sequences are dropped: %s", self._name, error)
+            _log.error("%s: a step failed, its calls are ended: %s", self._name, describe(error))
             return self._engine.fail_all()

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -74,6 +75,7 @@ def ids(model: ChatModel, text: str) -> list[int]:
 @pytest.fixture(scope="module")
 def reference(node_root: Path) -> Callable[[Sequence[int]], list[int]]:
     """Greedy continuation by 64 tokens, by the transformers library in float32."""
+    torch.set_num_threads(1)
     model: Any = AutoModelForCausalLM.from_pretrained(node_root / "chat", dtype=torch.float32)
 
     @cache
@@ -339,6 +341,46 @@ def test_a_failed_step_ends_its_sequences_and_the_engine_goes_on(
     assert not engine.has_work
     engine.check_integrity()
     assert len(run(engine, Generation(1, ids(model, "user"), GREEDY)).tokens(1)) == 64
+
+
+class Script:
+    """A runner that makes a greedy engine say fixed tokens."""
+
+    def __init__(self, tokens: Sequence[int], vocab_size: int) -> None:
+        self._tokens = iter(tokens)
+        self._vocab_size = vocab_size
+
+    def run(self, plan: Plan) -> Any:
+        logits = np.zeros((len(plan.sampled), self._vocab_size), np.float32)
+        for row in logits:
+            row[next(self._tokens)] = 1
+        return logits
+
+
+def test_a_chat_turn_is_read_into_reasoning_and_tool_calls(open_chat: OpenChat) -> None:
+    model = open_chat()
+    said = (
+        "<think>\nI must call.\n</think>\n\nWait."
+        '\n<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call><|im_end|>'
+    )
+    tokens = model.tokenizer.encode_prompt(Prompt(said))
+    ends = frozenset(model.generation.eos_token_ids)
+    engine = LLMEngine(
+        Script(tokens, 512), model.tokenizer, model.prompting,
+        vocab_size=512, slots=1, capacity=512, token_budget=64, max_waiting=1,
+    )  # fmt: skip
+    params = SamplingParams(temperature=0, end_ids=ends)
+    results = run(engine, Generation(0, [1], params, chat=True, tools=True))
+    deltas, end = results.deltas[0, 0], results.ends[0, 0]
+    assert end.reason is FinishReason.TOOL_CALLS
+    assert end.generated_tokens == len(tokens) == sum(delta.tokens for delta in deltas)
+    assert 0 < end.reasoning_tokens < len(tokens)
+    assert results.text(0) == "Wait."
+    assert "".join(delta.reasoning for delta in deltas) == "I must call."
+    calls = [call for delta in deltas for call in delta.tool_calls]
+    assert calls[0].name == "weather"
+    assert calls[0].id.startswith("call_")
+    assert "".join(call.arguments_json for call in calls) == '{"city": "Oslo"}'
 
 
 def test_what_a_user_types_is_never_a_control_token(open_chat: OpenChat) -> None:

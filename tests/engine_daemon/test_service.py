@@ -1,0 +1,341 @@
+"""The daemon over a real socket: what it answers, what it refuses, what it counts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+import pytest
+
+from appliance.pb import engine_v1_pb2 as pb
+from tests.engine_daemon.conftest import Client, RunNode, chat, run
+
+
+def tokens(events: list[pb.GenerateEvent], index: int = 0) -> list[int]:
+    deltas = [e.delta for e in events if e.HasField("delta") and e.delta.index == index]
+    return [token for delta in deltas for token in delta.token_ids]
+
+
+def ends(events: list[pb.GenerateEvent]) -> list[pb.Finished]:
+    return [event.finished for event in events if event.HasField("finished")]
+
+
+async def refused(call: Any) -> tuple[grpc.StatusCode, dict[str, str], str]:
+    """Status, appliance metadata and text of a call that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    error = caught.value
+    pairs: Any = error.trailing_metadata() or ()
+    trailing = {key: unquote(value) for key, value in pairs}
+    return error.code(), trailing, error.details() or ""
+
+
+def test_a_chat_streams_accepted_then_deltas_then_its_end(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        node = make_node()
+        async with node.run() as client:
+            events = await client.generate(chat("How do I add a model?", max_tokens=20))
+            assert events[0].accepted.prompt_tokens > 10
+            assert events[0].accepted.bundle_digest == node.store.get("chat").digest
+            (end,) = ends(events)
+            assert events[-1].finished == end
+            assert end.reason == pb.FINISH_REASON_LENGTH
+            assert end.usage.prompt_tokens == events[0].accepted.prompt_tokens
+            assert end.usage.generated_tokens == len(tokens(events)) == 20
+            assert sum(event.delta.tokens for event in events) == 20
+
+    run(scenario())
+
+
+def test_n_sequences_each_have_their_end(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = chat("user", max_tokens=5, temperature=1.0, seed=3)
+            request.n = 3
+            events = await client.generate(request)
+            assert sorted(end.index for end in ends(events)) == [0, 1, 2]
+            assert all(len(tokens(events, index)) == 5 for index in range(3))
+
+    run(scenario())
+
+
+def test_many_calls_at_once_equal_the_same_calls_alone(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node(max_sequences=4, max_waiting=100).run() as client:
+            requests = [chat(f"call {n}", max_tokens=5 + n) for n in range(12)]
+            together = await asyncio.gather(*(client.generate(r) for r in requests))
+            for request, events in zip(requests, together, strict=True):
+                assert tokens(events) == tokens(await client.generate(request))
+
+    run(scenario())
+
+
+def test_a_text_prompt_and_its_token_ids_are_the_same(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            sampling = pb.SamplingParams(temperature=0.0, max_tokens=8)
+            text = pb.GenerateRequest(model="chat", text="The sum of", sampling=sampling)
+            ids = await client.engine.Tokenize(pb.TokenizeRequest(model="chat", text="The sum of"))
+            by_ids = pb.GenerateRequest(
+                model="chat", tokens=pb.TokenIds(ids=ids.ids), sampling=sampling
+            )
+            assert tokens(await client.generate(text)) == tokens(await client.generate(by_ids))
+
+    run(scenario())
+
+
+def test_a_chat_is_tokenized_as_it_is_generated_from(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = chat("count me", max_tokens=1)
+            counted = await client.engine.Tokenize(
+                pb.TokenizeRequest(model="chat", chat=request.chat)
+            )
+            events = await client.generate(request)
+            assert events[0].accepted.prompt_tokens == len(counted.ids)
+
+    run(scenario())
+
+
+def test_logprobs_come_with_their_bytes(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            events = await client.generate(chat("user", max_tokens=4, logprobs=3))
+            logprobs = [lp for event in events for lp in event.delta.logprobs]
+            assert len(logprobs) == 4
+            for logprob in logprobs:
+                assert len(logprob.top) == 3
+                assert logprob.top[0].token_id == logprob.token_id, "it was greedy"
+                assert logprob.top[0].logprob == logprob.logprob < 0
+                assert logprob.token
+
+    run(scenario())
+
+
+def test_embeddings_keep_their_order(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        node = make_node()
+        async with node.run() as client:
+            texts = ["a", "which model is active?", "b c", "the audit log"]
+            inputs = [pb.EmbedInput(text=text) for text in texts]
+            answer = await client.engine.Embed(pb.EmbedRequest(model="words", inputs=inputs))
+            assert answer.bundle_digest == node.store.get("words").digest
+            assert answer.prompt_tokens > len(texts)
+            for given, embedding in zip(inputs, answer.embeddings, strict=True):
+                request = pb.EmbedRequest(model="words", inputs=[given])
+                alone = (await client.engine.Embed(request)).embeddings[0]
+                assert list(alone.values) == pytest.approx(list(embedding.values), abs=2e-6)
+
+    run(scenario())
+
+
+def test_cancelling_a_stream_stops_its_sequences_and_settles_exactly(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node(max_sequences=1).run() as client:
+            request = chat("user", max_tokens=480)
+            request.request_id = "req-1"
+            stream = client.engine.Generate(request)
+            received = 0
+            async for event in stream:
+                received += event.delta.tokens
+                if received >= 3:
+                    break
+            stream.cancel()
+            settled = await client.engine.Settle(pb.SettleRequest(request_id="req-1"))
+            (usage,) = settled.sequences
+            assert 3 <= usage.generated_tokens < 480
+            stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
+            assert stats.generated_tokens == usage.generated_tokens
+            assert (stats.sequences_running, stats.sequences_cancelled) == (0, 1)
+            assert stats.cache_bytes_used == 0
+            assert len(tokens(await client.generate(chat("user", max_tokens=3)))) == 3
+
+    run(scenario())
+
+
+def test_an_ended_call_settles_too_and_an_unknown_one_is_not_found(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = chat("user", max_tokens=4)
+            request.request_id, request.n = "req-2", 2
+            events = await client.generate(request)
+            settled = await client.engine.Settle(pb.SettleRequest(request_id="req-2"))
+            by_index = sorted(ends(events), key=lambda end: end.index)
+            assert list(settled.sequences) == [end.usage for end in by_index]
+            code, _, _ = await refused(client.engine.Settle(pb.SettleRequest(request_id="x")))
+            assert code is grpc.StatusCode.NOT_FOUND
+
+    run(scenario())
+
+
+def test_a_deadline_ends_the_call_and_frees_its_slot(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node(max_sequences=1).run() as client:
+            request = chat("user", max_tokens=480)
+            code, _, _ = await refused(_read_for(client, request, 0.05))
+            assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert len(tokens(await client.generate(chat("user", max_tokens=3)))) == 3
+
+    run(scenario())
+
+
+async def _read_for(client: Client, request: pb.GenerateRequest, seconds: float) -> None:
+    async for _ in client.engine.Generate(request, timeout=seconds):
+        pass
+
+
+def message(**parts: Any) -> pb.ChatPrompt:
+    return pb.ChatPrompt(messages=[pb.ChatMessage(**parts)])
+
+
+BAD_REQUESTS: list[tuple[pb.GenerateRequest, str]] = [
+    (pb.GenerateRequest(model="chat"), "prompt"),
+    (pb.GenerateRequest(model="chat", text=""), "prompt"),
+    (pb.GenerateRequest(model="chat", tokens=pb.TokenIds(ids=[99999])), "prompt"),
+    (pb.GenerateRequest(model="chat", chat=pb.ChatPrompt()), "messages"),
+    (pb.GenerateRequest(model="chat", chat=message(role="god")), "messages[0].role"),
+    (
+        pb.GenerateRequest(
+            model="chat",
+            chat=message(role="user", content=[pb.ContentPart(image=pb.Image(data=b"x"))]),
+        ),
+        "messages[0].content",
+    ),
+    (chat("x" * 5000), "messages"),
+    (chat("x", temperature=-1.0), "temperature"),
+    (chat("x", top_p=2.0), "top_p"),
+    (chat("x", top_k=-2), "top_k"),
+    (chat("x", logprobs=50), "logprobs"),
+    (chat("x", stop=[""]), "stop"),
+    (chat("x", logit_bias={100_000: 1.0}), "logit_bias"),
+    (pb.GenerateRequest(model="words", text="x"), "model"),
+    (pb.GenerateRequest(model="chat", text="x", n=1000), "n"),
+]
+
+
+def test_bad_input_names_its_parameter(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            for request, param in BAD_REQUESTS:
+                code, trailing, _ = await refused(client.generate(request))
+                assert code is grpc.StatusCode.INVALID_ARGUMENT
+                assert trailing["appliance-param"] == param
+                assert trailing["appliance-code"]
+            embed = pb.EmbedRequest(model="words", inputs=[pb.EmbedInput(text="a")], dimensions=3)
+            code, trailing, _ = await refused(client.engine.Embed(embed))
+            assert (code, trailing["appliance-param"]) == (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "dimensions",
+            )
+            code, trailing, _ = await refused(
+                client.engine.Embed(pb.EmbedRequest(model="chat", inputs=[pb.EmbedInput(text="a")]))
+            )
+            assert trailing["appliance-param"] == "model"
+
+    run(scenario())
+
+
+def test_a_prompt_that_is_too_long_has_a_code_of_its_own(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            _, trailing, text = await refused(client.generate(chat("x" * 5000)))
+            assert trailing["appliance-code"] == "context_length_exceeded"
+            assert "512" in text
+
+    run(scenario())
+
+
+def test_an_unknown_model_is_not_found(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            for call in (
+                client.generate(chat("x", model="nobody")),
+                client.engine.Embed(pb.EmbedRequest(model="nobody")),
+                client.engine.Tokenize(pb.TokenizeRequest(model="nobody")),
+                client.engine.Load(pb.LoadRequest(model="nobody")),
+                client.engine.Unload(pb.UnloadRequest(model="nobody")),
+            ):
+                code, trailing, _ = await refused(call)
+                assert code is grpc.StatusCode.NOT_FOUND
+                assert trailing["appliance-code"] == "model_not_found"
+
+    run(scenario())
+
+
+def test_a_full_queue_is_refused_as_exhausted(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node(max_sequences=1, max_waiting=1).run() as client:
+            streams = [client.engine.Generate(chat("user", max_tokens=480)) for _ in range(2)]
+            for stream in streams:
+                await stream.read()
+            code, trailing, _ = await refused(client.generate(chat("user")))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert trailing["appliance-code"] == "queue_full"
+            assert trailing["appliance-hint"]
+            for stream in streams:
+                stream.cancel()
+
+    run(scenario())
+
+
+def test_a_request_id_serves_one_call_at_a_time(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = chat("user", max_tokens=100)
+            request.request_id = "same"
+            stream = client.engine.Generate(request)
+            await stream.read()
+            code, _, _ = await refused(client.generate(request))
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+            stream.cancel()
+
+    run(scenario())
+
+
+def test_a_refused_call_leaves_its_request_id_free(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = chat("user", max_tokens=2, temperature=-1.0)
+            request.request_id = "again"
+            await refused(client.generate(request))
+            request.sampling.temperature = 0
+            assert len(tokens(await client.generate(request))) == 2
+
+    run(scenario())
+
+
+def test_tools_are_shown_to_the_model(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = chat("weather?", max_tokens=1)
+            request.chat.tools.add(name="f", description="d", parameters_json='{"type": "object"}')
+            events = await client.generate(request)
+            plain = await client.generate(chat("weather?", max_tokens=1))
+            assert events[0].accepted.prompt_tokens > plain[0].accepted.prompt_tokens
+
+    run(scenario())
+
+
+def test_a_listed_model_says_what_it_can(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            listed = (await client.engine.ListModels(pb.ListModelsRequest())).models
+            models = {model.name: model for model in listed}
+            model = models["chat"]
+            assert (model.kind, model.version, model.state) == (
+                "chat",
+                "1.0",
+                pb.MODEL_STATE_SERVING,
+            )
+            assert model.provider == "CPUExecutionProvider"
+            assert (model.context_length, model.max_sequences) == (512, 16)
+            assert model.memory_bytes > 16 * 512 * 512
+            assert model.supports_tools
+            assert model.supports_thinking
+            assert model.created == 1_700_000_000
+            assert models["words"].dimensions == 64
+            assert models["words"].context_length == 64
+
+    run(scenario())
