@@ -213,7 +213,7 @@ def decode_leaf(leaf: bytes) -> AnyEvent:
     """The record that `leaf` holds. Raises AuditError unless it is exactly canonical."""
     try:
         record = _decoder.decode(leaf)
-    except (msgspec.DecodeError, UsageError) as error:
+    except (ValueError, UsageError) as error:  # msgspec's own errors, and UnicodeDecodeError
         raise AuditError(f"the leaf is not an audit record: {error}") from error
     if record.v != VERSION or _encoder.encode(record) != leaf:
         raise AuditError("the leaf is not in canonical form")

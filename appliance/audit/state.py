@@ -42,7 +42,7 @@ def decode_state(data: bytes) -> State:
     """Read canonical state bytes. Raises AuditError."""
     try:
         state = msgspec.json.decode(data, type=State)
-    except msgspec.DecodeError as error:
+    except ValueError as error:  # msgspec's own errors, and UnicodeDecodeError
         raise AuditError(f"the state is malformed: {error}", path=STATE_NAME) from error
     ordered = 0 <= state.journal <= state.size and 0 <= state.open_from <= state.size
     if state.encoded() != data or not ordered:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from types import TracebackType
+from typing import Literal, Self, get_args
 
 from sqlite_utils import Database
 from sqlite_utils.db import Table
@@ -25,7 +26,8 @@ from appliance.metering.row import UsageRow
 Dimension = Literal["key", "model", "day"]
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 
-_BUSY_SECONDS = 10.0
+BUSY_SECONDS = 10.0
+"""How long one process waits for another's transaction."""
 _GROUPS: dict[Dimension, str] = {
     "key": "key_id",
     "model": "model",
@@ -48,22 +50,25 @@ class ReportRow:
 class Meter:
     """Settled requests in the SQLite file `path`. Use it from one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         """Open the database, creating it if it does not exist. Raises StorageError."""
         self._path = path
         with self._translated():
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
+            connection = sqlite3.connect(
+                path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+            )
             self._db = Database(connection, execute_plugins=False)
             self._db.execute("PRAGMA journal_mode=DELETE")
             self._db.execute("PRAGMA synchronous=EXTRA")
-            self._create()
+            if not self._db.table("progress").exists():
+                self._create()
 
     def settle(self, *rows: UsageRow) -> None:
         """Keep `rows`, durable on return; a request already settled is left as it is.
 
         Several rows cost one transaction. Raises StorageError; then none of them is kept.
         """
-        with self._translated(), self._db.atomic():
+        with self._transaction():
             self._usage.insert_all(map(asdict, rows), pk="request_id", ignore=True)
 
     def rows(self) -> Iterator[UsageRow]:
@@ -102,7 +107,7 @@ class Meter:
 
         `settled_to` is asked when `rows` is exhausted.
         """
-        with self._translated(), self._db.atomic():
+        with self._transaction():
             self._db.execute("delete from usage")
             self._usage.insert_all(map(asdict, rows), pk="request_id", ignore=True)
             self._db.execute("update progress set settled_to = ?", [settled_to()])
@@ -111,12 +116,23 @@ class Meter:
     def close(self) -> None:
         self._db.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
     @property
     def _usage(self) -> Table:
         return self._db.table("usage")
 
     def _create(self) -> None:
-        with self._db.atomic():
+        with self._transaction():
             self._db.execute(
                 "create table if not exists usage ("
                 " request_id text primary key, audit_seq integer not null, at integer not null,"
@@ -130,6 +146,24 @@ class Meter:
                 " id integer primary key check (id = 0), settled_to integer not null) strict"
             )
             self._db.execute("insert or ignore into progress values (0, 0)")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One transaction, all or nothing.
+
+        IMMEDIATE takes the write lock at once: a deferred transaction that turns from reading
+        to writing while another writes fails without waiting.
+        """
+        connection = self._db.conn
+        with self._translated():
+            connection.execute("begin immediate")
+            try:
+                yield
+                connection.execute("commit")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -87,9 +87,5 @@ def _open_meter(layout: Layout) -> Iterator[Meter]:
         raise NotFoundError(
             f"there is no usage database in {layout.metering}", hint="install the node first"
         )
-    with acting_as_owner(layout.metering):
-        meter = Meter(layout.usage_db)
-        try:
-            yield meter
-        finally:
-            meter.close()
+    with acting_as_owner(layout.metering), Meter(layout.usage_db) as meter:
+        yield meter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ from appliance.audit.event import (
     timestamp,
     unix_seconds,
 )
+from appliance.audit.state import decode_state
 from appliance.errors import AuditError, UsageError
 
 text = st.text().map(clip)
@@ -110,6 +112,21 @@ def test_any_other_spelling_of_a_leaf_is_refused(change: object) -> None:
     assert callable(change)
     with pytest.raises(AuditError):
         decode_leaf(change(leaf))
+
+
+@given(st.data())
+def test_no_altered_bytes_of_a_leaf_crash_the_reader(data: st.DataObject) -> None:
+    leaf = leaf_of(data.draw(events))
+    position = data.draw(st.integers(0, len(leaf) - 1))
+    altered = leaf[:position] + data.draw(st.binary(min_size=1, max_size=3)) + leaf[position + 1 :]
+    with suppress(AuditError):
+        assert encode_leaf(decode_leaf(altered)) == altered
+
+
+@given(st.binary())
+def test_no_bytes_at_all_are_taken_for_a_state(data: bytes) -> None:
+    with pytest.raises(AuditError):
+        decode_state(data)
 
 
 @pytest.mark.parametrize("value", ["x" * (MAX_TEXT + 1), "line\nbreak", "\ud800", "\x00"])
