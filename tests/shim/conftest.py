@@ -8,16 +8,14 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.fakes.engine import FakeEngine
-from tests.shim.node import Node, prepare, running_shim
+from tests.shim.node import Node, standing
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     """A shim in front of a fake engine."""
-    config = prepare(tmp_path)
-    with FakeEngine(config.layout.engine_socket) as engine, running_shim(config):
-        yield Node(config, engine)
+    with standing(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -148,6 +148,14 @@ class Node:
         raise KeyError(line)
 
 
+@contextmanager
+def standing(root: Path) -> Iterator[Node]:
+    """A shim in front of a fake engine, below `root`."""
+    config = prepare(root)
+    with FakeEngine(config.layout.engine_socket) as engine, running_shim(config):
+        yield Node(config, engine)
+
+
 class Frames:
     """A streamed answer: iterating gives each frame's bytes without the blank line."""
 

@@ -33,7 +33,7 @@ class Parameter:
         """Raise RequestError if `request` asks for what a limited parameter cannot do."""
         if self.treatment == "limited":
             value = getattr(request, self.name)
-            if value is not None and value not in self.accepts:
+            if value is not None and not any(_same(value, known) for known in self.accepts):
                 self.refuse()
 
     def refuse(self) -> NoReturn:
@@ -44,6 +44,10 @@ class Parameter:
             hint="leave the parameter out",
             code="unsupported_parameter",
         )
+
+
+def _same(value: object, known: object) -> bool:
+    return type(value) is type(known) and value == known
 
 
 def _honoured(name: str, note: str = "") -> Parameter:

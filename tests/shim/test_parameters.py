@@ -1,0 +1,140 @@
+"""The table of parameters: what docs/api.md shows is what the code does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from appliance.shim.wire.chat import ChatRequest
+from appliance.shim.wire.completions import CompletionRequest
+from appliance.shim.wire.embeddings import EmbeddingRequest
+from appliance.shim.wire.parameters import APIS, Parameter, table
+from tests.conftest import REPOSITORY
+from tests.fakes.engine import CHAT, EMBEDDING
+from tests.shim.node import Node, ask, standing
+
+REQUESTS: dict[str, type[msgspec.Struct]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/embeddings": EmbeddingRequest,
+}
+BASE: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": ask(),
+    "/v1/completions": {"model": CHAT, "prompt": "a"},
+    "/v1/embeddings": {"model": EMBEDDING, "input": "a"},
+}
+SDK = {
+    "/v1/chat/completions": "chat/completion_create_params",
+    "/v1/completions": "completion_create_params",
+    "/v1/embeddings": "embedding_create_params",
+}
+GOOD: dict[str, Any] = {
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "top_k": 3,
+    "min_p": 0.1,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.5,
+    "repetition_penalty": 1.1,
+    "logit_bias": {"5": 1},
+    "seed": 3,
+    "stop": "x",
+    "stop_token_ids": [3],
+    "ignore_eos": False,
+    "min_tokens": 1,
+    "n": 2,
+    "stream": False,
+    "max_tokens": 3,
+    "max_completion_tokens": 3,
+    "tools": [],
+    "reasoning_effort": "low",
+    "chat_template_kwargs": {},
+    "continue_final_message": False,
+    "add_generation_prompt": True,
+    "encoding_format": "float",
+    "dimensions": 3,
+    "user": "u",
+    "safety_identifier": "s",
+    "prompt_cache_key": "k",
+    "metadata": {"a": "b"},
+}
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One node for the whole file: nothing here changes it."""
+    with standing(tmp_path_factory.mktemp("node")) as made:
+        yield made
+
+
+def parameters(*treatments: str) -> list[Any]:
+    return [
+        pytest.param(path, parameter, id=f"{path}:{parameter.name}")
+        for path, all_of_them in APIS.items()
+        for parameter in all_of_them
+        if parameter.treatment in treatments
+    ]
+
+
+@pytest.mark.parametrize("path", APIS)
+def test_the_documented_table_is_the_code_s(path: str) -> None:
+    page = (REPOSITORY / "docs/api.md").read_text()
+    section = page.partition(f"### `{path}`\n\n")[2].partition("\n\n")[0]
+    assert section == table(APIS[path])
+
+
+@pytest.mark.parametrize("path", APIS)
+def test_the_request_has_exactly_the_fields_that_are_not_refused(path: str) -> None:
+    fields = set(REQUESTS[path].__struct_fields__)
+    assert fields == {p.name for p in APIS[path] if p.treatment != "refused"}
+
+
+@pytest.mark.parametrize("path", APIS)
+def test_every_parameter_of_the_official_sdk_is_in_the_table(path: str) -> None:
+    import openai.types
+
+    source = next(iter(openai.types.__path__)) + f"/{SDK[path]}.py"
+    with open(source) as file:  # noqa: PTH123
+        text = file.read()
+    base = re.split(r"^class \w+\(", text, flags=re.MULTILINE)[1]
+    names = set(re.findall(r"^    (\w+): ", base, flags=re.MULTILINE)) | {"stream"}
+    if path == "/v1/embeddings":
+        names.discard("stream")
+    assert names <= {p.name for p in APIS[path]}
+
+
+@pytest.mark.parametrize(("path", "parameter"), parameters("refused"))
+def test_a_refused_parameter_is_refused_by_name(
+    node: Node, path: str, parameter: Parameter
+) -> None:
+    answer = node.request("POST", path, {**BASE[path], parameter.name: "x"})
+    assert answer.status == 400
+    assert answer.error["param"] == parameter.name
+    assert answer.error["code"] == "unsupported_parameter"
+
+
+@pytest.mark.parametrize(("path", "parameter"), parameters("limited"))
+def test_a_limited_parameter_takes_its_values_and_no_other(
+    node: Node, path: str, parameter: Parameter
+) -> None:
+    for value in (None, *parameter.accepts):
+        assert node.request("POST", path, {**BASE[path], parameter.name: value}).status == 200
+    for value in ("other", 17, 0, 1.0, ["x"], {"type": "x"}):
+        answer = node.request("POST", path, {**BASE[path], parameter.name: value})
+        assert (answer.status, answer.error["param"]) == (400, parameter.name)
+
+
+@pytest.mark.parametrize(("path", "parameter"), parameters("honoured", "no effect"))
+def test_an_honoured_parameter_is_taken(node: Node, path: str, parameter: Parameter) -> None:
+    more: dict[str, Any] = {parameter.name: GOOD.get(parameter.name)}
+    if parameter.name == "stream_options":
+        more = {"stream": True, "stream_options": {"include_usage": True}}
+    if parameter.name in {"logprobs", "top_logprobs"}:
+        more = {"logprobs": True, "top_logprobs": 1} if "chat" in path else {"logprobs": 1}
+    if parameter.name in BASE[path]:
+        more = {}
+    assert node.request("POST", path, {**BASE[path], **more}).status == 200
