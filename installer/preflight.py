@@ -31,6 +31,7 @@ SPARE_DISK_BYTES = 512 * 1024 * 1024
 BASE_MEMORY_BYTES = 512 * 1024 * 1024
 """Both daemons without a model."""
 CLOCK_SLACK_SECONDS = 24 * 3600
+_PORT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def measure(config: Config, *, running: bool, installed: str) -> Facts:
         writable=os.access(root, os.W_OK | os.X_OK),
         disk_free=shutil.disk_usage(root).free,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        port_taken=not running and _port_taken(api.listen_host, api.listen_port),
+        port_taken=not running and _port_stays_taken(api.listen_host, api.listen_port),
         socket_path_bytes=len(os.fsencode(config.layout.engine_socket)),
         now=time.time(),
         installed=installed,
@@ -188,6 +189,16 @@ def _nearest(path: Path) -> Path:
     while not path.is_dir():
         path = path.parent
     return path
+
+
+def _port_stays_taken(host: str, port: int) -> bool:
+    """Whether somebody listens, and goes on: daemons of ours may just be on their way out."""
+    deadline = time.monotonic() + _PORT_SECONDS
+    while _port_taken(host, port):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _port_taken(host: str, port: int) -> bool:
