@@ -154,7 +154,8 @@ class AuditSettings:
     """`[audit]`: the tamper-evident log."""
 
     batch_entries: int = 256
-    batch_milliseconds: float = 2.0
+    batch_milliseconds: float = 0.0
+    """Wait for more records before a flush; 0: batches form while the flush before runs."""
     checkpoint_seconds: float = 1.0
     segment_bytes: int = 64 * 1024 * 1024
     heartbeat_seconds: float = 600.0

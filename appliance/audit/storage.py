@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.fsops import fsync_dir, make_dirs
@@ -27,17 +28,15 @@ def replace_files(directory: Path, files: Mapping[str, bytes]) -> None:
     for parent in parents:
         make_dirs(parent)
     temporaries = {target: _temporary(target) for target in targets}
-    descriptors = []
     try:
-        for target, data in targets.items():
-            descriptors.append(_write(temporaries[target], data))
-        for fd in descriptors:
-            os.fsync(fd)
-    finally:
-        for fd in descriptors:
-            os.close(fd)
-    for target, temporary in temporaries.items():
-        temporary.rename(target)
+        _write_all({temporaries[target]: data for target, data in targets.items()})
+        for target, temporary in temporaries.items():
+            temporary.rename(target)
+    except OSError:
+        for temporary in temporaries.values():  # a full disk needs the room
+            with suppress(OSError):
+                temporary.unlink()
+        raise
     for parent in parents:
         fsync_dir(parent)
 
@@ -52,6 +51,19 @@ def write_at(fd: int, data: bytes, offset: int) -> None:
 
 def _temporary(target: Path) -> Path:
     return target.with_name(target.name + TEMPORARY_SUFFIX)
+
+
+def _write_all(files: Mapping[Path, bytes]) -> None:
+    """Write all files, then make all of them durable."""
+    descriptors: list[int] = []
+    try:
+        for path, data in files.items():
+            descriptors.append(_write(path, data))
+        for fd in descriptors:
+            os.fsync(fd)
+    finally:
+        for fd in descriptors:
+            os.close(fd)
 
 
 def _write(path: Path, data: bytes) -> int:

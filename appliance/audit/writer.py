@@ -1,7 +1,7 @@
 """The audit log for asyncio: group commit in its own thread, fail closed, resume by itself.
 
-Owns two threads. One takes what was recorded, at most `batch_entries` or what came within
-`batch_milliseconds`, and makes it durable with one fdatasync; the other publishes a checkpoint
+Owns two threads. One takes what was recorded while the flush before ran, at most
+`batch_entries`, and makes it durable with one fdatasync; the other publishes a checkpoint
 every `checkpoint_seconds` while there is something to publish. Refuses to acknowledge anything
 while either of them cannot do its work.
 """
@@ -120,7 +120,7 @@ class AuditWriter:
         with self._changed:
             if not self._changed.wait_for(self._has_work, timeout=settings.heartbeat_seconds):
                 return [(Heartbeat(), None)]
-            if self._queue:
+            if settings.batch_milliseconds:
                 self._changed.wait_for(self._is_full, timeout=settings.batch_milliseconds / 1000)
             count = min(len(self._queue), settings.batch_entries)
             return [self._queue.popleft() for _ in range(count)]
