@@ -25,7 +25,6 @@ MICROSOFT = "com.microsoft"
 OPSETS = {"": 21, MICROSOFT: 1}
 IR_VERSION = 10
 
-_NORM = frozenset({"axis", "epsilon", "stash_type"})
 _NONE: frozenset[str] = frozenset()
 OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
     ("", "Add"): _NONE,
@@ -35,7 +34,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
     ("", "Gather"): frozenset({"axis"}),
     ("", "GatherND"): frozenset({"batch_dims"}),
     ("", "Gemm"): frozenset({"transB"}),
-    ("", "LayerNormalization"): _NORM,
+    ("", "LayerNormalization"): frozenset({"axis", "epsilon"}),
     ("", "LpNormalization"): frozenset({"axis", "p"}),
     ("", "MatMul"): _NONE,
     ("", "Max"): _NONE,
@@ -44,7 +43,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
     ("", "Reshape"): _NONE,
     ("", "Shape"): frozenset({"start", "end"}),
     ("", "Sigmoid"): _NONE,
-    ("", "SimplifiedLayerNormalization"): _NORM,
+    ("", "SimplifiedLayerNormalization"): frozenset({"axis", "epsilon", "stash_type"}),
     ("", "Slice"): _NONE,
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 Floats = npt.NDArray[np.float32]
 
 torch.set_num_threads(1)  # the machine runs other tests beside these
-transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+transformers_logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 

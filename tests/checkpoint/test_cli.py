@@ -1,0 +1,77 @@
+"""`appliance bundle build` and `appliance bundle verify`, as the packager types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from installer.ceremony import hold_ceremony
+from tests.conftest import BuildOnce
+from tests.fakes.checkpoints import write_bert
+
+PASSPHRASE = "a passphrase for the tests"
+
+
+@pytest.fixture(scope="module")
+def packager(build_once: BuildOnce) -> Path:
+    """A packager's directory: keys, passphrase, a checkpoint. Not to be changed."""
+
+    def build(directory: Path) -> None:
+        hold_ceremony(directory / "keys", PASSPHRASE.encode(), officers=3, threshold=2)
+        (directory / "passphrase").write_text(PASSPHRASE + "\n")
+        write_bert(directory / "checkpoint")
+
+    return build_once("bundle-cli", build)
+
+
+def appliance(packager: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    script = "from installer.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", script, "bundle", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"APPLIANCE_PASSPHRASE_FILE": str(packager / "passphrase"), "SOURCE_DATE_EPOCH": "1"},
+    )
+
+
+def build(packager: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    named = ("--name", "tiny", "--version", "1.0", "--out", str(out))
+    keys = ("--keys", str(packager / "keys"))
+    return appliance(packager, "build", str(packager / "checkpoint"), *named, *keys, *words)
+
+
+def test_a_bundle_is_built_and_verified(packager: Path, tmp_path: Path) -> None:
+    done = build(packager, tmp_path / "it", "--json")
+    assert done.returncode == 0, done.stderr
+    built = json.loads(done.stdout)
+    assert (built["name"], built["precision"], built["kind"]) == ("tiny", "int8", "embedding")
+    assert "building the bert graph in int8" in done.stderr
+    done = appliance(packager, "verify", str(tmp_path / "it"), "--keys", str(packager / "keys"))
+    assert done.returncode == 0, done.stderr
+    assert built["digest"] in done.stdout
+
+
+def test_a_flipped_byte_is_found_and_named(packager: Path, tmp_path: Path) -> None:
+    assert build(packager, tmp_path / "it").returncode == 0
+    weights = tmp_path / "it/graph/cpu/weights-00001.bin"
+    data = bytearray(weights.read_bytes())
+    data[1234] ^= 1
+    weights.write_bytes(data)
+    keys = str(packager / "keys")
+    done = appliance(packager, "verify", str(tmp_path / "it"), "--keys", keys, "--json")
+    assert done.returncode == 5
+    error = json.loads(done.stderr[done.stderr.index("{") :])["error"]
+    assert error["path"] == "graph/cpu/weights-00001.bin"
+
+
+def test_refusals_are_an_error_and_a_hint(packager: Path, tmp_path: Path) -> None:
+    done = build(packager, tmp_path / "it", "--precision", "int4")
+    assert done.returncode == 6
+    assert done.stderr.startswith("error: ")
+    assert "\nhint: choose one of int8, fp32" in done.stderr
+    assert not (tmp_path / "it").exists()

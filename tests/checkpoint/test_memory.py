@@ -1,0 +1,72 @@
+"""Building a bundle takes memory for the largest tensor, not for the checkpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.checkpoints import write_qwen3
+
+LARGE = os.environ.get("APPLIANCE_TEST_FULL") == "1"
+SCRIPT = """\
+import sys
+from pathlib import Path
+from installer.checkpoint import build_bundle
+build_bundle(Path(sys.argv[1]), Path(sys.argv[2]), name="m", version="1", precision=sys.argv[3],
+             signer=None)
+"""
+ALLOWANCE = 200_000_000
+"""The interpreter and the libraries take most of this before the first tensor is read."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Many layers and no large tensor: a build that kept the checkpoint would break the bound."""
+    return write_qwen3(
+        tmp_path_factory.mktemp("checkpoint"),
+        vocab=4096,
+        hidden=1024,
+        layers=96 if LARGE else 12,
+        heads=16,
+        kv_heads=8,
+        head_dim=64,
+        intermediate=3072,
+        tied=False,
+        dtype="bfloat16",
+        max_shard_bytes=100_000_000,
+    )
+
+
+@pytest.mark.parametrize("precision", ["int4", "fp32"])
+def test_peak_memory_follows_the_largest_tensor(
+    checkpoint: Path, tmp_path: Path, precision: str
+) -> None:
+    size = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+    largest = 4096 * 1024 * 2
+    assert size > 3 * largest + ALLOWANCE, "too small a checkpoint to show anything"
+    peak = _peak_anonymous_memory(checkpoint, tmp_path / "bundle", precision)
+    assert peak <= 3 * largest + ALLOWANCE
+
+
+def _peak_anonymous_memory(checkpoint: Path, out: Path, precision: str) -> int:
+    """Largest RssAnon of a build in its own process, sampled; bytes.
+
+    Mapped weights are left out: their pages are the page cache's, and the system takes them back
+    at will.
+    """
+    command = [sys.executable, "-c", SCRIPT, str(checkpoint), str(out), precision]
+    process = subprocess.Popen(command)
+    status = Path(f"/proc/{process.pid}/status")
+    peak = 0
+    while process.poll() is None:
+        for line in status.read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                peak = max(peak, int(line.split()[1]) * 1024)
+        time.sleep(0.005)
+    assert process.returncode == 0
+    return peak

@@ -1,0 +1,270 @@
+"""What the builder cannot express is refused by its name, before any weights are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from appliance.errors import CheckpointError
+from tests.checkpoint.conftest import build_unsigned
+from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
+
+Edit = Callable[[dict[str, Any]], Any]
+
+
+def edit_json(path: Path, edit: Edit) -> None:
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+
+
+def refused(checkpoint: Path, tmp_path: Path, pattern: str) -> CheckpointError:
+    with pytest.raises(CheckpointError, match=pattern) as caught:
+        build_unsigned(checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("auto_map", {"AutoModelForCausalLM": "modeling.Evil"}),
+        ("quantization_config", {"quant_method": "gptq"}),
+        ("hidden_act", "gelu"),
+        ("attention_bias", True),
+        ("use_sliding_window", True),
+        ("layer_types", ["full_attention", "sliding_attention"]),
+        ("architectures", ["Qwen3ForSequenceClassification"]),
+        ("logit_scale", 0.5),
+        ("head_dim", 24),
+        ("hidden_size", "64"),
+        ("num_hidden_layers", 0),
+        ("num_hidden_layers", True),
+        ("rms_norm_eps", "small"),
+        ("tie_word_embeddings", 1),
+    ],
+)
+def test_a_key_that_changes_the_model_is_refused_by_name(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    edit_json(checkpoint / "config.json", lambda c: c.update({key: value}))
+    refused(checkpoint, tmp_path, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}, "yarn"),
+        ("rope_scaling", {"type": "dynamic", "factor": 4.0}, "dynamic"),
+        ("rope_parameters", {"rope_type": "longrope", "rope_theta": 1e6}, "longrope"),
+        ("rope_scaling", {"rope_type": "linear", "factor": 2.0, "mrope": [1]}, "mrope"),
+        ("rope_scaling", {"rope_type": "llama3", "factor": 2.0}, "low_freq_factor"),
+        ("rope_parameters", {"rope_theta": 1e6, "partial_rotary_factor": 0.5}, "partial_rotary"),
+    ],
+)
+def test_a_rope_scaling_without_a_graph_is_refused_by_name(
+    tmp_path: Path, key: str, value: object, named: str
+) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    edit_json(checkpoint / "config.json", lambda c: c.update({key: value}))
+    refused(checkpoint, tmp_path, named)
+
+
+@pytest.mark.parametrize(
+    ("write", "key", "value"),
+    [
+        (write_llama, "mlp_bias", True),
+        (write_llama, "pretraining_tp", 2),
+        (write_qwen2, "use_sliding_window", True),
+        (write_bert, "hidden_act", "relu"),
+        (write_bert, "position_embedding_type", "relative_key"),
+        (write_bert, "is_decoder", True),
+        (write_bert, "embedding_size", 32),
+    ],
+)
+def test_other_families_refuse_by_name_too(
+    tmp_path: Path, write: Callable[[Path], Path], key: str, value: object
+) -> None:
+    checkpoint = write(tmp_path / "checkpoint")
+    edit_json(checkpoint / "config.json", lambda c: c.update({key: value}))
+    refused(checkpoint, tmp_path, key)
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    edit_json(checkpoint / "config.json", lambda c: c.update(model_type="mamba"))
+    error = refused(checkpoint, tmp_path, "mamba")
+    assert "qwen3" in error.hint
+
+
+def test_null_keys_are_absent_keys(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    edit_json(checkpoint / "config.json", lambda c: c.update(quantization_config=None, new=None))
+    build_unsigned(checkpoint, tmp_path / "out")
+
+
+def test_remote_code_of_the_tokenizer_is_refused(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    edit_json(
+        checkpoint / "tokenizer_config.json", lambda c: c.update(auto_map={"AutoTokenizer": "x"})
+    )
+    refused(checkpoint, tmp_path, "tokenizer_config.json: auto_map")
+
+
+def test_pickled_weights_are_refused_by_name_and_never_opened(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    pickled = checkpoint / "pytorch_model.bin"
+    (checkpoint / "model.safetensors").rename(pickled)
+    pickled.chmod(0)
+    refused(checkpoint, tmp_path, r"pickled \(pytorch_model.bin\)")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    (checkpoint / name).unlink()
+    refused(checkpoint, tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_document_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    (checkpoint / name).write_bytes(content)
+    refused(checkpoint, tmp_path, name)
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+def test_a_damaged_weights_file_is_named(tmp_path: Path, cut: int) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:cut])
+    refused(checkpoint, tmp_path, "model.safetensors")
+
+
+def rewrite(checkpoint: Path, edit: Edit) -> None:
+    path = checkpoint / "model.safetensors"
+    weights = load_file(path)
+    edit(weights)
+    save_file(weights, path)
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    name = "model.layers.1.mlp.up_proj.weight"
+    rewrite(checkpoint, lambda w: w.pop(name))
+    refused(checkpoint, tmp_path, name)
+
+
+def test_a_tensor_without_a_place_is_named(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    name = "model.layers.0.self_attn.q_proj.bias"
+    rewrite(checkpoint, lambda w: w.update({name: np.zeros(64, np.float32)}))
+    refused(checkpoint, tmp_path, name)
+
+
+def test_a_tensor_of_the_wrong_shape_is_named(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    name = "model.layers.0.mlp.down_proj.weight"
+    rewrite(checkpoint, lambda w: w.update({name: w[name].T.copy()}))
+    refused(checkpoint, tmp_path, rf"{name}.*\[128, 64\].*\[64, 128\]")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    name = "model.layers.0.mlp.down_proj.weight"
+
+    def spoil(weights: dict[str, Any]) -> None:
+        weights[name][3, 5] = value
+
+    rewrite(checkpoint, spoil)
+    refused(checkpoint, tmp_path, name)
+
+
+def test_a_graph_whose_numbers_overflow_does_not_pass_the_probe(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+
+    def enlarge(weights: dict[str, Any]) -> None:
+        weights["model.norm.weight"][:] = 3e38
+
+    rewrite(checkpoint, enlarge)
+    refused(checkpoint, tmp_path, "not finite")
+
+
+def test_integer_weights_are_refused_by_name(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    name = "model.layers.0.mlp.down_proj.weight"
+    rewrite(checkpoint, lambda w: w.update({name: w[name].astype(np.int8)}))
+    refused(checkpoint, tmp_path, f"{name}.*I8")
+
+
+@pytest.mark.parametrize(
+    "file", ["../model.safetensors", "/etc/passwd", "model.bin", "a/b.safetensors", 7]
+)
+def test_a_shard_outside_the_checkpoint_is_refused(tmp_path: Path, file: object) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint", max_shard_bytes=60_000)
+    index = checkpoint / "model.safetensors.index.json"
+    edit_json(index, lambda i: i["weight_map"].update({"model.norm.weight": file}))
+    refused(checkpoint, tmp_path, "model.safetensors.index.json names")
+
+
+def test_an_index_that_disagrees_with_its_shards_is_refused(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint", max_shard_bytes=60_000)
+    index = checkpoint / "model.safetensors.index.json"
+    edit_json(index, lambda i: i["weight_map"].pop("model.norm.weight"))
+    refused(checkpoint, tmp_path, "disagree on model.norm.weight")
+
+
+def test_a_checkpoint_without_licence_text_needs_one(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    (checkpoint / "LICENSE").unlink()
+    error = refused(checkpoint, tmp_path, "licence")
+    assert "--license-file" in error.hint
+
+
+def test_an_encoder_at_four_bits_is_refused(tmp_path: Path) -> None:
+    checkpoint = write_bert(tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match="int4"):
+        build_unsigned(checkpoint, tmp_path / "out", precision="int4")
+
+
+@pytest.mark.parametrize(
+    ("edit", "pattern"),
+    [
+        (lambda m: m.append({"type": "sentence_transformers.models.Dense", "path": "3"}), "Dense"),
+        (lambda m: m.pop(1), "Normalize"),
+        (lambda m: m[1].update(path="../1_Pooling"), "1_Pooling"),
+        (lambda m: m[0].update(path="0_Transformer"), "transformer"),
+    ],
+)
+def test_sentence_modules_without_a_graph_are_refused(
+    tmp_path: Path, edit: Edit, pattern: str
+) -> None:
+    checkpoint = write_bert(tmp_path / "checkpoint")
+    edit_json(checkpoint / "modules.json", edit)
+    refused(checkpoint, tmp_path, pattern)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("pooling_mode_max_tokens", True), ("pooling_mode_cls_token", True), ("new_mode", True)],
+)
+def test_unknown_poolings_are_refused(tmp_path: Path, key: str, value: object) -> None:
+    checkpoint = write_bert(tmp_path / "checkpoint")
+    edit_json(checkpoint / "1_Pooling/config.json", lambda c: c.update({key: value}))
+    refused(checkpoint, tmp_path, "pooling|new_mode")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    other = write_qwen3(tmp_path / "other", vocab=600)
+    (checkpoint / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes())
+    refused(checkpoint, tmp_path, "512 tokens")

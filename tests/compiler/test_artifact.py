@@ -1,0 +1,219 @@
+"""Artifacts are compiled once, signed, verified to the byte, and replaced when they are not."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from appliance.bundle.manifest import MANIFEST_NAME
+from appliance.compiler import (
+    artifact_key,
+    compile_in_process,
+    disk_bytes,
+    ensure_artifact,
+    fingerprint,
+    open_artifact,
+)
+from appliance.compiler.compile import load
+from appliance.compiler.probe import run_probe
+from appliance.config import Layout
+from appliance.errors import (
+    ApplianceError,
+    DigestError,
+    LayoutError,
+    NotFoundError,
+    SignatureError,
+    UnsupportedError,
+    VerificationError,
+)
+from appliance.trust.node_key import NodeKey
+from tests.compiler.conftest import stored
+
+PYTHON = Path(sys.executable)
+
+
+def test_a_compiled_bundle_computes_what_the_bundle_computes(
+    bundle: Path, encoder_bundle: Path, layout: Layout, node_key: NodeKey
+) -> None:
+    for directory in (bundle, encoder_bundle):
+        model = stored(directory)
+        ensure_artifact(layout, model, node_key)
+        artifact = open_artifact(layout.artifacts, model.digest, node_key.public)
+        spec = model.manifest.decoder or model.manifest.encoder
+        assert spec is not None
+        plain = ort.InferenceSession(
+            directory / model.manifest.graph.path, providers=["CPUExecutionProvider"]
+        )
+        for got, wanted in zip(
+            run_probe(load(artifact.directory / "model.onnx"), spec),
+            run_probe(plain, spec),
+            strict=True,
+        ):
+            assert np.allclose(got, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_record_names_everything(bundle: Path, layout: Layout, node_key: NodeKey) -> None:
+    model = stored(bundle)
+    directory = ensure_artifact(layout, model, node_key)
+    artifact = open_artifact(layout.artifacts, model.digest, node_key.public)
+    assert artifact.directory == directory == layout.artifacts / artifact.key
+    assert artifact.record.bundle == model.digest
+    assert artifact.record.fingerprint == fingerprint()
+    assert artifact.key == artifact_key(model.digest, fingerprint())
+    assert [f.path for f in artifact.record.files] == ["model.onnx", "weights.bin"]
+    size = sum(f.size for f in artifact.record.files)
+    assert size <= 1.2 * disk_bytes(model.manifest)
+
+
+def test_compiling_again_does_nothing(bundle: Path, layout: Layout, node_key: NodeKey) -> None:
+    said: list[str] = []
+    first = ensure_artifact(layout, stored(bundle), node_key, progress=said.append)
+    times = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    assert ensure_artifact(layout, stored(bundle), node_key, progress=said.append) == first
+    assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == times
+    assert len(said) == 1
+
+
+def test_the_engines_user_can_read_artifacts_and_nobody_can_write_them(
+    bundle: Path, layout: Layout, node_key: NodeKey
+) -> None:
+    directory = ensure_artifact(layout, stored(bundle), node_key)
+    for path in (layout.artifacts, directory):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    for path in directory.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) in {0o444, 0o644}
+
+
+def flip(path: Path, at: int) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+Damage = Callable[[Path], object]
+DAMAGES: dict[str, tuple[Damage, type[ApplianceError]]] = {
+    "a flipped weight": (lambda d: flip(d / "weights.bin", 5000), DigestError),
+    "a flipped graph": (lambda d: flip(d / "model.onnx", 40), DigestError),
+    "a flipped record": (lambda d: flip(d / "record.json", 30), VerificationError),
+    "no record": (lambda d: (d / "record.json").unlink(), VerificationError),
+    "no weights": (lambda d: (d / "weights.bin").unlink(), LayoutError),
+    "one more file": (lambda d: (d / "custom_op.so").write_bytes(b"\x7fELF"), LayoutError),
+    "a link": (lambda d: (d / "link").symlink_to("/etc/passwd"), LayoutError),
+    "cut weights": (lambda d: cut(d / "weights.bin"), LayoutError),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_an_altered_artifact_is_refused_and_then_replaced(
+    bundle: Path, layout: Layout, node_key: NodeKey, name: str
+) -> None:
+    model = stored(bundle)
+    directory = ensure_artifact(layout, model, node_key)
+    damage, error = DAMAGES[name]
+    damage(directory)
+    with pytest.raises(error) as caught:
+        open_artifact(layout.artifacts, model.digest, node_key.public)
+    assert isinstance(caught.value, VerificationError)
+    assert caught.value.path.startswith(directory.name)
+    ensure_artifact(layout, model, node_key)
+    open_artifact(layout.artifacts, model.digest, node_key.public)
+    assert [p.name for p in layout.artifacts.iterdir() if p.name != ".lock"] == [directory.name]
+
+
+def test_a_record_with_any_flipped_byte_is_refused(
+    bundle: Path, layout: Layout, node_key: NodeKey
+) -> None:
+    model = stored(bundle)
+    record = ensure_artifact(layout, model, node_key) / "record.json"
+    data = record.read_bytes()
+    for at in range(0, len(data), 13):
+        record.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(VerificationError):
+            open_artifact(layout.artifacts, model.digest, node_key.public)
+
+
+def test_another_nodes_artifact_is_refused(
+    bundle: Path, layout: Layout, node_key: NodeKey, tmp_path: Path
+) -> None:
+    model = stored(bundle)
+    ensure_artifact(layout, model, NodeKey.create(tmp_path / "other"))
+    with pytest.raises(SignatureError, match="another node"):
+        open_artifact(layout.artifacts, model.digest, node_key.public)
+
+
+def test_one_artifact_cannot_stand_in_for_another(
+    bundle: Path, encoder_bundle: Path, layout: Layout, node_key: NodeKey
+) -> None:
+    one, other = stored(bundle), stored(encoder_bundle)
+    genuine = ensure_artifact(layout, one, node_key)
+    wanted = layout.artifacts / artifact_key(other.digest, fingerprint())
+    shutil.copytree(genuine, wanted)
+    with pytest.raises(LayoutError, match="another artifact"):
+        open_artifact(layout.artifacts, other.digest, node_key.public)
+
+
+def test_a_model_that_was_never_compiled_is_not_found(layout: Layout, node_key: NodeKey) -> None:
+    with pytest.raises(NotFoundError, match="not compiled") as caught:
+        open_artifact(layout.artifacts, "0" * 64, node_key.public)
+    assert caught.value.hint
+
+
+def test_another_machine_means_another_artifact(tmp_path: Path) -> None:
+    text = Path("/proc/cpuinfo").read_text()
+    assert "avx2" in text
+    (tmp_path / "older").write_text(text.replace("avx2", "none"))
+    (tmp_path / "kernel").write_text(text.replace("flags\t\t: ", "flags\t\t: new_security_flag "))
+    keys = {artifact_key("0" * 64, fingerprint(tmp_path / name)) for name in ("older", "kernel")}
+    assert artifact_key("0" * 64, fingerprint()) in keys
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("name", ["graph/cpu/model.onnx", "graph/cpu/weights-00001.bin"])
+def test_a_bundle_file_that_rotted_is_not_compiled(
+    bundle: Path, layout: Layout, node_key: NodeKey, name: str
+) -> None:
+    flip(bundle / name, 77)
+    with pytest.raises(DigestError) as caught:
+        ensure_artifact(layout, stored(bundle), node_key)
+    assert caught.value.path == name
+    assert [p.name for p in layout.artifacts.iterdir()] == [".lock"]
+
+
+def test_the_childs_errors_arrive_whole(bundle: Path, tmp_path: Path) -> None:
+    (bundle / MANIFEST_NAME).write_bytes(b"{}")
+    with pytest.raises(LayoutError) as caught:
+        compile_in_process(bundle, tmp_path / "out", python=PYTHON)
+    assert caught.value.path == MANIFEST_NAME
+    assert caught.value.hint
+
+
+def test_a_child_that_dies_is_a_typed_error(bundle: Path, tmp_path: Path) -> None:
+    killer = tmp_path / "python"
+    killer.write_text("#!/bin/sh\nkill -9 $$\n")
+    killer.chmod(0o755)
+    with pytest.raises(UnsupportedError, match="signal 9"):
+        compile_in_process(bundle, tmp_path / "out", python=killer)
+    with pytest.raises(UnsupportedError, match="cannot be started"):
+        compile_in_process(bundle, tmp_path / "again", python=tmp_path / "absent")
+
+
+def test_leftovers_of_a_killed_compilation_are_removed(
+    bundle: Path, layout: Layout, node_key: NodeKey
+) -> None:
+    (layout.artifacts / ".incoming-old").mkdir(parents=True)
+    (layout.artifacts / ".incoming-old/weights.bin").write_bytes(b"half")
+    directory = ensure_artifact(layout, stored(bundle), node_key)
+    assert {p.name for p in layout.artifacts.iterdir()} == {".lock", directory.name}
