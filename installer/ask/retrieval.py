@@ -56,15 +56,16 @@ class Index:
         """Score of each passage for each of `questions`: [questions, passages].
 
         It is the similarity to the passage's contents plus that to the nearest of its listed
-        questions. Listed questions more similar than `same` are left out: training passes a
-        bound, so that a question does not find itself.
+        questions (to the contents again if it lists none). Listed questions more similar than
+        `same` are left out: training passes a bound, so that a question does not find itself.
         """
         similar = questions @ self._questions.T
         similar[similar > same] = -1.0
-        nearest = np.zeros((len(questions), len(self._passages)), dtype=np.float32)
+        contents = questions @ self._contents.T
+        nearest = contents.copy()
         for passage in np.unique(self._owners):
             nearest[:, passage] = similar[:, self._owners == passage].max(axis=1)
-        scores: Vectors = questions @ self._contents.T + nearest
+        scores: Vectors = contents + nearest
         return scores
 
     def nearest(self, question: Vectors, count: int = SHOWN) -> list[Match]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from appliance.fsops import make_dirs, write_durable
 from installer.ask.retrieval import Vectors
@@ -28,7 +28,7 @@ def embed_with_question(
     texts: Sequence[str], question: str, embed: Embed, cache: Path
 ) -> tuple[Vectors, Vectors]:
     """The vectors of `texts`, from the `cache` directory if they are there, and `question`'s."""
-    file = cache / f"{_digest(texts)}.npz"
+    file = cache / f"{_digest(texts)}.npy"
     kept = _read(file, len(texts))
     if kept is not None:
         probe, asked = embed([texts[0], question])
@@ -45,20 +45,19 @@ def _digest(texts: Sequence[str]) -> str:
 
 def _read(file: Path, rows: int) -> Vectors | None:
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            vectors: Vectors = archive["vectors"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        vectors: Vectors = npy.read_array(io.BytesIO(file.read_bytes()), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         return None
     return vectors if vectors.dtype == np.float32 and len(vectors) == rows else None
 
 
 def _write(file: Path, vectors: Vectors) -> None:
     data = io.BytesIO()
-    np.savez(data, vectors=vectors)
+    npy.write_array(data, vectors, allow_pickle=False)
     try:
         make_dirs(file.parent, mode=0o755)
         write_durable(file, data.getvalue(), mode=0o644)
-        for other in file.parent.glob("*.npz"):
+        for other in file.parent.glob("*.npy"):
             if other != file:
                 other.unlink()
     except OSError:

@@ -10,19 +10,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 
 import torch
 
-from guide_recipe.chat import END, END_OF_TEXT, Example, Tokens, encode
-from guide_recipe.composer import Composer
-from guide_recipe.publishing import publish
+from guide_recipe.recipe import make
 from guide_recipe.reference_encoder import CHECKPOINT, ReferenceEncoder
-from guide_recipe.sources import Sources, read_sources
-from guide_recipe.training import Plan, new_model, train
-from guide_recipe.vocabulary import encode_broken, train_tokenizer
+from guide_recipe.sources import read_sources
+from guide_recipe.training import Plan
 
 EVERY = 50
 """Steps between two lines of progress."""
@@ -34,33 +29,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     plan = Plan(steps=options.steps, seed=options.seed)
     started = time.monotonic()
-    make(read_sources(), plan, encoder=options.encoder, out=options.out)
+    make(read_sources(), plan, ReferenceEncoder(options.encoder), options.out, _report)
     print(f"done in {time.monotonic() - started:.0f} s: {options.out}")
-
-
-def make(sources: Sources, plan: Plan, *, encoder: Path, out: Path) -> None:
-    """The recipe: tokenizer, examples, training, checkpoint."""
-    tokenizer = train_tokenizer(sources)
-    chance = Random(plan.seed)
-
-    def tokens_of(example: Example) -> Tokens:
-        return encode(
-            example,
-            lambda text: tokenizer.encode(text).ids,
-            lambda text: encode_broken(tokenizer, text, chance),
-        )
-
-    ids = {"end": tokenizer.token_to_id(END), "pad": tokenizer.token_to_id(END_OF_TEXT)}
-    model = new_model(tokenizer.get_vocab_size(), ids, seed=plan.seed)
-    composer = Composer(sources, ReferenceEncoder(encoder), seed=plan.seed)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {plan.steps} steps")
-    train(model, _examples(composer), tokens_of, plan, _report)
-    publish(model, tokenizer, out)
-
-
-def _examples(composer: Composer) -> Iterator[Example]:
-    while True:
-        yield composer.example()
 
 
 def _report(step: int, loss: float, rate: float, speed: float) -> None:

@@ -7,7 +7,7 @@ guide must select, and must know an answer when retrieval fails.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import numpy as np
@@ -61,6 +61,11 @@ class Composer:
         index = Index(sources.passages, embed(index_texts(sources.passages)))
         scores = index.scores(embed([question.plain for question in asked]), same=SAME_QUESTION)
         self._scores = dict(zip(asked, scores, strict=True))
+
+    def examples(self) -> Iterator[Example]:
+        """Examples without end."""
+        while True:
+            yield self.example()
 
     def example(self) -> Example:
         """The next example."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from random import Random
 
 import torch
+from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from guide_recipe.chat import Example, Tokens
+from guide_recipe.chat import END, END_OF_TEXT, Example, Tokens
 
 BETAS = (0.9, 0.98)
 WEIGHT_DECAY = 0.1
@@ -54,11 +55,11 @@ class Batch:
     weights: torch.Tensor
 
 
-def new_model(vocab_size: int, ids: dict[str, int], *, seed: int) -> Qwen3ForCausalLM:
-    """A fresh model; `ids` names the tokens `end` and `pad`."""
+def new_model(tokenizer: Tokenizer, *, seed: int) -> Qwen3ForCausalLM:
+    """A fresh model for the vocabulary of `tokenizer`."""
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=vocab_size,
+        vocab_size=tokenizer.get_vocab_size(),
         hidden_size=192,
         intermediate_size=512,
         num_hidden_layers=6,
@@ -67,8 +68,8 @@ def new_model(vocab_size: int, ids: dict[str, int], *, seed: int) -> Qwen3ForCau
         head_dim=32,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        eos_token_id=ids["end"],
-        pad_token_id=ids["pad"],
+        eos_token_id=tokenizer.token_to_id(END),
+        pad_token_id=tokenizer.token_to_id(END_OF_TEXT),
         bos_token_id=None,
     )
     return Qwen3ForCausalLM(config)

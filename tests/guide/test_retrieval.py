@@ -1,0 +1,85 @@
+"""Retrieval ranks by contents and by listed questions, and knows when it cannot tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from guide_recipe.reference_encoder import ReferenceEncoder
+from guide_recipe.sources import Sources, read_heldout
+from installer.ask.passages import Passage
+from installer.ask.retrieval import CLOSE, Index, Match, Vectors, index_texts, undecided
+from installer.ask.system_turn import system_turn
+
+AXES = np.eye(6, dtype=np.float32)
+NORTH, EAST, UP, NORTH_TOO, EAST_TOO, NOWHERE = AXES
+
+
+def passage(name: str, *questions: str) -> Passage:
+    return Passage(name, "page.md", name.title(), f"The {name}.", "", questions)
+
+
+PASSAGES = (passage("north", "which way is up", "pole"), passage("east", "sunrise"))
+
+
+@pytest.fixture
+def index() -> Index:
+    vectors = [NORTH] * 3 + [EAST] * 3 + [UP, NORTH_TOO, EAST_TOO]
+    return Index(PASSAGES, np.stack(vectors))
+
+
+def test_three_views_of_each_passage_and_then_the_questions_are_embedded() -> None:
+    assert index_texts(PASSAGES) == [
+        *("North", "North. The north.", "North. The north."),
+        *("East", "East. The east.", "East. The east."),
+        *("which way is up", "pole", "sunrise"),
+    ]
+
+
+def test_contents_and_the_nearest_listed_question_count(index: Index) -> None:
+    scores = index.scores(np.stack([NORTH, UP, EAST_TOO, NOWHERE]))
+    assert scores.tolist() == [[1, 0], [1, 0], [0, 1], [0, 0]]
+
+
+def test_a_passage_without_listed_questions_is_at_no_disadvantage() -> None:
+    index = Index([passage("north")], np.stack([NORTH] * 3))
+    assert index.scores(NORTH.reshape(1, -1)).tolist() == [[2]]
+
+
+def test_a_question_can_be_kept_from_finding_itself(index: Index) -> None:
+    assert index.scores(UP.reshape(1, -1), same=0.97)[0, 0] == 0
+
+
+def test_the_best_come_first(index: Index) -> None:
+    assert [match.passage.id for match in index.nearest(EAST)] == ["east", "north"]
+    assert len(index.nearest(EAST, count=1)) == 1
+
+
+def test_a_small_lead_is_no_decision() -> None:
+    def lead(by: float) -> list[Match]:
+        return [Match(PASSAGES[0], 1.0 + by), Match(PASSAGES[1], 1.0)]
+
+    assert undecided(lead(CLOSE / 2))
+    assert not undecided(lead(CLOSE * 2))
+    assert not undecided(lead(0)[:1])
+
+
+def test_the_system_turn_numbers_headings_and_leads() -> None:
+    assert system_turn(PASSAGES) == (
+        "Answer from the handbook of this appliance.\n\n"
+        "[1] North\nThe north.\n\n[2] East\nThe east."
+    )
+
+
+def test_the_right_section_is_among_those_shown(
+    sources: Sources, encoder: ReferenceEncoder
+) -> None:
+    index = Index(sources.passages, encoder(index_texts(sources.passages)))
+    known = {passage.id for passage in sources.passages}
+    asked = [question for question in read_heldout().on_topic if question.topic in known]
+    vectors: Vectors = encoder([question.text for question in asked])
+    hits = [
+        question.topic in {match.passage.id for match in index.nearest(vector)}
+        for question, vector in zip(asked, vectors, strict=True)
+    ]
+    assert sum(hits) / len(hits) >= 0.85
