@@ -20,8 +20,8 @@ from appliance.engine.sampling import SamplingParams
 
 Scores = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
-_TOP_P_FIRST_LOOK = 512
-"""So many of the most likely tokens usually hold top_p of the mass; else all are sorted."""
+_NUCLEUS_LOOKS = (256, 4096)
+"""So many of the most likely tokens usually hold top_p of the mass; sorting all is slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,16 @@ class Sampler:
         return int(ids[min(int(place), len(ids) - 1)])
 
 
-def candidates(scores: Scores, params: SamplingParams) -> tuple[Ids, npt.NDArray[np.float64]]:
+def candidates(scores: Scores, params: SamplingParams) -> tuple[Ids, Scores]:
     """Token ids in ascending order that may be drawn, and their weights (not normalised)."""
-    scaled = scores.astype(np.float64) / params.temperature
-    ids: Ids = np.arange(len(scaled))
-    if 0 < params.top_k < len(scaled):
-        threshold = np.partition(scaled, -params.top_k)[-params.top_k]
-        ids = np.flatnonzero(scaled >= threshold)
-    weights = np.exp(scaled[ids] - scaled.max())
+    highest = scores.max()
+    if 0 < params.top_k < len(scores):
+        threshold = np.partition(scores, -params.top_k)[-params.top_k]
+        ids: Ids = np.flatnonzero(scores >= threshold)
+        scores = scores[ids]
+    else:
+        ids = np.arange(len(scores))
+    weights = np.exp((scores - highest) / np.float32(params.temperature))
     if params.top_p < 1:
         kept = _nucleus(weights, params.top_p)
         ids, weights = ids[kept], weights[kept]
@@ -123,26 +125,31 @@ def candidates(scores: Scores, params: SamplingParams) -> tuple[Ids, npt.NDArray
 
 def logprob(logits: Scores, token_id: int, top: int) -> TokenLogprob:
     """Log-probability of `token_id`, and of the `top` most likely tokens, under `logits`."""
-    exact = logits.astype(np.float64)
-    highest = exact.max()
-    total = highest + np.log(np.exp(exact - highest).sum())
+    below = logits - logits.max()
+    total = np.log(np.exp(below).sum(dtype=np.float64))
     best: list[int] = []
     if top:
-        likely = np.argpartition(exact, -top)[-top:] if top < len(exact) else np.arange(len(exact))
-        best = sorted((int(i) for i in likely), key=lambda i: (-exact[i], i))
-    pairs = tuple((i, float(exact[i] - total)) for i in best)
-    return TokenLogprob(token_id, float(exact[token_id] - total), pairs)
+        likely = np.argpartition(below, -top)[-top:] if top < len(below) else np.arange(len(below))
+        best = sorted((int(i) for i in likely), key=lambda i: (-below[i], i))
+    pairs = tuple((i, float(below[i] - total)) for i in best)
+    return TokenLogprob(token_id, float(below[token_id] - total), pairs)
 
 
-def _nucleus(weights: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.bool_]:
+def _nucleus(weights: Scores, top_p: float) -> npt.NDArray[np.bool_]:
     """Mask of the smallest set of the most likely whose mass reaches `top_p` (Holtzman 2020)."""
-    wanted = top_p * weights.sum()
-    look = min(_TOP_P_FIRST_LOOK, len(weights))
-    likely = np.argpartition(weights, -look)[-look:]
-    if weights[likely].sum() < wanted:
-        likely = np.arange(len(weights))
-    order = likely[np.argsort(-weights[likely], kind="stable")]
-    before = np.cumsum(weights[order]) - weights[order]
+    wanted = top_p * weights.sum(dtype=np.float64)
+    order = _likely_order(weights, wanted)
+    mass = weights[order].astype(np.float64)
     mask = np.zeros(len(weights), np.bool_)
-    mask[order[before < wanted]] = True
+    mask[order[np.cumsum(mass) - mass < wanted]] = True
     return mask
+
+
+def _likely_order(weights: Scores, wanted: float) -> npt.NDArray[np.intp]:
+    """The most likely first, at least as many as hold `wanted`; seldom is it all of them."""
+    for look in _NUCLEUS_LOOKS:
+        if look < len(weights):
+            likely = np.argpartition(weights, -look)[-look:]
+            if weights[likely].sum(dtype=np.float64) >= wanted:
+                return likely[np.argsort(-weights[likely], kind="stable")]
+    return np.argsort(-weights, kind="stable")
