@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from installer.checkpoint.graph import builder
+from installer.checkpoint.graph.table import table_block
 from installer.checkpoint.quantize import SCHEMES, Precision, block_size, dequantize, quantize
 from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceDecoder
@@ -83,7 +84,7 @@ def _with_rounded_weights(checkpoint: Path, target: Path, precision: Precision) 
         table = "embed_tokens" in name or "lm_head" in name
         bits = scheme.table_bits if table else scheme.layer_bits
         width = values.shape[1]
-        block = builder.table_block(width) if table else block_size(width)
+        block = table_block(width) if table else block_size(width)
         weights[name] = dequantize(quantize(values, bits, block), bits, width)
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from appliance.bundle.manifest import EncoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.table import Table
 from installer.checkpoint.quantize import Float32
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
@@ -113,13 +114,13 @@ def build(graph: GraphBuilder, shape: EncoderShape) -> None:
 
 
 def _embed(graph: GraphBuilder, shape: EncoderShape, ids: ir.Value) -> ir.Value:
-    words = graph.table("embeddings.word_embeddings.weight", shape.vocab, shape.hidden)
+    words = Table(graph, "embeddings.word_embeddings.weight", shape.vocab, shape.hidden)
     tokens = graph.op("Shape", ids, start=1, end=2)
     table = graph.floats(
         "embeddings.positions", (shape.positions, shape.hidden), _positions(graph, shape)
     )
     positions = graph.op("Slice", table, graph.constant([0]), tokens, graph.constant([0]))
-    embedded = graph.op("Add", graph.lookup(words, ids), positions)
+    embedded = graph.op("Add", words.lookup(ids), positions)
     return _norm(graph, shape, "embeddings.LayerNorm", embedded, None)
 
 

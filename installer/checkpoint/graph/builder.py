@@ -1,9 +1,8 @@
 """Builds one ONNX graph over onnx-ir while its weights stream into the bundle's files.
 
 Owns the words in which model families are written: an operator, a constant, a vector, a linear
-layer, a table. Knows how each precision expresses a linear layer (MatMul, or MatMulNBits with
-8-bit activations) and a table (Gather and Gemm, or their block-quantized forms). Knows nothing
-of any architecture.
+layer (tables: table.py). Knows how each precision expresses a linear layer: MatMul, or
+MatMulNBits with 8-bit activations. Knows nothing of any architecture.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.quantize import Blocks, Float32, Scheme, block_size, quantize
 from installer.checkpoint.tensors import Tensors
-from installer.checkpoint.weights import WeightFiles, alias
+from installer.checkpoint.weights import WeightFiles
 
 MICROSOFT = "com.microsoft"
 OPSETS = {"": 21, MICROSOFT: 1}
@@ -32,30 +31,31 @@ Attribute = int | float | str | Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """An embedding table [entries, width] in column parts that each fit a file.
+class QuantizedMatrix:
+    """A stored matrix [outer, inner] in blocks along `inner` (installer/checkpoint/quantize.py)."""
 
-    A part is (columns, parameters): the float table alone, or packed, scales and zero points.
-    """
-
-    name: str
-    entries: int
-    width: int
+    packed: ir.Value
+    scales: ir.Value
+    zeros: ir.Value
+    outer: int
+    inner: int
     bits: int
-    parts: tuple[tuple[int, tuple[ir.Value, ...]], ...]
+    block: int
 
 
 class GraphBuilder:
-    """One graph in the making. Values it hands out are strings of the graph, not arrays."""
+    """One graph in the making. The values it hands out are the graph's, not arrays."""
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
         self.tensors = tensors
-        self._files = files
-        self._scheme = scheme
+        self.files = files
+        self.scheme = scheme
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
-        self._initializers: dict[str, ir.Value] = {}
+        self._constants: dict[str, ir.Value] = {}
+        self._used: dict[str, ir.Value] = {}
+        """Parameters and constants that an operator reads, in the order of first use."""
         self._made: Counter[str] = Counter()
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
@@ -101,32 +101,30 @@ class GraphBuilder:
         for value in inputs:
             if value is not None and value.const_value is not None:
                 assert value.name is not None
-                self._initializers[value.name] = value
+                self._used[value.name] = value
         return node.outputs
 
     def constant(self, values: Sequence[int] | Sequence[float]) -> ir.Value:
         """A short vector of int64 or float32, stored in the graph itself; equal ones are shared."""
         whole = all(isinstance(value, int) for value in values)
         name = "const." + "_".join(str(value) for value in values)
-        if name not in self._initializers:
+        if name not in self._constants:
             array = np.array(values, dtype=np.int64 if whole else np.float32)
             tensor = ir.tensor(array, name=name)
-            return ir.Value(
+            self._constants[name] = ir.Value(
                 name=name,
                 shape=ir.Shape(array.shape),
                 type=ir.TensorType(tensor.dtype),
                 const_value=tensor,
             )
-        return self._initializers[name]
+        return self._constants[name]
 
     def floats(self, name: str, shape: tuple[int, ...], pieces: Iterable[Float32]) -> ir.Value:
         """A float32 parameter, given in row-major pieces."""
-        return self._files.write(name, ir.DataType.FLOAT, shape, pieces)
+        return self.files.write(name, ir.DataType.FLOAT, shape, pieces)
 
     def vector(self, name: str, width: int) -> ir.Value:
         """The checkpoint's vector `name` as a float32 parameter."""
-        if name in self._initializers:
-            return self._initializers[name]
         return self.floats(name, (width,), [self.tensors.vector(name, width)])
 
     def linear(
@@ -136,76 +134,21 @@ class GraphBuilder:
         weight = f"{name}.weight"
         self.tensors.expect(weight, (outer, inner))
         addend = self.vector(f"{name}.bias", outer) if bias else None
-        bits = self._scheme.layer_bits
+        bits = self.scheme.layer_bits
         if bits == 32:
             pieces = self.tensors.transposed(weight)
             y = self.op("MatMul", x, self.floats(f"{name}.transposed", (inner, outer), pieces))
             return y if addend is None else self.op("Add", y, addend)
-        block = block_size(inner)
-        blocks = self._quantized(name, (outer, inner), self.tensors.rows(weight), bits, block)
-        return self._matmul_n_bits(x, blocks, bits, block, inner, outer, addend)
+        rows = self.tensors.rows(weight)
+        matrix = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
+        return self.multiply(x, matrix, addend)
 
-    def table(self, name: str, entries: int, width: int) -> Table:
-        """Store the checkpoint's table `name` once, for lookup and for scores."""
-        self.tensors.expect(name, (entries, width))
-        bits = self._scheme.table_bits if width % 16 == 0 else 32
-        parts = []
-        for start, stop in self._columns(entries, width, bits):
-            part = name if (start, stop) == (0, width) else f"{name}.{start}"
-            pieces = self.tensors.rows(name, start, stop)
-            shape = (entries, stop - start)
-            if bits == 32:
-                stored: tuple[ir.Value, ...] = (self.floats(part, shape, pieces),)
-            else:
-                stored = self._quantized(part, shape, pieces, bits, table_block(width))
-            parts.append((stop - start, stored))
-        return Table(name, entries, width, bits, tuple(parts))
-
-    def lookup(self, table: Table, ids: ir.Value) -> ir.Value:
-        """ids [...] -> rows [..., width]."""
-        looked_up = [self._lookup_part(table, part, ids) for part in table.parts]
-        if len(looked_up) == 1:
-            return looked_up[0]
-        return self.op("Concat", *looked_up, axis=-1)
-
-    def scores(self, x: ir.Value, table: Table) -> ir.Value:
-        """x [n, width] -> products with every row, [n, entries]."""
-        widths = [width for width, _ in table.parts]
-        xs: Sequence[ir.Value] = [x]
-        if len(widths) > 1:
-            xs = self.ops("Split", x, self.constant(widths), outputs=len(widths), axis=-1)
-        total: ir.Value | None = None
-        for piece, (width, stored) in zip(xs, table.parts, strict=True):
-            if table.bits == 32:
-                total = self.op("Gemm", piece, stored[0], total, transB=1)
-                continue
-            block = table_block(table.width)
-            part = self._matmul_n_bits(piece, stored, table.bits, block, width, table.entries, None)
-            total = part if total is None else self.op("Add", total, part)
-        assert total is not None
-        return total
-
-    def save(self, path: Path, *, name: str) -> None:
-        """Write the graph; the same calls give the same bytes."""
-        graph = ir.Graph(
-            self._inputs,
-            self._outputs,
-            nodes=self._nodes,
-            initializers=list(self._initializers.values()),
-            opset_imports=OPSETS,
-            name=name,
-        )
-        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="appliance")
-        proto = ir.serde.serialize_model(model)
-        del proto.graph.value_info[:]  # says again what the initializers say
-        path.write_bytes(proto.SerializeToString(deterministic=True))
-
-    def _quantized(
+    def quantized(
         self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
-    ) -> tuple[ir.Value, ...]:
-        """Quantize and store a matrix: packed integers, scales, zero points."""
-        count, width = shape
-        runs = -(-width // block)
+    ) -> QuantizedMatrix:
+        """Quantize and store the matrix of this shape, given in runs of rows."""
+        outer, inner = shape
+        runs = -(-inner // block)
         rest: list[Blocks] = []
 
         def packed() -> Iterator[npt.NDArray[np.uint8]]:
@@ -214,71 +157,45 @@ class GraphBuilder:
                 yield blocks.packed
                 rest.append(Blocks(blocks.packed[:0], blocks.scales, blocks.zero_points))
 
-        integers = self._files.write(
-            f"{name}.packed", ir.DataType.UINT8, (count, runs, block * bits // 8), packed()
+        integers = self.files.write(
+            f"{name}.packed", ir.DataType.UINT8, (outer, runs, block * bits // 8), packed()
         )
-        scales = self.floats(f"{name}.scales", (count, runs), (b.scales for b in rest))
-        zeros = self._files.write(
+        scales = self.floats(f"{name}.scales", (outer, runs), (b.scales for b in rest))
+        zeros = self.files.write(
             f"{name}.zeros",
             ir.DataType.UINT8,
-            (count, -(-runs * bits // 8)),
+            (outer, -(-runs * bits // 8)),
             (b.zero_points for b in rest),
         )
-        return integers, scales, zeros
+        return QuantizedMatrix(integers, scales, zeros, outer, inner, bits, block)
 
-    def _matmul_n_bits(
-        self,
-        x: ir.Value,
-        stored: tuple[ir.Value, ...],
-        bits: int,
-        block: int,
-        inner: int,
-        outer: int,
-        bias: ir.Value | None,
+    def multiply(
+        self, x: ir.Value, matrix: QuantizedMatrix, bias: ir.Value | None = None
     ) -> ir.Value:
-        packed, scales, zeros = stored
+        """x [..., inner] -> [..., outer]."""
         return self.op(
             "MatMulNBits",
-            *(x, packed, scales, zeros),
+            *(x, matrix.packed, matrix.scales, matrix.zeros),
             *(() if bias is None else (None, bias)),
             domain=MICROSOFT,
-            K=inner,
-            N=outer,
-            bits=bits,
-            block_size=block,
+            K=matrix.inner,
+            N=matrix.outer,
+            bits=matrix.bits,
+            block_size=matrix.block,
             accuracy_level=INT8_ACTIVATIONS,
         )
 
-    def _lookup_part(
-        self, table: Table, part: tuple[int, tuple[ir.Value, ...]], ids: ir.Value
-    ) -> ir.Value:
-        width, stored = part
-        if table.bits == 32:
-            return self.op("Gather", stored[0], ids)
-        packed, scales, zeros = stored
-        flat = alias(packed, f"{packed.name}.flat", (table.entries, width * table.bits // 8))
-        return self.op(
-            "GatherBlockQuantized",
-            *(flat, ids, scales, zeros),
-            domain=MICROSOFT,
-            bits=table.bits,
-            block_size=table_block(table.width),
-            gather_axis=0,
-            quantize_axis=1,
+    def save(self, path: Path, *, name: str) -> None:
+        """Write the graph; the same calls give the same bytes."""
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._used.values()),
+            opset_imports=OPSETS,
+            name=name,
         )
-
-    def _columns(self, entries: int, width: int, bits: int) -> Iterator[tuple[int, int]]:
-        """Column ranges of a table such that each fits a file; one range if all do."""
-        unit = 1 if bits == 32 else table_block(width)
-        widest = self._files.limit // (entries * bits // 8) // unit * unit
-        step = width if widest >= width else max(unit, widest)
-        for start in range(0, width, step):
-            yield start, min(start + step, width)
-
-
-def table_block(width: int) -> int:
-    """Block size that divides the row, so that lookup and product share the packed integers."""
-    block = block_size(width)
-    while width % block:
-        block //= 2
-    return block
+        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="appliance")
+        proto = ir.serde.serialize_model(model)
+        del proto.graph.value_info[:]  # says again what the initializers say
+        path.write_bytes(proto.SerializeToString(deterministic=True))

@@ -18,6 +18,7 @@ from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
 from installer.checkpoint.graph.rope import Rope, read_rope
+from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
 
 _HEAD_UNIT = 16
@@ -130,9 +131,9 @@ def build_decoder(
     total = graph.input("total_sequence_length", ir.DataType.INT32, ())
     last_index = graph.input("last_index", ir.DataType.INT64, ("batch",))
     attention = _Attention(seqlens_k, total, *_rope_tables(graph, shape))
-    embeddings = graph.table("model.embed_tokens.weight", shape.vocab, shape.hidden)
+    embeddings = Table(graph, "model.embed_tokens.weight", shape.vocab, shape.hidden)
 
-    stream, result = graph.lookup(embeddings, ids), None
+    stream, result = embeddings.lookup(ids), None
     for layer in range(shape.layers):
         at = f"model.layers.{layer}"
         x, stream = _norm(graph, shape, f"{at}.input_layernorm", stream, result)
@@ -149,8 +150,8 @@ def build_decoder(
     last, _ = _norm(graph, shape, "model.norm", last, None)
     head = embeddings
     if not shape.tied:
-        head = graph.table("lm_head.weight", shape.vocab, shape.hidden)
-    graph.output(graph.scores(last, head), "logits", ("batch", shape.vocab))
+        head = Table(graph, "lm_head.weight", shape.vocab, shape.hidden)
+    graph.output(head.scores(last), "logits", ("batch", shape.vocab))
 
 
 def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:

@@ -1,0 +1,98 @@
+"""An embedding table: looked up by token on the way in, and multiplied with on the way out.
+
+Owns its storage. A model that ties both ends stores the table once. A table too large for one
+file is split by columns: lookups of the parts are concatenated, products with them added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
+
+from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder, QuantizedMatrix
+from installer.checkpoint.quantize import block_size
+from installer.checkpoint.weights import alias
+
+_FLOAT_BITS = 32
+_SMALLEST_BLOCK = 16
+
+
+class Table:
+    """The checkpoint's table `name`, [entries, width], stored when this object is made."""
+
+    def __init__(self, graph: GraphBuilder, name: str, entries: int, width: int) -> None:
+        graph.tensors.expect(name, (entries, width))
+        self._graph = graph
+        self._entries = entries
+        self._bits = graph.scheme.table_bits if width % _SMALLEST_BLOCK == 0 else _FLOAT_BITS
+        self._block = table_block(width)
+        self._ranges = list(_ranges(width, self._widest()))
+        self._parts = [self._store(name, width, start, stop) for start, stop in self._ranges]
+
+    def lookup(self, ids: ir.Value) -> ir.Value:
+        """ids [...] -> rows [..., width]."""
+        found = [self._lookup(part, ids) for part in self._parts]
+        return found[0] if len(found) == 1 else self._graph.op("Concat", *found, axis=-1)
+
+    def scores(self, x: ir.Value) -> ir.Value:
+        """x [n, width] -> products with every row, [n, entries]."""
+        graph, total = self._graph, None
+        for piece, part in zip(self._split(x), self._parts, strict=True):
+            if not isinstance(part, QuantizedMatrix):
+                total = graph.op("Gemm", piece, part, total, transB=1)
+                continue
+            product = graph.multiply(piece, part)
+            total = product if total is None else graph.op("Add", total, product)
+        assert total is not None
+        return total
+
+    def _widest(self) -> int:
+        """Columns that one file has room for."""
+        unit = 1 if self._bits == _FLOAT_BITS else self._block
+        fit = self._graph.files.limit // (self._entries * self._bits // 8)
+        return max(unit, fit // unit * unit)
+
+    def _store(self, name: str, width: int, start: int, stop: int) -> ir.Value | QuantizedMatrix:
+        graph, shape = self._graph, (self._entries, stop - start)
+        part = name if stop - start == width else f"{name}.{start}"
+        rows = graph.tensors.rows(name, start, stop)
+        if self._bits == _FLOAT_BITS:
+            return graph.floats(part, shape, rows)
+        return graph.quantized(part, shape, rows, self._bits, self._block)
+
+    def _lookup(self, part: ir.Value | QuantizedMatrix, ids: ir.Value) -> ir.Value:
+        if not isinstance(part, QuantizedMatrix):
+            return self._graph.op("Gather", part, ids)
+        # The same bytes as the product's, in the shape that the lookup wants.
+        row_bytes = part.inner * part.bits // 8
+        flat = alias(part.packed, f"{part.packed.name}.flat", (part.outer, row_bytes))
+        return self._graph.op(
+            "GatherBlockQuantized",
+            *(flat, ids, part.scales, part.zeros),
+            domain=MICROSOFT,
+            bits=part.bits,
+            block_size=part.block,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    def _split(self, x: ir.Value) -> Sequence[ir.Value]:
+        graph, widths = self._graph, [stop - start for start, stop in self._ranges]
+        if len(widths) == 1:
+            return [x]
+        return graph.ops("Split", x, graph.constant(widths), outputs=len(widths), axis=-1)
+
+
+def table_block(width: int) -> int:
+    """Block size that divides the row, so that lookup and product can share the integers."""
+    block = block_size(width)
+    while width % block:
+        block //= 2
+    return block
+
+
+def _ranges(width: int, widest: int) -> Iterator[tuple[int, int]]:
+    """Column ranges of at most `widest` each."""
+    for start in range(0, width, widest):
+        yield start, min(start + widest, width)
