@@ -109,6 +109,21 @@ class JsonProgress:
         self._stream.flush()
 
 
+class NoProgress:
+    """For nobody: a command whose `--json` is one document, and nothing besides."""
+
+    def step(self, title: str) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+    @contextmanager
+    def bytes(self, title: str, total: int) -> Iterator[Advance]:
+        """Count nothing."""
+        yield lambda _count: None
+
+
 class _Meter:
     """Bytes done, and when to speak of them."""
 

@@ -66,7 +66,7 @@ def provision(
         bundles = [models.add(verified) for verified in media.bundles]
         _copy_documents(media, layout)
         previous = current_release(layout)
-        with _undone_if_it_fails(previous, node, models, progress):
+        with undone_if_it_fails(previous, node, models, progress):
             for bundle in bundles:
                 models.activate(bundle.name, bundle.version)
             node.deploy(release)
@@ -103,7 +103,7 @@ def _copy_documents(media: Media, layout: Layout) -> None:
 
 
 @contextmanager
-def _undone_if_it_fails(
+def undone_if_it_fails(
     previous: InstalledRelease | None, node: Node, models: Models, progress: Progress
 ) -> Iterator[None]:
     """On a failure, go back to the release and the models that served before, if there were any."""

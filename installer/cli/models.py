@@ -1,6 +1,5 @@
 """`appliance models …`: the models of a node."""
 
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,10 +153,10 @@ def _finish(models: "Models", changed: "list[StoredBundle]", *, as_json: bool) -
 def _models(root: Path | None, *, as_json: bool) -> "Models":
     from installer.models import Models
     from installer.node import node_at
-    from installer.progress import JsonProgress, TerminalProgress
+    from installer.progress import NoProgress, TerminalProgress
 
     config = node_config(root)
-    progress = JsonProgress(sys.stderr) if as_json else TerminalProgress(err)
+    progress = NoProgress() if as_json else TerminalProgress(err)
     return Models(config, node_at(config.layout), progress)
 
 

@@ -106,6 +106,15 @@ def test_a_crashed_engine_comes_back(node: InstalledNode) -> None:
     serves(node)
 
 
+def test_the_target_stops_and_starts_both(node: InstalledNode) -> None:
+    node.machine.run("systemctl", "stop", units.TARGET)
+    states = node.machine.run("systemctl", "is-active", *SERVICES, check=False).stdout.split()
+    assert states == ["inactive", "inactive"]
+    node.machine.run("systemctl", "start", units.TARGET)
+    wait_until_serving(node)
+    serves(node)
+
+
 def test_after_a_reboot_everything_works_by_itself(node: InstalledNode) -> None:
     node.machine.reboot()
     wait_until_serving(node)
