@@ -7,6 +7,7 @@ the fingerprint sheet. Leaves nothing behind.
 """
 
 import io
+import os
 import platform
 import shutil
 import sys
@@ -37,12 +38,20 @@ def unpack(archive: Path, directory: Path) -> None:
         (directory / "installer" / "root.json").write_bytes(outer.read("root.json"))
 
 
+def scratch() -> Path:
+    """A private directory that libraries can be loaded from: /tmp is often mounted noexec."""
+    for base in (tempfile.gettempdir(), "/var/tmp", Path.home()):  # noqa: S108
+        if os.access(base, os.W_OK) and not os.statvfs(base).f_flag & os.ST_NOEXEC:
+            return Path(tempfile.mkdtemp(prefix="appliance-", dir=base))
+    sys.exit("error: no directory to unpack into: set TMPDIR to one that is not mounted noexec")
+
+
 def main() -> None:
     """Unpack, run the installer, clean up."""
     reason = unsupported()
     if reason:
         sys.exit(f"error: {reason}")
-    directory = Path(tempfile.mkdtemp(prefix="appliance-"))
+    directory = scratch()
     try:
         unpack(Path(__file__).parent, directory)
         sys.path.insert(0, str(directory))

@@ -67,8 +67,12 @@ def bare(media: NodeMedia, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def node(bare: Machine) -> InstalledNode:
-    """The same node after `python3 /media/usb/appliance.pyz install /media/usb`."""
+    """The same node after `python3 /media/usb/appliance.pyz install /media/usb`.
+
+    Its /tmp is mounted as hardening guides want it: nothing can be run or loaded from there.
+    """
     assert no_network(bare), "the node has loopback and nothing else"
+    bare.run("mount", "-o", "remount,noexec,nosuid,nodev", "/tmp")
     begin = time.monotonic()
     done = bare.run("python3", f"{MEDIA}/appliance.pyz", "install", MEDIA, "--json", timeout=900)
     seconds = time.monotonic() - begin

@@ -108,8 +108,10 @@ def test_a_crashed_engine_comes_back(node: InstalledNode) -> None:
 
 def test_the_target_stops_and_starts_both(node: InstalledNode) -> None:
     node.machine.run("systemctl", "stop", units.TARGET)
-    states = node.machine.run("systemctl", "is-active", *SERVICES, check=False).stdout.split()
-    assert states == ["inactive", "inactive"]
+    deadline = time.monotonic() + BOOT_SECONDS
+    while states(node) != {"inactive"}:
+        assert time.monotonic() < deadline, states(node)
+        time.sleep(0.2)
     node.machine.run("systemctl", "start", units.TARGET)
     wait_until_serving(node)
     serves(node)
@@ -142,6 +144,11 @@ def wait_until_serving(node: InstalledNode) -> None:
     while node.machine.run("appliance", "status", "--json", check=False).returncode:
         assert time.monotonic() < deadline, node.machine.run("journalctl", "-b", "-n", "50").stdout
         time.sleep(0.5)
+
+
+def states(node: InstalledNode) -> set[str]:
+    """What systemd says of the services."""
+    return set(node.machine.run("systemctl", "is-active", *SERVICES, check=False).stdout.split())
 
 
 def processes(node: InstalledNode) -> dict[str, str]:
