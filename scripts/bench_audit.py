@@ -100,7 +100,7 @@ def main() -> None:
         "--dir", type=Path, help="where to write; the temporary directory if absent"
     )
     parser.add_argument(
-        "--batch-milliseconds", type=float, default=AuditSettings.batch_milliseconds
+        "--batch-milliseconds", type=float, default=AuditSettings().batch_milliseconds
     )
     options = parser.parse_args()
     settings = AuditSettings(batch_milliseconds=options.batch_milliseconds)

@@ -105,9 +105,8 @@ class AuditWriter:
 
     def _append_forever(self) -> None:
         while batch := self._take():
-            if self.failure is None:
-                self._attempt("append", partial(self._append, batch))
-            if self.failure is not None:
+            done = self.failure is None and self._attempt("append", partial(self._append, batch))
+            if not done:
                 self._refuse(batch)
                 self._resume_appending()
 
@@ -137,10 +136,9 @@ class AuditWriter:
         self._in_loop(lambda: _answer(answers))
 
     def _refuse(self, batch: Sequence[_Waiting]) -> None:
-        failure = self.failure
+        failure = self.failure or AuditUnavailableError("the audit log was closed for a moment")
         futures = [future for _, future in batch if future is not None]
-        if failure is not None:
-            self._in_loop(lambda: _reject(futures, failure))
+        self._in_loop(lambda: _reject(futures, failure))
 
     def _resume_appending(self) -> None:
         """Return when the journal was verified from the disk, or at the end."""
@@ -174,6 +172,10 @@ class AuditWriter:
             if part not in self._failures:
                 _logger.error("audit log: %s failed: %s", part, error.message)
             self._failures[part] = error
+            return False
+        except Exception:  # a bug of ours: nobody may wait for ever because of it
+            _logger.exception("audit log: %s failed", part)
+            self._failures[part] = AuditUnavailableError("the audit log failed internally")
             return False
         if self._failures.pop(part, None) is not None:
             _logger.warning("audit log: %s works again", part)

@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from appliance.fsops import exclusive_lock
 from tests.audit.ledger import Ledger
 from tests.audit.sample import assert_verifies, check, open_log
 from tests.conftest import REPOSITORY
@@ -180,6 +182,29 @@ def test_one_of_two_processes_is_killed_and_the_other_goes_on(tmp_path: Path) ->
         assert survivor.returncode == 0
     ledger.assert_kept_by(tmp_path / "audit")
     assert_verifies(tmp_path)
+
+
+def test_a_copy_taken_under_the_publisher_s_lock_verifies(tmp_path: Path) -> None:
+    """As docs/auditor.md tells the auditor to take it, from a log in use."""
+    with open_log(tmp_path):
+        pass
+    command = [*APPENDER, str(tmp_path), "busy", "1000000"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        output = process.stdout
+        ledger = Ledger()
+        reader = threading.Thread(target=lambda: ledger.take(output.read()))
+        reader.start()
+        for i in range(4):
+            time.sleep(0.2)
+            copy = tmp_path / f"copy-{i}"
+            with exclusive_lock(tmp_path / "audit/publish.lock", wait=True):
+                shutil.copytree(tmp_path / "audit", copy / "audit")
+            shutil.copytree(tmp_path / "key", copy / "key")
+            assert check(copy).findings == []
+        process.kill()
+        reader.join()
+    ledger.assert_kept_by(tmp_path / "audit")
 
 
 def test_a_log_verifies_at_any_moment_while_another_process_writes(tmp_path: Path) -> None:
