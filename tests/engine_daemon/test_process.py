@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,29 @@ def test_a_killed_daemons_socket_does_not_stand_in_the_way(make_node: RunNode) -
     with daemon(node.config.layout.root) as process:
         process.terminate()
         assert process.wait(30) == 0
+
+
+def test_a_node_without_models_is_served() -> None:
+    with tempfile.TemporaryDirectory(prefix="empty") as root, daemon(Path(root)) as process:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_a_stop_in_the_middle_of_loading_is_a_clean_one(make_node: RunNode) -> None:
+    node = make_node()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "appliance.engine_daemon", "--root", str(node.config.layout.root)],
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while not node.socket.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.terminate()
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    assert b"Traceback" not in log
+    assert not node.socket.exists()
 
 
 def test_a_second_daemon_is_refused(make_node: RunNode) -> None:
