@@ -8,18 +8,20 @@ node of its kind is set up.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.config import Config, Layout
-from appliance.errors import LockedError, NotFoundError, PreflightError
+from appliance.errors import LockedError, NotFoundError, PreflightError, StorageError
 from appliance.fsops import exclusive_lock
 from appliance.model_store import ModelStore
+from appliance.model_store.blobs import storage_errors
 from appliance.trust.store import TrustStore
 from installer import preflight
 from installer.media import Media, open_media
@@ -50,8 +52,9 @@ def install(
     if blockers:
         raise PreflightError(blockers)
     progress.step("preparing the node")
-    node.prepare()
-    with installing(node.layout, progress):
+    with storage_errors(node.layout.state):
+        node.prepare()
+    with installing(node.layout, progress), storage_errors(node.layout.state):
         trust = TrustStore(node.layout.trust)
         media = open_media(source, trust, _anchor(), now(), allow_expired=allow_expired)
         return stage(media, node.layout, progress)
@@ -69,15 +72,25 @@ def hand_over(
 
 @contextmanager
 def installing(layout: Layout, progress: Progress) -> Iterator[None]:
-    """Hold the node's installation lock; waits for another installer, and says so."""
+    """Hold the node's lock against other changes; waits for another one, and says so.
+
+    Raises NotFoundError if nothing is installed here, StorageError without the right to change it.
+    """
     path = layout.install_state / "lock"
-    try:
-        with exclusive_lock(path):
-            yield
-            return
-    except LockedError:
-        progress.note("another installer is at work on this node: waiting for it")
-    with exclusive_lock(path, wait=True):
+    if not layout.state.is_dir():
+        raise NotFoundError(
+            f"nothing is installed in {layout.root}", hint="run `appliance install MEDIA` first"
+        )
+    if not os.access(layout.install_state, os.W_OK):
+        raise StorageError(
+            f"{layout.state} cannot be changed by this user", hint="run the command as root"
+        )
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(exclusive_lock(path))
+        except LockedError:
+            progress.note("another command changes this node: waiting for it")
+            lock.enter_context(exclusive_lock(path, wait=True))
         yield
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from appliance.access import KeyStore
 from appliance.config import Config, Layout
@@ -36,21 +37,24 @@ class Proof:
 def prove(config: Config, bundles: list[StoredBundle]) -> Proof:
     """Ask a chat model, or an embedding model if there is no other.
 
-    Raises UnavailableError with what the endpoint said.
+    A node without a model can only list none. Raises UnavailableError with what was answered.
     """
-    bundle = min(bundles, key=lambda b: b.manifest.kind != "chat")
+    begin = time.monotonic()
     with _passing_key(config.layout) as secret:
-        begin = time.monotonic()
+        if not bundles:
+            _call(config, secret, "GET", "/v1/models")
+            return Proof("", 0, time.monotonic() - begin)
+        bundle = min(bundles, key=lambda b: b.manifest.kind != "chat")
         if bundle.manifest.kind == "chat":
-            answer = _post(config, secret, "/v1/chat/completions", _chat(bundle.name))
+            answer = _call(config, secret, "POST", "/v1/chat/completions", _chat(bundle.name))
             tokens = int(answer["usage"]["completion_tokens"])
-            if not tokens:
-                raise _failed(f"{bundle.name} answered with nothing")
+            answered = tokens > 0
         else:
-            answer = _post(config, secret, "/v1/embeddings", _embedding(bundle.name))
+            answer = _call(config, secret, "POST", "/v1/embeddings", _embedding(bundle.name))
             tokens = 0
-            if not any(answer["data"][0]["embedding"]):
-                raise _failed(f"{bundle.name} answered with nothing")
+            answered = any(answer["data"][0]["embedding"])
+        if not answered:
+            raise _failed(f"{bundle.name} answered with nothing")
         return Proof(bundle.name, tokens, time.monotonic() - begin)
 
 
@@ -77,7 +81,9 @@ def _passing_key(layout: Layout) -> Iterator[str]:
             keys.revoke(info.id)
 
 
-def _post(config: Config, secret: str, path: str, document: dict[str, object]) -> dict:  # type: ignore[type-arg]
+def _call(
+    config: Config, secret: str, method: str, path: str, document: dict[str, object] | None = None
+) -> dict[str, Any]:
     """The parsed answer. `http.client` knows nothing of proxies, which is the point."""
     api = config.api
     connection = http.client.HTTPConnection(
@@ -85,16 +91,17 @@ def _post(config: Config, secret: str, path: str, document: dict[str, object]) -
     )
     headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
     try:
-        connection.request("POST", path, json.dumps(document), headers)
+        body = None if document is None else json.dumps(document)
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
-        body = response.read()
+        said = response.read()
     except OSError as error:
         raise _failed(f"it does not answer: {error}") from error
     finally:
         connection.close()
     if response.status != http.client.OK:
-        raise _failed(f"status {response.status}, {body[:300].decode(errors='replace')}")
-    answer: dict[str, object] = json.loads(body)
+        raise _failed(f"status {response.status}, {said[:300].decode(errors='replace')}")
+    answer: dict[str, Any] = json.loads(said)
     return answer
 
 

@@ -21,6 +21,7 @@ from appliance.config import Config, Layout, load_config
 from appliance.errors import ApplianceError
 from appliance.fsops import hash_regular, make_dirs
 from appliance.model_store import Generation, StoredBundle
+from appliance.model_store.blobs import storage_errors
 from appliance.trust.node_key import NodeKey
 from appliance.trust.store import TrustStore
 from installer.cli.output import err, out, print_error, print_fields
@@ -57,7 +58,7 @@ def provision(
     Raises VerificationError, ConflictError, CapacityError, StorageError, UnavailableError.
     """
     layout = config.layout
-    with installing(layout, progress):
+    with installing(layout, progress), storage_errors(layout.state):
         trust = TrustStore(layout.trust)
         media = open_media(source, trust, None, now(), allow_expired=allow_expired)
         release = release_of(layout, media)
@@ -73,9 +74,10 @@ def provision(
             with node.running(progress):
                 models.tell_engine()
                 progress.step("asking for one completion as a proof")
-                proof = prove(config, bundles)
+                proof = prove(config, list(models.store.active().values()))
         _record(config, media, previous)
-        remove_others(layout, [kept for kept in (release, previous) if kept is not None])
+        if previous != release:
+            remove_others(layout, [kept for kept in (release, previous) if kept is not None])
         return Installed(
             release=media.release.version,
             base_url=config.base_url,

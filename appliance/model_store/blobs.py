@@ -93,10 +93,14 @@ def copy_verified(
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError about our own disk into CapacityError or StorageError naming `path`."""
+    """Turn an OSError about our own disk into CapacityError or StorageError naming the file.
+
+    `path` is named if the error names none.
+    """
     try:
         yield
     except OSError as error:
+        path = Path(error.filename) if error.filename else path
         if error.errno in _OUT_OF_SPACE:
             raise CapacityError(
                 f"the disk that holds {path.parent} is full",

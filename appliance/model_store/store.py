@@ -148,6 +148,7 @@ class ModelStore:
                     hint=f"activate another version of {name} first",
                 )
             doomed = self._bundles / f".{bundle.digest}.removed"
+            shutil.rmtree(doomed, ignore_errors=True)  # of an earlier removal, not collected yet
             bundle.directory.rename(doomed)
             fsync_dir(self._bundles)
             return bundle

@@ -186,6 +186,14 @@ def test_collecting_frees_only_what_no_bundle_needs(store: ModelStore, tmp_path:
     assert (kept.directory / "graph/cpu/weights-00001.bin").read_bytes() == b"y" * 7000
 
 
+def test_a_version_can_come_and_go_more_than_once(store: ModelStore, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "1", name="a", version="1")
+    for _ in range(3):
+        store.import_bundle(bundle, advance=ignore)
+        store.remove("a", "1")
+    assert store.bundles() == []
+
+
 def test_unknown_models_are_named(store: ModelStore) -> None:
     with pytest.raises(NotFoundError, match="nothing 2"):
         store.activate("nothing", "2")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import threading
@@ -88,6 +89,10 @@ class Machine:
                 f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
             )
         return done
+
+    def copy_in(self, source: Path, target: str) -> None:
+        """Put the directory `source` on the node's disk at `target`, which is absolute."""
+        shutil.copytree(source, self._root / target.lstrip("/"))
 
     def _wait_until_settled(self) -> None:
         deadline = time.monotonic() + BOOT_SECONDS

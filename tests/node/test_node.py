@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import pytest
 
 from installer import units
-from tests.fakes.node_media import CHAT, EMBEDDING
+from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
 from tests.node.conftest import MEDIA, InstalledNode, no_network
 
 pytestmark = [pytest.mark.node, pytest.mark.xdist_group("node")]
@@ -89,12 +89,28 @@ def test_installing_again_is_harmless_and_quick(
 ) -> None:
     before = processes(node)
     begin = time.monotonic()
-    done = node.machine.run("python3", f"{MEDIA}/appliance.pyz", "install", MEDIA, "--json")
+    done = node.machine.run("appliance", "install", MEDIA, "--json")
     record_property("measured", f"installing again: {time.monotonic() - begin:.1f} s")
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["api_key"] is None, "the first key is shown once"
     assert processes(node) == before, "what serves was not restarted"
     serves(node)
+
+
+def test_a_newer_model_can_be_added_activated_and_taken_back(
+    node: InstalledNode, media: NodeMedia
+) -> None:
+    node.machine.copy_in(media.newer_chat, "/srv/newer")
+    for command, version in (
+        (["add", "/srv/newer"], "1.0"),
+        (["activate", CHAT, "2.0"], "2.0"),
+        (["rollback"], "1.0"),
+    ):
+        node.machine.run("appliance", "models", *command)
+        status = json.loads(node.machine.run("appliance", "status", "--json").stdout)
+        served = {m["name"]: m["version"] for m in status["models"] if m["state"] == "serving"}
+        assert served == {CHAT: version, EMBEDDING: "1.0"}
+        serves(node)
 
 
 def test_a_crashed_engine_comes_back(node: InstalledNode) -> None:
