@@ -12,7 +12,7 @@ from pathlib import Path
 
 from installer.ask.endpoint import Endpoint, Piece
 from installer.ask.passages import Passage, read_handbook
-from installer.ask.retrieval import Index, Match, Vectors, index_texts, undecided
+from installer.ask.retrieval import Index, Match, Vectors, index_texts, shown, undecided
 from installer.ask.system_turn import system_turn
 from installer.ask.vectors import embed_with_question
 
@@ -29,7 +29,8 @@ class Finding:
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        return tuple(match.passage for match in self.matches)
+        """Those that the model is given."""
+        return shown(self.matches)
 
     def source_of(self, answer: str) -> Passage | None:
         """The passage whose lead `answer` is, word for word."""

@@ -19,9 +19,14 @@ Vectors = npt.NDArray[np.float32]
 """Unit vectors: float32 [texts, dimensions]."""
 
 SHOWN = 3
-"""Passages that the model is given."""
+"""Passages that the model is given at most."""
+FAR = 0.55
+"""A passage with a lower score is not about the question."""
+REACH = 0.25
+"""A passage that lags further behind the best is not shown beside it."""
 CLOSE = 0.02
-"""A lead over the second-best passage that says nothing; chosen on the development questions."""
+"""A lead over the second-best passage that says nothing."""
+# All three were chosen on the development questions (docs/decisions/0072-one-ranking.md).
 
 _VIEWS = 3
 
@@ -75,9 +80,15 @@ class Index:
         return [Match(self._passages[int(i)], float(scores[i])) for i in best]
 
 
+def shown(matches: Sequence[Match]) -> tuple[Passage, ...]:
+    """The passages of `matches`, best first, that are about the question; there may be none."""
+    least = max(FAR, matches[0].score - REACH)
+    return tuple(match.passage for match in matches if match.score >= least)
+
+
 def undecided(matches: Sequence[Match]) -> bool:
-    """Whether the two best passages fit about equally well."""
-    return len(matches) > 1 and matches[0].score - matches[1].score < CLOSE
+    """Whether two passages are about the question, and about equally so."""
+    return len(shown(matches)) > 1 and matches[0].score - matches[1].score < CLOSE
 
 
 def _views(passage: Passage) -> tuple[str, str, str]:

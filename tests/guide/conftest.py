@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from guide_recipe.reference_encoder import ReferenceEncoder
+from guide_recipe.reference_encoder import Embed, ReferenceEncoder
 from guide_recipe.sources import GUIDE, Sources, read_sources
+from installer.ask.retrieval import Vectors
 from tests.conftest import BUILD_CACHE
 
 CHECKPOINT = GUIDE / "checkpoint"
@@ -27,6 +30,20 @@ def minilm() -> Path:
     return directory
 
 
+class Remembering:
+    """An encoder that embeds no text twice."""
+
+    def __init__(self, embed: Embed) -> None:
+        self._embed = embed
+        self._known: dict[str, Vectors] = {}
+
+    def __call__(self, texts: Sequence[str]) -> Vectors:
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known |= dict(zip(new, self._embed(new), strict=True))
+        return np.stack([self._known[text] for text in texts])
+
+
 @pytest.fixture(scope="session")
-def encoder(minilm: Path) -> ReferenceEncoder:
-    return ReferenceEncoder(minilm)
+def encoder(minilm: Path) -> Embed:
+    return Remembering(ReferenceEncoder(minilm))

@@ -15,9 +15,9 @@ from guide_recipe.card import card
 from guide_recipe.chat import TEMPLATE, Example
 from guide_recipe.figures import Figures
 from guide_recipe.grading import is_clean, topic_of
-from guide_recipe.reference_encoder import ReferenceEncoder
+from guide_recipe.reference_encoder import Embed
 from guide_recipe.sources import OFF_TOPIC, Question, Sources, read_heldout
-from installer.ask.retrieval import Index, index_texts
+from installer.ask.retrieval import Index, index_texts, shown
 from installer.ask.system_turn import system_turn
 from tests.conftest import REPOSITORY
 from tests.guide.conftest import CHECKPOINT
@@ -96,13 +96,13 @@ def test_the_model_card_states_the_figures(figures: Figures, answerer: Answerer)
 
 
 def test_held_out_questions_are_answered_with_passages(
-    answerer: Answerer, encoder: ReferenceEncoder, sources: Sources
+    answerer: Answerer, encoder: Embed, sources: Sources
 ) -> None:
     asked = sample(read_heldout().on_topic)
     index = Index(sources.passages, encoder(index_texts(sources.passages)))
     prompts = []
     for question, vector in zip(asked, encoder([q.text for q in asked]), strict=True):
-        system = system_turn([match.passage for match in index.nearest(vector)])
+        system = system_turn(shown(index.nearest(vector)))
         prompts.append(Prompt(tuple(Example(question.text, "", system=system).messages())))
     answers = answerer.answers(prompts)
     assert all(answer.ended and is_clean(answer.text) for answer in answers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -18,12 +17,12 @@ from guide_recipe.composer import Composer
 from guide_recipe.figures import Figures, Measure
 from guide_recipe.grading import is_clean, topic_of
 from guide_recipe.recipe import make
-from guide_recipe.reference_encoder import ReferenceEncoder
+from guide_recipe.reference_encoder import Embed
 from guide_recipe.sources import OFF_TOPIC, Question, Questions, Sources
 from guide_recipe.training import Plan, schedule
 from guide_recipe.wording import Wording
 
-PLAN = Plan(steps=6, batch_tokens=1024)
+PLAN = Plan(steps=4, batch_tokens=512)
 
 
 class Steps:
@@ -42,12 +41,12 @@ def weights(checkpoint: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def composer(sources: Sources, encoder: ReferenceEncoder) -> Composer:
+def composer(sources: Sources, encoder: Embed) -> Composer:
     return Composer(sources, encoder, seed=1)
 
 
 def test_a_short_run_learns_repeats_and_publishes(
-    sources: Sources, encoder: ReferenceEncoder, tmp_path: Path
+    sources: Sources, encoder: Embed, tmp_path: Path
 ) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -66,7 +65,7 @@ def test_a_short_run_learns_repeats_and_publishes(
 
 
 def test_examples_come_in_the_set_proportions(composer: Composer, sources: Sources) -> None:
-    examples = [composer.example() for _ in range(3000)]
+    examples = [composer.example(0.9) for _ in range(3000)]
     refusal = sources.answers[OFF_TOPIC]
 
     def share(values: list[bool]) -> float:
@@ -74,19 +73,26 @@ def test_examples_come_in_the_set_proportions(composer: Composer, sources: Sourc
 
     assert share([e.answer == refusal for e in examples]) == pytest.approx(0.2, abs=0.03)
     assert share([e.thought is not None for e in examples]) == pytest.approx(0.35, abs=0.03)
-    assert share(["[1]" in e.system for e in examples]) == pytest.approx(0.35, abs=0.03)
+    assert share(["handbook" in e.system for e in examples]) == pytest.approx(0.4, abs=0.03)
     assert share([bool(e.history) for e in examples]) == pytest.approx(0.3, abs=0.03)
     with_passages = [e for e in examples if "[1]" in e.system and e.answer != refusal]
     there = share([e.answer in e.system for e in with_passages])
     assert 0.6 < there < 0.95
 
 
+def test_a_run_begins_with_bare_questions(composer: Composer) -> None:
+    for _ in range(100):
+        example = composer.example(0.1)
+        assert (example.system, example.history, example.thought) == ("", (), None)
+
+
 def test_the_same_seed_gives_the_same_examples(
-    sources: Sources, encoder: ReferenceEncoder, composer: Composer
+    sources: Sources, encoder: Embed, composer: Composer
 ) -> None:
     one, two = (Composer(sources, encoder, seed=3) for _ in range(2))
-    first = [one.example() for _ in range(50)]
-    assert first == [two.example() for _ in range(50)]
+    for progress in (0.1, 0.9):
+        first = [one.example(progress) for _ in range(50)]
+        assert first == [two.example(progress) for _ in range(50)]
 
 
 def test_a_question_is_reworded_in_many_ways(sources: Sources) -> None:
@@ -141,7 +147,7 @@ def test_the_baseline_goes_by_words_alone() -> None:
     assert model.topic("are there others") == "list"
 
 
-def test_the_figures_count_what_they_say(sources: Sources, encoder: ReferenceEncoder) -> None:
+def test_the_figures_count_what_they_say(sources: Sources, encoder: Embed) -> None:
     """A perfect, a silent and a refusing model get the figures that they deserve."""
     topics = ("add-a-model", "revoke-an-api-key")
     on_topic = tuple(Question(topic, f"question {topic}") for topic in topics)
@@ -177,7 +183,3 @@ def test_the_figures_count_what_they_say(sources: Sources, encoder: ReferenceEnc
     ).figures()
     assert silent.alone.refused == silent.form.clean == 0
     assert silent.form.right_are_verbatim == 0
-
-
-def test_examples_never_run_out(composer: Composer) -> None:
-    assert len(list(itertools.islice(composer.examples(), 10))) == 10

@@ -5,10 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from guide_recipe.reference_encoder import ReferenceEncoder
+from guide_recipe.reference_encoder import Embed
 from guide_recipe.sources import Sources, read_heldout
 from installer.ask.passages import Passage
-from installer.ask.retrieval import CLOSE, Index, Match, Vectors, index_texts, undecided
+from installer.ask.retrieval import (
+    CLOSE,
+    FAR,
+    REACH,
+    Index,
+    Match,
+    Vectors,
+    index_texts,
+    shown,
+    undecided,
+)
 from installer.ask.system_turn import system_turn
 
 AXES = np.eye(6, dtype=np.float32)
@@ -55,13 +65,25 @@ def test_the_best_come_first(index: Index) -> None:
     assert len(index.nearest(EAST, count=1)) == 1
 
 
-def test_a_small_lead_is_no_decision() -> None:
-    def lead(by: float) -> list[Match]:
-        return [Match(PASSAGES[0], 1.0 + by), Match(PASSAGES[1], 1.0)]
+def matched(*scores: float) -> list[Match]:
+    return [Match(passage(str(score)), score) for score in scores]
 
-    assert undecided(lead(CLOSE / 2))
-    assert not undecided(lead(CLOSE * 2))
-    assert not undecided(lead(0)[:1])
+
+def names(matches: list[Match]) -> list[str]:
+    return [passage.id for passage in shown(matches)]
+
+
+def test_passages_that_are_far_off_or_lag_behind_are_not_shown() -> None:
+    assert names(matched(1.5, 1.5 - REACH / 2, 1.5 - 2 * REACH)) == ["1.5", str(1.5 - REACH / 2)]
+    assert names(matched(FAR + 0.01, FAR - 0.01)) == [str(FAR + 0.01)]
+    assert names(matched(FAR - 0.01)) == []
+
+
+def test_a_small_lead_is_no_decision() -> None:
+    assert undecided(matched(1.0 + CLOSE / 2, 1.0))
+    assert not undecided(matched(1.0 + CLOSE * 2, 1.0))
+    assert not undecided(matched(1.0))
+    assert not undecided(matched(FAR - 0.1, FAR - 0.1))
 
 
 def test_the_system_turn_numbers_headings_and_leads() -> None:
@@ -69,17 +91,18 @@ def test_the_system_turn_numbers_headings_and_leads() -> None:
         "Answer from the handbook of this appliance.\n\n"
         "[1] North\nThe north.\n\n[2] East\nThe east."
     )
+    assert system_turn(()) == (
+        "Answer from the handbook of this appliance.\n\nNo section of it fits."
+    )
 
 
-def test_the_right_section_is_among_those_shown(
-    sources: Sources, encoder: ReferenceEncoder
-) -> None:
+def test_the_right_section_is_among_those_shown(sources: Sources, encoder: Embed) -> None:
     index = Index(sources.passages, encoder(index_texts(sources.passages)))
     known = {passage.id for passage in sources.passages}
     asked = [question for question in read_heldout().on_topic if question.topic in known]
     vectors: Vectors = encoder([question.text for question in asked])
     hits = [
-        question.topic in {match.passage.id for match in index.nearest(vector)}
+        question.topic in {passage.id for passage in shown(index.nearest(vector))}
         for question, vector in zip(asked, vectors, strict=True)
     ]
-    assert sum(hits) / len(hits) >= 0.85
+    assert sum(hits) / len(hits) >= 0.8

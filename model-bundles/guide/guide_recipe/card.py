@@ -23,6 +23,7 @@ def card(figures: Figures, parameters: int) -> str:
             bag_of_words=_cells(figures.bag_of_words),
             first=figures.retrieval.first,
             among_shown=figures.retrieval.among_shown,
+            nothing_fits=figures.retrieval.nothing_fits_off_topic,
             undecided_on=figures.retrieval.undecided_on_topic,
             undecided_off=figures.retrieval.undecided_off_topic,
             follow_ups=figures.follow_ups_right,

@@ -34,7 +34,7 @@ TEMPLATE = """\
 """
 
 OPENING_TOKENS = 8
-"""The first tokens of an answer pick its topic; they weigh more than the rest that follows."""
+"""The first tokens of an answer or thought pick its topic; they weigh more than the rest."""
 OPENING_WEIGHT = 4.0
 
 Encode = Callable[[str], list[int]]
@@ -106,7 +106,8 @@ def encode(example: Example, plain: Encode, user: Encode) -> Tokens:
     if example.thought is None:
         tokens.add(plain(NO_THOUGHT))
     else:
-        tokens.add(plain(f"{THINK}\n{example.thought}\n{THOUGHT}\n\n"), 1.0)
+        tokens.add(plain(f"{THINK}\n"), 1.0)
+        tokens.add_answer(plain(f"{example.thought}\n{THOUGHT}\n\n"))
     tokens.add_answer(plain(example.answer + END))
     return tokens
 

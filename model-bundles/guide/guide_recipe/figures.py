@@ -15,7 +15,7 @@ from guide_recipe.chat import Example, Turn
 from guide_recipe.grading import is_clean, topic_of
 from guide_recipe.reference_encoder import Embed
 from guide_recipe.sources import OFF_TOPIC, Question, Questions, Sources
-from installer.ask.retrieval import Index, Match, index_texts, undecided
+from installer.ask.retrieval import Index, Match, index_texts, shown, undecided
 from installer.ask.system_turn import system_turn
 
 _MODES = ("with_passages", "alone", "thinking_with_passages", "bag_of_words")
@@ -57,6 +57,7 @@ class Retrieval:
 
     first: float
     among_shown: float
+    nothing_fits_off_topic: float
     undecided_on_topic: float
     undecided_off_topic: float
 
@@ -170,13 +171,16 @@ class Measure:
         on = len(self._split.on_topic)
         known = {passage.id for passage in self._sources.passages}
         pairs = [
-            (question.topic, [match.passage.id for match in matches])
+            (question.topic, matches)
             for question, matches in zip(self._asked[:on], self._matches[:on], strict=True)
             if question.topic in known
         ]
         return Retrieval(
-            first=_share(found[0] == topic for topic, found in pairs),
-            among_shown=_share(topic in found for topic, found in pairs),
+            first=_share(found[0].passage.id == topic for topic, found in pairs),
+            among_shown=_share(
+                topic in {passage.id for passage in shown(found)} for topic, found in pairs
+            ),
+            nothing_fits_off_topic=_share(not shown(found) for found in self._matches[on:]),
             undecided_on_topic=_share(map(undecided, self._matches[:on])),
             undecided_off_topic=_share(map(undecided, self._matches[on:])),
         )
@@ -201,7 +205,7 @@ class Measure:
 
 
 def _system(matches: Sequence[Match]) -> str:
-    return system_turn([match.passage for match in matches])
+    return system_turn(shown(matches))
 
 
 def _share(values: Iterable[bool]) -> float:

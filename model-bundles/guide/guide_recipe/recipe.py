@@ -27,6 +27,6 @@ def make(sources: Sources, plan: Plan, embed: Embed, out: Path, report: Report) 
         )
 
     model = new_model(tokenizer, seed=plan.seed)
-    examples = Composer(sources, embed, seed=plan.seed).examples()
-    train(model, examples, tokens_of, plan, report)
+    composer = Composer(sources, embed, seed=plan.seed)
+    train(model, composer.example, tokens_of, plan, report)
     publish(model, tokenizer, out)

@@ -56,6 +56,8 @@ class Sources:
     off_topic: tuple[Question, ...]
     follow_ups: tuple[FollowUp, ...]
     synonyms: tuple[tuple[str, ...], ...]
+    everyday: Mapping[str, tuple[str, ...]]
+    """Words from which off-topic questions are put together, by kind."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -90,6 +92,7 @@ def read_sources() -> Sources:
         off_topic=_off_topic(DATA / "offtopic.txt"),
         follow_ups=_follow_ups(DATA / "followups.txt"),
         synonyms=tuple(tuple(line.split(", ")) for line in _lines(DATA / "synonyms.txt")),
+        everyday=_word_lists(DATA / "offtopic_words.txt"),
     )
     asked = {question.topic for question in sources.on_topic} | {OFF_TOPIC}
     if not asked == sources.answers.keys() == sources.thoughts.keys():
@@ -127,6 +130,13 @@ def _by_topic(path: Path) -> tuple[Question, ...]:
         else:
             found.append(_question(topic, line))
     return tuple(found)
+
+
+def _word_lists(path: Path) -> dict[str, tuple[str, ...]]:
+    lists: dict[str, tuple[str, ...]] = {}
+    for question in _by_topic(path):
+        lists[question.topic] = (*lists.get(question.topic, ()), *question.text.split(", "))
+    return lists
 
 
 def _off_topic(path: Path) -> tuple[Question, ...]:

@@ -27,11 +27,12 @@ FLOOR = 0.02
 """Learning rate at the end, as a share of the highest."""
 POOL = 1024
 """Examples that are sorted by length before they are cut into batches."""
-TRUNCATED_SHARE = 0.4
-TRUNCATED_UNTIL = 0.7
-"""So many answers are cut after their opening, which is cheaper and trains the choice of the
-topic; in the last part of the run none, so that answers end."""
+TRUNCATED = ((0.5, 0.9), (0.8, 0.4))
+"""Until such a part of the run, such a share of the answers is cut after the opening, which is
+cheaper and trains the choice of the topic. In the last part none is, so that answers end."""
 
+Examples = Callable[[float], Example]
+"""The next example, given the share of the run that is behind."""
 Report = Callable[[int, float, float, float], None]
 
 
@@ -39,7 +40,7 @@ Report = Callable[[int, float, float, float], None]
 class Plan:
     """How long and how hard to train."""
 
-    steps: int = 1000
+    steps: int = 1200
     batch_tokens: int = 4096
     learning_rate: float = 2e-3
     seed: int = 7
@@ -60,10 +61,10 @@ def new_model(tokenizer: Tokenizer, *, seed: int) -> Qwen3ForCausalLM:
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=6,
-        num_attention_heads=6,
+        hidden_size=256,
+        intermediate_size=640,
+        num_hidden_layers=4,
+        num_attention_heads=8,
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=2048,
@@ -77,7 +78,7 @@ def new_model(tokenizer: Tokenizer, *, seed: int) -> Qwen3ForCausalLM:
 
 def train(
     model: Qwen3ForCausalLM,
-    examples: Iterator[Example],
+    examples: Examples,
     encode: Callable[[Example], Tokens],
     plan: Plan,
     report: Report,
@@ -130,13 +131,14 @@ def _groups(model: Qwen3ForCausalLM) -> list[dict[str, object]]:
 
 
 def _batches(
-    examples: Iterator[Example], encode: Callable[[Example], Tokens], plan: Plan
+    examples: Examples, encode: Callable[[Example], Tokens], plan: Plan
 ) -> Iterator[Batch]:
     chance = Random(plan.seed)
     made = 0
     while True:
-        cut = TRUNCATED_SHARE if made < TRUNCATED_UNTIL * plan.steps else 0.0
-        pool = [encode(next(examples)) for _ in range(POOL)]
+        progress = made / plan.steps
+        cut = next((share for until, share in TRUNCATED if progress < until), 0.0)
+        pool = [encode(examples(progress)) for _ in range(POOL)]
         pool = [_truncated(tokens) if chance.random() < cut else tokens for tokens in pool]
         groups = list(_by_length(pool, plan.batch_tokens))
         chance.shuffle(groups)

@@ -67,5 +67,5 @@ def _texts(sources: Sources) -> Iterator[str]:
         yield from [text] * 8
     for passage in sources.passages:
         yield f"{passage.heading}\n{passage.body}"
-    for group in sources.synonyms:
+    for group in (*sources.synonyms, *sources.everyday.values()):
         yield from (f" {word}" for word in group)
