@@ -1,0 +1,66 @@
+"""`appliance status` and the commands that change models, on nodes where little is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from appliance.config import ApiSettings, Config, Layout
+from appliance.errors import LockedError, NotFoundError
+from appliance.fsops import exclusive_lock
+from appliance.model_store import ModelStore
+from installer.install import installing
+from installer.models import Models
+from installer.node import PrefixNode
+from installer.progress import NoProgress
+from installer.status import status_of
+from tests.model_store.bundles import write_bundle
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A prefix that was prepared, with a port on which nothing listens."""
+    config = Config(Layout(tmp_path / "node"), api=ApiSettings(listen_port=1))
+    PrefixNode(config.layout).prepare()
+    return config
+
+
+def test_a_node_that_is_down_says_what_it_would_serve(config: Config, tmp_path: Path) -> None:
+    store = ModelStore(config.layout.models)
+    store.import_bundle(write_bundle(tmp_path / "b", name="a", version="1"), advance=lambda _: None)
+    store.activate("a", "1")
+    status = status_of(config, PrefixNode(config.layout))
+    assert not status.serving
+    assert status.health.status == "unreachable"
+    assert [(m.name, m.version, m.state) for m in status.models] == [("a", "1", "not loaded")]
+    assert status.services == {"appliance serve": "inactive"}
+    assert 0 < status.disk_free_bytes <= status.disk_total_bytes
+
+
+def test_where_nothing_is_installed_status_says_so(tmp_path: Path) -> None:
+    config = Config(Layout(tmp_path), api=ApiSettings(listen_port=1))
+    status = status_of(config, PrefixNode(config.layout))
+    assert (status.release, status.serving, status.models) == ("", False, ())
+
+
+def test_models_cannot_be_changed_where_nothing_is_installed(tmp_path: Path) -> None:
+    config = Config(Layout(tmp_path))
+    models = Models(config, PrefixNode(config.layout), NoProgress())
+    with pytest.raises(NotFoundError, match="nothing is installed"), models.changing():
+        pass
+
+
+def test_what_is_neither_bundle_nor_media_is_refused(config: Config, tmp_path: Path) -> None:
+    models = Models(config, PrefixNode(config.layout), NoProgress())
+    with pytest.raises(NotFoundError, match="neither a bundle nor media"):
+        models.verified(tmp_path)
+
+
+def test_a_change_holds_the_lock_and_lets_its_own_errors_out(config: Config) -> None:
+    lock = config.layout.install_state / "lock"
+    held = pytest.raises(LockedError, match="another process")
+    with held, installing(config.layout, NoProgress()), exclusive_lock(lock):
+        pass
+    with exclusive_lock(lock):
+        pass
