@@ -7,7 +7,13 @@ from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-NAMES = ("engine_v1_pb2.py", "engine_v1_pb2.pyi", "engine_v1_pb2_grpc.py")
+NAMES = (
+    "engine_v1_pb2.py",
+    "engine_v1_pb2.pyi",
+    "engine_v1_pb2_grpc.py",
+    "onnx_graph_pb2.py",
+    "onnx_graph_pb2.pyi",
+)
 
 
 def test_generated_code_is_up_to_date_and_unedited(tmp_path: Path) -> None:
