@@ -8,6 +8,7 @@ interpreter depend on.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -16,10 +17,14 @@ from appliance.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, decode
 from appliance.errors import ApplianceError, VerificationError
 from appliance.fsops import read_regular
 
+_NICENESS = 10
+"""Models that are being served go first."""
+
 
 def main(arguments: list[str]) -> int:
     """Returns the process's exit status."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold the model
+    os.nice(_NICENESS)
     match arguments:
         case ["--fingerprint"]:
             from appliance.compiler.fingerprint import fingerprint

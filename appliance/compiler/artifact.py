@@ -16,6 +16,9 @@ from appliance.errors import DigestError, LayoutError, NotFoundError
 from appliance.fsops import hash_regular, read_regular, walk_files
 from appliance.trust.node_key import NodePublicKey
 
+GRAPH_NAME = "model.onnx"
+WEIGHTS_NAME = "weights.bin"
+
 _AGAIN = "compile it again: `appliance install` or `appliance models add`"
 
 

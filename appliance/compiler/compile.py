@@ -14,13 +14,11 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec, EncoderSpec, FileEntry, Manifest
+from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
 from appliance.compiler.graph_check import MAX_GRAPH_BYTES, check_graph
 from appliance.compiler.probe import Array, run_probe
 from appliance.errors import DigestError, UnsupportedError
 from appliance.fsops import hash_regular, read_regular, resolve_inside
-
-GRAPH_NAME = "model.onnx"
-WEIGHTS_NAME = "weights.bin"
 
 _SMALLEST_EXTERNAL = "1024"
 _TOLERANCE = 1e-4

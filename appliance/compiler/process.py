@@ -20,7 +20,7 @@ from pathlib import Path
 
 from appliance.bundle.manifest import FileEntry, Manifest
 from appliance.compiler import record as records
-from appliance.compiler.artifact import open_named
+from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME, open_named
 from appliance.compiler.fingerprint import artifact_key
 from appliance.compiler.record import Record
 from appliance.config import Layout
@@ -37,7 +37,7 @@ from appliance.fsops import (
     fsync_dir,
     hash_regular,
     make_dirs,
-    walk_files,
+    open_regular,
     write_durable,
 )
 from appliance.model_store import StoredBundle
@@ -182,22 +182,28 @@ def _died(status: int) -> UnsupportedError:
 
 
 def _settle(directory: Path) -> tuple[FileEntry, ...]:
-    """Take the child's files over: make them the parent's, read-only and durable; hash them."""
+    """Take the child's files over: make them the parent's, read-only and durable; hash them.
+
+    The directory first: from then on a process that the child left behind can rename nothing.
+    Raises LayoutError for anything but the two plain files.
+    """
+    root = os.geteuid() == 0
+    if root:
+        os.chown(directory, 0, 0)
     entries = []
-    for name in walk_files(directory):
-        path = directory / name
-        if os.geteuid() == 0:
-            os.chown(path, 0, 0)
-        path.chmod(0o444)
-        fd = os.open(path, os.O_RDONLY)
+    for name in sorted(path.name for path in directory.iterdir()):
+        if name not in {GRAPH_NAME, WEIGHTS_NAME}:
+            raise LayoutError(f"the compiler left {name!r} behind", path=name)
+        fd = open_regular(directory / name, name=name)
         try:
+            if root:
+                os.fchown(fd, 0, 0)
+            os.fchmod(fd, 0o444)
             os.fsync(fd)
         finally:
             os.close(fd)
-        size, sha256 = hash_regular(path, name=name)
+        size, sha256 = hash_regular(directory / name, name=name)
         entries.append(FileEntry(path=name, size=size, sha256=sha256))
-    if os.geteuid() == 0:
-        os.chown(directory, 0, 0)
     return tuple(entries)
 
 

@@ -29,7 +29,7 @@ from appliance.bundle.manifest import (
     is_name,
 )
 from appliance.config import source_date_epoch
-from appliance.errors import ConflictError, UsageError
+from appliance.errors import ConflictError, StorageError, UsageError
 from appliance.fsops import hash_regular, walk_files
 from installer.checkpoint import bom
 from installer.checkpoint.generation import read_generation
@@ -112,7 +112,7 @@ def build_bundle(
         created: Unix seconds; None takes SOURCE_DATE_EPOCH, else the clock.
 
     Raises CheckpointError naming what cannot be expressed, ConflictError if `out` exists,
-    UsageError for a name or version that the manifest cannot hold.
+    UsageError for a name or version that the manifest cannot hold, StorageError.
     """
     if out.exists():
         raise ConflictError(f"{out} exists", hint="name a new directory: bundles never change")
@@ -124,16 +124,20 @@ def build_bundle(
     plan = _plan(Checkpoint(checkpoint), precision, license_file)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         manifest = _write(plan, identity, partial, progress, max_file_bytes)
         if signer is not None:
             progress.step("signing the bundle")
             signer.sign(partial)
         partial.rename(out)
-    except BaseException:
+    except OSError as error:
+        raise StorageError(
+            f"the bundle cannot be written: {error}",
+            hint="check the disk's free space and the permissions of the directories",
+        ) from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
     return manifest
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cyclonedx import spdx
 
-from appliance.errors import CheckpointError
+from appliance.errors import CheckpointError, UsageError
 from installer.checkpoint.reader import Checkpoint
 
 _FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
@@ -32,11 +32,21 @@ class Licence:
 
 
 def find_licence(checkpoint: Checkpoint, file: Path | None) -> Licence:
-    """The licence in `file`, else in the checkpoint. Raises CheckpointError."""
-    text = file.read_text("utf-8") if file is not None else _own_text(checkpoint)
+    """The licence in `file`, else in the checkpoint. Raises CheckpointError, UsageError."""
+    text = _given_text(file) if file is not None else _own_text(checkpoint)
     if not text.strip():
         raise CheckpointError("the licence text is empty", hint="name its file: --license-file")
     return Licence(_identifier(checkpoint, text), text)
+
+
+def _given_text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the licence file {file} cannot be read: {error}",
+            hint="name a UTF-8 text file with --license-file",
+        ) from error
 
 
 def _own_text(checkpoint: Checkpoint) -> str:

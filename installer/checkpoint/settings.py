@@ -7,6 +7,7 @@ nobody read is a model nobody built. A null value is an absent key, as publisher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import NoReturn, TypeVar
 
@@ -43,7 +44,9 @@ class Settings:
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number."""
         value = self._take(key, default)
-        if type(value) not in {int, float} or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._refuse(key, value)
+        if not math.isfinite(value):
             self._refuse(key, value)
         return float(value)
 

@@ -57,6 +57,7 @@ class CheckpointTokenizer:
         """The chat template in tokenizer_config.json, empty if there is none."""
         value = self._config.get("chat_template")
         if isinstance(value, list):
-            named = {item.get("name"): item.get("template") for item in value}
+            templates = (item for item in value if isinstance(item, dict))
+            named = {item.get("name"): item.get("template") for item in templates}
             value = named.get("default")
         return value if isinstance(value, str) else ""

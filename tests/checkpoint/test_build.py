@@ -11,7 +11,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from appliance.bundle.verify import verify_contents, verify_metadata
-from appliance.errors import CheckpointError, ConflictError, UsageError
+from appliance.errors import CheckpointError, ConflictError, StorageError, UsageError
 from appliance.fsops import walk_files
 from installer.ceremony import hold_ceremony
 from installer.checkpoint import build_bundle
@@ -190,6 +190,12 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         build_unsigned(checkpoint, tmp_path / "it", precision="fp32", max_file_bytes=20_000)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_full_or_read_only_disk_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError):
+        build_unsigned(write_bert(tmp_path / "checkpoint"), tmp_path / "file" / "it")
 
 
 def test_a_leftover_of_a_killed_build_does_not_matter(tmp_path: Path) -> None:

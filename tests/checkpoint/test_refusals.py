@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from appliance.errors import CheckpointError
+from appliance.errors import CheckpointError, UsageError
+from installer.checkpoint import build_bundle
 from tests.checkpoint.conftest import build_unsigned
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
 
@@ -47,6 +48,7 @@ def refused(checkpoint: Path, tmp_path: Path, pattern: str) -> CheckpointError:
         ("num_hidden_layers", 0),
         ("num_hidden_layers", True),
         ("rms_norm_eps", "small"),
+        ("rms_norm_eps", float("nan")),
         ("tie_word_embeddings", 1),
     ],
 )
@@ -228,6 +230,19 @@ def test_a_checkpoint_without_licence_text_needs_one(tmp_path: Path) -> None:
     (checkpoint / "LICENSE").unlink()
     error = refused(checkpoint, tmp_path, "licence")
     assert "--license-file" in error.hint
+
+
+def test_a_licence_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    checkpoint = write_bert(tmp_path / "checkpoint")
+    with pytest.raises(UsageError, match="nowhere"):
+        build_bundle(
+            checkpoint,
+            tmp_path / "out",
+            name="m",
+            version="1",
+            signer=None,
+            license_file=tmp_path / "nowhere",
+        )
 
 
 def test_an_encoder_at_four_bits_is_refused(tmp_path: Path) -> None:

@@ -217,3 +217,23 @@ def test_leftovers_of_a_killed_compilation_are_removed(
     (layout.artifacts / ".incoming-old/weights.bin").write_bytes(b"half")
     directory = ensure_artifact(layout, stored(bundle), node_key)
     assert {p.name for p in layout.artifacts.iterdir()} == {".lock", directory.name}
+
+
+def test_a_child_that_leaves_links_or_more_files_is_not_trusted(
+    bundle: Path, layout: Layout, node_key: NodeKey, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    for left in ("ln -s {secret} $5/weights.bin", "touch $5/custom_op.so", "mkdir $5/weights.bin"):
+        python = tmp_path / "python"
+        python.write_text(
+            "#!/bin/sh\n"
+            f'[ "$4" = --fingerprint ] && exec {sys.executable} "$@"\n'
+            f"{left.format(secret=secret)}\n"
+        )
+        python.chmod(0o755)
+        with pytest.raises(LayoutError):
+            ensure_artifact(layout, stored(bundle), node_key, python=python)
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+        assert [p.name for p in layout.artifacts.iterdir()] == [".lock"]
