@@ -22,6 +22,7 @@ from pathlib import Path
 
 from appliance.audit.segment import (
     HEADER_BYTES,
+    SEGMENTS,
     FrameReader,
     encode_batch,
     encode_header,
@@ -30,6 +31,7 @@ from appliance.audit.segment import (
 )
 from appliance.audit.storage import replace_files, write_at
 from appliance.errors import AuditError
+from appliance.fsops import fsync_dir
 
 LOCK_NAME = "journal.lock"
 
@@ -151,6 +153,7 @@ class Journal:
                 hint="the log was cut: keep it as it is and call the auditor",
             )
         os.fsync(self._fd)
+        fsync_dir(self._directory / SEGMENTS)  # its name may be newer than the last flush
         if suspect:
             self._begin_segment()
 
@@ -188,9 +191,11 @@ class Journal:
         self._torn_bytes += torn
 
     def _begin_segment(self) -> None:
+        """Go on in a new segment. If this fails half-way the file may be there or not: with no
+        segment open, whoever appends next looks at the disk first."""
         first = self._next_seq
-        replace_files(self._directory, {segment_name(first): encode_header(first)})
         self._close_segment()
+        replace_files(self._directory, {segment_name(first): encode_header(first)})
         self._fd = os.open(self._directory / segment_name(first), os.O_RDWR | os.O_CLOEXEC)
         self._segment, self._end = first, HEADER_BYTES
 

@@ -1,11 +1,12 @@
 """A process that records and tells its parent, for the tests that kill it or break its disk.
 
-    python -m tests.audit.appender BASE NAME COUNT
+    python -m tests.audit.appender BASE NAME COUNT [threadless]
 
 It writes lines to standard output, each in one unbuffered write: `sent ID` before a record is
 handed over, `acked ID SEQ` after it was acknowledged, `refused ID` after it was refused. The
 parent, outside the fault's reach, keeps them as the ledger. COUNT acknowledged records later it
-closes the log and writes `closed`.
+closes the log and writes `closed`. `threadless` appends and publishes in the main thread only, so
+that the n-th system call is the same one at each run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import itertools
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.audit.log import AuditLog
@@ -54,12 +56,38 @@ async def record(log: AuditLog, name: str, count: int) -> None:
         )
 
 
+def record_threadless(log: AuditLog, name: str, count: int) -> None:
+    names = itertools.count()
+    batch = CLIENTS
+    while count > 0:
+        events = [request(f"{name}-{next(names)}") for _ in range(batch)]
+        for event in events:
+            tell(f"sent {event.request_id}")
+        try:
+            seqs = log.append(events)
+        except AuditUnavailableError:
+            for event in events:
+                tell(f"refused {event.request_id}")
+            batch = 1  # a smaller one may fit where the refused one did not
+            continue
+        batch = CLIENTS
+        for event, seq in zip(events, seqs, strict=True):
+            tell(f"acked {event.request_id} {seq}")
+        count -= len(events)
+        if log.size - log.published.size >= 64 * CLIENTS:
+            with suppress(AuditUnavailableError):
+                log.checkpoint()
+
+
 def main() -> None:
     base, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     create_signer(base / "key", ORIGIN)
     with AuditLog.open(base / "audit", base / "key", SETTINGS) as log:
         tell("open")
-        asyncio.run(record(log, name, count))
+        if "threadless" in sys.argv[4:]:
+            record_threadless(log, name, count)
+        else:
+            asyncio.run(record(log, name, count))
     tell("closed")
 
 

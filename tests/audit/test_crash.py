@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config import AuditSettings
 from appliance.fsops import exclusive_lock
 from tests.audit.ledger import Ledger
 from tests.audit.sample import assert_verifies, check, open_log
@@ -114,7 +115,7 @@ def test_a_failing_call_acknowledges_nothing_and_recording_resumes(
     """Not before the log is open: an opening that fails is an error of its own."""
     with open_log(tmp_path):
         pass
-    first = {"fdatasync": 0, "pwrite64": 3, "fsync": 1, "rename": 0}[call]
+    first = {"fdatasync": 0, "pwrite64": 3, "fsync": 2, "rename": 0}[call]
     inject = f"inject={call}:error={error}:when={first + when}"
     command = traced(tmp_path, "-e", f"trace={call}", "-e", inject)
     ledger = Ledger()
@@ -123,6 +124,26 @@ def test_a_failing_call_acknowledges_nothing_and_recording_resumes(
     ledger.assert_kept_by(tmp_path / "audit")
     assert len(ledger.acked) == 800
     assert_verifies(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename", "pwrite64"])
+def test_a_segment_that_cannot_be_begun_is_begun_later(tmp_path: Path, call: str) -> None:
+    """Each call in turn fails once, those that begin a segment or publish included."""
+    settings = AuditSettings(segment_bytes=65_536)
+    base = tmp_path / "log"
+    for nth in range(3, 3 + FAST_KILL_POINTS):
+        with open_log(base, settings):
+            pass
+        inject = f"inject={call}:error=EIO:when={nth}"
+        command = traced(tmp_path, "-e", f"trace={call}", "-e", inject)
+        ledger = Ledger()
+        assert run([*command, *APPENDER, str(base), "run", "600", "threadless"], ledger) == 0
+        assert check(base).findings == [], f"{call} number {nth}"
+        ledger.assert_kept_by(base / "audit")
+        with open_log(base, settings) as log:
+            log.checkpoint()
+        assert assert_verifies(base).size == len(ledger.acked), f"{call} number {nth}"
+        shutil.rmtree(base)
 
 
 @pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])

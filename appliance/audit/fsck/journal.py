@@ -6,6 +6,7 @@ meanwhile; that is told apart from a missing one by the state file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -117,5 +118,6 @@ def unexpected_segment_files(directory: Path) -> Iterator[str]:
     """Names in the segments' directory that are not segments."""
     if (directory / SEGMENTS).is_dir():
         for path in (directory / SEGMENTS).iterdir():
-            if parse_name(path.name) is None or path.is_symlink() or not path.is_file():
+            expected = parse_name(path.name) is not None and not path.is_symlink()
+            if not (expected and path.is_file()) and os.path.lexists(path):
                 yield f"{SEGMENTS}/{path.name}"
