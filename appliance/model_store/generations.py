@@ -105,7 +105,7 @@ class Generations:
     def _read(self, path: Path) -> Generation:
         try:
             return msgspec.json.decode(path.read_bytes(), type=Generation)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StorageError(
                 f"the model generation {path} cannot be read: {error}",
                 hint="restore it from a backup, or activate the models again",

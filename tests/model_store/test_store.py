@@ -14,6 +14,7 @@ from appliance.errors import (
     LayoutError,
     LockedError,
     NotFoundError,
+    StorageError,
 )
 from appliance.fsops import exclusive_lock
 from appliance.model_store import ModelStore
@@ -126,6 +127,20 @@ def test_a_second_writer_is_told_to_wait(store: ModelStore, tmp_path: Path) -> N
     store.collect()
     with exclusive_lock(tmp_path / "models/lock"), pytest.raises(LockedError):
         store.collect()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"number": "\xff"}'])
+def test_a_damaged_generation_is_named_with_a_hint(
+    store: ModelStore, tmp_path: Path, damage: bytes
+) -> None:
+    store.import_bundle(write_bundle(tmp_path / "b", name="a", version="1"), advance=ignore)
+    store.activate("a", "1")
+    (generation,) = (tmp_path / "models/generations").glob("*.json")
+    generation.chmod(0o600)
+    generation.write_bytes(damage)
+    with pytest.raises(StorageError, match=r"00000001\.json") as caught:
+        store.active()
+    assert caught.value.hint
 
 
 def test_activating_and_rolling_back_walk_the_generations(
