@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 from pathlib import Path
@@ -15,9 +16,12 @@ from appliance.fsops import (
     check_relative,
     create_durable,
     exclusive_lock,
+    hash_regular,
     make_dirs,
+    read_regular,
     resolve_inside,
     symlink_durable,
+    walk_files,
     write_durable,
 )
 
@@ -110,3 +114,49 @@ def test_a_symbolic_link_on_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "inside/link").symlink_to("/etc")
     with pytest.raises(LayoutError, match="symbolic link"):
         resolve_inside(tmp_path / "inside", "link/passwd")
+
+
+def test_only_a_plain_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    assert read_regular(tmp_path / "file", limit=3, name="file") == b"abc"
+    for name in ("link", "directory", "pipe", "missing"):
+        with pytest.raises(LayoutError) as caught:
+            read_regular(tmp_path / name, limit=3, name=f"media/{name}")
+        assert caught.value.path == f"media/{name}"
+
+
+def test_endless_data_and_a_file_beyond_its_limit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match="not a plain file"):
+        read_regular(Path("/dev/zero"), limit=10, name="endless")
+    (tmp_path / "file").write_bytes(bytes(11))
+    with pytest.raises(LayoutError, match="longer than 10 bytes"):
+        read_regular(tmp_path / "file", limit=10, name="file")
+
+
+@pytest.mark.parametrize("uncached", [False, True])
+def test_a_digest_covers_every_byte_and_progress_counts_them(
+    tmp_path: Path, uncached: bool
+) -> None:
+    data = bytes(range(256)) * 9000
+    (tmp_path / "file").write_bytes(data)
+    seen: list[int] = []
+    size, digest = hash_regular(
+        tmp_path / "file", name="file", advance=seen.append, uncached=uncached
+    )
+    assert (size, digest) == (len(data), hashlib.sha256(data).hexdigest())
+    assert sum(seen) == size
+
+
+def test_walking_finds_plain_files_and_refuses_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a/b/one").write_bytes(b"1")
+    (tmp_path / "two").write_bytes(b"22")
+    assert walk_files(tmp_path) == {"a/b/one": 1, "two": 2}
+    (tmp_path / "a/link").symlink_to("b/one")
+    with pytest.raises(LayoutError) as caught:
+        walk_files(tmp_path)
+    assert caught.value.path == "a/link"
