@@ -34,19 +34,8 @@ def fsync_dir(path: Path) -> None:
 
 def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Create or replace `path` atomically with `data`. Raises OSError; the old file then stands."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        try:
-            _write_all(fd, data)
-            os.fchmod(fd, mode)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    with _durable_beside(path, data, mode) as temporary:
         temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     fsync_dir(path.parent)
 
 
@@ -55,28 +44,18 @@ def create_durable(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
 
     link(2) fails when the name exists, so two processes cannot both win.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        try:
-            _write_all(fd, data)
-            os.fchmod(fd, mode)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    with _durable_beside(path, data, mode) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
-    finally:
-        temporary.unlink(missing_ok=True)
     fsync_dir(path.parent)
     return True
 
 
 def symlink_durable(path: Path, target: str) -> None:
     """Point the symbolic link `path` at `target` atomically, replacing an older link."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = _temporary(path)
     temporary.symlink_to(target)
     try:
         temporary.rename(path)
@@ -252,6 +231,27 @@ def _unreadable(name: str, reason: str) -> LayoutError:
         path=name,
         hint="the media or bundle is damaged or hostile: get a fresh copy",
     )
+
+
+@contextmanager
+def _durable_beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """A file with `data`, already on the disk, in the directory of `path`; gone at the end."""
+    temporary = _temporary(path)
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            _write_all(fd, data)
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
 
 
 def _write_all(fd: int, data: bytes) -> None:
