@@ -14,6 +14,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 BUILD_CACHE = REPOSITORY / ".build"
 """Ignored by git; holds downloads that are checked by hash each time they are used."""
 
+FULL_VARIABLE = "APPLIANCE_TEST_FULL"
+"""Set by `scripts/test --full`: the long sweeps run too."""
+
 BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 
 
@@ -44,6 +47,15 @@ def build_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Buil
         return target
 
     return once
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the long sweeps to `scripts/test --full`."""
+    if os.environ.get(FULL_VARIABLE):
+        return
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.skip(reason="a long sweep: scripts/test --full"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -19,8 +19,6 @@ from tests.fakes.checkpoints import write_bert
 from tests.fakes.media import make_trust
 from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
 
-pytestmark = pytest.mark.xdist_group("models")
-
 
 @dataclass(frozen=True, slots=True)
 class ServingNode:

@@ -29,8 +29,6 @@ EXACT = "exact-chat"
 TOKENS = 64
 QUESTION = "Which model is active?"
 
-pytestmark = pytest.mark.xdist_group("whole-stack")
-
 
 @dataclass(frozen=True, slots=True)
 class Served:

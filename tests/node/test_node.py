@@ -14,7 +14,7 @@ from installer import units
 from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
 from tests.node.conftest import MEDIA, InstalledNode, no_network
 
-pytestmark = [pytest.mark.node, pytest.mark.xdist_group("node")]
+pytestmark = pytest.mark.node
 
 Measured = Callable[[str, object], None]
 SERVICES = {units.ENGINE_UNIT: units.ENGINE_USER, units.SHIM_UNIT: units.API_USER}
@@ -115,7 +115,7 @@ def test_a_newer_model_can_be_added_activated_and_taken_back(
 
 def test_a_crashed_engine_comes_back(node: InstalledNode) -> None:
     before = processes(node)
-    node.machine.run("systemctl", "kill", "--signal=KILL", units.ENGINE_UNIT)
+    node.machine.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", units.ENGINE_UNIT)
     wait_until_serving(node)
     assert processes(node)[units.ENGINE_UNIT] != before[units.ENGINE_UNIT]
     assert processes(node)[units.SHIM_UNIT] == before[units.SHIM_UNIT]
