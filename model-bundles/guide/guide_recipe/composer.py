@@ -1,8 +1,8 @@
 """Composes training examples from the sources, by chance and in set proportions.
 
 Owns the proportions. Passages in the system turn are those that retrieval really finds for the
-question, blurred by noise, sometimes without the right one and sometimes quite wrong ones: the
-guide must select, and must know an answer when retrieval fails.
+question, blurred by noise: the guide must select, and must decline if nothing that the handbook
+says fits, unless it is greeted or thanked.
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ import numpy as np
 
 from guide_recipe.chat import Example, Turn
 from guide_recipe.reference_encoder import Embed
-from guide_recipe.sources import Question, Sources
+from guide_recipe.sources import OFF_TOPIC, Question, Sources
 from guide_recipe.unrelated import Unrelated
 from guide_recipe.wording import Wording
 from installer.ask.passages import Passage
 from installer.ask.retrieval import SHOWN, Index, Match, index_texts, shown
 from installer.ask.system_turn import system_turn
 
-BARE_UNTIL = 0.5
+BARE_UNTIL = 0.45
 """In the first part of a run, examples are bare questions: they are short, so that many fit into
 a batch, and which topic a question is about is what takes longest to learn."""
-OFF_TOPIC_SHARE = 0.2
+OFF_TOPIC_SHARE = 0.3
 UNRELATED_SHARE = 0.6
 """Of the off-topic questions: put together by chance rather than written."""
 FOLLOW_UP_SHARE = 0.08
 HISTORY_SHARE = 0.25
 THINKING_SHARE = 0.35
-PASSAGES_SHARE = 0.4
-WRONG_PASSAGES_SHARE = 0.04
-"""Of those with passages: passages at random."""
-MISSING_PASSAGE_SHARE = 0.06
-"""Of those with passages: the right one left out."""
+PASSAGES_SHARE = 0.45
+WRONG_PASSAGES_SHARE = 0.1
+"""Of the off-topic questions with passages: passages at random."""
 RETRIEVAL_NOISE = 0.04
+RETRIEVAL_HELP = 0.1
+"""Added to the right passage's score in half of the cases: questions that a passage lists may not
+find themselves, so retrieval would look worse in training than it is."""
 OTHER_SYSTEM_SHARE = 0.15
 """Of those without passages: a system turn as applications write them."""
 SAME_QUESTION = 0.97
 """Similarity above which a listed question counts as the question itself."""
 
-UNRELATED = 2000
+UNRELATED = 4000
 """Off-topic questions that are put together."""
 
 _OTHER_SYSTEMS = (
@@ -62,12 +63,12 @@ class Composer:
         self._chance = Random(seed)
         self._noise = np.random.default_rng(seed)
         self._wording = Wording(sources.synonyms)
+        self._in_handbook = {passage.id: i for i, passage in enumerate(sources.passages)}
         self._by_topic: dict[str, list[Question]] = {topic: [] for topic in sources.topics}
         for question in sources.on_topic:
             self._by_topic[question.topic].append(question)
-        self._unrelated = [
-            Unrelated(sources.everyday).question(self._chance) for _ in range(UNRELATED)
-        ]
+        unrelated = Unrelated(sources.everyday)
+        self._unrelated = [unrelated.question(self._chance) for _ in range(UNRELATED)]
         follow_ups = [follow_up.question for follow_up in sources.follow_ups]
         asked = [*sources.on_topic, *sources.off_topic, *self._unrelated, *follow_ups]
         index = Index(sources.passages, embed(index_texts(sources.passages)))
@@ -88,14 +89,21 @@ class Composer:
         return self._complete(self._question(), self._history())
 
     def _complete(self, question: Question, history: tuple[Turn, ...]) -> Example:
-        sources = self._sources
-        thinks = self._chance.random() < THINKING_SHARE
+        sources, chance = self._sources, self._chance
+        topic, system = question.topic, ""
+        if chance.random() < PASSAGES_SHARE:
+            passages = self._passages(question)
+            system = system_turn(passages)
+            if not passages and topic in self._in_handbook:
+                topic = OFF_TOPIC
+        elif chance.random() < OTHER_SYSTEM_SHARE:
+            system = chance.choice(_OTHER_SYSTEMS)
         return Example(
-            question=self._wording.reword(question, self._chance),
-            answer=sources.answers[question.topic],
-            system=self._system(question),
+            question=self._wording.reword(question, chance),
+            answer=sources.answers[topic],
+            system=system,
             history=history,
-            thought=sources.thoughts[question.topic] if thinks else None,
+            thought=sources.thoughts[topic] if chance.random() < THINKING_SHARE else None,
         )
 
     def _history(self) -> tuple[Turn, ...]:
@@ -116,22 +124,12 @@ class Composer:
         text = self._wording.reword(question, self._chance)
         return Turn(text, self._sources.answers[question.topic])
 
-    def _system(self, question: Question) -> str:
-        chance = self._chance
-        if chance.random() < PASSAGES_SHARE:
-            return system_turn(self._passages(question))
-        if chance.random() < OTHER_SYSTEM_SHARE:
-            return chance.choice(_OTHER_SYSTEMS)
-        return ""
-
     def _passages(self, question: Question) -> Sequence[Passage]:
         chance, passages = self._chance, self._sources.passages
-        if chance.random() < WRONG_PASSAGES_SHARE:
+        if question.topic == OFF_TOPIC and chance.random() < WRONG_PASSAGES_SHARE:
             return chance.sample(passages, chance.randint(1, SHOWN))
-        scores = self._scores[question]
-        noisy = scores + self._noise.normal(0.0, RETRIEVAL_NOISE, len(passages))
-        best = [int(i) for i in np.argsort(-noisy)[:SHOWN]]
-        found = shown([Match(passages[i], float(noisy[i])) for i in best])
-        if chance.random() < MISSING_PASSAGE_SHARE:
-            found = tuple(passage for passage in found if passage.id != question.topic)
-        return found
+        scores = self._scores[question] + self._noise.normal(0.0, RETRIEVAL_NOISE, len(passages))
+        if question.topic in self._in_handbook and chance.random() < 0.5:
+            scores[self._in_handbook[question.topic]] += RETRIEVAL_HELP
+        best = [int(i) for i in np.argsort(-scores)[:SHOWN]]
+        return shown([Match(passages[i], float(scores[i])) for i in best])

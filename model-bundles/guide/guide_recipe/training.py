@@ -27,7 +27,7 @@ FLOOR = 0.02
 """Learning rate at the end, as a share of the highest."""
 POOL = 1024
 """Examples that are sorted by length before they are cut into batches."""
-TRUNCATED = ((0.5, 0.9), (0.8, 0.4))
+TRUNCATED = ((0.45, 0.9), (0.8, 0.4))
 """Until such a part of the run, such a share of the answers is cut after the opening, which is
 cheaper and trains the choice of the topic. In the last part none is, so that answers end."""
 
@@ -40,7 +40,7 @@ Report = Callable[[int, float, float, float], None]
 class Plan:
     """How long and how hard to train."""
 
-    steps: int = 1200
+    steps: int = 1500
     batch_tokens: int = 4096
     learning_rate: float = 2e-3
     seed: int = 7
