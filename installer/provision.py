@@ -28,11 +28,11 @@ from installer.cli.output import err, out, print_error, print_fields
 from installer.first_key import first_key_was_shown, offer_first_key
 from installer.install import installing, now
 from installer.media import DOCS, Media, open_media
+from installer.media.release import RELEASE
 from installer.models import Models
 from installer.node import Node, node_at
 from installer.progress import Progress, progress_for
 from installer.proof import Proof, prove
-from installer.release import RELEASE
 from installer.staging import InstalledRelease, current_release, release_of, remove_others
 
 

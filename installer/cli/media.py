@@ -38,7 +38,7 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Write media and their fingerprint sheet: programs, bundles, documents, signatures."""
-    from installer.media_build import build_media
+    from installer.media.build import build_media
     from installer.passphrase import read_passphrase
     from installer.progress import TerminalProgress
 
@@ -84,7 +84,7 @@ def verify(
     Without --keys the media are checked against the root inside their own appliance.pyz, which
     proves them whole, and genuine only if the fingerprint printed is the one on the sheet.
     """
-    from installer.media_verify import verify_written
+    from installer.media.verify import verify_written
     from installer.progress import progress_for
 
     verified = verify_written(media, keys, progress_for(err, sys.stderr, as_json=False))
@@ -121,7 +121,7 @@ def wheels(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch the wheels that media carry, so that `media build` needs no package index."""
-    from installer.wheelhouse import Locks, Wheelhouse
+    from installer.media.wheelhouse import Locks, Wheelhouse
 
     locks = Locks.of_checkout()
     directory = _wheel_cache(cache)
@@ -134,6 +134,6 @@ def wheels(
 
 
 def _wheel_cache(named: Path | None) -> Path:
-    from installer.wheelhouse import checkout
+    from installer.media.wheelhouse import checkout
 
     return (named or checkout() / ".build/wheels").absolute()

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from installer import media_build
 from installer.ceremony import hold_ceremony
-from installer.lockfile import PYTHONS
-from installer.media_build import BuiltMedia
+from installer.media import build as media_build
+from installer.media.build import BuiltMedia
+from installer.media.lockfile import PYTHONS
 from installer.progress import JsonProgress
 from installer.signing import BundleSigner
 from tests.conftest import BUILD_CACHE

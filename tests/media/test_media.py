@@ -24,9 +24,9 @@ from appliance.fsops import check_relative, hash_regular, walk_files
 from appliance.trust.store import TrustStore
 from installer import pyz
 from installer.keyring import Keyring
-from installer.lockfile import PYTHONS, parse_lock
 from installer.media import open_media, verify_media
-from installer.media_verify import verify_written
+from installer.media.lockfile import PYTHONS, parse_lock
+from installer.media.verify import verify_written
 from installer.progress import JsonProgress
 from installer.signing import BundleSigner
 from tests.fakes.bundles import write_bundle
@@ -238,7 +238,7 @@ def test_a_version_is_never_used_for_two_contents(keys: Path, tmp_path: Path) ->
     """Media that were signed but not published burn their version."""
     before = Keyring(keys).load("timestamp")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("installer.media_build.open_media", _power_cut)
+        patch.setattr("installer.media.build.open_media", _power_cut)
         with pytest.raises(KeyboardInterrupt):
             build_media(tmp_path / "lost", [], keys, pythons=ONE)
     after = Keyring(keys).load("timestamp")

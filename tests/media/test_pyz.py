@@ -14,7 +14,7 @@ import pytest
 from appliance.errors import LayoutError, NotFoundError
 from installer import pyz, unpack
 from installer.keyring import Keyring
-from installer.lockfile import PYTHONS
+from installer.media.lockfile import PYTHONS
 from tests.media.conftest import Site
 
 

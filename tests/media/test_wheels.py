@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import UnavailableError, UsageError
-from installer.lockfile import PYTHONS, parse_lock, write_lock
-from installer.wheelhouse import Locks, Wheelhouse, build_own_wheel
+from installer.media.lockfile import PYTHONS, parse_lock, write_lock
+from installer.media.wheelhouse import Locks, Wheelhouse, build_own_wheel
 from tests.conftest import REPOSITORY
 from tests.fakes.media import WHEELS
 from tests.media.conftest import Site

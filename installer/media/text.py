@@ -7,8 +7,8 @@ alter a fingerprint there as well.
 from __future__ import annotations
 
 from installer import pyz
-from installer.media import Media
-from installer.release import describe
+from installer.media.opening import Media
+from installer.media.release import describe
 
 _DIGITS = 8
 

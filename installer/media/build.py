@@ -19,11 +19,11 @@ from appliance.errors import ConflictError
 from appliance.fsops import exclusive_lock, fsync_dir
 from appliance.trust.store import TrustStore
 from installer.keyring import Keyring
-from installer.lockfile import PYTHONS
-from installer.media import Media, open_media
-from installer.media_contents import Contents
-from installer.media_sign import MEDIA_LIFETIME, MediaSigner
-from installer.media_text import fingerprint_sheet
+from installer.media.contents import Contents
+from installer.media.lockfile import PYTHONS
+from installer.media.opening import Media, open_media
+from installer.media.sign import MEDIA_LIFETIME, MediaSigner
+from installer.media.text import fingerprint_sheet
 from installer.progress import Progress
 
 

@@ -22,12 +22,10 @@ from appliance.model_store.blobs import copy_verified
 from appliance.trust.model_signer import TARGET
 from installer import pyz
 from installer.keyring import Keyring
-from installer.lockfile import Pin, write_lock
-from installer.media import DOCS
-from installer.media_text import readme
-from installer.progress import Progress
-from installer.pyz_build import build_pyz
-from installer.release import (
+from installer.media.lockfile import Pin, write_lock
+from installer.media.opening import DOCS
+from installer.media.pyz_build import build_pyz
+from installer.media.release import (
     BOOTSTRAP,
     RELEASE,
     REQUIREMENTS,
@@ -37,7 +35,9 @@ from installer.release import (
     describe,
     encode,
 )
-from installer.wheelhouse import Locks, Wheel, Wheelhouse, build_own_wheel, checkout
+from installer.media.text import readme
+from installer.media.wheelhouse import Locks, Wheel, Wheelhouse, build_own_wheel, checkout
+from installer.progress import Progress
 
 WHEELS = "wheels"
 

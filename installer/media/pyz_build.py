@@ -16,8 +16,8 @@ from importlib.resources import files
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from installer.lockfile import PYTHONS, environment
-from installer.wheelhouse import Wheel
+from installer.media.lockfile import PYTHONS, environment
+from installer.media.wheelhouse import Wheel
 
 ROOTS = ("appliance", "cryptography", "msgspec", "rich", "securesystemslib", "tuf", "typer")
 """What the installer imports before the node has an environment of its own."""

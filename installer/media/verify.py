@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from appliance.trust.store import TrustStore
 from installer import pyz
 from installer.keyring import Keyring
-from installer.media import Media, open_media, verify_media
+from installer.media.opening import Media, open_media, verify_media
 from installer.progress import Progress
 
 

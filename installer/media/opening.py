@@ -20,7 +20,7 @@ from appliance.fsops import hash_regular, resolve_inside, walk_files
 from appliance.model_store.blobs import copy_verified
 from appliance.trust.store import PinnedFile, Targets, TrustStore
 from installer import pyz
-from installer.release import (
+from installer.media.release import (
     BOOTSTRAP,
     RELEASE,
     REQUIREMENTS,
