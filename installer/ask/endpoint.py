@@ -26,10 +26,13 @@ from appliance.errors import (
     UnavailableError,
     UsageError,
 )
-from installer.ask.retrieval import Vectors
+from installer.ask.reader import Vectors
 
 SECONDS = 120.0
 """Longest silence of the endpoint; while it computes it sends comment lines."""
+
+TEXTS = 512
+"""Most texts in one request."""
 
 Json = dict[str, Any]
 
@@ -55,13 +58,8 @@ class Endpoint:
 
     def embed(self, model: str, texts: Sequence[str]) -> Vectors:
         """Unit vectors of `texts`: [texts, dimensions]."""
-        body = {"model": model, "input": list(texts), "encoding_format": "base64"}
-        with self._post("/embeddings", body) as response:
-            rows = json.load(response)["data"]
-        raw = [base64.b64decode(row["embedding"]) for row in rows]
-        vectors = np.array([np.frombuffer(row, dtype="<f4") for row in raw], dtype=np.float32)
-        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return unit
+        parts = [texts[i : i + TEXTS] for i in range(0, len(texts), TEXTS)]
+        return np.concatenate([self._embed(model, part) for part in parts])
 
     def chat(
         self, model: str, messages: Sequence[Mapping[str, str]], *, think: bool
@@ -79,6 +77,15 @@ class Endpoint:
                 for choice in event["choices"]:
                     delta = choice["delta"]
                     yield Piece(delta.get("content", ""), delta.get("reasoning_content", ""))
+
+    def _embed(self, model: str, texts: Sequence[str]) -> Vectors:
+        body = {"model": model, "input": list(texts), "encoding_format": "base64"}
+        with self._post("/embeddings", body) as response:
+            rows = json.load(response)["data"]
+        raw = [base64.b64decode(row["embedding"]) for row in rows]
+        vectors = np.array([np.frombuffer(row, dtype="<f4") for row in raw], dtype=np.float32)
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
 
     @contextmanager
     def _post(self, path: str, body: Json) -> Iterator[http.client.HTTPResponse]:

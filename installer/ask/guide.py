@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from installer.ask.asked import read_asked
 from installer.ask.endpoint import Endpoint, Piece
+from installer.ask.learnt import reader_and_question
 from installer.ask.passages import Passage, read_handbook
-from installer.ask.retrieval import Index, Match, Vectors, index_texts, shown, undecided
+from installer.ask.reader import Reader, Vectors
+from installer.ask.retrieval import Index, Match, learn, lessons, shown, undecided
 from installer.ask.system_turn import system_turn
-from installer.ask.vectors import embed_with_question
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Guide:
     Args:
         endpoint: the node's endpoint.
         handbook: directory of the handbook's pages.
-        cache: directory that the handbook's vectors are kept in.
+        cache: directory for what was learnt of the handbook.
         chat_model, embeddings_model: names on the endpoint.
     """
 
@@ -59,15 +61,17 @@ class Guide:
     ) -> None:
         self._endpoint = endpoint
         self._passages = read_handbook(handbook)
+        self._lessons = lessons(self._passages, read_asked(handbook))
         self._cache = cache
         self._chat_model = chat_model
         self._embeddings_model = embeddings_model
 
     def find(self, question: str) -> Finding:
         """The passages that `question` is about. Raises as Endpoint does."""
-        texts = index_texts(self._passages)
-        vectors, asked = embed_with_question(texts, question, self._embed, self._cache)
-        return Finding(tuple(Index(self._passages, vectors).nearest(asked)))
+        reader, asked = reader_and_question(
+            self._lessons, question, self._embed, self._learn, self._cache
+        )
+        return Finding(tuple(Index(self._passages, reader).nearest(asked)))
 
     def answer(self, question: str, finding: Finding, *, think: bool) -> Iterator[Piece]:
         """The guide's answer to `question`, as it comes. Raises as Endpoint does."""
@@ -79,3 +83,6 @@ class Guide:
 
     def _embed(self, texts: Sequence[str]) -> Vectors:
         return self._endpoint.embed(self._embeddings_model, texts)
+
+    def _learn(self, vectors: Vectors) -> Reader:
+        return learn(self._passages, self._lessons, vectors)

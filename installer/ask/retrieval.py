@@ -1,83 +1,91 @@
 """Finds the passages that a question is about, by embeddings.
 
-Owns the ranking: what of a passage is embedded, how similarities become one score, and when the
-best two are too close to choose. Knows no model: whoever calls it brings the vectors. The training
+Owns the ranking: which texts teach it, what a score means, when nothing fits, and when the best
+two are too close to choose. Knows no model: whoever calls it brings the vectors. The training
 recipe and the evaluation of the guide rank with this same code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from installer.ask.asked import Question
 from installer.ask.passages import Passage
-
-Vectors = npt.NDArray[np.float32]
-"""Unit vectors: float32 [texts, dimensions]."""
+from installer.ask.reader import Reader, Vectors, fit
 
 SHOWN = 3
 """Passages that the model is given at most."""
-FAR = 0.55
+FAR = -0.5
 """A passage with a lower score is not about the question."""
-REACH = 0.25
+REACH = 2.0
 """A passage that lags further behind the best is not shown beside it."""
-CLOSE = 0.02
+CLOSE = 0.15
 """A lead over the second-best passage that says nothing."""
 # All three were chosen on the development questions (docs/decisions/0072-one-ranking.md).
-
-_VIEWS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A passage and how well it fits; scores are comparable for one question only."""
+    """A passage and how well it fits.
+
+    The score is the natural logarithm of how much likelier the question is to be about this
+    passage than about nothing in the handbook.
+    """
 
     passage: Passage
     score: float
 
 
-def index_texts(passages: Sequence[Passage]) -> list[str]:
-    """The texts whose vectors an Index of `passages` needs, in order."""
-    views = [view for passage in passages for view in _views(passage)]
-    return [*views, *(question for passage in passages for question in passage.questions)]
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A text and the number of the passage that it is about; that of no passage comes last."""
+
+    text: str
+    passage: int
+
+
+def lessons(passages: Sequence[Passage], asked: Sequence[Question]) -> tuple[Lesson, ...]:
+    """What the ranking of `passages` is learnt from.
+
+    Three views of each passage, the questions it lists, and what else people asked; a question
+    whose topic is no passage's is about none.
+    """
+    number = {passage.id: i for i, passage in enumerate(passages)}
+    found = [Lesson(text, number[p.id]) for p in passages for text in (*_views(p), *p.questions)]
+    found += [Lesson(q.plain, number.get(q.topic, len(passages))) for q in asked]
+    return tuple(dict.fromkeys(found))
+
+
+def learn(passages: Sequence[Passage], taught: Sequence[Lesson], vectors: Vectors) -> Reader:
+    """The ranking that `taught` teaches; `vectors` are those of its texts."""
+    classes = np.array([lesson.passage for lesson in taught], np.int64)
+    return fit(vectors, classes, len(passages) + 1)
 
 
 class Index:
-    """`passages` with the vectors of their `index_texts`."""
+    """`passages` with the reader that tells them apart."""
 
-    def __init__(self, passages: Sequence[Passage], vectors: Vectors) -> None:
+    def __init__(self, passages: Sequence[Passage], reader: Reader) -> None:
         self._passages = tuple(passages)
-        views, self._questions = np.split(vectors, [_VIEWS * len(self._passages)])
-        # The mean of the similarities to the views is the similarity to their mean.
-        self._contents = views.reshape(len(self._passages), _VIEWS, -1).mean(axis=1)
-        counts = [len(passage.questions) for passage in self._passages]
-        self._owners = np.repeat(np.arange(len(counts)), counts)
-        """Whose question each row of `_questions` is."""
+        self._reader = reader
 
-    def scores(self, questions: Vectors, *, same: float = 2.0) -> Vectors:
-        """Score of each passage for each of `questions`: [questions, passages].
-
-        It is the similarity to the passage's contents plus that to the nearest of its listed
-        questions (to the contents again if it lists none). Listed questions more similar than
-        `same` are left out: training passes a bound, so that a question does not find itself.
-        """
-        similar = questions @ self._questions.T
-        similar[similar > same] = -1.0
-        contents = questions @ self._contents.T
-        nearest = contents.copy()
-        for passage in np.unique(self._owners):
-            nearest[:, passage] = similar[:, self._owners == passage].max(axis=1)
-        scores: Vectors = contents + nearest
-        return scores
+    def scores(self, questions: Vectors) -> Vectors:
+        """Score of each passage for each of `questions`: [questions, passages]."""
+        log = self._reader.log_probabilities(questions)
+        return log[:, :-1] - log[:, -1:]
 
     def nearest(self, question: Vectors, count: int = SHOWN) -> list[Match]:
         """The `count` best passages for one question's vector [dimensions], best first."""
-        scores = self.scores(question.reshape(1, -1))[0]
-        best = np.argsort(-scores, kind="stable")[:count]
-        return [Match(self._passages[int(i)], float(scores[i])) for i in best]
+        return best(self._passages, self.scores(question.reshape(1, -1))[0], count)
+
+
+def best(passages: Sequence[Passage], scores: Vectors, count: int = SHOWN) -> list[Match]:
+    """The `count` passages with the highest of `scores` [passages], best first."""
+    order = np.argsort(-scores, kind="stable")[:count]
+    return [Match(passages[int(i)], float(scores[i])) for i in order]
 
 
 def shown(matches: Sequence[Match]) -> tuple[Passage, ...]:
@@ -91,6 +99,6 @@ def undecided(matches: Sequence[Match]) -> bool:
     return len(shown(matches)) > 1 and matches[0].score - matches[1].score < CLOSE
 
 
-def _views(passage: Passage) -> tuple[str, str, str]:
+def _views(passage: Passage) -> Iterator[str]:
     short = f"{passage.heading}. {passage.lead}"
-    return passage.heading, short, f"{short} {passage.body}".rstrip()
+    yield from dict.fromkeys((passage.heading, short, f"{short} {passage.body}".rstrip()))

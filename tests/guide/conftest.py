@@ -10,7 +10,7 @@ import pytest
 
 from guide_recipe.reference_encoder import Embed, ReferenceEncoder
 from guide_recipe.sources import GUIDE, Sources, read_sources
-from installer.ask.retrieval import Vectors
+from installer.ask.reader import Vectors
 from tests.conftest import BUILD_CACHE
 
 CHECKPOINT = GUIDE / "checkpoint"

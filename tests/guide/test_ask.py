@@ -51,7 +51,8 @@ Xx.
 
 Xx.
 """
-TEXTS = 4 * 3 + 2
+TEXTS = 4 * 2 + 2 + 1
+"""Two views of each section (none has a body), what they list, and what else was asked."""
 
 
 class Node:
@@ -87,6 +88,8 @@ def write_handbook(config: Config) -> None:
     directory = config.layout.docs / "handbook"
     directory.mkdir(parents=True)
     (directory / "letters.md").write_text(PAGE)
+    (directory / "asked").mkdir()
+    (directory / "asked/letters.md").write_text("# Ways\n\n## buzz\n\n- fuzz\n")
 
 
 def text_of(message: pb.ChatMessage) -> str:

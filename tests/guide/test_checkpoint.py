@@ -15,9 +15,10 @@ from guide_recipe.card import card
 from guide_recipe.chat import TEMPLATE, Example
 from guide_recipe.figures import Figures
 from guide_recipe.grading import is_clean, topic_of
+from guide_recipe.ranking import index_of
 from guide_recipe.reference_encoder import Embed
 from guide_recipe.sources import OFF_TOPIC, Question, Sources, read_heldout
-from installer.ask.retrieval import Index, index_texts, shown
+from installer.ask.retrieval import shown
 from installer.ask.system_turn import system_turn
 from tests.conftest import REPOSITORY
 from tests.guide.conftest import CHECKPOINT
@@ -105,7 +106,7 @@ def test_held_out_questions_are_answered_with_passages(
     answerer: Answerer, encoder: Embed, sources: Sources, figures: Figures
 ) -> None:
     asked = sample(read_heldout().on_topic)
-    index = Index(sources.passages, encoder(index_texts(sources.passages)))
+    index = index_of(sources, encoder)
     prompts = []
     for question, vector in zip(asked, encoder([q.text for q in asked]), strict=True):
         system = system_turn(shown(index.nearest(vector)))

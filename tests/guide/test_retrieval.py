@@ -1,28 +1,32 @@
-"""Retrieval ranks by contents and by listed questions, and knows when it cannot tell."""
+"""Retrieval learns from contents and questions, and knows when it cannot tell."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from guide_recipe.ranking import index_of
 from guide_recipe.reference_encoder import Embed
 from guide_recipe.sources import Sources, read_heldout
+from installer.ask.asked import Question
 from installer.ask.passages import Passage
+from installer.ask.reader import Vectors
 from installer.ask.retrieval import (
     CLOSE,
     FAR,
     REACH,
     Index,
+    Lesson,
     Match,
-    Vectors,
-    index_texts,
+    learn,
+    lessons,
     shown,
     undecided,
 )
 from installer.ask.system_turn import system_turn
 
-AXES = np.eye(6, dtype=np.float32)
-NORTH, EAST, UP, NORTH_TOO, EAST_TOO, NOWHERE = AXES
+AXES = np.eye(4, dtype=np.float32)
+NORTH, EAST, PIZZA, UNHEARD_OF = AXES
 
 
 def passage(name: str, *questions: str) -> Passage:
@@ -30,34 +34,44 @@ def passage(name: str, *questions: str) -> Passage:
 
 
 PASSAGES = (passage("north", "which way is up", "pole"), passage("east", "sunrise"))
+ASKED = (Question("north", "find the pole", "verb"), Question("off-topic", "bake a pizza"))
+TAUGHT = lessons(PASSAGES, ASKED)
 
 
 @pytest.fixture
 def index() -> Index:
-    vectors = [NORTH] * 3 + [EAST] * 3 + [UP, NORTH_TOO, EAST_TOO]
-    return Index(PASSAGES, np.stack(vectors))
+    vectors = np.stack([(NORTH, EAST, PIZZA)[lesson.passage] for lesson in TAUGHT])
+    return Index(PASSAGES, learn(PASSAGES, TAUGHT, vectors))
 
 
-def test_three_views_of_each_passage_and_then_the_questions_are_embedded() -> None:
-    assert index_texts(PASSAGES) == [
-        *("North", "North. The north.", "North. The north."),
-        *("East", "East. The east.", "East. The east."),
-        *("which way is up", "pole", "sunrise"),
-    ]
+def test_views_of_passages_and_all_that_is_asked_are_taught() -> None:
+    assert (
+        *(Lesson(text, 0) for text in ("North", "North. The north.", "which way is up", "pole")),
+        *(Lesson(text, 1) for text in ("East", "East. The east.", "sunrise")),
+        Lesson("how do I find the pole", 0),
+        Lesson("bake a pizza", len(PASSAGES)),
+    ) == TAUGHT
 
 
-def test_contents_and_the_nearest_listed_question_count(index: Index) -> None:
-    scores = index.scores(np.stack([NORTH, UP, EAST_TOO, NOWHERE]))
-    assert scores.tolist() == [[1, 0], [1, 0], [0, 1], [0, 0]]
+def test_a_score_says_how_much_likelier_a_passage_is_than_none(index: Index) -> None:
+    north, east, pizza = index.scores(np.stack([NORTH, EAST, PIZZA]))
+    assert north[0] > 1 > 0 > north[1] - north[0]
+    assert east[1] > 1 > 0 > east[0] - east[1]
+    assert max(pizza) < -1
 
 
-def test_a_passage_without_listed_questions_is_at_no_disadvantage() -> None:
-    index = Index([passage("north")], np.stack([NORTH] * 3))
-    assert index.scores(NORTH.reshape(1, -1)).tolist() == [[2]]
+def test_a_handbook_without_other_questions_still_ranks(index: Index) -> None:
+    taught = lessons(PASSAGES, ())
+    vectors = np.stack([(NORTH, EAST)[lesson.passage] for lesson in taught])
+    index = Index(PASSAGES, learn(PASSAGES, taught, vectors))
+    assert [match.passage.id for match in index.nearest(EAST)] == ["east", "north"]
+    assert shown(index.nearest(EAST)) == (PASSAGES[1],)
 
 
-def test_a_question_can_be_kept_from_finding_itself(index: Index) -> None:
-    assert index.scores(UP.reshape(1, -1), same=0.97)[0, 0] == 0
+def test_the_same_vectors_teach_the_same(index: Index) -> None:
+    vectors = np.stack([(NORTH, EAST, PIZZA)[lesson.passage] for lesson in TAUGHT])
+    again = Index(PASSAGES, learn(PASSAGES, TAUGHT, vectors))
+    assert np.array_equal(again.scores(AXES), index.scores(AXES))
 
 
 def test_the_best_come_first(index: Index) -> None:
@@ -74,7 +88,8 @@ def names(matches: list[Match]) -> list[str]:
 
 
 def test_passages_that_are_far_off_or_lag_behind_are_not_shown() -> None:
-    assert names(matched(1.5, 1.5 - REACH / 2, 1.5 - 2 * REACH)) == ["1.5", str(1.5 - REACH / 2)]
+    near, lagging = FAR + 2 * REACH - REACH / 2, FAR + REACH / 2
+    assert names(matched(FAR + 2 * REACH, near, lagging)) == [str(FAR + 2 * REACH), str(near)]
     assert names(matched(FAR + 0.01, FAR - 0.01)) == [str(FAR + 0.01)]
     assert names(matched(FAR - 0.01)) == []
 
@@ -97,7 +112,7 @@ def test_the_system_turn_numbers_headings_and_leads() -> None:
 
 
 def test_the_right_section_is_among_those_shown(sources: Sources, encoder: Embed) -> None:
-    index = Index(sources.passages, encoder(index_texts(sources.passages)))
+    index = index_of(sources, encoder)
     known = {passage.id for passage in sources.passages}
     asked = [question for question in read_heldout().on_topic if question.topic in known]
     vectors: Vectors = encoder([question.text for question in asked])

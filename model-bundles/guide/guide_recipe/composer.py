@@ -1,8 +1,8 @@
 """Composes training examples from the sources, by chance and in set proportions.
 
-Owns the proportions. Passages in the system turn are those that retrieval really finds for the
-question, blurred by noise: the guide must select, and must decline if nothing that the handbook
-says fits, unless it is greeted or thanked.
+Owns the proportions. Passages in the system turn are those that retrieval would find for the
+question if it were new: the guide must select, and must decline if nothing that the handbook says
+fits, unless it is greeted or thanked.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from random import Random
 import numpy as np
 
 from guide_recipe.chat import Example, Turn
+from guide_recipe.ranking import first_time_scores
 from guide_recipe.reference_encoder import Embed
 from guide_recipe.sources import OFF_TOPIC, Question, Sources
 from guide_recipe.unrelated import Unrelated
 from guide_recipe.wording import Wording
 from installer.ask.passages import Passage
-from installer.ask.retrieval import SHOWN, Index, Match, index_texts, shown
+from installer.ask.retrieval import SHOWN, best, shown
 from installer.ask.system_turn import system_turn
 
 BARE_UNTIL = 0.45
 """In the first part of a run, examples are bare questions: they are short, so that many fit into
 a batch, and which topic a question is about is what takes longest to learn."""
-OFF_TOPIC_SHARE = 0.3
+OFF_TOPIC_SHARE = 0.28
 UNRELATED_SHARE = 0.6
 """Of the off-topic questions: put together by chance rather than written."""
 FOLLOW_UP_SHARE = 0.08
@@ -33,15 +34,11 @@ THINKING_SHARE = 0.35
 PASSAGES_SHARE = 0.45
 WRONG_PASSAGES_SHARE = 0.1
 """Of the off-topic questions with passages: passages at random."""
-RETRIEVAL_NOISE = 0.04
-RETRIEVAL_HELP = 0.1
-"""Added to the right passage's score in half of the cases: questions that a passage lists may not
-find themselves, so retrieval would look worse in training than it is."""
+RETRIEVAL_NOISE = 0.3
+"""Standard deviation of what is added to the scores, so that a question has not always the same
+passages."""
 OTHER_SYSTEM_SHARE = 0.15
 """Of those without passages: a system turn as applications write them."""
-SAME_QUESTION = 0.97
-"""Similarity above which a listed question counts as the question itself."""
-
 UNRELATED = 4000
 """Off-topic questions that are put together."""
 
@@ -63,17 +60,15 @@ class Composer:
         self._chance = Random(seed)
         self._noise = np.random.default_rng(seed)
         self._wording = Wording(sources.synonyms)
-        self._in_handbook = {passage.id: i for i, passage in enumerate(sources.passages)}
+        self._in_handbook = {passage.id for passage in sources.passages}
         self._by_topic: dict[str, list[Question]] = {topic: [] for topic in sources.topics}
         for question in sources.on_topic:
             self._by_topic[question.topic].append(question)
         unrelated = Unrelated(sources.everyday)
-        self._unrelated = [unrelated.question(self._chance) for _ in range(UNRELATED)]
+        self._unrelated = tuple(unrelated.question(self._chance) for _ in range(UNRELATED))
         follow_ups = [follow_up.question for follow_up in sources.follow_ups]
         asked = [*sources.on_topic, *sources.off_topic, *self._unrelated, *follow_ups]
-        index = Index(sources.passages, embed(index_texts(sources.passages)))
-        scores = index.scores(embed([question.plain for question in asked]), same=SAME_QUESTION)
-        self._scores = dict(zip(asked, scores, strict=True))
+        self._scores = first_time_scores(sources, asked, embed, seed=seed)
 
     def example(self, progress: float) -> Example:
         """The next example, `progress` being the share of the run that is behind."""
@@ -114,10 +109,9 @@ class Composer:
 
     def _question(self) -> Question:
         chance = self._chance
-        if chance.random() < OFF_TOPIC_SHARE * UNRELATED_SHARE:
-            return chance.choice(self._unrelated)
-        if chance.random() < OFF_TOPIC_SHARE * (1 - UNRELATED_SHARE):
-            return chance.choice(self._sources.off_topic)
+        if chance.random() < OFF_TOPIC_SHARE:
+            put_together = chance.random() < UNRELATED_SHARE
+            return chance.choice(self._unrelated if put_together else self._sources.off_topic)
         return chance.choice(self._by_topic[chance.choice(self._sources.topics)])
 
     def _turn(self, question: Question) -> Turn:
@@ -129,7 +123,4 @@ class Composer:
         if question.topic == OFF_TOPIC and chance.random() < WRONG_PASSAGES_SHARE:
             return chance.sample(passages, chance.randint(1, SHOWN))
         scores = self._scores[question] + self._noise.normal(0.0, RETRIEVAL_NOISE, len(passages))
-        if question.topic in self._in_handbook and chance.random() < 0.5:
-            scores[self._in_handbook[question.topic]] += RETRIEVAL_HELP
-        best = [int(i) for i in np.argsort(-scores)[:SHOWN]]
-        return shown([Match(passages[i], float(scores[i])) for i in best])
+        return shown(best(passages, scores))

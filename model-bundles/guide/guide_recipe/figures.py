@@ -13,9 +13,10 @@ from guide_recipe.answering import Answer, Prompt
 from guide_recipe.baseline import BagOfWords
 from guide_recipe.chat import Example, Turn
 from guide_recipe.grading import is_clean, topic_of
+from guide_recipe.ranking import index_of
 from guide_recipe.reference_encoder import Embed
 from guide_recipe.sources import OFF_TOPIC, Question, Questions, Sources
-from installer.ask.retrieval import Index, Match, index_texts, shown, undecided
+from installer.ask.retrieval import Match, shown, undecided
 from installer.ask.system_turn import system_turn
 
 _MODES = ("with_passages", "alone", "thinking_with_passages", "bag_of_words")
@@ -94,7 +95,7 @@ class Measure:
     def __init__(self, sources: Sources, split: Questions, answers: Answers, embed: Embed) -> None:
         self._sources, self._split, self._answers = sources, split, answers
         self._asked = (*split.on_topic, *split.off_topic)
-        index = Index(sources.passages, embed(index_texts(sources.passages)))
+        index = index_of(sources, embed)
         vectors = embed([question.plain for question in self._asked])
         self._matches = [index.nearest(vector) for vector in vectors]
         self._seen: list[tuple[bool, Answer]] = []

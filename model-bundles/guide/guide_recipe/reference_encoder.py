@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from guide_recipe.sources import GUIDE
-from installer.ask.retrieval import Vectors
+from installer.ask.reader import Vectors
 
 Embed = Callable[[Sequence[str]], Vectors]
 """Texts in, unit vectors out: float32 [texts, dimensions]."""

@@ -1,4 +1,4 @@
-"""The handbook's vectors are computed once, and again when anything about them changed."""
+"""The handbook is learnt once, and again when anything about it changed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from installer.ask.retrieval import Vectors
-from installer.ask.vectors import embed_with_question
+from installer.ask.learnt import reader_and_question
+from installer.ask.passages import Passage
+from installer.ask.reader import Reader, Vectors
+from installer.ask.retrieval import Lesson, learn
 
-TEXTS = ["alpha", "beta", "gamma"]
+PASSAGES = [Passage(name, "page.md", name, name, "", ()) for name in ("one", "two")]
+TAUGHT = [Lesson("alpha", 0), Lesson("beta", 1), Lesson("gamma", 2)]
+
+
+EMPTY_ARCHIVE = b"PK\x05\x06" + bytes(18)
 
 
 class Model:
@@ -27,10 +33,14 @@ class Model:
         return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
 
 
-def ask(model: Model, cache: Path, texts: Sequence[str] = TEXTS) -> None:
-    vectors, question = embed_with_question(texts, "delta", model, cache)
+def ask(model: Model, cache: Path, taught: Sequence[Lesson] = TAUGHT) -> None:
+    def learn_it(vectors: Vectors) -> Reader:
+        return learn(PASSAGES, taught, vectors)
+
+    reader, question = reader_and_question(taught, "delta", model, learn_it, cache)
     fresh = Model(model.seed)
-    assert np.array_equal(vectors, fresh(texts))
+    expected = learn_it(fresh([lesson.text for lesson in taught]))
+    assert np.array_equal(reader.weights, expected.weights)
     assert np.array_equal(question, fresh(["delta"])[0])
 
 
@@ -47,15 +57,16 @@ def test_another_model_is_noticed(tmp_path: Path) -> None:
     ask(Model(2), tmp_path)
 
 
-def test_other_texts_replace_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [TAUGHT[:2], [*TAUGHT[:2], Lesson("gamma", 1)]])
+def test_other_lessons_replace_the_file(tmp_path: Path, other: list[Lesson]) -> None:
     model = Model()
     ask(model, tmp_path)
-    ask(model, tmp_path, ["alpha", "beta"])
-    assert model.batches == [4, 3]
+    ask(model, tmp_path, other)
+    assert model.batches == [4, len(other) + 1]
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not an archive", b"\x93NUMPY"])
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not an archive", b"\x93NUMPY", EMPTY_ARCHIVE])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     model = Model()
     ask(model, tmp_path)
