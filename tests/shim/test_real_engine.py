@@ -130,5 +130,7 @@ def test_the_sum_of_all_bills_is_what_the_engine_computed(node: Node) -> None:
     requests = {e.request_id for e in node.events() if isinstance(e, Request)} - seen
     bills = [e for e in node.events() if isinstance(e, Response) and e.request_id in requests]
     assert len(bills) == len(requests) == 24
-    assert {bill.outcome for bill in bills} == {"cancelled"}
+    whole = [bill.tokens.generated for bill in bills if bill.outcome == "ok"]
+    assert set(whole) <= {200, 400}, "only an answer that was complete is not cancelled"
+    assert {bill.outcome for bill in bills} - {"ok"} == {"cancelled"}
     assert sum(bill.tokens.generated for bill in bills) == node.metric(metric) - before
