@@ -46,12 +46,14 @@ def fit(vectors: Vectors, classes: Classes, count: int) -> Reader:
     decay[-1] = 1e-6  # the bias is free; a trace keeps the curvature regular
     curvature = 0.5 * inputs.T @ inputs / rows + np.diag(decay[:, 0])
     step = np.linalg.inv(curvature.astype(np.float64)).astype(np.float32)
-    weights = before = np.zeros((inputs.shape[1], count), np.float32)
+    before: Vectors = np.zeros((inputs.shape[1], count), np.float32)
+    weights = before
     for number in range(STEPS):
-        ahead = weights + number / (number + 3) * (weights - before)
+        ahead = weights + np.float32(number / (number + 3)) * (weights - before)
         error = np.exp(Reader(ahead).log_probabilities(vectors)) - wanted
-        before, weights = weights, ahead - step @ (inputs.T @ error / rows + decay * ahead)
-    return Reader(weights.astype(np.float32))
+        slope: Vectors = inputs.T @ error / np.float32(rows) + decay * ahead
+        before, weights = weights, ahead - step @ slope
+    return Reader(weights)
 
 
 def _with_one(vectors: Vectors) -> Vectors:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from installer.ask.asked import Question
 from installer.ask.passages import Passage
@@ -82,7 +84,9 @@ class Index:
         return best(self._passages, self.scores(question.reshape(1, -1))[0], count)
 
 
-def best(passages: Sequence[Passage], scores: Vectors, count: int = SHOWN) -> list[Match]:
+def best(
+    passages: Sequence[Passage], scores: npt.NDArray[np.floating[Any]], count: int = SHOWN
+) -> list[Match]:
     """The `count` passages with the highest of `scores` [passages], best first."""
     order = np.argsort(-scores, kind="stable")[:count]
     return [Match(passages[int(i)], float(scores[i])) for i in order]

@@ -17,7 +17,8 @@ from guide_recipe.figures import Figures
 from guide_recipe.grading import is_clean, topic_of
 from guide_recipe.ranking import index_of
 from guide_recipe.reference_encoder import Embed
-from guide_recipe.sources import OFF_TOPIC, Question, Sources, read_heldout
+from guide_recipe.sources import OFF_TOPIC, Sources, read_heldout
+from installer.ask.asked import Question
 from installer.ask.retrieval import shown
 from installer.ask.system_turn import system_turn
 from tests.conftest import REPOSITORY

@@ -5,14 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from guide_recipe.sources import (
-    OFF_TOPIC,
-    Question,
-    Questions,
-    Sources,
-    read_dev,
-    read_heldout,
-)
+from guide_recipe.sources import OFF_TOPIC, Questions, Sources, read_dev, read_heldout
+from installer.ask.asked import Question
 
 NEAR = 0.8
 """Share of words in common that makes two questions nearly the same."""

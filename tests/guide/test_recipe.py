@@ -26,9 +26,10 @@ from guide_recipe.figures import Figures, Measure
 from guide_recipe.grading import is_clean, topic_of
 from guide_recipe.recipe import make
 from guide_recipe.reference_encoder import Embed
-from guide_recipe.sources import OFF_TOPIC, Question, Questions, Sources
+from guide_recipe.sources import OFF_TOPIC, Questions, Sources
 from guide_recipe.training import Plan, schedule
 from guide_recipe.wording import Wording
+from installer.ask.asked import Question
 
 PLAN = Plan(steps=4, batch_tokens=512)
 

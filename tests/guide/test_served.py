@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from appliance.access import KeyStore
 from guide_recipe.grading import topic_of
-from guide_recipe.sources import HANDBOOK, Question, Sources, read_heldout
+from guide_recipe.sources import HANDBOOK, Sources, read_heldout
+from installer.ask.asked import Question
 from installer.cli.app import app
 from tests.conftest import BuildOnce
 from tests.engine_daemon.test_process import daemon

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from math import log
 
-from guide_recipe.sources import Question
+from installer.ask.asked import Question
 
 _SMOOTHING = 0.3
 

@@ -15,9 +15,10 @@ import numpy as np
 from guide_recipe.chat import Example, Turn
 from guide_recipe.ranking import first_time_scores
 from guide_recipe.reference_encoder import Embed
-from guide_recipe.sources import OFF_TOPIC, Question, Sources
+from guide_recipe.sources import OFF_TOPIC, Sources
 from guide_recipe.unrelated import Unrelated
 from guide_recipe.wording import Wording
+from installer.ask.asked import Question
 from installer.ask.passages import Passage
 from installer.ask.retrieval import SHOWN, best, shown
 from installer.ask.system_turn import system_turn

@@ -15,7 +15,8 @@ from guide_recipe.chat import Example, Turn
 from guide_recipe.grading import is_clean, topic_of
 from guide_recipe.ranking import index_of
 from guide_recipe.reference_encoder import Embed
-from guide_recipe.sources import OFF_TOPIC, Question, Questions, Sources
+from guide_recipe.sources import OFF_TOPIC, Questions, Sources
+from installer.ask.asked import Question
 from installer.ask.retrieval import Match, shown, undecided
 from installer.ask.system_turn import system_turn
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from guide_recipe.reference_encoder import Embed
-from guide_recipe.sources import Question, Sources
+from guide_recipe.sources import Sources
+from installer.ask.asked import Question
 from installer.ask.reader import Vectors
 from installer.ask.retrieval import Index, learn, lessons
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from guide_recipe.sources import OFF_TOPIC, Question
+from guide_recipe.sources import OFF_TOPIC
+from installer.ask.asked import Question
 
 INVENTED_SHARE = 0.25
 """Of the words for things."""

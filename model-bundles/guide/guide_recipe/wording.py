@@ -11,7 +11,7 @@ import string
 from collections.abc import Sequence
 from random import Random
 
-from guide_recipe.sources import Question
+from installer.ask.asked import Question
 
 _VERB_FRAMES = (
     *("how do I {}", "how can I {}", "how to {}", "how would I {}", "how does one {}"),
