@@ -58,6 +58,8 @@ class Plan:
     model: str | None
     own_node: bool
     command: str
+    recipe: Recipe | None = None
+    """Of an earlier run of the same server and model; None finds it out."""
 
 
 @dataclass(slots=True)
@@ -115,7 +117,7 @@ async def _prepare(plan: Plan, watcher: Watcher) -> _Asker:
     recipe = Recipe()
     if not prompts:
         watcher.step("finding words that have the same number of tokens")
-        recipe = await _recipe(server, model, dialect)
+        recipe = plan.recipe or await find_recipe(server, model.id, dialect)
         _check_shape(work, recipe)
     asker = _Asker(server, work, model, dialect, recipe, prompts)
     watcher.step("rehearsing one request of the full shape")
@@ -130,12 +132,14 @@ async def _prepare(plan: Plan, watcher: Watcher) -> _Asker:
     return asker
 
 
-async def _recipe(server: Server, model: Model, dialect: Dialect) -> Recipe:
+async def find_recipe(server: Server, model: str, dialect: Dialect) -> Recipe:
+    """How prompts of exact lengths are made for `model`, by its tokenizer or by usage."""
+
     async def by_tokenizer(text: str) -> int | None:
-        return await server.count_by_tokenizer(model.id, as_messages(text))
+        return await server.count_by_tokenizer(model, as_messages(text))
 
     async def by_usage(text: str) -> int | None:
-        return await server.count_by_usage(model.id, as_messages(text), dialect)
+        return await server.count_by_usage(model, as_messages(text), dialect)
 
     recipe = await calibrate(by_tokenizer)
     return recipe if recipe.exact else await calibrate(by_usage)
