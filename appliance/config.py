@@ -106,6 +106,11 @@ class Layout:
         return self.metering / "usage.db"
 
     @property
+    def bench(self) -> Path:
+        """Reports of `appliance bench`; made by the first run that may write here."""
+        return self.state / "bench"
+
+    @property
     def install_state(self) -> Path:
         return self.state / "install"
 

@@ -15,8 +15,8 @@ SECONDS = 600
 
 
 @contextmanager
-def passing_key(layout: Layout, name: str) -> Iterator[str]:
-    """The secret of a key called `name` that is valid while inside.
+def passing_key(layout: Layout, name: str, *, seconds: int = SECONDS) -> Iterator[str]:
+    """The secret of a key called `name` that is valid while inside, `seconds` at most.
 
     Raises NotFoundError if there is no node, StorageError if its keys cannot be written.
     """
@@ -26,7 +26,7 @@ def passing_key(layout: Layout, name: str) -> Iterator[str]:
             hint="name its prefix with --root, or install it from the stick",
         )
     with KeyStore(layout.keys_db) as keys:
-        info, secret = keys.create(name, expires=int(time.time()) + SECONDS)
+        info, secret = keys.create(name, expires=int(time.time()) + seconds)
         try:
             yield secret
         finally:

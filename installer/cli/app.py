@@ -11,6 +11,7 @@ from appliance.errors import ApplianceError
 from installer.cli import (
     ask,
     audit,
+    bench,
     bundle,
     install,
     keys,
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for command in (install, serve, status, ask):
+for command in (install, serve, status, ask, bench):
     command.register(app)
 for noun in (models, keys, audit, usage, trust, bundle, media):
     app.add_typer(noun.app)
