@@ -35,8 +35,6 @@ class CacheScales:
 class _Form:
     """What all forms share: tokens, lengths and angles."""
 
-    rows = "rows"
-
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         self._graph = graph
         self._shape = shape
@@ -79,14 +77,22 @@ class _Form:
         return table("rope.cosines", np.cos), table("rope.sines", np.sin)
 
 
+def _declare_rows(graph: GraphBuilder) -> ir.Value:
+    """Which rows' logits are wanted, counted through [B, S] as it lies in memory."""
+    return graph.input("rows", ir.DataType.INT64, ("rows",))
+
+
+def _choose(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, rows: ir.Value) -> ir.Value:
+    flat = graph.op("Reshape", x, graph.constant([-1, shape.hidden]))
+    return graph.op("Gather", flat, rows, axis=0)
+
+
 class FloatSlots(_Form):
     """Float32 slots, extended in place; prompts and decoding in one graph."""
 
-    rows = "batch"
-
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
-        self._last = graph.input("last_index", ir.DataType.INT64, ("batch",))
+        self._rows = _declare_rows(graph)
         self._tables = self._angles()
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
@@ -98,19 +104,7 @@ class FloatSlots(_Form):
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
-        """The one row that `last_index` names in each sequence."""
-        rows = self._graph.op("Unsqueeze", self._last, self._graph.constant([1]))
-        return self._graph.op("GatherND", x, rows, batch_dims=1)
-
-
-def _declare_rows(graph: GraphBuilder) -> ir.Value:
-    """Which rows' logits are wanted, counted through [B, S] as it lies in memory."""
-    return graph.input("rows", ir.DataType.INT64, ("rows",))
-
-
-def _choose(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, rows: ir.Value) -> ir.Value:
-    flat = graph.op("Reshape", x, graph.constant([-1, shape.hidden]))
-    return graph.op("Gather", flat, rows, axis=0)
+        return _choose(self._graph, self._shape, x, self._rows)
 
 
 class ByteSlots(_Form):

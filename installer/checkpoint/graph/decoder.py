@@ -66,11 +66,9 @@ class Attention(Protocol):
 
     Attributes:
         ids: the tokens, [B, S].
-        rows: the name of the logits' first dimension.
     """
 
     ids: ir.Value
-    rows: str
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         """Queries, keys and values of a layer -> [B, S, heads * head_dim]."""
@@ -163,7 +161,7 @@ def build_decoder(
     head = embeddings
     if not shape.tied:
         head = Table(graph, "lm_head.weight", shape.vocab, shape.hidden)
-    graph.output(head.scores(chosen), "logits", (attention.rows, shape.vocab))
+    graph.output(head.scores(chosen), "logits", ("rows", shape.vocab))
 
 
 def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:
