@@ -73,20 +73,23 @@ def prefill(engine: LLMEngine, tokens: int) -> float:
     return tokens / run(engine, 1, tokens, 1)[0]
 
 
-def decode(engine: LLMEngine, streams: int, context: int, steps: int = 24) -> float:
-    """Tokens a second of steps that decode only, all streams at `context` tokens or a few more."""
+def decode(engine: LLMEngine, streams: int, context: int, steps: int = 16) -> float:
+    """Tokens a second of steps that decode only, all streams near `context` tokens."""
     random = np.random.default_rng(0)
-    params = SamplingParams(max_tokens=steps, temperature=0)
     for call in range(streams):
         prompt = random.integers(300, VOCAB - 300, context - steps).tolist()
-        engine.add(Generation(call, prompt, params))
-    times = []
-    while engine.has_work:
-        before, start = engine.counters.prompt_tokens, time.perf_counter()
-        alone = engine.waiting == 0
+        engine.add(Generation(call, prompt, SamplingParams(temperature=0)))
+    times: list[float] = []
+    while len(times) < steps:
+        waiting, before = engine.waiting, engine.counters.prompt_tokens
+        start = time.perf_counter()
         engine.step()
-        if alone and engine.counters.prompt_tokens == before and engine.running == streams:
+        if not waiting and engine.counters.prompt_tokens == before:
             times.append(time.perf_counter() - start)
+    for call in range(streams):
+        engine.cancel(call)
+    while engine.has_work:
+        engine.step()
     return streams / statistics.median(times)
 
 
