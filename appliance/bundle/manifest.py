@@ -44,7 +44,9 @@ class Graph(_Strict, frozen=True):
 
     variant: Literal["cpu"]
     path: str
-    precision: Literal["fp32", "int8", "int4"]
+    precision: Literal["fp32", "int8", "int4", "w8a8"]
+    prefill: str | msgspec.UnsetType = msgspec.UNSET
+    """A second graph, for prompts, over the same weight files; left out where one serves both."""
 
 
 class DecoderSpec(_Strict, frozen=True):
@@ -55,6 +57,8 @@ class DecoderSpec(_Strict, frozen=True):
     head_dim: int
     vocab_size: int
     context_length: int
+    cache: Literal["int8"] | msgspec.UnsetType = msgspec.UNSET
+    """How the cache stores a number; left out where it is float32."""
 
 
 class EncoderSpec(_Strict, frozen=True):
@@ -166,6 +170,7 @@ def _check(manifest: Manifest) -> None:
     if len(manifest.graphs) != len({g.variant for g in manifest.graphs}) or not manifest.graphs:
         raise _bad("it needs one graph for each variant")
     named = [manifest.tokenizer, *(g.path for g in manifest.graphs)]
+    named += [g.prefill for g in manifest.graphs if isinstance(g.prefill, str)]
     if manifest.prompting is not None:
         named.append(manifest.prompting.template)
     for path in named:
@@ -177,13 +182,19 @@ def _check(manifest: Manifest) -> None:
         raise _bad("a chat bundle needs decoder, generation and prompting")
     if manifest.kind == "embedding" and not manifest.encoder:
         raise _bad("an embedding bundle needs encoder")
+    if manifest.decoder is not None and any(
+        isinstance(g.prefill, str) != (manifest.decoder.cache == "int8") for g in manifest.graphs
+    ):
+        raise _bad("a graph for prompts belongs to an 8-bit cache, and to no other")
     _check_numbers(manifest)
 
 
 def _check_numbers(manifest: Manifest) -> None:
     positive: dict[str, int] = {}
     if manifest.decoder is not None:
-        positive |= {f"decoder.{k}": v for k, v in msgspec.structs.asdict(manifest.decoder).items()}
+        counts = msgspec.structs.asdict(manifest.decoder)
+        del counts["cache"]
+        positive |= {f"decoder.{name}": count for name, count in counts.items()}
     if manifest.encoder is not None:
         positive |= {
             "encoder.dimensions": manifest.encoder.dimensions,

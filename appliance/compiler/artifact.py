@@ -17,6 +17,8 @@ from appliance.fsops import hash_regular, read_regular, walk_files
 from appliance.trust.node_key import NodePublicKey
 
 GRAPH_NAME = "model.onnx"
+PREFILL_NAME = "prefill.onnx"
+"""The second graph of a model with an 8-bit cache, over the same weights."""
 WEIGHTS_NAME = "weights.bin"
 
 _AGAIN = "compile it again: `appliance install` or `appliance models add`"

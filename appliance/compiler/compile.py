@@ -8,15 +8,18 @@ bytes are not the manifest's, graphs that are not allowed, and results that do n
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec, EncoderSpec, FileEntry, Manifest
-from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.artifact import GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME
 from appliance.compiler.graph_check import MAX_GRAPH_BYTES, check_graph
 from appliance.compiler.probe import Array, run_probe
+from appliance.compiler.sharing import share_weights
 from appliance.errors import DigestError, UnsupportedError
 from appliance.fsops import hash_regular, read_regular, resolve_inside
 
@@ -26,28 +29,34 @@ _PROVIDER = "CPUExecutionProvider"
 
 
 def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> None:
-    """Write model.onnx and weights.bin into the empty directory `artifact_dir`.
+    """Write model.onnx, weights.bin and perhaps prefill.onnx into the empty `artifact_dir`.
 
     Raises DigestError for a file that is not the manifest's, VerificationError for a graph that
     is not allowed, UnsupportedError if ONNX Runtime cannot run it here.
     """
     ort.disable_telemetry_events()
     ort.set_default_logger_severity(4)
-    graph, weights = _verified_graph(bundle_dir, manifest)
-    check_graph(graph, weights, path=manifest.graph.path)
+    weights = _verified_weights(bundle_dir, manifest)
     spec = manifest.decoder or manifest.encoder
     assert spec is not None, "a manifest has a decoder or an encoder"
-    folder = (bundle_dir / manifest.graph.path).parent
-    before = _compile(graph, folder, artifact_dir, spec)
-    after = run_probe(load(artifact_dir / GRAPH_NAME), spec)
-    if not all(
-        np.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE)
-        for a, b in zip(before, after, strict=True)
-    ):
-        raise UnsupportedError(
-            "the compiled graph computes something else than the bundle's",
-            hint="report this with the output of `appliance status --json`",
-        )
+    for path, name in compiled_graphs(manifest).items():
+        graph = _verified_graph(bundle_dir, manifest, path)
+        check_graph(graph, weights, path=path)
+        folder = (bundle_dir / path).parent
+        if name == GRAPH_NAME:
+            before = _compile(graph, folder, artifact_dir, spec)
+        else:
+            before = _compile_second(graph, folder, artifact_dir, name, spec)
+        _compare(before, run_probe(load(artifact_dir / name), spec))
+
+
+def compiled_graphs(manifest: Manifest) -> dict[str, str]:
+    """Path of each graph in the bundle -> its name in the artifact; the first has the weights."""
+    graph = manifest.graph
+    names = {graph.path: GRAPH_NAME}
+    if isinstance(graph.prefill, str):
+        names[graph.prefill] = PREFILL_NAME
+    return names
 
 
 def load(graph: Path) -> ort.InferenceSession:
@@ -57,19 +66,67 @@ def load(graph: Path) -> ort.InferenceSession:
     return _session(str(graph), options)
 
 
-def _verified_graph(bundle_dir: Path, manifest: Manifest) -> tuple[bytes, dict[str, int]]:
-    """The graph's bytes, and name -> size of the weight files; all hashed now."""
+def _beside(manifest: Manifest) -> dict[str, FileEntry]:
+    """Name -> entry of the weight files, which lie beside the graphs."""
     parent = PurePosixPath(manifest.graph.path).parent
-    beside = [f for f in manifest.files if PurePosixPath(f.path).parent == parent]
-    for entry in beside:
+    graphs = compiled_graphs(manifest)
+    return {
+        PurePosixPath(entry.path).name: entry
+        for entry in manifest.files
+        if PurePosixPath(entry.path).parent == parent and entry.path not in graphs
+    }
+
+
+def _verified_weights(bundle_dir: Path, manifest: Manifest) -> dict[str, int]:
+    """Name -> size of the weight files; all hashed now."""
+    files = _beside(manifest)
+    for entry in files.values():
         path = resolve_inside(bundle_dir, entry.path)
         if hash_regular(path, name=entry.path) != (entry.size, entry.sha256):
             raise _altered(entry)
-    entry = next(f for f in beside if f.path == manifest.graph.path)
-    graph = read_regular(
-        resolve_inside(bundle_dir, entry.path), limit=MAX_GRAPH_BYTES, name=entry.path
-    )
-    return graph, {PurePosixPath(f.path).name: f.size for f in beside if f is not entry}
+    return {name: entry.size for name, entry in files.items()}
+
+
+def _verified_graph(bundle_dir: Path, manifest: Manifest, path: str) -> bytes:
+    """The graph's bytes, which are the manifest's."""
+    entry = next(entry for entry in manifest.files if entry.path == path)
+    graph = read_regular(resolve_inside(bundle_dir, path), limit=MAX_GRAPH_BYTES, name=path)
+    if (len(graph), hashlib.sha256(graph).hexdigest()) != (entry.size, entry.sha256):
+        raise _altered(entry)
+    return graph
+
+
+def _compare(before: list[Array], after: list[Array]) -> None:
+    """Refuse a saved graph that computes something else than what was saved.
+
+    Integers, which are rounded numbers, may differ by one.
+    """
+    for one, other in zip(before, after, strict=True):
+        tolerance = 1 if one.dtype == np.int8 else _TOLERANCE
+        if not np.allclose(
+            one.astype(np.float32), other.astype(np.float32), rtol=_TOLERANCE, atol=tolerance
+        ):
+            raise UnsupportedError(
+                "the compiled graph computes something else than the bundle's",
+                hint="report this with the output of `appliance status --json`",
+            )
+
+
+def _compile_second(
+    graph: bytes, folder: Path, artifact_dir: Path, name: str, spec: DecoderSpec | EncoderSpec
+) -> list[Array]:
+    """Compile a graph over the weights of the first one: nothing but the graph is kept."""
+    apart = artifact_dir / ".second"
+    apart.mkdir()
+    try:
+        probed = _compile(graph, folder, apart, spec)
+        first = (artifact_dir / GRAPH_NAME).read_bytes()
+        second = (apart / GRAPH_NAME).read_bytes()
+        shared = share_weights(first, second, apart / WEIGHTS_NAME)
+        (artifact_dir / name).write_bytes(shared)
+    finally:
+        shutil.rmtree(apart)
+    return probed
 
 
 def _compile(

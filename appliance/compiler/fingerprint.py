@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-REVISION = "1"
+REVISION = "2"
 """Raised when this package compiles differently."""
 
 _IDENTITY = ("vendor_id", "cpu family", "model", "model name")

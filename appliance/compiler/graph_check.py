@@ -27,6 +27,7 @@ IR_VERSION = 10
 
 _NONE: frozenset[str] = frozenset()
 OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
+    ("", "Abs"): _NONE,
     ("", "Add"): _NONE,
     ("", "Cast"): frozenset({"to"}),
     ("", "Concat"): frozenset({"axis"}),
@@ -39,6 +40,8 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
     ("", "MatMul"): _NONE,
     ("", "Max"): _NONE,
     ("", "Mul"): _NONE,
+    ("", "QuantizeLinear"): _NONE,
+    ("", "ReduceMax"): frozenset({"keepdims"}),
     ("", "ReduceSum"): frozenset({"keepdims"}),
     ("", "Reshape"): _NONE,
     ("", "Shape"): frozenset({"start", "end"}),
@@ -47,21 +50,27 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
     ("", "Slice"): _NONE,
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
+    ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,
     (MICROSOFT, "GatherBlockQuantized"): frozenset(
         {"bits", "block_size", "gather_axis", "quantize_axis"}
     ),
     (MICROSOFT, "Gelu"): _NONE,
     (MICROSOFT, "GroupQueryAttention"): frozenset(
-        {"num_heads", "kv_num_heads", "do_rotary", "scale"}
+        {
+            *("num_heads", "kv_num_heads", "do_rotary", "scale"),
+            *("k_quant_type", "v_quant_type", "kv_cache_bit_width"),
+        }
     ),
+    (MICROSOFT, "MatMulIntegerToFloat"): _NONE,
     (MICROSOFT, "MatMulNBits"): frozenset({"K", "N", "bits", "block_size", "accuracy_level"}),
     (MICROSOFT, "MultiHeadAttention"): frozenset({"num_heads", "scale"}),
+    (MICROSOFT, "RotaryEmbedding"): _NONE,
     (MICROSOFT, "SkipLayerNormalization"): frozenset({"epsilon"}),
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): frozenset({"epsilon"}),
 }
 
-_ITEM_BYTES = {1: 4, 2: 1, 7: 8}  # FLOAT, UINT8, INT64
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 7: 8}  # FLOAT, UINT8, INT8, INT64
 _WEIGHT_FILE = re.compile(r"weights-[0-9]{5}\.bin")
 _EXTERNAL = 1
 

@@ -19,34 +19,50 @@ _TOKENS = 4
 
 
 def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) -> list[Array]:
-    """All outputs of one run; of two for a decoder: a prompt, then one more token.
+    """All outputs of one run; of two for a decoder: a prompt, then more tokens.
 
     Raises UnsupportedError if the run fails or an output is not finite.
     """
     if isinstance(spec, EncoderSpec):
         ids = np.arange(min(_TOKENS, spec.max_length), dtype=np.int64)[None]
         return _run(session, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-    prompt = min(_TOKENS, spec.context_length - 1)
-    names = [output.name for output in session.get_outputs()]
-    results = _run(session, _decoder_feed(spec, 0, prompt) | _empty_cache(spec))
-    cache = {
-        name.replace("present", "past"): value
-        for name, value in zip(names, results, strict=True)
-        if name.startswith("present")
-    }
-    return results + _run(session, _decoder_feed(spec, prompt, 1) | cache)
+    inputs = {entry.name for entry in session.get_inputs()}
+    outputs = [entry.name for entry in session.get_outputs()]
+    first = min(_TOKENS, spec.context_length - 1)
+    cache = _empty_cache(spec)
+    results: list[Array] = []
+    for start, count in ((0, first), (first, 1)):
+        feed = _decoder_feed(spec, start, count) | cache
+        new = _run(session, {name: value for name, value in feed.items() if name in inputs})
+        _extend(cache, dict(zip(outputs, new, strict=True)), start, count)
+        results += new
+    return results
 
 
 def _empty_cache(spec: DecoderSpec) -> dict[str, Array]:
     shape = (1, spec.kv_heads, 2 * _TOKENS, spec.head_dim)
+    dtype = np.int8 if spec.cache == "int8" else np.float32
     return {
-        f"past_{name}_{layer}": np.zeros(shape, np.float32)
+        f"past_{name}_{layer}": np.zeros(shape, dtype)
         for layer in range(spec.layers)
         for name in ("key", "value")
     }
 
 
+def _extend(cache: dict[str, Array], outputs: dict[str, Array], start: int, count: int) -> None:
+    """Put what a run made into the cache: whole slots, or the new positions alone."""
+    for name, slot in cache.items():
+        made = outputs.get(name.replace("past", "present"))
+        if made is not None:
+            cache[name] = made
+            continue
+        new = outputs[name.replace("past", "new")]
+        heads, size = slot.shape[1], slot.shape[3]
+        slot[0, :, start : start + count] = new.reshape(count, heads, size).swapaxes(0, 1)
+
+
 def _decoder_feed(spec: DecoderSpec, start: int, count: int) -> dict[str, Array]:
+    """Every input that some form of decoder graph has."""
     total = start + count
     ids = np.arange(start, total, dtype=np.int64) % spec.vocab_size
     return {
@@ -54,6 +70,9 @@ def _decoder_feed(spec: DecoderSpec, start: int, count: int) -> dict[str, Array]
         "seqlens_k": np.array([total - 1], np.int32),
         "total_sequence_length": np.array(total, np.int32),
         "last_index": np.array([count - 1], np.int64),
+        "rows": np.array([count - 1], np.int64),
+        "query_seqlens": np.array([count], np.int32),
+        "start": np.array([start], np.int64),
     }
 
 

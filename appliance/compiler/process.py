@@ -20,7 +20,7 @@ from pathlib import Path
 
 from appliance.bundle.manifest import FileEntry, Manifest
 from appliance.compiler import record as records
-from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME, open_named
+from appliance.compiler.artifact import GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME, open_named
 from appliance.compiler.fingerprint import artifact_key
 from appliance.compiler.record import Record
 from appliance.config import Layout
@@ -185,14 +185,14 @@ def _settle(directory: Path) -> tuple[FileEntry, ...]:
     """Take the child's files over: make them the parent's, read-only and durable; hash them.
 
     The directory first: from then on a process that the child left behind can rename nothing.
-    Raises LayoutError for anything but the two plain files.
+    Raises LayoutError for anything but the plain files that a compilation makes.
     """
     root = os.geteuid() == 0
     if root:
         os.chown(directory, 0, 0)
     entries = []
     for name in sorted(path.name for path in directory.iterdir()):
-        if name not in {GRAPH_NAME, WEIGHTS_NAME}:
+        if name not in {GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME}:
             raise LayoutError(f"the compiler left {name!r} behind", path=name)
         fd = open_regular(directory / name, name=name)
         try:

@@ -14,7 +14,6 @@ from appliance.config import EngineSettings
 from appliance.engine.machine import memory_bytes
 from appliance.errors import CapacityError
 
-_KV_ITEM_BYTES = 4  # float32
 _PREFERRED_TOKENS = 4096
 """A slot gets at least this many tokens (or the model's context) before there is a second one."""
 _LEAST_TOKENS = 64
@@ -40,7 +39,8 @@ class CacheShape:
 
 def token_bytes(decoder: DecoderSpec) -> int:
     """Bytes of one token's keys and values over all layers."""
-    return 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * _KV_ITEM_BYTES
+    item = 1 if decoder.cache == "int8" else 4
+    return 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * item
 
 
 def fit(decoder: DecoderSpec, settings: EngineSettings, available: int) -> CacheShape:

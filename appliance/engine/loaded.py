@@ -18,7 +18,7 @@ from appliance.engine.embedding_engine import EmbeddingEngine
 from appliance.engine.encoder_runner import EncoderRunner
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.model_runner import ModelRunner
-from appliance.engine.session import open_session
+from appliance.engine.session import PREFILL_NAME, open_session
 from appliance.engine.slot_pool import SlotPool
 from appliance.engine.tokenizer import Tokenizer
 from appliance.errors import DigestError, RequestError
@@ -57,8 +57,13 @@ class ChatModel:
         try:
             self._shape = self.cache_shape = budget.take(decoder, settings)
             session = open_session(artifact.directory, settings.threads)
+            prompts = None
+            if decoder.cache == "int8":
+                prompts = open_session(artifact.directory, settings.threads, PREFILL_NAME)
             pool = SlotPool(decoder, self.cache_shape)
-            runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget)
+            runner = ModelRunner(
+                session, pool, decoder.vocab_size, settings.token_budget, prompts
+            )
         except BaseException:
             self.close()
             raise

@@ -11,10 +11,11 @@ from appliance.errors import UnsupportedError
 
 PROVIDER = "CPUExecutionProvider"
 GRAPH_NAME = "model.onnx"
+PREFILL_NAME = "prefill.onnx"
 
 
-def open_session(artifact: Path, threads: int) -> ort.InferenceSession:
-    """A session over the artifact directory's graph; `threads` 0 takes the machine's cores.
+def open_session(artifact: Path, threads: int, name: str = GRAPH_NAME) -> ort.InferenceSession:
+    """A session over a graph of the artifact; `threads` 0 takes the machine's cores.
 
     Raises UnsupportedError if ONNX Runtime refuses the graph or takes another provider.
     """
@@ -32,7 +33,7 @@ def open_session(artifact: Path, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(
-            artifact / GRAPH_NAME, sess_options=options, providers=[PROVIDER]
+            artifact / name, sess_options=options, providers=[PROVIDER]
         )
     except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
         raise UnsupportedError(

@@ -1,7 +1,9 @@
 """The memory of the key-value cache: one array a layer for keys, one for values.
 
-    keys[layer]    float32 [slots, kv_heads, capacity, head_dim]
+    keys[layer]    float32 or int8 [slots, kv_heads, capacity, head_dim]
     values[layer]  the same
+
+What an integer stands for is the graphs' knowledge.
 
 The graph reads and writes these arrays in place. They never move while the pool lives, so
 bindings to them can be kept.
@@ -12,6 +14,7 @@ from __future__ import annotations
 import math
 import mmap
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +24,7 @@ from appliance.engine.cache_budget import CacheShape
 from appliance.scheduler import Move
 
 Array = npt.NDArray[np.float32]
+CacheArray = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 
 
 class SlotPool:
@@ -29,8 +33,9 @@ class SlotPool:
     def __init__(self, decoder: DecoderSpec, shape: CacheShape) -> None:
         sizes = (shape.slots, decoder.kv_heads, shape.capacity, decoder.head_dim)
         self.shape = shape
-        self.keys = [_zeros(sizes) for _ in range(decoder.layers)]
-        self.values = [_zeros(sizes) for _ in range(decoder.layers)]
+        dtype = np.dtype(np.int8 if decoder.cache == "int8" else np.float32)
+        self.keys = [_zeros(sizes, dtype) for _ in range(decoder.layers)]
+        self.values = [_zeros(sizes, dtype) for _ in range(decoder.layers)]
         assert sum(a.nbytes for a in self.keys + self.values) == shape.total_bytes
 
     def move(self, move: Move) -> None:
@@ -46,13 +51,13 @@ class SlotPool:
                 target[:] = source
 
 
-def _zeros(sizes: tuple[int, ...]) -> Array:
+def _zeros(sizes: tuple[int, ...], dtype: np.dtype[Any]) -> CacheArray:
     """Zeros in memory that becomes resident page by page, as positions are written.
 
     Not np.zeros: it asks for huge pages, and a slot's heads are so far apart that a few hundred
     tokens would make most of the slot resident (8 GB instead of 0.5, measured).
     """
-    memory = mmap.mmap(-1, math.prod(sizes) * np.dtype(np.float32).itemsize)
+    memory = mmap.mmap(-1, math.prod(sizes) * dtype.itemsize)
     with suppress(OSError):  # a kernel built without huge pages refuses the advice
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.float32).reshape(sizes)
+    return np.frombuffer(memory, dtype).reshape(sizes)

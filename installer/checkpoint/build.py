@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from appliance.bundle.manifest import (
     FORMAT,
@@ -31,9 +35,17 @@ from appliance.bundle.manifest import (
 from appliance.config import source_date_epoch
 from appliance.errors import ConflictError, StorageError, UsageError
 from appliance.fsops import hash_regular, walk_files
-from installer.checkpoint import bom
+from installer.checkpoint import bom, calibration
 from installer.checkpoint.generation import read_generation
+from installer.checkpoint.graph.attention import (
+    BytePrompt,
+    ByteSlots,
+    CacheScales,
+    FloatSlots,
+    Observed,
+)
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.probe import probe
@@ -46,10 +58,13 @@ from installer.progress import Advance, Progress
 from installer.signing import BundleSigner
 
 GRAPH = "graph/cpu/model.onnx"
+PREFILL_GRAPH = "graph/cpu/prefill.onnx"
 TOKENIZER = "tokenizer/tokenizer.json"
 LICENCE = "LICENSE"
 MODEL_CARD = "MODEL_CARD.md"
 README = "README.md"
+_CALIBRATION_TOKENS = 2048
+"""Of one prompt at most; all together have about 3,000."""
 
 
 class _Silent:
@@ -88,7 +103,14 @@ class Plan:
     @property
     def spec(self) -> DecoderSpec | EncoderSpec:
         spec: DecoderSpec | EncoderSpec = self.shape.spec()
+        if isinstance(spec, DecoderSpec) and self.joined:
+            return msgspec.structs.replace(spec, cache="int8")
         return spec
+
+    @property
+    def joined(self) -> bool:
+        """Whether the bundle has two graphs over an 8-bit cache."""
+        return SCHEMES[self.precision].integer_products
 
 
 def build_bundle(
@@ -122,22 +144,22 @@ def build_bundle(
     progress = progress or _Silent()
     identity = _identity(name, version, created)
     plan = _plan(Checkpoint(checkpoint), precision, license_file)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    unfinished = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        manifest = _write(plan, identity, partial, progress, max_file_bytes)
+        unfinished.mkdir(parents=True)
+        manifest = _write(plan, identity, unfinished, progress, max_file_bytes)
         if signer is not None:
             progress.step("signing the bundle")
-            signer.sign(partial)
-        partial.rename(out)
+            signer.sign(unfinished)
+        unfinished.rename(out)
     except OSError as error:
         raise StorageError(
             f"the bundle cannot be written: {error}",
             hint="check the disk's free space and the permissions of the directories",
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return manifest
 
 
@@ -172,8 +194,9 @@ def _write(
     plan: Plan, identity: Identity, directory: Path, progress: Progress, max_file_bytes: int
 ) -> Manifest:
     _write_texts(plan, directory)
-    _write_graph(plan, directory / GRAPH, progress, max_file_bytes)
-    probe(directory / GRAPH, plan.spec)
+    _write_graphs(plan, directory, progress, max_file_bytes)
+    for graph in (GRAPH, PREFILL_GRAPH) if plan.joined else (GRAPH,):
+        probe(directory / graph, plan.spec)
     with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
         origin = plan.checkpoint.digest(advance)
     files = _hash_files(directory, progress)
@@ -197,7 +220,8 @@ def _write_texts(plan: Plan, directory: Path) -> None:
         path.write_bytes(text.encode("utf-8"))
 
 
-def _write_graph(plan: Plan, path: Path, progress: Progress, max_file_bytes: int) -> None:
+def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_bytes: int) -> None:
+    path = directory / GRAPH
     path.parent.mkdir(parents=True)
     tensors = plan.checkpoint.tensors
     title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
@@ -205,10 +229,50 @@ def _write_graph(plan: Plan, path: Path, progress: Progress, max_file_bytes: int
         WeightFiles(path.parent, limit=max_file_bytes) as files,
         progress.bytes(title, tensors.size) as tensors.advance,
     ):
-        builder = GraphBuilder(tensors, files, SCHEMES[plan.precision])
-        plan.family.build(builder, plan.shape)
+        writer = _GraphWriter(plan, files)
+        if not plan.joined:
+            writer.write(path, FloatSlots if plan.family.kind == "chat" else None)
+        else:
+            _write_joined(plan, writer, directory, progress)
     tensors.finish(plan.family.unused_tensors)
-    builder.save(path, name=plan.checkpoint.family)
+
+
+class _GraphWriter:
+    """Writes graphs of one checkpoint, whose weights are stored once."""
+
+    def __init__(self, plan: Plan, files: WeightFiles) -> None:
+        self._plan = plan
+        self._files = files
+
+    def write(self, path: Path, form: Form | None) -> None:
+        plan = self._plan
+        builder = GraphBuilder(plan.checkpoint.tensors, self._files, SCHEMES[plan.precision])
+        plan.family.build(builder, plan.shape, *(() if form is None else (form,)))
+        self._files.flush()
+        builder.save(path, name=plan.checkpoint.family)
+
+
+def _write_joined(
+    plan: Plan, writer: _GraphWriter, directory: Path, progress: Progress
+) -> None:
+    """The weights with a graph that observes; then, with the scales found, the two that serve."""
+    observed = (directory / GRAPH).with_name("observed.onnx")
+    writer.write(observed, Observed)
+    progress.step("calibrating the cache")
+    scales = calibration.calibrate(observed, _calibration_prompts(plan), plan.shape.layers)
+    observed.unlink()
+    writer.write(directory / GRAPH, partial(ByteSlots, scales=scales))
+    writer.write(directory / PREFILL_GRAPH, partial(BytePrompt, scales=scales))
+
+
+def _calibration_prompts(plan: Plan) -> list[Sequence[int]]:
+    """Each text as a user would send it and as it is, then the breadth of the vocabulary."""
+    assert plan.chat is not None, "only chat models have a cache"
+    length = min(plan.shape.context, _CALIBRATION_TOKENS)
+    texts = [plan.chat.prompt("\n\n".join(calibration.TEXTS))]
+    texts += [plan.chat.prompt(text) for text in calibration.TEXTS] + list(calibration.TEXTS)
+    prompts = [plan.tokenizer.encode(text)[:length] for text in texts]
+    return [*(p for p in prompts if p), calibration.spread(plan.shape.vocab, length)]
 
 
 def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:
@@ -250,7 +314,14 @@ def _manifest(
         license=plan.licence.identifier,
         checkpoint_sha256=origin,
         files=files,
-        graphs=(Graph(variant="cpu", path=GRAPH, precision=plan.precision),),
+        graphs=(
+            Graph(
+                variant="cpu",
+                path=GRAPH,
+                precision=plan.precision,
+                prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
+            ),
+        ),
         tokenizer=TOKENIZER,
         decoder=spec if isinstance(spec, DecoderSpec) else None,
         encoder=spec if isinstance(spec, EncoderSpec) else None,

@@ -18,14 +18,15 @@ from appliance.errors import CheckpointError, UnsupportedError
 def probe(graph: Path, spec: DecoderSpec | EncoderSpec) -> None:
     """Run `graph` on a few tokens. Raises CheckpointError."""
     try:
-        run_probe(_session(graph), spec)
+        run_probe(open_graph(graph), spec)
     except UnsupportedError as error:
         raise CheckpointError(
             error.message, hint="the checkpoint is damaged, or its config.json belongs to another"
         ) from error
 
 
-def _session(graph: Path) -> ort.InferenceSession:
+def open_graph(graph: Path) -> ort.InferenceSession:
+    """A session over a bundle's graph as it was written. Raises CheckpointError."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")

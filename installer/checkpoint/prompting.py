@@ -45,6 +45,12 @@ class ChatSource:
     """Whether the model thinks where a request does not say."""
 
 
+    def prompt(self, text: str) -> str:
+        """What the model would read if a user said `text`. Raises CheckpointError."""
+        tokens = {name: getattr(self.prompting, name) for name in ("bos_token", "eos_token")}
+        return _Observed(self.template, tokens).render(text)
+
+
 def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> ChatSource:
     """Find the template and observe it. Raises CheckpointError."""
     source = tokenizer.template()
@@ -78,20 +84,21 @@ class _Observed:
             self._template: Template = compile_template(source)
         except Exception as error:
             raise _refused(error) from error
-        if _QUESTION not in self._render():
+        if _QUESTION not in self.render():
             raise CheckpointError("the chat template does not show the user's message")
 
     def offers_tools(self) -> bool:
         """Whether tools appear in the prompt, with the call format that is parsed here."""
-        text = self._render(tools=[_TOOL])
+        text = self.render(tools=[_TOOL])
         return "find_north" in text and _HERMES[0] in text
 
     def thinks_by_default(self) -> bool:
         """Whether saying nothing means the same as asking to think."""
-        return self._render() == self._render(enable_thinking=True, thinking=True)
+        return self.render() == self.render(enable_thinking=True, thinking=True)
 
-    def _render(self, **variables: object) -> str:
-        messages = [{"role": "user", "content": _QUESTION}]
+    def render(self, question: str = _QUESTION, **variables: object) -> str:
+        """The prompt of a conversation with one question. Raises CheckpointError."""
+        messages = [{"role": "user", "content": question}]
         given = {**self._tokens, "messages": messages, "add_generation_prompt": True, **variables}
         try:
             # A template is a program from outside: it can fail in any way.

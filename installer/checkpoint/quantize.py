@@ -1,8 +1,9 @@
-"""Block-wise weight quantization in the layout of ONNX Runtime's MatMulNBits.
+"""Weight quantization: in blocks for ONNX Runtime's MatMulNBits, by rows for its integer product.
 
-Owns rounding: each run of `block` weights of a row gets a scale and a zero point. Pure: floats
-in, packed integers out, row by row, so that a matrix can be quantized in pieces. Measurements
-behind the choices: docs/decisions/0022-weight-quantization.md.
+Owns rounding: each run of `block` weights of a row gets a scale and a zero point, or each row one
+scale. Pure: floats in, packed integers out, row by row, so that a matrix can be quantized in
+pieces. Measurements behind the choices: docs/decisions/0022-weight-quantization.md and
+0080-eight-bit-products.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
-Precision = Literal["fp32", "int8", "int4"]
+Int8 = npt.NDArray[np.int8]
+Precision = Literal["fp32", "int8", "int4", "w8a8"]
 
 _SHRINK = (1.0, 0.94, 0.88, 0.82)
 """Fractions of a block's range that are tried: clipping outliers often costs less than a coarse
@@ -29,12 +31,15 @@ class Scheme:
     layer_bits: int
     table_bits: int
     """Embedding and output tables, which rounding hurts most."""
+    integer_products: bool = False
+    """Rows with one scale each, multiplied as integers; the cache holds 8 bits too."""
 
 
 SCHEMES: dict[Precision, Scheme] = {
     "fp32": Scheme(32, 32),
     "int8": Scheme(8, 8),
     "int4": Scheme(4, 8),
+    "w8a8": Scheme(8, 8, integer_products=True),
 }
 
 
@@ -77,6 +82,16 @@ def dequantize(blocks: Blocks, bits: int, width: int) -> Float32:
     zeros = _unpack(blocks.zero_points, bits)[:, : blocks.scales.shape[1]].astype(np.float32)
     weights = (integers - zeros[..., None]) * blocks.scales[..., None]
     return weights.reshape(len(weights), -1)[:, :width].astype(np.float32)
+
+
+def quantize_rows(rows: Float32) -> tuple[Int8, Float32]:
+    """Integers -127..127 of `rows` [n, width], and the scale of each row [n].
+
+    Symmetric: a zero point would cost a correction in every product.
+    """
+    scales = np.abs(rows).max(-1) / np.float32(127)
+    scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
+    return np.rint(rows / scales[:, None]).astype(np.int8), scales
 
 
 def _best(

@@ -53,6 +53,11 @@ class CheckpointTokenizer:
         """The id of a token of the vocabulary, or None."""
         return self._tokenizer.token_to_id(token) if token else None
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, control tokens recognised, nothing added."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def template(self) -> str:
         """The chat template in tokenizer_config.json, empty if there is none."""
         value = self._config.get("chat_template")

@@ -31,6 +31,7 @@ class WeightFiles:
         self._file: BinaryIO | None = None
         self._count = 0
         self._at = 0
+        self._written: dict[str, ir.ExternalTensor] = {}
 
     def write(
         self,
@@ -39,7 +40,26 @@ class WeightFiles:
         shape: tuple[int, ...],
         pieces: Iterable[npt.NDArray[Any]],
     ) -> ir.Value:
-        """Append one tensor, given in row-major pieces; returns it as an initializer."""
+        """Append one tensor, given in row-major pieces; returns it as an initializer.
+
+        Graphs that share weights write them once: a name that is there already is given again,
+        and its pieces are not looked at.
+        """
+        if name not in self._written:
+            self._written[name] = self._append(name, dtype, shape, pieces)
+        tensor = self._written[name]
+        assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape), name
+        return ir.Value(
+            name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor
+        )
+
+    def _append(
+        self,
+        name: str,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        pieces: Iterable[npt.NDArray[Any]],
+    ) -> ir.ExternalTensor:
         size = int(math.prod(shape) * dtype.itemsize)
         if size > self.limit:
             raise CheckpointError(
@@ -52,12 +72,14 @@ class WeightFiles:
             file.write(piece.tobytes())
             self._at += piece.nbytes
         assert self._at - offset == size, f"{name}: {self._at - offset} bytes for {size}"
-        tensor = ir.ExternalTensor(
+        return ir.ExternalTensor(
             self._name, offset, size, dtype, shape=ir.Shape(shape), name=name
         )
-        return ir.Value(
-            name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor
-        )
+
+    def flush(self) -> None:
+        """Make everything written so far readable by others."""
+        if self._file is not None:
+            self._file.flush()
 
     def __enter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ class PrecisionName(StrEnum):
     """How the weights are stored."""
 
     int4 = "int4"
+    w8a8 = "w8a8"
     int8 = "int8"
     fp32 = "fp32"
 

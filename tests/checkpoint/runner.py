@@ -26,7 +26,7 @@ class SlotRunner:
         self._spec = spec
         shape = (slots, spec.kv_heads, capacity, spec.head_dim)
         self._pools = {
-            f"{name}_{layer}": np.zeros(shape, np.float32)
+            f"{name}_{layer}": np.zeros(shape, np.int8 if spec.cache == "int8" else np.float32)
             for layer in range(spec.layers)
             for name in ("key", "value")
         }
@@ -53,14 +53,16 @@ class SlotRunner:
             "input_ids": np.array(rows, np.int64),
             "seqlens_k": lengths - 1,
             "total_sequence_length": np.array(lengths.max(), np.int32),
-            "last_index": np.array(last_index, np.int64),
+            "rows": np.arange(len(rows)) * len(rows[0]) + np.array(last_index, np.int64),
         }
+        if self._spec.cache == "int8":
+            inputs["query_seqlens"] = np.array([len(row) for row in rows], np.int32)
         binding = self._session.io_binding()
         for name, value in inputs.items():
             binding.bind_cpu_input(name, value)
         for name, pool in self._pools.items():
             view = pool[first : first + len(rows)]
-            where = ("cpu", 0, np.float32, view.shape, view.ctypes.data)
+            where = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
             binding.bind_input(f"past_{name}", *where)
             binding.bind_output(f"present_{name}", *where)
         logits: Floats = np.full((len(rows), self._spec.vocab_size), np.nan, np.float32)

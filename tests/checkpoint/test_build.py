@@ -67,11 +67,16 @@ def test_an_embedding_manifest_says_what_the_engine_needs(built: BuildBundle) ->
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(built: BuildBundle, tmp_path: Path) -> None:
-    for name in ("qwen3-untied-bf16-sharded", "bert"):
-        model = built(name, "int8")
+    models: list[tuple[str, Precision]] = [
+        ("qwen3-untied-bf16-sharded", "int8"),
+        ("qwen2", "w8a8"),
+        ("bert", "int8"),
+    ]
+    for name, precision in models:
+        model = built(name, precision)
         copy = tmp_path / "copied" / name
         shutil.copytree(model.checkpoint, copy)  # other times, another place
-        build_unsigned(copy, tmp_path / name, precision="int8")
+        build_unsigned(copy, tmp_path / name, precision=precision)
         files = walk_files(model.bundle)
         assert files == walk_files(tmp_path / name)
         for file in files:
@@ -138,7 +143,9 @@ def test_weights_are_spread_over_files_of_limited_size(
     assert all(0 < path.stat().st_size <= limit for path in weights)
     tokens = list(range(40))
     one, other = (SlotRunner(m.graph, m.spec, capacity=64) for m in (whole, split))
-    assert relative_error(other.prefill(0, tokens), one.prefill(0, tokens)) <= 1e-4
+    # Each part of a table is rounded by itself: with a scale a row that gives other integers.
+    most = 0.1 if precision == "w8a8" else 1e-4
+    assert relative_error(other.prefill(0, tokens), one.prefill(0, tokens)) <= most
 
 
 def test_a_matrix_that_fits_no_file_is_refused_by_name(tmp_path: Path) -> None:
@@ -150,7 +157,7 @@ def test_a_matrix_that_fits_no_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_tied_tables_are_stored_once(built: BuildBundle) -> None:
-    limits: dict[Precision, float] = {"fp32": 4.1, "int8": 1.4}
+    limits: dict[Precision, float] = {"fp32": 4.1, "int8": 1.4, "w8a8": 1.2}
     for precision, bytes_per_weight in limits.items():
         model = built("qwen3", precision)
         weights = (

@@ -1,8 +1,8 @@
 """Builds one ONNX graph over onnx-ir while its weights stream into the bundle's files.
 
 Owns the words in which model families are written: an operator, a constant, a vector, a linear
-layer (tables: table.py). Knows how each precision expresses a linear layer: MatMul, or
-MatMulNBits with 8-bit activations. Knows nothing of any architecture.
+layer (tables: table.py). Knows how each precision expresses a linear layer: MatMul, MatMulNBits
+with 8-bit activations, or a product of integers. Knows nothing of any architecture.
 """
 
 from __future__ import annotations
@@ -11,20 +11,30 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from installer.checkpoint.quantize import Blocks, Float32, Scheme, block_size, quantize
+from installer.checkpoint.quantize import (
+    Blocks,
+    Float32,
+    Scheme,
+    block_size,
+    quantize,
+    quantize_rows,
+)
 from installer.checkpoint.tensors import Tensors
-from installer.checkpoint.weights import WeightFiles
+from installer.checkpoint.weights import WeightFiles, alias
 
 MICROSOFT = "com.microsoft"
 OPSETS = {"": 21, MICROSOFT: 1}
 IR_VERSION = 10
 INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy_level: without it the kernel is several times slower."""
+_SMALLEST_PEAK = 1e-10
+"""A row of zeros is divided by this, not by zero."""
 
 Dim = int | str
 Attribute = int | float | str | Sequence[int]
@@ -43,6 +53,19 @@ class QuantizedMatrix:
     block: int
 
 
+@dataclass(frozen=True, slots=True)
+class IntegerMatrix:
+    """A stored matrix [outer, inner] of 8-bit integers, `scales` [outer, 1]."""
+
+    integers: ir.Value
+    scales: ir.Value
+    outer: int
+    inner: int
+
+
+Matrix = QuantizedMatrix | IntegerMatrix
+
+
 class GraphBuilder:
     """One graph in the making. The values it hands out are the graph's, not arrays."""
 
@@ -57,6 +80,7 @@ class GraphBuilder:
         self._used: dict[str, ir.Value] = {}
         """Parameters and constants that an operator reads, in the order of first use."""
         self._made: Counter[str] = Counter()
+        self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
         """Declare an input of the graph."""
@@ -64,10 +88,16 @@ class GraphBuilder:
         self._inputs.append(value)
         return value
 
-    def output(self, value: ir.Value, name: str, shape: Sequence[Dim]) -> None:
-        """Declare `value`, a float tensor, an output of the graph."""
+    def output(
+        self,
+        value: ir.Value,
+        name: str,
+        shape: Sequence[Dim],
+        dtype: ir.DataType = ir.DataType.FLOAT,
+    ) -> None:
+        """Declare `value` an output of the graph."""
         value.name, value.shape = name, ir.Shape(shape)
-        value.type = ir.TensorType(ir.DataType.FLOAT)
+        value.type = ir.TensorType(dtype)
         self._outputs.append(value)
 
     def op(
@@ -108,8 +138,11 @@ class GraphBuilder:
         """A short vector of int64 or float32, stored in the graph itself; equal ones are shared."""
         whole = all(isinstance(value, int) for value in values)
         name = "const." + "_".join(str(value) for value in values)
+        return self.array(name, np.array(values, dtype=np.int64 if whole else np.float32))
+
+    def array(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """A small array, stored in the graph itself; one name always means the same array."""
         if name not in self._constants:
-            array = np.array(values, dtype=np.int64 if whole else np.float32)
             tensor = ir.tensor(array, name=name)
             self._constants[name] = ir.Value(
                 name=name,
@@ -140,8 +173,24 @@ class GraphBuilder:
             y = self.op("MatMul", x, self.floats(f"{name}.transposed", (inner, outer), pieces))
             return y if addend is None else self.op("Add", y, addend)
         rows = self.tensors.rows(weight)
+        if self.scheme.integer_products:
+            return self.multiply(x, self.integers(name, (outer, inner), rows), addend)
         matrix = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
         return self.multiply(x, matrix, addend)
+
+    def integers(self, name: str, shape: tuple[int, int], rows: Iterable[Float32]) -> IntegerMatrix:
+        """Round and store the matrix of this shape, given in runs of rows, a scale a row."""
+        outer, inner = shape
+        scales: list[Float32] = []
+
+        def rounded() -> Iterator[npt.NDArray[np.int8]]:
+            for piece in rows:
+                integers, each = quantize_rows(piece)
+                scales.append(each)
+                yield integers
+
+        stored = self.files.write(f"{name}.integers", ir.DataType.INT8, shape, rounded())
+        return IntegerMatrix(stored, self.floats(f"{name}.scales", (outer, 1), scales), outer, inner)
 
     def quantized(
         self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
@@ -169,10 +218,11 @@ class GraphBuilder:
         )
         return QuantizedMatrix(integers, scales, zeros, outer, inner, bits, block)
 
-    def multiply(
-        self, x: ir.Value, matrix: QuantizedMatrix, bias: ir.Value | None = None
-    ) -> ir.Value:
+    def multiply(self, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None) -> ir.Value:
         """x [..., inner] -> [..., outer]."""
+        if isinstance(matrix, IntegerMatrix):
+            y = self._multiply_integers(x, matrix)
+            return y if bias is None else self.op("Add", y, bias)
         return self.op(
             "MatMulNBits",
             *(x, matrix.packed, matrix.scales, matrix.zeros),
@@ -184,6 +234,44 @@ class GraphBuilder:
             block_size=matrix.block,
             accuracy_level=INT8_ACTIVATIONS,
         )
+
+    def _multiply_integers(self, x: ir.Value, matrix: IntegerMatrix) -> ir.Value:
+        """Each row of x is rounded to 8 bits by its own peak, so no row depends on another.
+
+        The transpose is folded by the compiler; here the matrix stays as the checkpoint has it.
+        """
+        rounded, peaks = self._round(x)
+        columns = self.op("Transpose", matrix.integers, perm=[1, 0])
+        columns.name = f"{matrix.integers.name}.columns"
+        product = self.op(
+            "MatMulIntegerToFloat",
+            *(rounded, columns, self._scalar("const.step", np.float32(1 / 127))),
+            alias(matrix.scales, f"{matrix.scales.name}.flat", (matrix.outer,)),
+            self._scalar("const.middle", np.uint8(128)),
+            domain=MICROSOFT,
+        )
+        return self.op("Mul", product, peaks)
+
+    def _round(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """x [..., n] -> integers 1..255 around 128, and the peaks [..., 1] that 127 stands for."""
+        if x not in self._rounded:
+            peaks = self.op("ReduceMax", self.op("Abs", x), self.constant([-1]), keepdims=1)
+            peaks = self.op("Max", peaks, self.constant([_SMALLEST_PEAK]))
+            stretched = self.op("Mul", x, self.op("Div", self.constant([127.0]), peaks))
+            one, middle = self._scalar("const.one", np.float32(1)), np.uint8(128)
+            rounded = self.op(
+                "QuantizeLinear", stretched, one, self._scalar("const.middle", middle)
+            )
+            self._rounded[x] = rounded, peaks
+        return self._rounded[x]
+
+    def signed_bytes(self, x: ir.Value) -> ir.Value:
+        """x rounded to whole numbers -128..127."""
+        one, zero = self._scalar("const.one", np.float32(1)), np.int8(0)
+        return self.op("QuantizeLinear", x, one, self._scalar("const.zero", zero))
+
+    def _scalar(self, name: str, value: np.generic) -> ir.Value:
+        return self.array(name, np.asarray(value))
 
     def save(self, path: Path, *, name: str) -> None:
         """Write the graph; the same calls give the same bytes."""

@@ -1,7 +1,7 @@
-"""What decoder-only families share: pre-norm blocks, rotary grouped-query attention, SwiGLU.
+"""What decoder-only families share: pre-norm blocks and SwiGLU around attention.
 
-Owns the decoder graph's inputs and outputs (docs/bundle-format.md) and the blocks that families
-are composed of. A family gives its own projection of queries, keys and values and its own
+Owns the blocks that families are composed of; attention over the cache, and with it the graph's
+inputs, is one of the forms of attention.py. A family gives its own projection of queries, keys and values and its own
 feed-forward; what no family shares stays in the family's file.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import onnx_ir as ir
 
 from appliance.bundle.manifest import DecoderSpec
@@ -62,6 +61,27 @@ class DecoderShape:
 Heads = tuple[ir.Value, ir.Value, ir.Value]
 
 
+class Attention(Protocol):
+    """One form of attention in one graph, made with the graph's inputs declared.
+
+    Attributes:
+        ids: the tokens, [B, S].
+    """
+
+    ids: ir.Value
+
+    def attend(self, layer: int, heads: Heads) -> ir.Value:
+        """Queries, keys and values of a layer -> [B, S, heads * head_dim]."""
+        ...
+
+    def choose(self, x: ir.Value) -> ir.Value | None:
+        """x [B, S, hidden] -> the rows whose logits are wanted; None for a graph without."""
+        ...
+
+
+Form = Callable[[GraphBuilder, DecoderShape], Attention]
+
+
 class Projection(Protocol):
     """x [B, S, hidden] -> queries, keys, values [B, S, heads * head_dim] of layer `at`."""
 
@@ -108,50 +128,40 @@ def refuse_windows(config: Settings) -> None:
     config.ignore("sliding_window", "max_window_layers")
 
 
-@dataclass(frozen=True, slots=True)
-class _Attention:
-    """Inputs that every attention node of a graph shares."""
-
-    seqlens_k: ir.Value
-    total: ir.Value
-    cosines: ir.Value
-    sines: ir.Value
-
-
 def build_decoder(
-    graph: GraphBuilder, shape: DecoderShape, project: Projection, feed_forward: FeedForward
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    form: Form,
+    project: Projection,
+    feed_forward: FeedForward,
 ) -> None:
     """Write the whole decoder into `graph`.
 
     The residual stream and each block's result stay apart until the next norm, which adds them
     in the same kernel.
     """
-    ids = graph.input("input_ids", ir.DataType.INT64, ("batch", "tokens"))
-    seqlens_k = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
-    total = graph.input("total_sequence_length", ir.DataType.INT32, ())
-    last_index = graph.input("last_index", ir.DataType.INT64, ("batch",))
-    attention = _Attention(seqlens_k, total, *_rope_tables(graph, shape))
+    attention = form(graph, shape)
     embeddings = Table(graph, "model.embed_tokens.weight", shape.vocab, shape.hidden)
 
-    stream, result = embeddings.lookup(ids), None
+    stream, result = embeddings.lookup(attention.ids), None
     for layer in range(shape.layers):
         at = f"model.layers.{layer}"
         x, stream = _norm(graph, shape, f"{at}.input_layernorm", stream, result)
-        heads = project(graph, shape, at, x)
-        attended = _attend(graph, shape, attention, layer, heads)
+        attended = attention.attend(layer, project(graph, shape, at, x))
         inner = shape.heads * shape.head_dim
         result = graph.linear(attended, f"{at}.self_attn.o_proj", inner, shape.hidden)
         x, stream = _norm(graph, shape, f"{at}.post_attention_layernorm", stream, result)
         result = feed_forward(graph, shape, at, x)
 
     assert result is not None
-    rows = graph.op("Unsqueeze", last_index, graph.constant([1]))
-    last = graph.op("GatherND", graph.op("Add", stream, result), rows, batch_dims=1)
-    last, _ = _norm(graph, shape, "model.norm", last, None)
+    chosen = attention.choose(graph.op("Add", stream, result))
+    if chosen is None:
+        return
+    chosen, _ = _norm(graph, shape, "model.norm", chosen, None)
     head = embeddings
     if not shape.tied:
         head = Table(graph, "lm_head.weight", shape.vocab, shape.hidden)
-    graph.output(head.scores(last), "logits", ("batch", shape.vocab))
+    graph.output(head.scores(chosen), "logits", ("rows", shape.vocab))
 
 
 def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:
@@ -207,33 +217,3 @@ def _norm(
         epsilon=shape.epsilon,
     )
     return outputs[0], outputs[3]
-
-
-def _attend(
-    graph: GraphBuilder, shape: DecoderShape, shared: _Attention, layer: int, heads: Heads
-) -> ir.Value:
-    """Attention over the cache slots, which the kernel rotates into and extends in place."""
-    slots = ("batch", shape.kv_heads, "capacity", shape.head_dim)
-    past = [graph.input(f"past_{n}_{layer}", ir.DataType.FLOAT, slots) for n in ("key", "value")]
-    attended, *present = graph.ops(
-        "GroupQueryAttention",
-        *(*heads, *past, shared.seqlens_k, shared.total, shared.cosines, shared.sines),
-        outputs=3,
-        domain=MICROSOFT,
-        num_heads=shape.heads,
-        kv_num_heads=shape.kv_heads,
-        do_rotary=1,
-        scale=shape.head_dim**-0.5,
-    )
-    for name, value in zip(("key", "value"), present, strict=True):
-        graph.output(value, f"present_{name}_{layer}", slots)
-    return attended
-
-
-def _rope_tables(graph: GraphBuilder, shape: DecoderShape) -> tuple[ir.Value, ir.Value]:
-    size = (shape.context, shape.head_dim // 2)
-
-    def table(name: str, function: Callable[..., np.ndarray]) -> ir.Value:
-        return graph.floats(name, size, (function(a) for a in shape.rope.angles(shape.context)))
-
-    return table("rope.cosines", np.cos), table("rope.sines", np.sin)

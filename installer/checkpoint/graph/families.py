@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import bert, llama, qwen2, qwen3
-from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 
@@ -26,14 +25,14 @@ class Family:
         kind: what the bundle serves.
         precisions: what it can be built in, the default first.
         read: checkpoint -> the family's own shape, which has a `spec()` for the manifest.
-        build: writes the graph for that shape.
+        build: writes the graph for that shape; of a chat model, in the form that is given too.
         unused_tensors: tensors that may be present and have no place in the graph.
     """
 
     kind: Literal["chat", "embedding"]
     precisions: tuple[Precision, ...]
     read: Callable[[Checkpoint], Any]
-    build: Callable[[GraphBuilder, Any], None]
+    build: Callable[..., None]
     unused_tensors: re.Pattern[str]
 
     def choose(self, precision: Precision | None) -> Precision:
@@ -48,7 +47,7 @@ class Family:
         return precision
 
 
-_DECODER: tuple[Precision, ...] = ("int4", "int8", "fp32")
+_DECODER: tuple[Precision, ...] = ("int4", "w8a8", "int8", "fp32")
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 

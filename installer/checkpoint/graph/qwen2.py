@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph import decoder
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
 from installer.checkpoint.reader import Checkpoint
 
 
@@ -23,9 +23,9 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     return shape
 
 
-def build(graph: GraphBuilder, shape: DecoderShape) -> None:
-    """Write the graph."""
-    decoder.build_decoder(graph, shape, _project, decoder.swiglu)
+def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
+    """Write the graph in one of its forms."""
+    decoder.build_decoder(graph, shape, form, _project, decoder.swiglu)
 
 
 def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:

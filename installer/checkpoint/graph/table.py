@@ -10,7 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder, QuantizedMatrix
+from installer.checkpoint.graph.builder import (
+    MICROSOFT,
+    GraphBuilder,
+    IntegerMatrix,
+    Matrix,
+    QuantizedMatrix,
+)
 from installer.checkpoint.quantize import block_size
 from installer.checkpoint.weights import alias
 
@@ -25,7 +31,8 @@ class Table:
         graph.tensors.expect(name, (entries, width))
         self._graph = graph
         self._entries = entries
-        self._bits = graph.scheme.table_bits if width % _SMALLEST_BLOCK == 0 else _FLOAT_BITS
+        fits = graph.scheme.integer_products or width % _SMALLEST_BLOCK == 0
+        self._bits = graph.scheme.table_bits if fits else _FLOAT_BITS
         self._block = table_block(width)
         self._ranges = list(_ranges(width, self._widest()))
         self._parts = [self._store(name, width, start, stop) for start, stop in self._ranges]
@@ -39,7 +46,7 @@ class Table:
         """x [n, width] -> products with every row, [n, entries]."""
         graph, total = self._graph, None
         for piece, part in zip(self._split(x), self._parts, strict=True):
-            if not isinstance(part, QuantizedMatrix):
+            if isinstance(part, ir.Value):
                 total = graph.op("Gemm", piece, part, total, transB=1)
                 continue
             product = graph.multiply(piece, part)
@@ -53,21 +60,27 @@ class Table:
         fit = self._graph.files.limit // (self._entries * self._bits // 8)
         return max(unit, fit // unit * unit)
 
-    def _store(self, name: str, width: int, start: int, stop: int) -> ir.Value | QuantizedMatrix:
+    def _store(self, name: str, width: int, start: int, stop: int) -> ir.Value | Matrix:
         graph, shape = self._graph, (self._entries, stop - start)
         part = name if stop - start == width else f"{name}.{start}"
         rows = graph.tensors.rows(name, start, stop)
         if self._bits == _FLOAT_BITS:
             return graph.floats(part, shape, rows)
+        if graph.scheme.integer_products:
+            return graph.integers(part, shape, rows)
         return graph.quantized(part, shape, rows, self._bits, self._block)
 
-    def _lookup(self, part: ir.Value | QuantizedMatrix, ids: ir.Value) -> ir.Value:
-        if not isinstance(part, QuantizedMatrix):
-            return self._graph.op("Gather", part, ids)
+    def _lookup(self, part: ir.Value | Matrix, ids: ir.Value) -> ir.Value:
+        graph = self._graph
+        if isinstance(part, ir.Value):
+            return graph.op("Gather", part, ids)
+        if isinstance(part, IntegerMatrix):
+            rows = graph.op("Cast", graph.op("Gather", part.integers, ids), to=ir.DataType.FLOAT)
+            return graph.op("Mul", rows, graph.op("Gather", part.scales, ids))
         # The same bytes as the product's, in the shape that the lookup wants.
         row_bytes = part.inner * part.bits // 8
         flat = alias(part.packed, f"{part.packed.name}.flat", (part.outer, row_bytes))
-        return self._graph.op(
+        return graph.op(
             "GatherBlockQuantized",
             *(flat, ids, part.scales, part.zeros),
             domain=MICROSOFT,

@@ -1,0 +1,103 @@
+"""Computes pieces of prompts over the slots, one sequence at a time.
+
+Owns the bindings for that. `SlotPrompts` uses the graph that extends float slots in place;
+`BytePrompts` the second graph of a model with an 8-bit cache, which reads the slot and gives the
+new integers back. Either way the slot alone says what was computed before: a prompt can go on
+from any slot that holds its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+
+from appliance.engine.binding import PAIR, GraphBinding, Ids
+from appliance.engine.slot_pool import Array, CacheArray, SlotPool
+
+
+class Prompts(Protocol):
+    """Computes prompt tokens."""
+
+    def compute(self, slot: int, start: int, tokens: Sequence[int], logits: Array) -> None:
+        """Compute `tokens` from position `start` on in `slot`, whose first `start` are there.
+
+        `logits` [k, vocab], k at most len(tokens), gets those of the last k tokens.
+        """
+        ...
+
+
+class SlotPrompts:
+    """Over the graph that extends its slots in place.
+
+    Args:
+        most: tokens of a piece at most.
+    """
+
+    def __init__(self, session: ort.InferenceSession, pool: SlotPool, most: int) -> None:
+        self._session = session
+        self._pool = pool
+        self._most = most
+        self._bindings: dict[int, GraphBinding] = {}
+
+    def compute(self, slot: int, start: int, tokens: Sequence[int], logits: Array) -> None:
+        binding = self._bindings.get(slot)
+        if binding is None:
+            binding = self._bindings[slot] = GraphBinding(self._session, 1, self._most)
+            binding.bind_slots(self._pool, slice(slot, slot + 1), extended=True)
+        binding.set_width(len(tokens))
+        _fill(binding, start, tokens, len(logits))
+        binding.run(logits)
+
+
+class BytePrompts:
+    """Over the graph that reads 8-bit slots.
+
+    Args:
+        most: tokens of a piece at most.
+    """
+
+    def __init__(self, session: ort.InferenceSession, pool: SlotPool, most: int) -> None:
+        self._session = session
+        self._pool = pool
+        self._most = most
+        self._bindings: dict[int, GraphBinding] = {}
+        self._start: Ids = np.zeros(1, np.int64)
+        heads, size = pool.keys[0].shape[1], pool.keys[0].shape[3]
+        self._new = {
+            f"new_{name}_{layer}": (array, np.zeros((1, most, heads * size), np.int8))
+            for name, arrays in zip(PAIR, (pool.keys, pool.values), strict=True)
+            for layer, array in enumerate(arrays)
+        }
+        """Name of an output -> the pool's array it belongs to, and where it is written."""
+
+    def compute(self, slot: int, start: int, tokens: Sequence[int], logits: Array) -> None:
+        binding = self._bindings.get(slot)
+        if binding is None:
+            binding = self._bindings[slot] = GraphBinding(self._session, 1, self._most)
+            binding.bind_slots(self._pool, slice(slot, slot + 1), extended=False)
+            binding.bind_input("start", self._start)
+        if binding.set_width(len(tokens)):
+            for name, (_, new) in self._new.items():
+                binding.bind_first(name, new, len(tokens))
+        self._start[0] = start
+        _fill(binding, start, tokens, len(logits))
+        binding.run(logits)
+        for array, new in self._new.values():
+            _store(array[slot], start, new[0, : len(tokens)])
+
+
+def _fill(binding: GraphBinding, start: int, tokens: Sequence[int], rows: int) -> None:
+    count = len(tokens)
+    binding.input_ids[0, :count] = tokens
+    binding.seqlens_k[0] = start + count - 1
+    binding.total[...] = start + count
+    binding.rows[:rows] = np.arange(count - rows, count)
+
+
+def _store(slot: CacheArray, start: int, new: CacheArray) -> None:
+    """new [tokens, heads * size] -> positions `start` and on of slot [heads, capacity, size]."""
+    heads, _, size = slot.shape
+    slot[:, start : start + len(new)] = new.reshape(-1, heads, size).swapaxes(0, 1)

@@ -1,0 +1,222 @@
+"""Attention over the key-value cache, in each form that a decoder graph can have.
+
+Owns the decoder graphs' inputs and outputs (docs/bundle-format.md). `FloatSlots` is the only
+graph of the grades with a float32 cache. With an 8-bit cache there are two graphs over the same
+weights: `ByteSlots`, whose kernel reads the integers themselves, for decoding, and `BytePrompt`,
+which turns them into floats first, for prompts. `Observed` measures what the scales of such a
+cache must hold. Why two: docs/decisions/0081-two-graphs.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.quantize import Float32
+
+PAIR = ("key", "value")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheScales:
+    """What one step of a cached integer stands for: `layers[i]` is (keys, values) of layer i.
+
+    Each is float32 [kv_heads * head_dim]: every channel of every head has its own.
+    """
+
+    layers: Sequence[tuple[Float32, Float32]]
+
+
+class _Form:
+    """What all forms share: tokens, lengths and angles."""
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
+        self._graph = graph
+        self._shape = shape
+        self.ids = graph.input("input_ids", ir.DataType.INT64, ("batch", "tokens"))
+        self._seqlens = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
+        self._total = graph.input("total_sequence_length", ir.DataType.INT32, ())
+
+    @property
+    def _slots(self) -> tuple[int | str, ...]:
+        return ("batch", self._shape.kv_heads, "capacity", self._shape.head_dim)
+
+    def _past(self, layer: int, dtype: ir.DataType) -> list[ir.Value]:
+        return [self._graph.input(f"past_{n}_{layer}", dtype, self._slots) for n in PAIR]
+
+    def _kernel(
+        self, *inputs: ir.Value | None, rotate: bool, **attributes: Attribute
+    ) -> Sequence[ir.Value]:
+        """The attention kernel: attended, present keys, present values."""
+        shape = self._shape
+        return self._graph.ops(
+            "GroupQueryAttention",
+            *inputs,
+            outputs=3,
+            domain=MICROSOFT,
+            num_heads=shape.heads,
+            kv_num_heads=shape.kv_heads,
+            do_rotary=int(rotate),
+            scale=shape.head_dim**-0.5,
+            **attributes,
+        )
+
+    def _angles(self) -> tuple[ir.Value, ir.Value]:
+        """Tables of cosines and sines, [context, head_dim / 2]."""
+        graph, shape = self._graph, self._shape
+        size = (shape.context, shape.head_dim // 2)
+
+        def table(name: str, function: Callable[..., np.ndarray]) -> ir.Value:
+            return graph.floats(name, size, (function(a) for a in shape.rope.angles(shape.context)))
+
+        return table("rope.cosines", np.cos), table("rope.sines", np.sin)
+
+
+def _declare_rows(graph: GraphBuilder) -> ir.Value:
+    """Which rows' logits are wanted, counted through [B, S] as it lies in memory."""
+    return graph.input("rows", ir.DataType.INT64, ("rows",))
+
+
+def _choose(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, rows: ir.Value) -> ir.Value:
+    flat = graph.op("Reshape", x, graph.constant([-1, shape.hidden]))
+    return graph.op("Gather", flat, rows, axis=0)
+
+
+class FloatSlots(_Form):
+    """Float32 slots, extended in place; prompts and decoding in one graph."""
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
+        super().__init__(graph, shape)
+        self._rows = _declare_rows(graph)
+        self._tables = self._angles()
+
+    def attend(self, layer: int, heads: Heads) -> ir.Value:
+        past = self._past(layer, ir.DataType.FLOAT)
+        lengths = (self._seqlens, self._total)
+        attended, *present = self._kernel(*heads, *past, *lengths, *self._tables, rotate=True)
+        for name, value in zip(PAIR, present, strict=True):
+            self._graph.output(value, f"present_{name}_{layer}", self._slots)
+        return attended
+
+    def choose(self, x: ir.Value) -> ir.Value:
+        return _choose(self._graph, self._shape, x, self._rows)
+
+
+class ByteSlots(_Form):
+    """Slots of 8-bit integers, extended in place: any number of sequences, a few tokens each."""
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape, scales: CacheScales) -> None:
+        super().__init__(graph, shape)
+        self._rows = _declare_rows(graph)
+        self._query_seqlens = graph.input("query_seqlens", ir.DataType.INT32, ("batch",))
+        self._tables = self._angles()
+        self._scales = scales
+
+    def attend(self, layer: int, heads: Heads) -> ir.Value:
+        past = self._past(layer, ir.DataType.INT8)
+        scales = (
+            self._graph.array(f"cache.{name}_{layer}", scale)
+            for name, scale in zip(PAIR, self._scales.layers[layer], strict=True)
+        )
+        lengths = (self._seqlens, self._total)
+        attended, *present = self._kernel(
+            *(*heads, *past, *lengths, *self._tables),
+            *(None, None, None),
+            *(*scales, None, None, self._query_seqlens),
+            rotate=True,
+            k_quant_type="PER_CHANNEL",
+            v_quant_type="PER_CHANNEL",
+            kv_cache_bit_width=8,
+        )
+        for name, value in zip(PAIR, present, strict=True):
+            self._graph.output(value, f"present_{name}_{layer}", self._slots, ir.DataType.INT8)
+        return attended
+
+    def choose(self, x: ir.Value) -> ir.Value:
+        return _choose(self._graph, self._shape, x, self._rows)
+
+
+class _Rotated(_Form):
+    """Keys are turned before the kernel, so that what the cache will hold can be seen."""
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
+        super().__init__(graph, shape)
+        self._start = graph.input("start", ir.DataType.INT64, (1,))
+        self._tables = self._angles()
+
+    def _rotate(self, x: ir.Value) -> ir.Value:
+        return self._graph.op("RotaryEmbedding", x, self._start, *self._tables, domain=MICROSOFT)
+
+
+class BytePrompt(_Rotated):
+    """One sequence, any number of tokens from position `start`, over a slot that is only read.
+
+    Every key and value, new ones too, is what the rounded one stands for: a prompt gives the
+    same numbers in whatever pieces it is computed, up to the order of sums. The new integers
+    come out for the caller to put into the slot.
+    """
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape, scales: CacheScales) -> None:
+        super().__init__(graph, shape)
+        self._rows = _declare_rows(graph)
+        self._scales = scales
+
+    def attend(self, layer: int, heads: Heads) -> ir.Value:
+        queries, keys, values = heads
+        past = self._past(layer, ir.DataType.INT8)
+        fresh, known = [], []
+        for index, x in enumerate((self._rotate(keys), values)):
+            name, scale = f"{PAIR[index]}_{layer}", self._scales.layers[layer][index]
+            fresh.append(self._rounded(name, x, scale))
+            known.append(self._restored(name, past[index], scale))
+        lengths = (self._seqlens, self._total)
+        attended, *_ = self._kernel(self._rotate(queries), *fresh, *known, *lengths, rotate=False)
+        return attended
+
+    def choose(self, x: ir.Value) -> ir.Value:
+        return _choose(self._graph, self._shape, x, self._rows)
+
+    def _rounded(self, name: str, x: ir.Value, scale: Float32) -> ir.Value:
+        """What the cache will hold of `x`; its integers become an output."""
+        graph, shape = self._graph, self._shape
+        inverse = graph.array(f"cache.{name}.inverse", (np.float32(1) / scale).astype(np.float32))
+        integers = graph.signed_bytes(graph.op("Mul", x, inverse))
+        width = shape.kv_heads * shape.head_dim
+        graph.output(integers, f"new_{name}", ("batch", "tokens", width), ir.DataType.INT8)
+        floats = graph.op("Cast", integers, to=ir.DataType.FLOAT)
+        return graph.op("Mul", floats, graph.array(f"cache.{name}", scale))
+
+    def _restored(self, name: str, slot: ir.Value, scale: Float32) -> ir.Value:
+        """The first `start` positions of the slot as floats."""
+        graph, shape = self._graph, self._shape
+        zero, two = graph.constant([0]), graph.constant([2])
+        floats = graph.op(
+            "Cast", graph.op("Slice", slot, zero, self._start, two), to=ir.DataType.FLOAT
+        )
+        heads = scale.reshape(shape.kv_heads, 1, shape.head_dim)
+        return graph.op("Mul", floats, graph.array(f"cache.{name}.heads", heads))
+
+
+class Observed(_Rotated):
+    """One sequence from its start, without a cache: the peaks of all keys and values."""
+
+    def attend(self, layer: int, heads: Heads) -> ir.Value:
+        graph, shape = self._graph, self._shape
+        queries, keys, values = heads
+        keys = self._rotate(keys)
+        for name, x in zip(PAIR, (keys, values), strict=True):
+            peaks = graph.op("ReduceMax", graph.op("Abs", x), graph.constant([0, 1]), keepdims=0)
+            graph.output(peaks, f"{name}_peaks_{layer}", (shape.kv_heads * shape.head_dim,))
+        nothing = (None, None, self._seqlens, self._total)
+        attended, *_ = self._kernel(
+            self._rotate(queries), keys, values, *nothing, rotate=False
+        )
+        return attended
+
+    def choose(self, x: ir.Value) -> None:
+        """No logits are wanted."""
