@@ -30,6 +30,7 @@ class Generation:
         chat: the output is read as a chat turn, with reasoning; else it is plain text.
         tools: tool calls are looked for in the output.
         reasoning_opened: the prompt ends with the opening reasoning tag.
+        cache_namespace: keys and values are shared with calls of the same one only; "": with none.
     """
 
     call: int
@@ -39,6 +40,7 @@ class Generation:
     chat: bool = False
     tools: bool = False
     reasoning_opened: bool = False
+    cache_namespace: str = ""
     prompt_param: str = "prompt"
     """The caller's word for the prompt, for errors."""
 
@@ -53,10 +55,16 @@ class Output:
 
 @dataclass(slots=True)
 class Counters:
-    """What the engine has done since it started."""
+    """What the engine has done since it started.
+
+    `prompt_tokens` were computed. Of the `prefix_queries`, prompt tokens of sequences that got a
+    slot, `cached_tokens` came from the prefix cache.
+    """
 
     steps: int = 0
     prompt_tokens: int = 0
+    prefix_queries: int = 0
+    cached_tokens: int = 0
     generated_tokens: int = 0
     finished: int = 0
     cancelled: int = 0
@@ -206,7 +214,7 @@ class LLMEngine:
             reasoning_opened=generation.reasoning_opened,
         )
         sampler = Sampler(generation.params, generation.prompt, index=index)
-        sequence = Sequence(generation.prompt)
+        sequence = Sequence(generation.prompt, namespace=generation.cache_namespace)
         return _Running(generation.call, index, sequence, sampler, reader, generation.params)
 
     def _drop_cancelled(self) -> list[Output]:
@@ -254,6 +262,8 @@ class LLMEngine:
 
     def _count(self, plan: Plan) -> None:
         self.counters.steps += 1
+        self.counters.prefix_queries += sum(s.prompt_length for s in plan.admitted)
+        self.counters.cached_tokens += sum(s.cached for s in plan.admitted)
         self.counters.prompt_tokens += sum(chunk.count for chunk in plan.prefills)
         self.counters.generated_tokens += len(plan.sampled)
 
@@ -273,8 +283,9 @@ def _finished(running: _Running, reason: FinishReason) -> Finished:
         running.index,
         reason,
         # A sequence that was cancelled early may not have had all of its prompt computed.
-        prompt_tokens=min(sequence.computed, sequence.prompt_length),
+        prompt_tokens=sequence.prompt_reached,
         generated_tokens=reader.tokens,
         reasoning_tokens=reader.reasoning_tokens,
         stop=reader.stop,
+        cached_tokens=sequence.cached,
     )

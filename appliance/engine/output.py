@@ -44,7 +44,10 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a sequence, with exact counts of what was computed for it."""
+    """The end of a sequence, with exact counts of what was computed for it.
+
+    `cached_tokens` of the `prompt_tokens` came from the prefix cache.
+    """
 
     index: int
     reason: FinishReason
@@ -52,6 +55,7 @@ class Finished:
     generated_tokens: int
     reasoning_tokens: int
     stop: str = ""
+    cached_tokens: int = 0
 
 
 class OutputReader:

@@ -145,6 +145,7 @@ def _generation(model: ChatModel, call: Call, request: pb.GenerateRequest) -> Ge
         chat=kind == "chat",
         tools=kind == "chat" and bool(request.chat.tools),
         reasoning_opened=opened,
+        cache_namespace=request.cache_namespace,
         prompt_param=param,
     )
 
@@ -176,5 +177,7 @@ def _add_stats(stats: pb.ModelStats, hosted: HostedModel) -> None:
     if isinstance(model, ChatModel):
         stats.sequences_running += model.engine.running
         stats.generated_tokens += model.engine.counters.generated_tokens
+        stats.prefix_cache_queries += model.engine.counters.prefix_queries
+        stats.cached_tokens += model.engine.counters.cached_tokens
         stats.cache_bytes_total += model.cache_shape.total_bytes
         stats.cache_bytes_used += model.cache_bytes_used

@@ -95,6 +95,7 @@ def finished_event(finished: Finished) -> pb.GenerateEvent:
 def usage(finished: Finished) -> pb.Usage:
     return pb.Usage(
         prompt_tokens=finished.prompt_tokens,
+        cached_tokens=finished.cached_tokens,
         generated_tokens=finished.generated_tokens,
         reasoning_tokens=finished.reasoning_tokens,
     )

@@ -414,7 +414,7 @@ class StatsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelStats, _Mapping]]] = ...) -> None: ...
 
 class ModelStats(_message.Message):
-    __slots__ = ("model", "sequences_running", "sequences_waiting", "cache_bytes_total", "cache_bytes_used", "prompt_tokens", "generated_tokens", "cached_tokens", "sequences_finished", "sequences_cancelled", "preemptions", "steps")
+    __slots__ = ("model", "sequences_running", "sequences_waiting", "cache_bytes_total", "cache_bytes_used", "prompt_tokens", "generated_tokens", "cached_tokens", "sequences_finished", "sequences_cancelled", "preemptions", "steps", "prefix_cache_queries")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_RUNNING_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -427,6 +427,7 @@ class ModelStats(_message.Message):
     SEQUENCES_CANCELLED_FIELD_NUMBER: _ClassVar[int]
     PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_CACHE_QUERIES_FIELD_NUMBER: _ClassVar[int]
     model: str
     sequences_running: int
     sequences_waiting: int
@@ -439,4 +440,5 @@ class ModelStats(_message.Message):
     sequences_cancelled: int
     preemptions: int
     steps: int
-    def __init__(self, model: _Optional[str] = ..., sequences_running: _Optional[int] = ..., sequences_waiting: _Optional[int] = ..., cache_bytes_total: _Optional[int] = ..., cache_bytes_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sequences_finished: _Optional[int] = ..., sequences_cancelled: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
+    prefix_cache_queries: int
+    def __init__(self, model: _Optional[str] = ..., sequences_running: _Optional[int] = ..., sequences_waiting: _Optional[int] = ..., cache_bytes_total: _Optional[int] = ..., cache_bytes_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sequences_finished: _Optional[int] = ..., sequences_cancelled: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., prefix_cache_queries: _Optional[int] = ...) -> None: ...

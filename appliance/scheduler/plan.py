@@ -22,7 +22,12 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """Compute tokens `start` to `start + count` of one sequence's prompt in its slot."""
+    """Compute tokens `start` to `start + count` of one sequence in its slot.
+
+    `start` is above 0 also in a sequence's first chunk if its first tokens came from another
+    slot. Once the chunk is computed, moves may copy all tokens of the slot before its end, even
+    if the prompt goes on.
+    """
 
     sequence: Sequence
     slot: int
@@ -31,7 +36,7 @@ class PrefillChunk:
 
     @property
     def completes(self) -> bool:
-        """Whether the prompt's last token is in this chunk, so that its logits are sampled."""
+        """Whether the sequence's last token is in this chunk, so that its logits are sampled."""
         return self.start + self.count == len(self.sequence.tokens)
 
     @property
@@ -41,11 +46,12 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step. `decodes[i]` is in slot i."""
+    """One step. `decodes[i]` is in slot i; `admitted` got their first slot with this plan."""
 
     moves: tuple[Move, ...] = ()
     prefills: tuple[PrefillChunk, ...] = ()
     decodes: tuple[Sequence, ...] = ()
+    admitted: tuple[Sequence, ...] = ()
 
     @property
     def sampled(self) -> tuple[Sequence, ...]:

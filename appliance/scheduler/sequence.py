@@ -7,11 +7,11 @@ where its slot's memory is.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 
 class Phase(enum.Enum):
-    """Where a sequence stands; it only ever moves down this list."""
+    """Where a sequence stands; it moves down this list, and back to the top if preempted."""
 
     WAITING = "waiting"
     PREFILL = "prefill"
@@ -29,20 +29,41 @@ class Sequence:
     In decode exactly one token, the last sampled one, is not computed yet.
 
     Attributes:
-        tokens: prompt and generated ids.
+        tokens: prompt and generated ids; the list only ever grows.
         prompt_length: how many of `tokens` are the prompt; at least 1.
-        computed: how many of `tokens` have their keys and values in the cache.
+        computed: how many of `tokens` have their keys and values in its slot now.
+        reached: the most that `computed` ever was; less of it may be in the cache after a
+            preemption, but it is computed work all the same.
+        cached: how many prompt tokens it found in the prefix cache when it first got a slot.
+        namespace: it shares keys and values with sequences of the same namespace only. Until it
+            is queued "" means none; the queue then gives its request one of its own.
+        chain: hashes of its whole blocks, each over everything before; see PrefixIndex.
         slot: cache slot while running, else None.
         arrival: rank in the order of arrival, given by the scheduler.
     """
 
-    __slots__ = ("arrival", "computed", "phase", "prompt_length", "slot", "tokens")
+    __slots__ = (
+        "arrival",
+        "cached",
+        "chain",
+        "computed",
+        "namespace",
+        "phase",
+        "prompt_length",
+        "reached",
+        "slot",
+        "tokens",
+    )
 
-    def __init__(self, prompt: Iterable[int]) -> None:
+    def __init__(self, prompt: Iterable[int], *, namespace: str = "") -> None:
         self.tokens = list(prompt)
         assert self.tokens, "an empty prompt has no last position to sample from"
         self.prompt_length = len(self.tokens)
         self.computed = 0
+        self.reached = 0
+        self.cached = 0
+        self.namespace: Hashable = namespace
+        self.chain: list[int] = []
         self.phase = Phase.WAITING
         self.slot: int | None = None
         self.arrival = -1
@@ -56,6 +77,11 @@ class Sequence:
     def uncomputed(self) -> int:
         """Tokens whose keys and values are still to be computed."""
         return len(self.tokens) - self.computed
+
+    @property
+    def prompt_reached(self) -> int:
+        """Prompt tokens that were computed for it, or found in the cache."""
+        return min(self.reached, self.prompt_length)
 
     @property
     def running(self) -> bool:

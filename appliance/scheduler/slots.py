@@ -1,39 +1,62 @@
-"""Who owns which cache slot.
+"""Which tokens are in which cache slot, and who owns them.
 
     slot       0 1 2 3 4 5 6 7
-               D D D D P P . .      D decoding, P in prefill, . free
-               |------|---|---|
-               decoding  first_free
+               D D D D c P c .      D decoding, P in prefill, c cached prefix, . free
+               |------|
+               decoding
 
-The decode kernel reads one contiguous block of slots from 0, so both borders are kept tight:
-when a sequence leaves, the last of its kind moves into the hole. What has to be copied for that
-is written down as moves; nothing here touches memory.
+    slot 2     t t t t t t t t t t . . . .    capacity
+               |---- computed ----|           its owner's, while there is one
+               |-block-|-block-|              in the index: others may copy these
+    slot 4     t t t t t t t t t
+               |-block-|-block-|              nobody's: kept until the room is needed
+
+The decode kernel reads one contiguous block of slots from 0, so before each step the decoding
+sequences outside of that block change places with what is in its holes. Everything behind may
+lie in any order. What a sequence leaves behind stays as a cached prefix; the least recently used
+one gives way when a slot is needed and none is free. So free + used + cached = total, always.
+
+What has to be copied for all that is written down as moves; nothing here touches memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from appliance.scheduler.plan import Move
+from appliance.scheduler.prefix import Match, Prefix, PrefixIndex
 from appliance.scheduler.sequence import Phase, Sequence
 
 
 class SlotTable:
-    """Ownership of `count` slots; moves pile up until `take_moves`."""
+    """Contents and ownership of `count` slots; moves pile up until `take_moves`.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        count: number of slots.
+        reuse_block: prefixes are reused in multiples of so many tokens.
+    """
+
+    def __init__(self, count: int, reuse_block: int) -> None:
         assert count > 0
         self.count = count
+        self._block = reuse_block
+        self._held: list[Prefix | None] = [None] * count
         self._decoding: list[Sequence] = []
         self._prefilling: list[Sequence] = []
+        self._index = PrefixIndex(reuse_block)
+        self._promised = PrefixIndex(reuse_block)
+        self._promises: dict[Sequence, Prefix] = {}
         self._moves: list[Move] = []
+        self._clock = 0
 
     @property
     def decoding(self) -> tuple[Sequence, ...]:
-        """Decoding sequences; the i-th is in slot i."""
+        """Decoding sequences; after `arrange` the i-th is in slot i."""
         return tuple(self._decoding)
 
     @property
     def prefilling(self) -> tuple[Sequence, ...]:
-        """Sequences in prefill, in slot order."""
+        """Sequences in prefill, in the order in which they got their slots."""
         return tuple(self._prefilling)
 
     @property
@@ -41,43 +64,87 @@ class SlotTable:
         return len(self._decoding) + len(self._prefilling)
 
     @property
-    def free(self) -> int:
+    def cached(self) -> int:
+        """Slots that hold a prefix and no running sequence."""
+        return sum(prefix is not None and prefix.owner is None for prefix in self._held)
+
+    @property
+    def available(self) -> int:
+        """Slots that a waiting sequence may have: free ones and cached prefixes."""
         return self.count - self.used
 
-    def claim(self, sequence: Sequence) -> None:
-        """Give a waiting sequence the first free slot."""
-        assert self.free > 0
+    def match(self, sequence: Sequence) -> Match | None:
+        """The longest prefix of `sequence` that some slot holds now."""
+        return self._index.longest(sequence)
+
+    def promise(self, sequence: Sequence) -> Match | None:
+        """The longest prefix of `sequence` that will be held when today's prompts are computed."""
+        return self._promised.longest(sequence)
+
+    def claim(self, sequence: Sequence, match: Match | None) -> None:
+        """Give a waiting sequence a slot, and what `match` (just looked up) has of its tokens."""
+        assert self.available > 0
         assert sequence.phase is Phase.WAITING
-        sequence.slot = self.used
-        sequence.phase = Phase.PREFILL
-        self._prefilling.append(sequence)
+        tokens = match.tokens if match is not None else 0
+        sequence.slot = self._room(match)
+        held = self._held[sequence.slot]
+        if match is not None and match.prefix is not held:
+            match.prefix.used = self._tick()
+            self._moves.append(Move(match.prefix.slot, sequence.slot, tokens))
+        if held is not None:
+            self._index.drop(held)
+        self._start(sequence, tokens)
+
+    def advance(self, sequence: Sequence, count: int) -> None:
+        """`count` more of its tokens are in its slot."""
+        assert sequence.slot is not None
+        prefix = self._held[sequence.slot]
+        assert prefix is not None
+        prefix.computed += count
+        sequence.computed = prefix.computed
+        sequence.reached = max(sequence.reached, prefix.computed)
+        self._index.note(prefix)
 
     def promote(self, sequence: Sequence) -> None:
-        """The prompt is computed: the sequence joins the decode block."""
-        border = len(self._decoding)
-        first = self._prefilling[0]
-        if sequence is not first:
-            self._exchange(sequence, first)
-        assert sequence.slot == border
-        self._prefilling.pop(0)
+        """All of its tokens are computed: the sequence decodes from the next step on."""
+        self._leave_prefill(sequence)
         self._decoding.append(sequence)
         sequence.phase = Phase.DECODE
 
     def release(self, sequence: Sequence) -> None:
-        """The sequence leaves; the last decoding and the last prefilling one close the holes."""
-        hole = sequence.slot
-        assert hole is not None
+        """The sequence leaves; its tokens stay as a cached prefix, if they make a block."""
+        assert sequence.slot is not None
+        prefix = self._held[sequence.slot]
+        assert prefix is not None
         if sequence.phase is Phase.DECODE:
-            hole = self._close(self._decoding, hole, 0)
-        if self._prefilling:
-            offset = len(self._decoding)
-            if sequence.phase is Phase.DECODE:
-                # The decode block shrank: its old last slot now is the prefill block's first.
-                self._shift_last_prefill(hole)
-            else:
-                self._close(self._prefilling, hole, offset)
+            self._decoding.remove(sequence)
+        else:
+            self._leave_prefill(sequence)
+        prefix.owner = None
+        prefix.used = self._tick()
+        if not prefix.indexed:
+            self._held[sequence.slot] = None
         sequence.slot = None
         sequence.phase = Phase.FINISHED
+
+    def forget(self, namespace: Hashable) -> None:
+        """Free what is cached for `namespace`: nobody can ask for it any more."""
+        for slot, prefix in enumerate(self._held):
+            if prefix is not None and prefix.owner is None and prefix.namespace == namespace:
+                self._index.drop(prefix)
+                self._held[slot] = None
+
+    def arrange(self) -> None:
+        """Bring the decoding sequences into slots 0 to D-1."""
+        count = len(self._decoding)
+        strays = [s for s in self._decoding if s.slot is not None and s.slot >= count]
+        if strays:
+            strays.reverse()
+            for slot in range(count):
+                held = self._held[slot]
+                if held is None or held.owner is None or held.owner.phase is not Phase.DECODE:
+                    self._move(strays.pop(), slot)
+        self._decoding = [prefix.owner for prefix in self._held[:count] if prefix and prefix.owner]
 
     def take_moves(self) -> tuple[Move, ...]:
         """The copies that are due before the next computation, in order."""
@@ -86,44 +153,78 @@ class SlotTable:
         return moves
 
     def check_integrity(self) -> None:
-        """Free and used slots add up, and every owner knows the slot that it owns."""
-        assert self.free + self.used == self.count
-        assert self.free >= 0
-        owners = self._decoding + self._prefilling
-        assert [sequence.slot for sequence in owners] == list(range(self.used))
+        """free + used + cached = total; owners, contents and the index agree."""
+        held = [prefix for prefix in self._held if prefix is not None]
+        free = self.count - len(held)
+        assert free + self.used + self.cached == self.count
+        owned = [prefix for prefix in held if prefix.owner is not None]
+        assert {prefix.owner for prefix in owned} == {*self._decoding, *self._prefilling}
+        assert len(owned) == self.used
+        for slot, prefix in enumerate(self._held):
+            assert prefix is None or prefix.slot == slot
+        for prefix in owned:
+            assert prefix.owner is not None
+            assert prefix.owner.slot == prefix.slot
+            assert prefix.owner.computed == prefix.computed
+            assert prefix.owner.tokens is prefix.tokens
+            assert prefix.owner.namespace == prefix.namespace
+        assert all(prefix.indexed for prefix in held if prefix.owner is None)
+        self._index.check_integrity(held)
+        assert self._promises.keys() == set(self._prefilling)
+        self._promised.check_integrity(list(self._promises.values()))
         assert all(sequence.phase is Phase.DECODE for sequence in self._decoding)
         assert all(sequence.phase is Phase.PREFILL for sequence in self._prefilling)
-        for move in self._moves:
-            assert 0 <= move.source < self.count
-            assert 0 <= move.target < self.count
 
-    def _close(self, block: list[Sequence], hole: int, offset: int) -> int:
-        """Fill `hole` with the last of `block`, which starts at slot `offset`; the new hole."""
-        last = block.pop()
-        new_hole = offset + len(block)
-        if new_hole != hole:
-            self._move(last, hole)
-            block[hole - offset] = last
-        return new_hole
+    def _room(self, match: Match | None) -> int:
+        """The slot to give away: a cached match's own if nothing else is lost with it, else a
+        free one, else the least recently used."""
+        if match is not None and match.prefix.owner is None:
+            rest = match.prefix.computed - match.tokens
+            if rest < self._block:
+                return match.prefix.slot
+        border = len(self._decoding)
+        free = [slot for slot, prefix in enumerate(self._held) if prefix is None]
+        if free:
+            # Not one in the decode block, if possible: that would have to move out again.
+            return min(free, key=lambda slot: (slot < border, slot))
+        cached = [prefix for prefix in self._held if prefix is not None and prefix.owner is None]
+        return min(cached, key=lambda prefix: prefix.used).slot
 
-    def _shift_last_prefill(self, hole: int) -> None:
-        """Keep the prefill block tight against the decode block, by one move."""
-        last = self._prefilling.pop()
-        self._move(last, hole)
-        self._prefilling.insert(0, last)
+    def _start(self, sequence: Sequence, tokens: int) -> None:
+        """Prefill begins behind the first `tokens`, which the slot holds or gets by a move."""
+        assert sequence.slot is not None
+        prefix = self._held[sequence.slot] = Prefix(sequence, sequence.slot, tokens)
+        self._index.note(prefix)
+        promise = self._promises[sequence] = Prefix(sequence, -1, len(sequence.tokens))
+        self._promised.note(promise)
+        sequence.computed = tokens
+        sequence.reached = max(sequence.reached, tokens)
+        sequence.phase = Phase.PREFILL
+        self._prefilling.append(sequence)
+
+    def _leave_prefill(self, sequence: Sequence) -> None:
+        self._prefilling.remove(sequence)
+        self._promised.drop(self._promises.pop(sequence))
 
     def _move(self, sequence: Sequence, target: int) -> None:
-        assert sequence.slot is not None
-        if sequence.computed:
-            self._moves.append(Move(sequence.slot, target, sequence.computed))
-        sequence.slot = target
+        """Bring `sequence` to slot `target`, whose content takes its place, if there is any."""
+        source = sequence.slot
+        assert source is not None
+        moved, other = self._held[source], self._held[target]
+        assert moved is not None
+        exchange = other is not None and other.computed > 0
+        tokens = max(moved.computed, other.computed if other is not None else 0)
+        self._moves.append(Move(source, target, tokens, exchange=exchange))
+        self._place(other, source)
+        self._place(moved, target)
 
-    def _exchange(self, one: Sequence, other: Sequence) -> None:
-        assert one.slot is not None
-        assert other.slot is not None
-        tokens = max(one.computed, other.computed)
-        self._moves.append(Move(one.slot, other.slot, tokens, exchange=True))
-        one.slot, other.slot = other.slot, one.slot
-        places = self._prefilling
-        i, j = places.index(one), places.index(other)
-        places[i], places[j] = places[j], places[i]
+    def _place(self, prefix: Prefix | None, slot: int) -> None:
+        self._held[slot] = prefix
+        if prefix is not None:
+            prefix.slot = slot
+            if prefix.owner is not None:
+                prefix.owner.slot = slot
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock

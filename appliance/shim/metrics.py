@@ -129,6 +129,7 @@ class EngineCollector(Collector):
         counters = (
             ("engine_prompt_tokens", "Prompt tokens computed.", "prompt_tokens"),
             ("engine_generation_tokens", "Tokens sampled.", "generated_tokens"),
+            ("prefix_cache_queries", "Prompt tokens looked up in it.", "prefix_cache_queries"),
             ("prefix_cache_hits", "Prompt tokens taken from the cache.", "cached_tokens"),
             ("engine_sequences_finished", "Sequences that ended.", "sequences_finished"),
             ("engine_sequences_cancelled", "Sequences cancelled.", "sequences_cancelled"),

@@ -39,8 +39,9 @@ class Tally:
             prompt = self.prompt_tokens if generated else 0
         return Tokens(
             prompt=prompt,
-            # Sequences after the first find the prompt that the first one computed.
-            cached=min((usage.cached_tokens for usage in usages), default=0),
+            # Sequences after the first find the prompt that the first one computed; those that
+            # were cancelled before they ran say nothing about it.
+            cached=min((usage.cached_tokens for usage in usages if usage.prompt_tokens), default=0),
             generated=generated,
             reasoning=sum(usage.reasoning_tokens for usage in usages),
         )

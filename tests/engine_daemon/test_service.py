@@ -155,6 +155,33 @@ def test_cancelling_a_stream_stops_its_sequences_and_settles_exactly(make_node: 
     run(scenario())
 
 
+def test_cached_tokens_are_told_per_call_after_a_cancel_and_in_the_stats(
+    make_node: RunNode,
+) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            told = []
+            for number, namespace in enumerate(["one", "one", "two", ""]):
+                request = chat("how do I add a model? " * 6, max_tokens=4)
+                request.request_id, request.cache_namespace = f"req-{number}", namespace
+                stream = client.engine.Generate(request)
+                async for event in stream:
+                    if event.delta.tokens:
+                        break
+                stream.cancel()
+                settle = pb.SettleRequest(request_id=request.request_id)
+                (usage,) = (await client.engine.Settle(settle)).sequences
+                told.append(usage.cached_tokens)
+            reused = (usage.prompt_tokens - 1) // 32 * 32
+            assert told == [0, reused, 0, 0]
+            stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
+            assert stats.cached_tokens == reused
+            assert stats.prefix_cache_queries == 4 * usage.prompt_tokens
+            assert stats.prompt_tokens == stats.prefix_cache_queries - stats.cached_tokens
+
+    run(scenario())
+
+
 def test_an_ended_call_settles_too_and_an_unknown_one_is_not_found(make_node: RunNode) -> None:
     async def scenario() -> None:
         async with make_node().run() as client:

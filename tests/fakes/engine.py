@@ -359,6 +359,7 @@ class _Servicer(pb_grpc.EngineServicer):
             stats = self._stats(model)
             stats.prompt_tokens += sum(usage.prompt_tokens for usage in call.sequences)
             stats.generated_tokens += sum(usage.generated_tokens for usage in call.sequences)
+            stats.prefix_cache_queries += sum(usage.prompt_tokens for usage in call.sequences)
             stats.cached_tokens += sum(usage.cached_tokens for usage in call.sequences)
             if call.cancelled:
                 stats.sequences_cancelled += len(call.sequences)

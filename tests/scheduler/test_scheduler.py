@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 
 import pytest
 from hypothesis import strategies as st
@@ -11,18 +12,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from appliance.errors import CapacityError
 from appliance.scheduler import Phase, Plan, Scheduler, Sequence
 
-SLOTS, CAPACITY, BUDGET, MAX_WAITING = 4, 24, 8, 5
+SLOTS, CAPACITY, BUDGET, MAX_WAITING, BLOCK = 4, 24, 8, 5, 2
+# hash(-1) == hash(-2): blocks that differ in these only have one hash, as an attacker would want.
+TOKENS = st.sampled_from([-1, -2, 7])
+NAMESPACES = st.sampled_from(["", "a", "b"])
+Cell = tuple[Hashable, tuple[int, ...]]
 
 
 class SimulatedCache:
-    """Does what a model runner does with a plan, on lists of token ids instead of tensors.
+    """Does what a model runner does with a plan, on lists of cells instead of tensors.
 
-    Reading a slot gives the tokens whose keys and values are in it, so a wrong or missing move
-    shows up as a wrong prefix.
+    A position's keys and values depend on all tokens up to it, and must stay within the
+    namespace that computed them. A cell is just that, so a wrong or missing move, a stale slot or
+    a prefix of somebody else's shows up where it is read.
     """
 
     def __init__(self) -> None:
-        self.slots: list[list[int | None]] = [[None] * CAPACITY for _ in range(SLOTS)]
+        self.slots: list[list[Cell | None]] = [[None] * CAPACITY for _ in range(SLOTS)]
 
     def run(self, plan: Plan) -> None:
         for move in plan.moves:
@@ -32,14 +38,20 @@ class SimulatedCache:
             if move.exchange:
                 source[: move.tokens] = kept
         for chunk in plan.prefills:
-            row = self.slots[chunk.slot]
-            assert row[: chunk.start] == chunk.sequence.tokens[: chunk.start]
-            row[chunk.start : chunk.start + chunk.count] = chunk.tokens
+            assert chunk.slot == chunk.sequence.slot
+            self._compute(chunk.sequence, chunk.slot, chunk.start, chunk.count)
         for slot, sequence in enumerate(plan.decodes):
             assert sequence.slot == slot
-            row = self.slots[slot]
-            assert row[: sequence.computed] == sequence.tokens[: sequence.computed]
-            row[sequence.computed] = sequence.tokens[sequence.computed]
+            self._compute(sequence, slot, sequence.computed, 1)
+
+    def _compute(self, sequence: Sequence, slot: int, start: int, count: int) -> None:
+        row = self.slots[slot]
+        assert row[:start] == [cell(sequence, i) for i in range(start)]
+        row[start : start + count] = [cell(sequence, i) for i in range(start, start + count)]
+
+
+def cell(sequence: Sequence, position: int) -> Cell:
+    return sequence.namespace, tuple(sequence.tokens[: position + 1])
 
 
 class Churn(RuleBasedStateMachine):
@@ -48,15 +60,24 @@ class Churn(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.scheduler = Scheduler(
-            slots=SLOTS, capacity=CAPACITY, token_budget=BUDGET, max_waiting=MAX_WAITING
+            slots=SLOTS,
+            capacity=CAPACITY,
+            token_budget=BUDGET,
+            max_waiting=MAX_WAITING,
+            reuse_block=BLOCK,
         )
         self.cache = SimulatedCache()
         self.alive: list[Sequence] = []
-        self.names = iter(range(10**9))
+        self.said: list[list[int]] = []
 
-    @rule(lengths=st.lists(st.integers(1, CAPACITY - 1), min_size=1, max_size=4))
-    def arrive(self, lengths: list[int]) -> None:
-        group = [Sequence([next(self.names) for _ in range(n)]) for n in lengths]
+    @rule(
+        prompts=st.lists(
+            st.lists(TOKENS, min_size=1, max_size=CAPACITY - 1), min_size=1, max_size=3
+        ),
+        namespace=NAMESPACES,
+    )
+    def arrive(self, prompts: list[list[int]], namespace: str) -> None:
+        group = [Sequence(prompt, namespace=namespace) for prompt in prompts]
         waiting = self.scheduler.waiting
         room = MAX_WAITING + SLOTS - self.scheduler.running - waiting
         if len(group) > room:
@@ -67,34 +88,52 @@ class Churn(RuleBasedStateMachine):
             self.scheduler.add(group)
             self.alive += group
 
+    @precondition(lambda self: self.said)
+    @rule(
+        data=st.data(), more=st.lists(TOKENS, min_size=1), n=st.integers(1, 3), namespace=NAMESPACES
+    )
+    def go_on(self, data: st.DataObject, more: list[int], n: int, namespace: str) -> None:
+        """A conversation's next turn, in its own or in another namespace."""
+        prompt = (data.draw(st.sampled_from(self.said)) + more)[: CAPACITY - 1]
+        self.arrive([prompt] * n, namespace)
+
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         victim = data.draw(st.sampled_from(self.alive))
         free = SLOTS - self.scheduler.running
         held = victim.running
-        self.scheduler.remove(victim)
-        self.alive.remove(victim)
+        self._remove(victim)
         assert SLOTS - self.scheduler.running == free + held
 
-    @rule(ends=st.lists(st.booleans(), min_size=SLOTS, max_size=SLOTS))
-    def step(self, ends: list[bool]) -> None:
+    @rule(
+        ends=st.lists(st.booleans(), min_size=SLOTS, max_size=SLOTS),
+        tokens=st.lists(TOKENS, min_size=SLOTS, max_size=SLOTS),
+    )
+    def step(self, ends: list[bool], tokens: list[int]) -> None:
         plan = self.scheduler.schedule()
         assert plan.token_count <= max(BUDGET, len(plan.decodes) + 1)
         assert bool(plan.token_count) == self.scheduler.has_work
+        for sequence in plan.admitted:
+            assert sequence.cached % BLOCK == 0
+            assert sequence.cached == sequence.computed < sequence.prompt_length
         self.cache.run(plan)
         self.scheduler.commit(plan)
         self.scheduler.check_integrity()
         sampled = plan.sampled
-        for sequence, end in zip(sampled, ends, strict=False):
-            room = self.scheduler.append(sequence, next(self.names))
+        for sequence, end, token in zip(sampled, ends, tokens, strict=False):
+            room = self.scheduler.append(sequence, token)
             self.scheduler.check_integrity()
             if end or not room:
-                self.scheduler.remove(sequence)
-                self.alive.remove(sequence)
+                self._remove(sequence)
         for sequence in sampled[len(ends) :]:
-            self.scheduler.remove(sequence)
-            self.alive.remove(sequence)
+            self._remove(sequence)
+
+    def _remove(self, sequence: Sequence) -> None:
+        self.said.append(sequence.tokens)
+        self.scheduler.remove(sequence)
+        self.alive.remove(sequence)
+        self.scheduler.check_integrity()
 
     @invariant()
     def integrity(self) -> None:
@@ -107,7 +146,7 @@ class Churn(RuleBasedStateMachine):
         for _ in range(bound):
             if not self.scheduler.has_work:
                 break
-            self.step([False] * SLOTS)
+            self.step([False] * SLOTS, [7] * SLOTS)
         assert not self.scheduler.has_work
         assert self.scheduler.cached_positions == 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from appliance.access import KeyStore
 from appliance.audit.event import Request, Response
 from installer.readiness import ReadinessSocket
 from tests.conftest import REPOSITORY, BuildOnce
@@ -23,6 +24,7 @@ from tests.fakes.engine_node import EngineNode
 from tests.shim.node import Node, eventually, prepare, running_shim
 
 HELLO = [{"role": "user", "content": "hello"}]
+LONG = [{"role": "user", "content": "how do I add a model to this appliance? " * 5}]
 
 
 def build_models(root: Path) -> None:
@@ -106,6 +108,33 @@ def test_errors_of_the_engine_have_codes_and_parameters(node: Node) -> None:
     wrong = node.request("POST", path, chat(node, model="letters"))
     assert (wrong.status, wrong.error["param"]) == (400, "model")
     assert node.request("GET", "/health").json["status"] == "ok"
+
+
+def test_a_second_identical_request_is_cached_and_another_keys_is_not(node: Node) -> None:
+    path, body = "/v1/chat/completions", chat(node, messages=LONG)
+    with KeyStore(node.config.layout.keys_db) as keys:
+        _, secret = keys.create("other")
+    other = {"Authorization": f"Bearer {secret}"}
+    queries = 'appliance_prefix_cache_queries_total{model="chat"}'
+    hits = 'appliance_prefix_cache_hits_total{model="chat"}'
+    before = node.metric(queries), node.metric(hits)
+    answers = [
+        node.request("POST", path, body),
+        node.request("POST", path, body),
+        node.request("POST", path, body, headers=other),
+    ]
+    usages = [answer.json["usage"] for answer in answers]
+    prompt = usages[0]["prompt_tokens"]
+    reused = (prompt - 1) // 32 * 32
+    assert reused > 0
+    for answer, usage, cached in zip(answers, usages, (0, reused, 0), strict=True):
+        assert usage["prompt_tokens"] == prompt
+        assert usage["prompt_tokens_details"]["cached_tokens"] == cached
+        assert node.res(answer.request_id).tokens.cached == cached
+        assert node.row(answer.request_id).cached_tokens == cached
+        assert answer.json["choices"][0]["message"] == answers[0].json["choices"][0]["message"]
+    assert node.metric(queries) - before[0] == 3 * prompt
+    assert node.metric(hits) - before[1] == reused
 
 
 def test_the_sum_of_all_bills_is_what_the_engine_computed(node: Node) -> None:

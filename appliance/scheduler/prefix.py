@@ -1,0 +1,119 @@
+"""Which slots hold which token prefixes, found in time that grows with the match only.
+
+Tokens are cut into blocks of a fixed size, and each whole block gets a hash over itself and the
+hash before it, the first one's over the namespace; so equal hashes stand for equal prefixes of
+one namespace. The index maps a hash to the slots' contents that have it. A hash is a hint and
+never a proof: tokens and namespace are compared before anything is reused, so a collision, made
+on purpose or not, costs a look and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from appliance.scheduler.sequence import Sequence
+
+
+class Prefix:
+    """What one slot holds: keys and values of the first `computed` of `tokens`.
+
+    Attributes:
+        tokens, chain, namespace: those of the sequence that computed it. The lists are shared
+            with it; that they may grow behind `computed` does no harm.
+        owner: the running sequence that computes on it; None if it is kept as a cached prefix.
+        indexed: how many of its blocks are in the index.
+        used: time of its last use, in the slot table's count.
+    """
+
+    __slots__ = ("chain", "computed", "indexed", "namespace", "owner", "slot", "tokens", "used")
+
+    def __init__(self, sequence: Sequence, slot: int, computed: int) -> None:
+        self.tokens = sequence.tokens
+        self.chain = sequence.chain
+        self.namespace: Hashable = sequence.namespace
+        self.owner: Sequence | None = sequence
+        self.slot = slot
+        self.computed = computed
+        self.indexed = 0
+        self.used = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The first `tokens` of a sequence are those of `prefix`."""
+
+    prefix: Prefix
+    tokens: int
+
+
+class PrefixIndex:
+    """Prefixes by the hashes of their blocks of `block` tokens."""
+
+    def __init__(self, block: int) -> None:
+        assert block > 0
+        self.block = block
+        self._holders: dict[int, dict[Prefix, None]] = {}
+
+    def note(self, prefix: Prefix) -> None:
+        """Enter the whole blocks that were computed since the last time."""
+        blocks = prefix.computed // self.block
+        if blocks == prefix.indexed:
+            return
+        extend(prefix.chain, prefix.namespace, prefix.tokens, blocks, self.block)
+        for key in prefix.chain[prefix.indexed : blocks]:
+            self._holders.setdefault(key, {})[prefix] = None
+        prefix.indexed = blocks
+
+    def drop(self, prefix: Prefix) -> None:
+        """Forget `prefix`: its slot is overwritten."""
+        for key in prefix.chain[: prefix.indexed]:
+            # Two blocks of one prefix may have one hash: then it is gone already.
+            holders = self._holders.get(key, {})
+            holders.pop(prefix, None)
+            if not holders:
+                self._holders.pop(key, None)
+        prefix.indexed = 0
+
+    def longest(self, sequence: Sequence) -> Match | None:
+        """The longest prefix of `sequence`, in whole blocks and without its last token.
+
+        Of several, one that ends there is best, since nothing else is lost by taking its slot.
+        """
+        limit = (len(sequence.tokens) - 1) // self.block
+        extend(sequence.chain, sequence.namespace, sequence.tokens, limit, self.block)
+        blocks = 0
+        while blocks < limit and sequence.chain[blocks] in self._holders:
+            blocks += 1
+        for depth in range(blocks, 0, -1):
+            tokens = depth * self.block
+            holders = self._holders[sequence.chain[depth - 1]]
+            for prefix in sorted(holders, key=lambda prefix: prefix.computed):
+                if self._equal(prefix, sequence, tokens):
+                    return Match(prefix, tokens)
+        return None
+
+    def check_integrity(self, prefixes: list[Prefix]) -> None:
+        """Exactly `prefixes` are known, each under the hashes of all of its whole blocks."""
+        known = {prefix for holders in self._holders.values() for prefix in holders}
+        assert known == {prefix for prefix in prefixes if prefix.indexed}
+        for prefix in prefixes:
+            assert prefix.indexed == prefix.computed // self.block
+            for key in prefix.chain[: prefix.indexed]:
+                assert prefix in self._holders[key]
+
+    def _equal(self, prefix: Prefix, sequence: Sequence, tokens: int) -> bool:
+        return (
+            prefix.namespace == sequence.namespace
+            and prefix.computed >= tokens
+            and prefix.tokens[:tokens] == sequence.tokens[:tokens]
+        )
+
+
+def extend(
+    chain: list[int], namespace: Hashable, tokens: list[int], blocks: int, block: int
+) -> None:
+    """Make `chain` at least `blocks` hashes long."""
+    for number in range(len(chain), blocks):
+        before = chain[-1] if chain else hash(namespace)
+        chain.append(hash((before, *tokens[number * block : (number + 1) * block])))
