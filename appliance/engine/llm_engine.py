@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence as Listing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.bundle.manifest import Prompting
+from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
 from appliance.engine.output import Delta, Finished, FinishReason, OutputReader
 from appliance.engine.sampler import Sampled, Sampler
 from appliance.engine.sampling import SamplingParams
@@ -29,8 +31,11 @@ class Generation:
         call: identity of the request, unique while it runs.
         chat: the output is read as a chat turn, with reasoning; else it is plain text.
         tools: tool calls are looked for in the output.
+        calls_first: an answer that does not begin with a call has none.
+        reasoning: the model may reason before it answers.
         reasoning_opened: the prompt ends with the opening reasoning tag.
         cache_namespace: keys and values are shared with calls of the same one only; "": with none.
+        grammar: what the output is held to.
     """
 
     call: int
@@ -39,8 +44,11 @@ class Generation:
     n: int = 1
     chat: bool = False
     tools: bool = False
+    calls_first: bool = False
+    reasoning: bool = True
     reasoning_opened: bool = False
     cache_namespace: str = ""
+    grammar: CompiledGrammar | None = None
     prompt_param: str = "prompt"
     """The caller's word for the prompt, for errors."""
 
@@ -86,6 +94,7 @@ class _Running:
     sampler: Sampler
     reader: OutputReader
     params: SamplingParams
+    constraint: Constraint | None = None
 
 
 class LLMEngine:
@@ -119,6 +128,8 @@ class LLMEngine:
         self._sequences: dict[Sequence, _Running] = {}
         self._calls: dict[int, list[_Running]] = {}
         self._cancelled: set[int] = set()
+        # Its thread starts with the first grammar.
+        self._masks = ThreadPoolExecutor(1, thread_name_prefix="masks")
         self.counters = Counters()
 
     @property
@@ -166,6 +177,7 @@ class LLMEngine:
             self._count(plan)
             for sequence, token in zip(plan.sampled, sampled, strict=True):
                 outputs += self._advance(self._sequences[sequence], token)
+            self._prepare_masks(plan)
         return outputs
 
     def fail_all(self) -> list[Output]:
@@ -211,11 +223,20 @@ class LLMEngine:
             index,
             prompting=self._prompting if generation.chat else None,
             tools=generation.tools,
+            calls_first=generation.calls_first,
+            reasoning=generation.reasoning,
             reasoning_opened=generation.reasoning_opened,
         )
         sampler = Sampler(generation.params, generation.prompt, index=index)
         sequence = Sequence(generation.prompt, namespace=generation.cache_namespace)
-        return _Running(generation.call, index, sequence, sampler, reader, generation.params)
+        constraint = None
+        if generation.grammar is not None:
+            # Without the model's end tokens among its own, a request has asked to ignore them.
+            ignore_end = not generation.grammar.end_ids <= generation.params.end_ids
+            constraint = generation.grammar.begin(ignore_end=ignore_end)
+        return _Running(
+            generation.call, index, sequence, sampler, reader, generation.params, constraint
+        )
 
     def _drop_cancelled(self) -> list[Output]:
         cancelled, self._cancelled = self._cancelled, set()
@@ -227,13 +248,23 @@ class LLMEngine:
 
     def _sample(self, plan: Plan, logits: Array) -> list[Sampled]:
         return [
-            self._sequences[sequence].sampler.sample(row)
+            _sample_row(self._sequences[sequence], row)
             for sequence, row in zip(plan.sampled, logits, strict=True)
         ]
+
+    def _prepare_masks(self, plan: Plan) -> None:
+        """Let the next masks be computed beside the next run of the model."""
+        for sequence in plan.sampled:
+            running = self._sequences.get(sequence)
+            if running is not None and running.constraint is not None:
+                running.constraint.prepare(self._masks)
 
     def _advance(self, running: _Running, sampled: Sampled) -> list[Output]:
         """Book one sampled token; the sequence may end with it."""
         room = self._scheduler.append(running.sequence, sampled.token_id)
+        if running.constraint is not None and running.constraint.broken:
+            dropped = Output(running.call, running.reader.drop(sampled))
+            return [dropped, Output(running.call, self._end(running, FinishReason.ERROR))]
         outputs = [Output(running.call, running.reader.read(sampled))]
         reason = _end_reason(running, sampled.token_id, room)
         if reason is not None:
@@ -268,10 +299,23 @@ class LLMEngine:
         self.counters.generated_tokens += len(plan.sampled)
 
 
+def _sample_row(running: _Running, row: Array) -> Sampled:
+    constraint = running.constraint
+    return running.sampler.sample(row, None if constraint is None else constraint.allowed())
+
+
 def _end_reason(running: _Running, token_id: int, room: bool) -> FinishReason | None:
-    params = running.params
+    params, constraint = running.params, running.constraint
     if token_id in params.end_ids or running.reader.stop:
         return FinishReason.STOP
+    if constraint is not None:
+        if constraint.ends_with(token_id):
+            return FinishReason.STOP
+        constraint.advance(token_id)
+        if constraint.complete:
+            return FinishReason.STOP
+        if constraint.broken:
+            return FinishReason.ERROR
     if not room or running.sequence.generated == params.max_tokens:
         return FinishReason.LENGTH
     return None

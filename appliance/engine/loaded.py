@@ -16,8 +16,11 @@ from appliance.config import EngineSettings
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.embedding_engine import EmbeddingEngine
 from appliance.engine.encoder_runner import EncoderRunner
+from appliance.engine.grammar.compiler import GrammarCompiler
+from appliance.engine.grammar.turn import Tags
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.model_runner import ModelRunner
+from appliance.engine.output import TOOL_TAGS
 from appliance.engine.session import PREFILL_NAME, open_session
 from appliance.engine.slot_pool import SlotPool
 from appliance.engine.tokenizer import Tokenizer
@@ -44,7 +47,7 @@ class ChatModel:
         self.prompting = prompting
         self.tokenizer = Tokenizer(
             read_checked(bundle, manifest.tokenizer),
-            visible=(prompting.reasoning_start, prompting.reasoning_end, *_TOOL_TAGS),
+            visible=(prompting.reasoning_start, prompting.reasoning_end, *TOOL_TAGS),
         )
         self._budget = budget
         self._template = ChatTemplate(
@@ -52,6 +55,12 @@ class ChatModel:
             bos_token=prompting.bos_token,
             eos_token=prompting.eos_token,
             control=self.tokenizer.control,
+        )
+        self.grammars = GrammarCompiler(
+            read_checked(bundle, manifest.tokenizer),
+            vocab_size=decoder.vocab_size,
+            end_ids=generation.eos_token_ids,
+            tags=Tags(prompting.reasoning_start, prompting.reasoning_end, prompting.tool_format),
         )
         self._shape = None
         try:
@@ -94,8 +103,9 @@ class ChatModel:
         return self.tokenizer.encode_prompt(prompt), opened
 
     def close(self) -> None:
-        """Free the cache's share of the budget and end the template's process."""
+        """Free the cache's share of the budget and end the processes of template and grammars."""
         self._template.close()
+        self.grammars.close()
         if self._shape is not None:
             self._budget.give_back(self._shape)
             self._shape = None
@@ -147,8 +157,6 @@ class EmbeddingModel:
 
 
 LoadedModel = ChatModel | EmbeddingModel
-
-_TOOL_TAGS = ("<tool_call>", "</tool_call>")
 
 
 def open_model(

@@ -20,6 +20,9 @@ from appliance.engine.stops import StopMatcher
 from appliance.engine.tokenizer import Tokenizer
 from appliance.prompting import HermesParser, Piece, ReasoningSplitter, ToolCallPiece
 
+TOOL_TAGS = ("<tool_call>", "</tool_call>")
+"""Tags of calls: part of the text that a reader looks at, even if they are special tokens."""
+
 
 class FinishReason(enum.Enum):
     STOP = "stop"
@@ -64,6 +67,9 @@ class OutputReader:
     Args:
         prompting: how the model marks reasoning and calls; None reads plain text.
         tools: whether the request offered tools, so that calls are looked for.
+        calls_first: calls are looked for only in an answer that begins with one; other answers
+            may quote the tags.
+        reasoning: whether the model may reason; if not, all of it is the answer.
         reasoning_opened: whether the prompt already ends with the opening reasoning tag.
     """
 
@@ -75,6 +81,8 @@ class OutputReader:
         *,
         prompting: Prompting | None = None,
         tools: bool = False,
+        calls_first: bool = False,
+        reasoning: bool = True,
         reasoning_opened: bool = False,
     ) -> None:
         self._params = params
@@ -82,13 +90,14 @@ class OutputReader:
         self._detokenizer = tokenizer.detokenizer()
         self._stops = StopMatcher(params.stop)
         self._splitter: ReasoningSplitter | None = None
-        if prompting is not None and prompting.reasoning_start:
+        if prompting is not None and prompting.reasoning_start and reasoning:
             self._splitter = ReasoningSplitter(
                 prompting.reasoning_start, prompting.reasoning_end, opened=reasoning_opened
             )
         self._calls: HermesParser | None = None
         if tools and prompting is not None and prompting.tool_format == "hermes":
             self._calls = HermesParser(lambda: f"call_{secrets.token_hex(12)}")
+        self._calls_first = calls_first
         self.tokens = 0
         self.reasoning_tokens = 0
 
@@ -116,6 +125,11 @@ class OutputReader:
             token_ids=(sampled.token_id,),
             logprobs=() if sampled.logprob is None else (sampled.logprob,),
         )
+
+    def drop(self, sampled: Sampled) -> Delta:
+        """A token that was computed and is not shown: it is counted, no more."""
+        self.tokens += 1
+        return self._delta([], tokens=1, token_ids=(sampled.token_id,))
 
     def finish(self) -> Delta | None:
         """The text that was held back, if any."""
@@ -145,8 +159,13 @@ class OutputReader:
         return self._read_calls(pieces)
 
     def _read_calls(self, pieces: Iterable[Piece]) -> list[Piece]:
+        pieces = list(pieces)
+        if self._calls_first and (answer := "".join(p.text for p in pieces).lstrip()):
+            self._calls_first = False
+            if not answer.startswith(TOOL_TAGS[0][0]):
+                self._calls = None
         if self._calls is None:
-            return list(pieces)
+            return pieces
         return [
             found
             for piece in pieces

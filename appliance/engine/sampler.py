@@ -4,8 +4,9 @@ Owns the sequence's random generator and what it has seen. The choice depends on
 alone, never on what else is in the batch: each sequence has its own generator, and takes one
 number from it for each sampled token.
 
-Order, as in the transformers library: bias and penalties on the logits; temperature; top_k;
-top_p over what is left, made to sum to 1; min_p relative to the most likely.
+Order, as in the transformers library: bias and penalties on the logits; then, if the sequence
+has a grammar, only what it admits; temperature; top_k; top_p over what is left, made to sum to
+1; min_p relative to the most likely.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from appliance.engine.grammar.constraint import Mask
 from appliance.engine.sampling import SamplingParams
 
 Scores = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+_IMPOSSIBLE = np.float32(-np.inf)
 _NUCLEUS_LOOKS = (256, 4096)
 """So many of the most likely tokens usually hold top_p of the mass; sorting all is slow."""
 
@@ -65,9 +68,14 @@ class Sampler:
         )
         self._seen_prompt: Ids = np.unique(np.asarray(prompt, np.int64))
 
-    def sample(self, logits: Scores) -> Sampled:
-        """Choose from `logits` [vocab]; the array is not changed."""
+    def sample(self, logits: Scores, allowed: Mask | None = None) -> Sampled:
+        """Choose from `logits` [vocab]; the array is not changed.
+
+        allowed: [vocab], true for at least one token; None allows all.
+        """
         scores = self._edited(logits) if self._edits_logits else logits
+        if allowed is not None:
+            scores = _masked(scores, logits, allowed)
         token_id = int(scores.argmax()) if self._params.greedy else self._draw(scores)
         self._generated += 1
         if self._edits_logits:
@@ -102,6 +110,17 @@ class Sampler:
         boundaries = np.cumsum(weights, dtype=np.float64)
         place = np.searchsorted(boundaries, self._random.random() * boundaries[-1], side="right")
         return int(ids[min(int(place), len(ids) - 1)])
+
+
+def _masked(scores: Scores, logits: Scores, allowed: Mask) -> Scores:
+    """`scores` of what is allowed, the rest impossible.
+
+    Where `min_tokens` forbids all that is allowed, it gives way: there is nothing else to say.
+    """
+    masked = np.where(allowed, scores, _IMPOSSIBLE)
+    if masked.max() == _IMPOSSIBLE:
+        masked = np.where(allowed, logits, _IMPOSSIBLE)
+    return masked
 
 
 def candidates(scores: Scores, params: SamplingParams) -> tuple[Ids, Scores]:

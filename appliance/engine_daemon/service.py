@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
+from appliance.engine.grammar.constraint import CompiledGrammar
+from appliance.engine.grammar.turn import Turn
 from appliance.engine.llm_engine import Generation
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Finished
@@ -12,6 +15,7 @@ from appliance.engine_daemon.calls import Call, CallLedger, EmbedCall
 from appliance.engine_daemon.faults import ServicerContext, answered
 from appliance.engine_daemon.hosted import HostedModel
 from appliance.engine_daemon.registry import ModelRegistry
+from appliance.engine_daemon.turns import turn
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
@@ -30,7 +34,11 @@ class EngineService(pb_grpc.EngineServicer):
             call = self._ledger.open(request.request_id, wire.sequence_count(request))
             try:
                 with hosted.preparing():
-                    generation = await asyncio.to_thread(_generation, hosted.chat, call, request)
+                    generation, asked = await asyncio.to_thread(
+                        _generation, hosted.chat, call, request
+                    )
+                    if asked.constrains:
+                        generation = await _held_to(asked, generation, hosted.chat)
                     hosted.generate(call, generation)
             except BaseException:
                 self._ledger.forget(call)
@@ -96,7 +104,7 @@ class EngineService(pb_grpc.EngineServicer):
         async with answered(context):
             hosted = self._registry.serving(request.model)
             if request.WhichOneof("prompt") == "chat":
-                ids, _ = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
+                ids, _, _ = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
             else:
                 assert hosted.model is not None
                 ids = await asyncio.to_thread(hosted.model.tokenizer.encode_text, request.text)
@@ -123,13 +131,15 @@ class EngineService(pb_grpc.EngineServicer):
                 await context.write(wire.delta_event(event, tokenizer))
 
 
-def _generation(model: ChatModel, call: Call, request: pb.GenerateRequest) -> Generation:
+def _generation(
+    model: ChatModel, call: Call, request: pb.GenerateRequest
+) -> tuple[Generation, Turn]:
     """What the request asks of the engine. Blocks on the template. Raises RequestError."""
     params = wire.sampling_params(request.sampling, model.generation)
     kind = request.WhichOneof("prompt")
-    opened, param = False, "prompt"
+    thinking, opened, param = False, False, "prompt"
     if kind == "chat":
-        prompt, opened = _encode_chat(model, request.chat)
+        prompt, thinking, opened = _encode_chat(model, request.chat)
         param = "messages"
     elif kind == "text":
         prompt = model.tokenizer.encode_text(request.text)
@@ -137,24 +147,39 @@ def _generation(model: ChatModel, call: Call, request: pb.GenerateRequest) -> Ge
         prompt = list(request.tokens.ids)
     else:
         raise RequestError("there is no prompt", param="prompt")
-    return Generation(
+    asked = turn(request, model.prompting, thinking=thinking, reasoning_opened=opened)
+    generation = Generation(
         call.number,
         prompt,
         params,
         wire.sequence_count(request),
         chat=kind == "chat",
-        tools=kind == "chat" and bool(request.chat.tools),
+        tools=kind == "chat" and asked.calls != "none",
         reasoning_opened=opened,
         cache_namespace=request.cache_namespace,
         prompt_param=param,
     )
+    return generation, asked
 
 
-def _encode_chat(model: ChatModel, prompt: pb.ChatPrompt) -> tuple[list[int], bool]:
+async def _held_to(asked: Turn, generation: Generation, model: ChatModel) -> Generation:
+    """`generation` with the grammar of its turn. Raises RequestError, CapacityError."""
+    compiled: CompiledGrammar = await asyncio.wrap_future(model.grammars.compiled(asked))
+    return dataclasses.replace(
+        generation,
+        grammar=compiled,
+        calls_first=asked.calls == "required" or asked.structured is not None,
+        reasoning=asked.reasoning != "none",
+    )
+
+
+def _encode_chat(model: ChatModel, prompt: pb.ChatPrompt) -> tuple[list[int], bool, bool]:
+    """Token ids, whether the model is asked to reason, and whether the prompt opens the tag."""
     if prompt.tools and not model.prompting.tool_format:
         raise RequestError("this model cannot call tools", param="tools", hint="leave them out")
     conversation = wire.conversation(prompt, thinking=model.generation.thinking)
-    return model.encode_chat(conversation)
+    ids, opened = model.encode_chat(conversation)
+    return ids, conversation.thinking, opened
 
 
 def _embed_input(given: pb.EmbedInput) -> str | list[int]:

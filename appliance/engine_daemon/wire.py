@@ -61,10 +61,16 @@ def conversation(prompt: pb.ChatPrompt, *, thinking: bool) -> Conversation:
         thinking = prompt.thinking == pb.THINKING_MODE_ON
     return Conversation(
         tuple(_message(index, message) for index, message in enumerate(prompt.messages)),
-        tuple(Tool(t.name, t.description, t.parameters_json) for t in prompt.tools),
+        _tools(prompt),
         thinking=thinking,
         continue_final=prompt.continue_final_message,
     )
+
+
+def _tools(prompt: pb.ChatPrompt) -> tuple[Tool, ...]:
+    if prompt.tool_choice == pb.TOOL_CHOICE_NONE:
+        return ()
+    return tuple(Tool(t.name, t.description, t.parameters_json) for t in prompt.tools)
 
 
 def delta_event(delta: Delta, tokenizer: Tokenizer) -> pb.GenerateEvent:

@@ -1,0 +1,251 @@
+"""What a model's turn may look like, as a grammar in llguidance's dialect of Lark.
+
+    reasoning, if the model thinks    then    the answer, calls in the bundle's own format, or both
+
+Owns the composition. Control tags are written as tokens where the tokenizer has them as tokens,
+so that no text can imitate one; where it spells them, a lazy rule ends at the first.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from appliance.engine.grammar.pattern import PatternError, check_pattern
+from appliance.engine.grammar.schema import Schema, checked
+from appliance.errors import RequestError
+
+MAX_LARK_BYTES: Final = 64 * 1024
+_GUIDANCE: Final = {
+    # One line end with its indentation, or one blank: a model cannot lose itself in white space.
+    "whitespace_pattern": r"(\n[ ]{0,32}|[ ])",
+    # No \u: half of a surrogate pair would be a string that many readers refuse.
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+_FORMAT_TAGS: Final = {"hermes": ("<tool_call>", "</tool_call>")}
+
+
+@dataclass(frozen=True, slots=True)
+class Structured:
+    """The form of the answer. `text`: the schema, the regex or the grammar."""
+
+    kind: Literal["json_schema", "json_object", "regex", "lark"]
+    text: str = ""
+
+    @property
+    def param(self) -> str:
+        return f"structured.{self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class CallableTool:
+    """A function that may be called. `index`: its place in the request.
+
+    strict: whether its arguments must satisfy `parameters_json`; else any object does.
+    """
+
+    index: int
+    name: str
+    parameters_json: str
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """All that is asked of one turn. Equal turns have one compiled grammar.
+
+    calls: whether functions may be called, must be, or neither.
+    parallel: whether there may be more than one call.
+    reasoning: whether the model reasons first: no; yes, and its prompt already opened the tag;
+        yes, and it has to open the tag itself.
+    """
+
+    structured: Structured | None = None
+    tools: tuple[CallableTool, ...] = ()
+    calls: Literal["none", "optional", "required"] = "none"
+    parallel: bool = True
+    reasoning: Literal["none", "opened", "unopened"] = "none"
+
+    @property
+    def constrains(self) -> bool:
+        """Whether anything is asked that a model does not do by itself."""
+        strict = any(tool.strict for tool in self.tools)
+        return (
+            self.structured is not None
+            or self.calls == "required"
+            or (self.calls == "optional" and (strict or not self.parallel))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """The bundle's tags: of reasoning, and its format of calls."""
+
+    reasoning_start: str = ""
+    reasoning_end: str = ""
+    tool_format: str = ""
+
+
+class Vocabulary(Protocol):
+    """Knows tokens that text cannot spell."""
+
+    def token(self, text: str) -> int | None:
+        """The id of the token `text`, if it is one that no other tokens can spell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A schema inside a grammar, and where the caller wrote it."""
+
+    param: str
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """`text`: llguidance's JSON form of several grammars; `parts`: its schemas.
+
+    param: what the caller asked for first, for errors that no part explains.
+    """
+
+    text: str
+    parts: tuple[Part, ...]
+    param: str
+
+
+def grammar(turn: Turn, tags: Tags, vocabulary: Vocabulary) -> Grammar:
+    """The grammar of `turn`. Raises RequestError naming what cannot be honoured."""
+    assert turn.constrains
+    return _Composer(turn, tags, vocabulary).whole()
+
+
+def schema_grammar(schema: Schema) -> str:
+    """The grammar of one schema alone."""
+    return json.dumps({"grammars": [{"json_schema": _guided(schema)}]})
+
+
+class _Composer:
+    def __init__(self, turn: Turn, tags: Tags, vocabulary: Vocabulary) -> None:
+        self._turn = turn
+        self._tags = tags
+        self._vocabulary = vocabulary
+        self._rules: list[str] = []
+        self._subgrammars: list[dict[str, object]] = []
+        self._parts: list[Part] = []
+
+    def whole(self) -> Grammar:
+        turn, body = self._turn, ""
+        if turn.structured is not None and turn.calls != "required":
+            body = self._body(turn.structured)
+        calls = "" if turn.calls == "none" else self._calls()
+        answer = " | ".join(option for option in (calls, body) if option)
+        ahead = "" if turn.reasoning == "none" else self._reasoning()
+        lark = "\n".join([f"start: {ahead} answer", f"answer: {answer}", *self._rules])
+        grammars = [{"lark_grammar": lark}, *self._subgrammars]
+        param = "tools" if turn.structured is None else turn.structured.param
+        return Grammar(json.dumps({"grammars": grammars}), tuple(self._parts), param)
+
+    def _body(self, wanted: Structured) -> str:
+        match wanted.kind:
+            case "json_object":
+                return self._json("body", {"type": "object"}, wanted.param)
+            case "json_schema":
+                return self._json("body", checked(wanted.text, wanted.param), wanted.param)
+            case "regex":
+                try:
+                    check_pattern(wanted.text)
+                except PatternError as error:
+                    message = f"this regex cannot be enforced: {error}"
+                    raise RequestError(message, param=wanted.param) from None
+                self._rules.append(f"BODY: /{_slashes(wanted.text)}/")
+                return "BODY"
+            case "lark":
+                if len(wanted.text.encode()) > MAX_LARK_BYTES:
+                    raise RequestError(
+                        f"the grammar has more than {MAX_LARK_BYTES} bytes", param=wanted.param
+                    )
+                self._subgrammars.append({"name": "body", "lark_grammar": wanted.text})
+                return "@body"
+
+    def _calls(self) -> str:
+        """The rules of calls in the bundle's format; the name of the rule for all of them."""
+        begin, end = _FORMAT_TAGS[self._tags.tool_format]
+        options = [self._call(tool) for tool in self._turn.tools]
+        self._rules.append(f"call: {' | '.join(options)}")
+        again = f'("\\n" {self._tag(begin)} call_rest)*' if self._turn.parallel else ""
+        self._rules.append(f'call_rest: "\\n" call "\\n" {self._tag(end)}')
+        if self._turn.calls == "required" or self._turn.structured is not None:
+            self._rules.append(f"calls: {self._tag(begin)} call_rest {again}")
+            return "calls"
+        self._rules.append(f"calls: call_rest {again}")
+        return " | ".join([*self._text_until(begin, "calls"), self._free_text(begin)])
+
+    def _call(self, tool: CallableTool) -> str:
+        param = f"tools[{tool.index}].function.parameters"
+        schema: Schema = {"type": "object"}
+        if tool.strict:
+            schema = _object_only(checked(tool.parameters_json or "{}", param), param)
+        head = json.dumps(f'{{"name": {json.dumps(tool.name)}, "arguments": ')
+        self._rules.append(
+            f'call_{tool.index}: {head} {self._json(f"arguments{tool.index}", schema, param)} "}}"'
+        )
+        return f"call_{tool.index}"
+
+    def _reasoning(self) -> str:
+        start, end = self._tags.reasoning_start, self._tags.reasoning_end
+        opening = self._tag(start) if self._turn.reasoning == "unopened" else ""
+        (option,) = self._text_until(end, "/[ \\n]{0,4}/")
+        self._rules.append(f"reasoning: {opening} {option}")
+        return "reasoning"
+
+    def _text_until(self, tag: str, then: str) -> Iterator[str]:
+        """Text without `tag`, then `tag`, then the rule or terminal `then`."""
+        name = f"until_{len(self._rules)}"
+        if self._vocabulary.token(tag) is None:
+            self._rules.append(f"{name}[lazy]: /(?s:.*){_literal(tag)}/")
+            yield f"{name} {then}"
+        else:
+            yield f"{self._free_text(tag)} {self._tag(tag)} {then}"
+
+    def _free_text(self, tag: str) -> str:
+        """The terminal for text without `tag`."""
+        name = f"TEXT_{len(self._rules)}"
+        self._rules.append(f"{name}: /(?s:.*)/ & ~/(?s:.*){_literal(tag)}(?s:.*)/")
+        return name
+
+    def _tag(self, text: str) -> str:
+        token = self._vocabulary.token(text)
+        return json.dumps(text) if token is None else f"<[{token}]>"
+
+    def _json(self, name: str, schema: Schema, param: str) -> str:
+        self._parts.append(Part(param, schema))
+        self._subgrammars.append({"name": name, "json_schema": _guided(schema)})
+        return f"@{name}"
+
+
+def _guided(schema: Schema) -> dict[str, object]:
+    whole = schema if isinstance(schema, dict) else {"allOf": [schema]}
+    return {"x-guidance": _GUIDANCE, **whole}
+
+
+def _object_only(schema: Schema, param: str) -> Schema:
+    """`schema` for arguments, which are an object always. Raises RequestError."""
+    if not isinstance(schema, dict):
+        return {"type": "object"} if schema else False
+    types = schema.get("type", "object")
+    if types != "object" and not (isinstance(types, list) and "object" in types):
+        raise RequestError("the parameters must be an object", param=f"{param}.type")
+    return {**schema, "type": "object"}
+
+
+def _literal(text: str) -> str:
+    return _slashes(re.escape(text))
+
+
+def _slashes(pattern: str) -> str:
+    """`pattern` so that it can stand between slashes."""
+    return re.sub(r"\\(.)|/", lambda m: m[0] if m[1] not in (None, "/") else r"\/", pattern,
+                  flags=re.DOTALL).replace("\n", r"\n")  # fmt: skip
