@@ -32,6 +32,16 @@ class Exchange:
         """Id of the authenticated key; empty before authentication."""
         return self.key.id if self.key is not None else ""
 
+    @property
+    def project(self) -> str:
+        """Id of the key's project; empty before authentication."""
+        return self.key.project if self.key is not None else ""
+
+    @property
+    def cache_namespace(self) -> str:
+        """Whose cached prefixes the request may find; nobody's before authentication."""
+        return self.key.cache_namespace if self.key is not None else ""
+
     def attach(self, scope: Scope) -> None:
         """Make this the exchange of `scope`."""
         scope[_SLOT] = self

@@ -18,6 +18,7 @@ from appliance.audit.event import Outcome
 from appliance.errors import ApplianceError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.accounting import Bill
+from appliance.shim.admission import check_model
 from appliance.shim.engine_client import EngineClient, GenerateStream
 from appliance.shim.exchange import Exchange
 from appliance.shim.lifeline import DisconnectedError, Lifeline
@@ -163,10 +164,10 @@ async def admitted(
     Raises the engine's refusal before REQ, so that it becomes a REJECT. A caller that hangs up
     meanwhile is noticed inside: then there is a REQ, and a RES with what was computed.
     """
-    seconds = services.settings.request_timeout_seconds
+    check_model(exchange)
     streams = [services.engine.generate(request) for request in requests]
     try:
-        async with Lifeline(receive, services.drain, seconds) as lifeline:
+        async with services.lifeline(exchange, receive) as lifeline:
             accepted = await _accepted(streams)
             bill = await services.accounting.admit(
                 exchange, bundle_digest=accepted[0].bundle_digest

@@ -28,6 +28,9 @@ INTERNAL = ApplianceError(
 
 STATUS_OF_CODE = {
     "invalid_api_key": 401,
+    "key_revoked": 401,
+    "insufficient_permissions": 403,
+    "model_not_allowed": 403,
     "unknown_url": 404,
     "model_not_found": 404,
     "method_not_allowed": 405,

@@ -26,6 +26,7 @@ from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol
 from appliance.shim.metrics import Metrics
+from appliance.shim.revocation import Revocations
 from appliance.shim.services import Services
 from appliance.shim.settler import Settler
 
@@ -84,10 +85,13 @@ async def _services(config: Config) -> AsyncIterator[tuple[Services, AuditWriter
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
         async with AuditWriter(log, config.audit) as writer:
-            accounting = Accounting(writer, settler, metrics)
+            accounting = Accounting(writer, keys, settler, metrics)
+            revocations = Revocations(keys)
+            services = Services(config.api, engine, keys, accounting, metrics, drain, revocations)
             try:
-                yield Services(config.api, engine, keys, accounting, metrics, drain), writer
+                yield services, writer
             finally:
+                await revocations.close()
                 await engine.close()
                 await settler.close()
 

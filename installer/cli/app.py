@@ -16,6 +16,7 @@ from installer.cli import (
     keys,
     media,
     models,
+    projects,
     serve,
     status,
     trust,
@@ -33,7 +34,7 @@ app = typer.Typer(
 
 for command in (install, serve, status, ask):
     command.register(app)
-for noun in (models, keys, audit, usage, trust, bundle, media):
+for noun in (models, keys, projects, audit, usage, trust, bundle, media):
     app.add_typer(noun.app)
 
 

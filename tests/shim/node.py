@@ -132,10 +132,13 @@ class Node:
 
         return eventually(find, seconds)
 
-    def stream(self, body: object, path: str = "/v1/chat/completions") -> Frames:
+    def stream(
+        self, body: object, path: str = "/v1/chat/completions", *, secret: str = ""
+    ) -> Frames:
         """Start a streamed request and read its answer frame by frame."""
         connection = self.connect()
-        headers = {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
+        bearer = f"Bearer {secret or self.secret}"
+        headers = {"Authorization": bearer, "Content-Type": "application/json"}
         connection.request("POST", path, json.dumps(body), headers)
         return Frames(connection, connection.getresponse())
 

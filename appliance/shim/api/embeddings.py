@@ -13,10 +13,11 @@ from starlette.types import Receive, Scope, Send
 from appliance.audit.event import Tokens, clip
 from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.admission import check_model
 from appliance.shim.answer import send_document
 from appliance.shim.body import read_body
 from appliance.shim.exchange import Exchange, exchange_of
-from appliance.shim.lifeline import DisconnectedError, Lifeline
+from appliance.shim.lifeline import DisconnectedError
 from appliance.shim.services import Services
 from appliance.shim.wire import embeddings as wire
 from appliance.shim.wire.decode import decode
@@ -49,10 +50,10 @@ class EmbeddingsEndpoint:
     async def _compute(
         self, exchange: Exchange, receive: Receive, request: pb.EmbedRequest
     ) -> pb.EmbedResponse:
-        seconds = self._services.settings.request_timeout_seconds
+        check_model(exchange)
         try:
             async with (
-                Lifeline(receive, self._services.drain, seconds) as lifeline,
+                self._services.lifeline(exchange, receive) as lifeline,
                 lifeline.guard(),
             ):
                 return await self._services.engine.embed(request)
