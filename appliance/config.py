@@ -106,6 +106,10 @@ class Layout:
         return self.metering / "usage.db"
 
     @property
+    def prices_db(self) -> Path:
+        return self.metering / "prices.db"
+
+    @property
     def install_state(self) -> Path:
         return self.state / "install"
 

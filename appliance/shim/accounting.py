@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from appliance.access import KeyStore
 from appliance.audit import AuditWriter
-from appliance.audit.event import Outcome, Reject, Request, Response, Tokens, clip
-from appliance.metering import usage_row
+from appliance.audit.event import Outcome, Reject, Request, Response, Tokens, clip, unix_seconds
+from appliance.metering import no_price, usage_row
 from appliance.shim.exchange import Exchange
 from appliance.shim.metrics import Metrics
 from appliance.shim.revocation import key_revoked
@@ -65,8 +65,12 @@ class Accounting:
             )
         )
 
-    async def _close(self, response: Response) -> None:
+    async def _close(self, exchange: Exchange, response: Response) -> None:
         seq = await self._writer.record(response)
+        tokens = response.tokens
+        if exchange.reservation is not None:
+            at = unix_seconds(response.t_utc)
+            exchange.reservation.settle(tokens.prompt + tokens.generated, response.cost, at)
         row = usage_row(seq, response)
         assert row is not None
         self._settler.settle(row)
@@ -100,7 +104,9 @@ class Bill:
         assert not self._closed, "one RES for each REQ"
         self._closed = True
         exchange = self._exchange
+        price = exchange.price or no_price(exchange.model)
         await self._accounting._close(
+            exchange,
             Response(
                 request_id=exchange.request_id,
                 key_id=exchange.key_id,
@@ -113,5 +119,8 @@ class Bill:
                 status=status,
                 code=clip(code),
                 tokens=tokens,
-            )
+                price=price.version,
+                cost=price.tariff(batch=exchange.batch).cost(tokens),
+                batch=exchange.batch,
+            ),
         )

@@ -1,6 +1,7 @@
 """The application: its layers in their order, outermost first.
 
 identify            request id, exchange
+show limits         what is left of limits per minute
 observe             counts and durations
 answer errors       typed errors become answers
 record rejections   a refused request gets its REJECT
@@ -25,6 +26,7 @@ from appliance.shim.layers.identify import IdentifyLayer
 from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
 from appliance.shim.layers.record_rejections import RecordRejectionsLayer
+from appliance.shim.layers.show_limits import ShowLimitsLayer
 from appliance.shim.routes import PUBLIC, route_of, router
 from appliance.shim.services import Services
 
@@ -42,4 +44,5 @@ def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     app = RecordRejectionsLayer(app, services.accounting, PUBLIC)
     app = AnswerErrorsLayer(app)
     app = ObserveLayer(app, services.metrics)
+    app = ShowLimitsLayer(app)
     return IdentifyLayer(app, route_of)

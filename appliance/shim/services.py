@@ -11,6 +11,7 @@ from starlette.types import Receive
 from appliance.access import KeyStore
 from appliance.config import ApiSettings
 from appliance.shim.accounting import Accounting
+from appliance.shim.admission import Admission
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.exchange import Exchange
@@ -30,6 +31,7 @@ class Services:
     metrics: Metrics
     drain: Drain
     revocations: Revocations
+    admission: Admission
 
     @asynccontextmanager
     async def lifeline(self, exchange: Exchange, receive: Receive) -> AsyncIterator[Lifeline]:

@@ -62,8 +62,8 @@ def test_reports_sum_by_key_model_and_day(meter: Meter) -> None:
         numbered(2, model="minilm", completion_tokens=0, at=ROW.at + DAY),
     )
     assert meter.report("key") == [
-        ReportRow("key-2", 1, 10, 4, 50, 1),
-        ReportRow("key-1", 2, 20, 8, 3, 2),
+        ReportRow("key-2", 1, 10, 4, 50, 1, 0),
+        ReportRow("key-1", 2, 20, 8, 3, 2, 0),
     ]
     assert [row.group for row in meter.report("model")] == ["guide", "minilm"]
     assert [(row.group, row.requests) for row in meter.report("day")] == [

@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 from appliance.audit.event import Tokens, clip
 from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.admission import check_model
 from appliance.shim.answer import send_document
 from appliance.shim.body import read_body
 from appliance.shim.exchange import Exchange, exchange_of
@@ -41,16 +40,19 @@ class EmbeddingsEndpoint:
         exchange = exchange_of(scope)
         request = decode(scope, await read_body(receive), _DECODER, EMBEDDINGS)
         exchange.model = clip(request.model)
-        answer = await self._compute(exchange, receive, request.to_engine(exchange.request_id))
-        tokens = Tokens(prompt=answer.prompt_tokens)
-        bill = await self._services.accounting.admit(exchange, bundle_digest=answer.bundle_digest)
-        await bill.close("ok", tokens, status=200)
+        engine_request = request.to_engine(exchange.request_id)
+        async with self._services.admission.embedding(exchange, engine_request):
+            answer = await self._compute(exchange, receive, engine_request)
+            tokens = Tokens(prompt=answer.prompt_tokens)
+            bill = await self._services.accounting.admit(
+                exchange, bundle_digest=answer.bundle_digest
+            )
+            await bill.close("ok", tokens, status=200)
         await send_document(send, _document(request, answer))
 
     async def _compute(
         self, exchange: Exchange, receive: Receive, request: pb.EmbedRequest
     ) -> pb.EmbedResponse:
-        check_model(exchange)
         try:
             async with (
                 self._services.lifeline(exchange, receive) as lifeline,
