@@ -16,6 +16,7 @@ from installer.cli import (
     keys,
     media,
     models,
+    prices,
     projects,
     serve,
     status,
@@ -34,7 +35,7 @@ app = typer.Typer(
 
 for command in (install, serve, status, ask):
     command.register(app)
-for noun in (models, keys, projects, audit, usage, trust, bundle, media):
+for noun in (models, keys, projects, prices, usage, audit, trust, bundle, media):
     app.add_typer(noun.app)
 
 
