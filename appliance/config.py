@@ -106,6 +106,10 @@ class Layout:
         return self.metering / "usage.db"
 
     @property
+    def prices_db(self) -> Path:
+        return self.metering / "prices.db"
+
+    @property
     def bench(self) -> Path:
         """Reports of `appliance bench`; made by the first run that may write here."""
         return self.state / "bench"
@@ -168,6 +172,14 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MoneySettings:
+    """`[money]`: what prices are in."""
+
+    currency: str = "USD"
+    """ISO 4217; a name only, nothing is converted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of one node."""
 
@@ -175,6 +187,7 @@ class Config:
     api: ApiSettings = field(default_factory=ApiSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    money: MoneySettings = field(default_factory=MoneySettings)
 
     @property
     def base_url(self) -> str:
@@ -186,6 +199,7 @@ _SECTIONS: Mapping[str, type] = {
     "api": ApiSettings,
     "engine": EngineSettings,
     "audit": AuditSettings,
+    "money": MoneySettings,
 }
 
 
@@ -306,6 +320,13 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"api.listen_host {api.listen_host} is not a loopback address",
             hint="this release serves the local machine only: put a TLS proxy in front",
+        )
+    currency = config.money.currency
+    if not (
+        len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
+    ):
+        raise ConfigError(
+            f"money.currency is {currency!r}", hint='it must be three capital letters, as "EUR"'
         )
     bounds: tuple[tuple[str, float, float, float], ...] = (
         ("api.listen_port", api.listen_port, 1, 65535),

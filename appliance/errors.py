@@ -17,6 +17,8 @@
     │   └── CheckpointError             a checkpoint that the builder cannot express
     ├── PreflightError                  one or more blockers; carries all of them (exit 7)
     ├── CapacityError                   no room: memory, cache, queue, disk (exit 8)
+    │   ├── RateLimitError              too much at once; it passes by itself
+    │   └── QuotaError                  a budget is used up; trying again does not help
     ├── UnavailableError                a daemon or a device does not answer (exit 9)
     │   └── AuditUnavailableError       the audit log cannot be written: fail closed
     └── StorageError                    a disk operation failed (exit 10)
@@ -156,6 +158,20 @@ class PreflightError(ApplianceError):
 class CapacityError(ApplianceError):
     code = "capacity"
     exit_status = 8
+
+
+class RateLimitError(CapacityError):
+    """A limit that time lifts: after `wait_ms` milliseconds, or never if that is None."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, wait_ms: int | None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.wait_ms = wait_ms
+
+
+class QuotaError(CapacityError):
+    code = "insufficient_quota"
 
 
 class UnavailableError(ApplianceError):

@@ -1,11 +1,30 @@
-"""Who may call the API: keys, kept as hashes in one SQLite file.
+"""Who may call the API: projects, keys and their limits, in one SQLite file.
 
-Owns the form of a key, its hash at rest, expiry and revocation. Refuses to keep or show a secret
-after it was made, and to answer from memory: each check reads the database, so a revocation that
-has returned holds for every request that follows it.
+Owns the form of a key, its hash at rest, expiry, rotation and revocation, what it may use, and
+the limits that the operator set. Refuses to keep or show a secret after it was made, to answer
+from memory (each check reads the database, so a change that has returned holds for every request
+that follows it), and to count: what was used stands in the audit log.
 """
 
-from appliance.access.keys import KeyInfo, NewKey, new_key
+from appliance.access.apis import APIS, api_of
+from appliance.access.keys import KeyInfo, KeyKind, KeyState, NewKey, new_key
+from appliance.access.limits import NO_LIMITS, Limits
+from appliance.access.projects import DEFAULT_PROJECT, Project, ProjectStore, new_project
 from appliance.access.store import KeyStore
 
-__all__ = ["KeyInfo", "KeyStore", "NewKey", "new_key"]
+__all__ = [
+    "APIS",
+    "DEFAULT_PROJECT",
+    "NO_LIMITS",
+    "KeyInfo",
+    "KeyKind",
+    "KeyState",
+    "KeyStore",
+    "Limits",
+    "NewKey",
+    "Project",
+    "ProjectStore",
+    "api_of",
+    "new_key",
+    "new_project",
+]

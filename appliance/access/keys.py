@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from appliance.access import secret
+from appliance.access.apis import APIS
+from appliance.access.limits import NO_LIMITS, Limits
+from appliance.access.words import DEFAULT_PROJECT, MAX_NAME, check_words
 from appliance.errors import UsageError
 
-KeyState = Literal["active", "expired", "revoked"]
-MAX_NAME = 64
+KeyState = Literal["active", "expired", "revoked", "archived"]
+KeyKind = Literal["api", "admin"]
+MAX_WORDS = 32
+"""Tags, models or APIs of one key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +28,56 @@ class KeyInfo:
     created: int
     expires: int | None = None
     revoked: int | None = None
+    kind: KeyKind = "api"
+    """`api` opens models, `admin` the administration API; neither opens the other."""
+    project: str = DEFAULT_PROJECT
+    """Id of the project that groups it."""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
+    """The models it may use; None is all."""
+    apis: tuple[str, ...] | None = None
+    """The APIs it may call, from APIS; None is all."""
+    lineage: str = ""
+    """Id of the key that it replaces by rotation, the first one; its own if it replaces none.
+    Limits belong to the lineage, so a rotation neither loses nor doubles them."""
+    successor: str = ""
+    """Id of the key that replaces it."""
+    limits: Limits = NO_LIMITS
+    project_limits: Limits = NO_LIMITS
+    project_archived: bool = False
+    project_shares_cache: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """What the secret begins with: enough to recognise it, useless to a thief."""
+        return secret.prefix(self.id, self.kind)
+
+    @property
+    def cache_namespace(self) -> str:
+        """Whose prefixes its requests may find in the cache: its own, or its project's by choice.
+
+        Never another project's: the time to the first token tells what was asked before.
+        """
+        return self.project if self.project_shares_cache else self.lineage or self.id
 
     def state(self, now: float) -> KeyState:
         """What the key is worth at `now`."""
         if self.revoked is not None:
             return "revoked"
+        if self.project_archived:
+            return "archived"
         if self.expires is not None and self.expires <= now:
             return "expired"
         return "active"
+
+    def may_use(self, model: str) -> bool:
+        """Whether `model` is among its models."""
+        return self.models is None or model in self.models
+
+    def may_call(self, api: str) -> bool:
+        """Whether `api` is among its APIs."""
+        return self.apis is None or api in self.apis
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +91,50 @@ class NewKey:
         return f"NewKey({self.info!r})"
 
 
-def new_key(name: str, *, expires: int | None = None) -> NewKey:
+def new_key(
+    name: str,
+    *,
+    expires: int | None = None,
+    kind: KeyKind = "api",
+    project: str = DEFAULT_PROJECT,
+    owner: str = "",
+    tags: Sequence[str] = (),
+    models: Sequence[str] | None = None,
+    apis: Sequence[str] | None = None,
+    lineage: str = "",
+) -> NewKey:
     """Make a key called `name` that is valid until `expires`. Raises UsageError."""
     now = int(time.time())
-    if not (name.strip() == name and name.isprintable() and 0 < len(name) <= MAX_NAME):
+    check_words([name], "the name of a key")
+    check_words([owner] if owner else [], "the owner of a key")
+    for given, what in ((tags, "a tag"), (models, "the name of a model")):
+        check_words(given or (), what)
+    unknown = [api for api in apis or () if api not in APIS]
+    if unknown:
+        raise UsageError(f"there is no API {unknown[0]!r}", hint=f"APIs are {', '.join(APIS)}")
+    if kind == "admin" and (models is not None or apis is not None):
         raise UsageError(
-            f"{name!r} cannot be the name of a key",
-            hint=f"use 1 to {MAX_NAME} printable characters, no space at either end",
+            "an admin key opens no model", hint="leave out the models and APIs, or make an API key"
         )
+    if any(len(given or ()) > MAX_WORDS for given in (tags, models, apis)):
+        raise UsageError(f"more than {MAX_WORDS} of one kind", hint="make a second key")
     if expires is not None and expires <= now:
         raise UsageError("the key would expire at once", hint="give a time that is still to come")
-    key_id, whole = secret.generate()
-    return NewKey(KeyInfo(key_id, name, now, expires), whole)
+    key_id, whole = secret.generate(kind)
+    info = KeyInfo(
+        key_id,
+        name,
+        now,
+        expires,
+        kind=kind,
+        project=project,
+        owner=owner,
+        tags=tuple(dict.fromkeys(tags)),
+        models=None if models is None else tuple(dict.fromkeys(models)),
+        apis=None if apis is None else tuple(dict.fromkeys(apis)),
+        lineage=lineage or key_id,
+    )
+    return NewKey(info, whole)
+
+
+__all__ = ["MAX_NAME", "KeyInfo", "KeyKind", "KeyState", "NewKey", "new_key"]

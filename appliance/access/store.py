@@ -1,30 +1,41 @@
-"""The keys' database.
+"""The keys in their database.
 
-Owns one SQLite file: a rollback journal and synchronous=EXTRA, so that a commit that returned
-survives a power cut and is seen by the next read of every other process. Refuses a file that a
-newer release wrote.
+Owns storing, finding, rotating, revoking and authenticating them. Each check reads the database:
+there is no copy in memory that could be older than a revocation.
 """
 
 from __future__ import annotations
 
 import hmac
-import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-from sqlite_utils import Database
+from typing import Any
 
 from appliance.access import secret
+from appliance.access.database import AccessDatabase
 from appliance.access.keys import KeyInfo, NewKey, new_key
-from appliance.errors import ConflictError, NotFoundError, StorageError
-from appliance.fsops import inherit_owner
+from appliance.access.limits import LIMIT_NAMES
+from appliance.access.projects import ProjectStore, limits_of, store_limits
+from appliance.errors import ConflictError, NotFoundError
 
-_SCHEMA_VERSION = 1
-_BUSY_SECONDS = 5.0
-_COLUMNS = "id, name, created, expires, revoked"
 _NO_DIGEST = bytes(32)
+_COLUMNS = (
+    "id, name, created, expires, revoked, kind, project, owner, tags, models, apis, lineage,"
+    " successor"
+)
+_LIMITS = len(LIMIT_NAMES)
+_SELECT = (
+    "SELECT "  # noqa: S608
+    + ", ".join(f"keys.{name.strip()}" for name in _COLUMNS.split(","))
+    + ", projects.archived IS NOT NULL, projects.shares_cache"
+    + "".join(f", mine.{name}" for name in LIMIT_NAMES)
+    + "".join(f", ours.{name}" for name in LIMIT_NAMES)
+    + ", digest FROM keys JOIN projects ON projects.id = keys.project"
+    " LEFT JOIN limits AS mine ON mine.subject = keys.lineage"
+    " LEFT JOIN limits AS ours ON ours.subject = keys.project"
+)
 
 
 class KeyStore:
@@ -35,15 +46,8 @@ class KeyStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        with self._failures():
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
-            self._db = Database(connection, recursive_triggers=False, execute_plugins=False)
-            try:
-                self._prepare()
-            except BaseException:
-                self._db.close()
-                raise
+        self._db = AccessDatabase(path)
+        self.projects = ProjectStore(self._db)
 
     def __enter__(self) -> KeyStore:
         return self
@@ -59,29 +63,45 @@ class KeyStore:
         """Make and store a key; returns it with its secret, which is never shown again."""
         key = new_key(name, expires=expires)
         self.add(key)
-        return key.info, key.secret
+        return self.get(key.info.id), key.secret
 
     def add(self, key: NewKey) -> None:
-        """Store `key`; it is valid from now on."""
-        info = key.info
-        row = {
-            "id": info.id,
-            "name": info.name,
-            "created": info.created,
-            "expires": info.expires,
-            "revoked": info.revoked,
-            "digest": secret.digest(key.secret),
-        }
-        with self._failures():
-            self._db.table("keys").insert(row)
+        """Store `key`; it is valid from now on.
+
+        Raises NotFoundError if its project does not exist, ConflictError if that is archived.
+        """
+        self.projects.active(key.info.project)
+        self._db.insert("keys", _row(key))
+
+    def rotate(self, key_id: str, new: NewKey, *, overlap: int) -> KeyInfo:
+        """Store `new` as the successor of `key_id`, which expires `overlap` seconds from now.
+
+        Returns the old key. Raises NotFoundError, or ConflictError if the old key is not active
+        or has a successor.
+        """
+        now = int(time.time())
+        with self._db.transaction():
+            old = self.get(key_id)
+            refuse_rotation(old, now)
+            assert new.info.lineage == old.lineage, "a successor belongs to the lineage"
+            self._db.insert("keys", _row(new))
+            self._db.rows(
+                "UPDATE keys SET successor = ?, expires = min(coalesce(expires, ?), ?)"
+                " WHERE id = ?",
+                new.info.id,
+                now + overlap,
+                now + overlap,
+                key_id,
+            )
+        return self.get(key_id)
 
     def list(self) -> tuple[KeyInfo, ...]:
         """Every key there ever was, oldest first."""
-        return self._rows("ORDER BY created, rowid", ())
+        return self._keys("ORDER BY keys.created, keys.rowid")
 
     def get(self, key_id: str) -> KeyInfo:
         """The key `key_id`. Raises NotFoundError."""
-        found = self._rows("WHERE id = ?", (key_id,))
+        found = self._keys("WHERE keys.id = ?", key_id)
         if not found:
             raise NotFoundError(
                 f"there is no key with the ID {key_id!r}",
@@ -94,8 +114,8 @@ class KeyStore:
 
         Raises NotFoundError, or ConflictError if it is revoked already.
         """
-        with self._failures():
-            changed = self._db.execute(
+        with self._db.failures():
+            changed = self._db.connection.execute(
                 "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL",
                 (int(time.time()), key_id),
             ).rowcount
@@ -104,8 +124,16 @@ class KeyStore:
             raise ConflictError(f"the key {key_id} was revoked before")
         return info
 
+    def limit(self, key_id: str, changes: dict[str, int | None]) -> KeyInfo:
+        """Change limits of a key by their names in Limits; holds for the next request.
+
+        Raises NotFoundError, UsageError.
+        """
+        store_limits(self._db, self.get(key_id).lineage, changes)
+        return self.get(key_id)
+
     def authenticate(self, key: str) -> KeyInfo | None:
-        """Who presents `key`; None if it is unknown, expired or revoked.
+        """Who presents `key`; None if it is unknown, expired, revoked or of an archived project.
 
         Reads the database each time. A wrong secret takes as long as a wrong id, and the
         comparison's time does not depend on where the first difference is.
@@ -113,64 +141,96 @@ class KeyStore:
         key_id = secret.id_of(key)
         if key_id is None:
             return None
-        with self._failures():
-            # fetchall, so that the statement ends and its read lock with it.
-            rows = self._db.conn.execute(
-                f"SELECT {_COLUMNS}, digest FROM keys WHERE id = ?",  # noqa: S608
-                (key_id,),
-            ).fetchall()
-        *values, stored = rows[0] if rows else (key_id, "", 0, None, None, _NO_DIGEST)
+        rows = self._db.rows(f"{_SELECT} WHERE keys.id = ?", key_id)
+        stored = rows[0][-1] if rows else _NO_DIGEST
         if not hmac.compare_digest(secret.digest(key), stored):
             return None
-        info = KeyInfo(*values)
+        info = _key(rows[0])
         return info if info.state(time.time()) == "active" else None
 
-    def _rows(self, tail: str, parameters: tuple[str, ...]) -> tuple[KeyInfo, ...]:
-        with self._failures():
-            rows = self._db.execute(f"SELECT {_COLUMNS} FROM keys {tail}", parameters).fetchall()  # noqa: S608
-        return tuple(KeyInfo(*row) for row in rows)
-
-    def _prepare(self) -> None:
-        self._db.conn.execute("PRAGMA synchronous = EXTRA")
-        if self._version() == _SCHEMA_VERSION:
-            return
-        self._path.chmod(0o600)
-        inherit_owner(self._path)
-        self._db.conn.execute("PRAGMA journal_mode = DELETE")
-        with self._db.conn as transaction:
-            # The lock comes first: of two processes that open a new file, one creates the table.
-            transaction.execute("BEGIN IMMEDIATE")
-            if self._version() != _SCHEMA_VERSION:
-                self._db.table("keys").create(
-                    {
-                        "id": str,
-                        "name": str,
-                        "created": int,
-                        "expires": int,
-                        "revoked": int,
-                        "digest": bytes,
-                    },
-                    pk="id",
-                    not_null={"name", "created", "digest"},
-                    strict=True,
-                )
-                transaction.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-
-    def _version(self) -> int:
-        version = int(self._db.conn.execute("PRAGMA user_version").fetchall()[0][0])
-        if version > _SCHEMA_VERSION:
-            raise StorageError(
-                f"{self._path} was written by a newer release",
-                hint="run that release, or restore the file from a backup",
-            )
-        return version
-
     @contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise StorageError(
-                f"the keys in {self._path} cannot be used: {error}",
-                hint="run the command as root; if it says so again, check the disk",
-            ) from error
+    def holding(self, key_id: str) -> Iterator[bool]:
+        """Whether `key_id` is not revoked; while inside, no revocation can become effective.
+
+        So what happens inside happened before any revocation that returns later. It must not
+        wait for anything. An expired key holds: expiry is for requests that begin.
+        """
+        with self._db.standing_still():
+            yield not self.revoked([key_id])
+
+    def revoked(self, key_ids: Sequence[str]) -> set[str]:
+        """Those of `key_ids` that were revoked, are of an archived project, or unknown."""
+        marks = ", ".join("?" * len(key_ids))
+        rows = self._db.rows(
+            "SELECT keys.id FROM keys JOIN projects ON projects.id = keys.project"  # noqa: S608
+            f" WHERE keys.id IN ({marks}) AND revoked IS NULL AND archived IS NULL",
+            *key_ids,
+        )
+        return set(key_ids) - {row[0] for row in rows}
+
+    def _keys(self, tail: str, *parameters: object) -> tuple[KeyInfo, ...]:
+        return tuple(map(_key, self._db.rows(f"{_SELECT} {tail}", *parameters)))
+
+
+def refuse_rotation(old: KeyInfo, now: float) -> None:
+    """Raise ConflictError unless `old` can be rotated at `now`."""
+    state = old.state(now)
+    if state != "active":
+        raise ConflictError(f"the key {old.id} is {state}", hint="create a new key")
+    if old.successor:
+        raise ConflictError(
+            f"the key {old.id} was rotated before", hint=f"rotate its successor {old.successor}"
+        )
+
+
+def _row(key: NewKey) -> dict[str, object]:
+    info = key.info
+    return {
+        "id": info.id,
+        "name": info.name,
+        "created": info.created,
+        "expires": info.expires,
+        "revoked": info.revoked,
+        "kind": info.kind,
+        "project": info.project,
+        "owner": info.owner,
+        "tags": _lines(info.tags),
+        "models": _lines(info.models),
+        "apis": _lines(info.apis),
+        "lineage": info.lineage or info.id,
+        "successor": info.successor,
+        "digest": secret.digest(key.secret),
+    }
+
+
+def _key(row: tuple[Any, ...]) -> KeyInfo:
+    tags, models, apis = map(_words, row[8:11])
+    lineage, successor, archived, shares_cache = row[11:15]
+    key_id, name, created, expires, revoked, kind, project, owner = row[:8]
+    return KeyInfo(
+        key_id,
+        name,
+        created,
+        expires,
+        revoked,
+        kind,
+        project,
+        owner,
+        tags=tags or (),
+        models=models,
+        apis=apis,
+        lineage=lineage,
+        successor=successor,
+        limits=limits_of(row[15 : 15 + _LIMITS]),
+        project_limits=limits_of(row[15 + _LIMITS : 15 + 2 * _LIMITS]),
+        project_archived=bool(archived),
+        project_shares_cache=bool(shares_cache),
+    )
+
+
+def _lines(words: tuple[str, ...] | None) -> str | None:
+    return None if words is None else "\n".join(words)
+
+
+def _words(lines: str | None) -> tuple[str, ...] | None:
+    return None if lines is None else tuple(filter(None, lines.split("\n")))

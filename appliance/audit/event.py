@@ -5,7 +5,9 @@ field holds a prompt, an answer or a key. Refuses values that are too long or no
 that a caller's input can neither break a line nor fill the log.
 
 A leaf is JSON with sorted keys, no spaces, UTF-8, empty fields left out: one event has exactly
-one byte form, and `decode_leaf` accepts no other.
+one byte form, and `decode_leaf` accepts no other. A record is of the lowest version that can say
+it: what release 0.1 could write has the bytes that it wrote, and what it could not is version 2,
+which it refuses. Version 2 has the money of a RES.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import msgspec
 
 from appliance.errors import AuditError, UsageError
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""The newest version of a record; `version_of` has that of each."""
 MAX_LEAF_BYTES: Final = 16 * 1024
 MAX_TEXT: Final = 200
 """Characters of one field."""
@@ -129,6 +132,12 @@ class Response(Event, frozen=True, tag="RES"):
     code: str = ""
     """Error code, if the outcome is `error`."""
     tokens: Tokens = Tokens()
+    price: int = 0
+    """Version of the price in force at admission; 0 if the model had none. Version 2."""
+    cost: int = 0
+    """Micro-units. Version 2."""
+    batch: bool = False
+    """Run in idle capacity, at the batch price. Version 2."""
     aborted_boot: str = ""
     """Boot in which a request was left open that this record closes."""
     content_commit: str = ""
@@ -197,7 +206,15 @@ _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 
 def place(event: Event, *, seq: int, boot_id: str, epoch: int) -> Event:
     """`event` as the record with number `seq`."""
-    return msgspec.structs.replace(event, v=VERSION, seq=seq, boot_id=boot_id, epoch=epoch)
+    return msgspec.structs.replace(
+        event, v=version_of(event), seq=seq, boot_id=boot_id, epoch=epoch
+    )
+
+
+def version_of(event: Event) -> int:
+    """The version of a record that says what `event` says."""
+    money = isinstance(event, Response) and (event.price or event.cost or event.batch)
+    return 2 if money else 1
 
 
 def encode_leaf(record: Event) -> bytes:
@@ -215,6 +232,11 @@ def decode_leaf(leaf: bytes) -> AnyEvent:
         record = _decoder.decode(leaf)
     except (ValueError, UsageError) as error:  # msgspec's own errors, and UnicodeDecodeError
         raise AuditError(f"the leaf is not an audit record: {error}") from error
-    if record.v != VERSION or _encoder.encode(record) != leaf:
+    if record.v > VERSION:
+        raise AuditError(
+            f"the leaf is an audit record of version {record.v}",
+            hint="a newer release wrote it: use its program",
+        )
+    if record.v != version_of(record) or _encoder.encode(record) != leaf:
         raise AuditError("the leaf is not in canonical form")
     return record

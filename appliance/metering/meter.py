@@ -12,39 +12,21 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, get_args
+from typing import Self
 
 from sqlite_utils import Database
 from sqlite_utils.db import Table
 
 from appliance.errors import StorageError
+from appliance.metering import report, usage_schema
+from appliance.metering.report import BucketRow, Dimension, Filter, ReportRow, Spent
 from appliance.metering.row import UsageRow
-
-Dimension = Literal["key", "model", "day"]
-DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 
 BUSY_SECONDS = 10.0
 """How long one process waits for another's transaction."""
-_GROUPS: dict[Dimension, str] = {
-    "key": "key_id",
-    "model": "model",
-    "day": "date(at, 'unixepoch')",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ReportRow:
-    """Sums over the settled requests of one key, model or day (UTC, YYYY-MM-DD)."""
-
-    group: str
-    requests: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    reasoning_tokens: int
 
 
 class Meter:
@@ -58,10 +40,11 @@ class Meter:
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             self._db = Database(connection, execute_plugins=False)
-            self._db.execute("PRAGMA journal_mode=DELETE")
-            self._db.execute("PRAGMA synchronous=EXTRA")
-            if not self._db.table("progress").exists():
-                self._create()
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
 
     def settle(self, *rows: UsageRow) -> None:
         """Keep `rows`, durable on return; a request already settled is left as it is.
@@ -76,21 +59,25 @@ class Meter:
         for row in self._usage.rows_where(order_by="audit_seq"):
             yield UsageRow(**row)
 
-    def report(self, by: Dimension = "key") -> list[ReportRow]:
-        """Sums per key, model or day, the largest completion first (days in order)."""
-        group = _GROUPS[by]
-        order = "1" if by == "day" else "completion_tokens desc, 1"
+    def report(
+        self, by: Dimension = "key", *, since: int | None = None, until: int | None = None
+    ) -> list[ReportRow]:
+        """Sums per key, project, model or day, the largest completion first (days in order).
+
+        Of requests that ended from `since` on and before `until`, Unix seconds.
+        """
         with self._translated():
-            return [
-                ReportRow(**row)
-                for row in self._db.query(
-                    f"select {group} as 'group', count(*) as requests,"  # noqa: S608
-                    " sum(prompt_tokens) as prompt_tokens, sum(cached_tokens) as cached_tokens,"
-                    " sum(completion_tokens) as completion_tokens,"
-                    " sum(reasoning_tokens) as reasoning_tokens"
-                    f" from usage group by 1 order by {order}"
-                )
-            ]
+            return report.sums(self._db, by, since, until)
+
+    def spent(self, since: int) -> list[Spent]:
+        """Tokens and cost per key, project and day (UTC) from `since` on."""
+        with self._translated():
+            return report.spent(self._db, since)
+
+    def buckets(self, wanted: Filter) -> list[BucketRow]:
+        """Sums per bucket of time and group; buckets in which nothing happened are left out."""
+        with self._translated():
+            return report.buckets(self._db, wanted)
 
     @property
     def settled_to(self) -> int:
@@ -131,21 +118,22 @@ class Meter:
     def _usage(self) -> Table:
         return self._db.table("usage")
 
-    def _create(self) -> None:
-        with self._transaction():
-            self._db.execute(
-                "create table if not exists usage ("
-                " request_id text primary key, audit_seq integer not null, at integer not null,"
-                " key_id text not null, model text not null, route text not null,"
-                " prompt_tokens integer not null, cached_tokens integer not null,"
-                " completion_tokens integer not null, reasoning_tokens integer not null,"
-                " outcome text not null) strict"
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode=DELETE")
+        self._db.execute("PRAGMA synchronous=EXTRA")
+        if self._version() != usage_schema.VERSION:
+            with self._transaction():
+                if self._version() != usage_schema.VERSION:
+                    usage_schema.bring_up_to_date(self._db.conn)
+
+    def _version(self) -> int:
+        version = usage_schema.version_of(self._db.conn)
+        if version > usage_schema.VERSION:
+            raise StorageError(
+                f"the usage database {self._path} was written by a newer release",
+                hint="remove it: `appliance usage rebuild` makes it anew from the audit log",
             )
-            self._db.execute(
-                "create table if not exists progress ("
-                " id integer primary key check (id = 0), settled_to integer not null) strict"
-            )
-            self._db.execute("insert or ignore into progress values (0, 0)")
+        return version
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from appliance.access import DEFAULT_PROJECT
 from appliance.audit.event import Event, Response, unix_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """What one request used. `at` is in Unix seconds, the rest are counts of tokens."""
+    """What one request used: `at` in Unix seconds, tokens, `cost` in micro-units.
+
+    `price` is the version of the price in force when it was admitted; 0 if there was none.
+    """
 
     request_id: str
     audit_seq: int
@@ -27,6 +31,11 @@ class UsageRow:
     completion_tokens: int
     reasoning_tokens: int
     outcome: str
+    project: str = DEFAULT_PROJECT
+    batch: int = 0
+    """1 if it ran at the batch price."""
+    price: int = 0
+    cost: int = 0
 
 
 def usage_row(seq: int, event: Event) -> UsageRow | None:
@@ -46,4 +55,9 @@ def usage_row(seq: int, event: Event) -> UsageRow | None:
         completion_tokens=tokens.generated,
         reasoning_tokens=tokens.reasoning,
         outcome=event.outcome,
+        # Release 0.1 had no projects; its keys are in the default one now.
+        project=event.tenant or DEFAULT_PROJECT,
+        batch=int(event.batch),
+        price=event.price,
+        cost=event.cost,
     )

@@ -7,34 +7,46 @@ to go on when the log cannot be written (AuditUnavailableError): fail closed.
 
 from __future__ import annotations
 
+from appliance.access import KeyStore
 from appliance.audit import AuditWriter
-from appliance.audit.event import Outcome, Reject, Request, Response, Tokens, clip
-from appliance.metering import usage_row
+from appliance.audit.event import Outcome, Reject, Request, Response, Tokens, clip, unix_seconds
+from appliance.metering import no_price, usage_row
 from appliance.shim.exchange import Exchange
 from appliance.shim.metrics import Metrics
+from appliance.shim.revocation import key_revoked
 from appliance.shim.settler import Settler
 
 
 class Accounting:
     """The records of all requests."""
 
-    def __init__(self, writer: AuditWriter, settler: Settler, metrics: Metrics) -> None:
+    def __init__(
+        self, writer: AuditWriter, keys: KeyStore, settler: Settler, metrics: Metrics
+    ) -> None:
         self._writer = writer
+        self._keys = keys
         self._settler = settler
         self._metrics = metrics
 
     async def admit(self, exchange: Exchange, *, bundle_digest: str = "") -> Bill:
-        """Write the REQ of `exchange`; returns the bill that must be closed."""
-        await self._writer.record(
-            Request(
+        """Write the REQ of `exchange`; returns the bill that must be closed.
+
+        The time in REQ lies before any revocation that returns later: a key that was revoked
+        since it authenticated is refused here (RequestError, `key_revoked`).
+        """
+        with self._keys.holding(exchange.key_id) as holds:
+            if not holds:
+                raise key_revoked()
+            request = Request(
                 request_id=exchange.request_id,
                 key_id=exchange.key_id,
                 route=exchange.route,
                 model=exchange.model,
+                tenant=exchange.project,
                 peer=exchange.peer,
                 bundle_digest=bundle_digest,
             )
-        )
+        await self._writer.record(request)
         exchange.admitted = True
         return Bill(self, exchange, bundle_digest)
 
@@ -47,13 +59,18 @@ class Accounting:
                 status=status,
                 code=clip(code),
                 key_id=exchange.key_id,
+                tenant=exchange.project,
                 peer=exchange.peer,
                 model=clip(exchange.model),
             )
         )
 
-    async def _close(self, response: Response) -> None:
+    async def _close(self, exchange: Exchange, response: Response) -> None:
         seq = await self._writer.record(response)
+        tokens = response.tokens
+        if exchange.reservation is not None:
+            at = unix_seconds(response.t_utc)
+            exchange.reservation.settle(tokens.prompt + tokens.generated, response.cost, at)
         row = usage_row(seq, response)
         assert row is not None
         self._settler.settle(row)
@@ -87,17 +104,23 @@ class Bill:
         assert not self._closed, "one RES for each REQ"
         self._closed = True
         exchange = self._exchange
+        price = exchange.price or no_price(exchange.model)
         await self._accounting._close(
+            exchange,
             Response(
                 request_id=exchange.request_id,
                 key_id=exchange.key_id,
                 route=exchange.route,
                 model=exchange.model,
+                tenant=exchange.project,
                 outcome=outcome,
                 bundle_digest=self._bundle_digest,
                 finish_reason=finish_reason,
                 status=status,
                 code=clip(code),
                 tokens=tokens,
-            )
+                price=price.version,
+                cost=price.tariff(batch=exchange.batch).cost(tokens),
+                batch=exchange.batch,
+            ),
         )

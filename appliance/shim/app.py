@@ -1,11 +1,13 @@
 """The application: its layers in their order, outermost first.
 
 identify            request id, exchange
+show limits         what is left of limits per minute
 observe             counts and durations
 answer errors       typed errors become answers
 record rejections   a refused request gets its REJECT
 drain               turned away while stopping
 authenticate        a key that is valid now
+authorise           a key that is for this
 limit body          size and time
 router              the endpoints
 """
@@ -19,10 +21,12 @@ from starlette.types import ASGIApp
 from appliance.shim.drain import DrainLayer
 from appliance.shim.layers.answer_errors import AnswerErrorsLayer
 from appliance.shim.layers.authenticate import AuthenticateLayer
+from appliance.shim.layers.authorise import AuthoriseLayer
 from appliance.shim.layers.identify import IdentifyLayer
 from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
 from appliance.shim.layers.record_rejections import RecordRejectionsLayer
+from appliance.shim.layers.show_limits import ShowLimitsLayer
 from appliance.shim.routes import PUBLIC, route_of, router
 from appliance.shim.services import Services
 
@@ -34,9 +38,11 @@ def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     """The ASGI application over `services`."""
     app = router(services, audit_available)
     app = LimitBodyLayer(app, services.settings.max_body_bytes, _BODY_SECONDS)
+    app = AuthoriseLayer(app)
     app = AuthenticateLayer(app, services.keys, PUBLIC)
     app = DrainLayer(app, services.drain)
     app = RecordRejectionsLayer(app, services.accounting, PUBLIC)
     app = AnswerErrorsLayer(app)
     app = ObserveLayer(app, services.metrics)
+    app = ShowLimitsLayer(app)
     return IdentifyLayer(app, route_of)

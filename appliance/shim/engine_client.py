@@ -104,6 +104,16 @@ class EngineClient:
             raise typed(error) from None
         return answer.models
 
+    async def tokenize(self, request: pb.TokenizeRequest) -> Sequence[int]:
+        """The token ids of a prompt."""
+        try:
+            answer: pb.TokenizeResponse = await self._engine.Tokenize(
+                request, timeout=_QUICK_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        return answer.ids
+
     async def stats(self) -> Sequence[pb.ModelStats]:
         """Counters and gauges, per model."""
         try:

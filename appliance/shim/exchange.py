@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from starlette.types import Scope
 
 from appliance.access import KeyInfo
+from appliance.metering import Price, Reservation, Standing
 
 _SLOT = "appliance.exchange"
 
@@ -23,6 +24,13 @@ class Exchange:
     key: KeyInfo | None = None
     model: str = ""
     """The model the caller asked for, as far as the body was read."""
+    batch: bool = False
+    """It runs in idle capacity, at the batch price."""
+    price: Price | None = None
+    """In force when it was admitted."""
+    reservation: Reservation | None = None
+    standing: tuple[Standing | None, Standing | None] = (None, None)
+    """Limits per minute of requests and of tokens, if the key or its project has any."""
     admitted: bool = False
     """Its REQ record is durable, so a RES record must follow."""
     started: float = field(default_factory=time.monotonic)
@@ -31,6 +39,16 @@ class Exchange:
     def key_id(self) -> str:
         """Id of the authenticated key; empty before authentication."""
         return self.key.id if self.key is not None else ""
+
+    @property
+    def project(self) -> str:
+        """Id of the key's project; empty before authentication."""
+        return self.key.project if self.key is not None else ""
+
+    @property
+    def cache_namespace(self) -> str:
+        """Whose cached prefixes the request may find; nobody's before authentication."""
+        return self.key.cache_namespace if self.key is not None else ""
 
     def attach(self, scope: Scope) -> None:
         """Make this the exchange of `scope`."""

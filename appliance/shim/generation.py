@@ -160,14 +160,18 @@ async def admitted(
 ) -> AsyncIterator[Generation]:
     """Start `requests` in the engine and admit the exchange: REQ is durable inside.
 
-    Raises the engine's refusal before REQ, so that it becomes a REJECT. A caller that hangs up
+    What they can use is reserved before they start (admission.py). Raises what admission raises,
+    and the engine's refusal, before REQ, so that it becomes a REJECT. A caller that hangs up
     meanwhile is noticed inside: then there is a REQ, and a RES with what was computed.
     """
-    seconds = services.settings.request_timeout_seconds
-    streams = [services.engine.generate(request) for request in requests]
-    try:
-        async with Lifeline(receive, services.drain, seconds) as lifeline:
+    async with (
+        services.admission.generation(exchange, requests) as reservation,
+        services.lifeline(exchange, receive) as lifeline,
+    ):
+        streams = [services.engine.generate(request) for request in requests]
+        try:
             accepted = await _accepted(streams)
+            reservation.require(sum(answer.prompt_tokens for answer in accepted))
             bill = await services.accounting.admit(
                 exchange, bundle_digest=accepted[0].bundle_digest
             )
@@ -187,9 +191,9 @@ async def admitted(
                 if not generation.closed:
                     await generation.abandon(error)
                 raise
-    finally:
-        for stream in streams:
-            stream.cancel()
+        finally:
+            for stream in streams:
+                stream.cancel()
 
 
 async def _accepted(streams: Sequence[GenerateStream]) -> list[pb.Accepted]:

@@ -1,6 +1,7 @@
 """When to stop working on a request: nobody waits for it any more, or nobody may.
 
-Owns the three reasons: the caller hung up, the time is over, the shim is closing. Uvicorn does
+Owns the reasons: the caller hung up, the time is over, the shim is closing, the key was revoked
+(revocation.py). Uvicorn does
 not cancel a handler when its client goes away, so without this a lost request would compute to
 its end. Work runs inside `guard()`; what must happen in any case (the audit record) runs outside.
 """
@@ -70,16 +71,17 @@ class Lifeline:
     async def _await_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._end(DisconnectedError())
+        self.end(DisconnectedError())
 
     def _closing(self) -> None:
-        self._end(
+        self.end(
             UnavailableError(
                 "the endpoint is being stopped", hint="try again shortly", code="shutting_down"
             )
         )
 
-    def _end(self, reason: Exception) -> None:
+    def end(self, reason: Exception) -> None:
+        """Give `reason` to stop, unless there is one already."""
         if self._reason is not None:
             return
         self._reason = reason

@@ -14,6 +14,7 @@ from appliance.errors import (
     ApplianceError,
     CapacityError,
     NotFoundError,
+    RateLimitError,
     RequestError,
     StorageError,
     UnavailableError,
@@ -28,6 +29,9 @@ INTERNAL = ApplianceError(
 
 STATUS_OF_CODE = {
     "invalid_api_key": 401,
+    "key_revoked": 401,
+    "insufficient_permissions": 403,
+    "model_not_allowed": 403,
     "unknown_url": 404,
     "model_not_found": 404,
     "method_not_allowed": 405,
@@ -45,9 +49,10 @@ _STATUS_OF_CLASS: tuple[tuple[type[ApplianceError], int], ...] = (
     (StorageError, 503),
 )
 _TYPE_OF_STATUS = {429: "rate_limit_error"}
+_TYPE_OF_CODE = {"insufficient_quota": "insufficient_quota"}
 _RETRY_AFTER_SECONDS = {429: 1, 503: 1}
-_NO_RETRY = frozenset({"timeout"})
-"""Trying again would compute as long again and fail as well."""
+_NO_RETRY = frozenset({"timeout", "insufficient_quota"})
+"""Trying again would compute as long again and fail as well; a budget comes back tomorrow."""
 _CLOSING = frozenset({"body_timeout", "body_too_large"})
 """The rest of the body is not read, so the connection cannot be used again."""
 
@@ -97,19 +102,23 @@ def refusal(error: ApplianceError) -> Refusal:
     fallback = "server_error" if status >= 500 else "invalid_request_error"
     body = ErrorBody(
         message=f"{error.message}; {error.hint}" if error.hint else error.message,
-        type=_TYPE_OF_STATUS.get(status, fallback),
+        type=_TYPE_OF_CODE.get(error.code) or _TYPE_OF_STATUS.get(status, fallback),
         param=error.param if isinstance(error, RequestError) else None,
         code=error.code,
     )
-    return Refusal(status, ErrorDocument(body), tuple(_headers(status, error.code)))
+    return Refusal(status, ErrorDocument(body), tuple(_headers(status, error)))
 
 
-def _headers(status: int, code: str) -> list[tuple[bytes, bytes]]:
+def _headers(status: int, error: ApplianceError) -> list[tuple[bytes, bytes]]:
+    code = error.code
     headers = []
-    if status in _RETRY_AFTER_SECONDS:
-        headers.append((b"retry-after", str(_RETRY_AFTER_SECONDS[status]).encode()))
-    if code in _NO_RETRY:
+    if code in _NO_RETRY or (isinstance(error, RateLimitError) and error.wait_ms is None):
         headers.append((b"x-should-retry", b"false"))
+    elif isinstance(error, RateLimitError) and error.wait_ms is not None:
+        headers.append((b"retry-after", str(-(-error.wait_ms // 1000)).encode()))
+        headers.append((b"retry-after-ms", str(error.wait_ms).encode()))
+    elif status in _RETRY_AFTER_SECONDS:
+        headers.append((b"retry-after", str(_RETRY_AFTER_SECONDS[status]).encode()))
     if code in _CLOSING:
         headers.append((b"connection", b"close"))
     if status == 401:

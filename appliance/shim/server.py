@@ -1,8 +1,9 @@
 """The shim as a running server: opens what it needs, listens, and stops without losing anybody.
 
-Owns the order. Start: audit log (orphans closed), usage (caught up), keys, then the port; ready
-means that requests are answered. Stop: new requests are turned away, running ones get their
-time, then an error event; each has its RES before the port and, last, the log are closed.
+Owns the order. Start: audit log (orphans closed), usage (caught up), limits (seeded from it),
+then the port; ready means that requests are answered. Stop: new requests are turned away, running
+ones get their time, then an error event; each has its RES before the port and, last, the log are
+closed.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from appliance.access import KeyStore
 from appliance.audit import AuditLog, AuditWriter
 from appliance.config import ApiSettings, Config
 from appliance.errors import UnavailableError
-from appliance.metering import Meter, catch_up
+from appliance.metering import Clock, Limiter, Meter, PriceTable, catch_up
 from appliance.shim.accounting import Accounting
+from appliance.shim.admission import Admission
 from appliance.shim.app import build
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol
 from appliance.shim.metrics import Metrics
+from appliance.shim.revocation import Revocations
 from appliance.shim.services import Services
 from appliance.shim.settler import Settler
 
@@ -35,12 +38,20 @@ _KEEP_ALIVE_SECONDS = 75
 _log = logging.getLogger(__name__)
 
 
-async def serve(config: Config, *, stop: asyncio.Event, ready: Callable[[], object]) -> None:
+async def serve(
+    config: Config,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[], object],
+    clock: Clock | None = None,
+) -> None:
     """Serve until `stop` is set; calls `ready` once requests are answered.
+
+    Limits go by `clock`, the machine's by default.
 
     Raises UnavailableError if the port is taken, and the errors of the audit log.
     """
-    async with _services(config) as (services, writer):
+    async with _services(config, clock) as (services, writer):
         listener = _listen(config.api)
         _log.info("listening on %s", config.base_url)
         server = _Server(
@@ -68,26 +79,44 @@ async def serve(config: Config, *, stop: asyncio.Event, ready: Callable[[], obje
 
 
 @asynccontextmanager
-async def _services(config: Config) -> AsyncIterator[tuple[Services, AuditWriter]]:
+async def _services(
+    config: Config, clock: Clock | None
+) -> AsyncIterator[tuple[Services, AuditWriter]]:
     layout = config.layout
     with (
         AuditLog.open(layout.audit, layout.audit_key, config.audit) as log,
         KeyStore(layout.keys_db) as keys,
+        PriceTable(layout.prices_db) as prices,
     ):
         closed = log.recover()
         if closed:
             _log.warning("%d requests were cut off when the endpoint last ended", closed)
         meter = Meter(layout.usage_db)
         catch_up(meter, layout.audit)
+        limiter = Limiter(clock)
+        lineages = {key.id: key.lineage for key in keys.list()}
+        limiter.seed(meter.spent(limiter.seed_since), lineages)
         drain = Drain()
         metrics = Metrics(lambda: drain.inside)
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
         async with AuditWriter(log, config.audit) as writer:
-            accounting = Accounting(writer, settler, metrics)
+            accounting = Accounting(writer, keys, settler, metrics)
+            revocations = Revocations(keys)
+            services = Services(
+                config.api,
+                engine,
+                keys,
+                accounting,
+                metrics,
+                drain,
+                revocations,
+                Admission(engine, limiter, prices),
+            )
             try:
-                yield Services(config.api, engine, keys, accounting, metrics, drain), writer
+                yield services, writer
             finally:
+                await revocations.close()
                 await engine.close()
                 await settler.close()
 

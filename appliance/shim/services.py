@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+
+from starlette.types import Receive
 
 from appliance.access import KeyStore
 from appliance.config import ApiSettings
 from appliance.shim.accounting import Accounting
+from appliance.shim.admission import Admission
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
+from appliance.shim.exchange import Exchange
+from appliance.shim.lifeline import Lifeline
 from appliance.shim.metrics import Metrics
+from appliance.shim.revocation import Revocations
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +30,14 @@ class Services:
     accounting: Accounting
     metrics: Metrics
     drain: Drain
+    revocations: Revocations
+    admission: Admission
+
+    @asynccontextmanager
+    async def lifeline(self, exchange: Exchange, receive: Receive) -> AsyncIterator[Lifeline]:
+        """A lifeline for `exchange` that also ends when its key is revoked."""
+        assert exchange.key is not None, "routes that compute need a key"
+        seconds = self.settings.request_timeout_seconds
+        async with Lifeline(receive, self.drain, seconds) as lifeline:
+            with self.revocations.watching(exchange.key, lifeline.end):
+                yield lifeline

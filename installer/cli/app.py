@@ -17,6 +17,8 @@ from installer.cli import (
     keys,
     media,
     models,
+    prices,
+    projects,
     serve,
     status,
     trust,
@@ -34,7 +36,7 @@ app = typer.Typer(
 
 for command in (install, serve, status, ask, bench):
     command.register(app)
-for noun in (models, keys, audit, usage, trust, bundle, media):
+for noun in (models, keys, projects, prices, usage, audit, trust, bundle, media):
     app.add_typer(noun.app)
 
 

@@ -1,14 +1,14 @@
-"""`appliance keys …`: who may call the API."""
+"""`appliance keys …`: who may call the API, what they may use, and how much."""
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.errors import ApplianceError, NotFoundError
+from appliance.errors import ApplianceError, NotFoundError, UsageError
+from installer.cli import limits
 from installer.cli.output import (
     JsonOption,
     RootOption,
@@ -19,19 +19,21 @@ from installer.cli.output import (
     print_json,
     print_table,
 )
+from installer.cli.spans import moment, shown, span
 
 if TYPE_CHECKING:
-    from appliance.access import KeyInfo, KeyStore
+    from appliance.access import KeyInfo, KeyStore, NewKey
     from appliance.config import Layout
 
-app = typer.Typer(name="keys", help="Hand out and revoke API keys.", no_args_is_help=True)
+app = typer.Typer(name="keys", help="Hand out, limit and revoke API keys.", no_args_is_help=True)
 
+KeyArgument = Annotated[str, typer.Argument(metavar="ID", help="ID from `appliance keys list`.")]
 _DAY_SECONDS = 86_400
 
 
 @app.callback()
 def group() -> None:
-    """Hand out and revoke API keys."""
+    """Hand out, limit and revoke API keys."""
 
 
 @app.command()
@@ -39,6 +41,24 @@ def create(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="The program or team that will use the key.")
     ],
+    project: Annotated[
+        str, typer.Option("--project", help="Name or ID of the project that it belongs to.")
+    ] = "default",
+    owner: Annotated[str, typer.Option("--owner", help="Who answers for it.")] = "",
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A word of your own.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="A model it may use; all if absent.")
+    ] = None,
+    api: Annotated[
+        list[str] | None,
+        typer.Option("--api", help="An API it may call, for example chat; all if absent."),
+    ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="It opens the administration API, and no model.")
+    ] = False,
+    expires: Annotated[
+        str | None, typer.Option("--expires", help="30d, 12h, or a day such as 2027-01-31 (UTC).")
+    ] = None,
     days: Annotated[
         int | None, typer.Option("--days", min=1, help="Days until it expires; never if absent.")
     ] = None,
@@ -50,32 +70,52 @@ def create(
     from appliance.audit import admin_event
 
     config = node_config(root)
-    expires = None if days is None else int(time.time()) + days * _DAY_SECONDS
-    key = new_key(name, expires=expires)
-    with _open_store(config.layout) as store:
+    with open_store(config.layout) as store:
+        key = new_key(
+            name,
+            expires=_expiry(expires, days),
+            kind="admin" if admin else "api",
+            project=store.projects.active(project).id,
+            owner=owner,
+            tags=tag or (),
+            models=model or None,
+            apis=api or None,
+        )
         # First the record, then the key: no key exists without one.
-        admin_event(config.layout, config.audit, "keys.create", target=key.info.id)
+        admin_event(
+            config.layout,
+            config.audit,
+            "keys.create",
+            target=key.info.id,
+            reason=f"{key.info.kind} {key.info.project}",
+        )
         store.add(key)
-    if as_json:
-        print_json({**_document(key.info), "secret": key.secret})
-        return
-    print_fields({"id": key.info.id, "name": name, "expires": _when(expires), "key": key.secret})
-    err.print("The key is shown this once; only its hash is kept.")
+        _show_new(key, store.get(key.info.id), as_json=as_json)
 
 
 @app.command("list")
 def list_keys(root: RootOption = None, as_json: JsonOption = False) -> None:
     """List every API key there ever was, without the secrets."""
-    with _open_store(node_config(root).layout) as store:
+    with open_store(node_config(root).layout) as store:
         keys = store.list()
+        projects = {project.id: project.name for project in store.projects.list()}
     if as_json:
-        print_json({"keys": [_document(key) for key in keys]})
+        print_json({"keys": [document(key) for key in keys]})
         return
     now = time.time()
     print_table(
-        ["ID", "name", "state", "created", "expires"],
+        ["ID", "name", "kind", "project", "state", "created", "expires", "owner"],
         [
-            (key.id, key.name, key.state(now), _when(key.created), _when(key.expires))
+            (
+                key.id,
+                key.name,
+                key.kind,
+                projects[key.project],
+                key.state(now),
+                shown(key.created),
+                shown(key.expires),
+                key.owner,
+            )
             for key in keys
         ],
         empty="There is no API key yet: `appliance keys create NAME` makes one.",
@@ -83,16 +123,76 @@ def list_keys(root: RootOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="ID from `appliance keys list`.")],
+def show(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = False) -> None:
+    """Show what a key may use, and its limits."""
+    with open_store(node_config(root).layout) as store:
+        key = store.get(key_id)
+        project = store.projects.get(key.project)
+    if as_json:
+        print_json(document(key))
+        return
+    print_fields(
+        {
+            "id": key.id,
+            "name": key.name,
+            "begins with": key.prefix,
+            "kind": key.kind,
+            "project": project.name,
+            "owner": key.owner or "-",
+            "tags": ", ".join(key.tags) or "-",
+            "models": "all" if key.models is None else ", ".join(key.models) or "none",
+            "apis": "all" if key.apis is None else ", ".join(key.apis) or "none",
+            "state": key.state(time.time()),
+            "created": shown(key.created),
+            "expires": shown(key.expires),
+            "replaced by": key.successor or "-",
+        }
+    )
+    limits.print_limits(key.limits)
+
+
+@app.command()
+def rotate(
+    key_id: KeyArgument,
+    overlap: Annotated[
+        str, typer.Option("--overlap", help="How long the old key still works, for example 24h.")
+    ] = "24h",
     root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke an API key, for good and before the command returns."""
+    """Replace a key by a new one that may do the same; the old one works for a while."""
+    from appliance.access import new_key
+    from appliance.access.store import refuse_rotation
     from appliance.audit import admin_event
 
     config = node_config(root)
-    with _open_store(config.layout) as store:
+    seconds = span(overlap)
+    with open_store(config.layout) as store:
+        old = store.get(key_id)
+        refuse_rotation(old, time.time())
+        key = new_key(
+            old.name,
+            expires=old.expires,
+            kind=old.kind,
+            project=old.project,
+            owner=old.owner,
+            tags=old.tags,
+            models=old.models,
+            apis=old.apis,
+            lineage=old.lineage,
+        )
+        admin_event(config.layout, config.audit, "keys.rotate", target=old.id, version=key.info.id)
+        replaced = store.rotate(old.id, key, overlap=seconds)
+        _show_new(key, store.get(key.info.id), as_json=as_json, replaced=replaced)
+
+
+@app.command()
+def revoke(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = False) -> None:
+    """Revoke an API key, for good and before the command returns; cut its running streams."""
+    from appliance.audit import admin_event
+
+    config = node_config(root)
+    with open_store(config.layout) as store:
         # First the key, then the record: a log that cannot be written keeps no door open.
         key = store.revoke(key_id)
     try:
@@ -101,12 +201,52 @@ def revoke(
         error.message = f"the key is revoked, but not recorded: {error.message}"
         raise
     if as_json:
-        print_json(_document(key))
+        print_json(document(key))
     else:
         out.print(f"{key.id} ({key.name}) is revoked", markup=False)
 
 
-def _open_store(layout: Layout) -> KeyStore:
+@app.command("limit")
+def set_limits(
+    key_id: KeyArgument,
+    requests_per_minute: limits.RequestsPerMinute = None,
+    tokens_per_minute: limits.TokensPerMinute = None,
+    parallel_requests: limits.ParallelRequests = None,
+    tokens_per_day: limits.TokensPerDay = None,
+    tokens_per_month: limits.TokensPerMonth = None,
+    money_per_day: limits.MoneyPerDay = None,
+    money_per_month: limits.MoneyPerMonth = None,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set or lift limits of a key, from its next request on; without options, show them."""
+    from appliance.audit import admin_event
+
+    wanted = limits.changes(
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        parallel_requests=parallel_requests,
+        tokens_per_day=tokens_per_day,
+        tokens_per_month=tokens_per_month,
+        money_per_day=money_per_day,
+        money_per_month=money_per_month,
+    )
+    config = node_config(root)
+    with open_store(config.layout) as store:
+        key = store.get(key_id)
+        key.limits.changed(wanted)
+        if wanted:
+            detail = limits.recorded(wanted)
+            admin_event(config.layout, config.audit, "keys.limit", target=key.id, reason=detail)
+            key = store.limit(key_id, wanted)
+    if as_json:
+        print_json(limits.document(key.limits))
+    else:
+        limits.print_limits(key.limits)
+
+
+def open_store(layout: Layout) -> KeyStore:
+    """The node's keys. Raises NotFoundError if there is no node."""
     from appliance.access import KeyStore
 
     if not layout.access.is_dir():
@@ -114,16 +254,47 @@ def _open_store(layout: Layout) -> KeyStore:
     return KeyStore(layout.keys_db)
 
 
-def _document(key: KeyInfo) -> dict[str, object]:
+def document(key: KeyInfo) -> dict[str, object]:
+    """A key for JSON."""
     return {
         "id": key.id,
         "name": key.name,
+        "prefix": key.prefix,
+        "kind": key.kind,
+        "project": key.project,
+        "owner": key.owner,
+        "tags": list(key.tags),
+        "models": None if key.models is None else list(key.models),
+        "apis": None if key.apis is None else list(key.apis),
         "state": key.state(time.time()),
         "created": key.created,
         "expires": key.expires,
         "revoked": key.revoked,
+        "lineage": key.lineage,
+        "successor": key.successor or None,
+        "limits": limits.document(key.limits),
     }
 
 
-def _when(seconds: int | None) -> str:
-    return "never" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}Z"
+def _expiry(expires: str | None, days: int | None) -> int | None:
+    if expires is not None and days is not None:
+        raise UsageError("both --expires and --days were given", hint="give one of them")
+    if days is not None:
+        return int(time.time()) + days * _DAY_SECONDS
+    return None if expires is None else moment(expires)
+
+
+def _show_new(
+    key: NewKey, stored: KeyInfo, *, as_json: bool, replaced: KeyInfo | None = None
+) -> None:
+    if as_json:
+        shown_key = {**document(stored), "secret": key.secret}
+        if replaced is not None:
+            shown_key["replaces"] = document(replaced)
+        print_json(shown_key)
+        return
+    fields = {"id": stored.id, "name": stored.name, "expires": shown(stored.expires)}
+    if replaced is not None:
+        fields["replaces"] = f"{replaced.id}, which expires {shown(replaced.expires)}"
+    print_fields({**fields, "key": key.secret})
+    err.print("The key is shown this once; only its hash is kept.")

@@ -1,8 +1,10 @@
-"""`appliance usage …`: what was used, by whom."""
+"""`appliance usage …`: what was used and what it cost, by whom."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.errors import NotFoundError
+from appliance.errors import NotFoundError, UsageError
+from installer.cli import spans
+from installer.cli.chart import bars
 from installer.cli.output import (
     JsonOption,
     RootOption,
@@ -22,7 +26,7 @@ from installer.cli.output import (
 
 if TYPE_CHECKING:
     from appliance.config import Layout
-    from appliance.metering import Meter
+    from appliance.metering import Meter, ReportRow
 
 app = typer.Typer(name="usage", help="Report what was used.", no_args_is_help=True)
 
@@ -31,36 +35,61 @@ class By(StrEnum):
     """What the report is grouped by."""
 
     key = "key"
+    project = "project"
     model = "model"
     day = "day"
 
 
+class Format(StrEnum):
+    """How the report is written."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
 @app.callback()
 def group() -> None:
-    """Report what was used."""
+    """Report what was used, and what it cost."""
 
 
 @app.command()
 def report(
-    by: Annotated[By, typer.Option("--by", help="Group by API key, model or day (UTC).")] = By.key,
+    by: Annotated[
+        By, typer.Option("--by", help="Group by API key, project, model or day (UTC).")
+    ] = By.key,
+    since: Annotated[
+        str | None, typer.Option("--since", help="First day, YYYY-MM-DD, UTC.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Day before which it ends, YYYY-MM-DD, UTC.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How it is written.")] = Format.table,
+    chart: Annotated[bool, typer.Option("--chart", help="Draw bars instead of a table.")] = False,
     root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print requests and tokens per key, model or day, up to the last acknowledged record."""
+    """Print requests, tokens and cost, up to the last acknowledged record."""
     from appliance.metering import catch_up
 
-    layout = node_config(root).layout
+    if chart and (as_json or form is not Format.table):
+        raise UsageError("a chart is for people", hint="leave out --chart, or the format")
+    first, last = (None if text is None else spans.day(text) for text in (since, until))
+    config = node_config(root)
+    layout = config.layout
     with _open_meter(layout) as meter:
         catch_up(meter, layout.audit)
-        rows = meter.report(by.value)
-    if as_json:
-        print_json({"by": by.value, "rows": [asdict(row) for row in rows]})
-        return
-    print_table(
-        [by.value, "requests", "prompt", "cached", "completion", "reasoning"],
-        [tuple(asdict(row).values()) for row in rows],
-        empty="No request was served yet.",
-    )
+        rows = meter.report(by.value, since=first, until=last)
+    names = _names(layout, by)
+    if as_json or form is Format.json:
+        found = [{**asdict(row), "name": names.get(row.group, row.group)} for row in rows]
+        print_json({"by": by.value, "currency": config.money.currency, "rows": found})
+    elif form is Format.csv:
+        out.print(_csv(by, rows, names, config.money.currency), markup=False, end="")
+    elif chart:
+        _print_chart(rows, names, config.money.currency)
+    else:
+        _print_table(by, rows, names, config.money.currency)
 
 
 @app.command()
@@ -89,3 +118,82 @@ def _open_meter(layout: Layout) -> Iterator[Meter]:
         )
     with acting_as_owner(layout.metering), Meter(layout.usage_db) as meter:
         yield meter
+
+
+def _names(layout: Layout, by: By) -> dict[str, str]:
+    """What keys and projects are called, by their ids; empty for other groups."""
+    from appliance.access import KeyStore
+
+    if by not in {By.key, By.project} or not layout.keys_db.exists():
+        return {}
+    with KeyStore(layout.keys_db) as store:
+        found = store.list() if by is By.key else store.projects.list()
+        return {item.id: item.name for item in found}
+
+
+def _print_table(by: By, rows: Sequence[ReportRow], names: dict[str, str], currency: str) -> None:
+    from appliance.metering import format_money
+
+    named = [by.value, "name"] if names else [by.value]
+    print_table(
+        [*named, "requests", "prompt", "cached", "completion", "reasoning", f"cost {currency}"],
+        [
+            (
+                row.group,
+                *([names.get(row.group, "")] if names else []),
+                row.requests,
+                row.prompt_tokens,
+                row.cached_tokens,
+                row.completion_tokens,
+                row.reasoning_tokens,
+                format_money(row.cost),
+            )
+            for row in rows
+        ],
+        empty="No request was served in that time.",
+    )
+
+
+def _csv(by: By, rows: Sequence[ReportRow], names: dict[str, str], currency: str) -> str:
+    """RFC 4180, but for the line ends; cost is a decimal with six places."""
+    from appliance.metering import format_money
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    counts = ["requests", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"]
+    writer.writerow([by.value, "name", *counts, "cost", "currency"])
+    for row in rows:
+        values = asdict(row)
+        writer.writerow(
+            [
+                row.group,
+                names.get(row.group, row.group),
+                *(values[count] for count in counts),
+                format_money(row.cost, places=6),
+                currency,
+            ]
+        )
+    return text.getvalue()
+
+
+def _print_chart(rows: Sequence[ReportRow], names: dict[str, str], currency: str) -> None:
+    """Bars of what it cost; of tokens if all of it was free."""
+    from appliance.metering import format_money
+
+    priced = any(row.cost for row in rows)
+    lines = bars(
+        [
+            (
+                names.get(row.group, row.group),
+                row.cost if priced else row.prompt_tokens + row.completion_tokens,
+                format_money(row.cost)
+                if priced
+                else str(row.prompt_tokens + row.completion_tokens),
+            )
+            for row in rows
+        ],
+        min(out.width, 100),
+    )
+    out.print(f"cost, {currency}" if priced else "tokens, prompt and completion")
+    for line in lines or ["No request was served in that time."]:
+        out.print(line, markup=False)

@@ -18,7 +18,7 @@ from appliance.access import KeyStore
 from appliance.audit import create_signer, read_events
 from appliance.audit.event import Admin
 from appliance.config import Layout
-from appliance.errors import ConflictError, NotFoundError
+from appliance.errors import ConflictError, NotFoundError, UsageError
 from installer.cli.app import app
 
 
@@ -36,15 +36,15 @@ def make_node(root: Path) -> Layout:
     return layout
 
 
-def run(layout: Layout, *arguments: str) -> str:
-    result = CliRunner().invoke(app, ["keys", *arguments, "--root", str(layout.root)])
+def run(layout: Layout, *arguments: str, noun: str = "keys") -> str:
+    result = CliRunner().invoke(app, [noun, *arguments, "--root", str(layout.root)])
     if result.exception is not None:
         raise result.exception
     return result.stdout
 
 
-def run_json(layout: Layout, *arguments: str) -> Any:
-    return json.loads(run(layout, *arguments, "--json"))
+def run_json(layout: Layout, *arguments: str, noun: str = "keys") -> Any:
+    return json.loads(run(layout, *arguments, "--json", noun=noun))
 
 
 def admin_records(layout: Layout) -> list[tuple[str, str]]:
@@ -98,6 +98,96 @@ def test_a_revocation_that_cannot_be_recorded_holds_and_says_so(layout: Layout) 
     assert "is revoked, but not recorded" in caught.value.message
     with KeyStore(layout.keys_db) as store:
         assert store.authenticate(key["secret"]) is None
+
+
+def test_a_key_is_made_with_what_the_options_say(layout: Layout) -> None:
+    project = run_json(layout, "create", "search", noun="projects")
+    key = run_json(
+        layout, "create", "crm", "--project", "search", "--owner", "Ada", "--tag", "blue",
+        "--model", "guide", "--api", "chat", "--api", "embeddings", "--expires", "2099-01-31",
+    )  # fmt: skip
+    assert (key["project"], key["owner"], key["tags"]) == (project["id"], "Ada", ["blue"])
+    assert (key["models"], key["apis"]) == (["guide"], ["chat", "embeddings"])
+    assert key["expires"] == 4_073_500_800
+    shown = run(layout, "show", key["id"])
+    for word in ("search", "Ada", "guide", "chat, embeddings", key["prefix"], "2099-01-31"):
+        assert word in shown
+    assert key["secret"] not in shown
+    assert run_json(layout, "show", key["id"]) == {k: v for k, v in key.items() if k != "secret"}
+
+
+def test_wrong_options_are_typed_errors_and_make_no_key(layout: Layout) -> None:
+    for wrong in (
+        ["--project", "nobody"],
+        ["--api", "chatt"],
+        ["--admin", "--model", "guide"],
+        ["--expires", "soon"],
+        ["--expires", "2001-01-01"],
+        ["--expires", "1d", "--days", "1"],
+    ):
+        with pytest.raises((UsageError, NotFoundError)):
+            run(layout, "create", "crm", *wrong)
+    assert run_json(layout, "list") == {"keys": []}
+    assert not list(layout.audit.iterdir()), "nothing was recorded"
+
+
+def test_a_rotation_shows_a_new_secret_and_keeps_the_old_one_for_a_while(layout: Layout) -> None:
+    old = run_json(layout, "create", "crm", "--owner", "Ada", "--model", "guide")
+    new = run_json(layout, "rotate", old["id"], "--overlap", "2h")
+    assert (new["owner"], new["models"], new["lineage"]) == ("Ada", ["guide"], old["id"])
+    assert new["replaces"]["id"] == old["id"]
+    assert new["replaces"]["expires"] == pytest.approx(new["created"] + 7200, abs=2)
+    with KeyStore(layout.keys_db) as store:
+        assert store.authenticate(old["secret"]) is not None
+        assert store.authenticate(new["secret"]) is not None
+    assert admin_records(layout)[-1] == ("keys.rotate", old["id"])
+    with pytest.raises(ConflictError, match="rotated before"):
+        run(layout, "rotate", old["id"])
+
+
+def test_limits_are_set_shown_and_lifted(layout: Layout) -> None:
+    key = run_json(layout, "create", "crm")
+    wanted = ("--requests-per-minute", "60", "--money-per-day", "12.50", "--parallel", "4")
+    limits = run_json(layout, "limit", key["id"], *wanted)
+    assert {k: v for k, v in limits.items() if v is not None} == {
+        "requests_per_minute": 60,
+        "money_per_day": 12_500_000,
+        "parallel_requests": 4,
+    }
+    assert "12.50" in run(layout, "limit", key["id"])
+    lifted = run_json(layout, "limit", key["id"], "--parallel", "none")
+    assert (lifted["parallel_requests"], lifted["requests_per_minute"]) == (None, 60)
+    assert [action for action, _ in admin_records(layout)] == [
+        "keys.create", "keys.limit", "keys.limit",
+    ]  # fmt: skip
+    for wrong in ("-1", "many", "1.5"):
+        with pytest.raises(UsageError):
+            run(layout, "limit", key["id"], "--parallel", wrong)
+    with pytest.raises(UsageError):
+        run(layout, "limit", key["id"], "--money-per-day", "0.1234567")
+
+
+def test_projects_are_made_listed_limited_and_archived(layout: Layout) -> None:
+    project = run_json(layout, "create", "search", "--share-cache", noun="projects")
+    key = run_json(layout, "create", "crm", "--project", "search")
+    listed = run_json(layout, "list", noun="projects")["projects"]
+    assert [p["name"] for p in listed] == ["default", "search"]
+    assert listed[1]["shares_cache"]
+    assert "search" in run(layout, "list", noun="projects")
+    limits = run_json(layout, "limit", "search", "--tokens-per-month", "1000", noun="projects")
+    assert limits["tokens_per_month"] == 1000
+    assert not run_json(layout, "cache", "search", "--apart", noun="projects")["shares_cache"]
+    with pytest.raises(ConflictError, match="called"):
+        run(layout, "create", "search", noun="projects")
+    run(layout, "archive", project["id"], noun="projects")
+    with KeyStore(layout.keys_db) as store:
+        assert store.authenticate(key["secret"]) is None
+    assert run_json(layout, "list")["keys"][0]["state"] == "archived"
+    with pytest.raises(ConflictError):
+        run(layout, "create", "late", "--project", "search")
+    assert [action for action, _ in admin_records(layout)] == [
+        "projects.create", "keys.create", "projects.limit", "projects.cache", "projects.archive",
+    ]  # fmt: skip
 
 
 def test_unknown_and_revoked_ids_are_typed_errors(layout: Layout) -> None:

@@ -109,7 +109,7 @@ def test_keys_are_listed_in_the_order_they_were_made(path: Path) -> None:
 
 def test_commits_are_durable_before_they_return(path: Path) -> None:
     with KeyStore(path) as store:
-        connection = store._db.conn
+        connection = store._db.connection
         assert connection.execute("PRAGMA journal_mode").fetchall() == [("delete",)]
         assert connection.execute("PRAGMA synchronous").fetchall() == [(3,)]
 

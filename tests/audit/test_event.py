@@ -155,3 +155,19 @@ def test_a_timestamp_becomes_whole_unix_seconds() -> None:
 def test_no_event_has_a_field_for_content_or_secrets() -> None:
     names = {name for kind in AnyEvent.__args__ for name in kind.__struct_fields__}
     assert not names & {"prompt", "messages", "content", "text", "answer", "secret", "api_key"}
+
+
+RECORD = b'{"boot_id":"b","epoch":0,"key_id":"k","model":"m","outcome":"ok"'
+REST = b'"request_id":"r","route":"/v1","seq":1,"t_mono_ns":1,"t_utc":"t","type":"RES","v":'
+
+
+def test_a_record_is_of_the_lowest_version_that_can_say_it() -> None:
+    plain = RECORD + b"," + REST + b"1}"
+    priced = RECORD + b',"price":3,' + REST + b"2}"
+    for leaf in (plain, priced):
+        assert encode_leaf(decode_leaf(leaf)) == leaf
+    for leaf in (plain[:-2] + b"2}", priced[:-2] + b"1}"):
+        with pytest.raises(AuditError, match="canonical"):
+            decode_leaf(leaf)
+    with pytest.raises(AuditError, match="version 3"):
+        decode_leaf(plain[:-2] + b"3}")

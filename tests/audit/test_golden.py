@@ -139,5 +139,16 @@ def test_a_leaf_of_release_0_1_is_this_line() -> None:
     assert leaf in contents(GOLDEN)["tile/entries/000"]
 
 
+def test_records_of_version_2_are_these_lines() -> None:
+    lines = (REPOSITORY / "tests/golden/0.2/audit/leaves").read_bytes().splitlines()
+    records = [decode_leaf(line) for line in lines]
+    assert [encode_leaf(record) for record in records] == lines
+    first, second = records
+    assert isinstance(first, Response)
+    assert isinstance(second, Response)
+    assert (first.v, first.price, first.cost, first.batch) == (2, 7, 1234, False)
+    assert (second.v, second.price, second.cost, second.batch) == (2, 0, 0, True)
+
+
 if __name__ == "__main__":
     write_golden(Path(sys.argv[1]))

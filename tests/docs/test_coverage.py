@@ -28,7 +28,7 @@ def test_every_command_and_option_has_a_help_text() -> None:
 
 
 def settings() -> Iterator[tuple[str, object]]:
-    for section in ("api", "engine", "audit"):
+    for section in ("api", "engine", "audit", "money"):
         kind = {f.name: f for f in fields(config.Config)}[section].default_factory
         assert callable(kind)
         for setting in fields(kind):  # type: ignore[arg-type]

@@ -38,6 +38,8 @@ def test_settings_in_the_file_replace_the_defaults(tmp_path: Path) -> None:
         ('[api]\nlisten_port = "8400"\n', "api.listen_port"),
         ("[engine]\nthreads = true\n", "engine.threads"),
         ("[engine]\nmax_sequences = 0\n", "engine.max_sequences"),
+        ('[money]\ncurrency = "euro"\n', "money.currency"),
+        ('[money]\ncurrency = "A1C"\n', "money.currency"),
         ('[api]\nlisten_host = "0.0.0.0"\n', "api.listen_host"),
         ('[api]\nlisten_host = "localhost"\n', "api.listen_host"),
         ("[audit]\ncheckpoint_seconds = 0\n", "audit.checkpoint_seconds"),

@@ -47,6 +47,10 @@ def traffic(rng: random.Random, start: int, count: int) -> list[Event]:
             model=model,
             outcome=rng.choice(OUTCOMES),
             tokens=tokens,
+            tenant=rng.choice(["", "proj_search"]),
+            price=rng.randrange(3),
+            cost=rng.randrange(10**6),
+            batch=rng.random() < 0.2,
         )
         events.append(ended)
     return [*events, Heartbeat()]
@@ -71,8 +75,9 @@ def test_the_rebuilt_database_is_the_live_one(
         assert rebuild(rebuilt, tmp_path / "audit") == 600
         assert rebuilt.settled_to == log.size
     assert list(rebuilt.rows()) == list(live.rows())
-    for by in ("key", "model", "day"):
+    for by in ("key", "project", "model", "day"):
         assert rebuilt.report(by) == live.report(by)
+        assert sum(row.cost for row in live.report(by)) == sum(row.cost for row in live.rows())
 
 
 def test_rows_lost_in_a_crash_are_caught_up(
@@ -136,10 +141,15 @@ def test_a_row_takes_every_figure_from_its_record(
         outcome=outcome,
         t_utc="2026-11-23T00:00:00.999999Z",
         tokens=Tokens(prompt=prompt, cached=2, generated=generated, reasoning=3, delivered=1),
+        tenant="proj_a",
+        price=4,
+        cost=generated,
+        batch=True,
     )
     assert usage_row(9, event) == UsageRow(
-        "r", 9, 1_795_392_000, "k", "m", "/v1", prompt, 2, generated, 3, outcome
-    )
+        "r", 9, 1_795_392_000, "k", "m", "/v1", prompt, 2, generated, 3, outcome,
+        project="proj_a", batch=1, price=4, cost=generated,
+    )  # fmt: skip
 
 
 def test_only_a_response_is_a_row() -> None:

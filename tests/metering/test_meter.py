@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.errors import StorageError
-from appliance.metering import Meter, ReportRow, UsageRow
+from appliance.metering import Filter, Meter, ReportRow, Spent, UsageRow
 from tests.conftest import REPOSITORY
 
 ROW = UsageRow(
@@ -62,8 +62,8 @@ def test_reports_sum_by_key_model_and_day(meter: Meter) -> None:
         numbered(2, model="minilm", completion_tokens=0, at=ROW.at + DAY),
     )
     assert meter.report("key") == [
-        ReportRow("key-2", 1, 10, 4, 50, 1),
-        ReportRow("key-1", 2, 20, 8, 3, 2),
+        ReportRow("key-2", 1, 10, 4, 50, 1, 0),
+        ReportRow("key-1", 2, 20, 8, 3, 2, 0),
     ]
     assert [row.group for row in meter.report("model")] == ["guide", "minilm"]
     assert [(row.group, row.requests) for row in meter.report("day")] == [
@@ -71,6 +71,54 @@ def test_reports_sum_by_key_model_and_day(meter: Meter) -> None:
         ("2026-11-23", 1),
         ("2026-11-24", 1),
     ]
+
+
+def test_a_report_ends_where_it_is_told_to(meter: Meter) -> None:
+    meter.settle(*(numbered(i, at=ROW.at + i * DAY, cost=10**i, project=f"p{i}") for i in range(4)))
+    since, until = ROW.at + DAY, ROW.at + 3 * DAY
+    days = meter.report("day", since=since, until=until)
+    assert [(row.group, row.cost) for row in days] == [("2026-11-24", 10), ("2026-11-25", 100)]
+    assert [row.group for row in meter.report("project", until=since)] == ["p0"]
+    assert [row.cost for row in meter.report("model", since=since)] == [1110]
+
+
+def test_what_was_spent_is_told_by_key_project_and_day(meter: Meter) -> None:
+    meter.settle(
+        numbered(0, cost=5),
+        numbered(1, cost=6),
+        numbered(2, cost=7, at=ROW.at + DAY, key_id="key-2", project="p"),
+        numbered(3, cost=8, at=ROW.at - 1),
+    )
+    day = ROW.at // DAY
+    assert meter.spent(ROW.at) == [
+        Spent("key-1", "proj_default", day, 26, 11),
+        Spent("key-2", "p", day + 1, 13, 7),
+    ]
+
+
+def test_buckets_sum_what_is_in_them(meter: Meter) -> None:
+    meter.settle(
+        numbered(0, cost=1),
+        numbered(1, cost=2, key_id="key-2"),
+        numbered(2, cost=4, at=ROW.at + 3600),
+        numbered(3, cost=8, at=ROW.at + DAY, batch=1),
+        numbered(4, cost=16, route="/v1/embeddings"),
+    )
+    hours = meter.buckets(Filter(ROW.at, ROW.at + DAY, 3600, embeddings=False))
+    assert [(row.start, row.requests, row.cost) for row in hours] == [
+        (ROW.at, 2, 3),
+        (ROW.at + 3600, 1, 4),
+    ]
+    by_key = meter.buckets(
+        Filter(0, 2**40, DAY, group_by=("key_id", "batch"), only={"model": ["guide"]})
+    )
+    assert [(row.start, dict(row.group), row.cost) for row in by_key] == [
+        (ROW.at, {"key_id": "key-1", "batch": 0}, 21),
+        (ROW.at, {"key_id": "key-2", "batch": 0}, 2),
+        (ROW.at + DAY, {"key_id": "key-1", "batch": 1}, 8),
+    ]
+    assert [row.cost for row in meter.buckets(Filter(0, 2**40, DAY, embeddings=True))] == [16]
+    assert meter.buckets(Filter(0, 2**40, DAY, only={"project": ["nobody"]})) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2**40)), max_size=60))

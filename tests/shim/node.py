@@ -24,7 +24,7 @@ from appliance.access import KeyStore
 from appliance.audit import create_signer, read_events
 from appliance.audit.event import AnyEvent, Reject, Request, Response
 from appliance.config import ApiSettings, Config, Layout
-from appliance.metering import Meter, UsageRow
+from appliance.metering import Clock, Meter, UsageRow
 from appliance.shim.server import serve
 from tests.fakes.engine import CHAT, FakeEngine
 
@@ -132,10 +132,13 @@ class Node:
 
         return eventually(find, seconds)
 
-    def stream(self, body: object, path: str = "/v1/chat/completions") -> Frames:
+    def stream(
+        self, body: object, path: str = "/v1/chat/completions", *, secret: str = ""
+    ) -> Frames:
         """Start a streamed request and read its answer frame by frame."""
         connection = self.connect()
-        headers = {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
+        bearer = f"Bearer {secret or self.secret}"
+        headers = {"Authorization": bearer, "Content-Type": "application/json"}
         connection.request("POST", path, json.dumps(body), headers)
         return Frames(connection, connection.getresponse())
 
@@ -235,9 +238,9 @@ def eventually(find: Callable[[], T | None], seconds: float = 5.0) -> T:
 
 
 @contextmanager
-def running_shim(config: Config) -> Iterator[ShimThread]:
+def running_shim(config: Config, clock: Clock | None = None) -> Iterator[ShimThread]:
     """The shim of `config`, stopped gracefully at the end."""
-    shim = ShimThread(config)
+    shim = ShimThread(config, clock)
     shim.start()
     try:
         yield shim
@@ -249,8 +252,9 @@ def running_shim(config: Config) -> Iterator[ShimThread]:
 class ShimThread:
     """`serve` in a thread with an event loop of its own."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self._config = config
+        self._clock = clock
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shim")
         self._error: BaseException | None = None
@@ -286,4 +290,4 @@ class ShimThread:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        await serve(self._config, stop=self._stop, ready=self._ready.set)
+        await serve(self._config, stop=self._stop, ready=self._ready.set, clock=self._clock)

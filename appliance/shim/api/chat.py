@@ -34,7 +34,7 @@ class ChatEndpoint:
         exchange = exchange_of(scope)
         request = decode(scope, await read_body(receive), _DECODER, CHAT)
         exchange.model = clip(request.model)
-        engine_request = request.to_engine(exchange.request_id, exchange.key_id)
+        engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace)
         async with admitted(self._services, exchange, receive, [engine_request]) as generation:
             shape = ChatShape(generation, request)
             if request.stream:

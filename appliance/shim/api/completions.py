@@ -34,7 +34,7 @@ class CompletionsEndpoint:
         exchange = exchange_of(scope)
         request = decode(scope, await read_body(receive), _DECODER, COMPLETIONS)
         exchange.model = clip(request.model)
-        engine_requests = request.to_engine(exchange.request_id, exchange.key_id)
+        engine_requests = request.to_engine(exchange.request_id, exchange.cache_namespace)
         async with admitted(self._services, exchange, receive, engine_requests) as generation:
             shape = CompletionShape(generation, request)
             if request.stream:

@@ -16,7 +16,7 @@ from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_document
 from appliance.shim.body import read_body
 from appliance.shim.exchange import Exchange, exchange_of
-from appliance.shim.lifeline import DisconnectedError, Lifeline
+from appliance.shim.lifeline import DisconnectedError
 from appliance.shim.services import Services
 from appliance.shim.wire import embeddings as wire
 from appliance.shim.wire.decode import decode
@@ -40,19 +40,22 @@ class EmbeddingsEndpoint:
         exchange = exchange_of(scope)
         request = decode(scope, await read_body(receive), _DECODER, EMBEDDINGS)
         exchange.model = clip(request.model)
-        answer = await self._compute(exchange, receive, request.to_engine(exchange.request_id))
-        tokens = Tokens(prompt=answer.prompt_tokens)
-        bill = await self._services.accounting.admit(exchange, bundle_digest=answer.bundle_digest)
-        await bill.close("ok", tokens, status=200)
+        engine_request = request.to_engine(exchange.request_id)
+        async with self._services.admission.embedding(exchange, engine_request):
+            answer = await self._compute(exchange, receive, engine_request)
+            tokens = Tokens(prompt=answer.prompt_tokens)
+            bill = await self._services.accounting.admit(
+                exchange, bundle_digest=answer.bundle_digest
+            )
+            await bill.close("ok", tokens, status=200)
         await send_document(send, _document(request, answer))
 
     async def _compute(
         self, exchange: Exchange, receive: Receive, request: pb.EmbedRequest
     ) -> pb.EmbedResponse:
-        seconds = self._services.settings.request_timeout_seconds
         try:
             async with (
-                Lifeline(receive, self._services.drain, seconds) as lifeline,
+                self._services.lifeline(exchange, receive) as lifeline,
                 lifeline.guard(),
             ):
                 return await self._services.engine.embed(request)

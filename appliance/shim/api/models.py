@@ -12,6 +12,7 @@ from appliance.errors import NotFoundError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_document
 from appliance.shim.engine_client import EngineClient
+from appliance.shim.exchange import exchange_of
 
 
 class ModelOut(msgspec.Struct, frozen=True):
@@ -39,7 +40,7 @@ class ModelsEndpoint:
         self._engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        served = serving(await self._engine.models())
+        served = _open_to(scope, serving(await self._engine.models()))
         await send_document(send, ModelList([_out(model) for model in served]))
 
 
@@ -51,7 +52,7 @@ class ModelEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path_params"]["model"]
-        for model in serving(await self._engine.models()):
+        for model in _open_to(scope, serving(await self._engine.models())):
             if model.name == name:
                 await send_document(send, _out(model))
                 return
@@ -67,6 +68,12 @@ def serving(models: Sequence[pb.Model]) -> list[pb.Model]:
     taking = [model for model in models if model.state == pb.MODEL_STATE_SERVING]
     newest = {model.name: model for model in sorted(taking, key=lambda model: model.created)}
     return [newest[name] for name in sorted(newest)]
+
+
+def _open_to(scope: Scope, models: list[pb.Model]) -> list[pb.Model]:
+    """Those of `models` that the caller's key may use."""
+    key = exchange_of(scope).key
+    return [model for model in models if key is None or key.may_use(model.name)]
 
 
 def _out(model: pb.Model) -> ModelOut:

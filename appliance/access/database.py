@@ -1,0 +1,120 @@
+"""The SQLite file under the keys, projects and limits.
+
+Owns opening it: a rollback journal and synchronous=EXTRA, so that a commit that returned survives
+a power cut and is seen by the next read of every other process; the upgrade of an older release's
+file; and the translation of SQLite's errors. Refuses a file that a newer release wrote.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from appliance.access import schema
+from appliance.errors import StorageError
+from appliance.fsops import inherit_owner
+
+_BUSY_SECONDS = 5.0
+
+
+class AccessDatabase:
+    """An open file. One object belongs to one thread; any number of processes may have it open.
+
+    Everything raises StorageError if the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self.failures():
+            # isolation_level None: transactions begin and end where the code says so.
+            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._db = Database(connection, recursive_triggers=False, execute_plugins=False)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        return self._db.conn
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """All rows of a query. Read to the end, so that its lock ends with it."""
+        with self.failures():
+            return self.connection.execute(sql, parameters).fetchall()
+
+    def insert(self, table: str, row: dict[str, object], *, replace: bool = False) -> None:
+        """Keep `row` in `table`; durable on return outside a transaction."""
+        with self.failures():
+            self._db.table(table).insert(row, replace=replace)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; the write lock is taken first. Durable on leaving."""
+        connection = self.connection
+        with self.failures():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """While inside, no other process can commit a change: it waits.
+
+        For a moment only, and never across an await: a writer gives up after five seconds.
+        """
+        connection = self.connection
+        with self.failures():
+            connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            with self.failures():
+                connection.execute("COMMIT")
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """SQLite's errors as StorageError."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"the keys in {self._path} cannot be used: {error}",
+                hint="run the command as root; if it says so again, check the disk",
+            ) from error
+
+    def _prepare(self) -> None:
+        self.connection.execute("PRAGMA synchronous = EXTRA")
+        if self._version() == schema.VERSION:
+            return
+        self._path.chmod(0o600)
+        inherit_owner(self._path)
+        self.connection.execute("PRAGMA journal_mode = DELETE")
+        # The lock comes first: of two processes that open a new file, one makes the tables.
+        with self.transaction():
+            if self._version() != schema.VERSION:
+                schema.bring_up_to_date(self.connection)
+
+    def _version(self) -> int:
+        version = schema.version_of(self.connection)
+        if version > schema.VERSION:
+            raise StorageError(
+                f"{self._path} was written by a newer release",
+                hint="run that release, or restore the file from a backup",
+            )
+        return version

@@ -1,0 +1,139 @@
+"""Sums over settled requests: for people, for limits, and for the administration API.
+
+Owns the questions and their SQL; the database belongs to the meter. Sums of money are sums of
+whole micro-units, so each way to group them adds up to the same total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from sqlite_utils import Database
+
+Dimension = Literal["key", "project", "model", "day"]
+DIMENSIONS: tuple[str, ...] = get_args(Dimension)
+Column = Literal["key_id", "project", "model", "batch"]
+COLUMNS: tuple[str, ...] = get_args(Column)
+EMBEDDINGS = "/v1/embeddings"
+"""The route whose usage the administration API tells apart."""
+
+_GROUPS: dict[Dimension, str] = {
+    "key": "key_id",
+    "project": "project",
+    "model": "model",
+    "day": "date(at, 'unixepoch')",
+}
+_SUMS = (
+    "count(*) as requests, sum(prompt_tokens) as prompt_tokens,"
+    " sum(cached_tokens) as cached_tokens, sum(completion_tokens) as completion_tokens,"
+    " sum(reasoning_tokens) as reasoning_tokens, sum(cost) as cost"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """Sums over the settled requests of one key, project, model or day (UTC, YYYY-MM-DD)."""
+
+    group: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cost: int
+    """Micro-units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one key used on one day: `day` in days since 1970, `cost` in micro-units."""
+
+    key_id: str
+    project: str
+    day: int
+    tokens: int
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which requests, from `start` on and before `end` (Unix seconds), and how to group them."""
+
+    start: int
+    end: int
+    width: int
+    """Seconds of a bucket; buckets are counted from 1970."""
+    group_by: tuple[Column, ...] = ()
+    only: Mapping[Column, Sequence[str | int]] = field(default_factory=dict)
+    """Values that a column may have."""
+    embeddings: bool | None = None
+    """True: embeddings alone; False: all else; None: both."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketRow:
+    """Sums of one bucket, which begins at `start`, and one group."""
+
+    start: int
+    group: Mapping[str, str | int]
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    cost: int
+
+
+def sums(db: Database, by: Dimension, since: int | None, until: int | None) -> list[ReportRow]:
+    """Per key, project, model or day."""
+    order = "1" if by == "day" else "completion_tokens desc, 1"
+    rows = db.query(
+        f"select {_GROUPS[by]} as 'group', {_SUMS} from usage"  # noqa: S608
+        " where (:since is null or at >= :since) and (:until is null or at < :until)"
+        f" group by 1 order by {order}",
+        {"since": since, "until": until},
+    )
+    return [ReportRow(**row) for row in rows]
+
+
+def spent(db: Database, since: int) -> list[Spent]:
+    """Per key, project and day."""
+    rows = db.query(
+        "select key_id, project, at / 86400 as day,"
+        " sum(prompt_tokens + completion_tokens) as tokens, sum(cost) as cost"
+        " from usage where at >= ? group by 1, 2, 3",
+        [since],
+    )
+    return [Spent(**row) for row in rows]
+
+
+def buckets(db: Database, wanted: Filter) -> list[BucketRow]:
+    """Per bucket and group, in order."""
+    conditions = ["at >= ?", "at < ?"]
+    values: list[str | int] = [wanted.start, wanted.end]
+    for column, allowed in wanted.only.items():
+        conditions.append(f"{column} in ({', '.join('?' * len(allowed))})")
+        values += allowed
+    if wanted.embeddings is not None:
+        conditions.append("route = ?" if wanted.embeddings else "route <> ?")
+        values.append(EMBEDDINGS)
+    groups = ", ".join(["bucket", *wanted.group_by])
+    rows = db.query(
+        f"select at / {wanted.width} as bucket, {_SUMS}"  # noqa: S608
+        + "".join(f", {column}" for column in wanted.group_by)
+        + f" from usage where {' and '.join(conditions)} group by {groups} order by {groups}",
+        values,
+    )
+    return [
+        BucketRow(
+            start=row["bucket"] * wanted.width,
+            group={column: row[column] for column in wanted.group_by},
+            requests=row["requests"],
+            prompt_tokens=row["prompt_tokens"],
+            cached_tokens=row["cached_tokens"],
+            completion_tokens=row["completion_tokens"],
+            cost=row["cost"],
+        )
+        for row in rows
+    ]
