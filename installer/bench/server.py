@@ -106,7 +106,8 @@ class Server:
         """The first dialect in which the server answers. Raises what it says to the first."""
         first: ApplianceError | None = None
         for dialect in DIALECTS:
-            status, body = await self._try(self._body(model, messages, dialect, 1))
+            request = self._body(model, messages, dialect, 1)
+            status, body = await self._call("POST", "/chat/completions", request)
             if status == http.HTTPStatus.OK:
                 return dialect
             error = refusal(status, body)
@@ -176,10 +177,6 @@ class Server:
                         return
                     silence.reschedule(loop.time() + self.timeout_seconds)
         recorder.close(self.clock())
-
-    async def _try(self, body: Json) -> tuple[int, bytes]:
-        """Status and, if it is an error, body."""
-        return await self._call("POST", "/chat/completions", body)
 
     async def _call(self, method: str, path: str, body: Json | None = None) -> tuple[int, bytes]:
         address = address_of(self.base_url)

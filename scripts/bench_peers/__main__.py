@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from appliance.errors import ApplianceError
 from bench_peers import checkpoint, workloads
 from bench_peers.appliance_node import ApplianceNode
 from bench_peers.llama import LlamaServer
@@ -149,7 +150,7 @@ def _measured(peer: Peer, workload: Workload) -> Figures:
         figures = dict(peer.measure(workload))
         figures[MEMORY.name] = peer.resident_bytes() / 1024**3
         return figures
-    except (OSError, AssertionError) as error:
+    except (OSError, AssertionError, ApplianceError) as error:
         raise PeerError(f"{type(error).__name__}: {error}") from error
     finally:
         peer.pause()

@@ -15,10 +15,11 @@ from bench_peers.workloads import Figures, Workload
 from installer.bench import Plan, run
 from installer.bench import figures as bench
 from installer.bench import workload as bench_workload
-from installer.bench.measure import Unwatched, find_recipe
+from installer.bench.measure import find_recipe
 from installer.bench.prompts import Recipe, as_messages
 from installer.bench.recorder import Recorder
 from installer.bench.server import Dialect, Server
+from installer.bench.watcher import Unwatched
 
 SILENCE_SECONDS = 600.0
 _HEAD_START_SECONDS = 0.2

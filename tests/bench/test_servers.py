@@ -20,6 +20,8 @@ from appliance.errors import (
     UnavailableError,
     UsageError,
 )
+from installer.bench.watcher import TerminalWatcher
+from installer.bench.workload import Level
 from installer.cli.app import app
 from tests.fakes.odd_server import MODEL, Habits, OddServer
 
@@ -168,15 +170,13 @@ def test_silence_is_given_up_and_named(server: OddServer, monkeypatch: pytest.Mo
 
 def turn_at_level(server: OddServer, habits: Habits, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the server take on `habits` when the first level begins."""
-    from installer.cli.bench import _Shown
+    begin = TerminalWatcher.begin
 
-    begin = _Shown.begin
-
-    def turned(self: Any, level: Any, requests: int) -> None:
+    def turned(self: TerminalWatcher, level: Level, requests: int) -> None:
         server.habits = habits
         begin(self, level, requests)
 
-    monkeypatch.setattr(_Shown, "begin", turned)
+    monkeypatch.setattr(TerminalWatcher, "begin", turned)
 
 
 def test_failures_stand_in_the_printed_report(
