@@ -22,7 +22,7 @@ from appliance.errors import ApplianceError
 from bench_peers import checkpoint, workloads
 from bench_peers.appliance_node import ApplianceNode
 from bench_peers.llama import LlamaServer
-from bench_peers.openvino import OpenVino
+from bench_peers.openvino_genai_peer import OpenVino
 from bench_peers.table import put_into, table_of
 from bench_peers.work import REPOSITORY, WORK, PeerError, kept, machine_words, say
 from bench_peers.workloads import MEMORY, Figures, Row, Workload
