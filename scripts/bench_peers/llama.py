@@ -71,6 +71,9 @@ class LlamaServer:
     def measure(self, workload: Workload) -> Figures:
         return self._endpoint.measure(workload)
 
+    def remark(self) -> str:
+        return self._endpoint.remark()
+
     def pause(self) -> None:
         self._process.pause()
 

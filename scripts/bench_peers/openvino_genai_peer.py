@@ -54,6 +54,9 @@ class OpenVino:
             raise PeerError("its worker ended; .build/bench/logs/openvino.log says why")
         return {row.name: value for row, value in zip(workload.rows, values, strict=True)}
 
+    def remark(self) -> str:
+        return "in its own process, without HTTP"
+
     def pause(self) -> None:
         self._process.pause()
 
