@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner.paths.append(self.path)
         if not self._known():
             return
-        if self.path == "/v1/tokenize" and habits.tokenize:
+        if self.path == "/tokenize" and habits.tokenize:
             self._document(200, {"count": _count(request)})
             return
         if self.path != "/v1/chat/completions":
