@@ -236,7 +236,15 @@ def _print_json(report: Report, comparison: Comparison | None) -> None:
 
 def _print_report(report: Report, comparison: Comparison | None) -> None:
     from installer.bench.picture import pictures
-    from installer.bench.table import RATIOS, SPEED, TIMES, ratio_rows, speed_rows, time_rows
+    from installer.bench.table import (
+        RATIOS,
+        SPEED,
+        TIMES,
+        ratio_rows,
+        remarks,
+        speed_rows,
+        time_rows,
+    )
 
     target, work = report.target, report.workload
     name = f"{target.model} {target.version}".strip()
@@ -247,21 +255,12 @@ def _print_report(report: Report, comparison: Comparison | None) -> None:
     out.print()
     print_table(TIMES, time_rows(report.levels), empty="nothing was measured")
     _print_lines(pictures(report.levels))
-    _print_lines(_remarks(report))
+    _print_lines(remarks(report))
     if comparison is not None:
         out.print(f"\nnow / before ({comparison.before})\n", markup=False)
         print_table(RATIOS, ratio_rows(comparison), empty="no level is in both reports")
         if comparison.differences:
             out.print(f"note: not the same: {', '.join(comparison.differences)}", markup=False)
-
-
-def _remarks(report: Report) -> list[str]:
-    failures = [
-        f"failed at load {figures.level.label}: {count} x {reason}"
-        for figures in report.levels
-        for reason, count in figures.errors.items()
-    ]
-    return [*failures, *(f"note: {note}" for note in report.notes)]
 
 
 def _print_lines(lines: list[str]) -> None:
