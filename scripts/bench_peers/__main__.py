@@ -214,7 +214,7 @@ def _keep(rounds: Rounds, reasons: dict[str, str], peers: Sequence[Peer]) -> Pat
         "empty": reasons,
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
-    say(f"kept every round's figures in {path.relative_to(REPOSITORY)}")
+    say(f"kept every round's figures in .build/bench/{path.relative_to(WORK)}")
     return path
 
 

@@ -78,7 +78,7 @@ class OpenVino:
     def _export(self, directory: Path) -> None:
         say("exporting the checkpoint for OpenVINO in int4")
         call(
-            *(self._python.with_name("optimum-cli"), "export", "openvino"),
+            *(self._python, "-m", "optimum.commands.optimum_cli", "export", "openvino"),
             *("--model", self._checkpoint, "--task", "text-generation-with-past"),
             *("--weight-format", "int4", directory),
             log=WORK / "logs/openvino-export.log",

@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-WORK = REPOSITORY / ".build/bench"
+WORK = (REPOSITORY / ".build/bench").resolve()
+"""Resolved, since CMake and environments keep the paths that they were made with."""
 START_SECONDS = 900.0
 STOP_SECONDS = 30.0
 
