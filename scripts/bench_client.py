@@ -17,8 +17,8 @@ import time
 import uvloop
 
 from installer.bench import Plan, run
-from installer.bench.measure import Unwatched
 from installer.bench.server import Server
+from installer.bench.watcher import Unwatched
 from installer.bench.workload import Level, Workload
 
 PIECES = 256

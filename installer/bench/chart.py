@@ -35,7 +35,7 @@ def bar_chart(title: str, axis: str, rows: Sequence[tuple[str, float]]) -> str:
         )
         marks.append(_text(center, top - 5, digits(value), "value"))
         marks.append(_text(center, HEIGHT - 22, label, "label"))
-    return _chart(title, axis, [*scale.lines(digits), *marks])
+    return _chart(title, axis, [*scale.lines(_plain), *marks])
 
 
 def spread_chart(title: str, axis: str, rows: Sequence[tuple[str, Spread]]) -> str:
@@ -59,7 +59,7 @@ def spread_chart(title: str, axis: str, rows: Sequence[tuple[str, Spread]]) -> s
 
 def histogram_chart(title: str, values: Histogram) -> str:
     """Columns of counts over seconds."""
-    scale = _Scale(max(values.counts))
+    scale = _Scale(max(values.counts), least_step=1.0)
     width = _INNER_WIDTH / len(values.counts)
     marks = []
     for index, count in enumerate(values.counts):
@@ -72,14 +72,14 @@ def histogram_chart(title: str, values: Histogram) -> str:
     marks.append(_text(_LEFT, HEIGHT - 22, duration(values.low), "label start"))
     if high > values.low:
         marks.append(_text(WIDTH - _RIGHT, HEIGHT - 22, duration(high), "label end"))
-    return _chart(title, "requests over seconds of a whole request", [*scale.lines(digits), *marks])
+    return _chart(title, "requests over seconds of a whole request", [*scale.lines(_plain), *marks])
 
 
 class _Scale:
     """Values from 0 to a round number above `largest`, upwards."""
 
-    def __init__(self, largest: float) -> None:
-        self.step = _round_step(largest / _TICKS)
+    def __init__(self, largest: float, *, least_step: float = 0.0) -> None:
+        self.step = max(_round_step(largest / _TICKS), least_step)
         self.most = self.step * math.ceil(largest / self.step) if largest > 0 else self.step
 
     def y(self, value: float) -> float:
@@ -125,6 +125,10 @@ def _chart(title: str, axis: str, marks: Sequence[str]) -> str:
         f"<title>{escape(title)}</title><desc>{escape(axis)}</desc>"
         f"{''.join(marks)}{label}</svg></figure>"
     )
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.10g}"
 
 
 def _n(value: float) -> str:

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from appliance.errors import UnavailableError, UsageError
 from installer.bench.figures import Figures, figures_of
@@ -20,33 +19,8 @@ from installer.bench.prompts import Recipe, as_messages, calibrate, read_prompts
 from installer.bench.recorder import Recorder
 from installer.bench.report import Report, Target, now, this_machine
 from installer.bench.server import Dialect, Messages, Model, Server
+from installer.bench.watcher import Watcher
 from installer.bench.workload import Level, Workload, check_workload
-
-
-class Watcher(Protocol):
-    """Who is told how far the run is."""
-
-    def step(self, title: str) -> None:
-        """Something else than a level begins."""
-
-    def begin(self, level: Level, requests: int) -> None:
-        """A level begins."""
-
-    def finished(self, recorder: Recorder) -> None:
-        """A request of the level has ended."""
-
-
-class Unwatched:
-    """For nobody."""
-
-    def step(self, title: str) -> None:
-        """Say nothing."""
-
-    def begin(self, level: Level, requests: int) -> None:
-        """Say nothing."""
-
-    def finished(self, recorder: Recorder) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from installer.bench.chart import bar_chart, histogram_chart, spread_chart
 from installer.bench.figures import Figures
 from installer.bench.picture import digits, duration
 from installer.bench.report import Report
-from installer.bench.table import SPEED, TIMES, speed_rows, time_rows
+from installer.bench.table import SPEED, TIMES, remarks, speed_rows, time_rows
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1d2430; --soft: #5c6675;
@@ -76,13 +76,12 @@ def page_of(report: Report) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(_lead(report))}</p>',
         *_cards(levels),
-        *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
+        *(f'<p class="note">{escape(line)}</p>' for line in remarks(report)),
         "<h2>Pictures</h2>",
         f'<div class="charts">{"".join(_charts(levels))}</div>',
         "<h2>Figures</h2>",
         _table(SPEED, speed_rows(report.levels)),
         _table(TIMES, time_rows(report.levels)),
-        *_failures(report.levels),
         "<h2>What was measured</h2>",
         _list(_facts(report)),
         "<h2>What the words mean</h2>",
@@ -156,13 +155,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         f'<div class="wide"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
-
-
-def _failures(levels: Sequence[Figures]) -> Iterable[str]:
-    for figures in levels:
-        for reason, count in figures.errors.items():
-            text = f"load {figures.level.label}: {count} failed: {reason}"
-            yield f'<p class="note">{escape(text)}</p>'
 
 
 def _facts(report: Report) -> Mapping[str, str]:

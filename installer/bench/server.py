@@ -106,7 +106,8 @@ class Server:
         """The first dialect in which the server answers. Raises what it says to the first."""
         first: ApplianceError | None = None
         for dialect in DIALECTS:
-            status, body = await self._try(self._body(model, messages, dialect, 1))
+            request = self._body(model, messages, dialect, 1)
+            status, body = await self._call("POST", "/chat/completions", request)
             if status == http.HTTPStatus.OK:
                 return dialect
             error = refusal(status, body)
@@ -128,9 +129,12 @@ class Server:
             recorder.fail(f"silent for {self.timeout_seconds:g} s", self.clock())
 
     async def count_by_tokenizer(self, model: str, messages: Messages) -> int | None:
-        """The prompt's tokens as POST /tokenize counts them; None if there is no such endpoint."""
+        """The prompt's tokens as POST /tokenize counts them; None if there is no such endpoint.
+
+        It is an extension, in the shape that vLLM gave it, and stands beside /v1 and not below.
+        """
         body = {"model": model, "messages": list(messages)}
-        status, said = await self._call("POST", "/tokenize", body)
+        status, said = await self._call("POST", "/tokenize", body, below_v1=False)
         try:
             count = json.loads(said)["count"] if status == http.HTTPStatus.OK else None
         except (ValueError, KeyError, TypeError):
@@ -177,16 +181,15 @@ class Server:
                     silence.reschedule(loop.time() + self.timeout_seconds)
         recorder.close(self.clock())
 
-    async def _try(self, body: Json) -> tuple[int, bytes]:
-        """Status and, if it is an error, body."""
-        return await self._call("POST", "/chat/completions", body)
-
-    async def _call(self, method: str, path: str, body: Json | None = None) -> tuple[int, bytes]:
+    async def _call(
+        self, method: str, path: str, body: Json | None = None, *, below_v1: bool = True
+    ) -> tuple[int, bytes]:
         address = address_of(self.base_url)
+        path = (address.path if below_v1 else address.path.removesuffix("/v1")) + path
         try:
             async with (
                 asyncio.timeout(max(self.timeout_seconds, _COUNT_SECONDS)),
-                exchange(address, method, address.path + path, self._headers(), body) as answer,
+                exchange(address, method, path, self._headers(), body) as answer,
             ):
                 return answer.status, await answer.body()
         except (ExchangeError, TimeoutError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from installer.bench.comparison import Comparison
 from installer.bench.figures import Figures, Span, Spread
 from installer.bench.picture import digits, duration
+from installer.bench.report import Report
 
 NONE = "-"
 SPEED = ("load", "answered", "failed", "tokens in", "out", "tokens/s", "per stream", "requests/s")
@@ -43,6 +44,21 @@ def time_rows(levels: Sequence[Figures]) -> list[tuple[str, ...]]:
         )
         for figures in levels
     ]
+
+
+def remarks(report: Report) -> list[str]:
+    """What stands below the tables, a line each."""
+    lines = []
+    for figures in report.levels:
+        load = f"load {figures.level.label}"
+        if figures.prefill_tokens_per_second is not None:
+            rate = digits(figures.prefill_tokens_per_second)
+            lines.append(f"prefill at {load}: {rate} prompt tokens/s")
+        if figures.cached_tokens and figures.prompt_tokens is not None:
+            of = figures.prompt_tokens.total
+            lines.append(f"cached at {load}: {figures.cached_tokens} of {of} prompt tokens")
+        lines += [f"failed at {load}: {n} x {reason}" for reason, n in figures.errors.items()]
+    return [*lines, *(f"note: {note}" for note in report.notes)]
 
 
 def ratio_rows(comparison: Comparison) -> list[tuple[str, ...]]:

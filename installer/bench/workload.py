@@ -23,11 +23,6 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 0.0
 
     @property
-    def value(self) -> float:
-        """What a chart puts on its axis."""
-        return self.rate or self.concurrency
-
-    @property
     def label(self) -> str:
         """`16`, or `2.5/s`."""
         return f"{self.rate:g}/s" if self.rate else str(self.concurrency)

@@ -22,8 +22,8 @@ from installer.cli.output import JsonOption, RootOption, err, node_config, out, 
 if TYPE_CHECKING:
     from installer.bench import Plan, Report
     from installer.bench.comparison import Comparison
-    from installer.bench.recorder import Recorder
-    from installer.bench.workload import Level, Workload
+    from installer.bench.watcher import TerminalWatcher
+    from installer.bench.workload import Workload
 
 KEY_NAME = "appliance bench"
 KEY_SECONDS = 86_400
@@ -171,14 +171,19 @@ def _read(path: Path | None) -> Report | None:
 def _run(plan: Plan) -> Report:
     import uvloop
 
-    with _Shown() as shown, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    from installer.bench.watcher import TerminalWatcher
+
+    with (
+        TerminalWatcher(err) as shown,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         try:
             return runner.run(_until_stopped(plan, shown))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
 
-async def _until_stopped(plan: Plan, shown: _Shown) -> Report:
+async def _until_stopped(plan: Plan, shown: TerminalWatcher) -> Report:
     """The run. The first Ctrl-C ends it early; before the first level there is nothing to show."""
     from installer.bench import run
 
@@ -193,53 +198,6 @@ async def _until_stopped(plan: Plan, shown: _Shown) -> Report:
 
     loop.add_signal_handler(signal.SIGINT, interrupt)
     return await run(plan, shown, stop)
-
-
-class _Shown:
-    """The run on standard error: a bar on a terminal, else a line a level."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self.measuring = False
-        self._bars = Progress(
-            TextColumn("• {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
-        self._task = self._bars.add_task("", visible=False, said="")
-
-    def __enter__(self) -> _Shown:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def step(self, title: str) -> None:
-        """Print the title of a step."""
-        err.print(f"• {title}", markup=False)
-
-    def begin(self, level: Level, requests: int) -> None:
-        """Start the bar of a level."""
-        self.measuring = True
-        self._failed = self._tokens = 0
-        self._begin = time.monotonic()
-        title = f"load {level.label}"
-        self.step(f"{title}: {requests} requests")
-        self._bars.reset(self._task, total=requests, description=title, visible=True)
-
-    def finished(self, recorder: Recorder) -> None:
-        """Advance the bar, with the rate so far."""
-        self._failed += bool(recorder.sample.error)
-        self._tokens += recorder.sample.completion_tokens or 0
-        rate = self._tokens / max(time.monotonic() - self._begin, 1e-6)
-        failed = f", {self._failed} failed" if self._failed else ""
-        self._bars.update(self._task, advance=1, said=f"{rate:.0f} tokens/s{failed}")
 
 
 def _show(
@@ -278,7 +236,15 @@ def _print_json(report: Report, comparison: Comparison | None) -> None:
 
 def _print_report(report: Report, comparison: Comparison | None) -> None:
     from installer.bench.picture import pictures
-    from installer.bench.table import RATIOS, SPEED, TIMES, ratio_rows, speed_rows, time_rows
+    from installer.bench.table import (
+        RATIOS,
+        SPEED,
+        TIMES,
+        ratio_rows,
+        remarks,
+        speed_rows,
+        time_rows,
+    )
 
     target, work = report.target, report.workload
     name = f"{target.model} {target.version}".strip()
@@ -289,21 +255,12 @@ def _print_report(report: Report, comparison: Comparison | None) -> None:
     out.print()
     print_table(TIMES, time_rows(report.levels), empty="nothing was measured")
     _print_lines(pictures(report.levels))
-    _print_lines(_remarks(report))
+    _print_lines(remarks(report))
     if comparison is not None:
         out.print(f"\nnow / before ({comparison.before})\n", markup=False)
         print_table(RATIOS, ratio_rows(comparison), empty="no level is in both reports")
         if comparison.differences:
             out.print(f"note: not the same: {', '.join(comparison.differences)}", markup=False)
-
-
-def _remarks(report: Report) -> list[str]:
-    failures = [
-        f"failed at load {figures.level.label}: {count} x {reason}"
-        for figures in report.levels
-        for reason, count in figures.errors.items()
-    ]
-    return [*failures, *(f"note: {note}" for note in report.notes)]
 
 
 def _print_lines(lines: list[str]) -> None:

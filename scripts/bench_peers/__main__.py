@@ -18,17 +18,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from appliance.errors import ApplianceError
 from bench_peers import checkpoint, workloads
 from bench_peers.appliance_node import ApplianceNode
 from bench_peers.llama import LlamaServer
-from bench_peers.openvino import OpenVino
+from bench_peers.openvino_genai_peer import OpenVino
 from bench_peers.table import put_into, table_of
 from bench_peers.work import REPOSITORY, WORK, PeerError, kept, machine_words, say
 from bench_peers.workloads import MEMORY, Figures, Row, Workload
+from installer.checkpoint.quantize import SCHEMES
 
 PAGE = REPOSITORY / "docs/benchmarks.md"
 NAMES = (ApplianceNode.name, LlamaServer.name, OpenVino.name)
-GRADES = ("int4", "int8", "fp32", "w8a8")
+GRADES = tuple(SCHEMES)
 
 
 class Peer(Protocol):
@@ -40,6 +42,7 @@ class Peer(Protocol):
     def prepare(self) -> None: ...
     def start(self) -> None: ...
     def measure(self, workload: Workload) -> Figures: ...
+    def remark(self) -> str: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def resident_bytes(self) -> int: ...
@@ -66,14 +69,17 @@ def main() -> None:
     ready = [peer for peer in peers if _prepared(peer, reasons)]
     if options.prepare:
         sys.exit(1 if reasons else 0)
+    remarks: list[str] = []
     try:
         running = [peer for peer in ready if _started(peer, reasons)]
         rounds = _rounds(running, work, options.rounds, reasons)
+        remarks = [f"{peer.name}: {peer.remark()}" for peer in running if peer.remark()]
     finally:
         for peer in ready:
             peer.stop()
     rows = [*(row for item in work for row in item.rows), MEMORY]
-    block = _block(rows, peers, rounds, reasons, options.rounds)
+    block = _block(rows, peers, rounds, options.rounds)
+    block += _footnotes(remarks, reasons)
     print(f"\n{block}")
     _keep(rounds, reasons, peers)
     if not options.tiny and not options.no_page:
@@ -102,7 +108,7 @@ def options_of(arguments: Sequence[str]) -> argparse.Namespace:
 def _prepared(peer: Peer, reasons: dict[str, str]) -> bool:
     try:
         peer.prepare()
-    except PeerError as error:
+    except (PeerError, ApplianceError) as error:
         _give_up(peer, error, reasons)
         return False
     return True
@@ -113,7 +119,7 @@ def _started(peer: Peer, reasons: dict[str, str]) -> bool:
     say(f"starting {peer.name}")
     try:
         peer.start()
-    except PeerError as error:
+    except (PeerError, ApplianceError) as error:
         _give_up(peer, error, reasons)
         return False
     peer.pause()
@@ -149,13 +155,13 @@ def _measured(peer: Peer, workload: Workload) -> Figures:
         figures = dict(peer.measure(workload))
         figures[MEMORY.name] = peer.resident_bytes() / 1024**3
         return figures
-    except (OSError, AssertionError) as error:
+    except (OSError, AssertionError, ApplianceError) as error:
         raise PeerError(f"{type(error).__name__}: {error}") from error
     finally:
         peer.pause()
 
 
-def _give_up(peer: Peer, error: PeerError, reasons: dict[str, str]) -> None:
+def _give_up(peer: Peer, error: Exception, reasons: dict[str, str]) -> None:
     reasons[peer.name] = str(error)
     say(f"{peer.name} is left out: {error}")
 
@@ -164,7 +170,6 @@ def _block(
     rows: Sequence[Row],
     peers: Sequence[Peer],
     rounds: Rounds,
-    reasons: dict[str, str],
     count: int,
 ) -> str:
     medians = {
@@ -183,18 +188,18 @@ def _block(
         "",
         table_of(rows, [peer.name for peer in peers], medians),
     ]
-    if reasons:
-        lines += ["", *(f"- Empty: {name}: {_short(why)}" for name, why in reasons.items())]
     return "\n".join(lines)
+
+
+def _footnotes(remarks: Sequence[str], reasons: dict[str, str]) -> str:
+    empty = [f"empty: {name}: {' '.join(why.split())[:200]}" for name, why in reasons.items()]
+    notes = [f"- {note}" for note in (*remarks, *empty)]
+    return "\n\n" + "\n".join(notes) if notes else ""
 
 
 def command() -> str:
     """The command line that made the table."""
     return shlex.join(["./scripts/bench", *sys.argv[1:]])
-
-
-def _short(reason: str) -> str:
-    return " ".join(reason.split())[:200]
 
 
 def _keep(rounds: Rounds, reasons: dict[str, str], peers: Sequence[Peer]) -> Path:
@@ -209,7 +214,7 @@ def _keep(rounds: Rounds, reasons: dict[str, str], peers: Sequence[Peer]) -> Pat
         "empty": reasons,
     }
     path.write_text(json.dumps(document, indent=1) + "\n")
-    say(f"kept every round's figures in {path.relative_to(REPOSITORY)}")
+    say(f"kept every round's figures in .build/bench/{path.relative_to(WORK)}")
     return path
 
 

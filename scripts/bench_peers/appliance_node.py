@@ -64,6 +64,9 @@ class ApplianceNode:
     def measure(self, workload: Workload) -> Figures:
         return self._endpoint.measure(workload)
 
+    def remark(self) -> str:
+        return self._endpoint.remark()
+
     def pause(self) -> None:
         self._shim.pause()
         self._engine.pause()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import ml_dtypes  # noqa: F401  makes numpy know bfloat16
 import numpy as np
 from safetensors import safe_open
 

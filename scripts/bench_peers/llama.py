@@ -58,6 +58,8 @@ class LlamaServer:
                 *("--model", self._model, "--alias", "bench"),
                 *("--host", "127.0.0.1", "--port", str(port)),
                 *("--parallel", str(STREAMS), "--ctx-size", str(STREAMS * CAPACITY)),
+                # No second cache of former prompts in memory: capacity is compared as it is.
+                *("--cache-ram", "0"),
                 *("--threads", str(len(os.sched_getaffinity(0)))),
             ],
             WORK / "logs/llama-server.log",
@@ -68,6 +70,9 @@ class LlamaServer:
 
     def measure(self, workload: Workload) -> Figures:
         return self._endpoint.measure(workload)
+
+    def remark(self) -> str:
+        return self._endpoint.remark()
 
     def pause(self) -> None:
         self._process.pause()

@@ -46,7 +46,8 @@ def _better(row: Row, medians: Medians, other: str) -> str:
 def _figure(value: float | None) -> str:
     if value is None:
         return NONE
-    return f"{value:.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
+    places = next((n for n, least in enumerate((99.5, 9.95, 0.995)) if value >= least), 3)
+    return f"{value:.{places}f}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -13,10 +13,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-WORK = REPOSITORY / ".build/bench"
+WORK = (REPOSITORY / ".build/bench").resolve()
+"""Resolved, since CMake and environments keep the paths that they were made with."""
 START_SECONDS = 900.0
 STOP_SECONDS = 30.0
 
@@ -99,10 +101,11 @@ class Process:
 
     def pause(self) -> None:
         """Stop all its threads: engines keep them spinning when they have nothing to do."""
-        os.killpg(self.popen.pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        os.killpg(self.popen.pid, signal.SIGCONT)
+        """Continue them."""
+        self._signal(signal.SIGCONT)
 
     def end(self) -> None:
         """SIGTERM, then SIGKILL."""
@@ -127,6 +130,11 @@ class Process:
             if self.popen.poll() is not None or time.monotonic() > deadline:
                 raise PeerError(f"it does not start:\n{self._said()}")
             time.sleep(0.2)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # One that has crashed is noticed when it is asked next.
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, number)
 
     def _said(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-12:])

@@ -28,7 +28,7 @@ def test_a_ratio_is_how_many_times_ours_is_better_whichever_way_the_unit_goes() 
         "|  | appliance | other | us / other |",
         "| --- | --- | --- | --- |",
         "| rate, tokens/s | 120 | 60.0 | 2.00x |",
-        "| wait, s | 0.50 | 1.00 | 2.00x |",
+        "| wait, s | 0.500 | 1.00 | 2.00x |",
         "| absent, s | - | - | - |",
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from installer.bench.event_stream import EventReader
@@ -36,6 +36,7 @@ LINES = st.sampled_from([b"data: a", b"data:b", b": c", b"event: d", b"", b"", b
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(LINES, ENDS)).map(lambda lines: b"".join(map(b"".join, lines))),
     st.lists(st.integers(0, 200)),

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from installer.bench.figures import figures_of, histogram, percentile, spread
@@ -152,6 +152,7 @@ def test_a_level_without_any_request_has_no_figures() -> None:
     assert figures.output_tokens_per_second is None
 
 
+@settings(deadline=None)
 @given(TIMES, st.floats(0, 1))
 def test_a_percentile_is_numpys(values: list[float], share: float) -> None:
     ordered = sorted(values)
@@ -159,6 +160,7 @@ def test_a_percentile_is_numpys(values: list[float], share: float) -> None:
     assert percentile(ordered, share) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(TIMES)
 def test_a_spread_is_ordered_and_within_its_values(values: list[float]) -> None:
     found = spread(values)
@@ -166,6 +168,7 @@ def test_a_spread_is_ordered_and_within_its_values(values: list[float]) -> None:
     assert min(values) <= found.p50 <= found.p90 <= found.p99 <= found.max == max(values)
 
 
+@settings(deadline=None)
 @given(TIMES)
 def test_every_value_is_in_the_histogram_once(values: list[float]) -> None:
     found = histogram(values)

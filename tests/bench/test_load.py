@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from installer.bench.load import Load, arrivals
@@ -32,6 +32,7 @@ def load(send: Send, clock: Callable[[], float]) -> Load:
     return Load(send, clock, itertools.count(), lambda _: None, asyncio.Event())
 
 
+@settings(deadline=None)
 @given(concurrency=st.integers(1, 8), requests=st.integers(1, 30))
 def test_the_closed_loop_keeps_its_streams_busy_and_no_more(
     concurrency: int, requests: int

@@ -147,14 +147,17 @@ def test_no_node_is_not_found(tmp_path: Path) -> None:
 
 def test_ctrl_c_prints_what_was_measured_until_then(node: Node, tmp_path: Path) -> None:
     """The engine stops in the middle of the second level, and then comes the signal."""
+    node.engine.behaviour.seconds_per_step = 0.005
+    shape = ["--input-tokens", "64", "--output-tokens", "8", "--requests", "60"]
+    arguments = ["bench", "--root", str(node.config.layout.root), *shape]
     code = "from installer.cli import main; main()"
-    root = str(node.config.layout.root)
-    arguments = ["bench", "--root", root, *SHAPE, "--concurrency", "1,3", "--json"]
     with (tmp_path / "err").open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=errors
+            [sys.executable, "-c", code, *arguments, "--concurrency", "8,3", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
         )
-    eventually(lambda: "load 3" in (tmp_path / "err").read_text(), 60)
+    eventually(lambda: "load 3" in (tmp_path / "err").read_text(), 120)
     node.engine.behaviour.pause_after = 0
     eventually(lambda: node.engine.running == 3 or process.poll() is not None, 60)
     process.send_signal(signal.SIGINT)
@@ -162,8 +165,8 @@ def test_ctrl_c_prints_what_was_measured_until_then(node: Node, tmp_path: Path) 
     assert process.returncode == INTERRUPTED
     document = json.loads(output)
     assert document["interrupted"]
-    assert document["levels"][0]["requests"] == 4
-    assert document["levels"][1]["requests"] < 4
+    assert document["levels"][0]["requests"] == 60
+    assert document["levels"][1]["requests"] < 60
     with KeyStore(node.config.layout.keys_db) as keys:
         (made,) = [key for key in keys.list() if key.name == KEY_NAME]
         assert made.revoked is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import NotFoundError, UsageError
@@ -46,6 +46,7 @@ RECIPES = {tokenizer: recipe_for(tokenizer) for tokenizer in TOKENIZERS}
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@settings(deadline=None)
 @given(tokens=st.integers(40, 400), seed=st.integers(0, 99), index=st.integers(0, 99))
 def test_a_prompt_has_exactly_the_tokens_asked_for(
     tokenizer: Callable[[str], int], tokens: int, seed: int, index: int
@@ -56,6 +57,7 @@ def test_a_prompt_has_exactly_the_tokens_asked_for(
     assert tokenizer(text) == tokens
 
 
+@settings(deadline=None)
 @given(shared=st.integers(40, 120), seed=st.integers(0, 99))
 def test_a_shared_prefix_is_shared_and_the_rest_is_not(shared: int, seed: int) -> None:
     one, other = (
@@ -66,6 +68,7 @@ def test_a_shared_prefix_is_shared_and_the_rest_is_not(shared: int, seed: int) -
     assert one[same : same + 16] != other[same : same + 16]
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_prompts_differ_within_their_first_words(seed: int) -> None:
     texts = [RECIPES[words].text(200, shared=0, seed=seed, index=i) for i in range(20)]

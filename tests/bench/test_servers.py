@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner, Result
 
 from appliance.errors import (
@@ -20,9 +27,12 @@ from appliance.errors import (
     UnavailableError,
     UsageError,
 )
+from installer.bench.watcher import TerminalWatcher
+from installer.bench.workload import Level
 from installer.cli.app import app
 from tests.fakes.odd_server import MODEL, Habits, OddServer
 
+LOOPBACK = IPv4Address("127.0.0.1")
 SHAPE = ("--input-tokens", "40", "--output-tokens", "6", "--requests", "4", "--concurrency", "2")
 
 
@@ -168,15 +178,13 @@ def test_silence_is_given_up_and_named(server: OddServer, monkeypatch: pytest.Mo
 
 def turn_at_level(server: OddServer, habits: Habits, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the server take on `habits` when the first level begins."""
-    from installer.cli.bench import _Shown
+    begin = TerminalWatcher.begin
 
-    begin = _Shown.begin
-
-    def turned(self: Any, level: Any, requests: int) -> None:
+    def turned(self: TerminalWatcher, level: Level, requests: int) -> None:
         server.habits = habits
         begin(self, level, requests)
 
-    monkeypatch.setattr(_Shown, "begin", turned)
+    monkeypatch.setattr(TerminalWatcher, "begin", turned)
 
 
 def test_failures_stand_in_the_printed_report(
@@ -342,3 +350,42 @@ def test_a_server_that_does_not_speak_http_is_unavailable() -> None:
         error = failure(CliRunner().invoke(app, ["bench", "--base-url", url]))
         thread.join()
     assert "does not speak HTTP" in error.message
+
+
+def test_a_server_over_tls_is_measured_if_its_certificate_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = tmp_path / "certificate.pem"
+    with OddServer(tls_context(certificate)) as server:
+        error = failure(bench(server))
+        assert isinstance(error, UnavailableError)
+        assert "no connection" in error.message
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert measured(server)["levels"][0]["requests"] == 4
+
+
+def tls_context(certificate: Path) -> ssl.SSLContext:
+    """A server's context for 127.0.0.1, whose own certificate is written to `certificate`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = certificate.with_name("key.pem")
+    certificate.write_bytes(made.public_bytes(pem))
+    plain = serialization.NoEncryption()
+    secret.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, secret)
+    return context

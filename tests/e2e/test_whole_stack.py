@@ -285,3 +285,15 @@ def test_status_says_what_serves_and_where(served: Served) -> None:
     assert status["serving"] is True
     assert status["base_url"] == f"http://127.0.0.1:{served.prefix.port}/v1"
     assert json.dumps(status).count(CHAT)
+
+
+def test_the_installed_command_measures_the_node_by_the_nodes_own_counts(served: Served) -> None:
+    shape = ["--input-tokens", "60", "--output-tokens", "12", "--requests", "4"]
+    report = served.prefix.run("bench", "--model", EXACT, "--concurrency", "2", *shape)
+    (level,) = report["levels"]
+    assert (level["requests"], level["failed"], level["peak"]) == (4, 0, 2)
+    assert level["prompt_tokens"] == {"low": 60, "high": 60, "total": 240}
+    assert level["completion_tokens"] == {"low": 12, "high": 12, "total": 48}
+    assert report["target"]["bundle_digest"]
+    (kept,) = (served.prefix.root / "var/lib/appliance/bench").iterdir()
+    assert json.loads(kept.read_text())["levels"] == report["levels"]

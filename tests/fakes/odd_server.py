@@ -8,9 +8,11 @@ is as many words as tokens were asked for.
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -64,9 +66,9 @@ class Habits:
 
 
 class OddServer:
-    """`with OddServer() as server:` serves at `server.base_url`."""
+    """`with OddServer() as server:` serves at `server.base_url`, over TLS with a `tls` context."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.habits = Habits()
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
@@ -78,11 +80,16 @@ class OddServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def __enter__(self) -> OddServer:
         self._thread.start()
@@ -108,6 +115,11 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_of: OddServer
 
+    def handle(self) -> None:
+        """One connection; callers that hang up in the middle of a handshake are no matter."""
+        with suppress(ssl.SSLError, ConnectionError):
+            super().handle()
+
     def log_message(self, format: str, *args: object) -> None:
         """Be quiet."""
 
@@ -126,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner.paths.append(self.path)
         if not self._known():
             return
-        if self.path == "/v1/tokenize" and habits.tokenize:
+        if self.path == "/tokenize" and habits.tokenize:
             self._document(200, {"count": _count(request)})
             return
         if self.path != "/v1/chat/completions":
@@ -171,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._write(frame)
             if habits.chunked:
                 self.wfile.write(b"0\r\n\r\n")
-        except (BrokenPipeError, ConnectionResetError, _HangUpError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError, _HangUpError):
             pass
 
     def _write(self, frame: bytes) -> None:

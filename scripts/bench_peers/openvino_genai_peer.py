@@ -54,6 +54,9 @@ class OpenVino:
             raise PeerError("its worker ended; .build/bench/logs/openvino.log says why")
         return {row.name: value for row, value in zip(workload.rows, values, strict=True)}
 
+    def remark(self) -> str:
+        return "in its own process, without HTTP"
+
     def pause(self) -> None:
         self._process.pause()
 
@@ -75,7 +78,7 @@ class OpenVino:
     def _export(self, directory: Path) -> None:
         say("exporting the checkpoint for OpenVINO in int4")
         call(
-            *(self._python.with_name("optimum-cli"), "export", "openvino"),
+            *(self._python, "-m", "optimum.commands.optimum_cli", "export", "openvino"),
             *("--model", self._checkpoint, "--task", "text-generation-with-past"),
             *("--weight-format", "int4", directory),
             log=WORK / "logs/openvino-export.log",
