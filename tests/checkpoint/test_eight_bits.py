@@ -46,15 +46,15 @@ class Bytes:
         graphs = [open_graph(model.graph.with_name(f"{n}.onnx")) for n in ("model", "prefill")]
         self._runner = ModelRunner(graphs[0], self.pool, self.spec.vocab_size, 128, graphs[1])
 
-    def prefill(self, tokens: Sequence[int], *, slot: int = 0, start: int = 0, rows: int = 1) -> Floats:
+    def prefill(
+        self, tokens: Sequence[int], *, slot: int = 0, start: int = 0, rows: int = 1
+    ) -> Floats:
         logits: Floats = np.full((rows, self.spec.vocab_size), np.nan, np.float32)
         self._runner.prefill(slot, start, tokens, logits)
         return logits
 
     def decode(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Floats:
-        logits: Floats = np.full(
-            (sum(map(len, tokens)), self.spec.vocab_size), np.nan, np.float32
-        )
+        logits: Floats = np.full((sum(map(len, tokens)), self.spec.vocab_size), np.nan, np.float32)
         self._runner.decode(starts, tokens, logits)
         return logits
 
@@ -157,7 +157,7 @@ def test_several_tokens_of_each_sequence_can_be_decoded_at_once(built: BuildBund
         single.prefill(prompt, slot=slot)
     got = together.decode([len(p) for p in prompts], drafts)
     wanted = []
-    for slot, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True)):
+    for slot, draft in enumerate(drafts):
         for index, token in enumerate(draft):
             starts = [len(p) for p in prompts]
             starts[slot] += index

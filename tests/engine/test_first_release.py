@@ -24,8 +24,14 @@ GOLDEN = REPOSITORY / "tests/golden/0.1/decoder"
 def test_a_bundle_of_the_first_release_computes_what_it_did(tmp_path: Path) -> None:
     checkpoint = write_qwen3(
         tmp_path / "checkpoint",
-        **{"vocab": 300, "hidden": 32, "layers": 1, "heads": 2, "kv_heads": 1},
-        **{"head_dim": 16, "intermediate": 32, "context": 64},
+        vocab=300,
+        hidden=32,
+        layers=1,
+        heads=2,
+        kv_heads=1,
+        head_dim=16,
+        intermediate=32,
+        context=64,
     )
     new = tmp_path / "new"
     build_bundle(
