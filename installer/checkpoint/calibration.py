@@ -93,4 +93,5 @@ def _scale(peaks: Float32) -> Float32:
     least = max(float(peaks.max()) * 1e-3, 1e-6)
     mantissa, exponent = np.frexp(np.maximum(peaks, least) * np.float32(_MARGIN / 127))
     grid = 1 << _MANTISSA_BITS
-    return np.ldexp(np.ceil(mantissa * grid) / grid, exponent).astype(np.float32)
+    scales: Float32 = np.ldexp(np.ceil(mantissa * grid) / grid, exponent).astype(np.float32)
+    return scales

@@ -176,7 +176,7 @@ def test_what_calibration_saw_fits_the_cache(built: BuildBundle) -> None:
         assert 20 < np.abs(array.astype(int)).max() < 127
 
 
-class _RoundingCache(DynamicCache):  # type: ignore[misc]  # the library has no types
+class _RoundingCache(DynamicCache):
     """Holds what the graph's integers stand for; its scales are the graph's."""
 
     def __init__(self, graph: Path) -> None:
@@ -188,13 +188,22 @@ class _RoundingCache(DynamicCache):  # type: ignore[misc]  # the library has no 
             if tensor.name.startswith("cache.")
         }
 
-    def update(self, keys: Any, values: Any, layer: int, *rest: Any, **named: Any) -> Any:
-        rounded = []
-        for name, x in (("key", keys), ("value", values)):
-            scale = torch.from_numpy(self._scales[f"cache.{name}_{layer}"].copy())
-            scale = scale.view(x.shape[1], 1, x.shape[3])
-            rounded.append(torch.round(x / scale).clamp(-128, 127) * scale)
-        return super().update(*rounded, layer, *rest, **named)
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = self._rounded(f"key_{layer_idx}", key_states)
+        values = self._rounded(f"value_{layer_idx}", value_states)
+        return super().update(keys, values, layer_idx, *args, **kwargs)
+
+    def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        scale = torch.from_numpy(self._scales[f"cache.{name}"].copy())
+        scale = scale.view(x.shape[1], 1, x.shape[3])
+        return torch.round(x / scale).clamp(-128, 127) * scale
 
 
 def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
