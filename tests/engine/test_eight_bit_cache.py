@@ -123,8 +123,9 @@ def _logits(open_chat: OpenChat, tokens: list[int], cut: int = 0) -> Array:
     runner, decoder = model.engine._runner, model.bundle.manifest.decoder
     assert isinstance(runner, ModelRunner)
     assert decoder is not None
-    row = np.zeros((1, decoder.vocab_size), np.float32)
+    row: Array = np.zeros((1, decoder.vocab_size), np.float32)
     if cut:
         runner.prefill(0, 0, tokens[:cut], row[:0])
     runner.prefill(0, cut, tokens[cut:], row)
-    return row[0]
+    logits: Array = row[0]
+    return logits
