@@ -31,10 +31,15 @@ HOME = Path(__file__).resolve().parent.parent / ".build/bench-fast"
 GRADES = ("w8a8", "int4", "int8")
 CAPACITY, SLOTS, VOCAB = 2304, 16, 151_936
 SHAPE = {
-    **{"layers": 28, "hidden": 1024, "heads": 16, "kv_heads": 8, "head_dim": 128},
-    **{"intermediate": 3072, "vocab": VOCAB, "context": 40_960},
+    "layers": 28,
+    "hidden": 1024,
+    "heads": 16,
+    "kv_heads": 8,
+    "head_dim": 128,
+    "intermediate": 3072,
+    "vocab": VOCAB,
+    "context": 40_960,
 }
-Figures = dict[str, float]
 
 
 def open_grade(grade: str) -> ChatModel:

@@ -182,9 +182,8 @@ def _check(manifest: Manifest) -> None:
         raise _bad("a chat bundle needs decoder, generation and prompting")
     if manifest.kind == "embedding" and not manifest.encoder:
         raise _bad("an embedding bundle needs encoder")
-    if manifest.decoder is not None and any(
-        isinstance(g.prefill, str) != (manifest.decoder.cache == "int8") for g in manifest.graphs
-    ):
+    joined = manifest.decoder is not None and manifest.decoder.cache == "int8"
+    if any(isinstance(g.prefill, str) != joined for g in manifest.graphs):
         raise _bad("a graph for prompts belongs to an 8-bit cache, and to no other")
     _check_numbers(manifest)
 

@@ -70,9 +70,7 @@ class ChatModel:
             if decoder.cache == "int8":
                 prompts = open_session(artifact.directory, settings.threads, PREFILL_NAME)
             pool = SlotPool(decoder, self.cache_shape)
-            runner = ModelRunner(
-                session, pool, decoder.vocab_size, settings.token_budget, prompts
-            )
+            runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget, prompts)
         except BaseException:
             self.close()
             raise

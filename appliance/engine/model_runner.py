@@ -74,9 +74,7 @@ class ModelRunner:
         """
         self._prompts.compute(slot, start, tokens, logits)
 
-    def decode(
-        self, starts: Listing[int], tokens: Listing[Listing[int]], logits: Array
-    ) -> None:
+    def decode(self, starts: Listing[int], tokens: Listing[Listing[int]], logits: Array) -> None:
         """Compute `tokens[i]` from position `starts[i]` on in slot i, for all slots at once.
 
         `logits` gets a row for each token, those of slot 0 first. More than one token of a

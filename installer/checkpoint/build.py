@@ -40,7 +40,6 @@ from installer.checkpoint.generation import read_generation
 from installer.checkpoint.graph.attention import (
     BytePrompt,
     ByteSlots,
-    CacheScales,
     FloatSlots,
     Observed,
 )
@@ -252,9 +251,7 @@ class _GraphWriter:
         builder.save(path, name=plan.checkpoint.family)
 
 
-def _write_joined(
-    plan: Plan, writer: _GraphWriter, directory: Path, progress: Progress
-) -> None:
+def _write_joined(plan: Plan, writer: _GraphWriter, directory: Path, progress: Progress) -> None:
     """The weights with a graph that observes; then, with the scales found, the two that serve."""
     observed = (directory / GRAPH).with_name("observed.onnx")
     writer.write(observed, Observed)

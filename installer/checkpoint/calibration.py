@@ -25,7 +25,7 @@ TEXTS = (
     "long, which nobody used in summer.",
     'def mean(values: list[float]) -> float:\n    """Raises ValueError if there are none."""\n'
     "    if not values:\n        raise ValueError('no values')\n"
-    "    return sum(values) / len(values)\n\n\nclass Stack<T> { private T[] items; int size = 0; }\n"
+    "    return sum(values) / len(values)\n\n\nclass Stack<T> { private T[] items; }\n"
     "SELECT name, COUNT(*) FROM orders WHERE placed >= '2024-01-31' GROUP BY name HAVING n > 3;",
     '{"id": 4711, "tags": ["urgent", "billing"], "customer": {"name": "Zoë Ångström", "vip": true},'
     ' "amounts": [12.5, -0.003, 1e6], "note": null}\n| item | price |\n| --- | ---: |\n| nut | 3 |',
@@ -34,8 +34,8 @@ TEXTS = (
     "Let x + y = 17 and 3x - 2y = 1. Adding twice the first equation to the second gives 5x = 35, "
     "so x = 7 and y = 10. Check: 3 * 7 - 2 * 10 = 1. First, therefore, however, because, finally: "
     "step by step, we see that the answer is 7.",
-    "THE END. chapter i: \"Well,\" said she -- 'tis late... www.example.org/a?b=c&d=%20 "
-    "a@b.example +47 22 33 44 55; 10:45 PM; #1; $9.99; 50 %; C:\\temp\\new.txt\n\n\n\t- one\n\t- two",
+    'THE END. chapter i: "Well," said she -- \'tis late... www.example.org/a?b=c&d=%20 '
+    "a@b.example +47 22 33 44 55; 10:45 PM; $9.99; 50 %; C:\\temp\\new.txt\n\n\n\t- one\n- two",
 )
 """Prose, code, data, languages, arithmetic, odd characters."""
 
@@ -53,7 +53,9 @@ def calibrate(graph: Path, prompts: Sequence[Sequence[int]], layers: int) -> Cac
     peaks: list[Float32] | None = None
     for prompt in prompts:
         seen = _run(session, prompt)
-        peaks = seen if peaks is None else [np.maximum(a, b) for a, b in zip(peaks, seen, strict=True)]
+        peaks = (
+            seen if peaks is None else [np.maximum(a, b) for a, b in zip(peaks, seen, strict=True)]
+        )
     assert peaks is not None, "there is at least one prompt"
     if not all(np.isfinite(peak).all() for peak in peaks):
         raise CheckpointError(
@@ -91,4 +93,5 @@ def _scale(peaks: Float32) -> Float32:
     least = max(float(peaks.max()) * 1e-3, 1e-6)
     mantissa, exponent = np.frexp(np.maximum(peaks, least) * np.float32(_MARGIN / 127))
     grid = 1 << _MANTISSA_BITS
-    return np.ldexp(np.ceil(mantissa * grid) / grid, exponent).astype(np.float32)
+    scales: Float32 = np.ldexp(np.ceil(mantissa * grid) / grid, exponent).astype(np.float32)
+    return scales

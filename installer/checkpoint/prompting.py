@@ -44,7 +44,6 @@ class ChatSource:
     thinking: bool
     """Whether the model thinks where a request does not say."""
 
-
     def prompt(self, text: str) -> str:
         """What the model would read if a user said `text`. Raises CheckpointError."""
         tokens = {name: getattr(self.prompting, name) for name in ("bos_token", "eos_token")}

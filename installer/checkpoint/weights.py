@@ -72,9 +72,7 @@ class WeightFiles:
             file.write(piece.tobytes())
             self._at += piece.nbytes
         assert self._at - offset == size, f"{name}: {self._at - offset} bytes for {size}"
-        return ir.ExternalTensor(
-            self._name, offset, size, dtype, shape=ir.Shape(shape), name=name
-        )
+        return ir.ExternalTensor(self._name, offset, size, dtype, shape=ir.Shape(shape), name=name)
 
     def flush(self) -> None:
         """Make everything written so far readable by others."""

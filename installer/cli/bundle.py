@@ -18,8 +18,8 @@ app = typer.Typer(name="bundle", help="Build and check model bundles.", no_args_
 class PrecisionName(StrEnum):
     """How the weights are stored."""
 
-    int4 = "int4"
     w8a8 = "w8a8"
+    int4 = "int4"
     int8 = "int8"
     fp32 = "fp32"
 
@@ -42,7 +42,7 @@ def build(
     ],
     precision: Annotated[
         PrecisionName | None,
-        typer.Option(help="Of the weights; int4 for chat models, int8 for embeddings by default."),
+        typer.Option(help="Of the weights; w8a8 for chat models, int8 for embeddings by default."),
     ] = None,
     passphrase_file: PassphraseFileOption = None,
     license_file: Annotated[

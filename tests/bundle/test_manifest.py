@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from appliance.bundle import manifest as manifests
 from appliance.bundle.manifest import Manifest
 from appliance.errors import LayoutError
+from tests.conftest import REPOSITORY
 from tests.fakes.bundles import write_bundle
+
+FIRST_RELEASE = (REPOSITORY / "tests/golden/0.1/decoder/bundle.json").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +139,25 @@ def test_a_changed_manifest_is_refused_or_is_another_bundle(
     except LayoutError:
         return
     assert manifests.digest(bytes(data)) != manifests.digest(manifests.encode(manifest))
+
+
+def test_the_manifest_of_the_first_release_keeps_its_bytes() -> None:
+    # Fields that are newer than it are left out where a bundle does not need them.
+    assert manifests.encode(manifests.decode(FIRST_RELEASE)) == FIRST_RELEASE
+
+
+def test_an_8_bit_cache_and_a_graph_for_prompts_come_together() -> None:
+    old = manifests.decode(FIRST_RELEASE)
+    document = json.loads(FIRST_RELEASE)
+    path = document["graphs"][0]["path"]
+    decoder = document["decoder"] | {"cache": "int8"}
+    graphs = [document["graphs"][0] | {"prefill": path, "precision": "w8a8"}]
+    both = manifests.decode(changed(old, decoder=decoder, graphs=graphs))
+    assert both.decoder is not None
+    assert (both.decoder.cache, both.graph.prefill) == ("int8", path)
+    for fields in ({"decoder": decoder}, {"graphs": graphs}):
+        with pytest.raises(LayoutError, match="8-bit cache"):
+            manifests.decode(changed(old, **fields))
+    graphs[0]["prefill"] = "graph/cpu/absent.onnx"
+    with pytest.raises(LayoutError, match="absent"):
+        manifests.decode(changed(old, decoder=decoder, graphs=graphs))

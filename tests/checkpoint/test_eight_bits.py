@@ -46,15 +46,15 @@ class Bytes:
         graphs = [open_graph(model.graph.with_name(f"{n}.onnx")) for n in ("model", "prefill")]
         self._runner = ModelRunner(graphs[0], self.pool, self.spec.vocab_size, 128, graphs[1])
 
-    def prefill(self, tokens: Sequence[int], *, slot: int = 0, start: int = 0, rows: int = 1) -> Floats:
+    def prefill(
+        self, tokens: Sequence[int], *, slot: int = 0, start: int = 0, rows: int = 1
+    ) -> Floats:
         logits: Floats = np.full((rows, self.spec.vocab_size), np.nan, np.float32)
         self._runner.prefill(slot, start, tokens, logits)
         return logits
 
     def decode(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Floats:
-        logits: Floats = np.full(
-            (sum(map(len, tokens)), self.spec.vocab_size), np.nan, np.float32
-        )
+        logits: Floats = np.full((sum(map(len, tokens)), self.spec.vocab_size), np.nan, np.float32)
         self._runner.decode(starts, tokens, logits)
         return logits
 
@@ -157,7 +157,7 @@ def test_several_tokens_of_each_sequence_can_be_decoded_at_once(built: BuildBund
         single.prefill(prompt, slot=slot)
     got = together.decode([len(p) for p in prompts], drafts)
     wanted = []
-    for slot, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True)):
+    for slot, draft in enumerate(drafts):
         for index, token in enumerate(draft):
             starts = [len(p) for p in prompts]
             starts[slot] += index
@@ -176,7 +176,7 @@ def test_what_calibration_saw_fits_the_cache(built: BuildBundle) -> None:
         assert 20 < np.abs(array.astype(int)).max() < 127
 
 
-class _RoundingCache(DynamicCache):  # type: ignore[misc]  # the library has no types
+class _RoundingCache(DynamicCache):
     """Holds what the graph's integers stand for; its scales are the graph's."""
 
     def __init__(self, graph: Path) -> None:
@@ -188,13 +188,22 @@ class _RoundingCache(DynamicCache):  # type: ignore[misc]  # the library has no 
             if tensor.name.startswith("cache.")
         }
 
-    def update(self, keys: Any, values: Any, layer: int, *rest: Any, **named: Any) -> Any:
-        rounded = []
-        for name, x in (("key", keys), ("value", values)):
-            scale = torch.from_numpy(self._scales[f"cache.{name}_{layer}"].copy())
-            scale = scale.view(x.shape[1], 1, x.shape[3])
-            rounded.append(torch.round(x / scale).clamp(-128, 127) * scale)
-        return super().update(*rounded, layer, *rest, **named)
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = self._rounded(f"key_{layer_idx}", key_states)
+        values = self._rounded(f"value_{layer_idx}", value_states)
+        return super().update(keys, values, layer_idx, *args, **kwargs)
+
+    def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        scale = torch.from_numpy(self._scales[f"cache.{name}"].copy())
+        scale = scale.view(x.shape[1], 1, x.shape[3])
+        return torch.round(x / scale).clamp(-128, 127) * scale
 
 
 def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ def build_node(root: Path) -> None:
     """The checkpoints are left beside the node's files, for the reference implementation."""
     node = EngineNode(root)
     node.add(write_qwen3(root / "chat"), name="chat")
+    node.add(root / "chat", name="bytes", precision="w8a8")
     node.add(write_bert(root / "words"), name="words")
 
 
@@ -35,12 +36,15 @@ def node_root(build_once: BuildOnce) -> Path:
 
 @pytest.fixture
 def open_chat(node_root: Path) -> Iterator[OpenChat]:
-    """Opens the chat model with given settings; closed after the test."""
+    """Opens a chat model with given settings; closed after the test.
+
+    `chat` is in fp32, `bytes` the same model in w8a8 with an 8-bit cache.
+    """
     with ExitStack() as stack:
 
-        def open_it(**settings: int) -> ChatModel:
+        def open_it(name: str = "chat", **settings: int) -> ChatModel:
             defaults = {"cache_bytes": 64 << 20, "threads": 1}
-            model = _open(node_root, "chat", EngineSettings(**(defaults | settings)))
+            model = _open(node_root, name, EngineSettings(**(defaults | settings)))
             assert isinstance(model, ChatModel)
             stack.callback(model.close)
             return model

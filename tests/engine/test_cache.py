@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.config import EngineSettings
@@ -18,11 +19,13 @@ from appliance.scheduler import Move
 QWEN3_06B = DecoderSpec(
     layers=28, kv_heads=8, head_dim=128, vocab_size=151_936, context_length=40_960
 )
+QWEN3_06B_BYTES = replace(QWEN3_06B, cache="int8")
 TINY = DecoderSpec(layers=2, kv_heads=2, head_dim=16, vocab_size=512, context_length=512)
 
 
 def test_a_token_of_the_known_shape_takes_the_known_bytes() -> None:
     assert token_bytes(QWEN3_06B) == 229_376
+    assert token_bytes(QWEN3_06B_BYTES) == 57_344
 
 
 @pytest.mark.parametrize(
@@ -69,17 +72,19 @@ def test_a_budget_leaves_room_for_the_next_version_and_takes_all_back() -> None:
     assert budget.free == budget.total
 
 
-def test_the_pool_is_exactly_as_large_as_its_shape_says() -> None:
-    shape = CacheShape(slots=3, capacity=20, token_bytes=token_bytes(TINY))
-    pool = SlotPool(TINY, shape)
+@pytest.mark.parametrize("decoder", [TINY, replace(TINY, cache="int8")])
+def test_the_pool_is_exactly_as_large_as_its_shape_says(decoder: DecoderSpec) -> None:
+    shape = CacheShape(slots=3, capacity=20, token_bytes=token_bytes(decoder))
+    pool = SlotPool(decoder, shape)
     assert sum(array.nbytes for array in pool.keys + pool.values) == shape.total_bytes
 
 
+@pytest.mark.parametrize("decoder", [TINY, replace(TINY, cache="int8")])
 @pytest.mark.parametrize("exchange", [False, True])
-def test_moves_copy_or_exchange_the_positions_named(exchange: bool) -> None:
-    pool = SlotPool(TINY, CacheShape(3, 20, token_bytes(TINY)))
+def test_moves_copy_or_exchange_the_positions_named(exchange: bool, decoder: DecoderSpec) -> None:
+    pool = SlotPool(decoder, CacheShape(3, 20, token_bytes(decoder)))
     for array in pool.keys + pool.values:
-        array[:] = np.random.default_rng(0).normal(size=array.shape)
+        array[:] = np.random.default_rng(0).integers(-128, 128, array.shape)
     before = [array.copy() for array in pool.keys + pool.values]
     pool.move(Move(2, 0, 7, exchange=exchange))
     for array, old in zip(pool.keys + pool.values, before, strict=True):

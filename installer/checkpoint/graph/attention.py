@@ -213,9 +213,7 @@ class Observed(_Rotated):
             peaks = graph.op("ReduceMax", graph.op("Abs", x), graph.constant([0, 1]), keepdims=0)
             graph.output(peaks, f"{name}_peaks_{layer}", (shape.kv_heads * shape.head_dim,))
         nothing = (None, None, self._seqlens, self._total)
-        attended, *_ = self._kernel(
-            self._rotate(queries), keys, values, *nothing, rotate=False
-        )
+        attended, *_ = self._kernel(self._rotate(queries), keys, values, *nothing, rotate=False)
         return attended
 
     def choose(self, x: ir.Value) -> None:

@@ -161,22 +161,52 @@ class GraphBuilder:
         return self.floats(name, (width,), [self.tensors.vector(name, width)])
 
     def linear(
-        self, x: ir.Value, name: str, inner: int, outer: int, *, bias: bool = False
+        self,
+        x: ir.Value,
+        name: str,
+        inner: int,
+        outer: int,
+        *,
+        bias: bool = False,
+        scale: ir.Value | None = None,
     ) -> ir.Value:
-        """x [..., inner] -> [..., outer] by the checkpoint's `name`.weight [outer, inner]."""
-        weight = f"{name}.weight"
-        self.tensors.expect(weight, (outer, inner))
+        """x [..., inner] -> [..., outer] by the checkpoint's `name`.weight [outer, inner].
+
+        `scale` [..., 1] is what `unscaled` gave, if x was made from its result.
+        """
         addend = self.vector(f"{name}.bias", outer) if bias else None
-        bits = self.scheme.layer_bits
+        if self.scheme.integer_products:
+            y, own = self.unscaled(x, name, inner, outer)
+            assert own is not None
+            y = self.op("Mul", y, own if scale is None else self.op("Mul", own, scale))
+            return y if addend is None else self.op("Add", y, addend)
+        assert scale is None, "only products of integers have factors"
+        weight, bits = self._weight(name, inner, outer), self.scheme.layer_bits
         if bits == 32:
             pieces = self.tensors.transposed(weight)
             y = self.op("MatMul", x, self.floats(f"{name}.transposed", (inner, outer), pieces))
             return y if addend is None else self.op("Add", y, addend)
         rows = self.tensors.rows(weight)
-        if self.scheme.integer_products:
-            return self.multiply(x, self.integers(name, (outer, inner), rows), addend)
         matrix = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
         return self.multiply(x, matrix, addend)
+
+    def unscaled(
+        self, x: ir.Value, name: str, inner: int, outer: int
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """As `linear`, but for a factor [..., 1] that is still to be multiplied with, or None.
+
+        Where x goes through another linear layer before it is added to anything, one product
+        with the factors of both is cheaper.
+        """
+        if not self.scheme.integer_products:
+            return self.linear(x, name, inner, outer), None
+        rows = self.tensors.rows(self._weight(name, inner, outer))
+        return self._multiply_integers(x, self.integers(name, (outer, inner), rows))
+
+    def _weight(self, name: str, inner: int, outer: int) -> str:
+        weight = f"{name}.weight"
+        self.tensors.expect(weight, (outer, inner))
+        return weight
 
     def integers(self, name: str, shape: tuple[int, int], rows: Iterable[Float32]) -> IntegerMatrix:
         """Round and store the matrix of this shape, given in runs of rows, a scale a row."""
@@ -190,7 +220,9 @@ class GraphBuilder:
                 yield integers
 
         stored = self.files.write(f"{name}.integers", ir.DataType.INT8, shape, rounded())
-        return IntegerMatrix(stored, self.floats(f"{name}.scales", (outer, 1), scales), outer, inner)
+        return IntegerMatrix(
+            stored, self.floats(f"{name}.scales", (outer, 1), scales), outer, inner
+        )
 
     def quantized(
         self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
@@ -221,8 +253,8 @@ class GraphBuilder:
     def multiply(self, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None) -> ir.Value:
         """x [..., inner] -> [..., outer]."""
         if isinstance(matrix, IntegerMatrix):
-            y = self._multiply_integers(x, matrix)
-            return y if bias is None else self.op("Add", y, bias)
+            assert bias is None
+            return self.op("Mul", *self._multiply_integers(x, matrix))
         return self.op(
             "MatMulNBits",
             *(x, matrix.packed, matrix.scales, matrix.zeros),
@@ -235,8 +267,10 @@ class GraphBuilder:
             accuracy_level=INT8_ACTIVATIONS,
         )
 
-    def _multiply_integers(self, x: ir.Value, matrix: IntegerMatrix) -> ir.Value:
-        """Each row of x is rounded to 8 bits by its own peak, so no row depends on another.
+    def _multiply_integers(self, x: ir.Value, matrix: IntegerMatrix) -> tuple[ir.Value, ir.Value]:
+        """The product but for a factor of each row, and that factor.
+
+        Each row of x is rounded to 8 bits by its own peak, so no row depends on another.
 
         The transpose is folded by the compiler; here the matrix stays as the checkpoint has it.
         """
@@ -250,7 +284,7 @@ class GraphBuilder:
             self._scalar("const.middle", np.uint8(128)),
             domain=MICROSOFT,
         )
-        return self.op("Mul", product, peaks)
+        return product, peaks
 
     def _round(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         """x [..., n] -> integers 1..255 around 128, and the peaks [..., 1] that 127 stands for."""

@@ -1,8 +1,8 @@
 """What decoder-only families share: pre-norm blocks and SwiGLU around attention.
 
 Owns the blocks that families are composed of; attention over the cache, and with it the graph's
-inputs, is one of the forms of attention.py. A family gives its own projection of queries, keys and values and its own
-feed-forward; what no family shares stays in the family's file.
+inputs, is one of the forms of attention.py. A family gives its own projection of queries, keys
+and values and its own feed-forward; what no family shares stays in the family's file.
 """
 
 from __future__ import annotations
@@ -177,10 +177,10 @@ def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, b
 def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(silu(gate(x)) * up(x)); Shazeer, GLU Variants Improve Transformer (2020)."""
     gate = graph.linear(x, f"{at}.mlp.gate_proj", shape.hidden, shape.inner)
-    up = graph.linear(x, f"{at}.mlp.up_proj", shape.hidden, shape.inner)
+    up, scale = graph.unscaled(x, f"{at}.mlp.up_proj", shape.hidden, shape.inner)
     silu = graph.op("Mul", gate, graph.op("Sigmoid", gate))
     product = graph.op("Mul", silu, up)
-    return graph.linear(product, f"{at}.mlp.down_proj", shape.inner, shape.hidden)
+    return graph.linear(product, f"{at}.mlp.down_proj", shape.inner, shape.hidden, scale=scale)
 
 
 def head_norm(

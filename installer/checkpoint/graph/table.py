@@ -15,7 +15,6 @@ from installer.checkpoint.graph.builder import (
     GraphBuilder,
     IntegerMatrix,
     Matrix,
-    QuantizedMatrix,
 )
 from installer.checkpoint.quantize import block_size
 from installer.checkpoint.weights import alias
