@@ -21,6 +21,7 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_TOOL_CALLS: _ClassVar[FinishReason]
     FINISH_REASON_CANCELLED: _ClassVar[FinishReason]
     FINISH_REASON_ERROR: _ClassVar[FinishReason]
+    FINISH_REASON_DEADLINE: _ClassVar[FinishReason]
 
 class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -38,6 +39,7 @@ FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_TOOL_CALLS: FinishReason
 FINISH_REASON_CANCELLED: FinishReason
 FINISH_REASON_ERROR: FinishReason
+FINISH_REASON_DEADLINE: FinishReason
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_SERVING: ModelState
@@ -45,7 +47,7 @@ MODEL_STATE_DRAINING: ModelState
 MODEL_STATE_FAILED: ModelState
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "model", "chat", "text", "tokens", "sampling", "n", "cache_namespace")
+    __slots__ = ("request_id", "model", "chat", "text", "tokens", "sampling", "n", "cache_namespace", "caller", "priority", "deadline_ms")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +56,9 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     CACHE_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     chat: ChatPrompt
@@ -62,7 +67,10 @@ class GenerateRequest(_message.Message):
     sampling: SamplingParams
     n: int
     cache_namespace: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., cache_namespace: _Optional[str] = ...) -> None: ...
+    caller: str
+    priority: int
+    deadline_ms: int
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., cache_namespace: _Optional[str] = ..., caller: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
@@ -414,7 +422,7 @@ class StatsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelStats, _Mapping]]] = ...) -> None: ...
 
 class ModelStats(_message.Message):
-    __slots__ = ("model", "sequences_running", "sequences_waiting", "cache_bytes_total", "cache_bytes_used", "prompt_tokens", "generated_tokens", "cached_tokens", "sequences_finished", "sequences_cancelled", "preemptions", "steps", "prefix_cache_queries")
+    __slots__ = ("model", "sequences_running", "sequences_waiting", "cache_bytes_total", "cache_bytes_used", "prompt_tokens", "generated_tokens", "cached_tokens", "sequences_finished", "sequences_cancelled", "preemptions", "steps", "prefix_cache_queries", "recomputed_tokens", "sequences_expired")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_RUNNING_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -428,6 +436,8 @@ class ModelStats(_message.Message):
     PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_CACHE_QUERIES_FIELD_NUMBER: _ClassVar[int]
+    RECOMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_EXPIRED_FIELD_NUMBER: _ClassVar[int]
     model: str
     sequences_running: int
     sequences_waiting: int
@@ -441,4 +451,6 @@ class ModelStats(_message.Message):
     preemptions: int
     steps: int
     prefix_cache_queries: int
-    def __init__(self, model: _Optional[str] = ..., sequences_running: _Optional[int] = ..., sequences_waiting: _Optional[int] = ..., cache_bytes_total: _Optional[int] = ..., cache_bytes_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sequences_finished: _Optional[int] = ..., sequences_cancelled: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., prefix_cache_queries: _Optional[int] = ...) -> None: ...
+    recomputed_tokens: int
+    sequences_expired: int
+    def __init__(self, model: _Optional[str] = ..., sequences_running: _Optional[int] = ..., sequences_waiting: _Optional[int] = ..., cache_bytes_total: _Optional[int] = ..., cache_bytes_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sequences_finished: _Optional[int] = ..., sequences_cancelled: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., prefix_cache_queries: _Optional[int] = ..., recomputed_tokens: _Optional[int] = ..., sequences_expired: _Optional[int] = ...) -> None: ...

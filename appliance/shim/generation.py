@@ -164,6 +164,8 @@ async def admitted(
     meanwhile is noticed inside: then there is a REQ, and a RES with what was computed.
     """
     seconds = services.settings.request_timeout_seconds
+    for request in requests:
+        request.caller = exchange.key_id
     streams = [services.engine.generate(request) for request in requests]
     try:
         async with Lifeline(receive, services.drain, seconds) as lifeline:
@@ -204,6 +206,8 @@ async def _accepted(streams: Sequence[GenerateStream]) -> list[pb.Accepted]:
 
 def _reason(finished: pb.Finished) -> str:
     reason = FINISH_REASONS.get(finished.reason)
+    if finished.reason == pb.FINISH_REASON_DEADLINE:
+        raise UnavailableError("the request's time is up", code="timeout")
     if reason is None:
         name = pb.FinishReason.Name(finished.reason).removeprefix("FINISH_REASON_").lower()
         raise UnavailableError(f"the engine ended the answer: {name}", code="engine_error")
