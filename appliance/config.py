@@ -154,6 +154,8 @@ class EngineSettings:
     """Tokens computed per step: decode first, the rest goes to prefill chunks."""
     max_waiting: int = 256
     """Queued sequences per model; more are refused."""
+    max_waiting_per_caller: int = 192
+    """How many of them may be one caller's, so that nobody fills the queue alone."""
     max_context: int = 0
     """Upper bound on tokens per sequence; 0 takes the model's own."""
 
@@ -340,6 +342,7 @@ def _check(config: Config) -> None:
         ("engine.max_sequences", engine.max_sequences, 1, 1024),
         ("engine.token_budget", engine.token_budget, 16, 65_536),
         ("engine.max_waiting", engine.max_waiting, 0, 1_000_000),
+        ("engine.max_waiting_per_caller", engine.max_waiting_per_caller, 0, 1_000_000),
         ("engine.max_context", engine.max_context, 0, 1 << 24),
         ("audit.batch_entries", audit.batch_entries, 1, 4096),
         ("audit.batch_milliseconds", audit.batch_milliseconds, 0, 1000),

@@ -6,7 +6,11 @@ The lock is held while sequences change hands, never while the model runs.
 
 from __future__ import annotations
 
+import functools
+import heapq
 import threading
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as Listing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +40,9 @@ class Generation:
         reasoning_opened: the prompt ends with the opening reasoning tag.
         cache_namespace: keys and values are shared with calls of the same one only; "": with none.
         grammar: what the output is held to.
+        caller: whom the tokens count for when callers take turns.
+        priority: the higher is served first, and takes slots from the lower.
+        deadline: when the call ends, whatever it has, on the engine's clock; None: never.
     """
 
     call: int
@@ -49,6 +56,9 @@ class Generation:
     reasoning_opened: bool = False
     cache_namespace: str = ""
     grammar: CompiledGrammar | None = None
+    caller: str = ""
+    priority: int = 0
+    deadline: float | None = None
     prompt_param: str = "prompt"
     """The caller's word for the prompt, for errors."""
 
@@ -65,17 +75,21 @@ class Output:
 class Counters:
     """What the engine has done since it started.
 
-    `prompt_tokens` were computed. Of the `prefix_queries`, prompt tokens of sequences that got a
-    slot, `cached_tokens` came from the prefix cache.
+    `prompt_tokens` were computed, each once; `recomputed_tokens` again, after a preemption. Of the
+    `prefix_queries`, prompt tokens of sequences that got a slot, `cached_tokens` came from the
+    prefix cache. `expired` sequences met their deadline, and count as neither of the others.
     """
 
     steps: int = 0
     prompt_tokens: int = 0
     prefix_queries: int = 0
     cached_tokens: int = 0
+    recomputed_tokens: int = 0
     generated_tokens: int = 0
     finished: int = 0
     cancelled: int = 0
+    expired: int = 0
+    preemptions: int = 0
 
 
 class Runner(Protocol):
@@ -98,7 +112,7 @@ class _Running:
 
 
 class LLMEngine:
-    """Continuous batching over one runner."""
+    """Continuous batching over one runner. `clock` gives the seconds that deadlines are in."""
 
     def __init__(
         self,
@@ -111,25 +125,32 @@ class LLMEngine:
         capacity: int,
         token_budget: int,
         max_waiting: int,
+        max_waiting_per_caller: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
         self._prompting = prompting
         self._vocab_size = vocab_size
         self.capacity = capacity
-        self._limits = {
-            "slots": slots,
-            "capacity": capacity,
-            "token_budget": token_budget,
-            "max_waiting": max_waiting,
-        }
+        self._make_scheduler = functools.partial(
+            Scheduler,
+            slots=slots,
+            capacity=capacity,
+            token_budget=token_budget,
+            max_waiting=max_waiting,
+            max_waiting_per_caller=max_waiting_per_caller,
+        )
+        self._clock = clock
         self._lock = threading.Lock()
-        self._scheduler = Scheduler(**self._limits)
+        self._scheduler = self._make_scheduler()
         self._sequences: dict[Sequence, _Running] = {}
         self._calls: dict[int, list[_Running]] = {}
         self._cancelled: set[int] = set()
         # Its thread starts with the first grammar.
         self._masks = ThreadPoolExecutor(1, thread_name_prefix="masks")
+        self._deadlines: list[tuple[float, int]] = []
+        """A heap; calls that have ended stay in it until their time comes."""
         self.counters = Counters()
 
     @property
@@ -158,6 +179,8 @@ class LLMEngine:
             self._scheduler.add(running.sequence for running in group)
             self._sequences |= {running.sequence: running for running in group}
             self._calls[generation.call] = group
+            if generation.deadline is not None:
+                heapq.heappush(self._deadlines, (generation.deadline, generation.call))
 
     def cancel(self, call: int) -> None:
         """Drop a request before the next step; each of its sequences then ends as cancelled."""
@@ -168,13 +191,13 @@ class LLMEngine:
     def step(self) -> list[Output]:
         """Compute one step. Only one thread may call it."""
         with self._lock:
-            outputs = self._drop_cancelled()
+            outputs = self._drop_cancelled() + self._drop_expired()
             plan = self._scheduler.schedule()
         logits = self._runner.run(plan)
         sampled = self._sample(plan, logits)
         with self._lock:
-            self._scheduler.commit(plan)
             self._count(plan)
+            self._scheduler.commit(plan)
             for sequence, token in zip(plan.sampled, sampled, strict=True):
                 outputs += self._advance(self._sequences[sequence], token)
             self._prepare_masks(plan)
@@ -187,10 +210,11 @@ class LLMEngine:
                 Output(running.call, _finished(running, FinishReason.ERROR))
                 for running in self._sequences.values()
             ]
-            self._scheduler = Scheduler(**self._limits)
+            self._scheduler = self._make_scheduler()
             self._sequences.clear()
             self._calls.clear()
             self._cancelled.clear()
+            self._deadlines.clear()
         return outputs
 
     def check_integrity(self) -> None:
@@ -228,7 +252,12 @@ class LLMEngine:
             reasoning_opened=generation.reasoning_opened,
         )
         sampler = Sampler(generation.params, generation.prompt, index=index)
-        sequence = Sequence(generation.prompt, namespace=generation.cache_namespace)
+        sequence = Sequence(
+            generation.prompt,
+            namespace=generation.cache_namespace,
+            caller=generation.caller,
+            priority=generation.priority,
+        )
         constraint = None
         if generation.grammar is not None:
             # Without the model's end tokens among its own, a request has asked to ignore them.
@@ -240,11 +269,19 @@ class LLMEngine:
 
     def _drop_cancelled(self) -> list[Output]:
         cancelled, self._cancelled = self._cancelled, set()
-        return [
-            Output(call, self._end(running, FinishReason.CANCELLED))
-            for call in cancelled
-            for running in list(self._calls.get(call, ()))
-        ]
+        return [output for call in cancelled for output in self._drop(call, FinishReason.CANCELLED)]
+
+    def _drop_expired(self) -> list[Output]:
+        outputs: list[Output] = []
+        while self._deadlines and self._deadlines[0][0] <= self._clock():
+            _, call = heapq.heappop(self._deadlines)
+            outputs += self._drop(call, FinishReason.DEADLINE)
+        return outputs
+
+    def _drop(self, call: int, reason: FinishReason) -> list[Output]:
+        """End what is left of a call."""
+        group = list(self._calls.get(call, ()))
+        return [Output(call, self._end(running, reason)) for running in group]
 
     def _sample(self, plan: Plan, logits: Array) -> list[Sampled]:
         return [
@@ -287,16 +324,28 @@ class LLMEngine:
             del self._calls[running.call]
         if reason is FinishReason.CANCELLED:
             self.counters.cancelled += 1
+        elif reason is FinishReason.DEADLINE:
+            self.counters.expired += 1
         else:
             self.counters.finished += 1
         return finished
 
     def _count(self, plan: Plan) -> None:
-        self.counters.steps += 1
-        self.counters.prefix_queries += sum(s.prompt_length for s in plan.admitted)
-        self.counters.cached_tokens += sum(s.cached for s in plan.admitted)
-        self.counters.prompt_tokens += sum(chunk.count for chunk in plan.prefills)
-        self.counters.generated_tokens += len(plan.sampled)
+        """Add up a plan that was computed and is not committed yet."""
+        counters = self.counters
+        counters.steps += 1
+        counters.generated_tokens += len(plan.sampled)
+        counters.preemptions += len(plan.preempted)
+        for sequence in plan.admitted:
+            counters.prefix_queries += sequence.prompt_length
+            counters.cached_tokens += sequence.cached
+        for chunk in plan.prefills:
+            reached, end = chunk.sequence.reached, chunk.start + chunk.count
+            again = max(0, min(end, reached) - chunk.start)
+            counters.recomputed_tokens += again
+            counters.prompt_tokens += max(
+                0, min(end, chunk.sequence.prompt_length) - chunk.start - again
+            )
 
 
 def _sample_row(running: _Running, row: Array) -> Sampled:

@@ -83,6 +83,7 @@ class ChatModel:
             capacity=self.cache_shape.capacity,
             token_budget=settings.token_budget,
             max_waiting=settings.max_waiting,
+            max_waiting_per_caller=settings.max_waiting_per_caller,
         )
         self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
 

@@ -29,6 +29,7 @@ class FinishReason(enum.Enum):
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
     CANCELLED = "cancelled"
+    DEADLINE = "deadline"
     ERROR = "error"
 
 

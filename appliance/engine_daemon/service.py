@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
+
+import grpc
 
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Turn
 from appliance.engine.llm_engine import Generation
 from appliance.engine.loaded import ChatModel
-from appliance.engine.output import Finished
+from appliance.engine.output import Finished, FinishReason
 from appliance.engine_daemon import wire
 from appliance.engine_daemon.calls import Call, CallLedger, EmbedCall
 from appliance.engine_daemon.faults import ServicerContext, answered
@@ -30,12 +33,13 @@ class EngineService(pb_grpc.EngineServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: ServicerContext) -> None:  # noqa: N802
         async with answered(context):
+            deadline = _deadline(request, context)
             hosted = self._registry.serving(request.model)
             call = self._ledger.open(request.request_id, wire.sequence_count(request))
             try:
                 with hosted.preparing():
                     generation, asked = await asyncio.to_thread(
-                        _generation, hosted.chat, call, request
+                        _generation, hosted.chat, call, request, deadline
                     )
                     if asked.constrains:
                         generation = await _held_to(asked, generation, hosted.chat)
@@ -129,10 +133,21 @@ class EngineService(pb_grpc.EngineServicer):
                 await context.write(wire.finished_event(event))
             else:
                 await context.write(wire.delta_event(event, tokenizer))
+        if any(end.reason is FinishReason.DEADLINE for end in call.finished):
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time is up")
+
+
+def _deadline(request: pb.GenerateRequest, context: ServicerContext) -> float | None:
+    """The earlier one of the request's and of the call's own, by the monotonic clock."""
+    remaining: float | None = context.time_remaining()
+    seconds = [] if remaining is None else [remaining]
+    if request.deadline_ms:
+        seconds.append(request.deadline_ms / 1000)
+    return time.monotonic() + min(seconds) if seconds else None
 
 
 def _generation(
-    model: ChatModel, call: Call, request: pb.GenerateRequest
+    model: ChatModel, call: Call, request: pb.GenerateRequest, deadline: float | None
 ) -> tuple[Generation, Turn]:
     """What the request asks of the engine. Blocks on the template. Raises RequestError."""
     params = wire.sampling_params(request.sampling, model.generation)
@@ -157,6 +172,9 @@ def _generation(
         tools=kind == "chat" and asked.calls != "none",
         reasoning_opened=opened,
         cache_namespace=request.cache_namespace,
+        caller=request.caller,
+        priority=request.priority,
+        deadline=deadline,
         prompt_param=param,
     )
     return generation, asked
@@ -204,5 +222,8 @@ def _add_stats(stats: pb.ModelStats, hosted: HostedModel) -> None:
         stats.generated_tokens += model.engine.counters.generated_tokens
         stats.prefix_cache_queries += model.engine.counters.prefix_queries
         stats.cached_tokens += model.engine.counters.cached_tokens
+        stats.recomputed_tokens += model.engine.counters.recomputed_tokens
+        stats.preemptions += model.engine.counters.preemptions
+        stats.sequences_expired += model.engine.counters.expired
         stats.cache_bytes_total += model.cache_shape.total_bytes
         stats.cache_bytes_used += model.cache_bytes_used

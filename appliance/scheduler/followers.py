@@ -25,6 +25,10 @@ class Followers:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._waiting)
 
+    def count(self, caller: str) -> int:
+        """How many of `caller`'s follow."""
+        return sum(sequence.caller == caller for sequence in self._waiting)
+
     def add(self, sequence: Sequence, promise: Match) -> None:
         """`sequence` follows the sequence that is to compute `promise`."""
         leader = promise.prefix.owner

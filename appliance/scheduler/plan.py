@@ -46,12 +46,16 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step. `decodes[i]` is in slot i; `admitted` got their first slot with this plan."""
+    """One step. `decodes[i]` is in slot i.
+
+    `admitted` got their first slot with this plan, `preempted` lost theirs and wait again.
+    """
 
     moves: tuple[Move, ...] = ()
     prefills: tuple[PrefillChunk, ...] = ()
     decodes: tuple[Sequence, ...] = ()
     admitted: tuple[Sequence, ...] = ()
+    preempted: tuple[Sequence, ...] = ()
 
     @property
     def sampled(self) -> tuple[Sequence, ...]:

@@ -11,12 +11,14 @@ than its bound. Not thread-safe: its owner holds a lock.
 from __future__ import annotations
 
 import itertools
-from collections import Counter, deque
-from collections.abc import Hashable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 
 from appliance.errors import CapacityError
+from appliance.scheduler.fair_queue import AGED_TURN, FairQueue
 from appliance.scheduler.followers import Followers
 from appliance.scheduler.plan import Plan, PrefillChunk
+from appliance.scheduler.preemption import victim_for
 from appliance.scheduler.sequence import Phase, Sequence
 from appliance.scheduler.slots import SlotTable
 
@@ -33,6 +35,7 @@ class Scheduler:
         token_budget: tokens computed per step; decode first. At least one prompt token is
             computed per step even if decode takes all of it, so that prefill cannot starve.
         max_waiting: sequences that may wait beside those that find a free slot.
+        max_waiting_per_caller: how many of them may be one caller's; None: all.
         reuse_block: tokens of a cached prefix are reused in multiples of this.
     """
 
@@ -43,6 +46,7 @@ class Scheduler:
         capacity: int,
         token_budget: int,
         max_waiting: int,
+        max_waiting_per_caller: int | None = None,
         reuse_block: int = REUSE_BLOCK,
     ) -> None:
         assert capacity > 1
@@ -51,11 +55,15 @@ class Scheduler:
         self.capacity = capacity
         self._token_budget = token_budget
         self._max_waiting = max_waiting
+        self._max_of_caller = (
+            max_waiting if max_waiting_per_caller is None else max_waiting_per_caller
+        )
         self._slots = SlotTable(slots, reuse_block)
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = FairQueue()
         self._followers = Followers()
         self._private: Counter[Hashable] = Counter()
         self._arrivals = itertools.count()
+        self._steps = 0
         self._planned = False
 
     @property
@@ -83,13 +91,7 @@ class Scheduler:
         when the queue is full.
         """
         arrivals = tuple(sequences)
-        room = self._slots.available + self._max_waiting - self.waiting
-        if len(arrivals) > room:
-            raise CapacityError(
-                f"the queue is full: {self.waiting} sequences wait",
-                hint="try again when others have finished",
-                code="queue_full",
-            )
+        self._check_room(arrivals)
         alone = _Private()
         for sequence in arrivals:
             assert sequence.phase is Phase.WAITING
@@ -98,7 +100,7 @@ class Scheduler:
                 sequence.namespace = alone
                 self._private[alone] += 1
             sequence.arrival = next(self._arrivals)
-            self._waiting.append(sequence)
+            self._waiting.push(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, finished or cancelled; its slot may be given away from now on."""
@@ -108,6 +110,8 @@ class Scheduler:
                 self._waiting.remove(sequence)
             sequence.phase = Phase.FINISHED
         elif sequence.running:
+            if sequence.phase is Phase.PREFILL:
+                self._waiting.spend(sequence.caller, -_fresh(sequence, sequence.computed))
             self._slots.release(sequence)
         else:
             return
@@ -121,13 +125,22 @@ class Scheduler:
         """The next step; empty if there is nothing to compute. Commit it before the next one."""
         assert not self._planned
         self._planned = True
-        self._waiting.extendleft(reversed(self._followers.ready()))
+        for sequence in reversed(self._followers.ready()):
+            self._waiting.push_back(sequence)
         room = max(1, self._token_budget - len(self._slots.decoding))
-        admitted = tuple(self._admit(room))
+        admitted, preempted = self._admit(room)
         self._slots.arrange()
-        shares = _shares({s: s.uncomputed for s in self._slots.prefilling}, room)
+        needs = {sequence: sequence.uncomputed for sequence in self._slots.prefilling}
+        shares = _shares(needs, room, self._rank())
+        self._steps += 1
         chunks = tuple(_chunk(sequence, count) for sequence, count in shares.items())
-        return Plan(self._slots.take_moves(), chunks, self._slots.decoding, admitted)
+        return Plan(
+            self._slots.take_moves(),
+            chunks,
+            self._slots.decoding,
+            tuple(admitted),
+            tuple(preempted),
+        )
 
     def commit(self, plan: Plan) -> None:
         """Book what `plan` has computed; sequences whose prompt is complete start to decode."""
@@ -137,6 +150,7 @@ class Scheduler:
             self._slots.advance(chunk.sequence, chunk.count)
         for sequence in plan.decodes:
             self._slots.advance(sequence, 1)
+            self._waiting.spend(sequence.caller, 1)
         for chunk in plan.prefills:
             if chunk.sequence.uncomputed == 0:
                 self._slots.promote(chunk.sequence)
@@ -151,6 +165,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Every sequence is in one place, no slot is lost, nothing exceeds its bound."""
         self._slots.check_integrity()
+        self._waiting.check_integrity()
         assert self.waiting <= self._max_waiting + self._slots.count
         waiting = [*self._waiting, *self._followers]
         for sequence in waiting:
@@ -158,8 +173,8 @@ class Scheduler:
             assert sequence.slot is None
             assert sequence.computed == 0
         for sequence in self._slots.prefilling:
-            assert sequence.computed < sequence.prompt_length
-            assert sequence.generated == 0
+            assert sequence.computed < len(sequence.tokens)
+            assert sequence.generated == 0 or sequence.preemptions
         for sequence in self._slots.decoding:
             assert sequence.prompt_length <= sequence.computed <= len(sequence.tokens)
             assert len(sequence.tokens) <= self.capacity
@@ -167,44 +182,96 @@ class Scheduler:
         private = Counter(s.namespace for s in everyone if isinstance(s.namespace, _Private))
         assert private == self._private
 
-    def _admit(self, room: int) -> Iterable[Sequence]:
-        """Give slots to those in the queue who would get tokens in this step."""
-        while self._waiting and self._slots.available:
-            sequence = self._waiting[0]
+    def _check_room(self, arrivals: Collection[Sequence]) -> None:
+        """Raises CapacityError, which says whose bound it is."""
+        free, hint = self._slots.available, "try again when others have finished"
+        if len(arrivals) > free + self._max_waiting - self.waiting:
+            raise CapacityError(
+                f"the queue is full: {self.waiting} sequences wait", hint=hint, code="queue_full"
+            )
+        for caller, count in Counter(sequence.caller for sequence in arrivals).items():
+            waiting = self._waiting.count(caller) + self._followers.count(caller)
+            if count > free + self._max_of_caller - waiting:
+                raise CapacityError(
+                    f"this caller's part of the queue is full: {waiting} of its sequences wait",
+                    hint=hint,
+                    code="caller_queue_full",
+                )
+
+    def _admit(self, room: int) -> tuple[list[Sequence], list[Sequence]]:
+        """Give slots to those in the queue who would get tokens in this step.
+
+        Returns those who got their first one, and those who had to give theirs.
+        """
+        admitted: list[Sequence] = []
+        preempted: list[Sequence] = []
+        while sequence := self._waiting.head(by_age=self._slots.available > 0):
+            victim = None
+            if not self._slots.available:
+                victim = victim_for(sequence, self._slots)
+                if victim is None:
+                    break
             match, promise = self._slots.match(sequence), self._slots.promise(sequence)
             held = match.tokens if match is not None else 0
             if promise is not None and promise.tokens > held:
-                self._followers.add(self._waiting.popleft(), promise)
+                self._waiting.remove(sequence)
+                self._followers.add(sequence, promise)
                 continue
             needs = {s: s.uncomputed for s in self._slots.prefilling}
             needs[sequence] = sequence.uncomputed - held
-            if sequence not in _shares(needs, room):
-                return
-            self._waiting.popleft()
+            if sequence not in _shares(needs, room, self._rank()):
+                break
+            if victim is not None:
+                self._preempt(victim)
+                preempted.append(victim)
+            self._waiting.take(sequence, _fresh(sequence, held))
             self._slots.claim(sequence, match)
-            sequence.cached = held
-            yield sequence
+            if not sequence.preemptions:
+                sequence.cached = held
+                admitted.append(sequence)
+        return admitted, preempted
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Back into the queue; what it has computed stays cached while there is room."""
+        self._slots.release(sequence)
+        sequence.phase = Phase.WAITING
+        sequence.computed = 0
+        sequence.preemptions += 1
+        self._waiting.push_back(sequence)
+
+    def _rank(self) -> Callable[[Sequence], tuple[int, ...]]:
+        """The order in which prompts are computed in this step."""
+        if self._steps % AGED_TURN == AGED_TURN - 1:
+            return lambda sequence: (sequence.arrival,)
+        return lambda sequence: (-sequence.priority, sequence.turn, sequence.arrival)
 
 
 class _Private:
     """The namespace of one request that shares with nobody."""
 
 
-def _shares(needs: Mapping[Sequence, int], room: int) -> dict[Sequence, int]:
+def _fresh(sequence: Sequence, computed: int) -> int:
+    """Tokens that were never computed for `sequence`, of those behind the first `computed`."""
+    return len(sequence.tokens) - max(computed, sequence.reached)
+
+
+def _shares(
+    needs: Mapping[Sequence, int], room: int, rank: Callable[[Sequence], tuple[int, ...]]
+) -> dict[Sequence, int]:
     """Divide `room` prompt tokens among those who need some.
 
-    The oldest prompt gets half, so none starves; the shortest of the others come next, so a
-    short prompt does not wait behind a long one; what they leave goes to the oldest.
+    The first in rank gets half, so none starves; the shortest of the others come next, so a
+    short prompt does not wait behind a long one; what they leave goes to the first.
     """
     if not needs:
         return {}
-    oldest, *others = sorted(needs, key=lambda sequence: sequence.arrival)
-    shares = {oldest: min(needs[oldest], max(1, room // 2))}
-    room -= shares[oldest]
-    for sequence in sorted(others, key=needs.__getitem__):
+    first, *others = sorted(needs, key=rank)
+    shares = {first: min(needs[first], max(1, room // 2))}
+    room -= shares[first]
+    for sequence in sorted(others, key=lambda sequence: (-sequence.priority, needs[sequence])):
         shares[sequence] = min(room, needs[sequence])
         room -= shares[sequence]
-    shares[oldest] += min(room, needs[oldest] - shares[oldest])
+    shares[first] += min(room, needs[first] - shares[first])
     return {sequence: share for sequence, share in shares.items() if share}
 
 

@@ -38,24 +38,41 @@ class Sequence:
         namespace: it shares keys and values with sequences of the same namespace only. Until it
             is queued "" means none; the queue then gives its request one of its own.
         chain: hashes of its whole blocks, each over everything before; see PrefixIndex.
+        caller: whom its tokens count for when callers take turns.
+        priority: the higher is served first.
+        preemptions: how often it had to give its slot to another.
+        keeps_slot: it got its slot by age, before higher priorities, and is not preempted.
         slot: cache slot while running, else None.
         arrival: rank in the order of arrival, given by the scheduler.
+        turn: its caller's clock when it got its slot; see FairQueue.
     """
 
     __slots__ = (
         "arrival",
         "cached",
+        "caller",
         "chain",
         "computed",
+        "keeps_slot",
         "namespace",
         "phase",
+        "preemptions",
+        "priority",
         "prompt_length",
         "reached",
         "slot",
         "tokens",
+        "turn",
     )
 
-    def __init__(self, prompt: Iterable[int], *, namespace: str = "") -> None:
+    def __init__(
+        self,
+        prompt: Iterable[int],
+        *,
+        namespace: str = "",
+        caller: str = "",
+        priority: int = 0,
+    ) -> None:
         self.tokens = list(prompt)
         assert self.tokens, "an empty prompt has no last position to sample from"
         self.prompt_length = len(self.tokens)
@@ -63,10 +80,15 @@ class Sequence:
         self.reached = 0
         self.cached = 0
         self.namespace: Hashable = namespace
+        self.caller = caller
+        self.priority = priority
+        self.preemptions = 0
+        self.keeps_slot = False
         self.chain: list[int] = []
         self.phase = Phase.WAITING
         self.slot: int | None = None
         self.arrival = -1
+        self.turn = 0
 
     @property
     def generated(self) -> int:

@@ -164,6 +164,8 @@ async def admitted(
     and the engine's refusal, before REQ, so that it becomes a REJECT. A caller that hangs up
     meanwhile is noticed inside: then there is a REQ, and a RES with what was computed.
     """
+    for request in requests:
+        request.caller = exchange.key_id
     async with (
         services.admission.generation(exchange, requests) as reservation,
         services.lifeline(exchange, receive) as lifeline,
@@ -208,6 +210,8 @@ async def _accepted(streams: Sequence[GenerateStream]) -> list[pb.Accepted]:
 
 def _reason(finished: pb.Finished) -> str:
     reason = FINISH_REASONS.get(finished.reason)
+    if finished.reason == pb.FINISH_REASON_DEADLINE:
+        raise UnavailableError("the request's time is up", code="timeout")
     if reason is None:
         name = pb.FinishReason.Name(finished.reason).removeprefix("FINISH_REASON_").lower()
         raise UnavailableError(f"the engine ended the answer: {name}", code="engine_error")

@@ -133,7 +133,13 @@ class EngineCollector(Collector):
             ("prefix_cache_hits", "Prompt tokens taken from the cache.", "cached_tokens"),
             ("engine_sequences_finished", "Sequences that ended.", "sequences_finished"),
             ("engine_sequences_cancelled", "Sequences cancelled.", "sequences_cancelled"),
+            ("engine_sequences_expired", "Sequences ended by a deadline.", "sequences_expired"),
             ("num_preemptions", "Sequences put back into the queue.", "preemptions"),
+            (
+                "engine_recomputed_tokens",
+                "Tokens computed again after a preemption.",
+                "recomputed_tokens",
+            ),
             ("engine_steps", "Steps of the engine.", "steps"),
         )
         for name, text, field in counters:

@@ -267,6 +267,32 @@ def test_a_call_cancelled_while_it_waits_has_computed_nothing(open_chat: OpenCha
         assert results.ends[2, index] == Finished(index, FinishReason.CANCELLED, 0, 0, 0)
 
 
+def test_a_deadline_ends_running_and_waiting_sequences_with_exact_counts(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_chat(max_sequences=1)
+    engine, results, now = model.engine, Results(), [0.0]
+    monkeypatch.setattr(engine, "_clock", lambda: now[0])
+    prompt = ids(model, "user")
+    engine.add(Generation(1, prompt, GREEDY, deadline=2.0))
+    engine.add(Generation(2, prompt, GREEDY, deadline=2.0))
+    engine.add(Generation(3, prompt, GREEDY, deadline=9.0))
+    for now[0] in (0.0, 1.0, 1.9):
+        results.step(engine)
+    now[0] = 2.0
+    results.step(engine)
+    assert results.ends[1, 0] == Finished(0, FinishReason.DEADLINE, len(prompt), 3, 0)
+    assert len(results.tokens(1)) == 3
+    assert results.ends[2, 0] == Finished(0, FinishReason.DEADLINE, 0, 0, 0)
+    assert results.tokens(3), "the one that has time runs in the same step"
+    while engine.has_work:
+        results.step(engine)
+    assert results.ends[3, 0].reason is FinishReason.LENGTH
+    assert (engine.counters.expired, engine.counters.finished) == (2, 1)
+    now[0] = 100.0
+    assert len(run(engine, Generation(4, prompt, GREEDY)).tokens(4)) == 64
+
+
 def test_a_full_queue_refuses_and_keeps_what_it_has(open_chat: OpenChat) -> None:
     model = open_chat(max_sequences=2, max_waiting=1)
     short = SamplingParams(temperature=0, max_tokens=3)

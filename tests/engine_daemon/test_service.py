@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from appliance.pb import engine_v1_pb2 as pb
-from tests.engine_daemon.conftest import Client, RunNode, chat, run
+from tests.engine_daemon.conftest import Client, RunNode, chat, rest, run
 
 
 def tokens(events: list[pb.GenerateEvent], index: int = 0) -> list[int]:
@@ -206,6 +206,71 @@ def test_a_deadline_ends_the_call_and_frees_its_slot(make_node: RunNode) -> None
             assert len(tokens(await client.generate(chat("user", max_tokens=3)))) == 3
 
     run(scenario())
+
+
+def test_a_deadline_of_the_request_ends_its_sequences_and_says_so(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node(max_sequences=1, max_context=512).run() as client:
+            request = chat("user", max_tokens=480)
+            request.n, request.deadline_ms, request.request_id = 2, 30, "late"
+            events: list[pb.GenerateEvent] = []
+            code, _, _ = await refused(_read_into(events, client.engine.Generate(request)))
+            assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert [end.reason for end in ends(events)] == [pb.FINISH_REASON_DEADLINE] * 2
+            settled = await client.engine.Settle(pb.SettleRequest(request_id="late"))
+            for index, usage in enumerate(settled.sequences):
+                assert usage.generated_tokens == len(tokens(events, index)) < 480
+            stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
+            assert (stats.sequences_expired, stats.sequences_running) == (2, 0)
+            assert stats.generated_tokens == sum(u.generated_tokens for u in settled.sequences)
+
+    run(scenario())
+
+
+def test_a_higher_priority_preempts_and_the_other_goes_on(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node(max_sequences=1).run() as client:
+            alone = tokens(await client.generate(chat("user", max_tokens=200)))
+            low, high = chat("user", max_tokens=200), chat("system", max_tokens=2)
+            low.caller, high.caller, high.priority = "a", "b", 1
+            stream = client.engine.Generate(low)
+            events = [await stream.read(), await stream.read()]
+            await client.generate(high)
+            assert tokens([*events, *await rest(stream)]) == alone
+            stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
+            assert stats.preemptions == 1
+            assert stats.recomputed_tokens > 0
+
+    run(scenario())
+
+
+def test_a_caller_has_a_bound_of_its_own_in_the_queue(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        node = make_node(max_sequences=1, max_waiting=9, max_waiting_per_caller=1)
+        async with node.run() as client:
+            request = chat("user", max_tokens=480)
+            request.caller = "a"
+            streams = [client.engine.Generate(request) for _ in range(2)]
+            for stream in streams:
+                await stream.read()
+            code, trailing, _ = await refused(client.generate(request))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert trailing["appliance-code"] == "caller_queue_full"
+            request.caller, request.sampling.max_tokens = "b", 1
+            other = client.engine.Generate(request)
+            assert (await other.read()).HasField("accepted")
+            for stream in [*streams, other]:
+                stream.cancel()
+
+    run(scenario())
+
+
+async def _read_into(events: list[pb.GenerateEvent], stream: Any) -> None:
+    while True:
+        event = await stream.read()
+        if event is grpc.aio.EOF:  # type: ignore[attr-defined]
+            return
+        events.append(event)
 
 
 async def _read_for(client: Client, request: pb.GenerateRequest, seconds: float) -> None:

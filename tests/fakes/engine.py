@@ -21,7 +21,7 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,6 +213,7 @@ class _Servicer(pb_grpc.EngineServicer):
         scripts = [_script(request, index) for index in range(len(call.sequences))]
         limit = request.sampling.max_tokens or CONTEXT - len(prompt)
         running = dict(enumerate(scripts))
+        deadline = time.monotonic() + (request.deadline_ms or _NEVER) / 1000
         for step in itertools.count():
             if step >= behaviour.pause_after:
                 _wait(behaviour.release, wake)
@@ -224,6 +225,9 @@ class _Servicer(pb_grpc.EngineServicer):
             fault = behaviour.fault
             if fault is not None and fault.after_tokens == step:
                 _abort(context, fault)
+            if time.monotonic() >= deadline:
+                yield from _expired(call, running)
+                _abort(context, Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time is up"))
             for index, script in list(running.items()):
                 usage = call.sequences[index]
                 usage.prompt_tokens, usage.cached_tokens = len(prompt), cached
@@ -366,6 +370,15 @@ class _Servicer(pb_grpc.EngineServicer):
             else:
                 stats.sequences_finished += len(call.sequences)
         call.ended.set()
+
+
+def _expired(call: Call, running: Iterable[int]) -> Iterator[pb.GenerateEvent]:
+    for index in running:
+        yield pb.GenerateEvent(
+            finished=pb.Finished(
+                index=index, reason=pb.FINISH_REASON_DEADLINE, usage=call.sequences[index]
+            )
+        )
 
 
 def _common(one: str, other: str) -> int:

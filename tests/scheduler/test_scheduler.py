@@ -11,11 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from appliance.errors import CapacityError
 from appliance.scheduler import Phase, Plan, Scheduler, Sequence
+from appliance.scheduler.preemption import MOST_PREEMPTIONS
 
-SLOTS, CAPACITY, BUDGET, MAX_WAITING, BLOCK = 4, 24, 8, 5, 2
+SLOTS, CAPACITY, BUDGET, MAX_WAITING, MAX_OF_CALLER, BLOCK = 4, 24, 8, 5, 3, 2
 # hash(-1) == hash(-2): blocks that differ in these only have one hash, as an attacker would want.
 TOKENS = st.sampled_from([-1, -2, 7])
 NAMESPACES = st.sampled_from(["", "a", "b"])
+CALLERS, PRIORITIES = st.sampled_from(["x", "y", "z"]), st.integers(0, 1)
 Cell = tuple[Hashable, tuple[int, ...]]
 
 
@@ -55,7 +57,10 @@ def cell(sequence: Sequence, position: int) -> Cell:
 
 
 class Churn(RuleBasedStateMachine):
-    """Sequences arrive, step, finish and are cancelled in any order."""
+    """Sequences arrive, step, finish, are preempted and are cancelled in any order.
+
+    The end of a deadline is a cancel to the scheduler, which knows no clock.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +69,7 @@ class Churn(RuleBasedStateMachine):
             capacity=CAPACITY,
             token_budget=BUDGET,
             max_waiting=MAX_WAITING,
+            max_waiting_per_caller=MAX_OF_CALLER,
             reuse_block=BLOCK,
         )
         self.cache = SimulatedCache()
@@ -75,27 +81,52 @@ class Churn(RuleBasedStateMachine):
             st.lists(TOKENS, min_size=1, max_size=CAPACITY - 1), min_size=1, max_size=3
         ),
         namespace=NAMESPACES,
+        caller=CALLERS,
+        priority=PRIORITIES,
     )
-    def arrive(self, prompts: list[list[int]], namespace: str) -> None:
-        group = [Sequence(prompt, namespace=namespace) for prompt in prompts]
-        waiting = self.scheduler.waiting
-        room = MAX_WAITING + SLOTS - self.scheduler.running - waiting
-        if len(group) > room:
-            with pytest.raises(CapacityError):
+    def arrive(self, prompts: list[list[int]], namespace: str, caller: str, priority: int) -> None:
+        group = [
+            Sequence(prompt, namespace=namespace, caller=caller, priority=priority)
+            for prompt in prompts
+        ]
+        waiting = [s for s in self.alive if s.phase is Phase.WAITING]
+        free = SLOTS - self.scheduler.running
+        theirs = sum(sequence.caller == caller for sequence in waiting)
+        refusal = None
+        if len(group) > free + MAX_OF_CALLER - theirs:
+            refusal = "caller_queue_full"
+        if len(group) > free + MAX_WAITING - len(waiting):
+            refusal = "queue_full"
+        if refusal is not None:
+            with pytest.raises(CapacityError) as refused:
                 self.scheduler.add(group)
-            assert self.scheduler.waiting == waiting
+            assert refused.value.code == refusal
+            assert self.scheduler.waiting == len(waiting)
         else:
             self.scheduler.add(group)
             self.alive += group
 
     @precondition(lambda self: self.said)
     @rule(
-        data=st.data(), more=st.lists(TOKENS, min_size=1), n=st.integers(1, 3), namespace=NAMESPACES
+        data=st.data(),
+        more=st.lists(TOKENS, min_size=1),
+        n=st.integers(1, 3),
+        namespace=NAMESPACES,
+        caller=CALLERS,
+        priority=PRIORITIES,
     )
-    def go_on(self, data: st.DataObject, more: list[int], n: int, namespace: str) -> None:
+    def go_on(
+        self,
+        data: st.DataObject,
+        more: list[int],
+        n: int,
+        namespace: str,
+        caller: str,
+        priority: int,
+    ) -> None:
         """A conversation's next turn, in its own or in another namespace."""
         prompt = (data.draw(st.sampled_from(self.said)) + more)[: CAPACITY - 1]
-        self.arrive([prompt] * n, namespace)
+        self.arrive([prompt] * n, namespace, caller, priority)
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
@@ -111,7 +142,12 @@ class Churn(RuleBasedStateMachine):
         tokens=st.lists(TOKENS, min_size=SLOTS, max_size=SLOTS),
     )
     def step(self, ends: list[bool], tokens: list[int]) -> None:
+        before = {sequence: list(sequence.tokens) for sequence in self.alive}
         plan = self.scheduler.schedule()
+        for sequence in plan.preempted:
+            assert 1 <= sequence.preemptions <= MOST_PREEMPTIONS
+            assert sequence.phase is not Phase.DECODE
+        assert {sequence: sequence.tokens for sequence in self.alive} == before
         assert plan.token_count <= max(BUDGET, len(plan.decodes) + 1)
         assert bool(plan.token_count) == self.scheduler.has_work
         for sequence in plan.admitted:
@@ -142,7 +178,7 @@ class Churn(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever was left ends in a bounded number of steps: nobody starves."""
-        bound = sum(CAPACITY + 1 for _ in self.alive) + 1
+        bound = sum((CAPACITY + 1) * (1 + MOST_PREEMPTIONS) for _ in self.alive) + 1
         for _ in range(bound):
             if not self.scheduler.has_work:
                 break

@@ -254,6 +254,7 @@ def test_the_prefix_cache_is_separate_for_each_key(client: openai.OpenAI, node: 
         assert answer.usage.prompt_tokens_details is not None
         assert answer.usage.prompt_tokens_details.cached_tokens == expected
     assert last_request(node).cache_namespace == node.key.id
+    assert last_request(node).caller == node.key.id, "and keys take turns"
 
 
 def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
