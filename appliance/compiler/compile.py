@@ -145,6 +145,9 @@ def _compile(
             _SMALLEST_EXTERNAL,
         ),
         ("session.save_external_prepacked_constant_initializers", "1"),
+        # Without VNNI integer products of signed weights would overflow; then they are stored
+        # unsigned. Changes nothing where the processor has it.
+        ("session.x64quantprecision", "1"),
     ):
         options.add_session_config_entry(name, value)
     return run_probe(_session(graph, options), spec)
