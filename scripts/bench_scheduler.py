@@ -5,7 +5,7 @@
 Prints microseconds a step, median and 99th percentile, for each part:
     schedule   a decode step of the scheduler: plan, commit, append
     churn      the same with one sequence leaving and one joining a step, 2,048 shared tokens each
-    match      the look-up of a prompt of 2,048 tokens that every slot holds, and of one that none does
+    match      looking up a prompt of 2,048 tokens that every slot holds, and one that none does
     greedy     sampling for all sequences, argmax over the vocabulary
 """
 

@@ -13,6 +13,13 @@ from appliance.scheduler.prefix import Match
 from appliance.scheduler.sequence import Phase, Sequence
 
 
+def may_follow(sequence: Sequence, promise: Match) -> bool:
+    """Not behind a lower priority, which may have to wait for others itself."""
+    leader = promise.prefix.owner
+    assert leader is not None
+    return leader.priority >= sequence.priority
+
+
 class Followers:
     """Each follower with its leader and the number of tokens that it waits for."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 
 from appliance.errors import CapacityError
 from appliance.scheduler.fair_queue import AGED_TURN, FairQueue
-from appliance.scheduler.followers import Followers
+from appliance.scheduler.followers import Followers, may_follow
 from appliance.scheduler.plan import Plan, PrefillChunk
 from appliance.scheduler.preemption import victim_for
 from appliance.scheduler.sequence import Phase, Sequence
@@ -127,11 +127,9 @@ class Scheduler:
         self._planned = True
         for sequence in reversed(self._followers.ready()):
             self._waiting.push_back(sequence)
-        room = max(1, self._token_budget - len(self._slots.decoding))
-        admitted, preempted = self._admit(room)
+        admitted, preempted = self._admit()
         self._slots.arrange()
-        needs = {sequence: sequence.uncomputed for sequence in self._slots.prefilling}
-        shares = _shares(needs, room, self._rank())
+        shares = self._shares({s: s.uncomputed for s in self._slots.prefilling})
         self._steps += 1
         chunks = tuple(_chunk(sequence, count) for sequence, count in shares.items())
         return Plan(
@@ -198,7 +196,7 @@ class Scheduler:
                     code="caller_queue_full",
                 )
 
-    def _admit(self, room: int) -> tuple[list[Sequence], list[Sequence]]:
+    def _admit(self) -> tuple[list[Sequence], list[Sequence]]:
         """Give slots to those in the queue who would get tokens in this step.
 
         Returns those who got their first one, and those who had to give theirs.
@@ -213,13 +211,13 @@ class Scheduler:
                     break
             match, promise = self._slots.match(sequence), self._slots.promise(sequence)
             held = match.tokens if match is not None else 0
-            if promise is not None and promise.tokens > held:
+            if promise is not None and promise.tokens > held and may_follow(sequence, promise):
                 self._waiting.remove(sequence)
                 self._followers.add(sequence, promise)
                 continue
             needs = {s: s.uncomputed for s in self._slots.prefilling}
             needs[sequence] = sequence.uncomputed - held
-            if sequence not in _shares(needs, room, self._rank()):
+            if sequence not in self._shares(needs):
                 break
             if victim is not None:
                 self._preempt(victim)
@@ -239,11 +237,19 @@ class Scheduler:
         sequence.preemptions += 1
         self._waiting.push_back(sequence)
 
-    def _rank(self) -> Callable[[Sequence], tuple[int, ...]]:
-        """The order in which prompts are computed in this step."""
+    def _shares(self, needs: Mapping[Sequence, int]) -> dict[Sequence, int]:
+        """Divide this step's prompt tokens: to a priority what the higher ones leave.
+
+        In every eighth step by age alone.
+        """
+        room = max(1, self._token_budget - len(self._slots.decoding))
         if self._steps % AGED_TURN == AGED_TURN - 1:
-            return lambda sequence: (sequence.arrival,)
-        return lambda sequence: (-sequence.priority, sequence.turn, sequence.arrival)
+            return _divide(needs, room, lambda sequence: (sequence.arrival,))
+        shares: dict[Sequence, int] = {}
+        for priority in sorted({sequence.priority for sequence in needs}, reverse=True):
+            equals = {s: need for s, need in needs.items() if s.priority == priority}
+            shares |= _divide(equals, room - sum(shares.values()), lambda s: (s.turn, s.arrival))
+        return shares
 
 
 class _Private:
@@ -255,7 +261,7 @@ def _fresh(sequence: Sequence, computed: int) -> int:
     return len(sequence.tokens) - max(computed, sequence.reached)
 
 
-def _shares(
+def _divide(
     needs: Mapping[Sequence, int], room: int, rank: Callable[[Sequence], tuple[int, ...]]
 ) -> dict[Sequence, int]:
     """Divide `room` prompt tokens among those who need some.
@@ -263,12 +269,12 @@ def _shares(
     The first in rank gets half, so none starves; the shortest of the others come next, so a
     short prompt does not wait behind a long one; what they leave goes to the first.
     """
-    if not needs:
+    if not needs or not room:
         return {}
     first, *others = sorted(needs, key=rank)
     shares = {first: min(needs[first], max(1, room // 2))}
     room -= shares[first]
-    for sequence in sorted(others, key=lambda sequence: (-sequence.priority, needs[sequence])):
+    for sequence in sorted(others, key=needs.__getitem__):
         shares[sequence] = min(room, needs[sequence])
         room -= shares[sequence]
     shares[first] += min(room, needs[first] - shares[first])

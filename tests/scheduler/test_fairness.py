@@ -204,6 +204,20 @@ def test_a_preempted_sequence_reuses_what_is_still_cached() -> None:
     assert resumed.start >= 96
 
 
+def test_a_higher_priority_does_not_wait_for_a_lower_one_to_compute_its_prefix() -> None:
+    load = Load(make(token_budget=8))
+    low = Sequence(range(200), namespace="n")
+    high = Sequence(range(200), namespace="n", priority=1)
+    load.scheduler.add([low])
+    load.step()
+    load.scheduler.add([high])
+    load.step()
+    assert high.phase is Phase.PREFILL
+    assert high.cached == 8
+    load.until(lambda: high.generated > 0)
+    assert low.generated == 0
+
+
 def test_bounds_say_whose_they_are() -> None:
     load = Load(make(slots=1, max_waiting=4, max_waiting_per_caller=2))
     load.send("a", 3)

@@ -20,6 +20,7 @@ import pytest
 from appliance.audit.event import Admin, Request, Response, Tokens
 from appliance.metering import Meter, rebuild
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.tally import Tally
 from tests.fakes.engine import CHAT, DIGEST, EMBEDDING, Call, FakeEngine, Fault
 from tests.shim.node import Node, ask, eventually, prepare, running_shim
 
@@ -205,6 +206,19 @@ def test_an_answer_that_the_engine_breaks_off_is_an_error_not_an_end(node: Node)
     answer = node.request("POST", CHAT_PATH, ask())
     assert (answer.status, answer.error["code"]) == (503, "engine_error")
     assert node.res(answer.request_id).outcome == "error"
+
+
+def test_an_answer_that_met_its_deadline_in_the_engine_is_a_timeout(node: Node) -> None:
+    node.engine.behaviour.finish_with = pb.FINISH_REASON_DEADLINE
+    answer = node.request("POST", CHAT_PATH, ask())
+    assert (answer.status, answer.error["code"]) == (504, "timeout")
+    assert assert_billed(node, answer.request_id).code == "timeout"
+
+
+def test_a_sequence_cancelled_before_it_ran_does_not_hide_what_was_cached() -> None:
+    ran = pb.Usage(prompt_tokens=100, cached_tokens=64, generated_tokens=3)
+    tally = Tally(100, settled=[ran, pb.Usage()])
+    assert tally.tokens() == Tokens(prompt=100, cached=64, generated=3)
 
 
 def test_a_request_that_takes_too_long_is_ended_and_billed(tmp_path: Path) -> None:
