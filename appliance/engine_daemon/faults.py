@@ -31,6 +31,9 @@ ServicerContext = grpc.aio.ServicerContext[Any, Any]
 
 _log = logging.getLogger(__name__)
 
+_MAX_PARAM_CHARS = 400
+_MAX_PARAM_CHARS = 400
+
 _STATUSES: tuple[tuple[type[ApplianceError], grpc.StatusCode], ...] = (
     (UsageError, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
@@ -75,7 +78,8 @@ def metadata(error: ApplianceError) -> tuple[tuple[str, str], ...]:
     """Trailing metadata of an error; values are percent-encoded UTF-8."""
     pairs = [("appliance-code", error.code), ("appliance-hint", error.hint)]
     if isinstance(error, RequestError) and error.param:
-        pairs.append(("appliance-param", error.param))
+        # A place in a caller's schema may be long; metadata has 8 KiB in all.
+        pairs.append(("appliance-param", error.param[:_MAX_PARAM_CHARS]))
     return tuple((key, quote(value, safe=" []._-,;:'()/")) for key, value in pairs if value)
 
 

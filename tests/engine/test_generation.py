@@ -15,12 +15,13 @@ from transformers import AutoModelForCausalLM
 
 from appliance.engine.llm_engine import Generation, LLMEngine
 from appliance.engine.loaded import ChatModel
-from appliance.engine.output import Delta, Finished, FinishReason
+from appliance.engine.output import Finished, FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import CapacityError, RequestError
 from appliance.prompting import Conversation, Message, Prompt
 from appliance.scheduler import Plan
 from tests.engine.conftest import OpenChat
+from tests.engine.results import Results, run
 
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 PROMPTS = [
@@ -33,39 +34,6 @@ PROMPTS = [
     "Müller déjà vu",
     "你好",
 ]
-
-
-class Results:
-    """What came out of an engine, by call and sequence."""
-
-    def __init__(self) -> None:
-        self.deltas: dict[tuple[int, int], list[Delta]] = {}
-        self.ends: dict[tuple[int, int], Finished] = {}
-
-    def step(self, engine: LLMEngine) -> None:
-        for output in engine.step():
-            key = (output.call, output.event.index)
-            assert key not in self.ends, "nothing comes after the end"
-            if isinstance(output.event, Finished):
-                self.ends[key] = output.event
-            else:
-                self.deltas.setdefault(key, []).append(output.event)
-        engine.check_integrity()
-
-    def tokens(self, call: int, index: int = 0) -> list[int]:
-        return [i for delta in self.deltas.get((call, index), ()) for i in delta.token_ids]
-
-    def text(self, call: int, index: int = 0) -> str:
-        return "".join(delta.text for delta in self.deltas[call, index])
-
-
-def run(engine: LLMEngine, *generations: Generation) -> Results:
-    results = Results()
-    for generation in generations:
-        engine.add(generation)
-    while engine.has_work:
-        results.step(engine)
-    return results
 
 
 def ids(model: ChatModel, text: str) -> list[int]:

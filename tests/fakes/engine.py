@@ -9,7 +9,10 @@ The answer of the chat model, sequence i of n:
     the last user message, or the prompt itself for a plain prompt;
     " #i" behind it for i > 0; " ~S" behind it if the temperature is above 0, S being the seed;
     "hm" as reasoning before it if thinking is on;
-    tool calls instead of it if tools are given and the message has lines "call NAME ARGUMENTS".
+    tool calls instead of it if tools are given and the message has lines "call NAME ARGUMENTS";
+    only the first of them if calls may not be parallel, only of the named function if one is named;
+    where a call is required and no line makes one, the first function with the least arguments;
+    if the answer has a form: the message where it has that form, else the least value that has.
 One end token follows, unless a limit or a stop ends it.
 """
 
@@ -34,6 +37,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
+from tests.fakes.forms import KNOWN, formed, least, unknown_keyword
 
 CHAT, EMBEDDING = "echo", "letters"
 DIGEST = {CHAT: "ab" * 32, EMBEDDING: "cd" * 32}
@@ -165,6 +169,10 @@ class _Servicer(pb_grpc.EngineServicer):
         engine = self._engine
         engine.requests.append(request)
         self._expect(request.model, "chat", context)
+        try:
+            check(request)
+        except UnfitError as error:
+            _abort(context, error.fault)
         prompt = _render(request)
         if len(prompt) >= CONTEXT:
             _abort(
@@ -424,6 +432,8 @@ def _script(request: pb.GenerateRequest, index: int) -> list[Piece]:
 def _answer(request: pb.GenerateRequest, index: int) -> str:
     sampling = request.sampling
     text = _question(request)
+    if request.HasField("structured"):
+        return formed(request.structured, text)
     if request.chat.continue_final_message:
         text = text.removeprefix(_text(request.chat.messages[-1]))
     if index:
@@ -442,12 +452,18 @@ def _question(request: pb.GenerateRequest) -> str:
 
 
 def _calls(request: pb.GenerateRequest) -> list[tuple[str, str]]:
-    """(name, arguments) of each line "call NAME ARGUMENTS" that names a given tool."""
-    names = {tool.name for tool in request.chat.tools}
-    if not names:
+    """(name, arguments) of each call, as the module's text has it."""
+    chat = request.chat
+    tools = [tool for tool in chat.tools if chat.tool_choice_name in ("", tool.name)]
+    if not tools or chat.tool_choice == pb.TOOL_CHOICE_NONE:
         return []
+    names = {tool.name for tool in tools}
     lines = [line.split(" ", 2) for line in _question(request).splitlines()]
-    return [(ln[1], ln[2]) for ln in lines if len(ln) == 3 and ln[0] == "call" and ln[1] in names]
+    calls = [(ln[1], ln[2]) for ln in lines if len(ln) == 3 and ln[0] == "call" and ln[1] in names]
+    if not calls and chat.tool_choice in (pb.TOOL_CHOICE_REQUIRED, pb.TOOL_CHOICE_NAMED):
+        calls = [(tools[0].name, json.dumps(least(json.loads(tools[0].parameters_json))))]
+    single = chat.HasField("parallel_tool_calls") and not chat.parallel_tool_calls
+    return calls[:1] if single or chat.tool_choice == pb.TOOL_CHOICE_NAMED else calls
 
 
 def _finish(script: Sequence[Piece], step: int, limit: int) -> pb.FinishReason | None:
@@ -498,7 +514,8 @@ def _render(request: pb.GenerateRequest) -> str:
 
 
 def _render_chat(chat: pb.ChatPrompt) -> str:
-    tools = "".join(f"{tool.name} {json.loads(tool.parameters_json)}\n" for tool in chat.tools)
+    seen = () if chat.tool_choice == pb.TOOL_CHOICE_NONE else chat.tools
+    tools = "".join(f"{tool.name} {json.loads(tool.parameters_json)}\n" for tool in seen)
     return tools + "".join(f"{m.role}: {m.reasoning}{_text(m)}\n" for m in chat.messages)
 
 
@@ -513,6 +530,40 @@ def _text_of(item: pb.EmbedInput) -> str:
 def _wait(release: threading.Event, wake: threading.Event) -> None:
     while not release.is_set() and not wake.wait(0.005):
         pass
+
+
+class UnfitError(Exception):
+    """What is asked for contradicts itself, or this engine cannot do it."""
+
+    def __init__(self, message: str, param: str, code: str = "invalid_request") -> None:
+        super().__init__(message)
+        self.fault = Fault(grpc.StatusCode.INVALID_ARGUMENT, message, code=code, param=param)
+
+
+def check(request: pb.GenerateRequest) -> None:
+    """Refuse what the protocol refuses of forms and choices. Raises UnfitError."""
+    chat, forced = request.chat, (pb.TOOL_CHOICE_REQUIRED, pb.TOOL_CHOICE_NAMED)
+    if chat.tool_choice in forced and not chat.tools:
+        raise UnfitError("there are no tools to call", "tool_choice")
+    if chat.tool_choice == pb.TOOL_CHOICE_NAMED and chat.tool_choice_name not in {
+        tool.name for tool in chat.tools
+    }:
+        raise UnfitError("there is no such tool", "tool_choice")
+    if chat.continue_final_message and (
+        request.HasField("structured") or chat.tool_choice in forced
+    ):
+        raise UnfitError("a continuation cannot have a form", "continue_final_message")
+    schemas = [("structured.json_schema", request.structured.json_schema or "{}")]
+    for index, tool in enumerate(chat.tools):
+        if tool.strict or chat.tool_choice in forced:
+            schemas.append((f"tools[{index}].function.parameters", tool.parameters_json))
+    for param, text in schemas:
+        found = unknown_keyword(json.loads(text), param)
+        if found is not None:
+            raise UnfitError(f"only {sorted(KNOWN)}", found, "unsupported_parameter")
+    if request.structured.WhichOneof("kind") in ("regex", "lark"):
+        kind = request.structured.WhichOneof("kind")
+        raise UnfitError(f"no {kind} here", f"structured.{kind}", "unsupported_parameter")
 
 
 def _unknown_model(name: str) -> Fault:

@@ -9,6 +9,7 @@ was compiled before never waits behind one that was not.
 from __future__ import annotations
 
 import copy
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
@@ -65,6 +66,7 @@ class GrammarCompiler:
         self._waiting = 0
         self._cache: OrderedDict[Turn, CompiledGrammar | ApplianceError] = OrderedDict()
         self._tokenizer: llguidance.LLTokenizer | None = None
+        self._specials: list[str] = []
 
     def compiled(self, turn: Turn) -> Future[CompiledGrammar]:
         """The grammar of `turn`, which constrains; at once if it is known.
@@ -91,6 +93,11 @@ class GrammarCompiler:
         tokenizer = self._tokens()
         ids = tokenizer.tokenize_str(text, parse_special=True)
         return ids[0] if len(ids) == 1 and tokenizer.is_special_token(ids[0]) else None
+
+    def named_in(self, text: str) -> bool:
+        """Implements turn.Vocabulary."""
+        self._tokens()
+        return any(special in text for special in self._specials)
 
     def close(self) -> None:
         """End the thread and the process."""
@@ -175,6 +182,8 @@ class GrammarCompiler:
                     "this model's tokenizer cannot be held to a grammar",
                     hint="ask without a response format, and without a forced tool",
                 ) from error
+            added = json.loads(self._tokenizer_json).get("added_tokens") or ()
+            self._specials = [json.dumps(token["content"])[1:-1] for token in added]
             self._tokenizer_json = b""  # megabytes that nobody needs twice
         return self._tokenizer
 

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from appliance.engine.grammar.finite import is_endless
 from appliance.engine.grammar.formats import PATTERNS, anchored
@@ -115,7 +115,7 @@ class _Check:
                 result[keyword] = self._map(value, f"{pointer}/{keyword}", place, keyword)
             elif keyword in _VALUES:
                 _VALUES[keyword](self, value, place)
-                result[keyword] = value
+                result[keyword] = _encoded(value) if keyword == "$ref" else value
             elif keyword == "minProperties":
                 self._fewest(given, value, place)
             elif keyword != "$id" or pointer:
@@ -273,6 +273,12 @@ def _with_format(schema: dict[str, object]) -> Schema:
     assert isinstance(present, list)
     schema["allOf"] = [*present, extra]
     return schema
+
+
+def _encoded(reference: object) -> str:
+    """A checked `$ref` with its pointer as RFC 3986 wants it, however it was written."""
+    assert isinstance(reference, str)
+    return "#" + quote(unquote(reference[1:]), safe="/~")
 
 
 def _no_constant(name: str) -> NoReturn:

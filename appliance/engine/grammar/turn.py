@@ -19,6 +19,8 @@ from appliance.engine.grammar.schema import Schema, checked
 from appliance.errors import RequestError
 
 MAX_LARK_BYTES: Final = 64 * 1024
+MAX_SCHEMA_CHARS: Final = 512 * 1024
+"""Of all tools and the answer together."""
 _GUIDANCE: Final = {
     # One line end with its indentation, or one blank: a model cannot lose itself in white space.
     "whitespace_pattern": r"(\n[ ]{0,32}|[ ])",
@@ -95,6 +97,9 @@ class Vocabulary(Protocol):
     def token(self, text: str) -> int | None:
         """The id of the token `text`, if it is one that no other tokens can spell."""
 
+    def named_in(self, text: str) -> bool:
+        """Whether the text of such a token occurs in `text`, which is JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -135,6 +140,7 @@ class _Composer:
         self._rules: list[str] = []
         self._subgrammars: list[dict[str, object]] = []
         self._parts: list[Part] = []
+        self._chars = 0
 
     def whole(self) -> Grammar:
         turn, body = self._turn, ""
@@ -143,8 +149,13 @@ class _Composer:
         calls = "" if turn.calls == "none" else self._calls()
         answer = " | ".join(option for option in (calls, body) if option)
         ahead = "" if turn.reasoning == "none" else self._reasoning()
-        lark = "\n".join([f"start: {ahead} answer", f"answer: {answer}", *self._rules])
-        grammars = [{"lark_grammar": lark}, *self._subgrammars]
+        rules = [f"start: {ahead} answer", f"answer: {answer}", *self._rules]
+        written = [self._subgrammars, "" if turn.structured is None else turn.structured.text]
+        if self._vocabulary.named_in(json.dumps(written)):
+            # Text that must come next is encoded as one, and a name such as "<tool_call>" would
+            # become that token; so the tokens for it are left open.
+            rules.insert(0, '%llguidance {"no_forcing": true}')
+        grammars = [{"lark_grammar": "\n".join(rules)}, *self._subgrammars]
         param = "tools" if turn.structured is None else turn.structured.param
         return Grammar(json.dumps({"grammars": grammars}), tuple(self._parts), param)
 
@@ -153,7 +164,7 @@ class _Composer:
             case "json_object":
                 return self._json("body", {"type": "object"}, wanted.param)
             case "json_schema":
-                return self._json("body", checked(wanted.text, wanted.param), wanted.param)
+                return self._json("body", self._checked(wanted.text, wanted.param), wanted.param)
             case "regex":
                 try:
                     check_pattern(wanted.text)
@@ -187,7 +198,7 @@ class _Composer:
         param = f"tools[{tool.index}].function.parameters"
         schema: Schema = {"type": "object"}
         if tool.strict:
-            schema = _object_only(checked(tool.parameters_json or "{}", param), param)
+            schema = _object_only(self._checked(tool.parameters_json or "{}", param), param)
         head = json.dumps(f'{{"name": {json.dumps(tool.name)}, "arguments": ')
         self._rules.append(
             f'call_{tool.index}: {head} {self._json(f"arguments{tool.index}", schema, param)} "}}"'
@@ -219,6 +230,14 @@ class _Composer:
     def _tag(self, text: str) -> str:
         token = self._vocabulary.token(text)
         return json.dumps(text) if token is None else f"<[{token}]>"
+
+    def _checked(self, text: str, param: str) -> Schema:
+        self._chars += len(text)
+        if self._chars > MAX_SCHEMA_CHARS:
+            raise RequestError(
+                f"the schemas have more than {MAX_SCHEMA_CHARS} characters in all", param=param
+            )
+        return checked(text, param)
 
     def _json(self, name: str, schema: Schema, param: str) -> str:
         self._parts.append(Part(param, schema))

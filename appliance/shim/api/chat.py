@@ -19,6 +19,7 @@ from appliance.shim.services import Services
 from appliance.shim.wire import chat as wire
 from appliance.shim.wire.decode import decode
 from appliance.shim.wire.parameters import CHAT
+from appliance.shim.wire.structured import in_the_callers_words
 from appliance.shim.wire.usage import Usage
 
 _DECODER = msgspec.json.Decoder(wire.ChatRequest)
@@ -35,13 +36,14 @@ class ChatEndpoint:
         request = decode(scope, await read_body(receive), _DECODER, CHAT)
         exchange.model = clip(request.model)
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace)
-        async with admitted(self._services, exchange, receive, [engine_request]) as generation:
-            shape = ChatShape(generation, request)
-            if request.stream:
-                keepalive = self._services.settings.keepalive_seconds
-                await send_stream(generation, shape, send, keepalive)
-            else:
-                await send_whole(generation, shape, send)
+        with in_the_callers_words("response_format.json_schema.schema"):
+            async with admitted(self._services, exchange, receive, [engine_request]) as generation:
+                shape = ChatShape(generation, request)
+                if request.stream:
+                    keepalive = self._services.settings.keepalive_seconds
+                    await send_stream(generation, shape, send, keepalive)
+                else:
+                    await send_whole(generation, shape, send)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.wire.messages import Assistant, Message, Tool, to_engine, tools_to_engine
 from appliance.shim.wire.sampling import Sampling
+from appliance.shim.wire.structured import ResponseFormat, ToolChoice, choose, structured
 from appliance.shim.wire.usage import Usage
 
 MAX_TOOLS = 128
@@ -32,9 +33,9 @@ class ChatRequest(Sampling, frozen=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: object = None
-    parallel_tool_calls: object = None
-    response_format: object = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateKwargs | None = None
     continue_final_message: bool | None = None
@@ -57,19 +58,12 @@ class ChatRequest(Sampling, frozen=True):
             raise RequestError(
                 "`top_logprobs` needs `logprobs`", param="top_logprobs", code="invalid_value"
             )
-        for index, tool in enumerate(self.tools or ()):
-            if tool.function.strict:
-                raise RequestError(
-                    "strict functions are not supported here",
-                    param=f"tools[{index}].function.strict",
-                    code="unsupported_parameter",
-                )
         self._check_continuation()
 
     def to_engine(self, request_id: str, cache_namespace: str) -> pb.GenerateRequest:
         """This request in the engine's words. Raises RequestError."""
         self.check()
-        tools = self.tools if self.tools and self.tool_choice != "none" else ()
+        tools, choice, name = choose(self.tool_choice, self.tools or ())
         top = (self.top_logprobs or 0) if self.logprobs else None
         return pb.GenerateRequest(
             request_id=request_id,
@@ -79,12 +73,16 @@ class ChatRequest(Sampling, frozen=True):
                 tools=tools_to_engine(tools),
                 thinking=self._thinking(),
                 continue_final_message=bool(self.continue_final_message),
+                tool_choice=choice,
+                tool_choice_name=name,
+                parallel_tool_calls=self.parallel_tool_calls,
             ),
             sampling=self.params(
                 max_tokens=self.max_completion_tokens or self.max_tokens, logprobs=top
             ),
             n=self.n or 1,
             cache_namespace=cache_namespace,
+            structured=structured(self.response_format),
         )
 
     def _thinking(self) -> pb.ThinkingMode:

@@ -77,7 +77,7 @@ class Function(_Strict, frozen=True):
     name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, object] | None = None
-    strict: Literal[None] | bool = None
+    strict: bool | None = None
 
 
 class Tool(_Strict, frozen=True):
@@ -111,6 +111,7 @@ def tools_to_engine(tools: Iterable[Tool]) -> list[pb.Tool]:
             name=tool.function.name,
             description=tool.function.description or "",
             parameters_json=msgspec.json.encode(tool.function.parameters or nothing).decode(),
+            strict=bool(tool.function.strict),
         )
         for tool in tools
     ]
