@@ -1,0 +1,66 @@
+"""Which path of the administration API is answered by what."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from appliance.shim.administration.audit_logs import AuditLogsEndpoint
+from appliance.shim.administration.keys import AdminKeysEndpoint
+from appliance.shim.administration.projects import ProjectsEndpoint
+from appliance.shim.administration.usage import COMPLETIONS, COSTS, EMBEDDINGS, UsageEndpoint
+from appliance.shim.layers.authorise import ADMINISTRATION
+from appliance.shim.methods import Methods
+from appliance.shim.services import Services
+
+TEMPLATES = tuple(
+    ADMINISTRATION + rest
+    for rest in (
+        "usage/completions",
+        "usage/embeddings",
+        "costs",
+        "admin_api_keys",
+        "admin_api_keys/{key_id}",
+        "projects",
+        "projects/{project_id}",
+        "projects/{project_id}/archive",
+        "audit_logs",
+    )
+)
+_PATTERNS = tuple(
+    (re.compile(re.sub(r"\{\w+\}", "[^/]+", template)), template) for template in TEMPLATES
+)
+
+
+def administration_route_of(path: str) -> str | None:
+    """The template of `path`; what is unknown below the prefix is still the administration's."""
+    if not path.startswith(ADMINISTRATION):
+        return None
+    for pattern, template in _PATTERNS:
+        if pattern.fullmatch(path):
+            return template
+    return f"{ADMINISTRATION}unknown"
+
+
+def administration_routes(services: Services) -> list[BaseRoute]:
+    """All of them, over `services`."""
+    layout, keys, accounting = services.config.layout, services.keys, services.accounting
+    currency = services.config.money.currency
+    admin_keys = AdminKeysEndpoint(keys, accounting)
+    projects = ProjectsEndpoint(keys, accounting)
+    methods: list[dict[str, ASGIApp]] = [
+        {"GET": UsageEndpoint(COMPLETIONS, layout.usage_db, accounting, currency)},
+        {"GET": UsageEndpoint(EMBEDDINGS, layout.usage_db, accounting, currency)},
+        {"GET": UsageEndpoint(COSTS, layout.usage_db, accounting, currency)},
+        {"GET": admin_keys.list, "POST": admin_keys.create},
+        {"GET": admin_keys.retrieve, "DELETE": admin_keys.delete},
+        {"GET": projects.list, "POST": projects.create},
+        {"GET": projects.retrieve},
+        {"POST": projects.archive},
+        {"GET": AuditLogsEndpoint(layout.audit)},
+    ]
+    return [
+        Route(template, Methods(apps)) for template, apps in zip(TEMPLATES, methods, strict=True)
+    ]
