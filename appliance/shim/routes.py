@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.errors import RequestError
-from appliance.shim.administration.routes import administration_route_of, administration_routes
+from appliance.shim.administration.routes import administration_apps, administration_route_of
 from appliance.shim.api.chat import ChatEndpoint
 from appliance.shim.api.completions import CompletionsEndpoint
 from appliance.shim.api.embeddings import EmbeddingsEndpoint
 from appliance.shim.api.health import HealthEndpoint
 from appliance.shim.api.metrics import MetricsEndpoint
 from appliance.shim.api.models import ModelEndpoint, ModelsEndpoint
-from appliance.shim.methods import Methods
 from appliance.shim.services import Services
 
 PUBLIC = frozenset({"/health", "/metrics"})
@@ -47,7 +46,7 @@ def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
             _get("/v1/models/{model:path}", ModelEndpoint(engine)),
             _get("/health", HealthEndpoint(engine, audit_available)),
             _get("/metrics", MetricsEndpoint(engine, services.metrics)),
-            *administration_routes(services),
+            *(Route(path, _Methods(apps)) for path, apps in administration_apps(services).items()),
         ],
         redirect_slashes=False,
         default=_not_found,
@@ -55,11 +54,28 @@ def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
 
 
 def _post(path: str, app: ASGIApp) -> Route:
-    return Route(path, Methods({"POST": app}))
+    return Route(path, _Methods({"POST": app}))
 
 
 def _get(path: str, app: ASGIApp) -> Route:
-    return Route(path, Methods({"GET": app, "HEAD": app}))
+    return Route(path, _Methods({"GET": app, "HEAD": app}))
+
+
+class _Methods:
+    """Hands a request to the app of its method."""
+
+    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
+        self._apps = apps
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._apps.get(scope["method"])
+        if app is None:
+            raise RequestError(
+                f"{scope['method']} is not possible here",
+                hint=f"use {next(iter(self._apps))}",
+                code="method_not_allowed",
+            )
+        await app(scope, receive, send)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

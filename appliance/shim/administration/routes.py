@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from appliance.shim.administration.audit_logs import AuditLogsEndpoint
@@ -12,7 +11,6 @@ from appliance.shim.administration.keys import AdminKeysEndpoint
 from appliance.shim.administration.projects import ProjectsEndpoint
 from appliance.shim.administration.usage import COMPLETIONS, COSTS, EMBEDDINGS, UsageEndpoint
 from appliance.shim.layers.authorise import ADMINISTRATION
-from appliance.shim.methods import Methods
 from appliance.shim.services import Services
 
 TEMPLATES = tuple(
@@ -44,8 +42,8 @@ def administration_route_of(path: str) -> str | None:
     return f"{ADMINISTRATION}unknown"
 
 
-def administration_routes(services: Services) -> list[BaseRoute]:
-    """All of them, over `services`."""
+def administration_apps(services: Services) -> dict[str, dict[str, ASGIApp]]:
+    """For each template the apps of its methods, over `services`."""
     layout, keys, accounting = services.config.layout, services.keys, services.accounting
     currency = services.config.money.currency
     admin_keys = AdminKeysEndpoint(keys, accounting)
@@ -61,6 +59,4 @@ def administration_routes(services: Services) -> list[BaseRoute]:
         {"POST": projects.archive},
         {"GET": AuditLogsEndpoint(layout.audit)},
     ]
-    return [
-        Route(template, Methods(apps)) for template, apps in zip(TEMPLATES, methods, strict=True)
-    ]
+    return dict(zip(TEMPLATES, methods, strict=True))
