@@ -8,7 +8,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.errors import RequestError
-from appliance.shim.administration.routes import administration_apps, administration_route_of
+from appliance.shim.administration.paths import administration_route_of
+from appliance.shim.administration.routes import administration_apps
 from appliance.shim.api.chat import ChatEndpoint
 from appliance.shim.api.completions import CompletionsEndpoint
 from appliance.shim.api.embeddings import EmbeddingsEndpoint

@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from starlette.types import ASGIApp
 
 from appliance.shim.administration.audit_logs import AuditLogsEndpoint
 from appliance.shim.administration.keys import AdminKeysEndpoint
+from appliance.shim.administration.paths import TEMPLATES
 from appliance.shim.administration.projects import ProjectsEndpoint
 from appliance.shim.administration.usage import COMPLETIONS, COSTS, EMBEDDINGS, UsageEndpoint
-from appliance.shim.layers.authorise import ADMINISTRATION
 from appliance.shim.services import Services
-
-TEMPLATES = tuple(
-    ADMINISTRATION + rest
-    for rest in (
-        "usage/completions",
-        "usage/embeddings",
-        "costs",
-        "admin_api_keys",
-        "admin_api_keys/{key_id}",
-        "projects",
-        "projects/{project_id}",
-        "projects/{project_id}/archive",
-        "audit_logs",
-    )
-)
-_PATTERNS = tuple(
-    (re.compile(re.sub(r"\{\w+\}", "[^/]+", template)), template) for template in TEMPLATES
-)
-
-
-def administration_route_of(path: str) -> str | None:
-    """The template of `path`; what is unknown below the prefix is still the administration's."""
-    if not path.startswith(ADMINISTRATION):
-        return None
-    for pattern, template in _PATTERNS:
-        if pattern.fullmatch(path):
-            return template
-    return f"{ADMINISTRATION}unknown"
 
 
 def administration_apps(services: Services) -> dict[str, dict[str, ASGIApp]]:
