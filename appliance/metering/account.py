@@ -124,6 +124,8 @@ class Account:
         reserved = False
         for limit, unit, used in self._budgets(limits, wall):
             spent, held, more = (getattr(amount, unit) for amount in (used, self.reserved, need))
+            if not more:
+                continue  # a free model, beside a budget of money
             if spent + more > limit:
                 raise self._used_up(unit, limit, limit - spent, more)
             reserved = reserved or spent + held + more > limit

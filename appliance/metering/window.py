@@ -60,5 +60,7 @@ class Window:
     def reset(self, now: float) -> float:
         """Seconds until nothing counts any more."""
         self.used(now)
-        counting = [entry.until for entry in self._entries if entry.amount]
-        return counting[-1] - now if counting else 0.0
+        for entry in reversed(self._entries):
+            if entry.amount:
+                return entry.until - now
+        return 0.0

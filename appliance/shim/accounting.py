@@ -9,12 +9,24 @@ from __future__ import annotations
 
 from appliance.access import KeyStore
 from appliance.audit import AuditWriter
-from appliance.audit.event import Outcome, Reject, Request, Response, Tokens, clip, unix_seconds
+from appliance.audit.event import (
+    Admin,
+    Outcome,
+    Reject,
+    Request,
+    Response,
+    Tokens,
+    clip,
+    unix_seconds,
+)
 from appliance.metering import no_price, usage_row
 from appliance.shim.exchange import Exchange
 from appliance.shim.metrics import Metrics
 from appliance.shim.revocation import key_revoked
 from appliance.shim.settler import Settler
+
+KEY_ACTOR = "key:"
+"""Before the id of the admin key that did it, where a login name stands otherwise."""
 
 
 class Accounting:
@@ -64,6 +76,15 @@ class Accounting:
                 model=clip(exchange.model),
             )
         )
+
+    async def administer(self, exchange: Exchange, action: str, target: str) -> None:
+        """Write that the caller, who has an admin key, did `action` (`noun.verb`) to `target`."""
+        actor = f"{KEY_ACTOR}{exchange.key_id}"
+        await self._writer.record(Admin(action=action, actor=actor, target=target))
+
+    async def settled(self) -> None:
+        """Return when every request that has ended is in the usage database."""
+        await self._settler.flush()
 
     async def _close(self, exchange: Exchange, response: Response) -> None:
         seq = await self._writer.record(response)

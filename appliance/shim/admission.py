@@ -39,7 +39,7 @@ class Admission:
 
         Raises RequestError, QuotaError, RateLimitError, and the engine's refusal of a prompt.
         """
-        key = _allowed(exchange)
+        key = allowed(exchange)
         tariff = self._tariff(exchange)
         if _counts_tokens(key):
             demand = await self._measure(tariff, requests)
@@ -56,7 +56,7 @@ class Admission:
         self, exchange: Exchange, request: pb.EmbedRequest
     ) -> AsyncIterator[Reservation]:
         """Reserve what `request` can use. No text has more tokens than bytes, specials apart."""
-        key = _allowed(exchange)
+        key = allowed(exchange)
         prompt = sum(_bytes_of(item) + _SPECIAL_TOKENS for item in request.inputs)
         with self._reserved(exchange, key, Demand(self._tariff(exchange), prompt)) as reservation:
             yield reservation
@@ -110,7 +110,7 @@ class Admission:
             reservation.release()
 
 
-def _allowed(exchange: Exchange) -> KeyInfo:
+def allowed(exchange: Exchange) -> KeyInfo:
     """The key, if it may use the model. Raises RequestError with code `model_not_allowed`."""
     key = exchange.key
     assert key is not None, "routes that compute need a key"

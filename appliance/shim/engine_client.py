@@ -20,6 +20,8 @@ from appliance.shim.engine_errors import typed
 
 _QUICK_SECONDS = 5.0
 """Deadline of calls that compute nothing."""
+_TOKENIZE_SECONDS = 30.0
+"""The same, for one that works through a prompt beside everything else."""
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -108,7 +110,7 @@ class EngineClient:
         """The token ids of a prompt."""
         try:
             answer: pb.TokenizeResponse = await self._engine.Tokenize(
-                request, timeout=_QUICK_SECONDS
+                request, timeout=_TOKENIZE_SECONDS
             )
         except grpc.aio.AioRpcError as error:
             raise typed(error) from None

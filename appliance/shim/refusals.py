@@ -13,6 +13,7 @@ import msgspec
 from appliance.errors import (
     ApplianceError,
     CapacityError,
+    ConflictError,
     NotFoundError,
     RateLimitError,
     RequestError,
@@ -44,6 +45,7 @@ _STATUS_OF_CLASS: tuple[tuple[type[ApplianceError], int], ...] = (
     (RequestError, 400),
     (UnsupportedError, 400),
     (NotFoundError, 404),
+    (ConflictError, 409),
     (CapacityError, 429),
     (UnavailableError, 503),
     (StorageError, 503),
@@ -51,8 +53,8 @@ _STATUS_OF_CLASS: tuple[tuple[type[ApplianceError], int], ...] = (
 _TYPE_OF_STATUS = {429: "rate_limit_error"}
 _TYPE_OF_CODE = {"insufficient_quota": "insufficient_quota"}
 _RETRY_AFTER_SECONDS = {429: 1, 503: 1}
-_NO_RETRY = frozenset({"timeout", "insufficient_quota"})
-"""Trying again would compute as long again and fail as well; a budget comes back tomorrow."""
+_NO_RETRY = frozenset({"timeout", "insufficient_quota", "conflict"})
+"""Trying again would fail as well, after computing as long again; a budget comes back tomorrow."""
 _CLOSING = frozenset({"body_timeout", "body_too_large"})
 """The rest of the body is not read, so the connection cannot be used again."""
 

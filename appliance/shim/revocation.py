@@ -58,20 +58,28 @@ class Revocations:
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._look is not None:
-            self._look.cancel()
+        look = self._look
+        if look is not None:
+            look.cancel()
             with suppress(asyncio.CancelledError):
-                await self._look
+                await look
 
     async def _watch(self) -> None:
-        while self._running:
-            try:
-                stopped = self._keys.revoked(tuple(self._running))
-            except StorageError as error:
-                _log.error("keys: %s", error.message)
-                stopped = set()
-            for key_id in stopped:
-                for end in tuple(self._running[key_id]):
-                    end(key_revoked())
-            await asyncio.sleep(self._seconds)
-        self._look = None
+        try:
+            while self._running:
+                self._cut(self._stopped())
+                await asyncio.sleep(self._seconds)
+        finally:
+            self._look = None
+
+    def _stopped(self) -> set[str]:
+        try:
+            return self._keys.revoked(tuple(self._running))
+        except StorageError as error:
+            _log.error("revocations were not looked for: %s", error.message)
+            return set()
+
+    def _cut(self, key_ids: set[str]) -> None:
+        for key_id in key_ids:
+            for end in tuple(self._running[key_id]):
+                end(key_revoked())

@@ -8,6 +8,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.errors import RequestError
+from appliance.shim.administration.paths import administration_route_of
+from appliance.shim.administration.routes import administration_apps
 from appliance.shim.api.chat import ChatEndpoint
 from appliance.shim.api.completions import CompletionsEndpoint
 from appliance.shim.api.embeddings import EmbeddingsEndpoint
@@ -28,7 +30,9 @@ def route_of(path: str) -> str:
     """The name under which `path` is counted and recorded: never the caller's own words."""
     if path in _FIXED:
         return path
-    return f"{_MODEL}{{model}}" if path.startswith(_MODEL) else "unknown"
+    if path.startswith(_MODEL):
+        return f"{_MODEL}{{model}}"
+    return administration_route_of(path) or "unknown"
 
 
 def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
@@ -43,6 +47,7 @@ def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
             _get("/v1/models/{model:path}", ModelEndpoint(engine)),
             _get("/health", HealthEndpoint(engine, audit_available)),
             _get("/metrics", MetricsEndpoint(engine, services.metrics)),
+            *(Route(path, _Methods(apps)) for path, apps in administration_apps(services).items()),
         ],
         redirect_slashes=False,
         default=_not_found,

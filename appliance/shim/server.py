@@ -104,7 +104,7 @@ async def _services(
             accounting = Accounting(writer, keys, settler, metrics)
             revocations = Revocations(keys)
             services = Services(
-                config.api,
+                config,
                 engine,
                 keys,
                 accounting,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.types import Receive
 
 from appliance.access import KeyStore
-from appliance.config import ApiSettings
+from appliance.config import ApiSettings, Config
 from appliance.shim.accounting import Accounting
 from appliance.shim.admission import Admission
 from appliance.shim.drain import Drain
@@ -24,7 +24,7 @@ from appliance.shim.revocation import Revocations
 class Services:
     """One of each for the whole process."""
 
-    settings: ApiSettings
+    config: Config
     engine: EngineClient
     keys: KeyStore
     accounting: Accounting
@@ -32,6 +32,11 @@ class Services:
     drain: Drain
     revocations: Revocations
     admission: Admission
+
+    @property
+    def settings(self) -> ApiSettings:
+        """Those of the endpoint."""
+        return self.config.api
 
     @asynccontextmanager
     async def lifeline(self, exchange: Exchange, receive: Receive) -> AsyncIterator[Lifeline]:

@@ -32,6 +32,11 @@ class Settler:
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
 
+    async def flush(self) -> None:
+        """Return when every row that waits now is written, or has failed."""
+        if self._writer is not None:
+            await asyncio.shield(self._writer)
+
     async def close(self) -> None:
         """Write what waits, then close the meter."""
         if self._writer is not None:

@@ -157,6 +157,10 @@ def rotate(
     overlap: Annotated[
         str, typer.Option("--overlap", help="How long the old key still works, for example 24h.")
     ] = "24h",
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", help="Of the new key; it lives as long as the old, if absent."),
+    ] = None,
     root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -172,7 +176,7 @@ def rotate(
         refuse_rotation(old, time.time())
         key = new_key(
             old.name,
-            expires=old.expires,
+            expires=_expiry(expires, None) or _as_long(old),
             kind=old.kind,
             project=old.project,
             owner=old.owner,
@@ -282,6 +286,11 @@ def _expiry(expires: str | None, days: int | None) -> int | None:
     if days is not None:
         return int(time.time()) + days * _DAY_SECONDS
     return None if expires is None else moment(expires)
+
+
+def _as_long(old: KeyInfo) -> int | None:
+    """When a successor that lives as long as `old` was meant to expires."""
+    return None if old.expires is None else int(time.time()) + old.expires - old.created
 
 
 def _show_new(

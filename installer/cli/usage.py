@@ -85,7 +85,7 @@ def report(
         found = [{**asdict(row), "name": names.get(row.group, row.group)} for row in rows]
         print_json({"by": by.value, "currency": config.money.currency, "rows": found})
     elif form is Format.csv:
-        out.print(_csv(by, rows, names, config.money.currency), markup=False, end="")
+        out.file.write(_csv(by, rows, names, config.money.currency))
     elif chart:
         _print_chart(rows, names, config.money.currency)
     else:

@@ -145,6 +145,15 @@ def test_a_rotation_shows_a_new_secret_and_keeps_the_old_one_for_a_while(layout:
         run(layout, "rotate", old["id"])
 
 
+def test_a_successor_lives_as_long_as_the_old_key_was_meant_to(layout: Layout) -> None:
+    for options, seconds in (([], 30 * 86_400), (["--expires", "7d"], 7 * 86_400)):
+        old = run_json(layout, "create", "crm", "--expires", "30d")
+        new = run_json(layout, "rotate", old["id"], *options)
+        assert new["expires"] == pytest.approx(new["created"] + seconds, abs=2)
+    eternal = run_json(layout, "create", "crm")
+    assert run_json(layout, "rotate", eternal["id"])["expires"] is None
+
+
 def test_limits_are_set_shown_and_lifted(layout: Layout) -> None:
     key = run_json(layout, "create", "crm")
     wanted = ("--requests-per-minute", "60", "--money-per-day", "12.50", "--parallel", "4")

@@ -91,6 +91,13 @@ def test_a_request_that_can_never_fit_into_what_is_left_is_told_so(limiter: Limi
         take(limiter, subjects, 10, 91)
 
 
+def test_a_free_model_needs_no_money(limiter: Limiter) -> None:
+    subjects = key(money_per_day=0)
+    with pytest.raises(QuotaError):
+        take(limiter, subjects, 1, 1)
+    limiter.reserve(subjects, Demand(FREE, 10, 1, 10)).settle(20, 0, NOON)
+
+
 def test_a_month_is_a_calendar_month(limiter: Limiter, time: FakeClock) -> None:
     subjects = key(tokens_per_month=100)
     take(limiter, subjects, 10, 90).settle(100, 100, NOON)

@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from appliance.access import KeyStore
+from appliance.audit import AuditLog
 from appliance.audit.event import Request, Response
 from appliance.metering import Clock, PriceTable, Tariff
 from appliance.shim.layers.show_limits import span
@@ -253,6 +254,21 @@ def test_what_was_used_before_a_restart_is_not_forgotten(tmp_path: Path) -> None
             assert chat(node, max_tokens=1).error["code"] == "insufficient_quota"
             limit(node, tokens_per_month=2 * (PROMPT + ANSWER))
             assert chat(node, max_tokens=ANSWER).status == 200
+
+
+def test_a_crash_frees_what_was_reserved_and_charges_nothing_for_it(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    layout = config.layout
+    with FakeEngine(layout.engine_socket) as engine:
+        node = Node(config, engine)
+        lost = Request(request_id="req_lost", key_id=node.key.id, route=CHAT_PATH, model=CHAT)
+        with AuditLog.open(layout.audit, layout.audit_key, config.audit) as log:
+            log.append([lost])  # admitted, and the process ended
+        limit(node, tokens_per_day=PROMPT + ANSWER, parallel_requests=1)
+        with running_shim(config):
+            assert chat(node, max_tokens=ANSWER).status == 200
+            assert node.res("req_lost").outcome == "aborted"
+            assert chat(node, max_tokens=ANSWER).error["code"] == "insufficient_quota"
 
 
 def test_a_request_that_the_engine_refuses_gives_its_reservation_back(node: Node) -> None:

@@ -163,3 +163,43 @@ def test_the_sum_of_all_bills_is_what_the_engine_computed(node: Node) -> None:
     assert set(whole) <= {200, 400}, "only an answer that was complete is not cancelled"
     assert {bill.outcome for bill in bills} - {"ok"} == {"cancelled"}
     assert sum(bill.tokens.generated for bill in bills) == node.metric(metric) - before
+
+
+def test_what_is_reserved_is_what_the_prompt_has(node: Node) -> None:
+    """The tokens that admission measures are those that the engine then counts and bills."""
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    bodies = [
+        ("/v1/chat/completions", chat(node, max_tokens=3)),
+        ("/v1/chat/completions", chat(node, max_tokens=3, tools=[tool])),
+        ("/v1/chat/completions", chat(node, max_tokens=3, reasoning_effort="high")),
+        ("/v1/completions", {"model": "chat", "prompt": "<|im_end|> once", "max_tokens": 3}),
+        ("/v1/completions", {"model": "chat", "prompt": [5, 6, 7], "max_tokens": 3}),
+    ]
+    with KeyStore(node.config.layout.keys_db) as keys:
+        info, secret = keys.create("limited")
+        keys.limit(info.id, {"tokens_per_minute": 1_000_000})
+    headers = {"Authorization": f"Bearer {secret}"}
+    left = 1_000_000
+    for path, body in bodies:
+        answer = node.request("POST", path, body, headers=headers)
+        assert answer.status == 200, answer.body
+        reserved = left - int(answer.headers["x-ratelimit-remaining-tokens"])
+        usage = answer.json["usage"]
+        assert reserved == usage["prompt_tokens"] + 3
+        left -= usage["total_tokens"]
+
+
+def test_embeddings_never_use_more_than_was_reserved(node: Node) -> None:
+    with KeyStore(node.config.layout.keys_db) as keys:
+        info, secret = keys.create("vectors")
+        keys.limit(info.id, {"tokens_per_minute": 1_000_000})
+    headers = {"Authorization": f"Bearer {secret}"}
+    left = 1_000_000
+    for text in ("a", "hello world", "\u00fc\u0301\u4e16\u754c!?", "x" * 40, "  "):
+        body = {"model": "letters", "input": [text, text]}
+        answer = node.request("POST", "/v1/embeddings", body, headers=headers)
+        assert answer.status == 200, answer.body
+        reserved = left - int(answer.headers["x-ratelimit-remaining-tokens"])
+        used = answer.json["usage"]["prompt_tokens"]
+        assert used <= reserved
+        left -= used

@@ -119,7 +119,10 @@ CHAT = (
     _limited("prompt_cache_retention", "only `in_memory`", "in_memory"),
     *_IDENTIFIERS,
     _no_effect("safety_identifier", "names your end user; the audit log names your key"),
-    _no_effect("prompt_cache_key", "a hint; the prefix cache is separate for each API key"),
+    _no_effect(
+        "prompt_cache_key",
+        "a hint; the prefix cache is separate for each API key, or shared within its project",
+    ),
     _no_effect("metadata", "belongs to stored completions, of which there are none"),
     _refused("audio", "there is no audio output"),
     _refused("function_call", "use `tool_choice`"),
