@@ -1,7 +1,7 @@
 """From a generation to the caller: all at once, or as a stream.
 
-Owns the moment of the last byte: RES is durable before the body, or before `[DONE]`. What the
-bytes look like is a `Shape`, one for each API.
+Owns the moment of the last byte: RES is durable before the body, or before the last events of a
+stream. What the bytes look like is a `Shape`, one for each API.
 """
 
 from __future__ import annotations
@@ -15,26 +15,30 @@ from starlette.types import Send
 
 from appliance.errors import ApplianceError, AuditUnavailableError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.event_stream import EventStream
+from appliance.shim.event_stream import EventStream, Framing
 from appliance.shim.generation import Generation
-from appliance.shim.refusals import refusal
 from appliance.shim.wire.usage import Usage
 
 
 class Shape(Protocol):
     """One API's way to say it; made for one request."""
 
+    framing: Framing
+
     def first(self) -> Sequence[msgspec.Struct]:
-        """Chunks that open a stream."""
+        """What opens a stream."""
 
-    def delta(self, choice: int, delta: pb.Delta) -> msgspec.Struct | None:
-        """The chunk for `delta`; None if there is nothing to say."""
+    def delta(self, choice: int, delta: pb.Delta) -> Sequence[msgspec.Struct]:
+        """What to say for `delta`; empty if there is nothing to say."""
 
-    def finish(self, choice: int, finished: pb.Finished) -> msgspec.Struct:
-        """The chunk that ends a choice."""
+    def finish(self, choice: int, finished: pb.Finished) -> Sequence[msgspec.Struct]:
+        """What ends a choice."""
 
-    def usage(self, usage: Usage) -> msgspec.Struct | None:
-        """The chunk after all choices; None if it was not asked for."""
+    def last(self, usage: Usage) -> Sequence[msgspec.Struct]:
+        """What follows all choices, when RES is durable."""
+
+    def failed(self, error: ApplianceError, usage: Usage) -> Sequence[msgspec.Struct]:
+        """What ends a stream that broke off; `usage` is what is billed all the same."""
 
     def take(self, choice: int, event: pb.Delta | pb.Finished) -> None:
         """Keep `event` for `whole`."""
@@ -43,14 +47,14 @@ class Shape(Protocol):
         """The body of an answer that is not streamed."""
 
 
-async def send_document(send: Send, document: msgspec.Struct) -> None:
+async def send_document(send: Send, document: msgspec.Struct, status: int = 200) -> None:
     """Send `document` as a complete JSON answer."""
     body = msgspec.json.encode(document)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode("ascii")),
     ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -67,7 +71,7 @@ async def send_stream(
     generation: Generation, shape: Shape, send: Send, keepalive_seconds: float
 ) -> None:
     """Answer while it is computed. An error on the way is the last frame, after its RES."""
-    stream = EventStream(send, keepalive_seconds)
+    stream = EventStream(send, keepalive_seconds, shape.framing)
     try:
         async with generation.guard(), stream.open():
             generation.started = True
@@ -76,9 +80,9 @@ async def send_stream(
         await generation.settle()
     except ApplianceError as error:
         last = await _recorded(generation, error)
-        await stream.fail(refusal(last).document)
+        await stream.fail(*shape.failed(last, generation.usage()))
     else:
-        await stream.done()
+        await stream.done(*shape.last(generation.usage()))
 
 
 async def _recorded(generation: Generation, error: ApplianceError) -> ApplianceError:
@@ -95,9 +99,6 @@ async def _pass_on(generation: Generation, shape: Shape, stream: EventStream) ->
     async with aclosing(generation.events()) as events:
         async for choice, event in events:
             if isinstance(event, pb.Finished):
-                await stream.data(shape.finish(choice, event))
-            elif (chunk := shape.delta(choice, event)) is not None:
-                await stream.data(chunk)
-    last = shape.usage(generation.usage())
-    if last is not None:
-        await stream.data(last)
+                await stream.data(*shape.finish(choice, event))
+            else:
+                await stream.data(*shape.delta(choice, event))

@@ -10,11 +10,14 @@ from msgspec import UNSET
 from starlette.types import Receive, Scope, Send
 
 from appliance.audit.event import clip
+from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_stream, send_whole
 from appliance.shim.body import read_body
+from appliance.shim.event_stream import CHUNKS
 from appliance.shim.exchange import exchange_of
 from appliance.shim.generation import FINISH_REASONS, Generation, admitted
+from appliance.shim.refusals import refusal
 from appliance.shim.services import Services
 from appliance.shim.wire import completions as wire
 from appliance.shim.wire.decode import decode
@@ -59,6 +62,8 @@ class _Choice:
 class CompletionShape:
     """A generation as text_completion objects."""
 
+    framing = CHUNKS
+
     def __init__(self, generation: Generation, request: wire.CompletionRequest) -> None:
         self._generation = generation
         self._request = request
@@ -69,22 +74,25 @@ class CompletionShape:
         """Nothing: there is no role to announce, only an empty text for the first choice."""
         return [self._chunk(wire.CompletionChoice(0, ""))]
 
-    def delta(self, choice: int, delta: pb.Delta) -> msgspec.Struct | None:
+    def delta(self, choice: int, delta: pb.Delta) -> Sequence[msgspec.Struct]:
         logprobs = self._logprobs(choice, delta)
         if not delta.text and logprobs is None:
-            return None
-        return self._chunk(wire.CompletionChoice(choice, delta.text, logprobs))
+            return ()
+        return [self._chunk(wire.CompletionChoice(choice, delta.text, logprobs))]
 
-    def finish(self, choice: int, finished: pb.Finished) -> msgspec.Struct:
+    def finish(self, choice: int, finished: pb.Finished) -> Sequence[msgspec.Struct]:
         reason = FINISH_REASONS[finished.reason]
-        return self._chunk(wire.CompletionChoice(choice, "", finish_reason=reason))
+        return [self._chunk(wire.CompletionChoice(choice, "", finish_reason=reason))]
 
-    def usage(self, usage: Usage) -> msgspec.Struct | None:
+    def last(self, usage: Usage) -> Sequence[msgspec.Struct]:
         if not self._request.include_usage:
-            return None
+            return ()
         chunk = self._chunk()
         chunk.usage = usage
-        return chunk
+        return [chunk]
+
+    def failed(self, error: ApplianceError, usage: Usage) -> Sequence[msgspec.Struct]:
+        return [refusal(error).document]
 
     def take(self, choice: int, event: pb.Delta | pb.Finished) -> None:
         kept = self._choices[choice]

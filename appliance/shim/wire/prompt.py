@@ -1,0 +1,66 @@
+"""A conversation as the engine takes it, whatever API it came in.
+
+Owns the one place where a chat prompt becomes a request to the engine: chat, responses and
+messages differ in their words and agree in this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from appliance.pb import engine_v1_pb2 as pb
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+_NO_THINKING = frozenset({"none", "minimal"})
+
+
+def chat_request(
+    *,
+    request_id: str,
+    model: str,
+    messages: Sequence[pb.ChatMessage],
+    tools: Sequence[pb.Tool],
+    thinking: pb.ThinkingMode,
+    sampling: pb.SamplingParams,
+    cache_namespace: str,
+    continue_final: bool = False,
+    n: int = 1,
+) -> pb.GenerateRequest:
+    """The request for `n` answers; `continue_final`: go on from the last assistant message."""
+    return pb.GenerateRequest(
+        request_id=request_id,
+        model=model,
+        chat=chat_prompt(messages, tools, thinking, continue_final=continue_final),
+        sampling=sampling,
+        n=n,
+        cache_namespace=cache_namespace,
+    )
+
+
+def chat_prompt(
+    messages: Sequence[pb.ChatMessage],
+    tools: Sequence[pb.Tool],
+    thinking: pb.ThinkingMode,
+    *,
+    continue_final: bool,
+) -> pb.ChatPrompt:
+    """The prompt alone, to be generated from or only counted."""
+    return pb.ChatPrompt(
+        messages=messages,
+        tools=tools,
+        thinking=thinking,
+        continue_final_message=continue_final,
+    )
+
+
+def thinks(effort: Effort) -> bool:
+    """Whether `effort` asks for any reasoning; the engine knows on and off."""
+    return effort not in _NO_THINKING
+
+
+def thinking_mode(asked: bool | None) -> pb.ThinkingMode:
+    """`asked` in the engine's words; None leaves it to the bundle."""
+    if asked is None:
+        return pb.THINKING_MODE_DEFAULT
+    return pb.THINKING_MODE_ON if asked else pb.THINKING_MODE_OFF
