@@ -6,18 +6,23 @@ stream. What the bytes look like is a `Shape`, one for each API.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
 import msgspec
 from starlette.types import Send
 
+from appliance.audit.event import Tokens
 from appliance.errors import ApplianceError, AuditUnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.event_stream import EventStream, Framing
+from appliance.shim.exchange import Exchange
 from appliance.shim.generation import Generation
+from appliance.shim.services import Services
 from appliance.shim.wire.usage import Usage
+
+NO_TOKENS = Tokens()
 
 
 class Shape(Protocol):
@@ -58,17 +63,67 @@ async def send_document(send: Send, document: msgspec.Struct, status: int = 200)
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_whole(generation: Generation, shape: Shape, send: Send) -> None:
-    """Wait for all of it, then answer."""
+async def send_recorded(
+    services: Services,
+    exchange: Exchange,
+    send: Send,
+    document: msgspec.Struct,
+    *,
+    tokens: Tokens = NO_TOKENS,
+    bundle_digest: str = "",
+) -> None:
+    """Answer with what is there already, as soon as REQ and RES are durable."""
+    bill = await services.accounting.admit(exchange, bundle_digest=bundle_digest)
+    await bill.close("ok", tokens, status=200)
+    await send_document(send, document)
+
+
+async def send_answer(
+    generation: Generation,
+    shape: Shape,
+    send: Send,
+    *,
+    stream: bool,
+    keepalive_seconds: float,
+    settled: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Answer as it is computed if `stream`, else at its end.
+
+    `settled` is awaited between RES and the last byte; its ApplianceError ends the answer.
+    """
+    if stream:
+        await send_stream(generation, shape, send, keepalive_seconds, settled)
+    else:
+        await send_whole(generation, shape, send, settled)
+
+
+async def take_all(generation: Generation, shape: Shape) -> None:
+    """Wait for all of it, and make RES durable."""
     async with generation.guard(), aclosing(generation.events()) as events:
         async for choice, event in events:
             shape.take(choice, event)
     await generation.settle()
+
+
+async def send_whole(
+    generation: Generation,
+    shape: Shape,
+    send: Send,
+    settled: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Wait for all of it, then answer."""
+    await take_all(generation, shape)
+    if settled is not None:
+        await settled()
     await send_document(send, shape.whole(generation.usage()))
 
 
 async def send_stream(
-    generation: Generation, shape: Shape, send: Send, keepalive_seconds: float
+    generation: Generation,
+    shape: Shape,
+    send: Send,
+    keepalive_seconds: float,
+    settled: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Answer while it is computed. An error on the way is the last frame, after its RES."""
     stream = EventStream(send, keepalive_seconds, shape.framing)
@@ -78,6 +133,8 @@ async def send_stream(
             await stream.data(*shape.first())
             await _pass_on(generation, shape, stream)
         await generation.settle()
+        if settled is not None:
+            await settled()
     except ApplianceError as error:
         last = await _recorded(generation, error)
         await stream.fail(*shape.failed(last, generation.usage()))

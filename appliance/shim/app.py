@@ -23,7 +23,8 @@ from appliance.shim.layers.identify import IdentifyLayer
 from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
 from appliance.shim.layers.record_rejections import RecordRejectionsLayer
-from appliance.shim.routes import PUBLIC, route_of, router
+from appliance.shim.operations import PUBLIC, route_of
+from appliance.shim.routes import router
 from appliance.shim.services import Services
 
 _BODY_SECONDS = 60.0

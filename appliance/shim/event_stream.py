@@ -1,8 +1,8 @@
 """Server-sent events as the official SDKs read them.
 
-Owns the frames: `data:` and a blank line, `event:` before it where an API names its events, comment
-lines when it has been quiet, and the mark at the end. Refuses frames with an empty `data:` or only a
-name: they break the OpenAI SDKs.
+Owns the frames: `data:` and a blank line, `event:` before it where an API names its events,
+comment lines when it has been quiet, and the mark at the end. Refuses frames with an empty `data:`
+or only a name: they break the OpenAI SDKs.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ STATUS_OF_CODE = {
     "invalid_api_key": 401,
     "unknown_url": 404,
     "model_not_found": 404,
+    "response_not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "body_too_large": 413,

@@ -1,7 +1,8 @@
-"""Which path is answered by what."""
+"""Which operation is answered by what."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from starlette.routing import Route, Router
@@ -14,47 +15,52 @@ from appliance.shim.api.embeddings import EmbeddingsEndpoint
 from appliance.shim.api.health import HealthEndpoint
 from appliance.shim.api.metrics import MetricsEndpoint
 from appliance.shim.api.models import ModelEndpoint, ModelsEndpoint
-from appliance.shim.services import Services
-
-PUBLIC = frozenset({"/health", "/metrics"})
-"""Routes that need no key."""
-_MODEL = "/v1/models/"
-_FIXED = frozenset(
-    {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", *PUBLIC}
+from appliance.shim.api.responses import ResponsesEndpoint
+from appliance.shim.api.stored_responses import (
+    CancelResponseEndpoint,
+    DeleteResponseEndpoint,
+    InputItemsEndpoint,
+    ResponseEndpoint,
 )
-
-
-def route_of(path: str) -> str:
-    """The name under which `path` is counted and recorded: never the caller's own words."""
-    if path in _FIXED:
-        return path
-    return f"{_MODEL}{{model}}" if path.startswith(_MODEL) else "unknown"
+from appliance.shim.operations import OPERATIONS, Method, pattern_of
+from appliance.shim.services import Services
 
 
 def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     """The application inside the layers. Raises RequestError for an unknown path or method."""
-    engine = services.engine
+    apps = _apps(services, audit_available)
+    assert apps.keys() == {(o.method, o.path) for o in OPERATIONS}, "the table names them all"
+    of_path: dict[str, dict[str, ASGIApp]] = defaultdict(dict)
+    for operation in OPERATIONS:
+        app = apps[operation.method, operation.path]
+        of_path[operation.path][operation.method] = app
+        if operation.method == "GET":
+            of_path[operation.path]["HEAD"] = app
     return Router(
-        [
-            _post("/v1/chat/completions", ChatEndpoint(services)),
-            _post("/v1/completions", CompletionsEndpoint(services)),
-            _post("/v1/embeddings", EmbeddingsEndpoint(services)),
-            _get("/v1/models", ModelsEndpoint(engine)),
-            _get("/v1/models/{model:path}", ModelEndpoint(engine)),
-            _get("/health", HealthEndpoint(engine, audit_available)),
-            _get("/metrics", MetricsEndpoint(engine, services.metrics)),
-        ],
+        [Route(pattern_of(path), _Methods(methods)) for path, methods in of_path.items()],
         redirect_slashes=False,
         default=_not_found,
     )
 
 
-def _post(path: str, app: ASGIApp) -> Route:
-    return Route(path, _Methods({"POST": app}))
-
-
-def _get(path: str, app: ASGIApp) -> Route:
-    return Route(path, _Methods({"GET": app, "HEAD": app}))
+def _apps(
+    services: Services, audit_available: Callable[[], bool]
+) -> dict[tuple[Method, str], ASGIApp]:
+    engine = services.engine
+    return {
+        ("POST", "/v1/chat/completions"): ChatEndpoint(services),
+        ("POST", "/v1/responses"): ResponsesEndpoint(services),
+        ("GET", "/v1/responses/{response_id}"): ResponseEndpoint(services),
+        ("DELETE", "/v1/responses/{response_id}"): DeleteResponseEndpoint(services),
+        ("POST", "/v1/responses/{response_id}/cancel"): CancelResponseEndpoint(services),
+        ("GET", "/v1/responses/{response_id}/input_items"): InputItemsEndpoint(services),
+        ("POST", "/v1/completions"): CompletionsEndpoint(services),
+        ("POST", "/v1/embeddings"): EmbeddingsEndpoint(services),
+        ("GET", "/v1/models"): ModelsEndpoint(engine),
+        ("GET", "/v1/models/{model}"): ModelEndpoint(engine),
+        ("GET", "/health"): HealthEndpoint(engine, audit_available),
+        ("GET", "/metrics"): MetricsEndpoint(engine, services.metrics),
+    }
 
 
 class _Methods:

@@ -26,6 +26,7 @@ from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol
 from appliance.shim.metrics import Metrics
+from appliance.shim.response_recovery import kept_responses
 from appliance.shim.services import Services
 from appliance.shim.settler import Settler
 
@@ -83,10 +84,11 @@ async def _services(config: Config) -> AsyncIterator[tuple[Services, AuditWriter
         metrics = Metrics(lambda: drain.inside)
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
-        async with AuditWriter(log, config.audit) as writer:
+        async with AuditWriter(log, config.audit) as writer, kept_responses(config) as responses:
             accounting = Accounting(writer, settler, metrics)
             try:
-                yield Services(config.api, engine, keys, accounting, metrics, drain), writer
+                services = Services(config.api, engine, keys, accounting, metrics, drain, responses)
+                yield services, writer
             finally:
                 await engine.close()
                 await settler.close()

@@ -13,22 +13,26 @@ from appliance.shim.wire.chat import ChatRequest
 from appliance.shim.wire.completions import CompletionRequest
 from appliance.shim.wire.embeddings import EmbeddingRequest
 from appliance.shim.wire.parameters import APIS, Parameter, table
+from appliance.shim.wire.responses import ResponsesRequest
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, EMBEDDING
 from tests.shim.node import Node, ask, standing
 
 REQUESTS: dict[str, type[msgspec.Struct]] = {
     "/v1/chat/completions": ChatRequest,
+    "/v1/responses": ResponsesRequest,
     "/v1/completions": CompletionRequest,
     "/v1/embeddings": EmbeddingRequest,
 }
 BASE: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": ask(),
+    "/v1/responses": {"model": CHAT, "input": "a"},
     "/v1/completions": {"model": CHAT, "prompt": "a"},
     "/v1/embeddings": {"model": EMBEDDING, "input": "a"},
 }
 SDK = {
     "/v1/chat/completions": "chat/completion_create_params",
+    "/v1/responses": "responses/response_create_params",
     "/v1/completions": "completion_create_params",
     "/v1/embeddings": "embedding_create_params",
 }
@@ -61,6 +65,14 @@ GOOD: dict[str, Any] = {
     "safety_identifier": "s",
     "prompt_cache_key": "k",
     "metadata": {"a": "b"},
+    "instructions": "be brief",
+    "max_output_tokens": 3,
+    "include": ["message.output_text.logprobs", "reasoning.encrypted_content"],
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+    "store": False,
+    "background": False,
+    "max_tool_calls": 3,
 }
 
 
@@ -132,9 +144,14 @@ def test_a_limited_parameter_takes_its_values_and_no_other(
 def test_an_honoured_parameter_is_taken(node: Node, path: str, parameter: Parameter) -> None:
     more: dict[str, Any] = {parameter.name: GOOD.get(parameter.name)}
     if parameter.name == "stream_options":
-        more = {"stream": True, "stream_options": {"include_usage": True}}
+        option = "include_obfuscation" if path == "/v1/responses" else "include_usage"
+        more = {"stream": True, "stream_options": {option: path != "/v1/responses"}}
     if parameter.name in {"logprobs", "top_logprobs"}:
-        more = {"logprobs": True, "top_logprobs": 1} if "chat" in path else {"logprobs": 1}
+        more = {
+            "/v1/chat/completions": {"logprobs": True, "top_logprobs": 1},
+            "/v1/responses": {"top_logprobs": 1},
+            "/v1/completions": {"logprobs": 1},
+        }[path]
     if parameter.name in BASE[path]:
         more = {}
     assert node.request("POST", path, {**BASE[path], **more}).status == 200

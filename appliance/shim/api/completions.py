@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from appliance.audit.event import clip
 from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.answer import send_stream, send_whole
+from appliance.shim.answer import send_answer
 from appliance.shim.body import read_body
 from appliance.shim.event_stream import CHUNKS
 from appliance.shim.exchange import exchange_of
@@ -40,11 +40,13 @@ class CompletionsEndpoint:
         engine_requests = request.to_engine(exchange.request_id, exchange.key_id)
         async with admitted(self._services, exchange, receive, engine_requests) as generation:
             shape = CompletionShape(generation, request)
-            if request.stream:
-                keepalive = self._services.settings.keepalive_seconds
-                await send_stream(generation, shape, send, keepalive)
-            else:
-                await send_whole(generation, shape, send)
+            await send_answer(
+                generation,
+                shape,
+                send,
+                stream=bool(request.stream),
+                keepalive_seconds=self._services.settings.keepalive_seconds,
+            )
 
 
 @dataclass(slots=True)

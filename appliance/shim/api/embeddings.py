@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from appliance.audit.event import Tokens, clip
 from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.answer import send_document
+from appliance.shim.answer import send_recorded
 from appliance.shim.body import read_body
 from appliance.shim.exchange import Exchange, exchange_of
 from appliance.shim.lifeline import DisconnectedError, Lifeline
@@ -42,9 +42,15 @@ class EmbeddingsEndpoint:
         exchange.model = clip(request.model)
         answer = await self._compute(exchange, receive, request.to_engine(exchange.request_id))
         tokens = Tokens(prompt=answer.prompt_tokens)
-        bill = await self._services.accounting.admit(exchange, bundle_digest=answer.bundle_digest)
-        await bill.close("ok", tokens, status=200)
-        await send_document(send, _document(request, answer))
+        document = _document(request, answer)
+        await send_recorded(
+            self._services,
+            exchange,
+            send,
+            document,
+            tokens=tokens,
+            bundle_digest=answer.bundle_digest,
+        )
 
     async def _compute(
         self, exchange: Exchange, receive: Receive, request: pb.EmbedRequest

@@ -140,6 +140,57 @@ COMPLETIONS = (
     _refused("suffix", "fill-in-the-middle is not available"),
 )
 
+RESPONSES = (
+    _honoured("model"),
+    _honoured(
+        "input",
+        "a string or items: messages of text parts, `function_call`, `function_call_output`, "
+        "`reasoning`",
+    ),
+    _honoured("instructions", "a system message before the input; not carried over to later turns"),
+    _honoured("max_output_tokens", "reasoning included; up to the context if absent"),
+    _honoured("temperature", "0 to 2; 0 is greedy; the bundle's default if absent"),
+    _honoured("top_p", "0 to 1; the bundle's default if absent"),
+    _honoured("presence_penalty", "-2 to 2"),
+    _honoured("frequency_penalty", "-2 to 2"),
+    _honoured("top_logprobs", "0 to 20"),
+    _honoured(
+        "include",
+        "`message.output_text.logprobs`; `reasoning.encrypted_content` is taken, but reasoning is "
+        "never encrypted",
+    ),
+    _honoured("tools", "functions; `strict` only false"),
+    _limited("tool_choice", "only `auto` and `none`", "auto", "none"),
+    _limited("parallel_tool_calls", "only true", True),
+    _honoured(
+        "reasoning",
+        "`effort`: `none` and `minimal` switch thinking off, the rest on; `summary` only `auto`, "
+        "and the reasoning itself is what there is",
+    ),
+    _honoured("text", '`format` only `{"type": "text"}`; `verbosity` only `medium`'),
+    _honoured("stream", "not together with `background`"),
+    _honoured("stream_options", "`include_obfuscation` only false"),
+    _honoured("store", "true only if the operator allows it; then also the default"),
+    _honoured("previous_response_id", "only if the operator allows storing"),
+    _honoured("background", "only if the operator allows storing"),
+    _limited("truncation", "only `disabled`", "disabled"),
+    _limited("service_tier", "only `auto` and `default`", "auto", "default"),
+    _limited("prompt_cache_retention", "only `in_memory`", "in_memory"),
+    _honoured("metadata", "up to 16 pairs, echoed"),
+    _no_effect("max_tool_calls", "bounds built-in tools, of which there are none"),
+    *_IDENTIFIERS,
+    _no_effect("safety_identifier", "names your end user; the audit log names your key"),
+    _no_effect("prompt_cache_key", "a hint; the prefix cache is separate for each API key"),
+    _refused("access_programs", "there are none"),
+    _refused("background_options", "a background response starts at once"),
+    _refused("context_management", "send the items that you want to be read"),
+    _refused("conversation", "use `previous_response_id`"),
+    _refused("image", "there is no image input"),
+    _refused("moderation", "there is no moderation model"),
+    _refused("prompt", "there are no stored prompts"),
+    _refused("prompt_cache_options", "the prefix cache has no options"),
+)
+
 EMBEDDINGS = (
     _honoured("model"),
     _honoured("input", "a string, token ids, or up to 2048 of either"),
@@ -150,6 +201,7 @@ EMBEDDINGS = (
 
 APIS = {
     "/v1/chat/completions": CHAT,
+    "/v1/responses": RESPONSES,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
 }
