@@ -23,7 +23,7 @@ from appliance.shim.layers.identify import IdentifyLayer
 from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
 from appliance.shim.layers.record_rejections import RecordRejectionsLayer
-from appliance.shim.operations import PUBLIC, route_of
+from appliance.shim.operations import ANTHROPIC, PUBLIC, route_of
 from appliance.shim.routes import router
 from appliance.shim.services import Services
 
@@ -40,4 +40,4 @@ def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     app = RecordRejectionsLayer(app, services.accounting, PUBLIC)
     app = AnswerErrorsLayer(app)
     app = ObserveLayer(app, services.metrics)
-    return IdentifyLayer(app, route_of)
+    return IdentifyLayer(app, route_of, ANTHROPIC)

@@ -94,6 +94,14 @@ class EngineClient:
             raise typed(error) from None
         return answer.sequences
 
+    async def tokenize(self, request: pb.TokenizeRequest) -> Sequence[int]:
+        """The token ids of a prompt. Being cancelled cancels the call."""
+        try:
+            answer: pb.TokenizeResponse = await self._engine.Tokenize(request)
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        return answer.ids
+
     async def models(self) -> Sequence[pb.Model]:
         """Every model the engine holds, in whatever state."""
         try:

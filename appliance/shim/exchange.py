@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from starlette.types import Scope
 
 from appliance.access import KeyInfo
 
 _SLOT = "appliance.exchange"
+Dialect = Literal["openai", "anthropic"]
 
 
 @dataclass(slots=True)
@@ -19,6 +21,8 @@ class Exchange:
     request_id: str
     route: str
     """The route's template, or "unknown": never the caller's own path."""
+    dialect: Dialect = "openai"
+    """Whose errors the caller understands."""
     peer: str = ""
     key: KeyInfo | None = None
     model: str = ""

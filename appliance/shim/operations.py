@@ -14,7 +14,10 @@ from typing import Literal
 from appliance.shim.api.health import Health
 from appliance.shim.api.models import ModelList, ModelOut
 from appliance.shim.api.stored_responses import ItemsQuery, NoQuery, RetrieveQuery
+from appliance.shim.exchange import Dialect
 from appliance.shim.wire import parameters as table
+from appliance.shim.wire.anthropic import CountRequest, MessagesRequest
+from appliance.shim.wire.anthropic_message import MessageEvent, MessageOut, MessageTokens
 from appliance.shim.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from appliance.shim.wire.completions import Completion, CompletionRequest
 from appliance.shim.wire.embeddings import EmbeddingList, EmbeddingRequest
@@ -47,6 +50,8 @@ class Operation:
     """The type of each event where the answer can be streamed."""
     public: bool = False
     """Needs no key and leaves no record."""
+    dialect: Dialect = "openai"
+    """Whose API it is, and so the shape of its errors."""
 
     @property
     def names(self) -> list[str]:
@@ -112,6 +117,25 @@ OPERATIONS = (
     ),
     Operation(
         "POST",
+        "/v1/messages",
+        "Anthropic's API for chat, whole or streamed",
+        MessageOut,
+        body=MessagesRequest,
+        parameters=table.MESSAGES,
+        stream=MessageEvent,
+        dialect="anthropic",
+    ),
+    Operation(
+        "POST",
+        "/v1/messages/count_tokens",
+        "How many tokens such a request would have",
+        MessageTokens,
+        body=CountRequest,
+        parameters=table.COUNT_TOKENS,
+        dialect="anthropic",
+    ),
+    Operation(
+        "POST",
         "/v1/completions",
         "Goes on from a text or from token ids, whole or streamed",
         Completion,
@@ -133,6 +157,8 @@ OPERATIONS = (
 )
 PUBLIC = frozenset(operation.path for operation in OPERATIONS if operation.public)
 """Paths that need no key."""
+ANTHROPIC = frozenset(o.path for o in OPERATIONS if o.dialect == "anthropic")
+"""Paths whose callers speak Anthropic's API."""
 _WITH_SLASHES = frozenset({"model"})
 """Variable parts that may hold slashes."""
 _FIXED = frozenset(operation.path for operation in OPERATIONS if not operation.names)

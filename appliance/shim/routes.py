@@ -13,6 +13,7 @@ from appliance.shim.api.chat import ChatEndpoint
 from appliance.shim.api.completions import CompletionsEndpoint
 from appliance.shim.api.embeddings import EmbeddingsEndpoint
 from appliance.shim.api.health import HealthEndpoint
+from appliance.shim.api.messages import CountTokensEndpoint, MessagesEndpoint
 from appliance.shim.api.metrics import MetricsEndpoint
 from appliance.shim.api.models import ModelEndpoint, ModelsEndpoint
 from appliance.shim.api.responses import ResponsesEndpoint
@@ -54,6 +55,8 @@ def _apps(
         ("DELETE", "/v1/responses/{response_id}"): DeleteResponseEndpoint(services),
         ("POST", "/v1/responses/{response_id}/cancel"): CancelResponseEndpoint(services),
         ("GET", "/v1/responses/{response_id}/input_items"): InputItemsEndpoint(services),
+        ("POST", "/v1/messages"): MessagesEndpoint(services),
+        ("POST", "/v1/messages/count_tokens"): CountTokensEndpoint(services),
         ("POST", "/v1/completions"): CompletionsEndpoint(services),
         ("POST", "/v1/embeddings"): EmbeddingsEndpoint(services),
         ("GET", "/v1/models"): ModelsEndpoint(engine),

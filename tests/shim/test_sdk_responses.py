@@ -212,7 +212,8 @@ def test_events_come_in_the_order_of_the_specification(node: Node) -> None:
 def test_calls_stream_one_after_the_other(client: openai.OpenAI) -> None:
     question = f'{CALL}\ncall weather {{"city": "Rome"}}'
     stream = client.responses.create(model=CHAT, input=question, tools=[WEATHER], stream=True)
-    done, open_items = [], []
+    done: list[str] = []
+    open_items: list[int] = []
     for event in stream:
         if event.type == "response.output_item.added":
             assert not open_items

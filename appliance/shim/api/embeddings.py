@@ -16,7 +16,7 @@ from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_recorded
 from appliance.shim.body import read_body
 from appliance.shim.exchange import Exchange, exchange_of
-from appliance.shim.lifeline import DisconnectedError, Lifeline
+from appliance.shim.lifeline import DisconnectedError
 from appliance.shim.services import Services
 from appliance.shim.wire import embeddings as wire
 from appliance.shim.wire.decode import decode
@@ -55,12 +55,8 @@ class EmbeddingsEndpoint:
     async def _compute(
         self, exchange: Exchange, receive: Receive, request: pb.EmbedRequest
     ) -> pb.EmbedResponse:
-        seconds = self._services.settings.request_timeout_seconds
         try:
-            async with (
-                Lifeline(receive, self._services.drain, seconds) as lifeline,
-                lifeline.guard(),
-            ):
+            async with self._services.watched(receive):
                 return await self._services.engine.embed(request)
         except DisconnectedError:
             await self._bill_lost(exchange)

@@ -238,7 +238,7 @@ def response_error(error: ApplianceError) -> wire.ResponseError:
     told = refusal(error)
     return wire.ResponseError(
         "rate_limit_exceeded" if told.status == 429 else "server_error",
-        told.document.error.message,
+        told.message,
     )
 
 

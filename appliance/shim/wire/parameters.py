@@ -127,6 +127,46 @@ CHAT = (
     _refused("web_search_options", "the appliance has no network"),
 )
 
+_PROMPT_OF_MESSAGES = (
+    _honoured("model"),
+    _honoured(
+        "messages",
+        "roles user, assistant, system; content as a string or blocks: `text`, `thinking`, "
+        "`tool_use`, `tool_result`; a last assistant text is gone on from",
+    ),
+    _honoured("system", "a string or text blocks"),
+    _honoured("tools", "custom tools; `strict` only false"),
+    _honoured("tool_choice", "`auto` and `none`; `disable_parallel_tool_use` only false"),
+    _honoured(
+        "thinking",
+        "`enabled`, `disabled`, or `adaptive`: as the bundle does; `max_tokens` bounds it, not "
+        "`budget_tokens`; `display` only `summarized`, and the reasoning itself is what there is",
+    ),
+    _no_effect("cache_control", "the prefix cache needs no marks and is separate for each key"),
+    _limited("speed", "only `standard`", "standard"),
+    _refused("output_config", "use `thinking`"),
+    _refused("user_profile_id", "there are no profiles"),
+    _refused("workspace_id", "there are no workspaces"),
+)
+
+MESSAGES = (
+    *_PROMPT_OF_MESSAGES[:2],
+    _honoured("max_tokens", "required; reasoning included"),
+    *_PROMPT_OF_MESSAGES[2:],
+    _honoured("stop_sequences", "up to 16"),
+    _honoured("stream"),
+    _honoured("temperature", "0 to 1; 0 is greedy; the bundle's default if absent"),
+    _honoured("top_p", "0 to 1; the bundle's default if absent"),
+    _honoured("top_k", "0 is off"),
+    _limited("service_tier", "only `auto` and `standard_only`", "auto", "standard_only"),
+    _no_effect("metadata", "`user_id` names your end user; the audit log names your key"),
+    _refused("container", "there are no containers"),
+    _refused("diagnostics", "the prefix cache tells nothing but its counts"),
+    _refused("inference_geo", "it is computed on this machine"),
+)
+
+COUNT_TOKENS = _PROMPT_OF_MESSAGES
+
 COMPLETIONS = (
     _honoured("model"),
     _honoured("prompt", "a string, token ids, or up to 128 of either"),
@@ -202,6 +242,8 @@ EMBEDDINGS = (
 APIS = {
     "/v1/chat/completions": CHAT,
     "/v1/responses": RESPONSES,
+    "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
 }
