@@ -102,6 +102,14 @@ class EngineClient:
             raise typed(error) from None
         return answer.ids
 
+    async def detokenize(self, request: pb.DetokenizeRequest) -> str:
+        """The text of token ids. Being cancelled cancels the call."""
+        try:
+            answer: pb.DetokenizeResponse = await self._engine.Detokenize(request)
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        return answer.text
+
     async def models(self) -> Sequence[pb.Model]:
         """Every model the engine holds, in whatever state."""
         try:

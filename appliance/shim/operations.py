@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from appliance.shim.api.health import Health
+from appliance.shim.api.health import Health, Readiness
 from appliance.shim.api.models import ModelList, ModelOut
 from appliance.shim.api.stored_responses import ItemsQuery, NoQuery, RetrieveQuery
 from appliance.shim.exchange import Dialect
@@ -28,6 +28,12 @@ from appliance.shim.wire.response_object import (
     ResponseObject,
 )
 from appliance.shim.wire.responses import ResponsesRequest
+from appliance.shim.wire.tokens import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+)
 
 Method = Literal["GET", "POST", "DELETE"]
 
@@ -57,15 +63,6 @@ class Operation:
     def names(self) -> list[str]:
         """The variable parts of the path."""
         return re.findall(r"{(\w+)}", self.path)
-
-
-def _health_and_metrics() -> tuple[Operation, ...]:
-    return (
-        Operation(
-            "GET", "/health", "Whether the endpoint lives, and what works", Health, public=True
-        ),
-        Operation("GET", "/metrics", "Prometheus metrics", "text/plain", public=True),
-    )
 
 
 OPERATIONS = (
@@ -151,9 +148,33 @@ OPERATIONS = (
         body=EmbeddingRequest,
         parameters=table.EMBEDDINGS,
     ),
+    Operation(
+        "POST",
+        "/tokenize",
+        "The token ids of a text or of a conversation",
+        TokenizeAnswer,
+        body=TokenizeRequest,
+        parameters=table.TOKENIZE,
+    ),
+    Operation(
+        "POST",
+        "/detokenize",
+        "The text of token ids",
+        DetokenizeAnswer,
+        body=DetokenizeRequest,
+        parameters=table.DETOKENIZE,
+    ),
     Operation("GET", "/v1/models", "The models that are served now", ModelList),
     Operation("GET", "/v1/models/{model}", "One of them, or 404", ModelOut),
-    *_health_and_metrics(),
+    Operation("GET", "/health", "That the endpoint lives, and what works", Health, public=True),
+    Operation(
+        "GET",
+        "/ready",
+        "Whether requests are served: 503 with the reasons if not",
+        Readiness,
+        public=True,
+    ),
+    Operation("GET", "/metrics", "Prometheus metrics", "text/plain", public=True),
 )
 PUBLIC = frozenset(operation.path for operation in OPERATIONS if operation.public)
 """Paths that need no key."""

@@ -12,7 +12,7 @@ from appliance.errors import RequestError
 from appliance.shim.api.chat import ChatEndpoint
 from appliance.shim.api.completions import CompletionsEndpoint
 from appliance.shim.api.embeddings import EmbeddingsEndpoint
-from appliance.shim.api.health import HealthEndpoint
+from appliance.shim.api.health import HealthEndpoint, ReadyEndpoint
 from appliance.shim.api.messages import CountTokensEndpoint, MessagesEndpoint
 from appliance.shim.api.metrics import MetricsEndpoint
 from appliance.shim.api.models import ModelEndpoint, ModelsEndpoint
@@ -23,6 +23,7 @@ from appliance.shim.api.stored_responses import (
     InputItemsEndpoint,
     ResponseEndpoint,
 )
+from appliance.shim.api.tokens import DetokenizeEndpoint, TokenizeEndpoint
 from appliance.shim.operations import OPERATIONS, Method, pattern_of
 from appliance.shim.services import Services
 
@@ -59,9 +60,12 @@ def _apps(
         ("POST", "/v1/messages/count_tokens"): CountTokensEndpoint(services),
         ("POST", "/v1/completions"): CompletionsEndpoint(services),
         ("POST", "/v1/embeddings"): EmbeddingsEndpoint(services),
+        ("POST", "/tokenize"): TokenizeEndpoint(services),
+        ("POST", "/detokenize"): DetokenizeEndpoint(services),
         ("GET", "/v1/models"): ModelsEndpoint(engine),
         ("GET", "/v1/models/{model}"): ModelEndpoint(engine),
         ("GET", "/health"): HealthEndpoint(engine, audit_available),
+        ("GET", "/ready"): ReadyEndpoint(engine, audit_available),
         ("GET", "/metrics"): MetricsEndpoint(engine, services.metrics),
     }
 

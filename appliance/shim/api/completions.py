@@ -38,8 +38,9 @@ class CompletionsEndpoint:
         request = decode(scope, await read_body(receive), _DECODER, COMPLETIONS)
         exchange.model = clip(request.model)
         engine_requests = request.to_engine(exchange.request_id, exchange.key_id)
+        echoed = await self._echoed(engine_requests) if request.echo else ()
         async with admitted(self._services, exchange, receive, engine_requests) as generation:
-            shape = CompletionShape(generation, request)
+            shape = CompletionShape(generation, request, echoed)
             await send_answer(
                 generation,
                 shape,
@@ -47,6 +48,18 @@ class CompletionsEndpoint:
                 stream=bool(request.stream),
                 keepalive_seconds=self._services.settings.keepalive_seconds,
             )
+
+    async def _echoed(self, requests: Sequence[pb.GenerateRequest]) -> list[str]:
+        """The text of each prompt."""
+        engine = self._services.engine
+        return [
+            request.text
+            if request.WhichOneof("prompt") == "text"
+            else await engine.detokenize(
+                pb.DetokenizeRequest(model=request.model, tokens=request.tokens)
+            )
+            for request in requests
+        ]
 
 
 @dataclass(slots=True)
@@ -66,15 +79,22 @@ class CompletionShape:
 
     framing = CHUNKS
 
-    def __init__(self, generation: Generation, request: wire.CompletionRequest) -> None:
+    def __init__(
+        self, generation: Generation, request: wire.CompletionRequest, echoed: Sequence[str] = ()
+    ) -> None:
         self._generation = generation
         self._request = request
         self._id = f"cmpl-{generation.exchange.request_id.removeprefix('req_')}"
         self._choices = [_Choice() for _ in range(generation.choices)]
+        self._echoes = [text for text in echoed for _ in range(request.n or 1)]
+        """For each choice the text that stands before it; empty if none does."""
 
     def first(self) -> Sequence[msgspec.Struct]:
-        """Nothing: there is no role to announce, only an empty text for the first choice."""
-        return [self._chunk(wire.CompletionChoice(0, ""))]
+        """The echo of each choice; else only an empty text for the first: there is no role."""
+        return [
+            self._chunk(wire.CompletionChoice(index, text))
+            for index, text in enumerate(self._echoes or [""])
+        ]
 
     def delta(self, choice: int, delta: pb.Delta) -> Sequence[msgspec.Struct]:
         logprobs = self._logprobs(choice, delta)
@@ -113,7 +133,7 @@ class CompletionShape:
             *(
                 wire.CompletionChoice(
                     index,
-                    "".join(choice.text),
+                    "".join([*self._echoes[index : index + 1], *choice.text]),
                     choice.logprobs if wanted else None,
                     choice.finish_reason,
                 )

@@ -175,7 +175,7 @@ COMPLETIONS = (
     *_STREAMING,
     _honoured("logprobs", "0 to 20"),
     _limited("best_of", "only 1: use `n`", 1),
-    _limited("echo", "only false", False),
+    _honoured("echo", "the prompt before each answer; not together with `logprobs`"),
     *_IDENTIFIERS,
     _refused("suffix", "fill-in-the-middle is not available"),
 )
@@ -239,6 +239,24 @@ EMBEDDINGS = (
     *_IDENTIFIERS,
 )
 
+TOKENIZE = (
+    _honoured("model"),
+    _honoured("prompt", "a text, tokenized as /v1/completions does"),
+    _honoured("messages", "instead of `prompt`: rendered as /v1/chat/completions does"),
+    _honoured("tools", "with `messages`"),
+    _honoured("chat_template_kwargs", "with `messages`; `enable_thinking` only"),
+    _honoured("continue_final_message", "with `messages`"),
+    _honoured("add_generation_prompt", "the opposite of `continue_final_message`"),
+    _refused("add_special_tokens", "they are added as the model was trained"),
+    _refused("return_token_strs", "use /detokenize"),
+    _refused("chat_template", "the bundle's own is used"),
+)
+
+DETOKENIZE = (
+    _honoured("model"),
+    _honoured("tokens", "token ids"),
+)
+
 APIS = {
     "/v1/chat/completions": CHAT,
     "/v1/responses": RESPONSES,
@@ -246,6 +264,8 @@ APIS = {
     "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
+    "/tokenize": TOKENIZE,
+    "/detokenize": DETOKENIZE,
 }
 
 
