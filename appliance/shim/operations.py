@@ -47,7 +47,7 @@ class Operation:
     """With `{names}` for its variable parts."""
     summary: str
     answer: object
-    """The type of a 200's JSON, or its media type."""
+    """The type of a 200's JSON, or its media types."""
     body: type | None = None
     """The type of the request's JSON."""
     parameters: Sequence[table.Parameter] = ()
@@ -174,7 +174,21 @@ OPERATIONS = (
         Readiness,
         public=True,
     ),
-    Operation("GET", "/metrics", "Prometheus metrics", "text/plain", public=True),
+    Operation(
+        "GET",
+        "/metrics",
+        "Prometheus metrics",
+        "text/plain|application/openmetrics-text",
+        public=True,
+    ),
+    Operation(
+        "GET",
+        "/openapi.json",
+        "This API as an OpenAPI document",
+        dict[str, object],
+        public=True,
+    ),
+    Operation("GET", "/docs", "This API as a page to read", "text/html", public=True),
 )
 PUBLIC = frozenset(operation.path for operation in OPERATIONS if operation.public)
 """Paths that need no key."""

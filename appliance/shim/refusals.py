@@ -73,6 +73,16 @@ _CLOSING = frozenset({"body_timeout", "body_too_large"})
 """The rest of the body is not read, so the connection cannot be used again."""
 
 
+class MethodError(RequestError):
+    """The path exists, but not for this method; `allowed` are those it exists for."""
+
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{method} is not possible here", hint=f"use {allowed[0]}", code="method_not_allowed"
+        )
+        self.allowed = allowed
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """The inner object of every error."""
 
@@ -139,7 +149,7 @@ def refusal(error: ApplianceError, dialect: Dialect = "openai", request_id: str 
         fallback = "server_error" if status >= 500 else "invalid_request_error"
         kind = _TYPE_OF_STATUS.get(status, fallback)
         document = ErrorDocument(ErrorBody(message, kind, _param(error), error.code))
-    return Refusal(status, message, document, tuple(_headers(status, error.code)))
+    return Refusal(status, message, document, tuple(_headers(status, error)))
 
 
 def _param(error: ApplianceError) -> str | None:
@@ -156,14 +166,17 @@ def _anthropic(error: ApplianceError, status: int, message: str, request_id: str
     )
 
 
-def _headers(status: int, code: str) -> list[tuple[bytes, bytes]]:
+def _headers(status: int, error: ApplianceError) -> list[tuple[bytes, bytes]]:
     headers = []
+    code = error.code
     if status in _RETRY_AFTER_SECONDS:
         headers.append((b"retry-after", str(_RETRY_AFTER_SECONDS[status]).encode()))
     if code in _NO_RETRY:
         headers.append((b"x-should-retry", b"false"))
     if code in _CLOSING:
         headers.append((b"connection", b"close"))
+    if isinstance(error, MethodError):
+        headers.append((b"allow", ", ".join(error.allowed).encode("ascii")))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers

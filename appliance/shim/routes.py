@@ -16,6 +16,7 @@ from appliance.shim.api.health import HealthEndpoint, ReadyEndpoint
 from appliance.shim.api.messages import CountTokensEndpoint, MessagesEndpoint
 from appliance.shim.api.metrics import MetricsEndpoint
 from appliance.shim.api.models import ModelEndpoint, ModelsEndpoint
+from appliance.shim.api.reference import OpenApiEndpoint, ReferenceEndpoint
 from appliance.shim.api.responses import ResponsesEndpoint
 from appliance.shim.api.stored_responses import (
     CancelResponseEndpoint,
@@ -25,6 +26,7 @@ from appliance.shim.api.stored_responses import (
 )
 from appliance.shim.api.tokens import DetokenizeEndpoint, TokenizeEndpoint
 from appliance.shim.operations import OPERATIONS, Method, pattern_of
+from appliance.shim.refusals import MethodError
 from appliance.shim.services import Services
 
 
@@ -66,6 +68,8 @@ def _apps(
         ("GET", "/v1/models/{model}"): ModelEndpoint(engine),
         ("GET", "/health"): HealthEndpoint(engine, audit_available),
         ("GET", "/ready"): ReadyEndpoint(engine, audit_available),
+        ("GET", "/openapi.json"): OpenApiEndpoint(),
+        ("GET", "/docs"): ReferenceEndpoint(),
         ("GET", "/metrics"): MetricsEndpoint(engine, services.metrics),
     }
 
@@ -79,11 +83,7 @@ class _Methods:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._apps.get(scope["method"])
         if app is None:
-            raise RequestError(
-                f"{scope['method']} is not possible here",
-                hint=f"use {next(iter(self._apps))}",
-                code="method_not_allowed",
-            )
+            raise MethodError(scope["method"], tuple(self._apps))
         await app(scope, receive, send)
 
 

@@ -18,6 +18,8 @@ from appliance.shim.wire.response_items import (
 )
 from appliance.shim.wire.usage import Usage
 
+AnyItem = dict[str, object]
+"""An item as it was listed when its response was made."""
 ResponseStatus = Literal["completed", "failed", "in_progress", "cancelled", "queued", "incomplete"]
 
 
@@ -231,7 +233,7 @@ class DeletedResponse(msgspec.Struct, frozen=True):
 class ItemList(msgspec.Struct, frozen=True):
     """Items that a response was made from; empty ids if the page is empty."""
 
-    data: list[dict[str, object]]
+    data: list[AnyItem]
     first_id: str
     last_id: str
     has_more: bool
