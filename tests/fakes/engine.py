@@ -169,6 +169,9 @@ class _Servicer(pb_grpc.EngineServicer):
         self._expect(request.model, "chat", context)
         _check_tokens(request.tokens, "prompt", context)
         prompt = _render(request)
+        if not prompt:
+            message = "the prompt is empty"
+            _abort(context, Fault(grpc.StatusCode.INVALID_ARGUMENT, message, param="prompt"))
         if len(prompt) >= CONTEXT:
             _abort(
                 context,
