@@ -115,6 +115,15 @@ class Layout:
         return self.state / "bench"
 
     @property
+    def responses(self) -> Path:
+        """Directory of the responses that callers asked to keep: content at rest."""
+        return self.state / "responses"
+
+    @property
+    def responses_db(self) -> Path:
+        return self.responses / "responses.db"
+
+    @property
     def install_state(self) -> Path:
         return self.state / "install"
 
@@ -139,6 +148,10 @@ class ApiSettings:
     """Silence on a stream before a comment line is sent."""
     drain_seconds: float = 30.0
     """Time that running requests get to finish when the endpoint is stopped."""
+    store_responses: bool = False
+    """Whether /v1/responses may keep what was asked and answered."""
+    stored_response_hours: float = 24.0
+    """How long a stored response is kept after it was made or built upon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +319,12 @@ def _typed(name: str, value: object, wanted: type) -> object:
     return value
 
 
-_TYPE_WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "a string"}
+_TYPE_WORDS: Mapping[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+}
 
 
 def _check(config: Config) -> None:
@@ -337,6 +355,7 @@ def _check(config: Config) -> None:
         ("api.keepalive_seconds", api.keepalive_seconds, 1, 600),
         # Units and `serve` kill after 60 seconds.
         ("api.drain_seconds", api.drain_seconds, 0, 45),
+        ("api.stored_response_hours", api.stored_response_hours, 0.01, 8760),
         ("engine.threads", engine.threads, 0, 1024),
         ("engine.cache_bytes", engine.cache_bytes, 0, 1 << 50),
         ("engine.max_sequences", engine.max_sequences, 1, 1024),

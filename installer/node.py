@@ -56,6 +56,7 @@ def directories(layout: Layout) -> tuple[Directory, ...]:
         Directory(layout.audit_key, 0o700, api, api),
         Directory(layout.access, 0o700, api, api),
         Directory(layout.metering, 0o700, api, api),
+        Directory(layout.responses, 0o700, api, api),
         Directory(layout.install_state, 0o700),
         Directory(layout.run, 0o750, engine, shared),
     )

@@ -103,7 +103,14 @@ def _target() -> str:
 
 
 def _engine(layout: Layout, python: Path) -> str:
-    hidden = (layout.audit, layout.audit_key, layout.access, layout.metering, layout.trust)
+    hidden = (
+        layout.audit,
+        layout.audit_key,
+        layout.access,
+        layout.metering,
+        layout.responses,
+        layout.trust,
+    )
     return _text(
         Unit=_unit("Appliance inference engine"),
         Service=(
@@ -122,7 +129,7 @@ def _engine(layout: Layout, python: Path) -> str:
 
 
 def _shim(layout: Layout, python: Path) -> str:
-    writable = (layout.audit, layout.audit_key, layout.access, layout.metering)
+    writable = (layout.audit, layout.audit_key, layout.access, layout.metering, layout.responses)
     hidden = (layout.models, layout.artifacts, layout.trust)
     return _text(
         Unit=(*_unit("Appliance HTTP endpoint"), ("Wants", ENGINE_UNIT), ("After", ENGINE_UNIT)),

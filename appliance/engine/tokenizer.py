@@ -7,12 +7,12 @@ wrote it; in what users write it stays text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer as NativeTokenizer
 from tokenizers.decoders import DecodeStream
 
-from appliance.errors import UnsupportedError
+from appliance.errors import RequestError, UnsupportedError
 from appliance.prompting import Prompt
 from appliance.prompting.marks import ControlTokens
 
@@ -65,6 +65,13 @@ class Tokenizer:
                 ids.append(token_id)
             strip_next = token is not None and token.rstrip
         return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, control tokens as they are written. Raises RequestError."""
+        if ids and max(ids) >= self.vocab_size:
+            raise RequestError(f"token ids must be below {self.vocab_size}", param="tokens")
+        text: str = self._native.decode(list(ids), skip_special_tokens=False)
+        return text
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 fragment that a token stands for; possibly not valid on its own."""

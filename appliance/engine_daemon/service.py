@@ -107,12 +107,23 @@ class EngineService(pb_grpc.EngineServicer):
     ) -> pb.TokenizeResponse:
         async with answered(context):
             hosted = self._registry.serving(request.model)
-            if request.WhichOneof("prompt") == "chat":
-                ids, _, _ = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
-            else:
-                assert hosted.model is not None
-                ids = await asyncio.to_thread(hosted.model.tokenizer.encode_text, request.text)
+            with hosted.preparing():
+                if request.WhichOneof("prompt") == "chat":
+                    ids, _, _ = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
+                else:
+                    assert hosted.model is not None
+                    ids = await asyncio.to_thread(hosted.model.tokenizer.encode_text, request.text)
             return pb.TokenizeResponse(ids=ids)
+
+    async def Detokenize(  # noqa: N802
+        self, request: pb.DetokenizeRequest, context: ServicerContext
+    ) -> pb.DetokenizeResponse:
+        async with answered(context):
+            hosted = self._registry.serving(request.model)
+            assert hosted.model is not None
+            with hosted.preparing():
+                text = await asyncio.to_thread(hosted.model.tokenizer.decode, request.tokens.ids)
+            return pb.DetokenizeResponse(text=text)
 
     async def Stats(  # noqa: N802
         self, _request: pb.StatsRequest, _context: ServicerContext

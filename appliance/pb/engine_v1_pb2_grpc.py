@@ -69,6 +69,11 @@ class EngineStub:
                 request_serializer=appliance_dot_pb_dot_engine__v1__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=appliance_dot_pb_dot_engine__v1__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/appliance.engine.v1.Engine/Detokenize',
+                request_serializer=appliance_dot_pb_dot_engine__v1__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=appliance_dot_pb_dot_engine__v1__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/appliance.engine.v1.Engine/Stats',
                 request_serializer=appliance_dot_pb_dot_engine__v1__pb2.StatsRequest.SerializeToString,
@@ -127,6 +132,12 @@ class EngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Detokenize(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stats(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -170,6 +181,11 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=appliance_dot_pb_dot_engine__v1__pb2.TokenizeRequest.FromString,
                     response_serializer=appliance_dot_pb_dot_engine__v1__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=appliance_dot_pb_dot_engine__v1__pb2.DetokenizeRequest.FromString,
+                    response_serializer=appliance_dot_pb_dot_engine__v1__pb2.DetokenizeResponse.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
@@ -366,6 +382,33 @@ class Engine:
             '/appliance.engine.v1.Engine/Tokenize',
             appliance_dot_pb_dot_engine__v1__pb2.TokenizeRequest.SerializeToString,
             appliance_dot_pb_dot_engine__v1__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/appliance.engine.v1.Engine/Detokenize',
+            appliance_dot_pb_dot_engine__v1__pb2.DetokenizeRequest.SerializeToString,
+            appliance_dot_pb_dot_engine__v1__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

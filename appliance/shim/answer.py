@@ -1,40 +1,49 @@
 """From a generation to the caller: all at once, or as a stream.
 
-Owns the moment of the last byte: RES is durable before the body, or before `[DONE]`. What the
-bytes look like is a `Shape`, one for each API.
+Owns the moment of the last byte: RES is durable before the body, or before the last events of a
+stream. What the bytes look like is a `Shape`, one for each API.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
 import msgspec
 from starlette.types import Send
 
+from appliance.audit.event import Tokens
 from appliance.errors import ApplianceError, AuditUnavailableError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.event_stream import EventStream
+from appliance.shim.event_stream import EventStream, Framing
+from appliance.shim.exchange import Exchange
 from appliance.shim.generation import Generation
-from appliance.shim.refusals import refusal
+from appliance.shim.services import Services
 from appliance.shim.wire.usage import Usage
+
+NO_TOKENS = Tokens()
 
 
 class Shape(Protocol):
     """One API's way to say it; made for one request."""
 
+    framing: Framing
+
     def first(self) -> Sequence[msgspec.Struct]:
-        """Chunks that open a stream."""
+        """What opens a stream."""
 
-    def delta(self, choice: int, delta: pb.Delta) -> msgspec.Struct | None:
-        """The chunk for `delta`; None if there is nothing to say."""
+    def delta(self, choice: int, delta: pb.Delta) -> Sequence[msgspec.Struct]:
+        """What to say for `delta`; empty if there is nothing to say."""
 
-    def finish(self, choice: int, finished: pb.Finished) -> msgspec.Struct:
-        """The chunk that ends a choice."""
+    def finish(self, choice: int, finished: pb.Finished) -> Sequence[msgspec.Struct]:
+        """What ends a choice."""
 
-    def usage(self, usage: Usage) -> msgspec.Struct | None:
-        """The chunk after all choices; None if it was not asked for."""
+    def last(self, usage: Usage) -> Sequence[msgspec.Struct]:
+        """What follows all choices, when RES is durable."""
+
+    def failed(self, error: ApplianceError, usage: Usage) -> Sequence[msgspec.Struct]:
+        """What ends a stream that broke off; `usage` is what is billed all the same."""
 
     def take(self, choice: int, event: pb.Delta | pb.Finished) -> None:
         """Keep `event` for `whole`."""
@@ -43,42 +52,94 @@ class Shape(Protocol):
         """The body of an answer that is not streamed."""
 
 
-async def send_document(send: Send, document: msgspec.Struct) -> None:
+async def send_document(send: Send, document: msgspec.Struct, status: int = 200) -> None:
     """Send `document` as a complete JSON answer."""
     body = msgspec.json.encode(document)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode("ascii")),
     ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_whole(generation: Generation, shape: Shape, send: Send) -> None:
-    """Wait for all of it, then answer."""
+async def send_recorded(
+    services: Services,
+    exchange: Exchange,
+    send: Send,
+    document: msgspec.Struct,
+    *,
+    tokens: Tokens = NO_TOKENS,
+    bundle_digest: str = "",
+) -> None:
+    """Answer with what is there already, as soon as REQ and RES are durable."""
+    bill = await services.accounting.admit(exchange, bundle_digest=bundle_digest)
+    await bill.close("ok", tokens, status=200)
+    await send_document(send, document)
+
+
+async def send_answer(
+    generation: Generation,
+    shape: Shape,
+    send: Send,
+    *,
+    stream: bool,
+    keepalive_seconds: float,
+    settled: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Answer as it is computed if `stream`, else at its end.
+
+    `settled` is awaited between RES and the last byte; its ApplianceError ends the answer.
+    """
+    if stream:
+        await send_stream(generation, shape, send, keepalive_seconds, settled)
+    else:
+        await send_whole(generation, shape, send, settled)
+
+
+async def take_all(generation: Generation, shape: Shape) -> None:
+    """Wait for all of it, and make RES durable."""
     async with generation.guard(), aclosing(generation.events()) as events:
         async for choice, event in events:
             shape.take(choice, event)
     await generation.settle()
+
+
+async def send_whole(
+    generation: Generation,
+    shape: Shape,
+    send: Send,
+    settled: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Wait for all of it, then answer."""
+    await take_all(generation, shape)
+    if settled is not None:
+        await settled()
     await send_document(send, shape.whole(generation.usage()))
 
 
 async def send_stream(
-    generation: Generation, shape: Shape, send: Send, keepalive_seconds: float
+    generation: Generation,
+    shape: Shape,
+    send: Send,
+    keepalive_seconds: float,
+    settled: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Answer while it is computed. An error on the way is the last frame, after its RES."""
-    stream = EventStream(send, keepalive_seconds)
+    stream = EventStream(send, keepalive_seconds, shape.framing)
     try:
         async with generation.guard(), stream.open():
             generation.started = True
             await stream.data(*shape.first())
             await _pass_on(generation, shape, stream)
         await generation.settle()
+        if settled is not None:
+            await settled()
     except ApplianceError as error:
         last = await _recorded(generation, error)
-        await stream.fail(refusal(last).document)
+        await stream.fail(*shape.failed(last, generation.usage()))
     else:
-        await stream.done()
+        await stream.done(*shape.last(generation.usage()))
 
 
 async def _recorded(generation: Generation, error: ApplianceError) -> ApplianceError:
@@ -95,9 +156,6 @@ async def _pass_on(generation: Generation, shape: Shape, stream: EventStream) ->
     async with aclosing(generation.events()) as events:
         async for choice, event in events:
             if isinstance(event, pb.Finished):
-                await stream.data(shape.finish(choice, event))
-            elif (chunk := shape.delta(choice, event)) is not None:
-                await stream.data(chunk)
-    last = shape.usage(generation.usage())
-    if last is not None:
-        await stream.data(last)
+                await stream.data(*shape.finish(choice, event))
+            else:
+                await stream.data(*shape.delta(choice, event))

@@ -27,7 +27,8 @@ from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
 from appliance.shim.layers.record_rejections import RecordRejectionsLayer
 from appliance.shim.layers.show_limits import ShowLimitsLayer
-from appliance.shim.routes import PUBLIC, route_of, router
+from appliance.shim.operations import ANTHROPIC, PUBLIC, route_of
+from appliance.shim.routes import router
 from appliance.shim.services import Services
 
 _BODY_SECONDS = 60.0
@@ -45,4 +46,4 @@ def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     app = AnswerErrorsLayer(app)
     app = ObserveLayer(app, services.metrics)
     app = ShowLimitsLayer(app)
-    return IdentifyLayer(app, route_of)
+    return IdentifyLayer(app, route_of, ANTHROPIC)

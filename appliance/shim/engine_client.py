@@ -96,6 +96,26 @@ class EngineClient:
             raise typed(error) from None
         return answer.sequences
 
+    async def tokenize(self, request: pb.TokenizeRequest) -> Sequence[int]:
+        """The token ids of a prompt. Being cancelled cancels the call."""
+        try:
+            answer: pb.TokenizeResponse = await self._engine.Tokenize(
+                request, timeout=_TOKENIZE_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        return answer.ids
+
+    async def detokenize(self, request: pb.DetokenizeRequest) -> str:
+        """The text of token ids. Being cancelled cancels the call."""
+        try:
+            answer: pb.DetokenizeResponse = await self._engine.Detokenize(
+                request, timeout=_TOKENIZE_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        return answer.text
+
     async def models(self) -> Sequence[pb.Model]:
         """Every model the engine holds, in whatever state."""
         try:
@@ -105,16 +125,6 @@ class EngineClient:
         except grpc.aio.AioRpcError as error:
             raise typed(error) from None
         return answer.models
-
-    async def tokenize(self, request: pb.TokenizeRequest) -> Sequence[int]:
-        """The token ids of a prompt."""
-        try:
-            answer: pb.TokenizeResponse = await self._engine.Tokenize(
-                request, timeout=_TOKENIZE_SECONDS
-            )
-        except grpc.aio.AioRpcError as error:
-            raise typed(error) from None
-        return answer.ids
 
     async def stats(self) -> Sequence[pb.ModelStats]:
         """Counters and gauges, per model."""

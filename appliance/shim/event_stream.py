@@ -1,7 +1,8 @@
-"""Server-sent events as the OpenAI SDKs read them.
+"""Server-sent events as the official SDKs read them.
 
-Owns the frames: `data:` and a blank line, comment lines when it has been quiet, `[DONE]` at the
-end. Refuses frames with an empty `data:` or only a name: they break both official SDKs.
+Owns the frames: `data:` and a blank line, `event:` before it where an API names its events,
+comment lines when it has been quiet, and the mark at the end. Refuses frames with an empty `data:`
+or only a name: they break the OpenAI SDKs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import msgspec
 from starlette.types import Send
@@ -19,16 +21,40 @@ _HEADERS = [
     (b"x-accel-buffering", b"no"),
 ]
 _PING = b": ping\n\n"
-_DONE = b"data: [DONE]\n\n"
 _FAREWELL_SECONDS = 5.0
 """Longest wait for a caller that does not read to take the last frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How one API writes its frames. A named event's name is the tag of its struct."""
+
+    named: bool
+    done: bytes
+    """What follows the last event of a complete answer."""
+
+    def frame(self, document: msgspec.Struct) -> bytes:
+        """The frame of `document`."""
+        data = b"data: " + msgspec.json.encode(document) + b"\n\n"
+        if not self.named:
+            return data
+        return f"event: {document.__struct_config__.tag}\n".encode("ascii") + data
+
+
+CHUNKS = Framing(named=False, done=b"data: [DONE]\n\n")
+"""Chat and completions."""
+RESPONSE_EVENTS = Framing(named=True, done=b"data: [DONE]\n\n")
+"""Responses; the mark is Open Responses', OpenAI's own SDKs take it as the end too."""
+MESSAGE_EVENTS = Framing(named=True, done=b"")
+"""Anthropic's messages."""
 
 
 class EventStream:
     """The answer of one request, frame by frame."""
 
-    def __init__(self, send: Send, keepalive_seconds: float) -> None:
+    def __init__(self, send: Send, keepalive_seconds: float, framing: Framing) -> None:
         self._send = send
+        self._framing = framing
         self._keepalive_seconds = keepalive_seconds
         self._last = 0.0
 
@@ -44,17 +70,18 @@ class EventStream:
             pings.cancel()
 
     async def data(self, *documents: msgspec.Struct) -> None:
-        """Send `documents`, a frame each, in one write."""
-        frames = [b"data: " + msgspec.json.encode(document) + b"\n\n" for document in documents]
-        await self._write(b"".join(frames))
+        """Send `documents`, a frame each, in one write; nothing if there are none."""
+        if not documents:
+            return
+        await self._write(b"".join(map(self._framing.frame, documents)))
 
-    async def done(self) -> None:
-        """Say that nothing follows, and end."""
-        await self._end(_DONE)
+    async def done(self, *documents: msgspec.Struct) -> None:
+        """Send the last `documents`, say that nothing follows, and end."""
+        await self._end(b"".join(map(self._framing.frame, documents)) + self._framing.done)
 
-    async def fail(self, error: msgspec.Struct) -> None:
-        """Send `error` and end without `[DONE]`: the answer is not complete."""
-        await self._end(b"data: " + msgspec.json.encode(error) + b"\n\n")
+    async def fail(self, *documents: msgspec.Struct) -> None:
+        """Send `documents`, which say why, and end without the mark: the answer is not complete."""
+        await self._end(b"".join(map(self._framing.frame, documents)))
 
     async def _write(self, frame: bytes) -> None:
         await self._send({"type": "http.response.body", "body": frame, "more_body": True})

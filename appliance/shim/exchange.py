@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from starlette.types import Scope
 
@@ -11,6 +12,7 @@ from appliance.access import KeyInfo
 from appliance.metering import Price, Reservation, Standing
 
 _SLOT = "appliance.exchange"
+Dialect = Literal["openai", "anthropic"]
 
 
 @dataclass(slots=True)
@@ -20,6 +22,8 @@ class Exchange:
     request_id: str
     route: str
     """The route's template, or "unknown": never the caller's own path."""
+    dialect: Dialect = "openai"
+    """Whose errors the caller understands."""
     peer: str = ""
     key: KeyInfo | None = None
     model: str = ""

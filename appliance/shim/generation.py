@@ -76,6 +76,11 @@ class Generation:
         return sum(request.n for request in self._requests)
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, as the engine said when it accepted them."""
+        return sum(tally.prompt_tokens for tally in self._tallies)
+
+    @property
     def closed(self) -> bool:
         """Whether RES is written."""
         return self._bill.closed

@@ -7,6 +7,7 @@ class and retry 408, 409, 429 and 5xx twice, unless a header says otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -21,6 +22,7 @@ from appliance.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from appliance.shim.exchange import Dialect
 
 INTERNAL = ApplianceError(
     "the request failed inside the appliance",
@@ -35,6 +37,7 @@ STATUS_OF_CODE = {
     "model_not_allowed": 403,
     "unknown_url": 404,
     "model_not_found": 404,
+    "response_not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "body_too_large": 413,
@@ -50,6 +53,24 @@ _STATUS_OF_CLASS: tuple[tuple[type[ApplianceError], int], ...] = (
     (UnavailableError, 503),
     (StorageError, 503),
 )
+AnthropicErrorType = Literal[
+    "invalid_request_error",
+    "authentication_error",
+    "permission_error",
+    "not_found_error",
+    "request_too_large",
+    "rate_limit_error",
+    "api_error",
+    "timeout_error",
+]
+_ANTHROPIC_TYPES: dict[int, AnthropicErrorType] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
 _TYPE_OF_STATUS = {429: "rate_limit_error"}
 _TYPE_OF_CODE = {"insufficient_quota": "insufficient_quota"}
 _RETRY_AFTER_SECONDS = {429: 1, 503: 1}
@@ -57,6 +78,16 @@ _NO_RETRY = frozenset({"timeout", "insufficient_quota", "conflict"})
 """Trying again would fail as well, after computing as long again; a budget comes back tomorrow."""
 _CLOSING = frozenset({"body_timeout", "body_too_large"})
 """The rest of the body is not read, so the connection cannot be used again."""
+
+
+class MethodError(RequestError):
+    """The path exists, but not for this method; `allowed` are those it exists for."""
+
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(
+            f"{method} is not possible here", hint=f"use {allowed[0]}", code="method_not_allowed"
+        )
+        self.allowed = allowed
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -74,17 +105,33 @@ class ErrorDocument(msgspec.Struct, frozen=True):
     error: ErrorBody
 
 
+class AnthropicErrorDetails(msgspec.Struct, frozen=True):
+    error_code: str
+
+
+class AnthropicErrorBody(msgspec.Struct, frozen=True):
+    """The inner object of an error on Anthropic's routes: the message names the parameter."""
+
+    type: AnthropicErrorType
+    message: str
+    details: AnthropicErrorDetails
+
+
+class AnthropicError(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
+    """What an error looks like on Anthropic's routes, as a body and inside a stream."""
+
+    error: AnthropicErrorBody
+    request_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An error, ready to be sent."""
 
     status: int
-    document: ErrorDocument
+    message: str
+    document: ErrorDocument | AnthropicError
     headers: tuple[tuple[bytes, bytes], ...]
-
-    @property
-    def code(self) -> str:
-        return self.document.error.code
 
     @property
     def body(self) -> bytes:
@@ -98,17 +145,32 @@ def status_of(error: ApplianceError) -> int:
     return next((status for kind, status in _STATUS_OF_CLASS if isinstance(error, kind)), 500)
 
 
-def refusal(error: ApplianceError) -> Refusal:
-    """`error` in the API's shape."""
+def refusal(error: ApplianceError, dialect: Dialect = "openai", request_id: str = "") -> Refusal:
+    """`error` in the shape of the caller's API."""
     status = status_of(error)
-    fallback = "server_error" if status >= 500 else "invalid_request_error"
-    body = ErrorBody(
-        message=f"{error.message}; {error.hint}" if error.hint else error.message,
-        type=_TYPE_OF_CODE.get(error.code) or _TYPE_OF_STATUS.get(status, fallback),
-        param=error.param if isinstance(error, RequestError) else None,
-        code=error.code,
+    message = f"{error.message}; {error.hint}" if error.hint else error.message
+    document: ErrorDocument | AnthropicError
+    if dialect == "anthropic":
+        document = _anthropic(error, status, message, request_id)
+    else:
+        fallback = "server_error" if status >= 500 else "invalid_request_error"
+        kind = _TYPE_OF_CODE.get(error.code) or _TYPE_OF_STATUS.get(status, fallback)
+        document = ErrorDocument(ErrorBody(message, kind, _param(error), error.code))
+    return Refusal(status, message, document, tuple(_headers(status, error)))
+
+
+def _param(error: ApplianceError) -> str | None:
+    return error.param if isinstance(error, RequestError) else None
+
+
+def _anthropic(error: ApplianceError, status: int, message: str, request_id: str) -> AnthropicError:
+    param = _param(error)
+    fallback: AnthropicErrorType = "api_error" if status >= 500 else "invalid_request_error"
+    named = message if param is None or f"`{param}`" in message else f"`{param}`: {message}"
+    kind = _ANTHROPIC_TYPES.get(status, fallback)
+    return AnthropicError(
+        AnthropicErrorBody(kind, named, AnthropicErrorDetails(error.code)), request_id
     )
-    return Refusal(status, ErrorDocument(body), tuple(_headers(status, error)))
 
 
 def _headers(status: int, error: ApplianceError) -> list[tuple[bytes, bytes]]:
@@ -123,6 +185,8 @@ def _headers(status: int, error: ApplianceError) -> list[tuple[bytes, bytes]]:
         headers.append((b"retry-after", str(_RETRY_AFTER_SECONDS[status]).encode()))
     if code in _CLOSING:
         headers.append((b"connection", b"close"))
+    if isinstance(error, MethodError):
+        headers.append((b"allow", ", ".join(error.allowed).encode("ascii")))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers

@@ -1,52 +1,49 @@
-"""Which path is answered by what."""
+"""Which operation is answered by what."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.errors import RequestError
-from appliance.shim.administration.paths import administration_route_of
 from appliance.shim.administration.routes import administration_apps
 from appliance.shim.api.chat import ChatEndpoint
 from appliance.shim.api.completions import CompletionsEndpoint
 from appliance.shim.api.embeddings import EmbeddingsEndpoint
-from appliance.shim.api.health import HealthEndpoint
+from appliance.shim.api.health import HealthEndpoint, ReadyEndpoint
+from appliance.shim.api.messages import CountTokensEndpoint, MessagesEndpoint
 from appliance.shim.api.metrics import MetricsEndpoint
 from appliance.shim.api.models import ModelEndpoint, ModelsEndpoint
-from appliance.shim.services import Services
-
-PUBLIC = frozenset({"/health", "/metrics"})
-"""Routes that need no key."""
-_MODEL = "/v1/models/"
-_FIXED = frozenset(
-    {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", *PUBLIC}
+from appliance.shim.api.reference import OpenApiEndpoint, ReferenceEndpoint
+from appliance.shim.api.responses import ResponsesEndpoint
+from appliance.shim.api.stored_responses import (
+    CancelResponseEndpoint,
+    DeleteResponseEndpoint,
+    InputItemsEndpoint,
+    ResponseEndpoint,
 )
-
-
-def route_of(path: str) -> str:
-    """The name under which `path` is counted and recorded: never the caller's own words."""
-    if path in _FIXED:
-        return path
-    if path.startswith(_MODEL):
-        return f"{_MODEL}{{model}}"
-    return administration_route_of(path) or "unknown"
+from appliance.shim.api.tokens import DetokenizeEndpoint, TokenizeEndpoint
+from appliance.shim.operations import OPERATIONS, Method, pattern_of
+from appliance.shim.refusals import MethodError
+from appliance.shim.services import Services
 
 
 def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     """The application inside the layers. Raises RequestError for an unknown path or method."""
-    engine = services.engine
+    apps = _apps(services, audit_available)
+    assert apps.keys() == {(o.method, o.path) for o in OPERATIONS}, "the table names them all"
+    of_path: dict[str, dict[str, ASGIApp]] = defaultdict(dict)
+    for operation in OPERATIONS:
+        app = apps[operation.method, operation.path]
+        of_path[operation.path][operation.method] = app
+        if operation.method == "GET":
+            of_path[operation.path]["HEAD"] = app
     return Router(
         [
-            _post("/v1/chat/completions", ChatEndpoint(services)),
-            _post("/v1/completions", CompletionsEndpoint(services)),
-            _post("/v1/embeddings", EmbeddingsEndpoint(services)),
-            _get("/v1/models", ModelsEndpoint(engine)),
-            _get("/v1/models/{model:path}", ModelEndpoint(engine)),
-            _get("/health", HealthEndpoint(engine, audit_available)),
-            _get("/metrics", MetricsEndpoint(engine, services.metrics)),
+            *(Route(pattern_of(path), _Methods(methods)) for path, methods in of_path.items()),
             *(Route(path, _Methods(apps)) for path, apps in administration_apps(services).items()),
         ],
         redirect_slashes=False,
@@ -54,12 +51,31 @@ def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     )
 
 
-def _post(path: str, app: ASGIApp) -> Route:
-    return Route(path, _Methods({"POST": app}))
-
-
-def _get(path: str, app: ASGIApp) -> Route:
-    return Route(path, _Methods({"GET": app, "HEAD": app}))
+def _apps(
+    services: Services, audit_available: Callable[[], bool]
+) -> dict[tuple[Method, str], ASGIApp]:
+    engine = services.engine
+    return {
+        ("POST", "/v1/chat/completions"): ChatEndpoint(services),
+        ("POST", "/v1/responses"): ResponsesEndpoint(services),
+        ("GET", "/v1/responses/{response_id}"): ResponseEndpoint(services),
+        ("DELETE", "/v1/responses/{response_id}"): DeleteResponseEndpoint(services),
+        ("POST", "/v1/responses/{response_id}/cancel"): CancelResponseEndpoint(services),
+        ("GET", "/v1/responses/{response_id}/input_items"): InputItemsEndpoint(services),
+        ("POST", "/v1/messages"): MessagesEndpoint(services),
+        ("POST", "/v1/messages/count_tokens"): CountTokensEndpoint(services),
+        ("POST", "/v1/completions"): CompletionsEndpoint(services),
+        ("POST", "/v1/embeddings"): EmbeddingsEndpoint(services),
+        ("POST", "/tokenize"): TokenizeEndpoint(services),
+        ("POST", "/detokenize"): DetokenizeEndpoint(services),
+        ("GET", "/v1/models"): ModelsEndpoint(engine),
+        ("GET", "/v1/models/{model}"): ModelEndpoint(engine),
+        ("GET", "/health"): HealthEndpoint(engine, audit_available),
+        ("GET", "/ready"): ReadyEndpoint(engine, audit_available),
+        ("GET", "/openapi.json"): OpenApiEndpoint(),
+        ("GET", "/docs"): ReferenceEndpoint(),
+        ("GET", "/metrics"): MetricsEndpoint(engine, services.metrics),
+    }
 
 
 class _Methods:
@@ -71,11 +87,7 @@ class _Methods:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._apps.get(scope["method"])
         if app is None:
-            raise RequestError(
-                f"{scope['method']} is not possible here",
-                hint=f"use {next(iter(self._apps))}",
-                code="method_not_allowed",
-            )
+            raise MethodError(scope["method"], tuple(self._apps))
         await app(scope, receive, send)
 
 

@@ -28,6 +28,7 @@ from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol
 from appliance.shim.metrics import Metrics
+from appliance.shim.response_recovery import kept_responses
 from appliance.shim.revocation import Revocations
 from appliance.shim.services import Services
 from appliance.shim.settler import Settler
@@ -100,7 +101,7 @@ async def _services(
         metrics = Metrics(lambda: drain.inside)
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
-        async with AuditWriter(log, config.audit) as writer:
+        async with AuditWriter(log, config.audit) as writer, kept_responses(config) as responses:
             accounting = Accounting(writer, keys, settler, metrics)
             revocations = Revocations(keys)
             services = Services(
@@ -112,6 +113,7 @@ async def _services(
                 drain,
                 revocations,
                 Admission(engine, limiter, prices),
+                responses,
             )
             try:
                 yield services, writer

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.types import Receive
 
 from appliance.access import KeyStore
 from appliance.config import ApiSettings, Config
 from appliance.shim.accounting import Accounting
-from appliance.shim.admission import Admission
+from appliance.shim.admission import Admission, allowed
+from appliance.shim.background import Background
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.exchange import Exchange
 from appliance.shim.lifeline import Lifeline
 from appliance.shim.metrics import Metrics
+from appliance.shim.response_store import ResponseStore
 from appliance.shim.revocation import Revocations
 
 
@@ -32,6 +34,9 @@ class Services:
     drain: Drain
     revocations: Revocations
     admission: Admission
+    responses: ResponseStore | None = None
+    """None unless the operator lets callers store responses."""
+    background: Background = field(default_factory=Background)
 
     @property
     def settings(self) -> ApiSettings:
@@ -46,3 +51,13 @@ class Services:
         async with Lifeline(receive, self.drain, seconds) as lifeline:
             with self.revocations.watching(exchange.key, lifeline.end):
                 yield lifeline
+
+    @asynccontextmanager
+    async def watched(self, exchange: Exchange, receive: Receive) -> AsyncIterator[None]:
+        """Cancel the body when nobody waits for it any more, or nobody may.
+
+        For calls with one answer about a model; raises as `Lifeline.guard` and `allowed` do.
+        """
+        allowed(exchange)
+        async with self.lifeline(exchange, receive) as lifeline, lifeline.guard():
+            yield

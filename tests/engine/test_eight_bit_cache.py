@@ -18,7 +18,8 @@ from appliance.engine.slot_pool import Array
 from appliance.model_store import ModelStore
 from appliance.trust.node_key import NodePublicKey
 from tests.engine.conftest import OpenChat
-from tests.engine.test_generation import PROMPTS, Results, ids, run
+from tests.engine.results import Results, run
+from tests.engine.test_generation import PROMPTS, ids
 
 NEAR_TIE = 0.05
 """Of the logits' Euclidean norm per entry: what a cut elsewhere can move a logit by, and more."""

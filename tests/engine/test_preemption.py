@@ -10,7 +10,8 @@ from appliance.engine.llm_engine import Generation
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from tests.engine.conftest import OpenChat
-from tests.engine.test_generation import PROMPTS, Results, ids, run
+from tests.engine.results import Results, run
+from tests.engine.test_generation import PROMPTS, ids
 
 
 @pytest.mark.parametrize("temperature", [0, 1])

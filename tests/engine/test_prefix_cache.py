@@ -8,7 +8,8 @@ from appliance.engine.llm_engine import Generation
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from tests.engine.conftest import OpenChat
-from tests.engine.test_generation import PROMPTS, Results, ids, run
+from tests.engine.results import Results, run
+from tests.engine.test_generation import PROMPTS, ids
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 SYSTEM = "Every request is written to the audit log before its first word is sent. " * 4

@@ -86,6 +86,23 @@ def test_a_text_prompt_and_its_token_ids_are_the_same(make_node: RunNode) -> Non
     run(scenario())
 
 
+def test_token_ids_become_the_text_they_came_from(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            text = "The sum of <think> and 3 is é"
+            tokenized = await client.engine.Tokenize(pb.TokenizeRequest(model="chat", text=text))
+            tokens = pb.TokenIds(ids=tokenized.ids)
+            back = await client.engine.Detokenize(pb.DetokenizeRequest(model="chat", tokens=tokens))
+            assert back.text == text
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client.engine.Detokenize(
+                    pb.DetokenizeRequest(model="chat", tokens=pb.TokenIds(ids=[1 << 31]))
+                )
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    run(scenario())
+
+
 def test_a_chat_is_tokenized_as_it_is_generated_from(make_node: RunNode) -> None:
     async def scenario() -> None:
         async with make_node().run() as client:

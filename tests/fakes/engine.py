@@ -43,6 +43,8 @@ CHAT, EMBEDDING = "echo", "letters"
 DIGEST = {CHAT: "ab" * 32, EMBEDDING: "cd" * 32}
 DIMENSIONS = 26
 CONTEXT = 4096
+VOCABULARY = 0xD800
+"""Code points from here on may not be characters."""
 LOGPROB = -0.5
 _NEVER = 1 << 30
 
@@ -169,11 +171,15 @@ class _Servicer(pb_grpc.EngineServicer):
         engine = self._engine
         engine.requests.append(request)
         self._expect(request.model, "chat", context)
+        _check_tokens(request.tokens, "prompt", context)
         try:
             check(request)
         except UnfitError as error:
             _abort(context, error.fault)
         prompt = _render(request)
+        if not prompt:
+            message = "the prompt is empty"
+            _abort(context, Fault(grpc.StatusCode.INVALID_ARGUMENT, message, param="prompt"))
         if len(prompt) >= CONTEXT:
             _abort(
                 context,
@@ -274,6 +280,8 @@ class _Servicer(pb_grpc.EngineServicer):
                     param="dimensions",
                 ),
             )
+        for item in request.inputs:
+            _check_tokens(item.tokens, "input", context)
         texts = [_text_of(item) for item in request.inputs]
         call = Call(request.request_id, [pb.Usage(prompt_tokens=len(text)) for text in texts])
         engine.calls[request.request_id] = call
@@ -326,9 +334,18 @@ class _Servicer(pb_grpc.EngineServicer):
     def Tokenize(  # noqa: N802
         self, request: pb.TokenizeRequest, context: grpc.ServicerContext
     ) -> pb.TokenizeResponse:
-        self._expect(request.model, "chat", context)
-        text = request.text if request.HasField("text") else _render_chat(request.chat)
-        return pb.TokenizeResponse(ids=map(ord, text))
+        if request.WhichOneof("prompt") == "chat":
+            self._expect(request.model, "chat", context)
+            return pb.TokenizeResponse(ids=map(ord, _render_chat(request.chat)))
+        self._expect(request.model, None, context)
+        return pb.TokenizeResponse(ids=map(ord, request.text))
+
+    def Detokenize(  # noqa: N802
+        self, request: pb.DetokenizeRequest, context: grpc.ServicerContext
+    ) -> pb.DetokenizeResponse:
+        self._expect(request.model, None, context)
+        _check_tokens(request.tokens, "tokens", context)
+        return pb.DetokenizeResponse(text="".join(map(chr, request.tokens.ids)))
 
     def Stats(  # noqa: N802
         self, request: pb.StatsRequest, context: grpc.ServicerContext
@@ -339,11 +356,11 @@ class _Servicer(pb_grpc.EngineServicer):
             item.sequences_running = running if item.model == CHAT else 0
         return pb.StatsResponse(models=stats)
 
-    def _expect(self, name: str, kind: str, context: grpc.ServicerContext) -> None:
+    def _expect(self, name: str, kind: str | None, context: grpc.ServicerContext) -> None:
         model = self._engine.models.get(name)
         if model is None:
             _abort(context, _unknown_model(name))
-        if model.kind != kind:
+        if kind is not None and model.kind != kind:
             _abort(
                 context,
                 Fault(
@@ -387,6 +404,12 @@ def _expired(call: Call, running: Iterable[int]) -> Iterator[pb.GenerateEvent]:
                 index=index, reason=pb.FINISH_REASON_DEADLINE, usage=call.sequences[index]
             )
         )
+
+
+def _check_tokens(tokens: pb.TokenIds, param: str, context: grpc.ServicerContext) -> None:
+    if max(tokens.ids, default=0) >= VOCABULARY:
+        message = f"token ids must be below {VOCABULARY}"
+        _abort(context, Fault(grpc.StatusCode.INVALID_ARGUMENT, message, param=param))
 
 
 def _common(one: str, other: str) -> int:

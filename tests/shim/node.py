@@ -44,7 +44,7 @@ def free_port() -> int:
 def prepare(root: Path, **settings: Any) -> Config:
     """The files that an installation leaves for the shim."""
     layout = Layout(root)
-    for directory in (layout.audit, layout.access, layout.metering, layout.run):
+    for directory in (layout.audit, layout.access, layout.metering, layout.responses, layout.run):
         directory.mkdir(parents=True)
     create_signer(layout.audit_key, "test")
     return Config(layout, api=ApiSettings(listen_port=free_port(), **settings))
@@ -152,9 +152,9 @@ class Node:
 
 
 @contextmanager
-def standing(root: Path) -> Iterator[Node]:
+def standing(root: Path, **settings: Any) -> Iterator[Node]:
     """A shim in front of a fake engine, below `root`."""
-    config = prepare(root)
+    config = prepare(root, **settings)
     with FakeEngine(config.layout.engine_socket) as engine, running_shim(config):
         yield Node(config, engine)
 
@@ -183,9 +183,10 @@ class Frames:
         self.hang_up()
 
     def documents(self) -> list[Any]:
-        """Every `data:` frame up to the end, decoded; [DONE] as the string."""
-        frames = [f.removeprefix(b"data: ") for f in self if f.startswith(b"data: ")]
-        return ["[DONE]" if f == b"[DONE]\n" else json.loads(f) for f in frames]
+        """The data of every frame up to the end, decoded; [DONE] as the string."""
+        lines = [line for frame in self for line in frame.splitlines()]
+        data = [line.removeprefix(b"data: ") for line in lines if line.startswith(b"data: ")]
+        return ["[DONE]" if d == b"[DONE]" else json.loads(d) for d in data]
 
     def hang_up(self) -> None:
         """Close the connection as a caller does who has lost interest."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 
+import pytest
 from grpc_health.v1 import health_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
+from appliance.audit import AuditWriter
 from tests.fakes.engine import CHAT, EMBEDDING
 from tests.shim.node import Node, ask
 
@@ -90,3 +92,27 @@ def test_a_caller_cannot_make_labels(node: Node) -> None:
     node.request("GET", "/v1/models/made-up")
     _, body = public(node, "GET", "/metrics")
     assert b"made-up" not in body
+
+
+def test_ready_needs_a_model_and_an_engine(node: Node) -> None:
+    assert public(node, "GET", "/ready")[0] == 200
+    ready = node.request("GET", "/ready").json
+    assert ready == {"ready": True, "reasons": [], "models": [CHAT, EMBEDDING]}
+    models = dict(node.engine.models)
+    node.engine.models.clear()
+    answer = node.request("GET", "/ready")
+    assert (answer.status, answer.json["reasons"]) == (503, ["no model is loaded"])
+    node.engine.models.update(models)
+    node.engine.stop()
+    answer = node.request("GET", "/ready")
+    assert (answer.status, answer.json["reasons"]) == (503, ["the engine does not answer"])
+    node.engine.start()
+
+
+def test_ready_needs_an_audit_log_that_can_be_written(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AuditWriter, "available", False)
+    answer = node.request("GET", "/ready")
+    assert (answer.status, answer.json["reasons"]) == (503, ["the audit log cannot be written"])
+    assert node.request("GET", "/health").status == 200

@@ -4,33 +4,50 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib import resources
 from typing import Any
 
 import msgspec
 import pytest
 
+from appliance.shim.wire.anthropic import CountRequest, MessagesRequest
 from appliance.shim.wire.chat import ChatRequest
 from appliance.shim.wire.completions import CompletionRequest
 from appliance.shim.wire.embeddings import EmbeddingRequest
 from appliance.shim.wire.parameters import APIS, Parameter, table
+from appliance.shim.wire.responses import ResponsesRequest
+from appliance.shim.wire.tokens import DetokenizeRequest, TokenizeRequest
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, EMBEDDING
-from tests.shim.node import Node, ask, standing
+from tests.shim.node import Answer, Node, ask, standing
 
 REQUESTS: dict[str, type[msgspec.Struct]] = {
     "/v1/chat/completions": ChatRequest,
+    "/v1/responses": ResponsesRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountRequest,
     "/v1/completions": CompletionRequest,
     "/v1/embeddings": EmbeddingRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
 }
 BASE: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": ask(),
+    "/v1/responses": {"model": CHAT, "input": "a"},
+    "/v1/messages": ask(max_tokens=9),
+    "/v1/messages/count_tokens": ask(),
     "/v1/completions": {"model": CHAT, "prompt": "a"},
     "/v1/embeddings": {"model": EMBEDDING, "input": "a"},
+    "/tokenize": ask(),
+    "/detokenize": {"model": CHAT, "tokens": [97]},
 }
 SDK = {
-    "/v1/chat/completions": "chat/completion_create_params",
-    "/v1/completions": "completion_create_params",
-    "/v1/embeddings": "embedding_create_params",
+    "/v1/chat/completions": "openai/types/chat/completion_create_params",
+    "/v1/responses": "openai/types/responses/response_create_params",
+    "/v1/messages": "anthropic/types/message_create_params",
+    "/v1/messages/count_tokens": "anthropic/types/message_count_tokens_params",
+    "/v1/completions": "openai/types/completion_create_params",
+    "/v1/embeddings": "openai/types/embedding_create_params",
 }
 GOOD: dict[str, Any] = {
     "temperature": 0.5,
@@ -61,6 +78,19 @@ GOOD: dict[str, Any] = {
     "safety_identifier": "s",
     "prompt_cache_key": "k",
     "metadata": {"a": "b"},
+    "instructions": "be brief",
+    "max_output_tokens": 3,
+    "include": ["message.output_text.logprobs", "reasoning.encrypted_content"],
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+    "store": False,
+    "background": False,
+    "max_tool_calls": 3,
+    "system": "be brief",
+    "stop_sequences": ["x"],
+    "thinking": {"type": "adaptive"},
+    "cache_control": {"type": "ephemeral"},
+    "echo": True,
 }
 
 
@@ -80,6 +110,15 @@ def parameters(*treatments: str) -> list[Any]:
     ]
 
 
+def assert_names(answer: Answer, name: str) -> None:
+    """The error is about the parameter `name`, in the shape of whichever API it is."""
+    error = answer.json["error"]
+    if "param" in error:
+        assert (error["param"], error["code"]) == (name, "unsupported_parameter")
+    else:
+        assert f"`{name}` is not supported here" in error["message"]
+
+
 @pytest.mark.parametrize("path", APIS)
 def test_the_documented_table_is_the_code_s(path: str) -> None:
     page = (REPOSITORY / "docs/api.md").read_text()
@@ -93,17 +132,14 @@ def test_the_request_has_exactly_the_fields_that_are_not_refused(path: str) -> N
     assert fields == {p.name for p in APIS[path] if p.treatment != "refused"}
 
 
-@pytest.mark.parametrize("path", APIS)
+@pytest.mark.parametrize("path", SDK)
 def test_every_parameter_of_the_official_sdk_is_in_the_table(path: str) -> None:
-    import openai.types
-
-    source = next(iter(openai.types.__path__)) + f"/{SDK[path]}.py"
-    with open(source) as file:  # noqa: PTH123
-        text = file.read()
+    package, _, module = SDK[path].partition("/")
+    text = resources.files(package).joinpath(f"{module}.py").read_text()
     base = re.split(r"^class \w+\(", text, flags=re.MULTILINE)[1]
-    names = set(re.findall(r"^    (\w+): ", base, flags=re.MULTILINE)) | {"stream"}
-    if path == "/v1/embeddings":
-        names.discard("stream")
+    names = set(re.findall(r"^    (\w+): ", base, flags=re.MULTILINE))
+    if path not in ("/v1/embeddings", "/v1/messages/count_tokens"):
+        names.add("stream")
     assert names <= {p.name for p in APIS[path]}
 
 
@@ -113,8 +149,7 @@ def test_a_refused_parameter_is_refused_by_name(
 ) -> None:
     answer = node.request("POST", path, {**BASE[path], parameter.name: "x"})
     assert answer.status == 400
-    assert answer.error["param"] == parameter.name
-    assert answer.error["code"] == "unsupported_parameter"
+    assert_names(answer, parameter.name)
 
 
 @pytest.mark.parametrize(("path", "parameter"), parameters("limited"))
@@ -125,16 +160,24 @@ def test_a_limited_parameter_takes_its_values_and_no_other(
         assert node.request("POST", path, {**BASE[path], parameter.name: value}).status == 200
     for value in ("other", 17, 0, 1.0, ["x"], {"type": "x"}):
         answer = node.request("POST", path, {**BASE[path], parameter.name: value})
-        assert (answer.status, answer.error["param"]) == (400, parameter.name)
+        assert answer.status == 400
+        assert_names(answer, parameter.name)
 
 
 @pytest.mark.parametrize(("path", "parameter"), parameters("honoured", "no effect"))
 def test_an_honoured_parameter_is_taken(node: Node, path: str, parameter: Parameter) -> None:
     more: dict[str, Any] = {parameter.name: GOOD.get(parameter.name)}
+    if parameter.name == "metadata" and path == "/v1/messages":
+        more = {"metadata": {"user_id": "u"}}
     if parameter.name == "stream_options":
-        more = {"stream": True, "stream_options": {"include_usage": True}}
+        option = "include_obfuscation" if path == "/v1/responses" else "include_usage"
+        more = {"stream": True, "stream_options": {option: path != "/v1/responses"}}
     if parameter.name in {"logprobs", "top_logprobs"}:
-        more = {"logprobs": True, "top_logprobs": 1} if "chat" in path else {"logprobs": 1}
+        more = {
+            "/v1/chat/completions": {"logprobs": True, "top_logprobs": 1},
+            "/v1/responses": {"top_logprobs": 1},
+            "/v1/completions": {"logprobs": 1},
+        }[path]
     if parameter.name in BASE[path]:
         more = {}
     assert node.request("POST", path, {**BASE[path], **more}).status == 200

@@ -10,11 +10,14 @@ from msgspec import UNSET
 from starlette.types import Receive, Scope, Send
 
 from appliance.audit.event import clip
+from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.answer import send_stream, send_whole
+from appliance.shim.answer import send_answer
 from appliance.shim.body import read_body
+from appliance.shim.event_stream import CHUNKS
 from appliance.shim.exchange import exchange_of
 from appliance.shim.generation import FINISH_REASONS, Generation, admitted
+from appliance.shim.refusals import refusal
 from appliance.shim.services import Services
 from appliance.shim.wire import chat as wire
 from appliance.shim.wire.decode import decode
@@ -38,12 +41,13 @@ class ChatEndpoint:
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace)
         with in_the_callers_words("response_format.json_schema.schema"):
             async with admitted(self._services, exchange, receive, [engine_request]) as generation:
-                shape = ChatShape(generation, request)
-                if request.stream:
-                    keepalive = self._services.settings.keepalive_seconds
-                    await send_stream(generation, shape, send, keepalive)
-                else:
-                    await send_whole(generation, shape, send)
+                await send_answer(
+                    generation,
+                    ChatShape(generation, request),
+                    send,
+                    stream=bool(request.stream),
+                    keepalive_seconds=self._services.settings.keepalive_seconds,
+                )
 
 
 @dataclass(slots=True)
@@ -60,6 +64,8 @@ class _Choice:
 class ChatShape:
     """A generation as chat.completion or chat.completion.chunk objects."""
 
+    framing = CHUNKS
+
     def __init__(self, generation: Generation, request: wire.ChatRequest) -> None:
         self._generation = generation
         self._request = request
@@ -73,7 +79,7 @@ class ChatShape:
             self._chunk(wire.ChunkChoice(index, opening)) for index in range(len(self._choices))
         ]
 
-    def delta(self, choice: int, delta: pb.Delta) -> msgspec.Struct | None:
+    def delta(self, choice: int, delta: pb.Delta) -> Sequence[msgspec.Struct]:
         said = wire.Delta(
             content=delta.text or UNSET,
             reasoning_content=delta.reasoning or UNSET,
@@ -81,19 +87,22 @@ class ChatShape:
         )
         logprobs = self._logprobs(delta)
         if said == wire.Delta() and logprobs is None:
-            return None
-        return self._chunk(wire.ChunkChoice(choice, said, logprobs))
+            return ()
+        return [self._chunk(wire.ChunkChoice(choice, said, logprobs))]
 
-    def finish(self, choice: int, finished: pb.Finished) -> msgspec.Struct:
+    def finish(self, choice: int, finished: pb.Finished) -> Sequence[msgspec.Struct]:
         reason = FINISH_REASONS[finished.reason]
-        return self._chunk(wire.ChunkChoice(choice, wire.Delta(), finish_reason=reason))
+        return [self._chunk(wire.ChunkChoice(choice, wire.Delta(), finish_reason=reason))]
 
-    def usage(self, usage: Usage) -> msgspec.Struct | None:
+    def last(self, usage: Usage) -> Sequence[msgspec.Struct]:
         if not self._request.include_usage:
-            return None
+            return ()
         chunk = self._chunk()
         chunk.usage = usage
-        return chunk
+        return [chunk]
+
+    def failed(self, error: ApplianceError, usage: Usage) -> Sequence[msgspec.Struct]:
+        return [refusal(error).document]
 
     def take(self, choice: int, event: pb.Delta | pb.Finished) -> None:
         kept = self._choices[choice]

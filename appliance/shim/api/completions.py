@@ -10,11 +10,15 @@ from msgspec import UNSET
 from starlette.types import Receive, Scope, Send
 
 from appliance.audit.event import clip
+from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.answer import send_stream, send_whole
+from appliance.shim.admission import allowed
+from appliance.shim.answer import send_answer
 from appliance.shim.body import read_body
-from appliance.shim.exchange import exchange_of
+from appliance.shim.event_stream import CHUNKS
+from appliance.shim.exchange import Exchange, exchange_of
 from appliance.shim.generation import FINISH_REASONS, Generation, admitted
+from appliance.shim.refusals import refusal
 from appliance.shim.services import Services
 from appliance.shim.wire import completions as wire
 from appliance.shim.wire.decode import decode
@@ -35,13 +39,31 @@ class CompletionsEndpoint:
         request = decode(scope, await read_body(receive), _DECODER, COMPLETIONS)
         exchange.model = clip(request.model)
         engine_requests = request.to_engine(exchange.request_id, exchange.cache_namespace)
+        echoed = await self._echoed(exchange, engine_requests) if request.echo else ()
         async with admitted(self._services, exchange, receive, engine_requests) as generation:
-            shape = CompletionShape(generation, request)
-            if request.stream:
-                keepalive = self._services.settings.keepalive_seconds
-                await send_stream(generation, shape, send, keepalive)
-            else:
-                await send_whole(generation, shape, send)
+            shape = CompletionShape(generation, request, echoed)
+            await send_answer(
+                generation,
+                shape,
+                send,
+                stream=bool(request.stream),
+                keepalive_seconds=self._services.settings.keepalive_seconds,
+            )
+
+    async def _echoed(
+        self, exchange: Exchange, requests: Sequence[pb.GenerateRequest]
+    ) -> list[str]:
+        """The text of each prompt."""
+        allowed(exchange)
+        engine = self._services.engine
+        return [
+            request.text
+            if request.WhichOneof("prompt") == "text"
+            else await engine.detokenize(
+                pb.DetokenizeRequest(model=request.model, tokens=request.tokens)
+            )
+            for request in requests
+        ]
 
 
 @dataclass(slots=True)
@@ -59,32 +81,44 @@ class _Choice:
 class CompletionShape:
     """A generation as text_completion objects."""
 
-    def __init__(self, generation: Generation, request: wire.CompletionRequest) -> None:
+    framing = CHUNKS
+
+    def __init__(
+        self, generation: Generation, request: wire.CompletionRequest, echoed: Sequence[str] = ()
+    ) -> None:
         self._generation = generation
         self._request = request
         self._id = f"cmpl-{generation.exchange.request_id.removeprefix('req_')}"
         self._choices = [_Choice() for _ in range(generation.choices)]
+        self._echoes = [text for text in echoed for _ in range(request.n or 1)]
+        """For each choice the text that stands before it; empty if none does."""
 
     def first(self) -> Sequence[msgspec.Struct]:
-        """Nothing: there is no role to announce, only an empty text for the first choice."""
-        return [self._chunk(wire.CompletionChoice(0, ""))]
+        """The echo of each choice; else only an empty text for the first: there is no role."""
+        return [
+            self._chunk(wire.CompletionChoice(index, text))
+            for index, text in enumerate(self._echoes or [""])
+        ]
 
-    def delta(self, choice: int, delta: pb.Delta) -> msgspec.Struct | None:
+    def delta(self, choice: int, delta: pb.Delta) -> Sequence[msgspec.Struct]:
         logprobs = self._logprobs(choice, delta)
         if not delta.text and logprobs is None:
-            return None
-        return self._chunk(wire.CompletionChoice(choice, delta.text, logprobs))
+            return ()
+        return [self._chunk(wire.CompletionChoice(choice, delta.text, logprobs))]
 
-    def finish(self, choice: int, finished: pb.Finished) -> msgspec.Struct:
+    def finish(self, choice: int, finished: pb.Finished) -> Sequence[msgspec.Struct]:
         reason = FINISH_REASONS[finished.reason]
-        return self._chunk(wire.CompletionChoice(choice, "", finish_reason=reason))
+        return [self._chunk(wire.CompletionChoice(choice, "", finish_reason=reason))]
 
-    def usage(self, usage: Usage) -> msgspec.Struct | None:
+    def last(self, usage: Usage) -> Sequence[msgspec.Struct]:
         if not self._request.include_usage:
-            return None
+            return ()
         chunk = self._chunk()
         chunk.usage = usage
-        return chunk
+        return [chunk]
+
+    def failed(self, error: ApplianceError, usage: Usage) -> Sequence[msgspec.Struct]:
+        return [refusal(error).document]
 
     def take(self, choice: int, event: pb.Delta | pb.Finished) -> None:
         kept = self._choices[choice]
@@ -103,7 +137,7 @@ class CompletionShape:
             *(
                 wire.CompletionChoice(
                     index,
-                    "".join(choice.text),
+                    "".join([*self._echoes[index : index + 1], *choice.text]),
                     choice.logprobs if wanted else None,
                     choice.finish_reason,
                 )

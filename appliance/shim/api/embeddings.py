@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from appliance.audit.event import Tokens, clip
 from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.answer import send_document
+from appliance.shim.answer import send_recorded
 from appliance.shim.body import read_body
 from appliance.shim.exchange import Exchange, exchange_of
 from appliance.shim.lifeline import DisconnectedError
@@ -43,21 +43,20 @@ class EmbeddingsEndpoint:
         engine_request = request.to_engine(exchange.request_id)
         async with self._services.admission.embedding(exchange, engine_request):
             answer = await self._compute(exchange, receive, engine_request)
-            tokens = Tokens(prompt=answer.prompt_tokens)
-            bill = await self._services.accounting.admit(
-                exchange, bundle_digest=answer.bundle_digest
+            await send_recorded(
+                self._services,
+                exchange,
+                send,
+                _document(request, answer),
+                tokens=Tokens(prompt=answer.prompt_tokens),
+                bundle_digest=answer.bundle_digest,
             )
-            await bill.close("ok", tokens, status=200)
-        await send_document(send, _document(request, answer))
 
     async def _compute(
         self, exchange: Exchange, receive: Receive, request: pb.EmbedRequest
     ) -> pb.EmbedResponse:
         try:
-            async with (
-                self._services.lifeline(exchange, receive) as lifeline,
-                lifeline.guard(),
-            ):
+            async with self._services.watched(exchange, receive):
                 return await self._services.engine.embed(request)
         except DisconnectedError:
             await self._bill_lost(exchange)

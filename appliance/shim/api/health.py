@@ -1,4 +1,4 @@
-"""/health: whether requests can be served now. Needs no key and names nothing secret."""
+"""/health and /ready: what works now. They need no key and name nothing secret."""
 
 from __future__ import annotations
 
@@ -36,8 +36,45 @@ class HealthEndpoint:
     async def _health(self) -> Health:
         audit = self._audit_available()
         engine = await self._engine.serving()
-        try:
-            models = [model.name for model in serving(await self._engine.models())]
-        except ApplianceError:
-            engine, models = False, []
-        return Health("ok" if engine and audit else "degraded", engine, audit, models)
+        models = await _names(self._engine)
+        engine = engine and models is not None
+        return Health("ok" if engine and audit else "degraded", engine, audit, models or [])
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """`reasons` say why not; empty if ready."""
+
+    ready: bool
+    reasons: list[str]
+    models: list[str]
+
+
+class ReadyEndpoint:
+    """GET /ready: 200 if a model serves and the audit log can be written, else 503."""
+
+    def __init__(self, engine: EngineClient, audit_available: Callable[[], bool]) -> None:
+        self._engine = engine
+        self._audit_available = audit_available
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        readiness = await self._readiness()
+        await send_document(send, readiness, 200 if readiness.ready else 503)
+
+    async def _readiness(self) -> Readiness:
+        reasons = []
+        if not self._audit_available():
+            reasons.append("the audit log cannot be written")
+        models = await _names(self._engine)
+        if models is None or not await self._engine.serving():
+            reasons.append("the engine does not answer")
+        elif not models:
+            reasons.append("no model is loaded")
+        return Readiness(not reasons, reasons, models or [])
+
+
+async def _names(engine: EngineClient) -> list[str] | None:
+    """The models that take requests; None if the engine does not answer."""
+    try:
+        return [model.name for model in serving(await engine.models())]
+    except ApplianceError:
+        return None

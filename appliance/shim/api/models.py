@@ -51,16 +51,26 @@ class ModelEndpoint:
         self._engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope["path_params"]["model"]
-        for model in _open_to(scope, serving(await self._engine.models())):
-            if model.name == name:
-                await send_document(send, _out(model))
-                return
-        raise NotFoundError(
-            f"the model {name!r} is not served here",
-            hint="GET /v1/models lists those that are",
-            code="model_not_found",
-        )
+        model = await served(self._engine, scope["path_params"]["model"])
+        if not _open_to(scope, [model]):
+            raise _not_served(model.name)
+        await send_document(send, _out(model))
+
+
+async def served(engine: EngineClient, name: str) -> pb.Model:
+    """The model that takes requests as `name`. Raises NotFoundError."""
+    for model in serving(await engine.models()):
+        if model.name == name:
+            return model
+    raise _not_served(name)
+
+
+def _not_served(name: str) -> NotFoundError:
+    return NotFoundError(
+        f"the model {name!r} is not served here",
+        hint="GET /v1/models lists those that are",
+        code="model_not_found",
+    )
 
 
 def serving(models: Sequence[pb.Model]) -> list[pb.Model]:

@@ -26,6 +26,7 @@ class AnswerErrorsLayer:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
         started = False
 
         async def noted(message: Message) -> None:
@@ -38,11 +39,11 @@ class AnswerErrorsLayer:
         except DisconnectedError:
             return
         except ApplianceError as error:
-            answer = refusal(error)
-            _log_failure(exchange_of(scope), answer.status, error)
+            answer = refusal(error, exchange.dialect, exchange.request_id)
+            _log_failure(exchange, answer.status, error)
         except Exception as error:
-            answer = refusal(INTERNAL)
-            _log_bug(exchange_of(scope), error)
+            answer = refusal(INTERNAL, exchange.dialect, exchange.request_id)
+            _log_bug(exchange, error)
         else:
             return
         if not started:

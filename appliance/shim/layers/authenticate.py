@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.access import KeyStore
 from appliance.errors import RequestError
-from appliance.shim.exchange import exchange_of
+from appliance.shim.exchange import Dialect, exchange_of
 
 _SCHEME = b"bearer "
 
@@ -27,11 +27,20 @@ class AuthenticateLayer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
         if exchange.route not in self._public:
-            presented = _bearer(scope["headers"])
+            presented = _presented(scope["headers"], exchange.dialect)
             exchange.key = self._keys.authenticate(presented) if presented is not None else None
             if exchange.key is None:
                 raise _unknown(presented)
         await self._app(scope, receive, send)
+
+
+def _presented(headers: list[tuple[bytes, bytes]], dialect: Dialect) -> str | None:
+    """The presented key; None unless there is exactly one. Anthropic's SDKs have another header."""
+    found = {_bearer(headers)}
+    if dialect == "anthropic":
+        found |= {value.decode("latin-1") for name, value in headers if name == b"x-api-key"}
+    found.discard(None)
+    return found.pop() if len(found) == 1 else None
 
 
 def _bearer(headers: list[tuple[bytes, bytes]]) -> str | None:

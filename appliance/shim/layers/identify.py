@@ -11,25 +11,36 @@ from appliance.shim.exchange import Exchange
 
 
 class IdentifyLayer:
-    """Ids are made here and never taken from the caller: the bill is keyed by them."""
+    """Ids are made here and never taken from the caller: the bill is keyed by them.
 
-    def __init__(self, app: ASGIApp, route_of: Callable[[str], str]) -> None:
+    `anthropic` are the routes whose callers speak Anthropic's API; it has a header of its own.
+    """
+
+    def __init__(
+        self, app: ASGIApp, route_of: Callable[[str], str], anthropic: frozenset[str]
+    ) -> None:
         self._app = app
         self._route_of = route_of
+        self._anthropic = anthropic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "websockets and lifespan are switched off in the server"
+        route = self._route_of(scope["path"])
         exchange = Exchange(
             request_id=f"req_{secrets.token_hex(16)}",
-            route=self._route_of(scope["path"]),
+            route=route,
+            dialect="anthropic" if route in self._anthropic else "openai",
             peer=scope["client"][0] if scope.get("client") else "",
         )
         exchange.attach(scope)
-        header = (b"x-request-id", exchange.request_id.encode("ascii"))
+        value = exchange.request_id.encode("ascii")
+        added = [(b"x-request-id", value)]
+        if exchange.dialect == "anthropic":
+            added.append((b"request-id", value))
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], header]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         await self._app(scope, receive, stamped)

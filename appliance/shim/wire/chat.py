@@ -10,13 +10,12 @@ from msgspec import UNSET, Meta, UnsetType
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.wire.messages import Assistant, Message, Tool, to_engine, tools_to_engine
+from appliance.shim.wire.prompt import Effort, chat_request, thinking_mode, thinks
 from appliance.shim.wire.sampling import Sampling
 from appliance.shim.wire.structured import ResponseFormat, ToolChoice, choose, structured
 from appliance.shim.wire.usage import Usage
 
 MAX_TOOLS = 128
-_NO_THINKING = frozenset({"none", "minimal"})
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Tokens = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
 
 
@@ -65,18 +64,15 @@ class ChatRequest(Sampling, frozen=True):
         self.check()
         tools, choice, name = choose(self.tool_choice, self.tools or ())
         top = (self.top_logprobs or 0) if self.logprobs else None
-        return pb.GenerateRequest(
+        return chat_request(
             request_id=request_id,
             model=self.model,
-            chat=pb.ChatPrompt(
-                messages=[to_engine(message) for message in self.messages],
-                tools=tools_to_engine(tools),
-                thinking=self._thinking(),
-                continue_final_message=bool(self.continue_final_message),
-                tool_choice=choice,
-                tool_choice_name=name,
-                parallel_tool_calls=self.parallel_tool_calls,
-            ),
+            messages=[to_engine(message) for message in self.messages],
+            tools=tools_to_engine(tools),
+            thinking=self._thinking(),
+            continue_final=bool(self.continue_final_message),
+            tool_choice=(choice, name),
+            parallel_tool_calls=self.parallel_tool_calls,
             sampling=self.params(
                 max_tokens=self.max_completion_tokens or self.max_tokens, logprobs=top
             ),
@@ -88,13 +84,11 @@ class ChatRequest(Sampling, frozen=True):
     def _thinking(self) -> pb.ThinkingMode:
         asked = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
         if self.reasoning_effort is not None:
-            effort = self.reasoning_effort not in _NO_THINKING
+            effort = thinks(self.reasoning_effort)
             if asked is not None and asked != effort:
                 raise _contradiction("chat_template_kwargs.enable_thinking", "reasoning_effort")
             asked = effort
-        if asked is None:
-            return pb.THINKING_MODE_DEFAULT
-        return pb.THINKING_MODE_ON if asked else pb.THINKING_MODE_OFF
+        return thinking_mode(asked)
 
     def _check_continuation(self) -> None:
         goes_on = bool(self.continue_final_message)

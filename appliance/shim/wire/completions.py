@@ -24,11 +24,17 @@ class CompletionRequest(Sampling, frozen=True):
     max_tokens: Annotated[int, Meta(ge=1, le=(1 << 31) - 1)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     best_of: object = None
-    echo: object = None
+    echo: bool | None = None
 
     def to_engine(self, request_id: str, cache_namespace: str) -> list[pb.GenerateRequest]:
         """One engine request for each prompt. Raises RequestError."""
         self.check()
+        if self.echo and self.logprobs is not None:
+            raise RequestError(
+                "`echo` is not supported here together with `logprobs`",
+                param="echo",
+                code="unsupported_parameter",
+            )
         limit = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
         sampling = self.params(max_tokens=limit, logprobs=self.logprobs)
         requests = []

@@ -7,8 +7,9 @@ which becomes the `param` of the error. Of a name that stands twice in an object
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.types import Scope
@@ -24,15 +25,25 @@ _FIELD = re.compile(r"Object (?P<how>contains unknown|missing required) field `(
 
 
 def decode(
-    scope: Scope, body: bytes, decoder: msgspec.json.Decoder[T], parameters: Sequence[Parameter]
+    scope: Scope,
+    body: bytes,
+    decoder: msgspec.json.Decoder[T],
+    parameters: Sequence[Parameter],
+    prepare: Callable[[object], None] | None = None,
 ) -> T:
     """`body` as `decoder` has it; `parameters` explains names that are known, not supported.
 
-    Raises RequestError naming the parameter.
+    `prepare` may complete the body in place before it is checked. Raises RequestError naming the
+    parameter.
     """
     _check_media_type(scope)
     try:
-        request = decoder.decode(body)
+        if prepare is None:
+            request = decoder.decode(body)
+        else:
+            given = msgspec.json.decode(body)
+            prepare(given)
+            request = msgspec.convert(given, decoder.type)
     except msgspec.ValidationError as error:
         _refuse(str(error), parameters)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -42,6 +53,21 @@ def decode(
     for parameter in parameters:
         parameter.check(request)
     return request
+
+
+def decode_query(scope: Scope, kind: type[T]) -> T:
+    """The query of the URL as `kind`. Raises RequestError naming the parameter."""
+    try:
+        pairs = parse_qsl(
+            scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
+        )
+        return msgspec.convert(dict(pairs), kind, strict=False)
+    except msgspec.ValidationError as error:
+        _refuse(str(error), ())
+    except ValueError:
+        raise RequestError(
+            "the query of the URL cannot be read", hint="percent-encode it", code="invalid_value"
+        ) from None
 
 
 def _check_media_type(scope: Scope) -> None:

@@ -105,16 +105,32 @@ def to_engine(message: Message) -> pb.ChatMessage:
 
 def tools_to_engine(tools: Iterable[Tool]) -> list[pb.Tool]:
     """`tools` in the engine's words; a function without parameters takes an empty object."""
-    nothing: dict[str, object] = {"type": "object", "properties": {}}
     return [
-        pb.Tool(
-            name=tool.function.name,
-            description=tool.function.description or "",
-            parameters_json=msgspec.json.encode(tool.function.parameters or nothing).decode(),
+        tool_to_engine(
+            tool.function.name,
+            tool.function.description,
+            tool.function.parameters,
             strict=bool(tool.function.strict),
         )
         for tool in tools
     ]
+
+
+def tool_to_engine(
+    name: str,
+    description: str | None,
+    parameters: dict[str, object] | None,
+    *,
+    strict: bool = False,
+) -> pb.Tool:
+    """One function in the engine's words."""
+    schema = parameters or {"type": "object", "properties": {}}
+    return pb.Tool(
+        name=name,
+        description=description or "",
+        parameters_json=msgspec.json.encode(schema).decode(),
+        strict=strict,
+    )
 
 
 def _role(message: Message) -> str:

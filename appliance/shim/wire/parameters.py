@@ -133,6 +133,46 @@ CHAT = (
     _refused("web_search_options", "the appliance has no network"),
 )
 
+_PROMPT_OF_MESSAGES = (
+    _honoured("model"),
+    _honoured(
+        "messages",
+        "roles user, assistant, system; content as a string or blocks: `text`, `thinking`, "
+        "`tool_use`, `tool_result`; a last assistant text is gone on from",
+    ),
+    _honoured("system", "a string or text blocks"),
+    _honoured("tools", "custom tools; `strict` only false"),
+    _honoured("tool_choice", "`auto` and `none`; `disable_parallel_tool_use` only false"),
+    _honoured(
+        "thinking",
+        "`enabled`, `disabled`, or `adaptive`: as the bundle does; `max_tokens` bounds it, not "
+        "`budget_tokens`; `display` only `summarized`, and the reasoning itself is what there is",
+    ),
+    _no_effect("cache_control", "the prefix cache needs no marks and is separate for each key"),
+    _limited("speed", "only `standard`", "standard"),
+    _refused("output_config", "use `thinking`"),
+    _refused("user_profile_id", "there are no profiles"),
+    _refused("workspace_id", "there are no workspaces"),
+)
+
+MESSAGES = (
+    *_PROMPT_OF_MESSAGES[:2],
+    _honoured("max_tokens", "required; reasoning included"),
+    *_PROMPT_OF_MESSAGES[2:],
+    _honoured("stop_sequences", "up to 16"),
+    _honoured("stream"),
+    _honoured("temperature", "0 to 1; 0 is greedy; the bundle's default if absent"),
+    _honoured("top_p", "0 to 1; the bundle's default if absent"),
+    _honoured("top_k", "0 is off"),
+    _limited("service_tier", "only `auto` and `standard_only`", "auto", "standard_only"),
+    _no_effect("metadata", "`user_id` names your end user; the audit log names your key"),
+    _refused("container", "there are no containers"),
+    _refused("diagnostics", "the prefix cache tells nothing but its counts"),
+    _refused("inference_geo", "it is computed on this machine"),
+)
+
+COUNT_TOKENS = _PROMPT_OF_MESSAGES
+
 COMPLETIONS = (
     _honoured("model"),
     _honoured("prompt", "a string, token ids, or up to 128 of either"),
@@ -141,9 +181,60 @@ COMPLETIONS = (
     *_STREAMING,
     _honoured("logprobs", "0 to 20"),
     _limited("best_of", "only 1: use `n`", 1),
-    _limited("echo", "only false", False),
+    _honoured("echo", "the prompt before each answer; not together with `logprobs`"),
     *_IDENTIFIERS,
     _refused("suffix", "fill-in-the-middle is not available"),
+)
+
+RESPONSES = (
+    _honoured("model"),
+    _honoured(
+        "input",
+        "a string or items: messages of text parts, `function_call`, `function_call_output`, "
+        "`reasoning`",
+    ),
+    _honoured("instructions", "a system message before the input; not carried over to later turns"),
+    _honoured("max_output_tokens", "reasoning included; up to the context if absent"),
+    _honoured("temperature", "0 to 2; 0 is greedy; the bundle's default if absent"),
+    _honoured("top_p", "0 to 1; the bundle's default if absent"),
+    _honoured("presence_penalty", "-2 to 2"),
+    _honoured("frequency_penalty", "-2 to 2"),
+    _honoured("top_logprobs", "0 to 20"),
+    _honoured(
+        "include",
+        "`message.output_text.logprobs`; `reasoning.encrypted_content` is taken, but reasoning is "
+        "never encrypted",
+    ),
+    _honoured("tools", "functions; `strict` only false"),
+    _limited("tool_choice", "only `auto` and `none`", "auto", "none"),
+    _limited("parallel_tool_calls", "only true", True),
+    _honoured(
+        "reasoning",
+        "`effort`: `none` and `minimal` switch thinking off, the rest on; `summary` only `auto`, "
+        "and the reasoning itself is what there is",
+    ),
+    _honoured("text", '`format` only `{"type": "text"}`; `verbosity` only `medium`'),
+    _honoured("stream", "not together with `background`"),
+    _honoured("stream_options", "`include_obfuscation` only false"),
+    _honoured("store", "true only if the operator allows it; then also the default"),
+    _honoured("previous_response_id", "only if the operator allows storing"),
+    _honoured("background", "only if the operator allows storing"),
+    _limited("truncation", "only `disabled`", "disabled"),
+    _limited("service_tier", "only `auto` and `default`", "auto", "default"),
+    _limited("prompt_cache_retention", "only `in_memory`", "in_memory"),
+    _honoured("metadata", "up to 16 pairs, echoed"),
+    _no_effect("max_tool_calls", "bounds built-in tools, of which there are none"),
+    *_IDENTIFIERS,
+    _no_effect("safety_identifier", "names your end user; the audit log names your key"),
+    _no_effect("prompt_cache_key", "a hint; the prefix cache is separate for each API key"),
+    _refused("access_programs", "there are none"),
+    _refused("background_options", "a background response starts at once"),
+    _refused("context_management", "send the items that you want to be read"),
+    _refused("conversation", "use `previous_response_id`"),
+    _refused("image", "there is no image input"),
+    _refused("moderation", "there is no moderation model"),
+    _refused("prompt", "there are no stored prompts"),
+    _refused("prompt_cache_options", "the prefix cache has no options"),
 )
 
 EMBEDDINGS = (
@@ -154,10 +245,33 @@ EMBEDDINGS = (
     *_IDENTIFIERS,
 )
 
+TOKENIZE = (
+    _honoured("model"),
+    _honoured("prompt", "a text, tokenized as /v1/completions does"),
+    _honoured("messages", "instead of `prompt`: rendered as /v1/chat/completions does"),
+    _honoured("tools", "with `messages`"),
+    _honoured("chat_template_kwargs", "with `messages`; `enable_thinking` only"),
+    _honoured("continue_final_message", "with `messages`"),
+    _honoured("add_generation_prompt", "the opposite of `continue_final_message`"),
+    _refused("add_special_tokens", "they are added as the model was trained"),
+    _refused("return_token_strs", "use /detokenize"),
+    _refused("chat_template", "the bundle's own is used"),
+)
+
+DETOKENIZE = (
+    _honoured("model"),
+    _honoured("tokens", "token ids"),
+)
+
 APIS = {
     "/v1/chat/completions": CHAT,
+    "/v1/responses": RESPONSES,
+    "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
+    "/tokenize": TOKENIZE,
+    "/detokenize": DETOKENIZE,
 }
 
 

@@ -1,0 +1,182 @@
+"""/v1/responses: answers, whole, streamed or in the background."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from appliance.audit.event import clip
+from appliance.errors import ApplianceError, RequestError
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.answer import send_answer, send_document, take_all
+from appliance.shim.api.response_shape import ResponseShape
+from appliance.shim.body import read_body
+from appliance.shim.exchange import Exchange, exchange_of
+from appliance.shim.generation import Generation, admitted
+from appliance.shim.lifeline import DisconnectedError
+from appliance.shim.refusals import INTERNAL
+from appliance.shim.renamed import renamed
+from appliance.shim.response_store import ResponseStore, StoredResponse
+from appliance.shim.services import Services
+from appliance.shim.wire.decode import decode
+from appliance.shim.wire.parameters import RESPONSES
+from appliance.shim.wire.response_items import Item, listed
+from appliance.shim.wire.response_object import ResponseObject
+from appliance.shim.wire.responses import ResponsesRequest, name_messages
+
+_DECODER = msgspec.json.Decoder(ResponsesRequest)
+
+
+class _KeptBody(msgspec.Struct, frozen=True):
+    """What of a stored response a later one builds on."""
+
+    output: list[Item]
+
+
+_INPUT = msgspec.json.Decoder(list[Item])
+_BODY = msgspec.json.Decoder(_KeptBody)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request, ready to be computed."""
+
+    request: ResponsesRequest
+    engine_request: pb.GenerateRequest
+    exchange: Exchange
+    store: ResponseStore | None
+    """Where the response is to be kept; None if it is not."""
+
+    def row(self, response: ResponseObject) -> StoredResponse:
+        """`response` as it is kept."""
+        assert self.store is not None
+        suffix = response.id.removeprefix("resp_")
+        items = [
+            listed(item, f"item_{suffix}_{index}") for index, item in enumerate(self.request.items)
+        ]
+        return StoredResponse(
+            id=response.id,
+            key_id=self.exchange.key_id,
+            created=response.created_at,
+            expires=self.store.expiry(),
+            previous=response.previous_response_id or "",
+            running=int(response.status == "in_progress"),
+            input=msgspec.json.encode(items),
+            body=msgspec.json.encode(response),
+        )
+
+
+class ResponsesEndpoint:
+    """POST /v1/responses."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        request = decode(scope, await read_body(receive), _DECODER, RESPONSES, name_messages)
+        exchange.model = clip(request.model)
+        store = self._store_for(request)
+        earlier = await self._earlier(exchange, request)
+        engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace, earlier)
+        call = _Call(request, engine_request, exchange, store)
+        with renamed("messages", "input"):
+            if request.background:
+                await self._begin(call, send)
+            else:
+                await self._answer(call, receive, send)
+
+    async def _answer(self, call: _Call, receive: Receive, send: Send) -> None:
+        async with admitted(
+            self._services, call.exchange, receive, [call.engine_request]
+        ) as generation:
+            shape = ResponseShape(generation, call.request, stored=call.store is not None)
+
+            async def keep() -> None:
+                if call.store is not None:
+                    await call.store.put(call.row(shape.end(generation.usage())))
+
+            await send_answer(
+                generation,
+                shape,
+                send,
+                stream=bool(call.request.stream),
+                keepalive_seconds=self._services.settings.keepalive_seconds,
+                settled=keep,
+            )
+
+    async def _begin(self, call: _Call, send: Send) -> None:
+        name = f"resp_{call.exchange.request_id.removeprefix('req_')}"
+
+        async def work(receive: Receive, begun: asyncio.Future[ResponseObject]) -> None:
+            assert call.store is not None
+            async with admitted(
+                self._services, call.exchange, receive, [call.engine_request]
+            ) as generation:
+                shape = ResponseShape(generation, call.request, stored=True)
+                await call.store.put(call.row(shape.response))
+                generation.started = True
+                begun.set_result(msgspec.structs.replace(shape.response, output=[]))
+                await _finish(generation, shape)
+                await call.store.update(name, msgspec.json.encode(shape.response))
+
+        drain = self._services.drain
+        response: ResponseObject = await self._services.background.start(drain, name, work)
+        await send_document(send, response)
+
+    def _store_for(self, request: ResponsesRequest) -> ResponseStore | None:
+        """Where to keep the response: nowhere if it was declined. Raises RequestError."""
+        store = self._services.responses
+        for name in ("store", "background", "previous_response_id"):
+            if store is None and getattr(request, name):
+                raise RequestError(
+                    f"`{name}` is not supported here: this appliance keeps no content",
+                    param=name,
+                    hint="send the whole conversation, or have api.store_responses switched on",
+                    code="unsupported_parameter",
+                )
+        if request.background and request.store is False:
+            raise RequestError(
+                "`background` needs `store`", param="background", code="invalid_value"
+            )
+        return None if request.store is False else store
+
+    async def _earlier(self, exchange: Exchange, request: ResponsesRequest) -> Sequence[Item]:
+        """The items that the request builds on. Raises NotFoundError, or RequestError."""
+        if request.previous_response_id is None:
+            return ()
+        assert self._services.responses is not None
+        chain = await self._services.responses.chain(exchange.key_id, request.previous_response_id)
+        if chain[-1].running:
+            raise RequestError(
+                "the previous response is not finished",
+                param="previous_response_id",
+                code="invalid_value",
+            )
+        return [
+            item
+            for row in chain
+            for item in (*_INPUT.decode(row.input), *_BODY.decode(row.body).output)
+        ]
+
+
+async def _finish(generation: Generation, shape: ResponseShape) -> None:
+    """Compute it to whatever end; the response then says which."""
+    try:
+        await take_all(generation, shape)
+    except (ApplianceError, DisconnectedError) as error:
+        if not generation.closed:
+            await generation.abandon(error)
+        if isinstance(error, DisconnectedError):
+            shape.break_off("cancelled", None, generation.usage())
+        else:
+            shape.break_off("failed", error, generation.usage())
+    except Exception as error:
+        shape.break_off("failed", INTERNAL, generation.usage())
+        await generation.abandon(error)
+    else:
+        shape.end(generation.usage())

@@ -1,0 +1,228 @@
+"""Every operation of the endpoint: the one table that routes, keys and /openapi.json follow.
+
+Owns what there is and who may ask; handlers are bound to it in routes.py. An operation that is
+not here cannot be reached, and one that is here is described. The administration, whose shapes
+are OpenAI's own, has its table in administration/paths.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from appliance.shim.administration.paths import administration_route_of
+from appliance.shim.api.health import Health, Readiness
+from appliance.shim.api.models import ModelList, ModelOut
+from appliance.shim.api.stored_responses import ItemsQuery, NoQuery, RetrieveQuery
+from appliance.shim.exchange import Dialect
+from appliance.shim.wire import parameters as table
+from appliance.shim.wire.anthropic import CountRequest, MessagesRequest
+from appliance.shim.wire.anthropic_message import MessageEvent, MessageOut, MessageTokens
+from appliance.shim.wire.chat import ChatChunk, ChatCompletion, ChatRequest
+from appliance.shim.wire.completions import Completion, CompletionRequest
+from appliance.shim.wire.embeddings import EmbeddingList, EmbeddingRequest
+from appliance.shim.wire.response_object import (
+    DeletedResponse,
+    ItemList,
+    ResponseEvent,
+    ResponseObject,
+)
+from appliance.shim.wire.responses import ResponsesRequest
+from appliance.shim.wire.tokens import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+)
+
+Method = Literal["GET", "POST", "DELETE"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path."""
+
+    method: Method
+    path: str
+    """With `{names}` for its variable parts."""
+    summary: str
+    answer: object
+    """The type of a 200's JSON, or its media types."""
+    body: type | None = None
+    """The type of the request's JSON."""
+    parameters: Sequence[table.Parameter] = ()
+    query: type | None = None
+    stream: object = None
+    """The type of each event where the answer can be streamed."""
+    public: bool = False
+    """Needs no key and leaves no record."""
+    dialect: Dialect = "openai"
+    """Whose API it is, and so the shape of its errors."""
+
+    @property
+    def names(self) -> list[str]:
+        """The variable parts of the path."""
+        return re.findall(r"{(\w+)}", self.path)
+
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/v1/chat/completions",
+        "Chat, whole or streamed; tools, reasoning, log probabilities",
+        ChatCompletion,
+        body=ChatRequest,
+        parameters=table.CHAT,
+        stream=ChatChunk,
+    ),
+    Operation(
+        "POST",
+        "/v1/responses",
+        "Chat as items: answers, reasoning and tool calls, whole, streamed or in the background",
+        ResponseObject,
+        body=ResponsesRequest,
+        parameters=table.RESPONSES,
+        stream=ResponseEvent,
+    ),
+    Operation(
+        "GET",
+        "/v1/responses/{response_id}",
+        "A stored response",
+        ResponseObject,
+        query=RetrieveQuery,
+    ),
+    Operation(
+        "DELETE",
+        "/v1/responses/{response_id}",
+        "Deletes a stored response; cancels it first if it is still computed",
+        DeletedResponse,
+        query=NoQuery,
+    ),
+    Operation(
+        "POST",
+        "/v1/responses/{response_id}/cancel",
+        "Stops a response that is computed in the background",
+        ResponseObject,
+        query=NoQuery,
+    ),
+    Operation(
+        "GET",
+        "/v1/responses/{response_id}/input_items",
+        "What a stored response was made from, earlier turns included",
+        ItemList,
+        query=ItemsQuery,
+    ),
+    Operation(
+        "POST",
+        "/v1/messages",
+        "Anthropic's API for chat, whole or streamed",
+        MessageOut,
+        body=MessagesRequest,
+        parameters=table.MESSAGES,
+        stream=MessageEvent,
+        dialect="anthropic",
+    ),
+    Operation(
+        "POST",
+        "/v1/messages/count_tokens",
+        "How many tokens such a request would have",
+        MessageTokens,
+        body=CountRequest,
+        parameters=table.COUNT_TOKENS,
+        dialect="anthropic",
+    ),
+    Operation(
+        "POST",
+        "/v1/completions",
+        "Goes on from a text or from token ids, whole or streamed",
+        Completion,
+        body=CompletionRequest,
+        parameters=table.COMPLETIONS,
+        stream=Completion,
+    ),
+    Operation(
+        "POST",
+        "/v1/embeddings",
+        "Vectors for texts or token ids",
+        EmbeddingList,
+        body=EmbeddingRequest,
+        parameters=table.EMBEDDINGS,
+    ),
+    Operation(
+        "POST",
+        "/tokenize",
+        "The token ids of a text or of a conversation",
+        TokenizeAnswer,
+        body=TokenizeRequest,
+        parameters=table.TOKENIZE,
+    ),
+    Operation(
+        "POST",
+        "/detokenize",
+        "The text of token ids",
+        DetokenizeAnswer,
+        body=DetokenizeRequest,
+        parameters=table.DETOKENIZE,
+    ),
+    Operation("GET", "/v1/models", "The models that are served now", ModelList),
+    Operation("GET", "/v1/models/{model}", "One of them, or 404", ModelOut),
+    Operation("GET", "/health", "That the endpoint lives, and what works", Health, public=True),
+    Operation(
+        "GET",
+        "/ready",
+        "Whether requests are served: 503 with the reasons if not",
+        Readiness,
+        public=True,
+    ),
+    Operation(
+        "GET",
+        "/metrics",
+        "Prometheus metrics",
+        "text/plain|application/openmetrics-text",
+        public=True,
+    ),
+    Operation(
+        "GET",
+        "/openapi.json",
+        "This API as an OpenAPI document",
+        dict[str, object],
+        public=True,
+    ),
+    Operation("GET", "/docs", "This API as a page to read", "text/html", public=True),
+)
+PUBLIC = frozenset(operation.path for operation in OPERATIONS if operation.public)
+"""Paths that need no key."""
+ANTHROPIC = frozenset(o.path for o in OPERATIONS if o.dialect == "anthropic")
+"""Paths whose callers speak Anthropic's API."""
+_WITH_SLASHES = frozenset({"model"})
+"""Variable parts that may hold slashes."""
+_FIXED = frozenset(operation.path for operation in OPERATIONS if not operation.names)
+
+
+def pattern_of(path: str) -> str:
+    """`path` as the router reads it."""
+    return re.sub(r"{(\w+)}", lambda m: f"{{{m[1]}:path}}" if m[1] in _WITH_SLASHES else m[0], path)
+
+
+def _expression_of(path: str) -> re.Pattern[str]:
+    parts = re.split(r"{(\w+)}", path)
+    texts = [
+        (".*" if part in _WITH_SLASHES else "[^/]+") if index % 2 else re.escape(part)
+        for index, part in enumerate(parts)
+    ]
+    return re.compile("".join(texts), re.DOTALL)
+
+
+_VARIABLE = {
+    operation.path: _expression_of(operation.path) for operation in OPERATIONS if operation.names
+}
+
+
+def route_of(path: str) -> str:
+    """The name under which `path` is counted and recorded: never the caller's own words."""
+    if path in _FIXED:
+        return path
+    matching = (name for name, expression in _VARIABLE.items() if expression.fullmatch(path))
+    return next(matching, None) or administration_route_of(path) or "unknown"

@@ -1,0 +1,241 @@
+"""The requests of Anthropic's /v1/messages and /v1/messages/count_tokens.
+
+Refuses content that no model here understands (images, documents, server tools) by its type.
+`cache_control` is taken everywhere and changes nothing: the prefix cache needs no marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from appliance.errors import RequestError
+from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire.messages import tool_to_engine
+from appliance.shim.wire.prompt import chat_prompt, chat_request, thinking_mode
+from appliance.shim.wire.sampling import MAX_STOPS, Count, Share, Stop
+
+MAX_TOOLS = 128
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class CacheControl(_Strict, frozen=True):
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class _Block(_Strict, frozen=True, tag_field="type"):
+    cache_control: CacheControl | None = None
+
+
+class TextBlock(_Block, frozen=True, kw_only=True, tag="text"):
+    text: str
+    citations: None = None
+
+
+class ThinkingBlock(_Block, frozen=True, kw_only=True, tag="thinking"):
+    """Earlier reasoning. It is not signed here, so any signature is taken."""
+
+    thinking: str
+    signature: str = ""
+
+
+class ToolUseBlock(_Block, frozen=True, kw_only=True, tag="tool_use"):
+    id: str
+    name: str
+    input: dict[str, object]
+
+
+class ToolResultBlock(_Block, frozen=True, kw_only=True, tag="tool_result"):
+    tool_use_id: str
+    content: str | list[TextBlock] | None = None
+    is_error: bool = False
+
+
+Text = str | Annotated[list[TextBlock], Meta(min_length=1)]
+
+
+class UserMessage(_Strict, frozen=True, tag_field="role", tag="user"):
+    content: str | Annotated[list[TextBlock | ToolResultBlock], Meta(min_length=1)]
+
+
+class AssistantMessage(_Strict, frozen=True, tag_field="role", tag="assistant"):
+    content: str | Annotated[list[TextBlock | ThinkingBlock | ToolUseBlock], Meta(min_length=1)]
+
+    @property
+    def is_prefix(self) -> bool:
+        """As a last message: whether it is the beginning of the answer."""
+        return isinstance(self.content, str) or isinstance(self.content[-1], TextBlock)
+
+
+class SystemMessage(_Strict, frozen=True, tag_field="role", tag="system"):
+    content: Text
+
+
+Message = UserMessage | AssistantMessage | SystemMessage
+
+
+class CustomTool(_Strict, frozen=True):
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,128}$")]
+    input_schema: dict[str, object]
+    description: str | None = None
+    type: Literal["custom"] | None = None
+    strict: Literal[False] | None = None
+    cache_control: CacheControl | None = None
+
+
+class ToolChoice(_Strict, frozen=True):
+    type: Literal["auto", "none"]
+    disable_parallel_tool_use: Literal[False] | None = None
+
+
+class Thinking(_Strict, frozen=True):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Meta(ge=1, le=(1 << 31) - 1)] | None = None
+    """`max_tokens` bounds reasoning and answer together; there is no budget apart."""
+    display: Literal["summarized"] | None = None
+
+
+class Metadata(_Strict, frozen=True):
+    user_id: str | None = None
+
+
+class CountRequest(_Strict, frozen=True):
+    """What is counted: the parts of a request that make up its prompt."""
+
+    model: str
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    system: Text | None = None
+    tools: Annotated[list[CustomTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    cache_control: CacheControl | None = None
+    speed: object = None
+
+    def prompt(self) -> pb.ChatPrompt:
+        """The prompt in the engine's words. Raises RequestError."""
+        last = self.messages[-1]
+        return chat_prompt(
+            [*self._system(), *_turns(self.messages)],
+            self._tools(),
+            self._thinking(),
+            continue_final=isinstance(last, AssistantMessage) and last.is_prefix,
+        )
+
+    def _system(self) -> list[pb.ChatMessage]:
+        if not self.system:
+            return []
+        return [pb.ChatMessage(role="system", content=_parts(self.system))]
+
+    def _tools(self) -> list[pb.Tool]:
+        if self.tool_choice is not None and self.tool_choice.type == "none":
+            return []
+        return [
+            tool_to_engine(tool.name, tool.description, tool.input_schema)
+            for tool in self.tools or ()
+        ]
+
+    def _thinking(self) -> pb.ThinkingMode:
+        if self.thinking is None or self.thinking.type == "adaptive":
+            return thinking_mode(None)
+        if self.thinking.type == "enabled" and self.thinking.budget_tokens is None:
+            raise RequestError(
+                "`thinking.budget_tokens` is required",
+                param="thinking.budget_tokens",
+                code="missing_parameter",
+            )
+        return thinking_mode(self.thinking.type == "enabled")
+
+
+class MessagesRequest(CountRequest, frozen=True, kw_only=True):
+    """A request as parameters.MESSAGES describes it; limited parameters are checked there."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
+    stop_sequences: Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
+    stream: bool | None = None
+    temperature: Share | None = None
+    top_p: Share | None = None
+    top_k: Count | None = None
+    service_tier: object = None
+    metadata: Metadata | None = None
+
+    def to_engine(self, request_id: str, cache_namespace: str) -> pb.GenerateRequest:
+        """This request in the engine's words. Raises RequestError."""
+        prompt = self.prompt()
+        return chat_request(
+            request_id=request_id,
+            model=self.model,
+            messages=prompt.messages,
+            tools=prompt.tools,
+            thinking=prompt.thinking,
+            continue_final=prompt.continue_final_message,
+            sampling=pb.SamplingParams(
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                stop=self.stop_sequences,
+            ),
+            cache_namespace=cache_namespace,
+        )
+
+
+def _turns(messages: Iterable[Message]) -> Iterator[pb.ChatMessage]:
+    for message in messages:
+        if isinstance(message, UserMessage):
+            yield from _user(message)
+        elif isinstance(message, AssistantMessage):
+            yield _assistant(message)
+        else:
+            yield pb.ChatMessage(role="system", content=_parts(message.content))
+
+
+def _user(message: UserMessage) -> list[pb.ChatMessage]:
+    """Results of tools are turns of their own; text beside them is the user's."""
+    if isinstance(message.content, str):
+        return [pb.ChatMessage(role="user", content=_parts(message.content))]
+    turns: list[pb.ChatMessage] = []
+    for block in message.content:
+        if isinstance(block, ToolResultBlock):
+            turns.append(_result(block))
+        elif turns and turns[-1].role == "user":
+            turns[-1].content.add(text=block.text)
+        else:
+            turns.append(pb.ChatMessage(role="user", content=_parts([block])))
+    return turns
+
+
+def _result(block: ToolResultBlock) -> pb.ChatMessage:
+    content = _parts(block.content or "")
+    if block.is_error:
+        # Templates have no field for it, and a failure must not read like a result.
+        content.insert(0, pb.ContentPart(text="Error: "))
+    return pb.ChatMessage(role="tool", tool_call_id=block.tool_use_id, content=content)
+
+
+def _assistant(message: AssistantMessage) -> pb.ChatMessage:
+    turn = pb.ChatMessage(role="assistant")
+    if isinstance(message.content, str):
+        turn.content.extend(_parts(message.content))
+        return turn
+    for block in message.content:
+        if isinstance(block, TextBlock):
+            turn.content.add(text=block.text)
+        elif isinstance(block, ThinkingBlock):
+            turn.reasoning += block.thinking
+        else:
+            arguments = msgspec.json.encode(block.input).decode()
+            turn.tool_calls.add(id=block.id, name=block.name, arguments_json=arguments)
+    return turn
+
+
+def _parts(content: str | Iterable[TextBlock]) -> list[pb.ContentPart]:
+    if isinstance(content, str):
+        return [pb.ContentPart(text=content)]
+    return [pb.ContentPart(text=block.text) for block in content]

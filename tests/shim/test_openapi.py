@@ -1,0 +1,204 @@
+"""/openapi.json and /docs describe the endpoint as it is."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import jsonschema
+import pytest
+
+from appliance.shim.operations import ANTHROPIC, OPERATIONS, PUBLIC, Operation, route_of
+from appliance.shim.wire.parameters import APIS
+from tests.conftest import REPOSITORY
+from tests.fakes.engine import CHAT, EMBEDDING
+from tests.shim.node import Answer, Node, ask, standing
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": ask(),
+    "/v1/responses": {"model": CHAT, "input": "a"},
+    "/v1/messages": ask(max_tokens=9),
+    "/v1/messages/count_tokens": ask(),
+    "/v1/completions": {"model": CHAT, "prompt": "a"},
+    "/v1/embeddings": {"model": EMBEDDING, "input": "a"},
+    "/tokenize": ask(),
+    "/detokenize": {"model": CHAT, "tokens": [97]},
+}
+
+
+def each(*operations: Operation) -> Any:
+    return pytest.mark.parametrize("operation", operations, ids=lambda o: f"{o.method} {o.path}")
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One node for the whole file: nothing here changes it."""
+    with standing(tmp_path_factory.mktemp("node"), store_responses=True) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def document(node: Node) -> Any:
+    return node.request("GET", "/openapi.json").json
+
+
+def concrete(node: Node, operation: Operation) -> str:
+    """A path that leads to something."""
+    path = operation.path.replace("{model}", CHAT)
+    if "{response_id}" in path:
+        background = path.endswith("/cancel")
+        body = {**BODIES["/v1/responses"], "background": background}
+        made = node.request("POST", "/v1/responses", body).json
+        path = path.replace("{response_id}", made["id"])
+    return path
+
+
+def validate(document: Any, operation: Operation, answer: Answer) -> None:
+    """The answer is one that the document declares."""
+    described = document["paths"][operation.path][operation.method.lower()]["responses"]
+    content = described[str(answer.status)]["content"]
+    media_type = answer.headers["content-type"].split(";")[0]
+    assert media_type in content
+    if media_type == "application/json":
+        schema = content[media_type]["schema"]
+        jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(
+            answer.json
+        )
+
+
+@each(*OPERATIONS)
+def test_each_operation_answers_as_it_is_described(
+    node: Node, document: Any, operation: Operation
+) -> None:
+    path = concrete(node, operation)
+    answer = node.request(operation.method, path, BODIES.get(operation.path))
+    assert answer.status == 200
+    validate(document, operation, answer)
+
+
+@each(*(o for o in OPERATIONS if o.stream is not None))
+def test_each_event_of_a_stream_is_as_it_is_described(
+    node: Node, document: Any, operation: Operation
+) -> None:
+    body = {**BODIES[operation.path], "stream": True}
+    described = document["paths"][operation.path]["post"]["responses"]["200"]["content"]
+    schema = described["text/event-stream"]["x-event-schema"]
+    validator = jsonschema.Draft202012Validator({**schema, "components": document["components"]})
+    events = [e for e in node.stream(body, operation.path).documents() if e != "[DONE]"]
+    assert events
+    for event in events:
+        validator.validate(event)
+
+
+@each(*(o for o in OPERATIONS if not o.public))
+def test_each_refusal_is_as_it_is_described(
+    node: Node, document: Any, operation: Operation
+) -> None:
+    path = operation.path.replace("{model}", "nobody").replace("{response_id}", "resp_0")
+    body = BODIES.get(operation.path)
+    wrong = [node.request(operation.method, path, body, headers={"Authorization": "no"})]
+    if operation.body is not None:
+        wrong.append(node.request(operation.method, path, {**(body or {}), "unheard_of": 1}))
+        wrong.append(node.request(operation.method, path, b"{"))
+        wrong.append(node.request(operation.method, path, {**(body or {}), "model": "nobody"}))
+        wrong.append(
+            node.request(operation.method, path, body, headers={"Content-Type": "text/plain"})
+        )
+        assert [answer.status for answer in wrong] == [401, 400, 400, 404, 415]
+    if operation.names:
+        wrong.append(node.request(operation.method, path))
+        assert wrong[-1].status == 404
+    if operation.query is not None:
+        wrong.append(node.request(operation.method, f"{path}?unheard_of=1"))
+        assert wrong[-1].status == 400
+    for answer in wrong:
+        validate(document, operation, answer)
+        assert ("request-id" in answer.headers) == (operation.path in ANTHROPIC)
+        assert answer.request_id
+
+
+@each(*OPERATIONS)
+def test_a_key_is_needed_exactly_where_the_document_says(
+    node: Node, document: Any, operation: Operation
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", node.config.api.listen_port, timeout=20)
+    connection.request(operation.method, operation.path.replace("{", "").replace("}", ""))
+    status = connection.getresponse().status
+    connection.close()
+    described = document["paths"][operation.path][operation.method.lower()]
+    assert (status == 401) == bool(described["security"]) == (operation.path not in PUBLIC)
+
+
+def test_another_method_is_told_what_is_allowed(node: Node) -> None:
+    for path in {operation.path for operation in OPERATIONS}:
+        allowed = {o.method for o in OPERATIONS if o.path == path}
+        answer = node.request("PATCH", path.replace("{", "").replace("}", ""))
+        assert answer.status == 405
+        assert set(answer.headers["allow"].split(", ")) - {"HEAD"} == allowed
+
+
+def test_every_schema_is_a_schema(document: Any) -> None:
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    references = set(re.findall(r"'#/components/schemas/([^']+)'", str(document)))
+    assert references <= set(document["components"]["schemas"])
+
+
+def test_every_body_has_a_table_of_parameters(document: Any) -> None:
+    with_body = {operation.path for operation in OPERATIONS if operation.body is not None}
+    assert with_body == set(APIS)
+    for path in with_body:
+        assert "requestBody" in document["paths"][path]["post"]
+
+
+def test_every_operation_is_in_the_handbook_of_the_api() -> None:
+    page = (REPOSITORY / "docs/api.md").read_text()
+    endpoints = page.partition("## Endpoints")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"^\| `([A-Z]+ [^`]+)` \|", endpoints, flags=re.MULTILINE))
+    assert listed == {f"{o.method} {o.path}" for o in OPERATIONS}
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v1/models/a/b", "/v1/models/{model}"),
+        ("/v1/responses/x", "/v1/responses/{response_id}"),
+        ("/v1/responses/x/cancel", "/v1/responses/{response_id}/cancel"),
+        ("/v1/responses/x/y", "unknown"),
+        ("/v1/responses/", "unknown"),
+        ("/docs", "/docs"),
+        ("/docs/", "unknown"),
+    ],
+)
+def test_a_route_s_name_has_nothing_of_the_caller_s(path: str, route: str) -> None:
+    assert route_of(path) == route
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        found = dict(attrs)
+        self.links += [str(found[name]) for name in ("href", "src") if name in found]
+        self.ids.add(str(found.get("id")))
+
+
+def test_the_reference_page_needs_nothing_but_itself(node: Node) -> None:
+    answer = node.request("GET", "/docs")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    page = _Page()
+    page.feed(answer.body.decode())
+    assert not page.tags & {"script", "link", "img", "iframe", "object", "embed"}
+    for link in page.links:
+        assert link == "/openapi.json" or link.removeprefix("#") in page.ids
+    for operation in OPERATIONS:
+        for parameter in operation.parameters:
+            assert f"<code>{parameter.name}</code>".encode() in answer.body
