@@ -9,6 +9,7 @@ Refuses checkpoints whose template is missing or does not show what the user sai
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from jinja2 import Template
 
@@ -33,6 +34,8 @@ _TOOL = {
     },
 }
 _MAX_CHARS = 1 << 20
+_DAY = datetime(2025, 1, 1)
+"""What a template that names the day is told, so that a build does not depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,12 @@ class ChatSource:
     """Whether the model thinks where a request does not say."""
 
     def prompt(self, text: str) -> str:
-        """What the model would read if a user said `text`. Raises CheckpointError."""
+        """What the model would read if a user said `text`, on a fixed day.
+
+        Raises CheckpointError.
+        """
         tokens = {name: getattr(self.prompting, name) for name in ("bos_token", "eos_token")}
-        return _Observed(self.template, tokens).render(text)
+        return _Observed(self.template, tokens).render(text, strftime_now=_DAY.strftime)
 
 
 def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> ChatSource:

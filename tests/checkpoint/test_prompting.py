@@ -11,6 +11,7 @@ import pytest
 
 from appliance.bundle.manifest import Generation, Manifest, Prompting
 from appliance.errors import CheckpointError
+from installer.checkpoint.prompting import ChatSource
 from tests.checkpoint.conftest import build_unsigned
 from tests.fakes.checkpoints import CHAT_TEMPLATE, write_qwen3
 
@@ -149,3 +150,10 @@ def generation(manifest: Manifest) -> Generation:
 def prompting(manifest: Manifest) -> Prompting:
     assert manifest.prompting is not None
     return manifest.prompting
+
+
+def test_a_calibration_prompt_does_not_depend_on_the_day() -> None:
+    source = ChatSource(PLAIN + "{{ strftime_now('%d %b %Y') }}", Prompting(template="t"), False)
+    text = source.prompt("What day is it?")
+    assert text.startswith("<|im_start|>user\nWhat day is it?<|im_end|>")
+    assert text.endswith("01 Jan 2025")

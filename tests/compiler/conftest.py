@@ -18,7 +18,7 @@ from tests.fakes.checkpoints import write_bert, write_qwen3
 
 @pytest.fixture(scope="session")
 def decoder_bundle(build_once: BuildOnce) -> Path:
-    """An unsigned int4 decoder bundle. Copy it before changing it."""
+    """An unsigned w8a8 decoder bundle, which has two graphs. Copy it before changing it."""
 
     def build(directory: Path) -> None:
         checkpoint = write_qwen3(directory / "checkpoint", tied=False)

@@ -67,7 +67,8 @@ def test_the_record_names_everything(bundle: Path, layout: Layout, node_key: Nod
     assert artifact.record.bundle == model.digest
     assert artifact.record.fingerprint == fingerprint()
     assert artifact.key == artifact_key(model.digest, fingerprint())
-    assert [f.path for f in artifact.record.files] == ["model.onnx", "weights.bin"]
+    names = [f.path for f in artifact.record.files]
+    assert names == ["model.onnx", "prefill.onnx", "weights.bin"]
     size = sum(f.size for f in artifact.record.files)
     assert size <= 1.2 * disk_bytes(model.manifest)
 
@@ -107,6 +108,8 @@ Damage = Callable[[Path], object]
 DAMAGES: dict[str, tuple[Damage, type[ApplianceError]]] = {
     "a flipped weight": (lambda d: flip(d / "weights.bin", 5000), DigestError),
     "a flipped graph": (lambda d: flip(d / "model.onnx", 40), DigestError),
+    "a flipped graph for prompts": (lambda d: flip(d / "prefill.onnx", 40), DigestError),
+    "no graph for prompts": (lambda d: (d / "prefill.onnx").unlink(), LayoutError),
     "a flipped record": (lambda d: flip(d / "record.json", 30), VerificationError),
     "no record": (lambda d: (d / "record.json").unlink(), VerificationError),
     "no weights": (lambda d: (d / "weights.bin").unlink(), LayoutError),
@@ -181,7 +184,9 @@ def test_another_machine_means_another_artifact(tmp_path: Path) -> None:
     assert len(keys) == 2
 
 
-@pytest.mark.parametrize("name", ["graph/cpu/model.onnx", "graph/cpu/weights-00001.bin"])
+@pytest.mark.parametrize(
+    "name", ["graph/cpu/model.onnx", "graph/cpu/prefill.onnx", "graph/cpu/weights-00001.bin"]
+)
 def test_a_bundle_file_that_rotted_is_not_compiled(
     bundle: Path, layout: Layout, node_key: NodeKey, name: str
 ) -> None:
