@@ -29,7 +29,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-def each(*operations: Operation) -> Any:
+def each(*operations: Operation) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("operation", operations, ids=lambda o: f"{o.method} {o.path}")
 
 
