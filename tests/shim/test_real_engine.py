@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel, Field
 
 from appliance.audit.event import Request, Response
 from installer.readiness import ReadinessSocket
@@ -105,6 +107,58 @@ def test_errors_of_the_engine_have_codes_and_parameters(node: Node) -> None:
         assert (answer.status, answer.error["code"]) == (status, code)
     wrong = node.request("POST", path, chat(node, model="letters"))
     assert (wrong.status, wrong.error["param"]) == (400, "model")
+    assert node.request("GET", "/health").json["status"] == "ok"
+
+
+class Answer(BaseModel):
+    number: Annotated[int, Field(ge=0, le=99)]
+    word: Annotated[str, Field(max_length=8)]
+    rest: Literal["yes", "no"] | None
+
+
+def test_a_random_model_gives_typed_answers_and_typed_calls(
+    node: Node, client: openai.OpenAI
+) -> None:
+    messages: list[Any] = [{"role": "user", "content": "hello"}]
+    tools = [openai.pydantic_function_tool(Answer)]
+    for seed in range(4):
+        more: dict[str, Any] = {"model": "chat", "messages": messages, "seed": seed}
+        whole = client.chat.completions.parse(**more, response_format=Answer)
+        assert isinstance(whole.choices[0].message.parsed, Answer)
+        with client.chat.completions.stream(**more, response_format=Answer) as stream:
+            for _ in stream:
+                continue
+            assert stream.get_final_completion().choices[0].message.parsed == (
+                whole.choices[0].message.parsed
+            )
+        called = client.chat.completions.parse(
+            **more, tools=tools, tool_choice="required", parallel_tool_calls=False
+        )
+        assert called.choices[0].finish_reason == "tool_calls"
+        (call,) = called.choices[0].message.tool_calls or ()
+        assert isinstance(call.function.parsed_arguments, Answer)
+
+
+def test_hostile_schemas_disturb_nobody(node: Node) -> None:
+    path = "/v1/chat/completions"
+    quiet = node.request("POST", path, chat(node, seed=1)).json["choices"][0]["message"]
+    answers: list[int] = []
+
+    def attack(number: int) -> None:
+        patterns = [{"type": "string", "pattern": f"a.{{{n}}}b.*c"} for n in range(10, 28)]
+        schema = {"allOf": patterns, "maxLength": 100 + number}
+        shape = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        answers.append(node.request("POST", path, chat(node, response_format=shape)).status)
+
+    attackers = [threading.Thread(target=attack, args=(number,)) for number in range(3)]
+    for attacker in attackers:
+        attacker.start()
+    beside = [node.request("POST", path, chat(node, seed=1)) for _ in range(5)]
+    for attacker in attackers:
+        attacker.join()
+    assert all(answer.json["choices"][0]["message"] == quiet for answer in beside)
+    assert len(answers) == 3
+    assert set(answers) <= {200, 400}
     assert node.request("GET", "/health").json["status"] == "ok"
 
 
