@@ -125,9 +125,9 @@ def _numbers() -> Iterator[tuple[str, Schema]]:
         yield f"multiple of {step}", {
             "type": "integer", "multipleOf": step, "minimum": 0, "maximum": 500,
         }  # fmt: skip
-    for low, high in ((0, 1), (-2.5, 2.5), (0.1, 0.9), (99.5, 1000)):
-        yield f"number {low} to {high}", {
-            "type": "number", "minimum": low, "maximum": high, "multipleOf": 0.25,
+    for least, most in ((0, 1), (-2.5, 2.5), (0.1, 0.9), (99.5, 1000)):
+        yield f"number {least} to {most}", {
+            "type": "number", "minimum": least, "maximum": most, "multipleOf": 0.25,
         }  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def test_a_required_call_is_made(client: openai.OpenAI, node: Node) -> None:
         parallel_tool_calls=False,
     )
     assert answer.choices[0].finish_reason == "tool_calls"
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = answer.choices[0].message.tool_calls or []
     assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert call.function.name == "weather"
     chat = last_request(node).chat
@@ -101,7 +101,7 @@ def test_a_named_function_is_called(client: openai.OpenAI, node: Node) -> None:
         tools=[WEATHER, TIME],
         tool_choice={"type": "function", "function": {"name": "time"}},
     )
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = answer.choices[0].message.tool_calls or []
     assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert call.function.name == "time"
     chat = last_request(node).chat
@@ -139,7 +139,7 @@ def test_typed_tools_are_strict_and_their_arguments_come_parsed(
         tools=[openai.pydantic_function_tool(Step)],
         parallel_tool_calls=False,
     )
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = answer.choices[0].message.tool_calls or []
     assert call.function.parsed_arguments == Step(text="x", done=True)
     assert last_request(node).chat.tools[0].strict
 
