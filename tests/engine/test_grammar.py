@@ -285,13 +285,14 @@ def accepts(compiler: GrammarCompiler, turn: Turn, text: str) -> bool:
 
 
 @pytest.mark.parametrize("name", FORMAT_CHECKS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_every_value_of_a_format_is_one(name: str, data: st.DataObject) -> None:
     value = data.draw(st.from_regex(re.compile(PATTERNS[name], re.ASCII), fullmatch=True))
     FORMAT_CHECKS[name](value)
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.recursive(
     st.sampled_from(["a", "[a-z]", "\\d", "."]),
     lambda inner: st.one_of(

@@ -51,10 +51,11 @@ def least(schema: Any, root: Any = None) -> Any:
         return least(target, root)
     if "const" in schema:
         return schema["const"]
-    for keyword in ("enum", "anyOf"):
-        if keyword in schema:
-            first = schema[keyword][0]
-            return first if keyword == "enum" else least(first, root)
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        options = schema["anyOf"]
+        return None if {"type": "null"} in options else least(options[0], root)
     kind = schema.get("type", "object" if "properties" in schema else "null")
     kind = kind[0] if isinstance(kind, list) else kind
     if kind == "object":

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel, Field
 
 from appliance.access import KeyStore
 from appliance.audit.event import Request, Response
@@ -135,6 +137,61 @@ def test_a_second_identical_request_is_cached_and_another_keys_is_not(node: Node
         assert answer.json["choices"][0]["message"] == answers[0].json["choices"][0]["message"]
     assert node.metric(queries) - before[0] == 3 * prompt
     assert node.metric(hits) - before[1] == reused
+
+
+class Answer(BaseModel):
+    number: Annotated[int, Field(ge=0, le=99)]
+    word: Annotated[str, Field(max_length=8)]
+    rest: Literal["yes", "no"] | None
+
+
+def test_a_random_model_gives_typed_answers_and_typed_calls(
+    node: Node, client: openai.OpenAI
+) -> None:
+    messages: list[Any] = [{"role": "user", "content": "hello"}]
+    tools = [openai.pydantic_function_tool(Answer)]
+    for seed in range(4):
+        # A random model that thinks never stops thinking.
+        more: dict[str, Any] = {
+            "model": "chat", "messages": messages, "seed": seed, "reasoning_effort": "none",
+        }  # fmt: skip
+        whole = client.chat.completions.parse(**more, response_format=Answer)
+        assert isinstance(whole.choices[0].message.parsed, Answer)
+        with client.chat.completions.stream(**more, response_format=Answer) as stream:
+            for _ in stream:
+                continue
+            assert stream.get_final_completion().choices[0].message.parsed == (
+                whole.choices[0].message.parsed
+            )
+        called = client.chat.completions.parse(
+            **more, tools=tools, tool_choice="required", parallel_tool_calls=False
+        )
+        assert called.choices[0].finish_reason == "tool_calls"
+        (call,) = called.choices[0].message.tool_calls or []
+        assert isinstance(call.function.parsed_arguments, Answer)
+
+
+def test_hostile_schemas_disturb_nobody(node: Node) -> None:
+    path = "/v1/chat/completions"
+    quiet = node.request("POST", path, chat(node, seed=1)).json["choices"][0]["message"]
+    answers: list[int] = []
+
+    def attack(number: int) -> None:
+        patterns = [{"type": "string", "pattern": f"a.{{{n}}}b.*c"} for n in range(10, 28)]
+        schema = {"allOf": patterns, "maxLength": 100 + number}
+        shape = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        answers.append(node.request("POST", path, chat(node, response_format=shape)).status)
+
+    attackers = [threading.Thread(target=attack, args=(number,)) for number in range(3)]
+    for attacker in attackers:
+        attacker.start()
+    beside = [node.request("POST", path, chat(node, seed=1)) for _ in range(5)]
+    for attacker in attackers:
+        attacker.join()
+    assert all(answer.json["choices"][0]["message"] == quiet for answer in beside)
+    assert len(answers) == 3
+    assert set(answers) <= {200, 400}
+    assert node.request("GET", "/health").json["status"] == "ok"
 
 
 def test_the_sum_of_all_bills_is_what_the_engine_computed(node: Node) -> None:

@@ -109,9 +109,10 @@ def test_the_host_header_opens_nothing(node: Node) -> None:
         (b'{"metadata": ' + b"[" * 100_000, "invalid_value"),
         (
             b'{"model":"echo","messages":[{"role":"user","content":"x"}],"response_format":'
+            b'{"type":"json_schema","json_schema":{"name":"a","schema":{"a":'
             + b"[" * 100_000
             + b"]" * 100_000
-            + b"}",
+            + b"}}}}",
             "invalid_json",
         ),
         (b"[]", "invalid_value"),
@@ -179,14 +180,40 @@ def test_a_media_type_may_have_parameters(node: Node) -> None:
             "stream_options.more",
             "unknown_parameter",
         ),
-        (
-            {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
-            "tools[0].function.strict",
-            "unsupported_parameter",
-        ),
         ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type", "invalid_value"),
-        ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"tool_choice": "any"}, "tool_choice", "invalid_value"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+            "tool_choice.function.name",
+            "invalid_value",
+        ),
+        ({"tool_choice": {"type": "custom"}}, "tool_choice.type", "invalid_value"),
+        (
+            {
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {
+                        "mode": "auto",
+                        "tools": [{"type": "function", "function": {"name": "f"}}],
+                    },
+                }
+            },
+            "tool_choice.allowed_tools.tools[0].function.name",
+            "invalid_value",
+        ),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls", "invalid_value"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+            "missing_parameter",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+            "response_format.json_schema.name",
+            "invalid_value",
+        ),
         (
             {"chat_template_kwargs": {"x": 1}},
             "chat_template_kwargs.x",
