@@ -307,7 +307,7 @@ def test_the_size_of_a_pattern_is_at_least_its_longest_match(pattern: str) -> No
         size = check_pattern(pattern)
     except PatternError:
         size = MAX_SIZE + 1
-    assert size >= min(_longest(re._parser.parse(pattern)), MAX_SIZE)  # type: ignore[attr-defined]
+    assert size >= min(_longest(re._parser.parse(pattern)), MAX_SIZE)
 
 
 def _longest(parsed: Any) -> int:
