@@ -57,7 +57,7 @@ def test_training_writes_what_the_template_writes(tokenizer: Tokenizer, example:
         add_generation_prompt=True,
         enable_thinking=example.thought is not None,
     )
-    thought = "" if example.thought is None else f"<think>\n{example.thought}\n</think>\n\n"
+    thought = "" if example.thought is None else f"{example.thought}\n</think>\n\n"
     written = f"{prompt}{thought}{example.answer}<|im_end|>"
     assert whole(tokenizer, example) == written
 

@@ -86,17 +86,12 @@ def test_the_figures_are_of_these_weights_and_are_good_enough(figures: Figures) 
     weights = (CHECKPOINT / "model.safetensors").read_bytes()
     assert document["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     assert figures.questions == len(read_heldout().on_topic)
+    assert figures.with_passages.right >= 0.8
     assert figures.alone.right >= 0.5
     assert min(figures.with_passages.refused, figures.alone.refused) >= 0.9
-    assert figures.form.ended == 1
-    assert figures.form.thought_unasked == 0
-
-
-@pytest.mark.xfail(strict=True, reason="the published run is still short of these goals")
-def test_with_passages_the_guide_reaches_every_goal(figures: Figures) -> None:
-    assert figures.with_passages.right >= 0.8
-    assert figures.form.clean == 1
-    assert figures.form.thought_when_asked == 1
+    form = figures.form
+    assert form.ended == form.clean == form.thought_when_asked == 1
+    assert form.thought_unasked == 0
 
 
 def test_the_model_card_states_the_figures(figures: Figures, answerer: Answerer) -> None:

@@ -14,6 +14,7 @@ from guide_recipe.chat import THINK, THOUGHT
 
 MAX_TOKENS = 200
 _BATCH = 32
+_OPENING, _CLOSING = f"{THINK}\n", f"\n{THOUGHT}\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +78,16 @@ class Answerer:
         batch = self.tokenizer(texts, return_tensors="pt", padding=True)
         batch.pop("token_type_ids", None)
         output = self.model.generate(**batch, max_new_tokens=MAX_TOKENS, do_sample=False)
-        for row in output[:, batch["input_ids"].shape[1] :].tolist():
-            yield self._parse(row)
+        for prompt, row in zip(
+            texts, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True
+        ):
+            yield self._parse(row, opened=prompt.endswith(_OPENING))
 
-    def _parse(self, ids: list[int]) -> Answer:
+    def _parse(self, ids: list[int], *, opened: bool) -> Answer:
         ends = self.model.generation_config.eos_token_id
         length = next((i for i, token in enumerate(ids) if token in ends), None)
         text = cast(str, self.tokenizer.decode(ids[:length], skip_special_tokens=False))
-        opening, closing = f"{THINK}\n", f"\n{THOUGHT}\n\n"
         thought = None
-        if text.startswith(opening) and closing in text:
-            thought, text = text.removeprefix(opening).split(closing, maxsplit=1)
+        if (opened or text.startswith(_OPENING)) and _CLOSING in text:
+            thought, text = text.removeprefix(_OPENING).split(_CLOSING, maxsplit=1)
         return Answer(text, thought, length is not None)

@@ -16,8 +16,8 @@ NO_THOUGHT = f"{THINK}\n\n{THOUGHT}\n\n"
 
 TEMPLATE = """\
 {#- The guide's chat format: turns between start and end marks. Thinking is off by default: then an
-    empty block closes the prompt; when it is on, the model writes the block. Earlier turns are
-    shown without what was thought. -#}
+    empty block closes the prompt; when it is on, the prompt opens the block and the model goes on.
+    Earlier turns are shown without what was thought. -#}
 {%- for message in messages %}
 {%- set text = message.content if message.content is string else '' %}
 {%- if message.role == 'assistant' and '</think>' in text %}
@@ -27,7 +27,9 @@ TEMPLATE = """\
 {%- endfor %}
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\\n' }}
-{%- if not (enable_thinking is defined and enable_thinking) %}
+{%- if enable_thinking is defined and enable_thinking %}
+{{- '<think>\\n' }}
+{%- else %}
 {{- '<think>\\n\\n</think>\\n\\n' }}
 {%- endif %}
 {%- endif %}
@@ -106,6 +108,7 @@ def encode(example: Example, plain: Encode, user: Encode) -> Tokens:
     if example.thought is None:
         tokens.add(plain(NO_THOUGHT))
     else:
+        # The template writes this; learnt all the same, for prompts that other templates write.
         tokens.add(plain(f"{THINK}\n"), 1.0)
         tokens.add_answer(plain(f"{example.thought}\n{THOUGHT}\n\n"))
     tokens.add_answer(plain(example.answer + END))

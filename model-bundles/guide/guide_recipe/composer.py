@@ -2,12 +2,14 @@
 
 Owns the proportions. Passages in the system turn are those that retrieval would find for the
 question if it were new: the guide must select, and must decline if nothing that the handbook says
-fits, unless it is greeted or thanked.
+fits, unless it is greeted or thanked. The right passage is always among them, and in a part of the
+examples it says what another section says: so answers are copied from the turn, not remembered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -26,13 +28,15 @@ from installer.ask.system_turn import system_turn
 BARE_UNTIL = 0.45
 """In the first part of a run, examples are bare questions: they are short, so that many fit into
 a batch, and which topic a question is about is what takes longest to learn."""
-OFF_TOPIC_SHARE = 0.28
+OFF_TOPIC_SHARE = 0.32
 UNRELATED_SHARE = 0.6
 """Of the off-topic questions: put together by chance rather than written."""
 FOLLOW_UP_SHARE = 0.08
 HISTORY_SHARE = 0.25
 THINKING_SHARE = 0.35
 PASSAGES_SHARE = 0.45
+SWAPPED_SHARE = 0.5
+"""Of those with passages: each has the lead of any section."""
 WRONG_PASSAGES_SHARE = 0.1
 """Of the off-topic questions with passages: passages at random."""
 RETRIEVAL_NOISE = 0.3
@@ -61,7 +65,7 @@ class Composer:
         self._chance = Random(seed)
         self._noise = np.random.default_rng(seed)
         self._wording = Wording(sources.synonyms)
-        self._in_handbook = {passage.id for passage in sources.passages}
+        self._in_handbook = {passage.id: i for i, passage in enumerate(sources.passages)}
         self._by_topic: dict[str, list[Question]] = {topic: [] for topic in sources.topics}
         for question in sources.on_topic:
             self._by_topic[question.topic].append(question)
@@ -86,17 +90,20 @@ class Composer:
 
     def _complete(self, question: Question, history: tuple[Turn, ...]) -> Example:
         sources, chance = self._sources, self._chance
-        topic, system = question.topic, ""
+        topic, system, leads = question.topic, "", dict[str, str]()
         if chance.random() < PASSAGES_SHARE:
             passages = self._passages(question)
+            if chance.random() < SWAPPED_SHARE:
+                passages = self._swapped(passages)
             system = system_turn(passages)
+            leads = {passage.id: passage.lead for passage in passages}
             if not passages and topic in self._in_handbook:
                 topic = OFF_TOPIC
         elif chance.random() < OTHER_SYSTEM_SHARE:
             system = chance.choice(_OTHER_SYSTEMS)
         return Example(
             question=self._wording.reword(question, chance),
-            answer=sources.answers[topic],
+            answer=leads.get(topic, sources.answers[topic]),
             system=system,
             history=history,
             thought=sources.thoughts[topic] if chance.random() < THINKING_SHARE else None,
@@ -124,4 +131,12 @@ class Composer:
         if question.topic == OFF_TOPIC and chance.random() < WRONG_PASSAGES_SHARE:
             return chance.sample(passages, chance.randint(1, SHOWN))
         scores = self._scores[question] + self._noise.normal(0.0, RETRIEVAL_NOISE, len(passages))
-        return shown(best(passages, scores))
+        found = shown(best(passages, scores))
+        number = self._in_handbook.get(question.topic)
+        if number is None or not found or passages[number] in found:
+            return found
+        return (*found[: SHOWN - 1], passages[number])
+
+    def _swapped(self, passages: Sequence[Passage]) -> Sequence[Passage]:
+        leads = self._chance.sample(self._sources.passages, len(passages))
+        return [replace(p, lead=other.lead) for p, other in zip(passages, leads, strict=True)]
