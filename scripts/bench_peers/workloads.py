@@ -64,6 +64,6 @@ TINY = (
     Workload("prefill 128", "prefill", 128),
     Workload("decode, one stream", "decode", 64, 16, repeats=2),
     Workload("first token, 128 of 160 seen before", "warm", 160, part=128),
-    Workload("first token of 20, prompt of 512", "beside", 512, part=20),
+    Workload("first token of 20, prompt of 2,048", "beside", 2048, part=20),
 )
 MEMORY = Row("resident memory", "GiB")
