@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.bundle.manifest import Prompting
+from appliance.engine.counters import Counters
 from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
 from appliance.engine.output import Delta, Finished, FinishReason, OutputReader
 from appliance.engine.sampler import Sampled, Sampler
@@ -69,27 +70,6 @@ class Output:
 
     call: int
     event: Delta | Finished
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the engine has done since it started.
-
-    `prompt_tokens` were computed, each once; `recomputed_tokens` again, after a preemption. Of the
-    `prefix_queries`, prompt tokens of sequences that got a slot, `cached_tokens` came from the
-    prefix cache. `expired` sequences met their deadline, and count as neither of the others.
-    """
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    prefix_queries: int = 0
-    cached_tokens: int = 0
-    recomputed_tokens: int = 0
-    generated_tokens: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    expired: int = 0
-    preemptions: int = 0
 
 
 class Runner(Protocol):
@@ -196,7 +176,7 @@ class LLMEngine:
         logits = self._runner.run(plan)
         sampled = self._sample(plan, logits)
         with self._lock:
-            self._count(plan)
+            self.counters.add(plan)
             self._scheduler.commit(plan)
             for sequence, token in zip(plan.sampled, sampled, strict=True):
                 outputs += self._advance(self._sequences[sequence], token)
@@ -329,23 +309,6 @@ class LLMEngine:
         else:
             self.counters.finished += 1
         return finished
-
-    def _count(self, plan: Plan) -> None:
-        """Add up a plan that was computed and is not committed yet."""
-        counters = self.counters
-        counters.steps += 1
-        counters.generated_tokens += len(plan.sampled)
-        counters.preemptions += len(plan.preempted)
-        for sequence in plan.admitted:
-            counters.prefix_queries += sequence.prompt_length
-            counters.cached_tokens += sequence.cached
-        for chunk in plan.prefills:
-            reached, end = chunk.sequence.reached, chunk.start + chunk.count
-            again = max(0, min(end, reached) - chunk.start)
-            counters.recomputed_tokens += again
-            counters.prompt_tokens += max(
-                0, min(end, chunk.sequence.prompt_length) - chunk.start - again
-            )
 
 
 def _sample_row(running: _Running, row: Array) -> Sampled:

@@ -62,11 +62,16 @@ class FairQueue:
         if not lane:
             del self._lanes[key]
 
+    @property
+    def aged_turn(self) -> bool:
+        """Whether the next slot goes by age."""
+        return self._taken % AGED_TURN == AGED_TURN - 1
+
     def head(self, *, by_age: bool = True) -> Sequence | None:
         """Whose turn it is, its `turn` set. Without `by_age` the eighth turn is like the others."""
         if not self._lanes:
             return None
-        if by_age and self._taken % AGED_TURN == AGED_TURN - 1:
+        if by_age and self.aged_turn:
             priority = min(self._lanes.items(), key=lambda item: item[1][0].arrival)[0][0]
         else:
             priority = max(priority for priority, _ in self._lanes)

@@ -217,7 +217,8 @@ class Scheduler:
                 continue
             needs = {s: s.uncomputed for s in self._slots.prefilling}
             needs[sequence] = sequence.uncomputed - held
-            if sequence not in self._shares(needs):
+            # Whose turn came by age may have to wait for tokens; others must not wait behind it.
+            if sequence not in self._shares(needs) and not self._waiting.aged_turn:
                 break
             if victim is not None:
                 self._preempt(victim)

@@ -218,6 +218,18 @@ def test_a_higher_priority_does_not_wait_for_a_lower_one_to_compute_its_prefix()
     assert low.generated == 0
 
 
+def test_the_aged_turn_of_a_lower_priority_holds_nobody_up() -> None:
+    load = Load(make(slots=16, token_budget=96))
+    load.scheduler.add([Sequence(range(200), caller="b", priority=1)])
+    load.send("b", 6, priority=1)
+    (low,) = load.send("a")
+    last = Sequence(range(4), caller="b", priority=1)
+    load.scheduler.add([last])
+    load.step()
+    assert (low.phase, low.computed) == (Phase.PREFILL, 0)
+    assert last.generated == 1
+
+
 def test_bounds_say_whose_they_are() -> None:
     load = Load(make(slots=1, max_waiting=4, max_waiting_per_caller=2))
     load.send("a", 3)

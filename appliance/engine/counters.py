@@ -1,0 +1,52 @@
+"""What an engine has done since it started: the figures behind Stats and /metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from appliance.scheduler import Plan, PrefillChunk
+
+
+@dataclass(slots=True)
+class Counters:
+    """Sums over all steps.
+
+    Attributes:
+        prompt_tokens: prompt tokens computed, each once.
+        recomputed_tokens: tokens computed again, after a preemption.
+        prefix_queries: prompt tokens of the sequences that got a slot.
+        cached_tokens: those of them that came from the prefix cache.
+        finished: sequences that ended, but for the next two.
+        cancelled: sequences whose caller went away.
+        expired: sequences that met their deadline.
+        preemptions: sequences that gave their slot to another and waited again.
+    """
+
+    steps: int = 0
+    prompt_tokens: int = 0
+    recomputed_tokens: int = 0
+    prefix_queries: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    preemptions: int = 0
+
+    def add(self, plan: Plan) -> None:
+        """Count a step that was computed and is not committed yet."""
+        self.steps += 1
+        self.generated_tokens += len(plan.sampled)
+        self.preemptions += len(plan.preempted)
+        for sequence in plan.admitted:
+            self.prefix_queries += sequence.prompt_length
+            self.cached_tokens += sequence.cached
+        for chunk in plan.prefills:
+            self._add_chunk(chunk)
+
+    def _add_chunk(self, chunk: PrefillChunk) -> None:
+        end, sequence = chunk.start + chunk.count, chunk.sequence
+        again = max(0, min(end, sequence.reached) - chunk.start)
+        fresh = max(0, min(end, sequence.prompt_length) - chunk.start - again)
+        self.recomputed_tokens += again
+        self.prompt_tokens += fresh
