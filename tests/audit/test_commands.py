@@ -96,15 +96,18 @@ def test_usage_is_reported_up_to_the_last_acknowledged_record(
         "cached_tokens": 0,
         "completion_tokens": 9,
         "reasoning_tokens": 0,
+        "cost": 0,
+        "name": group,
     }
 
 
 def test_usage_per_day_is_a_table(layout: Layout) -> None:
     done = appliance("usage", "report", "--by", "day", root=layout.root)
     heading, row = done.stdout.splitlines()
-    assert heading.split() == ["day", "requests", "prompt", "cached", "completion", "reasoning"]
+    counts = ["requests", "prompt", "cached", "completion", "reasoning"]
+    assert heading.split() == ["day", *counts, "cost", "USD"]
     assert row.split()[0] == response("x").t_utc[:10]
-    assert row.split()[1:] == ["3", "21", "0", "9", "0"]
+    assert row.split()[1:] == ["3", "21", "0", "9", "0", "0.00"]
 
 
 def test_usage_is_rebuilt_from_the_log(layout: Layout) -> None:
