@@ -14,6 +14,7 @@ from appliance.shim.accounting import Accounting
 from appliance.shim.background import Background
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
+from appliance.shim.exchange import Exchange
 from appliance.shim.lifeline import Lifeline
 from appliance.shim.metrics import Metrics
 from appliance.shim.response_store import ResponseStore
@@ -34,8 +35,8 @@ class Services:
     background: Background = field(default_factory=Background)
 
     @asynccontextmanager
-    async def watched(self, receive: Receive) -> AsyncIterator[None]:
-        """Cancel the body when nobody waits for it any more, or nobody may.
+    async def watched(self, exchange: Exchange, receive: Receive) -> AsyncIterator[None]:
+        """Cancel work on `exchange` in the body when nobody waits for it any more, or nobody may.
 
         For calls with one answer; raises as `Lifeline.guard` does.
         """

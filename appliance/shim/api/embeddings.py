@@ -56,7 +56,7 @@ class EmbeddingsEndpoint:
         self, exchange: Exchange, receive: Receive, request: pb.EmbedRequest
     ) -> pb.EmbedResponse:
         try:
-            async with self._services.watched(receive):
+            async with self._services.watched(exchange, receive):
                 return await self._services.engine.embed(request)
         except DisconnectedError:
             await self._bill_lost(exchange)

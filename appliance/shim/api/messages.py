@@ -59,7 +59,7 @@ class CountTokensEndpoint:
         request = decode(scope, await read_body(receive), _COUNT, COUNT_TOKENS)
         exchange.model = clip(request.model)
         prompt = pb.TokenizeRequest(model=request.model, chat=request.prompt())
-        async with self._services.watched(receive):
+        async with self._services.watched(exchange, receive):
             ids = await self._services.engine.tokenize(prompt)
         await send_recorded(self._services, exchange, send, MessageTokens(len(ids)))
 

@@ -29,7 +29,7 @@ class TokenizeEndpoint:
         exchange = exchange_of(scope)
         request = decode(scope, await read_body(receive), _TOKENIZE, TOKENIZE)
         exchange.model = clip(request.model)
-        async with self._services.watched(receive):
+        async with self._services.watched(exchange, receive):
             ids = await self._services.engine.tokenize(request.to_engine())
             model = await served(self._services.engine, request.model)
         answer = wire.TokenizeAnswer(len(ids), model.context_length, list(ids))
@@ -47,6 +47,6 @@ class DetokenizeEndpoint:
         exchange = exchange_of(scope)
         request = decode(scope, await read_body(receive), _DETOKENIZE, DETOKENIZE)
         exchange.model = clip(request.model)
-        async with self._services.watched(receive):
+        async with self._services.watched(exchange, receive):
             text = await self._services.engine.detokenize(request.to_engine())
         await send_recorded(self._services, exchange, send, wire.DetokenizeAnswer(text))
