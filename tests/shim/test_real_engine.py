@@ -95,6 +95,46 @@ def test_the_strict_sdk_chats_streams_completes_and_embeds(
     assert [model.id for model in client.models.list()] == ["chat", "letters"]
 
 
+def test_all_apis_for_chat_say_and_count_the_same(node: Node, client: openai.OpenAI) -> None:
+    whole = node.request("POST", "/v1/chat/completions", chat(node)).json
+    response = client.responses.create(
+        model="chat", input="hello", max_output_tokens=8, temperature=0
+    )
+    message = node.request("POST", "/v1/messages", chat(node)).json
+    texts = [block["text"] for block in message["content"] if block["type"] == "text"]
+    assert response.output_text == "".join(texts) == whole["choices"][0]["message"]["content"]
+    assert response.usage is not None
+    counted = node.request("POST", "/tokenize", {"model": "chat", "messages": HELLO}).json
+    counted_too = node.request(
+        "POST", "/v1/messages/count_tokens", {"model": "chat", "messages": HELLO}
+    ).json
+    prompt = whole["usage"]["prompt_tokens"]
+    assert counted["count"] == counted_too["input_tokens"] == prompt
+    assert response.usage.input_tokens == prompt
+    assert response.usage.output_tokens == whole["usage"]["completion_tokens"]
+    usage = message["usage"]
+    assert usage["input_tokens"] + usage["cache_read_input_tokens"] == prompt
+    assert usage["output_tokens"] == whole["usage"]["completion_tokens"]
+
+
+@pytest.mark.parametrize("model", ["chat", "letters"])
+def test_tokens_become_text_again(node: Node, model: str) -> None:
+    ids = node.request("POST", "/tokenize", {"model": model, "prompt": "one two"}).json["tokens"]
+    text = node.request("POST", "/detokenize", {"model": model, "tokens": ids}).json["prompt"]
+    assert "one two" in text
+    beyond = node.request("POST", "/detokenize", {"model": model, "tokens": [1 << 30]})
+    assert (beyond.status, beyond.error["param"]) == (400, "tokens")
+
+
+def test_an_echo_of_token_ids_is_their_text(client: openai.OpenAI, node: Node) -> None:
+    ids = node.request("POST", "/tokenize", {"model": "chat", "prompt": "one two"}).json["tokens"]
+    echoed = client.completions.create(
+        model="chat", prompt=ids, max_tokens=2, temperature=0, echo=True
+    )
+    plain = client.completions.create(model="chat", prompt=ids, max_tokens=2, temperature=0)
+    assert echoed.choices[0].text == "one two" + plain.choices[0].text
+
+
 def test_errors_of_the_engine_have_codes_and_parameters(node: Node) -> None:
     path = "/v1/chat/completions"
     cases = {

@@ -240,6 +240,24 @@ def test_the_query_is_checked_too(node: Node, path: str, param: str | None) -> N
     assert param is None or answer.error["param"] == param
 
 
+def test_an_answer_that_cannot_be_stored_is_not_given_and_billed_all_the_same(
+    node: Node,
+) -> None:
+    with sqlite3.connect(node.config.layout.responses_db) as database:
+        database.execute("DROP TABLE responses")
+    database.close()
+    body = {"model": CHAT, "input": "hello"}
+    answer = node.request("POST", PATH, body)
+    assert (answer.status, answer.error["code"]) == (503, "storage")
+    assert node.res(answer.request_id).tokens.generated == len("hello") + 1
+    events = node.stream({**body, "stream": True}, PATH).documents()
+    assert events[-1]["type"] == "response.failed"
+    background = node.request("POST", PATH, {**body, "background": True})
+    assert (background.status, background.error["code"]) == (503, "storage")
+    node.engine.wait_until_idle()
+    assert node.request("POST", PATH, {**body, "store": False}).status == 200
+
+
 def test_reading_a_stored_response_is_on_record(node: Node) -> None:
     made = create(node)
     answer = node.request("GET", f"{PATH}/{made['id']}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from appliance.audit.event import clip
-from appliance.errors import ApplianceError, RequestError
+from appliance.errors import ApplianceError, AuditUnavailableError, RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_answer, send_document, take_all
 from appliance.shim.api.response_shape import ResponseShape
@@ -28,6 +30,7 @@ from appliance.shim.wire.response_items import Item, listed
 from appliance.shim.wire.response_object import ResponseObject
 from appliance.shim.wire.responses import ResponsesRequest, name_messages
 
+_log = logging.getLogger(__name__)
 _DECODER = msgspec.json.Decoder(ResponsesRequest)
 
 
@@ -168,15 +171,22 @@ async def _finish(generation: Generation, shape: ResponseShape) -> None:
     """Compute it to whatever end; the response then says which."""
     try:
         await take_all(generation, shape)
-    except (ApplianceError, DisconnectedError) as error:
-        if not generation.closed:
-            await generation.abandon(error)
-        if isinstance(error, DisconnectedError):
-            shape.break_off("cancelled", None, generation.usage())
-        else:
-            shape.break_off("failed", error, generation.usage())
+    except DisconnectedError as error:
+        await _abandon(generation, error)
+        shape.break_off("cancelled", None, generation.usage())
+    except ApplianceError as error:
+        await _abandon(generation, error)
+        shape.break_off("failed", error, generation.usage())
     except Exception as error:
+        _log.error("%s: %s", shape.response.id, type(error).__name__)
+        await _abandon(generation, error)
         shape.break_off("failed", INTERNAL, generation.usage())
-        await generation.abandon(error)
     else:
         shape.end(generation.usage())
+
+
+async def _abandon(generation: Generation, error: Exception) -> None:
+    """Stop and bill it. If that cannot be recorded, the response has failed all the same."""
+    if not generation.closed:
+        with suppress(AuditUnavailableError):
+            await generation.abandon(error)
