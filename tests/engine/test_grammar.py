@@ -78,6 +78,7 @@ def test_a_keyword_that_cannot_be_honoured_is_refused_with_its_place(keyword: st
         ({"type": []}, ".type"),
         ({"enum": []}, ".enum"),
         ({"enum": ["\u0001"]}, ".enum[0]"),
+        ({"const": [{"a": 12345678901234567890}]}, ".const"),
         ({"anyOf": {}}, ".anyOf"),
         ({"anyOf": []}, ".anyOf"),
         ({"items": [{"type": "string"}]}, ".items"),

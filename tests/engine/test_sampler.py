@@ -192,3 +192,53 @@ def test_a_share_of_the_mass_lies_where_the_cumulative_sum_reaches_it(
     boundaries = np.cumsum(weights, dtype=np.float64)
     wanted = int(np.searchsorted(boundaries, share * boundaries[-1], side="right"))
     assert _place(weights, share) == min(wanted, count - 1)
+
+
+def only(*ids: int) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(VOCAB, np.bool_)
+    mask[list(ids)] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=0),
+        SamplingParams(seed=0),
+        SamplingParams(seed=0, top_k=3),
+        SamplingParams(seed=0, top_p=0.1),
+        SamplingParams(seed=0, min_p=0.9),
+        SamplingParams(seed=0, repetition_penalty=1.5, logit_bias={1: 100}),
+    ],
+    ids=str,
+)
+def test_nothing_but_what_is_allowed_is_chosen(params: SamplingParams) -> None:
+    row = logits(7)
+    unlikely = [int(i) for i in np.argsort(row)[:5]]
+    sampler = Sampler(params, [0])
+    assert {sampler.sample(row, only(*unlikely)).token_id for _ in range(200)} <= set(unlikely)
+
+
+def test_filters_count_among_what_is_allowed() -> None:
+    row = logits(8)
+    allowed = [3, 5, 8, 13, 21, 34]
+    best = sorted(allowed, key=lambda i: -row[i])
+    sampler = Sampler(SamplingParams(seed=1, top_k=2, temperature=5), [0])
+    drawn = {sampler.sample(row, only(*allowed)).token_id for _ in range(200)}
+    assert drawn == set(best[:2])
+    greedy = Sampler(SamplingParams(temperature=0), [0])
+    assert greedy.sample(row, only(*allowed)).token_id == best[0]
+
+
+def test_a_mask_that_allows_all_changes_nothing() -> None:
+    row = logits(9, scale=0.5)
+    free, masked = (Sampler(SamplingParams(seed=4), [0]) for _ in range(2))
+    everything = np.ones(VOCAB, np.bool_)
+    for _ in range(50):
+        assert free.sample(row).token_id == masked.sample(row, everything).token_id
+
+
+def test_min_tokens_gives_way_where_only_the_end_is_allowed() -> None:
+    params = SamplingParams(seed=0, min_tokens=5, end_ids=frozenset({2}))
+    assert Sampler(params, [0]).sample(logits(10), only(2)).token_id == 2
+    assert Sampler(params, [0]).sample(logits(10), only(2, 7)).token_id == 7

@@ -35,15 +35,23 @@ SIMPLE = {
     "required": ["n", "ok"],
     "additionalProperties": False,
 }
+
+
+def whole_match(pattern: str, text: str) -> str:
+    """Raises ValueError if not all of `text` matches."""
+    if re.fullmatch(pattern, text) is None:
+        raise ValueError(text)
+    return text
+
+
 FORMAT_CHECKS: dict[str, Callable[[str], object]] = {
     "date": datetime.date.fromisoformat,
     "time": datetime.time.fromisoformat,
     "date-time": datetime.datetime.fromisoformat,
-    "duration": lambda text: re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", text)[0],  # type: ignore[index]
-    "email": lambda text: re.fullmatch(r"[^@\s]+@[^@\s]+\.[A-Za-z]+", text)[0],  # type: ignore[index]
+    "duration": lambda text: whole_match(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", text),
+    "email": lambda text: whole_match(r"[^@\s]+@[^@\s]+\.[A-Za-z]+", text),
     "hostname": lambda text: [
-        re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", label)[0]  # type: ignore[index]
-        for label in text.split(".")
+        whole_match(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", label) for label in text.split(".")
     ],
     "ipv4": ipaddress.IPv4Address,
     "ipv6": ipaddress.IPv6Address,
@@ -51,7 +59,9 @@ FORMAT_CHECKS: dict[str, Callable[[str], object]] = {
 }
 CHECKER = jsonschema.FormatChecker(())
 for _name, _check in FORMAT_CHECKS.items():
-    CHECKER.checks(_name, (ValueError, TypeError))(lambda v, c=_check: c(v) is not None)
+    CHECKER.checks(_name, ValueError)(
+        lambda value, check=_check: not isinstance(value, str) or check(value) is not None
+    )
 
 
 def schema_turn(schema: object, **more: Any) -> Turn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -446,5 +447,109 @@ def test_a_listed_model_says_what_it_can(make_node: RunNode) -> None:
             assert model.created == 1_700_000_000
             assert models["words"].dimensions == 64
             assert models["words"].context_length == 64
+
+    run(scenario())
+
+
+SHAPE = '{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"]}'
+CLOSED = SHAPE[:-1] + ',"additionalProperties":false}'
+
+
+def answer(events: list[pb.GenerateEvent]) -> str:
+    return "".join(event.delta.text for event in events)
+
+
+def without_thinking(text: str, **sampling: Any) -> pb.GenerateRequest:
+    """A random model never closes its reasoning."""
+    request = chat(text, **({"temperature": 1.0, "seed": 1, "ignore_eos": False} | sampling))
+    request.chat.thinking = pb.THINKING_MODE_OFF
+    return request
+
+
+def test_an_answer_has_the_form_that_is_asked_for(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = without_thinking("say")
+            for form, pattern in (
+                (pb.StructuredOutput(json_schema=CLOSED), r'\{\s*"ok"\s*:\s*(true|false)\s*\}'),
+                (pb.StructuredOutput(regex="[ab]{3}"), "[ab]{3}"),
+                (pb.StructuredOutput(lark='start: "x" /[0-9]/'), "x[0-9]"),
+            ):
+                request.structured.CopyFrom(form)
+                events = await client.generate(request)
+                assert re.fullmatch(pattern, answer(events))
+                assert ends(events)[0].reason == pb.FINISH_REASON_STOP
+                plain = pb.GenerateRequest(model="chat", text="a", structured=form)
+                assert re.fullmatch(pattern, answer(await client.generate(plain)))
+
+    run(scenario())
+
+
+def test_tools_are_called_as_the_choice_says(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = without_thinking("call")
+            request.chat.tools.add(name="f", parameters_json=CLOSED)
+            request.chat.tools.add(name="g", parameters_json=CLOSED)
+            request.chat.parallel_tool_calls = False
+            request.chat.tool_choice = pb.TOOL_CHOICE_REQUIRED
+            assert set(await called(client, request)) <= {"f", "g"}
+            request.chat.tool_choice = pb.TOOL_CHOICE_NAMED
+            request.chat.tool_choice_name = "g"
+            assert await called(client, request) == ["g"]
+            request.chat.tool_choice = pb.TOOL_CHOICE_NONE
+            request.sampling.max_tokens = 9
+            events = await client.generate(request)
+            bare = without_thinking("call", max_tokens=9)
+            assert tokens(events) == tokens(await client.generate(bare))
+
+    run(scenario())
+
+
+async def called(client: Client, request: pb.GenerateRequest) -> list[str]:
+    """The name of each call that is made; the arguments are checked."""
+    events = await client.generate(request)
+    assert ends(events)[0].reason == pb.FINISH_REASON_TOOL_CALLS
+    pieces = [call for event in events for call in event.delta.tool_calls]
+    arguments = "".join(piece.arguments_json for piece in pieces)
+    assert re.fullmatch(r'\{\s*"ok"\s*:\s*(true|false)\s*\}', arguments)
+    return [piece.name for piece in pieces if piece.name]
+
+
+def test_a_form_that_cannot_be_had_names_its_parameter(make_node: RunNode) -> None:
+    forms = {
+        "structured.json_schema.properties.a.not": pb.StructuredOutput(
+            json_schema='{"properties": {"a": {"not": {}}}}'
+        ),
+        "structured.json_object": pb.StructuredOutput(json_object=False),
+        "structured.regex": pb.StructuredOutput(regex="(a{1000}){1000}"),
+        "structured.lark": pb.StructuredOutput(lark="start: ("),
+    }
+
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            for param, form in forms.items():
+                request = without_thinking("say")
+                request.structured.CopyFrom(form)
+                status, trailing, _ = await refused(client.generate(request))
+                assert status is grpc.StatusCode.INVALID_ARGUMENT
+                assert trailing["appliance-param"] == param
+            request = without_thinking("say")
+            request.chat.tool_choice = pb.TOOL_CHOICE_REQUIRED
+            assert (await refused(client.generate(request)))[1]["appliance-param"] == "tool_choice"
+            request.chat.tools.add(name="f", parameters_json='{"uniqueItems": true}', strict=True)
+            for choice in (pb.TOOL_CHOICE_AUTO, pb.TOOL_CHOICE_REQUIRED):
+                request.chat.tool_choice = choice
+                _, trailing, _ = await refused(client.generate(request))
+                assert trailing["appliance-param"] == "tools[0].function.parameters.uniqueItems"
+            request.chat.tool_choice = pb.TOOL_CHOICE_NAMED
+            request.chat.tool_choice_name = "g"
+            assert (await refused(client.generate(request)))[1]["appliance-param"] == "tool_choice"
+            request = without_thinking("say")
+            request.structured.json_object = True
+            request.chat.messages.add(role="assistant", content=[pb.ContentPart(text="{")])
+            request.chat.continue_final_message = True
+            _, trailing, _ = await refused(client.generate(request))
+            assert trailing["appliance-param"] == "continue_final_message"
 
     run(scenario())

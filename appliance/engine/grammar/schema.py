@@ -32,6 +32,9 @@ MAX_COUNT: Final = 1_000_000
 MAX_MULTIPLE: Final = 10_000
 """The automaton of `multipleOf` has a state for each remainder, at the finest decimal place."""
 
+MAX_EXACT: Final = 1 << 53
+"""The compiler's numbers are doubles."""
+
 TYPES: Final = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 ANNOTATIONS: Final = frozenset(
     {
@@ -158,9 +161,11 @@ class _Check:
             self._const(item, f"{at}[{index}]")
 
     def _const(self, value: object, at: str) -> None:
-        for text in _strings(value):
-            if _UNWRITABLE.search(text):
+        for item in _leaves(value):
+            if isinstance(item, str) and _UNWRITABLE.search(item):
                 raise RequestError("control characters cannot be enforced", param=at)
+            if isinstance(item, int | float) and abs(item) > MAX_EXACT:
+                raise RequestError("numbers beyond 2^53 cannot be enforced", param=at)
 
     def _required(self, value: object, at: str) -> None:
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
@@ -173,8 +178,8 @@ class _Check:
             raise RequestError(f"this must be a whole number from 0 to {MAX_COUNT}", param=at)
 
     def _number(self, value: object, at: str) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
-            raise RequestError("this must be a number between -1e15 and 1e15", param=at)
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_EXACT:
+            raise RequestError("this must be a number between -2^53 and 2^53", param=at)
 
     def _multiple(self, value: object, at: str) -> None:
         self._number(value, at)
@@ -303,13 +308,14 @@ def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
+def _leaves(value: object) -> Iterator[object]:
+    """Every scalar inside a JSON value, and every name."""
+    if isinstance(value, dict):
         for name, item in value.items():
             yield name
-            yield from _strings(item)
+            yield from _leaves(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _strings(item)
+            yield from _leaves(item)
+    else:
+        yield value
