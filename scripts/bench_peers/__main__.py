@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import statistics
 import sys
 import time
@@ -55,6 +56,8 @@ Rounds = dict[str, dict[str, list[float]]]
 
 def main() -> None:
     options = options_of(sys.argv[1:])
+    # Ends like Ctrl-C, so that no peer is left behind with its threads stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shape = checkpoint.TINY if options.tiny else checkpoint.FULL
     work = workloads.TINY if options.tiny else workloads.FULL
     WORK.mkdir(parents=True, exist_ok=True)
