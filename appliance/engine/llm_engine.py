@@ -6,18 +6,23 @@ The lock is held while sequences change hands, never while the model runs.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Listing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.bundle.manifest import Prompting
+from appliance.engine.drafting import Drafter, Prediction, PredictionDrafter, PromptLookup
 from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
 from appliance.engine.output import Delta, Finished, FinishReason, OutputReader
 from appliance.engine.sampler import Sampled, Sampler
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
+from appliance.engine.speculation import Guesses, Speculation
 from appliance.engine.tokenizer import Tokenizer
 from appliance.errors import RequestError
 from appliance.scheduler import Plan, Scheduler, Sequence
@@ -36,6 +41,7 @@ class Generation:
         reasoning_opened: the prompt ends with the opening reasoning tag.
         cache_namespace: keys and values are shared with calls of the same one only; "": with none.
         grammar: what the output is held to.
+        prediction: what the caller expects of the output.
     """
 
     call: int
@@ -49,6 +55,7 @@ class Generation:
     reasoning_opened: bool = False
     cache_namespace: str = ""
     grammar: CompiledGrammar | None = None
+    prediction: Prediction | None = None
     prompt_param: str = "prompt"
     """The caller's word for the prompt, for errors."""
 
@@ -66,7 +73,8 @@ class Counters:
     """What the engine has done since it started.
 
     `prompt_tokens` were computed. Of the `prefix_queries`, prompt tokens of sequences that got a
-    slot, `cached_tokens` came from the prefix cache.
+    slot, `cached_tokens` came from the prefix cache. Of the `drafted_tokens` that were computed
+    `accepted_tokens` were right.
     """
 
     steps: int = 0
@@ -74,14 +82,20 @@ class Counters:
     prefix_queries: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     finished: int = 0
     cancelled: int = 0
 
 
 class Runner(Protocol):
-    """Computes a plan: logits [len(plan.sampled), vocab], in that order."""
+    """Computes a plan: logits [sum(plan.rows), vocab], those of each of `plan.sampled` in turn."""
 
     def run(self, plan: Plan) -> Array: ...
+
+    def most_drafted(self, sequences: int) -> int:
+        """Drafted tokens that a decode batch of so many can take of each; 0: none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +108,7 @@ class _Running:
     sampler: Sampler
     reader: OutputReader
     params: SamplingParams
+    guesses: Guesses
     constraint: Constraint | None = None
 
 
@@ -111,6 +126,8 @@ class LLMEngine:
         capacity: int,
         token_budget: int,
         max_waiting: int,
+        draft_tokens: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
@@ -123,6 +140,8 @@ class LLMEngine:
             "token_budget": token_budget,
             "max_waiting": max_waiting,
         }
+        self._speculation = Speculation(draft_tokens)
+        self._clock = clock
         self._lock = threading.Lock()
         self._scheduler = Scheduler(**self._limits)
         self._sequences: dict[Sequence, _Running] = {}
@@ -170,15 +189,12 @@ class LLMEngine:
         with self._lock:
             outputs = self._drop_cancelled()
             plan = self._scheduler.schedule()
-        logits = self._runner.run(plan)
-        sampled = self._sample(plan, logits)
+        plan = self._with_drafts(plan)
+        logits = self._run(plan)
         with self._lock:
             self._scheduler.commit(plan)
             self._count(plan)
-            for sequence, token in zip(plan.sampled, sampled, strict=True):
-                outputs += self._advance(self._sequences[sequence], token)
-            self._prepare_masks(plan)
-        return outputs
+        return outputs + self._read(plan, logits)
 
     def fail_all(self) -> list[Output]:
         """End every sequence with an error: a step failed, and the cache cannot be trusted."""
@@ -234,9 +250,26 @@ class LLMEngine:
             # Without the model's end tokens among its own, a request has asked to ignore them.
             ignore_end = not generation.grammar.end_ids <= generation.params.end_ids
             constraint = generation.grammar.begin(ignore_end=ignore_end)
+        guesses = Guesses(self._drafters(generation, sequence))
         return _Running(
-            generation.call, index, sequence, sampler, reader, generation.params, constraint
+            generation.call,
+            index,
+            sequence,
+            sampler,
+            reader,
+            generation.params,
+            guesses,
+            constraint,
         )
+
+    def _drafters(self, generation: Generation, sequence: Sequence) -> list[Drafter]:
+        """Who guesses for `sequence`, the most reliable first."""
+        drafters: list[Drafter] = []
+        if generation.prediction is not None:
+            drafters.append(
+                PredictionDrafter(generation.prediction, sequence.tokens, sequence.prompt_length)
+            )
+        return [*drafters, PromptLookup(sequence.tokens)]
 
     def _drop_cancelled(self) -> list[Output]:
         cancelled, self._cancelled = self._cancelled, set()
@@ -246,11 +279,63 @@ class LLMEngine:
             for running in list(self._calls.get(call, ()))
         ]
 
-    def _sample(self, plan: Plan, logits: Array) -> list[Sampled]:
-        return [
-            _sample_row(self._sequences[sequence], row)
-            for sequence, row in zip(plan.sampled, logits, strict=True)
-        ]
+    def _with_drafts(self, plan: Plan) -> Plan:
+        """`plan` with what is worth verifying of the guesses at its decoding sequences."""
+        if not plan.decodes or not self._speculation.most:
+            return plan
+        batch = [self._sequences[sequence] for sequence in plan.decodes]
+        for running in batch:
+            running.guesses.propose(min(self._speculation.most, self._left(running)))
+        width = self._speculation.choose(
+            [running.guesses for running in batch], self._widest(plan, batch)
+        )
+        drafts = tuple(running.guesses.take(width) for running in batch)
+        return dataclasses.replace(plan, drafts=drafts) if any(drafts) else plan
+
+    def _left(self, running: _Running) -> int:
+        """Tokens that a draft may have: with one more the sequence would be at its end."""
+        sequence, most = running.sequence, running.params.max_tokens
+        room = self.capacity - len(sequence.tokens)
+        return (room if most is None else min(room, most - sequence.generated)) - 1
+
+    def _widest(self, plan: Plan, batch: Listing[_Running]) -> int:
+        """Tokens of each sequence that runner, budget and slots have room for, padded."""
+        budget = self._limits["token_budget"] - plan.token_count
+        room = self.capacity - max(len(running.sequence.tokens) for running in batch)
+        return min(self._runner.most_drafted(len(batch)), budget // len(batch), room)
+
+    def _run(self, plan: Plan) -> Array:
+        start = self._clock()
+        logits = self._runner.run(plan)
+        if plan.decodes and not plan.prefills and not plan.moves:
+            width = max(map(len, plan.drafts), default=0)
+            self._speculation.measured(len(plan.decodes), width, self._clock() - start)
+        return logits
+
+    def _read(self, plan: Plan, logits: Array) -> list[Output]:
+        """Sample each sequence's rows, one after the other, as long as its draft holds.
+
+        So the tokens, and the numbers drawn for them, are those of as many steps without drafts.
+        """
+        outputs: list[Output] = []
+        reading, depth = list(self._rows(plan, logits)), 0
+        while reading:
+            sampled = [_sample_row(running, rows[depth]) for running, rows in reading]
+            with self._lock:
+                held = [
+                    self._advance(running, token, outputs)
+                    for (running, _), token in zip(reading, sampled, strict=True)
+                ]
+                self._prepare_masks(plan)
+            reading = [pair for pair, goes_on in zip(reading, held, strict=True) if goes_on]
+            depth += 1
+        return outputs
+
+    def _rows(self, plan: Plan, logits: Array) -> Iterator[tuple[_Running, Array]]:
+        first = 0
+        for sequence, count in zip(plan.sampled, plan.rows, strict=True):
+            yield self._sequences[sequence], logits[first : first + count]
+            first += count
 
     def _prepare_masks(self, plan: Plan) -> None:
         """Let the next masks be computed beside the next run of the model."""
@@ -259,8 +344,19 @@ class LLMEngine:
             if running is not None and running.constraint is not None:
                 running.constraint.prepare(self._masks)
 
-    def _advance(self, running: _Running, sampled: Sampled) -> list[Output]:
-        """Book one sampled token; the sequence may end with it."""
+    def _advance(self, running: _Running, sampled: Sampled, outputs: list[Output]) -> bool:
+        """Book one sampled token. True if the next row counts: it was drafted and goes on."""
+        drafted = running.guesses.book(sampled.token_id)
+        self.counters.generated_tokens += 1
+        self.counters.accepted_tokens += drafted
+        outputs += self._append(running, sampled)
+        goes_on = drafted and running.sequence in self._sequences
+        if goes_on:
+            self._scheduler.accept(running.sequence)
+        return goes_on
+
+    def _append(self, running: _Running, sampled: Sampled) -> list[Output]:
+        """Give a sequence its next token; it may end with it."""
         room = self._scheduler.append(running.sequence, sampled.token_id)
         if running.constraint is not None and running.constraint.broken:
             dropped = Output(running.call, running.reader.drop(sampled))
@@ -296,7 +392,7 @@ class LLMEngine:
         self.counters.prefix_queries += sum(s.prompt_length for s in plan.admitted)
         self.counters.cached_tokens += sum(s.cached for s in plan.admitted)
         self.counters.prompt_tokens += sum(chunk.count for chunk in plan.prefills)
-        self.counters.generated_tokens += len(plan.sampled)
+        self.counters.drafted_tokens += sum(map(len, plan.drafts))
 
 
 def _sample_row(running: _Running, row: Array) -> Sampled:
@@ -332,4 +428,6 @@ def _finished(running: _Running, reason: FinishReason) -> Finished:
         reasoning_tokens=reader.reasoning_tokens,
         stop=reader.stop,
         cached_tokens=sequence.cached,
+        accepted_prediction_tokens=running.guesses.accepted,
+        rejected_prediction_tokens=running.guesses.rejected,
     )

@@ -70,9 +70,7 @@ class ChatModel:
             if decoder.cache == "int8":
                 prompts = open_session(artifact.directory, settings.threads, PREFILL_NAME)
             pool = SlotPool(decoder, self.cache_shape)
-            runner = ModelRunner(
-                session, pool, decoder.vocab_size, settings.token_budget, prompts
-            )
+            runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget, prompts)
         except BaseException:
             self.close()
             raise
@@ -85,6 +83,7 @@ class ChatModel:
             capacity=self.cache_shape.capacity,
             token_budget=settings.token_budget,
             max_waiting=settings.max_waiting,
+            draft_tokens=settings.draft_tokens,
         )
         self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
 
