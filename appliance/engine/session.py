@@ -32,7 +32,9 @@ def open_session(artifact: Path, threads: int, name: str = GRAPH_NAME) -> ort.In
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(artifact / name, sess_options=options, providers=[PROVIDER])
+        session = ort.InferenceSession(
+            artifact / name, sess_options=options, providers=[PROVIDER]
+        )
     except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
         raise UnsupportedError(
             f"ONNX Runtime refuses the compiled graph: {str(error).splitlines()[0]}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+from appliance.engine.drafting import Prediction
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Turn
 from appliance.engine.llm_engine import Generation
@@ -148,6 +149,9 @@ def _generation(
     else:
         raise RequestError("there is no prompt", param="prompt")
     asked = turn(request, model.prompting, thinking=thinking, reasoning_opened=opened)
+    prediction = None
+    if request.prediction:
+        prediction = Prediction(model.tokenizer.encode_text(request.prediction))
     generation = Generation(
         call.number,
         prompt,
@@ -157,6 +161,7 @@ def _generation(
         tools=kind == "chat" and asked.calls != "none",
         reasoning_opened=opened,
         cache_namespace=request.cache_namespace,
+        prediction=prediction,
         prompt_param=param,
     )
     return generation, asked
@@ -204,5 +209,7 @@ def _add_stats(stats: pb.ModelStats, hosted: HostedModel) -> None:
         stats.generated_tokens += model.engine.counters.generated_tokens
         stats.prefix_cache_queries += model.engine.counters.prefix_queries
         stats.cached_tokens += model.engine.counters.cached_tokens
+        stats.drafted_tokens += model.engine.counters.drafted_tokens
+        stats.accepted_tokens += model.engine.counters.accepted_tokens
         stats.cache_bytes_total += model.cache_shape.total_bytes
         stats.cache_bytes_used += model.cache_bytes_used

@@ -135,6 +135,16 @@ class EngineCollector(Collector):
             ("engine_sequences_cancelled", "Sequences cancelled.", "sequences_cancelled"),
             ("num_preemptions", "Sequences put back into the queue.", "preemptions"),
             ("engine_steps", "Steps of the engine.", "steps"),
+            (
+                "engine_spec_decode_num_draft_tokens",
+                "Tokens guessed ahead and verified.",
+                "drafted_tokens",
+            ),
+            (
+                "engine_spec_decode_num_accepted_tokens",
+                "Of the tokens guessed ahead, right.",
+                "accepted_tokens",
+            ),
         )
         for name, text, field in counters:
             counter = CounterMetricFamily(f"appliance_{name}", text, labels=("model",))

@@ -10,6 +10,7 @@ The answer of the chat model, sequence i of n:
     " #i" behind it for i > 0; " ~S" behind it if the temperature is above 0, S being the seed;
     "hm" as reasoning before it if thinking is on;
     tool calls instead of it if tools are given and the message has lines "call NAME ARGUMENTS".
+A prediction is right as far as the answer begins with it, and all of the rest was tried in vain.
 One end token follows, unless a limit or a stop ends it.
 """
 
@@ -212,7 +213,7 @@ class _Servicer(pb_grpc.EngineServicer):
         cached = self._cached(request.cache_namespace, prompt)
         scripts = [_script(request, index) for index in range(len(call.sequences))]
         limit = request.sampling.max_tokens or CONTEXT - len(prompt)
-        running = dict(enumerate(scripts))
+        running, said = dict(enumerate(scripts)), [""] * len(scripts)
         for step in itertools.count():
             if step >= behaviour.pause_after:
                 _wait(behaviour.release, wake)
@@ -230,6 +231,10 @@ class _Servicer(pb_grpc.EngineServicer):
                 piece = script[step]
                 usage.generated_tokens += 1
                 usage.reasoning_tokens += piece.kind == "reasoning"
+                said[index] += piece.token if piece.kind == "text" else ""
+                right = _common(request.prediction, said[index])
+                usage.accepted_prediction_tokens = right
+                usage.rejected_prediction_tokens = len(request.prediction) - right
                 if piece.kind != "end":
                     yield pb.GenerateEvent(delta=_delta(request, index, piece))
                 end = _finish(script, step, limit)
@@ -361,6 +366,10 @@ class _Servicer(pb_grpc.EngineServicer):
             stats.generated_tokens += sum(usage.generated_tokens for usage in call.sequences)
             stats.prefix_cache_queries += sum(usage.prompt_tokens for usage in call.sequences)
             stats.cached_tokens += sum(usage.cached_tokens for usage in call.sequences)
+            right = sum(usage.accepted_prediction_tokens for usage in call.sequences)
+            wrong = sum(usage.rejected_prediction_tokens for usage in call.sequences)
+            stats.accepted_tokens += right
+            stats.drafted_tokens += right + wrong
             if call.cancelled:
                 stats.sequences_cancelled += len(call.sequences)
             else:
