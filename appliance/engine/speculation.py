@@ -23,9 +23,10 @@ _PRIORS = {Source.PREDICTION: (3.2, 4.0), Source.LONG: (2.0, 4.0), Source.SHORT:
 """(right, tried) before anything is known. A caller who predicts is believed at first."""
 _ROW = 0.1
 """Cost of a row before it is measured, as a part of the step without drafts."""
-_ROW_BOUNDS = (0.002, 1.0)
-_LEARN, _FORGET = 0.2, 0.01
-"""Weight of a new measurement; share of the way back to `_ROW` for a draft not computed."""
+_ROW_BOUNDS = (0.002, 4.0)
+_LEARN, _LEARN_DEARER, _FORGET = 0.2, 0.5, 0.002
+"""Weight of a new measurement, and of one that says that rows are dearer than thought; share of
+the way back to `_ROW` for a step whose drafts are not computed."""
 _OUTLIER = 4.0
 
 
@@ -142,7 +143,7 @@ class Speculation:
                 width,
             )
             for width in self._widths
-            if width <= widest
+            if width <= min(widest, cost.widest)
         ]
         return max(gains, default=(0.0, 0))
 
@@ -177,10 +178,13 @@ class _Cost:
 
     Attributes:
         row: one more row, as a part of the step without any.
+        widest: guessed tokens of each sequence that may be tried: the double of what was measured,
+            so that a first try costs little where rows are dear.
     """
 
     def __init__(self, row: float) -> None:
         self.row = row
+        self.widest = 1
         self._plain = 0.0
         self._seen: set[int] = set()
 
@@ -199,7 +203,9 @@ class _Cost:
         elif self._plain:
             row = (seconds / self._plain - 1) / (batch * width)
             low, high = _ROW_BOUNDS
-            self.row += (min(max(row, low), high) - self.row) * _LEARN
+            row = min(max(row, low), high)
+            self.row += (row - self.row) * (_LEARN_DEARER if row > self.row else _LEARN)
+            self.widest = max(self.widest, 2 * width)
 
     def forget(self) -> None:
         """An estimate that forbids drafts is never measured again: let it fade instead."""
