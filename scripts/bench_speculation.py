@@ -1,4 +1,4 @@
-"""Measures what speculation gains and costs for one stream, on and off in turns.
+"""Measures what speculation gains and costs for one stream, with and without, a step each in turns.
 
 The model of bench_engine has random weights and would never repeat a prompt. So it is made to say
 given texts: all of its work is done, then the text's token gets the highest logit. The time counts
@@ -14,6 +14,7 @@ import time
 
 from appliance.engine.drafting import Prediction
 from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.loaded import ChatModel
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
@@ -61,16 +62,30 @@ def texts() -> dict[str, tuple[Text, Text, Prediction | None]]:
     }
 
 
-def speed(engine: LLMEngine, prompt: Text, prediction: Prediction | None) -> float:
-    params = SamplingParams(temperature=0, max_tokens=LENGTH)
-    engine.add(Generation(0, prompt, params, prediction=prediction))
-    while not engine.counters.generated_tokens:
-        engine.step()
-    start = time.perf_counter()
-    while engine.has_work:
-        engine.step()
-    engine.counters.generated_tokens = 0
-    return (LENGTH - 1) / (time.perf_counter() - start)
+def speeds(engines: list[LLMEngine], generation: Generation) -> list[float]:
+    """Tokens a second of each engine, all under the same load."""
+    seconds = [0.0 for _ in engines]
+    for engine in engines:
+        before = engine.counters.generated_tokens
+        engine.add(generation)
+        while engine.counters.generated_tokens == before:
+            engine.step()
+    while any(engine.has_work for engine in engines):
+        for index, engine in enumerate(engines):
+            start = time.perf_counter()
+            if engine.has_work:
+                engine.step()
+            seconds[index] += time.perf_counter() - start
+    return [(LENGTH - 1) / spent for spent in seconds]
+
+
+def engine_of(model: ChatModel, draft_tokens: int) -> tuple[LLMEngine, Reciting]:
+    runner = Reciting(model.engine._runner)  # type: ignore[arg-type]
+    engine = LLMEngine(
+        runner, model.tokenizer, model.prompting, vocab_size=VOCAB, slots=1,
+        capacity=model.engine.capacity, token_budget=512, max_waiting=0, draft_tokens=draft_tokens,
+    )  # fmt: skip
+    return engine, runner
 
 
 def main() -> None:
@@ -78,27 +93,25 @@ def main() -> None:
     parser.add_argument("grade", nargs="?", default="w8a8", choices=GRADES)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    model = open_grade(options.grade)
-    reciting = Reciting(model.engine._runner)  # type: ignore[arg-type]
-    engines = [
-        LLMEngine(
-            reciting, model.tokenizer, model.prompting,
-            vocab_size=VOCAB, slots=1, capacity=model.engine.capacity, token_budget=512,
-            max_waiting=0, draft_tokens=most,
-        )
-        for most in (8, 0)
-    ]  # fmt: skip
+    models = [open_grade(options.grade) for _ in range(2)]
+    opened = [engine_of(model, most) for model, most in zip(models, (8, 0), strict=True)]
+    engines = [engine for engine, _ in opened]
+    params = SamplingParams(temperature=0, max_tokens=LENGTH)
     print(f"{'tokens/s, one stream':46}{'on':>8}{'off':>8}{'ratio':>8}{'accepted':>12}")
     for name, (prompt, text, prediction) in texts().items():
-        reciting.text = text
-        before = engines[0].counters.accepted_tokens, engines[0].counters.drafted_tokens
-        pairs = [[speed(e, prompt, prediction) for e in engines] for _ in range(options.rounds)]
+        for _, runner in opened:
+            runner.text = text
+        generation = Generation(0, prompt, params, prediction=prediction)
+        counters = engines[0].counters
+        before = counters.accepted_tokens, counters.drafted_tokens
+        pairs = [speeds(engines, generation) for _ in range(options.rounds)]
         on, off = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(pair[0] / pair[1] for pair in pairs)
-        accepted = engines[0].counters.accepted_tokens - before[0]
-        drafted = engines[0].counters.drafted_tokens - before[1]
+        accepted = counters.accepted_tokens - before[0]
+        drafted = counters.drafted_tokens - before[1]
         print(f"{name:46}{on:8.1f}{off:8.1f}{ratio:8.2f}{accepted:6} of {drafted}", flush=True)
-    model.close()
+    for model in models:
+        model.close()
 
 
 if __name__ == "__main__":
