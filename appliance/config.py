@@ -171,6 +171,8 @@ class EngineSettings:
     """How many of them may be one caller's, so that nobody fills the queue alone."""
     max_context: int = 0
     """Upper bound on tokens per sequence; 0 takes the model's own."""
+    draft_tokens: int = 8
+    """Tokens guessed ahead per sequence and step, at most, where it pays; 0 guesses none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +365,7 @@ def _check(config: Config) -> None:
         ("engine.max_waiting", engine.max_waiting, 0, 1_000_000),
         ("engine.max_waiting_per_caller", engine.max_waiting_per_caller, 0, 1_000_000),
         ("engine.max_context", engine.max_context, 0, 1 << 24),
+        ("engine.draft_tokens", engine.draft_tokens, 0, 8),
         ("audit.batch_entries", audit.batch_entries, 1, 4096),
         ("audit.batch_milliseconds", audit.batch_milliseconds, 0, 1000),
         ("audit.checkpoint_seconds", audit.checkpoint_seconds, 0.01, 3600),

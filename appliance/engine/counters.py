@@ -16,6 +16,8 @@ class Counters:
         recomputed_tokens: tokens computed again, after a preemption.
         prefix_queries: prompt tokens of the sequences that got a slot.
         cached_tokens: those of them that came from the prefix cache.
+        drafted_tokens: guesses that were verified.
+        accepted_tokens: those of them that were right.
         finished: sequences that ended, but for the next two.
         cancelled: sequences whose caller went away.
         expired: sequences that met their deadline.
@@ -28,6 +30,8 @@ class Counters:
     prefix_queries: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     finished: int = 0
     cancelled: int = 0
     expired: int = 0
@@ -36,7 +40,7 @@ class Counters:
     def add(self, plan: Plan) -> None:
         """Count a step that was computed and is not committed yet."""
         self.steps += 1
-        self.generated_tokens += len(plan.sampled)
+        self.drafted_tokens += sum(map(len, plan.drafts))
         self.preemptions += len(plan.preempted)
         for sequence in plan.admitted:
             self.prefix_queries += sequence.prompt_length

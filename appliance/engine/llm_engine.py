@@ -6,11 +6,12 @@ The lock is held while sequences change hands, never while the model runs.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import heapq
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Listing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from typing import Protocol
 
 from appliance.bundle.manifest import Prompting
 from appliance.engine.counters import Counters
+from appliance.engine.drafting import Drafter, Prediction, PredictionDrafter, PromptLookup
 from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
 from appliance.engine.output import Delta, Finished, FinishReason, OutputReader
 from appliance.engine.sampler import Sampled, Sampler
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
+from appliance.engine.speculation import Guesses, Speculation
 from appliance.engine.tokenizer import Tokenizer
 from appliance.errors import RequestError
 from appliance.scheduler import Plan, Scheduler, Sequence
@@ -44,6 +47,7 @@ class Generation:
         caller: whom the tokens count for when callers take turns.
         priority: the higher is served first, and takes slots from the lower.
         deadline: when the call ends, whatever it has, on the engine's clock; None: never.
+        prediction: what the caller expects of the output.
     """
 
     call: int
@@ -60,6 +64,7 @@ class Generation:
     caller: str = ""
     priority: int = 0
     deadline: float | None = None
+    prediction: Prediction | None = None
     prompt_param: str = "prompt"
     """The caller's word for the prompt, for errors."""
 
@@ -73,9 +78,13 @@ class Output:
 
 
 class Runner(Protocol):
-    """Computes a plan: logits [len(plan.sampled), vocab], in that order."""
+    """Computes a plan: logits [sum(plan.rows), vocab], those of each of `plan.sampled` in turn."""
 
     def run(self, plan: Plan) -> Array: ...
+
+    def most_drafted(self, sequences: int) -> int:
+        """Drafted tokens that a decode batch of so many can take of each; 0: none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +97,7 @@ class _Running:
     sampler: Sampler
     reader: OutputReader
     params: SamplingParams
+    guesses: Guesses
     constraint: Constraint | None = None
 
 
@@ -106,6 +116,7 @@ class LLMEngine:
         token_budget: int,
         max_waiting: int,
         max_waiting_per_caller: int | None = None,
+        draft_tokens: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -121,6 +132,8 @@ class LLMEngine:
             max_waiting=max_waiting,
             max_waiting_per_caller=max_waiting_per_caller,
         )
+        self._token_budget = token_budget
+        self._speculation = Speculation(draft_tokens)
         self._clock = clock
         self._lock = threading.Lock()
         self._scheduler = self._make_scheduler()
@@ -173,15 +186,12 @@ class LLMEngine:
         with self._lock:
             outputs = self._drop_cancelled() + self._drop_expired()
             plan = self._scheduler.schedule()
-        logits = self._runner.run(plan)
-        sampled = self._sample(plan, logits)
+        plan = self._with_drafts(plan)
+        logits = self._run(plan)
         with self._lock:
             self.counters.add(plan)
             self._scheduler.commit(plan)
-            for sequence, token in zip(plan.sampled, sampled, strict=True):
-                outputs += self._advance(self._sequences[sequence], token)
-            self._prepare_masks(plan)
-        return outputs
+        return outputs + self._read(plan, logits)
 
     def fail_all(self) -> list[Output]:
         """End every sequence with an error: a step failed, and the cache cannot be trusted."""
@@ -243,9 +253,26 @@ class LLMEngine:
             # Without the model's end tokens among its own, a request has asked to ignore them.
             ignore_end = not generation.grammar.end_ids <= generation.params.end_ids
             constraint = generation.grammar.begin(ignore_end=ignore_end)
+        guesses = Guesses(self._drafters(generation, sequence))
         return _Running(
-            generation.call, index, sequence, sampler, reader, generation.params, constraint
+            generation.call,
+            index,
+            sequence,
+            sampler,
+            reader,
+            generation.params,
+            guesses,
+            constraint,
         )
+
+    def _drafters(self, generation: Generation, sequence: Sequence) -> list[Drafter]:
+        """Who guesses for `sequence`, the most reliable first."""
+        drafters: list[Drafter] = []
+        if generation.prediction is not None:
+            drafters.append(
+                PredictionDrafter(generation.prediction, sequence.tokens, sequence.prompt_length)
+            )
+        return [*drafters, PromptLookup(sequence.tokens)]
 
     def _drop_cancelled(self) -> list[Output]:
         cancelled, self._cancelled = self._cancelled, set()
@@ -263,11 +290,63 @@ class LLMEngine:
         group = list(self._calls.get(call, ()))
         return [Output(call, self._end(running, reason)) for running in group]
 
-    def _sample(self, plan: Plan, logits: Array) -> list[Sampled]:
-        return [
-            _sample_row(self._sequences[sequence], row)
-            for sequence, row in zip(plan.sampled, logits, strict=True)
-        ]
+    def _with_drafts(self, plan: Plan) -> Plan:
+        """`plan` with what is worth verifying of the guesses at its decoding sequences."""
+        if not plan.decodes or not self._speculation.most:
+            return plan
+        batch = [self._sequences[sequence] for sequence in plan.decodes]
+        for running in batch:
+            running.guesses.propose(min(self._speculation.most, self._left(running)))
+        width = self._speculation.choose(
+            [running.guesses for running in batch], self._widest(plan, batch)
+        )
+        drafts = tuple(running.guesses.take(width) for running in batch)
+        return dataclasses.replace(plan, drafts=drafts) if any(drafts) else plan
+
+    def _left(self, running: _Running) -> int:
+        """Tokens that a draft may have: with one more the sequence would be at its end."""
+        sequence, most = running.sequence, running.params.max_tokens
+        room = self.capacity - len(sequence.tokens)
+        return (room if most is None else min(room, most - sequence.generated)) - 1
+
+    def _widest(self, plan: Plan, batch: Listing[_Running]) -> int:
+        """Tokens of each sequence that runner, budget and slots have room for, padded."""
+        budget = self._token_budget - plan.token_count
+        room = self.capacity - max(len(running.sequence.tokens) for running in batch)
+        return min(self._runner.most_drafted(len(batch)), budget // len(batch), room)
+
+    def _run(self, plan: Plan) -> Array:
+        start = self._clock()
+        logits = self._runner.run(plan)
+        if plan.decodes and not plan.prefills and not plan.moves:
+            width = max(map(len, plan.drafts), default=0)
+            self._speculation.measured(len(plan.decodes), width, self._clock() - start)
+        return logits
+
+    def _read(self, plan: Plan, logits: Array) -> list[Output]:
+        """Sample each sequence's rows, one after the other, as long as its draft holds.
+
+        So the tokens, and the numbers drawn for them, are those of as many steps without drafts.
+        """
+        outputs: list[Output] = []
+        reading, depth = list(self._rows(plan, logits)), 0
+        while reading:
+            sampled = [_sample_row(running, rows[depth]) for running, rows in reading]
+            with self._lock:
+                held = [
+                    self._advance(running, token, outputs)
+                    for (running, _), token in zip(reading, sampled, strict=True)
+                ]
+                self._prepare_masks(plan)
+            reading = [pair for pair, goes_on in zip(reading, held, strict=True) if goes_on]
+            depth += 1
+        return outputs
+
+    def _rows(self, plan: Plan, logits: Array) -> Iterator[tuple[_Running, Array]]:
+        first = 0
+        for sequence, count in zip(plan.sampled, plan.rows, strict=True):
+            yield self._sequences[sequence], logits[first : first + count]
+            first += count
 
     def _prepare_masks(self, plan: Plan) -> None:
         """Let the next masks be computed beside the next run of the model."""
@@ -276,8 +355,19 @@ class LLMEngine:
             if running is not None and running.constraint is not None:
                 running.constraint.prepare(self._masks)
 
-    def _advance(self, running: _Running, sampled: Sampled) -> list[Output]:
-        """Book one sampled token; the sequence may end with it."""
+    def _advance(self, running: _Running, sampled: Sampled, outputs: list[Output]) -> bool:
+        """Book one sampled token. True if the next row counts: it was drafted and goes on."""
+        drafted = running.guesses.book(sampled.token_id)
+        self.counters.generated_tokens += 1
+        self.counters.accepted_tokens += drafted
+        outputs += self._append(running, sampled)
+        goes_on = drafted and running.sequence in self._sequences
+        if goes_on:
+            self._scheduler.accept(running.sequence)
+        return goes_on
+
+    def _append(self, running: _Running, sampled: Sampled) -> list[Output]:
+        """Give a sequence its next token; it may end with it."""
         room = self._scheduler.append(running.sequence, sampled.token_id)
         if running.constraint is not None and running.constraint.broken:
             dropped = Output(running.call, running.reader.drop(sampled))
@@ -344,4 +434,6 @@ def _finished(running: _Running, reason: FinishReason) -> Finished:
         reasoning_tokens=reader.reasoning_tokens,
         stop=reader.stop,
         cached_tokens=sequence.cached,
+        accepted_prediction_tokens=running.guesses.accepted,
+        rejected_prediction_tokens=running.guesses.rejected,
     )

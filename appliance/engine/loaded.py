@@ -84,6 +84,7 @@ class ChatModel:
             token_budget=settings.token_budget,
             max_waiting=settings.max_waiting,
             max_waiting_per_caller=settings.max_waiting_per_caller,
+            draft_tokens=settings.draft_tokens,
         )
         self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
 

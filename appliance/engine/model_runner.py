@@ -17,6 +17,9 @@ from appliance.engine.prompt_graph import BytePrompts, Prompts, SlotPrompts
 from appliance.engine.slot_pool import Array, SlotPool
 from appliance.scheduler import Plan
 
+DRAFT_ROWS = 64
+"""Rows that a decode batch can have beside one a sequence, padding included."""
+
 
 class ModelRunner:
     """Executes plans.
@@ -39,8 +42,11 @@ class ModelRunner:
     ) -> None:
         self._session = session
         self._pool = pool
-        self._logits: Array = np.zeros((pool.shape.slots, vocab_size), np.float32)
+        rows = pool.shape.slots + DRAFT_ROWS
+        self._logits: Array = np.zeros((rows, vocab_size), np.float32)
         self._decoders: dict[tuple[int, int], _Decoder] = {}
+        names = {entry.name for entry in session.get_inputs()}
+        self._ragged, self._chooses_rows = "query_seqlens" in names, "rows" in names
         self._prompts: Prompts
         if prompts is None:
             self._prompts = SlotPrompts(session, pool, max_chunk)
@@ -50,8 +56,8 @@ class ModelRunner:
     def run(self, plan: Plan) -> Array:
         """Compute a plan.
 
-        Returns logits [len(plan.sampled), vocab_size], in that order; the next run overwrites
-        them. Nothing is copied: the graphs write each row where it belongs.
+        Returns logits [sum(plan.rows), vocab_size], those of each of `plan.sampled` in turn; the
+        next run overwrites them. Nothing is copied: the graphs write each row where it belongs.
         """
         for move in plan.moves:
             self._pool.move(move)
@@ -63,8 +69,16 @@ class ModelRunner:
         if plan.decodes:
             starts = [sequence.computed for sequence in plan.decodes]
             tokens = [sequence.tokens[sequence.computed :] for sequence in plan.decodes]
-            self.decode(starts, tokens, self._logits[row : row + len(starts)])
-        return self._logits[: len(plan.sampled)]
+            for index, draft in enumerate(plan.drafts):
+                tokens[index].extend(draft)
+            self.decode(starts, tokens, self._logits[row : sum(plan.rows)])
+        return self._logits[: sum(plan.rows)]
+
+    def most_drafted(self, sequences: int) -> int:
+        """Drafted tokens that a decode batch of so many can take of each, padding included."""
+        if self._ragged or (sequences == 1 and self._chooses_rows):
+            return DRAFT_ROWS // sequences
+        return 0
 
     def prefill(self, slot: int, start: int, tokens: Listing[int], logits: Array) -> None:
         """Compute `tokens` of one sequence from position `start` on in `slot`.
@@ -78,9 +92,14 @@ class ModelRunner:
         """Compute `tokens[i]` from position `starts[i]` on in slot i, for all slots at once.
 
         `logits` gets a row for each token, those of slot 0 first. More than one token of a
-        sequence needs an 8-bit cache.
+        sequence needs an 8-bit cache, with room in each slot for the longest of `tokens`, or be
+        the only one's.
         """
         batch, width = len(tokens), max(map(len, tokens))
+        if width > 1 and not self._ragged:
+            assert batch == 1, "this graph takes several tokens of one sequence only"
+            self.prefill(0, starts[0], tokens[0], logits)
+            return
         decoder = self._decoders.get((batch, width))
         if decoder is None:
             decoder = self._decoders[batch, width] = _Decoder(

@@ -50,7 +50,8 @@ class Delta:
 class Finished:
     """The end of a sequence, with exact counts of what was computed for it.
 
-    `cached_tokens` of the `prompt_tokens` came from the prefix cache.
+    `cached_tokens` of the `prompt_tokens` came from the prefix cache. The prediction's tokens that
+    were computed as drafts were accepted, and are among the generated, or rejected, and are not.
     """
 
     index: int
@@ -60,6 +61,8 @@ class Finished:
     reasoning_tokens: int
     stop: str = ""
     cached_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
 
 class OutputReader:

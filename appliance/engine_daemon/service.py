@@ -8,6 +8,7 @@ import time
 
 import grpc
 
+from appliance.engine.drafting import Prediction
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Turn
 from appliance.engine.llm_engine import Generation
@@ -174,6 +175,9 @@ def _generation(
     else:
         raise RequestError("there is no prompt", param="prompt")
     asked = turn(request, model.prompting, thinking=thinking, reasoning_opened=opened)
+    prediction = None
+    if request.prediction:
+        prediction = Prediction(model.tokenizer.encode_text(request.prediction))
     generation = Generation(
         call.number,
         prompt,
@@ -186,6 +190,7 @@ def _generation(
         caller=request.caller,
         priority=request.priority,
         deadline=deadline,
+        prediction=prediction,
         prompt_param=param,
     )
     return generation, asked
@@ -236,5 +241,7 @@ def _add_stats(stats: pb.ModelStats, hosted: HostedModel) -> None:
         stats.recomputed_tokens += model.engine.counters.recomputed_tokens
         stats.preemptions += model.engine.counters.preemptions
         stats.sequences_expired += model.engine.counters.expired
+        stats.drafted_tokens += model.engine.counters.drafted_tokens
+        stats.accepted_tokens += model.engine.counters.accepted_tokens
         stats.cache_bytes_total += model.cache_shape.total_bytes
         stats.cache_bytes_used += model.cache_bytes_used

@@ -105,6 +105,8 @@ def usage(finished: Finished) -> pb.Usage:
         cached_tokens=finished.cached_tokens,
         generated_tokens=finished.generated_tokens,
         reasoning_tokens=finished.reasoning_tokens,
+        accepted_prediction_tokens=finished.accepted_prediction_tokens,
+        rejected_prediction_tokens=finished.rejected_prediction_tokens,
     )
 
 

@@ -58,7 +58,7 @@ MODEL_STATE_DRAINING: ModelState
 MODEL_STATE_FAILED: ModelState
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "model", "chat", "text", "tokens", "sampling", "n", "cache_namespace", "structured", "caller", "priority", "deadline_ms")
+    __slots__ = ("request_id", "model", "chat", "text", "tokens", "sampling", "n", "cache_namespace", "structured", "caller", "priority", "deadline_ms", "prediction")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class GenerateRequest(_message.Message):
     CALLER_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     chat: ChatPrompt
@@ -83,7 +84,8 @@ class GenerateRequest(_message.Message):
     caller: str
     priority: int
     deadline_ms: int
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., cache_namespace: _Optional[str] = ..., structured: _Optional[_Union[StructuredOutput, _Mapping]] = ..., caller: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+    prediction: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., cache_namespace: _Optional[str] = ..., structured: _Optional[_Union[StructuredOutput, _Mapping]] = ..., caller: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., prediction: _Optional[str] = ...) -> None: ...
 
 class StructuredOutput(_message.Message):
     __slots__ = ("json_schema", "json_object", "regex", "lark")
@@ -469,7 +471,7 @@ class StatsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelStats, _Mapping]]] = ...) -> None: ...
 
 class ModelStats(_message.Message):
-    __slots__ = ("model", "sequences_running", "sequences_waiting", "cache_bytes_total", "cache_bytes_used", "prompt_tokens", "generated_tokens", "cached_tokens", "sequences_finished", "sequences_cancelled", "preemptions", "steps", "prefix_cache_queries", "recomputed_tokens", "sequences_expired")
+    __slots__ = ("model", "sequences_running", "sequences_waiting", "cache_bytes_total", "cache_bytes_used", "prompt_tokens", "generated_tokens", "cached_tokens", "sequences_finished", "sequences_cancelled", "preemptions", "steps", "prefix_cache_queries", "recomputed_tokens", "sequences_expired", "drafted_tokens", "accepted_tokens")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_RUNNING_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -485,6 +487,8 @@ class ModelStats(_message.Message):
     PREFIX_CACHE_QUERIES_FIELD_NUMBER: _ClassVar[int]
     RECOMPUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     sequences_running: int
     sequences_waiting: int
@@ -500,4 +504,6 @@ class ModelStats(_message.Message):
     prefix_cache_queries: int
     recomputed_tokens: int
     sequences_expired: int
-    def __init__(self, model: _Optional[str] = ..., sequences_running: _Optional[int] = ..., sequences_waiting: _Optional[int] = ..., cache_bytes_total: _Optional[int] = ..., cache_bytes_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sequences_finished: _Optional[int] = ..., sequences_cancelled: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., prefix_cache_queries: _Optional[int] = ..., recomputed_tokens: _Optional[int] = ..., sequences_expired: _Optional[int] = ...) -> None: ...
+    drafted_tokens: int
+    accepted_tokens: int
+    def __init__(self, model: _Optional[str] = ..., sequences_running: _Optional[int] = ..., sequences_waiting: _Optional[int] = ..., cache_bytes_total: _Optional[int] = ..., cache_bytes_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sequences_finished: _Optional[int] = ..., sequences_cancelled: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., prefix_cache_queries: _Optional[int] = ..., recomputed_tokens: _Optional[int] = ..., sequences_expired: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...

@@ -49,6 +49,9 @@ class Plan:
     """One step. `decodes[i]` is in slot i.
 
     `admitted` got their first slot with this plan, `preempted` lost theirs and wait again.
+
+    `drafts[i]` are tokens that may follow those of `decodes[i]`; they are computed behind them, to
+    be verified. The scheduler plans none: whoever guesses puts them in.
     """
 
     moves: tuple[Move, ...] = ()
@@ -56,6 +59,7 @@ class Plan:
     decodes: tuple[Sequence, ...] = ()
     admitted: tuple[Sequence, ...] = ()
     preempted: tuple[Sequence, ...] = ()
+    drafts: tuple[tuple[int, ...], ...] = ()
 
     @property
     def sampled(self) -> tuple[Sequence, ...]:
@@ -64,4 +68,12 @@ class Plan:
 
     @property
     def token_count(self) -> int:
-        return sum(chunk.count for chunk in self.prefills) + len(self.decodes)
+        drafted = sum(map(len, self.drafts))
+        return sum(chunk.count for chunk in self.prefills) + len(self.decodes) + drafted
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """How many rows of logits each of `sampled` gets: one, and one for each drafted token."""
+        ended = len(self.sampled) - len(self.decodes)
+        drafted = tuple(map(len, self.drafts)) or (0,) * len(self.decodes)
+        return (1,) * ended + tuple(1 + count for count in drafted)

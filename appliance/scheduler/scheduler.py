@@ -160,6 +160,17 @@ class Scheduler:
         sequence.tokens.append(token)
         return len(sequence.tokens) < self.capacity
 
+    def accept(self, sequence: Sequence) -> None:
+        """The token appended last was drafted: the step has computed it already.
+
+        What it computed of drafts that were wrong lies behind `computed`, where the next step
+        writes.
+        """
+        assert sequence.phase is Phase.DECODE
+        assert sequence.uncomputed == 1
+        self._slots.advance(sequence, 1)
+        self._waiting.spend(sequence.caller, 1)
+
     def check_integrity(self) -> None:
         """Every sequence is in one place, no slot is lost, nothing exceeds its bound."""
         self._slots.check_integrity()

@@ -109,7 +109,7 @@ class Generation:
 
     def usage(self) -> Usage:
         """What is billed, after the last event."""
-        return usage(total(self._tallies, delivered=self._delivered))
+        return usage(total(self._tallies, delivered=self._delivered), self._tallies)
 
     async def settle(self) -> None:
         """All is computed: make RES durable. Raises AuditUnavailableError."""

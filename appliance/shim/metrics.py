@@ -141,6 +141,16 @@ class EngineCollector(Collector):
                 "recomputed_tokens",
             ),
             ("engine_steps", "Steps of the engine.", "steps"),
+            (
+                "engine_spec_decode_num_draft_tokens",
+                "Tokens guessed ahead and verified.",
+                "drafted_tokens",
+            ),
+            (
+                "engine_spec_decode_num_accepted_tokens",
+                "Of the tokens guessed ahead, right.",
+                "accepted_tokens",
+            ),
         )
         for name, text, field in counters:
             counter = CounterMetricFamily(f"appliance_{name}", text, labels=("model",))

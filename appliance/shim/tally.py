@@ -46,6 +46,15 @@ class Tally:
             reasoning=sum(usage.reasoning_tokens for usage in usages),
         )
 
+    def prediction(self) -> tuple[int, int]:
+        """Tokens of the caller's prediction that were right, and wrong. Nobody is billed for
+        them: the right ones are among the generated, the wrong ones were the engine's wager."""
+        usages = self.settled if self.settled is not None else [*self.finished.values()]
+        return (
+            sum(usage.accepted_prediction_tokens for usage in usages),
+            sum(usage.rejected_prediction_tokens for usage in usages),
+        )
+
 
 def total(tallies: Sequence[Tally], *, delivered: int) -> Tokens:
     """The sum over the prompts of one request."""
@@ -59,12 +68,17 @@ def total(tallies: Sequence[Tally], *, delivered: int) -> Tokens:
     )
 
 
-def usage(tokens: Tokens) -> Usage:
-    """`tokens` as the API shows them."""
+def usage(tokens: Tokens, tallies: Sequence[Tally] = ()) -> Usage:
+    """`tokens` as the API shows them, with what became of predictions."""
+    predicted = [tally.prediction() for tally in tallies]
     return Usage(
         prompt_tokens=tokens.prompt,
         completion_tokens=tokens.generated,
         total_tokens=tokens.prompt + tokens.generated,
         prompt_tokens_details=PromptDetails(tokens.cached),
-        completion_tokens_details=CompletionDetails(tokens.reasoning),
+        completion_tokens_details=CompletionDetails(
+            tokens.reasoning,
+            accepted_prediction_tokens=sum(right for right, _ in predicted),
+            rejected_prediction_tokens=sum(wrong for _, wrong in predicted),
+        ),
     )

@@ -44,7 +44,7 @@ def open_chat(node_root: Path) -> Iterator[OpenChat]:
 
         def open_it(name: str = "chat", **settings: int) -> ChatModel:
             defaults = {"cache_bytes": 64 << 20, "threads": 1}
-            model = _open(node_root, name, EngineSettings(**(defaults | settings)))
+            model = open_model_of(node_root, name, EngineSettings(**(defaults | settings)))
             assert isinstance(model, ChatModel)
             stack.callback(model.close)
             return model
@@ -54,12 +54,13 @@ def open_chat(node_root: Path) -> Iterator[OpenChat]:
 
 @pytest.fixture
 def embedding_model(node_root: Path) -> EmbeddingModel:
-    model = _open(node_root, "words", EngineSettings(threads=1))
+    model = open_model_of(node_root, "words", EngineSettings(threads=1))
     assert isinstance(model, EmbeddingModel)
     return model
 
 
-def _open(root: Path, name: str, settings: EngineSettings) -> ChatModel | EmbeddingModel:
+def open_model_of(root: Path, name: str, settings: EngineSettings) -> ChatModel | EmbeddingModel:
+    """A compiled model of the node at `root`."""
     layout = Layout(root)
     bundle = ModelStore(layout.models).get(name)
     key = NodePublicKey.load(layout.node / "node.pub")

@@ -344,6 +344,9 @@ class Script:
         self._tokens = iter(tokens)
         self._vocab_size = vocab_size
 
+    def most_drafted(self, _sequences: int) -> int:
+        return 0
+
     def run(self, plan: Plan) -> Any:
         logits = np.zeros((len(plan.sampled), self._vocab_size), np.float32)
         for row in logits:

@@ -173,6 +173,29 @@ def test_cancelling_a_stream_stops_its_sequences_and_settles_exactly(make_node: 
     run(scenario())
 
 
+def test_a_prediction_is_told_in_usage_and_in_the_stats(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = chat("user", max_tokens=30)
+            request.sampling.temperature = 0
+            request.sampling.ignore_eos = True
+            events = await client.generate(request)
+            said = "".join(event.delta.text for event in events)
+            request.prediction = said
+            again = await client.generate(request)
+            assert "".join(event.delta.text for event in again) == said
+            usage = again[-1].finished.usage
+            assert usage.generated_tokens == 30
+            stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
+            assert stats.generated_tokens == 60
+            # How much is guessed depends on the clock; that the counts agree does not.
+            assert usage.accepted_prediction_tokens <= stats.accepted_tokens
+            assert usage.accepted_prediction_tokens <= usage.generated_tokens
+            assert stats.accepted_tokens <= stats.drafted_tokens
+
+    run(scenario())
+
+
 def test_cached_tokens_are_told_per_call_after_a_cancel_and_in_the_stats(
     make_node: RunNode,
 ) -> None:

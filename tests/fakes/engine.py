@@ -13,6 +13,7 @@ The answer of the chat model, sequence i of n:
     only the first of them if calls may not be parallel, only of the named function if one is named;
     where a call is required and no line makes one, the first function with the least arguments;
     if the answer has a form: the message where it has that form, else the least value that has.
+A prediction is right as far as the answer begins with it, and all of the rest was tried in vain.
 One end token follows, unless a limit or a stop ends it.
 """
 
@@ -226,7 +227,7 @@ class _Servicer(pb_grpc.EngineServicer):
         cached = self._cached(request.cache_namespace, prompt)
         scripts = [_script(request, index) for index in range(len(call.sequences))]
         limit = request.sampling.max_tokens or CONTEXT - len(prompt)
-        running = dict(enumerate(scripts))
+        running, said = dict(enumerate(scripts)), [""] * len(scripts)
         deadline = time.monotonic() + (request.deadline_ms or _NEVER) / 1000
         for step in itertools.count():
             if step >= behaviour.pause_after:
@@ -248,6 +249,10 @@ class _Servicer(pb_grpc.EngineServicer):
                 piece = script[step]
                 usage.generated_tokens += 1
                 usage.reasoning_tokens += piece.kind == "reasoning"
+                said[index] += piece.token if piece.kind == "text" else ""
+                right = _common(request.prediction, said[index])
+                usage.accepted_prediction_tokens = right
+                usage.rejected_prediction_tokens = len(request.prediction) - right
                 if piece.kind != "end":
                     yield pb.GenerateEvent(delta=_delta(request, index, piece))
                 end = _finish(script, step, limit)
@@ -390,6 +395,10 @@ class _Servicer(pb_grpc.EngineServicer):
             stats.generated_tokens += sum(usage.generated_tokens for usage in call.sequences)
             stats.prefix_cache_queries += sum(usage.prompt_tokens for usage in call.sequences)
             stats.cached_tokens += sum(usage.cached_tokens for usage in call.sequences)
+            right = sum(usage.accepted_prediction_tokens for usage in call.sequences)
+            wrong = sum(usage.rejected_prediction_tokens for usage in call.sequences)
+            stats.accepted_tokens += right
+            stats.drafted_tokens += right + wrong
             if call.cancelled:
                 stats.sequences_cancelled += len(call.sequences)
             else:

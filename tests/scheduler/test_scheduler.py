@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Hashable
+from collections.abc import Sequence as Listing
 
 import pytest
 from hypothesis import strategies as st
@@ -45,6 +47,10 @@ class SimulatedCache:
         for slot, sequence in enumerate(plan.decodes):
             assert sequence.slot == slot
             self._compute(sequence, slot, sequence.computed, 1)
+            for index in range(len(plan.drafts[slot]) if plan.drafts else 0):
+                guessed = (*sequence.tokens, *plan.drafts[slot][: index + 1])
+                place = sequence.computed + 1 + index
+                self.slots[slot][place] = sequence.namespace, guessed
 
     def _compute(self, sequence: Sequence, slot: int, start: int, count: int) -> None:
         row = self.slots[slot]
@@ -140,8 +146,17 @@ class Churn(RuleBasedStateMachine):
     @rule(
         ends=st.lists(st.booleans(), min_size=SLOTS, max_size=SLOTS),
         tokens=st.lists(TOKENS, min_size=SLOTS, max_size=SLOTS),
+        drafts=st.lists(st.lists(TOKENS, max_size=3), min_size=SLOTS, max_size=SLOTS),
+        right=st.lists(st.integers(0, 3), min_size=SLOTS, max_size=SLOTS),
     )
-    def step(self, ends: list[bool], tokens: list[int]) -> None:
+    def step(
+        self,
+        ends: list[bool],
+        tokens: list[int],
+        drafts: Listing[list[int]] = (),
+        right: Listing[int] = (),
+    ) -> None:
+        """One step; of each draft the first tokens are right, as many as `right` says."""
         before = {sequence: list(sequence.tokens) for sequence in self.alive}
         plan = self.scheduler.schedule()
         for sequence in plan.preempted:
@@ -153,11 +168,22 @@ class Churn(RuleBasedStateMachine):
         for sequence in plan.admitted:
             assert sequence.cached % BLOCK == 0
             assert sequence.cached == sequence.computed < sequence.prompt_length
+        accepted: dict[Sequence, tuple[int, ...]] = {}
+        if drafts:
+            plan = _with_drafts(plan, drafts)
+            accepted = {
+                sequence: draft[:count]
+                for sequence, draft, count in zip(plan.decodes, plan.drafts, right, strict=False)
+            }
         self.cache.run(plan)
         self.scheduler.commit(plan)
         self.scheduler.check_integrity()
         sampled = plan.sampled
         for sequence, end, token in zip(sampled, ends, tokens, strict=False):
+            for guessed in accepted.get(sequence, ()):
+                assert self.scheduler.append(sequence, guessed)
+                self.scheduler.accept(sequence)
+                self.scheduler.check_integrity()
             room = self.scheduler.append(sequence, token)
             self.scheduler.check_integrity()
             if end or not room:
@@ -188,6 +214,15 @@ class Churn(RuleBasedStateMachine):
 
 
 TestChurn = Churn.TestCase
+
+
+def _with_drafts(plan: Plan, drafts: Listing[list[int]]) -> Plan:
+    """`plan` with a draft for each decoding sequence, as far as its slot has room."""
+    fitting = (
+        tuple(draft[: CAPACITY - len(sequence.tokens) - 1])
+        for sequence, draft in zip(plan.decodes, drafts, strict=False)
+    )
+    return dataclasses.replace(plan, drafts=tuple(fitting))
 
 
 def make(**changes: int) -> Scheduler:
@@ -273,3 +308,24 @@ def test_a_full_slot_is_reported_with_its_last_token() -> None:
     plan = scheduler.schedule()
     scheduler.commit(plan)
     assert not scheduler.append(sequence, 4)
+
+
+def test_a_rejected_draft_leaves_the_cache_where_it_was() -> None:
+    scheduler, cache = make(slots=1, capacity=CAPACITY), SimulatedCache()
+    sequence = Sequence([1, 2])
+    scheduler.add([sequence])
+    plan = scheduler.schedule()
+    cache.run(plan)
+    scheduler.commit(plan)
+    scheduler.append(sequence, 3)
+    plan = dataclasses.replace(scheduler.schedule(), drafts=((4, 9, 9),))
+    assert plan.token_count == 4
+    assert plan.rows == (4,)
+    cache.run(plan)
+    scheduler.commit(plan)
+    scheduler.append(sequence, 4)
+    scheduler.accept(sequence)
+    scheduler.append(sequence, 5)
+    assert (sequence.computed, sequence.tokens) == (4, [1, 2, 3, 4, 5])
+    cache.run(scheduler.schedule())
+    assert cache.slots[0][:5] == [cell(sequence, index) for index in range(5)]

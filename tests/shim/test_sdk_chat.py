@@ -257,6 +257,35 @@ def test_the_prefix_cache_is_separate_for_each_key(client: openai.OpenAI, node: 
     assert last_request(node).caller == node.key.id, "and keys take turns"
 
 
+@pytest.mark.parametrize("content", ["hello there", [{"type": "text", "text": "hello there"}]])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prediction_changes_the_counts_and_neither_the_answer_nor_the_bill(
+    client: openai.OpenAI, node: Node, content: Any, stream: bool
+) -> None:
+    plain = client.chat.completions.create(model=CHAT, messages=HELLO)
+    given: Any = {"model": CHAT, "messages": HELLO}
+    given["prediction"] = {"type": "content", "content": content}
+    if stream:
+        options: Any = {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = list(client.chat.completions.create(**given, **options))
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        usage = chunks[-1].usage
+    else:
+        answer = client.chat.completions.create(**given)
+        text, usage = answer.choices[0].message.content, answer.usage
+    assert text == plain.choices[0].message.content == "hello"
+    assert last_request(node).prediction == "hello there"
+    assert usage is not None
+    assert plain.usage is not None
+    details = usage.completion_tokens_details
+    assert details is not None
+    assert details.accepted_prediction_tokens == len("hello")
+    assert details.rejected_prediction_tokens == len(" there")
+    assert usage.completion_tokens == plain.usage.completion_tokens
+    row = node.row(last_request(node).request_id)
+    assert row.completion_tokens == usage.completion_tokens
+
+
 def test_a_stop_string_ends_the_answer_before_it(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model=CHAT, messages=[{"role": "user", "content": "one END two"}], stop="END"

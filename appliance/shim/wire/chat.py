@@ -9,7 +9,14 @@ from msgspec import UNSET, Meta, UnsetType
 
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.wire.messages import Assistant, Message, Tool, to_engine, tools_to_engine
+from appliance.shim.wire.messages import (
+    Assistant,
+    Content,
+    Message,
+    Tool,
+    to_engine,
+    tools_to_engine,
+)
 from appliance.shim.wire.prompt import Effort, chat_request, thinking_mode, thinks
 from appliance.shim.wire.sampling import Sampling
 from appliance.shim.wire.structured import ResponseFormat, ToolChoice, choose, structured
@@ -21,6 +28,20 @@ Tokens = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
 
 class TemplateKwargs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enable_thinking: bool | None = None
+
+
+class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the answer is expected to be, or to repeat."""
+
+    type: Literal["content"]
+    content: Content
+
+    @property
+    def text(self) -> str:
+        """The whole of it."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
 
 
 class ChatRequest(Sampling, frozen=True):
@@ -37,6 +58,7 @@ class ChatRequest(Sampling, frozen=True):
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateKwargs | None = None
+    prediction: Prediction | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     modalities: object = None
@@ -79,6 +101,7 @@ class ChatRequest(Sampling, frozen=True):
             n=self.n or 1,
             cache_namespace=cache_namespace,
             structured=structured(self.response_format),
+            prediction=self.prediction.text if self.prediction is not None else "",
         )
 
     def _thinking(self) -> pb.ThinkingMode:

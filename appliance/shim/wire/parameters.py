@@ -110,6 +110,9 @@ CHAT = (
     ),
     _honoured("reasoning_effort", "`none` and `minimal` switch thinking off, the rest on"),
     _honoured("chat_template_kwargs", "extension; `enable_thinking` only"),
+    _honoured(
+        "prediction", "of type `content`, a string or text parts; changes the speed, not the answer"
+    ),
     _honoured("continue_final_message", "extension; go on from the last assistant message"),
     _honoured("add_generation_prompt", "extension; the opposite of `continue_final_message`"),
     _limited("modalities", 'only `["text"]`', ["text"]),
@@ -128,7 +131,6 @@ CHAT = (
     _refused("function_call", "use `tool_choice`"),
     _refused("functions", "use `tools`"),
     _refused("moderation", "there is no moderation model"),
-    _refused("prediction", "predicted outputs are not available"),
     _refused("prompt_cache_options", "the prefix cache has no options"),
     _refused("web_search_options", "the appliance has no network"),
 )

@@ -30,11 +30,13 @@ def chat_request(
     tool_choice: tuple[pb.ToolChoice, str] = FREE_CHOICE,
     parallel_tool_calls: bool | None = None,
     structured: pb.StructuredOutput | None = None,
+    prediction: str = "",
 ) -> pb.GenerateRequest:
     """The request for `n` answers.
 
     `continue_final`: go on from the last assistant message; `tool_choice`: which, and the name of
-    the one function; `structured`: what the answer is held to.
+    the one function; `structured`: what the answer is held to; `prediction`: what it is expected
+    to repeat.
     """
     return pb.GenerateRequest(
         request_id=request_id,
@@ -51,6 +53,7 @@ def chat_request(
         n=n,
         cache_namespace=cache_namespace,
         structured=structured,
+        prediction=prediction,
     )
 
 
