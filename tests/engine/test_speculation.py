@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from appliance.config import EngineSettings
 from appliance.engine.drafting import Prediction
+from appliance.engine.grammar.turn import Structured, Turn
 from appliance.engine.llm_engine import Generation, LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Delta, Finished, FinishReason
@@ -242,3 +244,20 @@ def test_a_graph_for_one_token_a_row_verifies_one_sequence_alone(open_grade: Ope
     assert accepted > 0
     assert events(model.engine, *requests) == events(plain.engine, *requests)
     assert model.engine.counters.accepted_tokens == accepted, "together they guess nothing"
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_grammar_holds_at_every_guessed_token(open_grade: Open, temperature: float) -> None:
+    said: list[Said] = []
+    for draft_tokens in (8, 0):
+        model = open_grade("w8a8", draft_tokens=draft_tokens)
+        guess = Prediction(model.tokenizer.encode_text("abcd" * 8))
+        params = SamplingParams(temperature=temperature, seed=9, max_tokens=100)
+        grammar = model.grammars.compiled(Turn(Structured("regex", "(abcd){8}[xy]{4}"))).result()
+        request = Generation(0, [3, 5, 7], params, grammar=grammar, prediction=guess)
+        said.append(run(model.engine, request))
+        assert (model.engine.counters.accepted_tokens > 0) is (draft_tokens > 0)
+    guessing, plain = said
+    assert without_counts(guessing) == without_counts(plain)
+    text = "".join(event.text for event in guessing[0, 0] if isinstance(event, Delta))
+    assert re.fullmatch("(abcd){8}[xy]{4}", text)
