@@ -46,7 +46,7 @@ class ModelRunner:
         self._logits: Array = np.zeros((rows, vocab_size), np.float32)
         self._decoders: dict[tuple[int, int], _Decoder] = {}
         names = {entry.name for entry in session.get_inputs()}
-        self._ragged, self._chooses_rows = "query_seqlens" in names, "rows" in names
+        self._ragged = "query_seqlens" in names
         self._prompts: Prompts
         if prompts is None:
             self._prompts = SlotPrompts(session, pool, max_chunk)
@@ -75,10 +75,12 @@ class ModelRunner:
         return self._logits[: sum(plan.rows)]
 
     def most_drafted(self, sequences: int) -> int:
-        """Drafted tokens that a decode batch of so many can take of each, padding included."""
-        if self._ragged or (sequences == 1 and self._chooses_rows):
-            return DRAFT_ROWS // sequences
-        return 0
+        """Drafted tokens that a decode batch of so many can take of each, padding included.
+
+        None in graphs that take one token a row: several of a sequence would be computed as a
+        piece of a prompt is, which rounds differently, and greedy output would not be the same.
+        """
+        return DRAFT_ROWS // sequences if self._ragged else 0
 
     def prefill(self, slot: int, start: int, tokens: Listing[int], logits: Array) -> None:
         """Compute `tokens` of one sequence from position `start` on in `slot`.
@@ -92,14 +94,9 @@ class ModelRunner:
         """Compute `tokens[i]` from position `starts[i]` on in slot i, for all slots at once.
 
         `logits` gets a row for each token, those of slot 0 first. More than one token of a
-        sequence needs an 8-bit cache, with room in each slot for the longest of `tokens`, or be
-        the only one's.
+        sequence needs an 8-bit cache, with room in each slot for the longest of `tokens`.
         """
         batch, width = len(tokens), max(map(len, tokens))
-        if width > 1 and not self._ragged:
-            assert batch == 1, "this graph takes several tokens of one sequence only"
-            self.prefill(0, starts[0], tokens[0], logits)
-            return
         decoder = self._decoders.get((batch, width))
         if decoder is None:
             decoder = self._decoders[batch, width] = _Decoder(

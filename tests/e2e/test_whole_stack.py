@@ -41,7 +41,15 @@ class Served:
 
     def client(self) -> openai.OpenAI:
         """The unmodified SDK; only base_url and key are set."""
-        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.prefix.port}/v1", api_key=self.key)
+        return self._with(self.key)
+
+    def newcomer(self, name: str) -> tuple[str, openai.OpenAI]:
+        """Id and client of a new key; nothing is cached for it."""
+        created = self.prefix.run("keys", "create", name)
+        return created["id"], self._with(created["secret"])
+
+    def _with(self, key: str) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"http://127.0.0.1:{self.prefix.port}/v1", api_key=key)
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +218,13 @@ def test_a_new_version_never_interrupts_a_running_answer(served: Served) -> None
 
 
 def greedy_long(served: Served, first: threading.Event | None = None) -> str:
-    """A long greedy answer; sets `first` when its first piece is there."""
-    stream = served.client().chat.completions.create(
+    """A long greedy answer; sets `first` when its first piece is there.
+
+    Each has a key of its own, so that no cached prefix cuts the prompt in other pieces: sums in
+    another order could turn a near tie of a random model (docs/decisions/0081-two-graphs.md).
+    """
+    _, client = served.newcomer("counting")
+    stream = client.chat.completions.create(
         model=CHAT,
         messages=user("count"),
         max_tokens=450,
@@ -229,21 +242,15 @@ def greedy_long(served: Served, first: threading.Event | None = None) -> str:
 
 
 def test_a_revoked_key_is_refused_by_the_next_request(served: Served) -> None:
-    created = served.prefix.run("keys", "create", "short-lived")
-    client = openai.OpenAI(
-        base_url=f"http://127.0.0.1:{served.prefix.port}/v1", api_key=created["secret"]
-    )
+    key, client = served.newcomer("short-lived")
     assert client.models.list().data
-    served.prefix.run("keys", "revoke", created["id"])
+    served.prefix.run("keys", "revoke", key)
     with pytest.raises(openai.AuthenticationError):
         client.models.list()
 
 
 def test_usage_and_audit_agree_with_what_the_application_was_told(served: Served) -> None:
-    created = served.prefix.run("keys", "create", "counted")
-    client = openai.OpenAI(
-        base_url=f"http://127.0.0.1:{served.prefix.port}/v1", api_key=created["secret"]
-    )
+    key, client = served.newcomer("counted")
     told = []
     for number in range(3):
         answer = client.chat.completions.create(
@@ -254,7 +261,7 @@ def test_usage_and_audit_agree_with_what_the_application_was_told(served: Served
     rows = [
         row
         for row in served.prefix.run("usage", "report", "--by", "key")["rows"]
-        if row["group"] == created["id"]
+        if row["group"] == key
     ]
     assert len(rows) == 1
     assert rows[0]["requests"] == 3

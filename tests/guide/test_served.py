@@ -34,7 +34,7 @@ EVERY = 9
 def built(build_once: BuildOnce, minilm: Path) -> Path:
     def build(root: Path) -> None:
         node = EngineNode(root)
-        node.add(CHECKPOINT, name="guide", precision="int4")
+        node.add(CHECKPOINT, name="guide", precision="w8a8")
         node.add(minilm, name="minilm", precision="int8")
 
     return build_once("guide-node", build)
