@@ -29,6 +29,7 @@ from appliance.shim.wire.parameters import RESPONSES
 from appliance.shim.wire.response_items import Item, listed
 from appliance.shim.wire.response_object import ResponseObject
 from appliance.shim.wire.responses import ResponsesRequest, name_messages
+from appliance.shim.wire.structured import in_the_callers_words
 
 _log = logging.getLogger(__name__)
 _DECODER = msgspec.json.Decoder(ResponsesRequest)
@@ -87,7 +88,7 @@ class ResponsesEndpoint:
         earlier = await self._earlier(exchange, request)
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace, earlier)
         call = _Call(request, engine_request, exchange, store)
-        with renamed("messages", "input"):
+        with renamed("messages", "input"), in_the_callers_words("text.format.schema", "parameters"):
             if request.background:
                 await self._begin(call, send)
             else:
