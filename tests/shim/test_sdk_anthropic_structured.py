@@ -94,9 +94,16 @@ def test_any_tool_is_called(claude: anthropic.Anthropic, node: Node) -> None:
     assert not chat.parallel_tool_calls
 
 
-@pytest.mark.parametrize("more", [{}, {"disable_parallel_tool_use": False}])
-def test_one_tool_is_called(claude: anthropic.Anthropic, node: Node, more: Any) -> None:
-    choice: ToolChoiceToolParam = {"type": "tool", "name": "time", **more}
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "tool", "name": "time"},
+        {"type": "tool", "name": "time", "disable_parallel_tool_use": False},
+    ],
+)
+def test_one_tool_is_called(
+    claude: anthropic.Anthropic, node: Node, choice: ToolChoiceToolParam
+) -> None:
     with claude.messages.stream(
         model=CHAT, max_tokens=100, messages=HELLO, tools=[WEATHER, TIME], tool_choice=choice
     ) as stream:
@@ -116,8 +123,8 @@ def test_no_more_than_one_call_can_be_asked_for(claude: anthropic.Anthropic) -> 
         "tools": [WEATHER],
     }
     assert len(uses(claude.messages.create(**more))) == 2
-    single = {"type": "auto", "disable_parallel_tool_use": True}
-    assert len(uses(claude.messages.create(**more, tool_choice=single))) == 1
+    more["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
+    assert len(uses(claude.messages.create(**more))) == 1
 
 
 def test_a_strict_tool_is_strict_in_the_engine(claude: anthropic.Anthropic, node: Node) -> None:

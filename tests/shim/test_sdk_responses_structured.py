@@ -215,6 +215,18 @@ def test_a_background_request_that_cannot_be_honoured_is_refused_at_once(
             "tools[0].parameters.uniqueItems",
             "unsupported_parameter",
         ),
+        (
+            {
+                "tools": [TIME, {**TIME, "name": "f", "parameters": UNIQUE}],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "mode": "required",
+                    "tools": [{"type": "function", "name": "f"}],
+                },
+            },
+            "tools[1].parameters.uniqueItems",
+            "unsupported_parameter",
+        ),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type", "invalid_value"),
         (
             {"text": {"format": {"type": "json_schema", "name": "a"}}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from appliance.errors import RequestError
@@ -43,6 +43,11 @@ def allowed(tools: Sequence[pb.Tool], names: Mapping[str, str], *, required: boo
     wanted = set(names.values())
     choice = (pb.TOOL_CHOICE_REQUIRED, "") if required else FREE_CHOICE
     return Chosen([tool for tool in tools if tool.name in wanted], choice)
+
+
+def places(given: Sequence[str], reached: Iterable[pb.Tool]) -> list[int]:
+    """Where the tools that reached the model stand among the names `given`."""
+    return [given.index(tool.name) for tool in reached]
 
 
 def _find(wanted: str, found: bool, param: str) -> None:

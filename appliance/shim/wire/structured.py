@@ -16,7 +16,7 @@ from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 _ANSWER_S = re.compile(r"^structured\.json_schema")
-_FUNCTION_S = re.compile(r"^(tools\[\d+\])\.function\.parameters")
+_FUNCTION_S = re.compile(r"^tools\[(\d+)\]\.function\.parameters")
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,15 +112,22 @@ def choose(choice: ToolChoice | None, tools: Sequence[pb.Tool]) -> Chosen:
 
 
 @contextmanager
-def in_the_callers_words(form: str, parameters: str = "function.parameters") -> Iterator[None]:
+def in_the_callers_words(
+    form: str, parameters: str = "function.parameters", kept: Sequence[int] | None = None
+) -> Iterator[None]:
     """The engine's errors name a place in a schema; let them name it as the caller knows it.
 
     form: the place of the answer's schema. parameters: that of a function's, within its tool.
+    kept: which of the caller's tools the engine has; None: all.
     """
+
+    def function_s(match: re.Match[str]) -> str:
+        index = int(match[1])
+        return f"tools[{index if kept is None else kept[index]}].{parameters}"
+
     try:
         yield
     except RequestError as error:
         if error.param is not None:
-            place = _FUNCTION_S.sub(rf"\1.{parameters}", error.param)
-            error.param = _ANSWER_S.sub(form, place)
+            error.param = _ANSWER_S.sub(form, _FUNCTION_S.sub(function_s, error.param))
         raise
