@@ -68,6 +68,7 @@ GOOD: dict[str, Any] = {
     "max_tokens": 3,
     "max_completion_tokens": 3,
     "tools": [],
+    "parallel_tool_calls": False,
     "reasoning_effort": "low",
     "chat_template_kwargs": {},
     "continue_final_message": False,
@@ -89,6 +90,7 @@ GOOD: dict[str, Any] = {
     "system": "be brief",
     "stop_sequences": ["x"],
     "thinking": {"type": "adaptive"},
+    "output_config": {"format": {"type": "json_schema", "schema": {"type": "array"}}},
     "cache_control": {"type": "ephemeral"},
     "echo": True,
 }

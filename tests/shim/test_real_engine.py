@@ -211,6 +211,36 @@ def test_a_random_model_gives_typed_answers_and_typed_calls(
         assert isinstance(call.function.parsed_arguments, Answer)
 
 
+def test_forms_and_forced_calls_hold_in_the_other_apis_too(
+    node: Node, client: openai.OpenAI
+) -> None:
+    parsed = client.responses.parse(
+        model="chat", input="hello", reasoning={"effort": "none"}, text_format=Answer
+    )
+    assert isinstance(parsed.output_parsed, Answer)
+    called = client.responses.parse(
+        model="chat",
+        input="hello",
+        reasoning={"effort": "none"},
+        tools=[openai.pydantic_function_tool(Answer)],
+        tool_choice={"type": "function", "name": "Answer"},
+    )
+    (call,) = [item for item in called.output if item.type == "function_call"]
+    assert isinstance(call.parsed_arguments, Answer)
+    # A random model with free keys never stops adding them.
+    schema = {**Answer.model_json_schema(), "additionalProperties": False}
+    body = {**chat(node, max_tokens=2000, temperature=1), "thinking": {"type": "disabled"}}
+    form = {"format": {"type": "json_schema", "schema": schema}}
+    said = node.request("POST", "/v1/messages", {**body, "output_config": form}).json
+    Answer.model_validate_json(said["content"][0]["text"])
+    choice = {"type": "any", "disable_parallel_tool_use": True}
+    tools = {"tools": [{"name": "f", "input_schema": schema}], "tool_choice": choice}
+    used = node.request("POST", "/v1/messages", {**body, **tools}).json
+    assert used["stop_reason"] == "tool_use"
+    (use,) = used["content"]
+    Answer.model_validate(use["input"])
+
+
 def test_hostile_schemas_disturb_nobody(node: Node) -> None:
     path = "/v1/chat/completions"
     quiet = node.request("POST", path, chat(node, seed=1)).json["choices"][0]["message"]

@@ -322,17 +322,10 @@ def test_a_caller_that_hangs_up_pays_what_was_computed(node: Node) -> None:
     ("more", "param"),
     [
         ({"max_tokens": None}, "max_tokens"),
-        ({"tool_choice": {"type": "any"}}, "tool_choice.type"),
-        (
-            {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
-            "tool_choice.disable_parallel_tool_use",
-        ),
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, "tools[0]"),
-        ({"tools": [{**WEATHER, "strict": True}]}, "tools[0].strict"),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type"),
         ({"temperature": 1.5}, "temperature"),
-        ({"output_config": {"effort": "low"}}, "output_config"),
         ({"unheard_of": 1}, "unheard_of"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},

@@ -308,11 +308,9 @@ def test_the_asynchronous_sdk_streams(node: Node) -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"include": ["web_search_call.results"]}, "include[0]"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tools": [{**WEATHER, "strict": True}]}, "tools[0].strict"),
         ({"reasoning": {"summary": "detailed"}}, "reasoning.summary"),
         ({"reasoning": {"effort": "low", "x": 1}}, "reasoning.x"),
         ({"background": True}, "background"),

@@ -162,6 +162,15 @@ def test_a_keyword_that_cannot_be_honoured_names_its_place(client: openai.OpenAI
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=CHAT, messages=HELLO, tools=[strict])
     assert caught.value.param == "tools[0].function.parameters.uniqueItems"
+    only: Any = {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}]}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model=CHAT,
+            messages=HELLO,
+            tools=[WEATHER, strict],
+            tool_choice={"type": "allowed_tools", "allowed_tools": only},
+        )
+    assert caught.value.param == "tools[1].function.parameters.uniqueItems"
 
 
 def test_a_continuation_has_no_form(client: openai.OpenAI) -> None:

@@ -20,6 +20,7 @@ from appliance.shim.generation import FINISH_REASONS, Generation, admitted
 from appliance.shim.refusals import refusal
 from appliance.shim.services import Services
 from appliance.shim.wire import chat as wire
+from appliance.shim.wire.chosen import places
 from appliance.shim.wire.decode import decode
 from appliance.shim.wire.parameters import CHAT
 from appliance.shim.wire.structured import in_the_callers_words
@@ -39,7 +40,9 @@ class ChatEndpoint:
         request = decode(scope, await read_body(receive), _DECODER, CHAT)
         exchange.model = clip(request.model)
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace)
-        with in_the_callers_words("response_format.json_schema.schema"):
+        given = [tool.function.name for tool in request.tools or ()]
+        kept = places(given, engine_request.chat.tools)
+        with in_the_callers_words("response_format.json_schema.schema", kept=kept):
             async with admitted(self._services, exchange, receive, [engine_request]) as generation:
                 await send_answer(
                     generation,

@@ -13,11 +13,13 @@ from appliance.shim.api.message_shape import MessageShape
 from appliance.shim.body import read_body
 from appliance.shim.exchange import exchange_of
 from appliance.shim.generation import admitted
+from appliance.shim.renamed import renamed
 from appliance.shim.services import Services
 from appliance.shim.wire.anthropic import CountRequest, MessagesRequest
 from appliance.shim.wire.anthropic_message import MessageTokens
 from appliance.shim.wire.decode import decode
 from appliance.shim.wire.parameters import COUNT_TOKENS, MESSAGES
+from appliance.shim.wire.structured import in_the_callers_words
 
 VERSIONS = (b"2023-06-01", b"2026-10-21")
 """What is served here is the same in both."""
@@ -37,14 +39,18 @@ class MessagesEndpoint:
         request = decode(scope, await read_body(receive), _MESSAGES, MESSAGES)
         exchange.model = clip(request.model)
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace)
-        async with admitted(self._services, exchange, receive, [engine_request]) as generation:
-            await send_answer(
-                generation,
-                MessageShape(generation, request.model),
-                send,
-                stream=bool(request.stream),
-                keepalive_seconds=self._services.settings.keepalive_seconds,
-            )
+        with (
+            renamed("continue_final_message", "messages"),
+            in_the_callers_words("output_config.format.schema", "input_schema"),
+        ):
+            async with admitted(self._services, exchange, receive, [engine_request]) as generation:
+                await send_answer(
+                    generation,
+                    MessageShape(generation, request.model),
+                    send,
+                    stream=bool(request.stream),
+                    keepalive_seconds=self._services.settings.keepalive_seconds,
+                )
 
 
 class CountTokensEndpoint:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from appliance.shim.generation import Generation
 from appliance.shim.wire import response_object as wire
-from appliance.shim.wire.responses import ResponsesRequest
+from appliance.shim.wire.responses import ResponsesRequest, SchemaFormat
+from appliance.shim.wire.structured import TextFormat
 
 
 def draft(
@@ -30,7 +29,9 @@ def draft(
         safety_identifier=request.safety_identifier,
         store=stored,
         temperature=_given(request.temperature, 1.0),
-        tool_choice=_choice(request.tool_choice),
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        text=_text(request),
+        tool_choice=request.tool_choice or "auto",
         tools=[
             wire.ToolOut(tool.name, tool.description, tool.parameters, strict=bool(tool.strict))
             for tool in request.tools or ()
@@ -48,5 +49,8 @@ def _given(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _choice(value: object) -> Literal["auto", "none"]:
-    return "none" if value == "none" else "auto"
+def _text(request: ResponsesRequest) -> wire.TextOut:
+    wanted = request.text.format if request.text is not None else None
+    if isinstance(wanted, SchemaFormat):
+        return wire.TextOut(wire.SchemaFormatOut(wanted.name, wanted.schema, wanted.description))
+    return wire.TextOut(wanted or TextFormat())

@@ -24,11 +24,13 @@ from appliance.shim.refusals import INTERNAL
 from appliance.shim.renamed import renamed
 from appliance.shim.response_store import ResponseStore, StoredResponse
 from appliance.shim.services import Services
+from appliance.shim.wire.chosen import places
 from appliance.shim.wire.decode import decode
 from appliance.shim.wire.parameters import RESPONSES
 from appliance.shim.wire.response_items import Item, listed
 from appliance.shim.wire.response_object import ResponseObject
 from appliance.shim.wire.responses import ResponsesRequest, name_messages
+from appliance.shim.wire.structured import in_the_callers_words
 
 _log = logging.getLogger(__name__)
 _DECODER = msgspec.json.Decoder(ResponsesRequest)
@@ -87,7 +89,11 @@ class ResponsesEndpoint:
         earlier = await self._earlier(exchange, request)
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace, earlier)
         call = _Call(request, engine_request, exchange, store)
-        with renamed("messages", "input"):
+        kept = places([tool.name for tool in request.tools or ()], engine_request.chat.tools)
+        with (
+            renamed("messages", "input"),
+            in_the_callers_words("text.format.schema", "parameters", kept),
+        ):
             if request.background:
                 await self._begin(call, send)
             else:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire.anthropic_choice import Choice, OutputConfig, choose, parallel
 from appliance.shim.wire.messages import tool_to_engine
 from appliance.shim.wire.prompt import chat_prompt, chat_request, thinking_mode
 from appliance.shim.wire.sampling import MAX_STOPS, Count, Share, Stop
@@ -86,13 +87,8 @@ class CustomTool(_Strict, frozen=True):
     input_schema: dict[str, object]
     description: str | None = None
     type: Literal["custom"] | None = None
-    strict: Literal[False] | None = None
+    strict: bool | None = None
     cache_control: CacheControl | None = None
-
-
-class ToolChoice(_Strict, frozen=True):
-    type: Literal["auto", "none"]
-    disable_parallel_tool_use: Literal[False] | None = None
 
 
 class Thinking(_Strict, frozen=True):
@@ -113,20 +109,29 @@ class CountRequest(_Strict, frozen=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     system: Text | None = None
     tools: Annotated[list[CustomTool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: Choice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
     speed: object = None
 
     def prompt(self) -> pb.ChatPrompt:
         """The prompt in the engine's words. Raises RequestError."""
         last = self.messages[-1]
+        chosen = choose(self.tool_choice, self._tools())
+        self._form()
         return chat_prompt(
             [*self._system(), *_turns(self.messages)],
-            self._tools(),
+            chosen.tools,
             self._thinking(),
             continue_final=isinstance(last, AssistantMessage) and last.is_prefix,
+            tool_choice=chosen.choice,
+            parallel_tool_calls=parallel(self.tool_choice),
         )
+
+    def _form(self) -> pb.StructuredOutput | None:
+        """No part of the prompt; but a count refuses what an answer would."""
+        return self.output_config.form() if self.output_config is not None else None
 
     def _system(self) -> list[pb.ChatMessage]:
         if not self.system:
@@ -134,10 +139,8 @@ class CountRequest(_Strict, frozen=True):
         return [pb.ChatMessage(role="system", content=_parts(self.system))]
 
     def _tools(self) -> list[pb.Tool]:
-        if self.tool_choice is not None and self.tool_choice.type == "none":
-            return []
         return [
-            tool_to_engine(tool.name, tool.description, tool.input_schema)
+            tool_to_engine(tool.name, tool.description, tool.input_schema, strict=bool(tool.strict))
             for tool in self.tools or ()
         ]
 
@@ -175,6 +178,9 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True):
             tools=prompt.tools,
             thinking=prompt.thinking,
             continue_final=prompt.continue_final_message,
+            tool_choice=(prompt.tool_choice, prompt.tool_choice_name),
+            parallel_tool_calls=parallel(self.tool_choice),
+            structured=self._form(),
             sampling=pb.SamplingParams(
                 max_tokens=self.max_tokens,
                 temperature=self.temperature,

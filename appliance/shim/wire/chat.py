@@ -84,16 +84,16 @@ class ChatRequest(Sampling, frozen=True):
     def to_engine(self, request_id: str, cache_namespace: str) -> pb.GenerateRequest:
         """This request in the engine's words. Raises RequestError."""
         self.check()
-        tools, choice, name = choose(self.tool_choice, self.tools or ())
+        chosen = choose(self.tool_choice, tools_to_engine(self.tools or ()))
         top = (self.top_logprobs or 0) if self.logprobs else None
         return chat_request(
             request_id=request_id,
             model=self.model,
             messages=[to_engine(message) for message in self.messages],
-            tools=tools_to_engine(tools),
+            tools=chosen.tools,
             thinking=self._thinking(),
             continue_final=bool(self.continue_final_message),
-            tool_choice=(choice, name),
+            tool_choice=chosen.choice,
             parallel_tool_calls=self.parallel_tool_calls,
             sampling=self.params(
                 max_tokens=self.max_completion_tokens or self.max_tokens, logprobs=top

@@ -143,16 +143,22 @@ _PROMPT_OF_MESSAGES = (
         "`tool_use`, `tool_result`; a last assistant text is gone on from",
     ),
     _honoured("system", "a string or text blocks"),
-    _honoured("tools", "custom tools; `strict` only false"),
-    _honoured("tool_choice", "`auto` and `none`; `disable_parallel_tool_use` only false"),
+    _honoured("tools", "custom tools; with `strict` their input always satisfies the schema"),
+    _honoured(
+        "tool_choice",
+        "`auto`, `none`, `any`, or one `tool`; `disable_parallel_tool_use`: at most one call",
+    ),
     _honoured(
         "thinking",
         "`enabled`, `disabled`, or `adaptive`: as the bundle does; `max_tokens` bounds it, not "
         "`budget_tokens`; `display` only `summarized`, and the reasoning itself is what there is",
     ),
     _no_effect("cache_control", "the prefix cache needs no marks and is separate for each key"),
+    _honoured(
+        "output_config",
+        "`format` of type `json_schema`, and the schema always holds; no `effort`: use `thinking`",
+    ),
     _limited("speed", "only `standard`", "standard"),
-    _refused("output_config", "use `thinking`"),
     _refused("user_profile_id", "there are no profiles"),
     _refused("workspace_id", "there are no workspaces"),
 )
@@ -207,15 +213,22 @@ RESPONSES = (
         "`message.output_text.logprobs`; `reasoning.encrypted_content` is taken, but reasoning is "
         "never encrypted",
     ),
-    _honoured("tools", "functions; `strict` only false"),
-    _limited("tool_choice", "only `auto` and `none`", "auto", "none"),
-    _limited("parallel_tool_calls", "only true", True),
+    _honoured(
+        "tools",
+        "functions; with `strict`, false if absent, their arguments always satisfy the schema",
+    ),
+    _honoured("tool_choice", "`auto`, `none`, `required`, one function, or `allowed_tools`"),
+    _honoured("parallel_tool_calls", "false: at most one call"),
     _honoured(
         "reasoning",
         "`effort`: `none` and `minimal` switch thinking off, the rest on; `summary` only `auto`, "
         "and the reasoning itself is what there is",
     ),
-    _honoured("text", '`format` only `{"type": "text"}`; `verbosity` only `medium`'),
+    _honoured(
+        "text",
+        "`format`: `text`, `json_object`, `json_schema`; strict or not, the schema always holds; "
+        "`verbosity` only `medium`",
+    ),
     _honoured("stream", "not together with `background`"),
     _honoured("stream_options", "`include_obfuscation` only false"),
     _honoured("store", "true only if the operator allows it; then also the default"),

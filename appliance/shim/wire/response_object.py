@@ -16,6 +16,8 @@ from appliance.shim.wire.response_items import (
     OutputText,
     ReasoningText,
 )
+from appliance.shim.wire.responses import FunctionChoice
+from appliance.shim.wire.structured import JsonObjectFormat, TextFormat
 from appliance.shim.wire.usage import Usage
 
 AnyItem = dict[str, object]
@@ -60,12 +62,16 @@ class ToolOut(msgspec.Struct, frozen=True):
     type: Literal["function"] = "function"
 
 
-class TextFormatOut(msgspec.Struct, frozen=True):
-    type: Literal["text"] = "text"
+class SchemaFormatOut(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
+    name: str
+    schema: dict[str, object]
+    description: str | None
+    strict: Literal[True] = True
+    """It holds, whatever was asked."""
 
 
 class TextOut(msgspec.Struct, frozen=True):
-    format: TextFormatOut = TextFormatOut()
+    format: TextFormat | JsonObjectFormat | SchemaFormatOut = TextFormat()
     verbosity: Literal["medium"] = "medium"
 
 
@@ -100,7 +106,7 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     temperature: float = 1.0
     """1 also stands for the bundle's default, if the request left it alone."""
     text: TextOut = TextOut()
-    tool_choice: Literal["auto", "none"] = "auto"
+    tool_choice: FunctionChoice = "auto"
     tools: list[ToolOut] = []
     top_logprobs: int = 0
     top_p: float = 1.0

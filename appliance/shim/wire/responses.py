@@ -10,10 +10,18 @@ from msgspec import Meta
 
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
 from appliance.shim.wire.messages import tool_to_engine
 from appliance.shim.wire.prompt import Effort, chat_request, thinking_mode, thinks
 from appliance.shim.wire.response_items import GivenMessage, Item, to_engine
 from appliance.shim.wire.sampling import Penalty, Share
+from appliance.shim.wire.structured import (
+    JsonObjectFormat,
+    Name,
+    TextFormat,
+    schema_form,
+    structured,
+)
 
 MAX_TOOLS = 128
 MAX_ITEMS = 4096
@@ -27,10 +35,11 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class FunctionTool(_Strict, frozen=True, tag_field="type", tag="function"):
-    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    name: Name
     description: str | None = None
     parameters: dict[str, object] | None = None
     strict: bool | None = None
+    """Absent is false, unlike in OpenAI's service: decision 0106."""
 
 
 class ReasoningOptions(_Strict, frozen=True):
@@ -39,9 +48,34 @@ class ReasoningOptions(_Strict, frozen=True):
     """There is no summariser: `auto` gets what there is, the reasoning itself."""
 
 
+class SchemaFormat(_Strict, frozen=True, tag_field="type", tag="json_schema"):
+    """JSON that a schema admits, `strict` or not."""
+
+    name: Name
+    schema: dict[str, object]
+    description: str | None = None
+    strict: bool | None = None
+
+
 class TextOptions(_Strict, frozen=True):
-    format: object = None
+    format: TextFormat | JsonObjectFormat | SchemaFormat | None = None
     verbosity: Literal["medium"] | None = None
+
+
+class NamedFunction(_Strict, frozen=True, tag_field="type", tag="function"):
+    """As a choice: it must be called. In a list: it may be."""
+
+    name: Name
+
+
+class AllowedFunctions(_Strict, frozen=True, tag_field="type", tag="allowed_tools"):
+    """Of the tools only these, for this request."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedFunction], Meta(min_length=1)]
+
+
+FunctionChoice = Literal["auto", "none", "required"] | NamedFunction | AllowedFunctions
 
 
 class ResponseStreamOptions(_Strict, frozen=True):
@@ -62,8 +96,8 @@ class ResponsesRequest(_Strict, frozen=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     include: list[str] | None = None
     tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: object = None
-    parallel_tool_calls: object = None
+    tool_choice: FunctionChoice | None = None
+    parallel_tool_calls: bool | None = None
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
     stream: bool | None = None
@@ -109,14 +143,9 @@ class ResponsesRequest(_Strict, frozen=True):
             raise RequestError(
                 "`stream_options` needs `stream`", param="stream_options", code="invalid_value"
             )
-        if self.text is not None and self.text.format not in (None, {"type": "text"}):
-            raise _unsupported("text.format", 'only `{"type": "text"}`')
         for index, name in enumerate(self.include or ()):
             if name not in _INCLUDED:
                 raise _unsupported(f"include[{index}]", f"there is no {name!r}")
-        for index, tool in enumerate(self.tools or ()):
-            if tool.strict:
-                raise _unsupported(f"tools[{index}].strict", "only false")
         if self.background and self.stream:
             raise _unsupported("stream", "not together with `background`")
 
@@ -125,13 +154,13 @@ class ResponsesRequest(_Strict, frozen=True):
     ) -> pb.GenerateRequest:
         """This request behind the `earlier` items, in the engine's words. Raises RequestError."""
         self.check()
-        tools = self.tools if self.tools and self.tool_choice != "none" else ()
+        chosen = self._chosen()
         effort = self.reasoning.effort if self.reasoning is not None else None
         return chat_request(
             request_id=request_id,
             model=self.model,
             messages=[*self._instructions(), *to_engine([*earlier, *self.items])],
-            tools=[tool_to_engine(t.name, t.description, t.parameters) for t in tools],
+            tools=chosen.tools,
             thinking=thinking_mode(None if effort is None else thinks(effort)),
             sampling=pb.SamplingParams(
                 max_tokens=self.max_output_tokens or 0,
@@ -142,7 +171,34 @@ class ResponsesRequest(_Strict, frozen=True):
                 logprobs=self.logprobs,
             ),
             cache_namespace=cache_namespace,
+            tool_choice=chosen.choice,
+            parallel_tool_calls=self.parallel_tool_calls,
+            structured=self._form(),
         )
+
+    def _chosen(self) -> Chosen:
+        tools = [
+            tool_to_engine(tool.name, tool.description, tool.parameters, strict=bool(tool.strict))
+            for tool in self.tools or ()
+        ]
+        match self.tool_choice:
+            case None | "auto":
+                return free(tools)
+            case "none":
+                return Chosen()
+            case "required":
+                return forced(tools, "tool_choice")
+            case NamedFunction(name=name):
+                return named(tools, name, "tool_choice.name")
+            case AllowedFunctions(mode=mode, tools=some):
+                names = {f"tool_choice.tools[{i}].name": tool.name for i, tool in enumerate(some)}
+                return allowed(tools, names, required=mode == "required")
+
+    def _form(self) -> pb.StructuredOutput | None:
+        wanted = self.text.format if self.text is not None else None
+        if isinstance(wanted, SchemaFormat):
+            return schema_form(wanted.schema)
+        return structured(wanted)
 
     def _instructions(self) -> list[pb.ChatMessage]:
         if not self.instructions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
@@ -11,10 +12,11 @@ from msgspec import Meta
 
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.wire.messages import Tool
+from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
-_ENGINE_PARAM = "structured.json_schema"
+_ANSWER_S = re.compile(r"^structured\.json_schema")
+_FUNCTION_S = re.compile(r"^tools\[(\d+)\]\.function\.parameters")
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,57 +83,51 @@ def structured(given: ResponseFormat | None) -> pb.StructuredOutput | None:
     if isinstance(given, JsonObjectFormat):
         return pb.StructuredOutput(json_object=True)
     if isinstance(given, JsonSchemaFormat):
-        schema = msgspec.json.encode(given.json_schema.schema or {})
-        return pb.StructuredOutput(json_schema=schema.decode())
+        return schema_form(given.json_schema.schema or {})
     return None
 
 
-def choose(
-    choice: ToolChoice | None, tools: Sequence[Tool]
-) -> tuple[Sequence[Tool], pb.ToolChoice, str]:
-    """The tools that the model may call, the engine's choice, and the name with it.
+def schema_form(schema: dict[str, object]) -> pb.StructuredOutput:
+    """JSON that `schema` admits, in the engine's words."""
+    return pb.StructuredOutput(json_schema=msgspec.json.encode(schema).decode())
 
-    Raises RequestError for a choice among tools that are not there.
-    """
+
+def choose(choice: ToolChoice | None, tools: Sequence[pb.Tool]) -> Chosen:
+    """The chat API's `choice` among `tools`. Raises RequestError if one is not there."""
     match choice:
         case None | "auto":
-            return tools, pb.TOOL_CHOICE_AUTO, ""
+            return free(tools)
         case "none":
-            return (), pb.TOOL_CHOICE_NONE, ""
+            return Chosen()
         case "required":
-            _find("tools", bool(tools), "tool_choice")
-            return tools, pb.TOOL_CHOICE_REQUIRED, ""
+            return forced(tools, "tool_choice")
         case NamedChoice():
-            name = choice.function.name
-            _find(name, any(t.function.name == name for t in tools), "tool_choice.function.name")
-            return tools, pb.TOOL_CHOICE_NAMED, name
+            return named(tools, choice.function.name, "tool_choice.function.name")
         case AllowedChoice():
-            known = {tool.function.name for tool in tools}
-            names = [tool.function.name for tool in choice.allowed_tools.tools]
-            for index, name in enumerate(names):
-                param = f"tool_choice.allowed_tools.tools[{index}].function.name"
-                _find(name, name in known, param)
-            chosen = [tool for tool in tools if tool.function.name in names]
-            required = choice.allowed_tools.mode == "required"
-            return chosen, pb.TOOL_CHOICE_REQUIRED if required else pb.TOOL_CHOICE_AUTO, ""
+            names = {
+                f"tool_choice.allowed_tools.tools[{index}].function.name": tool.function.name
+                for index, tool in enumerate(choice.allowed_tools.tools)
+            }
+            return allowed(tools, names, required=choice.allowed_tools.mode == "required")
 
 
 @contextmanager
-def in_the_callers_words(place: str) -> Iterator[None]:
-    """The engine's errors name a place in a schema; let them name it from `place` on."""
+def in_the_callers_words(
+    form: str, parameters: str = "function.parameters", kept: Sequence[int] | None = None
+) -> Iterator[None]:
+    """The engine's errors name a place in a schema; let them name it as the caller knows it.
+
+    form: the place of the answer's schema. parameters: that of a function's, within its tool.
+    kept: which of the caller's tools the engine has; None: all.
+    """
+
+    def function_s(match: re.Match[str]) -> str:
+        index = int(match[1])
+        return f"tools[{index if kept is None else kept[index]}].{parameters}"
+
     try:
         yield
     except RequestError as error:
-        if error.param is None or not error.param.startswith(_ENGINE_PARAM):
-            raise
-        param = place + error.param.removeprefix(_ENGINE_PARAM)
-        raise RequestError(error.message, param=param, hint=error.hint, code=error.code) from None
-
-
-def _find(wanted: str, found: bool, param: str) -> None:
-    if not found:
-        raise RequestError(
-            f"`tool_choice` asks for {wanted}, which `tools` does not have",
-            param=param,
-            code="invalid_value",
-        )
+        if error.param is not None:
+            error.param = _ANSWER_S.sub(form, _FUNCTION_S.sub(function_s, error.param))
+        raise
