@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import anthropic
@@ -310,9 +311,8 @@ def test_an_error_on_the_way_is_an_event_and_billed_exactly(
 def test_a_caller_that_hangs_up_pays_what_was_computed(node: Node) -> None:
     node.engine.behaviour.pause_after = 3
     answer = node.stream({**BASE, "stream": True}, PATH)
-    for frame in answer:
-        if b"text_delta" in frame:
-            break
+    deltas = (frame for frame in answer if b"text_delta" in frame)
+    assert len(list(islice(deltas, 3))) == 3, "a delta for each token that was computed"
     answer.hang_up()
     res = node.res(answer.request_id)
     assert (res.outcome, res.tokens.generated) == ("cancelled", 3)

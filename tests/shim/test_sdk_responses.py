@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import islice
 from typing import Any, cast
 
 import openai
@@ -285,9 +286,8 @@ def test_a_failure_on_the_way_is_the_last_event_and_carries_what_is_billed(node:
 def test_a_caller_that_hangs_up_pays_what_was_computed(node: Node) -> None:
     node.engine.behaviour.pause_after = 3
     answer = node.stream({"model": CHAT, "input": "hello", "stream": True}, "/v1/responses")
-    for frame in answer:
-        if b"output_text.delta" in frame:
-            break
+    deltas = (frame for frame in answer if b"output_text.delta" in frame)
+    assert len(list(islice(deltas, 3))) == 3, "a delta for each token that was computed"
     answer.hang_up()
     res = node.res(answer.request_id)
     assert (res.outcome, res.tokens.generated) == ("cancelled", 3)
