@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ class Window:
         for entry in self._entries:
             over -= entry.amount
             if over <= 0:
-                return entry.until - now
+                return _from(now, entry.until)
         raise AssertionError("an empty window has room for what does not exceed the limit")
 
     def reset(self, now: float) -> float:
@@ -62,5 +63,13 @@ class Window:
         self.used(now)
         for entry in reversed(self._entries):
             if entry.amount:
-                return entry.until - now
+                return _from(now, entry.until)
         return 0.0
+
+
+def _from(now: float, moment: float) -> float:
+    """Seconds from `now` to `moment`: who waits as long is not early by a rounding error."""
+    seconds = moment - now
+    while now + seconds < moment:
+        seconds = math.nextafter(seconds, math.inf)
+    return seconds

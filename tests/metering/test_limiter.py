@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -251,6 +251,7 @@ def test_a_new_process_knows_what_was_used(limiter: Limiter) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 10)), max_size=60), st.integers(1, 25))
+@example([(3.133, 1), (19.979, 1)], 1)  # 60 seconds from the first, as floats subtract, are short
 def test_no_minute_of_any_position_holds_more_than_its_limit(
     arrivals: list[tuple[float, int]], limit: int
 ) -> None:
