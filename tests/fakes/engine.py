@@ -127,8 +127,10 @@ class FakeEngine:
     def stop(self) -> None:
         """End at once, as a crash would: running calls break off."""
         assert self._server is not None
+        stopped = self._server.stop(None)
+        # Only now: a call that goes on before it is broken off would say one token more.
         self.behaviour.release.set()
-        self._server.stop(None).wait()
+        stopped.wait()
         self._socket.unlink(missing_ok=True)
 
     def __enter__(self) -> FakeEngine:
