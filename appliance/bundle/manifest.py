@@ -42,11 +42,19 @@ class FileEntry(_Strict, frozen=True):
 class Graph(_Strict, frozen=True):
     """One ONNX graph. Inputs and outputs are described in docs/bundle-format.md."""
 
-    variant: Literal["cpu"]
+    variant: Literal["cpu", "cuda", "trt"]
+    """Whom it is written for: ONNX Runtime's provider for the CPU, for CUDA, or for TensorRT."""
     path: str
-    precision: Literal["fp32", "int8", "int4", "w8a8"]
+    precision: Literal["fp32", "int8", "int4", "w8a8", "fp16"]
     prefill: str | msgspec.UnsetType = msgspec.UNSET
     """A second graph, for prompts, over the same weight files; left out where one serves both."""
+    weights: str | msgspec.UnsetType = msgspec.UNSET
+    """The folder of the weight files, which graphs share; left out where it is the graph's own."""
+
+    @property
+    def weights_folder(self) -> str:
+        """The folder inside the bundle that weight files are named relative to."""
+        return self.weights if isinstance(self.weights, str) else self.path.rpartition("/")[0]
 
 
 class DecoderSpec(_Strict, frozen=True):
@@ -122,6 +130,10 @@ class Manifest(_Strict, frozen=True):
         """The graph for the CPU provider, which every bundle has."""
         return self.graphs[0]
 
+    def variant(self, name: str) -> Graph | None:
+        """The graph written for this provider, if the bundle has one."""
+        return next((graph for graph in self.graphs if graph.variant == name), None)
+
 
 def is_name(text: str) -> bool:
     """Whether `text` can be a bundle's name or version."""
@@ -169,6 +181,8 @@ def _check(manifest: Manifest) -> None:
             raise _bad(f"{entry.path} has no SHA-256")
     if len(manifest.graphs) != len({g.variant for g in manifest.graphs}) or not manifest.graphs:
         raise _bad("it needs one graph for each variant")
+    if manifest.graphs[0].variant != "cpu":
+        raise _bad("its first graph is not the one for the CPU")
     named = [manifest.tokenizer, *(g.path for g in manifest.graphs)]
     named += [g.prefill for g in manifest.graphs if isinstance(g.prefill, str)]
     if manifest.prompting is not None:
@@ -183,8 +197,12 @@ def _check(manifest: Manifest) -> None:
     if manifest.kind == "embedding" and not manifest.encoder:
         raise _bad("an embedding bundle needs encoder")
     joined = manifest.decoder is not None and manifest.decoder.cache == "int8"
-    if any(isinstance(g.prefill, str) != joined for g in manifest.graphs):
-        raise _bad("a graph for prompts belongs to an 8-bit cache, and to no other")
+    for graph in manifest.graphs:
+        if isinstance(graph.prefill, str) != (joined and graph.variant == "cpu"):
+            raise _bad("a graph for prompts belongs to an 8-bit cache on the CPU, and to no other")
+        folder = f"{graph.weights_folder}/"
+        if not any(path.startswith(folder) for path in paths):
+            raise _bad(f"it names the folder {graph.weights_folder!r}, which has no files")
     _check_numbers(manifest)
 
 

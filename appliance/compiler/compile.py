@@ -67,8 +67,8 @@ def load(graph: Path) -> ort.InferenceSession:
 
 
 def _beside(manifest: Manifest) -> dict[str, FileEntry]:
-    """Name -> entry of the weight files, which lie beside the graphs."""
-    parent = PurePosixPath(manifest.graph.path).parent
+    """Name -> entry of the weight files."""
+    parent = PurePosixPath(manifest.graph.weights_folder)
     graphs = compiled_graphs(manifest)
     return {
         PurePosixPath(entry.path).name: entry

@@ -161,3 +161,21 @@ def test_an_8_bit_cache_and_a_graph_for_prompts_come_together() -> None:
     graphs[0]["prefill"] = "graph/cpu/absent.onnx"
     with pytest.raises(LayoutError, match="absent"):
         manifests.decode(changed(old, decoder=decoder, graphs=graphs))
+
+
+def test_graphs_for_other_providers_share_the_weights_and_come_after_the_cpus() -> None:
+    old = manifests.decode(FIRST_RELEASE)
+    cpu = json.loads(FIRST_RELEASE)["graphs"][0]
+    cuda = {"variant": "cuda", "path": cpu["path"], "precision": "fp16", "weights": "graph/cpu"}
+    both = manifests.decode(changed(old, graphs=[cpu, cuda]))
+    found = both.variant("cuda")
+    assert found is not None
+    assert found.weights_folder == both.graph.weights_folder == "graph/cpu"
+    assert both.variant("trt") is None
+    with pytest.raises(LayoutError, match="first graph"):
+        manifests.decode(changed(old, graphs=[cuda, cpu]))
+    with pytest.raises(LayoutError, match="one graph for each variant"):
+        manifests.decode(changed(old, graphs=[cpu, cuda, cuda]))
+    for folder in ("graph/absent", "graph/cp", "/", ".."):
+        with pytest.raises(LayoutError, match="folder"):
+            manifests.decode(changed(old, graphs=[cpu, cuda | {"weights": folder}]))
