@@ -260,6 +260,21 @@ EMBEDDINGS = (
     *_IDENTIFIERS,
 )
 
+FILES = (
+    _honoured("file", "a part with a file name; JSONL, checked when a batch is made of it"),
+    _honoured("purpose", "only `batch`: results have `batch_output`, other purposes are refused"),
+    _honoured("expires_after[anchor]", "`created_at`; together with `seconds`"),
+    _honoured("expires_after[seconds]", "3600 to 2592000, and no more than the operator allows"),
+)
+
+BATCHES = (
+    _honoured("input_file_id", "a file of purpose `batch`"),
+    _honoured("endpoint", "chat completions, completions, embeddings or responses"),
+    _honoured("completion_window", "only `24h`"),
+    _honoured("metadata", "up to 16 pairs, echoed"),
+    _honoured("output_expires_after", "`created_at` and 3600 to 2592000 seconds"),
+)
+
 TOKENIZE = (
     _honoured("model"),
     _honoured("prompt", "a text, tokenized as /v1/completions does"),
@@ -285,9 +300,12 @@ APIS = {
     "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
+    "/v1/batches": BATCHES,
     "/tokenize": TOKENIZE,
     "/detokenize": DETOKENIZE,
 }
+
+FORMS = {"/v1/files": FILES}
 
 
 def table(parameters: Sequence[Parameter]) -> str:

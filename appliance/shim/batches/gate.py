@@ -1,0 +1,44 @@
+"""The way into the engine for lines of batches: when others leave room.
+
+Owns how many lines run at once over all batches. A line counts as a request inside; one begins
+while fewer requests are inside than the engine runs sequences, and one line may always run, so
+that a batch gets on beside a constant load. What goes first is decided by the engine, where lines
+have the lowest priority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from appliance.shim.drain import Drain
+
+PRIORITY = -100
+"""Of a line in the engine."""
+
+
+class Gate:
+    """Batches take turns: each asks for one line at a time."""
+
+    def __init__(self, drain: Drain, most: int) -> None:
+        self._drain = drain
+        self._most = most
+        self._turn = asyncio.Lock()
+        self._lines = 0
+
+    @property
+    def lines(self) -> int:
+        """Lines that run."""
+        return self._lines
+
+    async def enter(self) -> None:
+        """Wait until a line may begin. Raises UnavailableError with code `shutting_down`."""
+        async with self._turn:
+            while self._lines and self._drain.inside >= self._most:
+                await self._drain.left()
+            self._drain.enter()
+            self._lines += 1
+
+    def leave(self) -> None:
+        """A line has ended."""
+        self._lines -= 1
+        self._drain.leave()
