@@ -20,7 +20,7 @@ from appliance.audit.event import Reject, Request
 from appliance.config import ApiSettings
 from tests.fakes.engine import FakeEngine
 from tests.shim.batch_input import form, jsonl, line, upload
-from tests.shim.node import Answer, Node, prepare, running_shim, standing
+from tests.shim.node import Answer, Node, eventually, prepare, running_shim, standing
 
 LIMIT = 1 << 20
 
@@ -152,8 +152,6 @@ def test_an_upload_that_breaks_off_leaves_nothing(node: Node) -> None:
         rejects = [e for e in node.events() if isinstance(e, Reject)]
         return [e.code for e in rejects] == ["disconnected"]
 
-    from tests.shim.node import eventually
-
     eventually(gone)
     assert b"most private" not in disk(node)
 
@@ -189,8 +187,6 @@ def test_an_expired_file_is_not_there_and_then_gone(tmp_path: Path) -> None:
             assert (answer.status, answer.error["code"]) == (404, "file_not_found")
             assert node.request("GET", "/v1/files").json["data"] == []
         with running_shim(config):
-            from tests.shim.node import eventually
-
             eventually(lambda: b"most private" not in disk(node))
 
 
