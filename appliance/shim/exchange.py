@@ -17,6 +17,7 @@ from appliance.metering import Price, Reservation, Standing
 
 _SLOT = "appliance.exchange"
 Dialect = Literal["openai", "anthropic"]
+Tier = Literal["default", "flex", "priority"]
 Keep = Callable[[msgspec.Struct, Tokens], Awaitable[None]]
 
 
@@ -40,6 +41,8 @@ class Exchange:
     """The model the caller asked for, as far as the body was read."""
     batch: bool = False
     """It runs in idle capacity, at the batch price."""
+    tier: Tier = "default"
+    """As which it is served."""
     priority: int = 0
     """In the engine: the higher is served first."""
     keep: Keep | None = None
@@ -54,6 +57,11 @@ class Exchange:
     outcome: Outcome | None = None
     """What its RES says, as soon as that is durable."""
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def line(self) -> bool:
+        """Whether it is a line of a batch, for which nobody waits."""
+        return self.keep is not None
 
     @property
     def key_id(self) -> str:

@@ -151,7 +151,7 @@ class Generation:
         now = time.monotonic()
         tally = self._tallies[prompt]
         # Lines of batches would drown the figures of those who wait for an answer.
-        seen = not self.exchange.batch
+        seen = not self.exchange.line
         if seen and not any(tally.received for tally in self._tallies):
             self._metrics.first_token(self.exchange.model, now - self.exchange.started)
         tally.received += delta.tokens

@@ -28,7 +28,7 @@ _REFERENCE = "#/components/schemas/{name}"
 _STATUSES = {
     400: "A parameter is wrong, unknown or not possible here; the error names it",
     401: "The key is missing, mistyped, expired or revoked",
-    403: "The key is not for this",
+    403: "The key is not for this API, model or service tier",
     404: "There is no such model, response, file or batch",
     408: "The body did not arrive in time",
     409: "Not possible now",
@@ -174,7 +174,7 @@ def _responses(operation: Operation, schemas: dict[object, Json]) -> Json:
 def _statuses(operation: Operation) -> list[int]:
     found = {500, 503, *operation.statuses}
     if not operation.public:
-        found.add(401)
+        found |= {401, 403}
     if operation.names or operation.query is not None:
         found |= {400, 404}
     if operation.method == "POST":

@@ -189,7 +189,6 @@ OPERATIONS = (
         BatchObject,
         body=BatchRequest,
         parameters=table.BATCHES,
-        statuses=(403,),
     ),
     Operation("GET", "/v1/batches", "The batches of this key", BatchList, query=BatchesQuery),
     Operation("GET", "/v1/batches/{batch_id}", "One of them", BatchObject, query=NoQuery),

@@ -52,7 +52,7 @@ class Services:
         """A lifeline for `exchange` that also ends when its key is revoked."""
         assert exchange.key is not None, "routes that compute need a key"
         # A line of a batch may wait for as long as others come first; its batch has a window.
-        seconds = math.inf if exchange.batch else self.settings.request_timeout_seconds
+        seconds = math.inf if exchange.line else self.settings.request_timeout_seconds
         async with Lifeline(receive, self.drain, seconds) as lifeline:
             with self.revocations.watching(exchange.key, lifeline.end):
                 yield lifeline

@@ -87,6 +87,10 @@ _STREAMING = (
     _honoured("stream_options", "`include_usage`; `include_obfuscation` only false"),
 )
 _IDENTIFIERS = (_no_effect("user", "names your end user; the audit log names your key"),)
+_TIERS = (
+    "`auto`, `default`; `flex`: after everybody else, at the batch price; `priority`, `fast`: "
+    "before everybody else, for keys that may"
+)
 
 CHAT = (
     _honoured("model"),
@@ -116,7 +120,7 @@ CHAT = (
     _honoured("continue_final_message", "extension; go on from the last assistant message"),
     _honoured("add_generation_prompt", "extension; the opposite of `continue_final_message`"),
     _limited("modalities", 'only `["text"]`', ["text"]),
-    _limited("service_tier", "only `auto` and `default`", "auto", "default"),
+    _honoured("service_tier", _TIERS),
     _limited("store", "only false: no content is kept", False),
     _limited("verbosity", "only `medium`", "medium"),
     _limited("prompt_cache_retention", "only `in_memory`", "in_memory"),
@@ -235,7 +239,7 @@ RESPONSES = (
     _honoured("previous_response_id", "only if the operator allows storing"),
     _honoured("background", "only if the operator allows storing"),
     _limited("truncation", "only `disabled`", "disabled"),
-    _limited("service_tier", "only `auto` and `default`", "auto", "default"),
+    _honoured("service_tier", _TIERS),
     _limited("prompt_cache_retention", "only `in_memory`", "in_memory"),
     _honoured("metadata", "up to 16 pairs, echoed"),
     _no_effect("max_tool_calls", "bounds built-in tools, of which there are none"),
