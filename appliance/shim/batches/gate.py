@@ -1,9 +1,9 @@
 """The way into the engine for lines of batches: when others leave room.
 
 Owns how many lines run at once over all batches. A line counts as a request inside; one begins
-while fewer requests are inside than the engine runs sequences, and one line may always run, so
-that a batch gets on beside a constant load. What goes first is decided by the engine, where lines
-have the lowest priority.
+while the engine has a slot for it and another one for whoever comes next, and one line may always
+run, so that a batch gets on beside a constant load. What goes first is decided by the engine, where
+lines have the lowest priority.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ PRIORITY = -100
 
 
 class Gate:
-    """Batches take turns: each asks for one line at a time."""
+    """Batches take turns: each asks for one line at a time. The engine has `slots`."""
 
-    def __init__(self, drain: Drain, most: int) -> None:
+    def __init__(self, drain: Drain, slots: int) -> None:
         self._drain = drain
-        self._most = most
+        self._most = slots - 1
         self._turn = asyncio.Lock()
         self._lines = 0
 
