@@ -16,6 +16,7 @@ from appliance.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
 _TOKENS = 4
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) -> list[Array]:
@@ -29,7 +30,7 @@ def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) ->
     inputs = {entry.name for entry in session.get_inputs()}
     outputs = [entry.name for entry in session.get_outputs()]
     first = min(_TOKENS, spec.context_length - 1)
-    cache = _empty_cache(spec)
+    cache = _empty_cache(session, spec)
     results: list[Array] = []
     for start, count in ((0, first), (first, 1)):
         feed = _decoder_feed(spec, start, count) | cache
@@ -39,13 +40,12 @@ def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) ->
     return results
 
 
-def _empty_cache(spec: DecoderSpec) -> dict[str, Array]:
+def _empty_cache(session: ort.InferenceSession, spec: DecoderSpec) -> dict[str, Array]:
     shape = (1, spec.kv_heads, 2 * _TOKENS, spec.head_dim)
-    dtype = np.int8 if spec.cache == "int8" else np.float32
     return {
-        f"past_{name}_{layer}": np.zeros(shape, dtype)
-        for layer in range(spec.layers)
-        for name in ("key", "value")
+        entry.name: np.zeros(shape, _DTYPES[entry.type])
+        for entry in session.get_inputs()
+        if entry.name.startswith("past_")
     }
 
 
