@@ -63,7 +63,7 @@ def on_processor(
     `prompts` computes pieces, `decoder` single tokens; they are one session where one graph does
     both. Raises UnsupportedError if a run fails.
     """
-    cache = empty_cache(spec, CAPACITY)
+    cache = empty_cache(decoder, spec, CAPACITY)
     found = []
     for piece in pieces(spec):
         session = prompts if len(piece.ids) > 1 else decoder
@@ -137,11 +137,9 @@ def _slots(
     session: ort.InferenceSession, spec: DecoderSpec, device: str, index: int
 ) -> dict[str, ort.OrtValue]:
     """Name of each past input -> an empty slot."""
-    empty = np.zeros((1, spec.kv_heads, CAPACITY, spec.head_dim), np.float16)
     return {
-        entry.name: ort.OrtValue.ortvalue_from_numpy(empty, device, index)
-        for entry in session.get_inputs()
-        if entry.name.startswith("past_")
+        name: ort.OrtValue.ortvalue_from_numpy(empty, device, index)
+        for name, empty in empty_cache(session, spec, CAPACITY).items()
     }
 
 

@@ -19,6 +19,7 @@ Array = npt.NDArray[Any]
 Cache = dict[str, Array]
 """Name of a past input -> one slot [1, kv_heads, capacity, head_dim]."""
 _TOKENS = 4
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) -> list[Array]:
@@ -30,7 +31,7 @@ def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) ->
         ids = np.arange(min(_TOKENS, spec.max_length), dtype=np.int64)[None]
         return list(_run(session, {"input_ids": ids, "attention_mask": np.ones_like(ids)}).values())
     first = min(_TOKENS, spec.context_length - 1)
-    cache = empty_cache(spec, 2 * _TOKENS)
+    cache = empty_cache(session, spec, 2 * _TOKENS)
     results: list[Array] = []
     for start, count in ((0, first), (first, 1)):
         ids = np.arange(start, start + count) % spec.vocab_size
@@ -38,14 +39,13 @@ def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) ->
     return results
 
 
-def empty_cache(spec: DecoderSpec, capacity: int) -> Cache:
-    """One slot of `capacity` positions, for the graphs of the processor."""
+def empty_cache(session: ort.InferenceSession, spec: DecoderSpec, capacity: int) -> Cache:
+    """One slot of `capacity` positions."""
     shape = (1, spec.kv_heads, capacity, spec.head_dim)
-    dtype = np.int8 if spec.cache == "int8" else np.float32
     return {
-        f"past_{name}_{layer}": np.zeros(shape, dtype)
-        for layer in range(spec.layers)
-        for name in ("key", "value")
+        entry.name: np.zeros(shape, _DTYPES[entry.type])
+        for entry in session.get_inputs()
+        if entry.name.startswith("past_")
     }
 
 
