@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def half(bundle: Path) -> ort.InferenceSession:
 
 
 def test_each_grade_is_within_its_bound(
-    bundle: Path, record_property: pytest.RecordProperty
+    bundle: Path, record_property: Callable[[str, object], None]
 ) -> None:
     prompts, decoder, spec = sessions(bundle)
     grade = decode((bundle / MANIFEST_NAME).read_bytes()).graph.precision
