@@ -67,6 +67,8 @@ class ChatModel:
             self.close()
             raise
         settings, self.cache_shape = opened.settings, opened.shape
+        self.recorded = opened.recorded
+        """Whether steps are replayed on a GPU, not started kernel by kernel."""
         self.engine = LLMEngine(
             opened.runner,
             self.tokenizer,
