@@ -17,6 +17,7 @@ from importlib.metadata import Distribution
 from importlib.util import find_spec
 from pathlib import Path
 
+from appliance.compiler.hardware import Gpu, read_gpu
 from appliance.errors import UnsupportedError
 
 CPU_WHEEL = "onnxruntime"
@@ -79,9 +80,11 @@ def _runtime() -> tuple[str, str]:
 
 
 def preload() -> None:
-    """Load what the wheels of this virtual environment bring. Needs the GPU's ONNX Runtime."""
-    # CUDA's own order of GPUs is another than the driver's, which says what each of them is.
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    """Load what the wheels of this virtual environment bring. Needs the GPU's ONNX Runtime.
+
+    In this process the GPU that `read_gpu` chose is then number 0, and the only one.
+    """
+    _choose_gpu()
     import onnxruntime as ort
 
     with redirect_stdout(io.StringIO()):  # it prints what it does not find; `missing` says that
@@ -92,6 +95,14 @@ def preload() -> None:
             if path.is_file():
                 _load(str(path))
                 break
+
+
+def _choose_gpu() -> None:
+    # CUDA's own order of GPUs is another than the driver's, which says what each of them is.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    gpu = read_gpu()
+    if isinstance(gpu, Gpu) and gpu.count > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu.index)
 
 
 def read_libraries() -> Libraries:
