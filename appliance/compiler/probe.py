@@ -73,6 +73,7 @@ def _decoder_feed(spec: DecoderSpec, start: int, count: int) -> dict[str, Array]
         "rows": np.array([count - 1], np.int64),
         "query_seqlens": np.array([count], np.int32),
         "start": np.array([start], np.int64),
+        "starts": np.array([start], np.int64),
     }
 
 

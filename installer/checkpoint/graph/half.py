@@ -24,6 +24,8 @@ from installer.checkpoint.weights import WeightFiles, alias
 class HalfBuilder(GraphBuilder):
     """A graph whose activations are 16-bit floats."""
 
+    dtype = ir.DataType.FLOAT16
+
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
         super().__init__(tensors, files, scheme)
         self._narrowed: dict[str, ir.Value] = {}
@@ -32,7 +34,7 @@ class HalfBuilder(GraphBuilder):
         """Stored floats, narrowed."""
         assert stored.name is not None
         if stored.name not in self._narrowed:
-            self._narrowed[stored.name] = self.op("Cast", stored, to=ir.DataType.FLOAT16)
+            self._narrowed[stored.name] = self.op("Cast", stored, to=self.dtype)
         return self._narrowed[stored.name]
 
     def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
@@ -94,7 +96,7 @@ class HalfBuilder(GraphBuilder):
             scales = alias(matrix.scales, f"{matrix.scales.name}.flat", (matrix.outer,))
             # Multiplied in 32 bits: many scales are too small for 16.
             rows = self.op("DequantizeLinear", matrix.integers, scales, axis=0)
-            self._narrowed[name] = self.op("Cast", rows, to=ir.DataType.FLOAT16)
+            self._narrowed[name] = self.op("Cast", rows, to=self.dtype)
         return self._narrowed[name]
 
     def _plus(self, y: ir.Value, addend: ir.Value | None) -> ir.Value:
