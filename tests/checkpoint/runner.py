@@ -34,6 +34,8 @@ class SlotRunner:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
+        # Or widened weights and their product become a product of rounded activations.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights or graph.parent)
         )
@@ -88,10 +90,11 @@ class SlotRunner:
             where = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
             binding.bind_input(f"past_{name}", *where)
             binding.bind_output(f"present_{name}", *where)
-        logits: Floats = np.full((len(rows), self._spec.vocab_size), np.nan, np.float32)
+        wanted = len(last_index)
+        logits: Floats = np.full((wanted, self._spec.vocab_size), np.nan, np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         if self._selects:
-            self.greedy = np.zeros(len(rows), np.int64)
+            self.greedy = np.zeros(wanted, np.int64)
             where = ("cpu", 0, self.greedy.dtype, self.greedy.shape, self.greedy.ctypes.data)
             binding.bind_output("greedy", *where)
         self._session.run_with_iobinding(binding)

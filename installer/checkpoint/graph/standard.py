@@ -8,7 +8,7 @@ outgrow 16 bits first. Refuses grades whose integers have zero points
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -17,6 +17,8 @@ from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Scheme
 from installer.checkpoint.tensors import Tensors
 from installer.checkpoint.weights import WeightFiles
+
+OPSETS: Mapping[str, int] = {"": 24}
 
 
 def has_standard_graph(scheme: Scheme) -> bool:
@@ -27,7 +29,7 @@ def has_standard_graph(scheme: Scheme) -> bool:
 class StandardBuilder(HalfBuilder):
     """A half-precision graph without any operator of ONNX Runtime's own."""
 
-    opsets = {"": 24}
+    opsets = OPSETS
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
         assert has_standard_graph(scheme), scheme
