@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph.builder import Attribute
 from installer.checkpoint.graph.half import HalfBuilder
-from installer.checkpoint.quantize import Scheme
+from installer.checkpoint.quantize import FLOAT_BITS, Scheme
 from installer.checkpoint.tensors import Tensors
 from installer.checkpoint.weights import WeightFiles
 
@@ -23,7 +23,7 @@ OPSETS: Mapping[str, int] = {"": 24}
 
 def has_standard_graph(scheme: Scheme) -> bool:
     """Whether TensorRT can read weights that are stored this way: it knows no zero points."""
-    return scheme.integer_products or scheme.layer_bits == 32
+    return scheme.integer_products or scheme.layer_bits in FLOAT_BITS
 
 
 class StandardBuilder(HalfBuilder):
