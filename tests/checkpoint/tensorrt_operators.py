@@ -12,7 +12,8 @@ Read on 2026-11-26 from these public sources, each named where it is used:
   RotaryEmbedding.html under `latest`.
 
 The parser's source of 10.16 itself could not be had. Its table of 10.15 and the one of 11.2 say
-the same of all operators here, and 10.x takes what an earlier 10.x took.
+the same of all operators here, 10.x takes what an earlier 10.x took, and what 10.16.0.72 says of
+an Attention node that it refuses (NVIDIA/TensorRT, issue 4738) is what the importer above says.
 """
 
 from __future__ import annotations

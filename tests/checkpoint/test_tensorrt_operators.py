@@ -16,7 +16,7 @@ from tests.checkpoint.conftest import DECODERS, BuildBundle, Built, build_unsign
 from tests.checkpoint.tensorrt_operators import ACCEPTED, Input
 
 GRADES: list[tuple[str, Precision]] = [(name, "fp32") for name in DECODERS]
-GRADES += [("qwen3", "w8a8"), ("qwen2", "w8a8"), ("llama", "w8a8")]
+GRADES += [("qwen3", "w8a8"), ("qwen2", "w8a8"), ("llama", "w8a8"), ("qwen2-fp16", "fp16")]
 
 
 def load(model: Built) -> onnx.ModelProto:

@@ -123,6 +123,12 @@ def test_as_shipped_it_stays_near_the_reference(half: Build, name: str) -> None:
     check_decode(model, model.checkpoint, HALF)
 
 
+def test_a_grade_of_16_bits_stays_near_the_reference(half: Build) -> None:
+    model = half("qwen2-fp16", "fp16")
+    check_prefill(model, model.checkpoint, HALF)
+    check_decode(model, model.checkpoint, HALF)
+
+
 @pytest.mark.parametrize("name", ROUNDED)
 def test_as_shipped_it_stays_near_the_reference_on_rounded_weights(
     half: Build, tmp_path: Path, name: str
@@ -169,6 +175,21 @@ def test_as_shipped_nearly_all_choices_are_the_references(half: Build, name: str
         running.decode([token])
         got += running.greedy.tolist()
     assert sum(one == other for one, other in zip(got, wanted, strict=True)) >= 95
+
+
+def test_any_rows_may_have_several_tokens(full: Build) -> None:
+    model = full("qwen3", "fp32")
+    reference = ReferenceDecoder(model.checkpoint)
+    running = runner(model, slots=2, capacity=64)
+    running.prefill(0, TOKENS[:30])
+    running.prefill(1, TOKENS[30:37])
+    running.lengths = [33, 10]
+    drafts = [TOKENS[50:53], TOKENS[60:63]]
+    logits = running.run(0, drafts, last_index=[1, 2])
+    for row, prompt in zip(
+        logits, ([*TOKENS[:30], *drafts[0][:2]], [*TOKENS[30:37], *drafts[1]]), strict=True
+    ):
+        assert relative_error(row, reference.logits(prompt)[-1]) <= FULL
 
 
 def test_what_lies_beyond_a_sequence_does_not_matter(full: Build) -> None:
