@@ -47,9 +47,10 @@ def open_artifact(
 ) -> Artifact:
     """The artifact of this bundle for this machine and interpreter, every byte verified.
 
-    `settings` are the engine's, its defaults if not given. The artifact is the one for the fastest provider that was compiled. One that does not verify is an
-    error, and no reason to look at a slower one. Raises NotFoundError if there is none,
-    SignatureError, LayoutError or DigestError, each naming the file.
+    `settings` are the engine's, its defaults if not given. The artifact is the one for the fastest
+    provider that was compiled. One that does not verify is an error, and no reason to look at a
+    slower one. Raises NotFoundError if there is none, SignatureError, LayoutError or DigestError,
+    each naming the file.
     """
     for provider, values in fingerprints().items():
         key = artifact_key(bundle_digest, for_settings(values, settings or EngineSettings()))
