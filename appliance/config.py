@@ -22,6 +22,8 @@ ROOT_VARIABLE = "APPLIANCE_ROOT"
 PASSPHRASE_FILE_VARIABLE = "APPLIANCE_PASSPHRASE_FILE"  # noqa: S105
 API_KEY_VARIABLE = "APPLIANCE_API_KEY"
 SOURCE_DATE_VARIABLE = "SOURCE_DATE_EPOCH"
+VENV, GPU_VENV = "venv", "venv-cuda13"
+"""A release's virtual environments: for the processor, and on a node with a GPU one for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,12 @@ class Layout:
 
     @property
     def python(self) -> Path:
-        return self.current_release / "venv/bin/python"
+        return self.current_release / VENV / "bin/python"
+
+    @property
+    def gpu_python(self) -> Path:
+        """The interpreter with the GPU's runtime; absent where the media brought none."""
+        return gpu_python(self.python)
 
     @property
     def state(self) -> Path:
@@ -260,18 +267,23 @@ def parse_config(text: bytes, layout: Layout) -> Config:
     return config
 
 
+def gpu_python(python: Path) -> Path:
+    """The interpreter with the GPU's runtime of the release that `python` belongs to."""
+    return python.parent.parent.parent / GPU_VENV / "bin/python"
+
+
 def default_root() -> Path:
     """The root this process belongs to: APPLIANCE_ROOT, else the prefix its interpreter is in.
 
-    An installed interpreter lives in ROOT/opt/appliance/releases/VERSION/venv; anything else
-    (a packager's checkout) means the system root.
+    An installed interpreter lives in ROOT/opt/appliance/releases/VERSION/venv (or venv-cuda13);
+    anything else (a packager's checkout) means the system root.
     """
     named = os.environ.get(ROOT_VARIABLE)
     if named:
         return Path(named).absolute()
     prefix = Path(sys.prefix)
     parts = prefix.parts
-    if parts[-5:-2] == ("opt", "appliance", "releases") and parts[-1] == "venv":
+    if parts[-5:-2] == ("opt", "appliance", "releases") and parts[-1] in {VENV, GPU_VENV}:
         return prefix.parents[4]
     return Path("/")
 

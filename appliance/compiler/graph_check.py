@@ -29,10 +29,13 @@ _NONE: frozenset[str] = frozenset()
 OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
     ("", "Abs"): _NONE,
     ("", "Add"): _NONE,
+    ("", "ArgMax"): frozenset({"axis", "keepdims"}),
     ("", "Cast"): frozenset({"to"}),
     ("", "Concat"): frozenset({"axis"}),
+    ("", "DequantizeLinear"): frozenset({"axis"}),
     ("", "Div"): _NONE,
     ("", "Gather"): frozenset({"axis"}),
+    ("", "GatherElements"): frozenset({"axis"}),
     ("", "GatherND"): frozenset({"batch_dims"}),
     ("", "Gemm"): frozenset({"transB"}),
     ("", "LayerNormalization"): frozenset({"axis", "epsilon"}),

@@ -1,10 +1,13 @@
-"""The record of a compiled artifact: what was compiled, where, and every resulting byte.
+"""The record of a compiled artifact: what was compiled, where, for what, and every resulting byte.
 
 Owns the document's form. Signed by the node key (DSSE), so that an artifact that this node did
-not make, or that changed since, never loads.
+not make, or that changed since, never loads. What an artifact for the CPU does not need is left
+out, so that records of older releases keep their bytes.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
@@ -16,8 +19,58 @@ NAME = "record.json"
 PAYLOAD_TYPE = "application/vnd.appliance.artifact+json"
 MAX_BYTES = 1024 * 1024
 
+Provider = Literal["tensorrt", "cuda", "cpu"]
+"""What computes: ONNX Runtime's provider for TensorRT, for CUDA, or for the processor."""
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+
+class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Why a faster provider was not taken.
+
+    Attributes:
+        provider: the one that was not taken.
+        code: stable name of the reason, as "no_gpu".
+        message: the reason for a person, one clause.
+    """
+
+    provider: Provider
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}: {self.message}"
+
+
+class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far the logits of the golden prompt are from those that the processor computes.
+
+    Attributes:
+        error: relative error, the largest of any token: |a - b| / |b|.
+        bound: what was allowed.
+    """
+
+    error: float
+    bound: float
+
+
+class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What of the GPU's memory a model takes, in bytes, as it was reckoned before compiling.
+
+    Attributes:
+        precision: what the weights are on the GPU.
+        weights: all of them.
+        slot: the cache of one sequence.
+        memory: what the GPU has.
+    """
+
+    precision: str
+    weights: int
+    slot: int
+    memory: int
+
+
+class Record(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """What the node vouches for.
 
     Attributes:
@@ -26,6 +79,10 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         fingerprint: of the machine and runtime it was compiled on.
         files: every file but the record, sorted by path.
         created: Unix seconds.
+        provider: what computes it; sessions over it that take another are closed.
+        reasons: for each faster provider, why it was not taken.
+        compared: with the processor; None for the processor itself.
+        fit: in the GPU's memory; None for the processor.
     """
 
     bundle: str
@@ -33,6 +90,10 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fingerprint: dict[str, str]
     files: tuple[FileEntry, ...]
     created: int
+    provider: Provider = "cpu"
+    reasons: tuple[Refusal, ...] = ()
+    compared: Comparison | None = None
+    fit: Fit | None = None
 
 
 def sign(record: Record, node_key: NodeKey) -> bytes:

@@ -53,7 +53,7 @@ def test_the_allow_list_is_exactly_what_the_builder_writes(tmp_path: Path) -> No
                     precision=precision,
                     max_file_bytes=limit,
                 )
-                for path in (out / PATH).parent.glob("*.onnx"):
+                for path in (out / "graph").rglob("*.onnx"):
                     data = path.read_bytes()
                     check(out, data)
                     for node in pb.Model.FromString(data).graph.node:

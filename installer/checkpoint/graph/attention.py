@@ -1,7 +1,8 @@
 """Attention over the key-value cache, in each form that a decoder graph can have.
 
 Owns the decoder graphs' inputs and outputs (docs/bundle-format.md). `FloatSlots` is the only
-graph of the grades with a float32 cache. With an 8-bit cache there are two graphs over the same
+graph for the CPU of the grades with a float32 cache; `HalfSlots` is its like for CUDA, of every
+grade. With an 8-bit cache there are two graphs over the same
 weights: `ByteSlots`, whose kernel reads the integers themselves, for decoding, and `BytePrompt`,
 which turns them into floats first, for prompts. `Observed` measures what the scales of such a
 cache must hold. Why two: docs/decisions/0081-two-graphs.md.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
 from installer.checkpoint.quantize import Float32
@@ -41,6 +43,9 @@ class _Form:
         self.ids = graph.input("input_ids", ir.DataType.INT64, ("batch", "tokens"))
         self._seqlens = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
         self._total = graph.input("total_sequence_length", ir.DataType.INT32, ())
+
+    def conclude(self, scores: ir.Value) -> None:
+        self._graph.output(scores, "logits", ("rows", self._shape.vocab))
 
     @property
     def _slots(self) -> tuple[int | str, ...]:
@@ -88,7 +93,9 @@ def _choose(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, rows: ir.Valu
 
 
 class FloatSlots(_Form):
-    """Float32 slots, extended in place; prompts and decoding in one graph."""
+    """Float slots, extended in place; prompts and decoding in one graph."""
+
+    _dtype = ir.DataType.FLOAT
 
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
@@ -96,15 +103,32 @@ class FloatSlots(_Form):
         self._tables = self._angles()
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
-        past = self._past(layer, ir.DataType.FLOAT)
+        past = self._past(layer, self._dtype)
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(*heads, *past, *lengths, *self._tables, rotate=True)
         for name, value in zip(PAIR, present, strict=True):
-            self._graph.output(value, f"present_{name}_{layer}", self._slots)
+            self._graph.output(value, f"present_{name}_{layer}", self._slots, self._dtype)
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
         return _choose(self._graph, self._shape, x, self._rows)
+
+
+class HalfSlots(FloatSlots):
+    """Slots of 16-bit floats, for the CUDA provider; selects the likeliest token in the graph."""
+
+    _dtype = ir.DataType.FLOAT16
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
+        super().__init__(graph, shape)
+        cosines, sines = self._tables
+        self._tables = graph.parameter(cosines), graph.parameter(sines)
+
+    def conclude(self, scores: ir.Value) -> None:
+        logits = self._graph.op("Cast", scores, to=ir.DataType.FLOAT)
+        super().conclude(logits)
+        best = selection.greedy(self._graph, logits, self._shape.vocab)
+        self._graph.output(best, "greedy", ("rows",), ir.DataType.INT64)
 
 
 class ByteSlots(_Form):

@@ -157,8 +157,17 @@ class GraphBuilder:
         return self.files.write(name, ir.DataType.FLOAT, shape, pieces)
 
     def vector(self, name: str, width: int) -> ir.Value:
-        """The checkpoint's vector `name` as a float32 parameter."""
-        return self.floats(name, (width,), [self.tensors.vector(name, width)])
+        """The checkpoint's vector `name` as a parameter."""
+        return self.parameter(self.floats(name, (width,), [self.tensors.vector(name, width)]))
+
+    def parameter(self, stored: ir.Value) -> ir.Value:
+        """Stored floats in the precision of the graph."""
+        return stored
+
+    def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
+        """ids [...] -> rows of the matrix [..., inner]."""
+        rows = self.op("Cast", self.op("Gather", matrix.integers, ids), to=ir.DataType.FLOAT)
+        return self.op("Mul", rows, self.op("Gather", matrix.scales, ids))
 
     def linear(
         self,

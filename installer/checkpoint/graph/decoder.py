@@ -78,6 +78,10 @@ class Attention(Protocol):
         """x [B, S, hidden] -> the rows whose logits are wanted; None for a graph without."""
         ...
 
+    def conclude(self, scores: ir.Value) -> None:
+        """Make outputs of the chosen rows' scores [rows, vocab]."""
+        ...
+
 
 Form = Callable[[GraphBuilder, DecoderShape], Attention]
 
@@ -161,7 +165,7 @@ def build_decoder(
     head = embeddings
     if not shape.tied:
         head = Table(graph, "lm_head.weight", shape.vocab, shape.hidden)
-    graph.output(head.scores(chosen), "logits", ("rows", shape.vocab))
+    attention.conclude(head.scores(chosen))
 
 
 def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:

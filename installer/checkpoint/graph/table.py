@@ -46,7 +46,7 @@ class Table:
         graph, total = self._graph, None
         for piece, part in zip(self._split(x), self._parts, strict=True):
             if isinstance(part, ir.Value):
-                total = graph.op("Gemm", piece, part, total, transB=1)
+                total = graph.op("Gemm", piece, graph.parameter(part), total, transB=1)
                 continue
             product = graph.multiply(piece, part)
             total = product if total is None else graph.op("Add", total, product)
@@ -72,16 +72,15 @@ class Table:
     def _lookup(self, part: ir.Value | Matrix, ids: ir.Value) -> ir.Value:
         graph = self._graph
         if isinstance(part, ir.Value):
-            return graph.op("Gather", part, ids)
+            return graph.op("Gather", graph.parameter(part), ids)
         if isinstance(part, IntegerMatrix):
-            rows = graph.op("Cast", graph.op("Gather", part.integers, ids), to=ir.DataType.FLOAT)
-            return graph.op("Mul", rows, graph.op("Gather", part.scales, ids))
+            return graph.gather(part, ids)
         # The same bytes as the product's, in the shape that the lookup wants.
         row_bytes = part.inner * part.bits // 8
         flat = alias(part.packed, f"{part.packed.name}.flat", (part.outer, row_bytes))
         return graph.op(
             "GatherBlockQuantized",
-            *(flat, ids, part.scales, part.zeros),
+            *(flat, ids, graph.parameter(part.scales), part.zeros),
             domain=MICROSOFT,
             bits=part.bits,
             block_size=part.block,
