@@ -51,17 +51,24 @@ class Installed:
 
 
 def provision(
-    source: Path, config: Config, node: Node, progress: Progress, *, allow_expired: bool = False
+    source: Path,
+    config: Config,
+    node: Node,
+    progress: Progress,
+    *,
+    allow_expired: bool = False,
+    gpu: bool = False,
 ) -> Installed:
     """Set up the node from media whose release is staged, and prove that it serves.
 
+    `gpu`: what is staged is the release for a node with a GPU.
     Raises VerificationError, ConflictError, CapacityError, StorageError, UnavailableError.
     """
     layout = config.layout
     with installing(layout, progress), storage_errors(layout.state):
         trust = TrustStore(layout.trust)
         media = open_media(source, trust, None, now(), allow_expired=allow_expired)
-        release = release_of(layout, media)
+        release = release_of(layout, media, gpu=gpu)
         audit_key = _create_keys(layout)
         models = Models(config, node, progress, python=release.python)
         bundles = [models.add(verified) for verified in media.bundles]
@@ -163,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("root", type=Path)
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--allow-expired", action="store_true")
+    parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args(arguments)
     progress = progress_for(err, sys.stdout, as_json=options.as_json)
     try:
@@ -173,6 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             node_at(config.layout),
             progress,
             allow_expired=options.allow_expired,
+            gpu=options.gpu,
         )
     except ApplianceError as error:
         print_error(error, as_json=options.as_json)

@@ -8,14 +8,14 @@ programs from them. Refuses wheels that the release does not list.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from appliance.errors import LayoutError
 from installer.media.release import ReleaseFile, ReleaseWheel
 
-CUDA13 = "cuda13"
+CUDA13: Final = "cuda13"
 NAMES = (CUDA13,)
 """What `media build --target` knows."""
 _TENSORRT = "tensorrt_cu13_libs-"

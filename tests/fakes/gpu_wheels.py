@@ -11,7 +11,7 @@ import base64
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from installer.media.wheelhouse import Locks, Wheelhouse
 from tests.fakes.media import WHEELS
 
 LIBRARIES = {
+    "cuda-bindings": "cuda/bindings/__init__.py",
+    "cuda-pathfinder": "cuda/pathfinder/__init__.py",
     "nvidia-cublas": "nvidia/cu13/lib/libcublas.so.13",
     "nvidia-cuda-nvrtc": "nvidia/cu13/lib/libnvrtc.so.13",
     "nvidia-cuda-runtime": "nvidia/cu13/lib/libcudart.so.13",
@@ -31,6 +33,15 @@ LIBRARIES = {
     "nvidia-ml-py": "pynvml.py",
     "nvidia-nvjitlink": "nvidia/cu13/lib/libnvJitLink.so.13",
 }
+_NO_DRIVER = b"""\
+class NVMLError(Exception):
+    pass
+
+
+def nvmlInit():
+    raise NVMLError("Driver Not Loaded")
+"""
+"""What NVIDIA's library for asking the driver says on a machine without one."""
 TENSORRT_LIBRARY = "tensorrt_libs/libnvinfer.so.10"
 
 
@@ -42,16 +53,26 @@ class FakeGpuWheels:
     locks: Locks
 
 
-def fake_gpu_wheels(cache: Path, *, pythons: tuple[str, ...], tensorrt: bool) -> FakeGpuWheels:
-    """Make the set in the new directory `cache`, beside copies of the repository's wheels."""
+def fake_gpu_wheels(
+    cache: Path, *, pythons: tuple[str, ...], tensorrt: bool, only: Collection[str] = ()
+) -> FakeGpuWheels:
+    """Make the set in the new directory `cache`, beside copies of the repository's wheels.
+
+    `only`: projects that are enough for the test; all that a node runs if there are none.
+    """
     locks = Locks.of_checkout()
+    if only:
+        kept = [pin for pin in parse_lock(locks.node) if pin.name in only]
+        locks = replace(locks, node=write_lock(kept, markers=True))
     cache.mkdir(parents=True)
     wheels = Wheelhouse(WHEELS).wheels(locks.node + locks.bootstrap, pythons=pythons)
     for wheel in wheels:
         shutil.copy(wheel.path, cache)
     versions = {pin.name: pin.version for pin in parse_lock(locks.cuda13)}
     made = [
-        write_wheel(cache, name, versions[name], "py3-none-manylinux_2_27_x86_64", {path: b"lib"})
+        write_wheel(
+            cache, name, versions[name], "py3-none-manylinux_2_27_x86_64", {path: _content(path)}
+        )
         for name, path in LIBRARIES.items()
     ]
     made += [
@@ -92,6 +113,12 @@ def write_wheel(
         for name, data in {**members, f"{info}/RECORD": record.encode()}.items():
             archive.writestr(zipfile.ZipInfo(name), data)
     return path
+
+
+def _content(path: str) -> bytes:
+    if path == "pynvml.py":
+        return _NO_DRIVER
+    return b"" if path.endswith(".py") else b"lib"
 
 
 def _renamed(runtime: Path, cache: Path, version: str) -> Path:
