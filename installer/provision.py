@@ -20,6 +20,7 @@ from appliance.audit import acting_as_owner, admin_event, create_signer
 from appliance.config import Config, Layout, load_config
 from appliance.errors import ApplianceError
 from appliance.fsops import hash_regular, make_dirs
+from appliance.interpreter import choose_interpreter, engine_python
 from appliance.model_store import Generation, StoredBundle
 from appliance.model_store.blobs import storage_errors
 from appliance.trust.node_key import NodeKey
@@ -117,27 +118,35 @@ def undone_if_it_fails(
 ) -> Iterator[None]:
     """On a failure, go back to the release and the models that served before, if there were any."""
     generation = models.store.current_generation()
+    former = engine_python(node.layout, previous.python) if previous is not None else None
     try:
         yield
     except ApplianceError as error:
         now_current = (current_release(node.layout), models.store.current_generation())
         worked_before = previous is not None and previous.is_complete() and generation.number > 0
-        if previous is not None and worked_before and now_current != (previous, generation):
+        if (
+            previous is not None
+            and former is not None
+            and worked_before
+            and now_current != (previous, generation)
+        ):
             progress.note(f"this failed: {error.message}")
             progress.step(f"going back to release {previous.version} and its models")
-            _go_back(previous, generation, node, models, progress)
+            _go_back(previous, former, generation, node, models, progress)
         raise
 
 
 def _go_back(
     previous: InstalledRelease,
+    former: Path,
     generation: Generation,
     node: Node,
     models: Models,
     progress: Progress,
 ) -> None:
-    """Best effort: the failure that led here is the one to report."""
+    """Best effort: the failure that led here is the one to report. `former` ran the engine."""
     try:
+        choose_interpreter(node.layout, former)
         models.store.go_back_to(generation)
         node.deploy(previous)
         with node.running(progress):
