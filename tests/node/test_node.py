@@ -7,9 +7,11 @@ import re
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
+from appliance.config import Layout
 from installer import units
 from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
 from tests.node.conftest import MEDIA, InstalledNode, no_network
@@ -18,7 +20,8 @@ pytestmark = pytest.mark.node
 
 Measured = Callable[[str, object], None]
 SERVICES = {units.ENGINE_UNIT: units.ENGINE_USER, units.SHIM_UNIT: units.API_USER}
-MAX_EXPOSURE = 2.0
+MAX_EXPOSURE = {units.ENGINE_UNIT: 0.2, units.SHIM_UNIT: 2.0}
+MAX_GPU_EXPOSURE = 1.0
 BOOT_SECONDS = 120
 
 
@@ -45,11 +48,49 @@ def test_each_service_is_active_as_its_own_user(node: InstalledNode, unit: str) 
 def test_each_unit_is_hardly_exposed(
     node: InstalledNode, unit: str, record_property: Measured
 ) -> None:
+    exposure = exposed(node, unit)
+    record_property("measured", f"{unit}: exposure {exposure}")
+    assert exposure <= MAX_EXPOSURE[unit]
+
+
+def exposed(node: InstalledNode, unit: str) -> float:
+    """What systemd thinks of the unit: 0 is best, 10 is worst."""
     report = node.machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report)
     assert found is not None, report
-    record_property("measured", f"{unit}: exposure {found[1]}")
-    assert float(found[1]) <= MAX_EXPOSURE, report
+    return float(found[1])
+
+
+def test_a_gpu_nodes_engine_is_hardly_more_exposed_and_starts_without_the_gpus_files(
+    node: InstalledNode, record_property: Measured
+) -> None:
+    """The unit that a GPU node would have, on this one: the files in /dev are not there."""
+    place = f"/etc/systemd/system/{units.ENGINE_UNIT}"
+    before = node.machine.run("cat", place).stdout
+    python = Path(
+        dict(line.split("=", 1) for line in before.splitlines() if "=" in line)[
+            "ExecStart"
+        ].split()[0]
+    )
+    access = units.GpuAccess(nodes=("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"))
+    text = units.unit_files(Layout(Path("/")), python, access)[units.ENGINE_UNIT]
+    try:
+        _use_unit(node, place, text)
+        exposure = exposed(node, units.ENGINE_UNIT)
+        record_property("measured", f"{units.ENGINE_UNIT} with a GPU: exposure {exposure}")
+        assert exposure <= MAX_GPU_EXPOSURE
+        assert node.machine.run("systemd-analyze", "verify", place).stderr == ""
+        serves(node)
+    finally:
+        _use_unit(node, place, before)
+    serves(node)
+
+
+def _use_unit(node: InstalledNode, place: str, text: str) -> None:
+    node.machine.run("tee", place, stdin=text)
+    node.machine.run("systemctl", "daemon-reload")
+    node.machine.run("systemctl", "restart", units.ENGINE_UNIT)
+    wait_until_serving(node)
 
 
 def test_the_units_are_what_systemd_understands(node: InstalledNode) -> None:
