@@ -11,7 +11,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -166,6 +166,10 @@ class ApiSettings:
     """How long a stored response is kept after it was made or built upon."""
 
 
+_CPU_STEP, _GPU_STEP = (16, 512), (128, 2048)
+"""Sequences that run at once, and tokens computed in a step."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """`[engine]`: what the engine may use. Zero means: choose from the machine."""
@@ -173,10 +177,11 @@ class EngineSettings:
     threads: int = 0
     cache_bytes: int = 0
     """Key-value cache of all models together; 0 takes a quarter of the machine's memory."""
-    max_sequences: int = 16
-    """Sequences that run at once, per model."""
-    token_budget: int = 512
-    """Tokens computed per step: decode first, the rest goes to prefill chunks."""
+    max_sequences: int = 0
+    """Sequences that run at once, per model; 0: 16 on the processor, 128 on a GPU."""
+    token_budget: int = 0
+    """Tokens computed per step: decode first, the rest goes to prefill chunks; 0: 512 on the
+    processor, 2,048 on a GPU."""
     max_waiting: int = 256
     """Queued sequences per model; more are refused."""
     max_waiting_per_caller: int = 192
@@ -185,6 +190,15 @@ class EngineSettings:
     """Upper bound on tokens per sequence; 0 takes the model's own."""
     draft_tokens: int = 8
     """Tokens guessed ahead per sequence and step, at most, where it pays; 0 guesses none."""
+
+    def sized(self, *, gpu: bool) -> EngineSettings:
+        """With numbers where zero leaves the choice to what computes."""
+        sequences, tokens = _GPU_STEP if gpu else _CPU_STEP
+        return replace(
+            self,
+            max_sequences=self.max_sequences or sequences,
+            token_budget=self.token_budget or tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,8 +391,8 @@ def _check(config: Config) -> None:
         ("api.stored_response_hours", api.stored_response_hours, 0.01, 8760),
         ("engine.threads", engine.threads, 0, 1024),
         ("engine.cache_bytes", engine.cache_bytes, 0, 1 << 50),
-        ("engine.max_sequences", engine.max_sequences, 1, 1024),
-        ("engine.token_budget", engine.token_budget, 16, 65_536),
+        ("engine.max_sequences", engine.max_sequences, 0, 1024),
+        ("engine.token_budget", engine.token_budget or 16, 16, 65_536),
         ("engine.max_waiting", engine.max_waiting, 0, 1_000_000),
         ("engine.max_waiting_per_caller", engine.max_waiting_per_caller, 0, 1_000_000),
         ("engine.max_context", engine.max_context, 0, 1 << 24),

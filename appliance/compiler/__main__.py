@@ -1,8 +1,12 @@
 """The compiler's own process: `python -m appliance.compiler BUNDLE_DIR OUT_DIR`.
 
 Reads the bundle's manifest, compiles it into the empty OUT_DIR, and says on the last line of
-standard error, as JSON, what went wrong. `--fingerprint` prints what artifacts made by this
-interpreter depend on.
+standard error, as JSON, what went wrong. Other forms:
+
+    --machine                                what this interpreter can compute on, as JSON
+    --golden BUNDLE_DIR OUT_DIR              the processor's logits of the golden prompt
+    --provider cuda BUNDLE_DIR OUT_DIR GOLDEN_DIR
+                                             compile for a GPU; the comparison, as JSON
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import resource
 import sys
 from pathlib import Path
 
-from appliance.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, decode
+from appliance.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, decode
 from appliance.errors import ApplianceError, VerificationError
 from appliance.fsops import read_regular
 
@@ -25,34 +29,63 @@ def main(arguments: list[str]) -> int:
     """Returns the process's exit status."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold the model
     os.nice(_NICENESS)
-    match arguments:
-        case ["--fingerprint"]:
-            from appliance.compiler.fingerprint import fingerprint
-
-            sys.stdout.write(json.dumps(fingerprint()))
-            return 0
-        case [bundle_dir, out_dir]:
-            return _compile(Path(bundle_dir), Path(out_dir))
-        case _:
-            sys.stderr.write("usage: python -m appliance.compiler BUNDLE_DIR OUT_DIR\n")
-            return 2
-
-
-def _compile(bundle_dir: Path, out_dir: Path) -> int:
-    from appliance.compiler.compile import compile_bundle
-
     try:
-        document = read_regular(
-            bundle_dir / MANIFEST_NAME, limit=MAX_MANIFEST_BYTES, name=MANIFEST_NAME
-        )
-        compile_bundle(bundle_dir, decode(document), out_dir)
+        return _dispatch(arguments)
     except ApplianceError as error:
         report = {"code": error.code, "message": error.message, "hint": error.hint}
         if isinstance(error, VerificationError):
             report["path"] = error.path
         sys.stderr.write(json.dumps(report) + "\n")
         return error.exit_status
+
+
+def _dispatch(arguments: list[str]) -> int:
+    match arguments:
+        case ["--machine"]:
+            from appliance.compiler import machine
+
+            sys.stdout.write(machine.encode(machine.read_machine()).decode() + "\n")
+        case ["--golden", bundle_dir, out_dir]:
+            from appliance.compiler.compile import write_golden
+
+            write_golden(Path(bundle_dir), _manifest(Path(bundle_dir)), Path(out_dir))
+        case ["--provider", provider, bundle_dir, out_dir, golden_dir]:
+            _compile_for_gpu(provider, Path(bundle_dir), Path(out_dir), Path(golden_dir))
+        case [bundle_dir, out_dir]:
+            from appliance.compiler.compile import compile_bundle
+
+            compile_bundle(Path(bundle_dir), _manifest(Path(bundle_dir)), Path(out_dir))
+        case _:
+            sys.stderr.write(f"{__doc__}\n")
+            return 2
     return 0
+
+
+def _compile_for_gpu(provider: str, bundle_dir: Path, out_dir: Path, golden_dir: Path) -> None:
+    import msgspec
+
+    from appliance.compiler import golden
+    from appliance.compiler.gpu_compile import compile_cuda, cuda_target
+    from appliance.compiler.hardware import NoGpu, read_gpu
+    from appliance.compiler.libraries import preload
+    from appliance.errors import UnsupportedError
+
+    preload()
+    gpu = read_gpu()
+    if isinstance(gpu, NoGpu):
+        raise UnsupportedError(gpu.reason, code="no_gpu")
+    expected = golden.read(golden_dir)
+    if provider != "cuda":
+        raise UnsupportedError(f"models cannot be compiled for {provider} yet")
+    compared = compile_cuda(
+        bundle_dir, _manifest(bundle_dir), out_dir, expected, cuda_target(gpu.index)
+    )
+    sys.stdout.write(msgspec.json.encode(compared).decode() + "\n")
+
+
+def _manifest(bundle_dir: Path) -> Manifest:
+    path = bundle_dir / MANIFEST_NAME
+    return decode(read_regular(path, limit=MAX_MANIFEST_BYTES, name=MANIFEST_NAME))
 
 
 if __name__ == "__main__":

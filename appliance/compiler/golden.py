@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from appliance.bundle.manifest import DecoderSpec
 from appliance.compiler.probe import Array, advance, cannot_run, empty_cache, not_finite
 from appliance.compiler.record import Comparison
 from appliance.errors import UnsupportedError
+from appliance.fsops import read_regular
 
 NAME = "golden.npy"
 CAPACITY = 64
@@ -27,7 +29,7 @@ _PROMPT, _STEPS, _ROWS = 48, 4, 4
 _SEED = 20
 _MAX_BYTES = 1 << 30
 
-BOUNDS: Mapping[str, float] = {"fp32": 0.02, "int8": 0.06, "w8a8": 0.25, "int4": 0.25}
+BOUNDS: Mapping[str, float] = {"fp32": 0.02, "fp16": 0.02, "int8": 0.06, "w8a8": 0.25, "int4": 0.25}
 """Largest relative error of a token's logits, by the grade of the processor's graph.
 
 The graph for the GPU has the same weights in half precision; what is allowed is the rounding of
@@ -51,7 +53,7 @@ def pieces(spec: DecoderSpec) -> list[Piece]:
     bounds = sorted({0, prompt * 2 // 3, *range(prompt, total + 1)})
     return [
         Piece(start, tuple(ids[start:end]), min(_ROWS, end - start))
-        for start, end in zip(bounds, bounds[1:], strict=False)
+        for start, end in pairwise(bounds)
     ]
 
 
@@ -119,18 +121,14 @@ def write(logits: Array, directory: Path) -> None:
     np.save(directory / NAME, logits.astype(np.float32), allow_pickle=False)
 
 
-def read(data: bytes) -> Array:
-    """The golden logits in the bytes of a file. Raises UnsupportedError."""
+def read(directory: Path) -> Array:
+    """The golden logits in `directory`. Raises UnsupportedError, LayoutError."""
+    data = read_regular(directory / NAME, limit=_MAX_BYTES, name=NAME)
     try:
         logits: Array = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise UnsupportedError(f"the golden logits cannot be read: {error}") from error
     return logits
-
-
-def max_bytes() -> int:
-    """Largest file of golden logits that is read."""
-    return _MAX_BYTES
 
 
 def _slots(

@@ -73,7 +73,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): frozenset({"epsilon"}),
 }
 
-_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 7: 8}  # FLOAT, UINT8, INT8, INT64
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2}  # FLOAT, UINT8, INT8, INT64, FLOAT16
 _WEIGHT_FILE = re.compile(r"weights-[0-9]{5}\.bin")
 _EXTERNAL = 1
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+NO_DRIVER = "this machine has no NVIDIA GPU, or no driver for it"
+
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -82,7 +84,7 @@ def read_gpu(nvml: Nvml | None = None) -> Gpu | NoGpu:
     try:
         library.nvmlInit()
     except library.NVMLError as error:
-        return NoGpu(without_driver(str(error)))
+        return NoGpu(f"the NVIDIA driver does not answer: {error}" if has_driver() else NO_DRIVER)
     try:
         return _largest(library)
     except library.NVMLError as error:
@@ -91,11 +93,9 @@ def read_gpu(nvml: Nvml | None = None) -> Gpu | NoGpu:
         library.nvmlShutdown()
 
 
-def without_driver(detail: str, driver: Path = _DRIVER) -> str:
-    """Why no GPU can be asked: there is no driver, or (`detail`) it does not answer."""
-    if not driver.exists():
-        return "this machine has no NVIDIA GPU, or no driver for it"
-    return f"the NVIDIA driver does not answer: {detail}"
+def has_driver(driver: Path = _DRIVER) -> bool:
+    """Whether the kernel drives an NVIDIA GPU."""
+    return driver.exists()
 
 
 def _library() -> Nvml | NoGpu:

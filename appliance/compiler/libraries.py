@@ -13,10 +13,10 @@ import os
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-CPU_WHEEL = "onnxruntime"
+import onnxruntime as ort
+
 GPU_WHEEL = "onnxruntime-gpu"
 
 _CUDA = (
@@ -51,27 +51,19 @@ class Libraries:
 
 def runtime_version() -> str:
     """Version of the ONNX Runtime that this interpreter has; says so if it is the GPU's."""
-    try:
-        return version(CPU_WHEEL)
-    except PackageNotFoundError:
-        return f"{version(GPU_WHEEL)} gpu"
+    version = str(ort.__version__)
+    return f"{version} gpu" if has_gpu_runtime() else version
 
 
 def has_gpu_runtime() -> bool:
     """Whether this interpreter's ONNX Runtime is the one with the GPU's providers."""
-    try:
-        version(GPU_WHEEL)
-    except PackageNotFoundError:
-        return False
-    return True
+    return bool(ort.package_name == GPU_WHEEL)
 
 
 def preload() -> None:
     """Load what the wheels of this virtual environment bring. Needs the GPU's ONNX Runtime."""
     # CUDA's own order of GPUs is another than the driver's, which says what each of them is.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    import onnxruntime as ort
-
     with redirect_stdout(io.StringIO()):  # it prints what it does not find; `missing` says that
         ort.preload_dlls()
     for name in _TENSORRT:

@@ -1,37 +1,40 @@
 """Compilation in a process of its own, and the artifact's way to its place.
 
-Owns the child process and the order after it: hash, sign the record, fsync, rename. The child
-parses and runs what came from outside, so it gets another user (when root starts it), a clean
-environment, and nothing but a directory to fill. Its parent trusts only the bytes it hashes.
+Owns the order: climb the ladder, and for the rung that is taken hash, sign the record, fsync,
+rename. The child parses and runs what came from outside, so its parent trusts only the bytes that
+it hashes, and of what the child says only numbers that are within their bounds.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import pwd
 import secrets
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from appliance.bundle.manifest import FileEntry, Manifest
 from appliance.compiler import record as records
-from appliance.compiler.artifact import GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME, open_named
-from appliance.compiler.fingerprint import artifact_key
-from appliance.compiler.record import Record
-from appliance.config import Layout
-from appliance.errors import (
-    ApplianceError,
-    DigestError,
-    LayoutError,
-    NotFoundError,
-    UnsupportedError,
-    VerificationError,
+from appliance.compiler.artifact import (
+    GRAPH_NAME,
+    PREFILL_NAME,
+    WEIGHTS_NAME,
+    Artifact,
+    open_named,
 )
+from appliance.compiler.child import make_for_child, run_compiler
+from appliance.compiler.fingerprint import artifact_key
+from appliance.compiler.ladder import choose
+from appliance.compiler.memory import candidates, choose_precision
+from appliance.compiler.record import Comparison, Fit, Provider, Record, Refusal
+from appliance.compiler.runtime import Runtime, choose_runtime, release_python
+from appliance.config import Layout
+from appliance.errors import LayoutError, NotFoundError, UnsupportedError, VerificationError
 from appliance.fsops import (
     exclusive_lock,
     fsync_dir,
@@ -47,13 +50,13 @@ _INCOMING = ".incoming-"
 _LOCK = ".lock"
 _PREPACKED_FACTOR = 2.5
 """Artifact bytes for each byte of weights; 2.0 to 2.4 measured (decision 0024)."""
-_ERRORS: dict[str, type[ApplianceError]] = {
-    kind.code: kind for kind in (DigestError, LayoutError, UnsupportedError)
-}
+_FILES = frozenset({GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME})
+
+Tell = Callable[[str], None]
 
 
 def disk_bytes(manifest: Manifest) -> int:
-    """About how many bytes the artifact of a bundle takes."""
+    """About how many bytes the artifact of a bundle takes, whatever it is compiled for."""
     parent = Path(manifest.graph.path).parent
     weights = sum(entry.size for entry in manifest.files if Path(entry.path).parent == parent)
     return int(weights * _PREPACKED_FACTOR)
@@ -66,45 +69,151 @@ def ensure_artifact(
     *,
     user: str | None = None,
     python: Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    runtime: Runtime | None = None,
+    progress: Tell | None = None,
+    made: Callable[[Record], None] | None = None,
 ) -> Path:
     """The directory of the verified artifact of `bundle`, compiled now unless it is there.
 
-    `python` is the interpreter of the release that will load it; the current one if not given.
-    Safe to repeat and to kill at any moment. An artifact that no longer verifies is replaced.
-    Raises what the compilation raised; nothing is left behind then.
+    `python` is the interpreter of the release that will load it, the current one if not given;
+    `runtime` the one that was chosen for it already. `made` is called with the record of what is
+    new, before it is in its place. Safe to repeat and to kill at any moment. An artifact that no
+    longer verifies is replaced. Raises what the last rung of the ladder raised; nothing is left
+    behind then.
     """
-    if python is None:
-        python = layout.python if layout.python.exists() else Path(sys.executable)
-    tell = progress or _silent
+    chosen = runtime or choose_runtime(python or release_python(layout))
     make_dirs(layout.artifacts, mode=0o755)
     with exclusive_lock(layout.artifacts / _LOCK, wait=True):
-        values = _fingerprint(python)
-        key = artifact_key(bundle.digest, values)
-        target = layout.artifacts / key
+        work = _Work(layout, bundle, node_key, user, chosen, progress or _silent)
+        rung = choose(bundle.manifest, chosen.machine, work.compile)
+        return work.settle(rung.provider, rung.made, rung.reasons, made or _silent)
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """What a child left in `incoming`, not yet looked at."""
+
+    incoming: Path
+    compared: Comparison | None
+    fit: Fit | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One bundle on its way to an artifact, under the lock."""
+
+    layout: Layout
+    bundle: StoredBundle
+    node_key: NodeKey
+    user: str | None
+    runtime: Runtime
+    tell: Tell
+
+    def compile(self, provider: Provider) -> Artifact | _New:
+        """An attempt at one rung: the artifact that is there already, or a new one."""
         try:
-            return open_named(target, key, bundle.digest, node_key.public).directory
-        except NotFoundError:
-            tell(f"compiling {bundle.name} {bundle.version} for this machine")
-        except VerificationError as error:
-            tell(f"compiling {bundle.name} {bundle.version} again: {error.message}")
-        _discard_leftovers(layout.artifacts)
-        incoming = layout.artifacts / f"{_INCOMING}{secrets.token_hex(8)}"
-        try:
-            compile_in_process(bundle.directory, incoming, python=python, user=user)
-            files = _settle(incoming)
-            record = Record(
-                bundle=bundle.digest,
-                key=key,
-                fingerprint=values,
-                files=files,
-                created=int(time.time()),
+            return open_named(
+                self._target(provider),
+                self._key(provider),
+                self.bundle.digest,
+                self.node_key.public,
+                provider,
             )
-            write_durable(incoming / records.NAME, records.sign(record, node_key), mode=0o644)
-            _replace(incoming, target)
-        finally:
+        except NotFoundError:
+            self._say(provider, "")
+        except VerificationError as error:
+            self._say(provider, f" again: {error.message}")
+        _discard_leftovers(self.layout.artifacts)
+        incoming = self._incoming()
+        try:
+            if provider == "cpu":
+                compile_in_process(
+                    self.bundle.directory, incoming, python=self.runtime.python, user=self.user
+                )
+                return _New(incoming, None, None)
+            return self._compile_for_gpu(provider, incoming)
+        except BaseException:
             shutil.rmtree(incoming, ignore_errors=True)
-    return target
+            raise
+
+    def settle(
+        self,
+        provider: Provider,
+        found: Artifact | _New,
+        reasons: tuple[Refusal, ...],
+        made: Callable[[Record], None],
+    ) -> Path:
+        """Put what was made into its place, with its record; or bring the old one's up to date."""
+        if isinstance(found, Artifact):
+            return self._renew(found, reasons, made)
+        try:
+            record = Record(
+                bundle=self.bundle.digest,
+                key=self._key(provider),
+                fingerprint=self.runtime.machine.fingerprints[provider],
+                files=_settle(found.incoming),
+                created=int(time.time()),
+                provider=provider,
+                reasons=reasons,
+                compared=found.compared,
+                fit=found.fit,
+            )
+            self._sign(record, found.incoming)
+            made(record)
+            _replace(found.incoming, self._target(provider))
+        finally:
+            shutil.rmtree(found.incoming, ignore_errors=True)
+        return self._target(provider)
+
+    def _renew(
+        self, found: Artifact, reasons: tuple[Refusal, ...], made: Callable[[Record], None]
+    ) -> Path:
+        """The reasons are those of today: a GPU may have been added whose driver is too old."""
+        if found.record.reasons != reasons:
+            record = msgspec.structs.replace(found.record, reasons=reasons)
+            made(record)
+            self._sign(record, found.directory)
+        return found.directory
+
+    def _compile_for_gpu(self, provider: Provider, incoming: Path) -> _New:
+        """Compile beside the processor's logits of the golden prompt."""
+        gpu = self.runtime.machine.gpu
+        assert gpu is not None, "the ladder has looked"
+        fit = choose_precision(candidates(self.bundle.manifest, gpu.memory_bytes))
+        with self._golden() as logits:
+            make_for_child(incoming, self.user)
+            arguments = ["--provider", provider, str(self.bundle.directory), str(incoming)]
+            said = run_compiler(self.runtime.python, [*arguments, str(logits)], self.user)
+        return _New(incoming, _comparison(said), fit)
+
+    @contextmanager
+    def _golden(self) -> Iterator[Path]:
+        """A directory with the processor's logits."""
+        directory = self._incoming()
+        try:
+            make_for_child(directory, self.user)
+            arguments = ["--golden", str(self.bundle.directory), str(directory)]
+            run_compiler(self.runtime.processor, arguments, self.user)
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _sign(self, record: Record, directory: Path) -> None:
+        data = records.sign(record, self.node_key)
+        write_durable(directory / records.NAME, data, mode=0o644)
+
+    def _say(self, provider: Provider, more: str) -> None:
+        where = "for this machine" if provider == "cpu" else f"for this machine's GPU ({provider})"
+        self.tell(f"compiling {self.bundle.name} {self.bundle.version} {where}{more}")
+
+    def _key(self, provider: Provider) -> str:
+        return artifact_key(self.bundle.digest, self.runtime.machine.fingerprints[provider])
+
+    def _target(self, provider: Provider) -> Path:
+        return self.layout.artifacts / self._key(provider)
+
+    def _incoming(self) -> Path:
+        return self.layout.artifacts / f"{_INCOMING}{secrets.token_hex(8)}"
 
 
 def compile_in_process(
@@ -115,70 +224,23 @@ def compile_in_process(
     As root, `user` names who the child runs as. Raises the error that the child reports, or
     UnsupportedError if it died.
     """
-    account = pwd.getpwnam(user) if user is not None and os.geteuid() == 0 else None
-    out_dir.mkdir(mode=0o755)
-    if account is not None:
-        os.chown(out_dir, account.pw_uid, account.pw_gid)
-    done = _run(python, [str(bundle_dir), str(out_dir)], account)
-    if done.returncode != 0:
-        raise _reported(done)
+    make_for_child(out_dir, user)
+    run_compiler(python, [str(bundle_dir), str(out_dir)], user)
 
 
-def _fingerprint(python: Path) -> dict[str, str]:
-    """The fingerprint as the interpreter that will run the engine sees it."""
-    done = _run(python, ["--fingerprint"], None)
-    if done.returncode != 0:
-        raise _reported(done)
-    values: dict[str, str] = json.loads(done.stdout)
-    return values
-
-
-def _run(
-    python: Path, arguments: list[str], account: pwd.struct_passwd | None
-) -> subprocess.CompletedProcess[bytes]:
+def _comparison(said: bytes) -> Comparison:
+    """What the child says of its comparison. Raises UnsupportedError for anything but a success."""
     try:
-        return subprocess.run(
-            [str(python), "-I", "-m", "appliance.compiler", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            env={},
-            cwd="/",
-            user=None if account is None else account.pw_uid,
-            group=None if account is None else account.pw_gid,
-            extra_groups=None if account is None else [],
-            umask=0o022,
-        )
-    except OSError as error:
-        who = "" if account is None else f" as {account.pw_name}"
+        compared = msgspec.json.decode(said, type=Comparison)
+    except msgspec.DecodeError as error:
+        raise UnsupportedError(f"the compiler does not say what it compared: {error}") from None
+    if not 0 <= compared.error <= compared.bound:
         raise UnsupportedError(
-            f"{python} cannot be started{who}: {error.strerror}",
-            hint="run `appliance install` again: it repairs the virtual environment",
-        ) from error
-
-
-def _reported(done: subprocess.CompletedProcess[bytes]) -> ApplianceError:
-    """The error in the last line of the child's standard error."""
-    lines = done.stderr.decode("utf-8", "replace").splitlines()
-    try:
-        document = json.loads(lines[-1])
-        message, hint, code = document["message"], document["hint"], document["code"]
-        path = document.get("path", "")
-    except (IndexError, ValueError, KeyError, TypeError):
-        return _died(done.returncode)
-    kind = _ERRORS.get(code, VerificationError if path else UnsupportedError)
-    if issubclass(kind, VerificationError):
-        return kind(message, path=path, hint=hint, code=code)
-    return kind(message, hint=hint, code=code)
-
-
-def _died(status: int) -> UnsupportedError:
-    how = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
-    return UnsupportedError(
-        f"the compiler {how}",
-        hint="the machine may have too little memory for this model: look at the system's log",
-        code="compiler_died",
-    )
+            f"golden logits differ from the processor's by {compared.error}, "
+            f"more than {compared.bound}",
+            code="golden_differs",
+        )
+    return compared
 
 
 def _settle(directory: Path) -> tuple[FileEntry, ...]:
@@ -192,7 +254,7 @@ def _settle(directory: Path) -> tuple[FileEntry, ...]:
         os.chown(directory, 0, 0)
     entries = []
     for name in sorted(path.name for path in directory.iterdir()):
-        if name not in {GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME}:
+        if name not in _FILES:
             raise LayoutError(f"the compiler left {name!r} behind", path=name)
         fd = open_regular(directory / name, name=name)
         try:
@@ -222,4 +284,4 @@ def _discard_leftovers(artifacts: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _silent(_message: str) -> None: ...
+def _silent(_said: object) -> None: ...

@@ -151,7 +151,7 @@ class CudaDevice:
                 hint="see `dmesg` for the driver's messages, and `appliance status`",
                 code="gpu_failed",
             )
-        return results
+        return [int(result) for result in results]
 
 
 def _full(size: int) -> CapacityError:

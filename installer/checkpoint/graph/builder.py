@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from appliance.errors import CheckpointError
 from installer.checkpoint.quantize import (
+    FLOAT_BITS,
     Blocks,
     Float32,
     Scheme,
@@ -80,6 +82,8 @@ class GraphBuilder:
         self._used: dict[str, ir.Value] = {}
         """Parameters and constants that an operator reads, in the order of first use."""
         self._made: Counter[str] = Counter()
+        self._converted: dict[str, ir.Value] = {}
+        """Name of a stored value -> it in the precision of the graph."""
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
@@ -156,13 +160,30 @@ class GraphBuilder:
         """A float32 parameter, given in row-major pieces."""
         return self.files.write(name, ir.DataType.FLOAT, shape, pieces)
 
+    def stored(self, name: str, shape: tuple[int, ...], pieces: Iterable[Float32]) -> ir.Value:
+        """Weights as floats of the scheme's width, given in row-major pieces."""
+        if self.scheme.layer_bits != 16:
+            return self.floats(name, shape, pieces)
+        tensor = name.removesuffix(".transposed")
+        narrowed = (_narrowed(tensor, piece) for piece in pieces)
+        return self.files.write(name, ir.DataType.FLOAT16, shape, narrowed)
+
     def vector(self, name: str, width: int) -> ir.Value:
         """The checkpoint's vector `name` as a parameter."""
         return self.parameter(self.floats(name, (width,), [self.tensors.vector(name, width)]))
 
     def parameter(self, stored: ir.Value) -> ir.Value:
         """Stored floats in the precision of the graph."""
-        return stored
+        return self._cast(stored, ir.DataType.FLOAT)
+
+    def _cast(self, stored: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """A stored value in another type; the compiler keeps only the result."""
+        assert stored.name is not None
+        if stored.dtype == dtype:
+            return stored
+        if stored.name not in self._converted:
+            self._converted[stored.name] = self.op("Cast", stored, to=dtype)
+        return self._converted[stored.name]
 
     def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
         """ids [...] -> rows of the matrix [..., inner]."""
@@ -191,9 +212,10 @@ class GraphBuilder:
             return y if addend is None else self.op("Add", y, addend)
         assert scale is None, "only products of integers have factors"
         weight, bits = self._weight(name, inner, outer), self.scheme.layer_bits
-        if bits == 32:
+        if bits in FLOAT_BITS:
             pieces = self.tensors.transposed(weight)
-            y = self.op("MatMul", x, self.floats(f"{name}.transposed", (inner, outer), pieces))
+            columns = self.stored(f"{name}.transposed", (inner, outer), pieces)
+            y = self.op("MatMul", x, self.parameter(columns))
             return y if addend is None else self.op("Add", y, addend)
         rows = self.tensors.rows(weight)
         matrix = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
@@ -330,3 +352,13 @@ class GraphBuilder:
         proto = ir.serde.serialize_model(model)
         del proto.graph.value_info[:]  # says again what the initializers say
         path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _narrowed(name: str, piece: Float32) -> npt.NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        narrow = piece.astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise CheckpointError(
+            f"{name} has values that 16-bit floats cannot hold", hint="choose --precision fp32"
+        )
+    return narrow

@@ -16,24 +16,16 @@ from installer.checkpoint.graph.builder import (
     IntegerMatrix,
     Matrix,
 )
-from installer.checkpoint.quantize import Scheme, block_size
-from installer.checkpoint.tensors import Tensors
-from installer.checkpoint.weights import WeightFiles, alias
+from installer.checkpoint.quantize import FLOAT_BITS, block_size
+from installer.checkpoint.weights import alias
 
 
 class HalfBuilder(GraphBuilder):
     """A graph whose activations are 16-bit floats."""
 
-    def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
-        super().__init__(tensors, files, scheme)
-        self._narrowed: dict[str, ir.Value] = {}
-
     def parameter(self, stored: ir.Value) -> ir.Value:
         """Stored floats, narrowed."""
-        assert stored.name is not None
-        if stored.name not in self._narrowed:
-            self._narrowed[stored.name] = self.op("Cast", stored, to=ir.DataType.FLOAT16)
-        return self._narrowed[stored.name]
+        return self._cast(stored, ir.DataType.FLOAT16)
 
     def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
         """ids [...] -> rows of the matrix [..., inner]."""
@@ -57,9 +49,9 @@ class HalfBuilder(GraphBuilder):
             matrix = self.integers(name, (outer, inner), self.tensors.rows(weight))
             columns = self.op("Transpose", self.widened(matrix), perm=[1, 0])
             return self._plus(self.op("MatMul", x, columns), addend)
-        if self.scheme.layer_bits == 32:
+        if self.scheme.layer_bits in FLOAT_BITS:
             pieces = self.tensors.transposed(weight)
-            columns = self.parameter(self.floats(f"{name}.transposed", (inner, outer), pieces))
+            columns = self.parameter(self.stored(f"{name}.transposed", (inner, outer), pieces))
             return self._plus(self.op("MatMul", x, columns), addend)
         rows, bits = self.tensors.rows(weight), self.scheme.layer_bits
         blocks = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
@@ -90,12 +82,12 @@ class HalfBuilder(GraphBuilder):
         """The rows that the integers stand for, [outer, inner]."""
         name = matrix.integers.name
         assert name is not None
-        if name not in self._narrowed:
+        if name not in self._converted:
             scales = alias(matrix.scales, f"{matrix.scales.name}.flat", (matrix.outer,))
             # Multiplied in 32 bits: many scales are too small for 16.
             rows = self.op("DequantizeLinear", matrix.integers, scales, axis=0)
-            self._narrowed[name] = self.op("Cast", rows, to=ir.DataType.FLOAT16)
-        return self._narrowed[name]
+            self._converted[name] = self.op("Cast", rows, to=ir.DataType.FLOAT16)
+        return self._converted[name]
 
     def _plus(self, y: ir.Value, addend: ir.Value | None) -> ir.Value:
         return y if addend is None else self.op("Add", y, addend)

@@ -16,10 +16,9 @@ from installer.checkpoint.graph.builder import (
     IntegerMatrix,
     Matrix,
 )
-from installer.checkpoint.quantize import block_size
+from installer.checkpoint.quantize import FLOAT_BITS, block_size
 from installer.checkpoint.weights import alias
 
-_FLOAT_BITS = 32
 _SMALLEST_BLOCK = 16
 
 
@@ -31,7 +30,7 @@ class Table:
         self._graph = graph
         self._entries = entries
         fits = graph.scheme.integer_products or width % _SMALLEST_BLOCK == 0
-        self._bits = graph.scheme.table_bits if fits else _FLOAT_BITS
+        self._bits = graph.scheme.table_bits if fits else max(FLOAT_BITS)
         self._block = table_block(width)
         self._ranges = list(_ranges(width, self._widest()))
         self._parts = [self._store(name, width, start, stop) for start, stop in self._ranges]
@@ -55,7 +54,7 @@ class Table:
 
     def _widest(self) -> int:
         """Columns that one file has room for."""
-        unit = 1 if self._bits == _FLOAT_BITS else self._block
+        unit = 1 if self._bits in FLOAT_BITS else self._block
         fit = self._graph.files.limit // (self._entries * self._bits // 8)
         return max(unit, fit // unit * unit)
 
@@ -63,8 +62,8 @@ class Table:
         graph, shape = self._graph, (self._entries, stop - start)
         part = name if stop - start == width else f"{name}.{start}"
         rows = graph.tensors.rows(name, start, stop)
-        if self._bits == _FLOAT_BITS:
-            return graph.floats(part, shape, rows)
+        if self._bits in FLOAT_BITS:
+            return graph.stored(part, shape, rows)
         if graph.scheme.integer_products:
             return graph.integers(part, shape, rows)
         return graph.quantized(part, shape, rows, self._bits, self._block)
