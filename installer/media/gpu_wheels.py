@@ -1,8 +1,8 @@
 """What GPU nodes run besides: gathered on the packager's machine for `--target cuda13`.
 
-Owns the composition: every wheel of a processor's node but its runtime, what `cuda13.txt` locks,
-and TensorRT's libraries if the packager has put them into the directory of wheels. Those come
-from NVIDIA, whose licence the packager accepts, and no lock of ours can name their hashes: the
+Owns the composition: what `cuda13.txt` locks (a processor's node and another runtime), and
+TensorRT's libraries if the packager has put them into the directory of wheels. Those come from
+NVIDIA, whose licence the packager accepts, and no lock of ours can name their hashes: the
 packager's signature vouches for exactly the files that were given, as for every other file.
 """
 
@@ -17,8 +17,6 @@ from installer.media.lockfile import Pin, parse_lock, write_lock
 from installer.media.target import CUDA13, TargetPrograms, TargetWheel
 from installer.media.wheelhouse import Locks, Wheel, Wheelhouse
 
-REPLACED = "onnxruntime"
-"""It and onnxruntime-gpu own the same import folder."""
 TENSORRT_VERSION = "10.16.1.11"
 """onnxruntime-gpu 1.31 links libnvinfer.so.10; its parser knows TensorScatter since 10.15."""
 TENSORRT = dict.fromkeys(
@@ -46,9 +44,8 @@ class GpuWheels:
 
     def lock(self, locks: Locks, own: Pin) -> str:
         """The lock of a GPU node's whole environment; `own` is the appliance's own wheel."""
-        shared = [pin for pin in parse_lock(locks.node) if pin.name != REPLACED]
         given = (Pin(w.project, TENSORRT_VERSION, "", frozenset({w.sha256})) for w in self.given)
-        return write_lock([*shared, *_extra(locks), *_by_project(given), own], markers=True)
+        return locks.cuda13 + write_lock([*_by_project(given), own])
 
 
 def gather(
@@ -71,7 +68,7 @@ def target_path(wheel: Wheel) -> str:
 
 
 def _extra(locks: Locks) -> list[Pin]:
-    """What the lock of the target names beyond that of every node."""
+    """What the lock of the target names beyond that of every node, whose wheels media have."""
     shared = {pin.name for pin in parse_lock(locks.node)}
     return [pin for pin in parse_lock(locks.cuda13) if pin.name not in shared]
 

@@ -62,13 +62,12 @@ def fake_gpu_wheels(
     """
     locks = Locks.of_checkout()
     if only:
-        kept = [pin for pin in parse_lock(locks.node) if pin.name in only]
-        locks = replace(locks, node=write_lock(kept, markers=True))
+        locks = replace(locks, node=_only(locks.node, only), cuda13=_only(locks.cuda13, only))
     cache.mkdir(parents=True)
     wheels = Wheelhouse(WHEELS).wheels(locks.node + locks.bootstrap, pythons=pythons)
     for wheel in wheels:
         shutil.copy(wheel.path, cache)
-    versions = {pin.name: pin.version for pin in parse_lock(locks.cuda13)}
+    versions = {pin.name: pin.version for pin in parse_lock(Locks.of_checkout().cuda13)}
     made = [
         write_wheel(
             cache, name, versions[name], "py3-none-manylinux_2_27_x86_64", {path: _content(path)}
@@ -85,6 +84,10 @@ def fake_gpu_wheels(
     if tensorrt:
         give_tensorrt(cache)
     return FakeGpuWheels(cache, replace(locks, cuda13=lock))
+
+
+def _only(lock: str, projects: Collection[str]) -> str:
+    return write_lock([pin for pin in parse_lock(lock) if pin.name in projects], markers=True)
 
 
 def give_tensorrt(cache: Path, version: str = TENSORRT_VERSION) -> Path:
