@@ -21,7 +21,7 @@ pytestmark = pytest.mark.node
 Measured = Callable[[str, object], None]
 SERVICES = {units.ENGINE_UNIT: units.ENGINE_USER, units.SHIM_UNIT: units.API_USER}
 MAX_EXPOSURE = {units.ENGINE_UNIT: 0.2, units.SHIM_UNIT: 2.0}
-MAX_GPU_EXPOSURE = 1.0
+MAX_GPU_EXPOSURE = 0.5
 BOOT_SECONDS = 120
 
 
