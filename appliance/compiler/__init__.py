@@ -6,13 +6,20 @@ byte before the engine loads it.
 """
 
 from appliance.compiler.artifact import Artifact, open_artifact, read_record
+from appliance.compiler.child import compile_in_process
 from appliance.compiler.fingerprint import artifact_key, fingerprint
-from appliance.compiler.process import compile_in_process, disk_bytes, ensure_artifact
+from appliance.compiler.process import (
+    Compiled,
+    disk_bytes,
+    ensure_artifact,
+    ensure_artifacts,
+)
 from appliance.compiler.record import Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime, choose_runtime
 
 __all__ = [
     "Artifact",
+    "Compiled",
     "Provider",
     "Record",
     "Refusal",
@@ -22,6 +29,7 @@ __all__ = [
     "compile_in_process",
     "disk_bytes",
     "ensure_artifact",
+    "ensure_artifacts",
     "fingerprint",
     "open_artifact",
     "read_record",

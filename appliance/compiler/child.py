@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import stat
 import subprocess
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def run_compiler(python: Path, arguments: list[str], user: str | None = None) ->
             cwd="/",
             user=None if account is None else account.pw_uid,
             group=None if account is None else account.pw_gid,
-            extra_groups=None if account is None else [],
+            extra_groups=None if account is None else _device_groups(),
             umask=0o022,
         )
     except OSError as error:
@@ -58,6 +59,17 @@ def run_compiler(python: Path, arguments: list[str], user: str | None = None) ->
     return done.stdout
 
 
+def compile_in_process(
+    bundle_dir: Path, out_dir: Path, *, python: Path, user: str | None = None
+) -> None:
+    """Run `python -m appliance.compiler BUNDLE_DIR OUT_DIR`; creates `out_dir`.
+
+    Raises as `run_compiler` does.
+    """
+    make_for_child(out_dir, user)
+    run_compiler(python, [str(bundle_dir), str(out_dir)], user)
+
+
 def make_for_child(directory: Path, user: str | None) -> None:
     """Create `directory` so that a child run as `user` can fill it."""
     directory.mkdir(mode=0o755)
@@ -68,6 +80,12 @@ def make_for_child(directory: Path, user: str | None) -> None:
 
 def _account(user: str | None) -> pwd.struct_passwd | None:
     return pwd.getpwnam(user) if user is not None and os.geteuid() == 0 else None
+
+
+def _device_groups() -> list[int]:
+    """The groups that the GPU's device nodes are open to, where they are not open to all."""
+    nodes = (path.stat() for path in Path("/dev").glob("nvidia*") if path.is_char_device())
+    return sorted({node.st_gid for node in nodes if node.st_gid and node.st_mode & stat.S_IWGRP})
 
 
 def _reported(done: subprocess.CompletedProcess[bytes]) -> ApplianceError:

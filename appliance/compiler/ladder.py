@@ -35,38 +35,39 @@ _GIB = 1 << 30
 Made = TypeVar("Made")
 
 
+Attempt = Callable[[Provider, tuple[Refusal, ...]], Made]
+"""Compiles for a provider of the GPU, given the reasons against those above it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rung(Generic[Made]):
     """Where a model ended up.
 
     Attributes:
-        provider: what computes it.
-        made: what the attempt gave.
+        made: what the attempt gave; None at the bottom, where the processor computes.
         reasons: why each faster provider was not taken.
     """
 
-    provider: Provider
-    made: Made
+    made: Made | None
     reasons: tuple[Refusal, ...]
 
 
-def choose(manifest: Manifest, machine: Machine, attempt: Callable[[Provider], Made]) -> Rung[Made]:
-    """The first rung that nothing speaks against and whose attempt succeeds.
+def choose(manifest: Manifest, machine: Machine, attempt: Attempt[Made]) -> Rung[Made]:
+    """The first rung that nothing speaks against and whose attempt succeeds, or the bottom.
 
-    `attempt` compiles for a provider; UnsupportedError and CapacityError from it are reasons to
-    step down, other errors are not, and those of the last rung are raised, with the reasons for
-    the others in the message.
+    UnsupportedError and CapacityError from an attempt are reasons to step down; other errors, as
+    of a bundle that does not verify, are raised.
     """
-    reasons: list[Refusal] = []
+    reasons: tuple[Refusal, ...] = ()
     for provider in LADDER[:-1]:
         refusal = refused(provider, manifest, machine)
         if refusal is None:
             try:
-                return Rung(provider, attempt(provider), tuple(reasons))
+                return Rung(attempt(provider, reasons), reasons)
             except (UnsupportedError, CapacityError) as error:
                 refusal = Refusal(provider=provider, code=error.code, message=error.message)
-        reasons.append(refusal)
-    return Rung("cpu", attempt("cpu"), tuple(reasons))
+        reasons += (refusal,)
+    return Rung(None, reasons)
 
 
 def refused(provider: Provider, manifest: Manifest, machine: Machine) -> Refusal | None:

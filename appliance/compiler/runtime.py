@@ -41,6 +41,14 @@ class Runtime:
     def on_gpu(self) -> bool:
         return self.reason is None
 
+    def below(self) -> Runtime:
+        """The processor's runtime, where no model can be computed on the GPU."""
+        if not self.on_gpu:
+            return self
+        return processor_runtime(
+            self.processor, _refusal("no_model", "no set of this node's models computes on it")
+        )
+
 
 def release_python(layout: Layout) -> Path:
     """The interpreter of the current release; this process's if there is none."""

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--release", type=Path, default=RELEASE, help="with venv and venv-cuda13")
     parser.add_argument("--peer-python", type=Path, help="an interpreter with torch for CUDA")
     parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--keep", action="store_true", help="leave the nodes where they are")
     parser.add_argument("--out", type=Path, help="the figures as JSON, too")
     options = parser.parse_args()
     shapes = ["tiny"] if options.tiny else options.shape or ["qwen3-0.6b", "qwen3-8b"]
@@ -69,7 +70,8 @@ def _measure(name: str, options: argparse.Namespace) -> Measured:
     for worker in (ours, peer):
         if worker is not None:
             worker.close()
-    shutil.rmtree(node.layout.root)
+    if not options.keep:
+        shutil.rmtree(node.layout.root)
     return measured
 
 
