@@ -4,6 +4,9 @@ Owns the order of a change: verified, imported and compiled first, then written 
 then made true in the store, then told to the engine. Refuses to touch what is being served until
 its successor is loaded: the engine loads the new version beside the old one. A record in the
 audit log may thus precede a change that a power cut prevented, never the other way round.
+
+On a node with a GPU one runtime computes everything that is served, so models are compiled
+together; where a change asks for the other runtime, the engine starts again with that.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from pathlib import Path
 from appliance.audit import admin_event
 from appliance.bundle.manifest import MANIFEST_NAME
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
-from appliance.compiler import ensure_artifact
-from appliance.config import Config
+from appliance.compiler import Compiled, ensure_artifacts
+from appliance.config import Config, gpu_python
 from appliance.errors import ConflictError, NotFoundError, UnavailableError
+from appliance.interpreter import choose_interpreter
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import NodeKey
@@ -41,7 +45,8 @@ class Models:
         self._layout = config.layout
         self._node = node
         self._progress = progress
-        self._python = python
+        self._python = python or config.layout.python
+        self._compiled: dict[frozenset[str], Compiled] = {}
 
     def changing(self) -> AbstractContextManager[None]:
         """Hold this for a whole change; waits for an installation or another change to end."""
@@ -68,15 +73,40 @@ class Models:
         return bundle
 
     def compile(self, bundle: StoredBundle) -> None:
-        """Make this machine's artifact of `bundle`, unless it is there."""
-        ensure_artifact(
-            self._layout,
-            bundle,
-            NodeKey.load(self._layout.node),
-            user=self._node.engine_user,
-            python=self._python,
-            progress=self._progress.step,
-        )
+        """Make this machine's artifact of `bundle`, unless it is there.
+
+        On a node with a GPU also those of what is active, if it takes another runtime with this.
+        """
+        beside = self.store.active() if self._has_two_runtimes else {}
+        self._ensure([*{**beside, bundle.name: bundle}.values()])
+
+    def settle(self) -> bool:
+        """Let the engine run with what computes everything that is active, from its next start on.
+
+        True if that is another runtime than before. What is active must be compiled.
+        """
+        active = [*self.store.active().values()]
+        if not active or not self._has_two_runtimes:
+            return choose_interpreter(self._layout, self._python)
+        return choose_interpreter(self._layout, self._ensure(active).runtime.python)
+
+    @property
+    def _has_two_runtimes(self) -> bool:
+        return gpu_python(self._python).exists()
+
+    def _ensure(self, bundles: Sequence[StoredBundle]) -> Compiled:
+        """Artifacts of `bundles` for one runtime; looked at once in a change."""
+        key = frozenset(bundle.digest for bundle in bundles)
+        if key not in self._compiled:
+            self._compiled[key] = ensure_artifacts(
+                self._layout,
+                bundles,
+                NodeKey.load(self._layout.node),
+                user=self._node.engine_user,
+                python=self._python if self._python.exists() else None,
+                progress=self._progress.step,
+            )
+        return self._compiled[key]
 
     def activate(self, name: str, version: str) -> None:
         """Serve this version of `name` from now on. Idempotent."""
@@ -107,10 +137,16 @@ class Models:
                 )
             self.record("models.deactivate", bundle)
             self.store.deactivate(name)
-            self.tell_engine()
+            self.serve_active()
         self.record("models.remove", bundle)
         self.store.remove(name, version)
         return self.store.collect()
+
+    def serve_active(self) -> bool:
+        """Let the engine serve what is active, with its runtime; False if it does not run."""
+        if self.settle():
+            self._node.restart_engine(self._progress)
+        return self.tell_engine()
 
     def tell_engine(self) -> bool:
         """Make the engine serve exactly the active models; False if it does not run."""

@@ -78,6 +78,7 @@ def provision(
         with undone_if_it_fails(previous, node, models, progress):
             for bundle in bundles:
                 models.activate(bundle.name, bundle.version)
+            models.settle()
             node.deploy(release)
             with node.running(progress):
                 models.tell_engine()

@@ -136,7 +136,7 @@ def remove(
 
 def _finish(models: "Models", changed: "list[StoredBundle]", *, as_json: bool) -> None:
     """Tell the engine, then the operator."""
-    loaded = models.tell_engine()
+    loaded = models.serve_active()
     active = models.store.active()
     if as_json:
         rows = [_document(bundle, active) for bundle in changed]
