@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from appliance.audit import admin_event
+from appliance.audit import MAX_TEXT, admin_event
 from appliance.bundle.manifest import MANIFEST_NAME
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
-from appliance.compiler import Compiled, ensure_artifacts
+from appliance.compiler import Compiled, Record, compiled_as, ensure_artifacts
+from appliance.compiler.runtime import release_python
 from appliance.config import Config, gpu_python
 from appliance.errors import ConflictError, NotFoundError, UnavailableError
 from appliance.interpreter import choose_interpreter
@@ -45,8 +46,9 @@ class Models:
         self._layout = config.layout
         self._node = node
         self._progress = progress
-        self._python = python or config.layout.python
+        self._python = python or release_python(config.layout)
         self._compiled: dict[frozenset[str], Compiled] = {}
+        """Digests -> what this command has compiled or found: nothing is asked twice."""
 
     def changing(self) -> AbstractContextManager[None]:
         """Hold this for a whole change; waits for an installation or another change to end."""
@@ -64,47 +66,46 @@ class Models:
             hint=f"name the directory that holds {MANIFEST_NAME}, or the media's",
         )
 
-    def add(self, verified: VerifiedBundle) -> StoredBundle:
+    def add(self, verified: Sequence[VerifiedBundle]) -> list[StoredBundle]:
         """Import and compile; what is served stays as it is. Idempotent."""
-        name = f"{verified.manifest.name} {verified.manifest.version}"
-        with self._progress.bytes(f"importing {name}", verified.size) as advance:
-            bundle = self.store.import_bundle(verified, advance=advance)
-        self.compile(bundle)
-        return bundle
+        bundles = [self._import(bundle) for bundle in verified]
+        self.compile(bundles)
+        return bundles
 
-    def compile(self, bundle: StoredBundle) -> None:
-        """Make this machine's artifact of `bundle`, unless it is there.
+    def compile(self, bundles: Sequence[StoredBundle]) -> None:
+        """Make this machine's artifacts of `bundles`, unless they are there.
 
-        On a node with a GPU also those of what is active, if it takes another runtime with this.
+        And of the active models: one engine must be able to load them all.
         """
-        beside = self.store.active() if self._has_two_runtimes else {}
-        self._ensure([*{**beside, bundle.name: bundle}.values()])
+        wanted = [*bundles, *self.store.active().values()]
+        digests = {bundle.digest for bundle in wanted}
+        if not any(digests <= known for known in self._compiled):
+            self._ensure(wanted)
 
     def settle(self) -> bool:
         """Let the engine run with what computes everything that is active, from its next start on.
 
-        True if that is another runtime than before. What is active must be compiled.
+        True if that is another runtime than before.
         """
-        active = [*self.store.active().values()]
-        if not active or not self._has_two_runtimes:
-            return choose_interpreter(self._layout, self._python)
-        return choose_interpreter(self._layout, self._ensure(active).runtime.python)
-
-    @property
-    def _has_two_runtimes(self) -> bool:
-        return gpu_python(self._python).exists()
+        active = list(self.store.active().values())
+        python = self._python
+        if active and gpu_python(python).exists():
+            python = self._ensure(active).runtime.python
+        return choose_interpreter(self._layout, python)
 
     def _ensure(self, bundles: Sequence[StoredBundle]) -> Compiled:
-        """Artifacts of `bundles` for one runtime; looked at once in a change."""
-        key = frozenset(bundle.digest for bundle in bundles)
+        """Artifacts of all `bundles` for one runtime."""
+        wanted = {bundle.digest: bundle for bundle in bundles}
+        key = frozenset(wanted)
         if key not in self._compiled:
             self._compiled[key] = ensure_artifacts(
                 self._layout,
-                bundles,
+                list(wanted.values()),
                 NodeKey.load(self._layout.node),
                 user=self._node.engine_user,
-                python=self._python if self._python.exists() else None,
+                python=self._python,
                 progress=self._progress.step,
+                made=self._made,
             )
         return self._compiled[key]
 
@@ -113,7 +114,7 @@ class Models:
         bundle = self.store.get(name, version)
         before = self.store.active().get(name)
         if before is None or before.digest != bundle.digest:
-            self.compile(bundle)
+            self.compile([bundle])
             self.record("models.activate", bundle, previous=before.version if before else "")
             self.store.activate(name, version)
 
@@ -124,6 +125,7 @@ class Models:
             self._layout, self._config.audit, "models.rollback", previous=f"generation {number}"
         )
         self.store.rollback()
+        self.compile([])
 
     def remove(self, name: str, version: str, *, even_active: bool) -> int:
         """Delete one version; returns the bytes that became free."""
@@ -164,6 +166,19 @@ class Models:
             return False
         return True
 
+    def _import(self, verified: VerifiedBundle) -> StoredBundle:
+        name = f"{verified.manifest.name} {verified.manifest.version}"
+        with self._progress.bytes(f"importing {name}", verified.size) as advance:
+            return self.store.import_bundle(verified, advance=advance)
+
+    def _made(self, bundle: StoredBundle, record: Record) -> None:
+        """Say and write down what computes a model, and why nothing faster does."""
+        if any(refusal.code != "no_gpu" for refusal in record.reasons):
+            name = f"{bundle.name} {bundle.version}"
+            self._progress.note(f"{name}: {'; '.join(compiled_as(record))}")
+        for line in in_records(compiled_as(record)):
+            self.record("models.compile", bundle, reason=line)
+
     def record(self, action: str, bundle: StoredBundle, **details: str) -> None:
         """Write an administrative record about `bundle`."""
         admin_event(
@@ -175,3 +190,14 @@ class Models:
             digest=bundle.digest,
             **details,
         )
+
+
+def in_records(parts: Sequence[str]) -> list[str]:
+    """`parts` joined into as few texts as an audit record's field holds."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(part) + 2 <= MAX_TEXT:
+            lines[-1] += f"; {part}"
+        else:
+            lines.append(part)
+    return lines

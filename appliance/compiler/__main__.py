@@ -65,7 +65,7 @@ def _compile_for_gpu(provider: str, bundle_dir: Path, out_dir: Path, golden_dir:
     import msgspec
 
     from appliance.compiler import golden
-    from appliance.compiler.gpu_compile import compile_cuda, cuda_target
+    from appliance.compiler.gpu_compile import Target, compile_cuda
     from appliance.compiler.hardware import NoGpu, read_gpu
     from appliance.compiler.libraries import preload
     from appliance.errors import UnsupportedError
@@ -77,9 +77,7 @@ def _compile_for_gpu(provider: str, bundle_dir: Path, out_dir: Path, golden_dir:
     expected = golden.read(golden_dir)
     if provider != "cuda":
         raise UnsupportedError(f"models cannot be compiled for {provider} yet")
-    compared = compile_cuda(
-        bundle_dir, _manifest(bundle_dir), out_dir, expected, cuda_target(gpu.index)
-    )
+    compared = compile_cuda(bundle_dir, _manifest(bundle_dir), out_dir, expected, Target())
     sys.stdout.write(msgspec.json.encode(compared).decode() + "\n")
 
 

@@ -74,15 +74,13 @@ def on_processor(
     return np.concatenate(found)
 
 
-def on_device(
-    session: ort.InferenceSession, spec: DecoderSpec, device: str, index: int = 0
-) -> Array:
+def on_device(session: ort.InferenceSession, spec: DecoderSpec, device: str) -> Array:
     """The same by a graph in half precision, with its cache in the memory of `device`.
 
     The cache is bound as past and as present at once, as it is when the model is served. Raises
     UnsupportedError if a run fails, or if `greedy` is not what the logits say.
     """
-    slots = _slots(session, spec, device, index)
+    slots = _slots(session, spec, device)
     found = []
     for piece in pieces(spec):
         logits, greedy = _run(session, slots, piece)
@@ -132,11 +130,11 @@ def read(directory: Path) -> Array:
 
 
 def _slots(
-    session: ort.InferenceSession, spec: DecoderSpec, device: str, index: int
+    session: ort.InferenceSession, spec: DecoderSpec, device: str
 ) -> dict[str, ort.OrtValue]:
     """Name of each past input -> an empty slot."""
     return {
-        name: ort.OrtValue.ortvalue_from_numpy(empty, device, index)
+        name: ort.OrtValue.ortvalue_from_numpy(empty, device, 0)
         for name, empty in empty_cache(session, spec, CAPACITY).items()
     }
 

@@ -35,19 +35,12 @@ class Target:
     Attributes:
         provider: ONNX Runtime's name of it.
         device: where its memory is: "cuda", or "cpu".
-        index: which GPU.
         options: of the provider.
     """
 
     provider: str = "CUDAExecutionProvider"
     device: str = "cuda"
-    index: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
-
-
-def cuda_target(index: int) -> Target:
-    """The CUDA provider on the GPU with this number in the order of the PCI bus."""
-    return Target(index=index, options={"device_id": str(index)})
 
 
 def compile_cuda(
@@ -75,7 +68,7 @@ def check(
     session: ort.InferenceSession, spec: DecoderSpec, target: Target, expected: Array, grade: str
 ) -> Comparison:
     """Compare the golden prompt's logits with the processor's. Raises UnsupportedError."""
-    measured = golden.on_device(session, spec, target.device, target.index)
+    measured = golden.on_device(session, spec, target.device)
     return golden.compare(measured, expected, grade)
 
 

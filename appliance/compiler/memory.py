@@ -19,6 +19,7 @@ SLOT_TOKENS = 4096
 
 _ON_GPU: Mapping[str, tuple[str, float]] = {
     "fp32": ("fp16", 0.5),
+    "fp16": ("fp16", 1.0),
     "w8a8": ("fp16", 2.0),
     "int8": ("int8", 1.0),
     "int4": ("int4", 1.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_qwen3
 
 SPEC = DecoderSpec(layers=1, kv_heads=1, head_dim=8, vocab_size=300, context_length=4096)
-GRADES: list[Precision] = ["fp32", "w8a8", "int8", "int4"]
+GRADES: list[Precision] = ["fp32", "fp16", "w8a8", "int8", "int4"]
 
 
 @pytest.mark.parametrize("context", [2, 5, 8, 30, 4096])
@@ -65,7 +66,7 @@ def half(bundle: Path) -> ort.InferenceSession:
 
 
 def test_each_grade_is_within_its_bound(
-    bundle: Path, record_property: pytest.RecordProperty
+    bundle: Path, record_property: Callable[[str, object], None]
 ) -> None:
     prompts, decoder, spec = sessions(bundle)
     grade = decode((bundle / MANIFEST_NAME).read_bytes()).graph.precision

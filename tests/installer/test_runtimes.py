@@ -49,7 +49,7 @@ class Site:
     def serve(self, name: str) -> None:
         """What `appliance models add` and `activate` do."""
         models = self.models()
-        bundle = models.add(verified(self._bundles / name))
+        (bundle,) = models.add([verified(self._bundles / name)])
         models.activate(bundle.name, bundle.version)
         models.serve_active()
 
@@ -106,7 +106,7 @@ def test_when_the_last_model_for_the_gpu_goes_the_processors_runtime_is_back(sit
 
 def test_adding_alone_changes_nothing_that_runs(site: Site, bundles: Path) -> None:
     site.serve("bert")
-    site.models().add(verified(bundles / "chat"))
+    site.models().add([verified(bundles / "chat")])
     assert (site.environment, site.node.engine_restarts) == ("venv", 0)
 
 
