@@ -88,6 +88,7 @@ def _decoder_feed(start: int, ids: Sequence[int], rows: int) -> dict[str, Array]
         "rows": np.arange(count - rows, count, dtype=np.int64),
         "query_seqlens": np.array([count], np.int32),
         "start": np.array([start], np.int64),
+        "starts": np.array([start], np.int64),
     }
 
 

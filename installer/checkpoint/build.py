@@ -48,6 +48,8 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.half import HalfBuilder
+from installer.checkpoint.graph.standard import StandardBuilder, has_standard_graph
+from installer.checkpoint.graph.static_cache import StaticCache
 from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.probe import probe
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
@@ -61,6 +63,7 @@ from installer.signing import BundleSigner
 GRAPH = "graph/cpu/model.onnx"
 PREFILL_GRAPH = "graph/cpu/prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
+TRT_GRAPH = "graph/trt/model.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
 LICENCE = "LICENSE"
@@ -114,6 +117,11 @@ class Plan:
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
         return SCHEMES[self.precision].integer_products
+
+    @property
+    def standard(self) -> bool:
+        """Whether the bundle has a graph for TensorRT."""
+        return self.family.kind == "chat" and has_standard_graph(SCHEMES[self.precision])
 
 
 def build_bundle(
@@ -243,6 +251,10 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
             cuda = directory / CUDA_GRAPH
             cuda.parent.mkdir()
             writer.write(cuda, HalfSlots, HalfBuilder)
+        if plan.standard:
+            trt = directory / TRT_GRAPH
+            trt.parent.mkdir()
+            writer.write(trt, StaticCache, StandardBuilder)
     tensors.finish(plan.family.unused_tensors)
 
 
@@ -294,7 +306,9 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
     )
     if plan.family.kind != "chat":
         return (cpu,)
-    return cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)
+    cuda = Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)
+    trt = Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS)
+    return (cpu, cuda, trt) if plan.standard else (cpu, cuda)
 
 
 def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:

@@ -71,15 +71,15 @@ class _Form:
             **attributes,
         )
 
-    def _angles(self) -> tuple[ir.Value, ir.Value]:
-        """Tables of cosines and sines, [context, head_dim / 2]."""
-        graph, shape = self._graph, self._shape
-        size = (shape.context, shape.head_dim // 2)
 
-        def table(name: str, function: Callable[..., np.ndarray]) -> ir.Value:
-            return graph.floats(name, size, (function(a) for a in shape.rope.angles(shape.context)))
+def angles(graph: GraphBuilder, shape: DecoderShape) -> tuple[ir.Value, ir.Value]:
+    """Tables of cosines and sines, [context, head_dim / 2]."""
+    size = (shape.context, shape.head_dim // 2)
 
-        return table("rope.cosines", np.cos), table("rope.sines", np.sin)
+    def table(name: str, function: Callable[..., np.ndarray]) -> ir.Value:
+        return graph.floats(name, size, (function(a) for a in shape.rope.angles(shape.context)))
+
+    return table("rope.cosines", np.cos), table("rope.sines", np.sin)
 
 
 def _declare_rows(graph: GraphBuilder) -> ir.Value:
@@ -87,7 +87,8 @@ def _declare_rows(graph: GraphBuilder) -> ir.Value:
     return graph.input("rows", ir.DataType.INT64, ("rows",))
 
 
-def _choose(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, rows: ir.Value) -> ir.Value:
+def choose_rows(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, rows: ir.Value) -> ir.Value:
+    """Those of x [B, S, hidden] that `rows` names, [R, hidden]."""
     flat = graph.op("Reshape", x, graph.constant([-1, shape.hidden]))
     return graph.op("Gather", flat, rows, axis=0)
 
@@ -100,7 +101,7 @@ class FloatSlots(_Form):
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
         self._rows = _declare_rows(graph)
-        self._tables = self._angles()
+        self._tables = angles(graph, shape)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         past = self._past(layer, self._dtype)
@@ -111,7 +112,7 @@ class FloatSlots(_Form):
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
-        return _choose(self._graph, self._shape, x, self._rows)
+        return choose_rows(self._graph, self._shape, x, self._rows)
 
 
 class HalfSlots(FloatSlots):
@@ -138,7 +139,7 @@ class ByteSlots(_Form):
         super().__init__(graph, shape)
         self._rows = _declare_rows(graph)
         self._query_seqlens = graph.input("query_seqlens", ir.DataType.INT32, ("batch",))
-        self._tables = self._angles()
+        self._tables = angles(graph, shape)
         self._scales = scales
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
@@ -162,7 +163,7 @@ class ByteSlots(_Form):
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
-        return _choose(self._graph, self._shape, x, self._rows)
+        return choose_rows(self._graph, self._shape, x, self._rows)
 
 
 class _Rotated(_Form):
@@ -171,7 +172,7 @@ class _Rotated(_Form):
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
         self._start = graph.input("start", ir.DataType.INT64, (1,))
-        self._tables = self._angles()
+        self._tables = angles(graph, shape)
 
     def _rotate(self, x: ir.Value) -> ir.Value:
         return self._graph.op("RotaryEmbedding", x, self._start, *self._tables, domain=MICROSOFT)
@@ -203,7 +204,7 @@ class BytePrompt(_Rotated):
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
-        return _choose(self._graph, self._shape, x, self._rows)
+        return choose_rows(self._graph, self._shape, x, self._rows)
 
     def _rounded(self, name: str, x: ir.Value, scale: Float32) -> ir.Value:
         """What the cache will hold of `x`; its integers become an output."""

@@ -8,7 +8,7 @@ with 8-bit activations, or a product of integers. Knows nothing of any architect
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,15 @@ Matrix = QuantizedMatrix | IntegerMatrix
 
 
 class GraphBuilder:
-    """One graph in the making. The values it hands out are the graph's, not arrays."""
+    """One graph in the making. The values it hands out are the graph's, not arrays.
+
+    Attributes:
+        dtype: of activations and of the key-value cache.
+        opsets: the operator sets that its graphs are written in.
+    """
+
+    dtype = ir.DataType.FLOAT
+    opsets: Mapping[str, int] = OPSETS
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
         self.tensors = tensors
@@ -174,7 +182,7 @@ class GraphBuilder:
 
     def parameter(self, stored: ir.Value) -> ir.Value:
         """Stored floats in the precision of the graph."""
-        return self._cast(stored, ir.DataType.FLOAT)
+        return self._cast(stored, self.dtype)
 
     def _cast(self, stored: ir.Value, dtype: ir.DataType) -> ir.Value:
         """A stored value in another type; the compiler keeps only the result."""
@@ -189,6 +197,34 @@ class GraphBuilder:
         """ids [...] -> rows of the matrix [..., inner]."""
         rows = self.op("Cast", self.op("Gather", matrix.integers, ids), to=ir.DataType.FLOAT)
         return self.op("Mul", rows, self.op("Gather", matrix.scales, ids))
+
+    def residual(self, x: ir.Value) -> ir.Value:
+        """x as the stream that every block adds its result to."""
+        return x
+
+    def norm(self, x: ir.Value, name: str, width: int, epsilon: float) -> ir.Value:
+        """RMS norm over the last axis by the checkpoint's vector `name` [width]."""
+        gain = self.vector(name, width)
+        return self.op(
+            "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
+        )
+
+    def norm_sum(
+        self, stream: ir.Value, result: ir.Value, name: str, width: int, epsilon: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """RMS norm of stream + result; it and the sum."""
+        outputs = self.ops(
+            "SkipSimplifiedLayerNormalization",
+            *(stream, result, self.vector(name, width)),
+            outputs=4,
+            domain=MICROSOFT,
+            epsilon=epsilon,
+        )
+        return outputs[0], outputs[3]
+
+    def add(self, stream: ir.Value, result: ir.Value) -> ir.Value:
+        """stream + result."""
+        return self.op("Add", stream, result)
 
     def linear(
         self,
@@ -345,7 +381,7 @@ class GraphBuilder:
             self._outputs,
             nodes=self._nodes,
             initializers=list(self._used.values()),
-            opset_imports=OPSETS,
+            opset_imports=dict(self.opsets),
             name=name,
         )
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="appliance")

@@ -23,9 +23,7 @@ from installer.checkpoint.weights import alias
 class HalfBuilder(GraphBuilder):
     """A graph whose activations are 16-bit floats."""
 
-    def parameter(self, stored: ir.Value) -> ir.Value:
-        """Stored floats, narrowed."""
-        return self._cast(stored, ir.DataType.FLOAT16)
+    dtype = ir.DataType.FLOAT16
 
     def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
         """ids [...] -> rows of the matrix [..., inner]."""
@@ -86,7 +84,7 @@ class HalfBuilder(GraphBuilder):
             scales = alias(matrix.scales, f"{matrix.scales.name}.flat", (matrix.outer,))
             # Multiplied in 32 bits: many scales are too small for 16.
             rows = self.op("DequantizeLinear", matrix.integers, scales, axis=0)
-            self._converted[name] = self.op("Cast", rows, to=ir.DataType.FLOAT16)
+            self._converted[name] = self.op("Cast", rows, to=self.dtype)
         return self._converted[name]
 
     def _plus(self, y: ir.Value, addend: ir.Value | None) -> ir.Value:
