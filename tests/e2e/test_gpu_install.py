@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import load_config
+from appliance.config import Layout, load_config
 from appliance.errors import PreflightError
 from installer import staging
 from installer.install import hand_over, install
@@ -68,6 +68,12 @@ def test_a_driver_that_is_too_old_is_named_before_anything_is_copied(
     with pytest.raises(PreflightError) as caught:
         site.stage(old)
     assert [blocker.code for blocker in caught.value.blockers] == ["gpu_driver"]
+    layout = Layout(site.prefix.root)
+    media = trusted(site.media, layout)
+    room = [staging.space_needed(layout, media, gpu=gpu) for gpu in (False, True)]
+    assert media.cuda13 is not None
+    extra = sum(wheel.size + wheel.unpacked for wheel in media.cuda13.wheels)
+    assert room[1] >= room[0] + extra, "the second environment counts"
     assert not (site.prefix.root / "opt").exists()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -22,6 +22,7 @@ Measured = Callable[[str, object], None]
 SERVICES = {units.ENGINE_UNIT: units.ENGINE_USER, units.SHIM_UNIT: units.API_USER}
 MAX_EXPOSURE = {units.ENGINE_UNIT: 0.2, units.SHIM_UNIT: 2.0}
 MAX_GPU_EXPOSURE = 0.5
+UNITS = "/etc/systemd/system"
 BOOT_SECONDS = 120
 
 
@@ -64,30 +65,33 @@ def exposed(node: InstalledNode, unit: str) -> float:
 def test_a_gpu_nodes_engine_is_hardly_more_exposed_and_starts_without_the_gpus_files(
     node: InstalledNode, record_property: Measured
 ) -> None:
-    """The unit that a GPU node would have, on this one: the files in /dev are not there."""
-    place = f"/etc/systemd/system/{units.ENGINE_UNIT}"
-    before = node.machine.run("cat", place).stdout
-    python = Path(
-        dict(line.split("=", 1) for line in before.splitlines() if "=" in line)[
-            "ExecStart"
-        ].split()[0]
+    """The units that a GPU node would have, on this one: the files in /dev are not there."""
+    machine = node.machine
+    before = machine.run("cat", f"{UNITS}/{units.ENGINE_UNIT}").stdout
+    (command,) = re.findall(r"^ExecStart=(\S+)", before, re.MULTILINE)
+    access = units.GpuAccess(
+        nodes=("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"), modprobe="/usr/bin/true"
     )
-    access = units.GpuAccess(nodes=("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"))
-    text = units.unit_files(Layout(Path("/")), python, access)[units.ENGINE_UNIT]
+    files = units.unit_files(Layout(Path("/")), Path(command), access)
     try:
-        _use_unit(node, place, text)
+        use_units(node, {name: files[name] for name in (units.GPU_UNIT, units.ENGINE_UNIT)})
         exposure = exposed(node, units.ENGINE_UNIT)
         record_property("measured", f"{units.ENGINE_UNIT} with a GPU: exposure {exposure}")
         assert exposure <= MAX_GPU_EXPOSURE
-        assert node.machine.run("systemd-analyze", "verify", place).stderr == ""
+        done = machine.run("systemd-analyze", "verify", units.GPU_UNIT, units.ENGINE_UNIT)
+        assert done.stdout + done.stderr == ""
+        assert machine.run("systemctl", "is-active", units.GPU_UNIT).stdout.strip() == "active"
         serves(node)
     finally:
-        _use_unit(node, place, before)
+        machine.run("rm", "-f", f"{UNITS}/{units.GPU_UNIT}")
+        use_units(node, {units.ENGINE_UNIT: before})
     serves(node)
 
 
-def _use_unit(node: InstalledNode, place: str, text: str) -> None:
-    node.machine.run("tee", place, stdin=text)
+def use_units(node: InstalledNode, files: Mapping[str, str]) -> None:
+    """Let the node run its engine by these units."""
+    for name, text in files.items():
+        node.machine.run("tee", f"{UNITS}/{name}", stdin=text)
     node.machine.run("systemctl", "daemon-reload")
     node.machine.run("systemctl", "restart", units.ENGINE_UNIT)
     wait_until_serving(node)
