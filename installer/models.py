@@ -144,6 +144,18 @@ class Models:
         self.store.remove(name, version)
         return self.store.collect()
 
+    def recompile(self) -> bool:
+        """Fit what is active to a machine that has changed, and serve it; False if it does not run.
+
+        The driver, the GPU or the processor may be another. Idempotent.
+        """
+        self.compile([])
+        self.settle()
+        if self._node.is_system:
+            with self._node.running(self._progress):  # what ended for want of artifacts starts
+                return self.tell_engine()
+        return self.tell_engine()
+
     def serve_active(self) -> bool:
         """Let the engine serve what is active, with its runtime; False if it does not run."""
         if self.settle():

@@ -24,7 +24,7 @@ from installer.models import Models
 from installer.progress import NoProgress
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
-from tests.fakes.gpu import H100, machine_with, write_release
+from tests.fakes.gpu import H100, machine_with, with_driver, write_release
 from tests.fakes.node import FakeNode
 from tests.model_store.bundles import SIGNER
 
@@ -122,3 +122,20 @@ def test_a_gpu_that_can_no_longer_be_used_is_left_at_the_next_settling(site: Sit
     assert site.environment == "venv"
     assert site.models().settle()
     assert not site.models().settle()
+
+
+def test_after_a_new_driver_what_is_active_is_compiled_again_and_only_once(site: Site) -> None:
+    site.serve("bert")
+    site.serve("chat")
+    before = artifacts(site.layout)
+    write_release(site.release, machine_with(with_driver(H100, "590.44.01")))
+    assert not site.models().recompile(), "the engine does not run"
+    after = artifacts(site.layout)
+    assert len(after - before) == 2
+    assert site.environment == "venv-cuda13"
+    site.models().recompile()
+    assert artifacts(site.layout) == after
+
+
+def artifacts(layout: Layout) -> set[str]:
+    return {path.name for path in layout.artifacts.iterdir() if path.is_dir()}
