@@ -104,6 +104,7 @@ class Models:
                 NodeKey.load(self._layout.node),
                 user=self._node.engine_user,
                 python=self._python,
+                settings=self._config.engine,
                 progress=self._progress.step,
                 made=self._made,
             )

@@ -186,7 +186,7 @@ class ModelRegistry:
     def _open(self, bundle: StoredBundle) -> tuple[LoadedModel, Artifact]:
         layout = self._config.layout
         node_key = NodePublicKey.load(layout.node / PUBLIC_NAME)
-        artifact = open_artifact(layout.artifacts, bundle.digest, node_key)
+        artifact = open_artifact(layout.artifacts, bundle.digest, node_key, self._config.engine)
         model = open_model(bundle, artifact, self._config.engine, self._budget)
         return model, artifact
 
