@@ -125,9 +125,6 @@ ACCEPTED: Mapping[str, Accepted] = {
     "Gather": Accepted(
         (Input(ANY), Input(WHOLE)), (TABLE, IMPORTERS), attributes={"axis": whole()}
     ),
-    "GatherElements": Accepted(
-        (Input(ANY), Input(WHOLE)), (TABLE, IMPORTERS), attributes={"axis": whole()}
-    ),
     "Gemm": Accepted(
         # A third input may be left out, but not named by an empty string.
         (Input(FLOATS, 2), Input(FLOATS, 2), Input(FLOATS)),
@@ -151,11 +148,6 @@ ACCEPTED: Mapping[str, Accepted] = {
     ),
     "Range": Accepted(
         (Input(WHOLE, 0), Input(WHOLE, 0), Input(WHOLE, 0)), (TABLE, IMPORTERS), same=(0, 1, 2)
-    ),
-    "ReduceMax": Accepted(
-        (Input(NUMBERS), Input(INT64, constant=True)),
-        (TABLE, IMPORTERS),
-        attributes={"keepdims": whole(0, 1)},
     ),
     "Reshape": Accepted((Input(ANY), Input(INT64, 1)), (TABLE, IMPORTERS)),
     "RotaryEmbedding": Accepted(

@@ -128,7 +128,7 @@ class HalfSlots(FloatSlots):
     def conclude(self, scores: ir.Value) -> None:
         logits = self._graph.op("Cast", scores, to=ir.DataType.FLOAT)
         super().conclude(logits)
-        best = selection.greedy(self._graph, logits, self._shape.vocab)
+        best = selection.greedy(self._graph, logits)
         self._graph.output(best, "greedy", ("rows",), ir.DataType.INT64)
 
 

@@ -58,7 +58,7 @@ class StaticCache:
         graph, vocab = self._graph, self._shape.vocab
         logits = graph.op("Cast", scores, to=ir.DataType.FLOAT)
         graph.output(logits, "logits", ("rows", vocab))
-        best = selection.greedy(graph, logits, vocab)
+        best = selection.greedy(graph, logits)
         graph.output(best, "greedy", ("rows",), ir.DataType.INT64)
 
     @property
