@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnxruntime as ort
 
 from appliance.engine.binding import Ids, Lengths
-from appliance.engine.device import HostArray
 from appliance.engine.device_pool import DevicePool
 
 _GRAPH_ID = "gpu_graph_id"
@@ -17,32 +18,38 @@ class StepBuffers:
     """A step's integers, which travel to the device in one copy, and its results.
 
     Args:
-        batch: sequences at most.
-        width: tokens of each at most.
+        tokens: in a run at most, padding included.
+        batch: sequences in a run at most.
         results: rows of logits that are kept at once.
     """
 
     def __init__(
-        self, pool: DevicePool, batch: int, width: int, vocab: int, *, results: int
+        self, pool: DevicePool, vocab: int, *, tokens: int, batch: int, results: int
     ) -> None:
         self._device = pool.device
         self._vocab = vocab
-        words = batch * width + batch
-        self._host = np.zeros(8 * words + 4 * batch, np.uint8)
-        integers: Ids = self._host[: 8 * words].view(np.int64)
-        self._ids, self._rows = integers[: batch * width], integers[batch * width :]
-        self._seqlens: Lengths = self._host[8 * words :].view(np.int32)
+        self._host = np.zeros(8 * (tokens + batch) + 4 * batch, np.uint8)
+        integers: Ids = self._host[: 8 * (tokens + batch)].view(np.int64)
+        self._ids, self._rows = integers[:tokens], integers[tokens:]
+        self._seqlens: Lengths = self._host[8 * (tokens + batch) :].view(np.int32)
         self.ids = self._device.allocate(self._host.nbytes)
-        self.rows = self.ids + 8 * batch * width
-        self.seqlens = self.ids + 8 * words
+        self.rows = self.ids + 8 * tokens
+        self.seqlens = self.rows + 8 * batch
         self.logits = self._device.allocate(4 * results * vocab)
         self.greedy = self._device.allocate(8 * results)
 
-    def fill(self, ids: HostArray, seqlens: HostArray, rows: HostArray) -> None:
-        """Send the integers of the next run."""
-        self._ids[: len(ids)] = ids
-        self._seqlens[: len(seqlens)] = seqlens
-        self._rows[: len(rows)] = rows
+    def fill(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+        """Send what the next run computes: `tokens[i]` from position `starts[i]` on, of each.
+
+        Shorter ones are padded at the end; asked for is what follows each one's last token.
+        """
+        batch, width = len(tokens), max(map(len, tokens))
+        ids = self._ids[: batch * width].reshape(batch, width)
+        for row, new in enumerate(tokens):
+            ids[row, : len(new)] = new
+        counts = np.fromiter(map(len, tokens), np.int64, batch)
+        self._rows[:batch] = np.arange(batch) * width + counts - 1
+        self._seqlens[:batch] = np.asarray(starts) + counts - 1
         self._device.write(self.ids, self._host)
 
     def logits_at(self, result: int) -> int:
@@ -57,7 +64,8 @@ class StepBuffers:
         ids = np.zeros(count, np.int64)
         if count:
             self._device.read(self.greedy, ids)
-        return [int(token) for token in ids]
+        tokens: list[int] = ids.tolist()
+        return tokens
 
     def close(self) -> None:
         for address in (self.ids, self.logits, self.greedy):
@@ -65,13 +73,10 @@ class StepBuffers:
 
 
 class DeviceBinding:
-    """One shape of run: `shape` tokens over the slots from `first` on.
+    """Runs of the graph over `batch` slots from slot `first` on.
 
     Args:
-        total: upper bound of the sequences' lengths, these tokens included.
-        result: the first result that the run fills.
-        graph_id: number under which the session records the run; None: it does not.
-        recording: the session records whatever it is not told not to.
+        recording: the session records every run that it is not told not to.
     """
 
     def __init__(
@@ -79,35 +84,47 @@ class DeviceBinding:
         session: ort.InferenceSession,
         pool: DevicePool,
         buffers: StepBuffers,
-        *,
         vocab: int,
+        *,
         first: int,
-        shape: tuple[int, int],
-        total: int,
-        result: int = 0,
-        graph_id: int | None = None,
-        recording: bool = False,
+        batch: int,
+        recording: bool,
     ) -> None:
         self._session = session
         self._binding = session.io_binding()
         self._kind = pool.device.kind
-        self._total: Lengths = np.array(total, np.int32)
-        batch = shape[0]
-        self._bind("input", "input_ids", np.int64, shape, buffers.ids)
-        self._bind("input", "rows", np.int64, (batch,), buffers.rows)
-        self._bind("input", "seqlens_k", np.int32, (batch,), buffers.seqlens)
+        self._buffers = buffers
+        self._vocab = vocab
+        self._batch = batch
+        self._total: Lengths = np.zeros((), np.int32)
         self._binding.bind_input(
             "total_sequence_length", "cpu", 0, np.int32, (), self._total.ctypes.data
         )
-        self._bind("output", "logits", np.float32, (batch, vocab), buffers.logits_at(result))
-        self._bind("output", "greedy", np.int64, (batch,), buffers.greedy_at(result))
+        self._bind("input", "rows", np.int64, (batch,), buffers.rows)
+        self._bind("input", "seqlens_k", np.int32, (batch,), buffers.seqlens)
         for name, address in pool.addresses(first):
             self._bind("input", f"past_{name}", np.float16, (batch, *pool.slot_shape), address)
             self._bind("output", f"present_{name}", np.float16, (batch, *pool.slot_shape), address)
         self._options = ort.RunOptions()
         if recording:
-            number = _UNRECORDED if graph_id is None else str(graph_id)
-            self._options.add_run_config_entry(_GRAPH_ID, number)
+            self._options.add_run_config_entry(_GRAPH_ID, _UNRECORDED)
+
+    def aim(self, width: int, total: int, result: int) -> None:
+        """The next runs compute `width` tokens of each sequence, padding included.
+
+        `total` is an upper bound of the sequences' lengths, these tokens included; the rows of
+        logits become the results from number `result` on.
+        """
+        buffers, batch = self._buffers, self._batch
+        self._total[...] = total
+        self._bind("input", "input_ids", np.int64, (batch, width), buffers.ids)
+        self._bind("output", "logits", np.float32, (batch, self._vocab), buffers.logits_at(result))
+        self._bind("output", "greedy", np.int64, (batch,), buffers.greedy_at(result))
+
+    def record(self, number: int) -> None:
+        """The next run is recorded under `number`, and those after it replay it."""
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry(_GRAPH_ID, str(number))
 
     def run(self) -> None:
         """Run the graph on what the buffers hold; the results are there when this returns."""

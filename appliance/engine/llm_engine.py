@@ -296,7 +296,7 @@ class LLMEngine:
 
     def _with_drafts(self, plan: Plan) -> Plan:
         """`plan` with what is worth verifying of the guesses at its decoding sequences."""
-        if not plan.decodes or not self._speculation.most:
+        if not (plan.decodes and self._speculation.most and self._runner.most_drafted(1)):
             return plan
         batch = [self._sequences[sequence] for sequence in plan.decodes]
         for running in batch:

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import token_bytes
@@ -21,10 +23,11 @@ from appliance.engine.device_pool import ITEM_BYTES, DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.llm_engine import Generation, LLMEngine
 from appliance.engine.opened import device_shape
+from appliance.engine.prompt_groups import MOST_TOGETHER, groups
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import CapacityError
 from appliance.model_store import ModelStore
-from appliance.scheduler import Move
+from appliance.scheduler import Move, PrefillChunk, Sequence
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.engine.conftest import OpenChat
 from tests.engine.results import Results, run
@@ -183,3 +186,39 @@ def test_a_cache_that_does_not_fit_is_refused_and_leaves_nothing_behind(node_roo
         DevicePool(decoder, shape, HostDevice(shape.total_bytes - 1))
     with pytest.raises(CapacityError, match="cache has"):
         device_shape(decoder, settings, small, 2 * 2 * 64 * each)
+
+
+def chunk(slot: int, count: int, *, start: int = 0, rest: int = 0) -> PrefillChunk:
+    return PrefillChunk(Sequence([7] * (start + count + rest)), slot, start, count)
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 90), st.booleans(), st.booleans()), max_size=40),
+    slots=st.data(),
+)
+def test_prompts_go_together_in_their_order_within_what_a_run_computes(
+    lengths: list[tuple[int, bool, bool]], slots: st.DataObject
+) -> None:
+    order = slots.draw(st.permutations(range(len(lengths))))
+    chunks = [
+        chunk(slot, count, start=32 * cached, rest=9 * goes_on)
+        for slot, (count, cached, goes_on) in zip(
+            sorted(order, key=lambda s: s // 3), lengths, strict=True
+        )
+    ]
+    found = list(groups(chunks, 128))
+    assert [each for group in found for each in group] == chunks
+    for group in found:
+        assert len(group) <= MOST_TOGETHER
+        if len(group) > 1:
+            assert all(each.start == 0 and each.completes for each in group)
+            assert len(group) * max(each.count for each in group) <= 128
+            assert [each.slot for each in group] == [group[0].slot + i for i in range(len(group))]
+
+
+def test_prompts_that_begin_together_are_computed_together() -> None:
+    alike = [chunk(slot, count) for slot, count in enumerate((30, 28, 33, 25))]
+    assert list(groups(alike, 512)) == [alike]
+    assert len(list(groups(alike, 66))) == 2
+    assert len(list(groups([chunk(0, 100), chunk(1, 10)], 512))) == 2, "mostly padding"
+    assert len(list(groups([chunk(0, 9), chunk(2, 9)], 512))) == 2, "not side by side"
