@@ -22,10 +22,10 @@ _TOOLS = "nvidia-uvm-tools"
 _VENDOR = 0x10DE
 _DISPLAY_CLASS = 0x03
 """PCI base class of display controllers, 3D controllers among them."""
-_APERTURE = 1
-"""Index of the region (BAR1) through which the processor sees the GPU's memory."""
+_REGIONS = 6
+"""Regions of a PCI function. The largest is the one that shows the GPU's memory."""
 _SMALL_APERTURE = 512 * 1024**2
-"""Up to here the region is a window; a larger one covers the whole memory."""
+"""Up to here that region is a window; a larger one covers the whole memory."""
 _VERSION = re.compile(r"\s(\d{3,}(?:\.\d+)+)\s")
 _GPU_NODE = re.compile(r"nvidia\d+")
 
@@ -140,13 +140,13 @@ def _memory_at_most(resource: Path) -> int | None:
 
     A line of `resource` is first address, last address, flags (Documentation/PCI/sysfs-pci.rst).
     """
-    lines = _text(resource).splitlines()
     try:
-        first, last = (int(word, 16) for word in lines[_APERTURE].split()[:2])
-    except (IndexError, ValueError):
+        regions = [line.split() for line in _text(resource).splitlines()[:_REGIONS]]
+        sizes = [int(last, 16) - int(first, 16) + 1 for first, last, _ in regions]
+    except ValueError:
         return None
-    size = last - first + 1
-    return size if size > _SMALL_APERTURE else None
+    largest = max(sizes, default=0)
+    return largest if largest > _SMALL_APERTURE else None
 
 
 def _nodes(dev: Path) -> Iterator[DeviceNode]:
