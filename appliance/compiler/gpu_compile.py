@@ -80,7 +80,7 @@ def open_on(
     providers = [(target.provider, dict(target.options))]
     try:
         # The runtime's exceptions share no base class but Exception.
-        session = ort.InferenceSession(graph, options, providers=providers)
+        session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:
         raise UnsupportedError(
             f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}", hint=_NEWER

@@ -78,7 +78,9 @@ def _open(
     graph: Path, options: ort.SessionOptions, provider: str, settings: Mapping[str, str]
 ) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(graph, options, providers=[(provider, dict(settings))])
+        return ort.InferenceSession(
+            graph, options, providers=[(provider, dict(settings))], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
         raise UnsupportedError(
             f"ONNX Runtime refuses the compiled graph: {str(error).splitlines()[0]}",
