@@ -11,7 +11,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,6 +22,8 @@ ROOT_VARIABLE = "APPLIANCE_ROOT"
 PASSPHRASE_FILE_VARIABLE = "APPLIANCE_PASSPHRASE_FILE"  # noqa: S105
 API_KEY_VARIABLE = "APPLIANCE_API_KEY"
 SOURCE_DATE_VARIABLE = "SOURCE_DATE_EPOCH"
+VENV, GPU_VENV = "venv", "venv-cuda13"
+"""A release's virtual environments: for the processor, and on a node with a GPU one for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,12 @@ class Layout:
 
     @property
     def python(self) -> Path:
-        return self.current_release / "venv/bin/python"
+        return self.current_release / VENV / "bin/python"
+
+    @property
+    def gpu_python(self) -> Path:
+        """The interpreter with the GPU's runtime; absent where the media brought none."""
+        return gpu_python(self.python)
 
     @property
     def state(self) -> Path:
@@ -73,6 +80,11 @@ class Layout:
     def artifacts(self) -> Path:
         """Compiled artifacts, one directory each, with their signed records."""
         return self.state / "artifacts"
+
+    @property
+    def engine_environment(self) -> Path:
+        """Names the virtual environment that the artifacts are for: `appliance.interpreter`."""
+        return self.artifacts / ".environment"
 
     @property
     def docs(self) -> Path:
@@ -166,6 +178,10 @@ class ApiSettings:
     """How long a file, or a batch that ended, is kept at most."""
 
 
+_CPU_STEP, _GPU_STEP = (16, 512), (128, 2048)
+"""Sequences that run at once, and tokens computed in a step."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """`[engine]`: what the engine may use. Zero means: choose from the machine."""
@@ -173,10 +189,11 @@ class EngineSettings:
     threads: int = 0
     cache_bytes: int = 0
     """Key-value cache of all models together; 0 takes a quarter of the machine's memory."""
-    max_sequences: int = 16
-    """Sequences that run at once, per model."""
-    token_budget: int = 512
-    """Tokens computed per step: decode first, the rest goes to prefill chunks."""
+    max_sequences: int = 0
+    """Sequences that run at once, per model; 0: 16 on the processor, 128 on a GPU."""
+    token_budget: int = 0
+    """Tokens computed per step: decode first, the rest goes to prefill chunks; 0: 512 on the
+    processor, 2,048 on a GPU."""
     max_waiting: int = 256
     """Queued sequences per model; more are refused."""
     max_waiting_per_caller: int = 192
@@ -185,6 +202,15 @@ class EngineSettings:
     """Upper bound on tokens per sequence; 0 takes the model's own."""
     draft_tokens: int = 8
     """Tokens guessed ahead per sequence and step, at most, where it pays; 0 guesses none."""
+
+    def sized(self, *, gpu: bool) -> EngineSettings:
+        """With numbers where zero leaves the choice to what computes."""
+        sequences, tokens = _GPU_STEP if gpu else _CPU_STEP
+        return replace(
+            self,
+            max_sequences=self.max_sequences or sequences,
+            token_budget=self.token_budget or tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,18 +298,23 @@ def parse_config(text: bytes, layout: Layout) -> Config:
     return config
 
 
+def gpu_python(python: Path) -> Path:
+    """The interpreter with the GPU's runtime of the release that `python` belongs to."""
+    return python.parent.parent.parent / GPU_VENV / "bin/python"
+
+
 def default_root() -> Path:
     """The root this process belongs to: APPLIANCE_ROOT, else the prefix its interpreter is in.
 
-    An installed interpreter lives in ROOT/opt/appliance/releases/VERSION/venv; anything else
-    (a packager's checkout) means the system root.
+    An installed interpreter lives in ROOT/opt/appliance/releases/VERSION/venv (or venv-cuda13);
+    anything else (a packager's checkout) means the system root.
     """
     named = os.environ.get(ROOT_VARIABLE)
     if named:
         return Path(named).absolute()
     prefix = Path(sys.prefix)
     parts = prefix.parts
-    if parts[-5:-2] == ("opt", "appliance", "releases") and parts[-1] == "venv":
+    if parts[-5:-2] == ("opt", "appliance", "releases") and parts[-1] in {VENV, GPU_VENV}:
         return prefix.parents[4]
     return Path("/")
 
@@ -375,8 +406,8 @@ def _check(config: Config) -> None:
         ("api.stored_file_hours", api.stored_file_hours, 1, 8760),
         ("engine.threads", engine.threads, 0, 1024),
         ("engine.cache_bytes", engine.cache_bytes, 0, 1 << 50),
-        ("engine.max_sequences", engine.max_sequences, 1, 1024),
-        ("engine.token_budget", engine.token_budget, 16, 65_536),
+        ("engine.max_sequences", engine.max_sequences, 0, 1024),
+        ("engine.token_budget", engine.token_budget or 16, 16, 65_536),
         ("engine.max_waiting", engine.max_waiting, 0, 1_000_000),
         ("engine.max_waiting_per_caller", engine.max_waiting_per_caller, 0, 1_000_000),
         ("engine.max_context", engine.max_context, 0, 1 << 24),

@@ -4,6 +4,9 @@ Owns the order of a change: verified, imported and compiled first, then written 
 then made true in the store, then told to the engine. Refuses to touch what is being served until
 its successor is loaded: the engine loads the new version beside the old one. A record in the
 audit log may thus precede a change that a power cut prevented, never the other way round.
+
+On a node with a GPU one runtime computes everything that is served, so models are compiled
+together; where a change asks for the other runtime, the engine starts again with that.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from appliance.audit import admin_event
+from appliance.audit import MAX_TEXT, admin_event
 from appliance.bundle.manifest import MANIFEST_NAME
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
-from appliance.compiler import ensure_artifact
-from appliance.config import Config
+from appliance.compiler import Compiled, Record, compiled_as, ensure_artifacts
+from appliance.compiler.runtime import release_python
+from appliance.config import Config, gpu_python
 from appliance.errors import ConflictError, NotFoundError, UnavailableError
+from appliance.interpreter import choose_interpreter
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import NodeKey
@@ -41,7 +46,9 @@ class Models:
         self._layout = config.layout
         self._node = node
         self._progress = progress
-        self._python = python
+        self._python = python or release_python(config.layout)
+        self._compiled: dict[frozenset[str], Compiled] = {}
+        """Digests -> what this command has compiled or found: nothing is asked twice."""
 
     def changing(self) -> AbstractContextManager[None]:
         """Hold this for a whole change; waits for an installation or another change to end."""
@@ -59,31 +66,56 @@ class Models:
             hint=f"name the directory that holds {MANIFEST_NAME}, or the media's",
         )
 
-    def add(self, verified: VerifiedBundle) -> StoredBundle:
+    def add(self, verified: Sequence[VerifiedBundle]) -> list[StoredBundle]:
         """Import and compile; what is served stays as it is. Idempotent."""
-        name = f"{verified.manifest.name} {verified.manifest.version}"
-        with self._progress.bytes(f"importing {name}", verified.size) as advance:
-            bundle = self.store.import_bundle(verified, advance=advance)
-        self.compile(bundle)
-        return bundle
+        bundles = [self._import(bundle) for bundle in verified]
+        self.compile(bundles)
+        return bundles
 
-    def compile(self, bundle: StoredBundle) -> None:
-        """Make this machine's artifact of `bundle`, unless it is there."""
-        ensure_artifact(
-            self._layout,
-            bundle,
-            NodeKey.load(self._layout.node),
-            user=self._node.engine_user,
-            python=self._python,
-            progress=self._progress.step,
-        )
+    def compile(self, bundles: Sequence[StoredBundle]) -> None:
+        """Make this machine's artifacts of `bundles`, unless they are there.
+
+        And of the active models: one engine must be able to load them all.
+        """
+        wanted = [*bundles, *self.store.active().values()]
+        digests = {bundle.digest for bundle in wanted}
+        if not any(digests <= known for known in self._compiled):
+            self._ensure(wanted)
+
+    def settle(self) -> bool:
+        """Let the engine run with what computes everything that is active, from its next start on.
+
+        True if that is another runtime than before.
+        """
+        active = list(self.store.active().values())
+        python = self._python
+        if active and gpu_python(python).exists():
+            python = self._ensure(active).runtime.python
+        return choose_interpreter(self._layout, python)
+
+    def _ensure(self, bundles: Sequence[StoredBundle]) -> Compiled:
+        """Artifacts of all `bundles` for one runtime."""
+        wanted = {bundle.digest: bundle for bundle in bundles}
+        key = frozenset(wanted)
+        if key not in self._compiled:
+            self._compiled[key] = ensure_artifacts(
+                self._layout,
+                list(wanted.values()),
+                NodeKey.load(self._layout.node),
+                user=self._node.engine_user,
+                python=self._python,
+                settings=self._config.engine,
+                progress=self._progress.step,
+                made=self._made,
+            )
+        return self._compiled[key]
 
     def activate(self, name: str, version: str) -> None:
         """Serve this version of `name` from now on. Idempotent."""
         bundle = self.store.get(name, version)
         before = self.store.active().get(name)
         if before is None or before.digest != bundle.digest:
-            self.compile(bundle)
+            self.compile([bundle])
             self.record("models.activate", bundle, previous=before.version if before else "")
             self.store.activate(name, version)
 
@@ -94,6 +126,7 @@ class Models:
             self._layout, self._config.audit, "models.rollback", previous=f"generation {number}"
         )
         self.store.rollback()
+        self.compile([])
 
     def remove(self, name: str, version: str, *, even_active: bool) -> int:
         """Delete one version; returns the bytes that became free."""
@@ -107,10 +140,28 @@ class Models:
                 )
             self.record("models.deactivate", bundle)
             self.store.deactivate(name)
-            self.tell_engine()
+            self.serve_active()
         self.record("models.remove", bundle)
         self.store.remove(name, version)
         return self.store.collect()
+
+    def recompile(self) -> bool:
+        """Fit what is active to a machine that has changed, and serve it; False if it does not run.
+
+        The driver, the GPU or the processor may be another. Idempotent.
+        """
+        self.compile([])
+        self.settle()
+        if self._node.is_system:
+            with self._node.running(self._progress):  # what ended for want of artifacts starts
+                return self.tell_engine()
+        return self.tell_engine()
+
+    def serve_active(self) -> bool:
+        """Let the engine serve what is active, with its runtime; False if it does not run."""
+        if self.settle():
+            self._node.restart_engine(self._progress)
+        return self.tell_engine()
 
     def tell_engine(self) -> bool:
         """Make the engine serve exactly the active models; False if it does not run."""
@@ -128,6 +179,19 @@ class Models:
             return False
         return True
 
+    def _import(self, verified: VerifiedBundle) -> StoredBundle:
+        name = f"{verified.manifest.name} {verified.manifest.version}"
+        with self._progress.bytes(f"importing {name}", verified.size) as advance:
+            return self.store.import_bundle(verified, advance=advance)
+
+    def _made(self, bundle: StoredBundle, record: Record) -> None:
+        """Say and write down what computes a model, and why nothing faster does."""
+        if any(refusal.code != "no_gpu" for refusal in record.reasons):
+            name = f"{bundle.name} {bundle.version}"
+            self._progress.note(f"{name}: {'; '.join(compiled_as(record))}")
+        for line in in_records(compiled_as(record)):
+            self.record("models.compile", bundle, reason=line)
+
     def record(self, action: str, bundle: StoredBundle, **details: str) -> None:
         """Write an administrative record about `bundle`."""
         admin_event(
@@ -139,3 +203,14 @@ class Models:
             digest=bundle.digest,
             **details,
         )
+
+
+def in_records(parts: Sequence[str]) -> list[str]:
+    """`parts` joined into as few texts as an audit record's field holds."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(part) + 2 <= MAX_TEXT:
+            lines[-1] += f"; {part}"
+        else:
+            lines.append(part)
+    return lines

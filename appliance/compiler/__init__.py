@@ -1,21 +1,48 @@
 """From a verified bundle to what the engine loads on this machine.
 
-`ensure_artifact` compiles in a process of its own and signs a record of the result;
-`open_artifact` verifies that record and every byte before the engine loads it.
+`ensure_artifact` compiles in a process of its own, for the fastest provider that this machine and
+the bundle have, and signs a record of the result; `open_artifact` verifies that record and every
+byte before the engine loads it.
 """
 
-from appliance.compiler.artifact import Artifact, open_artifact
+from appliance.compiler.artifact import Artifact, open_artifact, read_record
+from appliance.compiler.child import compile_in_process
 from appliance.compiler.fingerprint import artifact_key, fingerprint
-from appliance.compiler.process import compile_in_process, disk_bytes, ensure_artifact
-from appliance.compiler.record import Record
+from appliance.compiler.process import (
+    Compiled,
+    disk_bytes,
+    ensure_artifact,
+    ensure_artifacts,
+)
+from appliance.compiler.record import (
+    Comparison,
+    Fit,
+    Provider,
+    Record,
+    Refusal,
+    compiled_as,
+    explained,
+)
+from appliance.compiler.runtime import Runtime, choose_runtime
 
 __all__ = [
     "Artifact",
+    "Comparison",
+    "Compiled",
+    "Fit",
+    "Provider",
     "Record",
+    "Refusal",
+    "Runtime",
     "artifact_key",
+    "choose_runtime",
     "compile_in_process",
+    "compiled_as",
     "disk_bytes",
     "ensure_artifact",
+    "ensure_artifacts",
+    "explained",
     "fingerprint",
     "open_artifact",
+    "read_record",
 ]

@@ -1,8 +1,13 @@
 """The compiler's own process: `python -m appliance.compiler BUNDLE_DIR OUT_DIR`.
 
 Reads the bundle's manifest, compiles it into the empty OUT_DIR, and says on the last line of
-standard error, as JSON, what went wrong. `--fingerprint` prints what artifacts made by this
-interpreter depend on.
+standard error, as JSON, what went wrong. Other forms:
+
+    --machine                                what this interpreter can compute on, as JSON
+    --golden BUNDLE_DIR OUT_DIR              the processor's logits of the golden prompt
+    --provider cuda BUNDLE_DIR OUT_DIR GOLDEN_DIR
+    --provider tensorrt BUNDLE_DIR OUT_DIR GOLDEN_DIR SIZES
+                                             compile for a GPU; the comparison, as JSON
 """
 
 from __future__ import annotations
@@ -13,8 +18,8 @@ import resource
 import sys
 from pathlib import Path
 
-from appliance.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, decode
-from appliance.errors import ApplianceError, VerificationError
+from appliance.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, decode
+from appliance.errors import ApplianceError, UnsupportedError, VerificationError
 from appliance.fsops import read_regular
 
 _NICENESS = 10
@@ -25,34 +30,68 @@ def main(arguments: list[str]) -> int:
     """Returns the process's exit status."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold the model
     os.nice(_NICENESS)
-    match arguments:
-        case ["--fingerprint"]:
-            from appliance.compiler.fingerprint import fingerprint
-
-            sys.stdout.write(json.dumps(fingerprint()))
-            return 0
-        case [bundle_dir, out_dir]:
-            return _compile(Path(bundle_dir), Path(out_dir))
-        case _:
-            sys.stderr.write("usage: python -m appliance.compiler BUNDLE_DIR OUT_DIR\n")
-            return 2
-
-
-def _compile(bundle_dir: Path, out_dir: Path) -> int:
-    from appliance.compiler.compile import compile_bundle
-
     try:
-        document = read_regular(
-            bundle_dir / MANIFEST_NAME, limit=MAX_MANIFEST_BYTES, name=MANIFEST_NAME
-        )
-        compile_bundle(bundle_dir, decode(document), out_dir)
+        return _dispatch(arguments)
     except ApplianceError as error:
         report = {"code": error.code, "message": error.message, "hint": error.hint}
         if isinstance(error, VerificationError):
             report["path"] = error.path
         sys.stderr.write(json.dumps(report) + "\n")
         return error.exit_status
+
+
+def _dispatch(arguments: list[str]) -> int:
+    match arguments:
+        case ["--machine"]:
+            from appliance.compiler import machine
+
+            sys.stdout.write(machine.encode(machine.read_machine()).decode() + "\n")
+        case ["--golden", bundle_dir, out_dir]:
+            from appliance.compiler.compile import write_golden
+
+            write_golden(Path(bundle_dir), _manifest(Path(bundle_dir)), Path(out_dir))
+        case ["--provider", "cuda", bundle_dir, out_dir, golden_dir]:
+            _compile_for_gpu(Path(bundle_dir), Path(out_dir), Path(golden_dir))
+        case ["--provider", "tensorrt", bundle_dir, out_dir, golden_dir, sizes]:
+            _compile_for_gpu(Path(bundle_dir), Path(out_dir), Path(golden_dir), sizes)
+        case [bundle_dir, out_dir]:
+            from appliance.compiler.compile import compile_bundle
+
+            compile_bundle(Path(bundle_dir), _manifest(Path(bundle_dir)), Path(out_dir))
+        case _:
+            sys.stderr.write(f"{__doc__}\n")
+            return 2
     return 0
+
+
+def _compile_for_gpu(
+    bundle_dir: Path, out_dir: Path, golden_dir: Path, sizes: str | None = None
+) -> None:
+    """For TensorRT's engines of these sizes, or for CUDA."""
+    import msgspec
+
+    from appliance.compiler import golden
+    from appliance.compiler.gpu_compile import Target, compile_cuda
+    from appliance.compiler.libraries import read_libraries
+    from appliance.compiler.profiles import Sizes, plan
+    from appliance.compiler.trt_compile import compile_tensorrt
+
+    libraries = read_libraries()
+    missing = libraries.missing_cuda or (libraries.missing_tensorrt if sizes else "")
+    if missing:
+        raise UnsupportedError(missing, code="library_missing")
+    manifest, expected = _manifest(bundle_dir), golden.read(golden_dir)
+    if sizes is None:
+        compared = compile_cuda(bundle_dir, manifest, out_dir, expected, Target())
+    else:
+        profiles = plan(msgspec.json.decode(sizes, type=Sizes))
+        compared = compile_tensorrt(bundle_dir, manifest, out_dir, expected, profiles)
+    sys.stdout.write(msgspec.json.encode(compared).decode() + "\n")
+
+
+def _manifest(bundle_dir: Path) -> Manifest:
+    path = bundle_dir / MANIFEST_NAME
+    return decode(read_regular(path, limit=MAX_MANIFEST_BYTES, name=MANIFEST_NAME))
 
 
 if __name__ == "__main__":

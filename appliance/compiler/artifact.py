@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.compiler import record as records
-from appliance.compiler.fingerprint import artifact_key, fingerprint
-from appliance.compiler.record import Record
+from appliance.compiler.fingerprint import artifact_key, fingerprints, for_settings
+from appliance.compiler.record import Provider, Record
+from appliance.config import EngineSettings
 from appliance.errors import DigestError, LayoutError, NotFoundError
 from appliance.fsops import hash_regular, read_regular, walk_files
 from appliance.trust.node_key import NodePublicKey
@@ -32,28 +33,62 @@ class Artifact:
     key: str
     record: Record
 
+    @property
+    def provider(self) -> Provider:
+        """What it was compiled for: a session that takes another provider must not be used."""
+        return self.record.provider
 
-def open_artifact(artifacts: Path, bundle_digest: str, node_public_key: NodePublicKey) -> Artifact:
-    """The artifact of this bundle for this machine, every byte verified.
 
-    Raises NotFoundError if there is none, SignatureError, LayoutError or DigestError, each
-    naming the file.
+def open_artifact(
+    artifacts: Path,
+    bundle_digest: str,
+    node_public_key: NodePublicKey,
+    settings: EngineSettings | None = None,
+) -> Artifact:
+    """The artifact of this bundle for this machine and interpreter, every byte verified.
+
+    `settings` are the engine's, its defaults if not given. The artifact is the one for the fastest
+    provider that was compiled. One that does not verify is an error, and no reason to look at a
+    slower one. Raises NotFoundError if there is none, SignatureError, LayoutError or DigestError,
+    each naming the file.
     """
-    key = artifact_key(bundle_digest, fingerprint())
-    return open_named(artifacts / key, key, bundle_digest, node_public_key)
+    for provider, values in fingerprints().items():
+        key = artifact_key(bundle_digest, for_settings(values, settings or EngineSettings()))
+        if (artifacts / key).is_dir():
+            return open_named(artifacts / key, key, bundle_digest, node_public_key, provider)
+    raise _not_compiled()
 
 
-def open_named(directory: Path, key: str, bundle_digest: str, node: NodePublicKey) -> Artifact:
+def open_named(
+    directory: Path,
+    key: str,
+    bundle_digest: str,
+    node: NodePublicKey,
+    provider: Provider = "cpu",
+) -> Artifact:
     """The artifact `key` in `directory`. Raises as `open_artifact` does."""
     if not directory.is_dir():
-        raise NotFoundError("the model is not compiled for this machine", hint=_AGAIN)
-    at = f"{key}/{records.NAME}"
-    data = read_regular(directory / records.NAME, limit=records.MAX_BYTES, name=at)
-    record = records.verify(data, node, path=at)
-    if (record.key, record.bundle) != (key, bundle_digest):
+        raise _not_compiled()
+    record = read_record(directory, node)
+    if (record.key, record.bundle, record.provider) != (key, bundle_digest, provider):
+        at = f"{key}/{records.NAME}"
         raise LayoutError(f"{at} is the record of another artifact", path=at, hint=_AGAIN)
     _check_files(directory, key, record)
     return Artifact(directory, key, record)
+
+
+def read_record(directory: Path, node: NodePublicKey) -> Record:
+    """What the node says of the artifact in `directory`; its files are not looked at.
+
+    Raises NotFoundError, SignatureError, LayoutError.
+    """
+    at = f"{directory.name}/{records.NAME}"
+    data = read_regular(directory / records.NAME, limit=records.MAX_BYTES, name=at)
+    return records.verify(data, node, path=at)
+
+
+def _not_compiled() -> NotFoundError:
+    return NotFoundError("the model is not compiled for this machine", hint=_AGAIN)
 
 
 def _check_files(directory: Path, key: str, record: Record) -> None:

@@ -8,22 +8,24 @@ bytes are not the manifest's, graphs that are not allowed, and results that do n
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, EncoderSpec, FileEntry, Manifest
-from appliance.compiler.artifact import GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME
-from appliance.compiler.graph_check import MAX_GRAPH_BYTES, check_graph
+from appliance.bundle.manifest import DecoderSpec, EncoderSpec, Manifest
+from appliance.compiler import golden
+from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.libraries import has_gpu_runtime
 from appliance.compiler.probe import Array, run_probe
 from appliance.compiler.sharing import share_weights
-from appliance.errors import DigestError, UnsupportedError
-from appliance.fsops import hash_regular, read_regular, resolve_inside
+from appliance.compiler.sources import compiled_graphs, verified_graph, verified_weights
+from appliance.errors import UnsupportedError
 
 _SMALLEST_EXTERNAL = "1024"
+_PREPACKED = "0" if has_gpu_runtime() else "1"
+"""The GPU's runtime (1.31.1) reads back as NaN what it laid out for this processor and saved."""
 _TOLERANCE = 1e-4
 _PROVIDER = "CPUExecutionProvider"
 
@@ -34,14 +36,12 @@ def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> 
     Raises DigestError for a file that is not the manifest's, VerificationError for a graph that
     is not allowed, UnsupportedError if ONNX Runtime cannot run it here.
     """
-    ort.disable_telemetry_events()
-    ort.set_default_logger_severity(4)
-    weights = _verified_weights(bundle_dir, manifest)
+    _quiet()
+    weights = verified_weights(bundle_dir, manifest)
     spec = manifest.decoder or manifest.encoder
     assert spec is not None, "a manifest has a decoder or an encoder"
     for path, name in compiled_graphs(manifest).items():
-        graph = _verified_graph(bundle_dir, manifest, path)
-        check_graph(graph, weights, path=path)
+        graph = verified_graph(bundle_dir, manifest, path, weights)
         folder = (bundle_dir / path).parent
         if name == GRAPH_NAME:
             before = _compile(graph, folder, artifact_dir, spec)
@@ -50,13 +50,22 @@ def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> 
         _compare(before, run_probe(load(artifact_dir / name), spec))
 
 
-def compiled_graphs(manifest: Manifest) -> dict[str, str]:
-    """Path of each graph in the bundle -> its name in the artifact; the first has the weights."""
-    graph = manifest.graph
-    names = {graph.path: GRAPH_NAME}
-    if isinstance(graph.prefill, str):
-        names[graph.prefill] = PREFILL_NAME
-    return names
+def write_golden(bundle_dir: Path, manifest: Manifest, out_dir: Path) -> None:
+    """Write the golden prompt's logits by this bundle's graphs for the CPU into `out_dir`.
+
+    Raises as `compile_bundle` does.
+    """
+    _quiet()
+    spec, graph = manifest.decoder, manifest.graph
+    assert spec is not None, "only decoders are compared"
+    weights = verified_weights(bundle_dir, manifest)
+    folder = bundle_dir / graph.weights_folder
+    sessions = [
+        _session(verified_graph(bundle_dir, manifest, path, weights), _over(folder))
+        for path in compiled_graphs(manifest)
+    ]
+    # The second graph, where there is one, is for prompts.
+    golden.write(golden.on_processor(sessions[-1], sessions[0], spec), out_dir)
 
 
 def load(graph: Path) -> ort.InferenceSession:
@@ -64,36 +73,6 @@ def load(graph: Path) -> ort.InferenceSession:
     options = _options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return _session(str(graph), options)
-
-
-def _beside(manifest: Manifest) -> dict[str, FileEntry]:
-    """Name -> entry of the weight files."""
-    parent = PurePosixPath(manifest.graph.weights_folder)
-    graphs = compiled_graphs(manifest)
-    return {
-        PurePosixPath(entry.path).name: entry
-        for entry in manifest.files
-        if PurePosixPath(entry.path).parent == parent and entry.path not in graphs
-    }
-
-
-def _verified_weights(bundle_dir: Path, manifest: Manifest) -> dict[str, int]:
-    """Name -> size of the weight files; all hashed now."""
-    files = _beside(manifest)
-    for entry in files.values():
-        path = resolve_inside(bundle_dir, entry.path)
-        if hash_regular(path, name=entry.path) != (entry.size, entry.sha256):
-            raise _altered(entry)
-    return {name: entry.size for name, entry in files.items()}
-
-
-def _verified_graph(bundle_dir: Path, manifest: Manifest, path: str) -> bytes:
-    """The graph's bytes, which are the manifest's."""
-    entry = next(entry for entry in manifest.files if entry.path == path)
-    graph = read_regular(resolve_inside(bundle_dir, path), limit=MAX_GRAPH_BYTES, name=path)
-    if (len(graph), hashlib.sha256(graph).hexdigest()) != (entry.size, entry.sha256):
-        raise _altered(entry)
-    return graph
 
 
 def _compare(before: list[Array], after: list[Array]) -> None:
@@ -133,24 +112,36 @@ def _compile(
     graph: bytes, folder: Path, artifact_dir: Path, spec: DecoderSpec | EncoderSpec
 ) -> list[Array]:
     """Optimize, save, and run once what was optimized."""
-    options = _options()
+    options = _over(folder)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.optimized_model_filepath = str(artifact_dir / GRAPH_NAME)
     for name, value in (
-        # The graph is given as the bytes that were checked, so its folder must be named.
-        ("session.model_external_initializers_file_folder_path", str(folder)),
         ("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME),
         (
             "session.optimized_model_external_initializers_min_size_in_bytes",
             _SMALLEST_EXTERNAL,
         ),
-        ("session.save_external_prepacked_constant_initializers", "1"),
+        ("session.save_external_prepacked_constant_initializers", _PREPACKED),
         # Without VNNI integer products of signed weights would overflow; then they are stored
         # unsigned. Changes nothing where the processor has it.
         ("session.x64quantprecision", "1"),
     ):
         options.add_session_config_entry(name, value)
     return run_probe(_session(graph, options), spec)
+
+
+def _quiet() -> None:
+    ort.disable_telemetry_events()
+    ort.set_default_logger_severity(4)
+
+
+def _over(weights: Path) -> ort.SessionOptions:
+    """For a graph that is given as the bytes that were checked, so its folder must be named."""
+    options = _options()
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(weights)
+    )
+    return options
 
 
 def _options() -> ort.SessionOptions:
@@ -172,11 +163,3 @@ def _session(graph: bytes | str, options: ort.SessionOptions) -> ort.InferenceSe
     if session.get_providers() != [_PROVIDER]:
         raise UnsupportedError(f"the session took {session.get_providers()}, not {_PROVIDER}")
     return session
-
-
-def _altered(entry: FileEntry) -> DigestError:
-    return DigestError(
-        f"{entry.path} is not the file that was signed",
-        path=entry.path,
-        hint="the disk may be failing: remove the model and add it again from the media",
-    )

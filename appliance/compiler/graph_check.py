@@ -22,15 +22,21 @@ from appliance.pb import onnx_graph_pb2 as pb
 
 MAX_GRAPH_BYTES = 64 * 1024 * 1024
 MICROSOFT = "com.microsoft"
-OPSETS = {"": 21, MICROSOFT: 1}
 IR_VERSION = 10
 
 _NONE: frozenset[str] = frozenset()
-OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
+Operators = Mapping[tuple[str, str], frozenset[str]]
+"""(domain, operator) -> the attributes it may have."""
+
+OPSETS = {"": 21, MICROSOFT: 1}
+"""Of graphs for ONNX Runtime's own kernels."""
+OPERATORS: Operators = {
     ("", "Abs"): _NONE,
     ("", "Add"): _NONE,
+    ("", "ArgMax"): frozenset({"axis", "keepdims"}),
     ("", "Cast"): frozenset({"to"}),
     ("", "Concat"): frozenset({"axis"}),
+    ("", "DequantizeLinear"): frozenset({"axis"}),
     ("", "Div"): _NONE,
     ("", "Gather"): frozenset({"axis"}),
     ("", "GatherND"): frozenset({"batch_dims"}),
@@ -70,7 +76,36 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = {
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): frozenset({"epsilon"}),
 }
 
-_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 7: 8}  # FLOAT, UINT8, INT8, INT64
+STANDARD_OPSETS = {"": 24}
+"""Of graphs for TensorRT, which knows standard operators only."""
+STANDARD_OPERATORS: Operators = {
+    ("", "Add"): _NONE,
+    ("", "ArgMax"): frozenset({"axis", "keepdims"}),
+    ("", "Attention"): frozenset({"scale"}),
+    ("", "Cast"): frozenset({"to"}),
+    ("", "Concat"): frozenset({"axis"}),
+    ("", "DequantizeLinear"): frozenset({"axis"}),
+    ("", "Gather"): frozenset({"axis"}),
+    ("", "Gemm"): frozenset({"transB"}),
+    ("", "LessOrEqual"): _NONE,
+    ("", "MatMul"): _NONE,
+    ("", "Mul"): _NONE,
+    ("", "RMSNormalization"): frozenset({"axis", "epsilon", "stash_type"}),
+    ("", "Range"): _NONE,
+    ("", "Reshape"): _NONE,
+    ("", "RotaryEmbedding"): _NONE,
+    ("", "Shape"): frozenset({"start", "end"}),
+    ("", "Sigmoid"): _NONE,
+    ("", "Split"): frozenset({"axis"}),
+    ("", "Squeeze"): _NONE,
+    ("", "TensorScatter"): frozenset({"axis", "mode"}),
+    ("", "Transpose"): frozenset({"perm"}),
+    ("", "Unsqueeze"): _NONE,
+}
+
+_ALLOWED = ((OPSETS, OPERATORS), (STANDARD_OPSETS, STANDARD_OPERATORS))
+
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2}  # FLOAT, UINT8, INT8, INT64, FLOAT16
 _WEIGHT_FILE = re.compile(r"weights-[0-9]{5}\.bin")
 _EXTERNAL = 1
 
@@ -110,10 +145,11 @@ class _Check:
     def model(self, model: pb.Model) -> None:
         self._fields(model, "model")
         opsets = {entry.domain: entry.version for entry in model.opset_import}
-        if model.ir_version != IR_VERSION or opsets != OPSETS:
+        operators = next((allowed for known, allowed in _ALLOWED if known == opsets), None)
+        if model.ir_version != IR_VERSION or operators is None:
             self.refuse(f"it has IR version {model.ir_version} and the operator sets {opsets}")
         for node in model.graph.node:
-            self._node(node)
+            self._node(node, operators)
         names = [tensor.name for tensor in model.graph.initializer]
         if len(names) != len(set(names)):
             self.refuse("two of its weights have one name")
@@ -130,8 +166,8 @@ class _Check:
                 for part in value if field.is_repeated else (value,):
                     self._fields(part, f"{at}.{field.name}")
 
-    def _node(self, node: pb.Node) -> None:
-        allowed = OPERATORS.get((node.domain, node.op_type))
+    def _node(self, node: pb.Node, operators: Operators) -> None:
+        allowed = operators.get((node.domain, node.op_type))
         if allowed is None:
             self.refuse(f"the operator {node.domain or 'ai.onnx'}::{node.op_type} is not allowed")
         for attribute in node.attribute:

@@ -1,10 +1,11 @@
-"""One short run of a graph, to see that its numbers are numbers.
+"""Short runs of a graph on the processor, to see that its numbers are numbers.
 
 Owns what a decoder and an encoder are fed for that. Knows nothing of files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from appliance.bundle.manifest import DecoderSpec, EncoderSpec
 from appliance.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
+Cache = dict[str, Array]
+"""Name of a past input -> one slot [1, kv_heads, capacity, head_dim]."""
 _TOKENS = 4
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) -> list[Array]:
@@ -25,31 +29,42 @@ def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) ->
     """
     if isinstance(spec, EncoderSpec):
         ids = np.arange(min(_TOKENS, spec.max_length), dtype=np.int64)[None]
-        return _run(session, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-    inputs = {entry.name for entry in session.get_inputs()}
-    outputs = [entry.name for entry in session.get_outputs()]
+        return list(_run(session, {"input_ids": ids, "attention_mask": np.ones_like(ids)}).values())
     first = min(_TOKENS, spec.context_length - 1)
-    cache = _empty_cache(spec)
+    cache = empty_cache(session, spec, 2 * _TOKENS)
     results: list[Array] = []
     for start, count in ((0, first), (first, 1)):
-        feed = _decoder_feed(spec, start, count) | cache
-        new = _run(session, {name: value for name, value in feed.items() if name in inputs})
-        _extend(cache, dict(zip(outputs, new, strict=True)), start, count)
-        results += new
+        ids = np.arange(start, start + count) % spec.vocab_size
+        results += advance(session, cache, start, ids.tolist()).values()
     return results
 
 
-def _empty_cache(spec: DecoderSpec) -> dict[str, Array]:
-    shape = (1, spec.kv_heads, 2 * _TOKENS, spec.head_dim)
-    dtype = np.int8 if spec.cache == "int8" else np.float32
+def empty_cache(session: ort.InferenceSession, spec: DecoderSpec, capacity: int) -> Cache:
+    """One slot of `capacity` positions."""
+    shape = (1, spec.kv_heads, capacity, spec.head_dim)
     return {
-        f"past_{name}_{layer}": np.zeros(shape, dtype)
-        for layer in range(spec.layers)
-        for name in ("key", "value")
+        entry.name: np.zeros(shape, _DTYPES[entry.type])
+        for entry in session.get_inputs()
+        if entry.name.startswith("past_")
     }
 
 
-def _extend(cache: dict[str, Array], outputs: dict[str, Array], start: int, count: int) -> None:
+def advance(
+    session: ort.InferenceSession, cache: Cache, start: int, ids: Sequence[int], rows: int = 1
+) -> dict[str, Array]:
+    """Compute `ids` of one sequence from position `start` on; `cache` then holds them too.
+
+    Returns all outputs by name; `logits` are those of the last `rows` tokens. Raises
+    UnsupportedError as `run_probe` does.
+    """
+    inputs = {entry.name for entry in session.get_inputs()}
+    feed = _decoder_feed(start, ids, rows) | cache
+    made = _run(session, {name: value for name, value in feed.items() if name in inputs})
+    _extend(cache, made, start, len(ids))
+    return made
+
+
+def _extend(cache: Cache, outputs: dict[str, Array], start: int, count: int) -> None:
     """Put what a run made into the cache: whole slots, or the new positions alone."""
     for name, slot in cache.items():
         made = outputs.get(name.replace("past", "present"))
@@ -61,33 +76,45 @@ def _extend(cache: dict[str, Array], outputs: dict[str, Array], start: int, coun
         slot[0, :, start : start + count] = new.reshape(count, heads, size).swapaxes(0, 1)
 
 
-def _decoder_feed(spec: DecoderSpec, start: int, count: int) -> dict[str, Array]:
-    """Every input that some form of decoder graph has."""
+def _decoder_feed(start: int, ids: Sequence[int], rows: int) -> dict[str, Array]:
+    """Every input that some form of decoder graph for the processor has."""
+    count = len(ids)
     total = start + count
-    ids = np.arange(start, total, dtype=np.int64) % spec.vocab_size
     return {
-        "input_ids": ids[None],
+        "input_ids": np.array([ids], np.int64),
         "seqlens_k": np.array([total - 1], np.int32),
         "total_sequence_length": np.array(total, np.int32),
         "last_index": np.array([count - 1], np.int64),
-        "rows": np.array([count - 1], np.int64),
+        "rows": np.arange(count - rows, count, dtype=np.int64),
         "query_seqlens": np.array([count], np.int32),
         "start": np.array([start], np.int64),
+        "starts": np.array([start], np.int64),
     }
 
 
-def _run(session: ort.InferenceSession, feed: dict[str, Array]) -> list[Array]:
+def _run(session: ort.InferenceSession, feed: dict[str, Array]) -> dict[str, Array]:
     try:
         # The runtime's exceptions share no base class but Exception.
         outputs: list[Array] = session.run(None, feed)
     except Exception as error:
-        raise UnsupportedError(
-            f"ONNX Runtime cannot run the graph: {str(error).splitlines()[0]}",
-            hint="the bundle needs another release of the appliance",
-        ) from error
+        raise cannot_run(error) from error
     if not all(np.isfinite(output).all() for output in outputs):
-        raise UnsupportedError(
-            "the graph's outputs are not finite numbers",
-            hint="the model's weights are damaged: build the bundle again",
-        )
-    return outputs
+        raise not_finite()
+    names = [entry.name for entry in session.get_outputs()]
+    return dict(zip(names, outputs, strict=True))
+
+
+def cannot_run(error: Exception) -> UnsupportedError:
+    """What to raise where the runtime raised `error`."""
+    return UnsupportedError(
+        f"ONNX Runtime cannot run the graph: {str(error).splitlines()[0]}",
+        hint="the bundle needs another release of the appliance",
+    )
+
+
+def not_finite() -> UnsupportedError:
+    """What to raise where a graph computes NaN or infinity."""
+    return UnsupportedError(
+        "the graph's outputs are not finite numbers",
+        hint="the model's weights are damaged: build the bundle again",
+    )

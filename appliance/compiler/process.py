@@ -1,59 +1,48 @@
-"""Compilation in a process of its own, and the artifact's way to its place.
+"""Artifacts for all models of a node, on one runtime.
 
-Owns the child process and the order after it: hash, sign the record, fsync, rename. The child
-parses and runs what came from outside, so it gets another user (when root starts it), a clean
-environment, and nothing but a directory to fill. Its parent trusts only the bytes it hashes.
+Owns the order in which that is found out: every model climbs the ladder, and then one engine must
+be able to load all of them. The compiling itself is `work`'s.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import pwd
-import secrets
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.bundle.manifest import FileEntry, Manifest
-from appliance.compiler import record as records
-from appliance.compiler.artifact import GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME, open_named
-from appliance.compiler.fingerprint import artifact_key
-from appliance.compiler.record import Record
-from appliance.config import Layout
-from appliance.errors import (
-    ApplianceError,
-    DigestError,
-    LayoutError,
-    NotFoundError,
-    UnsupportedError,
-    VerificationError,
-)
-from appliance.fsops import (
-    exclusive_lock,
-    fsync_dir,
-    hash_regular,
-    make_dirs,
-    open_regular,
-    write_durable,
-)
+from appliance.bundle.manifest import Manifest
+from appliance.compiler.ladder import LADDER, Rung
+from appliance.compiler.record import Record, Refusal
+from appliance.compiler.runtime import Runtime, choose_runtime, release_python
+from appliance.compiler.work import ArtifactWork, Tell
+from appliance.config import EngineSettings, Layout
+from appliance.errors import UnsupportedError
+from appliance.fsops import exclusive_lock, make_dirs
 from appliance.model_store import StoredBundle
 from appliance.trust.node_key import NodeKey
 
-_INCOMING = ".incoming-"
 _LOCK = ".lock"
+Reasons = tuple[Refusal, ...]
+
 _PREPACKED_FACTOR = 2.5
 """Artifact bytes for each byte of weights; 2.0 to 2.4 measured (decision 0024)."""
-_ERRORS: dict[str, type[ApplianceError]] = {
-    kind.code: kind for kind in (DigestError, LayoutError, UnsupportedError)
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What `ensure_artifacts` made.
+
+    Attributes:
+        runtime: what the engine must run with to load it.
+        directories: of each artifact, by the bundle's digest.
+    """
+
+    runtime: Runtime
+    directories: Mapping[str, Path]
 
 
 def disk_bytes(manifest: Manifest) -> int:
-    """About how many bytes the artifact of a bundle takes."""
+    """About how many bytes the artifact of a bundle takes, whatever it is compiled for."""
     parent = Path(manifest.graph.path).parent
     weights = sum(entry.size for entry in manifest.files if Path(entry.path).parent == parent)
     return int(weights * _PREPACKED_FACTOR)
@@ -66,160 +55,98 @@ def ensure_artifact(
     *,
     user: str | None = None,
     python: Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    runtime: Runtime | None = None,
+    settings: EngineSettings | None = None,
+    progress: Tell | None = None,
+    made: Callable[[Record], None] | None = None,
 ) -> Path:
-    """The directory of the verified artifact of `bundle`, compiled now unless it is there.
+    """The directory of the verified artifact of `bundle`, as `ensure_artifacts` makes it."""
+    done = ensure_artifacts(
+        *(layout, [bundle], node_key),
+        user=user,
+        python=python,
+        runtime=runtime,
+        settings=settings,
+        progress=progress,
+        made=None if made is None else lambda _bundle, record: made(record),
+    )
+    return done.directories[bundle.digest]
 
-    `python` is the interpreter of the release that will load it; the current one if not given.
-    Safe to repeat and to kill at any moment. An artifact that no longer verifies is replaced.
-    Raises what the compilation raised; nothing is left behind then.
+
+def ensure_artifacts(
+    layout: Layout,
+    bundles: Sequence[StoredBundle],
+    node_key: NodeKey,
+    *,
+    user: str | None = None,
+    python: Path | None = None,
+    runtime: Runtime | None = None,
+    settings: EngineSettings | None = None,
+    progress: Tell | None = None,
+    made: Callable[[StoredBundle, Record], None] | None = None,
+) -> Compiled:
+    """Verified artifacts of all `bundles`, for one runtime that can load them all.
+
+    Each model climbs the ladder. If one of them takes the GPU, the others are compiled for the
+    processor by the GPU's runtime; if that cannot be done for one, the processor computes them
+    all, and the records say because of which.
+
+    `python` is the release's interpreter with the processor's runtime, the current one if not
+    given; `runtime` is the runtime to try, if it was chosen already; `settings` are the engine's.
+    `made` is called with each new record, before it is in its place. What is there already is
+    kept if it verifies, and replaced if not. Safe to repeat and to kill at any moment. Raises what
+    the bottom of the ladder raises; nothing is left behind then.
     """
-    if python is None:
-        python = layout.python if layout.python.exists() else Path(sys.executable)
-    tell = progress or _silent
+    chosen = runtime or choose_runtime(python or release_python(layout))
     make_dirs(layout.artifacts, mode=0o755)
     with exclusive_lock(layout.artifacts / _LOCK, wait=True):
-        values = _fingerprint(python)
-        key = artifact_key(bundle.digest, values)
-        target = layout.artifacts / key
-        try:
-            return open_named(target, key, bundle.digest, node_key.public).directory
-        except NotFoundError:
-            tell(f"compiling {bundle.name} {bundle.version} for this machine")
-        except VerificationError as error:
-            tell(f"compiling {bundle.name} {bundle.version} again: {error.message}")
-        _discard_leftovers(layout.artifacts)
-        incoming = layout.artifacts / f"{_INCOMING}{secrets.token_hex(8)}"
-        try:
-            compile_in_process(bundle.directory, incoming, python=python, user=user)
-            files = _settle(incoming)
-            record = Record(
-                bundle=bundle.digest,
-                key=key,
-                fingerprint=values,
-                files=files,
-                created=int(time.time()),
+        works = [
+            ArtifactWork(
+                *(layout, bundle, node_key, user, settings or EngineSettings()),
+                tell=progress or _silent,
+                made=made or _silent,
             )
-            write_durable(incoming / records.NAME, records.sign(record, node_key), mode=0o644)
-            _replace(incoming, target)
-        finally:
-            shutil.rmtree(incoming, ignore_errors=True)
-    return target
+            for bundle in bundles
+        ]
+        return _all_on_one_runtime(works, chosen)
 
 
-def compile_in_process(
-    bundle_dir: Path, out_dir: Path, *, python: Path, user: str | None = None
-) -> None:
-    """Run `python -m appliance.compiler BUNDLE_DIR OUT_DIR`; creates `out_dir`.
-
-    As root, `user` names who the child runs as. Raises the error that the child reports, or
-    UnsupportedError if it died.
-    """
-    account = pwd.getpwnam(user) if user is not None and os.geteuid() == 0 else None
-    out_dir.mkdir(mode=0o755)
-    if account is not None:
-        os.chown(out_dir, account.pw_uid, account.pw_gid)
-    done = _run(python, [str(bundle_dir), str(out_dir)], account)
-    if done.returncode != 0:
-        raise _reported(done)
-
-
-def _fingerprint(python: Path) -> dict[str, str]:
-    """The fingerprint as the interpreter that will run the engine sees it."""
-    done = _run(python, ["--fingerprint"], None)
-    if done.returncode != 0:
-        raise _reported(done)
-    values: dict[str, str] = json.loads(done.stdout)
-    return values
-
-
-def _run(
-    python: Path, arguments: list[str], account: pwd.struct_passwd | None
-) -> subprocess.CompletedProcess[bytes]:
+def _all_on_one_runtime(works: Sequence[ArtifactWork], runtime: Runtime) -> Compiled:
+    rungs = [work.climb(runtime) for work in works]
+    if all(rung.made is None for rung in rungs):
+        return _all_on_the_processor(works, [rung.reasons for rung in rungs], runtime)
     try:
-        return subprocess.run(
-            [str(python), "-I", "-m", "appliance.compiler", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            env={},
-            cwd="/",
-            user=None if account is None else account.pw_uid,
-            group=None if account is None else account.pw_gid,
-            extra_groups=None if account is None else [],
-            umask=0o022,
-        )
-    except OSError as error:
-        who = "" if account is None else f" as {account.pw_name}"
-        raise UnsupportedError(
-            f"{python} cannot be started{who}: {error.strerror}",
-            hint="run `appliance install` again: it repairs the virtual environment",
-        ) from error
+        made = [
+            rung.made or work.for_processor(runtime, rung.reasons)
+            for work, rung in zip(works, rungs, strict=True)
+        ]
+        return _compiled(works, made, runtime)
+    except UnsupportedError as error:
+        reasons = [_beside(rung, error) for rung in rungs]
+        return _all_on_the_processor(works, reasons, runtime)
 
 
-def _reported(done: subprocess.CompletedProcess[bytes]) -> ApplianceError:
-    """The error in the last line of the child's standard error."""
-    lines = done.stderr.decode("utf-8", "replace").splitlines()
-    try:
-        document = json.loads(lines[-1])
-        message, hint, code = document["message"], document["hint"], document["code"]
-        path = document.get("path", "")
-    except (IndexError, ValueError, KeyError, TypeError):
-        return _died(done.returncode)
-    kind = _ERRORS.get(code, VerificationError if path else UnsupportedError)
-    if issubclass(kind, VerificationError):
-        return kind(message, path=path, hint=hint, code=code)
-    return kind(message, hint=hint, code=code)
+def _all_on_the_processor(
+    works: Sequence[ArtifactWork], reasons: Sequence[Reasons], runtime: Runtime
+) -> Compiled:
+    below = runtime.below()
+    made = [work.for_processor(below, why) for work, why in zip(works, reasons, strict=True)]
+    return _compiled(works, made, below)
 
 
-def _died(status: int) -> UnsupportedError:
-    how = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
-    return UnsupportedError(
-        f"the compiler {how}",
-        hint="the machine may have too little memory for this model: look at the system's log",
-        code="compiler_died",
+def _beside(rung: Rung[Path], error: UnsupportedError) -> Reasons:
+    """The rung's reasons, and for those above it that could have been taken: another model."""
+    message = f"a model beside it needs the processor's runtime: {error.message}"
+    given = {refusal.provider: refusal for refusal in rung.reasons}
+    return tuple(
+        given.get(provider) or Refusal(provider=provider, code="beside", message=message)
+        for provider in LADDER[:-1]
     )
 
 
-def _settle(directory: Path) -> tuple[FileEntry, ...]:
-    """Take the child's files over: make them the parent's, read-only and durable; hash them.
-
-    The directory first: from then on a process that the child left behind can rename nothing.
-    Raises LayoutError for anything but the plain files that a compilation makes.
-    """
-    root = os.geteuid() == 0
-    if root:
-        os.chown(directory, 0, 0)
-    entries = []
-    for name in sorted(path.name for path in directory.iterdir()):
-        if name not in {GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME}:
-            raise LayoutError(f"the compiler left {name!r} behind", path=name)
-        fd = open_regular(directory / name, name=name)
-        try:
-            if root:
-                os.fchown(fd, 0, 0)
-            os.fchmod(fd, 0o444)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        size, sha256 = hash_regular(directory / name, name=name)
-        entries.append(FileEntry(path=name, size=size, sha256=sha256))
-    return tuple(entries)
+def _compiled(works: Sequence[ArtifactWork], made: Sequence[Path], runtime: Runtime) -> Compiled:
+    digests = (work.bundle.digest for work in works)
+    return Compiled(runtime, dict(zip(digests, made, strict=True)))
 
 
-def _replace(incoming: Path, target: Path) -> None:
-    fsync_dir(incoming)
-    if target.exists():
-        # An engine that still maps the old files keeps them until it lets go.
-        target.rename(target.with_name(f"{_INCOMING}{secrets.token_hex(8)}"))
-    incoming.rename(target)
-    fsync_dir(target.parent)
-    _discard_leftovers(target.parent)
-
-
-def _discard_leftovers(artifacts: Path) -> None:
-    for path in artifacts.glob(f"{_INCOMING}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _silent(_message: str) -> None: ...
+def _silent(*_said: object) -> None: ...

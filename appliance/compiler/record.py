@@ -1,10 +1,14 @@
-"""The record of a compiled artifact: what was compiled, where, and every resulting byte.
+"""The record of a compiled artifact: what was compiled, where, for what, and every resulting byte.
 
 Owns the document's form. Signed by the node key (DSSE), so that an artifact that this node did
-not make, or that changed since, never loads.
+not make, or that changed since, never loads. What an artifact for the CPU does not need is left
+out, so that records of older releases keep their bytes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
@@ -16,8 +20,55 @@ NAME = "record.json"
 PAYLOAD_TYPE = "application/vnd.appliance.artifact+json"
 MAX_BYTES = 1024 * 1024
 
+Provider = Literal["tensorrt", "cuda", "cpu"]
+"""What computes: ONNX Runtime's provider for TensorRT, for CUDA, or for the processor."""
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+
+class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Why a faster provider was not taken.
+
+    Attributes:
+        provider: the one that was not taken.
+        code: stable name of the reason, as "no_gpu".
+        message: the reason for a person, one clause.
+    """
+
+    provider: Provider
+    code: str
+    message: str
+
+
+class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far the logits of the golden prompt are from those that the processor computes.
+
+    Attributes:
+        error: relative error, the largest of any token: |a - b| / |b|.
+        bound: what was allowed.
+    """
+
+    error: float
+    bound: float
+
+
+class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What of the GPU's memory a model takes, in bytes, as it was reckoned before compiling.
+
+    Attributes:
+        precision: what the weights are on the GPU.
+        weights: all of them.
+        slot: the cache of one sequence.
+        memory: what the GPU has.
+    """
+
+    precision: str
+    weights: int
+    slot: int
+    memory: int
+
+
+class Record(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """What the node vouches for.
 
     Attributes:
@@ -26,6 +77,10 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         fingerprint: of the machine and runtime it was compiled on.
         files: every file but the record, sorted by path.
         created: Unix seconds.
+        provider: what computes it; sessions over it that take another are closed.
+        reasons: for each faster provider, why it was not taken.
+        compared: with the processor; None for the processor itself.
+        fit: in the GPU's memory; None for the processor.
     """
 
     bundle: str
@@ -33,6 +88,28 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fingerprint: dict[str, str]
     files: tuple[FileEntry, ...]
     created: int
+    provider: Provider = "cpu"
+    reasons: tuple[Refusal, ...] = ()
+    compared: Comparison | None = None
+    fit: Fit | None = None
+
+
+def compiled_as(record: Record) -> list[str]:
+    """What computes the model, and why nothing faster does: clauses for a person."""
+    taken = f"computed by {record.provider}"
+    if record.compared is not None:
+        taken += f", golden logits within {record.compared.error:.4f} of the processor's"
+    if record.fit is not None:
+        taken += f", weights in {record.fit.precision}"
+    return [taken, *explained(record.reasons)]
+
+
+def explained(reasons: Iterable[Refusal]) -> list[str]:
+    """The reasons as clauses; providers that share one share its clause."""
+    providers: dict[str, list[str]] = {}
+    for refusal in reasons:
+        providers.setdefault(refusal.message, []).append(refusal.provider)
+    return [f"not by {' or '.join(names)}: {message}" for message, names in providers.items()]
 
 
 def sign(record: Record, node_key: NodeKey) -> bytes:

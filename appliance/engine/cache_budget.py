@@ -37,21 +37,27 @@ class CacheShape:
         return self.slots * self.slot_bytes
 
 
-def token_bytes(decoder: DecoderSpec) -> int:
-    """Bytes of one token's keys and values over all layers."""
-    item = 1 if decoder.cache == "int8" else 4
+def token_bytes(decoder: DecoderSpec, item: int | None = None) -> int:
+    """Bytes of one token's keys and values over all layers.
+
+    `item` is the size of a number, if it is not the one of the graphs for the processor.
+    """
+    if item is None:
+        item = 1 if decoder.cache == "int8" else 4
     return 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * item
 
 
-def fit(decoder: DecoderSpec, settings: EngineSettings, available: int) -> CacheShape:
-    """The largest useful cache within `available` bytes.
+def fit(
+    decoder: DecoderSpec, settings: EngineSettings, available: int, each: int | None = None
+) -> CacheShape:
+    """The largest useful cache within `available` bytes, of which a token takes `each`.
 
     Full context for all sequences if that fits. Else fewer sequences, down to as many as can
     have 4,096 tokens each; if even one cannot, a shorter context. Raises CapacityError if not
     even 64 tokens fit.
     """
     context = min(decoder.context_length, settings.max_context or decoder.context_length)
-    each = token_bytes(decoder)
+    each = token_bytes(decoder) if each is None else each
     tokens = available // each
     preferred = min(context, _PREFERRED_TOKENS)
     slots = max(1, min(settings.max_sequences, tokens // preferred))

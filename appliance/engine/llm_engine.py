@@ -19,6 +19,7 @@ from typing import Protocol
 
 from appliance.bundle.manifest import Prompting
 from appliance.engine.counters import Counters
+from appliance.engine.device_logits import DeviceLogits
 from appliance.engine.drafting import Drafter, Prediction, PredictionDrafter, PromptLookup
 from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
 from appliance.engine.output import Delta, Finished, FinishReason, OutputReader
@@ -77,10 +78,13 @@ class Output:
     event: Delta | Finished
 
 
+Logits = Array | DeviceLogits
+
+
 class Runner(Protocol):
     """Computes a plan: logits [sum(plan.rows), vocab], those of each of `plan.sampled` in turn."""
 
-    def run(self, plan: Plan) -> Array: ...
+    def run(self, plan: Plan) -> Logits: ...
 
     def most_drafted(self, sequences: int) -> int:
         """Drafted tokens that a decode batch of so many can take of each; 0: none."""
@@ -292,7 +296,7 @@ class LLMEngine:
 
     def _with_drafts(self, plan: Plan) -> Plan:
         """`plan` with what is worth verifying of the guesses at its decoding sequences."""
-        if not plan.decodes or not self._speculation.most:
+        if not (plan.decodes and self._speculation.most and self._runner.most_drafted(1)):
             return plan
         batch = [self._sequences[sequence] for sequence in plan.decodes]
         for running in batch:
@@ -315,7 +319,7 @@ class LLMEngine:
         room = self.capacity - max(len(running.sequence.tokens) for running in batch)
         return min(self._runner.most_drafted(len(batch)), budget // len(batch), room)
 
-    def _run(self, plan: Plan) -> Array:
+    def _run(self, plan: Plan) -> Logits:
         start = self._clock()
         logits = self._runner.run(plan)
         if plan.decodes and not plan.prefills and not plan.moves:
@@ -323,15 +327,15 @@ class LLMEngine:
             self._speculation.measured(len(plan.decodes), width, self._clock() - start)
         return logits
 
-    def _read(self, plan: Plan, logits: Array) -> list[Output]:
+    def _read(self, plan: Plan, logits: Logits) -> list[Output]:
         """Sample each sequence's rows, one after the other, as long as its draft holds.
 
         So the tokens, and the numbers drawn for them, are those of as many steps without drafts.
         """
         outputs: list[Output] = []
-        reading, depth = list(self._rows(plan, logits)), 0
+        reading, depth = list(self._rows(plan)), 0
         while reading:
-            sampled = [_sample_row(running, rows[depth]) for running, rows in reading]
+            sampled = [_sample(running, logits, first + depth) for running, first in reading]
             with self._lock:
                 held = [
                     self._advance(running, token, outputs)
@@ -342,10 +346,11 @@ class LLMEngine:
             depth += 1
         return outputs
 
-    def _rows(self, plan: Plan, logits: Array) -> Iterator[tuple[_Running, Array]]:
+    def _rows(self, plan: Plan) -> Iterator[tuple[_Running, int]]:
+        """Who is sampled, and the first of its rows."""
         first = 0
         for sequence, count in zip(plan.sampled, plan.rows, strict=True):
-            yield self._sequences[sequence], logits[first : first + count]
+            yield self._sequences[sequence], first
             first += count
 
     def _prepare_masks(self, plan: Plan) -> None:
@@ -401,9 +406,12 @@ class LLMEngine:
         return finished
 
 
-def _sample_row(running: _Running, row: Array) -> Sampled:
+def _sample(running: _Running, logits: Logits, row: int) -> Sampled:
     constraint = running.constraint
-    return running.sampler.sample(row, None if constraint is None else constraint.allowed())
+    if constraint is None and running.sampler.takes_likeliest and isinstance(logits, DeviceLogits):
+        return running.sampler.take(logits.greedy[row])
+    allowed = None if constraint is None else constraint.allowed()
+    return running.sampler.sample(logits[row], allowed)
 
 
 def _end_reason(running: _Running, token_id: int, room: bool) -> FinishReason | None:

@@ -19,10 +19,9 @@ from appliance.engine.encoder_runner import EncoderRunner
 from appliance.engine.grammar.compiler import GrammarCompiler
 from appliance.engine.grammar.turn import Tags
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.model_runner import ModelRunner
+from appliance.engine.opened import OpenedDecoder, open_decoder
 from appliance.engine.output import TOOL_TAGS
-from appliance.engine.session import PREFILL_NAME, open_session
-from appliance.engine.slot_pool import SlotPool
+from appliance.engine.session import open_session
 from appliance.engine.tokenizer import Tokenizer
 from appliance.errors import DigestError, RequestError
 from appliance.fsops import read_regular, resolve_inside
@@ -49,7 +48,6 @@ class ChatModel:
             read_checked(bundle, manifest.tokenizer),
             visible=(prompting.reasoning_start, prompting.reasoning_end, *TOOL_TAGS),
         )
-        self._budget = budget
         self._template = ChatTemplate(
             read_checked(bundle, prompting.template).decode("utf-8"),
             bos_token=prompting.bos_token,
@@ -62,20 +60,17 @@ class ChatModel:
             end_ids=generation.eos_token_ids,
             tags=Tags(prompting.reasoning_start, prompting.reasoning_end, prompting.tool_format),
         )
-        self._shape = None
+        self._opened: OpenedDecoder | None = None
         try:
-            self._shape = self.cache_shape = budget.take(decoder, settings)
-            session = open_session(artifact.directory, settings.threads)
-            prompts = None
-            if decoder.cache == "int8":
-                prompts = open_session(artifact.directory, settings.threads, PREFILL_NAME)
-            pool = SlotPool(decoder, self.cache_shape)
-            runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget, prompts)
+            self._opened = opened = open_decoder(artifact, decoder, settings, budget)
         except BaseException:
             self.close()
             raise
+        settings, self.cache_shape = opened.settings, opened.shape
+        self.recorded = opened.recorded
+        """Whether steps are replayed on a GPU, not started kernel by kernel."""
         self.engine = LLMEngine(
-            runner,
+            opened.runner,
             self.tokenizer,
             prompting,
             vocab_size=decoder.vocab_size,
@@ -103,19 +98,19 @@ class ChatModel:
         return self.tokenizer.encode_prompt(prompt), opened
 
     def close(self) -> None:
-        """Free the cache's share of the budget and end the processes of template and grammars."""
+        """Free what the cache took and end the processes of template and grammars."""
         self._template.close()
         self.grammars.close()
-        if self._shape is not None:
-            self._budget.give_back(self._shape)
-            self._shape = None
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
 
 class EmbeddingModel:
     """An embedding model, ready to embed. Raises as its parts do."""
 
     def __init__(self, bundle: StoredBundle, artifact: Artifact, settings: EngineSettings) -> None:
-        manifest = bundle.manifest
+        manifest, settings = bundle.manifest, settings.sized(gpu=False)
         assert manifest.encoder is not None
         self.bundle = bundle
         self.encoder: EncoderSpec = manifest.encoder

@@ -70,6 +70,17 @@ class Sampler:
         )
         self._seen_prompt: Ids = np.unique(np.asarray(prompt, np.int64))
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the choice is the likeliest token under the model itself, and nothing else."""
+        return self._params.greedy and not self._edits_logits and self._params.logprobs is None
+
+    def take(self, token_id: int) -> Sampled:
+        """Book the likeliest token, which the graph has found."""
+        assert self.takes_likeliest
+        self._generated += 1
+        return Sampled(token_id)
+
     def sample(self, logits: Scores, allowed: Mask | None = None) -> Sampled:
         """Choose from `logits` [vocab]; the array is not changed.
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnxruntime as ort
 
+from appliance.compiler import Provider, libraries
 from appliance.engine.machine import physical_cores
 from appliance.errors import UnsupportedError
 
 PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+PROVIDERS: Mapping[Provider, str] = {
+    "cpu": PROVIDER,
+    "cuda": CUDA_PROVIDER,
+    "tensorrt": "TensorrtExecutionProvider",
+}
+"""ONNX Runtime's name of what an artifact was compiled for."""
 GRAPH_NAME = "model.onnx"
 PREFILL_NAME = "prefill.onnx"
 
@@ -19,9 +28,40 @@ def open_session(artifact: Path, threads: int, name: str = GRAPH_NAME) -> ort.In
 
     Raises UnsupportedError if ONNX Runtime refuses the graph or takes another provider.
     """
+    session = _open(artifact / name, _options(threads or physical_cores()), PROVIDER, {})
+    if session.get_providers() != [PROVIDER]:
+        raise _another(session, PROVIDER)
+    return session
+
+
+def open_cuda_session(artifact: Path, index: int = 0) -> tuple[ort.InferenceSession, bool]:
+    """A session on the GPU number `index`, and whether it can record runs and replay them.
+
+    Raises UnsupportedError if ONNX Runtime refuses the graph or does not take the GPU: never is
+    the processor used instead.
+    """
+    libraries.preload()
+    settings = {"device_id": str(index)}
+    try:
+        session = _open(
+            artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings | {"enable_cuda_graph": "1"}
+        )
+        recorded = True
+    except UnsupportedError:
+        # A graph with a node that stays on the processor cannot be recorded, but can be run.
+        session, recorded = (
+            _open(artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings),
+            False,
+        )
+    if session.get_providers()[0] != CUDA_PROVIDER:
+        raise _another(session, CUDA_PROVIDER)
+    return session, recorded
+
+
+def _options(threads: int) -> ort.SessionOptions:
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or physical_cores()
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # The artifact is optimized already; doing it again would unshare its memory-mapped weights.
@@ -31,13 +71,26 @@ def open_session(artifact: Path, threads: int, name: str = GRAPH_NAME) -> ort.In
     # Spinning threads would eat the cores that the HTTP side and other models need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    return options
+
+
+def _open(
+    graph: Path, options: ort.SessionOptions, provider: str, settings: Mapping[str, str]
+) -> ort.InferenceSession:
     try:
-        session = ort.InferenceSession(artifact / name, sess_options=options, providers=[PROVIDER])
+        return ort.InferenceSession(
+            graph, options, providers=[(provider, dict(settings))], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
         raise UnsupportedError(
             f"ONNX Runtime refuses the compiled graph: {str(error).splitlines()[0]}",
             hint="run the installer again: it compiles the model anew for this machine",
         ) from error
-    if session.get_providers() != [PROVIDER]:
-        raise UnsupportedError(f"the session took {session.get_providers()}, not {PROVIDER}")
-    return session
+
+
+def _another(session: ort.InferenceSession, wanted: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"the session took {session.get_providers()[0]}, not {wanted}",
+        hint="`appliance status` says what this node lacks",
+        code="provider_not_taken",
+    )

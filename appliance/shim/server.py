@@ -143,7 +143,7 @@ def _office(services: Services, batches: Batches) -> Office:
     return Office(
         batches.files,
         batches.batches,
-        Gate(services.drain, config.engine.max_sequences),
+        Gate(services.drain),
         LineCaller(batch_endpoints(services), services.accounting, services.keys),
         services.engine,
         services.metrics,

@@ -41,11 +41,15 @@ from installer.checkpoint.graph.attention import (
     BytePrompt,
     ByteSlots,
     FloatSlots,
+    HalfSlots,
     Observed,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.families import Family, family_of
+from installer.checkpoint.graph.half import HalfBuilder
+from installer.checkpoint.graph.standard import StandardBuilder, has_standard_graph
+from installer.checkpoint.graph.static_cache import StaticCache
 from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.probe import probe
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
@@ -58,6 +62,9 @@ from installer.signing import BundleSigner
 
 GRAPH = "graph/cpu/model.onnx"
 PREFILL_GRAPH = "graph/cpu/prefill.onnx"
+CUDA_GRAPH = "graph/cuda/model.onnx"
+TRT_GRAPH = "graph/trt/model.onnx"
+WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
 LICENCE = "LICENSE"
 MODEL_CARD = "MODEL_CARD.md"
@@ -110,6 +117,11 @@ class Plan:
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
         return SCHEMES[self.precision].integer_products
+
+    @property
+    def standard(self) -> bool:
+        """Whether the bundle has a graph for TensorRT."""
+        return self.family.kind == "chat" and has_standard_graph(SCHEMES[self.precision])
 
 
 def build_bundle(
@@ -194,8 +206,10 @@ def _write(
 ) -> Manifest:
     _write_texts(plan, directory)
     _write_graphs(plan, directory, progress, max_file_bytes)
-    for graph in (GRAPH, PREFILL_GRAPH) if plan.joined else (GRAPH,):
-        probe(directory / graph, plan.spec)
+    for graph in _graphs(plan):
+        probe(directory / graph.path, directory / graph.weights_folder, plan.spec)
+        if isinstance(graph.prefill, str):
+            probe(directory / graph.prefill, directory / graph.weights_folder, plan.spec)
     with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
         origin = plan.checkpoint.digest(advance)
     files = _hash_files(directory, progress)
@@ -233,6 +247,14 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
             writer.write(path, FloatSlots if plan.family.kind == "chat" else None)
         else:
             _write_joined(plan, writer, directory, progress)
+        if plan.family.kind == "chat":
+            cuda = directory / CUDA_GRAPH
+            cuda.parent.mkdir()
+            writer.write(cuda, HalfSlots, HalfBuilder)
+        if plan.standard:
+            trt = directory / TRT_GRAPH
+            trt.parent.mkdir()
+            writer.write(trt, StaticCache, StandardBuilder)
     tensors.finish(plan.family.unused_tensors)
 
 
@@ -243,9 +265,11 @@ class _GraphWriter:
         self._plan = plan
         self._files = files
 
-    def write(self, path: Path, form: Form | None) -> None:
+    def write(
+        self, path: Path, form: Form | None, words: type[GraphBuilder] = GraphBuilder
+    ) -> None:
         plan = self._plan
-        builder = GraphBuilder(plan.checkpoint.tensors, self._files, SCHEMES[plan.precision])
+        builder = words(plan.checkpoint.tensors, self._files, SCHEMES[plan.precision])
         plan.family.build(builder, plan.shape, *(() if form is None else (form,)))
         self._files.flush()
         builder.save(path, name=plan.checkpoint.family)
@@ -270,6 +294,21 @@ def _calibration_prompts(plan: Plan) -> list[Sequence[int]]:
     texts += [plan.chat.prompt(text) for text in calibration.TEXTS] + list(calibration.TEXTS)
     prompts = [plan.tokenizer.encode(text)[:length] for text in texts]
     return [*(p for p in prompts if p), calibration.spread(plan.shape.vocab, length)]
+
+
+def _graphs(plan: Plan) -> tuple[Graph, ...]:
+    """The graphs that the plan's bundle has."""
+    cpu = Graph(
+        variant="cpu",
+        path=GRAPH,
+        precision=plan.precision,
+        prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
+    )
+    if plan.family.kind != "chat":
+        return (cpu,)
+    cuda = Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)
+    trt = Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS)
+    return (cpu, cuda, trt) if plan.standard else (cpu, cuda)
 
 
 def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:
@@ -311,14 +350,7 @@ def _manifest(
         license=plan.licence.identifier,
         checkpoint_sha256=origin,
         files=files,
-        graphs=(
-            Graph(
-                variant="cpu",
-                path=GRAPH,
-                precision=plan.precision,
-                prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
-            ),
-        ),
+        graphs=_graphs(plan),
         tokenizer=TOKENIZER,
         decoder=spec if isinstance(spec, DecoderSpec) else None,
         encoder=spec if isinstance(spec, EncoderSpec) else None,

@@ -15,25 +15,31 @@ from appliance.compiler.probe import run_probe
 from appliance.errors import CheckpointError, UnsupportedError
 
 
-def probe(graph: Path, spec: DecoderSpec | EncoderSpec) -> None:
-    """Run `graph` on a few tokens. Raises CheckpointError."""
+def probe(graph: Path, weights: Path, spec: DecoderSpec | EncoderSpec) -> None:
+    """Run `graph` on a few tokens; its weights lie in `weights`. Raises CheckpointError."""
     try:
-        run_probe(open_graph(graph), spec)
+        run_probe(open_graph(graph, weights), spec)
     except UnsupportedError as error:
         raise CheckpointError(
             error.message, hint="the checkpoint is damaged, or its config.json belongs to another"
         ) from error
 
 
-def open_graph(graph: Path) -> ort.InferenceSession:
-    """A session over a bundle's graph as it was written. Raises CheckpointError."""
+def open_graph(graph: Path, weights: Path | None = None) -> ort.InferenceSession:
+    """A session over a bundle's graph as it was written. Raises CheckpointError.
+
+    `weights` is the folder of the weight files; the graph's own if not given.
+    """
     options = ort.SessionOptions()
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(weights or graph.parent)
+    )
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.log_severity_level = 4
     try:
         # The runtime's exceptions share no base class but Exception.
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CheckpointError(
             f"the runtime refuses the graph: {str(error).splitlines()[0]}",

@@ -17,7 +17,7 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
-Precision = Literal["fp32", "int8", "int4", "w8a8"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "w8a8"]
 
 _SHRINK = (1.0, 0.94, 0.88, 0.82)
 """Fractions of a block's range that are tried: clipping outliers often costs less than a coarse
@@ -26,7 +26,7 @@ step for all others."""
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How weights are stored. Bits are 4, 8, or 32 for plain floats."""
+    """How weights are stored. Bits are 4, 8, or 16 and 32 for plain floats."""
 
     layer_bits: int
     table_bits: int
@@ -37,10 +37,14 @@ class Scheme:
 
 SCHEMES: dict[Precision, Scheme] = {
     "fp32": Scheme(32, 32),
+    "fp16": Scheme(16, 16),
     "int8": Scheme(8, 8),
     "int4": Scheme(4, 8),
     "w8a8": Scheme(8, 8, integer_products=True),
 }
+
+
+FLOAT_BITS = (16, 32)
 
 
 @dataclass(frozen=True, slots=True)

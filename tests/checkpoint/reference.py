@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
+
+from installer.checkpoint.quantize import quantize_rows
 
 Floats = npt.NDArray[np.float32]
 
@@ -65,3 +69,15 @@ class ReferenceEncoder:
         if self._normalize:
             pooled = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return pooled.astype(np.float32)
+
+
+def with_rounded_rows(checkpoint: Path, target: Path) -> Path:
+    """A copy of `checkpoint` in `target` whose matrices are rounded by rows, as `w8a8` does it."""
+    shutil.copytree(checkpoint, target)
+    weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
+    for name, values in weights.items():
+        if values.ndim == 2:
+            integers, scales = quantize_rows(values)
+            weights[name] = integers * scales[:, None]
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target

@@ -13,24 +13,48 @@ import onnxruntime as ort
 from appliance.bundle.manifest import DecoderSpec
 
 Floats = npt.NDArray[np.float32]
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 class SlotRunner:
-    """`slots` sequences of at most `capacity` tokens over one session."""
+    """`slots` sequences of at most `capacity` tokens over one session.
 
-    def __init__(self, graph: Path, spec: DecoderSpec, *, slots: int = 1, capacity: int) -> None:
+    `weights` is the folder of the weight files, if it is not the graph's own.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        spec: DecoderSpec,
+        *,
+        slots: int = 1,
+        capacity: int,
+        weights: Path | None = None,
+    ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
-        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        # Or widened weights and their product become a product of rounded activations.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(weights or graph.parent)
+        )
+        self._session = ort.InferenceSession(
+            graph.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
         self._spec = spec
         shape = (slots, spec.kv_heads, capacity, spec.head_dim)
+        inputs = {entry.name: entry.type for entry in self._session.get_inputs()}
+        self._inputs = inputs.keys()
+        self._selects = "greedy" in {entry.name for entry in self._session.get_outputs()}
         self._pools = {
-            f"{name}_{layer}": np.zeros(shape, np.int8 if spec.cache == "int8" else np.float32)
-            for layer in range(spec.layers)
-            for name in ("key", "value")
+            name.removeprefix("past_"): np.zeros(shape, DTYPES[kind])
+            for name, kind in inputs.items()
+            if name.startswith("past_")
         }
         self.lengths = [0] * slots
+        self.greedy: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        """What the graph chose in the last run, if it chooses."""
 
     def prefill(self, slot: int, tokens: Sequence[int]) -> Floats:
         """Append `tokens` to a sequence; logits after the last of them, [vocab]."""
@@ -49,24 +73,30 @@ class SlotRunner:
     ) -> Floats:
         """Run `rows` of tokens, already counted in `lengths`, in the slots from `first` on."""
         lengths = np.array(self.lengths[first : first + len(rows)], np.int32)
+        counts = np.array([len(row) for row in rows], np.int32)
         inputs: dict[str, npt.NDArray[Any]] = {
             "input_ids": np.array(rows, np.int64),
             "seqlens_k": lengths - 1,
             "total_sequence_length": np.array(lengths.max(), np.int32),
+            "query_seqlens": counts,
+            "starts": (lengths - counts).astype(np.int64),
             "rows": np.arange(len(rows)) * len(rows[0]) + np.array(last_index, np.int64),
         }
-        if self._spec.cache == "int8":
-            inputs["query_seqlens"] = np.array([len(row) for row in rows], np.int32)
         binding = self._session.io_binding()
-        for name, value in inputs.items():
-            binding.bind_cpu_input(name, value)
+        for name in inputs.keys() & self._inputs:
+            binding.bind_cpu_input(name, inputs[name])
         for name, pool in self._pools.items():
             view = pool[first : first + len(rows)]
             where = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
             binding.bind_input(f"past_{name}", *where)
             binding.bind_output(f"present_{name}", *where)
-        logits: Floats = np.full((len(rows), self._spec.vocab_size), np.nan, np.float32)
+        wanted = len(last_index)
+        logits: Floats = np.full((wanted, self._spec.vocab_size), np.nan, np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        if self._selects:
+            self.greedy = np.zeros(wanted, np.int64)
+            where = ("cpu", 0, self.greedy.dtype, self.greedy.shape, self.greedy.ctypes.data)
+            binding.bind_output("greedy", *where)
         self._session.run_with_iobinding(binding)
         return logits
 

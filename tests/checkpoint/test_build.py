@@ -34,6 +34,7 @@ def test_a_chat_bundle_has_exactly_its_files(built: BuildBundle) -> None:
         "bundle.json",
         "graph/cpu/model.onnx",
         "graph/cpu/weights-00001.bin",
+        "graph/cuda/model.onnx",
         "mlbom.cdx.json",
         "tokenizer/chat_template.jinja",
         "tokenizer/tokenizer.json",

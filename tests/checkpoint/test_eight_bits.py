@@ -7,16 +7,13 @@ that fall the other way by the last bit of a float. Errors are relative, in the 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
 from transformers import DynamicCache
 
 from appliance.bundle.manifest import DecoderSpec
@@ -26,9 +23,8 @@ from appliance.engine.slot_pool import SlotPool
 from appliance.pb import onnx_graph_pb2 as pb
 from installer.checkpoint.calibration import spread
 from installer.checkpoint.probe import open_graph
-from installer.checkpoint.quantize import quantize_rows
 from tests.checkpoint.conftest import BuildBundle, Built
-from tests.checkpoint.reference import ReferenceDecoder
+from tests.checkpoint.reference import ReferenceDecoder, with_rounded_rows
 from tests.checkpoint.runner import Floats
 
 TOKENS = np.random.default_rng(11).integers(0, 480, 120).tolist()
@@ -68,7 +64,7 @@ def test_logits_are_the_references_with_the_same_roundings(
     built: BuildBundle, tmp_path: Path, name: str
 ) -> None:
     model = built(name, "w8a8")
-    reference = ReferenceDecoder(_with_rounded_weights(model.checkpoint, tmp_path / "rounded"))
+    reference = ReferenceDecoder(with_rounded_rows(model.checkpoint, tmp_path / "rounded"))
     for layer in reference.model.modules():
         if isinstance(layer, torch.nn.Linear):
             layer.register_forward_pre_hook(_round_rows)
@@ -210,14 +206,3 @@ def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any,
     (x,) = inputs
     peaks = x.abs().amax(-1, keepdim=True).clamp_min(1e-10)
     return (torch.round(x * (127 / peaks)) * (peaks / 127),)
-
-
-def _with_rounded_weights(checkpoint: Path, target: Path) -> Path:
-    shutil.copytree(checkpoint, target)
-    weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
-    for name, values in weights.items():
-        if values.ndim == 2:
-            integers, scales = quantize_rows(values)
-            weights[name] = integers * scales[:, None]
-    save_file(weights, target / "model.safetensors", {"format": "pt"})
-    return target

@@ -234,7 +234,7 @@ def test_a_child_that_leaves_links_or_more_files_is_not_trusted(
         python = tmp_path / "python"
         python.write_text(
             "#!/bin/sh\n"
-            f'[ "$4" = --fingerprint ] && exec {sys.executable} "$@"\n'
+            f'[ "$4" = --machine ] && exec {sys.executable} "$@"\n'
             f"{left.format(secret=secret)}\n"
         )
         python.chmod(0o755)

@@ -9,7 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from appliance.compiler.graph_check import OPERATORS, check_graph
+from appliance.compiler.graph_check import (
+    OPERATORS,
+    STANDARD_OPERATORS,
+    STANDARD_OPSETS,
+    Operators,
+    check_graph,
+)
 from appliance.errors import VerificationError
 from appliance.pb import onnx_graph_pb2 as pb
 from installer.checkpoint import build_bundle
@@ -20,7 +26,9 @@ from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_
 PATH = "graph/cpu/model.onnx"
 FIRST_RELEASE = REPOSITORY / "tests/golden/0.1/decoder"
 """Its graphs have one operator that is written no more."""
+STANDARD_PATH = "graph/trt/model.onnx"
 Change = Callable[[onnx.ModelProto], object]
+Seen = dict[tuple[str, str], set[str]]
 
 
 def check(bundle: Path, data: bytes) -> None:
@@ -29,16 +37,17 @@ def check(bundle: Path, data: bytes) -> None:
     check_graph(data, files, path=PATH)
 
 
-def test_the_allow_list_is_exactly_what_the_builder_writes(tmp_path: Path) -> None:
+def test_the_allow_lists_are_exactly_what_the_builder_writes(tmp_path: Path) -> None:
     # Every family and precision, biases, tables in parts, both poolings.
     graphs: list[tuple[Callable[[Path], Path], list[Precision]]] = [
         (lambda d: write_qwen3(d, tied=False), ["fp32", "int4"]),
-        (write_qwen2, ["fp32", "int8"]),
+        (write_qwen2, ["fp32", "fp16", "int8"]),
         (write_llama, ["int4", "w8a8"]),
         (write_bert, ["fp32", "int8"]),
         (lambda d: write_bert(d, pooling="cls"), ["int8"]),
     ]
-    seen: dict[tuple[str, str], set[str]] = {}
+    seen: Seen = {}
+    standard: Seen = {}
     for index, (write, precisions) in enumerate(graphs):
         checkpoint = write(tmp_path / f"checkpoint-{index}")
         for precision in precisions:
@@ -53,16 +62,27 @@ def test_the_allow_list_is_exactly_what_the_builder_writes(tmp_path: Path) -> No
                     precision=precision,
                     max_file_bytes=limit,
                 )
-                for path in (out / PATH).parent.glob("*.onnx"):
+                for path in (out / "graph").rglob("*.onnx"):
                     data = path.read_bytes()
                     check(out, data)
-                    for node in pb.Model.FromString(data).graph.node:
-                        names = {attribute.name for attribute in node.attribute}
-                        seen.setdefault((node.domain, node.op_type), set()).update(names)
+                    model = pb.Model.FromString(data)
+                    opsets = {entry.domain: entry.version for entry in model.opset_import}
+                    note(model, standard if opsets == STANDARD_OPSETS else seen)
     first_release = pb.Model.FromString((FIRST_RELEASE / PATH).read_bytes())
     assert ("", "GatherND") not in seen
     seen |= {("", n.op_type): {"batch_dims"} for n in first_release.graph.node if "ND" in n.op_type}
-    assert {key: frozenset(names) for key, names in seen.items()} == OPERATORS
+    assert frozen(seen) == OPERATORS
+    assert frozen(standard) == STANDARD_OPERATORS
+
+
+def note(model: pb.Model, seen: Seen) -> None:
+    for node in model.graph.node:
+        names = {attribute.name for attribute in node.attribute}
+        seen.setdefault((node.domain, node.op_type), set()).update(names)
+
+
+def frozen(seen: Seen) -> Operators:
+    return {key: frozenset(names) for key, names in seen.items()}
 
 
 def first_external(model: onnx.ModelProto) -> TensorProto:
@@ -169,6 +189,25 @@ def test_what_the_builder_does_not_write_is_refused(decoder_bundle: Path, name: 
         check(decoder_bundle, model.SerializeToString())
     assert caught.value.code == "graph_refused"
     assert caught.value.path == PATH
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "domain"),
+    [
+        (PATH, "TensorScatter", ""),
+        (STANDARD_PATH, "Gelu", "com.microsoft"),
+        (STANDARD_PATH, "Abs", ""),
+    ],
+)
+def test_each_set_of_operators_has_its_own_list(
+    decoder_bundle: Path, path: str, kind: str, domain: str
+) -> None:
+    data = (decoder_bundle / path).read_bytes()
+    check(decoder_bundle, data)
+    model = onnx.ModelProto.FromString(data)
+    add_node(kind, domain)(model)
+    with pytest.raises(VerificationError, match=kind):
+        check(decoder_bundle, model.SerializeToString())
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\x08", b"GGUF", b"\xff" * 64])

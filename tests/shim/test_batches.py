@@ -322,7 +322,7 @@ def test_another_key_s_batch_does_not_exist(node: Node) -> None:
 
 
 def test_lines_leave_a_slot_of_the_engine_to_whoever_comes_next(node: Node) -> None:
-    most = node.config.engine.max_sequences - 1
+    most = node.engine.models[CHAT].max_sequences - 1
     node.engine.behaviour.pause_after = 0
     streams = [node.stream(ask(stream=True)) for _ in range(most - 3)]
     running(node, most - 3)

@@ -17,11 +17,10 @@ PRIORITY = -100
 
 
 class Gate:
-    """Batches take turns: each asks for one line at a time. The engine has `slots`."""
+    """Batches take turns: each asks for one line at a time."""
 
-    def __init__(self, drain: Drain, slots: int) -> None:
+    def __init__(self, drain: Drain) -> None:
         self._drain = drain
-        self._most = slots - 1
         self._turn = asyncio.Lock()
         self._lines = 0
 
@@ -30,10 +29,13 @@ class Gate:
         """Lines that run."""
         return self._lines
 
-    async def enter(self) -> None:
-        """Wait until a line may begin. Raises UnavailableError with code `shutting_down`."""
+    async def enter(self, slots: int) -> None:
+        """Wait until a line may begin for a model that runs so many sequences at once.
+
+        Raises UnavailableError with code `shutting_down`.
+        """
         async with self._turn:
-            while self._lines and self._drain.inside >= self._most:
+            while self._lines and self._drain.inside >= slots - 1:
                 await self._drain.left()
             self._drain.enter()
             self._lines += 1

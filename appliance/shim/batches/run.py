@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 _OBJECT = msgspec.json.Decoder(BatchObject)
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 """Seconds between tries in vain; they double."""
+_EMBEDDING_SLOTS = 4
+"""For a model that has none: its calls wait for each other in the engine."""
 _ENVELOPE_BYTES = 4096
 """Of a line, around the request in it."""
 _EXPIRED = LineError(
@@ -85,6 +87,7 @@ class Run:
         self._tasks: set[asyncio.Task[None]] = set()
         self._again: deque[_Try] = deque()
         self._hang_up = asyncio.Event()
+        self._slots = _EMBEDDING_SLOTS
         self._not_before = 0.0
         self._vain = 0
         self.object = _OBJECT.decode(batch.body)
@@ -150,6 +153,9 @@ class Run:
 
     async def _run_lines(self) -> None:
         self._hang_up.clear()
+        models = serving(await self._office.engine.models())
+        slots = [model.max_sequences for model in models if model.name == self.object.model]
+        self._slots = max(slots, default=0) or _EMBEDDING_SLOTS
         try:
             async for line in self._to_do():
                 await self._launch(_Try(line))
@@ -189,7 +195,7 @@ class Run:
         while len(self._tasks) >= self._most():
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(self._not_before - asyncio.get_running_loop().time())
-        await self._office.gate.enter()
+        await self._office.gate.enter(self._slots)
         task = asyncio.create_task(self._try(attempt))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

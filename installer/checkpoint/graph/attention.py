@@ -1,7 +1,8 @@
 """Attention over the key-value cache, in each form that a decoder graph can have.
 
 Owns the decoder graphs' inputs and outputs (docs/bundle-format.md). `FloatSlots` is the only
-graph of the grades with a float32 cache. With an 8-bit cache there are two graphs over the same
+graph for the CPU of the grades with a float32 cache; `HalfSlots` is its like for CUDA, of every
+grade. With an 8-bit cache there are two graphs over the same
 weights: `ByteSlots`, whose kernel reads the integers themselves, for decoding, and `BytePrompt`,
 which turns them into floats first, for prompts. `Observed` measures what the scales of such a
 cache must hold. Why two: docs/decisions/0081-two-graphs.md.
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
 from installer.checkpoint.quantize import Float32
@@ -42,6 +44,9 @@ class _Form:
         self._seqlens = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
         self._total = graph.input("total_sequence_length", ir.DataType.INT32, ())
 
+    def conclude(self, scores: ir.Value) -> None:
+        self._graph.output(scores, "logits", ("rows", self._shape.vocab))
+
     @property
     def _slots(self) -> tuple[int | str, ...]:
         return ("batch", self._shape.kv_heads, "capacity", self._shape.head_dim)
@@ -66,15 +71,15 @@ class _Form:
             **attributes,
         )
 
-    def _angles(self) -> tuple[ir.Value, ir.Value]:
-        """Tables of cosines and sines, [context, head_dim / 2]."""
-        graph, shape = self._graph, self._shape
-        size = (shape.context, shape.head_dim // 2)
 
-        def table(name: str, function: Callable[..., np.ndarray]) -> ir.Value:
-            return graph.floats(name, size, (function(a) for a in shape.rope.angles(shape.context)))
+def angles(graph: GraphBuilder, shape: DecoderShape) -> tuple[ir.Value, ir.Value]:
+    """Tables of cosines and sines, [context, head_dim / 2]."""
+    size = (shape.context, shape.head_dim // 2)
 
-        return table("rope.cosines", np.cos), table("rope.sines", np.sin)
+    def table(name: str, function: Callable[..., np.ndarray]) -> ir.Value:
+        return graph.floats(name, size, (function(a) for a in shape.rope.angles(shape.context)))
+
+    return table("rope.cosines", np.cos), table("rope.sines", np.sin)
 
 
 def _declare_rows(graph: GraphBuilder) -> ir.Value:
@@ -82,29 +87,49 @@ def _declare_rows(graph: GraphBuilder) -> ir.Value:
     return graph.input("rows", ir.DataType.INT64, ("rows",))
 
 
-def _choose(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, rows: ir.Value) -> ir.Value:
+def choose_rows(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, rows: ir.Value) -> ir.Value:
+    """Those of x [B, S, hidden] that `rows` names, [R, hidden]."""
     flat = graph.op("Reshape", x, graph.constant([-1, shape.hidden]))
     return graph.op("Gather", flat, rows, axis=0)
 
 
 class FloatSlots(_Form):
-    """Float32 slots, extended in place; prompts and decoding in one graph."""
+    """Float slots, extended in place; prompts and decoding in one graph."""
+
+    _dtype = ir.DataType.FLOAT
 
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
         self._rows = _declare_rows(graph)
-        self._tables = self._angles()
+        self._tables = angles(graph, shape)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
-        past = self._past(layer, ir.DataType.FLOAT)
+        past = self._past(layer, self._dtype)
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(*heads, *past, *lengths, *self._tables, rotate=True)
         for name, value in zip(PAIR, present, strict=True):
-            self._graph.output(value, f"present_{name}_{layer}", self._slots)
+            self._graph.output(value, f"present_{name}_{layer}", self._slots, self._dtype)
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
-        return _choose(self._graph, self._shape, x, self._rows)
+        return choose_rows(self._graph, self._shape, x, self._rows)
+
+
+class HalfSlots(FloatSlots):
+    """Slots of 16-bit floats, for the CUDA provider; selects the likeliest token in the graph."""
+
+    _dtype = ir.DataType.FLOAT16
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
+        super().__init__(graph, shape)
+        cosines, sines = self._tables
+        self._tables = graph.parameter(cosines), graph.parameter(sines)
+
+    def conclude(self, scores: ir.Value) -> None:
+        logits = self._graph.op("Cast", scores, to=ir.DataType.FLOAT)
+        super().conclude(logits)
+        best = selection.greedy(self._graph, logits)
+        self._graph.output(best, "greedy", ("rows",), ir.DataType.INT64)
 
 
 class ByteSlots(_Form):
@@ -114,7 +139,7 @@ class ByteSlots(_Form):
         super().__init__(graph, shape)
         self._rows = _declare_rows(graph)
         self._query_seqlens = graph.input("query_seqlens", ir.DataType.INT32, ("batch",))
-        self._tables = self._angles()
+        self._tables = angles(graph, shape)
         self._scales = scales
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
@@ -138,7 +163,7 @@ class ByteSlots(_Form):
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
-        return _choose(self._graph, self._shape, x, self._rows)
+        return choose_rows(self._graph, self._shape, x, self._rows)
 
 
 class _Rotated(_Form):
@@ -147,7 +172,7 @@ class _Rotated(_Form):
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
         self._start = graph.input("start", ir.DataType.INT64, (1,))
-        self._tables = self._angles()
+        self._tables = angles(graph, shape)
 
     def _rotate(self, x: ir.Value) -> ir.Value:
         return self._graph.op("RotaryEmbedding", x, self._start, *self._tables, domain=MICROSOFT)
@@ -179,7 +204,7 @@ class BytePrompt(_Rotated):
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
-        return _choose(self._graph, self._shape, x, self._rows)
+        return choose_rows(self._graph, self._shape, x, self._rows)
 
     def _rounded(self, name: str, x: ir.Value, scale: Float32) -> ir.Value:
         """What the cache will hold of `x`; its integers become an output."""

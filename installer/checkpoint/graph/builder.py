@@ -8,7 +8,7 @@ with 8-bit activations, or a product of integers. Knows nothing of any architect
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from appliance.errors import CheckpointError
 from installer.checkpoint.quantize import (
+    FLOAT_BITS,
     Blocks,
     Float32,
     Scheme,
@@ -67,7 +69,15 @@ Matrix = QuantizedMatrix | IntegerMatrix
 
 
 class GraphBuilder:
-    """One graph in the making. The values it hands out are the graph's, not arrays."""
+    """One graph in the making. The values it hands out are the graph's, not arrays.
+
+    Attributes:
+        dtype: of activations and of the key-value cache.
+        opsets: the operator sets that its graphs are written in.
+    """
+
+    dtype = ir.DataType.FLOAT
+    opsets: Mapping[str, int] = OPSETS
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
         self.tensors = tensors
@@ -80,6 +90,8 @@ class GraphBuilder:
         self._used: dict[str, ir.Value] = {}
         """Parameters and constants that an operator reads, in the order of first use."""
         self._made: Counter[str] = Counter()
+        self._converted: dict[str, ir.Value] = {}
+        """Name of a stored value -> it in the precision of the graph."""
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
@@ -156,9 +168,63 @@ class GraphBuilder:
         """A float32 parameter, given in row-major pieces."""
         return self.files.write(name, ir.DataType.FLOAT, shape, pieces)
 
+    def stored(self, name: str, shape: tuple[int, ...], pieces: Iterable[Float32]) -> ir.Value:
+        """Weights as floats of the scheme's width, given in row-major pieces."""
+        if self.scheme.layer_bits != 16:
+            return self.floats(name, shape, pieces)
+        tensor = name.removesuffix(".transposed")
+        narrowed = (_narrowed(tensor, piece) for piece in pieces)
+        return self.files.write(name, ir.DataType.FLOAT16, shape, narrowed)
+
     def vector(self, name: str, width: int) -> ir.Value:
-        """The checkpoint's vector `name` as a float32 parameter."""
-        return self.floats(name, (width,), [self.tensors.vector(name, width)])
+        """The checkpoint's vector `name` as a parameter."""
+        return self.parameter(self.floats(name, (width,), [self.tensors.vector(name, width)]))
+
+    def parameter(self, stored: ir.Value) -> ir.Value:
+        """Stored floats in the precision of the graph."""
+        return self._cast(stored, self.dtype)
+
+    def _cast(self, stored: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """A stored value in another type; the compiler keeps only the result."""
+        assert stored.name is not None
+        if stored.dtype == dtype:
+            return stored
+        if stored.name not in self._converted:
+            self._converted[stored.name] = self.op("Cast", stored, to=dtype)
+        return self._converted[stored.name]
+
+    def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
+        """ids [...] -> rows of the matrix [..., inner]."""
+        rows = self.op("Cast", self.op("Gather", matrix.integers, ids), to=ir.DataType.FLOAT)
+        return self.op("Mul", rows, self.op("Gather", matrix.scales, ids))
+
+    def residual(self, x: ir.Value) -> ir.Value:
+        """x as the stream that every block adds its result to."""
+        return x
+
+    def norm(self, x: ir.Value, name: str, width: int, epsilon: float) -> ir.Value:
+        """RMS norm over the last axis by the checkpoint's vector `name` [width]."""
+        gain = self.vector(name, width)
+        return self.op(
+            "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
+        )
+
+    def norm_sum(
+        self, stream: ir.Value, result: ir.Value, name: str, width: int, epsilon: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """RMS norm of stream + result; it and the sum."""
+        outputs = self.ops(
+            "SkipSimplifiedLayerNormalization",
+            *(stream, result, self.vector(name, width)),
+            outputs=4,
+            domain=MICROSOFT,
+            epsilon=epsilon,
+        )
+        return outputs[0], outputs[3]
+
+    def add(self, stream: ir.Value, result: ir.Value) -> ir.Value:
+        """stream + result."""
+        return self.op("Add", stream, result)
 
     def linear(
         self,
@@ -182,9 +248,10 @@ class GraphBuilder:
             return y if addend is None else self.op("Add", y, addend)
         assert scale is None, "only products of integers have factors"
         weight, bits = self._weight(name, inner, outer), self.scheme.layer_bits
-        if bits == 32:
+        if bits in FLOAT_BITS:
             pieces = self.tensors.transposed(weight)
-            y = self.op("MatMul", x, self.floats(f"{name}.transposed", (inner, outer), pieces))
+            columns = self.stored(f"{name}.transposed", (inner, outer), pieces)
+            y = self.op("MatMul", x, self.parameter(columns))
             return y if addend is None else self.op("Add", y, addend)
         rows = self.tensors.rows(weight)
         matrix = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
@@ -314,10 +381,20 @@ class GraphBuilder:
             self._outputs,
             nodes=self._nodes,
             initializers=list(self._used.values()),
-            opset_imports=OPSETS,
+            opset_imports=dict(self.opsets),
             name=name,
         )
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="appliance")
         proto = ir.serde.serialize_model(model)
         del proto.graph.value_info[:]  # says again what the initializers say
         path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _narrowed(name: str, piece: Float32) -> npt.NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        narrow = piece.astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise CheckpointError(
+            f"{name} has values that 16-bit floats cannot hold", hint="choose --precision fp32"
+        )
+    return narrow

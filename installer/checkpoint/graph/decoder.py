@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.rope import Rope, read_rope
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
@@ -76,6 +76,10 @@ class Attention(Protocol):
 
     def choose(self, x: ir.Value) -> ir.Value | None:
         """x [B, S, hidden] -> the rows whose logits are wanted; None for a graph without."""
+        ...
+
+    def conclude(self, scores: ir.Value) -> None:
+        """Make outputs of the chosen rows' scores [rows, vocab]."""
         ...
 
 
@@ -143,7 +147,7 @@ def build_decoder(
     attention = form(graph, shape)
     embeddings = Table(graph, "model.embed_tokens.weight", shape.vocab, shape.hidden)
 
-    stream, result = embeddings.lookup(attention.ids), None
+    stream, result = graph.residual(embeddings.lookup(attention.ids)), None
     for layer in range(shape.layers):
         at = f"model.layers.{layer}"
         x, stream = _norm(graph, shape, f"{at}.input_layernorm", stream, result)
@@ -154,14 +158,14 @@ def build_decoder(
         result = feed_forward(graph, shape, at, x)
 
     assert result is not None
-    chosen = attention.choose(graph.op("Add", stream, result))
+    chosen = attention.choose(graph.add(stream, result))
     if chosen is None:
         return
     chosen, _ = _norm(graph, shape, "model.norm", chosen, None)
     head = embeddings
     if not shape.tied:
         head = Table(graph, "lm_head.weight", shape.vocab, shape.hidden)
-    graph.output(head.scores(chosen), "logits", ("rows", shape.vocab))
+    attention.conclude(head.scores(chosen))
 
 
 def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:
@@ -188,10 +192,7 @@ def head_norm(
 ) -> ir.Value:
     """RMS norm of each head on its own: x [B, S, heads * head_dim], gain [head_dim]."""
     split = graph.op("Reshape", x, graph.constant([0, 0, heads, shape.head_dim]))
-    gain = graph.vector(f"{name}.weight", shape.head_dim)
-    normed = graph.op(
-        "SimplifiedLayerNormalization", split, gain, axis=-1, epsilon=shape.epsilon, stash_type=1
-    )
+    normed = graph.norm(split, f"{name}.weight", shape.head_dim, shape.epsilon)
     return graph.op("Reshape", normed, graph.constant([0, 0, heads * shape.head_dim]))
 
 
@@ -199,21 +200,7 @@ def _norm(
     graph: GraphBuilder, shape: DecoderShape, name: str, stream: ir.Value, result: ir.Value | None
 ) -> tuple[ir.Value, ir.Value]:
     """RMS norm of stream + result; returns it and the sum."""
-    gain = graph.vector(f"{name}.weight", shape.hidden)
+    weight = f"{name}.weight"
     if result is None:
-        normed = graph.op(
-            "SimplifiedLayerNormalization",
-            *(stream, gain),
-            axis=-1,
-            epsilon=shape.epsilon,
-            stash_type=1,
-        )
-        return normed, stream
-    outputs = graph.ops(
-        "SkipSimplifiedLayerNormalization",
-        *(stream, result, gain),
-        outputs=4,
-        domain=MICROSOFT,
-        epsilon=shape.epsilon,
-    )
-    return outputs[0], outputs[3]
+        return graph.norm(stream, weight, shape.hidden, shape.epsilon), stream
+    return graph.norm_sum(stream, result, weight, shape.hidden, shape.epsilon)

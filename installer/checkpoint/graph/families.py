@@ -47,7 +47,7 @@ class Family:
         return precision
 
 
-_DECODER: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp32")
+_DECODER: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 

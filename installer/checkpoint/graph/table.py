@@ -16,10 +16,9 @@ from installer.checkpoint.graph.builder import (
     IntegerMatrix,
     Matrix,
 )
-from installer.checkpoint.quantize import block_size
+from installer.checkpoint.quantize import FLOAT_BITS, block_size
 from installer.checkpoint.weights import alias
 
-_FLOAT_BITS = 32
 _SMALLEST_BLOCK = 16
 
 
@@ -31,7 +30,7 @@ class Table:
         self._graph = graph
         self._entries = entries
         fits = graph.scheme.integer_products or width % _SMALLEST_BLOCK == 0
-        self._bits = graph.scheme.table_bits if fits else _FLOAT_BITS
+        self._bits = graph.scheme.table_bits if fits else max(FLOAT_BITS)
         self._block = table_block(width)
         self._ranges = list(_ranges(width, self._widest()))
         self._parts = [self._store(name, width, start, stop) for start, stop in self._ranges]
@@ -46,7 +45,7 @@ class Table:
         graph, total = self._graph, None
         for piece, part in zip(self._split(x), self._parts, strict=True):
             if isinstance(part, ir.Value):
-                total = graph.op("Gemm", piece, part, total, transB=1)
+                total = graph.op("Gemm", piece, graph.parameter(part), total, transB=1)
                 continue
             product = graph.multiply(piece, part)
             total = product if total is None else graph.op("Add", total, product)
@@ -55,7 +54,7 @@ class Table:
 
     def _widest(self) -> int:
         """Columns that one file has room for."""
-        unit = 1 if self._bits == _FLOAT_BITS else self._block
+        unit = 1 if self._bits in FLOAT_BITS else self._block
         fit = self._graph.files.limit // (self._entries * self._bits // 8)
         return max(unit, fit // unit * unit)
 
@@ -63,8 +62,8 @@ class Table:
         graph, shape = self._graph, (self._entries, stop - start)
         part = name if stop - start == width else f"{name}.{start}"
         rows = graph.tensors.rows(name, start, stop)
-        if self._bits == _FLOAT_BITS:
-            return graph.floats(part, shape, rows)
+        if self._bits in FLOAT_BITS:
+            return graph.stored(part, shape, rows)
         if graph.scheme.integer_products:
             return graph.integers(part, shape, rows)
         return graph.quantized(part, shape, rows, self._bits, self._block)
@@ -72,16 +71,15 @@ class Table:
     def _lookup(self, part: ir.Value | Matrix, ids: ir.Value) -> ir.Value:
         graph = self._graph
         if isinstance(part, ir.Value):
-            return graph.op("Gather", part, ids)
+            return graph.op("Gather", graph.parameter(part), ids)
         if isinstance(part, IntegerMatrix):
-            rows = graph.op("Cast", graph.op("Gather", part.integers, ids), to=ir.DataType.FLOAT)
-            return graph.op("Mul", rows, graph.op("Gather", part.scales, ids))
+            return graph.gather(part, ids)
         # The same bytes as the product's, in the shape that the lookup wants.
         row_bytes = part.inner * part.bits // 8
         flat = alias(part.packed, f"{part.packed.name}.flat", (part.outer, row_bytes))
         return graph.op(
             "GatherBlockQuantized",
-            *(flat, ids, part.scales, part.zeros),
+            *(flat, ids, graph.parameter(part.scales), part.zeros),
             domain=MICROSOFT,
             bits=part.bits,
             block_size=part.block,

@@ -1,0 +1,180 @@
+"""The golden prompt: what a graph for a GPU must compute as the processor does.
+
+Owns the prompt, the two ways through it, and the comparison. Both go the same way: a prompt in
+two pieces over a cache, then single tokens, whatever the model would have said. The processor's
+logits come from another interpreter as a file, because the two runtimes cannot be in one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from appliance.bundle.manifest import DecoderSpec
+from appliance.compiler.probe import Array, advance, cannot_run, empty_cache, not_finite
+from appliance.compiler.record import Comparison
+from appliance.errors import UnsupportedError
+from appliance.fsops import read_regular
+
+NAME = "golden.npy"
+CAPACITY = 64
+"""Positions of the slot, where the graph takes any number."""
+_PROMPT, _STEPS, _ROWS = 32, 4, 4
+_SEED = 20
+_MAX_BYTES = 1 << 30
+
+BOUNDS: Mapping[str, float] = {"fp32": 0.02, "fp16": 0.02, "int8": 0.06, "w8a8": 0.25, "int4": 0.25}
+"""Largest relative error of a token's logits, by the grade of the processor's graph.
+
+The graph for the GPU has the same weights in half precision; what is allowed is the rounding of
+the processor's own arithmetic: none, of weights alone, or of activations and cache besides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens `ids` from position `start` on; the logits of the last `rows` are compared."""
+
+    start: int
+    ids: tuple[int, ...]
+    rows: int
+
+
+def pieces(spec: DecoderSpec) -> list[Piece]:
+    """The golden prompt of a model: the same on each call, for the same vocabulary and context."""
+    total = min(_PROMPT + _STEPS, CAPACITY, spec.context_length)
+    ids = np.random.default_rng(_SEED).integers(0, spec.vocab_size, total).tolist()
+    prompt = max(total - _STEPS, 1)
+    bounds = sorted({0, prompt // 2, *range(prompt, total + 1)})
+    return [
+        Piece(start, tuple(ids[start:end]), min(_ROWS, end - start))
+        for start, end in pairwise(bounds)
+    ]
+
+
+def on_processor(
+    prompts: ort.InferenceSession, decoder: ort.InferenceSession, spec: DecoderSpec
+) -> Array:
+    """Logits [rows, vocab] of the golden prompt by the graphs for the processor.
+
+    `prompts` computes pieces, `decoder` single tokens; they are one session where one graph does
+    both. Raises UnsupportedError if a run fails.
+    """
+    cache = empty_cache(decoder, spec, CAPACITY)
+    found = []
+    for piece in pieces(spec):
+        session = prompts if len(piece.ids) > 1 else decoder
+        made = advance(session, cache, piece.start, piece.ids, piece.rows)
+        found.append(made["logits"])
+    return np.concatenate(found)
+
+
+def on_device(
+    prompts: ort.InferenceSession,
+    decoder: ort.InferenceSession,
+    spec: DecoderSpec,
+    device: str,
+    capacity: int = CAPACITY,
+) -> Array:
+    """The same by graphs in half precision, with their cache in the memory of `device`.
+
+    The cache is bound as past and as present at once, as it is when the model is served. Raises
+    UnsupportedError if a run fails, or if `greedy` is not what the logits say.
+    """
+    slots = _slots(decoder, spec, device, capacity)
+    found = []
+    for piece in pieces(spec):
+        session = prompts if len(piece.ids) > 1 else decoder
+        logits, greedy = _run(session, slots, piece)
+        chosen = np.take_along_axis(logits, greedy[:, None], axis=1)[:, 0]
+        if not np.array_equal(chosen, logits.max(axis=1)):
+            raise UnsupportedError(
+                "the graph's greedy tokens are not those with the highest logits",
+                hint="report this with the output of `appliance status --json`",
+            )
+        found.append(logits)
+    return np.concatenate(found)
+
+
+def compare(measured: Array, golden: Array, grade: str) -> Comparison:
+    """How far `measured` is from `golden`, both [rows, vocab]. Raises UnsupportedError."""
+    bound = BOUNDS[grade]
+    if measured.shape != golden.shape:
+        raise UnsupportedError(
+            f"the golden logits have the shape {golden.shape}, not {measured.shape}"
+        )
+    if not np.isfinite(measured).all():
+        raise not_finite()
+    away = np.linalg.norm(measured - golden, axis=1) / np.linalg.norm(golden, axis=1)
+    error = float(away.max())
+    if not error <= bound:
+        raise UnsupportedError(
+            f"golden logits differ from the processor's by {error:.3f}, more than {bound}",
+            hint="report this with the output of `appliance status --json`",
+            code="golden_differs",
+        )
+    return Comparison(error=round(error, 6), bound=bound)
+
+
+def write(logits: Array, directory: Path) -> None:
+    """Write the golden logits into `directory`."""
+    np.save(directory / NAME, logits.astype(np.float32), allow_pickle=False)
+
+
+def read(directory: Path) -> Array:
+    """The golden logits in `directory`. Raises UnsupportedError, LayoutError."""
+    data = read_regular(directory / NAME, limit=_MAX_BYTES, name=NAME)
+    try:
+        logits: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UnsupportedError(f"the golden logits cannot be read: {error}") from error
+    return logits
+
+
+def _slots(
+    session: ort.InferenceSession, spec: DecoderSpec, device: str, capacity: int
+) -> dict[str, ort.OrtValue]:
+    """Name of each past input -> an empty slot."""
+    return {
+        name: ort.OrtValue.ortvalue_from_numpy(empty, device, 0)
+        for name, empty in empty_cache(session, spec, capacity).items()
+    }
+
+
+def _run(
+    session: ort.InferenceSession, slots: Mapping[str, ort.OrtValue], piece: Piece
+) -> tuple[Array, Array]:
+    binding = session.io_binding()
+    names = {entry.name for entry in session.get_inputs()}
+    feed = {name: array for name, array in _feed(piece) if name in names}
+    for name, array in feed.items():
+        binding.bind_cpu_input(name, array)
+    for name, slot in slots.items():
+        binding.bind_ortvalue_input(name, slot)
+        binding.bind_ortvalue_output(name.replace("past", "present"), slot)
+    for name in ("logits", "greedy"):
+        binding.bind_output(name, "cpu")
+    try:
+        # The runtime's exceptions share no base class but Exception.
+        session.run_with_iobinding(binding)
+    except Exception as error:
+        raise cannot_run(error) from error
+    # Outputs come in the order in which they were bound.
+    logits, greedy = (value.numpy() for value in binding.get_outputs()[-2:])
+    return logits, greedy
+
+
+def _feed(piece: Piece) -> Iterator[tuple[str, Array]]:
+    """Every input that some graph for a GPU has, but the cache."""
+    count = len(piece.ids)
+    total = piece.start + count
+    yield "input_ids", np.array([piece.ids], np.int64)
+    yield "seqlens_k", np.array([total - 1], np.int32)
+    yield "total_sequence_length", np.array(total, np.int32)
+    yield "starts", np.array([piece.start], np.int64)
+    yield "rows", np.arange(count - piece.rows, count, dtype=np.int64)

@@ -1,0 +1,149 @@
+"""A verified bundle becomes what the GPU's runtime loads, for its CUDA provider.
+
+Owns that compilation, as pure work on directories. ONNX Runtime folds what depends on weights
+alone, so that the artifact holds plain 16-bit weights, optimizes the graph for the provider and
+writes both. Refuses a session that took another provider, work that would run beside the GPU, and
+logits that are not the processor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnxruntime as ort
+
+from appliance.bundle.manifest import Manifest
+from appliance.compiler import golden
+from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.probe import Array
+from appliance.compiler.record import Comparison
+from appliance.compiler.sources import verified_graph, verified_weights
+from appliance.errors import UnsupportedError
+
+_SMALLEST_EXTERNAL = "1024"
+_HEAVY = frozenset({"MatMul", "MatMulNBits", "Gemm", "FusedMatMul", "GroupQueryAttention"})
+"""Operators that must not run on the processor of a node whose model is on the GPU."""
+_NEWER = "the bundle needs another release of the appliance"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a session is opened for.
+
+    Attributes:
+        provider: ONNX Runtime's name of it.
+        device: where its memory is: "cuda", or "cpu".
+        options: of the provider.
+    """
+
+    provider: str = "CUDAExecutionProvider"
+    device: str = "cuda"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def compile_cuda(
+    bundle_dir: Path, manifest: Manifest, artifact_dir: Path, expected: Array, target: Target
+) -> Comparison:
+    """Write model.onnx and weights.bin into the empty `artifact_dir`; how near it computes.
+
+    `expected` [rows, vocab] are the processor's logits of the golden prompt. Raises DigestError
+    for a file that is not the manifest's, VerificationError for a graph that is not allowed,
+    UnsupportedError if it cannot run here or computes something else.
+    """
+    quiet()
+    variant, spec = manifest.variant("cuda"), manifest.decoder
+    assert variant is not None, "the ladder chooses what the bundle has"
+    assert spec is not None, "graphs for a GPU are decoders"
+    weights = verified_weights(bundle_dir, manifest)
+    graph = verified_graph(bundle_dir, manifest, variant.path, weights)
+    _optimize(graph, bundle_dir / variant.weights_folder, artifact_dir, target)
+    session = load(artifact_dir / GRAPH_NAME, target)
+    refuse_the_processor(session, target)
+    measured = golden.on_device(session, session, spec, target.device)
+    return golden.compare(measured, expected, manifest.graph.precision)
+
+
+def load(graph: Path, target: Target) -> ort.InferenceSession:
+    """A session over a compiled graph as it is. Raises UnsupportedError."""
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return open_on(str(graph), options, target)
+
+
+def open_on(
+    graph: bytes | str, options: ort.SessionOptions, target: Target
+) -> ort.InferenceSession:
+    """A session that took `target`'s provider first. Raises UnsupportedError."""
+    providers = [(target.provider, dict(target.options))]
+    try:
+        # The runtime's exceptions share no base class but Exception.
+        session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        raise UnsupportedError(
+            f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}", hint=_NEWER
+        ) from error
+    taken = session.get_providers()
+    if taken[0] != target.provider:
+        raise UnsupportedError(
+            f"the session took {taken[0]}, not {target.provider}",
+            hint="`appliance status` says what this node lacks",
+            code="provider_not_taken",
+        )
+    return session
+
+
+def refuse_the_processor(session: ort.InferenceSession, target: Target) -> None:
+    """Raise UnsupportedError if a product or attention of the graph runs outside the GPU."""
+    astray = {
+        node.op_type
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != target.provider
+        for node in part.get_nodes()
+        if node.op_type in _HEAVY
+    }
+    if astray:
+        raise UnsupportedError(
+            f"{', '.join(sorted(astray))} would run on the processor, not by {target.provider}",
+            hint=_NEWER,
+            code="provider_not_taken",
+        )
+
+
+def quiet() -> None:
+    """No telemetry, and no log of a library's own: what fails is an error here."""
+    ort.disable_telemetry_events()
+    ort.set_default_logger_severity(4)
+
+
+def _optimize(graph: bytes, weights: Path, artifact_dir: Path, target: Target) -> None:
+    """Fold, optimize and save. The session, which holds the weights once more, ends here."""
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(artifact_dir / GRAPH_NAME)
+    for name, value in (
+        # The graph is given as the bytes that were checked, so its folder must be named.
+        ("session.model_external_initializers_file_folder_path", str(weights)),
+        ("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME),
+        (
+            "session.optimized_model_external_initializers_min_size_in_bytes",
+            _SMALLEST_EXTERNAL,
+        ),
+        # Integers that stand for weights become the weights. Otherwise pairs of them are looked
+        # for that integer kernels take, and constants are left as they are.
+        ("session.disable_quant_qdq", "1"),
+        # A table of a vocabulary is larger than the gigabyte that is folded by default.
+        ("optimization.constant_folding_max_output_size_in_bytes", "0"),
+    ):
+        options.add_session_config_entry(name, value)
+    open_on(graph, options, target)
+
+
+def session_options() -> ort.SessionOptions:
+    """What sessions of every kind have in common."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options

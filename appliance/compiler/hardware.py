@@ -1,0 +1,132 @@
+"""The GPU of this machine, as its driver describes it.
+
+Owns reading it, through NVML. Knows nothing of models. A machine without a GPU, without a driver
+or without the library that asks the driver has no GPU, and the reason is a sentence for a person:
+nothing here raises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+NO_DRIVER = "this machine has no NVIDIA GPU, or no driver for it"
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+class Memory(Protocol):
+    """Bytes of a GPU's memory."""
+
+    total: int
+    free: int
+
+
+class Nvml(Protocol):
+    """The calls of NVML that are used, with the names of its Python library."""
+
+    NVMLError: type[Exception]
+
+    def nvmlInit(self) -> None: ...  # noqa: N802
+    def nvmlShutdown(self) -> None: ...  # noqa: N802
+    def nvmlSystemGetDriverVersion(self) -> str: ...  # noqa: N802
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int: ...  # noqa: N802
+    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> object: ...  # noqa: N802
+    def nvmlDeviceGetName(self, handle: object) -> str: ...  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> Memory: ...  # noqa: N802
+    def nvmlDeviceGetCudaComputeCapability(  # noqa: N802
+        self, handle: object
+    ) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        name: the model, as "NVIDIA H100 80GB HBM3".
+        capability: compute capability, major and minor.
+        memory_bytes: all of its memory.
+        free_bytes: of it, what nobody used when it was asked.
+        driver: version of the driver, as "580.95.05".
+        cuda: newest CUDA that the driver serves, major and minor.
+        index: its number in the order of the PCI bus.
+        count: GPUs of this machine; the others are left alone.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    memory_bytes: int
+    free_bytes: int
+    driver: str
+    cuda: tuple[int, int]
+    index: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoGpu:
+    """There is none to use."""
+
+    reason: str
+
+
+def read_gpu(nvml: Nvml | None = None) -> Gpu | NoGpu:
+    """The GPU to compute on: the one with most memory, the first of equal ones.
+
+    `nvml` is asked instead of this machine's driver.
+    """
+    library = nvml or _library()
+    if isinstance(library, NoGpu):
+        return library
+    try:
+        library.nvmlInit()
+    except library.NVMLError as error:
+        return NoGpu(f"the NVIDIA driver does not answer: {error}" if has_driver() else NO_DRIVER)
+    try:
+        return _largest(library)
+    except library.NVMLError as error:
+        return NoGpu(f"the NVIDIA driver does not say what it drives: {error}")
+    finally:
+        library.nvmlShutdown()
+
+
+def has_driver(driver: Path = _DRIVER) -> bool:
+    """Whether the kernel drives an NVIDIA GPU."""
+    return driver.exists()
+
+
+def _library() -> Nvml | NoGpu:
+    try:
+        import pynvml
+    except ImportError:
+        return NoGpu("the library that asks the NVIDIA driver is not installed")
+    library: Nvml = pynvml
+    return library
+
+
+def _largest(nvml: Nvml) -> Gpu | NoGpu:
+    count = nvml.nvmlDeviceGetCount()
+    gpus = [_gpu(nvml, index, count) for index in range(count)]
+    if not gpus:
+        return NoGpu("the NVIDIA driver finds no GPU")
+    return max(gpus, key=lambda gpu: (gpu.memory_bytes, -gpu.index))
+
+
+def _gpu(nvml: Nvml, index: int, count: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()  # 13020 is 13.2
+    return Gpu(
+        name=nvml.nvmlDeviceGetName(handle),
+        capability=(major, minor),
+        memory_bytes=int(memory.total),
+        free_bytes=int(memory.free),
+        driver=nvml.nvmlSystemGetDriverVersion(),
+        cuda=(cuda // 1000, cuda % 1000 // 10),
+        index=index,
+        count=count,
+    )

@@ -1,0 +1,148 @@
+"""Which provider computes a model on a machine: TensorRT, else CUDA, else the processor.
+
+Owns the order, and the reason for each step down. A rung is left only with its reason, which goes
+into the artifact's record, the audit log and `appliance status`; what is wrong with the bundle
+itself is an error and no reason. Pure, but for the attempts that it is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from appliance.bundle.manifest import Manifest
+from appliance.compiler.hardware import Gpu
+from appliance.compiler.machine import Machine
+from appliance.compiler.memory import candidates, choose_precision, needed
+from appliance.compiler.record import Provider, Refusal
+from appliance.errors import CapacityError, UnsupportedError
+
+LADDER: tuple[Provider, ...] = ("tensorrt", "cuda", "cpu")
+"""Fastest first."""
+VARIANTS: Mapping[Provider, Literal["trt", "cuda", "cpu"]] = {
+    "tensorrt": "trt",
+    "cuda": "cuda",
+    "cpu": "cpu",
+}
+"""Which graph of a bundle each provider computes."""
+RUN: frozenset[Provider] = frozenset({"cuda", "cpu"})
+"""What the engine of this release runs. Nothing is compiled for what it does not."""
+WEIGHT_COPIES: Mapping[Provider, int] = {"tensorrt": 2, "cuda": 1}
+"""TensorRT's engines have their weights to themselves, and there are two at least."""
+DRIVER = 580
+"""First driver that serves CUDA 13."""
+CAPABILITY = (7, 5)
+"""Lowest compute capability that onnxruntime-gpu 1.31.1 has kernels for: Turing."""
+
+_GIB = 1 << 30
+Made = TypeVar("Made")
+
+
+Attempt = Callable[[Provider, tuple[Refusal, ...]], Made]
+"""Compiles for a provider of the GPU, given the reasons against those above it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung(Generic[Made]):
+    """Where a model ended up.
+
+    Attributes:
+        made: what the attempt gave; None at the bottom, where the processor computes.
+        reasons: why each faster provider was not taken.
+    """
+
+    made: Made | None
+    reasons: tuple[Refusal, ...]
+
+
+def choose(manifest: Manifest, machine: Machine, attempt: Attempt[Made]) -> Rung[Made]:
+    """The first rung that nothing speaks against and whose attempt succeeds, or the bottom.
+
+    UnsupportedError and CapacityError from an attempt are reasons to step down; other errors, as
+    of a bundle that does not verify, are raised.
+    """
+    reasons: tuple[Refusal, ...] = ()
+    for provider in LADDER[:-1]:
+        refusal = refused(provider, manifest, machine)
+        if refusal is None:
+            try:
+                return Rung(attempt(provider, reasons), reasons)
+            except (UnsupportedError, CapacityError) as error:
+                refusal = Refusal(provider=provider, code=error.code, message=error.message)
+        reasons += (refusal,)
+    return Rung(None, reasons)
+
+
+def refused(provider: Provider, manifest: Manifest, machine: Machine) -> Refusal | None:
+    """What speaks against computing this model by `provider` here, before anything is tried."""
+    for code, message in _objections(provider, manifest, machine):
+        return Refusal(provider=provider, code=code, message=message)
+    return None
+
+
+def unusable(machine: Machine) -> Refusal | None:
+    """What speaks against the machine's GPU for whatever model."""
+    for code, message in _of_the_machine(machine):
+        return Refusal(provider="cuda", code=code, message=message)
+    return None
+
+
+def _objections(
+    provider: Provider, manifest: Manifest, machine: Machine
+) -> Iterator[tuple[str, str]]:
+    """Code and message of each, the one to be named first."""
+    yield from _of_the_machine(machine)
+    if manifest.variant(VARIANTS[provider]) is None:
+        yield "no_variant", "the bundle has no graph for it"
+    libraries = machine.libraries
+    if provider == "tensorrt" and libraries is not None and libraries.missing_tensorrt:
+        yield "library_missing", libraries.missing_tensorrt
+    if machine.gpu is not None and manifest.decoder is not None:
+        yield from _of_memory(manifest, machine.gpu, WEIGHT_COPIES[provider])
+    if provider not in RUN:
+        yield "not_run", "the engine of this release does not run it"
+
+
+def _of_the_machine(machine: Machine) -> Iterator[tuple[str, str]]:
+    gpu, libraries = machine.gpu, machine.libraries
+    if gpu is None:
+        yield machine.code, machine.reason
+        return
+    if _major(gpu.driver) < DRIVER or gpu.cuda < (13, 0):
+        yield (
+            "driver_too_old",
+            f"the driver {gpu.driver} of {gpu.name} serves CUDA {gpu.cuda[0]}.{gpu.cuda[1]}; "
+            f"CUDA 13 needs a driver from {DRIVER} on",
+        )
+    if gpu.capability < CAPABILITY:
+        yield (
+            "capability_too_low",
+            f"{gpu.name} has compute capability {_dotted(gpu.capability)}, "
+            f"less than {_dotted(CAPABILITY)}",
+        )
+    if libraries is None:
+        yield "no_runtime", "this interpreter has no runtime for a GPU"
+    elif libraries.missing_cuda:
+        yield "library_missing", libraries.missing_cuda
+
+
+def _of_memory(manifest: Manifest, gpu: Gpu, copies: int) -> Iterator[tuple[str, str]]:
+    options = candidates(manifest, gpu.memory_bytes, copies=copies)
+    if choose_precision(options) is None:
+        least = min(options, key=needed)
+        yield (
+            "memory_too_small",
+            f"{gpu.name} has {gpu.memory_bytes / _GIB:.1f} GiB; weights in {least.precision} take "
+            f"{least.weights / _GIB:.1f}, one sequence {least.slot / _GIB:.1f}, the rest "
+            f"{(needed(least) - least.weights - least.slot) / _GIB:.1f}",
+        )
+
+
+def _major(driver: str) -> int:
+    number = driver.partition(".")[0]
+    return int(number) if number.isdigit() else 0
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

@@ -1,0 +1,104 @@
+"""Attention over a static key-value cache in standard operators: the form for TensorRT.
+
+Owns the inputs and outputs of that graph (docs/bundle-format.md). Positions and the mask follow
+from how many tokens each slot holds already, so no mask travels to the device. Which of these
+operators TensorRT takes, and in which shape: tests/checkpoint/tensorrt_operators.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from installer.checkpoint.graph import selection
+from installer.checkpoint.graph.attention import PAIR, angles, choose_rows
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Heads
+
+_HEADS_FIRST = (0, 2, 1, 3)
+
+
+class StaticCache:
+    """Slots of one capacity, written in place: a piece of one prompt, or decoding of many.
+
+    Attributes:
+        ids: the tokens, [B, S]; token s of row b has the position starts[b] + s.
+    """
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
+        self._graph = graph
+        self._shape = shape
+        self.ids = graph.input("input_ids", ir.DataType.INT64, ("batch", "tokens"))
+        self._starts = graph.input("starts", ir.DataType.INT64, ("batch",))
+        self._rows = graph.input("rows", ir.DataType.INT64, ("rows",))
+        self._past = [[self._slot(name, layer) for name in PAIR] for layer in range(shape.layers)]
+        cosines, sines = angles(graph, shape)
+        self._tables = graph.parameter(cosines), graph.parameter(sines)
+        self._positions = self._make_positions()
+        self._mask = self._make_mask()
+
+    def attend(self, layer: int, heads: Heads) -> ir.Value:
+        graph, shape = self._graph, self._shape
+        queries = self._rotate(self._split(heads[0], shape.heads))
+        keys = self._rotate(self._split(heads[1], shape.kv_heads))
+        values = self._split(heads[2], shape.kv_heads)
+        present = [
+            self._extend(name, layer, past, fresh)
+            for name, past, fresh in zip(PAIR, self._past[layer], (keys, values), strict=True)
+        ]
+        scale = shape.head_dim**-0.5
+        attended = graph.op("Attention", queries, *present, self._mask, scale=scale)
+        merged = graph.op("Transpose", attended, perm=_HEADS_FIRST)
+        return graph.op("Reshape", merged, graph.constant([0, 0, shape.heads * shape.head_dim]))
+
+    def choose(self, x: ir.Value) -> ir.Value:
+        return choose_rows(self._graph, self._shape, x, self._rows)
+
+    def conclude(self, scores: ir.Value) -> None:
+        graph, vocab = self._graph, self._shape.vocab
+        logits = graph.op("Cast", scores, to=ir.DataType.FLOAT)
+        graph.output(logits, "logits", ("rows", vocab))
+        best = selection.greedy(graph, logits)
+        graph.output(best, "greedy", ("rows",), ir.DataType.INT64)
+
+    @property
+    def _dims(self) -> tuple[int | str, ...]:
+        return ("batch", self._shape.kv_heads, "capacity", self._shape.head_dim)
+
+    def _slot(self, name: str, layer: int) -> ir.Value:
+        return self._graph.input(f"past_{name}_{layer}", self._graph.dtype, self._dims)
+
+    def _extend(self, name: str, layer: int, past: ir.Value, fresh: ir.Value) -> ir.Value:
+        """The slots with the new keys or values at their positions; an output, too."""
+        graph = self._graph
+        present = graph.op("TensorScatter", past, fresh, self._starts, axis=-2, mode="linear")
+        graph.output(present, f"present_{name}_{layer}", self._dims, graph.dtype)
+        return present
+
+    def _split(self, x: ir.Value, heads: int) -> ir.Value:
+        """[B, S, heads * head_dim] -> [B, heads, S, head_dim]."""
+        apart = self._graph.constant([0, 0, heads, self._shape.head_dim])
+        return self._graph.op("Transpose", self._graph.op("Reshape", x, apart), perm=_HEADS_FIRST)
+
+    def _rotate(self, x: ir.Value) -> ir.Value:
+        return self._graph.op("RotaryEmbedding", x, *self._tables, self._positions)
+
+    def _make_positions(self) -> ir.Value:
+        """[B, S]: where each token lies in its slot."""
+        graph = self._graph
+        first = graph.op("Unsqueeze", self._starts, graph.constant([1]))
+        return graph.op("Add", first, self._count(self.ids, 1))
+
+    def _make_mask(self) -> ir.Value:
+        """[B, 1, S, C]: each token attends to all positions up to its own."""
+        graph = self._graph
+        own = graph.op("Unsqueeze", self._positions, graph.constant([1, 3]))
+        return graph.op("LessOrEqual", self._count(self._past[0][0], 2), own)
+
+    def _count(self, x: ir.Value, axis: int) -> ir.Value:
+        """0, 1, ... up to the length of that axis."""
+        graph = self._graph
+        length = graph.op("Shape", x, start=axis, end=axis + 1)
+        zero = graph.array("const.start", np.asarray(0, np.int64))
+        one = graph.array("const.next", np.asarray(1, np.int64))
+        return graph.op("Range", zero, graph.op("Squeeze", length, graph.constant([0])), one)

@@ -1,0 +1,68 @@
+"""Talks to a worker: a process that measures one engine, a line for each question."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench_peers.work import REPOSITORY, PeerError
+from gpu_check.workloads import Workload, question
+
+
+class Worker:
+    """One process; methods raise PeerError where it dies.
+
+    Attributes:
+        facts: what it said of itself when it was ready.
+    """
+
+    def __init__(self, python: Path, module: str, arguments: Sequence[str], log: Path) -> None:
+        self._log = log
+        path = os.pathsep.join((str(REPOSITORY / "scripts"), str(REPOSITORY)))
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [str(python), "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | {"PYTHONPATH": path},
+            )
+        self.facts: dict[str, Any] = {}
+
+    def wait(self) -> None:
+        """Until it can be asked."""
+        self.facts = self._answer()
+
+    def run(self, workload: Workload, seed: int) -> float:
+        """Seconds that it took."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(question(workload, seed) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._dead() from None
+        return float(self._answer()["seconds"])
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def _answer(self) -> dict[str, Any]:
+        """The next line that is a JSON object: libraries print what they like."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        raise self._dead()
+
+    def _dead(self) -> PeerError:
+        self._process.wait(60)
+        lines = self._log.read_text("utf-8", "replace").strip().splitlines()
+        return PeerError(f"it ended with status {self._process.returncode}: {lines[-1:]}")

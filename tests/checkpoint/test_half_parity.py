@@ -1,0 +1,91 @@
+"""The graphs for CUDA compute what the reference computes, within what 16-bit floats can hold.
+
+They run here on the CPU provider, which has every one of their operators.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from appliance.errors import CheckpointError
+from installer.checkpoint.quantize import Precision
+from tests.checkpoint.conftest import DECODERS, BuildBundle, Built, build_unsigned
+from tests.checkpoint.reference import ReferenceDecoder
+from tests.checkpoint.runner import SlotRunner, relative_error
+from tests.fakes.checkpoints import write_qwen3
+
+TOLERANCES: dict[Precision, float] = {
+    "fp32": 0.02,
+    "fp16": 0.02,
+    "w8a8": 0.12,
+    "int8": 0.12,
+    "int4": 0.6,
+}
+"""Of fp16 alone, and of fp16 and the grade's rounding of random weights."""
+TOKENS = np.random.default_rng(8).integers(0, 480, 200).tolist()
+GRADES = [(name, "fp32") for name in DECODERS]
+GRADES += [("qwen3", "w8a8"), ("qwen2", "w8a8"), ("qwen3-untied-bf16-sharded", "w8a8")]
+GRADES += [("qwen3", "int8"), ("llama", "int4"), ("qwen3", "fp16"), ("qwen2-fp16", "fp16")]
+
+
+def half(model: Built, *, slots: int = 1, capacity: int) -> SlotRunner:
+    graph = model.manifest.variant("cuda")
+    assert graph is not None
+    weights = model.bundle / graph.weights_folder
+    return SlotRunner(
+        model.bundle / graph.path, model.spec, slots=slots, capacity=capacity, weights=weights
+    )
+
+
+@pytest.mark.parametrize(("name", "precision"), GRADES)
+def test_chunked_prefill_and_ragged_decode_equal_the_reference(
+    built: BuildBundle, name: str, precision: Precision
+) -> None:
+    model, tolerance = built(name, precision), TOLERANCES[precision]
+    reference = ReferenceDecoder(model.checkpoint)
+    runner = half(model, slots=3, capacity=128)
+    prompts = [TOKENS[:5], TOKENS[5:70], TOKENS[80:111]]
+    for slot, prompt in enumerate(prompts):
+        first = runner.prefill(slot, prompt[:3])
+        assert relative_error(first, reference.logits(prompt[:3])[-1]) <= tolerance
+        rest = runner.prefill(slot, prompt[3:])
+        assert relative_error(rest, reference.logits(prompt)[-1]) <= tolerance
+    for step in range(2):
+        appended = [TOKENS[150 + 10 * step + slot] for slot in range(3)]
+        prompts = [[*prompt, token] for prompt, token in zip(prompts, appended, strict=True)]
+        logits = runner.decode(appended)
+        assert runner.greedy.tolist() == logits.argmax(-1).tolist()
+        for got, prompt in zip(logits, prompts, strict=True):
+            assert relative_error(got, reference.logits(prompt)[-1]) <= tolerance
+
+
+def test_weights_are_stored_once_for_all_graphs(built: BuildBundle) -> None:
+    model = built("qwen3", "w8a8")
+    folder = model.bundle / "graph"
+    weights = [path for path in folder.rglob("*") if path.suffix == ".bin"]
+    assert {path.parent.name for path in weights} == {"cpu"}
+    graphs = sum(path.stat().st_size for path in folder.rglob("*.onnx"))
+    assert graphs < sum(path.stat().st_size for path in weights)
+
+
+def test_a_checkpoint_in_16_bit_floats_is_kept_as_it_is(built: BuildBundle) -> None:
+    model = built("qwen2-fp16", "fp16")
+    reference = ReferenceDecoder(model.checkpoint).logits(TOKENS[:40])[-1]
+    on_the_processor = SlotRunner(model.graph, model.spec, capacity=64).prefill(0, TOKENS[:40])
+    assert relative_error(on_the_processor, reference) <= 1e-4
+
+
+def test_weights_beyond_16_bits_are_refused_by_name(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    file = checkpoint / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.mlp.up_proj"
+    tensors[f"{name}.weight"][3, 4] = 70_000
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=name) as refusal:
+        build_unsigned(checkpoint, tmp_path / "bundle", precision="fp16")
+    assert "fp32" in (refusal.value.hint or "")

@@ -1,0 +1,275 @@
+"""On a node with a GPU: what is compiled for it, what is refused, what falls back and why.
+
+The GPU computes with the processor's provider (tests/fakes/gpu.py); the rest is what runs on a
+node: two interpreters, two processes, the golden prompt, records and keys.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from appliance.bundle.manifest import MANIFEST_NAME, encode
+from appliance.compiler import Compiled, Record, ensure_artifacts, open_artifact
+from appliance.compiler import artifact as artifacts
+from appliance.compiler.artifact import open_named
+from appliance.compiler.record import NAME, Refusal, sign
+from appliance.compiler.runtime import choose_runtime
+from appliance.config import Layout
+from appliance.errors import LayoutError, NotFoundError, VerificationError
+from appliance.model_store import StoredBundle
+from appliance.pb import onnx_graph_pb2 as pb
+from appliance.trust.node_key import NodeKey
+from tests.compiler.conftest import stored
+from tests.fakes.gpu import ALL_LIBRARIES, H100, machine_with, with_driver, write_release
+
+FLOAT16 = 10
+
+
+class Node:
+    """A node with the GPU that `release` sees."""
+
+    def __init__(self, layout: Layout, node_key: NodeKey, release: Path) -> None:
+        self.layout = layout
+        self.key = node_key
+        self.python = write_release(release, machine_with())
+        self.records: list[Record] = []
+
+    def compile(self, *directories: Path) -> Compiled:
+        return ensure_artifacts(
+            self.layout,
+            [stored(directory) for directory in directories],
+            self.key,
+            python=self.python,
+            made=lambda _bundle, record: self.records.append(record),
+        )
+
+    def record(self, compiled: Compiled, directory: Path) -> Record:
+        made = compiled.directories[stored(directory).digest]
+        return artifacts.read_record(made, self.key.public)
+
+
+@pytest.fixture
+def node(layout: Layout, node_key: NodeKey, tmp_path: Path) -> Node:
+    return Node(layout, node_key, tmp_path / "release")
+
+
+def without_graphs_for_a_gpu(bundle: Path) -> Path:
+    """As an older release built it."""
+    manifest = stored(bundle).manifest
+    old = msgspec.structs.replace(manifest, graphs=manifest.graphs[:1])
+    (bundle / MANIFEST_NAME).write_bytes(encode(old))
+    return bundle
+
+
+def test_a_chat_model_is_compiled_for_cuda_and_compared(node: Node, bundle: Path) -> None:
+    compiled = node.compile(bundle)
+    assert compiled.runtime.on_gpu
+    assert compiled.runtime.python.parent.parent.name == "venv-cuda13"
+    record = node.record(compiled, bundle)
+    assert record.provider == "cuda"
+    assert [(r.provider, r.code) for r in record.reasons] == [("tensorrt", "no_variant")]
+    assert record.compared is not None
+    assert 0 < record.compared.error <= record.compared.bound
+    assert record.fit is not None
+    assert record.fit.precision == "fp16"
+    assert node.records == [record]
+    assert [f.path for f in record.files] == ["model.onnx", "weights.bin"]
+
+
+def test_the_artifact_holds_plain_weights_in_half_precision(node: Node, bundle: Path) -> None:
+    compiled = node.compile(bundle)
+    directory = compiled.directories[stored(bundle).digest]
+    model = pb.Model.FromString((directory / "model.onnx").read_bytes())
+    assert not {"DequantizeLinear", "Transpose"} & {node.op_type for node in model.graph.node}
+    assert FLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
+
+
+def test_compiling_for_a_gpu_again_does_nothing(node: Node, bundle: Path) -> None:
+    first = node.compile(bundle)
+    directory = first.directories[stored(bundle).digest]
+    times = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    assert node.compile(bundle).directories == first.directories
+    assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == times
+    assert len(node.records) == 1
+
+
+def test_another_driver_is_another_artifact_and_the_old_one_stays(
+    node: Node, bundle: Path, tmp_path: Path
+) -> None:
+    before = node.compile(bundle)
+    write_release(tmp_path / "release", machine_with(with_driver(H100, "590.44.01")))
+    after = node.compile(bundle)
+    (old,), (new,) = before.directories.values(), after.directories.values()
+    assert old != new
+    assert old.is_dir()
+    assert node.record(after, bundle).fingerprint["driver"] == "590.44.01"
+
+
+def test_without_a_usable_gpu_the_processor_computes_and_the_record_says_why(
+    node: Node, bundle: Path, tmp_path: Path
+) -> None:
+    write_release(tmp_path / "release", machine_with(replace(H100, driver="550.54", cuda=(12, 4))))
+    compiled = node.compile(bundle)
+    assert not compiled.runtime.on_gpu
+    assert compiled.runtime.python == node.python
+    record = node.record(compiled, bundle)
+    assert record.provider == "cpu"
+    assert {r.code for r in record.reasons} == {"driver_too_old"}
+    assert [f.path for f in record.files] == ["model.onnx", "prefill.onnx", "weights.bin"]
+    opened = open_artifact(node.layout.artifacts, stored(bundle).digest, node.key.public)
+    assert opened.provider == "cpu"
+
+
+def test_reasons_are_those_of_today(node: Node, bundle: Path, tmp_path: Path) -> None:
+    old = replace(H100, driver="550.54", cuda=(12, 4))
+    write_release(tmp_path / "release", machine_with(old))
+    node.compile(bundle)
+    shutil.rmtree(tmp_path / "release/venv-cuda13")
+    compiled = node.compile(bundle)
+    assert [{r.code for r in record.reasons} for record in node.records] == [
+        {"driver_too_old"},
+        {"no_gpu"},
+    ]
+    assert node.record(compiled, bundle) == node.records[-1]
+    opened = open_artifact(node.layout.artifacts, stored(bundle).digest, node.key.public)
+    assert opened.record == node.records[-1]
+
+
+def test_an_embedding_model_beside_one_on_the_gpu_is_computed_by_its_runtime(
+    node: Node, bundle: Path, encoder_bundle: Path
+) -> None:
+    compiled = node.compile(bundle, encoder_bundle)
+    assert compiled.runtime.on_gpu
+    record = node.record(compiled, encoder_bundle)
+    assert record.provider == "cpu"
+    assert "gpu" in record.fingerprint
+    assert {r.code for r in record.reasons} == {"no_variant"}
+
+
+def test_a_node_with_embedding_models_alone_keeps_the_processors_runtime(
+    node: Node, encoder_bundle: Path
+) -> None:
+    compiled = node.compile(encoder_bundle)
+    assert not compiled.runtime.on_gpu
+    assert {r.code for r in node.record(compiled, encoder_bundle).reasons} == {"no_variant"}
+
+
+def test_where_one_model_cannot_use_the_gpus_runtime_none_does_and_all_say_why(
+    node: Node, bundle: Path, encoder_bundle: Path, tmp_path: Path
+) -> None:
+    # The GPU's runtime dies of everything that is for the processor.
+    on_gpu = tmp_path / "release/venv-cuda13/bin/python"
+    script = on_gpu.read_text().splitlines()
+    script.insert(1, 'case "$4" in --*) ;; *) kill -9 $$ ;; esac')
+    on_gpu.write_text("\n".join(script))
+    compiled = node.compile(bundle, encoder_bundle)
+    assert not compiled.runtime.on_gpu
+    chat = node.record(compiled, bundle)
+    assert chat.provider == "cpu"
+    assert [(r.provider, r.code) for r in chat.reasons] == [
+        ("tensorrt", "no_variant"),
+        ("cuda", "beside"),
+    ]
+    assert "signal 9" in chat.reasons[1].message
+    assert {r.code for r in node.record(compiled, encoder_bundle).reasons} == {"no_variant"}
+
+
+def test_a_compilation_that_dies_is_a_reason_and_leaves_nothing_behind(
+    node: Node, bundle: Path, tmp_path: Path
+) -> None:
+    on_gpu = tmp_path / "release/venv-cuda13/bin/python"
+    script = on_gpu.read_text().splitlines()
+    script.insert(1, '[ "$4" = --provider ] && kill -11 $$')
+    on_gpu.write_text("\n".join(script))
+    record = node.record(node.compile(bundle), bundle)
+    assert record.provider == "cpu"
+    expected = Refusal(
+        provider="cuda", code="compiler_died", message="the compiler was ended by signal 11"
+    )
+    assert record.reasons[-1] == expected
+    names = {path.name for path in node.layout.artifacts.iterdir()}
+    assert names == {".lock", record.key}
+
+
+def test_what_the_child_claims_is_held_to_the_bound(
+    node: Node, bundle: Path, tmp_path: Path
+) -> None:
+    on_gpu = tmp_path / "release/venv-cuda13/bin/python"
+    for claim, code in (
+        ('{"error": 0.9, "bound": 0.25}', "golden_differs"),
+        ("fine", "unsupported"),
+    ):
+        write_release(tmp_path / "release", machine_with())
+        script = on_gpu.read_text()
+        answer = f"""[ "$4" = --provider ] && {{ echo '{claim}'; exit 0; }}"""
+        on_gpu.write_text(script.replace("\n", f"\n{answer}\n", 1))
+        record = node.record(node.compile(bundle), bundle)
+        assert record.reasons[-1].code == code
+
+
+def test_a_bundle_that_rotted_is_an_error_and_no_reason(node: Node, bundle: Path) -> None:
+    weights = bundle / "graph/cpu/weights-00001.bin"
+    weights.write_bytes(b"x" + weights.read_bytes()[1:])
+    with pytest.raises(VerificationError):
+        node.compile(bundle)
+    assert [path.name for path in node.layout.artifacts.iterdir()] == [".lock"]
+
+
+def test_an_artifact_for_another_provider_is_refused(node: Node, bundle: Path) -> None:
+    compiled = node.compile(bundle)
+    (directory,) = compiled.directories.values()
+    record = node.record(compiled, bundle)
+    opened = open_named(directory, record.key, record.bundle, node.key.public, "cuda")
+    assert opened.provider == "cuda"
+    with pytest.raises(LayoutError, match="another artifact"):
+        open_named(directory, record.key, record.bundle, node.key.public, "cpu")
+    (directory / NAME).write_bytes(sign(msgspec.structs.replace(record, provider="cpu"), node.key))
+    with pytest.raises(LayoutError, match="another artifact"):
+        open_named(directory, record.key, record.bundle, node.key.public, "cuda")
+    (directory / NAME).unlink()
+    with pytest.raises(VerificationError):
+        open_named(directory, record.key, record.bundle, node.key.public, "cuda")
+
+
+def test_the_processors_runtime_never_opens_what_is_for_a_gpu(node: Node, bundle: Path) -> None:
+    node.compile(bundle)
+    with pytest.raises(NotFoundError, match="not compiled"):
+        open_artifact(node.layout.artifacts, stored(bundle).digest, node.key.public)
+
+
+def test_the_engine_takes_the_fastest_that_was_compiled_and_fails_closed(
+    node: Node, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = node.compile(bundle)
+    (directory,) = compiled.directories.values()
+    machine = machine_with(H100, ALL_LIBRARIES)
+    monkeypatch.setattr(artifacts, "fingerprints", lambda: machine.fingerprints)
+    digest = stored(bundle).digest
+    assert open_artifact(node.layout.artifacts, digest, node.key.public).provider == "cuda"
+    (directory / "weights.bin").unlink()
+    with pytest.raises(LayoutError):
+        open_artifact(node.layout.artifacts, digest, node.key.public)
+
+
+def test_an_interpreter_that_does_not_start_is_a_reason(node: Node, tmp_path: Path) -> None:
+    on_gpu = tmp_path / "release/venv-cuda13/bin/python"
+    on_gpu.write_text("#!/bin/sh\nexit 3\n")
+    runtime = choose_runtime(node.python)
+    assert not runtime.on_gpu
+    assert runtime.reason is not None
+    assert "status 3" in runtime.reason.message
+    on_gpu.write_text("#!/bin/sh\necho '{}'\n")
+    assert not choose_runtime(node.python).on_gpu
+
+
+def test_an_older_bundle_falls_to_the_processor(node: Node, bundle: Path) -> None:
+    old: StoredBundle = stored(without_graphs_for_a_gpu(bundle))
+    compiled = node.compile(bundle)
+    assert not compiled.runtime.on_gpu
+    assert {r.code for r in node.record(compiled, bundle).reasons} == {"no_variant"}
+    assert old.digest in compiled.directories

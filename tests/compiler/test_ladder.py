@@ -1,0 +1,199 @@
+"""Every rung is left only for a reason, which is stated; the order never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode
+from appliance.compiler import ladder
+from appliance.compiler.hardware import Gpu
+from appliance.compiler.ladder import LADDER, choose, refused, unusable
+from appliance.compiler.libraries import Libraries
+from appliance.compiler.machine import Machine, without_gpu
+from appliance.compiler.record import Provider, Refusal
+from appliance.errors import (
+    ApplianceError,
+    CapacityError,
+    DigestError,
+    UnsupportedError,
+    VerificationError,
+)
+from tests.fakes.gpu import ALL_LIBRARIES, H100, LIBRARIES, machine_with
+
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def manifest(decoder_bundle: Path) -> Manifest:
+    """With a graph for every provider."""
+    manifest = decode((decoder_bundle / MANIFEST_NAME).read_bytes())
+    cuda = manifest.variant("cuda")
+    assert cuda is not None
+    trt = msgspec.structs.replace(cuda, variant="trt")
+    return msgspec.structs.replace(manifest, graphs=(manifest.graph, cuda, trt))
+
+
+@pytest.fixture(autouse=True)
+def _engine_runs_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the engine ran everything: what it does run is a test of its own."""
+    monkeypatch.setattr(ladder, "RUN", frozenset(LADDER))
+
+
+def succeed(provider: Provider, _reasons: tuple[Refusal, ...]) -> Provider:
+    return provider
+
+
+def test_nothing_is_compiled_for_what_the_engine_does_not_run(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "RUN", frozenset({"cuda", "cpu"}))
+    rung = choose(manifest, machine_with(H100, ALL_LIBRARIES), succeed)
+    assert rung.made == "cuda"
+    assert [reason.code for reason in rung.reasons] == ["not_run"]
+
+
+def test_where_nothing_speaks_against_it_tensorrt_is_taken(manifest: Manifest) -> None:
+    rung = choose(manifest, machine_with(H100, ALL_LIBRARIES), succeed)
+    assert (rung.made, rung.reasons) == ("tensorrt", ())
+
+
+REASONS: dict[str, Callable[[], Machine]] = {
+    "no_gpu": lambda: without_gpu("this machine has no NVIDIA GPU", "no_gpu"),
+    "no_runtime": lambda: Machine(gpu=H100, fingerprints={}),
+    "driver_too_old": lambda: machine_with(replace(H100, driver="575.64", cuda=(12, 9))),
+    "capability_too_low": lambda: machine_with(replace(H100, capability=(7, 0))),
+    "memory_too_small": lambda: machine_with(replace(H100, memory_bytes=GIB), ALL_LIBRARIES),
+    "library_missing": lambda: machine_with(
+        H100, replace(LIBRARIES, missing_cuda="libcudart.so.13: no such file")
+    ),
+}
+
+
+@pytest.mark.parametrize("code", REASONS)
+def test_a_machine_that_cannot_is_left_with_its_reason(manifest: Manifest, code: str) -> None:
+    machine = REASONS[code]()
+    rung = choose(manifest, machine, succeed)
+    assert rung.made is None
+    assert [reason.provider for reason in rung.reasons] == ["tensorrt", "cuda"]
+    assert {reason.code for reason in rung.reasons} == {code}
+    assert all(reason.message for reason in rung.reasons)
+    about_the_model = code == "memory_too_small"
+    assert (unusable(machine) is None) == about_the_model
+
+
+def test_the_reasons_carry_the_numbers(manifest: Manifest) -> None:
+    old = refused("cuda", manifest, REASONS["driver_too_old"]())
+    low = refused("cuda", manifest, REASONS["capability_too_low"]())
+    small = refused("cuda", manifest, REASONS["memory_too_small"]())
+    assert old is not None
+    assert "575.64" in old.message
+    assert "580" in old.message
+    assert low is not None
+    assert "7.0" in low.message
+    assert "7.5" in low.message
+    assert small is not None
+    assert "has 1.0 GiB" in small.message
+
+
+def test_a_bundle_without_a_graph_for_the_gpu_stays_on_the_processor(manifest: Manifest) -> None:
+    old = msgspec.structs.replace(manifest, graphs=manifest.graphs[:1])
+    rung = choose(old, machine_with(H100, ALL_LIBRARIES), succeed)
+    assert rung.made is None
+    assert {reason.code for reason in rung.reasons} == {"no_variant"}
+
+
+def test_without_tensorrts_library_cuda_is_taken(manifest: Manifest) -> None:
+    rung = choose(manifest, machine_with(), succeed)
+    assert rung.made == "cuda"
+    (reason,) = rung.reasons
+    assert (reason.provider, reason.code) == ("tensorrt", "library_missing")
+    assert "libnvinfer.so.10" in reason.message
+
+
+def failing(error: ApplianceError) -> Callable[[Provider, tuple[Refusal, ...]], Provider]:
+    def attempt(provider: Provider, reasons: tuple[Refusal, ...]) -> Provider:
+        if provider == "tensorrt":
+            raise error
+        return provider
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnsupportedError("golden logits differ by 0.5", code="golden_differs"),
+        CapacityError("the GPU is full"),
+    ],
+)
+def test_an_attempt_that_fails_is_a_reason(manifest: Manifest, error: ApplianceError) -> None:
+    rung = choose(manifest, machine_with(H100, ALL_LIBRARIES), failing(error))
+    assert rung.made == "cuda"
+    expected = Refusal(provider="tensorrt", code=error.code, message=error.message)
+    assert rung.reasons == (expected,)
+
+
+@pytest.mark.parametrize("error", [DigestError("altered"), VerificationError("refused")])
+def test_a_bundle_that_does_not_verify_is_no_reason_to_step_down(
+    manifest: Manifest, error: ApplianceError
+) -> None:
+    with pytest.raises(type(error)):
+        choose(manifest, machine_with(H100, ALL_LIBRARIES), failing(error))
+
+
+machines = st.builds(
+    Machine,
+    gpu=st.none()
+    | st.builds(
+        Gpu,
+        name=st.just("G"),
+        capability=st.tuples(st.integers(5, 12), st.integers(0, 9)),
+        memory_bytes=st.integers(0, 96 * GIB),
+        free_bytes=st.just(0),
+        driver=st.sampled_from(["", "470.1", "580.1", "600", "beta"]),
+        cuda=st.tuples(st.integers(11, 14), st.integers(0, 9)),
+        index=st.just(0),
+        count=st.just(1),
+    ),
+    reason=st.just("none"),
+    libraries=st.none()
+    | st.builds(
+        Libraries,
+        cuda=st.just("13.0"),
+        cudnn=st.just("9"),
+        tensorrt=st.just("10"),
+        missing_cuda=st.sampled_from(["", "libcudart.so.13"]),
+        missing_tensorrt=st.sampled_from(["", "libnvinfer.so.10"]),
+    ),
+    fingerprints=st.just({}),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(machine=machines, fails=st.sets(st.sampled_from(LADDER[:-1])), graphs=st.integers(1, 3))
+def test_whatever_the_machine_every_rung_above_has_its_one_reason(
+    manifest: Manifest, machine: Machine, fails: set[Provider], graphs: int
+) -> None:
+    bundle = msgspec.structs.replace(manifest, graphs=manifest.graphs[:graphs])
+    tried: list[Provider] = []
+
+    def attempt(provider: Provider, _reasons: tuple[Refusal, ...]) -> Provider:
+        tried.append(provider)
+        if provider in fails:
+            raise UnsupportedError("it fails")
+        return provider
+
+    rung = choose(bundle, machine, attempt)
+    assert choose(bundle, machine, attempt) == rung
+    taken = LADDER.index(rung.made or "cpu")
+    assert [reason.provider for reason in rung.reasons] == list(LADDER[:taken])
+    assert all(reason.code and reason.message for reason in rung.reasons)
+    for provider in tried:
+        assert refused(provider, bundle, machine) is None

@@ -1,0 +1,54 @@
+"""What a model takes of a GPU is reckoned from its manifest, before anything is tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.bundle.manifest import MANIFEST_NAME, decode
+from appliance.compiler.memory import candidates, choose_precision, needed, slot_token_bytes
+from appliance.compiler.record import Fit
+from appliance.compiler.sources import weight_files
+
+GRADES = {
+    "fp32": ("fp16", 0.5),
+    "fp16": ("fp16", 1),
+    "w8a8": ("fp16", 2),
+    "int8": ("int8", 1),
+    "int4": ("int4", 1),
+}
+
+
+def test_the_grade_says_what_weights_become(decoder_bundle: Path) -> None:
+    manifest = decode((decoder_bundle / MANIFEST_NAME).read_bytes())
+    stored = sum(entry.size for entry in weight_files(manifest).values())
+    for grade, (precision, factor) in GRADES.items():
+        graph = msgspec.structs.replace(manifest.graph, precision=grade)
+        changed = msgspec.structs.replace(manifest, graphs=(graph, *manifest.graphs[1:]))
+        (only,) = candidates(changed, 1 << 34)
+        assert (only.precision, only.weights) == (precision, int(stored * factor))
+        assert only.memory == 1 << 34
+
+
+def test_a_sequence_is_reckoned_in_half_precision(decoder_bundle: Path) -> None:
+    manifest = decode((decoder_bundle / MANIFEST_NAME).read_bytes())
+    spec = manifest.decoder
+    assert spec is not None
+    assert slot_token_bytes(spec) == 4 * spec.layers * spec.kv_heads * spec.head_dim
+    (only,) = candidates(manifest, 0)
+    assert only.slot == min(spec.context_length, 4096) * slot_token_bytes(spec)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 1 << 36), st.integers(1, 1 << 34)), max_size=4),
+    memory=st.integers(0, 1 << 37),
+)
+def test_the_first_that_fits_is_chosen(sizes: list[tuple[int, int]], memory: int) -> None:
+    options = [Fit(precision="p", weights=w, slot=s, memory=memory) for w, s in sizes]
+    chosen = choose_precision(options)
+    before = options if chosen is None else options[: options.index(chosen)]
+    assert all(needed(option) > memory for option in before)
+    assert chosen is None or needed(chosen) <= memory
