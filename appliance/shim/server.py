@@ -27,7 +27,7 @@ from appliance.shim.app import build
 from appliance.shim.batches.batches import Batches, kept_files
 from appliance.shim.batches.gate import Gate
 from appliance.shim.batches.line_caller import LineCaller
-from appliance.shim.batches.run import Office
+from appliance.shim.batches.office import Office
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol

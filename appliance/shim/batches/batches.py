@@ -16,7 +16,8 @@ from appliance.errors import ApplianceError, ConflictError
 from appliance.shim.batches import schema
 from appliance.shim.batches.batch_store import BatchStore, StoredBatch
 from appliance.shim.batches.file_store import FileStore
-from appliance.shim.batches.run import Office, Run
+from appliance.shim.batches.office import Office
+from appliance.shim.batches.run import Run
 from appliance.shim.content_database import ContentDatabase, delete_content
 
 _SWEEP_SECONDS = 60.0

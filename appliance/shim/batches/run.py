@@ -23,14 +23,11 @@ import msgspec
 
 from appliance.audit.event import Tokens
 from appliance.errors import ApplianceError, ConflictError
-from appliance.shim.batches.batch_store import BatchStore, StoredBatch
-from appliance.shim.batches.file_store import FileStore
-from appliance.shim.batches.gate import Gate
+from appliance.shim.batches.batch_store import StoredBatch
 from appliance.shim.batches.input_file import Examination, TextLine, text_lines
-from appliance.shim.batches.line_caller import LineAnswer, LineCaller
-from appliance.shim.engine_client import EngineClient
+from appliance.shim.batches.line_caller import LineAnswer
+from appliance.shim.batches.office import Office
 from appliance.shim.exchange import Exchange
-from appliance.shim.metrics import Metrics
 from appliance.shim.serving import serving
 from appliance.shim.wire.batches import (
     BatchErrors,
@@ -52,21 +49,6 @@ _ENVELOPE_BYTES = 4096
 _EXPIRED = LineError(
     "batch_expired", "This request could not be executed before the completion window expired."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Office:
-    """What all batches of a process share."""
-
-    files: FileStore
-    batches: BatchStore
-    gate: Gate
-    caller: LineCaller
-    engine: EngineClient
-    metrics: Metrics
-    max_body_bytes: int
-    file_seconds: int
-    """How long a result is kept, if its batch does not say otherwise."""
 
 
 @dataclass(slots=True)
