@@ -18,6 +18,7 @@ from appliance.access import KeyStore, new_key
 from appliance.audit.event import Reject, Response
 from appliance.metering import PriceTable, Tariff
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.batches.batch_store import MAX_RUNNING
 from appliance.shim.batches.gate import PRIORITY
 from tests.fakes.engine import CHAT, EMBEDDING, FakeEngine, Fault
 from tests.shim.batch_input import (
@@ -259,6 +260,18 @@ def test_a_wrong_order_is_refused_by_name(
     assert answer.status == status
     assert param is None or (answer.error["param"] or "").startswith(param)
     assert node.request("GET", "/v1/batches").json["data"] == before
+
+
+def test_a_key_has_so_many_batches_at_once(node: Node) -> None:
+    node.engine.behaviour.pause_after = 0
+    file_id = upload(node, lines("a"))["id"]
+    body = {"input_file_id": file_id, "endpoint": CHAT_PATH, "completion_window": "24h"}
+    made = [node.request("POST", "/v1/batches", body) for _ in range(MAX_RUNNING + 1)]
+    assert [answer.status for answer in made] == [200] * MAX_RUNNING + [429]
+    assert made[-1].error["code"] == "too_many_batches"
+    node.engine.behaviour.release.set()
+    ended(node, made[0].json["id"])
+    assert node.request("POST", "/v1/batches", body).status == 200
 
 
 def test_a_result_is_no_input(shared: Node) -> None:

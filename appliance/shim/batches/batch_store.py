@@ -14,11 +14,13 @@ from dataclasses import astuple, dataclass, replace
 from typing import TypeVar
 
 from appliance.audit.event import Tokens
-from appliance.errors import NotFoundError
+from appliance.errors import CapacityError, NotFoundError
 from appliance.shim.batches.file_store import StoredFile, add, get, place_of
 from appliance.shim.content_database import ContentDatabase
 
 T = TypeVar("T")
+MAX_RUNNING = 32
+"""Batches of one owner that have not ended."""
 _COLUMNS = "id, owner, key_id, created, ended, input, output, errors, body"
 
 
@@ -58,7 +60,11 @@ class BatchStore:
         """Results whose RES is durable; written with whatever is written next."""
 
     async def create(self, batch: StoredBatch) -> None:
-        """Keep a new batch. Raises NotFoundError if its input is not there any more."""
+        """Keep a new batch.
+
+        Raises NotFoundError if its input is not there any more, CapacityError if its owner has
+        too many.
+        """
         await self._run(lambda db: _create(db, batch))
 
     async def update(self, batch: StoredBatch) -> None:
@@ -150,6 +156,13 @@ class BatchStore:
 
 def _create(db: sqlite3.Connection, batch: StoredBatch) -> None:
     get(db, batch.owner, batch.input)
+    query = "SELECT count(*) FROM batches WHERE owner = ? AND ended IS NULL"
+    if db.execute(query, (batch.owner,)).fetchone()[0] >= MAX_RUNNING:
+        raise CapacityError(
+            f"{MAX_RUNNING} batches of this key have not ended",
+            hint="wait for one of them, or cancel one",
+            code="too_many_batches",
+        )
     marks = ", ".join("?" * len(astuple(batch)))
     query = f"INSERT INTO batches ({_COLUMNS}) VALUES ({marks})"  # noqa: S608
     db.execute(query, astuple(batch))
