@@ -152,7 +152,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(node: Node) -> None:
         rejects = [e for e in node.events() if isinstance(e, Reject)]
         return [e.code for e in rejects] == ["disconnected"]
 
-    eventually(gone)
+    eventually(gone, 30)
     assert b"most private" not in disk(node)
 
 
@@ -187,7 +187,7 @@ def test_an_expired_file_is_not_there_and_then_gone(tmp_path: Path) -> None:
             assert (answer.status, answer.error["code"]) == (404, "file_not_found")
             assert node.request("GET", "/v1/files").json["data"] == []
         with running_shim(config):
-            eventually(lambda: b"most private" not in disk(node))
+            eventually(lambda: b"most private" not in disk(node), 30)
 
 
 def test_a_rotated_key_has_its_files_and_another_has_not(node: Node) -> None:

@@ -31,6 +31,8 @@ _STATUSES_OF_FAULTS = frozenset({500})
 _ONCE_MORE = frozenset({"engine_error", "internal_error"})
 """Faults that this very line may have caused: it is not tried for ever."""
 _TRIES = 3
+_AWAY = "model_not_found"
+"""It was served when the batch was made: it is being loaded, or may come back."""
 _ERROR = msgspec.json.Decoder(ErrorDocument)
 
 
@@ -51,6 +53,8 @@ class LineAnswer:
         """Whether the same line may be answered well later, after `tries` in vain."""
         if self.headers.get(b"x-should-retry") == b"false":
             return False
+        if self.code == _AWAY:
+            return True
         if self.status not in _STATUSES_OF_NOW | _STATUSES_OF_FAULTS:
             return False
         return self.code not in _ONCE_MORE or tries < _TRIES

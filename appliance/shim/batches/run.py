@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from appliance.audit.event import Tokens
-from appliance.errors import ApplianceError, ConflictError
+from appliance.errors import ApplianceError, ConflictError, UnavailableError
 from appliance.shim.batches.batch_store import StoredBatch
 from appliance.shim.batches.input_file import Examination, TextLine, text_lines
 from appliance.shim.batches.line_caller import LineAnswer
@@ -135,9 +135,7 @@ class Run:
 
     async def _run_lines(self) -> None:
         self._hang_up.clear()
-        models = serving(await self._office.engine.models())
-        slots = [model.max_sequences for model in models if model.name == self.object.model]
-        self._slots = max(slots, default=0) or _EMBEDDING_SLOTS
+        self._slots = await self._slots_now()
         try:
             async for line in self._to_do():
                 await self._launch(_Try(line))
@@ -160,6 +158,13 @@ class Run:
             self.object.status = "finalizing"
             self.object.finalizing_at = _now()
             await self._save()
+
+    async def _slots_now(self) -> int:
+        """Sequences that the model runs at once. Raises UnavailableError while it is away."""
+        for model in serving(await self._office.engine.models()):
+            if model.name == self.object.model:
+                return model.max_sequences or _EMBEDDING_SLOTS
+        raise UnavailableError("the model of the batch is not served now", code="model_loading")
 
     async def _to_do(self) -> AsyncIterator[TextLine]:
         """Lines without a result or an error."""
@@ -241,8 +246,10 @@ class Run:
 
     def _try_again(self, attempt: _Try, wait: float) -> None:
         self._again.append(_Try(attempt.line, attempt.tries + 1))
-        until = asyncio.get_running_loop().time() + max(wait, self._wait())
-        self._not_before = max(self._not_before, until)
+        now = asyncio.get_running_loop().time()
+        if now >= self._not_before:  # the others that fail together with it lengthen nothing
+            wait = max(wait, self._wait())
+        self._not_before = max(self._not_before, now + wait)
 
     def _wait(self) -> float:
         """Seconds until the next try; longer each time that nothing goes well in between."""
