@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from appliance.audit import admin_event
+from appliance.audit import MAX_TEXT, admin_event
 from appliance.bundle.manifest import MANIFEST_NAME
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
-from appliance.compiler import ensure_artifact
+from appliance.compiler import Record, compiled_as, ensure_artifacts
 from appliance.config import Config
 from appliance.errors import ConflictError, NotFoundError, UnavailableError
 from appliance.model_store import ModelStore, StoredBundle
@@ -42,6 +42,8 @@ class Models:
         self._node = node
         self._progress = progress
         self._python = python
+        self._compiled: set[str] = set()
+        """Digests of what this command has compiled or found: nothing is asked twice."""
 
     def changing(self) -> AbstractContextManager[None]:
         """Hold this for a whole change; waits for an installation or another change to end."""
@@ -59,31 +61,38 @@ class Models:
             hint=f"name the directory that holds {MANIFEST_NAME}, or the media's",
         )
 
-    def add(self, verified: VerifiedBundle) -> StoredBundle:
+    def add(self, verified: Sequence[VerifiedBundle]) -> list[StoredBundle]:
         """Import and compile; what is served stays as it is. Idempotent."""
-        name = f"{verified.manifest.name} {verified.manifest.version}"
-        with self._progress.bytes(f"importing {name}", verified.size) as advance:
-            bundle = self.store.import_bundle(verified, advance=advance)
-        self.compile(bundle)
-        return bundle
+        bundles = [self._import(bundle) for bundle in verified]
+        self.compile(bundles)
+        return bundles
 
-    def compile(self, bundle: StoredBundle) -> None:
-        """Make this machine's artifact of `bundle`, unless it is there."""
-        ensure_artifact(
+    def compile(self, bundles: Sequence[StoredBundle]) -> None:
+        """Make this machine's artifacts of `bundles`, unless they are there.
+
+        And of the active models: one engine must be able to load them all.
+        """
+        wanted = {bundle.digest: bundle for bundle in (*bundles, *self.store.active().values())}
+        if wanted.keys() <= self._compiled:
+            return
+        compiled = ensure_artifacts(
             self._layout,
-            bundle,
+            list(wanted.values()),
             NodeKey.load(self._layout.node),
             user=self._node.engine_user,
             python=self._python,
+            settings=self._config.engine,
             progress=self._progress.step,
+            made=self._made,
         )
+        self._compiled = set(compiled.directories)
 
     def activate(self, name: str, version: str) -> None:
         """Serve this version of `name` from now on. Idempotent."""
         bundle = self.store.get(name, version)
         before = self.store.active().get(name)
         if before is None or before.digest != bundle.digest:
-            self.compile(bundle)
+            self.compile([bundle])
             self.record("models.activate", bundle, previous=before.version if before else "")
             self.store.activate(name, version)
 
@@ -94,6 +103,7 @@ class Models:
             self._layout, self._config.audit, "models.rollback", previous=f"generation {number}"
         )
         self.store.rollback()
+        self.compile([])
 
     def remove(self, name: str, version: str, *, even_active: bool) -> int:
         """Delete one version; returns the bytes that became free."""
@@ -128,6 +138,19 @@ class Models:
             return False
         return True
 
+    def _import(self, verified: VerifiedBundle) -> StoredBundle:
+        name = f"{verified.manifest.name} {verified.manifest.version}"
+        with self._progress.bytes(f"importing {name}", verified.size) as advance:
+            return self.store.import_bundle(verified, advance=advance)
+
+    def _made(self, bundle: StoredBundle, record: Record) -> None:
+        """Say and write down what computes a model, and why nothing faster does."""
+        if any(refusal.code != "no_gpu" for refusal in record.reasons):
+            name = f"{bundle.name} {bundle.version}"
+            self._progress.note(f"{name}: {'; '.join(compiled_as(record))}")
+        for line in in_records(compiled_as(record)):
+            self.record("models.compile", bundle, reason=line)
+
     def record(self, action: str, bundle: StoredBundle, **details: str) -> None:
         """Write an administrative record about `bundle`."""
         admin_event(
@@ -139,3 +162,14 @@ class Models:
             digest=bundle.digest,
             **details,
         )
+
+
+def in_records(parts: Sequence[str]) -> list[str]:
+    """`parts` joined into as few texts as an audit record's field holds."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(part) + 2 <= MAX_TEXT:
+            lines[-1] += f"; {part}"
+        else:
+            lines.append(part)
+    return lines

@@ -64,7 +64,7 @@ def provision(
         release = release_of(layout, media)
         audit_key = _create_keys(layout)
         models = Models(config, node, progress, python=release.python)
-        bundles = [models.add(verified) for verified in media.bundles]
+        bundles = models.add(media.bundles)
         _copy_documents(media, layout)
         previous = current_release(layout)
         with undone_if_it_fails(previous, node, models, progress):

@@ -9,21 +9,21 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-from pathlib import Path
 
 import msgspec
 
 from appliance.audit.signer import VKEY_NAME
+from appliance.compiler import Comparison, Fit, Record, Refusal, explained, read_record
 from appliance.config import Config, Layout
 from appliance.errors import ApplianceError
-from appliance.model_store import ModelStore
+from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.trust.node_key import PUBLIC_NAME, NodePublicKey
 from installer.engine_client import connect
 from installer.node import Node
 from installer.staging import current_release
 
 _ANSWER_SECONDS = 5.0
-_GPU = Path("/proc/driver/nvidia/version")
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,8 +34,17 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     state: str = "not loaded"
     provider: str = ""
+    """ONNX Runtime's name of what computes it."""
+    compiled_for: str = ""
+    """What its artifact is for: tensorrt, cuda or cpu."""
     reason: str = ""
-    """Why this provider and no faster one."""
+    """Why nothing faster computes it; empty if nothing is."""
+    reasons: tuple[Refusal, ...] = ()
+    """The same, for each faster provider."""
+    golden: Comparison | None = None
+    """How near its logits are to the processor's; None for the processor."""
+    fit: Fit | None = None
+    """What it takes of the GPU's memory; None for the processor."""
     context_length: int = 0
     memory_bytes: int = 0
     error: str = ""
@@ -92,21 +101,27 @@ def status_of(config: Config, node: Node) -> Status:
 def _models(layout: Layout, store: ModelStore) -> tuple[ServedModel, ...]:
     loaded = _loaded(layout)
     return tuple(
-        _model(name, bundle.version, bundle.manifest.kind, loaded.get(bundle.digest))
+        _model(layout, name, bundle, loaded.get(bundle.digest))
         for name, bundle in store.active().items()
     )
 
 
-def _model(name: str, version: str, kind: str, model: pb.Model | None) -> ServedModel:
+def _model(layout: Layout, name: str, bundle: StoredBundle, model: pb.Model | None) -> ServedModel:
+    version, kind = bundle.version, bundle.manifest.kind
     if model is None:
         return ServedModel(name=name, version=version, kind=kind)
+    record = _record(layout, model.artifact)
     return ServedModel(
         name=name,
         version=version,
         kind=kind,
         state=pb.ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower(),
         provider=model.provider,
-        reason=_reason(),
+        compiled_for=record.provider if record else "",
+        reason="; ".join(explained(record.reasons)) if record else "",
+        reasons=record.reasons if record else (),
+        golden=record.compared if record else None,
+        fit=record.fit if record else None,
         context_length=model.context_length,
         memory_bytes=model.memory_bytes,
         error=model.error,
@@ -122,10 +137,13 @@ def _loaded(layout: Layout) -> dict[str, pb.Model]:
         return {}
 
 
-def _reason() -> str:
-    if _GPU.exists():
-        return "this release computes on the processor only"
-    return "this machine has no NVIDIA GPU"
+def _record(layout: Layout, artifact: str) -> Record | None:
+    """What the node vouches for of an artifact; None if this user may not know."""
+    try:
+        node_key = NodePublicKey.load(layout.node / PUBLIC_NAME)
+        return read_record(layout.artifacts / artifact, node_key) if artifact else None
+    except (ApplianceError, OSError):
+        return None
 
 
 def _health(config: Config) -> Health:

@@ -14,12 +14,22 @@ from appliance.compiler.process import (
     ensure_artifact,
     ensure_artifacts,
 )
-from appliance.compiler.record import Provider, Record, Refusal
+from appliance.compiler.record import (
+    Comparison,
+    Fit,
+    Provider,
+    Record,
+    Refusal,
+    compiled_as,
+    explained,
+)
 from appliance.compiler.runtime import Runtime, choose_runtime
 
 __all__ = [
     "Artifact",
+    "Comparison",
     "Compiled",
+    "Fit",
     "Provider",
     "Record",
     "Refusal",
@@ -27,9 +37,11 @@ __all__ = [
     "artifact_key",
     "choose_runtime",
     "compile_in_process",
+    "compiled_as",
     "disk_bytes",
     "ensure_artifact",
     "ensure_artifacts",
+    "explained",
     "fingerprint",
     "open_artifact",
     "read_record",

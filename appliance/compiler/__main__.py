@@ -6,6 +6,7 @@ standard error, as JSON, what went wrong. Other forms:
     --machine                                what this interpreter can compute on, as JSON
     --golden BUNDLE_DIR OUT_DIR              the processor's logits of the golden prompt
     --provider cuda BUNDLE_DIR OUT_DIR GOLDEN_DIR
+    --provider tensorrt BUNDLE_DIR OUT_DIR GOLDEN_DIR SIZES
                                              compile for a GPU; the comparison, as JSON
 """
 
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 from appliance.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, decode
-from appliance.errors import ApplianceError, VerificationError
+from appliance.errors import ApplianceError, UnsupportedError, VerificationError
 from appliance.fsops import read_regular
 
 _NICENESS = 10
@@ -49,8 +50,10 @@ def _dispatch(arguments: list[str]) -> int:
             from appliance.compiler.compile import write_golden
 
             write_golden(Path(bundle_dir), _manifest(Path(bundle_dir)), Path(out_dir))
-        case ["--provider", provider, bundle_dir, out_dir, golden_dir]:
-            _compile_for_gpu(provider, Path(bundle_dir), Path(out_dir), Path(golden_dir))
+        case ["--provider", "cuda", bundle_dir, out_dir, golden_dir]:
+            _compile_for_gpu(Path(bundle_dir), Path(out_dir), Path(golden_dir))
+        case ["--provider", "tensorrt", bundle_dir, out_dir, golden_dir, sizes]:
+            _compile_for_gpu(Path(bundle_dir), Path(out_dir), Path(golden_dir), sizes)
         case [bundle_dir, out_dir]:
             from appliance.compiler.compile import compile_bundle
 
@@ -61,25 +64,28 @@ def _dispatch(arguments: list[str]) -> int:
     return 0
 
 
-def _compile_for_gpu(provider: str, bundle_dir: Path, out_dir: Path, golden_dir: Path) -> None:
+def _compile_for_gpu(
+    bundle_dir: Path, out_dir: Path, golden_dir: Path, sizes: str | None = None
+) -> None:
+    """For TensorRT's engines of these sizes, or for CUDA."""
     import msgspec
 
     from appliance.compiler import golden
-    from appliance.compiler.gpu_compile import compile_cuda, cuda_target
-    from appliance.compiler.hardware import NoGpu, read_gpu
-    from appliance.compiler.libraries import preload
-    from appliance.errors import UnsupportedError
+    from appliance.compiler.gpu_compile import Target, compile_cuda
+    from appliance.compiler.libraries import read_libraries
+    from appliance.compiler.profiles import Sizes, plan
+    from appliance.compiler.trt_compile import compile_tensorrt
 
-    preload()
-    gpu = read_gpu()
-    if isinstance(gpu, NoGpu):
-        raise UnsupportedError(gpu.reason, code="no_gpu")
-    expected = golden.read(golden_dir)
-    if provider != "cuda":
-        raise UnsupportedError(f"models cannot be compiled for {provider} yet")
-    compared = compile_cuda(
-        bundle_dir, _manifest(bundle_dir), out_dir, expected, cuda_target(gpu.index)
-    )
+    libraries = read_libraries()
+    missing = libraries.missing_cuda or (libraries.missing_tensorrt if sizes else "")
+    if missing:
+        raise UnsupportedError(missing, code="library_missing")
+    manifest, expected = _manifest(bundle_dir), golden.read(golden_dir)
+    if sizes is None:
+        compared = compile_cuda(bundle_dir, manifest, out_dir, expected, Target())
+    else:
+        profiles = plan(msgspec.json.decode(sizes, type=Sizes))
+        compared = compile_tensorrt(bundle_dir, manifest, out_dir, expected, profiles)
     sys.stdout.write(msgspec.json.encode(compared).decode() + "\n")
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.compiler import record as records
-from appliance.compiler.fingerprint import artifact_key, fingerprints
+from appliance.compiler.fingerprint import artifact_key, fingerprints, for_settings
 from appliance.compiler.record import Provider, Record
+from appliance.config import EngineSettings
 from appliance.errors import DigestError, LayoutError, NotFoundError
 from appliance.fsops import hash_regular, read_regular, walk_files
 from appliance.trust.node_key import NodePublicKey
@@ -38,15 +39,21 @@ class Artifact:
         return self.record.provider
 
 
-def open_artifact(artifacts: Path, bundle_digest: str, node_public_key: NodePublicKey) -> Artifact:
+def open_artifact(
+    artifacts: Path,
+    bundle_digest: str,
+    node_public_key: NodePublicKey,
+    settings: EngineSettings | None = None,
+) -> Artifact:
     """The artifact of this bundle for this machine and interpreter, every byte verified.
 
-    It is the one for the fastest provider that was compiled. One that does not verify is an
-    error, and no reason to look at a slower one. Raises NotFoundError if there is none,
-    SignatureError, LayoutError or DigestError, each naming the file.
+    `settings` are the engine's, its defaults if not given. The artifact is the one for the fastest
+    provider that was compiled. One that does not verify is an error, and no reason to look at a
+    slower one. Raises NotFoundError if there is none, SignatureError, LayoutError or DigestError,
+    each naming the file.
     """
     for provider, values in fingerprints().items():
-        key = artifact_key(bundle_digest, values)
+        key = artifact_key(bundle_digest, for_settings(values, settings or EngineSettings()))
         if (artifacts / key).is_dir():
             return open_named(artifacts / key, key, bundle_digest, node_public_key, provider)
     raise _not_compiled()

@@ -21,6 +21,7 @@ from appliance.compiler.libraries import (
     runtime_version,
 )
 from appliance.compiler.record import Provider
+from appliance.config import EngineSettings
 
 REVISION = "2"
 """Raised when this package compiles differently for the CPU."""
@@ -101,6 +102,15 @@ def fingerprints_of(gpu: Gpu | NoGpu, libraries: Libraries) -> dict[Provider, di
             found["tensorrt"] = gpu_fingerprint("tensorrt", gpu, libraries)
         found["cuda"] = gpu_fingerprint("cuda", gpu, libraries)
     return found | {"cpu": cpu_beside(gpu)}
+
+
+def for_settings(values: Fingerprint, settings: EngineSettings) -> dict[str, str]:
+    """`values` with what of the engine's settings an artifact depends on: TensorRT's shapes."""
+    if values["variant"] != "tensorrt":
+        return dict(values)
+    sized = settings.sized(gpu=True)
+    shapes = (sized.max_sequences, sized.token_budget, sized.max_context)
+    return {**values, "shapes": " ".join(map(str, shapes))}
 
 
 def artifact_key(bundle_digest: str, values: Fingerprint) -> str:

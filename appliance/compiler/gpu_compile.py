@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, Manifest
+from appliance.bundle.manifest import Manifest
 from appliance.compiler import golden
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
 from appliance.compiler.probe import Array
@@ -35,19 +35,12 @@ class Target:
     Attributes:
         provider: ONNX Runtime's name of it.
         device: where its memory is: "cuda", or "cpu".
-        index: which GPU.
         options: of the provider.
     """
 
     provider: str = "CUDAExecutionProvider"
     device: str = "cuda"
-    index: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
-
-
-def cuda_target(index: int) -> Target:
-    """The CUDA provider on the GPU with this number in the order of the PCI bus."""
-    return Target(index=index, options={"device_id": str(index)})
 
 
 def compile_cuda(
@@ -68,20 +61,13 @@ def compile_cuda(
     _optimize(graph, bundle_dir / variant.weights_folder, artifact_dir, target)
     session = load(artifact_dir / GRAPH_NAME, target)
     refuse_the_processor(session, target)
-    return check(session, spec, target, expected, manifest.graph.precision)
-
-
-def check(
-    session: ort.InferenceSession, spec: DecoderSpec, target: Target, expected: Array, grade: str
-) -> Comparison:
-    """Compare the golden prompt's logits with the processor's. Raises UnsupportedError."""
-    measured = golden.on_device(session, spec, target.device, target.index)
-    return golden.compare(measured, expected, grade)
+    measured = golden.on_device(session, session, spec, target.device)
+    return golden.compare(measured, expected, manifest.graph.precision)
 
 
 def load(graph: Path, target: Target) -> ort.InferenceSession:
     """A session over a compiled graph as it is. Raises UnsupportedError."""
-    options = _options()
+    options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return open_on(str(graph), options, target)
@@ -94,7 +80,7 @@ def open_on(
     providers = [(target.provider, dict(target.options))]
     try:
         # The runtime's exceptions share no base class but Exception.
-        session = ort.InferenceSession(graph, options, providers=providers)
+        session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:
         raise UnsupportedError(
             f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}", hint=_NEWER
@@ -134,7 +120,7 @@ def quiet() -> None:
 
 def _optimize(graph: bytes, weights: Path, artifact_dir: Path, target: Target) -> None:
     """Fold, optimize and save. The session, which holds the weights once more, ends here."""
-    options = _options()
+    options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.optimized_model_filepath = str(artifact_dir / GRAPH_NAME)
     for name, value in (
@@ -155,7 +141,8 @@ def _optimize(graph: bytes, weights: Path, artifact_dir: Path, target: Target) -
     open_on(graph, options, target)
 
 
-def _options() -> ort.SessionOptions:
+def session_options() -> ort.SessionOptions:
+    """What sessions of every kind have in common."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

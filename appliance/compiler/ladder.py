@@ -26,6 +26,10 @@ VARIANTS: Mapping[Provider, Literal["trt", "cuda", "cpu"]] = {
     "cpu": "cpu",
 }
 """Which graph of a bundle each provider computes."""
+RUN: frozenset[Provider] = frozenset({"cuda", "cpu"})
+"""What the engine of this release runs. Nothing is compiled for what it does not."""
+WEIGHT_COPIES: Mapping[Provider, int] = {"tensorrt": 2, "cuda": 1}
+"""TensorRT's engines have their weights to themselves, and there are two at least."""
 DRIVER = 580
 """First driver that serves CUDA 13."""
 CAPABILITY = (7, 5)
@@ -95,7 +99,9 @@ def _objections(
     if provider == "tensorrt" and libraries is not None and libraries.missing_tensorrt:
         yield "library_missing", libraries.missing_tensorrt
     if machine.gpu is not None and manifest.decoder is not None:
-        yield from _of_memory(manifest, machine.gpu)
+        yield from _of_memory(manifest, machine.gpu, WEIGHT_COPIES[provider])
+    if provider not in RUN:
+        yield "not_run", "the engine of this release does not run it"
 
 
 def _of_the_machine(machine: Machine) -> Iterator[tuple[str, str]]:
@@ -121,8 +127,8 @@ def _of_the_machine(machine: Machine) -> Iterator[tuple[str, str]]:
         yield "library_missing", libraries.missing_cuda
 
 
-def _of_memory(manifest: Manifest, gpu: Gpu) -> Iterator[tuple[str, str]]:
-    options = candidates(manifest, gpu.memory_bytes)
+def _of_memory(manifest: Manifest, gpu: Gpu, copies: int) -> Iterator[tuple[str, str]]:
+    options = candidates(manifest, gpu.memory_bytes, copies=copies)
     if choose_precision(options) is None:
         least = min(options, key=needed)
         yield (

@@ -13,10 +13,14 @@ import os
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import Distribution
+from importlib.util import find_spec
 from pathlib import Path
 
-import onnxruntime as ort
+from appliance.compiler.hardware import Gpu, read_gpu
+from appliance.errors import UnsupportedError
 
+CPU_WHEEL = "onnxruntime"
 GPU_WHEEL = "onnxruntime-gpu"
 
 _CUDA = (
@@ -51,19 +55,38 @@ class Libraries:
 
 def runtime_version() -> str:
     """Version of the ONNX Runtime that this interpreter has; says so if it is the GPU's."""
-    version = str(ort.__version__)
-    return f"{version} gpu" if has_gpu_runtime() else version
+    name, version = _runtime()
+    return f"{version} gpu" if name == GPU_WHEEL else version
 
 
 def has_gpu_runtime() -> bool:
     """Whether this interpreter's ONNX Runtime is the one with the GPU's providers."""
-    return bool(ort.package_name == GPU_WHEEL)
+    return _runtime()[0] == GPU_WHEEL
+
+
+def _runtime() -> tuple[str, str]:
+    """Name and version of the wheel that `import onnxruntime` would load; without loading it."""
+    spec = find_spec("onnxruntime")
+    assert spec is not None, "every environment has a runtime"
+    assert spec.origin is not None
+    folder = str(Path(spec.origin).parent.parent)
+    for name in (GPU_WHEEL, CPU_WHEEL):
+        for wheel in Distribution.discover(name=name, path=[folder]):
+            return name, wheel.version
+    raise UnsupportedError(
+        f"the onnxruntime in {folder} was not installed from a wheel",
+        hint="run `appliance install` again: it repairs the virtual environment",
+    )
 
 
 def preload() -> None:
-    """Load what the wheels of this virtual environment bring. Needs the GPU's ONNX Runtime."""
-    # CUDA's own order of GPUs is another than the driver's, which says what each of them is.
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    """Load what the wheels of this virtual environment bring. Needs the GPU's ONNX Runtime.
+
+    In this process the GPU that `read_gpu` chose is then number 0, and the only one.
+    """
+    _choose_gpu()
+    import onnxruntime as ort
+
     with redirect_stdout(io.StringIO()):  # it prints what it does not find; `missing` says that
         ort.preload_dlls()
     for name in _TENSORRT:
@@ -72,6 +95,14 @@ def preload() -> None:
             if path.is_file():
                 _load(str(path))
                 break
+
+
+def _choose_gpu() -> None:
+    # CUDA's own order of GPUs is another than the driver's, which says what each of them is.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    gpu = read_gpu()
+    if isinstance(gpu, Gpu) and gpu.count > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu.index)
 
 
 def read_libraries() -> Libraries:

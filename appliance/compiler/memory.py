@@ -30,10 +30,11 @@ Rows of integers become 16-bit floats when the graph is compiled; blocks of inte
 as they are (decision 0165)."""
 
 
-def candidates(manifest: Manifest, memory: int) -> tuple[Fit, ...]:
+def candidates(manifest: Manifest, memory: int, *, copies: int = 1) -> tuple[Fit, ...]:
     """What the model takes of a GPU with `memory` bytes, for each precision it can have there.
 
     The most exact first. The bundle's grade decides: there is one graph for each provider.
+    `copies` of its weights are there at least.
     """
     spec = manifest.decoder
     assert spec is not None, "graphs for a GPU are decoders"
@@ -41,7 +42,7 @@ def candidates(manifest: Manifest, memory: int) -> tuple[Fit, ...]:
     stored = sum(entry.size for entry in weight_files(manifest).values())
     only = Fit(
         precision=precision,
-        weights=int(stored * factor),
+        weights=int(stored * factor) * copies,
         slot=min(spec.context_length, SLOT_TOKENS) * slot_token_bytes(spec),
         memory=memory,
     )

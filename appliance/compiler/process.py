@@ -15,7 +15,7 @@ from appliance.compiler.ladder import LADDER, Rung
 from appliance.compiler.record import Record, Refusal
 from appliance.compiler.runtime import Runtime, choose_runtime, release_python
 from appliance.compiler.work import ArtifactWork, Tell
-from appliance.config import Layout
+from appliance.config import EngineSettings, Layout
 from appliance.errors import UnsupportedError
 from appliance.fsops import exclusive_lock, make_dirs
 from appliance.model_store import StoredBundle
@@ -56,6 +56,7 @@ def ensure_artifact(
     user: str | None = None,
     python: Path | None = None,
     runtime: Runtime | None = None,
+    settings: EngineSettings | None = None,
     progress: Tell | None = None,
     made: Callable[[Record], None] | None = None,
 ) -> Path:
@@ -65,6 +66,7 @@ def ensure_artifact(
         user=user,
         python=python,
         runtime=runtime,
+        settings=settings,
         progress=progress,
         made=None if made is None else lambda _bundle, record: made(record),
     )
@@ -79,6 +81,7 @@ def ensure_artifacts(
     user: str | None = None,
     python: Path | None = None,
     runtime: Runtime | None = None,
+    settings: EngineSettings | None = None,
     progress: Tell | None = None,
     made: Callable[[StoredBundle, Record], None] | None = None,
 ) -> Compiled:
@@ -89,16 +92,20 @@ def ensure_artifacts(
     all, and the records say because of which.
 
     `python` is the release's interpreter with the processor's runtime, the current one if not
-    given; `runtime` is the runtime to try, if it was chosen already. `made` is called with each
-    new record, before it is in its place. What is there already is kept if it verifies, and
-    replaced if not. Safe to repeat and to kill at any moment. Raises what the bottom of the ladder
-    raises; nothing is left behind then.
+    given; `runtime` is the runtime to try, if it was chosen already; `settings` are the engine's.
+    `made` is called with each new record, before it is in its place. What is there already is
+    kept if it verifies, and replaced if not. Safe to repeat and to kill at any moment. Raises what
+    the bottom of the ladder raises; nothing is left behind then.
     """
     chosen = runtime or choose_runtime(python or release_python(layout))
     make_dirs(layout.artifacts, mode=0o755)
     with exclusive_lock(layout.artifacts / _LOCK, wait=True):
         works = [
-            ArtifactWork(layout, bundle, node_key, user, progress or _silent, made or _silent)
+            ArtifactWork(
+                *(layout, bundle, node_key, user, settings or EngineSettings()),
+                tell=progress or _silent,
+                made=made or _silent,
+            )
             for bundle in bundles
         ]
         return _all_on_one_runtime(works, chosen)

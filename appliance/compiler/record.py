@@ -7,6 +7,7 @@ out, so that records of older releases keep their bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -35,9 +36,6 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     provider: Provider
     code: str
     message: str
-
-    def __str__(self) -> str:
-        return f"{self.provider}: {self.message}"
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,6 +92,24 @@ class Record(
     reasons: tuple[Refusal, ...] = ()
     compared: Comparison | None = None
     fit: Fit | None = None
+
+
+def compiled_as(record: Record) -> list[str]:
+    """What computes the model, and why nothing faster does: clauses for a person."""
+    taken = f"computed by {record.provider}"
+    if record.compared is not None:
+        taken += f", golden logits within {record.compared.error:.4f} of the processor's"
+    if record.fit is not None:
+        taken += f", weights in {record.fit.precision}"
+    return [taken, *explained(record.reasons)]
+
+
+def explained(reasons: Iterable[Refusal]) -> list[str]:
+    """The reasons as clauses; providers that share one share its clause."""
+    providers: dict[str, list[str]] = {}
+    for refusal in reasons:
+        providers.setdefault(refusal.message, []).append(refusal.provider)
+    return [f"not by {' or '.join(names)}: {message}" for message, names in providers.items()]
 
 
 def sign(record: Record, node_key: NodeKey) -> bytes:

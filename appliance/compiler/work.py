@@ -28,18 +28,20 @@ from appliance.compiler.artifact import (
     open_named,
 )
 from appliance.compiler.child import compile_in_process, make_for_child, run_compiler
-from appliance.compiler.fingerprint import artifact_key
-from appliance.compiler.ladder import Rung, choose
+from appliance.compiler.fingerprint import artifact_key, for_settings
+from appliance.compiler.ladder import WEIGHT_COPIES, Rung, choose
 from appliance.compiler.memory import candidates, choose_precision
+from appliance.compiler.profiles import sizes
 from appliance.compiler.record import Comparison, Fit, Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime
-from appliance.config import Layout
+from appliance.config import EngineSettings, Layout
 from appliance.errors import LayoutError, NotFoundError, UnsupportedError, VerificationError
 from appliance.fsops import fsync_dir, hash_regular, open_regular, write_durable
 from appliance.model_store import StoredBundle
 from appliance.trust.node_key import NodeKey
 
 _INCOMING = ".incoming-"
+_ENGINE_FILES = {".onnx", ".engine", ".profile", ".timing"}
 _FILES = frozenset({GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME})
 
 Tell = Callable[[str], None]
@@ -52,6 +54,7 @@ class ArtifactWork:
 
     Attributes:
         user: who the child runs as, when root starts it.
+        settings: of the engine that will load the artifact.
         tell: is told what takes long.
         made: is told each new record, before it is in its place.
     """
@@ -60,6 +63,7 @@ class ArtifactWork:
     bundle: StoredBundle
     node_key: NodeKey
     user: str | None
+    settings: EngineSettings
     tell: Tell
     made: Made
 
@@ -83,7 +87,7 @@ class ArtifactWork:
         compile_it: Callable[[Runtime, Provider, Path], _Found],
     ) -> Path:
         """The verified artifact for `provider`: the one that is there, or a new one."""
-        values = dict(runtime.machine.fingerprints[provider])
+        values = for_settings(runtime.machine.fingerprints[provider], self.settings)
         key = artifact_key(self.bundle.digest, values)
         target = self.layout.artifacts / key
         try:
@@ -101,7 +105,7 @@ class ArtifactWork:
                 bundle=self.bundle.digest,
                 key=key,
                 fingerprint=values,
-                files=_settle(incoming),
+                files=_settle(incoming, provider),
                 created=int(time.time()),
                 provider=provider,
                 reasons=reasons,
@@ -133,12 +137,24 @@ class ArtifactWork:
         """Compile, and compare with the processor's logits of the golden prompt."""
         gpu = runtime.machine.gpu
         assert gpu is not None, "the ladder has looked"
-        fit = choose_precision(candidates(self.bundle.manifest, gpu.memory_bytes))
+        manifest, copies = self.bundle.manifest, WEIGHT_COPIES[provider]
+        fit = choose_precision(candidates(manifest, gpu.memory_bytes, copies=copies))
+        assert fit is not None, "the ladder has looked"
         with self._golden(runtime) as logits:
             make_for_child(incoming, self.user)
             arguments = ["--provider", provider, str(self.bundle.directory), str(incoming)]
-            said = run_compiler(runtime.python, [*arguments, str(logits)], self.user)
+            arguments.append(str(logits))
+            if provider == "tensorrt":
+                arguments.append(self._sizes(fit))
+            said = run_compiler(runtime.python, arguments, self.user)
         return _Found(_comparison(said), fit)
+
+    def _sizes(self, fit: Fit) -> str:
+        spec = self.bundle.manifest.decoder
+        assert spec is not None, "graphs for a GPU are decoders"
+        one = fit.weights // WEIGHT_COPIES["tensorrt"]
+        planned = sizes(spec, self.settings, weights=one, memory=fit.memory)
+        return msgspec.json.encode(planned).decode()
 
     @contextmanager
     def _golden(self, runtime: Runtime) -> Iterator[Path]:
@@ -187,7 +203,12 @@ def _comparison(said: bytes) -> Comparison:
     return compared
 
 
-def _settle(directory: Path) -> tuple[FileEntry, ...]:
+def is_engine_file(name: str) -> bool:
+    """Whether a file of this name is one that TensorRT's engines consist of."""
+    return Path(name).suffix in _ENGINE_FILES
+
+
+def _settle(directory: Path, provider: Provider) -> tuple[FileEntry, ...]:
     """Take the child's files over: make them the parent's, read-only and durable; hash them.
 
     The directory first: from then on a process that the child left behind can rename nothing.
@@ -198,7 +219,7 @@ def _settle(directory: Path) -> tuple[FileEntry, ...]:
         os.chown(directory, 0, 0)
     entries = []
     for name in sorted(path.name for path in directory.iterdir()):
-        if name not in _FILES:
+        if name not in _FILES and not (provider == "tensorrt" and is_engine_file(name)):
             raise LayoutError(f"the compiler left {name!r} behind", path=name)
         fd = open_regular(directory / name, name=name)
         try:

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.compiler import libraries
+from appliance.compiler import Provider, libraries
 from appliance.engine.machine import physical_cores
 from appliance.errors import UnsupportedError
 
 PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+PROVIDERS: Mapping[Provider, str] = {
+    "cpu": PROVIDER,
+    "cuda": CUDA_PROVIDER,
+    "tensorrt": "TensorrtExecutionProvider",
+}
+"""ONNX Runtime's name of what an artifact was compiled for."""
 GRAPH_NAME = "model.onnx"
 PREFILL_NAME = "prefill.onnx"
 
@@ -72,7 +78,9 @@ def _open(
     graph: Path, options: ort.SessionOptions, provider: str, settings: Mapping[str, str]
 ) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(graph, options, providers=[(provider, dict(settings))])
+        return ort.InferenceSession(
+            graph, options, providers=[(provider, dict(settings))], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
         raise UnsupportedError(
             f"ONNX Runtime refuses the compiled graph: {str(error).splitlines()[0]}",

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from appliance.compiler import Artifact
 from appliance.engine.embedding_engine import EmbeddingOutput
 from appliance.engine.llm_engine import Generation, Output
 from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel
-from appliance.engine.session import PROVIDER
+from appliance.engine.session import PROVIDERS
 from appliance.engine_daemon.calls import Call, EmbedCall
 from appliance.engine_daemon.stepper import Stepper
 from appliance.errors import RequestError, UnavailableError
@@ -47,7 +48,7 @@ class HostedModel:
         self.state = State.LOADING
         self.error = ""
         self.model: LoadedModel | None = None
-        self._artifact_key = ""
+        self._artifact: Artifact | None = None
         self._stepper: Stepper | None = None
         self._calls: dict[int, _Receiver] = {}
         self._preparing = 0
@@ -55,7 +56,7 @@ class HostedModel:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def serve(self, model: LoadedModel, artifact_key: str) -> None:
+    def serve(self, model: LoadedModel, artifact: Artifact) -> None:
         """The model is loaded: take calls."""
         loop = asyncio.get_running_loop()
 
@@ -63,7 +64,7 @@ class HostedModel:
             loop.call_soon_threadsafe(self._deliver, outputs)
 
         self.model = model
-        self._artifact_key = artifact_key
+        self._artifact = artifact
         self._stepper = Stepper(model.engine, deliver, name=self.bundle.name)
         self.state = State.SERVING
 
@@ -153,8 +154,8 @@ class HostedModel:
             version=self.bundle.version,
             kind=manifest.kind,
             bundle_digest=self.bundle.digest,
-            artifact=self._artifact_key,
-            provider=PROVIDER if self.model is not None else "",
+            artifact=self._artifact.key if self._artifact is not None else "",
+            provider=PROVIDERS[self._artifact.provider] if self._artifact is not None else "",
             memory_bytes=self.model.memory_bytes if self.model is not None else 0,
             state=self.state.value,
             created=manifest.created,

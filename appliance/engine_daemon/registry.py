@@ -12,7 +12,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
-from appliance.compiler import open_artifact
+from appliance.compiler import Artifact, open_artifact
 from appliance.config import Config
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.loaded import LoadedModel, open_model
@@ -144,13 +144,13 @@ class ModelRegistry:
             hosted = HostedModel(bundle)
             self._hosted.append(hosted)
             try:
-                model, key = await asyncio.to_thread(self._open, bundle)
+                model, artifact = await asyncio.to_thread(self._open, bundle)
             except asyncio.CancelledError:
                 self._hosted.remove(hosted)
                 raise
             except Exception as error:
                 raise await self._failed(hosted, error, still_served=current is not None) from error
-            hosted.serve(model, key)
+            hosted.serve(model, artifact)
             await self._changed(name, True)
             _log.info("%s %s serves", name, bundle.version)
         if current is not None:
@@ -183,12 +183,12 @@ class ModelRegistry:
             )
         return bundle
 
-    def _open(self, bundle: StoredBundle) -> tuple[LoadedModel, str]:
+    def _open(self, bundle: StoredBundle) -> tuple[LoadedModel, Artifact]:
         layout = self._config.layout
         node_key = NodePublicKey.load(layout.node / PUBLIC_NAME)
-        artifact = open_artifact(layout.artifacts, bundle.digest, node_key)
+        artifact = open_artifact(layout.artifacts, bundle.digest, node_key, self._config.engine)
         model = open_model(bundle, artifact, self._config.engine, self._budget)
-        return model, artifact.key
+        return model, artifact
 
     def _retire(self, hosted: HostedModel) -> asyncio.Task[None]:
         """Drain and free a model in the background."""

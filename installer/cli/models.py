@@ -44,7 +44,7 @@ def add(
     """Verify, import and compile; a new model is served at once, a new version when activated."""
     models = _models(root, as_json=as_json)
     with models.changing():
-        added = [models.add(bundle) for bundle in models.verified(source.absolute())]
+        added = models.add(models.verified(source.absolute()))
         for bundle in added:
             models.record("models.add", bundle)
             if bundle.name not in models.store.active():

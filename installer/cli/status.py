@@ -1,5 +1,6 @@
 """`appliance status`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,7 +16,7 @@ from installer.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from installer.status import Health
+    from installer.status import Health, ServedModel
 
 NOT_SERVING = 9
 """Exit status; that of an UnavailableError."""
@@ -60,10 +61,19 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             ],
             empty="No model is active: `appliance models list` shows what there is.",
         )
-        for reason in sorted({m.reason for m in found.models} - {""}):
-            out.print(f"\nThis provider because {reason}.", markup=False)
+        for reason, names in _reasons(found.models).items():
+            out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
     if not found.serving:
         raise typer.Exit(NOT_SERVING)
+
+
+def _reasons(models: "Sequence[ServedModel]") -> dict[str, list[str]]:
+    """Why models are not computed by something faster -> their names."""
+    names: dict[str, list[str]] = {}
+    for model in models:
+        if model.reason:
+            names.setdefault(model.reason, []).append(model.name)
+    return names
 
 
 def _word(health: "Health", good: bool) -> str:

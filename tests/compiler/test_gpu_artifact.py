@@ -204,7 +204,8 @@ def test_what_the_child_claims_is_held_to_the_bound(
         ('{"error": 0.9, "bound": 0.25}', "golden_differs"),
         ("fine", "unsupported"),
     ):
-        script = write_release(tmp_path / "release", machine_with()) and on_gpu.read_text()
+        write_release(tmp_path / "release", machine_with())
+        script = on_gpu.read_text()
         answer = f"""[ "$4" = --provider ] && {{ echo '{claim}'; exit 0; }}"""
         on_gpu.write_text(script.replace("\n", f"\n{answer}\n", 1))
         record = node.record(node.compile(bundle), bundle)

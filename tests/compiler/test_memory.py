@@ -13,7 +13,13 @@ from appliance.compiler.memory import candidates, choose_precision, needed, slot
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files
 
-GRADES = {"fp32": ("fp16", 0.5), "w8a8": ("fp16", 2), "int8": ("int8", 1), "int4": ("int4", 1)}
+GRADES = {
+    "fp32": ("fp16", 0.5),
+    "fp16": ("fp16", 1),
+    "w8a8": ("fp16", 2),
+    "int8": ("int8", 1),
+    "int4": ("int4", 1),
+}
 
 
 def test_the_grade_says_what_weights_become(decoder_bundle: Path) -> None:

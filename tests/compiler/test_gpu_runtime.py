@@ -1,0 +1,143 @@
+"""The GPU's own ONNX Runtime, on a machine without a GPU: it is refused, by name, never in silence.
+
+Its wheel imports and lists the GPU's providers everywhere; only a session shows what it took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from appliance.compiler import ensure_artifacts, machine
+from appliance.compiler.artifact import read_record
+from appliance.compiler.child import compile_in_process, run_compiler
+from appliance.compiler.hardware import has_driver
+from appliance.config import Layout
+from appliance.errors import UnsupportedError
+from appliance.trust.node_key import NodeKey
+from tests.compiler.conftest import stored
+from tests.conftest import BUILD_CACHE, FULL_VARIABLE, REPOSITORY
+
+RUNTIME = BUILD_CACHE / "gpu-runtime"
+
+pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
+
+REFUSALS = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from appliance.bundle.manifest import decode
+from appliance.compiler.gpu_compile import Target, compile_cuda
+from appliance.compiler.profiles import Sizes, plan
+from appliance.compiler.trt_compile import compile_tensorrt
+from appliance.errors import ApplianceError
+
+bundle, out = Path(sys.argv[1]), Path(sys.argv[2])
+manifest = decode((bundle / "bundle.json").read_bytes())
+expected = np.ones((12, manifest.decoder.vocab_size), np.float32)
+profiles = plan(Sizes(slots=2, chunk=64, context=64, engines=2))
+for compile_it, last in ((compile_cuda, Target()), (compile_tensorrt, profiles)):
+    try:
+        compile_it(bundle, manifest, out, expected, last)
+    except ApplianceError as error:
+        print(json.dumps([error.code, error.message]))
+"""
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release with both virtual environments."""
+    if not RUNTIME.is_dir():
+        if os.environ.get(FULL_VARIABLE):
+            pytest.fail("run scripts/fetch-gpu-runtime first")
+        pytest.skip("scripts/fetch-gpu-runtime brings the wheel")
+    directory = tmp_path_factory.mktemp("release")
+    (directory / "venv/bin").mkdir(parents=True)
+    script = directory / "venv/bin/python"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    gpu = directory / "venv-cuda13"
+    venv.create(gpu, symlinks=True)
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    lines = [str(RUNTIME), str(REPOSITORY), *here]
+    (site,) = gpu.glob("lib/python3.*/site-packages")
+    (site / "release.pth").write_text("\n".join(lines) + "\n")
+    return directory
+
+
+@pytest.fixture
+def on_gpu(release: Path) -> Path:
+    return release / "venv-cuda13/bin/python"
+
+
+def test_it_lists_its_providers_and_says_what_it_lacks(on_gpu: Path) -> None:
+    listed = subprocess.run(
+        [on_gpu, "-I", "-c", "import onnxruntime as o; print(o.get_available_providers())"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert "CUDAExecutionProvider" in listed.stdout
+    seen = machine.decode(run_compiler(on_gpu, ["--machine"]))
+    assert seen.gpu is None
+    assert seen.reason
+    assert seen.libraries is not None
+    assert "libcuda.so.1" in seen.libraries.missing_cuda
+    assert "libnvinfer.so.10" in seen.libraries.missing_tensorrt
+    assert list(seen.fingerprints) == ["cpu"]
+    assert seen.fingerprints["cpu"]["onnxruntime"].endswith(" gpu")
+
+
+def test_a_session_that_takes_the_processor_is_refused(
+    on_gpu: Path, bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    done = subprocess.run(
+        [on_gpu, "-I", "-c", REFUSALS, bundle, out], capture_output=True, text=True, check=True
+    )
+    cuda, tensorrt = (json.loads(line) for line in done.stdout.splitlines())
+    assert cuda[0] == "provider_not_taken"
+    assert "CPUExecutionProvider" in cuda[1]
+    # TensorRT's provider raises where CUDA's gives way.
+    assert tensorrt[0] == "unsupported"
+    assert "TensorRT" in tensorrt[1]
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_the_compilers_process_names_the_missing_library(
+    on_gpu: Path, bundle: Path, tmp_path: Path, provider: str
+) -> None:
+    arguments = ["--provider", provider, str(bundle), str(tmp_path / "out"), str(tmp_path)]
+    if provider == "tensorrt":
+        arguments.append(json.dumps({"slots": 1, "chunk": 16, "context": 64, "engines": 2}))
+    with pytest.raises(UnsupportedError, match=r"libcuda\.so\.1") as caught:
+        run_compiler(on_gpu, arguments)
+    assert caught.value.code == "library_missing"
+
+
+def test_a_node_with_it_but_no_gpu_computes_on_the_processor_and_says_why(
+    release: Path, bundle: Path, layout: Layout, node_key: NodeKey
+) -> None:
+    python = release / "venv/bin/python"
+    compiled = ensure_artifacts(layout, [stored(bundle)], node_key, python=python)
+    assert compiled.runtime.python == python
+    (directory,) = compiled.directories.values()
+    record = read_record(directory, node_key.public)
+    assert record.provider == "cpu"
+    assert [reason.code for reason in record.reasons] == ["no_gpu", "no_gpu"]
+
+
+def test_what_its_processors_kernels_lack_is_refused_and_what_they_have_is_compiled(
+    on_gpu: Path, bundle: Path, encoder_bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedError, match="ONNX Runtime refuses the graph"):
+        compile_in_process(bundle, tmp_path / "chat", python=on_gpu)
+    compile_in_process(encoder_bundle, tmp_path / "embedding", python=on_gpu)
+    assert (tmp_path / "embedding/model.onnx").is_file()
