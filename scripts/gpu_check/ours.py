@@ -42,7 +42,7 @@ def main(root: Path, name: str) -> None:
     serve(
         _Run(model).run,
         provider=artifact.provider,
-        reasons=[str(reason) for reason in artifact.record.reasons],
+        reasons=[f"{no.provider}: {no.message}" for no in artifact.record.reasons],
         compared=_compared(artifact),
         fingerprint=artifact.record.fingerprint,
         weights=(artifact.directory / WEIGHTS_NAME).stat().st_size,
@@ -84,9 +84,7 @@ def _bandwidth() -> float:
     best = 0.0
     for _ in range(5):
         start = time.perf_counter()
-        device.copy_rows(
-            target, source, (_COPIED // 1024, _COPIED // 1024), (1024, _COPIED // 1024)
-        )
+        device.copy_rows(target, source, (_COPIED, _COPIED), (1, _COPIED))
         best = max(best, 2 * _COPIED / (time.perf_counter() - start))
     device.release(source)
     device.release(target)
