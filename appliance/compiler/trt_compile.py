@@ -72,6 +72,8 @@ def _build(
 ) -> None:
     """Parse, search kernels, write; minutes for each engine of a large model."""
     options = session_options()
+    # The layer that writes the cache wants its length known (decision 0152).
+    options.add_free_dimension_override_by_name("capacity", profile.capacity)
     for name, value in (
         # The graph is given as the bytes that were checked, so its folder must be named.
         (
@@ -93,6 +95,8 @@ def _build(
         options={
             **built.options,
             **profile.options(spec),
+            # The parser gets weights beside the protobuf, which holds less than 2 GB.
+            "trt_load_user_initializer": "1",
             "trt_engine_cache_enable": "1",
             # Relative to the graph's own folder: the artifact is built in one place and used in
             # another.
