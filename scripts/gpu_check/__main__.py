@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from bench_peers.work import REPOSITORY, PeerError, say
@@ -33,6 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--grade", default="fp16", help="of the bundle's weights")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--wanted", type=int, default=128, help="new tokens of each sequence")
     parser.add_argument("--streams", type=int, default=max(w.streams for w in STREAMS))
     parser.add_argument("--release", type=Path, default=RELEASE, help="with venv and venv-cuda13")
     parser.add_argument("--peer-python", type=Path, help="an interpreter with torch for CUDA")
@@ -56,16 +58,18 @@ def _measure(name: str, options: argparse.Namespace) -> Measured:
     checkpoint = node.write(SHAPES[name])
     release = options.release
     python = release / "venv/bin/python"
-    peer, refusal = _peer(options, checkpoint, node.layout.root)
+    starting = _peer(options, checkpoint, node.layout.root)
     bundle = node.add(checkpoint, name, options.grade)
+    peer, refusal = _ready(starting)
     shutil.rmtree(checkpoint)
     node.compile(bundle, python)
     ours = _ours(release, node.layout.root, name)
     say(f"{name}: {ours.facts['provider']} serves; {'; '.join(ours.facts['reasons'])}")
     measured = Measured(name, options.grade, node.seconds, ours.facts, peer and peer.facts, refusal)
-    workloads = [FIRST, *(load for load in STREAMS if load.streams <= options.streams)]
-    for turn in range(options.rounds + 1):
-        for workload in workloads:
+    chosen = [load for load in STREAMS if load.streams <= options.streams]
+    workloads = [FIRST, *(replace(load, wanted=options.wanted) for load in chosen)]
+    for workload in workloads:
+        for turn in range(options.rounds + 1):
             _turn(measured, workload, turn, ours, peer)
     for worker in (ours, peer):
         if worker is not None:
@@ -82,21 +86,28 @@ def _ours(release: Path, root: Path, name: str) -> Worker:
         if not python.exists():
             continue
         try:
-            return Worker(python, "gpu_check.ours", [str(root), name], root / f"{venv}.log")
+            worker = Worker(python, "gpu_check.ours", [str(root), name], root / f"{venv}.log")
+            worker.wait()
+            return worker
         except PeerError as error:
             say(f"{venv}: {error}")
     raise SystemExit("error: the engine did not start with either interpreter")
 
 
-def _peer(options: argparse.Namespace, checkpoint: Path, root: Path) -> tuple[Worker | None, str]:
-    """transformers, or why not."""
+def _peer(options: argparse.Namespace, checkpoint: Path, root: Path) -> Worker:
+    """transformers, which loads the model while the bundle is built."""
     python = options.peer_python or options.release / "venv/bin/python"
-    arguments = [str(checkpoint), str(options.streams)]
+    return Worker(python, "gpu_check.peer", [str(checkpoint)], root / "peer.log")
+
+
+def _ready(worker: Worker) -> tuple[Worker | None, str]:
+    """A worker that answers, or why it does not."""
     try:
-        return Worker(python, "gpu_check.peer", arguments, root / "peer.log"), ""
+        worker.wait()
     except PeerError as error:
         say(f"transformers cannot be measured: {error}")
         return None, str(error)
+    return worker, ""
 
 
 def _turn(

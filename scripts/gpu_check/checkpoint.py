@@ -15,7 +15,9 @@ from safetensors.numpy import save_file
 from bench_peers.checkpoint import FULL, TINY, Shape, make_checkpoint
 
 LARGE = Shape("qwen3-8b", 151_936, 151_643, 4096, 36, 32, 8, 128, 12_288)
-SHAPES = {shape.name: shape for shape in (TINY, FULL, LARGE)}
+CUT = replace(LARGE, name="qwen3-8b-12", layers=12)
+"""A third of the large one, for machines with little time or disk: layers cost the same."""
+SHAPES = {shape.name: shape for shape in (TINY, FULL, LARGE, CUT)}
 _SHARD = 2 << 30
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpu_check.workloads import FIRST, STREAMS, Workload, median
+from gpu_check.workloads import FIRST, Workload, median
 
 Facts = Mapping[str, Any]
 
@@ -33,9 +33,19 @@ class Measured:
         return median(values) if values else None
 
     @property
+    def workloads(self) -> list[Workload]:
+        """What was measured, besides the first token; one stream first."""
+        sizes = {(streams, wanted) for _, streams, wanted in self.seconds}
+        return [
+            Workload(streams, FIRST.given, wanted)
+            for streams, wanted in sorted(sizes)
+            if wanted != FIRST.wanted
+        ]
+
+    @property
     def limit(self) -> float:
         """Tokens a second of one stream that memory allows: every weight and key once a token."""
-        (alone, *_) = STREAMS
+        alone = self.workloads[0]
         context = alone.given + alone.wanted / 2
         touched = self.ours["weights"] + context * self.ours["token_bytes"]
         return float(self.ours["bandwidth"] / touched)
@@ -84,13 +94,12 @@ def _section(result: Measured) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: |"
     first = [result.median(side, FIRST) for side in ("ours", "peer")]
     yield _row("time to first token, ms", [None if x is None else 1000 * x for x in first], -1)
-    for workload in STREAMS:
+    for workload in result.workloads:
         medians = [result.median(side, workload) for side in ("ours", "peer")]
-        if medians[0] is not None:
-            speeds = [None if x is None else workload.tokens / x for x in medians]
-            yield _row(f"{workload.streams} x 128 out, tokens/s", speeds, 1)
+        speeds = [None if x is None else workload.tokens / x for x in medians]
+        yield _row(f"{workload.streams} x {workload.wanted} out, tokens/s", speeds, 1)
     yield ""
-    (alone, *_) = STREAMS
+    alone = result.workloads[0]
     seconds, started = result.median("ours", alone), result.median("ours", FIRST)
     if result.on_gpu and seconds is not None and started is not None:
         decoding = (alone.wanted - 1) / (seconds - started)

@@ -14,7 +14,11 @@ from gpu_check.workloads import Workload, question
 
 
 class Worker:
-    """One process. `facts` is what it said of itself. Raises PeerError where it dies."""
+    """One process; methods raise PeerError where it dies.
+
+    Attributes:
+        facts: what it said of itself when it was ready.
+    """
 
     def __init__(self, python: Path, module: str, arguments: Sequence[str], log: Path) -> None:
         self._log = log
@@ -28,7 +32,11 @@ class Worker:
                 text=True,
                 env=os.environ | {"PYTHONPATH": path},
             )
-        self.facts: dict[str, Any] = self._answer()
+        self.facts: dict[str, Any] = {}
+
+    def wait(self) -> None:
+        """Until it can be asked."""
+        self.facts = self._answer()
 
     def run(self, workload: Workload, seed: int) -> float:
         """Seconds that it took."""
