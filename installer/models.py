@@ -72,15 +72,13 @@ class Models:
 
         And of the active models: one engine must be able to load them all.
         """
-        wanted = {bundle.digest for bundle in bundles}
-        active = [b for b in self.store.active().values() if b.digest not in wanted]
-        if wanted | {bundle.digest for bundle in active} <= self._compiled:
+        wanted = {bundle.digest: bundle for bundle in (*bundles, *self.store.active().values())}
+        if wanted.keys() <= self._compiled:
             return
         compiled = ensure_artifacts(
             self._layout,
-            bundles,
+            list(wanted.values()),
             NodeKey.load(self._layout.node),
-            beside=active,
             user=self._node.engine_user,
             python=self._python,
             settings=self._config.engine,
