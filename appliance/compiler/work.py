@@ -30,7 +30,7 @@ from appliance.compiler.artifact import (
 from appliance.compiler.child import compile_in_process, make_for_child, run_compiler
 from appliance.compiler.fingerprint import artifact_key, for_settings
 from appliance.compiler.ladder import WEIGHT_COPIES, Rung, choose
-from appliance.compiler.memory import candidates, choose_precision
+from appliance.compiler.memory import candidates, choose_precision, refuse_if_taken
 from appliance.compiler.profiles import sizes
 from appliance.compiler.record import Comparison, Fit, Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime
@@ -140,6 +140,7 @@ class ArtifactWork:
         manifest, copies = self.bundle.manifest, WEIGHT_COPIES[provider]
         fit = choose_precision(candidates(manifest, gpu.memory_bytes, copies=copies))
         assert fit is not None, "the ladder has looked"
+        refuse_if_taken(gpu, fit)
         with self._golden(runtime) as logits:
             make_for_child(incoming, self.user)
             arguments = ["--provider", provider, str(self.bundle.directory), str(incoming)]

@@ -226,6 +226,18 @@ def test_a_compilation_that_dies_is_a_reason_and_leaves_nothing_behind(
     assert names == {".lock", record.key}
 
 
+def test_a_gpu_that_others_use_is_a_reason_before_anything_is_tried(
+    node: Node, bundle: Path, tmp_path: Path
+) -> None:
+    write_release(tmp_path / "release", machine_with(replace(H100, free_bytes=1 << 29)))
+    record = node.record(node.compile(bundle), bundle)
+    assert record.reasons[-1].code == "gpu_busy"
+    assert "0.5 GiB free" in record.reasons[-1].message
+    # It is no verdict for ever.
+    write_release(tmp_path / "release", machine_with())
+    assert node.record(node.compile(bundle), bundle).provider == "cuda"
+
+
 def test_what_the_child_claims_is_held_to_the_bound(
     node: Node, bundle: Path, tmp_path: Path
 ) -> None:
