@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from appliance.bundle.manifest import MANIFEST_NAME, encode
-from appliance.compiler import Compiled, Record, ensure_artifacts, open_artifact
+from appliance.compiler import Compiled, Record, ensure_artifacts, ladder, open_artifact
 from appliance.compiler import artifact as artifacts
 from appliance.compiler.artifact import open_named
 from appliance.compiler.record import NAME, Refusal, sign
 from appliance.compiler.runtime import choose_runtime
-from appliance.config import Layout
+from appliance.config import EngineSettings, Layout
 from appliance.errors import LayoutError, NotFoundError, VerificationError
 from appliance.model_store import StoredBundle
 from appliance.pb import onnx_graph_pb2 as pb
@@ -42,12 +42,13 @@ class Node:
         self.python = write_release(release, machine_with())
         self.records: list[Record] = []
 
-    def compile(self, *directories: Path) -> Compiled:
+    def compile(self, *directories: Path, settings: EngineSettings | None = None) -> Compiled:
         return ensure_artifacts(
             self.layout,
             [stored(directory) for directory in directories],
             self.key,
             python=self.python,
+            settings=settings,
             made=lambda _bundle, record: self.records.append(record),
         )
 
@@ -127,6 +128,43 @@ def test_compiling_for_a_gpu_again_does_nothing(served: Node, decoder_bundle: Pa
     assert compiled.runtime.python.parent.parent.name == "venv-cuda13"
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == times
     assert served.records == [record]
+
+
+@pytest.fixture
+def with_tensorrt(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """As if TensorRT's library were there, and the engine ran what it builds."""
+    monkeypatch.setattr(ladder, "RUN", frozenset(ladder.LADDER))
+    write_release(tmp_path / "release", machine_with(H100, ALL_LIBRARIES))
+    return node
+
+
+def test_engines_are_recorded_file_by_file_under_a_key_with_their_shapes(
+    with_tensorrt: Node, bundle: Path
+) -> None:
+    small = EngineSettings(max_sequences=2, token_budget=64, max_context=128)
+    compiled = with_tensorrt.compile(bundle, settings=small)
+    record = with_tensorrt.record(compiled, bundle)
+    assert (record.provider, record.reasons) == ("tensorrt", ())
+    assert record.fingerprint["tensorrt"] == "10.16.1"
+    assert record.fingerprint["shapes"] == "2 64 128"
+    names = ["decode-1-1-of-128", "decode-2-2-of-128", "prefill-of-128"]
+    assert [f.path for f in record.files] == [
+        f"{name}{end}" for name in names for end in (".onnx", "_sm90.engine")
+    ]
+    assert record.fit is not None
+    other = with_tensorrt.compile(bundle, settings=replace(small, max_sequences=3))
+    assert with_tensorrt.record(other, bundle).key != record.key
+
+
+def test_a_library_among_the_engines_is_not_trusted(
+    with_tensorrt: Node, bundle: Path, tmp_path: Path
+) -> None:
+    on_gpu = tmp_path / "release/venv-cuda13/bin/python"
+    script = on_gpu.read_text().splitlines()
+    script.insert(1, '[ "$4" = --provider ] && touch "$7/plugin.so"')
+    on_gpu.write_text("\n".join(script))
+    with pytest.raises(LayoutError, match=r"plugin\.so"):
+        with_tensorrt.compile(bundle)
 
 
 def test_another_driver_is_another_artifact_and_the_old_one_stays(
