@@ -82,6 +82,11 @@ class Layout:
         return self.state / "artifacts"
 
     @property
+    def engine_environment(self) -> Path:
+        """Names the virtual environment that the artifacts are for: `appliance.interpreter`."""
+        return self.artifacts / ".environment"
+
+    @property
     def docs(self) -> Path:
         return self.state / "docs"
 

@@ -23,7 +23,8 @@ from appliance.fsops import exclusive_lock
 from appliance.model_store import ModelStore
 from appliance.model_store.blobs import storage_errors
 from appliance.trust.store import TrustStore
-from installer import preflight
+from installer import gpu_preflight, preflight
+from installer.gpu import MACHINE, Gpus, look
 from installer.media import Media, open_media
 from installer.node import Node
 from installer.progress import Progress
@@ -37,27 +38,41 @@ _MEMORY_FACTOR = 1.25
 
 
 def install(
-    source: Path, config: Config, node: Node, progress: Progress, *, allow_expired: bool = False
+    source: Path,
+    config: Config,
+    node: Node,
+    progress: Progress,
+    *,
+    allow_expired: bool = False,
+    processor_only: bool = False,
+    machine: Path = MACHINE,
 ) -> InstalledRelease:
     """Verify the media at `source`, name what stands in the way, and stage their release.
 
-    Nothing on the node changes before every check has passed. Raises VerificationError,
-    PreflightError with all blockers, CapacityError, StorageError.
+    A GPU is used if there is one and the media have programs for it, unless `processor_only`.
+    `machine` has the kernel's trees that show it. Nothing on the node changes before every check
+    has passed. Raises VerificationError, PreflightError with all blockers, CapacityError,
+    StorageError.
     """
     progress.step("verifying the media")
     with _borrowed_trust(node.layout) as trust:
         media = open_media(source, trust, _anchor(), now(), allow_expired=allow_expired)
     progress.note(f"release {media.release.version}, {_age(media)}")
-    blockers = preflight.blockers(_facts(config, node), _needs(media, config, node))
+    facts = _facts(config, node, look(machine))
+    gpu = gpu_preflight.uses_gpu(facts.gpus, _gpu_needs(media, node, wanted=not processor_only))
+    needs = _needs(media, config, node, wanted=not processor_only, gpu=gpu)
+    blockers = preflight.blockers(facts, needs)
     if blockers:
         raise PreflightError(blockers)
+    for remark in gpu_preflight.remarks(facts.gpus, needs.gpu):
+        progress.note(f"{remark.message}: {remark.remedy}")
     progress.step("preparing the node")
     with storage_errors(node.layout.state):
         node.prepare()
     with installing(node.layout, progress), storage_errors(node.layout.state):
         trust = TrustStore(node.layout.trust)
         media = open_media(source, trust, _anchor(), now(), allow_expired=allow_expired)
-        return stage(media, node.layout, progress)
+        return stage(media, node.layout, progress, gpu=gpu)
 
 
 def hand_over(
@@ -65,7 +80,7 @@ def hand_over(
 ) -> int:
     """Let `release` finish the installation; its exit status. It writes to our own streams."""
     command = [str(release.python), "-I", "-m", "installer.provision"]
-    flags = {"--json": as_json, "--allow-expired": allow_expired}
+    flags = {"--json": as_json, "--allow-expired": allow_expired, "--gpu": release.uses_gpu()}
     command += [str(source), str(layout.root), *(flag for flag, on in flags.items() if on)]
     return subprocess.run(command).returncode
 
@@ -112,14 +127,28 @@ def _anchor() -> bytes | None:
         return None
 
 
-def _facts(config: Config, node: Node) -> preflight.Facts:
+def _facts(config: Config, node: Node, gpus: Gpus) -> preflight.Facts:
     release = current_release(node.layout)
     return preflight.measure(
-        config, running=node.is_running(), installed=release.version if release else ""
+        config,
+        running=node.is_running(),
+        installed=release.version if release else "",
+        gpus=gpus,
     )
 
 
-def _needs(media: Media, config: Config, node: Node) -> preflight.Needs:
+def _gpu_needs(media: Media, node: Node, *, wanted: bool) -> gpu_preflight.GpuNeeds:
+    decoders = [bundle.size for bundle in media.bundles if bundle.manifest.decoder is not None]
+    return gpu_preflight.GpuNeeds(
+        offered=media.cuda13 is not None,
+        wanted=wanted,
+        tensorrt=media.cuda13 is not None and media.cuda13.has_tensorrt,
+        smallest_model=min(decoders, default=0),
+        system_install=node.is_system,
+    )
+
+
+def _needs(media: Media, config: Config, node: Node, *, wanted: bool, gpu: bool) -> preflight.Needs:
     store = ModelStore(node.layout.models)
     missing = [(bundle, store.missing_bytes(bundle)) for bundle in media.bundles]
     compiled = sum(round(_ARTIFACT_FACTOR * bundle.size) for bundle, count in missing if count)
@@ -129,12 +158,13 @@ def _needs(media: Media, config: Config, node: Node) -> preflight.Needs:
         port=config.api.listen_port,
         version=media.release.version,
         disk=preflight.SPARE_DISK_BYTES
-        + space_needed(node.layout, media)
+        + space_needed(node.layout, media, gpu=gpu)
         + sum(count for _, count in missing)
         + compiled,
         memory=preflight.BASE_MEMORY_BYTES
         + round(_MEMORY_FACTOR * sum(bundle.size for bundle in media.bundles)),
         issued_at=media.targets.issued_at.timestamp(),
+        gpu=_gpu_needs(media, node, wanted=wanted),
     )
 
 

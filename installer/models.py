@@ -4,6 +4,9 @@ Owns the order of a change: verified, imported and compiled first, then written 
 then made true in the store, then told to the engine. Refuses to touch what is being served until
 its successor is loaded: the engine loads the new version beside the old one. A record in the
 audit log may thus precede a change that a power cut prevented, never the other way round.
+
+On a node with a GPU one runtime computes everything that is served, so models are compiled
+together; where a change asks for the other runtime, the engine starts again with that.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from pathlib import Path
 from appliance.audit import MAX_TEXT, admin_event
 from appliance.bundle.manifest import MANIFEST_NAME
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
-from appliance.compiler import Record, compiled_as, ensure_artifacts
-from appliance.config import Config
+from appliance.compiler import Compiled, Record, compiled_as, ensure_artifacts
+from appliance.compiler.runtime import release_python
+from appliance.config import Config, gpu_python
 from appliance.errors import ConflictError, NotFoundError, UnavailableError
+from appliance.interpreter import choose_interpreter
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import NodeKey
@@ -41,9 +46,9 @@ class Models:
         self._layout = config.layout
         self._node = node
         self._progress = progress
-        self._python = python
-        self._compiled: set[str] = set()
-        """Digests of what this command has compiled or found: nothing is asked twice."""
+        self._python = python or release_python(config.layout)
+        self._compiled: dict[frozenset[str], Compiled] = {}
+        """Digests -> what this command has compiled or found: nothing is asked twice."""
 
     def changing(self) -> AbstractContextManager[None]:
         """Hold this for a whole change; waits for an installation or another change to end."""
@@ -72,20 +77,38 @@ class Models:
 
         And of the active models: one engine must be able to load them all.
         """
-        wanted = {bundle.digest: bundle for bundle in (*bundles, *self.store.active().values())}
-        if wanted.keys() <= self._compiled:
-            return
-        compiled = ensure_artifacts(
-            self._layout,
-            list(wanted.values()),
-            NodeKey.load(self._layout.node),
-            user=self._node.engine_user,
-            python=self._python,
-            settings=self._config.engine,
-            progress=self._progress.step,
-            made=self._made,
-        )
-        self._compiled = set(compiled.directories)
+        wanted = [*bundles, *self.store.active().values()]
+        digests = {bundle.digest for bundle in wanted}
+        if not any(digests <= known for known in self._compiled):
+            self._ensure(wanted)
+
+    def settle(self) -> bool:
+        """Let the engine run with what computes everything that is active, from its next start on.
+
+        True if that is another runtime than before.
+        """
+        active = list(self.store.active().values())
+        python = self._python
+        if active and gpu_python(python).exists():
+            python = self._ensure(active).runtime.python
+        return choose_interpreter(self._layout, python)
+
+    def _ensure(self, bundles: Sequence[StoredBundle]) -> Compiled:
+        """Artifacts of all `bundles` for one runtime."""
+        wanted = {bundle.digest: bundle for bundle in bundles}
+        key = frozenset(wanted)
+        if key not in self._compiled:
+            self._compiled[key] = ensure_artifacts(
+                self._layout,
+                list(wanted.values()),
+                NodeKey.load(self._layout.node),
+                user=self._node.engine_user,
+                python=self._python,
+                settings=self._config.engine,
+                progress=self._progress.step,
+                made=self._made,
+            )
+        return self._compiled[key]
 
     def activate(self, name: str, version: str) -> None:
         """Serve this version of `name` from now on. Idempotent."""
@@ -117,10 +140,28 @@ class Models:
                 )
             self.record("models.deactivate", bundle)
             self.store.deactivate(name)
-            self.tell_engine()
+            self.serve_active()
         self.record("models.remove", bundle)
         self.store.remove(name, version)
         return self.store.collect()
+
+    def recompile(self) -> bool:
+        """Fit what is active to a machine that has changed, and serve it; False if it does not run.
+
+        The driver, the GPU or the processor may be another. Idempotent.
+        """
+        self.compile([])
+        self.settle()
+        if self._node.is_system:
+            with self._node.running(self._progress):  # what ended for want of artifacts starts
+                return self.tell_engine()
+        return self.tell_engine()
+
+    def serve_active(self) -> bool:
+        """Let the engine serve what is active, with its runtime; False if it does not run."""
+        if self.settle():
+            self._node.restart_engine(self._progress)
+        return self.tell_engine()
 
     def tell_engine(self) -> bool:
         """Make the engine serve exactly the active models; False if it does not run."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +21,9 @@ from typing import Protocol
 from appliance.config import Layout
 from appliance.errors import UnavailableError
 from appliance.fsops import fsync_dir, make_dirs, symlink_durable, write_durable
+from appliance.interpreter import engine_python
 from installer import supervise, units
+from installer.gpu import look, unit_nodes
 from installer.progress import Progress
 from installer.readiness import ReadinessSocket
 from installer.staging import InstalledRelease, current_release, make_current
@@ -85,6 +88,9 @@ class Node(Protocol):
     def running(self, progress: Progress) -> AbstractContextManager[None]:
         """Within the block, the daemons of the current release serve."""
 
+    def restart_engine(self, progress: Progress) -> None:
+        """If the engine runs, let it start again: another interpreter was chosen for it."""
+
 
 def node_at(layout: Layout) -> Node:
     """The node whose root is `layout.root`."""
@@ -125,8 +131,11 @@ class SystemNode:
         """Units, the `current` link and the command."""
         make_current(self.layout, release)
         unit_directory = self.layout.root / units.UNIT_DIRECTORY
-        for name, text in units.unit_files(self.layout, release.python).items():
+        files = units.unit_files(self.layout, release.python, _gpu_access(release))
+        for name, text in files.items():
             _write_if_changed(unit_directory / name, text)
+        if units.GPU_UNIT not in files:
+            (unit_directory / units.GPU_UNIT).unlink(missing_ok=True)
         link = self.layout.root / _COMMAND_LINK
         make_dirs(link.parent, mode=0o755)
         symlink_durable(link, str(self.layout.command))
@@ -137,13 +146,23 @@ class SystemNode:
         """Start what does not run yet, restart what runs another release; they stay up."""
         release = current_release(self.layout)
         assert release is not None, "a release is deployed before it is started"
-        for unit in (units.ENGINE_UNIT, units.SHIM_UNIT):
-            if not _runs_release(unit, release):
+        pythons = {
+            units.ENGINE_UNIT: engine_python(self.layout, release.python),
+            units.SHIM_UNIT: release.python,
+        }
+        for unit, python in pythons.items():
+            if not _runs_with(unit, python):
                 progress.step(f"starting {unit}")
                 _call("systemctl", "reset-failed", unit, check=False)
                 _start_unit(unit)
         _call("systemctl", "start", units.TARGET)
         return nullcontext()
+
+    def restart_engine(self, progress: Progress) -> None:
+        """Through systemd; what is stopped stays so."""
+        if _unit_property(units.ENGINE_UNIT, "ActiveState") == "active":
+            progress.step(f"starting {units.ENGINE_UNIT} again")
+            _start_unit(units.ENGINE_UNIT)
 
 
 class PrefixNode:
@@ -199,6 +218,11 @@ class PrefixNode:
             process.terminate()
             process.wait()
 
+    def restart_engine(self, progress: Progress) -> None:
+        """`appliance serve` belongs to who started it."""
+        if self.is_running():
+            progress.note("`appliance serve` runs: restart it to compute with what was chosen now")
+
 
 def _wait_until_ready(
     process: subprocess.Popen[bytes], readiness: ReadinessSocket, log: Path
@@ -218,8 +242,16 @@ def _write_if_changed(path: Path, text: str) -> None:
         fsync_dir(path.parent)
 
 
-def _runs_release(unit: str, release: InstalledRelease) -> bool:
-    """Whether the unit serves with this release's interpreter; what a process is shows in /proc."""
+def _gpu_access(release: InstalledRelease) -> units.GpuAccess | None:
+    """What the engine of this release may use of the GPU, if it has programs for one."""
+    if not release.uses_gpu():
+        return None
+    gpus = look()
+    return units.GpuAccess(unit_nodes(gpus), gpus.groups, shutil.which("nvidia-modprobe") or "")
+
+
+def _runs_with(unit: str, python: Path) -> bool:
+    """Whether the unit serves with this interpreter; what a process is shows in /proc."""
     if _unit_property(unit, "ActiveState") != "active":
         return False
     pid = _unit_property(unit, "MainPID")
@@ -227,7 +259,7 @@ def _runs_release(unit: str, release: InstalledRelease) -> bool:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return command[0] == os.fsencode(release.python)
+    return command[0] == os.fsencode(python)
 
 
 def _start_unit(unit: str) -> None:

@@ -15,11 +15,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config import Config
 from appliance.errors import Blocker
+from installer import gpu_preflight
+from installer.gpu import Gpus
+from installer.gpu_preflight import GpuNeeds
 
 PYTHON_VERSIONS = ((3, 11), (3, 12), (3, 13))
 GLIBC = (2, 36)
@@ -54,6 +57,7 @@ class Facts:
     """Unix seconds by the machine's clock."""
     installed: str
     """Version that is installed, or empty."""
+    gpus: Gpus = field(default_factory=Gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,10 @@ class Needs:
     disk: int
     memory: int
     issued_at: float
+    gpu: GpuNeeds = field(default_factory=GpuNeeds)
 
 
-def measure(config: Config, *, running: bool, installed: str) -> Facts:
+def measure(config: Config, *, running: bool, installed: str, gpus: Gpus) -> Facts:
     """Look at this machine. `running`: the port is taken by the node that is being installed."""
     root = _nearest(config.layout.state)
     api = config.api
@@ -88,12 +93,19 @@ def measure(config: Config, *, running: bool, installed: str) -> Facts:
         socket_path_bytes=len(os.fsencode(config.layout.engine_socket)),
         now=time.time(),
         installed=installed,
+        gpus=gpus,
     )
 
 
 def blockers(facts: Facts, needs: Needs) -> list[Blocker]:
     """Everything that stands in the way; empty if nothing does."""
-    return [*_platform(facts), *_rights(facts, needs), *_room(facts, needs), *_state(facts, needs)]
+    return [
+        *_platform(facts),
+        *_rights(facts, needs),
+        *_room(facts, needs),
+        *gpu_preflight.blockers(facts.gpus, needs.gpu),
+        *_state(facts, needs),
+    ]
 
 
 def _platform(facts: Facts) -> Iterator[Blocker]:

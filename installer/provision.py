@@ -20,6 +20,7 @@ from appliance.audit import acting_as_owner, admin_event, create_signer
 from appliance.config import Config, Layout, load_config
 from appliance.errors import ApplianceError
 from appliance.fsops import hash_regular, make_dirs
+from appliance.interpreter import choose_interpreter, engine_python
 from appliance.model_store import Generation, StoredBundle
 from appliance.model_store.blobs import storage_errors
 from appliance.trust.node_key import NodeKey
@@ -51,17 +52,24 @@ class Installed:
 
 
 def provision(
-    source: Path, config: Config, node: Node, progress: Progress, *, allow_expired: bool = False
+    source: Path,
+    config: Config,
+    node: Node,
+    progress: Progress,
+    *,
+    allow_expired: bool = False,
+    gpu: bool = False,
 ) -> Installed:
     """Set up the node from media whose release is staged, and prove that it serves.
 
+    `gpu`: what is staged is the release for a node with a GPU.
     Raises VerificationError, ConflictError, CapacityError, StorageError, UnavailableError.
     """
     layout = config.layout
     with installing(layout, progress), storage_errors(layout.state):
         trust = TrustStore(layout.trust)
         media = open_media(source, trust, None, now(), allow_expired=allow_expired)
-        release = release_of(layout, media)
+        release = release_of(layout, media, gpu=gpu)
         audit_key = _create_keys(layout)
         models = Models(config, node, progress, python=release.python)
         bundles = models.add(media.bundles)
@@ -70,6 +78,7 @@ def provision(
         with undone_if_it_fails(previous, node, models, progress):
             for bundle in bundles:
                 models.activate(bundle.name, bundle.version)
+            models.settle()
             node.deploy(release)
             with node.running(progress):
                 models.tell_engine()
@@ -110,27 +119,35 @@ def undone_if_it_fails(
 ) -> Iterator[None]:
     """On a failure, go back to the release and the models that served before, if there were any."""
     generation = models.store.current_generation()
+    former = engine_python(node.layout, previous.python) if previous is not None else None
     try:
         yield
     except ApplianceError as error:
         now_current = (current_release(node.layout), models.store.current_generation())
         worked_before = previous is not None and previous.is_complete() and generation.number > 0
-        if previous is not None and worked_before and now_current != (previous, generation):
+        if (
+            previous is not None
+            and former is not None
+            and worked_before
+            and now_current != (previous, generation)
+        ):
             progress.note(f"this failed: {error.message}")
             progress.step(f"going back to release {previous.version} and its models")
-            _go_back(previous, generation, node, models, progress)
+            _go_back(previous, former, generation, node, models, progress)
         raise
 
 
 def _go_back(
     previous: InstalledRelease,
+    former: Path,
     generation: Generation,
     node: Node,
     models: Models,
     progress: Progress,
 ) -> None:
-    """Best effort: the failure that led here is the one to report."""
+    """Best effort: the failure that led here is the one to report. `former` ran the engine."""
     try:
+        choose_interpreter(node.layout, former)
         models.store.go_back_to(generation)
         node.deploy(previous)
         with node.running(progress):
@@ -163,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("root", type=Path)
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--allow-expired", action="store_true")
+    parser.add_argument("--gpu", action="store_true")
     options = parser.parse_args(arguments)
     progress = progress_for(err, sys.stdout, as_json=options.as_json)
     try:
@@ -173,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             node_at(config.layout),
             progress,
             allow_expired=options.allow_expired,
+            gpu=options.gpu,
         )
     except ApplianceError as error:
         print_error(error, as_json=options.as_json)

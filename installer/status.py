@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+from pathlib import Path
 
 import msgspec
 
@@ -20,8 +21,9 @@ from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import PUBLIC_NAME, NodePublicKey
 from installer.engine_client import connect
+from installer.gpu import MACHINE, Gpus, look
 from installer.node import Node
-from installer.staging import current_release
+from installer.staging import InstalledRelease, current_release
 
 _ANSWER_SECONDS = 5.0
 
@@ -63,6 +65,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     root: str
     release: str
+    programs: str
+    """What the release has programs for, and which GPU there is."""
     serving: bool
     """The endpoint answers, the engine serves, and the audit log can be written."""
     base_url: str
@@ -76,8 +80,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     disk_total_bytes: int
 
 
-def status_of(config: Config, node: Node) -> Status:
-    """Ask every part of the node how it is. Raises StorageError if this user may not know."""
+def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
+    """Ask every part of the node how it is. Raises StorageError if this user may not know.
+
+    `machine` has the kernel's trees that show a GPU.
+    """
     layout = config.layout
     store = ModelStore(layout.models)
     health = _health(config)
@@ -86,6 +93,7 @@ def status_of(config: Config, node: Node) -> Status:
     return Status(
         root=str(layout.root),
         release=release.version if release else "",
+        programs=_programs(look(machine), release),
         serving=health.status == "ok",
         base_url=config.base_url,
         services=node.services(),
@@ -96,6 +104,13 @@ def status_of(config: Config, node: Node) -> Status:
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
     )
+
+
+def _programs(gpus: Gpus, release: InstalledRelease | None) -> str:
+    if release is None:
+        return "none"
+    there = gpus.describe() if gpus.gpus or gpus.has_driver else "this machine has no NVIDIA GPU"
+    return f"for the processor{' and for a GPU' if release.uses_gpu() else ''} ({there})"
 
 
 def _models(layout: Layout, store: ModelStore) -> tuple[ServedModel, ...]:

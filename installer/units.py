@@ -3,12 +3,14 @@
 Owns the text of the units. Each daemon runs as its own user without capabilities, sees the file
 system read-only but for its own state, and reaches no network beyond this machine (the engine:
 none at all). Refuses ordering after the network or time synchronisation: neither ever comes up
-on an offline node. Exposure by `systemd-analyze security` is at most 2.0, which a test checks.
+on an offline node. On a node with a GPU the engine sees that GPU's files in /dev besides, and no
+other device. Exposure by `systemd-analyze security` is at most 2.0, which a test checks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.config import Layout
@@ -19,10 +21,28 @@ GROUP = "appliance"
 TARGET = "appliance.target"
 ENGINE_UNIT = "appliance-engine.service"
 SHIM_UNIT = "appliance-shim.service"
+GPU_UNIT = "appliance-gpu.service"
+"""Makes the GPU's files in /dev after a start of the machine; only on a node that uses its GPU."""
 UNIT_DIRECTORY = Path("etc/systemd/system")
 SYSUSERS_FILE = Path("etc/sysusers.d/appliance.conf")
 
 Settings = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuAccess:
+    """What the engine needs of a node to compute on its GPU.
+
+    Attributes:
+        nodes: paths in /dev.
+        groups: whose members may open them, where not everybody may.
+        modprobe: path of the driver's program that makes them; empty if there is none.
+    """
+
+    nodes: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    modprobe: str = ""
+
 
 _SANDBOX: Settings = (
     ("AmbientCapabilities", ""),
@@ -59,6 +79,8 @@ _SANDBOX: Settings = (
     ("MemorySwapMax", "0"),
 )
 
+_MODPROBE_CAPABILITIES = "CAP_SYS_MODULE CAP_MKNOD CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE"
+
 _RESTART: Settings = (
     ("Restart", "on-failure"),
     ("RestartSec", "2"),
@@ -67,13 +89,19 @@ _RESTART: Settings = (
 )
 
 
-def unit_files(layout: Layout, python: Path) -> Mapping[str, str]:
-    """Unit name -> text, for daemons run by the interpreter `python`."""
-    return {
+def unit_files(layout: Layout, python: Path, gpu: GpuAccess | None = None) -> Mapping[str, str]:
+    """Unit name -> text, for daemons started by the interpreter `python`.
+
+    `gpu`: what the engine may use of the node's GPU; nothing if None.
+    """
+    files = {
         TARGET: _target(),
-        ENGINE_UNIT: _engine(layout, python),
+        ENGINE_UNIT: _engine(layout, python, gpu),
         SHIM_UNIT: _shim(layout, python),
     }
+    if gpu is not None and gpu.modprobe:
+        files[GPU_UNIT] = _gpu(gpu)
+    return files
 
 
 def sysusers(layout: Layout) -> str:
@@ -102,7 +130,10 @@ def _target() -> str:
     )
 
 
-def _engine(layout: Layout, python: Path) -> str:
+def _engine(layout: Layout, python: Path, gpu: GpuAccess | None) -> str:
+    after: Settings = ()
+    if gpu is not None and gpu.modprobe:
+        after = (("Wants", GPU_UNIT), ("After", GPU_UNIT))
     hidden = (
         layout.audit,
         layout.audit_key,
@@ -112,18 +143,52 @@ def _engine(layout: Layout, python: Path) -> str:
         layout.trust,
     )
     return _text(
-        Unit=_unit("Appliance inference engine"),
+        Unit=(*_unit("Appliance inference engine"), *after),
         Service=(
             *_daemon(ENGINE_USER, f"{python} -I -m appliance.engine_daemon --root {layout.root}"),
             ("TimeoutStartSec", "30min"),
             ("RuntimeDirectory", "appliance"),
             ("RuntimeDirectoryMode", "0750"),
             ("RuntimeDirectoryPreserve", "restart"),
-            *_SANDBOX,
+            *(_SANDBOX if gpu is None else _with_devices(gpu)),
             ("InaccessiblePaths", " ".join(f"-{path}" for path in hidden)),
             ("PrivateNetwork", "yes"),
             ("IPAddressDeny", "any"),
             ("RestrictAddressFamilies", "AF_UNIX"),
+        ),
+    )
+
+
+def _with_devices(gpu: GpuAccess) -> Settings:
+    """The sandbox with the GPU's files in /dev, and nothing else less.
+
+    A private /dev has no place for them, so what it implies is said without it: of the devices
+    that are there only these can be opened.
+    """
+    groups = [("SupplementaryGroups", " ".join(gpu.groups))] if gpu.groups else []
+    return (
+        *((key, "no" if key == "PrivateDevices" else value) for key, value in _SANDBOX),
+        *(("DeviceAllow", f"{path} rw") for path in gpu.nodes),
+        *groups,
+    )
+
+
+def _gpu(gpu: GpuAccess) -> str:
+    numbers = [path.removeprefix("/dev/nvidia") for path in gpu.nodes]
+    minors = " ".join(f"-c {number}" for number in numbers if number.isdigit())
+    return _text(
+        Unit=(("Description", "Files in /dev for the appliance's GPU"),),
+        Service=(
+            ("Type", "oneshot"),
+            ("RemainAfterExit", "yes"),
+            # 255 is nvidiactl; -u loads the module for unified memory and makes its files.
+            ("ExecStart", f"{gpu.modprobe} -c 255 {minors} -u"),
+            ("CapabilityBoundingSet", _MODPROBE_CAPABILITIES),
+            ("NoNewPrivileges", "yes"),
+            ("ProtectSystem", "strict"),
+            ("ProtectHome", "yes"),
+            ("PrivateTmp", "yes"),
+            ("PrivateNetwork", "yes"),
         ),
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
-from appliance.config import default_root, load_config
-from appliance.engine_daemon.server import serve
+from appliance.config import VENV, Layout, default_root, load_config
 from appliance.errors import ApplianceError
+from appliance.interpreter import engine_python
 
 
 def main() -> int:
@@ -19,6 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="appliance.engine_daemon", description=__doc__)
     parser.add_argument("--root", type=Path, default=default_root(), help="root of the node")
     root = parser.parse_args().root
+    _go_on_as_chosen(Layout(root))
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
@@ -30,7 +32,18 @@ def main() -> int:
     return 0
 
 
+def _go_on_as_chosen(layout: Layout) -> None:
+    """Become the release's other interpreter, in the same process, if that one was chosen."""
+    prefix = Path(sys.prefix)
+    chosen = engine_python(layout, prefix / "bin/python")
+    if prefix.name == VENV and chosen.parent.parent != prefix:
+        command = [str(chosen), "-I", "-m", "appliance.engine_daemon", *sys.argv[1:]]
+        os.execv(chosen, command)  # noqa: S606
+
+
 async def _run(root: Path) -> None:
+    from appliance.engine_daemon.server import serve
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

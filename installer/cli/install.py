@@ -23,6 +23,10 @@ def install(
             "--allow-expired", help="Accept media whose signatures have expired; this is recorded."
         ),
     ] = False,
+    processor_only: Annotated[
+        bool,
+        typer.Option("--processor-only", help="Leave the GPU of this node, if it has one, unused."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Install or update the node from MEDIA; running it again is harmless."""
@@ -35,6 +39,13 @@ def install(
     config = load_config(root.absolute() if root is not None else default_root())
     progress = progress_for(err, sys.stdout, as_json=as_json)
     source = media.absolute()
-    release = run(source, config, node_at(config.layout), progress, allow_expired=allow_expired)
+    release = run(
+        source,
+        config,
+        node_at(config.layout),
+        progress,
+        allow_expired=allow_expired,
+        processor_only=processor_only,
+    )
     status = hand_over(release, source, config.layout, as_json=as_json, allow_expired=allow_expired)
     raise typer.Exit(status)

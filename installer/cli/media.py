@@ -1,6 +1,7 @@
 """`appliance media …`: write and check install media."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,13 @@ WheelsOption = Annotated[
     typer.Option("--wheels", help="Cache of wheels; .build/wheels of the checkout by default."),
 ]
 
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", help="Kind of nodes to carry further programs for: cuda13. Repeat for more."
+    ),
+]
+
 app = typer.Typer(name="media", help="Write and check install media.", no_args_is_help=True)
 
 
@@ -33,6 +41,7 @@ def build(
     bundles: Annotated[
         list[Path] | None, typer.Option("--bundle", help="A signed bundle; repeat for more.")
     ] = None,
+    targets: TargetOption = None,
     wheels: WheelsOption = None,
     passphrase_file: PassphraseFileOption = None,
     as_json: JsonOption = False,
@@ -49,6 +58,7 @@ def build(
         read_passphrase(passphrase_file),
         wheel_cache=_wheel_cache(wheels),
         progress=TerminalProgress(err),
+        targets=targets or [],
     )
     document = {
         **asdict(built),
@@ -64,6 +74,7 @@ def build(
             "media": built.path,
             "size": f"{built.size / 1e6:.1f} MB",
             "import by": document["expires"],
+            "targets": _targets(built.targets, tensorrt=built.tensorrt),
             "appliance.pyz": built.pyz_sha256,
             "fingerprint sheet": built.fingerprint_sheet,
         }
@@ -89,12 +100,17 @@ def verify(
 
     verified = verify_written(media, keys, progress_for(err, sys.stderr, as_json=False))
     bundles = [f"{b.manifest.name} {b.manifest.version}" for b in verified.media.bundles]
+    cuda13 = verified.media.cuda13
+    targets = [] if cuda13 is None else [cuda13.name]
+    tensorrt = cuda13 is not None and cuda13.has_tensorrt
     document = {
         "media": str(media),
         "version": verified.media.release.version,
         "issued_at": verified.media.targets.issued_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "expires": verified.media.targets.expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "bundles": bundles,
+        "targets": targets,
+        "tensorrt": tensorrt,
         "files": verified.files,
         "size": verified.media.size,
         "pyz_sha256": verified.pyz_sha256,
@@ -109,6 +125,7 @@ def verify(
             "signed": document["issued_at"],
             "import by": document["expires"],
             "bundles": ", ".join(bundles) or "none",
+            "targets": _targets(targets, tensorrt=tensorrt),
             "appliance.pyz": verified.pyz_sha256,
             "anchor": verified.anchor,
         }
@@ -118,19 +135,31 @@ def verify(
 @app.command()
 def wheels(
     cache: WheelsOption = None,
+    targets: TargetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fetch the wheels that media carry, so that `media build` needs no package index."""
+    from installer.media.build import check_targets
+    from installer.media.gpu_wheels import gather
+    from installer.media.lockfile import PYTHONS
     from installer.media.wheelhouse import Locks, Wheelhouse
 
+    check_targets(targets or [])
     locks = Locks.of_checkout()
     directory = _wheel_cache(cache)
     found = Wheelhouse(directory).wheels(locks.node + locks.bootstrap, status=err.print)
+    if targets:
+        found += gather(directory, locks, pythons=PYTHONS, status=err.print).wheels
     size = sum(wheel.size for wheel in found)
     if as_json:
         print_json({"directory": str(directory), "wheels": len(found), "size": size})
         return
     out.print(f"{len(found)} wheels, {size / 1e6:.1f} MB, in {directory}", markup=False)
+
+
+def _targets(names: Sequence[str], *, tensorrt: bool) -> str:
+    with_or_without = "with" if tensorrt else "without"
+    return ", ".join(f"{name}, {with_or_without} TensorRT" for name in names) or "none"
 
 
 def _wheel_cache(named: Path | None) -> Path:

@@ -105,6 +105,18 @@ def activate(
         _finish(models, [models.store.get(name, version)], as_json=as_json)
 
 
+@app.command("compile")
+def compile_active(root: RootOption = None, as_json: JsonOption = False) -> None:
+    """Compile the active models for this machine as it is now: after a new driver, or another GPU.
+
+    What fits already is kept.
+    """
+    models = _models(root, as_json=as_json)
+    with models.changing():
+        loaded = models.recompile()
+        _tell(models, list(models.store.active().values()), loaded=loaded, as_json=as_json)
+
+
 @app.command()
 def rollback(root: RootOption = None, as_json: JsonOption = False) -> None:
     """Go back to the models that were served before the last change."""
@@ -136,7 +148,10 @@ def remove(
 
 def _finish(models: "Models", changed: "list[StoredBundle]", *, as_json: bool) -> None:
     """Tell the engine, then the operator."""
-    loaded = models.tell_engine()
+    _tell(models, changed, loaded=models.serve_active(), as_json=as_json)
+
+
+def _tell(models: "Models", changed: "list[StoredBundle]", *, loaded: bool, as_json: bool) -> None:
     active = models.store.active()
     if as_json:
         rows = [_document(bundle, active) for bundle in changed]

@@ -44,6 +44,7 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
                 "state": "serving" if found.serving else "NOT serving",
                 "endpoint": found.base_url,
                 "release": found.release or "nothing is installed",
+                "programs": found.programs,
                 **found.services,
                 "engine": _word(found.health, found.health.engine),
                 "audit log": _word(found.health, found.health.audit),

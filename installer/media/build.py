@@ -15,15 +15,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from appliance.errors import ConflictError
+from appliance.errors import ConflictError, UsageError
 from appliance.fsops import exclusive_lock, fsync_dir
 from appliance.trust.store import TrustStore
 from installer.keyring import Keyring
+from installer.media import target
 from installer.media.contents import Contents
 from installer.media.lockfile import PYTHONS
 from installer.media.opening import Media, open_media
 from installer.media.sign import MEDIA_LIFETIME, MediaSigner
 from installer.media.text import fingerprint_sheet
+from installer.media.wheelhouse import Locks
 from installer.progress import Progress
 
 
@@ -37,6 +39,10 @@ class BuiltMedia:
     fingerprint_sheet: Path
     size: int
     expires: datetime
+    targets: tuple[str, ...]
+    """Kinds of nodes, besides those with a processor alone, that the media have programs for."""
+    tensorrt: bool
+    """Whether TensorRT's libraries were given."""
 
 
 def build_media(
@@ -49,13 +55,21 @@ def build_media(
     progress: Progress,
     now: datetime | None = None,
     pythons: Sequence[str] = PYTHONS,
+    targets: Sequence[str] = (),
+    locks: Locks | None = None,
 ) -> BuiltMedia:
     """Write media with `bundles` to the new directory `out`, signed by `trust_directory`'s keys.
 
-    Raises ConflictError if `out` exists or two bundles share name and version; VerificationError
-    if a bundle does not verify; NotFoundError, SignatureError, MetadataError about the keys;
-    UnavailableError if wheels cannot be fetched; CapacityError, StorageError about the disk.
+    `targets` are kinds of nodes, such as "cuda13", that the media carry further programs for;
+    `locks` say what every program is, those of the checkout if None.
+
+    Raises UsageError for a target that is not known; ConflictError if `out` exists or two bundles
+    share name and version; VerificationError if a bundle does not verify; NotFoundError,
+    SignatureError, MetadataError about the keys; UnavailableError if wheels cannot be fetched;
+    UnsupportedError for a file that a stick cannot hold; CapacityError, StorageError about the
+    disk.
     """
+    check_targets(targets)
     now = now or datetime.now(UTC)
     out = out.absolute()
     partial = _begin(out)
@@ -63,9 +77,17 @@ def build_media(
     try:
         with exclusive_lock(keyring.directory / ".lock"):
             signer = MediaSigner(keyring, passphrase, now)
-            contents = Contents(partial, keyring, progress, now=now, pythons=pythons)
-            targets = contents.write(bundles, wheel_cache)
-            _write_signed(partial, targets, signer.sign(targets))
+            contents = Contents(
+                partial,
+                keyring,
+                progress,
+                now=now,
+                pythons=pythons,
+                locks=locks or Locks.of_checkout(),
+                targets=targets,
+            )
+            signed = contents.write(bundles, wheel_cache)
+            _write_signed(partial, signed, signer.sign(signed))
         media = _open_as_a_node(partial, keyring, now)
         sheet = _write_fingerprint_sheet(out, media, contents.pyz_sha256)
         os.sync()
@@ -81,7 +103,18 @@ def build_media(
         fingerprint_sheet=sheet,
         size=media.size,
         expires=now + MEDIA_LIFETIME,
+        targets=() if media.cuda13 is None else (media.cuda13.name,),
+        tensorrt=media.cuda13 is not None and media.cuda13.has_tensorrt,
     )
+
+
+def check_targets(names: Sequence[str]) -> None:
+    """Refuse what is no kind of node. Raises UsageError."""
+    for name in names:
+        if name not in target.NAMES:
+            raise UsageError(
+                f"there is no target {name!r}", hint=f"targets are {', '.join(target.NAMES)}"
+            )
 
 
 def _begin(out: Path) -> Path:

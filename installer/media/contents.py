@@ -8,7 +8,7 @@ copied, so what is signed afterwards is what was checked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from appliance.model_store.blobs import copy_verified
 from appliance.trust.model_signer import TARGET
 from installer import pyz
 from installer.keyring import Keyring
+from installer.media.gpu_wheels import GpuWheels, gather, target_path
 from installer.media.lockfile import Pin, write_lock
 from installer.media.opening import DOCS
 from installer.media.pyz_build import build_pyz
@@ -32,9 +33,12 @@ from installer.media.release import (
     Release,
     ReleaseFile,
     ReleaseWheel,
+    check_file_size,
     describe,
     encode,
 )
+from installer.media.target import CUDA13, document_of, lock_of
+from installer.media.target import encode as encode_target
 from installer.media.text import readme
 from installer.media.wheelhouse import Locks, Wheel, Wheelhouse, build_own_wheel, checkout
 from installer.progress import Progress
@@ -53,12 +57,16 @@ class Contents:
         *,
         now: datetime,
         pythons: Sequence[str],
+        locks: Locks,
+        targets: Sequence[str] = (),
     ) -> None:
         self._directory = directory
         self._keyring = keyring
         self._progress = progress
         self._now = now
         self._pythons = tuple(pythons)
+        self._locks = locks
+        self._targets = tuple(targets)
         self.pyz_sha256 = ""
 
     def write(self, bundles: Sequence[Path], wheel_cache: Path) -> dict[str, bytes]:
@@ -68,21 +76,27 @@ class Contents:
         StorageError.
         """
         checked = self._checked(bundles)
-        locks = Locks.of_checkout()
+        locks = self._locks
         with TemporaryDirectory() as scratch:
             own = build_own_wheel(Path(scratch))
             wheels = [*self._fetched(locks, wheel_cache), own]
-            self._copy_wheels(wheels)
+            gpu = self._gathered(wheel_cache) if CUDA13 in self._targets else None
+            extra = gpu.wheels if gpu is not None else ()
+            self._copy_wheels({f"{WHEELS}/{wheel.path.name}": wheel for wheel in wheels})
+            self._copy_wheels({target_path(wheel): wheel for wheel in extra})
             self._write_pyz(wheels)
         self._copy_bundles(checked)
         self._copy_documents()
         requirements = locks.node + write_lock([_pin(own)])
         targets = {
             TARGET: (self._keyring.targets_dir / TARGET).read_bytes(),
-            RELEASE: encode(self._release(wheels)),
+            RELEASE: encode(self._release(wheels, extra)),
             REQUIREMENTS: requirements.encode("ascii"),
             BOOTSTRAP: locks.bootstrap.encode("ascii"),
         }
+        if gpu is not None:
+            targets[document_of(CUDA13)] = encode_target(gpu.programs())
+            targets[lock_of(CUDA13)] = gpu.lock(locks, _pin(own)).encode("ascii")
         return targets | {model.target: encode(model) for model in map(describe, checked)}
 
     def _checked(self, bundles: Sequence[Path]) -> list[VerifiedBundle]:
@@ -104,14 +118,27 @@ class Contents:
             locks.node + locks.bootstrap, pythons=self._pythons, status=self._progress.note
         )
 
-    def _copy_wheels(self, wheels: Sequence[Wheel]) -> None:
-        total = sum(wheel.size for wheel in wheels)
-        (self._directory / WHEELS).mkdir()
+    def _gathered(self, wheel_cache: Path) -> GpuWheels:
+        gpu = gather(wheel_cache, self._locks, pythons=self._pythons, status=self._progress.note)
+        for wheel in gpu.given:
+            self._progress.note(f"{wheel.path.name} was given, with SHA-256 {wheel.sha256}")
+        if not gpu.programs().has_tensorrt:
+            self._progress.note("TensorRT's libraries were not given: GPU nodes will use CUDA")
+        return gpu
+
+    def _copy_wheels(self, wheels: Mapping[str, Wheel]) -> None:
+        """Copy each wheel to its path on the media."""
+        for path, wheel in wheels.items():
+            check_file_size(path, wheel.size)
+        total = sum(wheel.size for wheel in wheels.values())
+        if not wheels:
+            return
         with self._progress.bytes("writing the programs", total) as advance:
-            for wheel in wheels:
+            for path, wheel in wheels.items():
                 name = wheel.path.name
                 entry = FileEntry(path=name, size=wheel.size, sha256=wheel.sha256)
-                target = self._directory / WHEELS / name
+                target = self._directory / path
+                target.parent.mkdir(exist_ok=True)
                 copy_verified(wheel.path.parent, entry, target, name=name, advance=advance)
 
     def _copy_bundles(self, bundles: Sequence[VerifiedBundle]) -> None:
@@ -143,19 +170,20 @@ class Contents:
         text = readme(appliance.__version__)
         (self._directory / "README.txt").write_text(text, encoding="ascii")
 
-    def _release(self, wheels: Sequence[Wheel]) -> Release:
+    def _release(self, wheels: Sequence[Wheel], extra: Sequence[Wheel]) -> Release:
+        files = [*self._pinned(walk_files(self._directory)), *map(_extra_file, extra)]
         return Release(
             version=appliance.__version__,
             created=int(self._now.timestamp()),
             pythons=self._pythons,
-            files=tuple(self._pinned(walk_files(self._directory))),
+            files=tuple(sorted(files, key=lambda file: file.path)),
             wheels=tuple(sorted(map(_release_wheel, wheels), key=lambda wheel: wheel.path)),
         )
 
     def _pinned(self, names: Iterable[str]) -> Iterable[ReleaseFile]:
         """What neither a bundle's signature nor the list of wheels pins."""
         for name in names:
-            if not name.startswith((f"{WHEELS}/", "bundles/")):
+            if not name.startswith((f"{WHEELS}/", f"{CUDA13}/", "bundles/")):
                 size, sha256 = hash_regular(self._directory / name, name=name)
                 yield ReleaseFile(path=name, size=size, sha256=sha256)
 
@@ -167,6 +195,10 @@ def _release_wheel(wheel: Wheel) -> ReleaseWheel:
         sha256=wheel.sha256,
         pythons=wheel.pythons,
     )
+
+
+def _extra_file(wheel: Wheel) -> ReleaseFile:
+    return ReleaseFile(path=target_path(wheel), size=wheel.size, sha256=wheel.sha256)
 
 
 def _pin(own: Wheel) -> Pin:

@@ -64,12 +64,13 @@ def parse_lock(text: str) -> tuple[Pin, ...]:
     return tuple(dict.fromkeys(pins))
 
 
-def write_lock(pins: Iterable[Pin]) -> str:
-    """`pins` as pip reads them, without markers."""
+def write_lock(pins: Iterable[Pin], *, markers: bool = False) -> str:
+    """`pins` as pip reads them; without markers, unless they are asked for."""
     lines = []
     for pin in pins:
         hashes = " \\\n".join(f"    --hash=sha256:{value}" for value in sorted(pin.hashes))
-        lines.append(f"{pin.name}=={pin.version} \\\n{hashes}\n")
+        marker = f" ; {pin.marker}" if markers and pin.marker else ""
+        lines.append(f"{pin.name}=={pin.version}{marker} \\\n{hashes}\n")
     return "".join(lines)
 
 

@@ -20,6 +20,7 @@ from appliance.fsops import hash_regular, resolve_inside, walk_files
 from appliance.model_store.blobs import copy_verified
 from appliance.trust.store import PinnedFile, Targets, TrustStore
 from installer import pyz
+from installer.media import target
 from installer.media.release import (
     BOOTSTRAP,
     RELEASE,
@@ -32,6 +33,7 @@ from installer.media.release import (
     decode_release,
     describe,
 )
+from installer.media.target import CUDA13, TargetPrograms
 
 Advance = Callable[[int], None]
 DOCS = "docs/"
@@ -51,6 +53,8 @@ class Media:
     targets: Targets
     release: Release
     bundles: tuple[VerifiedBundle, ...]
+    cuda13: TargetPrograms | None = None
+    """What GPU nodes install besides, if the packager put it on."""
 
     @property
     def wheels(self) -> tuple[ReleaseWheel, ...]:
@@ -97,6 +101,10 @@ class Media:
         """The hash lock that pip installs from, the appliance itself included; verified."""
         return self.targets.read(REQUIREMENTS)
 
+    def gpu_requirements(self) -> bytes:
+        """The hash lock of a GPU node's second environment; verified. Raises NotFoundError."""
+        return self.targets.read(target.lock_of(CUDA13))
+
     def bootstrap(self) -> bytes:
         """The hash lock of pip itself; verified."""
         return self.targets.read(BOOTSTRAP)
@@ -133,12 +141,12 @@ def open_media(
         )
     targets = trust_store.update(path, embedded_root, now, allow_expired=allow_expired)
     release = decode_release(targets.read(RELEASE))
-    for target in (REQUIREMENTS, BOOTSTRAP):
-        targets.read(target)
+    for name in (REQUIREMENTS, BOOTSTRAP):
+        targets.read(name)
     descriptors = [
-        decode_model(targets.read(target), target)
-        for target in sorted(targets.files)
-        if target.startswith(_MODELS)
+        decode_model(targets.read(name), name)
+        for name in sorted(targets.files)
+        if name.startswith(_MODELS)
     ]
     signers = trust_store.signers()
     bundles = tuple(
@@ -150,7 +158,7 @@ def open_media(
         )
         for descriptor in descriptors
     )
-    media = Media(path, targets, release, bundles)
+    media = Media(path, targets, release, bundles, _cuda13(targets, release))
     _check_files(media)
     _check_hashes(media, (file for file in release.files if file.path.startswith(_METADATA)))
     return media
@@ -164,6 +172,14 @@ def verify_media(media: Media, advance: Advance | None = None, *, uncached: bool
     _check_hashes(media, media.pinned, advance, uncached=uncached)
     for bundle in media.bundles:
         verify_contents(bundle, advance, uncached=uncached)
+
+
+def _cuda13(targets: Targets, release: Release) -> TargetPrograms | None:
+    """The programs for GPU nodes, with their lock verified, or None."""
+    if target.document_of(CUDA13) not in targets.files:
+        return None
+    targets.read(target.lock_of(CUDA13))
+    return target.decode(targets.read(target.document_of(CUDA13)), CUDA13, release.files)
 
 
 def _checked_against(descriptor: ModelDescriptor, bundle: VerifiedBundle) -> VerifiedBundle:

@@ -14,12 +14,16 @@ import msgspec
 
 from appliance.bundle.manifest import SIGNATURE_NAME
 from appliance.bundle.verify import VerifiedBundle
-from appliance.errors import LayoutError
+from appliance.errors import LayoutError, UnsupportedError
 from appliance.fsops import check_relative
 
 RELEASE = "appliance/release.json"
 REQUIREMENTS = "appliance/requirements.txt"
 BOOTSTRAP = "appliance/bootstrap.txt"
+
+
+MAX_FILE_BYTES = 4 * 1024**3 - 1
+"""Of FAT32, which most sticks come with: no file of any media is larger."""
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +95,15 @@ def describe(bundle: VerifiedBundle) -> ModelDescriptor:
         digest=bundle.digest,
         signature_sha256=next(f.sha256 for f in bundle.files if f.path == SIGNATURE_NAME),
     )
+
+
+def check_file_size(name: str, size: int) -> None:
+    """Refuse, by name, what a stick with FAT32 cannot hold. Raises UnsupportedError."""
+    if size > MAX_FILE_BYTES:
+        raise UnsupportedError(
+            f"{name} has {size / 1024**3:.1f} GiB, and a file on media less than 4 GiB",
+            hint="leave it out: a FAT32 stick could not hold it",
+        )
 
 
 T = TypeVar("T", Release, ModelDescriptor)

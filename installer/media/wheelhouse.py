@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import installer
 from appliance.errors import NotFoundError, UnavailableError, UsageError
 from appliance.fsops import exclusive_lock, hash_regular
 from installer.media.lockfile import PYTHONS, Pin, parse_lock, write_lock
+from installer.media.release import check_file_size
 
 GLIBC_MINOR = 36
 """The C library of Debian 12 is 2.36: the newest that wheels may ask for."""
@@ -39,10 +40,11 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """The two locks of a checkout: what a node runs, and pip itself."""
+    """The locks of a checkout: what a node runs, pip itself, what a GPU node runs besides."""
 
     node: str
     bootstrap: str
+    cuda13: str
 
     @classmethod
     def of_checkout(cls) -> Locks:
@@ -51,6 +53,7 @@ class Locks:
         return cls(
             (requirements / "node.txt").read_text(encoding="ascii"),
             (requirements / "bootstrap.txt").read_text(encoding="ascii"),
+            (requirements / "cuda13.txt").read_text(encoding="ascii"),
         )
 
 
@@ -112,6 +115,32 @@ class Wheelhouse:
         return tuple(
             Wheel(path, *known[path], tuple(used_by)) for path, used_by in sorted(chosen.items())
         )
+
+    def given(
+        self, projects: Mapping[str, str], *, pythons: Sequence[str] = PYTHONS
+    ) -> tuple[Wheel, ...]:
+        """The wheels of `projects` (name -> version) that somebody has put into the directory.
+
+        Nothing is fetched, and no lock names them: they are what they are. Raises UsageError for
+        another version than the one asked for, UnsupportedError for a file that no media hold.
+        """
+        found = []
+        for path in sorted(self._directory.glob("*.whl")):
+            project = _project(path.name)
+            if project not in projects:
+                continue
+            _, version, _, tags = parse_wheel_filename(path.name)
+            if str(version) != projects[project]:
+                raise UsageError(
+                    f"{path.name} is not {project} {projects[project]}, which this release needs",
+                    hint=f"take it out of {self._directory}, or get the version that is needed",
+                )
+            used_by = tuple(python for python in pythons if tags & _supported(python).keys())
+            if used_by:
+                check_file_size(path.name, path.stat().st_size)
+                size, sha256 = hash_regular(path, name=path.name)
+                found.append(Wheel(path, project, size, sha256, used_by))
+        return tuple(found)
 
     def _checked(self, pins: Iterable[Pin]) -> dict[Path, tuple[str, int, str]]:
         """Path -> project, size, SHA-256 of each cached wheel whose hash a pin names."""

@@ -42,7 +42,7 @@ def main(root: Path, name: str) -> None:
     serve(
         _Run(model).run,
         provider=artifact.provider,
-        reasons=[str(reason) for reason in artifact.record.reasons],
+        reasons=[f"{no.provider}: {no.message}" for no in artifact.record.reasons],
         compared=_compared(artifact),
         fingerprint=artifact.record.fingerprint,
         weights=(artifact.directory / WEIGHTS_NAME).stat().st_size,

@@ -11,6 +11,7 @@ from installer.ceremony import hold_ceremony
 from installer.media import build as media_build
 from installer.media.build import BuiltMedia
 from installer.media.lockfile import PYTHONS
+from installer.media.wheelhouse import Locks
 from installer.progress import JsonProgress
 from installer.signing import BundleSigner
 from tests.conftest import BUILD_CACHE
@@ -33,6 +34,9 @@ def build_media(
     *,
     now: datetime | None = None,
     pythons: Sequence[str] = PYTHONS,
+    wheel_cache: Path = WHEELS,
+    targets: Sequence[str] = (),
+    locks: Locks | None = None,
 ) -> BuiltMedia:
     """Write media to the new directory `out`, with wheels from the repository's cache."""
     return media_build.build_media(
@@ -40,8 +44,10 @@ def build_media(
         bundles,
         trust_dir,
         passphrase,
-        wheel_cache=WHEELS,
+        wheel_cache=wheel_cache,
         progress=JsonProgress(io.StringIO()),
         now=now,
         pythons=pythons,
+        targets=targets,
+        locks=locks,
     )

@@ -19,10 +19,15 @@ class FakeNode(PrefixNode):
         super().__init__(layout)
         self.broken: set[InstalledRelease] = set()
         self.runs: InstalledRelease | None = None
+        self.engine_restarts = 0
 
     def is_running(self) -> bool:
         """Whether a release was started."""
         return self.runs is not None
+
+    def restart_engine(self, progress: Progress) -> None:
+        """Count."""
+        self.engine_restarts += 1
 
     @contextmanager
     def running(self, progress: Progress) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import ApiSettings, Config, Layout
+from installer.gpu import Gpus
 from installer.preflight import Facts, Needs, blockers, measure
 
 GIB = 1024**3
@@ -98,7 +99,7 @@ def test_the_same_or_an_older_release_is_no_obstacle(installed: str) -> None:
 
 def test_measuring_changes_nothing_and_knows_this_machine(tmp_path: Path) -> None:
     config = Config(Layout(tmp_path / "not-there"))
-    facts = measure(config, running=False, installed="")
+    facts = measure(config, running=False, installed="", gpus=Gpus())
     assert (facts.system, facts.architecture) == ("Linux", "x86_64")
     assert facts.glibc >= (2, 28)
     assert facts.disk_free > 0
@@ -113,6 +114,6 @@ def test_a_port_in_use_is_seen_unless_the_node_itself_uses_it(
     monkeypatch.setattr("installer.preflight._PORT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         config = Config(Layout(tmp_path), api=ApiSettings(listen_port=server.getsockname()[1]))
-        assert measure(config, running=False, installed="").port_taken
-        assert not measure(config, running=True, installed="").port_taken
-    assert not measure(config, running=False, installed="").port_taken
+        assert measure(config, running=False, installed="", gpus=Gpus()).port_taken
+        assert not measure(config, running=True, installed="", gpus=Gpus()).port_taken
+    assert not measure(config, running=False, installed="", gpus=Gpus()).port_taken

@@ -14,7 +14,9 @@ from installer.install import installing
 from installer.models import Models
 from installer.node import PrefixNode
 from installer.progress import NoProgress
+from installer.staging import InstalledRelease
 from installer.status import status_of
+from tests.fakes.gpu_machine import gpu_machine
 from tests.model_store.bundles import write_bundle
 
 
@@ -36,6 +38,21 @@ def test_a_node_that_is_down_says_what_it_would_serve(config: Config, tmp_path: 
     assert [(m.name, m.version, m.state) for m in status.models] == [("a", "1", "not loaded")]
     assert status.services == {"appliance serve": "inactive"}
     assert 0 < status.disk_free_bytes <= status.disk_total_bytes
+
+
+def test_status_says_what_the_release_has_programs_for(config: Config, tmp_path: Path) -> None:
+    node = PrefixNode(config.layout)
+    release = InstalledRelease(config.layout.releases / "1-a")
+    release.gpu_python.parent.mkdir(parents=True)
+    node.deploy(release)
+    bare, machine = tmp_path / "bare", gpu_machine(tmp_path / "m")
+    said = status_of(config, node, machine=bare).programs
+    assert said == "for the processor (this machine has no NVIDIA GPU)"
+    said = status_of(config, node, machine=machine).programs
+    assert said == "for the processor (NVIDIA 2330; driver 580.95.05)"
+    release.gpu_python.touch()
+    said = status_of(config, node, machine=machine).programs
+    assert said == "for the processor and for a GPU (NVIDIA 2330; driver 580.95.05)"
 
 
 def test_where_nothing_is_installed_status_says_so(tmp_path: Path) -> None:

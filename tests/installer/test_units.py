@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,31 @@ from installer import units
 
 PYTHON = Path("/opt/appliance/releases/1.0-abc/venv/bin/python")
 FILES = units.unit_files(Layout(Path("/")), PYTHON)
+GPU = units.GpuAccess(
+    nodes=(
+        *("/dev/nvidia0", "/dev/nvidia1"),
+        *("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"),
+    ),
+    modprobe="/usr/bin/nvidia-modprobe",
+)
+GPU_FILES = units.unit_files(Layout(Path("/")), PYTHON, GPU)
 DAEMONS = (units.ENGINE_UNIT, units.SHIM_UNIT)
+GOLDEN = Path(__file__).parents[1] / "golden/units"
 
 
 def settings(unit: str) -> list[tuple[str, str]]:
-    pairs = (line.partition("=") for line in FILES[unit].splitlines() if "=" in line)
+    return parsed(FILES[unit])
+
+
+def parsed(text: str) -> list[tuple[str, str]]:
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
     return [(key, value) for key, _, value in pairs]
+
+
+@pytest.mark.parametrize(("kind", "files"), [("processor", FILES), ("gpu", GPU_FILES)])
+def test_the_units_are_word_for_word_the_reviewed_ones(kind: str, files: Mapping[str, str]) -> None:
+    """After a change that is meant: write the new text there, and read the difference."""
+    assert files == {path.name: path.read_text() for path in (GOLDEN / kind).iterdir()}
 
 
 @pytest.mark.parametrize("unit", DAEMONS)
@@ -70,3 +91,27 @@ def test_no_unit_waits_for_a_network_or_a_time_server(unit: str) -> None:
 @pytest.mark.parametrize("unit", DAEMONS)
 def test_a_unit_names_the_release_it_runs(unit: str) -> None:
     assert dict(settings(unit))["ExecStart"].startswith(f"{PYTHON} -I -m appliance.")
+
+
+def test_on_a_gpu_node_only_the_engine_differs_and_only_by_the_gpus_files() -> None:
+    assert GPU_FILES[units.SHIM_UNIT] == FILES[units.SHIM_UNIT]
+    with_gpu = set(parsed(GPU_FILES[units.ENGINE_UNIT]))
+    without = set(parsed(FILES[units.ENGINE_UNIT]))
+    assert without - with_gpu == {("PrivateDevices", "yes")}
+    assert with_gpu - without == {
+        ("PrivateDevices", "no"),
+        ("Wants", units.GPU_UNIT),
+        ("After", units.GPU_UNIT),
+        *(("DeviceAllow", f"{path} rw") for path in GPU.nodes),
+    }
+
+
+def test_files_of_the_gpu_that_belong_to_a_group_are_opened_as_a_member() -> None:
+    files = units.unit_files(Layout(Path("/")), PYTHON, replace(GPU, groups=("video",)))
+    assert ("SupplementaryGroups", "video") in parsed(files[units.ENGINE_UNIT])
+
+
+def test_without_the_drivers_program_nothing_waits_for_it() -> None:
+    files = units.unit_files(Layout(Path("/")), PYTHON, replace(GPU, modprobe=""))
+    assert units.GPU_UNIT not in files
+    assert units.GPU_UNIT not in files[units.ENGINE_UNIT]

@@ -29,7 +29,7 @@ def one_wheel(site: Site) -> str:
 # Locks
 
 
-@pytest.mark.parametrize("name", ["node.txt", "bootstrap.txt", "dev.txt"])
+@pytest.mark.parametrize("name", ["node.txt", "bootstrap.txt", "cuda13.txt", "dev.txt"])
 def test_committed_locks_pin_everything_and_name_no_address(name: str) -> None:
     text = (REPOSITORY / "requirements" / name).read_text()
     assert "://" not in text

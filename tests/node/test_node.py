@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
+from appliance.config import Layout
 from installer import units
 from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
 from tests.node.conftest import MEDIA, InstalledNode, no_network
@@ -18,7 +20,9 @@ pytestmark = pytest.mark.node
 
 Measured = Callable[[str, object], None]
 SERVICES = {units.ENGINE_UNIT: units.ENGINE_USER, units.SHIM_UNIT: units.API_USER}
-MAX_EXPOSURE = 2.0
+MAX_EXPOSURE = {units.ENGINE_UNIT: 0.2, units.SHIM_UNIT: 2.0}
+MAX_GPU_EXPOSURE = 0.5
+UNITS = "/etc/systemd/system"
 BOOT_SECONDS = 120
 
 
@@ -45,11 +49,52 @@ def test_each_service_is_active_as_its_own_user(node: InstalledNode, unit: str) 
 def test_each_unit_is_hardly_exposed(
     node: InstalledNode, unit: str, record_property: Measured
 ) -> None:
+    exposure = exposed(node, unit)
+    record_property("measured", f"{unit}: exposure {exposure}")
+    assert exposure <= MAX_EXPOSURE[unit]
+
+
+def exposed(node: InstalledNode, unit: str) -> float:
+    """What systemd thinks of the unit: 0 is best, 10 is worst."""
     report = node.machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report)
     assert found is not None, report
-    record_property("measured", f"{unit}: exposure {found[1]}")
-    assert float(found[1]) <= MAX_EXPOSURE, report
+    return float(found[1])
+
+
+def test_a_gpu_nodes_engine_is_hardly_more_exposed_and_starts_without_the_gpus_files(
+    node: InstalledNode, record_property: Measured
+) -> None:
+    """The units that a GPU node would have, on this one: the files in /dev are not there."""
+    machine = node.machine
+    before = machine.run("cat", f"{UNITS}/{units.ENGINE_UNIT}").stdout
+    (command,) = re.findall(r"^ExecStart=(\S+)", before, re.MULTILINE)
+    access = units.GpuAccess(
+        nodes=("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"), modprobe="/usr/bin/true"
+    )
+    files = units.unit_files(Layout(Path("/")), Path(command), access)
+    try:
+        use_units(node, {name: files[name] for name in (units.GPU_UNIT, units.ENGINE_UNIT)})
+        exposure = exposed(node, units.ENGINE_UNIT)
+        record_property("measured", f"{units.ENGINE_UNIT} with a GPU: exposure {exposure}")
+        assert exposure <= MAX_GPU_EXPOSURE
+        done = machine.run("systemd-analyze", "verify", units.GPU_UNIT, units.ENGINE_UNIT)
+        assert done.stdout + done.stderr == ""
+        assert machine.run("systemctl", "is-active", units.GPU_UNIT).stdout.strip() == "active"
+        serves(node)
+    finally:
+        machine.run("rm", "-f", f"{UNITS}/{units.GPU_UNIT}")
+        use_units(node, {units.ENGINE_UNIT: before})
+    serves(node)
+
+
+def use_units(node: InstalledNode, files: Mapping[str, str]) -> None:
+    """Let the node run its engine by these units."""
+    for name, text in files.items():
+        node.machine.run("tee", f"{UNITS}/{name}", stdin=text)
+    node.machine.run("systemctl", "daemon-reload")
+    node.machine.run("systemctl", "restart", units.ENGINE_UNIT)
+    wait_until_serving(node)
 
 
 def test_the_units_are_what_systemd_understands(node: InstalledNode) -> None:
