@@ -55,6 +55,7 @@ class ArtifactWork:
     Attributes:
         user: who the child runs as, when root starts it.
         settings: of the engine that will load the artifact.
+        hashed: an artifact that is there already is read whole, not looked at by its sizes.
         tell: is told what takes long.
         made: is told each new record, before it is in its place.
     """
@@ -64,6 +65,7 @@ class ArtifactWork:
     node_key: NodeKey
     user: str | None
     settings: EngineSettings
+    hashed: bool
     tell: Tell
     made: Made
 
@@ -91,7 +93,10 @@ class ArtifactWork:
         key = artifact_key(self.bundle.digest, values)
         target = self.layout.artifacts / key
         try:
-            there = open_named(target, key, self.bundle.digest, self.node_key.public, provider)
+            there = open_named(
+                *(target, key, self.bundle.digest, self.node_key.public, provider),
+                hashed=self.hashed,
+            )
             return self._renew(there, reasons)
         except NotFoundError:
             self._say(provider)

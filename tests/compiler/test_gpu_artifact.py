@@ -292,6 +292,26 @@ def test_what_the_child_claims_is_held_to_the_bound(
         assert record.reasons[-1].code == code
 
 
+def test_artifacts_beside_are_looked_at_by_record_and_size(
+    node: Node, bundle: Path, encoder_bundle: Path
+) -> None:
+    (directory,) = node.compile(bundle).directories.values()
+    weights = directory / "weights.bin"
+    weights.chmod(0o644)
+    data = weights.read_bytes()
+
+    def add(path: Path) -> None:
+        others = [stored(bundle)]
+        ensure_artifacts(node.layout, [stored(path)], node.key, beside=others, python=node.python)
+
+    weights.write_bytes(b"?" + data[1:])
+    add(encoder_bundle)
+    assert weights.read_bytes() != data
+    weights.write_bytes(data[1:])
+    add(encoder_bundle)
+    assert weights.stat().st_size == len(data)
+
+
 def test_a_bundle_that_rotted_is_an_error_and_no_reason(node: Node, bundle: Path) -> None:
     weights = bundle / "graph/cpu/weights-00001.bin"
     weights.write_bytes(b"x" + weights.read_bytes()[1:])
