@@ -133,7 +133,12 @@ class CudaDevice:
 
     def copy_rows(self, target: int, source: int, pitches: tuple[int, int], rows: Rows) -> None:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        self._call("cudaMemcpy2D", target, pitches[0], source, pitches[1], rows[1], rows[0], kind)
+        if rows[0] == 1:
+            self._call("cudaMemcpy", target, source, rows[1], kind)
+        else:
+            self._call(
+                "cudaMemcpy2D", target, pitches[0], source, pitches[1], rows[1], rows[0], kind
+            )
         self._wait()
 
     def free_bytes(self) -> int:
