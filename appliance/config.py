@@ -182,6 +182,8 @@ class EngineSettings:
     token_budget: int = 0
     """Tokens computed per step: decode first, the rest goes to prefill chunks; 0: 512 on the
     processor, 2,048 on a GPU."""
+    step_milliseconds: int = 400
+    """What a step takes, about, while several sequences run; 0 sets no bound but the tokens."""
     max_waiting: int = 256
     """Queued sequences per model; more are refused."""
     max_waiting_per_caller: int = 192
@@ -393,6 +395,7 @@ def _check(config: Config) -> None:
         ("engine.cache_bytes", engine.cache_bytes, 0, 1 << 50),
         ("engine.max_sequences", engine.max_sequences, 0, 1024),
         ("engine.token_budget", engine.token_budget or 16, 16, 65_536),
+        ("engine.step_milliseconds", engine.step_milliseconds, 0, 60_000),
         ("engine.max_waiting", engine.max_waiting, 0, 1_000_000),
         ("engine.max_waiting_per_caller", engine.max_waiting_per_caller, 0, 1_000_000),
         ("engine.max_context", engine.max_context, 0, 1 << 24),
