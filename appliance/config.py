@@ -128,12 +128,17 @@ class Layout:
 
     @property
     def responses(self) -> Path:
-        """Directory of the responses that callers asked to keep: content at rest."""
+        """Directory of what callers asked to keep, responses and files: content at rest."""
         return self.state / "responses"
 
     @property
     def responses_db(self) -> Path:
         return self.responses / "responses.db"
+
+    @property
+    def files_db(self) -> Path:
+        """Files and batches, beside the responses: content at rest too."""
+        return self.responses / "files.db"
 
     @property
     def install_state(self) -> Path:
@@ -164,6 +169,13 @@ class ApiSettings:
     """Whether /v1/responses may keep what was asked and answered."""
     stored_response_hours: float = 24.0
     """How long a stored response is kept after it was made or built upon."""
+    store_files: bool = False
+    """Whether /v1/files and /v1/batches may keep what is asked and answered."""
+    max_file_bytes: int = 100 * 1024 * 1024
+    max_stored_bytes: int = 10 * 1024 * 1024 * 1024
+    """All files together; more uploads are refused then."""
+    stored_file_hours: float = 720.0
+    """How long a file, or a batch that ended, is kept at most."""
 
 
 _CPU_STEP, _GPU_STEP = (16, 512), (128, 2048)
@@ -391,6 +403,9 @@ def _check(config: Config) -> None:
         # Units and `serve` kill after 60 seconds.
         ("api.drain_seconds", api.drain_seconds, 0, 45),
         ("api.stored_response_hours", api.stored_response_hours, 0.01, 8760),
+        ("api.max_file_bytes", api.max_file_bytes, 1024, 1 << 30),
+        ("api.max_stored_bytes", api.max_stored_bytes, 1024, 1 << 50),
+        ("api.stored_file_hours", api.stored_file_hours, 1, 8760),
         ("engine.threads", engine.threads, 0, 1024),
         ("engine.cache_bytes", engine.cache_bytes, 0, 1 << 50),
         ("engine.max_sequences", engine.max_sequences, 0, 1024),

@@ -59,6 +59,12 @@ class Meter:
         for row in self._usage.rows_where(order_by="audit_seq"):
             yield UsageRow(**row)
 
+    def outcome(self, request_id: str) -> str:
+        """How a settled request ended; empty if there is none of that id."""
+        with self._translated():
+            query = "select outcome from usage where request_id = ?"
+            return next((str(row["outcome"]) for row in self._db.query(query, [request_id])), "")
+
     def report(
         self, by: Dimension = "key", *, since: int | None = None, until: int | None = None
     ) -> list[ReportRow]:

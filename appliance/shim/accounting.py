@@ -88,14 +88,15 @@ class Accounting:
 
     async def _close(self, exchange: Exchange, response: Response) -> None:
         seq = await self._writer.record(response)
+        exchange.outcome = response.outcome
         tokens = response.tokens
         if exchange.reservation is not None:
             at = unix_seconds(response.t_utc)
             exchange.reservation.settle(tokens.prompt + tokens.generated, response.cost, at)
         row = usage_row(seq, response)
-        assert row is not None
-        self._settler.settle(row)
-        self._metrics.settled(response)
+        if row is not None:
+            self._settler.settle(row)
+            self._metrics.settled(response)
 
 
 class Bill:

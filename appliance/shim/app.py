@@ -27,7 +27,7 @@ from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
 from appliance.shim.layers.record_rejections import RecordRejectionsLayer
 from appliance.shim.layers.show_limits import ShowLimitsLayer
-from appliance.shim.operations import ANTHROPIC, PUBLIC, route_of
+from appliance.shim.operations import ANTHROPIC, PUBLIC, UPLOADS, route_of
 from appliance.shim.routes import router
 from appliance.shim.services import Services
 
@@ -38,7 +38,13 @@ _BODY_SECONDS = 60.0
 def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     """The ASGI application over `services`."""
     app = router(services, audit_available)
-    app = LimitBodyLayer(app, services.settings.max_body_bytes, _BODY_SECONDS)
+    app = LimitBodyLayer(
+        app,
+        services.settings.max_body_bytes,
+        _BODY_SECONDS,
+        uploads=UPLOADS,
+        file_limit=services.settings.max_file_bytes,
+    )
     app = AuthoriseLayer(app)
     app = AuthenticateLayer(app, services.keys, PUBLIC)
     app = DrainLayer(app, services.drain)

@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from starlette.types import Receive
 
-from appliance.audit.event import Outcome
+from appliance.audit.event import Outcome, Tokens
 from appliance.errors import ApplianceError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.accounting import Bill
@@ -107,15 +107,19 @@ class Generation:
         if sum(len(tally.finished) for tally in self._tallies) != self.choices:
             raise UnavailableError("the engine ended early", code="engine_error")
 
-    def usage(self) -> Usage:
+    def tokens(self) -> Tokens:
         """What is billed, after the last event."""
-        return usage(total(self._tallies, delivered=self._delivered), self._tallies)
+        return total(self._tallies, delivered=self._delivered)
+
+    def usage(self) -> Usage:
+        """The same, as callers see it."""
+        return usage(self.tokens(), self._tallies)
 
     async def settle(self) -> None:
         """All is computed: make RES durable. Raises AuditUnavailableError."""
         await self._bill.close(
             "ok",
-            total(self._tallies, delivered=self._delivered),
+            self.tokens(),
             status=200,
             finish_reason=",".join(sorted(self._reasons)),
         )
@@ -146,12 +150,14 @@ class Generation:
             return
         now = time.monotonic()
         tally = self._tallies[prompt]
-        if not any(tally.received for tally in self._tallies):
+        # Lines of batches would drown the figures of those who wait for an answer.
+        seen = not self.exchange.line
+        if seen and not any(tally.received for tally in self._tallies):
             self._metrics.first_token(self.exchange.model, now - self.exchange.started)
         tally.received += delta.tokens
         sequence = prompt * self._requests[0].n + delta.index
         before = self._last_token.get(sequence)
-        if before is not None:
+        if seen and before is not None:
             self._metrics.next_tokens(self.exchange.model, now - before, delta.tokens)
         self._last_token[sequence] = now
 
@@ -171,6 +177,7 @@ async def admitted(
     """
     for request in requests:
         request.caller = exchange.key_id
+        request.priority = exchange.priority
     async with (
         services.admission.generation(exchange, requests) as reservation,
         services.lifeline(exchange, receive) as lifeline,

@@ -24,12 +24,17 @@ from appliance.metering import Clock, Limiter, Meter, PriceTable, catch_up
 from appliance.shim.accounting import Accounting
 from appliance.shim.admission import Admission
 from appliance.shim.app import build
+from appliance.shim.batches.batches import Batches, kept_files
+from appliance.shim.batches.gate import Gate
+from appliance.shim.batches.line_caller import LineCaller
+from appliance.shim.batches.office import Office
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol
 from appliance.shim.metrics import Metrics
 from appliance.shim.response_recovery import kept_responses
 from appliance.shim.revocation import Revocations
+from appliance.shim.routes import batch_endpoints
 from appliance.shim.services import Services
 from appliance.shim.settler import Settler
 
@@ -101,7 +106,11 @@ async def _services(
         metrics = Metrics(lambda: drain.inside)
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
-        async with AuditWriter(log, config.audit) as writer, kept_responses(config) as responses:
+        async with (
+            AuditWriter(log, config.audit) as writer,
+            kept_responses(config) as responses,
+            kept_files(config, meter.outcome) as batches,
+        ):
             accounting = Accounting(writer, keys, settler, metrics)
             revocations = Revocations(keys)
             services = Services(
@@ -114,13 +123,33 @@ async def _services(
                 revocations,
                 Admission(engine, limiter, prices),
                 responses,
+                batches,
             )
+            if batches is not None:
+                await batches.open(_office(services, batches))
             try:
                 yield services, writer
             finally:
+                if batches is not None:
+                    await batches.close()
                 await revocations.close()
                 await engine.close()
                 await settler.close()
+
+
+def _office(services: Services, batches: Batches) -> Office:
+    """Where `batches` are worked on."""
+    config = services.config
+    return Office(
+        batches.files,
+        batches.batches,
+        Gate(services.drain),
+        LineCaller(batch_endpoints(services), services.accounting, services.keys),
+        services.engine,
+        services.metrics,
+        config.api.max_body_bytes,
+        batches.file_seconds,
+    )
 
 
 def _listen(settings: ApiSettings) -> socket.socket:

@@ -53,6 +53,9 @@ def create(
         list[str] | None,
         typer.Option("--api", help="An API it may call, for example chat; all if absent."),
     ] = None,
+    priority: Annotated[
+        bool, typer.Option("--priority", help="It may ask to be served before other keys.")
+    ] = False,
     admin: Annotated[
         bool, typer.Option("--admin", help="It opens the administration API, and no model.")
     ] = False,
@@ -80,6 +83,7 @@ def create(
             tags=tag or (),
             models=model or None,
             apis=api or None,
+            priority=priority,
         )
         # First the record, then the key: no key exists without one.
         admin_event(
@@ -142,6 +146,7 @@ def show(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = Fal
             "tags": ", ".join(key.tags) or "-",
             "models": "all" if key.models is None else ", ".join(key.models) or "none",
             "apis": "all" if key.apis is None else ", ".join(key.apis) or "none",
+            "priority": "on request" if key.priority else "-",
             "state": key.state(time.time()),
             "created": shown(key.created),
             "expires": shown(key.expires),
@@ -183,6 +188,7 @@ def rotate(
             tags=old.tags,
             models=old.models,
             apis=old.apis,
+            priority=old.priority,
             lineage=old.lineage,
         )
         admin_event(config.layout, config.audit, "keys.rotate", target=old.id, version=key.info.id)
@@ -270,6 +276,7 @@ def document(key: KeyInfo) -> dict[str, object]:
         "tags": list(key.tags),
         "models": None if key.models is None else list(key.models),
         "apis": None if key.apis is None else list(key.apis),
+        "priority": key.priority,
         "state": key.state(time.time()),
         "created": key.created,
         "expires": key.expires,

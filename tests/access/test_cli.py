@@ -121,6 +121,7 @@ def test_wrong_options_are_typed_errors_and_make_no_key(layout: Layout) -> None:
         ["--project", "nobody"],
         ["--api", "chatt"],
         ["--admin", "--model", "guide"],
+        ["--admin", "--priority"],
         ["--expires", "soon"],
         ["--expires", "2001-01-01"],
         ["--expires", "1d", "--days", "1"],
@@ -132,9 +133,10 @@ def test_wrong_options_are_typed_errors_and_make_no_key(layout: Layout) -> None:
 
 
 def test_a_rotation_shows_a_new_secret_and_keeps_the_old_one_for_a_while(layout: Layout) -> None:
-    old = run_json(layout, "create", "crm", "--owner", "Ada", "--model", "guide")
+    old = run_json(layout, "create", "crm", "--owner", "Ada", "--model", "guide", "--priority")
     new = run_json(layout, "rotate", old["id"], "--overlap", "2h")
     assert (new["owner"], new["models"], new["lineage"]) == ("Ada", ["guide"], old["id"])
+    assert (old["priority"], new["priority"]) == (True, True)
     assert new["replaces"]["id"] == old["id"]
     assert new["replaces"]["expires"] == pytest.approx(new["created"] + 7200, abs=2)
     with KeyStore(layout.keys_db) as store:

@@ -7,7 +7,7 @@ which becomes the `param` of the error. Of a name that stands twice in an object
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -68,6 +68,14 @@ def decode_query(scope: Scope, kind: type[T]) -> T:
         raise RequestError(
             "the query of the URL cannot be read", hint="percent-encode it", code="invalid_value"
         ) from None
+
+
+def convert_form(fields: Mapping[str, object], kind: type[T], parameters: Sequence[Parameter]) -> T:
+    """The fields of a form as `kind`. Raises RequestError naming the field."""
+    try:
+        return msgspec.convert(fields, kind, strict=False)
+    except msgspec.ValidationError as error:
+        _refuse(str(error), parameters)
 
 
 def _check_media_type(scope: Scope) -> None:
