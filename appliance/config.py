@@ -186,6 +186,10 @@ class AuditSettings:
     segment_bytes: int = 64 * 1024 * 1024
     heartbeat_seconds: float = 600.0
     """Silence before a record says that the log was there."""
+    epoch_seconds: float = 3600.0
+    """How long one key signs before it is destroyed."""
+    epoch_records: int = 100_000
+    """How many records one key may cover."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +375,8 @@ def _check(config: Config) -> None:
         ("audit.checkpoint_seconds", audit.checkpoint_seconds, 0.01, 3600),
         ("audit.segment_bytes", audit.segment_bytes, 65_536, 1 << 32),
         ("audit.heartbeat_seconds", audit.heartbeat_seconds, 1, 86_400),
+        ("audit.epoch_seconds", audit.epoch_seconds, 60, 86_400 * 366),
+        ("audit.epoch_records", audit.epoch_records, 1000, 1 << 40),
     )
     for name, value, low, high in bounds:
         if not low <= value <= high:

@@ -167,6 +167,11 @@ def open_note(data: bytes, verifiers: Sequence[NoteVerifier]) -> str:
     return text
 
 
+def text_of(data: bytes) -> str:
+    """The text of a note, its signatures unchecked. Raises AuditError for the form."""
+    return _split(data)[0]
+
+
 def _split(data: bytes) -> tuple[str, list[str]]:
     try:
         note = data.decode() if len(data) <= MAX_NOTE_BYTES else ""

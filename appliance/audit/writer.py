@@ -155,14 +155,24 @@ class AuditWriter:
         while not self._drained.wait(delay):
             if self._publish():
                 delay = self._settings.checkpoint_seconds
+                self._roll_when_due()
             else:
                 delay = min(2 * max(delay, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
         self._publish()
 
     def _publish(self) -> bool:
-        if self._log.size == self._log.published.size and "publish" not in self._failures:
-            return True
-        return self._attempt("publish", self._log.checkpoint)
+        if self._log.size != self._log.published.size or "publish" in self._failures:
+            return self._attempt("publish", self._log.checkpoint)
+        return True
+
+    def _roll_when_due(self) -> None:
+        """Begin the next epoch if it is time. What fails is tried again; meanwhile the old key
+        goes on signing, or the log stays closed until the roll is finished."""
+        try:
+            if self._log.roll_is_due():
+                self._log.roll()
+        except ApplianceError as error:
+            _logger.error("audit log: the signing key was not rolled: %s", error.message)
 
     def _attempt(self, part: str, action: Callable[[], object]) -> bool:
         """Do `action`; keep or clear the failure of `part` accordingly."""

@@ -31,9 +31,14 @@ class Report:
     root: str = ""
     """Root hash at `size`, base64."""
     key: str = ""
-    """The vkey that the signature was checked with."""
+    """The vkey of epoch 0, which every signature is traced back to."""
+    epoch: int = 0
+    """The newest epoch, and its vkey."""
+    newest_key: str = ""
     key_pinned: bool = False
     """Whether the caller gave that key; else it was taken from the log itself."""
+    pruned: int = 0
+    """Records from the first on that are deleted; their hashes are there and were checked."""
     records: dict[str, int] = field(default_factory=dict)
     """Published records by type."""
     first_time: str = ""
