@@ -190,6 +190,10 @@ class AuditSettings:
     """How long one key signs before it is destroyed."""
     epoch_records: int = 100_000
     """How many records one key may cover."""
+    retention_days: float = 0.0
+    """Age at which records are pruned; 0 keeps them for good."""
+    ballast_bytes: int = 4 * 1024 * 1024
+    """Room kept back for closing records when the disk is full; 0 keeps none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +381,8 @@ def _check(config: Config) -> None:
         ("audit.heartbeat_seconds", audit.heartbeat_seconds, 1, 86_400),
         ("audit.epoch_seconds", audit.epoch_seconds, 60, 86_400 * 366),
         ("audit.epoch_records", audit.epoch_records, 1000, 1 << 40),
+        ("audit.retention_days", audit.retention_days, 0, 36_600),
+        ("audit.ballast_bytes", audit.ballast_bytes, 0, 1 << 34),
     )
     for name, value, low, high in bounds:
         if not low <= value <= high:

@@ -31,9 +31,9 @@ Outcome = Literal["ok", "cancelled", "error", "aborted"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def timestamp() -> str:
-    """The time now in UTC, RFC 3339 with microseconds."""
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+def timestamp(at: datetime | None = None) -> str:
+    """The time `at`, or now, in UTC, RFC 3339 with microseconds."""
+    return f"{at or datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
 def unix_seconds(t_utc: str) -> int:

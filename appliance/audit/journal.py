@@ -90,6 +90,12 @@ class Journal:
         self._next_seq = first + len(leaves)
         return first
 
+    def begin_segment(self) -> None:
+        """Append to a new segment from now on. Raises OSError or AuditError."""
+        with self.held():
+            if self._end > HEADER_BYTES:
+                self._begin_segment()
+
     def refresh(self) -> None:
         """Take in what other processes appended; recover if one of them, or this one, failed.
 

@@ -21,6 +21,7 @@ from appliance.audit.epochs import read_epoch
 from appliance.audit.event import (
     Event,
     Keyroll,
+    Prune,
     Recovery,
     Request,
     Response,
@@ -28,6 +29,7 @@ from appliance.audit.event import (
     place,
 )
 from appliance.audit.journal import Journal
+from appliance.audit.prune import boundary, delete, first_kept
 from appliance.audit.roll import roll, settle
 from appliance.audit.segment import HEADER_BYTES, list_segments, segment_name
 from appliance.audit.signer import VKEY_NAME, EpochSigner, SigningKeys
@@ -161,6 +163,26 @@ class AuditLog:
         end = read_epoch(self._directory, epoch - 1) if epoch else None
         return end.checkpoint.size if end is not None else 0
 
+    def prune(self, before: str, *, floor: int, actor: str = "") -> int:
+        """Delete the oldest records, all from before the time `before` (a `t_utc`) and with
+        numbers below `floor`; returns how many. Their hashes stay.
+
+        Raises as `checkpoint`; then a part may be deleted, and the next call goes on.
+        """
+        size = self.checkpoint().size
+        with _unavailable_on_failure():
+            end = boundary(self._directory, size, before, min(floor, self._tree.open_from))
+            start = first_kept(self._directory, size)
+            if end == start:
+                return 0
+            with self._appending:
+                self._journal.begin_segment()  # the old ones hold the records too
+            self.append([Prune(first_kept=end, before=before, actor=actor)])
+            self.checkpoint()
+            with self._publishing, self._tree.held():
+                delete(self._directory, start, end)
+        return end - start
+
     def recover(self) -> int:
         """Close requests that an earlier process left open; returns how many.
 
@@ -183,6 +205,11 @@ class AuditLog:
         """
         with _unavailable_on_failure(), self._appending:
             self._journal.refresh()
+
+    @property
+    def directory(self) -> Path:
+        """Where it is."""
+        return self._directory
 
     @property
     def size(self) -> int:

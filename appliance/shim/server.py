@@ -29,6 +29,7 @@ from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol
 from appliance.shim.metrics import Metrics
 from appliance.shim.response_recovery import kept_responses
+from appliance.shim.retention import retention
 from appliance.shim.revocation import Revocations
 from appliance.shim.services import Services
 from appliance.shim.settler import Settler
@@ -101,7 +102,11 @@ async def _services(
         metrics = Metrics(lambda: drain.inside)
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
-        async with AuditWriter(log, config.audit) as writer, kept_responses(config) as responses:
+        async with (
+            AuditWriter(log, config.audit) as writer,
+            retention(config, log),
+            kept_responses(config) as responses,
+        ):
             accounting = Accounting(writer, keys, settler, metrics)
             revocations = Revocations(keys)
             services = Services(

@@ -25,6 +25,7 @@ from appliance.audit.fsck.tile_files import TEMPORARY_SUFFIX, TileFiles
 from appliance.audit.merkle import leaf_hash
 from appliance.audit.note import MAX_NOTE_BYTES, Ed25519Verifier, text_of
 from appliance.audit.regular import read_regular
+from appliance.audit.room import BALLAST_NAME
 from appliance.audit.segment import SEGMENTS, list_segments, segment_name
 from appliance.audit.signer import VKEY_NAME
 from appliance.audit.state import STATE_NAME, State, decode_state
@@ -41,7 +42,9 @@ from appliance.errors import AuditError, NotFoundError, VerificationError
 Progress = Callable[[int, int], None]
 """`progress(records done, records in all)`."""
 
-_EXPECTED = frozenset({CHECKPOINT_NAME, STATE_NAME, VKEY_NAME, SEGMENTS, EPOCHS, "tile"})
+_EXPECTED = frozenset(
+    {CHECKPOINT_NAME, STATE_NAME, VKEY_NAME, SEGMENTS, EPOCHS, BALLAST_NAME, "tile"}
+)
 _MOST_MISSING = 100
 """So many bundles in a row of which not even the hashes are there, and the rest is given up."""
 _PASSING = (".lock", TEMPORARY_SUFFIX)
