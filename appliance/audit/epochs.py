@@ -76,3 +76,14 @@ def read_epoch(directory: Path, number: int) -> EpochEnd | None:
         return decode_epoch(number, read_regular(directory / epoch_name(number), MAX_EPOCH_BYTES))
     except FileNotFoundError:
         return None
+
+
+def key_at(directory: Path, size: int, first: Ed25519Verifier) -> Ed25519Verifier:
+    """The key that signs a head of `size` records, by the chain from the key `first`.
+
+    Raises AuditError or OSError if the ends of the epochs cannot be read.
+    """
+    number, key = 0, first
+    while (end := read_epoch(directory, number)) is not None and end.checkpoint.size < size:
+        number, key = number + 1, end.next_key
+    return key

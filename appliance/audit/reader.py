@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,6 +37,14 @@ def first_record(directory: Path) -> int:
     """Number of the first record that was not pruned. Raises AuditError."""
     with _readable(directory):
         return first_kept(directory, read_state(directory).size)
+
+
+def next_record(directory: Path) -> int:
+    """Number that the next record will have. Raises AuditError."""
+    with _readable(directory):
+        size = read_state(directory).size
+        newest = deque(_read_leaves(directory, size), maxlen=1)
+        return newest[0][0] + 1 if newest else size
 
 
 @contextmanager

@@ -50,6 +50,10 @@ class Report:
     torn_bytes: int = 0
     """Unfinished, unacknowledged bytes at the end of the journal."""
     findings: list[Finding] = field(default_factory=list)
+    cosigned: int = 0
+    """Records under the newest head that the given cosigner cosigned, 0 if none."""
+    cosigned_at: int = 0
+    """Unix time of that, by the cosigner's clock."""
     finding_count: int = 0
 
     @property

@@ -13,17 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from appliance.audit.checkpoint import CHECKPOINT_NAME, Checkpoint, parse_checkpoint
+from appliance.audit.checkpoint import CHECKPOINT_NAME
+from appliance.audit.cosignature import CosignerVerifier
+from appliance.audit.cosigned import COSIGNED, unexpected_cosigned_files
 from appliance.audit.epochs import EPOCHS
 from appliance.audit.event import AnyEvent, Keyroll
 from appliance.audit.fsck.epochs import EpochCheck
+from appliance.audit.fsck.heads import HeadCheck
 from appliance.audit.fsck.journal import JournalCheck, unexpected_segment_files
 from appliance.audit.fsck.records import RecordCheck
 from appliance.audit.fsck.report import Report
 from appliance.audit.fsck.retrace import Retrace
 from appliance.audit.fsck.tile_files import TEMPORARY_SUFFIX, TileFiles
 from appliance.audit.merkle import leaf_hash
-from appliance.audit.note import MAX_NOTE_BYTES, Ed25519Verifier, text_of
+from appliance.audit.note import MAX_NOTE_BYTES, Ed25519Verifier
 from appliance.audit.regular import read_regular
 from appliance.audit.room import BALLAST_NAME
 from appliance.audit.segment import SEGMENTS, list_segments, segment_name
@@ -43,7 +46,7 @@ Progress = Callable[[int, int], None]
 """`progress(records done, records in all)`."""
 
 _EXPECTED = frozenset(
-    {CHECKPOINT_NAME, STATE_NAME, VKEY_NAME, SEGMENTS, EPOCHS, BALLAST_NAME, "tile"}
+    {CHECKPOINT_NAME, STATE_NAME, VKEY_NAME, SEGMENTS, EPOCHS, COSIGNED, BALLAST_NAME, "tile"}
 )
 _MOST_MISSING = 100
 """So many bundles in a row of which not even the hashes are there, and the rest is given up."""
@@ -55,23 +58,30 @@ def verify(
     vkey: str | None = None,
     *,
     since: bytes | None = None,
+    cosigner: CosignerVerifier | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Verify the log in `directory`.
 
     `vkey` is the key of epoch 0, which the auditor pinned; without it the key beside the log is
     used, which proves only that the log is consistent in itself. `since` is a signed checkpoint
-    that the auditor kept: the log must be a continuation of it. Everything that is wrong is in the
+    that the auditor kept: the log must be a continuation of it, as of every cosigned head that
+    lies with it; the report tells which `cosigner` cosigned. Everything that is wrong is in the
     report. Raises SignatureError if `vkey` is not a key, NotFoundError without a directory.
     """
     if not directory.is_dir():
         raise NotFoundError(f"there is no audit log in {directory}", hint="check the path")
-    return _Verification(directory, vkey, since, progress).run()
+    return _Verification(directory, vkey, since, cosigner, progress).run()
 
 
 class _Verification:
     def __init__(
-        self, directory: Path, vkey: str | None, since: bytes | None, progress: Progress
+        self,
+        directory: Path,
+        vkey: str | None,
+        since: bytes | None,
+        cosigner: CosignerVerifier | None,
+        progress: Progress,
     ) -> None:
         self._directory = directory
         self._progress = progress
@@ -79,7 +89,8 @@ class _Verification:
         self._at_start = self._snapshot()
         verifier = self._find_key(vkey)
         # The checkpoint first: a log in use only grows, so the state read after covers it.
-        self._heads = self._read_heads(since)
+        self._heads = HeadCheck(directory, self._report, cosigner)
+        self._heads.read(self._read(CHECKPOINT_NAME), since)
         self._state = self._read_state()
         self._size = self._state.size if self._state else self._report.size
         self._tiles = TileFiles(directory, self._size, self._report)
@@ -91,7 +102,7 @@ class _Verification:
         self._skipped = False
 
     def run(self) -> Report:
-        self._check_heads()
+        self._heads.check(self._tree, self._epochs)
         for path, leaves in self._bundles():
             for leaf in leaves:
                 self._take(leaf, path)
@@ -123,29 +134,6 @@ class _Verification:
                 self._report.add("key_invalid", "it is not in canonical form", path=VKEY_NAME)
         self._report.key = verifier.vkey
         return verifier
-
-    def _read_heads(self, since: bytes | None) -> list[tuple[str, bytes, Checkpoint]]:
-        """The heads that the tree must lead to, the log's own first. Whose signature each must
-        have is known when the tree has got there."""
-        heads: list[tuple[str, bytes, Checkpoint]] = []
-        notes = [(CHECKPOINT_NAME, self._read(CHECKPOINT_NAME))]
-        if since is not None:
-            notes.append(("the kept checkpoint", since))
-        for name, note in notes:
-            try:
-                head = parse_checkpoint(text_of(note))
-            except AuditError as error:
-                self._report.add("checkpoint_invalid", error.message, path=name)
-                continue
-            if name == CHECKPOINT_NAME:
-                self._report.origin, self._report.size = head.origin, head.size
-                self._report.root = base64.b64encode(head.root).decode()
-            elif head.size > self._report.size:
-                self._report.add(
-                    "rolled_back", f"the log had {head.size} records and has fewer now", path=name
-                )
-            heads.append((name, note, head))
-        return heads
 
     def _read_state(self) -> State | None:
         try:
@@ -244,12 +232,7 @@ class _Verification:
     def _told(self, value: bytes, keyroll: Keyroll | None) -> None:
         """A record was pushed: check what was signed at this size."""
         self._epochs.check(self._tree.size, self._tree.root, value, keyroll)
-        self._check_heads()
-
-    def _check_heads(self) -> None:
-        for name, note, head in self._heads:
-            if head.size == self._tree.size:
-                self._epochs.check_head(note, head, self._tree.root(), name)
+        self._heads.check(self._tree, self._epochs)
 
     # What follows from it
 
@@ -306,6 +289,8 @@ class _Verification:
         growing = self._snapshot() != self._at_start
         self._tiles.check_names(still_growing=growing)
         self._epochs.check_files(still_growing=growing)
+        for stray in unexpected_cosigned_files(self._directory):
+            self._report.add("file_unexpected", "this is not a cosigned head", path=stray)
         for path in unexpected_segment_files(self._directory):
             if not path.endswith(TEMPORARY_SUFFIX):
                 self._report.add("file_unexpected", "this is not a segment", path=path)
