@@ -7,6 +7,7 @@ type, each by its full name, so that a typing error never silently means the def
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 import tomllib
@@ -22,6 +23,8 @@ ROOT_VARIABLE = "APPLIANCE_ROOT"
 PASSPHRASE_FILE_VARIABLE = "APPLIANCE_PASSPHRASE_FILE"  # noqa: S105
 API_KEY_VARIABLE = "APPLIANCE_API_KEY"
 SOURCE_DATE_VARIABLE = "SOURCE_DATE_EPOCH"
+
+_KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,11 @@ class Layout:
     def audit_key(self) -> Path:
         """The audit signer's private key; outside `audit`, so a copy of the log holds no secret."""
         return self.state / "audit-key"
+
+    @property
+    def audit_content(self) -> Path:
+        """Content sealed to the auditor's key, outside the log: it may be erased."""
+        return self.state / "audit-content"
 
     @property
     def access(self) -> Path:
@@ -190,6 +198,10 @@ class AuditSettings:
     """How long one key signs before it is destroyed."""
     epoch_records: int = 100_000
     """How many records one key may cover."""
+    content: str = "metadata"
+    """What of requests and answers is kept: `metadata` (nothing), `commit` or `sealed`."""
+    auditor_key: str = ""
+    """Whose key opens what is sealed; base64."""
     retention_days: float = 0.0
     """Age at which records are pruned; 0 keeps them for good."""
     ballast_bytes: int = 4 * 1024 * 1024
@@ -351,6 +363,7 @@ def _check(config: Config) -> None:
             f"api.listen_host {api.listen_host} is not a loopback address",
             hint="this release serves the local machine only: put a TLS proxy in front",
         )
+    _check_content(audit)
     currency = config.money.currency
     if not (
         len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
@@ -387,3 +400,20 @@ def _check(config: Config) -> None:
     for name, value, low, high in bounds:
         if not low <= value <= high:
             raise ConfigError(f"{name} is {value}", hint=f"it must be between {low} and {high}")
+
+
+def _check_content(audit: AuditSettings) -> None:
+    modes = ("metadata", "commit", "sealed")
+    if audit.content not in modes:
+        raise ConfigError(
+            f"audit.content is {audit.content!r}", hint=f"it must be one of {', '.join(modes)}"
+        )
+    try:
+        key = base64.b64decode(audit.auditor_key.encode("ascii"), validate=True)
+    except ValueError:
+        key = b"?"
+    if len(key) != (_KEY_BYTES if audit.auditor_key or audit.content == "sealed" else 0):
+        raise ConfigError(
+            f"audit.auditor_key is {audit.auditor_key!r}",
+            hint="take the line that `appliance audit content-key` printed",
+        )

@@ -106,6 +106,7 @@ def _engine(layout: Layout, python: Path) -> str:
     hidden = (
         layout.audit,
         layout.audit_key,
+        layout.audit_content,
         layout.access,
         layout.metering,
         layout.responses,
@@ -129,7 +130,14 @@ def _engine(layout: Layout, python: Path) -> str:
 
 
 def _shim(layout: Layout, python: Path) -> str:
-    writable = (layout.audit, layout.audit_key, layout.access, layout.metering, layout.responses)
+    writable = (
+        layout.audit,
+        layout.audit_key,
+        layout.audit_content,
+        layout.access,
+        layout.metering,
+        layout.responses,
+    )
     hidden = (layout.models, layout.artifacts, layout.trust)
     return _text(
         Unit=(*_unit("Appliance HTTP endpoint"), ("Wants", ENGINE_UNIT), ("After", ENGINE_UNIT)),

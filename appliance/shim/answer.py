@@ -74,7 +74,8 @@ async def send_recorded(
 ) -> None:
     """Answer with what is there already, as soon as REQ and RES are durable."""
     bill = await services.accounting.admit(exchange, bundle_digest=bundle_digest)
-    await bill.close("ok", tokens, status=200)
+    answer = msgspec.json.encode(document) if bill.wants_answer else b""
+    await bill.close("ok", tokens, status=200, answer=answer)
     await send_document(send, document)
 
 

@@ -26,6 +26,7 @@ from appliance.shim.metrics import Metrics
 from appliance.shim.refusals import INTERNAL, status_of
 from appliance.shim.services import Services
 from appliance.shim.tally import Tally, total, usage
+from appliance.shim.transcript import Transcript
 from appliance.shim.wire.usage import Usage
 
 _ACCEPT_SECONDS = 30.0
@@ -61,6 +62,7 @@ class Generation:
         self._bill = bill
         self._last_token: dict[int, float] = {}
         self._delivered = 0
+        self._transcript = Transcript() if bill.wants_answer else None
         self._reasons: set[str] = set()
         self.exchange = exchange
         self.guard = lifeline.guard
@@ -96,6 +98,8 @@ class Generation:
                 kind = event.WhichOneof("event")
                 if kind == "delta":
                     self._count(prompt, event.delta)
+                    if self._transcript is not None:
+                        self._transcript.add(prompt * per_prompt + event.delta.index, event.delta)
                     yield prompt * per_prompt + event.delta.index, event.delta
                     # The handler came back for more: this one was handed on.
                     self._delivered += event.delta.tokens
@@ -118,6 +122,7 @@ class Generation:
             total(self._tallies, delivered=self._delivered),
             status=200,
             finish_reason=",".join(sorted(self._reasons)),
+            answer=self._answer(),
         )
 
     async def abandon(self, error: BaseException) -> None:
@@ -131,7 +136,11 @@ class Generation:
             total(self._tallies, delivered=self._delivered if self.started else 0),
             status=200 if self.started else status,
             code=code,
+            answer=self._answer(),
         )
+
+    def _answer(self) -> bytes:
+        return self._transcript.encoded() if self._transcript is not None else b""
 
     async def _learn(self, request: pb.GenerateRequest, tally: Tally) -> None:
         if len(tally.finished) == request.n:

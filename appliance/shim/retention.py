@@ -43,7 +43,7 @@ async def _prune_forever(config: Config, log: AuditLog) -> None:
 
 def _prune(config: Config, log: AuditLog) -> None:
     try:
-        count = prune_settled(log, config.layout.usage_db, config.audit.retention_days)
+        count = prune_settled(log, config.layout, config.audit.retention_days)
     except ApplianceError as error:
         _log.error("the audit log was not pruned: %s", error.message)
     else:

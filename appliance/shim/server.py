@@ -18,6 +18,7 @@ import uvicorn
 
 from appliance.access import KeyStore
 from appliance.audit import AuditLog, AuditWriter
+from appliance.audit.content import ContentKeeper
 from appliance.config import ApiSettings, Config
 from appliance.errors import UnavailableError
 from appliance.metering import Clock, Limiter, Meter, PriceTable, catch_up
@@ -102,12 +103,13 @@ async def _services(
         metrics = Metrics(lambda: drain.inside)
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
+        content = ContentKeeper(layout, config.audit)
         async with (
             AuditWriter(log, config.audit) as writer,
             retention(config, log),
             kept_responses(config) as responses,
         ):
-            accounting = Accounting(writer, keys, settler, metrics)
+            accounting = Accounting(writer, keys, settler, metrics, content)
             revocations = Revocations(keys)
             services = Services(
                 config,

@@ -112,7 +112,7 @@ def prune(
         acting_as_owner(layout.audit),
         AuditLog.open(layout.audit, layout.audit_key, config.audit) as log,
     ):
-        count = prune_settled(log, layout.usage_db, days, login_name())
+        count = prune_settled(log, layout, days, login_name())
     if as_json:
         print_json({"pruned": count})
     else:

@@ -15,6 +15,7 @@ import msgspec
 from starlette.types import Scope
 
 from appliance.errors import RequestError
+from appliance.shim.exchange import exchange_of
 from appliance.shim.wire.parameters import Parameter
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ def decode(
     parameter.
     """
     _check_media_type(scope)
+    exchange_of(scope).body = body
     try:
         if prepare is None:
             request = decoder.decode(body)
