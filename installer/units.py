@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from appliance.config import Layout
+from appliance.service import SILENCE_SECONDS
 
 ENGINE_USER = "appliance-engine"
 API_USER = "appliance-api"
@@ -62,6 +63,8 @@ _SANDBOX: Settings = (
 _RESTART: Settings = (
     ("Restart", "on-failure"),
     ("RestartSec", "2"),
+    ("WatchdogSec", f"{SILENCE_SECONDS:.0f}"),
+    ("WatchdogSignal", "SIGKILL"),
     ("KillMode", "mixed"),
     ("TimeoutStopSec", "60"),
 )

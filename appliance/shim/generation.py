@@ -19,12 +19,14 @@ from appliance.errors import ApplianceError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.accounting import Bill
 from appliance.shim.engine_client import EngineClient, GenerateStream
+from appliance.shim.engine_errors import ENGINE_UNAVAILABLE
 from appliance.shim.exchange import Exchange
 from appliance.shim.lifeline import DisconnectedError, Lifeline
 from appliance.shim.merge import merged
 from appliance.shim.metrics import Metrics
 from appliance.shim.refusals import INTERNAL, status_of
 from appliance.shim.services import Services
+from appliance.shim.suspects import Suspicion
 from appliance.shim.tally import Tally, total, usage
 from appliance.shim.transcript import Transcript
 from appliance.shim.wire.usage import Usage
@@ -53,6 +55,7 @@ class Generation:
         accepted: Sequence[pb.Accepted],
         lifeline: Lifeline,
         bill: Bill,
+        suspicion: Suspicion,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
@@ -60,6 +63,7 @@ class Generation:
         self._streams = streams
         self._tallies = [Tally(answer.prompt_tokens) for answer in accepted]
         self._bill = bill
+        self._suspicion = suspicion
         self._last_token: dict[int, float] = {}
         self._delivered = 0
         self._transcript = Transcript() if bill.wants_answer else None
@@ -93,7 +97,7 @@ class Generation:
         Raises UnavailableError if the engine breaks off. Each choice ends exactly once.
         """
         per_prompt = self._requests[0].n
-        async with aclosing(merged(self._streams)) as events:
+        async with _suspecting(self._suspicion), aclosing(merged(self._streams)) as events:
             async for prompt, event in events:
                 kind = event.WhichOneof("event")
                 if kind == "delta":
@@ -182,11 +186,12 @@ async def admitted(
         request.caller = exchange.key_id
     async with (
         services.admission.generation(exchange, requests) as reservation,
+        services.suspects.watching(requests) as suspicion,
         services.lifeline(exchange, receive) as lifeline,
     ):
         streams = [services.engine.generate(request) for request in requests]
         try:
-            accepted = await _accepted(streams)
+            accepted = await _accepted(streams, suspicion)
             reservation.require(sum(answer.prompt_tokens for answer in accepted))
             bill = await services.accounting.admit(
                 exchange, bundle_digest=accepted[0].bundle_digest
@@ -200,6 +205,7 @@ async def admitted(
                 accepted=accepted,
                 lifeline=lifeline,
                 bill=bill,
+                suspicion=suspicion,
             )
             try:
                 yield generation
@@ -212,13 +218,27 @@ async def admitted(
                 stream.cancel()
 
 
-async def _accepted(streams: Sequence[GenerateStream]) -> list[pb.Accepted]:
+@asynccontextmanager
+async def _suspecting(
+    suspicion: Suspicion, streams: Sequence[GenerateStream] = ()
+) -> AsyncIterator[None]:
+    """Note it if the engine goes away within; not if it was away before `streams` began."""
     try:
-        async with asyncio.timeout(_ACCEPT_SECONDS):
+        yield
+    except UnavailableError as error:
+        there = not streams or any(stream.connected for stream in streams)
+        if there and error.code == ENGINE_UNAVAILABLE:
+            suspicion.engine_ended = True
+        raise
+
+
+async def _accepted(streams: Sequence[GenerateStream], suspicion: Suspicion) -> list[pb.Accepted]:
+    try:
+        async with asyncio.timeout(_ACCEPT_SECONDS), _suspecting(suspicion, streams):
             return [await stream.accepted() for stream in streams]
     except TimeoutError:
         raise UnavailableError(
-            "the engine does not answer", hint="try again shortly", code="engine_unavailable"
+            "the engine does not answer", hint="try again shortly", code=ENGINE_UNAVAILABLE
         ) from None
 
 

@@ -120,7 +120,7 @@ async def _services(
                 drain,
                 revocations,
                 Admission(engine, limiter, prices),
-                responses,
+                responses=responses,
             )
             try:
                 yield services, writer

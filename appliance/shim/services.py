@@ -20,6 +20,7 @@ from appliance.shim.lifeline import Lifeline
 from appliance.shim.metrics import Metrics
 from appliance.shim.response_store import ResponseStore
 from appliance.shim.revocation import Revocations
+from appliance.shim.suspects import Suspects
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Services:
     drain: Drain
     revocations: Revocations
     admission: Admission
+    suspects: Suspects = field(default_factory=Suspects)
     responses: ResponseStore | None = None
     """None unless the operator lets callers store responses."""
     background: Background = field(default_factory=Background)
