@@ -150,6 +150,8 @@ class ApiSettings:
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
+    hosts: str = ""
+    """Names by which callers reach the endpoint, besides this machine's own; spaces between."""
     max_body_bytes: int = 8 * 1024 * 1024
     request_timeout_seconds: float = 600.0
     keepalive_seconds: float = 10.0
@@ -160,6 +162,11 @@ class ApiSettings:
     """Whether /v1/responses may keep what was asked and answered."""
     stored_response_hours: float = 24.0
     """How long a stored response is kept after it was made or built upon."""
+
+    @property
+    def all_hosts(self) -> frozenset[str]:
+        """`hosts`, and the address that it listens on."""
+        return frozenset([*self.hosts.lower().split(), self.listen_host])
 
 
 @dataclass(frozen=True, slots=True)
