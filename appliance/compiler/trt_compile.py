@@ -3,9 +3,9 @@
 Owns that compilation, as pure work on directories. An engine is a file beside a graph of one node
 that names it; which precision it computes in is the graph's own, so no flag says it again. What
 was found out about kernels' speed is kept, so that the next engine is built faster. Refuses what
-`gpu_compile` refuses, and files that are not named inside the artifact.
+`gpu_compile` refuses.
 
-Nobody has run this against TensorRT itself yet: `ladder.RUN` says what the engine takes.
+Nobody has run this against TensorRT itself yet: `ladder.RUN` leaves it out.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def _build(
 ) -> None:
     """Parse, search kernels, write; minutes for each engine of a large model."""
     options = session_options()
+    # The layer that writes the cache wants its length known (decision 0152).
+    options.add_free_dimension_override_by_name("capacity", profile.capacity)
     for name, value in (
         # The graph is given as the bytes that were checked, so its folder must be named.
         (
@@ -93,6 +95,8 @@ def _build(
         options={
             **built.options,
             **profile.options(spec),
+            # The parser gets weights beside the protobuf, which holds less than 2 GB.
+            "trt_load_user_initializer": "1",
             "trt_engine_cache_enable": "1",
             # Relative to the graph's own folder: the artifact is built in one place and used in
             # another.

@@ -76,7 +76,8 @@ async def send_recorded(
     if exchange.keep is not None:
         await exchange.keep(document, tokens)
     bill = await services.accounting.admit(exchange, bundle_digest=bundle_digest)
-    await bill.close("ok", tokens, status=200)
+    answer = msgspec.json.encode(document) if bill.wants_answer else b""
+    await bill.close("ok", tokens, status=200, answer=answer)
     await send_document(send, document)
 
 

@@ -5,6 +5,7 @@ show limits         what is left of limits per minute
 observe             counts and durations
 answer errors       typed errors become answers
 record rejections   a refused request gets its REJECT
+check origin        meant for this host, and not sent by a page of another site
 drain               turned away while stopping
 authenticate        a key that is valid now
 authorise           a key that is for this
@@ -22,6 +23,7 @@ from appliance.shim.drain import DrainLayer
 from appliance.shim.layers.answer_errors import AnswerErrorsLayer
 from appliance.shim.layers.authenticate import AuthenticateLayer
 from appliance.shim.layers.authorise import AuthoriseLayer
+from appliance.shim.layers.check_origin import CheckOriginLayer
 from appliance.shim.layers.identify import IdentifyLayer
 from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
@@ -48,6 +50,7 @@ def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     app = AuthoriseLayer(app)
     app = AuthenticateLayer(app, services.keys, PUBLIC)
     app = DrainLayer(app, services.drain)
+    app = CheckOriginLayer(app, services.settings.all_hosts)
     app = RecordRejectionsLayer(app, services.accounting, PUBLIC)
     app = AnswerErrorsLayer(app)
     app = ObserveLayer(app, services.metrics)

@@ -28,7 +28,7 @@ def new_request_id() -> str:
 
 @dataclass(slots=True)
 class Exchange:
-    """Facts about one request: no part of its content, so all of it may be logged."""
+    """Facts about one request; all but `body` may be logged."""
 
     request_id: str
     route: str
@@ -52,6 +52,8 @@ class Exchange:
     reservation: Reservation | None = None
     standing: tuple[Standing | None, Standing | None] = (None, None)
     """Limits per minute of requests and of tokens, if the key or its project has any."""
+    body: bytes = b""
+    """What the caller sent, for the audit log's content modes; nobody else reads it here."""
     admitted: bool = False
     """Its REQ record is durable, so a RES record must follow."""
     outcome: Outcome | None = None

@@ -35,6 +35,7 @@ STATUS_OF_CODE = {
     "key_revoked": 401,
     "insufficient_permissions": 403,
     "model_not_allowed": 403,
+    "origin_not_allowed": 403,
     "unknown_url": 404,
     "model_not_found": 404,
     "response_not_found": 404,
@@ -45,6 +46,8 @@ STATUS_OF_CODE = {
     "body_too_large": 413,
     "file_too_large": 413,
     "unsupported_media_type": 415,
+    "host_not_allowed": 421,
+    "too_many_connections": 503,
     "timeout": 504,
 }
 _STATUS_OF_CLASS: tuple[tuple[type[ApplianceError], int], ...] = (

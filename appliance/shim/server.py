@@ -18,6 +18,7 @@ import uvicorn
 
 from appliance.access import KeyStore
 from appliance.audit import AuditLog, AuditWriter
+from appliance.audit.content import ContentKeeper
 from appliance.config import ApiSettings, Config
 from appliance.errors import UnavailableError
 from appliance.metering import Clock, Limiter, Meter, PriceTable, catch_up
@@ -33,6 +34,7 @@ from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol
 from appliance.shim.metrics import Metrics
 from appliance.shim.response_recovery import kept_responses
+from appliance.shim.retention import retention
 from appliance.shim.revocation import Revocations
 from appliance.shim.routes import batch_endpoints
 from appliance.shim.services import Services
@@ -106,12 +108,14 @@ async def _services(
         metrics = Metrics(lambda: drain.inside)
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
+        content = ContentKeeper(layout, config.audit)
         async with (
             AuditWriter(log, config.audit) as writer,
+            retention(config, log),
             kept_responses(config) as responses,
             kept_files(config, meter.outcome) as batches,
         ):
-            accounting = Accounting(writer, keys, settler, metrics)
+            accounting = Accounting(writer, keys, settler, metrics, content)
             revocations = Revocations(keys)
             services = Services(
                 config,
@@ -122,8 +126,8 @@ async def _services(
                 drain,
                 revocations,
                 Admission(engine, limiter, prices),
-                responses,
-                batches,
+                responses=responses,
+                batches=batches,
             )
             if batches is not None:
                 await batches.open(_office(services, batches))

@@ -22,6 +22,7 @@ from appliance.shim.lifeline import Lifeline
 from appliance.shim.metrics import Metrics
 from appliance.shim.response_store import ResponseStore
 from appliance.shim.revocation import Revocations
+from appliance.shim.suspects import Suspects
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Services:
     drain: Drain
     revocations: Revocations
     admission: Admission
+    suspects: Suspects = field(default_factory=Suspects)
     responses: ResponseStore | None = None
     """None unless the operator lets callers store responses."""
     batches: Batches | None = None

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from appliance.bundle.manifest import DecoderSpec, EncoderSpec
 from appliance.compiler.probe import run_probe
 from appliance.errors import CheckpointError, UnsupportedError
+from installer.checkpoint.widening import widen_products
 
 
 def probe(graph: Path, weights: Path, spec: DecoderSpec | EncoderSpec) -> None:
@@ -35,11 +36,15 @@ def open_graph(graph: Path, weights: Path | None = None) -> ort.InferenceSession
         "session.model_external_initializers_file_folder_path", str(weights or graph.parent)
     )
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # What turns a weight into floats runs right before what needs them, not all of it first.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.log_severity_level = 4
     try:
         # The runtime's exceptions share no base class but Exception.
-        return ort.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
+        data = widen_products(graph.read_bytes())
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CheckpointError(
             f"the runtime refuses the graph: {str(error).splitlines()[0]}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.errors import ApplianceError, NotFoundError, UsageError
+from appliance.errors import ApplianceError, ConflictError, NotFoundError, UsageError
 from installer.cli import limits
 from installer.cli.output import (
     JsonOption,
@@ -23,7 +23,7 @@ from installer.cli.spans import moment, shown, span
 
 if TYPE_CHECKING:
     from appliance.access import KeyInfo, KeyStore, NewKey
-    from appliance.config import Layout
+    from appliance.config import Config, Layout
 
 app = typer.Typer(name="keys", help="Hand out, limit and revoke API keys.", no_args_is_help=True)
 
@@ -204,7 +204,12 @@ def revoke(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = F
     config = node_config(root)
     with open_store(config.layout) as store:
         # First the key, then the record: a log that cannot be written keeps no door open.
-        key = store.revoke(key_id)
+        try:
+            key = store.revoke(key_id)
+        except ConflictError as error:
+            # Perhaps by a command that was killed before it could record it.
+            _record_revoked_before(config, key_id, error)
+            raise
     try:
         admin_event(config.layout, config.audit, "keys.revoke", target=key.id)
     except ApplianceError as error:
@@ -214,6 +219,19 @@ def revoke(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = F
         print_json(document(key))
     else:
         out.print(f"{key.id} ({key.name}) is revoked", markup=False)
+
+
+def _record_revoked_before(config: Config, key_id: str, error: ConflictError) -> None:
+    from appliance.audit import admin_event
+
+    admin_event(
+        config.layout,
+        config.audit,
+        "keys.revoke",
+        target=key_id,
+        outcome="error",
+        reason=error.message,
+    )
 
 
 @app.command("limit")

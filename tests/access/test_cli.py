@@ -201,6 +201,18 @@ def test_projects_are_made_listed_limited_and_archived(layout: Layout) -> None:
     ]  # fmt: skip
 
 
+def test_a_revocation_that_was_killed_before_its_record_is_told_by_the_next(layout: Layout) -> None:
+    key = run_json(layout, "create", "crm")
+    with KeyStore(layout.keys_db) as store:
+        store.revoke(key["id"])
+    with pytest.raises(ConflictError, match="revoked before"):
+        run(layout, "revoke", key["id"])
+    assert admin_records(layout)[-1] == ("keys.revoke", key["id"])
+    [*_, last] = [event for _, event in read_events(layout.audit)]
+    assert isinstance(last, Admin)
+    assert last.outcome == "error"
+
+
 def test_unknown_and_revoked_ids_are_typed_errors(layout: Layout) -> None:
     key = run_json(layout, "create", "crm")
     with pytest.raises(NotFoundError):

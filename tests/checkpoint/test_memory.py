@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.mark.parametrize("precision", ["int4", "fp32"])
+@pytest.mark.parametrize("precision", ["int4", "fp16", "fp32"])
 def test_peak_memory_follows_the_largest_tensor(
     checkpoint: Path, tmp_path: Path, precision: str
 ) -> None:

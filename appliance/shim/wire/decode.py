@@ -1,7 +1,7 @@
 """Request bodies into typed requests, refusing by name what does not fit.
 
 msgspec checks and converts in one pass; its message ends with a path such as `$.messages[0].role`,
-which becomes the `param` of the error. Of a name that stands twice in an object the last counts.
+which becomes the `param` of the error. A name that stands twice in an object is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import msgspec
 from starlette.types import Scope
 
 from appliance.errors import RequestError
+from appliance.shim.exchange import exchange_of
+from appliance.shim.wire.duplicates import refuse_duplicates
 from appliance.shim.wire.parameters import Parameter
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ def decode(
     parameter.
     """
     _check_media_type(scope)
+    exchange_of(scope).body = body
     try:
         if prepare is None:
             request = decoder.decode(body)
@@ -50,6 +53,7 @@ def decode(
         raise RequestError("the body is not valid JSON", code="invalid_json") from None
     except RecursionError:
         raise RequestError("the body is nested too deeply", code="invalid_json") from None
+    refuse_duplicates(body)
     for parameter in parameters:
         parameter.check(request)
     return request

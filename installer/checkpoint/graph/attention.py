@@ -96,19 +96,17 @@ def choose_rows(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, rows: ir.
 class FloatSlots(_Form):
     """Float slots, extended in place; prompts and decoding in one graph."""
 
-    _dtype = ir.DataType.FLOAT
-
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
         self._rows = _declare_rows(graph)
         self._tables = angles(graph, shape)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
-        past = self._past(layer, self._dtype)
+        past = self._past(layer, self._graph.dtype)
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(*heads, *past, *lengths, *self._tables, rotate=True)
         for name, value in zip(PAIR, present, strict=True):
-            self._graph.output(value, f"present_{name}_{layer}", self._slots, self._dtype)
+            self._graph.output(value, f"present_{name}_{layer}", self._slots, self._graph.dtype)
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
@@ -117,8 +115,6 @@ class FloatSlots(_Form):
 
 class HalfSlots(FloatSlots):
     """Slots of 16-bit floats, for the CUDA provider; selects the likeliest token in the graph."""
-
-    _dtype = ir.DataType.FLOAT16
 
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)

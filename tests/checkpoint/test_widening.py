@@ -1,0 +1,45 @@
+"""Graphs whose products are widened one at a time compute what they computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from appliance.compiler.probe import run_probe
+from installer.checkpoint.probe import open_graph
+from installer.checkpoint.quantize import Precision
+from installer.checkpoint.widening import widen_products
+from tests.checkpoint.conftest import BuildBundle
+
+
+@pytest.mark.parametrize("variant", ["cuda", "trt"])
+@pytest.mark.parametrize(("name", "precision"), [("qwen3", "w8a8"), ("llama", "fp32")])
+def test_the_numbers_are_those_of_the_graph_as_it_is(
+    built: BuildBundle, name: str, precision: Precision, variant: str
+) -> None:
+    model = built(name, precision)
+    graph = model.manifest.variant(variant)
+    assert graph is not None
+    weights = model.bundle / graph.weights_folder
+    data = (model.bundle / graph.path).read_bytes()
+    assert widen_products(data) != data
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(weights)
+    )
+    plain = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    widened = open_graph(model.bundle / graph.path, weights)
+    for one, other in zip(
+        run_probe(plain, model.spec), run_probe(widened, model.spec), strict=True
+    ):
+        assert one.dtype == other.dtype
+        # Left to itself the runtime drops pairs of conversions, and with them a rounding.
+        assert np.allclose(one.astype(np.float32), other.astype(np.float32), rtol=0.02, atol=0.02)
+
+
+def test_graphs_for_the_processor_are_left_alone(built: BuildBundle) -> None:
+    for precision in ("w8a8", "int4"):
+        data = built("qwen3", precision).graph.read_bytes()
+        assert widen_products(data) == data
