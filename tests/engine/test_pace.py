@@ -80,7 +80,7 @@ class Steady(Pace):
 
 def open_paced(open_chat: OpenChat, name: str) -> ChatModel:
     model = open_chat(name, token_budget=BUDGET, max_sequences=4)
-    model.engine._pace = Steady()
+    model.engine._pieces.pace = Steady()
     return model
 
 
@@ -115,7 +115,7 @@ def test_a_long_prompt_makes_way_for_a_newcomer_and_both_say_what_they_say_alone
     while engine.has_work:
         results.step(engine)
     assert arrived == [1], "the prompt goes on in pieces that nobody has to interrupt"
-    assert not engine._interrupted
+    assert engine._pieces.settled
     assert results.tokens(11) == alone[1].tokens(2)
     assert results.tokens(10) == alone[0].tokens(1)
     assert results.ends[10, 0].prompt_tokens == len(LONG)
@@ -141,7 +141,7 @@ def test_a_prompt_that_is_interrupted_whenever_it_can_be_still_comes_to_its_end(
 ) -> None:
     model = open_chat("bytes", token_budget=BUDGET, max_sequences=4)
     engine, results = model.engine, Results()
-    engine._pace = Steady()
+    engine._pieces.pace = Steady()
     prompt = [(13 * i) % 300 for i in range(500)]
     wanted = run(engine, Generation(1, prompt, GREEDY)).tokens(1)
     pieces: list[int] = []

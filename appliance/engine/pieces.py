@@ -1,0 +1,79 @@
+"""How long the pieces of prompts are, and which of them makes way for somebody who arrives.
+
+Owns the rule of decision 0089. Beside others pieces are short. A sequence that is alone is
+computed in long ones, of which one may be given up for a newcomer; then it goes on in a few short
+ones that nobody interrupts, so it comes to its end whoever else arrives. Not thread-safe: the
+engine's lock is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from appliance.engine.pace import Pace
+from appliance.scheduler import Plan, Sequence
+
+_LEAST_FOR_NEWCOMERS = 32
+_SHORT_PIECES = 8
+
+
+class Pieces:
+    """The token budget of each step."""
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+        self._lone: Sequence | None = None
+        """Whose long piece is being computed now."""
+        self._interrupted: dict[Sequence, int] = {}
+        """Who had one given up -> short ones that it still has before it."""
+        self._newcomer = False
+        """A long piece was given up for somebody who waits."""
+
+    @property
+    def settled(self) -> bool:
+        """Nobody was interrupted, or whoever was has had its short pieces."""
+        return not self._interrupted
+
+    def make_way(self) -> bool:
+        """Somebody arrives. True if what is being computed is to be given up."""
+        if self._lone is None or self._newcomer:
+            return False
+        self._newcomer = True
+        self._interrupted[self._lone] = _SHORT_PIECES
+        return True
+
+    def budget(self, sequences: Collection[Sequence]) -> int:
+        """Tokens of the next step, of all the sequences that there are."""
+        tokens = self.pace.tokens(alone=len(sequences) == 1 and self.settled)
+        if self._newcomer:
+            self._newcomer = False
+            waiting = sum(s.uncomputed for s in sequences if not s.running)
+            # Half of a step goes to whose turn it is, who may be the one that was interrupted.
+            tokens = min(tokens, max(_LEAST_FOR_NEWCOMERS, 2 * waiting))
+        return tokens
+
+    def begin(self, plan: Plan, *, alone: bool) -> None:
+        """`plan` is computed from now on; `alone`: there is one sequence."""
+        self._lone = None
+        if alone and plan.prefills:
+            (chunk,) = plan.prefills
+            polite = self.pace.tokens(alone=False)
+            if chunk.count > polite and chunk.sequence not in self._interrupted:
+                self._lone = chunk.sequence
+
+    def end(self, plan: Plan) -> None:
+        """What was computed of the plan is there."""
+        self._lone = None
+        for chunk in plan.prefills:
+            left = self._interrupted.pop(chunk.sequence, 0) - 1
+            if left > 0:
+                self._interrupted[chunk.sequence] = left
+
+    def forget(self, sequence: Sequence) -> None:
+        """It has ended."""
+        self._interrupted.pop(sequence, None)
+
+    def reset(self) -> None:
+        """Every sequence has ended."""
+        self._lone, self._newcomer = None, False
+        self._interrupted.clear()
