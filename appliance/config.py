@@ -7,6 +7,7 @@ type, each by its full name, so that a typing error never silently means the def
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 import tomllib
@@ -24,6 +25,8 @@ API_KEY_VARIABLE = "APPLIANCE_API_KEY"
 SOURCE_DATE_VARIABLE = "SOURCE_DATE_EPOCH"
 VENV, GPU_VENV = "venv", "venv-cuda13"
 """A release's virtual environments: for the processor, and on a node with a GPU one for that."""
+
+_KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,11 @@ class Layout:
         return self.state / "audit-key"
 
     @property
+    def audit_content(self) -> Path:
+        """Content sealed to the auditor's key, outside the log: it may be erased."""
+        return self.state / "audit-content"
+
+    @property
     def access(self) -> Path:
         """Directory of the API keys' database."""
         return self.state / "access"
@@ -128,12 +136,17 @@ class Layout:
 
     @property
     def responses(self) -> Path:
-        """Directory of the responses that callers asked to keep: content at rest."""
+        """Directory of what callers asked to keep, responses and files: content at rest."""
         return self.state / "responses"
 
     @property
     def responses_db(self) -> Path:
         return self.responses / "responses.db"
+
+    @property
+    def files_db(self) -> Path:
+        """Files and batches, beside the responses: content at rest too."""
+        return self.responses / "files.db"
 
     @property
     def install_state(self) -> Path:
@@ -154,6 +167,8 @@ class ApiSettings:
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
+    hosts: str = ""
+    """Names by which callers reach the endpoint, besides this machine's own; spaces between."""
     max_body_bytes: int = 8 * 1024 * 1024
     request_timeout_seconds: float = 600.0
     keepalive_seconds: float = 10.0
@@ -164,6 +179,18 @@ class ApiSettings:
     """Whether /v1/responses may keep what was asked and answered."""
     stored_response_hours: float = 24.0
     """How long a stored response is kept after it was made or built upon."""
+    store_files: bool = False
+    """Whether /v1/files and /v1/batches may keep what is asked and answered."""
+    max_file_bytes: int = 100 * 1024 * 1024
+    max_stored_bytes: int = 10 * 1024 * 1024 * 1024
+    """All files together; more uploads are refused then."""
+    stored_file_hours: float = 720.0
+    """How long a file, or a batch that ended, is kept at most."""
+
+    @property
+    def all_hosts(self) -> frozenset[str]:
+        """`hosts`, and the address that it listens on."""
+        return frozenset([*self.hosts.lower().split(), self.listen_host])
 
 
 _CPU_STEP, _GPU_STEP = (16, 512), (128, 2048)
@@ -182,6 +209,8 @@ class EngineSettings:
     token_budget: int = 0
     """Tokens computed per step: decode first, the rest goes to prefill chunks; 0: 512 on the
     processor, 2,048 on a GPU."""
+    step_milliseconds: int = 400
+    """What a step takes, about, while several sequences run; 0 sets no bound but the tokens."""
     max_waiting: int = 256
     """Queued sequences per model; more are refused."""
     max_waiting_per_caller: int = 192
@@ -212,6 +241,18 @@ class AuditSettings:
     segment_bytes: int = 64 * 1024 * 1024
     heartbeat_seconds: float = 600.0
     """Silence before a record says that the log was there."""
+    epoch_seconds: float = 3600.0
+    """How long one key signs before it is destroyed."""
+    epoch_records: int = 100_000
+    """How many records one key may cover."""
+    content: str = "metadata"
+    """What of requests and answers is kept: `metadata` (nothing), `commit` or `sealed`."""
+    auditor_key: str = ""
+    """Whose key opens what is sealed; base64."""
+    retention_days: float = 0.0
+    """Age at which records are pruned; 0 keeps them for good."""
+    ballast_bytes: int = 4 * 1024 * 1024
+    """Room kept back for closing records when the disk is full; 0 keeps none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +415,7 @@ def _check(config: Config) -> None:
             f"api.listen_host {api.listen_host} is not a loopback address",
             hint="this release serves the local machine only: put a TLS proxy in front",
         )
+    _check_content(audit)
     currency = config.money.currency
     if not (
         len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
@@ -389,10 +431,14 @@ def _check(config: Config) -> None:
         # Units and `serve` kill after 60 seconds.
         ("api.drain_seconds", api.drain_seconds, 0, 45),
         ("api.stored_response_hours", api.stored_response_hours, 0.01, 8760),
+        ("api.max_file_bytes", api.max_file_bytes, 1024, 1 << 30),
+        ("api.max_stored_bytes", api.max_stored_bytes, 1024, 1 << 50),
+        ("api.stored_file_hours", api.stored_file_hours, 1, 8760),
         ("engine.threads", engine.threads, 0, 1024),
         ("engine.cache_bytes", engine.cache_bytes, 0, 1 << 50),
         ("engine.max_sequences", engine.max_sequences, 0, 1024),
         ("engine.token_budget", engine.token_budget or 16, 16, 65_536),
+        ("engine.step_milliseconds", engine.step_milliseconds, 0, 60_000),
         ("engine.max_waiting", engine.max_waiting, 0, 1_000_000),
         ("engine.max_waiting_per_caller", engine.max_waiting_per_caller, 0, 1_000_000),
         ("engine.max_context", engine.max_context, 0, 1 << 24),
@@ -402,7 +448,28 @@ def _check(config: Config) -> None:
         ("audit.checkpoint_seconds", audit.checkpoint_seconds, 0.01, 3600),
         ("audit.segment_bytes", audit.segment_bytes, 65_536, 1 << 32),
         ("audit.heartbeat_seconds", audit.heartbeat_seconds, 1, 86_400),
+        ("audit.epoch_seconds", audit.epoch_seconds, 60, 86_400 * 366),
+        ("audit.epoch_records", audit.epoch_records, 1000, 1 << 40),
+        ("audit.retention_days", audit.retention_days, 0, 36_600),
+        ("audit.ballast_bytes", audit.ballast_bytes, 0, 1 << 34),
     )
     for name, value, low, high in bounds:
         if not low <= value <= high:
             raise ConfigError(f"{name} is {value}", hint=f"it must be between {low} and {high}")
+
+
+def _check_content(audit: AuditSettings) -> None:
+    modes = ("metadata", "commit", "sealed")
+    if audit.content not in modes:
+        raise ConfigError(
+            f"audit.content is {audit.content!r}", hint=f"it must be one of {', '.join(modes)}"
+        )
+    try:
+        key = base64.b64decode(audit.auditor_key.encode("ascii"), validate=True)
+    except ValueError:
+        key = b"?"
+    if len(key) != (_KEY_BYTES if audit.auditor_key or audit.content == "sealed" else 0):
+        raise ConfigError(
+            f"audit.auditor_key is {audit.auditor_key!r}",
+            hint="take the line that `appliance audit content-key` printed",
+        )

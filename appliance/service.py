@@ -1,4 +1,4 @@
-"""What a daemon says to its supervisor: readiness and stopping, by the sd_notify(3) protocol.
+"""What a daemon says to its supervisor: that it serves, lives and stops. By sd_notify(3).
 
 Owns the one datagram. Refuses to need systemd: without NOTIFY_SOCKET it does nothing, and a
 supervisor that went away never stops a daemon that serves.
@@ -10,6 +10,10 @@ import logging
 import os
 import socket
 
+PING_SECONDS = 10.0
+"""How often a daemon says that it lives."""
+SILENCE_SECONDS = 60.0
+"""So long without a word, and a daemon that serves hangs: its supervisor ends it."""
 _VARIABLE = "NOTIFY_SOCKET"
 _log = logging.getLogger(__name__)
 
@@ -22,6 +26,11 @@ def notify_ready() -> bool:
 def notify_stopping() -> bool:
     """Say that a graceful stop has begun. True if somebody was told."""
     return _notify("STOPPING=1")
+
+
+def notify_alive(silence_seconds: float = SILENCE_SECONDS) -> bool:
+    """Say that the daemon lives; it will say so again within `silence_seconds`, or it hangs."""
+    return _notify(f"WATCHDOG=1\nWATCHDOG_USEC={int(silence_seconds * 1_000_000)}")
 
 
 def _notify(state: str) -> bool:

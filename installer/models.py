@@ -49,6 +49,8 @@ class Models:
         self._python = python or release_python(config.layout)
         self._compiled: dict[frozenset[str], Compiled] = {}
         """Digests -> what this command has compiled or found: nothing is asked twice."""
+        self._read: set[str] = set()
+        """Digests of bundles whose artifacts this command has made or read whole."""
 
     def changing(self) -> AbstractContextManager[None]:
         """Hold this for a whole change; waits for an installation or another change to end."""
@@ -77,37 +79,41 @@ class Models:
 
         And of the active models: one engine must be able to load them all.
         """
-        wanted = [*bundles, *self.store.active().values()]
-        digests = {bundle.digest for bundle in wanted}
+        digests = {bundle.digest for bundle in (*bundles, *self.store.active().values())}
         if not any(digests <= known for known in self._compiled):
-            self._ensure(wanted)
+            self._ensure(bundles)
 
     def settle(self) -> bool:
         """Let the engine run with what computes everything that is active, from its next start on.
 
         True if that is another runtime than before.
         """
-        active = list(self.store.active().values())
         python = self._python
-        if active and gpu_python(python).exists():
-            python = self._ensure(active).runtime.python
+        if self.store.active() and gpu_python(python).exists():
+            python = self._ensure([]).runtime.python
         return choose_interpreter(self._layout, python)
 
     def _ensure(self, bundles: Sequence[StoredBundle]) -> Compiled:
-        """Artifacts of all `bundles` for one runtime."""
-        wanted = {bundle.digest: bundle for bundle in bundles}
+        """Artifacts of `bundles` and of everything that is active, for one runtime.
+
+        Those of `bundles` are read whole, once a command; the engine reads the others itself.
+        """
+        wanted = {bundle.digest: bundle for bundle in (*bundles, *self.store.active().values())}
         key = frozenset(wanted)
         if key not in self._compiled:
+            unread = {bundle.digest for bundle in bundles} - self._read
             self._compiled[key] = ensure_artifacts(
                 self._layout,
-                list(wanted.values()),
+                [bundle for digest, bundle in wanted.items() if digest in unread],
                 NodeKey.load(self._layout.node),
+                beside=[bundle for digest, bundle in wanted.items() if digest not in unread],
                 user=self._node.engine_user,
                 python=self._python,
                 settings=self._config.engine,
                 progress=self._progress.step,
                 made=self._made,
             )
+            self._read |= unread
         return self._compiled[key]
 
     def activate(self, name: str, version: str) -> None:

@@ -57,6 +57,7 @@ def directories(layout: Layout) -> tuple[Directory, ...]:
         Directory(layout.docs, 0o755),
         Directory(layout.audit, 0o750, api, shared),
         Directory(layout.audit_key, 0o700, api, api),
+        Directory(layout.audit_content, 0o700, api, api),
         Directory(layout.access, 0o700, api, api),
         Directory(layout.metering, 0o700, api, api),
         Directory(layout.responses, 0o700, api, api),

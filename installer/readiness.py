@@ -1,4 +1,4 @@
-"""Being told by a daemon that it serves: the receiving end of sd_notify(3).
+"""Being told by a daemon that it serves and lives: the receiving end of sd_notify(3).
 
 Owns one datagram socket in the abstract namespace, so there is no path to be too long and no
 file to be left behind. `appliance.service` is the sending end; systemd plays this part in a
@@ -13,6 +13,8 @@ import socket
 import time
 from collections.abc import Callable
 
+from appliance.service import SILENCE_SECONDS
+
 VARIABLE = "NOTIFY_SOCKET"
 _TICK_SECONDS = 0.25
 
@@ -22,6 +24,7 @@ class ReadinessSocket:
 
     def __init__(self) -> None:
         self._name = f"appliance-{secrets.token_hex(8)}"
+        self._expected: float | None = None
         self._socket = socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
@@ -41,10 +44,22 @@ class ReadinessSocket:
         ready = False
         while True:
             try:
-                message = self._socket.recv(4096)
+                message = self._socket.recv(4096).split(b"\n")
             except BlockingIOError:
                 return ready
-            ready = ready or b"READY=1" in message.split(b"\n")
+            ready = ready or b"READY=1" in message
+            if b"WATCHDOG=1" in message:
+                self._expected = time.monotonic() + _silence(message)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the daemon once said that it lives, and did not say so again in time."""
+        return self._expected is not None and time.monotonic() > self._expected
+
+    def forget(self) -> None:
+        """The daemon has ended: expect nothing of the next one until it speaks."""
+        self.is_ready()
+        self._expected = None
 
     def wait(self, seconds: float, *, until: Callable[[], bool]) -> bool:
         """Wait for READY=1; false when time is over or `until` says that it will not come."""
@@ -60,3 +75,12 @@ class ReadinessSocket:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+
+def _silence(message: list[bytes]) -> float:
+    """How long the daemon may be silent after `message`, in seconds."""
+    for line in message:
+        name, _, value = line.partition(b"=")
+        if name == b"WATCHDOG_USEC" and value.isdigit():
+            return int(value) / 1_000_000
+    return SILENCE_SECONDS

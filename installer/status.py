@@ -116,12 +116,14 @@ def _programs(gpus: Gpus, release: InstalledRelease | None) -> str:
 def _models(layout: Layout, store: ModelStore) -> tuple[ServedModel, ...]:
     loaded = _loaded(layout)
     return tuple(
-        _model(layout, name, bundle, loaded.get(bundle.digest))
+        served_model(layout, name, bundle, loaded.get(bundle.digest))
         for name, bundle in store.active().items()
     )
 
 
-def _model(layout: Layout, name: str, bundle: StoredBundle, model: pb.Model | None) -> ServedModel:
+def served_model(
+    layout: Layout, name: str, bundle: StoredBundle, model: pb.Model | None
+) -> ServedModel:
     version, kind = bundle.version, bundle.manifest.kind
     if model is None:
         return ServedModel(name=name, version=version, kind=kind)

@@ -1,9 +1,9 @@
 """Both daemons in the foreground: what systemd does for a system installation.
 
-Owns starting in order, restarting within limits, and stopping. Refuses to restart a daemon that
-keeps failing: the operator must see it. Daemons have sessions of their own, so Ctrl-C reaches
-the supervisor alone, which stops them in order; if it is killed, the kernel stops them
-(PR_SET_PDEATHSIG).
+Owns starting in order, restarting within limits what ended or hangs, and stopping. Refuses to
+restart a daemon that keeps failing: the operator must see it. Daemons have sessions of their own,
+so Ctrl-C reaches the supervisor alone, which stops them in order; if it is killed, the kernel stops
+them (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -101,6 +101,10 @@ class Daemon:
         elif self.notify.is_ready() and not self.ready:
             self.ready = True
             _log.info("%s serves", self.name)
+        elif self.ready and self.notify.is_overdue:
+            _log.error("%s hangs: it is ended", self.name)
+            self._process.kill()
+            self._ended(self._process.wait())
 
     def stop(self) -> None:
         """Ask the process to end; end it if it does not."""
@@ -136,6 +140,7 @@ class Daemon:
     def _ended(self, status: int) -> None:
         _log.error("%s ended (%s); it starts again", self.name, _words(status))
         self._process, self.ready = None, False
+        self.notify.forget()
         self._due = time.monotonic() + RESTART_SECONDS
 
 

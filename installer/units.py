@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.config import Layout
+from appliance.service import SILENCE_SECONDS
 
 ENGINE_USER = "appliance-engine"
 API_USER = "appliance-api"
@@ -84,6 +85,8 @@ _MODPROBE_CAPABILITIES = "CAP_SYS_MODULE CAP_MKNOD CAP_CHOWN CAP_FOWNER CAP_DAC_
 _RESTART: Settings = (
     ("Restart", "on-failure"),
     ("RestartSec", "2"),
+    ("WatchdogSec", f"{SILENCE_SECONDS:.0f}"),
+    ("WatchdogSignal", "SIGKILL"),
     ("KillMode", "mixed"),
     ("TimeoutStopSec", "60"),
 )
@@ -137,6 +140,7 @@ def _engine(layout: Layout, python: Path, gpu: GpuAccess | None) -> str:
     hidden = (
         layout.audit,
         layout.audit_key,
+        layout.audit_content,
         layout.access,
         layout.metering,
         layout.responses,
@@ -194,7 +198,14 @@ def _gpu(gpu: GpuAccess) -> str:
 
 
 def _shim(layout: Layout, python: Path) -> str:
-    writable = (layout.audit, layout.audit_key, layout.access, layout.metering, layout.responses)
+    writable = (
+        layout.audit,
+        layout.audit_key,
+        layout.audit_content,
+        layout.access,
+        layout.metering,
+        layout.responses,
+    )
     hidden = (layout.models, layout.artifacts, layout.trust)
     return _text(
         Unit=(*_unit("Appliance HTTP endpoint"), ("Wants", ENGINE_UNIT), ("After", ENGINE_UNIT)),

@@ -35,6 +35,9 @@ class Reciting:
     def most_drafted(self, sequences: int) -> int:
         return self._runner.most_drafted(sequences)
 
+    def interrupt(self) -> None:
+        self._runner.interrupt()
+
     def run(self, plan: Plan) -> Array:
         logits, row = self._runner.run(plan), 0
         for sequence, count in zip(plan.sampled, plan.rows, strict=True):

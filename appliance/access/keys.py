@@ -38,6 +38,8 @@ class KeyInfo:
     """The models it may use; None is all."""
     apis: tuple[str, ...] | None = None
     """The APIs it may call, from APIS; None is all."""
+    priority: bool = False
+    """Whether it may ask to be served before others."""
     lineage: str = ""
     """Id of the key that it replaces by rotation, the first one; its own if it replaces none.
     Limits belong to the lineage, so a rotation neither loses nor doubles them."""
@@ -101,6 +103,7 @@ def new_key(
     tags: Sequence[str] = (),
     models: Sequence[str] | None = None,
     apis: Sequence[str] | None = None,
+    priority: bool = False,
     lineage: str = "",
 ) -> NewKey:
     """Make a key called `name` that is valid until `expires`. Raises UsageError."""
@@ -112,9 +115,10 @@ def new_key(
     unknown = [api for api in apis or () if api not in APIS]
     if unknown:
         raise UsageError(f"there is no API {unknown[0]!r}", hint=f"APIs are {', '.join(APIS)}")
-    if kind == "admin" and (models is not None or apis is not None):
+    if kind == "admin" and (models is not None or apis is not None or priority):
         raise UsageError(
-            "an admin key opens no model", hint="leave out the models and APIs, or make an API key"
+            "an admin key opens no model",
+            hint="leave out the models, APIs and priority, or make an API key",
         )
     if any(len(given or ()) > MAX_WORDS for given in (tags, models, apis)):
         raise UsageError(f"more than {MAX_WORDS} of one kind", hint="make a second key")
@@ -132,6 +136,7 @@ def new_key(
         tags=tuple(dict.fromkeys(tags)),
         models=None if models is None else tuple(dict.fromkeys(models)),
         apis=None if apis is None else tuple(dict.fromkeys(apis)),
+        priority=priority,
         lineage=lineage or key_id,
     )
     return NewKey(info, whole)

@@ -11,7 +11,7 @@ import sqlite3
 from appliance.access.limits import LIMIT_NAMES
 from appliance.access.words import DEFAULT_PROJECT
 
-VERSION = 2
+VERSION = 3
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -29,6 +29,8 @@ def bring_up_to_date(connection: sqlite3.Connection) -> None:
         )
     if version < 2:
         _add_projects(connection)
+    if version < 3:
+        connection.execute("ALTER TABLE keys ADD COLUMN priority INTEGER NOT NULL DEFAULT 0")
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 

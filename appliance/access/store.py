@@ -23,7 +23,7 @@ from appliance.errors import ConflictError, NotFoundError
 _NO_DIGEST = bytes(32)
 _COLUMNS = (
     "id, name, created, expires, revoked, kind, project, owner, tags, models, apis, lineage,"
-    " successor"
+    " successor, priority"
 )
 _LIMITS = len(LIMIT_NAMES)
 _SELECT = (
@@ -199,13 +199,14 @@ def _row(key: NewKey) -> dict[str, object]:
         "apis": _lines(info.apis),
         "lineage": info.lineage or info.id,
         "successor": info.successor,
+        "priority": int(info.priority),
         "digest": secret.digest(key.secret),
     }
 
 
 def _key(row: tuple[Any, ...]) -> KeyInfo:
     tags, models, apis = map(_words, row[8:11])
-    lineage, successor, archived, shares_cache = row[11:15]
+    lineage, successor, priority, archived, shares_cache = row[11:16]
     key_id, name, created, expires, revoked, kind, project, owner = row[:8]
     return KeyInfo(
         key_id,
@@ -219,10 +220,11 @@ def _key(row: tuple[Any, ...]) -> KeyInfo:
         tags=tags or (),
         models=models,
         apis=apis,
+        priority=bool(priority),
         lineage=lineage,
         successor=successor,
-        limits=limits_of(row[15 : 15 + _LIMITS]),
-        project_limits=limits_of(row[15 + _LIMITS : 15 + 2 * _LIMITS]),
+        limits=limits_of(row[16 : 16 + _LIMITS]),
+        project_limits=limits_of(row[16 + _LIMITS : 16 + 2 * _LIMITS]),
         project_archived=bool(archived),
         project_shares_cache=bool(shares_cache),
     )

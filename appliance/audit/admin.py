@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from appliance.audit.event import Admin, Install, clip
+from appliance.audit.event import Admin, Event, Install, clip
 from appliance.audit.log import AuditLog
+from appliance.audit.room import Room, is_full
 from appliance.config import AuditSettings, Layout
+from appliance.errors import AuditUnavailableError
 
 _LOGIN_UID = Path("/proc/self/loginuid")
 _NO_LOGIN = 2**32 - 1
@@ -29,18 +31,28 @@ def admin_event(layout: Layout, settings: AuditSettings, action: str, **details:
     Raises AuditUnavailableError, AuditError, NotFoundError without a signing key.
     """
     shown = {name: clip(value) for name, value in details.items()}
-    actor = _login_name()
+    actor = login_name()
     if action == "install":
         event: Admin | Install = Install(actor=actor, **shown)  # type: ignore[arg-type]
     else:
         event = Admin(action=action, actor=actor, **shown)  # type: ignore[arg-type]
-    with (
-        acting_as_owner(layout.audit),
-        AuditLog.open(layout.audit, layout.audit_key, settings) as log,
-    ):
-        seq = log.append([event])[0]
+    done: list[int] = []
+    with acting_as_owner(layout.audit):
+        try:
+            _record(layout, settings, event, done)
+        except AuditUnavailableError as error:
+            if not (is_full(error) and Room(layout.audit, settings.ballast_bytes).give_up()):
+                raise
+            _record(layout, settings, event, done)
+    return done[0]
+
+
+def _record(layout: Layout, settings: AuditSettings, event: Event, done: list[int]) -> None:
+    """Append `event`, unless `done` has its number, and publish it."""
+    with AuditLog.open(layout.audit, layout.audit_key, settings) as log:
+        if not done:
+            done += log.append([event])
         log.checkpoint()
-        return seq
 
 
 @contextmanager
@@ -66,7 +78,7 @@ def acting_as_owner(directory: Path) -> Iterator[None]:
         os.setegid(group)
 
 
-def _login_name() -> str:
+def login_name() -> str:
     """Who logged in, however they became root since: the kernel's login uid, else our own."""
     try:
         uid = int(_LOGIN_UID.read_text("ascii"))

@@ -7,7 +7,7 @@ that a caller's input can neither break a line nor fill the log.
 A leaf is JSON with sorted keys, no spaces, UTF-8, empty fields left out: one event has exactly
 one byte form, and `decode_leaf` accepts no other. A record is of the lowest version that can say
 it: what release 0.1 could write has the bytes that it wrote, and what it could not is version 2,
-which it refuses. Version 2 has the money of a RES.
+which it refuses. Version 2 has the money of a RES, and the records KEYROLL and PRUNE.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Outcome = Literal["ok", "cancelled", "error", "aborted"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def timestamp() -> str:
-    """The time now in UTC, RFC 3339 with microseconds."""
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+def timestamp(at: datetime | None = None) -> str:
+    """The time `at`, or now, in UTC, RFC 3339 with microseconds."""
+    return f"{at or datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
 
 
 def unix_seconds(t_utc: str) -> int:
@@ -198,7 +198,28 @@ class Heartbeat(Event, frozen=True, tag="HEARTBEAT"):
     """Nothing happened for a while, and the log was there to say so."""
 
 
-AnyEvent = Request | Response | Reject | Admin | Install | Recovery | Heartbeat
+class Keyroll(Event, frozen=True, tag="KEYROLL"):
+    """The last record of its epoch: what follows is signed with another key. Version 2."""
+
+    next_key: str
+    """The verifier key of the next epoch."""
+
+
+class Prune(Event, frozen=True, tag="PRUNE"):
+    """Old records are deleted, their hashes kept. Version 2."""
+
+    first_kept: int
+    """Every record with a lower number may be gone."""
+    before: str
+    """They are older than this time."""
+    actor: str = ""
+    """Login name of who ran the command; empty if the endpoint did it."""
+
+
+AnyEvent = Request | Response | Reject | Admin | Install | Recovery | Heartbeat | Keyroll | Prune
+
+Opening = Request | Reject | Heartbeat
+"""What can be refused when the disk is nearly full; everything else closes or explains."""
 
 _encoder = msgspec.json.Encoder(order="sorted")
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
@@ -214,7 +235,7 @@ def place(event: Event, *, seq: int, boot_id: str, epoch: int) -> Event:
 def version_of(event: Event) -> int:
     """The version of a record that says what `event` says."""
     money = isinstance(event, Response) and (event.price or event.cost or event.batch)
-    return 2 if money else 1
+    return 2 if money or isinstance(event, Keyroll | Prune) else 1
 
 
 def encode_leaf(record: Event) -> bytes:

@@ -76,22 +76,32 @@ class Journal:
 
         Returns the first number. Raises OSError (nothing is acknowledged) or AuditError.
         """
-        with self._exclusive():
-            first = self._next_seq
-            leaves = leaves_from(first)
-            data = encode_batch(first, leaves)
-            if self._end + len(data) > self._segment_bytes and self._end > HEADER_BYTES:
+        with self.held():
+            return self.append_held(leaves_from)
+
+    def append_held(self, leaves_from: Callable[[int], Sequence[bytes]]) -> int:
+        """`append` for a caller inside `held`."""
+        first = self._next_seq
+        leaves = leaves_from(first)
+        data = encode_batch(first, leaves)
+        if self._end + len(data) > self._segment_bytes and self._end > HEADER_BYTES:
+            self._begin_segment()
+        self._write(data)
+        self._next_seq = first + len(leaves)
+        return first
+
+    def begin_segment(self) -> None:
+        """Append to a new segment from now on. Raises OSError or AuditError."""
+        with self.held():
+            if self._end > HEADER_BYTES:
                 self._begin_segment()
-            self._write(data)
-            self._next_seq = first + len(leaves)
-            return first
 
     def refresh(self) -> None:
         """Take in what other processes appended; recover if one of them, or this one, failed.
 
         Raises OSError or AuditError.
         """
-        with self._exclusive():
+        with self.held():
             pass
 
     def close(self) -> None:
@@ -101,7 +111,8 @@ class Journal:
             self._lock = -1
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
+        """Keep other writers out, and know all they wrote. Raises OSError or AuditError."""
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             mark = os.pread(self._lock, _TOKEN_BYTES + 1, 0)

@@ -12,7 +12,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,25 +59,15 @@ class Ed25519Verifier:
     @classmethod
     def parse(cls, vkey: str) -> Ed25519Verifier:
         """Read a vkey. Raises SignatureError if it is not one, or not of type Ed25519."""
-        parts = vkey.strip().split("+", 2)
-        if len(parts) != 3 or not _NAME.fullmatch(parts[0]):
-            raise _bad_vkey("it does not have the form name+id+key")
-        material = _decode(parts[2])
-        if material is None or len(material) != 33 or material[0] != ED25519:
-            raise _bad_vkey("it does not hold an Ed25519 key")
-        verifier = cls(parts[0], material[1:])
-        if verifier.key_id.hex() != parts[1]:
-            raise _bad_vkey("its key id does not match")
-        return verifier
+        return cls(*parse_key(vkey, ED25519))
 
     @property
     def key_id(self) -> bytes:
-        material = f"{self.name}\n".encode() + bytes([ED25519]) + self.key
-        return hashlib.sha256(material).digest()[:_KEY_ID_BYTES]
+        return key_id(self.name, ED25519, self.key)
 
     @property
     def vkey(self) -> str:
-        return f"{self.name}+{self.key_id.hex()}+{_encode(bytes([ED25519]) + self.key)}"
+        return format_key(self.name, ED25519, self.key)
 
     def verifies(self, text: str, signature: bytes) -> bool:
         try:
@@ -105,20 +95,17 @@ class Ed25519Signer:
     @classmethod
     def parse(cls, text: str) -> Ed25519Signer:
         """Read `encoded`'s form. Raises SignatureError."""
-        parts = text.strip().removeprefix(_PRIVATE_PREFIX).split("+", 2)
-        material = _decode(parts[2]) if len(parts) == 3 else None
-        if material is None or len(material) != 33 or material[0] != ED25519:
-            raise SignatureError("the audit signing key is damaged", hint="restore it")
-        signer = cls(parts[0], material[1:])
-        if signer.verifier.key_id.hex() != parts[1]:
-            raise SignatureError("the audit signing key is damaged", hint="restore it")
+        signer = cls(*parse_secret(text, ED25519))
+        if signer.encoded.removeprefix(_PRIVATE_PREFIX) != text.strip().removeprefix(
+            _PRIVATE_PREFIX
+        ):
+            raise _damaged()
         return signer
 
     @property
     def encoded(self) -> str:
         """The private key as one line, the form that Go's note tools read."""
-        key_id = self.verifier.key_id.hex()
-        return f"{_PRIVATE_PREFIX}{self.name}+{key_id}+{_encode(bytes([ED25519]) + self.secret)}"
+        return format_secret(self.name, ED25519, self.secret, self.verifier.key_id)
 
     @property
     def verifier(self) -> Ed25519Verifier:
@@ -128,6 +115,38 @@ class Ed25519Signer:
     def signature_line(self, text: str) -> str:
         key = Ed25519PrivateKey.from_private_bytes(self.secret)
         return format_signature(self.name, self.verifier.key_id, key.sign(text.encode()))
+
+
+def format_key(name: str, kind: int, key: bytes) -> str:
+    """The public key `key` of the type `kind` as a vkey."""
+    return f"{name}+{key_id(name, kind, key).hex()}+{_encode(bytes([kind]) + key)}"
+
+
+def parse_key(vkey: str, kind: int) -> tuple[str, bytes]:
+    """Name and 32-byte key of a vkey of the type `kind`. Raises SignatureError."""
+    parts = vkey.strip().split("+", 2)
+    if len(parts) != 3 or not _NAME.fullmatch(parts[0]):
+        raise _bad_vkey("it does not have the form name+id+key")
+    material = _decode(parts[2])
+    if material is None or len(material) != 33 or material[0] != kind:
+        raise _bad_vkey("it does not hold an Ed25519 key of the right type")
+    if key_id(parts[0], kind, material[1:]).hex() != parts[1]:
+        raise _bad_vkey("its key id does not match")
+    return parts[0], material[1:]
+
+
+def format_secret(name: str, kind: int, secret: bytes, identity: bytes) -> str:
+    """A private key of the type `kind`, whose public key has the id `identity`, as one line."""
+    return f"{_PRIVATE_PREFIX}{name}+{identity.hex()}+{_encode(bytes([kind]) + secret)}"
+
+
+def parse_secret(text: str, kind: int) -> tuple[str, bytes]:
+    """Name and seed of a private key's line; its id is not checked. Raises SignatureError."""
+    parts = text.strip().removeprefix(_PRIVATE_PREFIX).split("+", 2)
+    material = _decode(parts[2]) if len(parts) == 3 else None
+    if material is None or len(material) != 33 or material[0] != kind:
+        raise _damaged()
+    return parts[0], material[1:]
 
 
 def format_signature(name: str, key_id: bytes, signature: bytes) -> str:
@@ -140,6 +159,16 @@ def sign_note(text: str, signers: Sequence[NoteSigner]) -> bytes:
     assert text.endswith("\n"), "a note's text ends with a newline"
     assert signers, "a note has a signature"
     return (text + "\n" + "".join(s.signature_line(text) for s in signers)).encode()
+
+
+def join_notes(one: bytes, other: bytes) -> bytes:
+    """One note with the signatures of both, which have the same text. Raises AuditError."""
+    text, lines = _split(one)
+    same, more = _split(other)
+    if same != text:
+        raise AuditError("the two notes say different things")
+    signatures = dict.fromkeys([*lines, *more])
+    return "".join(f"{line}\n" for line in [text, *signatures]).encode()
 
 
 def open_note(data: bytes, verifiers: Sequence[NoteVerifier]) -> str:
@@ -165,6 +194,27 @@ def open_note(data: bytes, verifiers: Sequence[NoteVerifier]) -> str:
             hint="check that the key belongs to this log",
         )
     return text
+
+
+def text_of(data: bytes) -> str:
+    """The text of a note, its signatures unchecked. Raises AuditError for the form."""
+    return _split(data)[0]
+
+
+def signatures_of(data: bytes) -> Iterator[tuple[str, str, bytes, bytes]]:
+    """(text, name, key id, signature) of each signature of a note, unchecked.
+
+    Raises AuditError for the form.
+    """
+    text, lines = _split(data)
+    for line in lines:
+        yield text, *_parse_signature(line)
+
+
+def key_id(name: str, kind: int, key: bytes) -> bytes:
+    """What a signature line names a key by."""
+    material = f"{name}\n".encode() + bytes([kind]) + key
+    return hashlib.sha256(material).digest()[:_KEY_ID_BYTES]
 
 
 def _split(data: bytes) -> tuple[str, list[str]]:
@@ -201,6 +251,10 @@ def _decode(text: str) -> bytes | None:
     except (binascii.Error, UnicodeEncodeError):
         return None
     return data if _encode(data) == text else None
+
+
+def _damaged() -> SignatureError:
+    return SignatureError("the audit signing key is damaged", hint="restore it")
 
 
 def _bad_vkey(why: str) -> SignatureError:

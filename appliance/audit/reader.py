@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from appliance.audit.event import AnyEvent, decode_leaf
 from appliance.audit.journal import LOCK_NAME as JOURNAL_LOCK
 from appliance.audit.journal import JournalReader
+from appliance.audit.prune import first_kept
 from appliance.audit.state import read_state
 from appliance.audit.tiles import TILE_WIDTH, TileReader
 from appliance.audit.tree import LOCK_NAME as PUBLISH_LOCK
@@ -24,11 +26,31 @@ from appliance.errors import AuditError
 def read_events(directory: Path, start: int = 0) -> Iterator[tuple[int, AnyEvent]]:
     """(number, record) of every acknowledged record from `start` on, in order.
 
-    Raises AuditError naming what is missing or damaged.
+    Begins with the first that was not pruned. Raises AuditError naming what is missing or damaged.
     """
-    try:
+    with _readable(directory):
         for seq, leaf in _read_leaves(directory, start):
             yield seq, decode_leaf(leaf)
+
+
+def first_record(directory: Path) -> int:
+    """Number of the first record that was not pruned. Raises AuditError."""
+    with _readable(directory):
+        return first_kept(directory, read_state(directory).size)
+
+
+def next_record(directory: Path) -> int:
+    """Number that the next record will have. Raises AuditError."""
+    with _readable(directory):
+        size = read_state(directory).size
+        newest = deque(_read_leaves(directory, size), maxlen=1)
+        return newest[0][0] + 1 if newest else size
+
+
+@contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise AuditError(
             f"the audit log in {directory} cannot be read: {error.strerror}",
@@ -37,7 +59,7 @@ def read_events(directory: Path, start: int = 0) -> Iterator[tuple[int, AnyEvent
 
 
 def _read_leaves(directory: Path, start: int) -> Iterator[tuple[int, bytes]]:
-    position = start
+    position = max(start, first_kept(directory, read_state(directory).size))
     while (size := read_state(directory).size) > position:
         yield from _read_bundles(directory, position, size)
         position = size

@@ -8,18 +8,21 @@ checkpoint. One publisher at a time, by an flock(2) on `publish.lock`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from appliance.audit.checkpoint import CHECKPOINT_NAME, Checkpoint, open_checkpoint
 from appliance.audit.edge import Edge
+from appliance.audit.epochs import EpochEnd, epoch_name
 from appliance.audit.event import Request, decode_leaf
 from appliance.audit.journal import JournalReader
 from appliance.audit.merkle import EMPTY_ROOT, root_at
-from appliance.audit.note import NoteSigner, NoteVerifier
+from appliance.audit.note import NoteSigner
 from appliance.audit.open_requests import OpenRequests
 from appliance.audit.segment import list_segments, segment_name
+from appliance.audit.signer import EpochSigner
 from appliance.audit.state import STATE_NAME, State, read_state
 from appliance.audit.storage import replace_files
 from appliance.audit.tiles import TILE_WIDTH, Tile, TileReader
@@ -32,7 +35,10 @@ MAX_STEP = 4096
 
 
 class Tree:
-    """The tree in `directory`. One thread at a time; `checkpoint` may be read from any."""
+    """The tree in `directory`. One thread at a time; `checkpoint` may be read from any.
+
+    `key()` is asked for the key in force while publishers are kept out.
+    """
 
     _published: Checkpoint
     _state: State
@@ -40,15 +46,12 @@ class Tree:
     _open: OpenRequests
     _journal: JournalReader
 
-    def __init__(
-        self, directory: Path, *, signers: Sequence[NoteSigner], verifiers: Sequence[NoteVerifier]
-    ) -> None:
+    def __init__(self, directory: Path, key: Callable[[], EpochSigner]) -> None:
         """Load the tree. Raises AuditError or SignatureError if it does not verify, OSError."""
         self._directory = directory
-        self._signers = signers
-        self._verifiers = verifiers
+        self._key = key
         self._stale = False
-        with self._exclusive():
+        with self._locked():
             self._load()
 
     @staticmethod
@@ -64,6 +67,11 @@ class Tree:
         """The newest checkpoint, as far as this process knows."""
         return self._published
 
+    @property
+    def open_from(self) -> int:
+        """Number of the oldest request without its RES; the published size if there is none."""
+        return self._state.open_from
+
     def open_requests(self) -> list[Request]:
         """Requests that have no RES in the published tree."""
         return list(self._open)
@@ -73,18 +81,49 @@ class Tree:
 
         Raises AuditError, SignatureError or OSError; the old checkpoint then stands.
         """
-        with self._exclusive():
-            self._refresh()
-            try:
-                while self._published.size < max(upto, self._edge.size):
-                    self._step(upto)
-            except BaseException:
-                self._stale = True  # memory may be ahead of the disk
-                raise
-            return self._published
+        with self.held():
+            return self.publish_held(upto)
+
+    def publish_held(self, upto: int) -> Checkpoint:
+        """`publish` for a caller inside `held`."""
+        try:
+            while self._published.size < max(upto, self._edge.size):
+                self._step(upto)
+        except BaseException:
+            self._stale = True  # memory may be ahead of the disk
+            raise
+        return self._published
+
+    def end_epoch(self, keyroll: bytes) -> None:
+        """Keep the published head, whose last record is the leaf `keyroll`, as its epoch's end.
+
+        Inside `held`, with the epoch's key still in force. Raises OSError.
+        """
+        key = self._key()
+        end = EpochEnd(key.epoch, self._published.signed([key.signer]), keyroll)
+        replace_files(self._directory, {epoch_name(end.number): end.encoded})
+
+    def last_leaf(self, upto: int) -> bytes | None:
+        """The record before `upto`, which is durable; None if there is none. Inside `held`."""
+        size = self._edge.size
+        if upto > size:
+            return deque(JournalReader(self._directory, size).read(upto), maxlen=1)[0][1]
+        if not size:
+            return None
+        return TileReader(self._directory, size).leaves((size - 1) // TILE_WIDTH)[-1]
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
+        """Keep other publishers out, and know all they published.
+
+        Raises AuditError, SignatureError or OSError.
+        """
+        with self._locked():
+            self._refresh()
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         with exclusive_lock(self._directory / LOCK_NAME, wait=True):
             yield
 
@@ -95,7 +134,7 @@ class Tree:
 
     def _load(self) -> None:
         data = (self._directory / CHECKPOINT_NAME).read_bytes()
-        published = open_checkpoint(data, self._verifiers)
+        published = open_checkpoint(data, self._key().verifiers)
         state = read_state(self._directory)
         edge = Edge.load(self._directory, state.size)
         reader = TileReader(self._directory, state.size)
@@ -138,7 +177,7 @@ class Tree:
         replace_files(self._directory, {STATE_NAME: state.encoded()})
         self._state = state
         checkpoint = Checkpoint(self._published.origin, size, root)
-        replace_files(self._directory, {CHECKPOINT_NAME: checkpoint.signed(self._signers)})
+        replace_files(self._directory, {CHECKPOINT_NAME: checkpoint.signed([self._key().signer])})
         self._published = checkpoint
 
     def _first_needed_segment(self) -> int:

@@ -2,8 +2,10 @@
 
 Owns two threads. One takes what was recorded while the flush before ran, at most
 `batch_entries`, and makes it durable with one fdatasync; the other publishes a checkpoint
-every `checkpoint_seconds` while there is something to publish. Refuses to acknowledge anything
-while either of them cannot do its work.
+every `checkpoint_seconds` while there is something to publish, and looks after signing key and
+disk. Refuses to acknowledge anything while either of them cannot do its work. On a full disk the
+ballast is given up (room.py): from then on only what closes or explains is recorded, until there
+is room for a ballast again.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from appliance.audit.event import Event, Heartbeat
+from appliance.audit.event import Event, Heartbeat, Opening
 from appliance.audit.log import AuditLog
+from appliance.audit.room import Room, is_full
 from appliance.config import AuditSettings
 from appliance.errors import ApplianceError, AuditUnavailableError
 
@@ -44,6 +47,10 @@ class AuditWriter:
         self._closing = False
         self._drained = threading.Event()
         self._failures: dict[str, ApplianceError] = {}
+        self._room = Room(log.directory, self._settings.ballast_bytes)
+        self._closing_only = False
+        self._given_up = False
+        """The ballast was given up since the appender last looked."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._appender = threading.Thread(target=self._append_forever, name="audit-append")
         self._publisher = threading.Thread(target=self._publish_forever, name="audit-publish")
@@ -51,6 +58,7 @@ class AuditWriter:
     async def start(self) -> None:
         """Accept records from now on."""
         self._loop = asyncio.get_running_loop()
+        self._look_after_room()
         self._appender.start()
         self._publisher.start()
 
@@ -59,13 +67,14 @@ class AuditWriter:
 
         Events of one event loop keep the order of the calls. If the caller is cancelled, the
         event may be recorded all the same. Raises AuditUnavailableError, at once while the log
-        is down; then the event is not in the log.
+        is down, or the disk full and `event` an `Opening`; then the event is not in the log.
         """
         assert self._loop is not None, "the writer was started"
         future: asyncio.Future[int] = self._loop.create_future()
         with self._changed:
-            if self.failure is not None:
-                raise _unavailable(self.failure)
+            refusal = self._refusal(event)
+            if refusal is not None:
+                raise refusal
             if self._closing:
                 raise AuditUnavailableError("the audit log is closing", hint="try again later")
             self._queue.append((event, future))
@@ -80,7 +89,7 @@ class AuditWriter:
     @property
     def available(self) -> bool:
         """Whether records are accepted now."""
-        return self.failure is None and not self._closing
+        return self.failure is None and not self._closing and not self._closing_only
 
     async def close(self) -> None:
         """Write what waits, publish a last checkpoint, end the threads."""
@@ -103,12 +112,32 @@ class AuditWriter:
     ) -> None:
         await self.close()
 
+    def _refusal(self, event: Event) -> AuditUnavailableError | None:
+        """Why `event` is refused now."""
+        if self._closing_only:
+            return _full() if isinstance(event, Opening) else None
+        return _unavailable(self.failure) if self.failure is not None else None
+
     def _append_forever(self) -> None:
         while batch := self._take():
-            done = self.failure is None and self._attempt("append", partial(self._append, batch))
+            done = self._may_append() and self._attempt("append", partial(self._append, batch))
             if not done:
-                self._refuse(batch)
+                self._refuse(self._keep_closing(batch))
                 self._resume_appending()
+
+    def _may_append(self) -> bool:
+        """With the ballast given up, what closes is kept even if it cannot be signed yet."""
+        return self.failure is None or (self._closing_only and "append" not in self._failures)
+
+    def _keep_closing(self, batch: Sequence[_Waiting]) -> Sequence[_Waiting]:
+        """Try what closes once more if the ballast made room for it; returns the rest."""
+        if not self._given_up:
+            return batch
+        self._given_up = False
+        with self._changed:
+            again = [waiting for waiting in batch if not isinstance(waiting[0], Opening)]
+            self._queue.extendleft(reversed(again))
+        return [waiting for waiting in batch if isinstance(waiting[0], Opening)]
 
     def _take(self) -> list[_Waiting]:
         """The next batch: waits for its first record, then shortly for more.
@@ -117,8 +146,9 @@ class AuditWriter:
         """
         settings = self._settings
         with self._changed:
-            if not self._changed.wait_for(self._has_work, timeout=settings.heartbeat_seconds):
-                return [(Heartbeat(), None)]
+            while not self._changed.wait_for(self._has_work, timeout=settings.heartbeat_seconds):
+                if not self._closing_only:
+                    return [(Heartbeat(), None)]
             if settings.batch_milliseconds:
                 self._changed.wait_for(self._is_full, timeout=settings.batch_milliseconds / 1000)
             count = min(len(self._queue), settings.batch_entries)
@@ -147,7 +177,11 @@ class AuditWriter:
             with self._changed:
                 if self._changed.wait_for(lambda: self._closing, timeout=delay):
                     return
-            self._attempt("append", self._log.reopen)
+            if not self._attempt("append", self._log.reopen):
+                with self._changed:
+                    waiting = list(self._queue)
+                    self._queue.clear()
+                self._refuse(waiting)
             delay = min(2 * delay, LAST_RETRY_SECONDS)
 
     def _publish_forever(self) -> None:
@@ -155,14 +189,32 @@ class AuditWriter:
         while not self._drained.wait(delay):
             if self._publish():
                 delay = self._settings.checkpoint_seconds
+                self._roll_when_due()
+                self._look_after_room()
             else:
                 delay = min(2 * max(delay, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
         self._publish()
 
     def _publish(self) -> bool:
-        if self._log.size == self._log.published.size and "publish" not in self._failures:
-            return True
-        return self._attempt("publish", self._log.checkpoint)
+        if self._log.size != self._log.published.size or "publish" in self._failures:
+            return self._attempt("publish", self._log.checkpoint)
+        return True
+
+    def _look_after_room(self) -> None:
+        kept = self._room.keep()
+        if kept == self._closing_only:
+            self._closing_only = not kept
+            _logger.warning("audit log: %s", "there is room again" if kept else "no room is left")
+        self._room.warn()
+
+    def _roll_when_due(self) -> None:
+        """Begin the next epoch if it is time. What fails is tried again; meanwhile the old key
+        goes on signing, or the log stays closed until the roll is finished."""
+        try:
+            if self._log.roll_is_due():
+                self._log.roll()
+        except ApplianceError as error:
+            _logger.error("audit log: the signing key was not rolled: %s", error.message)
 
     def _attempt(self, part: str, action: Callable[[], object]) -> bool:
         """Do `action`; keep or clear the failure of `part` accordingly."""
@@ -172,6 +224,8 @@ class AuditWriter:
             if part not in self._failures:
                 _logger.error("audit log: %s failed: %s", part, error.message)
             self._failures[part] = error
+            if is_full(error) and self._room.give_up():
+                self._closing_only = self._given_up = True
             return False
         except Exception:  # a bug of ours: nobody may wait for ever because of it
             _logger.exception("audit log: %s failed", part)
@@ -197,6 +251,12 @@ def _reject(futures: Sequence[asyncio.Future[int]], failure: ApplianceError) -> 
     for future in futures:
         if not future.done():
             future.set_exception(_unavailable(failure))
+
+
+def _full() -> AuditUnavailableError:
+    return AuditUnavailableError(
+        "the disk of the audit log is full", hint="make room on it; it resumes by itself"
+    )
 
 
 def _unavailable(failure: ApplianceError) -> AuditUnavailableError:

@@ -14,7 +14,7 @@ from typing import Generic, Literal, TypeVar
 from appliance.bundle.manifest import Manifest
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.machine import Machine
-from appliance.compiler.memory import candidates, choose_precision, needed
+from appliance.compiler.memory import GIB, candidates, choose_precision, needed
 from appliance.compiler.record import Provider, Refusal
 from appliance.errors import CapacityError, UnsupportedError
 
@@ -35,7 +35,6 @@ DRIVER = 580
 CAPABILITY = (7, 5)
 """Lowest compute capability that onnxruntime-gpu 1.31.1 has kernels for: Turing."""
 
-_GIB = 1 << 30
 Made = TypeVar("Made")
 
 
@@ -133,9 +132,9 @@ def _of_memory(manifest: Manifest, gpu: Gpu, copies: int) -> Iterator[tuple[str,
         least = min(options, key=needed)
         yield (
             "memory_too_small",
-            f"{gpu.name} has {gpu.memory_bytes / _GIB:.1f} GiB; weights in {least.precision} take "
-            f"{least.weights / _GIB:.1f}, one sequence {least.slot / _GIB:.1f}, the rest "
-            f"{(needed(least) - least.weights - least.slot) / _GIB:.1f}",
+            f"{gpu.name} has {gpu.memory_bytes / GIB:.1f} GiB; weights in {least.precision} take "
+            f"{least.weights / GIB:.1f}, one sequence {least.slot / GIB:.1f}, the rest "
+            f"{(needed(least) - least.weights - least.slot) / GIB:.1f}",
         )
 
 

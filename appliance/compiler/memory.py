@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from appliance.bundle.manifest import DecoderSpec, Manifest
+from appliance.compiler.hardware import Gpu
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files
+from appliance.errors import CapacityError
 
-RESERVE_BYTES = 1 << 30
+GIB = 1 << 30
+RESERVE_BYTES = GIB
 """The driver's own share, the kernels' workspaces, and logits."""
 SLOT_TOKENS = 4096
 """A model that has no room for a sequence of this length (or its context) is too large."""
@@ -52,6 +55,18 @@ def candidates(manifest: Manifest, memory: int, *, copies: int = 1) -> tuple[Fit
 def choose_precision(options: Sequence[Fit]) -> Fit | None:
     """The first whose weights and one sequence fit; None if none does."""
     return next((fit for fit in options if needed(fit) <= fit.memory), None)
+
+
+def refuse_if_taken(gpu: Gpu, fit: Fit) -> None:
+    """Raise CapacityError if what others use of the GPU leaves no room to compile."""
+    least = fit.weights + RESERVE_BYTES
+    if gpu.free_bytes < least:
+        raise CapacityError(
+            f"{gpu.name} has {gpu.free_bytes / GIB:.1f} GiB free now; compiling takes "
+            f"{least / GIB:.1f}",
+            hint="stop what uses the GPU, and compile again",
+            code="gpu_busy",
+        )
 
 
 def slot_token_bytes(spec: DecoderSpec) -> int:

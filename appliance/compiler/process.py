@@ -78,6 +78,7 @@ def ensure_artifacts(
     bundles: Sequence[StoredBundle],
     node_key: NodeKey,
     *,
+    beside: Sequence[StoredBundle] = (),
     user: str | None = None,
     python: Path | None = None,
     runtime: Runtime | None = None,
@@ -86,6 +87,9 @@ def ensure_artifacts(
     made: Callable[[StoredBundle, Record], None] | None = None,
 ) -> Compiled:
     """Verified artifacts of all `bundles`, for one runtime that can load them all.
+
+    And of those `beside` them, which are served already: their artifacts that are there are not
+    read whole, since the engine does that when it loads them.
 
     Each model climbs the ladder. If one of them takes the GPU, the others are compiled for the
     processor by the GPU's runtime; if that cannot be done for one, the processor computes them
@@ -103,10 +107,11 @@ def ensure_artifacts(
         works = [
             ArtifactWork(
                 *(layout, bundle, node_key, user, settings or EngineSettings()),
+                hashed=bundle in bundles,
                 tell=progress or _silent,
                 made=made or _silent,
             )
-            for bundle in bundles
+            for bundle in (*bundles, *beside)
         ]
         return _all_on_one_runtime(works, chosen)
 

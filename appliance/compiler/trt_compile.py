@@ -3,9 +3,9 @@
 Owns that compilation, as pure work on directories. An engine is a file beside a graph of one node
 that names it; which precision it computes in is the graph's own, so no flag says it again. What
 was found out about kernels' speed is kept, so that the next engine is built faster. Refuses what
-`gpu_compile` refuses, and files that are not named inside the artifact.
+`gpu_compile` refuses.
 
-Nobody has run this against TensorRT itself yet: `ladder.RUN` says what the engine takes.
+Nobody has run this against TensorRT itself yet: `ladder.RUN` leaves it out.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from appliance.compiler.artifact import (
 from appliance.compiler.child import compile_in_process, make_for_child, run_compiler
 from appliance.compiler.fingerprint import artifact_key, for_settings
 from appliance.compiler.ladder import WEIGHT_COPIES, Rung, choose
-from appliance.compiler.memory import candidates, choose_precision
+from appliance.compiler.memory import candidates, choose_precision, refuse_if_taken
 from appliance.compiler.profiles import sizes
 from appliance.compiler.record import Comparison, Fit, Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime
@@ -55,6 +55,7 @@ class ArtifactWork:
     Attributes:
         user: who the child runs as, when root starts it.
         settings: of the engine that will load the artifact.
+        hashed: an artifact that is there already is read whole, not looked at by its sizes.
         tell: is told what takes long.
         made: is told each new record, before it is in its place.
     """
@@ -64,6 +65,7 @@ class ArtifactWork:
     node_key: NodeKey
     user: str | None
     settings: EngineSettings
+    hashed: bool
     tell: Tell
     made: Made
 
@@ -91,7 +93,10 @@ class ArtifactWork:
         key = artifact_key(self.bundle.digest, values)
         target = self.layout.artifacts / key
         try:
-            there = open_named(target, key, self.bundle.digest, self.node_key.public, provider)
+            there = open_named(
+                *(target, key, self.bundle.digest, self.node_key.public, provider),
+                hashed=self.hashed,
+            )
             return self._renew(there, reasons)
         except NotFoundError:
             self._say(provider)
@@ -140,6 +145,7 @@ class ArtifactWork:
         manifest, copies = self.bundle.manifest, WEIGHT_COPIES[provider]
         fit = choose_precision(candidates(manifest, gpu.memory_bytes, copies=copies))
         assert fit is not None, "the ladder has looked"
+        refuse_if_taken(gpu, fit)
         with self._golden(runtime) as logits:
             make_for_child(incoming, self.user)
             arguments = ["--provider", provider, str(self.bundle.directory), str(incoming)]

@@ -55,7 +55,7 @@ class GraphBinding:
         self._bind("input", "input_ids", self.input_ids, (batch, width))
         return True
 
-    def run(self, logits: Array) -> None:
+    def run(self, logits: Array, options: ort.RunOptions | None = None) -> None:
         """Run the graph; the logits of the first len(logits) of `rows` go to `logits`."""
         if not self.chooses_rows:
             logits = self._one_row_each(logits)
@@ -63,7 +63,7 @@ class GraphBinding:
             self._bound_rows = len(logits)
             self._bind("input", "rows", self.rows, (len(logits),))
         self.bind_output("logits", logits)
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, options)
 
     def _one_row_each(self, logits: Array) -> Array:
         """Name the rows to a graph that insists on one row of each sequence."""

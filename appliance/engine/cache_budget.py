@@ -56,6 +56,7 @@ def fit(
     have 4,096 tokens each; if even one cannot, a shorter context. Raises CapacityError if not
     even 64 tokens fit.
     """
+    assert settings.max_sequences > 0, "sized for what computes"
     context = min(decoder.context_length, settings.max_context or decoder.context_length)
     each = token_bytes(decoder) if each is None else each
     tokens = available // each

@@ -87,6 +87,9 @@ class DeviceRunner:
         """None: in a batch this graph takes one token of each sequence."""
         return 0
 
+    def interrupt(self) -> None:
+        """Nothing: a step on a GPU is over before it could be given up."""
+
     def prefill(self, slot: int, start: int, tokens: Listing[Listing[int]], result: int) -> None:
         """Compute `tokens[i]` from position `start` on in slot `slot` + i, for all at once.
 

@@ -17,12 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from appliance.bundle.manifest import Prompting
 from appliance.engine.counters import Counters
 from appliance.engine.device_logits import DeviceLogits
 from appliance.engine.drafting import Drafter, Prediction, PredictionDrafter, PromptLookup
 from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
+from appliance.engine.interruption import Interrupted
 from appliance.engine.output import Delta, Finished, FinishReason, OutputReader
+from appliance.engine.pace import Pace
 from appliance.engine.sampler import Sampled, Sampler
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
@@ -79,6 +83,9 @@ class Output:
 
 
 Logits = Array | DeviceLogits
+_NOTHING: Array = np.zeros((0, 0), np.float32)
+_LEAST_FOR_NEWCOMERS = 32
+_SHORT_PIECES = 8
 
 
 class Runner(Protocol):
@@ -88,6 +95,13 @@ class Runner(Protocol):
 
     def most_drafted(self, sequences: int) -> int:
         """Drafted tokens that a decode batch of so many can take of each; 0: none."""
+        ...
+
+    def interrupt(self) -> None:
+        """Give up the prefill that is under way, if that can be: `run` raises Interrupted.
+
+        From any thread. What a plan's moves have done stays done.
+        """
         ...
 
 
@@ -121,6 +135,7 @@ class LLMEngine:
         max_waiting: int,
         max_waiting_per_caller: int | None = None,
         draft_tokens: int = 0,
+        step_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -137,6 +152,14 @@ class LLMEngine:
             max_waiting_per_caller=max_waiting_per_caller,
         )
         self._token_budget = token_budget
+        self._pace = Pace(token_budget, step_seconds)
+        self._lone: Sequence | None = None
+        """Whose piece of a prompt, longer than beside others, is being computed now."""
+        self._interrupted: dict[Sequence, int] = {}
+        """Who had such a piece given up -> steps in which it goes on in short pieces, and so comes
+        forward whoever else arrives."""
+        self._newcomer = False
+        """The step before was given up for somebody who waits."""
         self._speculation = Speculation(draft_tokens)
         self._clock = clock
         self._lock = threading.Lock()
@@ -176,6 +199,10 @@ class LLMEngine:
             self._scheduler.add(running.sequence for running in group)
             self._sequences |= {running.sequence: running for running in group}
             self._calls[generation.call] = group
+            if self._lone is not None and not self._newcomer:
+                self._newcomer = True
+                self._interrupted[self._lone] = _SHORT_PIECES
+                self._runner.interrupt()
             if generation.deadline is not None:
                 heapq.heappush(self._deadlines, (generation.deadline, generation.call))
 
@@ -189,10 +216,17 @@ class LLMEngine:
         """Compute one step. Only one thread may call it."""
         with self._lock:
             outputs = self._drop_cancelled() + self._drop_expired()
-            plan = self._scheduler.schedule()
+            plan = self._scheduler.schedule(self._budget())
+            self._lone = self._interruptible(plan)
         plan = self._with_drafts(plan)
-        logits = self._run(plan)
+        try:
+            logits = self._run(plan)
+        except Interrupted:
+            # The slot still holds what it held before: its sequence goes on from there.
+            plan, logits = dataclasses.replace(plan, prefills=()), _NOTHING
         with self._lock:
+            self._lone = None
+            self._count_pieces(plan)
             self.counters.add(plan)
             self._scheduler.commit(plan)
         return outputs + self._read(plan, logits)
@@ -209,6 +243,8 @@ class LLMEngine:
             self._calls.clear()
             self._cancelled.clear()
             self._deadlines.clear()
+            self._interrupted.clear()
+            self._lone, self._newcomer = None, False
         return outputs
 
     def check_integrity(self) -> None:
@@ -217,6 +253,32 @@ class LLMEngine:
             self._scheduler.check_integrity()
             assert len(self._sequences) == self._scheduler.running + self._scheduler.waiting
             assert sum(len(group) for group in self._calls.values()) == len(self._sequences)
+
+    def _budget(self) -> int:
+        """Tokens of the next step: few beside others, and fewer for one who was let in first."""
+        alone = len(self._sequences) == 1 and not self._interrupted
+        tokens = self._pace.tokens(alone=alone)
+        if self._newcomer:
+            self._newcomer = False
+            waiting = sum(s.uncomputed for s in self._sequences if not s.running)
+            # Half of a step goes to whose turn it is, who may be the one that was interrupted.
+            tokens = min(tokens, max(_LEAST_FOR_NEWCOMERS, 2 * waiting))
+        return tokens
+
+    def _count_pieces(self, plan: Plan) -> None:
+        for chunk in plan.prefills:
+            left = self._interrupted.pop(chunk.sequence, 0) - 1
+            if left > 0:
+                self._interrupted[chunk.sequence] = left
+
+    def _interruptible(self, plan: Plan) -> Sequence | None:
+        """The sequence that all of a step is for, if others should not have to wait for it."""
+        if len(self._sequences) != 1 or not plan.prefills:
+            return None
+        (chunk,) = plan.prefills
+        polite = self._pace.tokens(alone=False)
+        spared = chunk.sequence in self._interrupted
+        return chunk.sequence if chunk.count > polite and not spared else None
 
     def _check(self, generation: Generation) -> None:
         generation.params.check(self._vocab_size)
@@ -322,9 +384,11 @@ class LLMEngine:
     def _run(self, plan: Plan) -> Logits:
         start = self._clock()
         logits = self._runner.run(plan)
+        seconds = self._clock() - start
         if plan.decodes and not plan.prefills and not plan.moves:
             width = max(map(len, plan.drafts), default=0)
-            self._speculation.measured(len(plan.decodes), width, self._clock() - start)
+            self._speculation.measured(len(plan.decodes), width, seconds)
+        self._pace.measured(sum(chunk.count for chunk in plan.prefills), seconds)
         return logits
 
     def _read(self, plan: Plan, logits: Logits) -> list[Output]:
@@ -392,6 +456,7 @@ class LLMEngine:
         """Free everything that the sequence held."""
         finished = _finished(running, reason)
         self._scheduler.remove(running.sequence)
+        self._interrupted.pop(running.sequence, None)
         del self._sequences[running.sequence]
         group = self._calls[running.call]
         group.remove(running)

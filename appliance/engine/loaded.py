@@ -80,6 +80,7 @@ class ChatModel:
             max_waiting=settings.max_waiting,
             max_waiting_per_caller=settings.max_waiting_per_caller,
             draft_tokens=settings.draft_tokens,
+            step_seconds=settings.step_milliseconds / 1000,
         )
         self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
 

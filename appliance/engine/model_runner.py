@@ -82,6 +82,10 @@ class ModelRunner:
         """
         return DRAFT_ROWS // sequences if self._ragged else 0
 
+    def interrupt(self) -> None:
+        """Give up the piece of a prompt that is being computed."""
+        self._prompts.interrupt()
+
     def prefill(self, slot: int, start: int, tokens: Listing[int], logits: Array) -> None:
         """Compute `tokens` of one sequence from position `start` on in `slot`.
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.engine.binding import PAIR, GraphBinding, Ids
+from appliance.engine.interruption import Interrupted, Interruption
 from appliance.engine.slot_pool import Array, CacheArray, SlotPool
 
 
@@ -24,8 +25,13 @@ class Prompts(Protocol):
     def compute(self, slot: int, start: int, tokens: Sequence[int], logits: Array) -> None:
         """Compute `tokens` from position `start` on in `slot`, whose first `start` are there.
 
-        `logits` [k, vocab], k at most len(tokens), gets those of the last k tokens.
+        `logits` [k, vocab], k at most len(tokens), gets those of the last k tokens. Raises
+        Interrupted if it was given up; then the first `start` positions are as before.
         """
+        ...
+
+    def interrupt(self) -> None:
+        """Give up what is being computed. From any thread."""
         ...
 
 
@@ -41,6 +47,7 @@ class SlotPrompts:
         self._pool = pool
         self._most = most
         self._bindings: dict[int, GraphBinding] = {}
+        self._interruption = Interruption()
 
     def compute(self, slot: int, start: int, tokens: Sequence[int], logits: Array) -> None:
         binding = self._bindings.get(slot)
@@ -49,7 +56,10 @@ class SlotPrompts:
             binding.bind_slots(self._pool, slice(slot, slot + 1), extended=True)
         binding.set_width(len(tokens))
         _fill(binding, start, tokens, len(logits))
-        binding.run(logits)
+        _run(binding, logits, self._interruption)
+
+    def interrupt(self) -> None:
+        self._interruption.interrupt()
 
 
 class BytePrompts:
@@ -64,6 +74,7 @@ class BytePrompts:
         self._pool = pool
         self._most = most
         self._bindings: dict[int, GraphBinding] = {}
+        self._interruption = Interruption()
         self._start: Ids = np.zeros(1, np.int64)
         heads, size = pool.keys[0].shape[1], pool.keys[0].shape[3]
         self._new = {
@@ -84,9 +95,22 @@ class BytePrompts:
                 binding.bind_first(name, new, len(tokens))
         self._start[0] = start
         _fill(binding, start, tokens, len(logits))
-        binding.run(logits)
+        _run(binding, logits, self._interruption)
         for array, new in self._new.values():
             _store(array[slot], start, new[0, : len(tokens)])
+
+    def interrupt(self) -> None:
+        self._interruption.interrupt()
+
+
+def _run(binding: GraphBinding, logits: Array, interruption: Interruption) -> None:
+    interruption.begin()
+    try:
+        binding.run(logits, interruption.options)
+    except Exception:  # the runtime's own have no common base but this
+        if interruption.asked:
+            raise Interrupted from None
+        raise
 
 
 def _fill(binding: GraphBinding, start: int, tokens: Sequence[int], rows: int) -> None:

@@ -146,6 +146,11 @@ class HostedModel:
         for number in list(self._calls):
             self.cancel(number)
 
+    @property
+    def step_seconds(self) -> float:
+        """How long the step under way has lasted; 0 if there is none."""
+        return self._stepper.step_seconds if self._stepper is not None else 0.0
+
     def describe(self) -> pb.Model:
         """This model as ListModels shows it."""
         manifest = self.bundle.manifest

@@ -16,6 +16,7 @@ from appliance.compiler import Artifact, open_artifact
 from appliance.config import Config
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.loaded import LoadedModel, open_model
+from appliance.engine_daemon import watchdog
 from appliance.engine_daemon.faults import describe
 from appliance.engine_daemon.hosted import HostedModel, State
 from appliance.errors import ApplianceError, NotFoundError, UnavailableError
@@ -49,6 +50,16 @@ class ModelRegistry:
     def all(self) -> list[HostedModel]:
         """Every hosted model, whatever its state, by name."""
         return sorted(self._hosted, key=lambda hosted: hosted.bundle.name)
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the longest step under way has lasted."""
+        return max((hosted.step_seconds for hosted in self._hosted), default=0.0)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a model is being loaded."""
+        return any(hosted.state is State.LOADING for hosted in self._hosted)
 
     def serving(self, name: str) -> HostedModel:
         """The version of `name` that takes calls. Raises NotFoundError, UnavailableError."""
@@ -143,6 +154,7 @@ class ModelRegistry:
             self._forget_failed(name)
             hosted = HostedModel(bundle)
             self._hosted.append(hosted)
+            watchdog.say(self)
             try:
                 model, artifact = await asyncio.to_thread(self._open, bundle)
             except asyncio.CancelledError:

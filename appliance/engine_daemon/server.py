@@ -20,6 +20,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from appliance.config import Config
 from appliance.engine_daemon.registry import ModelRegistry
 from appliance.engine_daemon.service import EngineService
+from appliance.engine_daemon.watchdog import tell
 from appliance.errors import ConfigError, StorageError
 from appliance.fsops import exclusive_lock, make_dirs
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
@@ -62,6 +63,10 @@ class EngineServer:
         await self._health.set("", HealthCheckResponse.SERVING)
         _log.info("listening on %s", self._socket)
         await self._registry.load_active()
+
+    async def tell_alive(self) -> None:
+        """Tell the supervisor that the daemon lives, until cancelled."""
+        await tell(self._registry)
 
     async def stop(self) -> None:
         """Refuse new calls, let those under way end, cancel what takes too long."""
@@ -116,7 +121,9 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
             if starting.done():
                 starting.result()
                 notify_ready()
+                alive = asyncio.create_task(server.tell_alive())
                 await stopping
+                alive.cancel()
         finally:
             notify_stopping()
             starting.cancel()

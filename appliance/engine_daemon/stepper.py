@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -32,12 +33,19 @@ class Stepper:
         self._name = name
         self._awake = threading.Event()
         self._stopping = False
+        self._began: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"steps of {name}", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
         """There may be work. From any thread."""
         self._awake.set()
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the step under way has lasted; 0 if there is none. From any thread."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
 
     def stop(self) -> None:
         """End the thread after the step that is under way. Blocks."""
@@ -53,8 +61,11 @@ class Stepper:
                 self._deliver(self._step())
 
     def _step(self) -> Sequence[Any]:
+        self._began = time.monotonic()
         try:
             return self._engine.step()
         except Exception as error:
             _log.error("%s: a step failed, its calls are ended: %s", self._name, describe(error))
             return self._engine.fail_all()
+        finally:
+            self._began = None

@@ -20,6 +20,7 @@ from appliance.metering.report import (
     ReportRow,
     Spent,
 )
+from appliance.metering.retention import prune_settled
 from appliance.metering.row import UsageRow, usage_row
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "format_money",
     "no_price",
     "parse_money",
+    "prune_settled",
     "rebuild",
     "usage_row",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from appliance.audit.reader import read_events
+from appliance.audit.reader import first_record, read_events
 from appliance.metering.meter import Meter
 from appliance.metering.row import UsageRow, usage_row
 
@@ -32,12 +32,14 @@ def catch_up(meter: Meter, audit: Path) -> int:
 
 
 def rebuild(meter: Meter, audit: Path) -> int:
-    """Replace the whole database by what the log in `audit` says; returns its rows.
+    """Replace the database by what the log in `audit` says; returns its rows.
 
+    Rows of records that were pruned from the log stay as they are: nothing else tells of them.
     Raises AuditError or StorageError; then the old content stands.
     """
     fold = _Fold(audit, 0)
-    return meter.replace_all(fold, settled_to=lambda: fold.end)
+    first = first_record(audit)
+    return meter.replace_all(fold, settled_to=lambda: fold.end, first=first)
 
 
 class _Fold(Iterator[UsageRow]):

@@ -59,6 +59,12 @@ class Meter:
         for row in self._usage.rows_where(order_by="audit_seq"):
             yield UsageRow(**row)
 
+    def outcome(self, request_id: str) -> str:
+        """How a settled request ended; empty if there is none of that id."""
+        with self._translated():
+            query = "select outcome from usage where request_id = ?"
+            return next((str(row["outcome"]) for row in self._db.query(query, [request_id])), "")
+
     def report(
         self, by: Dimension = "key", *, since: int | None = None, until: int | None = None
     ) -> list[ReportRow]:
@@ -89,13 +95,16 @@ class Meter:
         with self._translated():
             self._db.execute("update progress set settled_to = max(settled_to, ?)", [seq])
 
-    def replace_all(self, rows: Iterable[UsageRow], settled_to: Callable[[], int]) -> int:
-        """Keep exactly `rows` from now on, in one transaction; returns how many they are.
+    def replace_all(
+        self, rows: Iterable[UsageRow], settled_to: Callable[[], int], first: int = 0
+    ) -> int:
+        """Keep exactly `rows` of the records from `first` on, in one transaction; returns how
+        many rows there are in all.
 
         `settled_to` is asked when `rows` is exhausted.
         """
         with self._transaction():
-            self._db.execute("delete from usage")
+            self._db.execute("delete from usage where audit_seq >= ?", [first])
             self._usage.insert_all(map(asdict, rows), pk="request_id", ignore=True)
             self._db.execute("update progress set settled_to = ?", [settled_to()])
             return self._usage.count

@@ -39,8 +39,8 @@ class UsageRow:
 
 
 def usage_row(seq: int, event: Event) -> UsageRow | None:
-    """The row of record `seq`; None unless it is a RES."""
-    if not isinstance(event, Response):
+    """The row of record `seq`; None unless it is the RES of a request that named a model."""
+    if not isinstance(event, Response) or not event.model:
         return None
     tokens = event.tokens
     return UsageRow(

@@ -53,7 +53,7 @@ class Scheduler:
         assert token_budget > 0
         assert max_waiting >= 0
         self.capacity = capacity
-        self._token_budget = token_budget
+        self._token_budget = self._step_budget = token_budget
         self._max_waiting = max_waiting
         self._max_of_caller = (
             max_waiting if max_waiting_per_caller is None else max_waiting_per_caller
@@ -121,10 +121,14 @@ class Scheduler:
                 del self._private[sequence.namespace]
                 self._slots.forget(sequence.namespace)
 
-    def schedule(self) -> Plan:
-        """The next step; empty if there is nothing to compute. Commit it before the next one."""
+    def schedule(self, token_budget: int | None = None) -> Plan:
+        """The next step; empty if there is nothing to compute. Commit it before the next one.
+
+        `token_budget` is this step's, if it is to be less than usual.
+        """
         assert not self._planned
         self._planned = True
+        self._step_budget = min(token_budget or self._token_budget, self._token_budget)
         for sequence in reversed(self._followers.ready()):
             self._waiting.push_back(sequence)
         admitted, preempted = self._admit()
@@ -254,7 +258,7 @@ class Scheduler:
 
         In every eighth step by age alone.
         """
-        room = max(1, self._token_budget - len(self._slots.decoding))
+        room = max(1, self._step_budget - len(self._slots.decoding))
         if self._steps % AGED_TURN == AGED_TURN - 1:
             return _divide(needs, room, lambda sequence: (sequence.arrival,))
         shares: dict[Sequence, int] = {}

@@ -16,7 +16,7 @@ import uvloop
 
 from appliance.config import load_config
 from appliance.errors import ApplianceError
-from appliance.service import notify_ready, notify_stopping
+from appliance.service import PING_SECONDS, notify_alive, notify_ready, notify_stopping
 from appliance.shim.server import serve
 
 _log = logging.getLogger("appliance.shim")
@@ -42,7 +42,16 @@ async def _run(root: Path) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
+    alive = asyncio.create_task(_tell_alive())
     await serve(load_config(root), stop=stop, ready=notify_ready)
+    alive.cancel()
+
+
+async def _tell_alive() -> None:
+    """The event loop runs, as long as this does."""
+    while True:
+        notify_alive()
+        await asyncio.sleep(PING_SECONDS)
 
 
 def _stop(stop: asyncio.Event) -> None:

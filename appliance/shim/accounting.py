@@ -7,8 +7,11 @@ to go on when the log cannot be written (AuditUnavailableError): fail closed.
 
 from __future__ import annotations
 
+import asyncio
+
 from appliance.access import KeyStore
 from appliance.audit import AuditWriter
+from appliance.audit.content import ContentKeeper, Kept, Part
 from appliance.audit.event import (
     Admin,
     Outcome,
@@ -33,9 +36,15 @@ class Accounting:
     """The records of all requests."""
 
     def __init__(
-        self, writer: AuditWriter, keys: KeyStore, settler: Settler, metrics: Metrics
+        self,
+        writer: AuditWriter,
+        keys: KeyStore,
+        settler: Settler,
+        metrics: Metrics,
+        content: ContentKeeper,
     ) -> None:
         self._writer = writer
+        self._content = content
         self._keys = keys
         self._settler = settler
         self._metrics = metrics
@@ -46,6 +55,8 @@ class Accounting:
         The time in REQ lies before any revocation that returns later: a key that was revoked
         since it authenticated is refused here (RequestError, `key_revoked`).
         """
+        asked = await self._keep(exchange, "asked", exchange.body)
+        exchange.body = b""
         with self._keys.holding(exchange.key_id) as holds:
             if not holds:
                 raise key_revoked()
@@ -57,6 +68,8 @@ class Accounting:
                 tenant=exchange.project,
                 peer=exchange.peer,
                 bundle_digest=bundle_digest,
+                content_commit=asked.commit,
+                content_ref=asked.ref,
             )
         await self._writer.record(request)
         exchange.admitted = True
@@ -86,16 +99,22 @@ class Accounting:
         """Return when every request that has ended is in the usage database."""
         await self._settler.flush()
 
+    async def _keep(self, exchange: Exchange, part: Part, content: bytes) -> Kept:
+        if not self._content.writes:
+            return self._content.keep(exchange.request_id, part, content)
+        return await asyncio.to_thread(self._content.keep, exchange.request_id, part, content)
+
     async def _close(self, exchange: Exchange, response: Response) -> None:
         seq = await self._writer.record(response)
+        exchange.outcome = response.outcome
         tokens = response.tokens
         if exchange.reservation is not None:
             at = unix_seconds(response.t_utc)
             exchange.reservation.settle(tokens.prompt + tokens.generated, response.cost, at)
         row = usage_row(seq, response)
-        assert row is not None
-        self._settler.settle(row)
-        self._metrics.settled(response)
+        if row is not None:
+            self._settler.settle(row)
+            self._metrics.settled(response)
 
 
 class Bill:
@@ -112,6 +131,11 @@ class Bill:
         """Whether `close` was called, even if the log then failed."""
         return self._closed
 
+    @property
+    def wants_answer(self) -> bool:
+        """Whether `close` has a use for the content of the answer."""
+        return self._accounting._content.keeps
+
     async def close(
         self,
         outcome: Outcome,
@@ -120,12 +144,17 @@ class Bill:
         status: int,
         finish_reason: str = "",
         code: str = "",
+        answer: bytes = b"",
     ) -> None:
-        """Write the RES; durable when this returns. `status` is 0 if none reached the caller."""
+        """Write the RES; durable when this returns. `status` is 0 if none reached the caller.
+
+        `answer` is the content of the answer; it is kept as the settings say, or not at all.
+        """
         assert not self._closed, "one RES for each REQ"
         self._closed = True
         exchange = self._exchange
         price = exchange.price or no_price(exchange.model)
+        answered = await self._accounting._keep(exchange, "answered", answer)
         await self._accounting._close(
             exchange,
             Response(
@@ -143,5 +172,7 @@ class Bill:
                 price=price.version,
                 cost=price.tariff(batch=exchange.batch).cost(tokens),
                 batch=exchange.batch,
+                content_commit=answered.commit,
+                content_ref=answered.ref,
             ),
         )

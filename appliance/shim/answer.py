@@ -73,8 +73,11 @@ async def send_recorded(
     bundle_digest: str = "",
 ) -> None:
     """Answer with what is there already, as soon as REQ and RES are durable."""
+    if exchange.keep is not None:
+        await exchange.keep(document, tokens)
     bill = await services.accounting.admit(exchange, bundle_digest=bundle_digest)
-    await bill.close("ok", tokens, status=200)
+    answer = msgspec.json.encode(document) if bill.wants_answer else b""
+    await bill.close("ok", tokens, status=200, answer=answer)
     await send_document(send, document)
 
 
@@ -102,6 +105,9 @@ async def take_all(generation: Generation, shape: Shape) -> None:
     async with generation.guard(), aclosing(generation.events()) as events:
         async for choice, event in events:
             shape.take(choice, event)
+    keep = generation.exchange.keep
+    if keep is not None:
+        await keep(shape.whole(generation.usage()), generation.tokens())
     await generation.settle()
 
 

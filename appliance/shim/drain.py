@@ -23,6 +23,7 @@ class Drain:
         self._empty = asyncio.Event()
         self._empty.set()
         self._on_end: set[Callable[[], None]] = set()
+        self._left: asyncio.Future[None] | None = None
 
     @property
     def inside(self) -> int:
@@ -51,6 +52,15 @@ class Drain:
         self._inside -= 1
         if not self._inside:
             self._empty.set()
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
+
+    async def left(self) -> None:
+        """Return when a request has left."""
+        if self._left is None or self._left.done():
+            self._left = asyncio.get_running_loop().create_future()
+        # Shielded: many may wait for the same one.
+        await asyncio.shield(self._left)
 
     async def close(self, seconds: float) -> None:
         """Turn new requests away; return when the last one has left.

@@ -7,8 +7,10 @@ the caller knows whether that is right.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,7 +18,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from appliance.errors import UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
-from appliance.shim.engine_errors import typed
+from appliance.shim.engine_errors import engine_away, typed
+from appliance.shim.pulse import EVERY_SECONDS, Pulse
+
+A = TypeVar("A")
 
 _QUICK_SECONDS = 5.0
 """Deadline of calls that compute nothing."""
@@ -34,13 +39,25 @@ _OPTIONS = (
 
 
 class GenerateStream:
-    """One running Generate call. Iterating raises typed errors; `cancel` ends it in the engine."""
+    """One running Generate call. Iterating raises typed errors; `cancel` ends it in the engine.
+
+    Whoever has one calls `cancel` in any case: until then the engine's pulse is felt for it.
+    """
 
     def __init__(
-        self, call: grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateEvent]
+        self,
+        call: grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateEvent],
+        pulse: Pulse,
+        *,
+        connected: bool,
     ) -> None:
         self._call = call
+        self._pulse = pulse
+        self._given_up = False
         self._events: AsyncIterator[pb.GenerateEvent] = aiter(call)
+        self.connected = connected
+        """The engine was there when the call was made, so it is not there any more if it fails."""
+        pulse.add(self)
 
     def __aiter__(self) -> GenerateStream:
         return self
@@ -50,6 +67,10 @@ class GenerateStream:
             return await anext(self._events)
         except grpc.aio.AioRpcError as error:
             raise typed(error) from None
+        except asyncio.CancelledError:
+            if not self._given_up:
+                raise
+            raise engine_away() from None
 
     async def accepted(self) -> pb.Accepted:
         """The first event: the engine has taken the request."""
@@ -60,7 +81,38 @@ class GenerateStream:
 
     def cancel(self) -> None:
         """Stop the sequences of this call; harmless when it is over."""
+        self._pulse.discard(self)
         self._call.cancel()
+
+    def give_up(self) -> None:
+        """The engine hangs: whoever iterates gets `engine_unavailable`."""
+        self._given_up = True
+        self._call.cancel()
+
+
+class _Answer(Generic[A]):
+    """A call with one answer that the pulse may end."""
+
+    def __init__(self, call: grpc.aio.UnaryUnaryCall[Any, A]) -> None:
+        self._call = call
+        self._given_up = False
+
+    def give_up(self) -> None:
+        self._given_up = True
+        self._call.cancel()
+
+    async def wait(self, pulse: Pulse) -> A:
+        pulse.add(self)
+        try:
+            return await self._call
+        except grpc.aio.AioRpcError as error:
+            raise typed(error) from None
+        except asyncio.CancelledError:
+            if not self._given_up:
+                raise
+            raise engine_away() from None
+        finally:
+            pulse.discard(self)
 
 
 class EngineClient:
@@ -70,22 +122,28 @@ class EngineClient:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
         self._engine = pb_grpc.EngineStub(self._channel)  # type: ignore[no-untyped-call]
         self._health = health_pb2_grpc.HealthStub(self._channel)
+        seconds = EVERY_SECONDS
+        self._pulse = Pulse(lambda: self._answers(seconds), every_seconds=seconds)
 
     async def close(self) -> None:
         """Close the channel; calls that still run are cancelled."""
+        self._pulse.close()
         await self._channel.close(None)
 
     def generate(self, request: pb.GenerateRequest) -> GenerateStream:
         """Start `request`; the engine works from now on."""
-        return GenerateStream(self._engine.Generate(request))
+        connected = self.connected
+        return GenerateStream(self._engine.Generate(request), self._pulse, connected=connected)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the engine was there when it was last heard of."""
+        return bool(self._channel.get_state() == grpc.ChannelConnectivity.READY)
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """The vectors for `request`. Being cancelled cancels the call."""
-        try:
-            answer: pb.EmbedResponse = await self._engine.Embed(request)
-        except grpc.aio.AioRpcError as error:
-            raise typed(error) from None
-        return answer
+        call: _Answer[pb.EmbedResponse] = _Answer(self._engine.Embed(request))
+        return await call.wait(self._pulse)
 
     async def settle(self, request_id: str) -> Sequence[pb.Usage]:
         """What a cancelled call computed, per sequence."""
@@ -135,6 +193,14 @@ class EngineClient:
         except grpc.aio.AioRpcError as error:
             raise typed(error) from None
         return answer.models
+
+    async def _answers(self, seconds: float) -> bool:
+        """False if no answer came within `seconds`; an error is one."""
+        try:
+            await self._health.Check(health_pb2.HealthCheckRequest(service=""), timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            return bool(error.code() != grpc.StatusCode.DEADLINE_EXCEEDED)
+        return True
 
     async def serving(self) -> bool:
         """Whether the engine says of itself that it serves (grpc.health.v1)."""

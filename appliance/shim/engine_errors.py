@@ -19,7 +19,13 @@ from appliance.errors import (
     UnavailableError,
 )
 
+ENGINE_UNAVAILABLE = "engine_unavailable"
 _AWAY = "the engine does not answer"
+
+
+def engine_away() -> UnavailableError:
+    """The engine ended, or does not answer."""
+    return UnavailableError(_AWAY, hint="try again shortly", code=ENGINE_UNAVAILABLE)
 
 
 def typed(error: grpc.aio.AioRpcError) -> ApplianceError:
@@ -46,7 +52,7 @@ def typed(error: grpc.aio.AioRpcError) -> ApplianceError:
             return UnavailableError(message, hint=hint, code=code)
         case grpc.StatusCode.UNAVAILABLE:
             # gRPC's own words name sockets and errno: of no use to the caller.
-            return UnavailableError(_AWAY, hint="try again shortly", code="engine_unavailable")
+            return engine_away()
         case _:
             return UnavailableError(
                 f"the engine failed with {status.name}",

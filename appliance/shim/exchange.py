@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import secrets
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
 from starlette.types import Scope
 
 from appliance.access import KeyInfo
+from appliance.audit.event import Outcome, Tokens
 from appliance.metering import Price, Reservation, Standing
 
 _SLOT = "appliance.exchange"
 Dialect = Literal["openai", "anthropic"]
+Tier = Literal["default", "flex", "priority"]
+Keep = Callable[[msgspec.Struct, Tokens], Awaitable[None]]
+
+
+def new_request_id() -> str:
+    """An id that nobody has; never taken from a caller, because the bill is keyed by it."""
+    return f"req_{secrets.token_hex(16)}"
 
 
 @dataclass(slots=True)
 class Exchange:
-    """Facts about one request: no part of its content, so all of it may be logged."""
+    """Facts about one request; all but `body` may be logged."""
 
     request_id: str
     route: str
@@ -30,14 +41,29 @@ class Exchange:
     """The model the caller asked for, as far as the body was read."""
     batch: bool = False
     """It runs in idle capacity, at the batch price."""
+    tier: Tier = "default"
+    """As which it is served."""
+    priority: int = 0
+    """In the engine: the higher is served first."""
+    keep: Keep | None = None
+    """Awaited with a whole answer and what it is billed for, before its RES is written."""
     price: Price | None = None
     """In force when it was admitted."""
     reservation: Reservation | None = None
     standing: tuple[Standing | None, Standing | None] = (None, None)
     """Limits per minute of requests and of tokens, if the key or its project has any."""
+    body: bytes = b""
+    """What the caller sent, for the audit log's content modes; nobody else reads it here."""
     admitted: bool = False
     """Its REQ record is durable, so a RES record must follow."""
+    outcome: Outcome | None = None
+    """What its RES says, as soon as that is durable."""
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def line(self) -> bool:
+        """Whether it is a line of a batch, for which nobody waits."""
+        return self.keep is not None
 
     @property
     def key_id(self) -> str:

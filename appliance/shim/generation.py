@@ -14,18 +14,21 @@ from contextlib import aclosing, asynccontextmanager
 
 from starlette.types import Receive
 
-from appliance.audit.event import Outcome
+from appliance.audit.event import Outcome, Tokens
 from appliance.errors import ApplianceError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.accounting import Bill
 from appliance.shim.engine_client import EngineClient, GenerateStream
+from appliance.shim.engine_errors import ENGINE_UNAVAILABLE
 from appliance.shim.exchange import Exchange
 from appliance.shim.lifeline import DisconnectedError, Lifeline
 from appliance.shim.merge import merged
 from appliance.shim.metrics import Metrics
 from appliance.shim.refusals import INTERNAL, status_of
 from appliance.shim.services import Services
+from appliance.shim.suspects import Suspicion
 from appliance.shim.tally import Tally, total, usage
+from appliance.shim.transcript import Transcript
 from appliance.shim.wire.usage import Usage
 
 _ACCEPT_SECONDS = 30.0
@@ -52,6 +55,7 @@ class Generation:
         accepted: Sequence[pb.Accepted],
         lifeline: Lifeline,
         bill: Bill,
+        suspicion: Suspicion,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
@@ -59,8 +63,10 @@ class Generation:
         self._streams = streams
         self._tallies = [Tally(answer.prompt_tokens) for answer in accepted]
         self._bill = bill
+        self._suspicion = suspicion
         self._last_token: dict[int, float] = {}
         self._delivered = 0
+        self._transcript = Transcript() if bill.wants_answer else None
         self._reasons: set[str] = set()
         self.exchange = exchange
         self.guard = lifeline.guard
@@ -91,11 +97,13 @@ class Generation:
         Raises UnavailableError if the engine breaks off. Each choice ends exactly once.
         """
         per_prompt = self._requests[0].n
-        async with aclosing(merged(self._streams)) as events:
+        async with _suspecting(self._suspicion), aclosing(merged(self._streams)) as events:
             async for prompt, event in events:
                 kind = event.WhichOneof("event")
                 if kind == "delta":
                     self._count(prompt, event.delta)
+                    if self._transcript is not None:
+                        self._transcript.add(prompt * per_prompt + event.delta.index, event.delta)
                     yield prompt * per_prompt + event.delta.index, event.delta
                     # The handler came back for more: this one was handed on.
                     self._delivered += event.delta.tokens
@@ -107,17 +115,22 @@ class Generation:
         if sum(len(tally.finished) for tally in self._tallies) != self.choices:
             raise UnavailableError("the engine ended early", code="engine_error")
 
-    def usage(self) -> Usage:
+    def tokens(self) -> Tokens:
         """What is billed, after the last event."""
-        return usage(total(self._tallies, delivered=self._delivered), self._tallies)
+        return total(self._tallies, delivered=self._delivered)
+
+    def usage(self) -> Usage:
+        """The same, as callers see it."""
+        return usage(self.tokens(), self._tallies)
 
     async def settle(self) -> None:
         """All is computed: make RES durable. Raises AuditUnavailableError."""
         await self._bill.close(
             "ok",
-            total(self._tallies, delivered=self._delivered),
+            self.tokens(),
             status=200,
             finish_reason=",".join(sorted(self._reasons)),
+            answer=self._answer(),
         )
 
     async def abandon(self, error: BaseException) -> None:
@@ -131,7 +144,11 @@ class Generation:
             total(self._tallies, delivered=self._delivered if self.started else 0),
             status=200 if self.started else status,
             code=code,
+            answer=self._answer(),
         )
+
+    def _answer(self) -> bytes:
+        return self._transcript.encoded() if self._transcript is not None else b""
 
     async def _learn(self, request: pb.GenerateRequest, tally: Tally) -> None:
         if len(tally.finished) == request.n:
@@ -146,12 +163,14 @@ class Generation:
             return
         now = time.monotonic()
         tally = self._tallies[prompt]
-        if not any(tally.received for tally in self._tallies):
+        # Lines of batches would drown the figures of those who wait for an answer.
+        seen = not self.exchange.line
+        if seen and not any(tally.received for tally in self._tallies):
             self._metrics.first_token(self.exchange.model, now - self.exchange.started)
         tally.received += delta.tokens
         sequence = prompt * self._requests[0].n + delta.index
         before = self._last_token.get(sequence)
-        if before is not None:
+        if seen and before is not None:
             self._metrics.next_tokens(self.exchange.model, now - before, delta.tokens)
         self._last_token[sequence] = now
 
@@ -171,13 +190,15 @@ async def admitted(
     """
     for request in requests:
         request.caller = exchange.key_id
+        request.priority = exchange.priority
     async with (
         services.admission.generation(exchange, requests) as reservation,
+        services.suspects.watching(requests) as suspicion,
         services.lifeline(exchange, receive) as lifeline,
     ):
         streams = [services.engine.generate(request) for request in requests]
         try:
-            accepted = await _accepted(streams)
+            accepted = await _accepted(streams, suspicion)
             reservation.require(sum(answer.prompt_tokens for answer in accepted))
             bill = await services.accounting.admit(
                 exchange, bundle_digest=accepted[0].bundle_digest
@@ -191,6 +212,7 @@ async def admitted(
                 accepted=accepted,
                 lifeline=lifeline,
                 bill=bill,
+                suspicion=suspicion,
             )
             try:
                 yield generation
@@ -203,13 +225,27 @@ async def admitted(
                 stream.cancel()
 
 
-async def _accepted(streams: Sequence[GenerateStream]) -> list[pb.Accepted]:
+@asynccontextmanager
+async def _suspecting(
+    suspicion: Suspicion, streams: Sequence[GenerateStream] = ()
+) -> AsyncIterator[None]:
+    """Note it if the engine goes away within; not if it was away before `streams` began."""
     try:
-        async with asyncio.timeout(_ACCEPT_SECONDS):
+        yield
+    except UnavailableError as error:
+        there = not streams or any(stream.connected for stream in streams)
+        if there and error.code == ENGINE_UNAVAILABLE:
+            suspicion.engine_ended = True
+        raise
+
+
+async def _accepted(streams: Sequence[GenerateStream], suspicion: Suspicion) -> list[pb.Accepted]:
+    try:
+        async with asyncio.timeout(_ACCEPT_SECONDS), _suspecting(suspicion, streams):
             return [await stream.accepted() for stream in streams]
     except TimeoutError:
         raise UnavailableError(
-            "the engine does not answer", hint="try again shortly", code="engine_unavailable"
+            "the engine does not answer", hint="try again shortly", code=ENGINE_UNAVAILABLE
         ) from None
 
 

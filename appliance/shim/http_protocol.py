@@ -1,7 +1,9 @@
-"""Uvicorn's HTTP parser with the limits it lacks: a time and a size for a request's head.
+"""Uvicorn's HTTP parser with the limits it lacks.
 
-Without them a caller that sends its head byte by byte, or without end, would hold a connection
-and memory for ever. What is not HTTP at all is answered in the API's shape too.
+A time and a size for a request's head, or a caller that sends it byte by byte, or without end,
+would hold a connection and memory for ever; a time for taking what was sent, or one that does not
+read would; a number of connections, or callers that only connect would use up the descriptors.
+What is not HTTP at all is answered in the API's shape too.
 """
 
 from __future__ import annotations
@@ -10,26 +12,50 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from appliance.errors import RequestError
+from appliance.errors import ApplianceError, RequestError, UnavailableError
 from appliance.shim.refusals import refusal
 
 HEAD_SECONDS = 15.0
 HEAD_BYTES = 64 * 1024
+TAKE_SECONDS = 60.0
+"""A caller that has not taken the waiting part of an answer after this is cut off."""
+CONNECTIONS = 512
+"""At once; half of the descriptors that a process has by default."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection. The clock runs from a head's first byte to its end."""
+    """One connection. The clock runs from a head's first byte to its end, and while the caller does
+    not take what waits for it."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _take_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        if len(self.connections) > CONNECTIONS:
+            self._refuse(
+                UnavailableError(
+                    "too many connections are open",
+                    hint="use fewer, or close those that are idle",
+                    code="too_many_connections",
+                )
+            )
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_done()
+        self._taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._take_timer = self.loop.call_later(TAKE_SECONDS, self._not_taken)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -48,7 +74,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        answer = refusal(RequestError(msg, code="invalid_http"))
+        self._refuse(RequestError(msg, code="invalid_http"))
+
+    def _refuse(self, error: ApplianceError) -> None:
+        answer = refusal(error)
         head = [
             STATUS_LINE[answer.status],
             b"content-type: application/json\r\n",
@@ -57,6 +86,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         ]
         self.transport.write(b"".join([*head, answer.body]))
         self.transport.close()
+
+    def _taken(self) -> None:
+        if self._take_timer is not None:
+            self._take_timer.cancel()
+            self._take_timer = None
+
+    def _not_taken(self) -> None:
+        self._take_timer = None
+        self.transport.abort()
 
     def _await_head(self) -> None:
         self._head_bytes = 0

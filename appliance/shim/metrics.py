@@ -7,6 +7,7 @@ because a model becomes a label only after the engine accepted a request for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector
 from appliance.audit.event import Response
 from appliance.pb import engine_v1_pb2 as pb
 
+BatchOutcome = Literal["completed", "failed", "tried_again"]
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 
@@ -60,6 +62,17 @@ class Metrics:
             buckets=_STEP_SECONDS,
             registry=registry,
         )
+        self._batches = Gauge(
+            "appliance_batches_in_progress",
+            "Batches that have not ended.",
+            registry=registry,
+        )
+        self._batch_lines = Counter(
+            "appliance_batch_lines",
+            "Tries of lines of batches, by what came of it.",
+            ("outcome",),
+            registry=registry,
+        )
         self._finished = Counter(
             "appliance_request_finished",
             "Admitted requests that ended, by outcome.",
@@ -88,6 +101,14 @@ class Metrics:
     def next_tokens(self, model: str, seconds: float, count: int) -> None:
         """The engine gave `count` more tokens, `seconds` after the ones before."""
         self._between_tokens.labels(model).observe(seconds / count)
+
+    def batches(self, count: int) -> None:
+        """So many batches have not ended."""
+        self._batches.set(count)
+
+    def batch_line(self, outcome: BatchOutcome) -> None:
+        """A line of a batch was tried."""
+        self._batch_lines.labels(outcome).inc()
 
     def settled(self, response: Response) -> None:
         """An admitted request ended."""

@@ -19,6 +19,7 @@ from appliance.shim.api.health import Readiness
 from appliance.shim.api.messages import VERSIONS
 from appliance.shim.operations import OPERATIONS, Operation
 from appliance.shim.refusals import AnthropicError, ErrorDocument
+from appliance.shim.wire.files import FileForm
 from appliance.shim.wire.parameters import Parameter
 from appliance.shim.wire.response_items import GivenMessage
 
@@ -27,11 +28,13 @@ _REFERENCE = "#/components/schemas/{name}"
 _STATUSES = {
     400: "A parameter is wrong, unknown or not possible here; the error names it",
     401: "The key is missing, mistyped, expired or revoked",
-    404: "There is no such model or response",
+    403: "The key is not for this API, model or service tier",
+    404: "There is no such model, response, file or batch",
     408: "The body did not arrive in time",
+    409: "Not possible now",
     413: "The body is larger than the operator allows",
-    415: "The body is not JSON",
-    429: "More requests wait than the operator allows",
+    415: "The body is not JSON, or not a form",
+    429: "More requests wait, or more is kept, than the operator allows",
     500: "A fault of the appliance",
     503: "Not served now; try again",
     504: "It took longer than the operator allows",
@@ -70,13 +73,15 @@ def _schemas() -> tuple[dict[object, Json], Json]:
     """The schema of each type that an operation names, and what they refer to."""
     kinds: list[object] = [ErrorDocument, AnthropicError, Readiness]
     for operation in OPERATIONS:
-        kinds += [operation.body, operation.query, operation.stream]
+        kinds += [operation.body, operation.form, operation.query, operation.stream]
         if not isinstance(operation.answer, str):
             kinds.append(operation.answer)
     named = [kind for kind in kinds if kind is not None]
     found, components = msgspec.json.schema_components(
         named, ref_template=_REFERENCE, schema_hook=_anything
     )
+    # A form has texts and files, not JSON: the file's bytes stand in it as they are.
+    components[FileForm.__name__]["properties"]["file"] = {"type": "string", "format": "binary"}
     schemas = {kind: copy.deepcopy(schema) for kind, schema in zip(named, found, strict=True)}
     _let_messages_be_nameless(components)
     return schemas, components
@@ -129,6 +134,12 @@ def _operation(operation: Operation, schemas: dict[object, Json], components: Js
             "required": True,
             "content": {"application/json": {"schema": schemas[operation.body]}},
         }
+    if operation.form is not None:
+        _explain(_referred(schemas[operation.form], components), operation.parameters)
+        described["requestBody"] = {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": schemas[operation.form]}},
+        }
     return described
 
 
@@ -161,15 +172,17 @@ def _responses(operation: Operation, schemas: dict[object, Json]) -> Json:
 
 
 def _statuses(operation: Operation) -> list[int]:
-    found = {500, 503}
+    found = {500, 503, *operation.statuses}
     if not operation.public:
-        found.add(401)
+        found |= {401, 403}
     if operation.names or operation.query is not None:
         found |= {400, 404}
     if operation.method == "POST":
         found |= {400, 408, 413}
     if operation.body is not None:
         found |= {404, 415, 429, 504}
+    if operation.form is not None:
+        found.add(415)
     return sorted(found)
 
 

@@ -20,9 +20,11 @@ from appliance.shim.exchange import Dialect
 from appliance.shim.wire import parameters as table
 from appliance.shim.wire.anthropic import CountRequest, MessagesRequest
 from appliance.shim.wire.anthropic_message import MessageEvent, MessageOut, MessageTokens
+from appliance.shim.wire.batches import BatchesQuery, BatchList, BatchObject, BatchRequest
 from appliance.shim.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from appliance.shim.wire.completions import Completion, CompletionRequest
 from appliance.shim.wire.embeddings import EmbeddingList, EmbeddingRequest
+from appliance.shim.wire.files import DeletedFile, FileForm, FileList, FileObject, FilesQuery
 from appliance.shim.wire.response_object import (
     DeletedResponse,
     ItemList,
@@ -52,12 +54,16 @@ class Operation:
     """The type of a 200's JSON, or its media types."""
     body: type | None = None
     """The type of the request's JSON."""
+    form: type | None = None
+    """The type of the request's form, for an upload."""
     parameters: Sequence[table.Parameter] = ()
     query: type | None = None
     stream: object = None
     """The type of each event where the answer can be streamed."""
     public: bool = False
     """Needs no key and leaves no record."""
+    statuses: Sequence[int] = ()
+    """Those that it may answer with besides what all of its kind do."""
     dialect: Dialect = "openai"
     """Whose API it is, and so the shape of its errors."""
 
@@ -152,6 +158,50 @@ OPERATIONS = (
     ),
     Operation(
         "POST",
+        "/v1/files",
+        "Uploads the requests of a batch",
+        FileObject,
+        form=FileForm,
+        parameters=table.FILES,
+        statuses=(429,),
+    ),
+    Operation("GET", "/v1/files", "The files of this key", FileList, query=FilesQuery),
+    Operation("GET", "/v1/files/{file_id}", "One of them", FileObject, query=NoQuery),
+    Operation(
+        "DELETE",
+        "/v1/files/{file_id}",
+        "Deletes a file",
+        DeletedFile,
+        query=NoQuery,
+        statuses=(409,),
+    ),
+    Operation(
+        "GET",
+        "/v1/files/{file_id}/content",
+        "Its bytes",
+        "application/octet-stream",
+        query=NoQuery,
+    ),
+    Operation(
+        "POST",
+        "/v1/batches",
+        "Runs the requests of a file while there is room, at the batch price",
+        BatchObject,
+        body=BatchRequest,
+        parameters=table.BATCHES,
+    ),
+    Operation("GET", "/v1/batches", "The batches of this key", BatchList, query=BatchesQuery),
+    Operation("GET", "/v1/batches/{batch_id}", "One of them", BatchObject, query=NoQuery),
+    Operation(
+        "POST",
+        "/v1/batches/{batch_id}/cancel",
+        "Stops a batch; what is finished is kept",
+        BatchObject,
+        query=NoQuery,
+        statuses=(409,),
+    ),
+    Operation(
+        "POST",
         "/tokenize",
         "The token ids of a text or of a conversation",
         TokenizeAnswer,
@@ -194,6 +244,8 @@ OPERATIONS = (
 )
 PUBLIC = frozenset(operation.path for operation in OPERATIONS if operation.public)
 """Paths that need no key."""
+UPLOADS = frozenset(o.path for o in OPERATIONS if o.form is not None)
+"""Paths whose bodies are files."""
 ANTHROPIC = frozenset(o.path for o in OPERATIONS if o.dialect == "anthropic")
 """Paths whose callers speak Anthropic's API."""
 _WITH_SLASHES = frozenset({"model"})

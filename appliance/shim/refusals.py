@@ -35,13 +35,19 @@ STATUS_OF_CODE = {
     "key_revoked": 401,
     "insufficient_permissions": 403,
     "model_not_allowed": 403,
+    "origin_not_allowed": 403,
     "unknown_url": 404,
     "model_not_found": 404,
     "response_not_found": 404,
+    "file_not_found": 404,
+    "batch_not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "body_too_large": 413,
+    "file_too_large": 413,
     "unsupported_media_type": 415,
+    "host_not_allowed": 421,
+    "too_many_connections": 503,
     "timeout": 504,
 }
 _STATUS_OF_CLASS: tuple[tuple[type[ApplianceError], int], ...] = (
@@ -74,9 +80,9 @@ _ANTHROPIC_TYPES: dict[int, AnthropicErrorType] = {
 _TYPE_OF_STATUS = {429: "rate_limit_error"}
 _TYPE_OF_CODE = {"insufficient_quota": "insufficient_quota"}
 _RETRY_AFTER_SECONDS = {429: 1, 503: 1}
-_NO_RETRY = frozenset({"timeout", "insufficient_quota", "conflict"})
+_NO_RETRY = frozenset({"timeout", "insufficient_quota", "conflict", "storage_full"})
 """Trying again would fail as well, after computing as long again; a budget comes back tomorrow."""
-_CLOSING = frozenset({"body_timeout", "body_too_large"})
+_CLOSING = frozenset({"body_timeout", "body_too_large", "file_too_large"})
 """The rest of the body is not read, so the connection cannot be used again."""
 
 

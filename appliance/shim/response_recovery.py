@@ -11,6 +11,7 @@ import msgspec
 from appliance.config import Config
 from appliance.errors import UnavailableError
 from appliance.shim.api.response_shape import response_error
+from appliance.shim.content_database import delete_content
 from appliance.shim.response_store import ResponseStore
 from appliance.shim.wire.response_object import ResponseObject
 
@@ -26,7 +27,7 @@ async def kept_responses(config: Config) -> AsyncIterator[ResponseStore | None]:
     """
     path = config.layout.responses_db
     if not config.api.store_responses:
-        path.unlink(missing_ok=True)
+        delete_content(path)
         yield None
         return
     store = ResponseStore(path, config.api.stored_response_hours * 3600)

@@ -10,9 +10,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.errors import RequestError
 from appliance.shim.administration.routes import administration_apps
+from appliance.shim.api.batches import (
+    BatchEndpoint,
+    BatchesEndpoint,
+    CancelBatchEndpoint,
+    CreateBatchEndpoint,
+)
 from appliance.shim.api.chat import ChatEndpoint
 from appliance.shim.api.completions import CompletionsEndpoint
 from appliance.shim.api.embeddings import EmbeddingsEndpoint
+from appliance.shim.api.files import (
+    CreateFileEndpoint,
+    DeleteFileEndpoint,
+    FileContentEndpoint,
+    FileEndpoint,
+    FilesEndpoint,
+)
 from appliance.shim.api.health import HealthEndpoint, ReadyEndpoint
 from appliance.shim.api.messages import CountTokensEndpoint, MessagesEndpoint
 from appliance.shim.api.metrics import MetricsEndpoint
@@ -51,21 +64,37 @@ def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     )
 
 
+def batch_endpoints(services: Services) -> dict[str, ASGIApp]:
+    """What a line of a batch may ask for, by path."""
+    return {
+        "/v1/chat/completions": ChatEndpoint(services),
+        "/v1/responses": ResponsesEndpoint(services),
+        "/v1/completions": CompletionsEndpoint(services),
+        "/v1/embeddings": EmbeddingsEndpoint(services),
+    }
+
+
 def _apps(
     services: Services, audit_available: Callable[[], bool]
 ) -> dict[tuple[Method, str], ASGIApp]:
     engine = services.engine
     return {
-        ("POST", "/v1/chat/completions"): ChatEndpoint(services),
-        ("POST", "/v1/responses"): ResponsesEndpoint(services),
+        **{("POST", path): endpoint for path, endpoint in batch_endpoints(services).items()},
         ("GET", "/v1/responses/{response_id}"): ResponseEndpoint(services),
         ("DELETE", "/v1/responses/{response_id}"): DeleteResponseEndpoint(services),
         ("POST", "/v1/responses/{response_id}/cancel"): CancelResponseEndpoint(services),
         ("GET", "/v1/responses/{response_id}/input_items"): InputItemsEndpoint(services),
         ("POST", "/v1/messages"): MessagesEndpoint(services),
         ("POST", "/v1/messages/count_tokens"): CountTokensEndpoint(services),
-        ("POST", "/v1/completions"): CompletionsEndpoint(services),
-        ("POST", "/v1/embeddings"): EmbeddingsEndpoint(services),
+        ("POST", "/v1/files"): CreateFileEndpoint(services),
+        ("GET", "/v1/files"): FilesEndpoint(services),
+        ("GET", "/v1/files/{file_id}"): FileEndpoint(services),
+        ("DELETE", "/v1/files/{file_id}"): DeleteFileEndpoint(services),
+        ("GET", "/v1/files/{file_id}/content"): FileContentEndpoint(services),
+        ("POST", "/v1/batches"): CreateBatchEndpoint(services),
+        ("GET", "/v1/batches"): BatchesEndpoint(services),
+        ("GET", "/v1/batches/{batch_id}"): BatchEndpoint(services),
+        ("POST", "/v1/batches/{batch_id}/cancel"): CancelBatchEndpoint(services),
         ("POST", "/tokenize"): TokenizeEndpoint(services),
         ("POST", "/detokenize"): DetokenizeEndpoint(services),
         ("GET", "/v1/models"): ModelsEndpoint(engine),

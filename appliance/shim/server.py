@@ -18,18 +18,25 @@ import uvicorn
 
 from appliance.access import KeyStore
 from appliance.audit import AuditLog, AuditWriter
+from appliance.audit.content import ContentKeeper
 from appliance.config import ApiSettings, Config
 from appliance.errors import UnavailableError
 from appliance.metering import Clock, Limiter, Meter, PriceTable, catch_up
 from appliance.shim.accounting import Accounting
 from appliance.shim.admission import Admission
 from appliance.shim.app import build
+from appliance.shim.batches.batches import Batches, kept_files
+from appliance.shim.batches.gate import Gate
+from appliance.shim.batches.line_caller import LineCaller
+from appliance.shim.batches.office import Office
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol
 from appliance.shim.metrics import Metrics
 from appliance.shim.response_recovery import kept_responses
+from appliance.shim.retention import retention
 from appliance.shim.revocation import Revocations
+from appliance.shim.routes import batch_endpoints
 from appliance.shim.services import Services
 from appliance.shim.settler import Settler
 
@@ -101,8 +108,14 @@ async def _services(
         metrics = Metrics(lambda: drain.inside)
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
-        async with AuditWriter(log, config.audit) as writer, kept_responses(config) as responses:
-            accounting = Accounting(writer, keys, settler, metrics)
+        content = ContentKeeper(layout, config.audit)
+        async with (
+            AuditWriter(log, config.audit) as writer,
+            retention(config, log),
+            kept_responses(config) as responses,
+            kept_files(config, meter.outcome) as batches,
+        ):
+            accounting = Accounting(writer, keys, settler, metrics, content)
             revocations = Revocations(keys)
             services = Services(
                 config,
@@ -113,14 +126,34 @@ async def _services(
                 drain,
                 revocations,
                 Admission(engine, limiter, prices),
-                responses,
+                responses=responses,
+                batches=batches,
             )
+            if batches is not None:
+                await batches.open(_office(services, batches))
             try:
                 yield services, writer
             finally:
+                if batches is not None:
+                    await batches.close()
                 await revocations.close()
                 await engine.close()
                 await settler.close()
+
+
+def _office(services: Services, batches: Batches) -> Office:
+    """Where `batches` are worked on."""
+    config = services.config
+    return Office(
+        batches.files,
+        batches.batches,
+        Gate(services.drain),
+        LineCaller(batch_endpoints(services), services.accounting, services.keys),
+        services.engine,
+        services.metrics,
+        config.api.max_body_bytes,
+        batches.file_seconds,
+    )
 
 
 def _listen(settings: ApiSettings) -> socket.socket:

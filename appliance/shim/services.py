@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from appliance.config import ApiSettings, Config
 from appliance.shim.accounting import Accounting
 from appliance.shim.admission import Admission, allowed
 from appliance.shim.background import Background
+from appliance.shim.batches.batches import Batches
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.exchange import Exchange
@@ -20,6 +22,7 @@ from appliance.shim.lifeline import Lifeline
 from appliance.shim.metrics import Metrics
 from appliance.shim.response_store import ResponseStore
 from appliance.shim.revocation import Revocations
+from appliance.shim.suspects import Suspects
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,11 @@ class Services:
     drain: Drain
     revocations: Revocations
     admission: Admission
+    suspects: Suspects = field(default_factory=Suspects)
     responses: ResponseStore | None = None
     """None unless the operator lets callers store responses."""
+    batches: Batches | None = None
+    """None unless the operator lets callers keep files."""
     background: Background = field(default_factory=Background)
 
     @property
@@ -47,7 +53,8 @@ class Services:
     async def lifeline(self, exchange: Exchange, receive: Receive) -> AsyncIterator[Lifeline]:
         """A lifeline for `exchange` that also ends when its key is revoked."""
         assert exchange.key is not None, "routes that compute need a key"
-        seconds = self.settings.request_timeout_seconds
+        # A line of a batch may wait for as long as others come first; its batch has a window.
+        seconds = math.inf if exchange.line else self.settings.request_timeout_seconds
         async with Lifeline(receive, self.drain, seconds) as lifeline:
             with self.revocations.watching(exchange.key, lifeline.end):
                 yield lifeline

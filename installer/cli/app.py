@@ -11,6 +11,8 @@ from appliance.errors import ApplianceError
 from installer.cli import (
     ask,
     audit,
+    audit_content,
+    audit_evidence,
     bench,
     bundle,
     install,
@@ -36,6 +38,8 @@ app = typer.Typer(
 
 for command in (install, serve, status, ask, bench):
     command.register(app)
+audit_evidence.register(audit.app)
+audit_content.register(audit.app)
 for noun in (models, keys, projects, prices, usage, audit, trust, bundle, media):
     app.add_typer(noun.app)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.errors import ApplianceError, NotFoundError, UsageError
+from appliance.errors import ApplianceError, ConflictError, NotFoundError, UsageError
 from installer.cli import limits
 from installer.cli.output import (
     JsonOption,
@@ -23,7 +23,7 @@ from installer.cli.spans import moment, shown, span
 
 if TYPE_CHECKING:
     from appliance.access import KeyInfo, KeyStore, NewKey
-    from appliance.config import Layout
+    from appliance.config import Config, Layout
 
 app = typer.Typer(name="keys", help="Hand out, limit and revoke API keys.", no_args_is_help=True)
 
@@ -53,6 +53,9 @@ def create(
         list[str] | None,
         typer.Option("--api", help="An API it may call, for example chat; all if absent."),
     ] = None,
+    priority: Annotated[
+        bool, typer.Option("--priority", help="It may ask to be served before other keys.")
+    ] = False,
     admin: Annotated[
         bool, typer.Option("--admin", help="It opens the administration API, and no model.")
     ] = False,
@@ -80,6 +83,7 @@ def create(
             tags=tag or (),
             models=model or None,
             apis=api or None,
+            priority=priority,
         )
         # First the record, then the key: no key exists without one.
         admin_event(
@@ -142,6 +146,7 @@ def show(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = Fal
             "tags": ", ".join(key.tags) or "-",
             "models": "all" if key.models is None else ", ".join(key.models) or "none",
             "apis": "all" if key.apis is None else ", ".join(key.apis) or "none",
+            "priority": "on request" if key.priority else "-",
             "state": key.state(time.time()),
             "created": shown(key.created),
             "expires": shown(key.expires),
@@ -183,6 +188,7 @@ def rotate(
             tags=old.tags,
             models=old.models,
             apis=old.apis,
+            priority=old.priority,
             lineage=old.lineage,
         )
         admin_event(config.layout, config.audit, "keys.rotate", target=old.id, version=key.info.id)
@@ -198,7 +204,12 @@ def revoke(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = F
     config = node_config(root)
     with open_store(config.layout) as store:
         # First the key, then the record: a log that cannot be written keeps no door open.
-        key = store.revoke(key_id)
+        try:
+            key = store.revoke(key_id)
+        except ConflictError as error:
+            # Perhaps by a command that was killed before it could record it.
+            _record_revoked_before(config, key_id, error)
+            raise
     try:
         admin_event(config.layout, config.audit, "keys.revoke", target=key.id)
     except ApplianceError as error:
@@ -208,6 +219,19 @@ def revoke(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = F
         print_json(document(key))
     else:
         out.print(f"{key.id} ({key.name}) is revoked", markup=False)
+
+
+def _record_revoked_before(config: Config, key_id: str, error: ConflictError) -> None:
+    from appliance.audit import admin_event
+
+    admin_event(
+        config.layout,
+        config.audit,
+        "keys.revoke",
+        target=key_id,
+        outcome="error",
+        reason=error.message,
+    )
 
 
 @app.command("limit")
@@ -270,6 +294,7 @@ def document(key: KeyInfo) -> dict[str, object]:
         "tags": list(key.tags),
         "models": None if key.models is None else list(key.models),
         "apis": None if key.apis is None else list(key.apis),
+        "priority": key.priority,
         "state": key.state(time.time()),
         "created": key.created,
         "expires": key.expires,

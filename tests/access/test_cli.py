@@ -121,6 +121,7 @@ def test_wrong_options_are_typed_errors_and_make_no_key(layout: Layout) -> None:
         ["--project", "nobody"],
         ["--api", "chatt"],
         ["--admin", "--model", "guide"],
+        ["--admin", "--priority"],
         ["--expires", "soon"],
         ["--expires", "2001-01-01"],
         ["--expires", "1d", "--days", "1"],
@@ -132,9 +133,10 @@ def test_wrong_options_are_typed_errors_and_make_no_key(layout: Layout) -> None:
 
 
 def test_a_rotation_shows_a_new_secret_and_keeps_the_old_one_for_a_while(layout: Layout) -> None:
-    old = run_json(layout, "create", "crm", "--owner", "Ada", "--model", "guide")
+    old = run_json(layout, "create", "crm", "--owner", "Ada", "--model", "guide", "--priority")
     new = run_json(layout, "rotate", old["id"], "--overlap", "2h")
     assert (new["owner"], new["models"], new["lineage"]) == ("Ada", ["guide"], old["id"])
+    assert (old["priority"], new["priority"]) == (True, True)
     assert new["replaces"]["id"] == old["id"]
     assert new["replaces"]["expires"] == pytest.approx(new["created"] + 7200, abs=2)
     with KeyStore(layout.keys_db) as store:
@@ -197,6 +199,18 @@ def test_projects_are_made_listed_limited_and_archived(layout: Layout) -> None:
     assert [action for action, _ in admin_records(layout)] == [
         "projects.create", "keys.create", "projects.limit", "projects.cache", "projects.archive",
     ]  # fmt: skip
+
+
+def test_a_revocation_that_was_killed_before_its_record_is_told_by_the_next(layout: Layout) -> None:
+    key = run_json(layout, "create", "crm")
+    with KeyStore(layout.keys_db) as store:
+        store.revoke(key["id"])
+    with pytest.raises(ConflictError, match="revoked before"):
+        run(layout, "revoke", key["id"])
+    assert admin_records(layout)[-1] == ("keys.revoke", key["id"])
+    [*_, last] = [event for _, event in read_events(layout.audit)]
+    assert isinstance(last, Admin)
+    assert last.outcome == "error"
 
 
 def test_unknown_and_revoked_ids_are_typed_errors(layout: Layout) -> None:

@@ -42,6 +42,7 @@ def test_keys_of_release_0_1_work_as_before_and_belong_to_the_default_project(pa
         for key in store.list():
             assert (key.project, key.kind, key.lineage) == (DEFAULT_PROJECT, "api", key.id)
             assert (key.models, key.apis, key.limits) == (None, None, NO_LIMITS)
+            assert not key.priority
             assert key.cache_namespace == key.id, "what is in the cache stays where it was"
         assert store.get("up4n3zxy").expires == 4_000_000_000
         assert store.get("d6is2fkr").revoked == 1_795_392_100

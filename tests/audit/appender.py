@@ -1,12 +1,12 @@
 """A process that records and tells its parent, for the tests that kill it or break its disk.
 
-    python -m tests.audit.appender BASE NAME COUNT [threadless]
+    python -m tests.audit.appender BASE NAME COUNT [threadless] [rolling]
 
 It writes lines to standard output, each in one unbuffered write: `sent ID` before a record is
 handed over, `acked ID SEQ` after it was acknowledged, `refused ID` after it was refused. The
 parent, outside the fault's reach, keeps them as the ledger. COUNT acknowledged records later it
 closes the log and writes `closed`. `threadless` appends and publishes in the main thread only, so
-that the n-th system call is the same one at each run.
+that the n-th system call is the same one at each run. `rolling` takes a new key after few records.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import itertools
 import os
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.audit.log import AuditLog
@@ -48,9 +49,9 @@ async def client(writer: AuditWriter, names: itertools.count[int], name: str, co
             count -= 1
 
 
-async def record(log: AuditLog, name: str, count: int) -> None:
+async def record(log: AuditLog, settings: AuditSettings, name: str, count: int) -> None:
     names = itertools.count()
-    async with AuditWriter(log, SETTINGS) as writer:
+    async with AuditWriter(log, settings) as writer:
         await asyncio.gather(
             *(client(writer, names, name, count // CLIENTS) for _ in range(CLIENTS))
         )
@@ -74,6 +75,9 @@ def record_threadless(log: AuditLog, name: str, count: int) -> None:
         for event, seq in zip(events, seqs, strict=True):
             tell(f"acked {event.request_id} {seq}")
         count -= len(events)
+        if log.roll_is_due():
+            with suppress(AuditUnavailableError):
+                log.roll()
         if log.size - log.published.size >= 64 * CLIENTS:
             with suppress(AuditUnavailableError):
                 log.checkpoint()
@@ -82,12 +86,14 @@ def record_threadless(log: AuditLog, name: str, count: int) -> None:
 def main() -> None:
     base, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     create_signer(base / "key", ORIGIN)
-    with AuditLog.open(base / "audit", base / "key", SETTINGS) as log:
+    rolling = "rolling" in sys.argv[4:]
+    settings = replace(SETTINGS, epoch_records=8) if rolling else SETTINGS
+    with AuditLog.open(base / "audit", base / "key", settings) as log:
         tell("open")
         if "threadless" in sys.argv[4:]:
             record_threadless(log, name, count)
         else:
-            asyncio.run(record(log, name, count))
+            asyncio.run(record(log, settings, name, count))
     tell("closed")
 
 

@@ -39,6 +39,7 @@ def mutations(directory: Path, rng: random.Random, count: int) -> Iterator[Mutat
     """`count` mutations of the log in `directory`, of every kind in turn."""
     makers = [_flip, _truncate, _extend, _drop, _swap_files, _zero, _swap_entries, _drop_entry]
     makers += [_repeat_entry, _swap_frames, _drop_frame, _add_file, _not_a_file, _flip, _flip]
+    makers += [_replay_head, _roll_back]
     names = parts(directory)
     for i in range(count):
         yield makers[i % len(makers)](directory, names, rng)
@@ -200,6 +201,45 @@ def _not_a_file(directory: Path, names: list[str], rng: random.Random) -> Mutati
             (log / name).mkdir()
 
     return Mutation(f"put a {kind} in place of {name}", apply)
+
+
+def _replay_head(directory: Path, names: list[str], rng: random.Random) -> Mutation:
+    """A genuine older head in place of a newer one."""
+    target = rng.choice(["checkpoint", *(n for n in names if n.startswith("cosigned/"))])
+    heads = [e / "checkpoint" for e in _earlier(directory)]
+    heads += [directory / n for n in names if n.startswith("epochs/")]
+    source = rng.choice([head for head in heads if _note(head) != _note(directory / target)])
+    return Mutation(
+        f"put the head of {source.parent.name}/{source.name} in place of {target}",
+        lambda log: _rewrite(log / target, lambda _: _note(source)),
+    )
+
+
+def _roll_back(directory: Path, names: list[str], rng: random.Random) -> Mutation:
+    """The whole directory as it was at an earlier time, perhaps with one file of today."""
+    source = rng.choice(_earlier(directory))
+    kept = rng.choice([None, *names])
+
+    def apply(log: Path) -> None:
+        today = (log / kept).read_bytes() if kept else b""
+        shutil.rmtree(log)
+        shutil.copytree(source, log)
+        if kept:
+            (log / kept).parent.mkdir(parents=True, exist_ok=True)
+            (log / kept).write_bytes(today)
+
+    return Mutation(f"roll back to {source.name}, keeping {kept}", apply)
+
+
+def _earlier(directory: Path) -> list[Path]:
+    """Copies of the log from before its cosigned head, which lie beside it."""
+    return sorted(directory.parent.glob("earlier-*"))
+
+
+def _note(path: Path) -> bytes:
+    """The signed note that a file begins with."""
+    text, _, rest = path.read_bytes().partition(b"\n\n")
+    return text + b"\n\n" + rest.partition(b"\n\n")[0].rstrip(b"\n") + b"\n"
 
 
 def _rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,10 @@ def appliance(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments, "--root", str(root)], capture_output=True, text=True, check=False
     )
+
+
+def run_without_root(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -80,6 +86,84 @@ def test_verify_refuses_what_is_not_a_log_or_not_a_key(layout: Layout, tmp_path:
     assert (done.returncode, done.stdout) == (5, "")
     done = appliance("audit", "verify", "--since", str(tmp_path / "no"), root=layout.root)
     assert (done.returncode, done.stdout) == (3, "")
+
+
+def test_tail_prints_the_newest_records_first_to_last(layout: Layout) -> None:
+    done = appliance("audit", "tail", "-n", "3", root=layout.root)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [(line[0], line[2]) for line in lines] == [("4", "RES"), ("5", "REQ"), ("6", "RES")]
+    assert "request_id=req-c" in lines[-1]
+    done = appliance("audit", "tail", "-n", "100", "--json", root=layout.root)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["seq"] for record in records] == list(range(7))
+    done = appliance("audit", "tail", "--dir", str(layout.root / "no"), root=layout.root)
+    assert done.returncode == 5
+
+
+def test_tail_follows_the_log_until_it_is_interrupted(layout: Layout) -> None:
+    command = [*COMMAND, "audit", "tail", "--follow", "-n", "0", "--root", str(layout.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        seen: list[bytes] = []
+        while not seen:  # it starts when it starts: append until it tells of one
+            with AuditLog.open(layout.audit, layout.audit_key, AuditSettings()) as log:
+                log.append(exchange(f"new-{log.size}"))
+            ready, _, _ = select.select([process.stdout], [], [], 0.5)
+            seen += [process.stdout.readline()] if ready else []
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert b"request_id=req-new-" in seen[0]
+
+
+def test_evidence_goes_to_the_auditor_and_comes_back(layout: Layout, tmp_path: Path) -> None:
+    vkey = (layout.audit_key / "audit.vkey").read_text().strip()
+    done = appliance("audit", "export", str(tmp_path / "out"), root=layout.root)
+    assert done.returncode == 0, done.stderr
+    head, memory = str(tmp_path / "head"), str(tmp_path / "memory")
+    arguments = [str(tmp_path / "out"), "--key", vkey, "--memory", memory, "--out", head]
+    done = run_without_root("audit", "cosign", *arguments)
+    assert done.returncode == 0, done.stderr
+    cosigner = done.stdout.split("cosigner key")[1].strip()
+    done = appliance("audit", "import-cosignature", head, "--cosigner", cosigner, root=layout.root)
+    assert done.returncode == 0, done.stderr
+    done = appliance("audit", "verify", "--cosigner", cosigner, root=layout.root)
+    assert "the first 5 records" in done.stdout
+    assert "ADMIN 1" in done.stdout
+
+    done = appliance("audit", "prove", "2", str(tmp_path / "proof"), root=layout.root)
+    assert done.returncode == 0, done.stderr
+    files = [str(tmp_path / "proof"), str(tmp_path / "proof.leaf")]
+    done = run_without_root("audit", "check-proof", *files, "--key", vkey, "--json")
+    assert json.loads(done.stdout)["record"] == 2
+    (tmp_path / "proof.leaf").write_bytes(b"{}")
+    done = run_without_root("audit", "check-proof", *files, "--key", vkey)
+    assert done.returncode == 5
+
+
+def test_cosigning_what_does_not_verify_gives_nothing(layout: Layout, tmp_path: Path) -> None:
+    path = layout.audit / "tile/entries/000.p/5"
+    path.write_bytes(path.read_bytes().replace(b"req-a", b"req-x"))
+    vkey = (layout.audit_key / "audit.vkey").read_text().strip()
+    arguments = ["--key", vkey, "--memory", str(tmp_path / "m"), "--out", str(tmp_path / "head")]
+    done = run_without_root("audit", "cosign", str(layout.audit), *arguments)
+    assert done.returncode == 5
+    assert "record_differs" in done.stdout
+    assert not (tmp_path / "head").exists()
+
+
+def test_prune_needs_an_age_and_says_how_many(layout: Layout) -> None:
+    with AuditLog.open(layout.audit, layout.audit_key, AuditSettings()) as log:
+        log.append([event for i in range(300) for event in exchange(f"many-{i}")])
+    done = appliance("audit", "prune", root=layout.root)
+    assert done.returncode == 2
+    done = appliance("audit", "prune", "--older-than", "0", "--json", root=layout.root)
+    assert json.loads(done.stdout) == {"pruned": 512}
+    done = appliance("audit", "verify", root=layout.root)
+    assert done.returncode == 0, done.stdout
+    assert "pruned          512" in done.stdout
+    done = appliance("usage", "report", "--json", root=layout.root)
+    assert json.loads(done.stdout)["rows"][0]["requests"] == 303
 
 
 @pytest.mark.parametrize(("by", "group"), [("key", "key-1"), ("model", "guide")])

@@ -68,7 +68,8 @@ def kill_points(tmp_path: Path) -> list[tuple[str, int]]:
     """(system call, n) for each n-th writing call of a thread of one short run; strace counts
     per thread and call."""
     command = traced(tmp_path, "-e", f"trace={WRITING_CALLS}")
-    assert run([*command, *APPENDER, str(tmp_path / "counted"), "count", "16"], Ledger()) == 0
+    counted = [str(tmp_path / "counted"), "count", "16", "rolling"]
+    assert run([*command, *APPENDER, *counted], Ledger()) == 0
     trace = (tmp_path / "trace").read_text()
     made = Counter(re.findall(r"^(\d+) +(\w+)\(", trace, re.MULTILINE))
     most: dict[str, int] = {}
@@ -96,11 +97,11 @@ def kill_at(tmp_path: Path, call: str, nth: int) -> None:
     ledger = Ledger()
     base = tmp_path / f"{call}-{nth}"
     base.mkdir()
-    status = run([*command, *APPENDER, str(base), "first", "16"], ledger)
+    status = run([*command, *APPENDER, str(base), "first", "16", "rolling"], ledger)
     assert status in {0, -signal.SIGKILL, 128 + signal.SIGKILL}
     if (base / "audit/checkpoint").exists():
         assert check(base).findings == [], f"killed at {call} number {nth}"
-    assert run([*APPENDER, str(base), "second", "16"], ledger) == 0
+    assert run([*APPENDER, str(base), "second", "16", "rolling"], ledger) == 0
     ledger.assert_kept_by(base / "audit")
     assert_verifies(base)
     shutil.rmtree(base)
@@ -161,13 +162,16 @@ def test_calls_that_fail_again_and_again_keep_the_log_closed_until_they_work(
     assert_verifies(tmp_path)
 
 
-def test_two_processes_append_to_one_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rolling", [[], ["rolling"]], ids=["one key", "many keys"])
+def test_three_processes_append_to_one_log(tmp_path: Path, rolling: list[str]) -> None:
     with open_log(tmp_path):
         pass
     ledger = Ledger()
     processes = [
         subprocess.Popen(
-            [*APPENDER, str(tmp_path), name, "400"], cwd=REPOSITORY, stdout=subprocess.PIPE
+            [*APPENDER, str(tmp_path), name, "400", *rolling],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
         )
         for name in ("one", "two", "three")
     ]
@@ -178,7 +182,9 @@ def test_two_processes_append_to_one_log(tmp_path: Path) -> None:
     ledger.assert_kept_by(tmp_path / "audit")
     assert len(ledger.acked) == 1200
     assert len(set(ledger.acked.values())) == 1200
-    assert assert_verifies(tmp_path).records["REQ"] == 1200
+    report = assert_verifies(tmp_path)
+    assert report.records["REQ"] == 1200
+    assert bool(report.epoch) == bool(rolling)
 
 
 def test_one_of_two_processes_is_killed_and_the_other_goes_on(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from appliance.audit.fsck import verify
 from appliance.audit.journal import Journal
 from appliance.audit.note import Ed25519Signer
 from appliance.audit.reader import read_events
+from appliance.audit.signer import EpochSigner
 from appliance.audit.state import read_state
 from appliance.audit.tree import Tree
 from tests.conftest import REPOSITORY
@@ -87,7 +88,7 @@ def write_golden(directory: Path) -> None:
     Journal.create(directory)
     (directory / "audit.vkey").write_text(f"{SIGNER.verifier.vkey}\n")
     Tree.create(directory, [SIGNER], SIGNER.name)
-    tree = Tree(directory, signers=[SIGNER], verifiers=[SIGNER.verifier])
+    tree = Tree(directory, lambda: EpochSigner(0, SIGNER))
     journal = Journal(directory, segment_bytes=1 << 20, floor=lambda: read_state(directory).size)
     while journal.next_seq < RECORDS:
         journal.append(leaves_from)

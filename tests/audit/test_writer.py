@@ -7,17 +7,21 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from appliance.audit.event import Heartbeat, Reject, Request
+from appliance.audit.admin import admin_event
+from appliance.audit.event import Admin, Heartbeat, Reject, Request
 from appliance.audit.log import AuditLog
 from appliance.audit.reader import read_events
+from appliance.audit.room import BALLAST_NAME, Room
+from appliance.audit.signer import create_signer
 from appliance.audit.writer import AuditWriter
-from appliance.config import AuditSettings
+from appliance.config import AuditSettings, Layout
 from appliance.errors import AuditUnavailableError
-from tests.audit.sample import assert_verifies, exchange, open_log, request, response
+from tests.audit.sample import ORIGIN, assert_verifies, exchange, open_log, request, response
 
 SETTINGS = AuditSettings(checkpoint_seconds=0.05)
 
@@ -158,7 +162,7 @@ def test_a_full_disk_closes_the_log_and_free_space_opens_it_again(small_disk: Pa
     refused: set[str] = set()
 
     async def scenario(log: AuditLog) -> None:
-        async with AuditWriter(log, SETTINGS) as writer:
+        async with AuditWriter(log, replace(SETTINGS, ballast_bytes=0)) as writer:
 
             async def record(name: str) -> None:
                 try:
@@ -181,7 +185,8 @@ def test_a_full_disk_closes_the_log_and_free_space_opens_it_again(small_disk: Pa
             await eventually(lambda: writer.available)
             await record("after")
 
-    with open_log(small_disk, AuditSettings(segment_bytes=65_536)) as log:
+    settings = AuditSettings(segment_bytes=65_536)
+    with open_log(small_disk, settings) as log:
         asyncio.run(scenario(log))
     assert "req-after" in acknowledged
     logged = {
@@ -191,6 +196,76 @@ def test_a_full_disk_closes_the_log_and_free_space_opens_it_again(small_disk: Pa
     }
     assert logged == acknowledged
     assert_verifies(small_disk)
+
+
+def test_on_a_full_disk_what_has_begun_is_closed_and_nothing_new_begins(small_disk: Path) -> None:
+    settings = replace(SETTINGS, ballast_bytes=128 * 1024)
+    open_requests: list[str] = []
+
+    async def begin(writer: AuditWriter, name: str) -> bool:
+        try:
+            await writer.record(request(name))
+        except AuditUnavailableError:
+            return False
+        open_requests.append(name)
+        return True
+
+    async def scenario(log: AuditLog) -> None:
+        async with AuditWriter(log, settings) as writer:
+            assert await begin(writer, "first")
+            fill(small_disk / "filler")
+            for i in range(2000):
+                if not await begin(writer, f"full-{i}"):
+                    break
+            assert not writer.available
+            for name in open_requests:
+                await writer.record(response(name))
+            await writer.record(Admin(action="keys.revoke", target="key-1"))
+            assert not await begin(writer, "refused")
+            await eventually(lambda: log.published.size == log.size)
+            (small_disk / "filler").unlink()
+            (small_disk / "ballast").unlink()
+            await eventually(lambda: writer.available)
+            assert await begin(writer, "again")
+            await writer.record(response("again"))
+
+    with open_log(small_disk, settings) as log:
+        asyncio.run(scenario(log))
+    assert (small_disk / "audit/ballast").stat().st_size == settings.ballast_bytes
+    report = assert_verifies(small_disk)
+    assert report.open_requests == 0
+    assert report.records["RES"] == report.records["REQ"] == len(open_requests)
+    assert report.records["ADMIN"] == 1
+
+
+def test_an_administrative_record_takes_the_ballast_of_a_full_disk(small_disk: Path) -> None:
+    settings = replace(SETTINGS, ballast_bytes=128 * 1024)
+    layout = Layout(small_disk)
+    create_signer(layout.audit_key, ORIGIN)
+    admin_event(layout, settings, "keys.create", target="key-1")
+    assert Room(layout.audit, settings.ballast_bytes).keep()
+    fill(small_disk / "filler")
+    admin_event(layout, settings, "keys.revoke", target="key-1")
+    assert not (layout.audit / BALLAST_NAME).exists()
+    assert [e.action for _, e in read_events(layout.audit) if isinstance(e, Admin)] == [
+        "keys.create",
+        "keys.revoke",
+    ]
+
+
+def test_a_disk_that_fills_is_warned_of_once_per_level(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    room = Room(small_disk, 0)
+    room.warn()
+    assert not caplog.records
+    for size in (100_000, 200_000):
+        (small_disk / f"filler-{size}").write_bytes(bytes(size))
+        room.warn()
+        room.warn()
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    assert all("the disk of the audit log is" in warning for warning in warnings)
 
 
 def test_exchanges_recorded_before_and_after_a_restart_are_one_log(tmp_path: Path) -> None:

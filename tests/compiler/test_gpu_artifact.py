@@ -14,17 +14,20 @@ import msgspec
 import pytest
 
 from appliance.bundle.manifest import MANIFEST_NAME, encode
-from appliance.compiler import Compiled, Record, ensure_artifacts, open_artifact
+from appliance.compiler import Compiled, Record, ensure_artifacts, ladder, open_artifact
 from appliance.compiler import artifact as artifacts
 from appliance.compiler.artifact import open_named
 from appliance.compiler.record import NAME, Refusal, sign
 from appliance.compiler.runtime import choose_runtime
-from appliance.config import Layout
+from appliance.config import EngineSettings, Layout
 from appliance.errors import LayoutError, NotFoundError, VerificationError
 from appliance.model_store import StoredBundle
 from appliance.pb import onnx_graph_pb2 as pb
 from appliance.trust.node_key import NodeKey
+from installer.checkpoint import build_bundle
 from tests.compiler.conftest import stored
+from tests.conftest import BuildOnce
+from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.gpu import ALL_LIBRARIES, H100, machine_with, with_driver, write_release
 
 FLOAT16 = 10
@@ -39,12 +42,13 @@ class Node:
         self.python = write_release(release, machine_with())
         self.records: list[Record] = []
 
-    def compile(self, *directories: Path) -> Compiled:
+    def compile(self, *directories: Path, settings: EngineSettings | None = None) -> Compiled:
         return ensure_artifacts(
             self.layout,
             [stored(directory) for directory in directories],
             self.key,
             python=self.python,
+            settings=settings,
             made=lambda _bundle, record: self.records.append(record),
         )
 
@@ -58,6 +62,35 @@ def node(layout: Layout, node_key: NodeKey, tmp_path: Path) -> Node:
     return Node(layout, node_key, tmp_path / "release")
 
 
+@pytest.fixture(scope="module")
+def float_bundle(build_once: BuildOnce) -> Path:
+    """With one graph for the processor, which is sooner compiled."""
+
+    def build(directory: Path) -> None:
+        checkpoint = write_qwen3(directory / "checkpoint")
+        build_bundle(
+            checkpoint, directory / "it", name="tiny", version="1", signer=None, precision="fp32"
+        )
+
+    return build_once("compiler-float", build) / "it"
+
+
+@pytest.fixture
+def bundle(float_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(float_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def served(decoder_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Node:
+    """A node that has compiled the w8a8 bundle for its GPU; tests change nothing of it."""
+    root = tmp_path_factory.mktemp("served")
+    layout = Layout(root / "node")
+    node = Node(layout, NodeKey.create(layout.node), root / "release")
+    node.compile(decoder_bundle)
+    return node
+
+
 def without_graphs_for_a_gpu(bundle: Path) -> Path:
     """As an older release built it."""
     manifest = stored(bundle).manifest
@@ -66,36 +99,72 @@ def without_graphs_for_a_gpu(bundle: Path) -> Path:
     return bundle
 
 
-def test_a_chat_model_is_compiled_for_cuda_and_compared(node: Node, bundle: Path) -> None:
-    compiled = node.compile(bundle)
-    assert compiled.runtime.on_gpu
-    assert compiled.runtime.python.parent.parent.name == "venv-cuda13"
-    record = node.record(compiled, bundle)
+def test_a_chat_model_is_compiled_for_cuda_and_compared(served: Node) -> None:
+    (record,) = served.records
     assert record.provider == "cuda"
-    assert [(r.provider, r.code) for r in record.reasons] == [("tensorrt", "no_variant")]
+    assert [(r.provider, r.code) for r in record.reasons] == [("tensorrt", "library_missing")]
     assert record.compared is not None
     assert 0 < record.compared.error <= record.compared.bound
     assert record.fit is not None
     assert record.fit.precision == "fp16"
-    assert node.records == [record]
     assert [f.path for f in record.files] == ["model.onnx", "weights.bin"]
 
 
-def test_the_artifact_holds_plain_weights_in_half_precision(node: Node, bundle: Path) -> None:
-    compiled = node.compile(bundle)
-    directory = compiled.directories[stored(bundle).digest]
-    model = pb.Model.FromString((directory / "model.onnx").read_bytes())
+def test_the_artifact_holds_plain_weights_in_half_precision(served: Node) -> None:
+    (record,) = served.records
+    graph = served.layout.artifacts / record.key / "model.onnx"
+    model = pb.Model.FromString(graph.read_bytes())
     assert not {"DequantizeLinear", "Transpose"} & {node.op_type for node in model.graph.node}
     assert FLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
 
 
-def test_compiling_for_a_gpu_again_does_nothing(node: Node, bundle: Path) -> None:
-    first = node.compile(bundle)
-    directory = first.directories[stored(bundle).digest]
+def test_compiling_for_a_gpu_again_does_nothing(served: Node, decoder_bundle: Path) -> None:
+    (record,) = served.records
+    directory = served.layout.artifacts / record.key
     times = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
-    assert node.compile(bundle).directories == first.directories
+    compiled = served.compile(decoder_bundle)
+    assert list(compiled.directories.values()) == [directory]
+    assert compiled.runtime.on_gpu
+    assert compiled.runtime.python.parent.parent.name == "venv-cuda13"
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == times
-    assert len(node.records) == 1
+    assert served.records == [record]
+
+
+@pytest.fixture
+def with_tensorrt(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """As if TensorRT's library were there, and the engine ran what it builds."""
+    monkeypatch.setattr(ladder, "RUN", frozenset(ladder.LADDER))
+    write_release(tmp_path / "release", machine_with(H100, ALL_LIBRARIES))
+    return node
+
+
+def test_engines_are_recorded_file_by_file_under_a_key_with_their_shapes(
+    with_tensorrt: Node, bundle: Path
+) -> None:
+    small = EngineSettings(max_sequences=2, token_budget=64, max_context=128)
+    compiled = with_tensorrt.compile(bundle, settings=small)
+    record = with_tensorrt.record(compiled, bundle)
+    assert (record.provider, record.reasons) == ("tensorrt", ())
+    assert record.fingerprint["tensorrt"] == "10.16.1"
+    assert record.fingerprint["shapes"] == "2 64 128"
+    names = ["decode-1-1-of-128", "decode-2-2-of-128", "prefill-of-128"]
+    assert [f.path for f in record.files] == [
+        f"{name}{end}" for name in names for end in (".onnx", "_sm90.engine")
+    ]
+    assert record.fit is not None
+    other = with_tensorrt.compile(bundle, settings=replace(small, max_sequences=3))
+    assert with_tensorrt.record(other, bundle).key != record.key
+
+
+def test_a_library_among_the_engines_is_not_trusted(
+    with_tensorrt: Node, bundle: Path, tmp_path: Path
+) -> None:
+    on_gpu = tmp_path / "release/venv-cuda13/bin/python"
+    script = on_gpu.read_text().splitlines()
+    script.insert(1, '[ "$4" = --provider ] && touch "$7/plugin.so"')
+    on_gpu.write_text("\n".join(script))
+    with pytest.raises(LayoutError, match=r"plugin\.so"):
+        with_tensorrt.compile(bundle)
 
 
 def test_another_driver_is_another_artifact_and_the_old_one_stays(
@@ -120,7 +189,6 @@ def test_without_a_usable_gpu_the_processor_computes_and_the_record_says_why(
     record = node.record(compiled, bundle)
     assert record.provider == "cpu"
     assert {r.code for r in record.reasons} == {"driver_too_old"}
-    assert [f.path for f in record.files] == ["model.onnx", "prefill.onnx", "weights.bin"]
     opened = open_artifact(node.layout.artifacts, stored(bundle).digest, node.key.public)
     assert opened.provider == "cpu"
 
@@ -172,7 +240,7 @@ def test_where_one_model_cannot_use_the_gpus_runtime_none_does_and_all_say_why(
     chat = node.record(compiled, bundle)
     assert chat.provider == "cpu"
     assert [(r.provider, r.code) for r in chat.reasons] == [
-        ("tensorrt", "no_variant"),
+        ("tensorrt", "library_missing"),
         ("cuda", "beside"),
     ]
     assert "signal 9" in chat.reasons[1].message
@@ -196,6 +264,18 @@ def test_a_compilation_that_dies_is_a_reason_and_leaves_nothing_behind(
     assert names == {".lock", record.key}
 
 
+def test_a_gpu_that_others_use_is_a_reason_before_anything_is_tried(
+    node: Node, bundle: Path, tmp_path: Path
+) -> None:
+    write_release(tmp_path / "release", machine_with(replace(H100, free_bytes=1 << 29)))
+    record = node.record(node.compile(bundle), bundle)
+    assert record.reasons[-1].code == "gpu_busy"
+    assert "0.5 GiB free" in record.reasons[-1].message
+    # It is no verdict for ever.
+    write_release(tmp_path / "release", machine_with())
+    assert node.record(node.compile(bundle), bundle).provider == "cuda"
+
+
 def test_what_the_child_claims_is_held_to_the_bound(
     node: Node, bundle: Path, tmp_path: Path
 ) -> None:
@@ -210,6 +290,26 @@ def test_what_the_child_claims_is_held_to_the_bound(
         on_gpu.write_text(script.replace("\n", f"\n{answer}\n", 1))
         record = node.record(node.compile(bundle), bundle)
         assert record.reasons[-1].code == code
+
+
+def test_artifacts_beside_are_looked_at_by_record_and_size(
+    node: Node, bundle: Path, encoder_bundle: Path
+) -> None:
+    (directory,) = node.compile(bundle).directories.values()
+    weights = directory / "weights.bin"
+    weights.chmod(0o644)
+    data = weights.read_bytes()
+
+    def add(path: Path) -> None:
+        others = [stored(bundle)]
+        ensure_artifacts(node.layout, [stored(path)], node.key, beside=others, python=node.python)
+
+    weights.write_bytes(b"?" + data[1:])
+    add(encoder_bundle)
+    assert weights.read_bytes() != data
+    weights.write_bytes(data[1:])
+    add(encoder_bundle)
+    assert weights.stat().st_size == len(data)
 
 
 def test_a_bundle_that_rotted_is_an_error_and_no_reason(node: Node, bundle: Path) -> None:
@@ -236,17 +336,17 @@ def test_an_artifact_for_another_provider_is_refused(node: Node, bundle: Path) -
         open_named(directory, record.key, record.bundle, node.key.public, "cuda")
 
 
-def test_the_processors_runtime_never_opens_what_is_for_a_gpu(node: Node, bundle: Path) -> None:
-    node.compile(bundle)
+def test_the_processors_runtime_never_opens_what_is_for_a_gpu(
+    served: Node, decoder_bundle: Path
+) -> None:
     with pytest.raises(NotFoundError, match="not compiled"):
-        open_artifact(node.layout.artifacts, stored(bundle).digest, node.key.public)
+        open_artifact(served.layout.artifacts, stored(decoder_bundle).digest, served.key.public)
 
 
 def test_the_engine_takes_the_fastest_that_was_compiled_and_fails_closed(
     node: Node, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled = node.compile(bundle)
-    (directory,) = compiled.directories.values()
+    (directory,) = node.compile(bundle).directories.values()
     machine = machine_with(H100, ALL_LIBRARIES)
     monkeypatch.setattr(artifacts, "fingerprints", lambda: machine.fingerprints)
     digest = stored(bundle).digest

@@ -35,18 +35,18 @@ def test_a_token_of_the_known_shape_takes_the_known_bytes() -> None:
 def test_memory_becomes_full_context_then_sequences_then_less_context(
     gigabytes: float, slots: int, capacity: int
 ) -> None:
-    shape = fit(QWEN3_06B, EngineSettings(), int(gigabytes * 2**30))
+    shape = fit(QWEN3_06B, EngineSettings().sized(gpu=False), int(gigabytes * 2**30))
     assert (shape.slots, shape.capacity) == (slots, capacity)
 
 
 def test_the_setting_bounds_the_context() -> None:
-    assert fit(TINY, EngineSettings(max_context=100), 1 << 30).capacity == 100
-    assert fit(TINY, EngineSettings(max_context=10_000), 1 << 30).capacity == 512
+    assert fit(TINY, EngineSettings(max_context=100, max_sequences=4), 1 << 30).capacity == 100
+    assert fit(TINY, EngineSettings(max_context=10_000, max_sequences=4), 1 << 30).capacity == 512
 
 
 def test_too_little_memory_is_refused_with_the_numbers() -> None:
     with pytest.raises(CapacityError, match="229376") as refused:
-        fit(QWEN3_06B, EngineSettings(), 1_000_000)
+        fit(QWEN3_06B, EngineSettings().sized(gpu=False), 1_000_000)
     assert refused.value.code == "cache_full"
 
 
@@ -63,7 +63,7 @@ def test_a_cache_never_exceeds_what_is_there(available: int, sequences: int, con
 
 def test_a_budget_leaves_room_for_the_next_version_and_takes_all_back() -> None:
     budget = CacheBudget(10_000_000)
-    settings = EngineSettings()
+    settings = EngineSettings().sized(gpu=False)
     shapes = [budget.take(TINY, settings) for _ in range(4)]
     assert sum(shape.total_bytes for shape in shapes) == budget.total - budget.free
     assert shapes[0].total_bytes <= 5_000_000

@@ -38,6 +38,9 @@ class PretendedModel:
     def most_drafted(self, sequences: int) -> int:
         return self._most // sequences
 
+    def interrupt(self) -> None:
+        raise AssertionError("nobody comes while a step runs")
+
     def run(self, plan: Plan) -> Array:
         width = max(map(len, plan.drafts), default=0)
         self.seconds += 1 + self._row * width * len(plan.decodes)

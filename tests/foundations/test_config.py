@@ -61,9 +61,18 @@ def test_any_bytes_give_a_config_or_a_config_error(data: bytes) -> None:
         assert isinstance(parse_config(data, LAYOUT), Config)
 
 
+def test_a_release_has_an_interpreter_for_each_runtime() -> None:
+    layout = Layout(Path("/srv/box"))
+    release = Path("/srv/box/opt/appliance/current")
+    assert layout.python == release / "venv/bin/python"
+    assert layout.gpu_python == release / "venv-cuda13/bin/python"
+
+
 def test_an_installed_interpreter_knows_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("APPLIANCE_ROOT", raising=False)
     monkeypatch.setattr(sys, "prefix", "/srv/box/opt/appliance/releases/1.0/venv")
+    assert default_root() == Path("/srv/box")
+    monkeypatch.setattr(sys, "prefix", "/srv/box/opt/appliance/releases/1.0/venv-cuda13")
     assert default_root() == Path("/srv/box")
     monkeypatch.setattr(sys, "prefix", "/opt/appliance/releases/1.0/venv")
     assert default_root() == Path("/")

@@ -16,7 +16,8 @@ from appliance.errors import ConflictError, LockedError, NotFoundError
 from appliance.fsops import exclusive_lock
 from installer import supervise
 
-# argv: where to write, the daemons' names; a daemon called "bad…" ends at once, the others serve.
+# argv: where to write, the daemons' names; a daemon called "bad…" ends at once, the
+# others serve; all but "mute…" say that they live.
 _SUPERVISOR = """
 import logging, sys
 from installer import supervise
@@ -25,7 +26,7 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 work, *names = sys.argv[1:]
 code = '''
 import signal, sys, time
-from appliance.service import notify_ready
+from appliance.service import notify_alive, notify_ready
 path, name = sys.argv[1:]
 def say(word):
     with open(path, "a") as f: f.write(name + " " + word + "\\\\n")
@@ -36,6 +37,9 @@ say("started")
 if name.startswith("bad"): sys.exit(3)
 time.sleep(0.2)
 notify_ready()
+while not name.startswith("mute"):
+    notify_alive(1.0)
+    time.sleep(0.1)
 time.sleep(600)
 '''
 daemons = [supervise.Daemon(n, [sys.executable, "-c", code, work, n]) for n in names]
@@ -105,6 +109,18 @@ def test_a_daemon_that_keeps_failing_ends_the_supervisor(tmp_path: Path) -> None
     assert "engine stopped" in running.said(), "the other was stopped properly"
     assert any("the bad ended 5 times" in line for line in running.logged())
     running.log.close()
+
+
+def test_a_daemon_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
+    running = Running(tmp_path, "engine", "mute")
+    running.wait_for("mute serves")
+    first = running.daemon("engine")
+    os.kill(first, signal.SIGSTOP)
+    running.wait_for("engine serves", count=2)
+    assert "engine hangs: it is ended" in running.logged()
+    assert running.daemon("engine") != first
+    assert sum(line.startswith("mute started") for line in running.logged()) == 1
+    assert running.stop() == 0
 
 
 def test_daemons_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:

@@ -148,6 +148,8 @@ class Churn(RuleBasedStateMachine):
         tokens=st.lists(TOKENS, min_size=SLOTS, max_size=SLOTS),
         drafts=st.lists(st.lists(TOKENS, max_size=3), min_size=SLOTS, max_size=SLOTS),
         right=st.lists(st.integers(0, 3), min_size=SLOTS, max_size=SLOTS),
+        budget=st.none() | st.integers(1, BUDGET),
+        given_up=st.booleans(),
     )
     def step(
         self,
@@ -155,19 +157,26 @@ class Churn(RuleBasedStateMachine):
         tokens: list[int],
         drafts: Listing[list[int]] = (),
         right: Listing[int] = (),
+        budget: int | None = None,
+        given_up: bool = False,
     ) -> None:
-        """One step; of each draft the first tokens are right, as many as `right` says."""
+        """One step; of each draft the first tokens are right, as many as `right` says.
+
+        `given_up`: its prefill is not computed after all.
+        """
         before = {sequence: list(sequence.tokens) for sequence in self.alive}
-        plan = self.scheduler.schedule()
+        plan = self.scheduler.schedule(budget)
         for sequence in plan.preempted:
             assert 1 <= sequence.preemptions <= MOST_PREEMPTIONS
             assert sequence.phase is not Phase.DECODE
         assert {sequence: sequence.tokens for sequence in self.alive} == before
-        assert plan.token_count <= max(BUDGET, len(plan.decodes) + 1)
+        assert plan.token_count <= max(budget or BUDGET, len(plan.decodes) + 1)
         assert bool(plan.token_count) == self.scheduler.has_work
         for sequence in plan.admitted:
             assert sequence.cached % BLOCK == 0
             assert sequence.cached == sequence.computed < sequence.prompt_length
+        if given_up:
+            plan = dataclasses.replace(plan, prefills=())
         accepted: dict[Sequence, tuple[int, ...]] = {}
         if drafts:
             plan = _with_drafts(plan, drafts)

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from appliance.shim.openapi import document
 from appliance.shim.operations import OPERATIONS, Operation
 from tests.fakes.engine import CHAT, EMBEDDING
+from tests.shim.batch_input import line, upload
 from tests.shim.node import Node, standing
 
 CHECKS = [
@@ -33,7 +34,7 @@ SCHEMA: Any = schemathesis.openapi.from_dict(document())
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One node for the whole file."""
-    with standing(tmp_path_factory.mktemp("node"), store_responses=True) as made:
+    with standing(tmp_path_factory.mktemp("node"), store_responses=True, store_files=True) as made:
         yield made
 
 
@@ -44,7 +45,7 @@ def cases(examples: int, *marks: Any) -> list[Any]:
         for operation in OPERATIONS
         for name in [f"{operation.method} {operation.path}"]
         for mode in GenerationMode
-        if mode is GenerationMode.POSITIVE or operation.body is not None or operation.query
+        if mode is GenerationMode.POSITIVE or operation.body or operation.form or operation.query
     ]
 
 
@@ -55,6 +56,7 @@ def test_each_operation_gives_only_answers_that_it_declares(
     node: Node, operation: Operation, mode: Any, examples: int
 ) -> None:
     known: Any = SCHEMA[operation.path][operation.method]
+    input_file = upload(node, [line("a")])["id"]
 
     @given(case=known.as_strategy(generation_mode=mode))
     @settings(
@@ -65,7 +67,7 @@ def test_each_operation_gives_only_answers_that_it_declares(
         suppress_health_check=list(HealthCheck),
     )
     def check(case: Any) -> None:
-        _tame(case.body, operation)
+        _tame(case.body, operation, input_file)
         response = case.call(
             base_url=node.base_url.removesuffix("/v1"),
             headers={"Authorization": f"Bearer {node.secret}"},
@@ -75,10 +77,12 @@ def test_each_operation_gives_only_answers_that_it_declares(
     check()
 
 
-def _tame(body: Any, operation: Operation) -> None:
-    """Ask for a model that is there, and not for more than a test has time for."""
+def _tame(body: Any, operation: Operation, input_file: str) -> None:
+    """Ask for a model and a file that are there, and not for more than a test has time for."""
     if not isinstance(body, dict):
         return
+    if isinstance(body.get("input_file_id"), str) and body["input_file_id"] != "0":
+        body["input_file_id"] = input_file
     if isinstance(body.get("model"), str) and body["model"] != "0":
         body["model"] = EMBEDDING if operation.path == "/v1/embeddings" else CHAT
     if isinstance(body.get("n"), int) and body["n"] > 2:

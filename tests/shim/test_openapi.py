@@ -12,9 +12,10 @@ import jsonschema
 import pytest
 
 from appliance.shim.operations import ANTHROPIC, OPERATIONS, PUBLIC, Operation, route_of
-from appliance.shim.wire.parameters import APIS
+from appliance.shim.wire.parameters import APIS, FORMS
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, EMBEDDING
+from tests.shim.batch_input import begin, form, jsonl, line, upload
 from tests.shim.node import Answer, Node, ask, standing
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -24,6 +25,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": ask(),
     "/v1/completions": {"model": CHAT, "prompt": "a"},
     "/v1/embeddings": {"model": EMBEDDING, "input": "a"},
+    "/v1/batches": {
+        "input_file_id": "file-0",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    },
     "/tokenize": ask(),
     "/detokenize": {"model": CHAT, "tokens": [97]},
 }
@@ -36,7 +42,7 @@ def each(*operations: Operation) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One node for the whole file: nothing here changes it."""
-    with standing(tmp_path_factory.mktemp("node"), store_responses=True) as made:
+    with standing(tmp_path_factory.mktemp("node"), store_responses=True, store_files=True) as made:
         yield made
 
 
@@ -53,7 +59,21 @@ def concrete(node: Node, operation: Operation) -> str:
         body = {**BODIES["/v1/responses"], "background": background}
         made = node.request("POST", "/v1/responses", body).json
         path = path.replace("{response_id}", made["id"])
+    if "{file_id}" in path:
+        path = path.replace("{file_id}", upload(node, [line("a")])["id"])
+    if "{batch_id}" in path:
+        path = path.replace("{batch_id}", begin(node, [line("a" * 500)])["id"])
     return path
+
+
+def sent(node: Node, operation: Operation) -> tuple[object, dict[str, str]]:
+    """A body that is taken, with its headers."""
+    if operation.form is not None:
+        return form(jsonl([line("a")]), purpose="batch")
+    body = BODIES.get(operation.path) if operation.method == "POST" else None
+    if operation.body is not None and operation.path == "/v1/batches":
+        body = {**(body or {}), "input_file_id": upload(node, [line("a")])["id"]}
+    return body, {}
 
 
 def validate(document: Any, operation: Operation, answer: Answer) -> None:
@@ -74,7 +94,8 @@ def test_each_operation_answers_as_it_is_described(
     node: Node, document: Any, operation: Operation
 ) -> None:
     path = concrete(node, operation)
-    answer = node.request(operation.method, path, BODIES.get(operation.path))
+    body, headers = sent(node, operation)
+    answer = node.request(operation.method, path, body, headers=headers)
     assert answer.status == 200
     validate(document, operation, answer)
 
@@ -97,17 +118,24 @@ def test_each_event_of_a_stream_is_as_it_is_described(
 def test_each_refusal_is_as_it_is_described(
     node: Node, document: Any, operation: Operation
 ) -> None:
-    path = operation.path.replace("{model}", "nobody").replace("{response_id}", "resp_0")
-    body = BODIES.get(operation.path)
+    path = re.sub(r"{\w+}", "nobody", operation.path)
+    body = BODIES.get(operation.path) if operation.body is not None else None
     wrong = [node.request(operation.method, path, body, headers={"Authorization": "no"})]
     if operation.body is not None:
         wrong.append(node.request(operation.method, path, {**(body or {}), "unheard_of": 1}))
         wrong.append(node.request(operation.method, path, b"{"))
-        wrong.append(node.request(operation.method, path, {**(body or {}), "model": "nobody"}))
+        name = "input_file_id" if operation.path == "/v1/batches" else "model"
+        wrong.append(node.request(operation.method, path, {**(body or {}), name: "nobody"}))
         wrong.append(
             node.request(operation.method, path, body, headers={"Content-Type": "text/plain"})
         )
         assert [answer.status for answer in wrong] == [401, 400, 400, 404, 415]
+    if operation.form is not None:
+        sent_form, headers = form(b"x", purpose="fine-tune")
+        wrong.append(node.request(operation.method, path, sent_form, headers=headers))
+        wrong.append(node.request(operation.method, path, b"x", headers=headers))
+        wrong.append(node.request(operation.method, path, {}))
+        assert [answer.status for answer in wrong] == [401, 400, 400, 415]
     if operation.names:
         wrong.append(node.request(operation.method, path))
         assert wrong[-1].status == 404
@@ -150,7 +178,8 @@ def test_every_schema_is_a_schema(document: Any) -> None:
 def test_every_body_has_a_table_of_parameters(document: Any) -> None:
     with_body = {operation.path for operation in OPERATIONS if operation.body is not None}
     assert with_body == set(APIS)
-    for path in with_body:
+    assert {operation.path for operation in OPERATIONS if operation.form is not None} == set(FORMS)
+    for path in with_body | set(FORMS):
         assert "requestBody" in document["paths"][path]["post"]
 
 
@@ -169,6 +198,8 @@ def test_every_operation_is_in_the_handbook_of_the_api() -> None:
         ("/v1/responses/x/cancel", "/v1/responses/{response_id}/cancel"),
         ("/v1/responses/x/y", "unknown"),
         ("/v1/responses/", "unknown"),
+        ("/v1/files/x/content", "/v1/files/{file_id}/content"),
+        ("/v1/batches/x/cancel", "/v1/batches/{batch_id}/cancel"),
         ("/docs", "/docs"),
         ("/docs/", "unknown"),
     ],

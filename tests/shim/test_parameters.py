@@ -11,14 +11,17 @@ import msgspec
 import pytest
 
 from appliance.shim.wire.anthropic import CountRequest, MessagesRequest
+from appliance.shim.wire.batches import BatchRequest
 from appliance.shim.wire.chat import ChatRequest
 from appliance.shim.wire.completions import CompletionRequest
 from appliance.shim.wire.embeddings import EmbeddingRequest
-from appliance.shim.wire.parameters import APIS, Parameter, table
+from appliance.shim.wire.files import FileForm
+from appliance.shim.wire.parameters import APIS, FORMS, Parameter, table
 from appliance.shim.wire.responses import ResponsesRequest
 from appliance.shim.wire.tokens import DetokenizeRequest, TokenizeRequest
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, EMBEDDING
+from tests.shim.batch_input import line, upload
 from tests.shim.node import Answer, Node, ask, standing
 
 REQUESTS: dict[str, type[msgspec.Struct]] = {
@@ -28,6 +31,8 @@ REQUESTS: dict[str, type[msgspec.Struct]] = {
     "/v1/messages/count_tokens": CountRequest,
     "/v1/completions": CompletionRequest,
     "/v1/embeddings": EmbeddingRequest,
+    "/v1/files": FileForm,
+    "/v1/batches": BatchRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
@@ -38,6 +43,11 @@ BASE: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": ask(),
     "/v1/completions": {"model": CHAT, "prompt": "a"},
     "/v1/embeddings": {"model": EMBEDDING, "input": "a"},
+    "/v1/batches": {
+        "input_file_id": "",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    },
     "/tokenize": ask(),
     "/detokenize": {"model": CHAT, "tokens": [97]},
 }
@@ -48,6 +58,7 @@ SDK = {
     "/v1/messages/count_tokens": "anthropic/types/message_count_tokens_params",
     "/v1/completions": "openai/types/completion_create_params",
     "/v1/embeddings": "openai/types/embedding_create_params",
+    "/v1/batches": "openai/types/batch_create_params",
 }
 GOOD: dict[str, Any] = {
     "temperature": 0.5,
@@ -93,13 +104,16 @@ GOOD: dict[str, Any] = {
     "output_config": {"format": {"type": "json_schema", "schema": {"type": "array"}}},
     "cache_control": {"type": "ephemeral"},
     "echo": True,
+    "service_tier": "flex",
+    "output_expires_after": {"anchor": "created_at", "seconds": 3600},
 }
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One node for the whole file: nothing here changes it."""
-    with standing(tmp_path_factory.mktemp("node")) as made:
+    with standing(tmp_path_factory.mktemp("node"), store_files=True) as made:
+        BASE["/v1/batches"]["input_file_id"] = upload(made, [line("a")])["id"]
         yield made
 
 
@@ -121,17 +135,18 @@ def assert_names(answer: Answer, name: str) -> None:
         assert f"`{name}` is not supported here" in error["message"]
 
 
-@pytest.mark.parametrize("path", APIS)
+@pytest.mark.parametrize("path", [*APIS, *FORMS])
 def test_the_documented_table_is_the_code_s(path: str) -> None:
     page = (REPOSITORY / "docs/api.md").read_text()
     section = page.partition(f"### `{path}`\n\n")[2].partition("\n\n")[0]
-    assert section == table(APIS[path])
+    assert section == table({**APIS, **FORMS}[path])
 
 
-@pytest.mark.parametrize("path", APIS)
+@pytest.mark.parametrize("path", [*APIS, *FORMS])
 def test_the_request_has_exactly_the_fields_that_are_not_refused(path: str) -> None:
-    fields = set(REQUESTS[path].__struct_fields__)
-    assert fields == {p.name for p in APIS[path] if p.treatment != "refused"}
+    fields = {field.encode_name for field in msgspec.structs.fields(REQUESTS[path])}
+    known = {**APIS, **FORMS}[path]
+    assert fields == {p.name for p in known if p.treatment != "refused"}
 
 
 @pytest.mark.parametrize("path", SDK)
@@ -140,7 +155,7 @@ def test_every_parameter_of_the_official_sdk_is_in_the_table(path: str) -> None:
     text = resources.files(package).joinpath(f"{module}.py").read_text()
     base = re.split(r"^class \w+\(", text, flags=re.MULTILINE)[1]
     names = set(re.findall(r"^    (\w+): ", base, flags=re.MULTILINE))
-    if path not in ("/v1/embeddings", "/v1/messages/count_tokens"):
+    if path not in ("/v1/embeddings", "/v1/messages/count_tokens", "/v1/batches"):
         names.add("stream")
     assert names <= {p.name for p in APIS[path]}
 

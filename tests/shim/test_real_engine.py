@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,12 +15,12 @@ from pydantic import BaseModel, Field
 
 from appliance.access import KeyStore
 from appliance.audit.event import Request, Response
-from installer.readiness import ReadinessSocket
-from tests.conftest import REPOSITORY, BuildOnce
+from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
-from tests.fakes.engine import FakeEngine
 from tests.fakes.engine_node import EngineNode
-from tests.shim.node import Node, eventually, prepare, running_shim
+from tests.shim.batch_input import begin, content, ended, line
+from tests.shim.node import Node, eventually
+from tests.shim.real_node import standing_on
 
 HELLO = [{"role": "user", "content": "hello"}]
 LONG = [{"role": "user", "content": "how do I add a model to this appliance? " * 5}]
@@ -38,25 +35,8 @@ def build_models(root: Path) -> None:
 @pytest.fixture(scope="module")
 def node(build_once: BuildOnce) -> Iterator[Node]:
     """A real engine daemon and a shim, over a short path for the socket's sake."""
-    models = build_once("shim-models", build_models)
-    with tempfile.TemporaryDirectory(prefix="shim") as directory:
-        root = Path(directory) / "n"
-        subprocess.run(["cp", "-a", models, root], check=True)
-        config = prepare(root)
-        readiness = ReadinessSocket()
-        engine = subprocess.Popen(
-            [sys.executable, "-m", "appliance.engine_daemon", "--root", root],
-            env=readiness.environment,
-            cwd=REPOSITORY,
-        )
-        try:
-            assert readiness.wait(60, until=lambda: engine.poll() is not None)
-            with running_shim(config):
-                yield Node(config, FakeEngine(config.layout.engine_socket))
-        finally:
-            engine.terminate()
-            engine.wait(30)
-            readiness.close()
+    with standing_on(build_once("shim-models", build_models), store_files=True) as made:
+        yield made
 
 
 def chat(node: Node, **more: object) -> dict[str, object]:
@@ -290,6 +270,20 @@ def test_the_sum_of_all_bills_is_what_the_engine_computed(node: Node) -> None:
     assert set(whole) <= {200, 400}, "only an answer that was complete is not cancelled"
     assert {bill.outcome for bill in bills} - {"ok"} == {"cancelled"}
     assert sum(bill.tokens.generated for bill in bills) == node.metric(metric) - before
+
+
+def test_a_batch_and_those_who_wait_share_the_engine(node: Node) -> None:
+    metric = 'appliance_engine_generation_tokens_total{model="chat"}'
+    before = node.metric(metric)
+    body = {"model": "chat", "messages": HELLO, "max_tokens": 20, "ignore_eos": True}
+    batch_id = begin(node, [line(f"line-{n}", body=body) for n in range(40)])["id"]
+    beside = [node.request("POST", "/v1/chat/completions", chat(node)) for _ in range(5)]
+    batch = ended(node, batch_id)
+    assert batch["request_counts"] == {"total": 40, "completed": 40, "failed": 0}
+    assert len(content(node, batch["output_file_id"])) == 40
+    said = sum(answer.json["usage"]["completion_tokens"] for answer in beside)
+    assert batch["usage"]["output_tokens"] == 40 * 20
+    assert node.metric(metric) - before == 40 * 20 + said
 
 
 def test_what_is_reserved_is_what_the_prompt_has(node: Node) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from appliance.errors import ApplianceError, RequestError
 from appliance.shim import http_protocol
 from appliance.shim.refusals import STATUS_OF_CODE, refusal
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, EMBEDDING, FakeEngine
-from tests.shim.node import Answer, Node, ask, prepare, running_shim, standing
+from tests.shim.node import Answer, Node, ask, eventually, prepare, running_shim, standing
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -87,13 +92,98 @@ def test_two_authorization_headers_are_none(node: Node) -> None:
     connection.close()
 
 
-def test_the_host_header_opens_nothing(node: Node) -> None:
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8400", "127.0.0.1.evil.example", "x/health?", "", "[::1", "a b"],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/health"])
+def test_a_request_for_another_host_is_refused(node: Node, host: str, path: str) -> None:
     connection = node.connect()
-    connection.putrequest("GET", "/v1/models", skip_host=True)
-    connection.putheader("Host", "x/health?")
+    connection.putrequest("GET", path, skip_host=True)
+    connection.putheader("Host", host)
     connection.endheaders()
-    assert connection.getresponse().status == 401
+    assert connection.getresponse().status == 421
     connection.close()
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8400", "127.0.0.9", "[::1]:8400"])
+def test_this_machine_has_many_names(node: Node, host: str) -> None:
+    headers = {"Host": host, "Origin": f"http://{host}"}
+    assert node.request("POST", CHAT_PATH, ask(), headers=headers).status == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil", ""])
+def test_a_page_of_another_site_is_refused(node: Node, origin: str) -> None:
+    answer = node.request("POST", CHAT_PATH, ask(), headers={"Origin": origin})
+    assert (answer.status, answer.error["code"]) == (403, "origin_not_allowed")
+
+
+def test_the_operator_adds_hosts(tmp_path: Path) -> None:
+    config = prepare(tmp_path, hosts="Models.intern box")
+    with FakeEngine(config.layout.engine_socket) as engine, running_shim(config):
+        node = Node(config, engine)
+        headers = {"Host": "models.intern:443", "Origin": "https://box"}
+        assert node.request("POST", CHAT_PATH, ask(), headers=headers).status == 200
+        answer = node.request("GET", "/health", headers={"Host": "other.intern"})
+        assert answer.error["code"] == "host_not_allowed"
+
+
+def test_connections_beyond_the_cap_are_refused_and_room_returns(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "CONNECTIONS", 3)
+    address = ("127.0.0.1", node.config.api.listen_port)
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(address))
+        one_more = stack.enter_context(socket.create_connection(address, timeout=20))
+        answer = one_more.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"too_many_connections" in answer
+    eventually(lambda: _healthy(node))
+
+
+def _healthy(node: Node) -> bool | None:
+    try:
+        return node.request("GET", "/health").status == 200 or None
+    except OSError:
+        return None
+
+
+def test_a_caller_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "TAKE_SECONDS", 0.2)
+    asyncio.run(_serve_endlessly())
+
+
+async def _serve_endlessly() -> None:
+    """Answer without end to somebody who asks and does not read; ends when they are cut off."""
+    ended = asyncio.Event()
+
+    async def endless(_scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_disconnected(receive))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not gone.done():
+            await send({"type": "http.response.body", "body": bytes(65_536), "more_body": True})
+            await asyncio.sleep(0)
+        ended.set()
+
+    config = uvicorn.Config(endless, log_config=None, lifespan="off")
+    config.load()
+    state = ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: http_protocol.BoundedHttpProtocol(config, state, {}), "127.0.0.1", 0
+    )
+    with socket.create_connection(server.sockets[0].getsockname()) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(60):
+            await ended.wait()
+    server.close()
+    await server.wait_closed()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 @pytest.mark.parametrize(
@@ -268,10 +358,32 @@ def test_a_wrong_parameter_of_the_other_apis_is_named(
     assert answer.error["param"] == param
 
 
-def test_of_a_name_that_stands_twice_the_last_counts(node: Node) -> None:
-    body = json.dumps(ask("first"))[:-1] + ', "messages": [{"role": "user", "content": "last"}]}'
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (json.dumps(ask("first"))[:-1] + ', "messages": []}', "messages"),
+        (json.dumps(ask()).replace('"role"', '"role": "user", "role"'), "role"),
+        (json.dumps(ask()).replace('"role"', '"role": "user", "r\\u006fle"'), "role"),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(node: Node, body: str, name: str) -> None:
     answer = node.request("POST", CHAT_PATH, body.encode())
-    assert answer.json["choices"][0]["message"]["content"] == "last"
+    assert answer.status == 400
+    assert answer.error["param"] == name
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "echo", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model": "echo", "seed": ' + b"9" * 100_000 + b', "messages": []}',
+        b'{"model": "echo", "temperature": 1e' + b"9" * 1000 + b', "messages": []}',
+        b'{"model": "echo", "temperature": NaN, "messages": []}',
+    ],
+)
+def test_deep_and_endless_values_are_refused(node: Node, body: bytes) -> None:
+    assert node.request("POST", CHAT_PATH, body).status == 400
+    assert node.request("POST", CHAT_PATH, ask()).status == 200
 
 
 @pytest.fixture

@@ -31,9 +31,14 @@ class Report:
     root: str = ""
     """Root hash at `size`, base64."""
     key: str = ""
-    """The vkey that the signature was checked with."""
+    """The vkey of epoch 0, which every signature is traced back to."""
+    epoch: int = 0
+    """The newest epoch, and its vkey."""
+    newest_key: str = ""
     key_pinned: bool = False
     """Whether the caller gave that key; else it was taken from the log itself."""
+    pruned: int = 0
+    """Records from the first on that are deleted; their hashes are there and were checked."""
     records: dict[str, int] = field(default_factory=dict)
     """Published records by type."""
     first_time: str = ""
@@ -45,6 +50,10 @@ class Report:
     torn_bytes: int = 0
     """Unfinished, unacknowledged bytes at the end of the journal."""
     findings: list[Finding] = field(default_factory=list)
+    cosigned: int = 0
+    """Records under the newest head that the given cosigner cosigned, 0 if none."""
+    cosigned_at: int = 0
+    """Unix time of that, by the cosigner's clock."""
     finding_count: int = 0
 
     @property

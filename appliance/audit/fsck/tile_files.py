@@ -44,6 +44,10 @@ class TileFiles:
             self._report.add("tile_missing", error.message, path=tile.path)
             return None
 
+    def exists(self, tile: Tile) -> bool:
+        """Whether anything has that name."""
+        return os.path.lexists(self._directory / tile.path)
+
     def compare(self, tile: Tile, hashes: Sequence[bytes]) -> None:
         """Check a recomputed tile against its file, as far as the tree on disk covers it."""
         if self._covered(tile) < tile.width:

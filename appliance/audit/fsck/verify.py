@@ -13,7 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from appliance.audit.checkpoint import CHECKPOINT_NAME, Checkpoint, open_checkpoint
+from appliance.audit.checkpoint import CHECKPOINT_NAME
+from appliance.audit.cosignature import CosignerVerifier
+from appliance.audit.cosigned import COSIGNED, unexpected_cosigned_files
+from appliance.audit.epochs import EPOCHS
+from appliance.audit.event import AnyEvent, Keyroll
+from appliance.audit.fsck.epochs import EpochCheck
+from appliance.audit.fsck.heads import HeadCheck
 from appliance.audit.fsck.journal import JournalCheck, unexpected_segment_files
 from appliance.audit.fsck.records import RecordCheck
 from appliance.audit.fsck.report import Report
@@ -22,6 +28,7 @@ from appliance.audit.fsck.tile_files import TEMPORARY_SUFFIX, TileFiles
 from appliance.audit.merkle import leaf_hash
 from appliance.audit.note import MAX_NOTE_BYTES, Ed25519Verifier
 from appliance.audit.regular import read_regular
+from appliance.audit.room import BALLAST_NAME
 from appliance.audit.segment import SEGMENTS, list_segments, segment_name
 from appliance.audit.signer import VKEY_NAME
 from appliance.audit.state import STATE_NAME, State, decode_state
@@ -38,7 +45,11 @@ from appliance.errors import AuditError, NotFoundError, VerificationError
 Progress = Callable[[int, int], None]
 """`progress(records done, records in all)`."""
 
-_EXPECTED = frozenset({CHECKPOINT_NAME, STATE_NAME, VKEY_NAME, SEGMENTS, "tile"})
+_EXPECTED = frozenset(
+    {CHECKPOINT_NAME, STATE_NAME, VKEY_NAME, SEGMENTS, EPOCHS, COSIGNED, BALLAST_NAME, "tile"}
+)
+_MOST_MISSING = 100
+"""So many bundles in a row of which not even the hashes are there, and the rest is given up."""
 _PASSING = (".lock", TEMPORARY_SUFFIX)
 
 
@@ -47,23 +58,30 @@ def verify(
     vkey: str | None = None,
     *,
     since: bytes | None = None,
+    cosigner: CosignerVerifier | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Verify the log in `directory`.
 
-    `vkey` is the key that the auditor pinned; without it the key beside the log is used, which
-    proves only that the log is consistent in itself. `since` is a signed checkpoint that the
-    auditor kept: the log must be a continuation of it. Everything that is wrong is in the
+    `vkey` is the key of epoch 0, which the auditor pinned; without it the key beside the log is
+    used, which proves only that the log is consistent in itself. `since` is a signed checkpoint
+    that the auditor kept: the log must be a continuation of it, as of every cosigned head that
+    lies with it; the report tells which `cosigner` cosigned. Everything that is wrong is in the
     report. Raises SignatureError if `vkey` is not a key, NotFoundError without a directory.
     """
     if not directory.is_dir():
         raise NotFoundError(f"there is no audit log in {directory}", hint="check the path")
-    return _Verification(directory, vkey, since, progress).run()
+    return _Verification(directory, vkey, since, cosigner, progress).run()
 
 
 class _Verification:
     def __init__(
-        self, directory: Path, vkey: str | None, since: bytes | None, progress: Progress
+        self,
+        directory: Path,
+        vkey: str | None,
+        since: bytes | None,
+        cosigner: CosignerVerifier | None,
+        progress: Progress,
     ) -> None:
         self._directory = directory
         self._progress = progress
@@ -71,18 +89,20 @@ class _Verification:
         self._at_start = self._snapshot()
         verifier = self._find_key(vkey)
         # The checkpoint first: a log in use only grows, so the state read after covers it.
-        self._heads = self._read_heads(verifier, since)
+        self._heads = HeadCheck(directory, self._report, cosigner)
+        self._heads.read(self._read(CHECKPOINT_NAME), since)
         self._state = self._read_state()
         self._size = self._state.size if self._state else self._report.size
         self._tiles = TileFiles(directory, self._size, self._report)
         self._tree = Retrace(self._tiles.compare)
         self._records = RecordCheck(self._report)
+        self._epochs = EpochCheck(directory, verifier, self._report)
         self._journal = JournalCheck(directory, self._report)
         self._bundle: list[bytes] = []
         self._skipped = False
 
     def run(self) -> Report:
-        self._check_head(0)
+        self._heads.check(self._tree, self._epochs)
         for path, leaves in self._bundles():
             for leaf in leaves:
                 self._take(leaf, path)
@@ -91,6 +111,7 @@ class _Verification:
         self._check_edge()
         self._check_state()
         self._check_tail()
+        self._records.check_pruned()
         self._check_files()
         return self._report
 
@@ -113,29 +134,6 @@ class _Verification:
                 self._report.add("key_invalid", "it is not in canonical form", path=VKEY_NAME)
         self._report.key = verifier.vkey
         return verifier
-
-    def _read_heads(
-        self, verifier: Ed25519Verifier | None, since: bytes | None
-    ) -> list[tuple[str, Checkpoint]]:
-        """The checkpoints that the tree must lead to, the log's own first."""
-        heads: list[tuple[str, Checkpoint]] = []
-        notes = [(CHECKPOINT_NAME, self._read(CHECKPOINT_NAME))]
-        if since is not None:
-            notes.append(("the kept checkpoint", since))
-        for name, note in notes:
-            try:
-                heads.append((name, open_checkpoint(note, [verifier] if verifier else [])))
-            except VerificationError as error:
-                self._report.add("checkpoint_invalid", error.message, path=name)
-        for name, head in heads:
-            if name == CHECKPOINT_NAME:
-                self._report.origin, self._report.size = head.origin, head.size
-                self._report.root = base64.b64encode(head.root).decode()
-            elif head.size > self._report.size:
-                self._report.add(
-                    "rolled_back", f"the log had {head.size} records and has fewer now", path=name
-                )
-        return heads
 
     def _read_state(self) -> State | None:
         try:
@@ -160,31 +158,50 @@ class _Verification:
     def _bundles(self) -> Iterator[tuple[str, list[bytes]]]:
         """(path, leaves) of each entry bundle. A bundle that cannot be read is skipped by its
         hashes, so that the rest can still be checked."""
+        missing = 0
         for index in range(-(-self._size // TILE_WIDTH)):
             width = min(TILE_WIDTH, self._size - index * TILE_WIDTH)
             bundle = Tile(-1, index, width)
-            data = self._tiles.read(bundle)
-            try:
-                leaves = decode_bundle(data, width) if data is not None else None
-            except AuditError as error:
-                self._report.add("bundle_malformed", error.message, path=bundle.path)
-                leaves = None
-            if leaves is None:
-                self._skipped = True
-                self._skip(Tile(0, index, width))
-                continue
-            self._check_hashes(Tile(0, index, width), leaves, bundle.path)
-            yield bundle.path, leaves
+            if self._is_pruned(bundle):
+                self._report.pruned += width
+                missing = 0 if self._skip(Tile(0, index, width)) else missing + 1
+            else:
+                leaves = self._leaves(bundle)
+                if leaves is not None:
+                    missing = 0
+                    self._check_hashes(Tile(0, index, width), leaves, bundle.path)
+                    yield bundle.path, leaves
+                else:
+                    self._skipped = True
+                    missing = 0 if self._skip(Tile(0, index, width)) else missing + 1
+            if missing == _MOST_MISSING:
+                self._report.add("log_missing", "nothing is there from here on", path=bundle.path)
+                return
 
-    def _skip(self, tile: Tile) -> None:
+    def _is_pruned(self, bundle: Tile) -> bool:
+        """Whether nothing is there so far, as after pruning; if that was one, a PRUNE says."""
+        first = self._report.pruned == self._tree.size and not self._skipped
+        return first and bundle.width == TILE_WIDTH and not self._tiles.exists(bundle)
+
+    def _leaves(self, bundle: Tile) -> list[bytes] | None:
+        data = self._tiles.read(bundle)
+        try:
+            return decode_bundle(data, bundle.width) if data is not None else None
+        except AuditError as error:
+            self._report.add("bundle_malformed", error.message, path=bundle.path)
+            return None
+
+    def _skip(self, tile: Tile) -> bool:
+        """Go past records by their hashes; whether those are there."""
         data = self._tiles.read(tile)
         try:
             hashes = decode_tile(data, tile.width) if data is not None else []
         except AuditError:
             hashes = []
-        for value in hashes + [bytes(32)] * (tile.width - len(hashes)):
+        for value in hashes or [bytes(32)] * tile.width:
             self._tree.push_hash(value)
-            self._check_head(self._tree.size)
+            self._told(value, None)
+        return bool(hashes)
 
     def _check_hashes(self, tile: Tile, leaves: list[bytes], path: str) -> None:
         """Say which record it is that does not belong; which file is at fault, the roots say."""
@@ -202,18 +219,20 @@ class _Verification:
     def _take(self, leaf: bytes, path: str) -> None:
         seq = self._tree.size
         published = seq < self._report.size
-        self._records.check(seq, leaf, path, published=published)
+        record = self._records.check(seq, leaf, path, published=published)
         self._journal.compare(seq, leaf)
-        self._tree.push(leaf)
-        self._check_head(seq + 1)
+        self._push(leaf, record, path)
 
-    def _check_head(self, size: int) -> None:
-        """Compare the root with the checkpoints of this size."""
-        for name, head in self._heads:
-            if head.size == size and head.root != self._tree.root():
-                self._report.add(
-                    "root_differs", f"the first {size} records do not lead to its root", path=name
-                )
+    def _push(self, leaf: bytes, record: AnyEvent | None, path: str) -> None:
+        if record is not None:
+            self._epochs.check_epoch(record.epoch, self._tree.size, path)
+        self._tree.push(leaf)
+        self._told(leaf_hash(leaf), record if isinstance(record, Keyroll) else None)
+
+    def _told(self, value: bytes, keyroll: Keyroll | None) -> None:
+        """A record was pushed: check what was signed at this size."""
+        self._epochs.check(self._tree.size, self._tree.root, value, keyroll)
+        self._heads.check(self._tree, self._epochs)
 
     # What follows from it
 
@@ -237,8 +256,8 @@ class _Verification:
         for seq, leaf, path in self._journal.rest():
             if seq != self._tree.size:
                 continue  # before the tree's end: compared; behind a gap: reported
-            self._records.check(seq, leaf, path, published=False)
-            self._tree.push(leaf)
+            record = self._records.check(seq, leaf, path, published=False)
+            self._push(leaf, record, path)
             self._keep_for_bundle(leaf)
         self._report.unpublished = self._tree.size - self._report.size
         self._expect_unpublished()
@@ -269,6 +288,9 @@ class _Verification:
         """Nothing else may be there."""
         growing = self._snapshot() != self._at_start
         self._tiles.check_names(still_growing=growing)
+        self._epochs.check_files(still_growing=growing)
+        for stray in unexpected_cosigned_files(self._directory):
+            self._report.add("file_unexpected", "this is not a cosigned head", path=stray)
         for path in unexpected_segment_files(self._directory):
             if not path.endswith(TEMPORARY_SUFFIX):
                 self._report.add("file_unexpected", "this is not a segment", path=path)

@@ -18,6 +18,7 @@ from appliance.shim.event_stream import CHUNKS
 from appliance.shim.exchange import exchange_of
 from appliance.shim.generation import FINISH_REASONS, Generation, admitted
 from appliance.shim.refusals import refusal
+from appliance.shim.service_tier import serve_as
 from appliance.shim.services import Services
 from appliance.shim.wire import chat as wire
 from appliance.shim.wire.chosen import places
@@ -39,6 +40,7 @@ class ChatEndpoint:
         exchange = exchange_of(scope)
         request = decode(scope, await read_body(receive), _DECODER, CHAT)
         exchange.model = clip(request.model)
+        serve_as(exchange, request.service_tier)
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace)
         given = [tool.function.name for tool in request.tools or ()]
         kept = places(given, engine_request.chat.tools)
@@ -72,6 +74,7 @@ class ChatShape:
     def __init__(self, generation: Generation, request: wire.ChatRequest) -> None:
         self._generation = generation
         self._request = request
+        self._tier = generation.exchange.tier
         self._id = f"chatcmpl-{generation.exchange.request_id.removeprefix('req_')}"
         self._choices = [_Choice() for _ in range(generation.choices)]
 
@@ -132,6 +135,7 @@ class ChatShape:
             choices=[self._whole(index, choice) for index, choice in enumerate(self._choices)],
             usage=usage,
             system_fingerprint=self._generation.fingerprint,
+            service_tier=self._tier,
         )
 
     def _whole(self, index: int, choice: _Choice) -> wire.ChatChoice:
@@ -155,6 +159,7 @@ class ChatShape:
             system_fingerprint=self._generation.fingerprint,
             # With include_usage the field stands in every chunk, null but in the last.
             usage=None if self._request.include_usage else UNSET,
+            service_tier=UNSET if self._request.service_tier is None else self._tier,
         )
 
     def _logprobs(self, delta: pb.Delta) -> wire.Logprobs | None:

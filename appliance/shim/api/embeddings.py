@@ -11,10 +11,11 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from appliance.audit.event import Tokens, clip
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_recorded
 from appliance.shim.body import read_body
+from appliance.shim.engine_errors import ENGINE_UNAVAILABLE
 from appliance.shim.exchange import Exchange, exchange_of
 from appliance.shim.lifeline import DisconnectedError
 from appliance.shim.services import Services
@@ -55,9 +56,18 @@ class EmbeddingsEndpoint:
     async def _compute(
         self, exchange: Exchange, receive: Receive, request: pb.EmbedRequest
     ) -> pb.EmbedResponse:
+        engine = self._services.engine
         try:
-            async with self._services.watched(exchange, receive):
-                return await self._services.engine.embed(request)
+            async with (
+                self._services.suspects.watching([request]) as suspicion,
+                self._services.watched(exchange, receive),
+            ):
+                connected = engine.connected
+                try:
+                    return await engine.embed(request)
+                except UnavailableError as error:
+                    suspicion.engine_ended = connected and error.code == ENGINE_UNAVAILABLE
+                    raise
         except DisconnectedError:
             await self._bill_lost(exchange)
             raise

@@ -10,8 +10,8 @@ from starlette.types import Receive, Scope, Send
 
 from appliance.errors import ApplianceError
 from appliance.shim.answer import send_document
-from appliance.shim.api.models import serving
 from appliance.shim.engine_client import EngineClient
+from appliance.shim.serving import serving
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -13,6 +12,7 @@ from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_document
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.exchange import exchange_of
+from appliance.shim.serving import serving
 
 
 class ModelOut(msgspec.Struct, frozen=True):
@@ -71,13 +71,6 @@ def _not_served(name: str) -> NotFoundError:
         hint="GET /v1/models lists those that are",
         code="model_not_found",
     )
-
-
-def serving(models: Sequence[pb.Model]) -> list[pb.Model]:
-    """One for each name that takes requests, by name; while a version drains, the new one."""
-    taking = [model for model in models if model.state == pb.MODEL_STATE_SERVING]
-    newest = {model.name: model for model in sorted(taking, key=lambda model: model.created)}
-    return [newest[name] for name in sorted(newest)]
 
 
 def _open_to(scope: Scope, models: list[pb.Model]) -> list[pb.Model]:

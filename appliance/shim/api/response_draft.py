@@ -27,6 +27,7 @@ def draft(
             reasoning.effort if reasoning else None, reasoning.summary if reasoning else None
         ),
         safety_identifier=request.safety_identifier,
+        service_tier=generation.exchange.tier,
         store=stored,
         temperature=_given(request.temperature, 1.0),
         parallel_tool_calls=request.parallel_tool_calls is not False,

@@ -23,6 +23,7 @@ from appliance.shim.lifeline import DisconnectedError
 from appliance.shim.refusals import INTERNAL
 from appliance.shim.renamed import renamed
 from appliance.shim.response_store import ResponseStore, StoredResponse
+from appliance.shim.service_tier import serve_as
 from appliance.shim.services import Services
 from appliance.shim.wire.chosen import places
 from appliance.shim.wire.decode import decode
@@ -85,6 +86,7 @@ class ResponsesEndpoint:
         exchange = exchange_of(scope)
         request = decode(scope, await read_body(receive), _DECODER, RESPONSES, name_messages)
         exchange.model = clip(request.model)
+        serve_as(exchange, request.service_tier)
         store = self._store_for(request)
         earlier = await self._earlier(exchange, request)
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace, earlier)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from appliance.shim.exchange import Exchange
+from appliance.shim.exchange import Exchange, new_request_id
 
 
 class IdentifyLayer:
@@ -27,7 +26,7 @@ class IdentifyLayer:
         assert scope["type"] == "http", "websockets and lifespan are switched off in the server"
         route = self._route_of(scope["path"])
         exchange = Exchange(
-            request_id=f"req_{secrets.token_hex(16)}",
+            request_id=new_request_id(),
             route=route,
             dialect="anthropic" if route in self._anthropic else "openai",
             peer=scope["client"][0] if scope.get("client") else "",

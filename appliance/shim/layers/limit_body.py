@@ -1,7 +1,8 @@
 """Reads a request's body whole, up to a size and within a time.
 
 Uvicorn has no deadline for a body; a caller that sends it byte by byte would hold a handler for
-ever. Below this layer the body is one message, and `receive` then waits for the disconnect.
+ever. Below this layer the body is one message, and `receive` then waits for the disconnect. An
+upload is handed down as it comes instead, up to a size of its own and within times of its own.
 """
 
 from __future__ import annotations
@@ -11,21 +12,43 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.errors import RequestError
+from appliance.shim.batches.upload import too_large
+from appliance.shim.exchange import exchange_of
 from appliance.shim.lifeline import DisconnectedError
+
+_FORM_BYTES = 64 * 1024
+"""Of an upload, around its file."""
+_UPLOAD_SECONDS = 600.0
 
 
 class LimitBodyLayer:
-    """Refuses a body above `limit` bytes, by its announced length before it is read."""
+    """Refuses a body above `limit` bytes, by its announced length before it is read.
 
-    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
+    `uploads` are routes whose bodies have a file of up to `file_limit` bytes; silence may last
+    `seconds` in these.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: int,
+        seconds: float,
+        *,
+        uploads: frozenset[str] = frozenset(),
+        file_limit: int = 0,
+    ) -> None:
         self._app = app
         self._limit = limit
         self._seconds = seconds
+        self._uploads = uploads
+        self._file_limit = file_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for name, value in scope["headers"]:
-            if name == b"content-length" and int(value) > self._limit:
-                raise self._too_large()
+        if scope["method"] == "POST" and exchange_of(scope).route in self._uploads:
+            await self._app(scope, self._bounded(scope, receive), send)
+            return
+        if announced(scope) > self._limit:
+            raise self._too_large()
         try:
             async with asyncio.timeout(self._seconds):
                 body = await self._read(receive)
@@ -58,9 +81,37 @@ class LimitBodyLayer:
             if not message.get("more_body", False):
                 return b"".join(parts)
 
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` for an upload. Raises RequestError where it is too much or too slow."""
+        most = self._file_limit + _FORM_BYTES
+        if announced(scope) > most:
+            raise too_large(self._file_limit)
+        loop = asyncio.get_running_loop()
+        end, size = loop.time() + _UPLOAD_SECONDS, 0
+
+        async def bounded() -> Message:
+            nonlocal size
+            try:
+                async with asyncio.timeout_at(min(end, loop.time() + self._seconds)):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestError("the file did not arrive in time", code="body_timeout") from None
+            size += len(message.get("body", b""))
+            if size > most:
+                raise too_large(self._file_limit)
+            return message
+
+        return bounded
+
     def _too_large(self) -> RequestError:
         return RequestError(
             f"the body is larger than {self._limit} bytes",
             hint="send less, or have api.max_body_bytes raised",
             code="body_too_large",
         )
+
+
+def announced(scope: Scope) -> int:
+    """The length of the body that the head names; 0 if it names none."""
+    values = [int(value) for name, value in scope["headers"] if name == b"content-length"]
+    return max(values, default=0)

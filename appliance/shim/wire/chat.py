@@ -9,6 +9,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.exchange import Tier
+from appliance.shim.service_tier import Asked
 from appliance.shim.wire.messages import (
     Assistant,
     Content,
@@ -62,7 +64,7 @@ class ChatRequest(Sampling, frozen=True):
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     modalities: object = None
-    service_tier: object = None
+    service_tier: Asked | None = None
     store: object = None
     verbosity: object = None
     prompt_cache_retention: object = None
@@ -180,7 +182,7 @@ class ChatCompletion(msgspec.Struct):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
-    service_tier: Literal["default"] = "default"
+    service_tier: Tier = "default"
     object: Literal["chat.completion"] = "chat.completion"
 
 
@@ -217,4 +219,5 @@ class ChatChunk(msgspec.Struct):
     choices: list[ChunkChoice]
     system_fingerprint: str
     usage: Usage | UnsetType | None = UNSET
+    service_tier: Tier | UnsetType = UNSET
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"

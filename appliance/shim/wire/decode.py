@@ -1,13 +1,13 @@
 """Request bodies into typed requests, refusing by name what does not fit.
 
 msgspec checks and converts in one pass; its message ends with a path such as `$.messages[0].role`,
-which becomes the `param` of the error. Of a name that stands twice in an object the last counts.
+which becomes the `param` of the error. A name that stands twice in an object is refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -15,6 +15,8 @@ import msgspec
 from starlette.types import Scope
 
 from appliance.errors import RequestError
+from appliance.shim.exchange import exchange_of
+from appliance.shim.wire.duplicates import refuse_duplicates
 from appliance.shim.wire.parameters import Parameter
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ def decode(
     parameter.
     """
     _check_media_type(scope)
+    exchange_of(scope).body = body
     try:
         if prepare is None:
             request = decoder.decode(body)
@@ -50,6 +53,7 @@ def decode(
         raise RequestError("the body is not valid JSON", code="invalid_json") from None
     except RecursionError:
         raise RequestError("the body is nested too deeply", code="invalid_json") from None
+    refuse_duplicates(body)
     for parameter in parameters:
         parameter.check(request)
     return request
@@ -68,6 +72,14 @@ def decode_query(scope: Scope, kind: type[T]) -> T:
         raise RequestError(
             "the query of the URL cannot be read", hint="percent-encode it", code="invalid_value"
         ) from None
+
+
+def convert_form(fields: Mapping[str, object], kind: type[T], parameters: Sequence[Parameter]) -> T:
+    """The fields of a form as `kind`. Raises RequestError naming the field."""
+    try:
+        return msgspec.convert(fields, kind, strict=False)
+    except msgspec.ValidationError as error:
+        _refuse(str(error), parameters)
 
 
 def _check_media_type(scope: Scope) -> None:

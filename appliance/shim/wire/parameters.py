@@ -87,6 +87,10 @@ _STREAMING = (
     _honoured("stream_options", "`include_usage`; `include_obfuscation` only false"),
 )
 _IDENTIFIERS = (_no_effect("user", "names your end user; the audit log names your key"),)
+_TIERS = (
+    "`auto`, `default`; `flex`: after everybody else, at the batch price; `priority`, `fast`: "
+    "before everybody else, for keys that may"
+)
 
 CHAT = (
     _honoured("model"),
@@ -116,7 +120,7 @@ CHAT = (
     _honoured("continue_final_message", "extension; go on from the last assistant message"),
     _honoured("add_generation_prompt", "extension; the opposite of `continue_final_message`"),
     _limited("modalities", 'only `["text"]`', ["text"]),
-    _limited("service_tier", "only `auto` and `default`", "auto", "default"),
+    _honoured("service_tier", _TIERS),
     _limited("store", "only false: no content is kept", False),
     _limited("verbosity", "only `medium`", "medium"),
     _limited("prompt_cache_retention", "only `in_memory`", "in_memory"),
@@ -235,7 +239,7 @@ RESPONSES = (
     _honoured("previous_response_id", "only if the operator allows storing"),
     _honoured("background", "only if the operator allows storing"),
     _limited("truncation", "only `disabled`", "disabled"),
-    _limited("service_tier", "only `auto` and `default`", "auto", "default"),
+    _honoured("service_tier", _TIERS),
     _limited("prompt_cache_retention", "only `in_memory`", "in_memory"),
     _honoured("metadata", "up to 16 pairs, echoed"),
     _no_effect("max_tool_calls", "bounds built-in tools, of which there are none"),
@@ -258,6 +262,21 @@ EMBEDDINGS = (
     _honoured("encoding_format", "`float` or `base64` (little-endian float32)"),
     _honoured("dimensions", "where the model can"),
     *_IDENTIFIERS,
+)
+
+FILES = (
+    _honoured("file", "a part with a file name; JSONL, checked when a batch is made of it"),
+    _honoured("purpose", "only `batch`: results have `batch_output`, other purposes are refused"),
+    _honoured("expires_after[anchor]", "`created_at`; together with `seconds`"),
+    _honoured("expires_after[seconds]", "3600 to 2592000, and no more than the operator allows"),
+)
+
+BATCHES = (
+    _honoured("input_file_id", "a file of purpose `batch`"),
+    _honoured("endpoint", "chat completions, completions, embeddings or responses"),
+    _honoured("completion_window", "only `24h`"),
+    _honoured("metadata", "up to 16 pairs, echoed"),
+    _honoured("output_expires_after", "`created_at` and 3600 to 2592000 seconds"),
 )
 
 TOKENIZE = (
@@ -285,9 +304,12 @@ APIS = {
     "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
+    "/v1/batches": BATCHES,
     "/tokenize": TOKENIZE,
     "/detokenize": DETOKENIZE,
 }
+
+FORMS = {"/v1/files": FILES}
 
 
 def table(parameters: Sequence[Parameter]) -> str:

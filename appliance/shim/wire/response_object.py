@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from appliance.shim.exchange import Tier
 from appliance.shim.wire.response_items import (
     Logprob,
     OutputItem,
@@ -101,7 +102,7 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     prompt_cache_key: str | None = None
     reasoning: ReasoningOut = ReasoningOut()
     safety_identifier: str | None = None
-    service_tier: Literal["default"] = "default"
+    service_tier: Tier = "default"
     store: bool = False
     temperature: float = 1.0
     """1 also stands for the bundle's default, if the request left it alone."""

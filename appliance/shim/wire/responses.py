@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.service_tier import Asked
 from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
 from appliance.shim.wire.messages import tool_to_engine
 from appliance.shim.wire.prompt import Effort, chat_request, thinking_mode, thinks
@@ -106,7 +107,7 @@ class ResponsesRequest(_Strict, frozen=True):
     previous_response_id: str | None = None
     background: bool | None = None
     truncation: object = None
-    service_tier: object = None
+    service_tier: Asked | None = None
     prompt_cache_retention: object = None
     metadata: (
         Annotated[

@@ -1,0 +1,39 @@
+"""How many tokens a step may have, so that nobody waits long for it.
+
+Owns the estimate of what a prompt token costs on this machine. A sequence that is alone may have
+the whole budget: larger pieces of a prompt are computed faster. Beside others a step is kept
+short, since each of them gets nothing before it ends.
+"""
+
+from __future__ import annotations
+
+_LEAST = 16
+"""Tokens; smaller pieces cost nearly as much."""
+_WEIGHT = 0.3
+"""Of the latest step in the estimate: what else the machine does changes."""
+
+
+class Pace:
+    """The token budget of the next step.
+
+    Args:
+        most: tokens of a step at most.
+        seconds: that a step beside others should take at most; 0 for as long as it takes.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._each = 0.0
+
+    def measured(self, tokens: int, seconds: float) -> None:
+        """A step that computed so many prompt tokens took so long."""
+        if tokens >= _LEAST:
+            each = seconds / tokens
+            self._each += (_WEIGHT if self._each else 1.0) * (each - self._each)
+
+    def tokens(self, *, alone: bool) -> int:
+        """Of the next step at most."""
+        if alone or not self._seconds or not self._each:
+            return self._most
+        return min(self._most, max(_LEAST, int(self._seconds / self._each)))

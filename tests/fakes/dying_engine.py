@@ -1,0 +1,91 @@
+"""The fake engine in a process of its own, which some prompts end and some stop.
+
+    python -m tests.fakes.dying_engine SOCKET
+
+A prompt with "poison" in it kills the process after the first token, one with "freeze" stops it
+(SIGSTOP). It writes `up` when it serves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from appliance.pb import engine_v1_pb2 as pb
+from tests.conftest import REPOSITORY
+from tests.fakes.engine import FakeEngine
+
+FATAL = {"poison": signal.SIGKILL, "freeze": signal.SIGSTOP}
+
+
+class DyingEngine:
+    """Keeps one process running, as a supervisor would; `deaths` counts the others."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._stopping = False
+        self._process = self._start()
+        self.deaths = 0
+        self._thread = threading.Thread(target=self._supervise)
+        self._thread.start()
+
+    def revive(self) -> None:
+        """End a process that is stopped, as a watchdog would; another one takes its place."""
+        self._process.kill()
+
+    def close(self) -> None:
+        self._stopping = True
+        self._process.kill()
+        self._thread.join()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.fakes.dying_engine", str(self._socket)]
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        return process
+
+    def _supervise(self) -> None:
+        while not self._stopping:
+            self._process.wait()
+            self._close_pipe()
+            if not self._stopping:
+                self.deaths += 1
+                self._process = self._start()
+        self._process.kill()
+        self._process.wait()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def fatal(requests: list[pb.GenerateRequest | pb.EmbedRequest]) -> Iterator[signal.Signals]:
+    """The signals that new requests ask for."""
+    seen = 0
+    while True:
+        for request in requests[seen:]:
+            seen += 1
+            text = str(request)
+            yield from (number for word, number in FATAL.items() if word in text)
+        time.sleep(0.01)
+
+
+def main() -> None:
+    with FakeEngine(Path(sys.argv[1])) as engine:
+        engine.behaviour.seconds_per_step = 0.02
+        os.write(1, b"up\n")
+        for number in fatal(engine.requests):
+            time.sleep(0.1)  # its first token leaves first
+            os.kill(os.getpid(), number)
+
+
+if __name__ == "__main__":
+    main()

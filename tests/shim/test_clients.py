@@ -1,0 +1,103 @@
+"""Clients that applications use, unmodified, where scripts/fetch-clients has put them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.fakes.engine import CHAT, DIMENSIONS, EMBEDDING
+from tests.shim.node import Node, standing
+
+CLIENTS = REPOSITORY / ".build/clients"
+SCRIPTS = REPOSITORY / "tests/shim/clients"
+HELLO = len("hello") + 1
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with standing(tmp_path, store_files=True) as made:
+        yield made
+
+
+def found(node: Node, *command: object, **environment: str) -> Any:
+    """The JSON document that `command` prints."""
+    done = subprocess.run(
+        list(map(str, command)),
+        env={
+            "PATH": os.environ["PATH"],
+            "OPENAI_BASE_URL": node.base_url,
+            "OPENAI_API_KEY": node.secret,
+            **environment,
+        },
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+def test_the_node_sdk_finds_everything_where_it_looks_for_it(node: Node) -> None:
+    sdk = CLIENTS / "node/node_modules/openai/index.mjs"
+    if not sdk.exists() or shutil.which("node") is None:
+        pytest.skip("scripts/fetch-clients puts the Node SDK there")
+    got = found(node, "node", SCRIPTS / "sdk.mjs", sdk)
+    assert got["chat"] == got["stream"] == got["helper"] == got["response"] == "hello"
+    assert got["usage"]["completion_tokens"] == HELLO
+    assert got["streamUsage"]["completion_tokens"] == HELLO
+    assert got["call"] == {"name": "look", "arguments": '{"at": "b"}'}
+    assert got["form"] == {"word": "a"}
+    assert got["events"][0] == "response.created"
+    assert got["events"][-1] == "response.completed"
+    assert got["embeddings"] == [DIMENSIONS, DIMENSIONS]
+    assert got["models"] == sorted([CHAT, EMBEDDING])
+    assert got["error"] == {"kind": "NotFoundError", "status": 404, "code": "model_not_found"}
+    assert got["batch"] == {
+        "status": "completed",
+        "counts": {"total": 2, "completed": 2, "failed": 0},
+    }
+    assert got["results"] == [["a", "a"], ["b", "b"]]
+    assert got["files"] == ["batch_output", "batch"]
+    assert got["deleted"]
+
+
+def over_the_sdk(node: Node, script: str) -> Any:
+    if not (CLIENTS / "python/openai").exists():
+        pytest.skip("scripts/fetch-clients puts these libraries there")
+    return found(node, sys.executable, SCRIPTS / script, PYTHONPATH=str(CLIENTS / "python"))
+
+
+def test_langchain_chats_streams_calls_and_embeds(node: Node) -> None:
+    assert over_the_sdk(node, "with_langchain.py") == {
+        "chat": "hello",
+        "usage": HELLO,
+        "stream": "hello",
+        "call": [["look", {"at": "b"}]],
+        "form": {"word": "a"},
+        "embeddings": [DIMENSIONS, DIMENSIONS],
+    }
+
+
+def test_pydantic_ai_talks_to_chat_and_to_responses(node: Node) -> None:
+    assert over_the_sdk(node, "with_pydantic_ai.py") == {
+        "chat": "hello",
+        "chat form": {"word": "a"},
+        "responses": "hello",
+        "responses form": {"word": "a"},
+    }
+
+
+def test_instructor_gets_its_types_as_forms_and_as_calls(node: Node) -> None:
+    assert over_the_sdk(node, "with_instructor.py") == {
+        "JSON_SCHEMA": {"word": "a"},
+        "TOOLS": {"word": "a"},
+    }
