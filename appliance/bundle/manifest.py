@@ -88,6 +88,17 @@ class Generation(_Strict, frozen=True):
     thinking: bool = False
 
 
+class FillIn(_Strict, frozen=True):
+    """Control tokens of fill-in-the-middle: PREFIX text SUFFIX text MIDDLE, then the model writes.
+
+    Bavarian et al., Efficient Training of Language Models to Fill in the Middle (2022), PSM.
+    """
+
+    prefix: str
+    suffix: str
+    middle: str
+
+
 class Prompting(_Strict, frozen=True):
     """How messages become a prompt and how the output is read back."""
 
@@ -99,6 +110,8 @@ class Prompting(_Strict, frozen=True):
     """Tag that opens reasoning text; empty if the model does not think in tags."""
     reasoning_end: str = ""
     tool_format: Literal["", "hermes"] = ""
+    fill_in: FillIn | msgspec.UnsetType = msgspec.UNSET
+    """Left out if the model's vocabulary has no tokens for it."""
 
 
 class Manifest(_Strict, frozen=True):

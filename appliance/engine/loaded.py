@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from appliance.bundle.manifest import DecoderSpec, EncoderSpec, Generation, Manifest, Prompting
 from appliance.compiler import Artifact
 from appliance.config import EngineSettings
@@ -97,6 +99,26 @@ class ChatModel:
         start = self.prompting.reasoning_start
         opened = bool(start) and prompt.text.rstrip().endswith(start)
         return self.tokenizer.encode_prompt(prompt), opened
+
+    def encode_fill_in(self, prefix: str, suffix: str) -> list[int]:
+        """Token ids of a prompt for what stands between two texts. Raises RequestError."""
+        tokens = self.prompting.fill_in
+        if isinstance(tokens, msgspec.UnsetType):
+            raise RequestError(
+                "this model cannot fill in the middle of a text",
+                param="suffix",
+                hint="leave it out, or ask a model for code",
+                code="unsupported_parameter",
+            )
+        return self.tokenizer.encode_fill_in(prefix, suffix, self.fill_in_ids)
+
+    @property
+    def fill_in_ids(self) -> tuple[int, ...]:
+        """The control tokens of filling in, of which none belongs into what is filled in."""
+        tokens = self.prompting.fill_in
+        if isinstance(tokens, msgspec.UnsetType):
+            return ()
+        return tuple(map(self.tokenizer.id_of, (tokens.prefix, tokens.suffix, tokens.middle)))
 
     def close(self) -> None:
         """Free what the cache took and end the processes of template and grammars."""

@@ -50,6 +50,19 @@ class Tokenizer:
         """Encode `text` as the model was trained to see a whole text; all of it is plain."""
         return self._plain.encode(text).ids
 
+    def id_of(self, token: str) -> int:
+        """The id of a token that the vocabulary has."""
+        token_id: int | None = self._native.token_to_id(token)
+        assert token_id is not None, token
+        return token_id
+
+    def encode_fill_in(self, prefix: str, suffix: str, controls: Sequence[int]) -> list[int]:
+        """Two texts with a control token before each and one behind; the texts are all plain."""
+        before, between, behind = controls
+        ids: list[int] = self._plain.encode("").ids  # what every text begins with, if anything
+        ids = [*ids, before, *self._plain.encode(prefix, add_special_tokens=False).ids]
+        return [*ids, between, *self._plain.encode(suffix, add_special_tokens=False).ids, behind]
+
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Encode a rendered prompt: the template's control tokens, everything else as text."""
         if not prompt.mark:

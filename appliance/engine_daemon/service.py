@@ -172,6 +172,10 @@ def _generation(
         prompt = model.tokenizer.encode_text(request.text)
     elif kind == "tokens":
         prompt = list(request.tokens.ids)
+    elif kind == "fill_in":
+        prompt = model.encode_fill_in(request.fill_in.prefix, request.fill_in.suffix)
+        if not request.sampling.ignore_eos:
+            params = dataclasses.replace(params, end_ids=params.end_ids | {*model.fill_in_ids})
     else:
         raise RequestError("there is no prompt", param="prompt")
     asked = turn(request, model.prompting, thinking=thinking, reasoning_opened=opened)

@@ -57,13 +57,22 @@ MODEL_STATE_SERVING: ModelState
 MODEL_STATE_DRAINING: ModelState
 MODEL_STATE_FAILED: ModelState
 
+class FillIn(_message.Message):
+    __slots__ = ("prefix", "suffix")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    SUFFIX_FIELD_NUMBER: _ClassVar[int]
+    prefix: str
+    suffix: str
+    def __init__(self, prefix: _Optional[str] = ..., suffix: _Optional[str] = ...) -> None: ...
+
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "model", "chat", "text", "tokens", "sampling", "n", "cache_namespace", "structured", "caller", "priority", "deadline_ms", "prediction")
+    __slots__ = ("request_id", "model", "chat", "text", "tokens", "fill_in", "sampling", "n", "cache_namespace", "structured", "caller", "priority", "deadline_ms", "prediction")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FILL_IN_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     CACHE_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +86,7 @@ class GenerateRequest(_message.Message):
     chat: ChatPrompt
     text: str
     tokens: TokenIds
+    fill_in: FillIn
     sampling: SamplingParams
     n: int
     cache_namespace: str
@@ -85,7 +95,7 @@ class GenerateRequest(_message.Message):
     priority: int
     deadline_ms: int
     prediction: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., cache_namespace: _Optional[str] = ..., structured: _Optional[_Union[StructuredOutput, _Mapping]] = ..., caller: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., prediction: _Optional[str] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., fill_in: _Optional[_Union[FillIn, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., cache_namespace: _Optional[str] = ..., structured: _Optional[_Union[StructuredOutput, _Mapping]] = ..., caller: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., prediction: _Optional[str] = ...) -> None: ...
 
 class StructuredOutput(_message.Message):
     __slots__ = ("json_schema", "json_object", "regex", "lark")

@@ -20,6 +20,7 @@ from appliance.shim.engine_client import EngineClient
 from appliance.shim.exchange import Exchange
 
 _SPECIAL_TOKENS = 4
+_FILL_IN_TOKENS = 3
 """More than a tokenizer puts around one text."""
 
 
@@ -89,6 +90,11 @@ class Admission:
                 return len(request.tokens.ids)
             case "chat":
                 asked = pb.TokenizeRequest(model=request.model, chat=request.chat)
+            case "fill_in":
+                both = request.fill_in.prefix, request.fill_in.suffix
+                asked_of = [pb.TokenizeRequest(model=request.model, text=text) for text in both]
+                counts = await asyncio.gather(*map(self._engine.tokenize, asked_of))
+                return sum(map(len, counts)) + _FILL_IN_TOKENS
             case _:
                 asked = pb.TokenizeRequest(model=request.model, text=request.text)
         return len(await self._engine.tokenize(asked))

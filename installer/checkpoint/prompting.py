@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 from jinja2 import Template
 
-from appliance.bundle.manifest import Prompting
+from appliance.bundle.manifest import FillIn, Prompting
 from appliance.errors import CheckpointError
 from appliance.prompting.environment import compile_template, render
 from installer.checkpoint.reader import Checkpoint
@@ -22,6 +23,16 @@ from installer.checkpoint.tokenizer import CheckpointTokenizer
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_PATH = "tokenizer/chat_template.jinja"
 
+_FILL_IN = (
+    FillIn(prefix="<|fim_prefix|>", suffix="<|fim_suffix|>", middle="<|fim_middle|>"),
+    FillIn(
+        prefix="<\uff5cfim\u2581begin\uff5c>",
+        suffix="<\uff5cfim\u2581hole\uff5c>",
+        middle="<\uff5cfim\u2581end\uff5c>",
+    ),
+    FillIn(prefix="<fim_prefix>", suffix="<fim_suffix>", middle="<fim_middle>"),
+)
+"""As Qwen, DeepSeek and StarCoder write them, in this order of the parts all of them."""
 _REASONING = ("<think>", "</think>")
 _HERMES = ("<tool_call>", "</tool_call>")
 _QUESTION = "Which way is north?"
@@ -76,6 +87,7 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
         reasoning_start=_REASONING[0] if thinks else "",
         reasoning_end=_REASONING[1] if thinks else "",
         tool_format="hermes" if calls else "",
+        fill_in=_fill_in(tokenizer),
     )
     return ChatSource(source, prompting, thinks and observed.thinks_by_default())
 
@@ -110,6 +122,13 @@ class _Observed:
             return render(self._template, given, _MAX_CHARS)
         except Exception as error:
             raise _refused(error) from error
+
+
+def _fill_in(tokenizer: CheckpointTokenizer) -> FillIn | msgspec.UnsetType:
+    for tokens in _FILL_IN:
+        if _has_tokens(tokenizer, (tokens.prefix, tokens.suffix, tokens.middle)):
+            return tokens
+    return msgspec.UNSET
 
 
 def _has_tokens(tokenizer: CheckpointTokenizer, tokens: tuple[str, ...]) -> bool:

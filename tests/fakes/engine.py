@@ -544,6 +544,8 @@ def _render(request: pb.GenerateRequest) -> str:
     kind = request.WhichOneof("prompt")
     if kind == "chat":
         return _render_chat(request.chat)
+    if kind == "fill_in":
+        return f"<{request.fill_in.prefix}|{request.fill_in.suffix}>"
     return request.text if kind == "text" else "".join(map(chr, request.tokens.ids))
 
 

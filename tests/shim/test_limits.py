@@ -119,6 +119,15 @@ def test_choices_and_prompts_are_reserved_together(node: Node) -> None:
     assert node.request("POST", "/v1/completions", body).status == 200
 
 
+def test_what_stands_behind_an_answer_is_reserved_with_it(node: Node) -> None:
+    limit(node, tokens_per_day=40)
+    body = {"model": CHAT, "prompt": "a", "suffix": "b" * 40, "max_tokens": 1}
+    refused = node.request("POST", "/v1/completions", body)
+    assert refused.error["code"] == "insufficient_quota"
+    body["suffix"] = "b" * 20
+    assert node.request("POST", "/v1/completions", body).status == 200
+
+
 def test_a_used_up_budget_is_refused_before_the_engine_computes(
     node: Node, client: openai.OpenAI
 ) -> None:

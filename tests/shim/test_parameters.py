@@ -104,6 +104,7 @@ GOOD: dict[str, Any] = {
     "output_config": {"format": {"type": "json_schema", "schema": {"type": "array"}}},
     "cache_control": {"type": "ephemeral"},
     "echo": True,
+    "suffix": "behind",
     "service_tier": "flex",
     "output_expires_after": {"anchor": "created_at", "seconds": 3600},
 }

@@ -338,6 +338,7 @@ def test_a_wrong_chat_parameter_is_named(
         ("/v1/completions", {"model": CHAT, "prompt": ["a", 1]}, "prompt"),
         ("/v1/completions", {"model": CHAT, "prompt": ["a"] * 129}, "prompt"),
         ("/v1/completions", {"model": CHAT, "prompt": "a", "best_of": 2}, "best_of"),
+        ("/v1/completions", {"model": CHAT, "prompt": [65, 66], "suffix": "b"}, "suffix"),
         ("/v1/embeddings", {"model": EMBEDDING}, "input"),
         ("/v1/embeddings", {"model": EMBEDDING, "input": []}, "input"),
         ("/v1/embeddings", {"model": EMBEDDING, "input": [[]]}, "input"),

@@ -100,3 +100,15 @@ def test_an_echo_has_no_log_probabilities(node: Node) -> None:
     body = {"model": CHAT, "prompt": "a", "echo": True, "logprobs": 1}
     answer = node.request("POST", "/v1/completions", body)
     assert (answer.status, answer.error["param"]) == (400, "echo")
+
+
+def test_a_suffix_asks_for_what_stands_between_two_texts(client: openai.OpenAI, node: Node) -> None:
+    # The fake engine says its prompt, which marks where each text ends.
+    filled = client.completions.create(model=CHAT, prompt=["a", "b"], suffix="c", max_tokens=9)
+    assert [choice.text for choice in filled.choices] == ["<a|c>", "<b|c>"]
+    assert filled.usage is not None
+    assert filled.usage.prompt_tokens == 10
+    echoed = client.completions.create(model=CHAT, prompt="a", suffix="c", echo=True)
+    assert echoed.choices[0].text == "a<a|c>"
+    plain = client.completions.create(model=CHAT, prompt="a", suffix="")
+    assert plain.choices[0].text == "a"

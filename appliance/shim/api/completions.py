@@ -56,14 +56,17 @@ class CompletionsEndpoint:
         """The text of each prompt."""
         allowed(exchange)
         engine = self._services.engine
-        return [
-            request.text
-            if request.WhichOneof("prompt") == "text"
-            else await engine.detokenize(
-                pb.DetokenizeRequest(model=request.model, tokens=request.tokens)
-            )
-            for request in requests
-        ]
+        texts = []
+        for request in requests:
+            match request.WhichOneof("prompt"):
+                case "text":
+                    texts.append(request.text)
+                case "fill_in":
+                    texts.append(request.fill_in.prefix)
+                case _:
+                    asked = pb.DetokenizeRequest(model=request.model, tokens=request.tokens)
+                    texts.append(await engine.detokenize(asked))
+        return texts
 
 
 @dataclass(slots=True)

@@ -25,6 +25,8 @@ class CompletionRequest(Sampling, frozen=True):
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     best_of: object = None
     echo: bool | None = None
+    suffix: str | None = None
+    """What stands behind the answer; an empty one is none."""
 
     def to_engine(self, request_id: str, cache_namespace: str) -> list[pb.GenerateRequest]:
         """One engine request for each prompt. Raises RequestError."""
@@ -46,12 +48,23 @@ class CompletionRequest(Sampling, frozen=True):
                 n=self.n or 1,
                 cache_namespace=cache_namespace,
             )
-            if isinstance(prompt, str):
+            if self.suffix:
+                request.fill_in.CopyFrom(self._fill_in(prompt))
+            elif isinstance(prompt, str):
                 request.text = prompt
             else:
                 request.tokens.ids.extend(prompt)
             requests.append(request)
         return requests
+
+    def _fill_in(self, prompt: str | list[int]) -> pb.FillIn:
+        if not isinstance(prompt, str):
+            raise RequestError(
+                "`suffix` needs a prompt of text: the model's control tokens go around both",
+                param="suffix",
+                code="unsupported_parameter",
+            )
+        return pb.FillIn(prefix=prompt, suffix=self.suffix or "")
 
 
 def inputs(

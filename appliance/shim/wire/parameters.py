@@ -195,7 +195,9 @@ COMPLETIONS = (
     _limited("best_of", "only 1: use `n`", 1),
     _honoured("echo", "the prompt before each answer; not together with `logprobs`"),
     *_IDENTIFIERS,
-    _refused("suffix", "fill-in-the-middle is not available"),
+    _honoured(
+        "suffix", "what follows the answer, for models that can fill in; with texts as `prompt`"
+    ),
 )
 
 RESPONSES = (
