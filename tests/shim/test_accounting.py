@@ -155,7 +155,8 @@ def test_hanging_up_at_any_moment_bills_what_was_computed(node: Node) -> None:
         stream = bool(number % 2)
         data = _body(ask("x" * 30, stream=stream, n=1 + number % 3))
         head = (
-            f"POST {CHAT_PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {node.secret}\r\n"
+            f"POST {CHAT_PATH} HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {node.secret}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         with socket.create_connection(("127.0.0.1", node.config.api.listen_port)) as caller:
@@ -240,7 +241,8 @@ def test_a_caller_that_does_not_read_holds_the_engine_no_longer_than_the_timeout
         node = Node(config, engine)
         body = _body(ask(stream=True, ignore_eos=True, n=16, logprobs=True, top_logprobs=20))
         head = (
-            f"POST {CHAT_PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {node.secret}\r\n"
+            f"POST {CHAT_PATH} HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {node.secret}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         with socket.socket() as caller:
