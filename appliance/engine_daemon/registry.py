@@ -42,6 +42,8 @@ class ModelRegistry:
         self._one_load = asyncio.Lock()
         self._drains: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self.watched = False
+        """Somebody was told that the daemon serves, and expects signs of life from then on."""
 
     @property
     def cache_budget(self) -> CacheBudget:
@@ -154,7 +156,8 @@ class ModelRegistry:
             self._forget_failed(name)
             hosted = HostedModel(bundle)
             self._hosted.append(hosted)
-            watchdog.say(self)
+            if self.watched:
+                watchdog.say(self)  # more patience, before the load holds everything up
             try:
                 model, artifact = await asyncio.to_thread(self._open, bundle)
             except asyncio.CancelledError:

@@ -65,7 +65,8 @@ class EngineServer:
         await self._registry.load_active()
 
     async def tell_alive(self) -> None:
-        """Tell the supervisor that the daemon lives, until cancelled."""
+        """Tell the supervisor that the daemon lives, until cancelled. After READY=1."""
+        self._registry.watched = True
         await tell(self._registry)
 
     async def stop(self) -> None:

@@ -42,9 +42,15 @@ async def _run(root: Path) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
-    alive = asyncio.create_task(_tell_alive())
-    await serve(load_config(root), stop=stop, ready=notify_ready)
-    alive.cancel()
+    alive: list[asyncio.Task[None]] = []
+
+    def ready() -> None:
+        notify_ready()
+        alive.append(loop.create_task(_tell_alive()))
+
+    await serve(load_config(root), stop=stop, ready=ready)
+    for task in alive:
+        task.cancel()
 
 
 async def _tell_alive() -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.errors import StorageError
@@ -121,6 +121,7 @@ def test_buckets_sum_what_is_in_them(meter: Meter) -> None:
     assert meter.buckets(Filter(0, 2**40, DAY, only={"project": ["nobody"]})) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2**40)), max_size=60))
 def test_sums_equal_those_of_the_first_row_of_each_request(pairs: list[tuple[int, int]]) -> None:
     first: dict[int, int] = {}

@@ -126,8 +126,10 @@ class Daemon:
         )
 
     def heard(self) -> str:
-        """The next message to the supervisor."""
-        return self._notify.recv(100).decode()
+        """The next message to the supervisor that is not a sign of life."""
+        while (message := self._notify.recv(100).decode()).startswith("WATCHDOG=1"):
+            pass
+        return message
 
     def end(self) -> tuple[int, str]:
         """Exit status and log, after it has ended."""

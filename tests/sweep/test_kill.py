@@ -73,7 +73,7 @@ def traced(base: Path, name: str, *options: str) -> tuple[int, bool]:
         [*command, sys.executable, "-B", "-m", "tests.sweep.operation", name, str(base)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     return done.returncode, b"acked\n" in done.stdout
