@@ -103,7 +103,13 @@ def test_tail_prints_the_newest_records_first_to_last(layout: Layout) -> None:
 
 def test_tail_follows_the_log_until_it_is_interrupted(layout: Layout) -> None:
     command = [*COMMAND, "audit", "tail", "--follow", "-n", "0", "--root", str(layout.root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Where the tests run in the background, the shell lets all children ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stdout is not None
         seen: list[bytes] = []
         while not seen:  # it starts when it starts: append until it tells of one
