@@ -11,7 +11,6 @@ import ctypes
 import mmap
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from appliance.errors import CapacityError, UnsupportedError
@@ -165,8 +164,3 @@ def _full(size: int) -> CapacityError:
         hint="unload a model, or lower engine.max_sequences or engine.max_context",
         code="cache_full",
     )
-
-
-def block_of(shape: tuple[int, ...], dtype: npt.DTypeLike) -> int:
-    """Bytes of an array."""
-    return int(np.prod(shape)) * np.dtype(dtype).itemsize

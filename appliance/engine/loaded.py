@@ -102,19 +102,22 @@ class ChatModel:
 
     def encode_fill_in(self, prefix: str, suffix: str) -> list[int]:
         """Token ids of a prompt for what stands between two texts. Raises RequestError."""
-        tokens = self.prompting.fill_in
-        if isinstance(tokens, msgspec.UnsetType):
+        controls = self.fill_in_ids
+        if not controls:
             raise RequestError(
                 "this model cannot fill in the middle of a text",
                 param="suffix",
                 hint="leave it out, or ask a model for code",
                 code="unsupported_parameter",
             )
-        return self.tokenizer.encode_fill_in(prefix, suffix, self.fill_in_ids)
+        return self.tokenizer.encode_fill_in(prefix, suffix, controls)
 
     @property
     def fill_in_ids(self) -> tuple[int, ...]:
-        """The control tokens of filling in, of which none belongs into what is filled in."""
+        """The control tokens of filling in, of which none belongs into what is filled in.
+
+        Empty if the model has none.
+        """
         tokens = self.prompting.fill_in
         if isinstance(tokens, msgspec.UnsetType):
             return ()

@@ -99,11 +99,15 @@ def check_decode(model: Built, checkpoint: Path, tolerance: float) -> None:
             assert relative_error(got, reference.logits(prompt)[-1]) <= tolerance
 
 
+def check(model: Built, checkpoint: Path, tolerance: float) -> None:
+    check_prefill(model, checkpoint, tolerance)
+    check_decode(model, checkpoint, tolerance)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_in_32_bits_it_equals_the_reference(full: Build, name: str) -> None:
     model = full(name, "fp32")
-    check_prefill(model, model.checkpoint, FULL)
-    check_decode(model, model.checkpoint, FULL)
+    check(model, model.checkpoint, FULL)
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -112,21 +116,18 @@ def test_in_32_bits_it_equals_the_reference_on_rounded_weights(
 ) -> None:
     model = full(name, "w8a8")
     rounded = with_rounded_rows(model.checkpoint, tmp_path / "rounded")
-    check_prefill(model, rounded, FULL)
-    check_decode(model, rounded, FULL)
+    check(model, rounded, FULL)
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_as_shipped_it_stays_near_the_reference(half: Build, name: str) -> None:
     model = half(name, "fp32")
-    check_prefill(model, model.checkpoint, HALF)
-    check_decode(model, model.checkpoint, HALF)
+    check(model, model.checkpoint, HALF)
 
 
 def test_a_grade_of_16_bits_stays_near_the_reference(half: Build) -> None:
     model = half("qwen2-fp16", "fp16")
-    check_prefill(model, model.checkpoint, HALF)
-    check_decode(model, model.checkpoint, HALF)
+    check(model, model.checkpoint, HALF)
 
 
 @pytest.mark.parametrize("name", ROUNDED)
@@ -135,8 +136,7 @@ def test_as_shipped_it_stays_near_the_reference_on_rounded_weights(
 ) -> None:
     model = half(name, "w8a8")
     rounded = with_rounded_rows(model.checkpoint, tmp_path / "rounded")
-    check_prefill(model, rounded, HALF)
-    check_decode(model, rounded, HALF)
+    check(model, rounded, HALF)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -16,7 +16,6 @@ from installer.checkpoint.graph.builder import (
     IntegerMatrix,
     Matrix,
 )
-from installer.checkpoint.quantize import FLOAT_BITS, block_size
 from installer.checkpoint.weights import alias
 
 
@@ -40,20 +39,14 @@ class HalfBuilder(GraphBuilder):
         scale: ir.Value | None = None,
     ) -> ir.Value:
         """x [..., inner] -> [..., outer] by the checkpoint's `name`.weight [outer, inner]."""
-        assert scale is None, "only products of integers have factors"
+        if not self.scheme.integer_products:
+            return super().linear(x, name, inner, outer, bias=bias, scale=scale)
+        assert scale is None, "nothing is left to be multiplied with"
         addend = self.vector(f"{name}.bias", outer) if bias else None
-        weight = self._weight(name, inner, outer)
-        if self.scheme.integer_products:
-            matrix = self.integers(name, (outer, inner), self.tensors.rows(weight))
-            columns = self.op("Transpose", self.widened(matrix), perm=[1, 0])
-            return self._plus(self.op("MatMul", x, columns), addend)
-        if self.scheme.layer_bits in FLOAT_BITS:
-            pieces = self.tensors.transposed(weight)
-            columns = self.parameter(self.stored(f"{name}.transposed", (inner, outer), pieces))
-            return self._plus(self.op("MatMul", x, columns), addend)
-        rows, bits = self.tensors.rows(weight), self.scheme.layer_bits
-        blocks = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
-        return self._plus(self.multiply(x, blocks), addend)
+        rows = self.tensors.rows(self._weight(name, inner, outer))
+        matrix = self.integers(name, (outer, inner), rows)
+        columns = self.op("Transpose", self.widened(matrix), perm=[1, 0])
+        return self._plus(self.op("MatMul", x, columns), addend)
 
     def unscaled(
         self, x: ir.Value, name: str, inner: int, outer: int
@@ -63,10 +56,10 @@ class HalfBuilder(GraphBuilder):
 
     def multiply(self, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None) -> ir.Value:
         """x [..., inner] -> [..., outer]."""
-        assert bias is None
         if isinstance(matrix, IntegerMatrix):
+            assert bias is None
             return self.op("Gemm", x, self.widened(matrix), transB=1)
-        return self.op(
+        product = self.op(
             "MatMulNBits",
             *(x, matrix.packed, self.parameter(matrix.scales), matrix.zeros),
             domain=MICROSOFT,
@@ -75,6 +68,7 @@ class HalfBuilder(GraphBuilder):
             bits=matrix.bits,
             block_size=matrix.block,
         )
+        return self._plus(product, bias)
 
     def widened(self, matrix: IntegerMatrix) -> ir.Value:
         """The rows that the integers stand for, [outer, inner]."""
