@@ -8,6 +8,7 @@ tensor.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -78,14 +79,14 @@ class Tensors:
             tensor = file.get_slice(name)
             for first in range(0, count, step):
                 piece = tensor[first : min(first + step, count)]
-                yield self._checked(name, piece)[:, start:stop]
+                yield self._checked(name, piece.reshape(-1, width))[:, start:stop]
 
     def transposed(self, name: str) -> Iterator[Float32]:
         """The transpose of the matrix `name` as runs of whole rows of a few MB."""
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (count * 4))
         with self._open(self._file_of(name)) as file:
-            tensor = file.get_tensor(name)
+            tensor = file.get_tensor(name).reshape(count, width)
             for first in range(0, width, step):
                 yield self._checked(name, tensor[:, first : first + step].T)
 
@@ -94,6 +95,11 @@ class Tensors:
         self.expect(name, (width,))
         with self._open(self._file_of(name)) as file:
             return self._checked(name, file.get_tensor(name))
+
+    def flatten(self, name: str) -> None:
+        """Take `name` as a matrix from now on: a row for each entry of its first axis."""
+        shape = self.shape(name)
+        self._shape[name] = (shape[0], math.prod(shape[1:]))
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise CheckpointError unless the tensor `name` has `shape`."""

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.rope import Rope, read_rope
+from installer.checkpoint.graph.rope import Axes, Rope, read_rope
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
 
@@ -70,6 +70,14 @@ class Attention(Protocol):
 
     ids: ir.Value
 
+    def embed(self, words: ir.Value) -> ir.Value:
+        """The words' embeddings [B, S, hidden] -> what enters the first layer."""
+        ...
+
+    def deepen(self, layer: int, result: ir.Value) -> ir.Value:
+        """A layer's result [B, S, hidden], with what else is added to the stream behind it."""
+        ...
+
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         """Queries, keys and values of a layer -> [B, S, heads * head_dim]."""
         ...
@@ -100,8 +108,11 @@ class FeedForward(Protocol):
     ) -> ir.Value: ...
 
 
-def read_decoder(config: Settings, *, tied: bool = False) -> DecoderShape:
-    """Read the keys that every decoder has; `tied` is the architecture's default."""
+def read_decoder(config: Settings, *, tied: bool = False, axes: Axes = "one") -> DecoderShape:
+    """Read the keys that every decoder has; `tied` is the architecture's default.
+
+    `axes`: how its rope turns with three axes, if it does.
+    """
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     head_dim = config.integer("head_dim", hidden // heads)
     if head_dim % _HEAD_UNIT:
@@ -120,7 +131,7 @@ def read_decoder(config: Settings, *, tied: bool = False) -> DecoderShape:
         inner=config.integer("intermediate_size"),
         context=config.integer("max_position_embeddings"),
         epsilon=config.number("rms_norm_eps"),
-        rope=read_rope(config, head_dim),
+        rope=read_rope(config, head_dim, axes=axes),
         tied=config.flag("tie_word_embeddings", tied),
     )
 
@@ -138,30 +149,32 @@ def build_decoder(
     form: Form,
     project: Projection,
     feed_forward: FeedForward,
+    *,
+    root: str = "model",
 ) -> None:
-    """Write the whole decoder into `graph`.
+    """Write the whole decoder into `graph`; `root` begins its tensors' names.
 
     The residual stream and each block's result stay apart until the next norm, which adds them
     in the same kernel.
     """
     attention = form(graph, shape)
-    embeddings = Table(graph, "model.embed_tokens.weight", shape.vocab, shape.hidden)
+    embeddings = Table(graph, f"{root}.embed_tokens.weight", shape.vocab, shape.hidden)
 
-    stream, result = graph.residual(embeddings.lookup(attention.ids)), None
+    stream, result = graph.residual(attention.embed(embeddings.lookup(attention.ids))), None
     for layer in range(shape.layers):
-        at = f"model.layers.{layer}"
+        at = f"{root}.layers.{layer}"
         x, stream = _norm(graph, shape, f"{at}.input_layernorm", stream, result)
         attended = attention.attend(layer, project(graph, shape, at, x))
         inner = shape.heads * shape.head_dim
         result = graph.linear(attended, f"{at}.self_attn.o_proj", inner, shape.hidden)
         x, stream = _norm(graph, shape, f"{at}.post_attention_layernorm", stream, result)
-        result = feed_forward(graph, shape, at, x)
+        result = attention.deepen(layer, feed_forward(graph, shape, at, x))
 
     assert result is not None
     chosen = attention.choose(graph.add(stream, result))
     if chosen is None:
         return
-    chosen, _ = _norm(graph, shape, "model.norm", chosen, None)
+    chosen, _ = _norm(graph, shape, f"{root}.norm", chosen, None)
     head = embeddings
     if not shape.tied:
         head = Table(graph, "lm_head.weight", shape.vocab, shape.hidden)

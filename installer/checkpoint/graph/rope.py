@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from appliance.errors import CheckpointError
 from installer.checkpoint.quantize import Float32
 from installer.checkpoint.settings import Settings
 
+AXES = 3
+Axes = Literal["one", "apart", "interleaved"]
+"""Whether positions have one axis or three, and how those share the pairs of a head."""
 _ROWS = 4096
 
 
@@ -31,11 +35,35 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Sections:
+    """Which axis each pair of a head turns with: `counts` pairs for time, row and column.
+
+    `interleaved`: in turns, as long as an axis has pairs left; else one axis after the other.
+    Reference: M-RoPE; Wang et al., Qwen2-VL (2024).
+    """
+
+    counts: tuple[int, int, int]
+    interleaved: bool
+
+    def axes(self, pairs: int) -> list[int]:
+        """The axis of each of `pairs` pairs."""
+        if not self.interleaved:
+            return [axis for axis, count in enumerate(self.counts) for _ in range(count)]
+        axes = [0] * pairs
+        for axis in (1, 2):
+            for pair in range(axis, AXES * self.counts[axis], AXES):
+                axes[pair] = axis
+        return axes
+
+
+@dataclass(frozen=True, slots=True)
 class Rope:
     theta: float
     head_dim: int
     linear_factor: float = 1.0
     llama3: Llama3Scaling | None = None
+    sections: Sections | None = None
+    """How its pairs are shared among three axes; None: there is one."""
 
     def frequencies(self) -> Float32:
         """Radians per position, [head_dim / 2]."""
@@ -54,10 +82,10 @@ class Rope:
             yield at[:, None] * frequencies
 
 
-def read_rope(config: Settings, head_dim: int) -> Rope:
+def read_rope(config: Settings, head_dim: int, *, axes: Axes = "one") -> Rope:
     """Read `rope_theta` and `rope_scaling`, or the newer `rope_parameters`.
 
-    Raises CheckpointError naming a scaling that is not known here.
+    `axes`: what turns a pair, where positions have three axes. Raises CheckpointError naming a scaling that is not known here.
     """
     parameters = config.section("rope_parameters")
     scaling = parameters or config.section("rope_scaling")
@@ -68,11 +96,30 @@ def read_rope(config: Settings, head_dim: int) -> Rope:
     if scaling is None:
         return Rope(theta, head_dim)
     kind = scaling.text("type" if "type" in scaling else "rope_type", "default")
-    scaling.expect("rope_type", kind)
+    sections = None
+    if axes != "one":
+        sections = _read_sections(scaling, head_dim // 2, interleaved=axes == "interleaved")
+        kind = "default" if kind == "mrope" else kind
+        scaling.expect("rope_type", kind, "mrope")
+    else:
+        scaling.expect("rope_type", kind)
     scaling.expect("partial_rotary_factor", 1, 1.0)
     rope = _scaled(scaling, kind, theta, head_dim)
     scaling.finish()
-    return rope
+    return replace(rope, sections=sections)
+
+
+def _read_sections(scaling: Settings, pairs: int, *, interleaved: bool) -> Sections:
+    scaling.expect("mrope_interleaved", interleaved)
+    counts = scaling.ids("mrope_section")
+    # Interleaved pairs of row and column lie at every third place from theirs on.
+    fits = len(counts) == AXES and sum(counts) == pairs
+    if not fits or (interleaved and AXES * max(counts[1:]) > pairs):
+        raise CheckpointError(
+            f"config.json: mrope_section = {list(counts)} does not divide {pairs} pairs in three",
+            hint="the checkpoint's config.json belongs to another model",
+        )
+    return Sections((counts[0], counts[1], counts[2]), interleaved)
 
 
 def _scaled(scaling: Settings, kind: str, theta: float, head_dim: int) -> Rope:
