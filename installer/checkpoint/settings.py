@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeGuard, TypeVar
 
 from appliance.errors import CheckpointError
 
@@ -44,11 +44,16 @@ class Settings:
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number."""
         value = self._take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self._refuse(key, value)
-        if not math.isfinite(value):
+        if not _is_number(value):
             self._refuse(key, value)
         return float(value)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of finite numbers."""
+        values = self._take(key, None)
+        if not isinstance(values, list) or not all(_is_number(value) for value in values):
+            self._refuse(key, values)
+        return tuple(float(value) for value in values)
 
     def flag(self, key: str, default: bool) -> bool:
         """A truth value."""
@@ -129,3 +134,9 @@ class Settings:
             "is not supported",
             hint="this release cannot build that model; see docs/bundle-format.md for what it can",
         )
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )

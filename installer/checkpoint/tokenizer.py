@@ -53,6 +53,15 @@ class CheckpointTokenizer:
         """The id of a token of the vocabulary, or None."""
         return self._tokenizer.token_to_id(token) if token else None
 
+    def is_special(self, token_id: int) -> bool:
+        """Whether this is a control token, which is only ever recognised in the template's text."""
+        token = self._tokenizer.get_added_tokens_decoder().get(token_id)
+        return token is not None and token.special
+
+    def text_of(self, token_id: int) -> str:
+        """The text of a token of the vocabulary."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, control tokens recognised, nothing added."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
