@@ -15,6 +15,7 @@ from appliance.bundle.manifest import Manifest
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.machine import Machine
 from appliance.compiler.memory import GIB, candidates, choose_precision, needed
+from appliance.compiler.profiles import LEAST_ENGINES
 from appliance.compiler.record import Provider, Refusal
 from appliance.errors import CapacityError, UnsupportedError
 
@@ -26,10 +27,8 @@ VARIANTS: Mapping[Provider, Literal["trt", "cuda", "cpu"]] = {
     "cpu": "cpu",
 }
 """Which graph of a bundle each provider computes."""
-RUN: frozenset[Provider] = frozenset({"cuda", "cpu"})
-"""What the engine of this release runs. Nothing is compiled for what it does not."""
-WEIGHT_COPIES: Mapping[Provider, int] = {"tensorrt": 2, "cuda": 1}
-"""TensorRT's engines have their weights to themselves, and there are two at least."""
+WEIGHT_COPIES: Mapping[Provider, int] = {"tensorrt": LEAST_ENGINES, "cuda": 1}
+"""TensorRT's engines have their weights to themselves."""
 DRIVER = 580
 """First driver that serves CUDA 13."""
 CAPABILITY = (7, 5)
@@ -99,8 +98,6 @@ def _objections(
         yield "library_missing", libraries.missing_tensorrt
     if machine.gpu is not None and manifest.decoder is not None:
         yield from _of_memory(manifest, machine.gpu, WEIGHT_COPIES[provider])
-    if provider not in RUN:
-        yield "not_run", "the engine of this release does not run it"
 
 
 def _of_the_machine(machine: Machine) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ from appliance.compiler.child import compile_in_process, make_for_child, run_com
 from appliance.compiler.fingerprint import artifact_key, for_settings
 from appliance.compiler.ladder import WEIGHT_COPIES, Rung, choose
 from appliance.compiler.memory import candidates, choose_precision, refuse_if_taken
-from appliance.compiler.profiles import sizes
+from appliance.compiler.profiles import sizes_for
 from appliance.compiler.record import Comparison, Fit, Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime
 from appliance.config import EngineSettings, Layout
@@ -158,9 +158,7 @@ class ArtifactWork:
     def _sizes(self, fit: Fit) -> str:
         spec = self.bundle.manifest.decoder
         assert spec is not None, "graphs for a GPU are decoders"
-        one = fit.weights // WEIGHT_COPIES["tensorrt"]
-        planned = sizes(spec, self.settings, weights=one, memory=fit.memory)
-        return msgspec.json.encode(planned).decode()
+        return msgspec.json.encode(sizes_for(spec, self.settings, fit)).decode()
 
     @contextmanager
     def _golden(self, runtime: Runtime) -> Iterator[Path]:

@@ -17,7 +17,6 @@ from appliance.compiler import golden
 from appliance.compiler.gpu_compile import Target, compile_cuda
 from appliance.compiler.profiles import Sizes, plan
 from appliance.compiler.record import Comparison
-from appliance.compiler.trt_compile import graph_name
 
 
 def main(machine: Path, arguments: list[str]) -> int:
@@ -35,7 +34,7 @@ def main(machine: Path, arguments: list[str]) -> int:
         case ["--provider", "tensorrt", _, out, _, sizes]:
             # Engines that nothing can run; what is done with them on a node does not look inside.
             for profile in plan(msgspec.json.decode(sizes, type=Sizes)):
-                (Path(out) / graph_name(profile)).write_text(f"names {profile.name}")
+                (Path(out) / profile.graph).write_text(f"names {profile.name}")
                 (Path(out) / f"{profile.name}_sm90.engine").write_text(sizes)
             sys.stdout.write(msgspec.json.encode(Comparison(error=0.01, bound=0.02)).decode())
             return 0
