@@ -16,7 +16,7 @@ from appliance.compiler.hardware import Gpu
 from appliance.compiler.machine import Machine
 from appliance.compiler.memory import GIB, candidates, choose_precision, needed
 from appliance.compiler.profiles import LEAST_ENGINES
-from appliance.compiler.record import Provider, Refusal
+from appliance.compiler.record import Fit, Provider, Refusal
 from appliance.errors import CapacityError, UnsupportedError
 
 LADDER: tuple[Provider, ...] = ("tensorrt", "cuda", "cpu")
@@ -97,7 +97,7 @@ def _objections(
     if provider == "tensorrt" and libraries is not None and libraries.missing_tensorrt:
         yield "library_missing", libraries.missing_tensorrt
     if machine.gpu is not None and manifest.decoder is not None:
-        yield from _of_memory(manifest, machine.gpu, WEIGHT_COPIES[provider])
+        yield from _of_memory(provider, manifest, machine.gpu)
 
 
 def _of_the_machine(machine: Machine) -> Iterator[tuple[str, str]]:
@@ -123,9 +123,15 @@ def _of_the_machine(machine: Machine) -> Iterator[tuple[str, str]]:
         yield "library_missing", libraries.missing_cuda
 
 
-def _of_memory(manifest: Manifest, gpu: Gpu, copies: int) -> Iterator[tuple[str, str]]:
-    options = candidates(manifest, gpu.memory_bytes, copies=copies)
-    if choose_precision(options) is None:
+def fits(provider: Provider, manifest: Manifest, gpu: Gpu) -> tuple[Fit, ...]:
+    """What the model takes of the GPU in each precision that it can have there by `provider`."""
+    copies = WEIGHT_COPIES[provider]
+    return candidates(manifest, gpu.memory_bytes, VARIANTS[provider], copies=copies)
+
+
+def _of_memory(provider: Provider, manifest: Manifest, gpu: Gpu) -> Iterator[tuple[str, str]]:
+    options = fits(provider, manifest, gpu)
+    if options and choose_precision(options) is None:
         least = min(options, key=needed)
         yield (
             "memory_too_small",

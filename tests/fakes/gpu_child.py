@@ -24,11 +24,11 @@ def main(machine: Path, arguments: list[str]) -> int:
         case ["--machine"]:
             sys.stdout.write(machine.read_text())
             return 0
-        case ["--provider", "cuda", bundle, out, logits]:
+        case ["--provider", "cuda", bundle, out, logits, precision]:
             target = Target("CPUExecutionProvider", "cpu")
             manifest = decode((Path(bundle) / MANIFEST_NAME).read_bytes())
             expected = golden.read(Path(logits))
-            compared = compile_cuda(Path(bundle), manifest, Path(out), expected, target)
+            compared = compile_cuda(Path(bundle), manifest, Path(out), expected, target, precision)
             sys.stdout.write(msgspec.json.encode(compared).decode())
             return 0
         case ["--provider", "tensorrt", _, out, _, sizes]:
