@@ -66,7 +66,6 @@ class ChatSource:
         tokens = {name: getattr(self.prompting, name) for name in ("bos_token", "eos_token")}
         return _Observed(self.template, tokens).render(text, strftime_now=_DAY.strftime)
 
-
     def check_images(self, token: str) -> None:
         """Raise CheckpointError unless an image in a message becomes `token`, once."""
         tokens = {name: getattr(self.prompting, name) for name in ("bos_token", "eos_token")}

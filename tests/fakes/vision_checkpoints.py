@@ -184,9 +184,7 @@ _IDS: Mapping[str, str] = {
 }
 
 
-def _qwen3_vl(
-    words: Mapping[str, Any], sight: Mapping[str, Any], tied: bool, seed: int
-) -> Weights:
+def _qwen3_vl(words: Mapping[str, Any], sight: Mapping[str, Any], tied: bool, seed: int) -> Weights:
     draw = Draw(seed)
     yield from _decoder(draw, words, "model.language_model", "norms", tied)
     at, hidden = "model.visual", sight["hidden_size"]
@@ -200,7 +198,9 @@ def _qwen3_vl(
         yield from draw.biased_linear(f"{block}.mlp.linear_fc1", sight["intermediate_size"], hidden)
         yield from draw.biased_linear(f"{block}.mlp.linear_fc2", hidden, sight["intermediate_size"])
     width = hidden * sight["spatial_merge_size"] ** 2
-    deep = [f"{at}.deepstack_merger_list.{n}" for n in range(len(sight["deepstack_visual_indexes"]))]
+    deep = [
+        f"{at}.deepstack_merger_list.{n}" for n in range(len(sight["deepstack_visual_indexes"]))
+    ]
     for name in (f"{at}.merger", *deep):
         yield from draw.layer_norm(f"{name}.norm", width if name in deep else hidden)
         yield from draw.biased_linear(f"{name}.linear_fc1", width, width)

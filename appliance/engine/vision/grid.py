@@ -67,7 +67,11 @@ def _learned(grid: Grid, places: Ids, merge: int, side: int) -> Feed:
     """
     corners, shares = [], []
     for axis, count in ((0, grid.rows * merge), (1, grid.columns * merge)):
-        at = places[:, axis].astype(np.float32) * np.float32(side - 1) / np.float32(max(count - 1, 1))
+        at = (
+            places[:, axis].astype(np.float32)
+            * np.float32(side - 1)
+            / np.float32(max(count - 1, 1))
+        )
         low = np.floor(at).astype(np.int64)
         part = (at - low).astype(np.float32)
         corners.append((low, np.minimum(low + 1, side - 1)))

@@ -94,9 +94,7 @@ class _Windows:
     def attend(self, heads: Sequence[ir.Value]) -> ir.Value:
         """Queries, keys, values [1, n, hidden] -> [n, hidden]."""
         graph = self._graph
-        spread = [
-            graph.op("Gather", self._patches.flat(x), self._members, axis=0) for x in heads
-        ]
+        spread = [graph.op("Gather", self._patches.flat(x), self._members, axis=0) for x in heads]
         attended = self._patches.attend(spread, self._mask)
         return graph.op("Gather", self._patches.flat(attended), self._places, axis=0)
 
