@@ -55,7 +55,9 @@ def seeing(build_once: BuildOnce) -> BuildSeeing:
     """`seeing(family, precision)`: one of WRITERS' checkpoints, and its unsigned bundle."""
 
     def build(family: str, precision: Precision = "fp32") -> Seeing:
-        checkpoint = build_once(f"seeing-{family}", lambda d: void(WRITERS[family](d / "it"))) / "it"
+        checkpoint = (
+            build_once(f"seeing-{family}", lambda d: void(WRITERS[family](d / "it"))) / "it"
+        )
 
         def pack(directory: Path) -> None:
             build_unsigned(checkpoint, directory / "it", precision=precision)

@@ -67,9 +67,7 @@ class Sequences:
         self._pool = SlotPool(model.decoder, shape)
         manifest = model.manifest
         graph = model.bundle / manifest.graph.path
-        self._runner = VisionRunner(
-            open_graph(graph), self._pool, model.decoder.vocab_size
-        )
+        self._runner = VisionRunner(open_graph(graph), self._pool, model.decoder.vocab_size)
 
     def prefill(self, sequence: Sequence, slot: int, count: int) -> np.ndarray:
         """The next `count` tokens; logits after the last of all, if it is among them."""
@@ -88,7 +86,9 @@ class Sequences:
         return logits
 
 
-def sight_of(model: Seeing, prompt: Listing[int], images: Listing[Pixels]) -> tuple[list[int], Sight]:
+def sight_of(
+    model: Seeing, prompt: Listing[int], images: Listing[Pixels]
+) -> tuple[list[int], Sight]:
     vision = model.vision
     ids, starts = expanded(prompt, vision.image_token, [grid_of(i, vision) for i in images])
     eyes = Eyes(open_graph(model.bundle / vision.graph), vision)
@@ -96,7 +96,8 @@ def sight_of(model: Seeing, prompt: Listing[int], images: Listing[Pixels]) -> tu
 
 
 def text(count: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(0, 400, count).tolist()
+    ids: list[int] = np.random.default_rng(seed).integers(0, 400, count).tolist()
+    return ids
 
 
 def prompt_of(model: Seeing, images: int) -> list[int]:

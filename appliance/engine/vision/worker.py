@@ -19,7 +19,7 @@ import sys
 import warnings
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, WebPImagePlugin
 
 MAX_MEMORY_BYTES = 1 << 30
 MOST_PIXELS = 40_000_000
@@ -33,7 +33,11 @@ MEDIA_TYPES = {
     "image/webp": ("WEBP",),
     "image/gif": ("GIF",),
 }
+_READ = ("PNG", "JPEG", "WEBP", "GIF")
+"""What is looked for in the bytes; of JPEG, MPO is the kind with several pictures."""
 _DEEP = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+# Named, since Pillow would load every codec it has to look for one that it does not know.
+assert WebPImagePlugin.SUPPORTED
 _WHITE = (255, 255, 255, 255)
 
 
@@ -79,7 +83,7 @@ def decode(
     except Exception as error:  # a codec and a damaged file: anything can be raised
         raise ImageError(f"it cannot be decoded: {_first_line(error)}") from error
     if upright.size != (width, height):
-        size = scaled(*upright.size, factor, least, most)
+        size = scaled(upright.width, upright.height, factor, least, most)
     return size, coloured(upright).resize(size, Image.Resampling.BICUBIC).tobytes()
 
 
@@ -119,12 +123,11 @@ def _open(data: bytes, media_type: str) -> Image.Image:
     formats = MEDIA_TYPES.get(media_type)
     if formats is None:
         raise ImageError(f"images of type {media_type!r} are not read")
-    every = [name for names in MEDIA_TYPES.values() for name in names]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-            image = Image.open(io.BytesIO(data), formats=every)
+            image = Image.open(io.BytesIO(data), formats=_READ)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(f"it has more than {MOST_PIXELS} pixels") from None
     except MemoryError:

@@ -31,9 +31,7 @@ def read(checkpoint: Checkpoint) -> PictureShape:
     seen = _read_tower(sight, shape.hidden)
     picture = PictureShape(shape, seen, config.integer("image_token_id"), root=WORDS)
     if len(seen.deep) > shape.layers or max(seen.deep, default=0) >= seen.layers:
-        raise CheckpointError(
-            "config.json: deepstack_visual_indexes names layers that there are not"
-        )
+        raise CheckpointError("config.json: deepstack_visual_indexes names absent layers")
     # Videos are not offered; the tokens around an image are the template's to write.
     config.ignore("video_token_id", "vision_start_token_id", "vision_end_token_id")
     config.finish(decoder.HARMLESS_KEYS)

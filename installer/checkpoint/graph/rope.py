@@ -85,7 +85,8 @@ class Rope:
 def read_rope(config: Settings, head_dim: int, *, axes: Axes = "one") -> Rope:
     """Read `rope_theta` and `rope_scaling`, or the newer `rope_parameters`.
 
-    `axes`: what turns a pair, where positions have three axes. Raises CheckpointError naming a scaling that is not known here.
+    `axes`: how three axes share the pairs, where positions have them. Raises CheckpointError
+    naming a scaling that is not known here.
     """
     parameters = config.section("rope_parameters")
     scaling = parameters or config.section("rope_scaling")
