@@ -210,7 +210,7 @@ def _generation(
     if shown is not None:
         assert model.eyes is not None
         model.engine.check_length(prompt, param)
-        sight = model.eyes.see(shown, gone)
+        sight = model.eyes.see(shown, gone, request.cache_namespace)
     generation = Generation(
         call.number,
         prompt,

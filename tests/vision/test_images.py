@@ -21,8 +21,8 @@ from appliance.engine.vision import worker
 from appliance.engine.vision.decoder import Image, ImageDecoder, RefusedImageError
 from appliance.engine.vision.patches import patches
 from appliance.engine.vision.worker import ImageError, decode, scaled
-from tests.vision.conftest import FAMILIES, BuildSeeing
-from tests.vision.pictures import bomb, empty, encoded, gradient, picture, png
+from tests.vision.conftest import FAMILIES, BuildSeeing, picture
+from tests.vision.pictures import bomb, empty, encoded, gradient, png
 
 FACTOR, LEAST, MOST = 16, 1024, 65536
 

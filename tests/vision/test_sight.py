@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Listing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from appliance.engine.vision.decoder import Image
 from appliance.engine.vision.eyes import Eyes, Shown
 from appliance.engine.vision.grid import Grid, patch_places
+from appliance.engine.vision.kept import KeptFeatures
 from appliance.engine.vision.sight import Placed, Sight, expanded, key_of, words
 from appliance.errors import CapacityError, RequestError
 from appliance.prompting import Conversation, Message
@@ -110,9 +112,27 @@ def test_room_for_features_is_bounded_and_comes_back(seeing: BuildSeeing) -> Non
     assert eyes.free_bytes == room
     with pytest.raises(RequestError, match="gone"):
         eyes.see(prompt, lambda: True)
+    eyes.see(prompt, lambda: False, "mine")
+    assert eyes.see(prompt, lambda: True, "mine"), "it was seen in this namespace"
     assert eyes.free_bytes == room
     with pytest.raises(RequestError, match="every image"):
         eyes.show([1, 2], [("messages[0].content[0]", Image("image/png", b""))])
+
+
+def test_features_are_kept_for_their_namespace_only_and_within_their_room() -> None:
+    one = np.zeros((1, 4, 8), np.float32)
+    kept = KeptFeatures(2 * one.nbytes)
+    kept.put("a", 1, one)
+    assert kept.get("a", 1) is one
+    assert kept.get("b", 1) is None
+    kept.put("", 1, one)
+    assert kept.get("", 1) is None
+    kept.put("b", 1, one)
+    assert kept.get("a", 1) is one, "and so it is not the next to go"
+    kept.put("c", 1, one)
+    assert [kept.get(name, 1) is one for name in "abc"] == [True, False, True]
+    kept.put("d", 1, np.zeros((1, 4, 80), np.float32))
+    assert kept.get("d", 1) is None
 
 
 PARTS = st.lists(
@@ -144,9 +164,9 @@ def test_conversations_with_images_render_as_the_reference_renders_them(
     ours = render(
         compile_template(TEMPLATE), {"messages": messages, "add_generation_prompt": True}, 1 << 20
     )
-    theirs, _ = render_jinja_template(
+    theirs: Any = render_jinja_template(  # its annotation is not what it returns
         [messages], chat_template=TEMPLATE, add_generation_prompt=True
     )
-    assert [ours] == theirs
+    assert theirs[0] == [ours]
     shown = sum(part is None for message in conversation.messages for part in message.parts)
     assert ours.count("<|image_pad|>") == shown

@@ -22,9 +22,9 @@ from appliance.bundle.manifest import VisionSpec
 from appliance.engine.vision.worker import HEADER, MEDIA_TYPES
 
 MAX_SECONDS = 10.0
-MOST_SHOWN = 1 << 22
+MOST_SHOWN = 3 << 19
 """Pixels that an image is scaled down to at most, whatever a model would take: attention among
-its patches takes time with the square of them."""
+its patches takes time with the square of them. 1.5 Mi make 6,144 patches of 16 x 16."""
 _ANSWER_BYTES = 64 << 20
 
 Pixels = npt.NDArray[np.uint8]
@@ -54,12 +54,15 @@ class ImageDecoder:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
+        self._closed = False
 
     def decode(self, image: Image) -> Pixels:
         """Red, green and blue, [height, width, 3]. Raises RefusedImageError."""
         if image.media_type not in MEDIA_TYPES:
             raise RefusedImageError(f"images of type {image.media_type!r} are not read")
         with self._lock:
+            if self._closed:
+                raise RefusedImageError("the model is being unloaded")
             worker = self._worker = self._worker or _Worker()
             try:
                 about, data = worker.ask(
@@ -75,8 +78,9 @@ class ImageDecoder:
         return pixels.reshape(int(str(about["height"])), int(str(about["width"])), 3)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, for good."""
         with self._lock:
+            self._closed = True
             if self._worker is not None:
                 self._worker.kill()
                 self._worker = None

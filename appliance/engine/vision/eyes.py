@@ -17,6 +17,7 @@ import onnxruntime as ort
 from appliance.bundle.manifest import VisionSpec
 from appliance.engine.vision.decoder import Image, ImageDecoder, Pixels, RefusedImageError
 from appliance.engine.vision.grid import Floats, feed
+from appliance.engine.vision.kept import KeptFeatures
 from appliance.engine.vision.patches import grid_of, patches
 from appliance.engine.vision.sight import Placed, Sight, expanded, key_of
 from appliance.errors import CapacityError, RequestError
@@ -25,6 +26,8 @@ MOST_IMAGES = 32
 """In one prompt."""
 ROOM_BYTES = 2 << 30
 """Of features that requests hold, waiting and running."""
+KEPT_BYTES = 512 << 20
+"""Of features that are kept for the next turn of a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Eyes:
         self._free = room
         self._lock = threading.Lock()
         self._one = threading.Lock()
+        self._kept = KeptFeatures(KEPT_BYTES)
         levels, _, width = session.get_outputs()[0].shape
         self._token_bytes = levels * width * np.dtype(np.float32).itemsize
 
@@ -82,15 +86,17 @@ class Eyes:
         ids, starts = expanded(prompt, token, [grid_of(image, self._vision) for image in pixels])
         return Shown(ids, starts, pixels)
 
-    def see(self, shown: Shown, stopped: Callable[[], bool]) -> Sight:
-        """Let the tower see the images. Raises CapacityError, and RequestError once `stopped`."""
+    def see(self, shown: Shown, stopped: Callable[[], bool], namespace: str = "") -> Sight:
+        """Let the tower see the images, but those that it saw lately in `namespace`.
+
+        Raises CapacityError, and RequestError once `stopped`.
+        """
         tokens = sum(grid_of(image, self._vision).tokens for image in shown.images)
         size = tokens * self._token_bytes
         self._take(size)
         try:
-            seen: dict[int, Floats] = {}
             placed = [
-                self._place(start, image, seen, stopped)
+                self._place(start, image, namespace, stopped)
                 for start, image in zip(shown.starts, shown.images, strict=True)
             ]
             sight = Sight(len(shown.ids), self._vision.image_token, placed)
@@ -117,22 +123,24 @@ class Eyes:
             ) from None
 
     def _place(
-        self, start: int, image: Pixels, seen: dict[int, Floats], stopped: Callable[[], bool]
+        self, start: int, image: Pixels, namespace: str, stopped: Callable[[], bool]
     ) -> Placed:
         key = key_of(image)
-        if key not in seen:
-            seen[key] = self._look(image, stopped)
-        return Placed(start, grid_of(image, self._vision), key, seen[key])
-
-    def _look(self, image: Pixels, stopped: Callable[[], bool]) -> Floats:
-        """The tower's features of one image, [levels, tokens, width]."""
         with self._one:
-            if stopped():
-                raise RequestError("the caller has gone", param="messages")
-            given = feed(grid_of(image, self._vision), self._vision)
-            features: Floats = self._session.run(
-                None, {"patches": patches(image, self._vision), **given}
-            )[0]
+            features = self._kept.get(namespace, key)
+            if features is None:
+                if stopped():
+                    raise RequestError("the caller has gone", param="messages")
+                features = self._look(image)
+                self._kept.put(namespace, key, features)
+        return Placed(start, grid_of(image, self._vision), key, features)
+
+    def _look(self, image: Pixels) -> Floats:
+        """The tower's features of one image, [levels, tokens, width]."""
+        given = feed(grid_of(image, self._vision), self._vision)
+        features: Floats = self._session.run(
+            None, {"patches": patches(image, self._vision), **given}
+        )[0]
         return features
 
     def _take(self, size: int) -> None:

@@ -8,6 +8,7 @@ behind an image counts on from its longer side (M-RoPE; Wang et al., Qwen2-VL, 2
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
