@@ -21,7 +21,8 @@ _RESCALE = 1 / 255
 _LEAST, _MOST = 56 * 56, 28 * 28 * 1280
 """Pixels, where the file is silent, as in the reference implementation."""
 _PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast")
-_HARMLESS = frozenset({"processor_class", "_processor_class", "feature_extractor_type"})
+_HARMLESS = frozenset({"processor_class", "default_to_square"})
+"""Sides follow from pixels, not from a default."""
 
 
 def read_vision(
@@ -41,6 +42,9 @@ def read_vision(
         settings.expect(key, value)
     for key in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         settings.expect(key, True)
+    settings.expect("data_format", "channels_first")
+    settings.expect("do_pad", False)
+    settings.expect("do_center_crop", False)
     least, most = _read_size(settings)
     spec = VisionSpec(
         graph=graph,

@@ -121,6 +121,7 @@ def write_qwen2_5_vl(directory: Path, *, seed: int = 0, tied: bool = False) -> P
         "out_hidden_size": 64,
     }
     config = _WORDS | {
+        "vision_token_id": 0,
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
         "vision_config": sight,

@@ -41,6 +41,21 @@ def bomb(width: int, height: int) -> bytes:
     )
 
 
+def wide_gif() -> bytes:
+    """A GIF whose head promises four gigapixels."""
+    data = bytearray(encoded(gradient(32, 32), "GIF"))
+    data[6:10] = struct.pack("<HH", 65_535, 65_535)
+    return bytes(data)
+
+
+def wide_jpeg() -> bytes:
+    """A JPEG of 32 x 32 whose head promises four gigapixels."""
+    data = bytearray(encoded(gradient(32, 32), "JPEG"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", 65_500, 65_500)
+    return bytes(data)
+
+
 def empty() -> bytes:
     """A PNG of no pixels."""
     head = struct.pack(">IIBBBBB", 0, 0, 8, 2, 0, 0, 0)

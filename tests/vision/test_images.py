@@ -22,7 +22,7 @@ from appliance.engine.vision.decoder import Image, ImageDecoder, RefusedImageErr
 from appliance.engine.vision.patches import patches
 from appliance.engine.vision.worker import ImageError, decode, scaled
 from tests.vision.conftest import FAMILIES, BuildSeeing, picture
-from tests.vision.pictures import bomb, empty, encoded, gradient, png
+from tests.vision.pictures import bomb, empty, encoded, gradient, png, wide_gif, wide_jpeg
 
 FACTOR, LEAST, MOST = 16, 1024, 65536
 
@@ -119,6 +119,8 @@ def test_of_several_frames_the_first_is_seen() -> None:
 
 BAD = {
     "bomb": (bomb(40_000, 2_000), "image/png", "pixels"),
+    "gif-bomb": (wide_gif(), "image/gif", "pixels"),
+    "jpeg-bomb": (wide_jpeg(), "image/jpeg", "pixels"),
     "no-pixels": (empty(), "image/png", "head"),
     "truncated": (png()[:-400], "image/png", "cannot be decoded"),
     "head-only": (png()[:30], "image/png", "head"),
