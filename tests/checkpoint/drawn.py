@@ -7,6 +7,7 @@ would hide: attention is far from uniform, gains differ from one, biases from ze
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,9 @@ def draw_checkpoint(
     `model` is the library's class that the published weights belong to.
     """
     directory.mkdir(parents=True)
-    options: dict[str, Any] = {key: value for key, value in config.items() if value is not None}
+    # The library writes into what it is given.
+    given = copy.deepcopy(dict(config))
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     reference = model.from_config(AutoConfig.for_model(**options))
     _draw(reference, seed)
     reference.save_pretrained(directory)

@@ -28,11 +28,11 @@ GEMMA3 = {
 }
 
 
-def _write(**keys: object) -> Model:
+def _model(*, rounded: bool = False, **keys: object) -> Model:
     def write(directory: Path) -> Path:
         return draw_checkpoint(directory, {**GEMMA3, **keys})
 
-    return Model(write)
+    return Model(write, rounded)
 
 
-MODELS = {"gemma3": _write()}
+MODELS = {"gemma3": _model(rounded=True)}

@@ -26,15 +26,15 @@ MINISTRAL = {
 }
 
 
-def _write(**keys: object) -> Model:
+def _model(*, rounded: bool = False, **keys: object) -> Model:
     def write(directory: Path) -> Path:
         return draw_checkpoint(directory, {**MISTRAL, **keys})
 
-    return Model(write)
+    return Model(write, rounded)
 
 
 MODELS = {
-    "mistral": _write(),
-    "mistral-nemo": _write(**NEMO),
-    "ministral": _write(**MINISTRAL),
+    "mistral": _model(rounded=True),
+    "mistral-nemo": _model(**NEMO),
+    "ministral": _model(**MINISTRAL),
 }

@@ -29,15 +29,29 @@ PHI4_MINI = {
 }
 
 
-def _write(**keys: object) -> Model:
+LONGROPE = {
+    "original_max_position_embeddings": 64,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1.0 + 0.05 * pair for pair in range(8)],
+        "long_factor": [1.0 + 1.5 * pair for pair in range(8)],
+    },
+}
+SHORT_LONGROPE = {**LONGROPE, "original_max_position_embeddings": 512}
+"""Nothing beyond what it was trained on first."""
+
+
+def _model(*, rounded: bool = False, **keys: object) -> Model:
     def write(directory: Path) -> Path:
         return draw_checkpoint(directory, {**PHI3, **keys})
 
-    return Model(write)
+    return Model(write, rounded)
 
 
 MODELS = {
-    "phi3": _write(),
-    "phi3-heads-of-96": _write(**HEADS_OF_96, sliding_window=None),
-    "phi4-mini": _write(**PHI4_MINI, sliding_window=None),
+    "phi3-longrope": _model(**LONGROPE),
+    "phi3-longrope-short": _model(**SHORT_LONGROPE),
+    "phi3": _model(rounded=True),
+    "phi3-heads-of-96": _model(**HEADS_OF_96, sliding_window=None),
+    "phi4-mini": _model(rounded=True, **PHI4_MINI, sliding_window=None),
 }

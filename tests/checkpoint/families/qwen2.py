@@ -24,14 +24,14 @@ LATE_WINDOWS = {
 YARN = {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 32}
 
 
-def _write(**keys: object) -> Model:
+def _model(*, rounded: bool = False, **keys: object) -> Model:
     def write(directory: Path) -> Path:
         return draw_checkpoint(directory, {**QWEN2, **keys})
 
-    return Model(write)
+    return Model(write, rounded)
 
 
 MODELS = {
-    "qwen2-late-windows": _write(**LATE_WINDOWS),
-    "qwen2-yarn": _write(rope_scaling=YARN),
+    "qwen2-late-windows": _model(rounded=True, **LATE_WINDOWS),
+    "qwen2-yarn": _model(rope_scaling=YARN),
 }
