@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.checkpoint.families import Model
 from tests.fakes.checkpoints import write_chat_files
 
 TINY: Mapping[str, object] = {
@@ -54,6 +55,12 @@ def draw_checkpoint(
     reference.save_pretrained(directory)
     write_chat_files(directory, dict(config))
     return directory
+
+
+def drawn_model(*configs: Mapping[str, object], rounded: bool = False) -> Model:
+    """A model of the tests from its config.json alone, of which later parts go before earlier."""
+    config = {key: value for part in configs for key, value in part.items()}
+    return Model(lambda directory: draw_checkpoint(directory, config), rounded)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

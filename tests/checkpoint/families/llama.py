@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 LLAMA = {
     **TINY,
@@ -51,18 +48,12 @@ HEADS = {
     "heads-of-80": {"num_attention_heads": 4, "head_dim": 80, "num_key_value_heads": 4},
     "heads-of-128": {"num_attention_heads": 2, "head_dim": 128, "hidden_size": 96},
     "heads-of-192": {"num_attention_heads": 2, "head_dim": 192, "num_key_value_heads": 1},
-    "vocabulary-of-499": {"vocab_size": 499, "tie_word_embeddings": True},
 }
+ODD_VOCABULARY = {"vocab_size": 499, "tie_word_embeddings": True}
 
 
-def _model(*, rounded: bool = False, **keys: object) -> Model:
-    def write(directory: Path) -> Path:
-        return draw_checkpoint(directory, {**LLAMA, **keys})
-
-    return Model(write, rounded)
-
-
-MODELS = {f"llama-{name}": _model(rope_scaling=scaling) for name, scaling in ROPES.items()} | {
-    f"llama-{name}": _model(rounded=name.startswith(("one", "voc")), **keys)
-    for name, keys in HEADS.items()
+MODELS = {
+    **{f"llama-{name}": drawn_model(LLAMA, {"rope_scaling": it}) for name, it in ROPES.items()},
+    **{f"llama-{name}": drawn_model(LLAMA, it) for name, it in HEADS.items()},
+    "llama-vocabulary-of-499": drawn_model(LLAMA, ODD_VOCABULARY, rounded=True),
 }

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 QWEN2 = {
     **TINY,
@@ -24,14 +21,7 @@ LATE_WINDOWS = {
 YARN = {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 32}
 
 
-def _model(*, rounded: bool = False, **keys: object) -> Model:
-    def write(directory: Path) -> Path:
-        return draw_checkpoint(directory, {**QWEN2, **keys})
-
-    return Model(write, rounded)
-
-
 MODELS = {
-    "qwen2-late-windows": _model(rounded=True, **LATE_WINDOWS),
-    "qwen2-yarn": _model(rope_scaling=YARN),
+    "qwen2-late-windows": drawn_model(QWEN2, LATE_WINDOWS, rounded=True),
+    "qwen2-yarn": drawn_model(QWEN2, {"rope_scaling": YARN}),
 }
