@@ -17,11 +17,12 @@ from pathlib import Path
 class Model:
     """Attributes:
     write: makes the checkpoint in a directory that is not there yet, and returns it.
-    rounded: whether the parity table has cells for int8, int4 and w8a8: once a family is enough.
+    main: whether it differs from others in more than numbers: the parity table has cells for int8,
+        int4 and w8a8, and its graphs for CUDA and TensorRT are tested. Once a family is enough.
     """
 
     write: Callable[[Path], Path]
-    rounded: bool = False
+    main: bool = False
 
 
 def find_models() -> dict[str, Model]:
