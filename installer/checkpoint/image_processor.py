@@ -78,9 +78,7 @@ def _read_size(settings: Settings) -> tuple[int, int]:
 
 
 def _colours(settings: Settings, key: str) -> tuple[float, float, float]:
-    values = settings.numbers(key)
-    if len(values) != 3:
-        raise CheckpointError(f"{NAME}: {key} has {len(values)} values, a colour has three")
+    values = settings.numbers(key, 3)
     return values[0], values[1], values[2]
 
 

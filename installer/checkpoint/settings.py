@@ -8,8 +8,8 @@ nobody read is a model nobody built. A null value is an absent key, as publisher
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from typing import NoReturn, TypeGuard, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import NoReturn, TypeVar
 
 from appliance.errors import CheckpointError
 
@@ -23,6 +23,10 @@ class Settings:
         self._values = {key: value for key, value in document.items() if value is not None}
         self._file = file
         self._read: set[str] = set()
+
+    def with_defaults(self, defaults: Mapping[str, object]) -> Settings:
+        """These keys, and those of `defaults` that are absent."""
+        return Settings({**defaults, **self._values}, self._file)
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -44,16 +48,11 @@ class Settings:
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number."""
         value = self._take(key, default)
-        if not _is_number(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._refuse(key, value)
+        if not math.isfinite(value):
             self._refuse(key, value)
         return float(value)
-
-    def numbers(self, key: str) -> tuple[float, ...]:
-        """A list of finite numbers."""
-        values = self._take(key, None)
-        if not isinstance(values, list) or not all(_is_number(value) for value in values):
-            self._refuse(key, values)
-        return tuple(float(value) for value in values)
 
     def flag(self, key: str, default: bool) -> bool:
         """A truth value."""
@@ -75,6 +74,22 @@ class Settings:
         values = value if isinstance(value, list) else [value]
         if not all(type(item) is int and item >= 0 for item in values):
             self._refuse(key, value)
+        return tuple(values)
+
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        """A list of `count` numbers, all of them above zero."""
+        values = self._take(key, None)
+        if not isinstance(values, list) or len(values) != count:
+            self._refuse(key, values)
+        if not all(type(v) in (int, float) and 0 < v < math.inf for v in values):
+            self._refuse(key, values)
+        return tuple(float(value) for value in values)
+
+    def texts(self, key: str, default: Sequence[str]) -> tuple[str, ...]:
+        """A list of strings."""
+        values = self._take(key, list(default))
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            self._refuse(key, values)
         return tuple(values)
 
     def section(self, key: str) -> Settings | None:
@@ -99,13 +114,6 @@ class Settings:
         if key in self._values:
             value = self._take(key, None)
             if value not in allowed:
-                self._refuse(key, value)
-
-    def expect_each(self, key: str, allowed: object) -> None:
-        """Refuse the list `key` unless it is absent or every element equals `allowed`."""
-        if key in self._values:
-            value = self._take(key, None)
-            if not isinstance(value, list) or any(item != allowed for item in value):
                 self._refuse(key, value)
 
     def ignore(self, *keys: str) -> None:
@@ -134,7 +142,3 @@ class Settings:
             "is not supported",
             hint="this release cannot build that model; see docs/bundle-format.md for what it can",
         )
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -15,10 +15,12 @@ import onnx_ir as ir
 from appliance.bundle.manifest import DecoderSpec
 from installer.checkpoint.graph.attention import PAIR, FloatSlots
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Heads
-from installer.checkpoint.graph.rope import AXES, Rope
+from installer.checkpoint.graph.decoder import DecoderShape, Heads, ReadKinds
+from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.rope import AXES, Axes, Rope, read_rope
 from installer.checkpoint.graph.tower import TowerShape, rotations
 from installer.checkpoint.quantize import Float32
+from installer.checkpoint.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,11 @@ class PictureShape:
 
     Attributes:
         image_token: the token that stands for an image in the prompt.
-        root: what the names of the decoder's tensors begin with.
     """
 
     decoder: DecoderShape
     tower: TowerShape
     image_token: int
-    root: str = "model"
 
     @property
     def vocab(self) -> int:
@@ -51,6 +51,17 @@ class PictureShape:
         return self.decoder.spec()
 
 
+def read_axes(axes: Axes) -> ReadKinds:
+    """Reads layers that see all tokens before them, at positions of three axes."""
+
+    def read(config: Settings, head_dim: int) -> Kinds:
+        rope = read_rope(config, head_dim, names={"mrope": "default"}, axes=axes)
+        layers = config.integer("num_hidden_layers")
+        return read_kinds(config, {FULL: LayerKind(rope)}, [FULL] * layers)
+
+    return read
+
+
 class PictureSlots(FloatSlots):
     """Float slots; a token is a word, or one of an image's features."""
 
@@ -64,7 +75,7 @@ class PictureSlots(FloatSlots):
         self._index = graph.input("feature_index", ir.DataType.INT64, ("batch", "tokens"))
         self._levels = tower.levels
         self._numbers = self._count_rows(positions)
-        cosines, sines = rotations(graph, positions, frequencies(shape.rope))
+        cosines, sines = rotations(graph, positions, frequencies(shape.kinds[0].rope))
         flat = graph.constant([-1, shape.head_dim // 2])
         self._turns = graph.op("Reshape", cosines, flat), graph.op("Reshape", sines, flat)
 
@@ -85,6 +96,7 @@ class PictureSlots(FloatSlots):
         queries, keys, values = heads
         past = self._past(layer, self._graph.dtype)
         attended, *present = self._kernel(
+            layer,
             *(self._turn(queries), self._turn(keys), values, *past),
             *(self._seqlens, self._total),
             rotate=False,
@@ -118,7 +130,7 @@ class PictureSlots(FloatSlots):
 def frequencies(rope: Rope) -> Float32:
     """[3, head_dim / 2]: radians per position of each axis; every pair turns with one."""
     assert rope.sections is not None
-    each = rope.frequencies()
+    each = np.array(rope.frequencies, np.float32)
     axes = np.array(rope.sections.axes(len(each)))
     mine: Float32 = np.where(axes == np.arange(AXES)[:, None], each, np.float32(0))
     return mine.astype(np.float32)

@@ -7,6 +7,7 @@ come with two sets of names, the published and the newer one of the reference im
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import onnx_ir as ir
@@ -14,7 +15,7 @@ import onnx_ir as ir
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder, qwen2
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.pictures import PictureShape, PictureSlots
+from installer.checkpoint.graph.pictures import PictureShape, PictureSlots, read_axes
 from installer.checkpoint.graph.tower import EPSILON, ROPE, Patches, TowerShape
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
@@ -30,18 +31,15 @@ def read(checkpoint: Checkpoint) -> PictureShape:
     tied = config.flag("tie_word_embeddings", False)
     if text is not config:
         text.expect("tie_word_embeddings", tied)
-    decoder.refuse_windows(text)
-    shape = decoder.read_decoder(text, tied=tied, axes="apart")
+    text.expect("use_sliding_window", False)
+    text.ignore("sliding_window", "max_window_layers")
+    shape = decoder.read_decoder(text, tied=tied, kinds=read_axes("apart"))
     newer = "model.language_model.norm.weight" in checkpoint.tensors
     seen = _read_tower(
         config.needed("vision_config"), shape.hidden, "model.visual" if newer else "visual"
     )
-    picture = PictureShape(
-        shape,
-        seen,
-        config.integer("image_token_id"),
-        root="model.language_model" if newer else "model",
-    )
+    root = "model.language_model" if newer else "model"
+    picture = PictureShape(replace(shape, root=root), seen, config.integer("image_token_id"))
     # Videos are not offered; the tokens around an image are the template's to write.
     config.ignore(*_TOKENS)
     if text is not config:
@@ -53,9 +51,7 @@ def read(checkpoint: Checkpoint) -> PictureShape:
 def build(graph: GraphBuilder, shape: PictureShape, _form: object) -> None:
     """Write the decoder."""
     form = partial(PictureSlots, picture=shape)
-    decoder.build_decoder(
-        graph, shape.decoder, form, qwen2.project, decoder.swiglu, root=shape.root
-    )
+    decoder.build_decoder(graph, shape.decoder, form, qwen2.project, decoder.swiglu)
 
 
 def build_tower(graph: GraphBuilder, shape: TowerShape) -> None:

@@ -6,6 +6,7 @@ Reference: Qwen3-VL Technical Report (2025), `Qwen3VLForConditionalGeneration`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import onnx_ir as ir
@@ -13,7 +14,7 @@ import onnx_ir as ir
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder, qwen3, tower
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.pictures import PictureShape, PictureSlots
+from installer.checkpoint.graph.pictures import PictureShape, PictureSlots, read_axes
 from installer.checkpoint.graph.tower import Patches, TowerShape
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
@@ -29,7 +30,7 @@ def read(checkpoint: Checkpoint) -> PictureShape:
     text, sight = config.needed("text_config"), config.needed("vision_config")
     shape = _read_words(text, tied=config.flag("tie_word_embeddings", False))
     seen = _read_tower(sight, shape.hidden)
-    picture = PictureShape(shape, seen, config.integer("image_token_id"), root=WORDS)
+    picture = PictureShape(shape, seen, config.integer("image_token_id"))
     if len(seen.deep) > shape.layers or max(seen.deep, default=0) >= seen.layers:
         raise CheckpointError("config.json: deepstack_visual_indexes names absent layers")
     # Videos are not offered; the tokens around an image are the template's to write.
@@ -41,9 +42,7 @@ def read(checkpoint: Checkpoint) -> PictureShape:
 def build(graph: GraphBuilder, shape: PictureShape, _form: object) -> None:
     """Write the decoder."""
     form = partial(PictureSlots, picture=shape)
-    decoder.build_decoder(
-        graph, shape.decoder, form, qwen3.project, decoder.swiglu, root=shape.root
-    )
+    decoder.build_decoder(graph, shape.decoder, form, qwen3.project, decoder.swiglu)
 
 
 def build_tower(graph: GraphBuilder, shape: TowerShape) -> None:
@@ -98,9 +97,9 @@ def _merge(graph: GraphBuilder, shape: TowerShape, at: str, x: ir.Value) -> ir.V
 def _read_words(text: Settings, *, tied: bool) -> decoder.DecoderShape:
     text.expect("attention_bias", False)
     text.expect("tie_word_embeddings", tied)
-    shape = decoder.read_decoder(text, tied=tied, axes="interleaved")
+    shape = decoder.read_decoder(text, tied=tied, kinds=read_axes("interleaved"))
     text.finish(decoder.HARMLESS_KEYS)
-    return shape
+    return replace(shape, root=WORDS)
 
 
 def _read_tower(sight: Settings, width: int) -> TowerShape:
