@@ -7,13 +7,14 @@ behind an image counts on from its longer side (M-RoPE; Wang et al., Qwen2-VL, 2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from appliance.bundle.manifest import DecoderSpec
-from installer.checkpoint.graph.attention import PAIR, FloatSlots
+from installer.checkpoint.graph.attention import PAIR, FloatSlots, Tables
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads, ReadKinds
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
@@ -104,6 +105,10 @@ class PictureSlots(FloatSlots):
         for name, value in zip(PAIR, present, strict=True):
             self._graph.output(value, f"present_{name}_{layer}", self._slots, self._graph.dtype)
         return attended
+
+    def _make_tables(self) -> Sequence[Tables]:
+        """None: positions of three axes are too many for tables."""
+        return ()
 
     def _level(self, level: int) -> ir.Value:
         """Features of one level, [batch, tokens, hidden]."""
