@@ -56,6 +56,7 @@ OPERATORS: Operators = {
     ("", "Slice"): _NONE,
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
+    ("", "Tanh"): _NONE,
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,
     (MICROSOFT, "GatherBlockQuantized"): frozenset(

@@ -9,7 +9,7 @@ tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,15 @@ class Tensors:
         self.size = sum((directory / file).stat().st_size for file in self.files)
         self.advance: Callable[[int], None] = _ignore
         """Told the bytes of the checkpoint as they are read."""
+        self.prefix = ""
+        """What names are asked for with, and these files leave out."""
 
     def __contains__(self, name: str) -> bool:
-        return name in self._shape
+        return self._own(name) in self._shape
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`. Raises CheckpointError if there is none."""
+        name = self._own(name)
         if name not in self._shape:
             raise CheckpointError(
                 f"the checkpoint has no tensor {name}",
@@ -75,7 +78,7 @@ class Tensors:
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (width * 4))
         with self._open(self._file_of(name)) as file:
-            tensor = file.get_slice(name)
+            tensor = file.get_slice(self._own(name))
             for first in range(0, count, step):
                 piece = tensor[first : min(first + step, count)]
                 yield self._checked(name, piece)[:, start:stop]
@@ -85,7 +88,7 @@ class Tensors:
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (count * 4))
         with self._open(self._file_of(name)) as file:
-            tensor = file.get_tensor(name)
+            tensor = file.get_tensor(self._own(name))
             for first in range(0, width, step):
                 yield self._checked(name, tensor[:, first : first + step].T)
 
@@ -93,7 +96,14 @@ class Tensors:
         """The tensor `name`, which must have the shape [width]."""
         self.expect(name, (width,))
         with self._open(self._file_of(name)) as file:
-            return self._checked(name, file.get_tensor(name))
+            return self._checked(name, file.get_tensor(self._own(name)))
+
+    def rows_at(self, name: str, indices: Sequence[int]) -> list[Float32]:
+        """Single rows of the matrix `name`."""
+        self._matrix(name)
+        with self._open(self._file_of(name)) as file:
+            tensor = file.get_slice(self._own(name))
+            return [self._checked(name, tensor[row : row + 1])[0] for row in indices]
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise CheckpointError unless the tensor `name` has `shape`."""
@@ -128,7 +138,12 @@ class Tensors:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} is not a safetensors file: {error}") from error
 
+    def _own(self, name: str) -> str:
+        """`name` as the files have it."""
+        return name.removeprefix(self.prefix)
+
     def _file_of(self, name: str) -> str:
+        name = self._own(name)
         self.shape(name)
         assert self._file is not None
         self._used.add(name)
