@@ -136,6 +136,5 @@ def _check(asked: Ranking) -> None:
             param="queries",
             hint="give one query for all documents, or one for each",
         )
-    for param, texts in (("queries", asked.queries), ("documents", asked.documents)):
-        if "" in texts:
-            raise RequestError("a text is empty", param=f"{param}[{list(texts).index('')}]")
+    if "" in asked.queries:
+        raise RequestError("a query is empty", param=f"queries[{list(asked.queries).index('')}]")
