@@ -13,6 +13,12 @@ from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
 from tests.conftest import BUILD_CACHE, BuildOnce
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
+from tests.fakes.encoder_checkpoints import (
+    write_cross_encoder,
+    write_qwen3_embedding,
+    write_qwen3_reranker,
+    write_xlm_roberta,
+)
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -41,6 +47,18 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "bert-cls-raw": lambda d: write_bert(d, seed=6, pooling="cls", normalize=False),
 }
 DECODERS = [name for name in WRITERS if not name.startswith("bert")]
+WRITERS |= {
+    "xlm-roberta": write_xlm_roberta,
+    "roberta-cls": lambda d: write_xlm_roberta(d, seed=7, family="roberta", pooling="cls"),
+    "qwen3-embedding": write_qwen3_embedding,
+    "cross-encoder": write_cross_encoder,
+    "cross-encoder-roberta": lambda d: write_cross_encoder(d, seed=8, family="roberta"),
+    "cross-encoder-xlm-roberta-logits": lambda d: write_cross_encoder(
+        d, seed=9, family="xlm-roberta", sigmoid=False
+    ),
+    "qwen3-reranker": write_qwen3_reranker,
+    "qwen3-reranker-untied": lambda d: write_qwen3_reranker(d, seed=10, tied=False),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,15 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from installer.checkpoint.quantize import quantize_rows
+from installer.checkpoint.graph.table import table_block
+from installer.checkpoint.quantize import (
+    SCHEMES,
+    Precision,
+    block_size,
+    dequantize,
+    quantize,
+    quantize_rows,
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -50,7 +58,7 @@ class ReferenceDecoder:
 
 
 class ReferenceEncoder:
-    """BERT in fp32 with sentence-transformers' pooling, written out."""
+    """An encoder, or a decoder read at its last token, in fp32; sentence-transformers' pooling."""
 
     def __init__(self, checkpoint: Path, *, pooling: str = "mean", normalize: bool = True) -> None:
         model: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
@@ -64,6 +72,8 @@ class ReferenceEncoder:
         hidden: Floats = states.last_hidden_state.numpy()
         if self._pooling == "cls":
             pooled = hidden[:, 0]
+        elif self._pooling == "last":
+            pooled = hidden[np.arange(len(mask)), mask.sum(1) - 1]
         else:
             pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
         if self._normalize:
@@ -79,5 +89,27 @@ def with_rounded_rows(checkpoint: Path, target: Path) -> Path:
         if values.ndim == 2:
             integers, scales = quantize_rows(values)
             weights[name] = integers * scales[:, None]
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def with_rounded_weights(
+    checkpoint: Path, target: Path, precision: Precision, kept: Sequence[str] = ()
+) -> Path:
+    """A copy of `checkpoint` in `target` whose matrices went through `precision` and back.
+
+    Names with one of `kept` in them are left as they are.
+    """
+    shutil.copytree(checkpoint, target)
+    weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
+    scheme = SCHEMES[precision]
+    for name, values in weights.items():
+        if values.ndim != 2 or any(word in name and "dense" not in name for word in kept):
+            continue
+        table = any(word in name for word in ("embed_tokens", "lm_head", "word_embeddings"))
+        bits = scheme.table_bits if table else scheme.layer_bits
+        width = values.shape[1]
+        block = table_block(width) if table else block_size(width)
+        weights[name] = dequantize(quantize(values, bits, block), bits, width)
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
