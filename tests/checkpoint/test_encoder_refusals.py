@@ -139,7 +139,7 @@ def test_a_reranker_of_scored_logits_is_one_of_yes_and_no(
         for index, (kind, path) in enumerate(zip(kinds, ("", "1_LogitScore"), strict=True))
     ]
     (checkpoint / "modules.json").write_text(json.dumps(modules))
-    yes, no = (tokenizer.token_to_id(word) for word in ("yes", "no"))
+    yes, no = (tokenizer.get_vocab()[word] for word in ("yes", "no"))
     edit(
         checkpoint / "1_LogitScore/config.json",
         lambda d: d.update(true_token_id=yes, false_token_id=no + shift),

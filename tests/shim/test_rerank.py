@@ -98,7 +98,7 @@ def test_scores_are_for_one_text_or_each_with_each(
         ({"unheard_of": 1}, "unheard_of"),
     ],
 )
-def test_what_does_not_fit_is_named(quiet: Node, more: dict[str, object], param: str) -> None:
+def test_what_does_not_fit_is_named(quiet: Node, more: dict[str, Any], param: str) -> None:
     answer = rerank(quiet, **more)
     assert answer.status == 400
     assert answer.error["param"] == param
