@@ -52,6 +52,12 @@ def refused(checkpoint: Path, tmp_path: Path, pattern: str) -> None:
         (write_bert, LIBRARY, lambda d: d.update(truncate_dim=32), "truncate_dim"),
         (write_bert, POOLING, lambda d: d.update(word_embedding_dimension=32), "word_embedding"),
         (
+            write_qwen3_embedding,
+            "sentence_bert_config.json",
+            lambda d: d.update(do_lower_case=True),
+            "do_lower_case",
+        ),
+        (
             write_bert,
             POOLING,
             lambda d: d.update(pooling_mode_mean_tokens=False, pooling_mode_lasttoken=True),
@@ -148,6 +154,12 @@ def test_a_reranker_of_scored_logits_is_one_of_yes_and_no(
         assert built(checkpoint, tmp_path).kind == "rerank"
     else:
         refused(checkpoint, tmp_path, "false_token_id")
+
+
+def test_lowered_case_is_the_tokenizer_s_work(tmp_path: Path) -> None:
+    checkpoint = write_bert(tmp_path / "checkpoint")
+    edit(checkpoint / "sentence_bert_config.json", lambda d: d.update(do_lower_case=True))
+    assert built(checkpoint, tmp_path).kind == "embedding"
 
 
 def test_a_newer_sentence_transformers_directory_means_the_same(tmp_path: Path) -> None:

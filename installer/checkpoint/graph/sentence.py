@@ -86,7 +86,8 @@ def read_max_length(checkpoint: Checkpoint, task: str = "feature-extraction") ->
     if not checkpoint.has(TRANSFORMER_CONFIG):
         return None
     settings = checkpoint.settings(TRANSFORMER_CONFIG)
-    settings.ignore("do_lower_case")  # the tokenizer's normalizer does that
+    if settings.flag("do_lower_case", False) and not _lowers_case(checkpoint):
+        settings.expect("do_lower_case", False)  # the tokenizer's normalizer has to do that
     settings.expect("transformer_task", task)
     settings.ignore("modality_config", "module_output_name")  # follow from the task
     length = settings.integer("max_seq_length") if "max_seq_length" in settings else None
@@ -99,6 +100,13 @@ def _modules(checkpoint: Checkpoint) -> list[dict[str, object]]:
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise CheckpointError(f"{MODULES} is not a list of modules")
     return modules
+
+
+def _lowers_case(checkpoint: Checkpoint) -> bool:
+    """Whether the tokenizer's normalizer lowers the case of what it is given."""
+    normalizer = checkpoint.document("tokenizer.json").get("normalizer") or {}
+    steps = [normalizer, *normalizer.get("normalizers", ())] if isinstance(normalizer, dict) else []
+    return any(step.get("lowercase") or step.get("type") == "Lowercase" for step in steps)
 
 
 def _read_pooling(settings: Settings, hidden: int) -> Pooling:
