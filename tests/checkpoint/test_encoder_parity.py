@@ -32,7 +32,11 @@ Ints = npt.NDArray[np.int64]
 
 
 @pytest.mark.parametrize(
-    "name", ["bert", "bert-cls-raw", "xlm-roberta", "roberta-cls", "qwen3-embedding"]
+    "name",
+    [
+        *("bert", "bert-cls-raw", "xlm-roberta", "roberta-cls"),
+        *("qwen3-embedding", "qwen3-embedding-window"),
+    ],
 )
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_99), ("int8", 0.99)])
 def test_a_small_encoder_equals_the_reference(
@@ -55,7 +59,9 @@ def test_a_small_encoder_equals_the_reference(
     assert np.allclose(lengths, np.linalg.norm(wanted, axis=1), rtol=0.02)
 
 
-@pytest.mark.parametrize("name", ["xlm-roberta", "roberta-cls", "qwen3-embedding"])
+@pytest.mark.parametrize(
+    "name", ["xlm-roberta", "roberta-cls", "qwen3-embedding", "qwen3-embedding-window"]
+)
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_99), ("int8", 0.999)])
 def test_a_text_s_embedding_is_the_same_alone_and_in_a_mixed_batch(
     built: BuildBundle, name: str, precision: Precision, least: float
@@ -70,7 +76,7 @@ def test_a_text_s_embedding_is_the_same_alone_and_in_a_mixed_batch(
 
 @pytest.mark.parametrize(
     ("name", "kept"),
-    [("xlm-roberta", ("position", "token_type")), ("qwen3-embedding", ())],
+    [("xlm-roberta", ("position_emb", "token_type")), ("qwen3-embedding", ())],
 )
 def test_rounded_weights_give_the_reference_embeddings(
     built: BuildBundle,

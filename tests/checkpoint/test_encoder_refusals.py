@@ -69,7 +69,7 @@ def refused(checkpoint: Path, tmp_path: Path, pattern: str) -> None:
             lambda d: d.update(pooling_mode_mean_tokens=True, pooling_mode_lasttoken=False),
             "mean",
         ),
-        (write_qwen3_embedding, CONFIG, lambda d: d.update(use_sliding_window=True), "sliding"),
+        (write_qwen3_embedding, CONFIG, lambda d: d.update(attention_bias=True), "attention_bias"),
         (write_xlm_roberta, CONFIG, lambda d: d.update(position_embedding_type="rel"), "position"),
         (write_xlm_roberta, CONFIG, lambda d: d.update(architectures=["BertModel"]), "architect"),
         (

@@ -49,7 +49,10 @@ def test_rounded_weights_give_the_reference_scores(
 ) -> None:
     checkpoint = built(name, "fp32").checkpoint
     rounded = with_rounded_weights(
-        checkpoint, tmp_path / "rounded", "int8", kept=("classifier", "position", "token_type")
+        checkpoint,
+        tmp_path / "rounded",
+        "int8",
+        kept=("classifier.weight", "position_emb", "token_type"),
     )
     monkeypatch.setattr(builder, "INT8_ACTIVATIONS", 0)
     build_unsigned(checkpoint, tmp_path / "plain", precision="int8")

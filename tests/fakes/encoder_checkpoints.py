@@ -74,10 +74,22 @@ def write_cross_encoder(
 
 
 def write_qwen3_embedding(
-    directory: Path, *, seed: int = 0, normalize: bool = True, max_length: int = 128
+    directory: Path,
+    *,
+    seed: int = 0,
+    normalize: bool = True,
+    max_length: int = 128,
+    window: int | None = None,
 ) -> Path:
-    """Write an embedder: tensors without `model.`, an end token behind each text."""
+    """Write an embedder: tensors without `model.`, an end token behind each text.
+
+    `window`: what the second layer sees.
+    """
     write_qwen3(directory, seed=seed)
+    if window is not None:
+        config = _read(directory / "config.json")
+        config |= {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 1}
+        _write_json(directory / "config.json", config)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     end = "<|endoftext|>"
     tokenizer.post_processor = processors.Sequence(

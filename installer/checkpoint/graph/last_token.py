@@ -36,18 +36,19 @@ class LastToken:
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         """Queries, keys and values of a layer -> [B, S, heads * head_dim]."""
-        shape = self._shape
+        shape, window = self._shape, self._shape.kinds[layer].window
         attended, *_ = self._graph.ops(
             "GroupQueryAttention",
             *heads,
             *(None, None, self._seqlens, self._total),
-            *self._tables,
+            *self._tables[layer],
             outputs=3,
             domain=MICROSOFT,
             num_heads=shape.heads,
             kv_num_heads=shape.kv_heads,
             do_rotary=1,
-            scale=shape.head_dim**-0.5,
+            scale=shape.scale,
+            **({} if window is None else {"local_window_size": window}),
         )
         return attended
 
@@ -56,7 +57,8 @@ class LastToken:
         graph, shape = self._graph, self._shape
         index = graph.op("Unsqueeze", self._last, graph.constant([1]))
         rows = graph.op("GatherND", x, index, batch_dims=1)
-        self._conclude(graph, graph.norm(rows, "model.norm.weight", shape.hidden, shape.epsilon))
+        gain = (f"{shape.root}.norm.weight", shape.hidden, shape.epsilon, shape.norms.offset)
+        self._conclude(graph, graph.norm(rows, *gain))
 
     def conclude(self, scores: ir.Value) -> None:
         """No token's score is wanted."""
