@@ -63,6 +63,7 @@ OPERATORS: Operators = {
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
     ("", "Sub"): _NONE,
+    ("", "Tanh"): _NONE,
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,
     ("", "Where"): _NONE,

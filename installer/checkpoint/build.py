@@ -28,6 +28,8 @@ from appliance.bundle.manifest import (
     Generation,
     Graph,
     Manifest,
+    RerankSpec,
+    Spec,
     VisionSpec,
     decode,
     encode,
@@ -113,8 +115,8 @@ class Plan:
     vision: VisionSpec | None
 
     @property
-    def spec(self) -> DecoderSpec | EncoderSpec:
-        spec: DecoderSpec | EncoderSpec = self.shape.spec()
+    def spec(self) -> Spec:
+        spec: Spec = self.shape.spec()
         if isinstance(spec, DecoderSpec) and self.joined:
             return msgspec.structs.replace(spec, cache="int8")
         return spec
@@ -122,7 +124,7 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return SCHEMES[self.precision].integer_products
+        return self.family.kind == "chat" and SCHEMES[self.precision].integer_products
 
     @property
     def compact(self) -> bool:
@@ -400,4 +402,5 @@ def _manifest(
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
         vision=plan.vision or msgspec.UNSET,
+        reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

@@ -84,7 +84,7 @@ def _colours(settings: Settings, key: str) -> tuple[float, float, float]:
 
 def _read_token(shape: PictureShape, tokenizer: CheckpointTokenizer) -> int:
     """The image's token, which no user may be able to write."""
-    if not tokenizer.is_special(shape.image_token):
+    if not tokenizer.is_special(tokenizer.text_of(shape.image_token)):
         raise CheckpointError(
             f"config.json: image_token_id {shape.image_token} is not a special token",
             hint="tokenizer.json belongs to another checkpoint",

@@ -45,12 +45,6 @@ class _Form:
         self._seqlens = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
         self._total = graph.input("total_sequence_length", ir.DataType.INT32, ())
 
-    def embed(self, words: ir.Value) -> ir.Value:
-        return words
-
-    def deepen(self, _layer: int, result: ir.Value) -> ir.Value:
-        return result
-
     def conclude(self, scores: ir.Value) -> None:
         self._graph.output(scores, "logits", ("rows", self._shape.vocab))
 

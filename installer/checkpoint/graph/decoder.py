@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import onnx_ir as ir
 
@@ -102,14 +102,6 @@ class Attention(Protocol):
 
     ids: ir.Value
 
-    def embed(self, words: ir.Value) -> ir.Value:
-        """The words' embeddings [B, S, hidden] -> what enters the first layer."""
-        ...
-
-    def deepen(self, layer: int, result: ir.Value) -> ir.Value:
-        """A layer's result [B, S, hidden], with what else is added to the stream behind it."""
-        ...
-
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         """Queries, keys and values of a layer -> [B, S, heads * head_dim]."""
         ...
@@ -120,6 +112,19 @@ class Attention(Protocol):
 
     def conclude(self, scores: ir.Value) -> None:
         """Make outputs of the chosen rows' scores [rows, vocab]."""
+        ...
+
+
+@runtime_checkable
+class Enriched(Protocol):
+    """What a form may have besides: more than words goes through the decoder."""
+
+    def embed(self, words: ir.Value) -> ir.Value:
+        """The words' embeddings [B, S, hidden] -> what enters the first layer."""
+        ...
+
+    def deepen(self, layer: int, result: ir.Value) -> ir.Value:
+        """A layer's result [B, S, hidden], with what else is added to the stream behind it."""
         ...
 
 
@@ -199,7 +204,10 @@ def build_decoder(
     embeddings = Table(graph, f"{shape.root}.embed_tokens.weight", shape.vocab, shape.hidden)
     norms = shape.norms
 
-    found = attention.embed(embeddings.lookup(attention.ids))
+    found = embeddings.lookup(attention.ids)
+    enriched = attention if isinstance(attention, Enriched) else None
+    if enriched is not None:
+        found = enriched.embed(found)
     stream = graph.residual(found, factor=shape.embedding_scale, wide=shape.wide)
     result: ir.Value | None = None
     for layer in range(shape.layers):
@@ -212,7 +220,8 @@ def build_decoder(
         x, stream = _norm(graph, shape, f"{at}.{norms.before_feed_forward}", stream, result)
         result = feed_forward(graph, shape, at, x)
         result = _norm_after(graph, shape, at, norms.after_feed_forward, result)
-        result = attention.deepen(layer, result)
+        if enriched is not None:
+            result = enriched.deepen(layer, result)
 
     assert result is not None
     chosen = attention.choose(graph.add(stream, result))

@@ -38,12 +38,6 @@ class StaticCache:
         self._positions = self._make_positions()
         self._masks = self._make_masks()
 
-    def embed(self, words: ir.Value) -> ir.Value:
-        return words
-
-    def deepen(self, _layer: int, result: ir.Value) -> ir.Value:
-        return result
-
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         graph, shape = self._graph, self._shape
         queries = self._rotate(layer, self._split(heads[0], shape.heads))
