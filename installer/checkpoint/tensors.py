@@ -8,6 +8,7 @@ tensor.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class Tensors:
             tensor = file.get_slice(whole)
             for first in range(begin, begin + count, step):
                 piece = tensor[first : min(first + step, begin + count)]
-                yield self._checked(name, piece)[:, start:stop]
+                yield self._checked(name, piece.reshape(-1, width))[:, start:stop]
 
     def transposed(self, name: str) -> Iterator[Float32]:
         """The transpose of the matrix `name` as runs of whole rows of a few MB."""
@@ -116,7 +117,7 @@ class Tensors:
         step = max(1, _PIECE_BYTES // (count * 4))
         whole, begin = self._whole(name)
         with self._open(self._file_of(whole)) as file:
-            tensor = file.get_slice(whole)[begin : begin + count]
+            tensor = file.get_slice(whole)[begin : begin + count].reshape(count, width)
             for first in range(0, width, step):
                 yield self._checked(name, tensor[:, first : first + step].T)
 
@@ -134,6 +135,11 @@ class Tensors:
             tensor = file.get_slice(whole)
             rows = (tensor[begin + index : begin + index + 1] for index in indices)
             return [self._checked(name, row)[0] for row in rows]
+
+    def flatten(self, name: str) -> None:
+        """Take `name` as a matrix from now on: a row for each entry of its first axis."""
+        shape = self.shape(name)
+        self._shape[name] = (shape[0], math.prod(shape[1:]))
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise CheckpointError unless the tensor `name` has `shape`."""
