@@ -25,6 +25,7 @@ from installer.checkpoint.quantize import (
     Scheme,
     block_size,
     quantize,
+    quantize_exactly,
     quantize_rows,
 )
 from installer.checkpoint.tensors import Tensors
@@ -48,7 +49,7 @@ class QuantizedMatrix:
 
     packed: ir.Value
     scales: ir.Value
-    zeros: ir.Value
+    zeros: ir.Value | None
     outer: int
     inner: int
     bits: int
@@ -292,16 +293,26 @@ class GraphBuilder:
         )
 
     def quantized(
-        self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
+        self,
+        name: str,
+        shape: tuple[int, int],
+        rows: Iterable[Float32],
+        bits: int,
+        block: int,
+        *,
+        exactly: bool = False,
     ) -> QuantizedMatrix:
-        """Quantize and store the matrix of this shape, given in runs of rows."""
+        """Quantize and store the matrix of this shape, given in runs of rows.
+
+        `exactly`: the weights lie on a grid of 8-bit integers already.
+        """
         outer, inner = shape
         runs = -(-inner // block)
         rest: list[Blocks] = []
 
         def packed() -> Iterator[npt.NDArray[np.uint8]]:
             for piece in rows:
-                blocks = quantize(piece, bits, block)
+                blocks = quantize_exactly(piece, block) if exactly else quantize(piece, bits, block)
                 yield blocks.packed
                 rest.append(Blocks(blocks.packed[:0], blocks.scales, blocks.zero_points))
 
@@ -309,11 +320,13 @@ class GraphBuilder:
             f"{name}.packed", ir.DataType.UINT8, (outer, runs, block * bits // 8), packed()
         )
         scales = self.floats(f"{name}.scales", (outer, runs), (b.scales for b in rest))
+        if exactly:
+            return QuantizedMatrix(integers, scales, None, outer, inner, bits, block)
         zeros = self.files.write(
             f"{name}.zeros",
             ir.DataType.UINT8,
             (outer, -(-runs * bits // 8)),
-            (b.zero_points for b in rest),
+            (b.zero_points for b in rest if b.zero_points is not None),
         )
         return QuantizedMatrix(integers, scales, zeros, outer, inner, bits, block)
 
