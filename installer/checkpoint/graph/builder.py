@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.packed.packing import Kept
 from installer.checkpoint.quantize import (
     FLOAT_BITS,
     Blocks,
@@ -253,6 +254,9 @@ class GraphBuilder:
             columns = self.stored(f"{name}.transposed", (inner, outer), pieces)
             y = self.op("MatMul", x, self.parameter(columns))
             return y if addend is None else self.op("Add", y, addend)
+        kept = self.tensors.kept(weight, bits)
+        if kept is not None:
+            return self.multiply(*self._kept(x, name, (outer, inner), kept), addend)
         rows = self.tensors.rows(weight)
         matrix = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
         return self.multiply(x, matrix, addend)
@@ -295,13 +299,28 @@ class GraphBuilder:
         self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
     ) -> QuantizedMatrix:
         """Quantize and store the matrix of this shape, given in runs of rows."""
+        return self._store(
+            name, shape, (quantize(piece, bits, block) for piece in rows), bits, block
+        )
+
+    def _kept(
+        self, x: ir.Value, name: str, shape: tuple[int, int], kept: Kept
+    ) -> tuple[ir.Value, QuantizedMatrix]:
+        """Store the integers that the checkpoint has; x in their order, and the matrix."""
+        if kept.order is not None:
+            order = self.files.write(f"{name}.order", ir.DataType.INT64, (shape[1],), [kept.order])
+            x = self.op("Gather", x, order, axis=-1)
+        return x, self._store(name, shape, kept.runs(), kept.bits, kept.block)
+
+    def _store(
+        self, name: str, shape: tuple[int, int], runs_of: Iterable[Blocks], bits: int, block: int
+    ) -> QuantizedMatrix:
         outer, inner = shape
         runs = -(-inner // block)
         rest: list[Blocks] = []
 
         def packed() -> Iterator[npt.NDArray[np.uint8]]:
-            for piece in rows:
-                blocks = quantize(piece, bits, block)
+            for blocks in runs_of:
                 yield blocks.packed
                 rest.append(Blocks(blocks.packed[:0], blocks.scales, blocks.zero_points))
 

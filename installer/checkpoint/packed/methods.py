@@ -1,0 +1,41 @@
+"""The methods this release can read: one entry and one file each.
+
+To add one, write its file with `read(settings) -> Method`, and name it here by its `quant_method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from appliance.errors import CheckpointError
+from installer.checkpoint.packed import awq, compressed, fp8, gptq
+from installer.checkpoint.packed.packing import Method
+from installer.checkpoint.settings import Settings
+
+KEY = "quantization_config"
+
+METHODS: Mapping[str, Callable[[Settings], Method]] = {
+    "awq": awq.read,
+    "compressed-tensors": compressed.read,
+    "fp8": fp8.read,
+    "gptq": gptq.read,
+}
+
+
+def read_method(config: Settings) -> Method | None:
+    """The method of `config`'s quantization_config, or None if the weights are plain.
+
+    Raises CheckpointError naming the key that cannot be expressed.
+    """
+    section = config.section(KEY)
+    if section is None:
+        return None
+    name = section.text("quant_method")
+    if name not in METHODS:
+        raise CheckpointError(
+            f"config.json: {KEY}: quant_method {name!r} is not supported",
+            hint=f"this release reads {', '.join(METHODS)}, and plain weights",
+        )
+    method = METHODS[name](section)
+    section.finish()
+    return method
