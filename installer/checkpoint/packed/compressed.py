@@ -1,10 +1,10 @@
 """compressed-tensors: integers packed along the input, or 8-bit floats, one scheme for all.
 
 `pack-quantized`: weight_packed [outer, inner / n] in words of n integers that are shifted to be
-positive, weight_scale [outer, groups], weight_shape [2], weight_zero_point [outer / n, groups] where
-they are not symmetric, weight_g_idx [inner] where groups are not neighbours. `float-quantized`:
-weight F8_E4M3, weight_scale for all, for each row or square. Schemes that differ from layer to
-layer, and scales of activations that were fixed beforehand, are refused.
+positive, weight_scale [outer, groups], weight_shape [2], weight_zero_point [outer / n, groups] if
+they are not symmetric, weight_g_idx [inner] if groups are not neighbours. `float-quantized`: weight
+F8_E4M3, weight_scale for all, for each row or square. Schemes that differ from layer to layer, and
+scales of activations that were fixed beforehand, are refused.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _floats(weights: Settings) -> Method:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The method of integers: number = (integer - zero) * scale, zero in the middle if symmetric."""
+    """The method of integers; if symmetric, zero is in their middle."""
 
     bits: int
     group: int

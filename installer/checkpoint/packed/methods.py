@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from appliance.errors import CheckpointError
 from installer.checkpoint.packed import awq, compressed, fp8, gptq
 from installer.checkpoint.packed.packing import Method
+from installer.checkpoint.quantize import FLOAT_BITS, SCHEMES, Precision
 from installer.checkpoint.settings import Settings
 
 KEY = "quantization_config"
@@ -39,3 +40,17 @@ def read_method(config: Settings) -> Method | None:
     method = METHODS[name](section)
     section.finish()
     return method
+
+
+def treatment(method: Method, precision: Precision) -> str:
+    """What the grade `precision` does to a checkpoint's packed matrices, for the packager."""
+    scheme = SCHEMES[precision]
+    if scheme.layer_bits in FLOAT_BITS:
+        does = f"{precision} stores what they mean"
+    elif not scheme.integer_products and scheme.layer_bits == method.bits:
+        does = f"{precision} stores the same integers and scales"
+    elif method.bits is None:
+        does = f"{precision} rounds them again"
+    else:
+        does = f"{precision} rounds them again; --precision int{method.bits} would keep them"
+    return f"the checkpoint is quantized ({method.label}): {does}"
