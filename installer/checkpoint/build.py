@@ -51,6 +51,7 @@ from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.graph.standard import StandardBuilder, has_standard_graph
 from installer.checkpoint.graph.static_cache import StaticCache
 from installer.checkpoint.licence import Licence, find_licence
+from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.probe import probe
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
 from installer.checkpoint.quantize import SCHEMES, Precision, Scheme
@@ -242,6 +243,8 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
     path = directory / GRAPH
     path.parent.mkdir(parents=True)
     tensors = plan.checkpoint.tensors
+    if plan.checkpoint.packing is not None:
+        progress.note(treatment(plan.checkpoint.packing, plan.precision))
     title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
     with (
         WeightFiles(path.parent, limit=max_file_bytes) as files,

@@ -78,32 +78,18 @@ def quantize(rows: Float32, bits: int, block: int) -> Blocks:
     low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
     shrinks = _SHRINK if bits == 4 else _SHRINK[:1]
     integers, scales, zeros = _best(blocks, low, high, top, shrinks)
-    return Blocks(_pack(integers, bits), scales, _pack(zeros, bits))
+    return Blocks(pack_bits(integers, bits), scales, pack_bits(zeros, bits))
 
 
 def dequantize(blocks: Blocks, bits: int, width: int) -> Float32:
     """The weights that `blocks` stand for, [n, width]."""
-    integers = _unpack(blocks.packed, bits).astype(np.float32)
+    integers = unpack_bits(blocks.packed, bits).astype(np.float32)
     zeros: Float32 | float = float(1 << (bits - 1))
     if blocks.zero_points is not None:
-        points = _unpack(blocks.zero_points, bits)[:, : blocks.scales.shape[1]]
+        points = unpack_bits(blocks.zero_points, bits)[:, : blocks.scales.shape[1]]
         zeros = points.astype(np.float32)[..., None]
     weights = (integers - zeros) * blocks.scales[..., None]
     return weights.reshape(len(weights), -1)[:, :width].astype(np.float32)
-
-
-def quantize_exactly(rows: Float32, block: int) -> Blocks:
-    """8-bit integers and scales that stand for exactly `rows` [n, width], if there are such.
-
-    For weights that come from small integers times a power of two for each block. Scales are the
-    powers of two that the largest weight of each block allows.
-    """
-    blocks = rows.reshape(len(rows), -1, block)
-    _, exponents = np.frexp(np.abs(blocks).max(-1))
-    scales = np.ldexp(np.float32(1), exponents - 7).astype(np.float32)
-    integers = blocks / scales[..., None]
-    assert (integers == np.rint(integers)).all(), "these weights are not on such a grid"
-    return Blocks((integers + 128).astype(np.uint8), scales, None)
 
 
 def quantize_rows(rows: Float32) -> tuple[Int8, Float32]:
@@ -146,7 +132,7 @@ def _round(
     return integers.astype(np.uint8), scales, zeros.astype(np.uint8), error
 
 
-def _pack(values: UInt8, bits: int) -> UInt8:
+def pack_bits(values: UInt8, bits: int) -> UInt8:
     """Two nibbles a byte along the last axis, the lower first; an odd end is padded."""
     if bits == 8:
         return values
@@ -156,7 +142,8 @@ def _pack(values: UInt8, bits: int) -> UInt8:
     return packed
 
 
-def _unpack(values: UInt8, bits: int) -> UInt8:
+def unpack_bits(values: UInt8, bits: int) -> UInt8:
+    """What `pack_bits` packed; an odd end has one more."""
     if bits == 8:
         return values
     nibbles = np.stack([values & 15, values >> 4], axis=-1)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.expert_weights import SeparateExperts
+from installer.checkpoint.expert_weights import ExpertWeights
 from installer.checkpoint.graph import decoder, experts, qwen3
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Form
@@ -56,5 +56,6 @@ def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
     scores = experts.router(graph, x, f"{at}.mlp.gate", shape.hidden, mixture.experts)
     choice = experts.choose_by_softmax(graph, scores, mixture)
     stored = f"{at}.mlp.experts"
-    weights = SeparateExperts(graph.tensors, stored, _NAMES, shape.hidden, mixture.inner)
+    gate, up, down = (f"{stored}.{{}}.{name}.weight" for name in _NAMES)
+    weights = ExpertWeights(graph.tensors, (gate, up), down)
     return experts.mix(graph, x, choice, mixture, weights, shape.hidden, stored)
