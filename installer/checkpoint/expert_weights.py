@@ -42,19 +42,27 @@ class ExpertWeights:
     """Experts whose matrices are read one by one.
 
     `gate_up` and `down` are the names of their matrices, with {} for the expert's number. Gates and
-    ups have one name each, or one for both where they are interleaved already.
+    ups have one name each, or one for both where they are interleaved already. `biases` are the
+    names of what all experts' biases are in, interleaved alike, where there are biases.
     """
 
-    def __init__(self, tensors: Tensors, gate_up: Sequence[str], down: str) -> None:
+    def __init__(
+        self,
+        tensors: Tensors,
+        gate_up: Sequence[str],
+        down: str,
+        biases: tuple[str, str] | None = None,
+    ) -> None:
         self._tensors = tensors
         self._names: dict[End, Sequence[str]] = {"gate_up": gate_up, "down": (down,)}
+        self._biases = biases
 
     def expect(self, expert: int, hidden: int, inner: int) -> None:
         """Raise CheckpointError unless the expert's matrices have their shapes."""
         rows = 2 * inner // len(self._names["gate_up"])
         for name in self._of("gate_up", expert):
             self._tensors.expect(name, (rows, hidden))
-        self._tensors.expect(*self._of("down", expert), (hidden, inner))
+        self._tensors.expect(self._of("down", expert)[0], (hidden, inner))
 
     def rows(self, end: End, expert: int, first: int, last: int) -> Iterator[Float32]:
         """Of one expert, the inner positions from `first` to `last`."""
@@ -93,8 +101,11 @@ class ExpertWeights:
             at += len(runs[0].packed) * len(runs) // 2
 
     def bias(self, end: End, first: int, last: int) -> Iterator[Float32]:
-        """Of all experts, [experts, width of that end]. Only where a layout has biases."""
-        raise AssertionError("these experts have no biases")
+        """Of all experts: [experts, 2 * (last - first)], or [experts, hidden]."""
+        assert self._biases is not None
+        if end == "down":
+            return self._tensors.rows(self._biases[1])
+        return self._tensors.rows(self._biases[0], 2 * first, 2 * last)
 
     def _of(self, end: End, expert: int) -> list[str]:
         return [name.format(expert) for name in self._names[end]]

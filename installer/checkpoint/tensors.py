@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.byte_rows import ByteRows
-from installer.checkpoint.packed.packing import Kept, Method, Packed
+from installer.checkpoint.packed.packing import Kept, Method, Packed, part_of
 from installer.checkpoint.quantize import UInt8
 
 Float32 = npt.NDArray[np.float32]
@@ -34,6 +35,15 @@ _PIECE_BYTES = 4 * 1024 * 1024
 """Of float32; small enough that the temporaries of rounding stay in the processor's cache."""
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 _BYTES = frozenset({"F8_E4M3", "U8", "I8"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of a matrix."""
+
+    whole: str
+    first: int
+    rows: int
 
 
 class Tensors:
@@ -63,6 +73,7 @@ class Tensors:
             )
         self._file = where
         self._used: set[str] = set()
+        self._parts: dict[str, _Part] = {}
         self.size = sum((directory / file).stat().st_size for file in self.files)
         self.advance: Callable[[int], None] = _ignore
         """Told the bytes of the checkpoint as they are read."""
@@ -72,13 +83,17 @@ class Tensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`. Raises CheckpointError if there is none."""
+        if part := self._parts.get(name):
+            return part.rows, *self.shape(part.whole)[1:]
         packed = self._packed(name)
         return self.stored_shape(name) if packed is None else packed.shape
 
     def kept(self, name: str, bits: int) -> Kept | None:
         """The integers of the matrix `name`, if it is stored in integers of as many bits."""
         packed = self._packed(name)
-        return None if packed is None else packed.kept(bits)
+        kept = None if packed is None else packed.kept(bits)
+        part = self._parts.get(name)
+        return kept if kept is None or part is None else part_of(kept, part.first, part.rows)
 
     def holds(self, name: str) -> bool:
         """Whether a tensor of this name is stored."""
@@ -119,6 +134,19 @@ class Tensors:
         self.advance(rows.nbytes)
         return rows
 
+    def divide(self, name: str, parts: Mapping[str, int]) -> None:
+        """Give runs of rows of the matrix `name` names of their own: each, in order, its count.
+
+        Raises CheckpointError unless they are all rows that there are.
+        """
+        count, width = self._matrix(name)
+        if sum(parts.values()) != count:
+            self.expect(name, (sum(parts.values()), width))
+        first = 0
+        for part, rows in parts.items():
+            self._parts[part] = _Part(name, first, rows)
+            first += rows
+
     def rows(
         self, name: str, start: int = 0, stop: int | None = None, *, unit: int = 1
     ) -> Iterator[Float32]:
@@ -128,29 +156,31 @@ class Tensors:
         """
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (width * 4 * unit)) * unit
+        whole, begin = self._whole(name)
         packed = self._packed(name)
         if packed is not None:
-            for first in range(0, count, step):
-                yield packed.rows(first, min(first + step, count))[:, start:stop]
+            for first in range(begin, begin + count, step):
+                yield packed.rows(first, min(first + step, begin + count))[:, start:stop]
             return
-        with self._open(self._file_of(name)) as file:
-            tensor = file.get_slice(name)
-            for first in range(0, count, step):
-                piece = tensor[first : min(first + step, count)]
+        with self._open(self._file_of(whole)) as file:
+            tensor = file.get_slice(whole)
+            for first in range(begin, begin + count, step):
+                piece = tensor[first : min(first + step, begin + count)]
                 yield self._checked(name, piece)[:, start:stop]
 
     def transposed(self, name: str) -> Iterator[Float32]:
         """The transpose of the matrix `name` as runs of whole rows of a few MB."""
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (count * 4))
+        whole, begin = self._whole(name)
         packed = self._packed(name)
         if packed is not None:
             for first in range(0, width, step):
                 piece = packed.columns(first, min(first + step, width))
-                yield np.ascontiguousarray(piece.T)
+                yield np.ascontiguousarray(piece[begin : begin + count].T)
             return
-        with self._open(self._file_of(name)) as file:
-            tensor = file.get_tensor(name)
+        with self._open(self._file_of(whole)) as file:
+            tensor = file.get_slice(whole)[begin : begin + count]
             for first in range(0, width, step):
                 yield self._checked(name, tensor[:, first : first + step].T)
 
@@ -199,8 +229,10 @@ class Tensors:
             raise CheckpointError(f"{file} is not a safetensors file: {error}") from error
 
     def _packed(self, name: str) -> Packed | None:
-        """The matrix `name`, if a method stores it; reads nothing of it yet."""
-        return None if self._packing is None else self._packing.matrix(self, name)
+        """The matrix that `name` is or is a part of, if a method stores it; not read yet."""
+        if self._packing is None:
+            return None
+        return self._packing.matrix(self, self._whole(name)[0])
 
     def _file_of(self, name: str, types: frozenset[str] = _FLOATS) -> str:
         self.stored_shape(name)
@@ -212,6 +244,11 @@ class Tensors:
                 hint="use the publisher's checkpoint in bfloat16, float16 or float32",
             )
         return self._file[name]
+
+    def _whole(self, name: str) -> tuple[str, int]:
+        """The tensor that `name` is stored in, and the row of it where it begins."""
+        part = self._parts.get(name)
+        return (name, 0) if part is None else (part.whole, part.first)
 
     def _matrix(self, name: str) -> tuple[int, int]:
         shape = self.shape(name)

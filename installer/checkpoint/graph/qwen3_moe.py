@@ -14,6 +14,7 @@ from installer.checkpoint.graph import decoder, experts, qwen3
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Form
 from installer.checkpoint.graph.experts import Mixture
+from installer.checkpoint.graph.kinds import read_late_windows
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
@@ -25,8 +26,9 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["Qwen3MoeForCausalLM"])
     config.expect("attention_bias", False)
-    decoder.refuse_windows(config)
-    shape = decoder.read_decoder(config)
+    # With a window the reference would give it to all layers, whatever max_window_layers says.
+    config.expect("use_sliding_window", False)
+    shape = decoder.read_decoder(config, kinds=read_late_windows)
     shape = replace(shape, mixture=_read_mixture(config, shape.layers))
     config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return shape

@@ -7,7 +7,7 @@ matrix gives numbers or integers, and both read a checkpoint's tensors as they a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,6 +63,24 @@ class Kept:
     order: Indices | None
     runs: Callable[[], Iterator[Blocks]]
     centred: bool = False
+
+
+def part_of(kept: Kept, first: int, rows: int) -> Kept:
+    """So many rows of a matrix, from row `first` on."""
+
+    def runs() -> Iterator[Blocks]:
+        at = 0
+        for blocks in kept.runs():
+            wanted = slice(max(first - at, 0), max(first + rows - at, 0))
+            zeros = blocks.zero_points
+            yield Blocks(
+                blocks.packed[wanted],
+                blocks.scales[wanted],
+                None if zeros is None else zeros[wanted],
+            )
+            at += len(blocks.packed)
+
+    return replace(kept, runs=runs)
 
 
 class Packed(Protocol):
