@@ -40,8 +40,15 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     ),
     "bert": write_bert,
     "bert-cls-raw": lambda d: write_bert(d, seed=6, pooling="cls", normalize=False),
-} | {name: model.write for name, model in find_models().items()}
+}
+_FOUND = find_models()
+WRITERS |= {name: model.write for name, model in _FOUND.items()}
 DECODERS = [name for name in WRITERS if not name.startswith("bert")]
+ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
+"""Decoders whose rounded grades are measured, too."""
+ROUNDED += [name for name, model in _FOUND.items() if model.rounded]
+EXPERTS = [name for name, model in _FOUND.items() if model.experts]
+"""Decoders whose tokens choose among experts."""
 
 
 @dataclass(frozen=True, slots=True)

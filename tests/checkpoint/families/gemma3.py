@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 GEMMA3 = {
     **TINY,
@@ -28,11 +25,4 @@ GEMMA3 = {
 }
 
 
-def _write(**keys: object) -> Model:
-    def write(directory: Path) -> Path:
-        return draw_checkpoint(directory, {**GEMMA3, **keys})
-
-    return Model(write)
-
-
-MODELS = {"gemma3": _write()}
+MODELS = {"gemma3": drawn_model(GEMMA3, rounded=True)}
