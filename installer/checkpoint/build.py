@@ -56,9 +56,10 @@ from installer.checkpoint.graph.standard import StandardBuilder, has_standard_gr
 from installer.checkpoint.graph.static_cache import StaticCache
 from installer.checkpoint.image_processor import read_vision
 from installer.checkpoint.licence import Licence, find_licence
+from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.probe import probe, probe_tower
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
-from installer.checkpoint.quantize import SCHEMES, Precision
+from installer.checkpoint.quantize import SCHEMES, Precision, Scheme
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 from installer.checkpoint.weights import WeightFiles
@@ -124,17 +125,21 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return self.family.kind == "chat" and SCHEMES[self.precision].integer_products
+        return self.family.kind == "chat" and self._scheme.integer_products
+
+    @property
+    def _scheme(self) -> Scheme:
+        return SCHEMES[self.precision]
 
     @property
     def compact(self) -> bool:
         """Whether the bundle has a second graph for CUDA, for half the memory."""
-        return self.family.kind == "chat" and has_compact_graph(SCHEMES[self.precision])
+        return self.on_gpus and has_compact_graph(self._scheme)
 
     @property
     def standard(self) -> bool:
         """Whether the bundle has a graph for TensorRT."""
-        return self.on_gpus and has_standard_graph(SCHEMES[self.precision])
+        return self.on_gpus and self.family.standard and has_standard_graph(self._scheme)
 
     @property
     def on_gpus(self) -> bool:
@@ -263,6 +268,8 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
     path = directory / GRAPH
     path.parent.mkdir(parents=True)
     tensors = plan.checkpoint.tensors
+    if plan.checkpoint.packing is not None:
+        progress.note(treatment(plan.checkpoint.packing, plan.precision))
     title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
     with (
         WeightFiles(path.parent, limit=max_file_bytes) as files,

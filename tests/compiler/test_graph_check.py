@@ -60,6 +60,8 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(tmp_path: Path) -> 
     graphs += [(write, ["w8a8"]) for write in whole]
     whole += [write_qwen3_vl, write_qwen2_5_vl]
     graphs += [(write_qwen3_vl, ["int8"]), (write_qwen2_5_vl, ["fp32"])]
+    graphs += [(find_models()["gpt-oss"].write, ["fp32"])]
+    graphs += [(find_models()["qwen3-moe-partly"].write, ["int4"])]
     seen: Seen = {}
     standard: Seen = {}
     for index, (write, precisions) in enumerate(graphs):

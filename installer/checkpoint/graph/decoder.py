@@ -17,6 +17,7 @@ import onnx_ir as ir
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
@@ -61,6 +62,9 @@ class DecoderShape:
         embedding_scale: what the token's vector is multiplied by.
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
         root: in front of the names of all tensors but the output's.
+        mixture: of the feed-forwards, in families that have experts.
+        sinks: whether each head has a number that takes part in the softmax and has no value.
+        output_bias: whether what attention gives to the stream has a bias.
     """
 
     vocab: int
@@ -79,6 +83,9 @@ class DecoderShape:
     embedding_scale: float = 1.0
     wide: bool = False
     root: str = "model"
+    mixture: Mixture | None = None
+    sinks: bool = False
+    output_bias: bool = False
 
     def spec(self) -> DecoderSpec:
         return DecoderSpec(
@@ -214,8 +221,8 @@ def build_decoder(
         at = f"{shape.root}.layers.{layer}"
         x, stream = _norm(graph, shape, f"{at}.{norms.before_attention}", stream, result)
         attended = attention.attend(layer, project(graph, shape, at, x))
-        inner = shape.heads * shape.head_dim
-        result = graph.linear(attended, f"{at}.self_attn.o_proj", inner, shape.hidden)
+        name, inner = f"{at}.self_attn.o_proj", shape.heads * shape.head_dim
+        result = graph.linear(attended, name, inner, shape.hidden, bias=shape.output_bias)
         result = _norm_after(graph, shape, at, norms.after_attention, result)
         x, stream = _norm(graph, shape, f"{at}.{norms.before_feed_forward}", stream, result)
         result = feed_forward(graph, shape, at, x)

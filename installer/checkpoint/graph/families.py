@@ -16,13 +16,16 @@ from installer.checkpoint.graph import (
     bert,
     bert_reranker,
     gemma3,
+    gpt_oss,
     llama,
+    minimax_m2,
     mistral,
     phi3,
     qwen2,
     qwen2_5_vl,
     qwen3,
     qwen3_encoder,
+    qwen3_moe,
     qwen3_vl,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
@@ -44,6 +47,7 @@ class Family:
         unused_tensors: tensors that may be present and have no place in the graph.
         tower: writes the graph of the vision tower, given its shape; None: it reads text only.
             Such a model has a graph for the CPU alone, which takes what the tower makes.
+        standard: whether standard operators alone can express it, as the graph for TensorRT must.
     """
 
     kind: Kind
@@ -52,6 +56,7 @@ class Family:
     build: Callable[..., None]
     unused_tensors: re.Pattern[str]
     tower: Callable[[GraphBuilder, TowerShape], None] | None = None
+    standard: bool = True
 
     def choose(self, precision: Precision | None) -> Precision:
         """`precision`, or the default. Raises CheckpointError if the family does not bear it."""
@@ -72,6 +77,8 @@ _PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp16", "fp32")
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
+# Heads that draft several tokens at once; the engine guesses in its own way.
+_MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
 _CROSS_ENCODER_UNUSED = re.compile(
@@ -92,7 +99,13 @@ FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
+    "gpt_oss": Family(
+        "chat", _DECODER, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
+    ),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
+    "minimax_m2": Family(
+        "chat", _DECODER, minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED, standard=False
+    ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
@@ -105,6 +118,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_vl": Family(
         *("chat", _PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
         tower=qwen3_vl.build_tower,
+    ),
+    "qwen3_moe": Family(
+        "chat", _DECODER, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
     ),
     "roberta": _BERT,
     "xlm-roberta": _BERT,

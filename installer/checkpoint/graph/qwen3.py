@@ -30,7 +30,7 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
 
 
 def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
-    """Projections with a norm on each query and key head."""
+    """Linear layers without biases; each query and key head is normed on its own."""
     queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
     return (
         decoder.head_norm(graph, shape, f"{at}.self_attn.q_norm", queries, shape.heads),
