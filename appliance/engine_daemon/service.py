@@ -7,6 +7,7 @@ import dataclasses
 import time
 
 import grpc
+import msgspec
 
 from appliance.engine.drafting import Prediction
 from appliance.engine.grammar.constraint import CompiledGrammar
@@ -23,6 +24,7 @@ from appliance.engine_daemon.turns import turn
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
+from appliance.prompting import Conversation, Tool
 
 
 class EngineService(pb_grpc.EngineServicer):
@@ -110,7 +112,7 @@ class EngineService(pb_grpc.EngineServicer):
             hosted = self._registry.serving(request.model)
             with hosted.preparing():
                 if request.WhichOneof("prompt") == "chat":
-                    ids, _, _ = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
+                    _, ids, _ = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
                 else:
                     assert hosted.model is not None
                     ids = await asyncio.to_thread(hosted.model.tokenizer.encode_text, request.text)
@@ -165,8 +167,10 @@ def _generation(
     params = wire.sampling_params(request.sampling, model.generation)
     kind = request.WhichOneof("prompt")
     thinking, opened, param = False, False, "prompt"
+    functions: tuple[Tool, ...] = ()
     if kind == "chat":
-        prompt, thinking, opened = _encode_chat(model, request.chat)
+        conversation, prompt, opened = _encode_chat(model, request.chat)
+        thinking, functions = conversation.thinking, conversation.tools
         param = "messages"
     elif kind == "text":
         prompt = model.tokenizer.encode_text(request.text)
@@ -189,6 +193,8 @@ def _generation(
         wire.sequence_count(request),
         chat=kind == "chat",
         tools=kind == "chat" and asked.calls != "none",
+        functions=functions,
+        continued=kind == "chat" and request.chat.continue_final_message,
         reasoning_opened=opened,
         cache_namespace=request.cache_namespace,
         caller=request.caller,
@@ -211,13 +217,19 @@ async def _held_to(asked: Turn, generation: Generation, model: ChatModel) -> Gen
     )
 
 
-def _encode_chat(model: ChatModel, prompt: pb.ChatPrompt) -> tuple[list[int], bool, bool]:
-    """Token ids, whether the model is asked to reason, and whether the prompt opens the tag."""
+def _encode_chat(model: ChatModel, prompt: pb.ChatPrompt) -> tuple[Conversation, list[int], bool]:
+    """The conversation, its token ids, and whether they open a reasoning tag."""
     if prompt.tools and not model.prompting.tool_format:
         raise RequestError("this model cannot call tools", param="tools", hint="leave them out")
     conversation = wire.conversation(prompt, thinking=model.generation.thinking)
+    if not conversation.thinking and model.prompting.reasoning is not msgspec.UNSET:
+        raise RequestError(
+            "this model always reasons before it answers",
+            param="thinking",
+            hint="leave the parameter out, or ask for little reasoning",
+        )
     ids, opened = model.encode_chat(conversation)
-    return ids, conversation.thinking, opened
+    return conversation, ids, opened
 
 
 def _embed_input(given: pb.EmbedInput) -> str | list[int]:

@@ -19,6 +19,11 @@ _REASONS = {
     FinishReason.DEADLINE: pb.FINISH_REASON_DEADLINE,
     FinishReason.ERROR: pb.FINISH_REASON_ERROR,
 }
+_EFFORTS = {
+    pb.THINKING_MODE_LOW: "low",
+    pb.THINKING_MODE_MEDIUM: "medium",
+    pb.THINKING_MODE_HIGH: "high",
+}
 
 
 def sequence_count(request: pb.GenerateRequest) -> int:
@@ -59,11 +64,12 @@ def sampling_params(given: pb.SamplingParams, defaults: Generation) -> SamplingP
 def conversation(prompt: pb.ChatPrompt, *, thinking: bool) -> Conversation:
     """A chat prompt; `thinking` is the bundle's default. Raises RequestError."""
     if prompt.thinking != pb.THINKING_MODE_DEFAULT:
-        thinking = prompt.thinking == pb.THINKING_MODE_ON
+        thinking = prompt.thinking != pb.THINKING_MODE_OFF
     return Conversation(
         tuple(_message(index, message) for index, message in enumerate(prompt.messages)),
         _tools(prompt),
         thinking=thinking,
+        effort=_EFFORTS.get(prompt.thinking, ""),
         continue_final=prompt.continue_final_message,
     )
 
