@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 from appliance.bundle.manifest import Generation
 from appliance.engine.output import Delta, Finished, FinishReason
 from appliance.engine.sampler import TokenLogprob
@@ -19,7 +22,7 @@ _REASONS = {
     FinishReason.DEADLINE: pb.FINISH_REASON_DEADLINE,
     FinishReason.ERROR: pb.FINISH_REASON_ERROR,
 }
-_EFFORTS = {
+_EFFORTS: Mapping[pb.ThinkingMode, Literal["low", "medium", "high"]] = {
     pb.THINKING_MODE_LOW: "low",
     pb.THINKING_MODE_MEDIUM: "medium",
     pb.THINKING_MODE_HIGH: "high",

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from appliance.prompting.call_parser import CallMachine, State
-from appliance.prompting.json_call import MAX_HEAD_CHARS
+from appliance.prompting.json_call import MAX_HEAD_CHARS, ObjectEnd
 from appliance.prompting.pieces import Piece, first_tag, unsafe_suffix
 
 MAX_VALUE_CHARS = 1 << 20
@@ -71,7 +71,12 @@ def parameter_types(parameters_json: str) -> Types:
     properties = schema.get("properties") if isinstance(schema, dict) else None
     if not isinstance(properties, dict):
         return {}
-    return {name: _types_of(inner, schema, 0) for name, inner in properties.items()}
+    return {name: value_types(inner, schema) for name, inner in properties.items()}
+
+
+def value_types(schema: object, root: object) -> frozenset[str]:
+    """The types that a schema names; none if it names none. `root`: what it refers into."""
+    return _types_of(schema, root, 0)
 
 
 def typed(text: str, types: frozenset[str]) -> str:
@@ -109,7 +114,7 @@ class XmlParser(CallMachine):
         self._length = 0
         self._in_text = False
         """The value that is read is text, and its opening quote was handed on."""
-        self._edge = True
+        self._edge = self._first = True
 
     def _opened(self, _tag: str) -> State:
         return self._block
@@ -141,13 +146,19 @@ class XmlParser(CallMachine):
         self._parameters += 1
         pieces.append(self._more(f"{comma}{json.dumps(name, ensure_ascii=False)}: "))
         self._name, self._parts, self._length = name, [], 0
-        self._in_text, self._edge = False, self._dialect.padded
+        self._in_text, self._edge, self._first = False, self._dialect.padded, True
+        self._value = ObjectEnd()
         return self._go(self._parameter, 0)
 
     def _parameter(self, pieces: list[Piece]) -> bool:
         close = self._dialect.parameter[1]
         if self._edge and self._held:
             self._held, self._edge = self._held.removeprefix("\n"), False
+        if self._first and self._held:
+            self._first = False
+            types = self._types.get(self._name, frozenset())
+            if self._held[0] in "{[" and types and not types - {"object", "array", "null"}:
+                return self._go(self._json, 0)
         place = self._held.find(close)
         if place < 0:
             held = f"\n{close}" if self._dialect.padded else close
@@ -157,6 +168,13 @@ class XmlParser(CallMachine):
             return False
         self._take(self._held[:place], pieces, last=True)
         return self._go(self._inside, place + len(close))
+
+    def _json(self, pieces: list[Piece]) -> bool:
+        """An object or a list: a closing tag inside of its strings is one of its characters."""
+        end = self._value.find(self._held)
+        self._take(self._held[:end], pieces)
+        self._held = "" if end is None else self._held[end:]
+        return end is not None and self._go(self._parameter, 0)
 
     def _take(self, text: str, pieces: list[Piece], *, last: bool = False) -> None:
         """Some of a value; `last`: the value is complete."""
