@@ -174,8 +174,10 @@ def test_arguments_of_any_kind_can_be_forced(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
 ) -> None:
     tool = CallableTool(0, "f", "{}", strict=False)
-    results = speaker(name).run(Turn(None, (tool,), "required", parallel=False))
-    ((function, arguments),) = calls_of(results, 0)
+    subject = speaker(name)
+    closing = {subject.tokenizer.encode_text(text)[0]: 4.0 for text in ("}", "</")}
+    turn = Turn(None, (tool,), "required", parallel=False)
+    ((function, arguments),) = calls_of(subject.run(turn, logit_bias=closing), 0)
     assert function == "f"
     assert isinstance(arguments, dict)
 

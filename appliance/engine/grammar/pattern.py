@@ -95,7 +95,7 @@ class _Measure:
 
 def literal(text: str) -> str:
     """The pattern that matches `text`, so that it can stand between slashes."""
-    return slashes(re.escape(text))
+    return slashes(re.escape(text).replace("\\\n", "\n"))
 
 
 def slashes(pattern: str) -> str:
