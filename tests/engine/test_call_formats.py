@@ -30,7 +30,7 @@ from tests.conftest import BuildOnce
 from tests.engine.conftest import open_model_of
 from tests.engine.results import Results, run
 from tests.engine.test_structured import calls_of
-from tests.fakes.chat_formats import add_controls
+from tests.fakes.chat_formats import TEMPLATES, speak
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
 
@@ -57,7 +57,8 @@ TAKEN_OF_ONE_PER_TURN = ("llama", "harmony")
 
 def build_node(root: Path) -> None:
     node = EngineNode(root)
-    node.add(add_controls(write_qwen3(root / "every", vocab=640, context=1024)), name="every")
+    checkpoint = write_qwen3(root / "every", vocab=640, context=1024)
+    node.add(speak(checkpoint, TEMPLATES["harmony"]), name="every")
 
 
 @pytest.fixture(scope="module")

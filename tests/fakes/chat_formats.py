@@ -1,12 +1,13 @@
 """Chat templates that write each format of tool calls, in few words of our own.
 
 Owns no publisher's text: the shapes of the tags are theirs, and these templates show what the
-parsers and the builder have to know of them. `add_controls` gives a checkpoint's tokenizer the
-tags of all of them as special tokens.
+parsers and the builder have to know of them. `speak` gives a checkpoint one, and the tags of
+all of them as special tokens.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -157,8 +158,11 @@ _ENDS: Final = ("<|eot_id|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/
 CONTROLS: Final = tuple(sorted({*_ENDS, *(tag for form in FORMATS.values() for tag in form.tags)}))
 
 
-def add_controls(checkpoint: Path) -> Path:
-    """Make CONTROLS special tokens of a checkpoint's tokenizer; its vocabulary needs room."""
+def speak(checkpoint: Path, template: str) -> Path:
+    """Give a checkpoint a template and CONTROLS as special tokens; its vocabulary needs room."""
+    config = checkpoint / "tokenizer_config.json"
+    document = json.loads(config.read_text())
+    config.write_text(json.dumps({**document, "chat_template": template}))
     path = str(checkpoint / "tokenizer.json")
     tokenizer = Tokenizer.from_file(path)
     for text in CONTROLS:
