@@ -170,7 +170,7 @@ def test_where_the_model_may_choose_it_may_also_answer(
         jsonschema.validate(arguments, schemas[function])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["deepseek", "minimax", "qwen_coder"])
 def test_arguments_of_any_kind_can_be_forced(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
 ) -> None:

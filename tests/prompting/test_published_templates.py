@@ -90,7 +90,9 @@ def template(name: str) -> Iterator[ChatTemplate]:
 def reference(source: str, conversation: Conversation) -> str | None:
     """The prompt as transformers renders it; None if the template refuses the conversation."""
     tools: list[Any] | None = conversation.template_tools()
-    effort = {"reasoning_effort": conversation.effort} if conversation.effort else {}
+    effort: dict[str, Any] = {}
+    if conversation.effort:
+        effort["reasoning_effort"] = conversation.effort
     try:
         rendered = render_jinja_template(
             conversations=[conversation.template_messages()],
