@@ -28,6 +28,8 @@ from appliance.bundle.manifest import (
     Generation,
     Graph,
     Manifest,
+    RerankSpec,
+    Spec,
     decode,
     encode,
     is_name,
@@ -45,6 +47,7 @@ from installer.checkpoint.graph.attention import (
     Observed,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.compact import CompactBuilder, has_compact_graph
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.half import HalfBuilder
@@ -63,6 +66,7 @@ from installer.signing import BundleSigner
 GRAPH = "graph/cpu/model.onnx"
 PREFILL_GRAPH = "graph/cpu/prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
+COMPACT_GRAPH = "graph/cuda/compact.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -107,8 +111,8 @@ class Plan:
     generation: Generation | None
 
     @property
-    def spec(self) -> DecoderSpec | EncoderSpec:
-        spec: DecoderSpec | EncoderSpec = self.shape.spec()
+    def spec(self) -> Spec:
+        spec: Spec = self.shape.spec()
         if isinstance(spec, DecoderSpec) and self.joined:
             return msgspec.structs.replace(spec, cache="int8")
         return spec
@@ -116,7 +120,12 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return SCHEMES[self.precision].integer_products
+        return self.family.kind == "chat" and SCHEMES[self.precision].integer_products
+
+    @property
+    def compact(self) -> bool:
+        """Whether the bundle has a second graph for CUDA, for half the memory."""
+        return self.family.kind == "chat" and has_compact_graph(SCHEMES[self.precision])
 
     @property
     def standard(self) -> bool:
@@ -255,6 +264,8 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
             cuda = directory / CUDA_GRAPH
             cuda.parent.mkdir()
             writer.write(cuda, HalfSlots, HalfBuilder)
+        if plan.compact:
+            writer.write(directory / COMPACT_GRAPH, HalfSlots, CompactBuilder)
         if plan.standard:
             trt = directory / TRT_GRAPH
             trt.parent.mkdir()
@@ -310,9 +321,12 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
     )
     if plan.family.kind != "chat":
         return (cpu,)
-    cuda = Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)
-    trt = Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS)
-    return (cpu, cuda, trt) if plan.standard else (cpu, cuda)
+    graphs = [cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)]
+    if plan.compact:
+        graphs.append(Graph(variant="cuda", path=COMPACT_GRAPH, precision="int8", weights=WEIGHTS))
+    if plan.standard:
+        graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
+    return tuple(graphs)
 
 
 def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:
@@ -360,4 +374,5 @@ def _manifest(
         encoder=spec if isinstance(spec, EncoderSpec) else None,
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
+        reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )
