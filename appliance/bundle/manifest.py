@@ -160,6 +160,22 @@ class FillIn(_Strict, frozen=True):
     middle: str
 
 
+ToolFormat = Literal[
+    "",
+    "hermes",
+    "llama",
+    "deepseek",
+    "deepseek_v31",
+    "minimax",
+    "qwen_coder",
+    "mistral",
+    "mistral_v11",
+    "mistral_v13",
+    "harmony",
+]
+"""How a model writes its calls; empty if it calls no tools."""
+
+
 class Prompting(_Strict, frozen=True):
     """How messages become a prompt and how the output is read back."""
 
@@ -170,9 +186,12 @@ class Prompting(_Strict, frozen=True):
     reasoning_start: str = ""
     """Tag that opens reasoning text; empty if the model does not think in tags."""
     reasoning_end: str = ""
-    tool_format: Literal["", "hermes"] = ""
+    tool_format: ToolFormat = ""
     fill_in: FillIn | msgspec.UnsetType = msgspec.UNSET
     """Left out if the model's vocabulary has no tokens for it."""
+    reasoning: Literal["always", "levels"] | msgspec.UnsetType = msgspec.UNSET
+    """Left out if reasoning can be switched off, or there is none; `levels`: its template reads
+    `reasoning_effort`."""
 
 
 class Manifest(_Strict, frozen=True):

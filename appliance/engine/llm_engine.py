@@ -35,6 +35,7 @@ from appliance.engine.speculation import Guesses, Speculation
 from appliance.engine.tokenizer import Tokenizer
 from appliance.engine.vision.sight import Sight
 from appliance.errors import RequestError
+from appliance.prompting import Tool
 from appliance.scheduler import Plan, Scheduler, Sequence
 
 
@@ -46,6 +47,8 @@ class Generation:
         call: identity of the request, unique while it runs.
         chat: the output is read as a chat turn, with reasoning; else it is plain text.
         tools: tool calls are looked for in the output.
+        functions: the tools that were offered.
+        continued: the prompt ends with the beginning of the answer.
         calls_first: an answer that does not begin with a call has none.
         reasoning: the model may reason before it answers.
         reasoning_opened: the prompt ends with the opening reasoning tag.
@@ -64,6 +67,8 @@ class Generation:
     n: int = 1
     chat: bool = False
     tools: bool = False
+    functions: Listing[Tool] = ()
+    continued: bool = False
     calls_first: bool = False
     reasoning: bool = True
     reasoning_opened: bool = False
@@ -272,6 +277,8 @@ class LLMEngine:
             index,
             prompting=self._prompting if generation.chat else None,
             tools=generation.tools,
+            functions=generation.functions,
+            continued=generation.continued,
             calls_first=generation.calls_first,
             reasoning=generation.reasoning,
             reasoning_opened=generation.reasoning_opened,

@@ -31,7 +31,6 @@ from appliance.engine.grammar.compiler import GrammarCompiler
 from appliance.engine.grammar.turn import Tags
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.opened import OpenedDecoder, open_decoder
-from appliance.engine.output import TOOL_TAGS
 from appliance.engine.reranker import RerankModel
 from appliance.engine.session import VISION_NAME, open_session
 from appliance.engine.tokenizer import Tokenizer
@@ -41,6 +40,7 @@ from appliance.errors import DigestError, RequestError
 from appliance.fsops import read_regular, resolve_inside
 from appliance.model_store import StoredBundle
 from appliance.prompting import ChatTemplate, Conversation
+from appliance.prompting.formats import visible_tags
 
 
 class ChatModel:
@@ -60,7 +60,11 @@ class ChatModel:
         self.prompting = prompting
         self.tokenizer = Tokenizer(
             read_checked(bundle, manifest.tokenizer),
-            visible=(prompting.reasoning_start, prompting.reasoning_end, *TOOL_TAGS),
+            visible=(
+                prompting.reasoning_start,
+                prompting.reasoning_end,
+                *visible_tags(prompting.tool_format),
+            ),
         )
         self._template = ChatTemplate(
             read_checked(bundle, prompting.template).decode("utf-8"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
+import msgspec
 
 from appliance.engine.drafting import Prediction
 from appliance.engine.encoder_runner import Vectors
@@ -31,6 +32,7 @@ from appliance.engine_daemon.turns import turn
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
+from appliance.prompting import Conversation, Tool
 
 T = TypeVar("T")
 
@@ -231,9 +233,11 @@ def _generation(
     params = wire.sampling_params(request.sampling, model.generation)
     kind = request.WhichOneof("prompt")
     thinking, opened, param, shown = False, False, "prompt", None
+    functions: tuple[Tool, ...] = ()
     if kind == "chat":
         chat = _encode_chat(model, request.chat)
-        prompt, thinking, opened, shown = chat.ids, chat.thinking, chat.opened, chat.shown
+        prompt, opened, shown = chat.ids, chat.opened, chat.shown
+        thinking, functions = chat.conversation.thinking, chat.conversation.tools
         param = "messages"
     elif kind == "text":
         prompt = model.tokenizer.encode_text(request.text)
@@ -261,6 +265,8 @@ def _generation(
         wire.sequence_count(request),
         chat=kind == "chat",
         tools=kind == "chat" and asked.calls != "none",
+        functions=functions,
+        continued=kind == "chat" and request.chat.continue_final_message,
         reasoning_opened=opened,
         cache_namespace=request.cache_namespace,
         caller=request.caller,
@@ -289,14 +295,14 @@ class _Chat:
     """A chat prompt, encoded.
 
     Attributes:
+        conversation: what was asked for.
         ids: its tokens, those of images included.
-        thinking: the model is asked to reason.
-        opened: it ends with the opening tag of that.
+        opened: it ends with the opening tag of reasoning.
         shown: its images, decoded.
     """
 
+    conversation: Conversation
     ids: list[int]
-    thinking: bool
     opened: bool
     shown: Shown | None
 
@@ -308,9 +314,15 @@ def _encode_chat(model: ChatModel, prompt: pb.ChatPrompt) -> _Chat:
     conversation = wire.conversation(
         prompt, thinking=model.generation.thinking, sees=model.eyes is not None
     )
+    if not conversation.thinking and model.prompting.reasoning is not msgspec.UNSET:
+        raise RequestError(
+            "this model always reasons before it answers",
+            param="thinking",
+            hint="leave the parameter out, or ask for little reasoning",
+        )
     ids, opened = model.encode_chat(conversation)
     shown = model.show(ids, wire.images(prompt))
-    return _Chat(ids if shown is None else shown.ids, conversation.thinking, opened, shown)
+    return _Chat(conversation, ids if shown is None else shown.ids, opened, shown)
 
 
 def _embed_input(given: pb.EmbedInput) -> str | list[int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 from appliance.bundle.manifest import Generation
 from appliance.engine.output import Delta, Finished, FinishReason
 from appliance.engine.sampler import TokenLogprob
@@ -19,6 +22,11 @@ _REASONS = {
     FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
     FinishReason.DEADLINE: pb.FINISH_REASON_DEADLINE,
     FinishReason.ERROR: pb.FINISH_REASON_ERROR,
+}
+_EFFORTS: Mapping[pb.ThinkingMode, Literal["low", "medium", "high"]] = {
+    pb.THINKING_MODE_LOW: "low",
+    pb.THINKING_MODE_MEDIUM: "medium",
+    pb.THINKING_MODE_HIGH: "high",
 }
 
 
@@ -65,11 +73,12 @@ def conversation(prompt: pb.ChatPrompt, *, thinking: bool, sees: bool = False) -
     if not sees:
         _refuse_images(prompt)
     if prompt.thinking != pb.THINKING_MODE_DEFAULT:
-        thinking = prompt.thinking == pb.THINKING_MODE_ON
+        thinking = prompt.thinking != pb.THINKING_MODE_OFF
     return Conversation(
         tuple(_message(message) for message in prompt.messages),
         _tools(prompt),
         thinking=thinking,
+        effort=_EFFORTS.get(prompt.thinking, ""),
         continue_final=prompt.continue_final_message,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 from appliance.errors import RequestError
 
@@ -52,12 +53,14 @@ class Conversation:
 
     Attributes:
         thinking: whether the model is asked to reason in tags before it answers.
+        effort: how much, in the words of templates that know degrees; empty: theirs to say.
         continue_final: the last message is the beginning of the answer.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     thinking: bool = False
+    effort: Literal["", "low", "medium", "high"] = ""
     continue_final: bool = False
 
     def check(self) -> None:

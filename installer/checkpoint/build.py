@@ -225,7 +225,11 @@ def _plan(checkpoint: Checkpoint, precision: Precision | None, license_file: Pat
         licence=find_licence(checkpoint, license_file),
         tokenizer=tokenizer,
         chat=chat,
-        generation=read_generation(checkpoint, tokenizer, thinking=chat.thinking) if chat else None,
+        generation=read_generation(
+            checkpoint, tokenizer, thinking=chat.thinking, end_ids=chat.end_ids
+        )
+        if chat
+        else None,
         vision=vision,
     )
 

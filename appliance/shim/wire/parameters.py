@@ -91,6 +91,10 @@ _TIERS = (
     "`auto`, `default`; `flex`: after everybody else, at the batch price; `priority`, `fast`: "
     "before everybody else, for keys that may"
 )
+_EFFORT = (
+    "`none` and `minimal` switch thinking off, the rest on; `low`, `medium` and `high` where the "
+    "model knows degrees; off is refused where the model always reasons"
+)
 
 CHAT = (
     _honoured("model"),
@@ -113,7 +117,7 @@ CHAT = (
         "response_format",
         "`text`, `json_object`, `json_schema`; strict or not, the schema always holds",
     ),
-    _honoured("reasoning_effort", "`none` and `minimal` switch thinking off, the rest on"),
+    _honoured("reasoning_effort", _EFFORT),
     _honoured("chat_template_kwargs", "extension; `enable_thinking` only"),
     _honoured(
         "prediction", "of type `content`, a string or text parts; changes the speed, not the answer"
@@ -229,8 +233,7 @@ RESPONSES = (
     _honoured("parallel_tool_calls", "false: at most one call"),
     _honoured(
         "reasoning",
-        "`effort`: `none` and `minimal` switch thinking off, the rest on; `summary` only `auto`, "
-        "and the reasoning itself is what there is",
+        f"`effort`: {_EFFORT}; `summary` only `auto`, and the reasoning itself is what there is",
     ),
     _honoured(
         "text",

@@ -15,6 +15,7 @@ from appliance.shim.wire import images
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 FREE_CHOICE = (pb.TOOL_CHOICE_AUTO, "")
 _NO_THINKING = frozenset({"none", "minimal"})
+_DEGREES = {"low": pb.THINKING_MODE_LOW, "medium": pb.THINKING_MODE_MEDIUM}
 
 
 def chat_request(
@@ -84,8 +85,15 @@ def chat_prompt(
 
 
 def thinks(effort: Effort) -> bool:
-    """Whether `effort` asks for any reasoning; the engine knows on and off."""
+    """Whether `effort` asks for any reasoning."""
     return effort not in _NO_THINKING
+
+
+def effort_mode(effort: Effort) -> pb.ThinkingMode:
+    """`effort` in the engine's words, which know three degrees."""
+    if not thinks(effort):
+        return pb.THINKING_MODE_OFF
+    return _DEGREES.get(effort, pb.THINKING_MODE_HIGH)
 
 
 def thinking_mode(asked: bool | None) -> pb.ThinkingMode:
