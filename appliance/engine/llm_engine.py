@@ -33,6 +33,7 @@ from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
 from appliance.engine.speculation import Guesses, Speculation
 from appliance.engine.tokenizer import Tokenizer
+from appliance.engine.vision.sight import Sight
 from appliance.errors import RequestError
 from appliance.prompting import Tool
 from appliance.scheduler import Plan, Scheduler, Sequence
@@ -57,6 +58,7 @@ class Generation:
         priority: the higher is served first, and takes slots from the lower.
         deadline: when the call ends, whatever it has, on the engine's clock; None: never.
         prediction: what the caller expects of the output.
+        sight: the images of the prompt, which has tokens for them.
     """
 
     call: int
@@ -76,6 +78,7 @@ class Generation:
     priority: int = 0
     deadline: float | None = None
     prediction: Prediction | None = None
+    sight: Sight | None = None
     prompt_param: str = "prompt"
     """The caller's word for the prompt, for errors."""
 
@@ -254,6 +257,10 @@ class LLMEngine:
             raise RequestError("the prompt is empty", param=param)
         if not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
             raise RequestError(f"token ids must be below {self._vocab_size}", param=param)
+        self.check_length(prompt, param)
+
+    def check_length(self, prompt: Listing[int], param: str) -> None:
+        """Raise RequestError if the context does not hold `prompt` and a token of the answer."""
         if len(prompt) >= self.capacity:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens; the context holds {self.capacity},"
@@ -277,11 +284,13 @@ class LLMEngine:
             reasoning_opened=generation.reasoning_opened,
         )
         sampler = Sampler(generation.params, generation.prompt, index=index)
+        sight, prompt = generation.sight, generation.prompt
         sequence = Sequence(
-            generation.prompt,
+            prompt if sight is None else sight.keyed(prompt),
             namespace=generation.cache_namespace,
             caller=generation.caller,
             priority=generation.priority,
+            beside=sight,
         )
         constraint = None
         if generation.grammar is not None:

@@ -65,6 +65,17 @@ class ChatSource:
         tokens = {name: getattr(self.prompting, name) for name in ("bos_token", "eos_token")}
         return _Observed(self.template, tokens).render(text)
 
+    def check_images(self, token: str) -> None:
+        """Raise CheckpointError unless an image in a message becomes `token`, once."""
+        tokens = {name: getattr(self.prompting, name) for name in ("bos_token", "eos_token")}
+        parts = [{"type": "text", "text": _QUESTION}, {"type": "image"}]
+        text = _Observed(self.template, tokens).render(parts)
+        if text.count(token) != 1 or _QUESTION not in text:
+            raise CheckpointError(
+                f"the chat template does not write {token} for an image",
+                hint="it is not the template of this model",
+            )
+
 
 def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> ChatSource:
     """Find the template and observe it. Raises CheckpointError."""
@@ -128,7 +139,7 @@ class _Observed:
         asked = [self.render(enable_thinking=on, thinking=on) for on in (False, True)]
         return "always" if asked[0] == asked[1] else msgspec.UNSET
 
-    def render(self, question: str = _QUESTION, **variables: object) -> str:
+    def render(self, question: object = _QUESTION, **variables: object) -> str:
         """The prompt of a conversation with one question. Raises CheckpointError."""
         messages = [{"role": "user", "content": question}]
         given = {**self._fixed, "messages": messages, "add_generation_prompt": True, **variables}

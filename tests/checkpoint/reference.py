@@ -12,11 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import Mxfp4Config
 
 from appliance.pb import onnx_graph_pb2 as pb
+from installer.checkpoint.graph.stacks import block_of_both
 from installer.checkpoint.graph.table import table_block
 from installer.checkpoint.quantize import (
     SCHEMES,
@@ -43,7 +50,11 @@ class ReferenceDecoder:
     """
 
     def __init__(self, checkpoint: Path, *, settled: bool = True) -> None:
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        config = AutoConfig.from_pretrained(checkpoint)
+        options: dict[str, Any] = {"dtype": torch.float32}
+        if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4":
+            options["quantization_config"] = Mxfp4Config(dequantize=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, **options)
         self.model = model.eval()
         if settled:
             _settle(model)
@@ -111,7 +122,9 @@ def with_rounded_weights(
     shutil.copytree(checkpoint, target)
     weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
     for name, values in weights.items():
-        if values.ndim == 2 and not any(word in name for word in kept):
+        if "experts" in name:
+            weights[name] = _rounded_experts(name, values, SCHEMES[precision])
+        elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, *kept)):
             weights[name] = _rounded(name, values, SCHEMES[precision])
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
@@ -130,6 +143,25 @@ def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
     bits = scheme.table_bits if table else scheme.layer_bits
     width = values.shape[1]
     block = table_block(width) if table else block_size(width)
+    return dequantize(quantize(values, bits, block), bits, width)
+
+
+_ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
+_DOWN = ("down_proj", "down_proj.weight", "w2.weight")
+
+
+def _rounded_experts(name: str, values: npt.NDArray[Any], scheme: Scheme) -> npt.NDArray[Any]:
+    """In blocks in every grade of integers; experts in 4-bit floats are kept as they are."""
+    if values.dtype == np.uint8 or name.endswith("_bias"):
+        return values
+    if values.ndim == 3:  # of all experts, transposed
+        each = [_rounded_experts(name, one.T.copy(), scheme).T for one in values]
+        return np.ascontiguousarray(np.stack(each))
+    bits, (rows, width) = scheme.layer_bits, values.shape
+    hidden, inner = (rows, width) if name.endswith(_DOWN) else (width, rows)
+    if "gate_up" in name:
+        inner //= 2
+    block = block_of_both(hidden, inner)
     return dequantize(quantize(values, bits, block), bits, width)
 
 

@@ -41,7 +41,7 @@ def test_degrees_reach_the_template(model: ChatModel) -> None:
         pb.THINKING_MODE_HIGH: "high",
     }
     for mode, word in words.items():
-        _, ids, _ = _encode_chat(model, chat(mode))
+        ids = _encode_chat(model, chat(mode)).ids
         assert f"Effort {word}." in model.tokenizer.decode(ids)
 
 

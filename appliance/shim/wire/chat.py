@@ -97,7 +97,7 @@ class ChatRequest(Sampling, frozen=True):
         return chat_request(
             request_id=request_id,
             model=self.model,
-            messages=[to_engine(message) for message in self.messages],
+            messages=to_engine(self.messages),
             tools=chosen.tools,
             thinking=self._thinking(),
             continue_final=bool(self.continue_final_message),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire import images
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 FREE_CHOICE = (pb.TOOL_CHOICE_AUTO, "")
@@ -67,7 +68,11 @@ def chat_prompt(
     tool_choice: tuple[pb.ToolChoice, str] = FREE_CHOICE,
     parallel_tool_calls: bool | None = None,
 ) -> pb.ChatPrompt:
-    """The prompt alone, to be generated from or only counted."""
+    """The prompt alone, to be generated from or only counted.
+
+    Raises RequestError if its images are too large.
+    """
+    images.check_total(messages)
     return pb.ChatPrompt(
         messages=messages,
         tools=tools,

@@ -157,10 +157,11 @@ class ResponsesRequest(_Strict, frozen=True):
         self.check()
         chosen = self._chosen()
         effort = self.reasoning.effort if self.reasoning is not None else None
+        turns = to_engine([*earlier, *self.items], earlier=len(earlier))
         return chat_request(
             request_id=request_id,
             model=self.model,
-            messages=[*self._instructions(), *to_engine([*earlier, *self.items])],
+            messages=[*self._instructions(), *turns],
             tools=chosen.tools,
             thinking=thinking_mode(None) if effort is None else effort_mode(effort),
             sampling=pb.SamplingParams(

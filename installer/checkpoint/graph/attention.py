@@ -23,6 +23,8 @@ from installer.checkpoint.graph.rope import Rope
 from installer.checkpoint.quantize import Float32
 
 PAIR = ("key", "value")
+_SINKS = 11
+"""Which of the kernel's inputs they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class _Form:
         shape, window = self._shape, self._shape.kinds[layer].window
         return self._graph.ops(
             "GroupQueryAttention",
-            *inputs,
+            *self._with_sinks(layer, inputs),
             outputs=3,
             domain=MICROSOFT,
             num_heads=shape.heads,
@@ -72,6 +74,17 @@ class _Form:
             **attributes,
             **({} if window is None else {"local_window_size": window}),
         )
+
+    def _with_sinks(
+        self, layer: int, inputs: Sequence[ir.Value | None]
+    ) -> Sequence[ir.Value | None]:
+        """The kernel's inputs with the layer's sinks at their place."""
+        if not self._shape.sinks:
+            return inputs
+        name = f"{self._shape.root}.layers.{layer}.self_attn.sinks"
+        sinks = self._graph.vector(name, self._shape.heads)
+        before = [*inputs[:_SINKS], *[None] * (_SINKS - len(inputs))]
+        return [*before, sinks, *inputs[_SINKS + 1 :]]
 
 
 Tables = tuple[ir.Value, ir.Value]
@@ -115,7 +128,11 @@ class FloatSlots(_Form):
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
         self._rows = _declare_rows(graph)
-        self._tables = angles(graph, shape)
+        self._tables = self._make_tables()
+
+    def _make_tables(self) -> Sequence[Tables]:
+        """The tables of each layer, stored with the weights."""
+        return angles(self._graph, self._shape)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         past = self._past(layer, self._graph.dtype)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import onnx_ir as ir
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
@@ -61,6 +62,9 @@ class DecoderShape:
         embedding_scale: what the token's vector is multiplied by.
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
         root: in front of the names of all tensors but the output's.
+        mixture: of the feed-forwards, in families that have experts.
+        sinks: whether each head has a number that takes part in the softmax and has no value.
+        output_bias: whether what attention gives to the stream has a bias.
     """
 
     vocab: int
@@ -79,6 +83,9 @@ class DecoderShape:
     embedding_scale: float = 1.0
     wide: bool = False
     root: str = "model"
+    mixture: Mixture | None = None
+    sinks: bool = False
+    output_bias: bool = False
 
     def spec(self) -> DecoderSpec:
         return DecoderSpec(
@@ -112,6 +119,19 @@ class Attention(Protocol):
 
     def conclude(self, scores: ir.Value) -> None:
         """Make outputs of the chosen rows' scores [rows, vocab]."""
+        ...
+
+
+@runtime_checkable
+class Enriched(Protocol):
+    """What a form may have besides: more than words goes through the decoder."""
+
+    def embed(self, words: ir.Value) -> ir.Value:
+        """The words' embeddings [B, S, hidden] -> what enters the first layer."""
+        ...
+
+    def deepen(self, layer: int, result: ir.Value) -> ir.Value:
+        """A layer's result [B, S, hidden], with what else is added to the stream behind it."""
         ...
 
 
@@ -192,18 +212,23 @@ def build_decoder(
     norms = shape.norms
 
     found = embeddings.lookup(attention.ids)
+    enriched = attention if isinstance(attention, Enriched) else None
+    if enriched is not None:
+        found = enriched.embed(found)
     stream = graph.residual(found, factor=shape.embedding_scale, wide=shape.wide)
     result: ir.Value | None = None
     for layer in range(shape.layers):
         at = f"{shape.root}.layers.{layer}"
         x, stream = _norm(graph, shape, f"{at}.{norms.before_attention}", stream, result)
         attended = attention.attend(layer, project(graph, shape, at, x))
-        inner = shape.heads * shape.head_dim
-        result = graph.linear(attended, f"{at}.self_attn.o_proj", inner, shape.hidden)
+        name, inner = f"{at}.self_attn.o_proj", shape.heads * shape.head_dim
+        result = graph.linear(attended, name, inner, shape.hidden, bias=shape.output_bias)
         result = _norm_after(graph, shape, at, norms.after_attention, result)
         x, stream = _norm(graph, shape, f"{at}.{norms.before_feed_forward}", stream, result)
         result = feed_forward(graph, shape, at, x)
         result = _norm_after(graph, shape, at, norms.after_feed_forward, result)
+        if enriched is not None:
+            result = enriched.deepen(layer, result)
 
     assert result is not None
     chosen = attention.choose(graph.add(stream, result))
