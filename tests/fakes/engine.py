@@ -493,7 +493,7 @@ def overlap(query: str, document: str) -> float:
 def _script(request: pb.GenerateRequest, index: int) -> list[Piece]:
     """Every token that sequence `index` would sample."""
     pieces: list[Piece] = []
-    if request.chat.thinking == pb.THINKING_MODE_ON:
+    if request.chat.thinking not in (pb.THINKING_MODE_DEFAULT, pb.THINKING_MODE_OFF):
         pieces += [Piece("reasoning", char) for char in "hm"]
     calls = _calls(request)
     if calls:
