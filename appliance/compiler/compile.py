@@ -145,6 +145,8 @@ def _optimized(graph: bytes, folder: Path, target: Path, weights: str) -> ort.In
             _SMALLEST_EXTERNAL,
         ),
         ("session.save_external_prepacked_constant_initializers", _PREPACKED),
+        # Or 16-bit weights of more than half a gigabyte, as experts have, are widened in each step.
+        ("optimization.constant_folding_max_output_size_in_bytes", "0"),
         # Without VNNI integer products of signed weights would overflow; then they are stored
         # unsigned. Changes nothing where the processor has it.
         ("session.x64quantprecision", "1"),

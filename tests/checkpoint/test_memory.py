@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
+from tests.checkpoint.conftest import build_unsigned
+from tests.checkpoint.drawn import draw_checkpoint
+from tests.checkpoint.families.qwen3_moe import QWEN3_MOE
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.packers import Fp8, write_packed
 
@@ -70,6 +74,23 @@ def test_eight_bit_floats_are_widened_a_run_of_rows_at_a_time(tmp_path: Path) ->
     assert read == meant
     # The bytes of one run, its floats, their scales, and the run before.
     assert peak < meant // 2
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "fp16"])
+def test_stacks_of_experts_are_written_expert_by_expert(
+    tmp_path: Path, precision: Precision
+) -> None:
+    wide = {"hidden_size": 512, "moe_intermediate_size": 128, "num_experts": 64}
+    config = {**QWEN3_MOE, **wide, "num_hidden_layers": 1}
+    checkpoint = draw_checkpoint(tmp_path / "checkpoint", config)
+    stack = 64 * 3 * 128 * 512 * 4
+    tracemalloc.start()
+    try:
+        build_unsigned(checkpoint, tmp_path / "bundle", precision=precision)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < stack // 3
 
 
 def _peak_anonymous_memory(checkpoint: Path, out: Path, precision: str) -> int:
