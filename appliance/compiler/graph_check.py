@@ -28,6 +28,13 @@ _NONE: frozenset[str] = frozenset()
 Operators = Mapping[tuple[str, str], frozenset[str]]
 """(domain, operator) -> the attributes it may have."""
 
+_EXPERTS = frozenset(
+    {
+        *("k", "normalize_routing_weights", "activation_type", "activation_alpha"),
+        *("activation_beta", "swiglu_fusion", "swiglu_limit"),
+    }
+)
+
 OPSETS = {"": 21, MICROSOFT: 1}
 """Of graphs for ONNX Runtime's own kernels."""
 OPERATORS: Operators = {
@@ -38,10 +45,13 @@ OPERATORS: Operators = {
     ("", "Concat"): frozenset({"axis"}),
     ("", "DequantizeLinear"): frozenset({"axis"}),
     ("", "Div"): _NONE,
+    ("", "Expand"): _NONE,
     ("", "Gather"): frozenset({"axis"}),
+    ("", "GatherElements"): frozenset({"axis"}),
     ("", "GatherND"): frozenset({"batch_dims"}),
     ("", "Gemm"): frozenset({"transB"}),
     ("", "LayerNormalization"): frozenset({"axis", "epsilon"}),
+    ("", "Log"): _NONE,
     ("", "LpNormalization"): frozenset({"axis", "p"}),
     ("", "MatMul"): _NONE,
     ("", "Max"): _NONE,
@@ -50,12 +60,16 @@ OPERATORS: Operators = {
     ("", "ReduceMax"): frozenset({"keepdims"}),
     ("", "ReduceSum"): frozenset({"keepdims"}),
     ("", "Reshape"): _NONE,
+    ("", "ScatterElements"): frozenset({"axis"}),
     ("", "Shape"): frozenset({"start", "end"}),
     ("", "Sigmoid"): _NONE,
     ("", "SimplifiedLayerNormalization"): frozenset({"axis", "epsilon", "stash_type"}),
     ("", "Slice"): _NONE,
+    ("", "Softmax"): frozenset({"axis"}),
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
+    ("", "Sub"): _NONE,
+    ("", "TopK"): frozenset({"axis"}),
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,
     (MICROSOFT, "GatherBlockQuantized"): frozenset(
@@ -70,7 +84,10 @@ OPERATORS: Operators = {
     ),
     (MICROSOFT, "MatMulIntegerToFloat"): _NONE,
     (MICROSOFT, "MatMulNBits"): frozenset({"K", "N", "bits", "block_size", "accuracy_level"}),
+    (MICROSOFT, "MoE"): _EXPERTS,
     (MICROSOFT, "MultiHeadAttention"): frozenset({"num_heads", "scale"}),
+    (MICROSOFT, "QMoE"): _EXPERTS
+    | {"expert_weight_bits", "block_size", "accuracy_level", "weights_prepacked"},
     (MICROSOFT, "RotaryEmbedding"): _NONE,
     (MICROSOFT, "SkipLayerNormalization"): frozenset({"epsilon"}),
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): frozenset({"epsilon"}),

@@ -54,7 +54,7 @@ from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.probe import probe
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
-from installer.checkpoint.quantize import SCHEMES, Precision
+from installer.checkpoint.quantize import SCHEMES, Precision, Scheme
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 from installer.checkpoint.weights import WeightFiles
@@ -117,12 +117,17 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return SCHEMES[self.precision].integer_products
+        return self._scheme.integer_products
+
+    @property
+    def _scheme(self) -> Scheme:
+        return SCHEMES[self.precision]
 
     @property
     def standard(self) -> bool:
         """Whether the bundle has a graph for TensorRT."""
-        return self.family.kind == "chat" and has_standard_graph(SCHEMES[self.precision])
+        family = self.family
+        return family.kind == "chat" and family.standard and has_standard_graph(self._scheme)
 
 
 def build_bundle(

@@ -54,12 +54,13 @@ class Blocks:
     Attributes:
         packed: uint8 [rows, blocks, block * bits / 8], the lower nibble first.
         scales: float32 [rows, blocks].
-        zero_points: uint8 [rows, ceil(blocks * bits / 8)], the lower nibble first.
+        zero_points: uint8 [rows, ceil(blocks * bits / 8)], the lower nibble first; None if all
+            are half of the range.
     """
 
     packed: UInt8
     scales: Float32
-    zero_points: UInt8
+    zero_points: UInt8 | None
 
 
 def block_size(width: int) -> int:
@@ -83,9 +84,26 @@ def quantize(rows: Float32, bits: int, block: int) -> Blocks:
 def dequantize(blocks: Blocks, bits: int, width: int) -> Float32:
     """The weights that `blocks` stand for, [n, width]."""
     integers = unpack_bits(blocks.packed, bits).astype(np.float32)
-    zeros = unpack_bits(blocks.zero_points, bits)[:, : blocks.scales.shape[1]].astype(np.float32)
-    weights = (integers - zeros[..., None]) * blocks.scales[..., None]
+    zeros: Float32 | float = float(1 << (bits - 1))
+    if blocks.zero_points is not None:
+        points = unpack_bits(blocks.zero_points, bits)[:, : blocks.scales.shape[1]]
+        zeros = points.astype(np.float32)[..., None]
+    weights = (integers - zeros) * blocks.scales[..., None]
     return weights.reshape(len(weights), -1)[:, :width].astype(np.float32)
+
+
+def quantize_exactly(rows: Float32, block: int) -> Blocks:
+    """8-bit integers and scales that stand for exactly `rows` [n, width], if there are such.
+
+    For weights that come from small integers times a power of two for each block. Scales are the
+    powers of two that the largest weight of each block allows.
+    """
+    blocks = rows.reshape(len(rows), -1, block)
+    _, exponents = np.frexp(np.abs(blocks).max(-1))
+    scales = np.ldexp(np.float32(1), exponents - 7).astype(np.float32)
+    integers = blocks / scales[..., None]
+    assert (integers == np.rint(integers)).all(), "these weights are not on such a grid"
+    return Blocks((integers + 128).astype(np.uint8), scales, None)
 
 
 def quantize_rows(rows: Float32) -> tuple[Int8, Float32]:

@@ -26,6 +26,7 @@ from installer.checkpoint.quantize import (
     Scheme,
     block_size,
     quantize,
+    quantize_exactly,
     quantize_rows,
 )
 from installer.checkpoint.tensors import Tensors
@@ -49,7 +50,7 @@ class QuantizedMatrix:
 
     packed: ir.Value
     scales: ir.Value
-    zeros: ir.Value
+    zeros: ir.Value | None
     outer: int
     inner: int
     bits: int
@@ -296,12 +297,24 @@ class GraphBuilder:
         )
 
     def quantized(
-        self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
+        self,
+        name: str,
+        shape: tuple[int, int],
+        rows: Iterable[Float32],
+        bits: int,
+        block: int,
+        *,
+        exactly: bool = False,
     ) -> QuantizedMatrix:
-        """Quantize and store the matrix of this shape, given in runs of rows."""
-        return self._store(
-            name, shape, (quantize(piece, bits, block) for piece in rows), bits, block
+        """Quantize and store the matrix of this shape, given in runs of rows.
+
+        `exactly`: the weights lie on a grid of 8-bit integers already.
+        """
+        made = (
+            quantize_exactly(piece, block) if exactly else quantize(piece, bits, block)
+            for piece in rows
         )
+        return self._store(name, shape, made, bits, block, centred=exactly)
 
     def _kept(
         self, x: ir.Value, name: str, shape: tuple[int, int], kept: Kept
@@ -313,14 +326,22 @@ class GraphBuilder:
         return x, self._store(name, shape, kept.runs(), kept.bits, kept.block)
 
     def _store(
-        self, name: str, shape: tuple[int, int], runs_of: Iterable[Blocks], bits: int, block: int
+        self,
+        name: str,
+        shape: tuple[int, int],
+        made: Iterable[Blocks],
+        bits: int,
+        block: int,
+        *,
+        centred: bool = False,
     ) -> QuantizedMatrix:
+        """Store blocks as they are made; `centred` ones have no zero points."""
         outer, inner = shape
         runs = -(-inner // block)
         rest: list[Blocks] = []
 
         def packed() -> Iterator[npt.NDArray[np.uint8]]:
-            for blocks in runs_of:
+            for blocks in made:
                 yield blocks.packed
                 rest.append(Blocks(blocks.packed[:0], blocks.scales, blocks.zero_points))
 
@@ -328,11 +349,13 @@ class GraphBuilder:
             f"{name}.packed", ir.DataType.UINT8, (outer, runs, block * bits // 8), packed()
         )
         scales = self.floats(f"{name}.scales", (outer, runs), (b.scales for b in rest))
+        if centred:
+            return QuantizedMatrix(integers, scales, None, outer, inner, bits, block)
         zeros = self.files.write(
             f"{name}.zeros",
             ir.DataType.UINT8,
             (outer, -(-runs * bits // 8)),
-            (b.zero_points for b in rest),
+            (b.zero_points for b in rest if b.zero_points is not None),
         )
         return QuantizedMatrix(integers, scales, zeros, outer, inner, bits, block)
 

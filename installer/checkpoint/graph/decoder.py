@@ -16,6 +16,7 @@ import onnx_ir as ir
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.rope import Rope, read_rope
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
@@ -34,7 +35,11 @@ HARMLESS_KEYS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class DecoderShape:
-    """The numbers of a decoder. Counts, but for `epsilon`."""
+    """The numbers of a decoder. Counts, but for `epsilon`.
+
+    Attributes:
+        mixture: of the feed-forwards, in families that have experts.
+    """
 
     vocab: int
     hidden: int
@@ -47,6 +52,7 @@ class DecoderShape:
     epsilon: float
     rope: Rope
     tied: bool
+    mixture: Mixture | None = None
 
     def spec(self) -> DecoderSpec:
         return DecoderSpec(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import bert, llama, qwen2, qwen3
+from installer.checkpoint.graph import bert, llama, qwen2, qwen3, qwen3_moe
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 
@@ -27,6 +27,7 @@ class Family:
         read: checkpoint -> the family's own shape, which has a `spec()` for the manifest.
         build: writes the graph for that shape; of a chat model, in the form that is given too.
         unused_tensors: tensors that may be present and have no place in the graph.
+        standard: whether standard operators alone can express it, as the graph for TensorRT must.
     """
 
     kind: Literal["chat", "embedding"]
@@ -34,6 +35,7 @@ class Family:
     read: Callable[[Checkpoint], Any]
     build: Callable[..., None]
     unused_tensors: re.Pattern[str]
+    standard: bool = True
 
     def choose(self, precision: Precision | None) -> Precision:
         """`precision`, or the default. Raises CheckpointError if the family does not bear it."""
@@ -60,6 +62,9 @@ FAMILIES: Mapping[str, Family] = {
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
+    "qwen3_moe": Family(
+        "chat", _DECODER, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
+    ),
 }
 
 
