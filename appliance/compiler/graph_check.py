@@ -49,6 +49,7 @@ OPERATORS: Operators = {
     ("", "Gather"): frozenset({"axis"}),
     ("", "GatherElements"): frozenset({"axis"}),
     ("", "GatherND"): frozenset({"batch_dims"}),
+    ("", "Gelu"): frozenset({"approximate"}),
     ("", "Gemm"): frozenset({"transB"}),
     ("", "LayerNormalization"): frozenset({"axis", "epsilon"}),
     ("", "Log"): _NONE,
@@ -78,7 +79,7 @@ OPERATORS: Operators = {
     (MICROSOFT, "Gelu"): _NONE,
     (MICROSOFT, "GroupQueryAttention"): frozenset(
         {
-            *("num_heads", "kv_num_heads", "do_rotary", "scale"),
+            *("num_heads", "kv_num_heads", "do_rotary", "scale", "local_window_size"),
             *("k_quant_type", "v_quant_type", "kv_cache_bit_width"),
         }
     ),
@@ -88,7 +89,7 @@ OPERATORS: Operators = {
     (MICROSOFT, "MultiHeadAttention"): frozenset({"num_heads", "scale"}),
     (MICROSOFT, "QMoE"): _EXPERTS
     | {"expert_weight_bits", "block_size", "accuracy_level", "weights_prepacked"},
-    (MICROSOFT, "RotaryEmbedding"): _NONE,
+    (MICROSOFT, "RotaryEmbedding"): frozenset({"num_heads", "rotary_embedding_dim"}),
     (MICROSOFT, "SkipLayerNormalization"): frozenset({"epsilon"}),
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): frozenset({"epsilon"}),
 }
@@ -97,12 +98,14 @@ STANDARD_OPSETS = {"": 24}
 """Of graphs for TensorRT, which knows standard operators only."""
 STANDARD_OPERATORS: Operators = {
     ("", "Add"): _NONE,
+    ("", "And"): _NONE,
     ("", "ArgMax"): frozenset({"axis", "keepdims"}),
     ("", "Attention"): frozenset({"scale"}),
     ("", "Cast"): frozenset({"to"}),
     ("", "Concat"): frozenset({"axis"}),
     ("", "DequantizeLinear"): frozenset({"axis"}),
     ("", "Gather"): frozenset({"axis"}),
+    ("", "Gelu"): frozenset({"approximate"}),
     ("", "Gemm"): frozenset({"transB"}),
     ("", "LessOrEqual"): _NONE,
     ("", "MatMul"): _NONE,
@@ -110,7 +113,7 @@ STANDARD_OPERATORS: Operators = {
     ("", "RMSNormalization"): frozenset({"axis", "epsilon", "stash_type"}),
     ("", "Range"): _NONE,
     ("", "Reshape"): _NONE,
-    ("", "RotaryEmbedding"): _NONE,
+    ("", "RotaryEmbedding"): frozenset({"rotary_embedding_dim"}),
     ("", "Shape"): frozenset({"start", "end"}),
     ("", "Sigmoid"): _NONE,
     ("", "Split"): frozenset({"axis"}),

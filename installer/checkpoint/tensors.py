@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ _PIECE_BYTES = 4 * 1024 * 1024
 """Of float32; small enough that the temporaries of rounding stay in the processor's cache."""
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 _BYTES = frozenset({"F8_E4M3", "U8", "I8"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of a matrix."""
+
+    whole: str
+    first: int
+    rows: int
 
 
 class Tensors:
@@ -63,6 +73,7 @@ class Tensors:
             )
         self._file = where
         self._used: set[str] = set()
+        self._parts: dict[str, _Part] = {}
         self.size = sum((directory / file).stat().st_size for file in self.files)
         self.advance: Callable[[int], None] = _ignore
         """Told the bytes of the checkpoint as they are read."""
@@ -72,13 +83,29 @@ class Tensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`. Raises CheckpointError if there is none."""
+        if part := self._parts.get(name):
+            return part.rows, *self.shape(part.whole)[1:]
         packed = self._packed(name)
         return self.stored_shape(name) if packed is None else packed.shape
 
+    def divide(self, name: str, parts: Mapping[str, int]) -> None:
+        """Give runs of rows of the matrix `name` names of their own: each, in order, its count.
+
+        Raises CheckpointError unless they are all rows that there are.
+        """
+        count, width = self._matrix(name)
+        if sum(parts.values()) != count:
+            self.expect(name, (sum(parts.values()), width))
+        first = 0
+        for part, rows in parts.items():
+            self._parts[part] = _Part(name, first, rows)
+            first += rows
+
     def kept(self, name: str, bits: int) -> Kept | None:
         """The integers of the matrix `name`, if it is stored in integers of as many bits."""
-        packed = self._packed(name)
-        return None if packed is None else packed.kept(bits)
+        whole, first = self._whole(name)
+        packed = self._packed(whole)
+        return None if packed is None else packed.kept(bits, first, first + self._matrix(name)[0])
 
     def holds(self, name: str) -> bool:
         """Whether a tensor of this name is stored."""
@@ -128,29 +155,32 @@ class Tensors:
         """
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (width * 4 * unit)) * unit
-        packed = self._packed(name)
+        whole, begin = self._whole(name)
+        runs = [(at, min(at + step, begin + count)) for at in range(begin, begin + count, step)]
+        packed = self._packed(whole)
         if packed is not None:
-            for first in range(0, count, step):
-                yield packed.rows(first, min(first + step, count))[:, start:stop]
+            for first, last in runs:
+                yield packed.rows(first, last)[:, start:stop]
             return
-        with self._open(self._file_of(name)) as file:
-            tensor = file.get_slice(name)
-            for first in range(0, count, step):
-                piece = tensor[first : min(first + step, count)]
+        with self._open(self._file_of(whole)) as file:
+            tensor = file.get_slice(whole)
+            for first, last in runs:
+                piece = tensor[first:last]
                 yield self._checked(name, piece)[:, start:stop]
 
     def transposed(self, name: str) -> Iterator[Float32]:
         """The transpose of the matrix `name` as runs of whole rows of a few MB."""
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (count * 4))
-        packed = self._packed(name)
+        whole, begin = self._whole(name)
+        packed = self._packed(whole)
         if packed is not None:
             for first in range(0, width, step):
-                piece = packed.columns(first, min(first + step, width))
+                piece = packed.columns(first, min(first + step, width))[begin : begin + count]
                 yield np.ascontiguousarray(piece.T)
             return
-        with self._open(self._file_of(name)) as file:
-            tensor = file.get_tensor(name)
+        with self._open(self._file_of(whole)) as file:
+            tensor = file.get_slice(whole)[begin : begin + count]
             for first in range(0, width, step):
                 yield self._checked(name, tensor[:, first : first + step].T)
 
@@ -167,6 +197,10 @@ class Tensors:
                 f"{name} has the shape {list(self.shape(name))}, config.json means {list(shape)}",
                 hint="the checkpoint's config.json belongs to another model",
             )
+
+    def leave_out(self, prefix: str) -> None:
+        """Take tensors whose names begin so as used: no graph has a place for them."""
+        self._used.update(name for name in self._shape if name.startswith(prefix))
 
     def finish(self, harmless: re.Pattern[str]) -> None:
         """Refuse the first tensor that no part of the graph used, unless `harmless` matches."""
@@ -207,6 +241,11 @@ class Tensors:
                 hint="use the publisher's checkpoint in bfloat16, float16 or float32",
             )
         return self._file[name]
+
+    def _whole(self, name: str) -> tuple[str, int]:
+        """The tensor that `name` is stored in, and the row of it where it begins."""
+        part = self._parts.get(name)
+        return (name, 0) if part is None else (part.whole, part.first)
 
     def _matrix(self, name: str) -> tuple[int, int]:
         shape = self.shape(name)

@@ -11,6 +11,7 @@ import pytest
 from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, Manifest, decode
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
+from tests.checkpoint.families import find_models
 from tests.conftest import BUILD_CACHE, BuildOnce
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
 
@@ -39,7 +40,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     ),
     "bert": write_bert,
     "bert-cls-raw": lambda d: write_bert(d, seed=6, pooling="cls", normalize=False),
-}
+} | {name: model.write for name, model in find_models().items()}
 DECODERS = [name for name in WRITERS if not name.startswith("bert")]
 
 

@@ -261,6 +261,13 @@ def _decoder_config(
 def _write_decoder(
     directory: Path, config: dict[str, Any], seed: int, dtype: DType, max_shard_bytes: int | None
 ) -> Path:
+    write_chat_files(directory, config, dtype)
+    _write_weights(directory, _decoder_weights(config, seed), dtype, max_shard_bytes)
+    return directory
+
+
+def write_chat_files(directory: Path, config: dict[str, Any], dtype: DType = "float32") -> None:
+    """Everything of a chat model's checkpoint but its weights."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = _chat_tokenizer(config["vocab_size"])
     tokenizer.save(str(directory / "tokenizer.json"))
@@ -291,8 +298,6 @@ def _write_decoder(
         },
     )
     _write_licence(directory)
-    _write_weights(directory, _decoder_weights(config, seed), dtype, max_shard_bytes)
-    return directory
 
 
 def _chat_tokenizer(vocab: int) -> Tokenizer:

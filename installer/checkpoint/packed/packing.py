@@ -77,8 +77,8 @@ class Packed(Protocol):
         """What columns first..last stand for, [outer, last - first]."""
         ...
 
-    def kept(self, bits: int) -> Kept | None:
-        """The integers, if they have as many bits."""
+    def kept(self, bits: int, first: int, last: int) -> Kept | None:
+        """The integers of rows first..last, if they have as many bits."""
         ...
 
 
