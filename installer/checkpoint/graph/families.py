@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import bert, gemma3, llama, mistral, phi3, qwen2, qwen3, qwen3_moe
+from installer.checkpoint.graph import (
+    bert,
+    deepseek,
+    gemma3,
+    llama,
+    mistral,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 
@@ -64,6 +74,9 @@ _SIGHT_UNUSED = re.compile(
 
 FAMILIES: Mapping[str, Family] = {
     "bert": Family("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED),
+    "deepseek_v3": Family(
+        "chat", _DECODER, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),

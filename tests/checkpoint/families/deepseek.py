@@ -1,0 +1,84 @@
+"""DeepSeek-V3: layers with one feed-forward and with experts, in groups and not, with YaRN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from tests.checkpoint.drawn import TINY, draw_checkpoint
+from tests.checkpoint.families import Model
+
+DEEPSEEK_V3 = {
+    **TINY,
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 48,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 24,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 20,
+    "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 16,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 4,
+    "n_group": 4,
+    "topk_group": 2,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "ep_size": 1,
+    "rope_theta": 10_000.0,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+    "max_position_embeddings": 256,
+}
+PLAIN = {
+    "q_lora_rank": None,
+    "rope_scaling": None,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": False,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+}
+"""Queries from the token itself, no YaRN, no groups, weights that do not add up to one."""
+
+
+def _write(seed: int, **keys: object) -> Model:
+    def write(directory: Path) -> Path:
+        draw_checkpoint(directory, {**DEEPSEEK_V3, **keys}, seed=seed)
+        _draw_corrections(directory / "model.safetensors", seed)
+        return directory
+
+    return Model(write)
+
+
+def _draw_corrections(file: Path, seed: int) -> None:
+    """The reference keeps them apart from parameters; large enough to change the choice."""
+    random = np.random.default_rng(seed)
+    weights: dict[str, Any] = load_file(file)
+    for name, values in weights.items():
+        if name.endswith("e_score_correction_bias"):
+            weights[name] = random.normal(0, 0.3, values.shape).astype(np.float32)
+    save_file(weights, file, {"format": "pt"})
+
+
+MODELS = {"deepseek-v3": _write(31), "deepseek-v3-plain": _write(32, **PLAIN)}
