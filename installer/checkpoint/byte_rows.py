@@ -8,6 +8,7 @@ before, checked it: what lies elsewhere is a short read and refused.
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _LENGTH_BYTES = 8
 
 
 class ByteRows:
-    """The one-byte matrices of one file."""
+    """The tensors of one-byte elements in one file."""
 
     def __init__(self, path: Path) -> None:
         """Read the header. Raises CheckpointError."""
@@ -36,8 +37,8 @@ class ByteRows:
         }
 
     def read(self, name: str, shape: tuple[int, ...], first: int, last: int) -> UInt8:
-        """Rows first..last of the matrix `name`, [last - first, width]."""
-        width = shape[1]
+        """Rows first..last of the tensor `name`, [last - first, what a row has]."""
+        width = math.prod(shape[1:])
         wanted = (last - first) * width
         with self._path.open("rb") as file:
             data = os.pread(file.fileno(), wanted, self._start[name] + first * width)

@@ -92,20 +92,6 @@ def dequantize(blocks: Blocks, bits: int, width: int) -> Float32:
     return weights.reshape(len(weights), -1)[:, :width].astype(np.float32)
 
 
-def quantize_exactly(rows: Float32, block: int) -> Blocks:
-    """8-bit integers and scales that stand for exactly `rows` [n, width], if there are such.
-
-    For weights that come from small integers times a power of two for each block. Scales are the
-    powers of two that the largest weight of each block allows.
-    """
-    blocks = rows.reshape(len(rows), -1, block)
-    _, exponents = np.frexp(np.abs(blocks).max(-1))
-    scales = np.ldexp(np.float32(1), exponents - 7).astype(np.float32)
-    integers = blocks / scales[..., None]
-    assert (integers == np.rint(integers)).all(), "these weights are not on such a grid"
-    return Blocks((integers + 128).astype(np.uint8), scales, None)
-
-
 def quantize_rows(rows: Float32) -> tuple[Int8, Float32]:
     """Integers -127..127 of `rows` [n, width], and the scale of each row [n].
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.byte_rows import ByteRows
-from installer.checkpoint.packed.packing import Kept, Method, Packed
+from installer.checkpoint.packed.packing import Kept, Method, Packed, part_of
 from installer.checkpoint.quantize import UInt8
 
 Float32 = npt.NDArray[np.float32]
@@ -88,24 +88,12 @@ class Tensors:
         packed = self._packed(name)
         return self.stored_shape(name) if packed is None else packed.shape
 
-    def divide(self, name: str, parts: Mapping[str, int]) -> None:
-        """Give runs of rows of the matrix `name` names of their own: each, in order, its count.
-
-        Raises CheckpointError unless they are all rows that there are.
-        """
-        count, width = self._matrix(name)
-        if sum(parts.values()) != count:
-            self.expect(name, (sum(parts.values()), width))
-        first = 0
-        for part, rows in parts.items():
-            self._parts[part] = _Part(name, first, rows)
-            first += rows
-
     def kept(self, name: str, bits: int) -> Kept | None:
         """The integers of the matrix `name`, if it is stored in integers of as many bits."""
-        whole, first = self._whole(name)
-        packed = self._packed(whole)
-        return None if packed is None else packed.kept(bits, first, first + self._matrix(name)[0])
+        packed = self._packed(name)
+        kept = None if packed is None else packed.kept(bits)
+        part = self._parts.get(name)
+        return kept if kept is None or part is None else part_of(kept, part.first, part.rows)
 
     def holds(self, name: str) -> bool:
         """Whether a tensor of this name is stored."""
@@ -146,6 +134,19 @@ class Tensors:
         self.advance(rows.nbytes)
         return rows
 
+    def divide(self, name: str, parts: Mapping[str, int]) -> None:
+        """Give runs of rows of the matrix `name` names of their own: each, in order, its count.
+
+        Raises CheckpointError unless they are all rows that there are.
+        """
+        count, width = self._matrix(name)
+        if sum(parts.values()) != count:
+            self.expect(name, (sum(parts.values()), width))
+        first = 0
+        for part, rows in parts.items():
+            self._parts[part] = _Part(name, first, rows)
+            first += rows
+
     def rows(
         self, name: str, start: int = 0, stop: int | None = None, *, unit: int = 1
     ) -> Iterator[Float32]:
@@ -156,16 +157,15 @@ class Tensors:
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (width * 4 * unit)) * unit
         whole, begin = self._whole(name)
-        runs = [(at, min(at + step, begin + count)) for at in range(begin, begin + count, step)]
-        packed = self._packed(whole)
+        packed = self._packed(name)
         if packed is not None:
-            for first, last in runs:
-                yield packed.rows(first, last)[:, start:stop]
+            for first in range(begin, begin + count, step):
+                yield packed.rows(first, min(first + step, begin + count))[:, start:stop]
             return
         with self._open(self._file_of(whole)) as file:
             tensor = file.get_slice(whole)
-            for first, last in runs:
-                piece = tensor[first:last]
+            for first in range(begin, begin + count, step):
+                piece = tensor[first : min(first + step, begin + count)]
                 yield self._checked(name, piece)[:, start:stop]
 
     def transposed(self, name: str) -> Iterator[Float32]:
@@ -173,16 +173,21 @@ class Tensors:
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (count * 4))
         whole, begin = self._whole(name)
-        packed = self._packed(whole)
+        packed = self._packed(name)
         if packed is not None:
             for first in range(0, width, step):
-                piece = packed.columns(first, min(first + step, width))[begin : begin + count]
-                yield np.ascontiguousarray(piece.T)
+                piece = packed.columns(first, min(first + step, width))
+                yield np.ascontiguousarray(piece[begin : begin + count].T)
             return
         with self._open(self._file_of(whole)) as file:
             tensor = file.get_slice(whole)[begin : begin + count]
             for first in range(0, width, step):
                 yield self._checked(name, tensor[:, first : first + step].T)
+
+    def slab(self, name: str, index: int) -> Float32:
+        """The matrix `index` of the tensor `name`, which has three dimensions."""
+        with self._open(self._file_of(name)) as file:
+            return self._checked(name, file.get_slice(name)[index])
 
     def vector(self, name: str, width: int) -> Float32:
         """The tensor `name`, which must have the shape [width]."""
@@ -228,8 +233,10 @@ class Tensors:
             raise CheckpointError(f"{file} is not a safetensors file: {error}") from error
 
     def _packed(self, name: str) -> Packed | None:
-        """The matrix `name`, if a method stores it; reads nothing of it yet."""
-        return None if self._packing is None else self._packing.matrix(self, name)
+        """The matrix that `name` is or is a part of, if a method stores it; not read yet."""
+        if self._packing is None:
+            return None
+        return self._packing.matrix(self, self._whole(name)[0])
 
     def _file_of(self, name: str, types: frozenset[str] = _FLOATS) -> str:
         self.stored_shape(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,15 @@ def draw_checkpoint(
 def _draw(reference: torch.nn.Module, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, values in reference.named_parameters():
+        trained = (pair for pair in reference.named_buffers() if "correction" in pair[0])
+        for name, values in chain(reference.named_parameters(), trained):
             drawn = torch.randn(values.shape, generator=random)
             if values.ndim > 1:
                 embedded = "embed" in name
                 values.copy_(drawn * (0.2 if embedded else 1.5 / math.sqrt(values.shape[-1])))
             elif name.endswith("bias"):
                 values.copy_(drawn * 0.2)
+            elif name.endswith("sinks"):
+                values.copy_(drawn)
             else:
                 values.add_(drawn * 0.1)

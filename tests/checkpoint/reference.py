@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Mxfp4Config
 from transformers.utils import logging as transformers_logging
 
 from installer.checkpoint.quantize import quantize_rows
@@ -28,7 +28,13 @@ class ReferenceDecoder:
     """Transformers in fp32."""
 
     def __init__(self, checkpoint: Path) -> None:
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        config = AutoConfig.from_pretrained(checkpoint)
+        options: dict[str, Any] = {}
+        if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4":
+            options["quantization_config"] = Mxfp4Config(dequantize=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=torch.float32, **options
+        )
         self.model = model.eval()
 
     def logits(self, tokens: Sequence[int]) -> Floats:

@@ -23,6 +23,8 @@ from installer.checkpoint.graph.rope import Rope
 from installer.checkpoint.quantize import Float32
 
 PAIR = ("key", "value")
+_SINKS = 11
+"""Which of the kernel's inputs they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class _Form:
         window = kind.window
         return self._graph.ops(
             "GroupQueryAttention",
-            *inputs,
+            *self._with_sinks(layer, inputs),
             outputs=3,
             domain=MICROSOFT,
             num_heads=shape.heads,
@@ -74,6 +76,17 @@ class _Form:
             **({} if window is None else {"local_window_size": window}),
             **({"rotary_interleaved": 1} if rotate and kind.rope.interleaved else {}),
         )
+
+    def _with_sinks(
+        self, layer: int, inputs: Sequence[ir.Value | None]
+    ) -> Sequence[ir.Value | None]:
+        """The kernel's inputs with the layer's sinks at their place."""
+        if not self._shape.sinks:
+            return inputs
+        name = f"{self._shape.root}.layers.{layer}.self_attn.sinks"
+        sinks = self._graph.vector(name, self._shape.heads)
+        before = [*inputs[:_SINKS], *[None] * (_SINKS - len(inputs))]
+        return [*before, sinks, *inputs[_SINKS + 1 :]]
 
 
 Tables = tuple[ir.Value, ir.Value]

@@ -26,7 +26,6 @@ from installer.checkpoint.quantize import (
     Scheme,
     block_size,
     quantize,
-    quantize_exactly,
     quantize_rows,
 )
 from installer.checkpoint.tensors import Tensors
@@ -324,24 +323,12 @@ class GraphBuilder:
         )
 
     def quantized(
-        self,
-        name: str,
-        shape: tuple[int, int],
-        rows: Iterable[Float32],
-        bits: int,
-        block: int,
-        *,
-        exactly: bool = False,
+        self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
     ) -> QuantizedMatrix:
-        """Quantize and store the matrix of this shape, given in runs of rows.
-
-        `exactly`: the weights lie on a grid of 8-bit integers already.
-        """
-        made = (
-            quantize_exactly(piece, block) if exactly else quantize(piece, bits, block)
-            for piece in rows
+        """Quantize and store the matrix of this shape, given in runs of rows."""
+        return self.in_blocks(
+            name, shape, (quantize(piece, bits, block) for piece in rows), bits, block
         )
-        return self._store(name, shape, made, bits, block, centred=exactly)
 
     def _kept(
         self, x: ir.Value, name: str, shape: tuple[int, int], kept: Kept
@@ -350,25 +337,28 @@ class GraphBuilder:
         if kept.order is not None:
             order = self.files.write(f"{name}.order", ir.DataType.INT64, (shape[1],), [kept.order])
             x = self.op("Gather", x, order, axis=-1)
-        return x, self._store(name, shape, kept.runs(), kept.bits, kept.block)
+        return x, self.in_blocks(
+            name, shape, kept.runs(), kept.bits, kept.block, centred=kept.centred
+        )
 
-    def _store(
+    def in_blocks(
         self,
         name: str,
         shape: tuple[int, int],
-        made: Iterable[Blocks],
+        runs_of: Iterable[Blocks],
         bits: int,
         block: int,
         *,
         centred: bool = False,
     ) -> QuantizedMatrix:
-        """Store blocks as they are made; `centred` ones have no zero points."""
+        """Store the matrix of this shape, given in runs of rows; one that is `centred` has no
+        zero points."""
         outer, inner = shape
         runs = -(-inner // block)
         rest: list[Blocks] = []
 
         def packed() -> Iterator[npt.NDArray[np.uint8]]:
-            for blocks in made:
+            for blocks in runs_of:
                 yield blocks.packed
                 rest.append(Blocks(blocks.packed[:0], blocks.scales, blocks.zero_points))
 

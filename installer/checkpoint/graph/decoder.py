@@ -59,10 +59,12 @@ class DecoderShape:
         epsilon: of all norms.
         kinds: in what each layer differs from the others.
         scale: what products of queries and keys are multiplied by.
-        mixture: of the feed-forwards, in families that have experts.
         embedding_scale: what the token's vector is multiplied by.
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
         root: in front of the names of all tensors but the output's.
+        mixture: of the feed-forwards, in families that have experts.
+        sinks: whether each head has a number that takes part in the softmax and has no value.
+        output_bias: whether what attention gives to the stream has a bias.
     """
 
     vocab: int
@@ -77,11 +79,13 @@ class DecoderShape:
     kinds: Kinds
     tied: bool
     scale: float
-    mixture: Mixture | None = None
     norms: Norms = Norms()
     embedding_scale: float = 1.0
     wide: bool = False
     root: str = "model"
+    mixture: Mixture | None = None
+    sinks: bool = False
+    output_bias: bool = False
 
     def spec(self) -> DecoderSpec:
         return DecoderSpec(
@@ -240,8 +244,8 @@ def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, b
 
 def _conclude(graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value) -> ir.Value:
     """One linear layer: the plain conclusion."""
-    inner = shape.heads * shape.head_dim
-    return graph.linear(attended, f"{at}.self_attn.o_proj", inner, shape.hidden)
+    name, inner = f"{at}.self_attn.o_proj", shape.heads * shape.head_dim
+    return graph.linear(attended, name, inner, shape.hidden, bias=shape.output_bias)
 
 
 def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.expert_weights import SeparateExperts
+from installer.checkpoint.expert_weights import ExpertWeights
 from installer.checkpoint.graph import decoder, experts
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Form
@@ -175,7 +175,8 @@ def _mix(graph: GraphBuilder, shape: DeepseekShape, at: str, x: ir.Value) -> ir.
     mixture, hidden = shape.mixture, shape.decoder.hidden
     choice = _choose(graph, shape, at, x)
     stored = f"{at}.experts"
-    weights = SeparateExperts(graph.tensors, stored, _NAMES, hidden, mixture.inner)
+    gate, up, down = (f"{stored}.{{}}.{name}.weight" for name in _NAMES)
+    weights = ExpertWeights(graph.tensors, (gate, up), down)
     mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored)
     inner = mixture.inner * shape.routing.shared
     shared = decoder.gated(graph, x, f"{at}.shared_experts", hidden, inner)

@@ -1,30 +1,27 @@
 """A mixture of experts: a router chooses a few of many feed-forwards for each token.
 
-Owns how the choice is handed to the runtime's kernels and how the experts of a layer are stored:
-stacked in one tensor, expert after expert, since `MoE` and `QMoE` find the chosen ones by offset and
-touch no other (docs/decisions/0175-chosen-experts.md). What a router's scores mean is the family's
-business. Routers are computed in 32 bits in every grade: rounding changes which experts are chosen.
+Owns how the choice is handed to the runtime's kernels, `MoE` and `QMoE`, which find the chosen
+experts' weights by offset and touch no other (docs/decisions/0175-chosen-experts.md). What a
+router's scores mean is the family's business. Routers are computed in 32 bits in every grade, for
+rounding changes which experts are chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from appliance.errors import CheckpointError
 from installer.checkpoint.expert_weights import ExpertWeights
 from installer.checkpoint.graph import builder
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
-from installer.checkpoint.quantize import FLOAT_BITS, Float32, block_size
-from installer.checkpoint.weights import alias
+from installer.checkpoint.graph.stacks import Span, Stacks
 
 HARMLESS_KEYS = frozenset({"output_router_logits", "router_aux_loss_coef"})
 """They steer training."""
 _REJECTED = -60_000.0
 """The logarithm of a weight that is no weight; 16-bit floats hold it."""
-_SMALLEST_BLOCK = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ class Choice:
 def router(
     graph: GraphBuilder, x: ir.Value, name: str, hidden: int, experts: int, *, bias: bool = False
 ) -> ir.Value:
-    """x [B, S, hidden] -> scores [B * S, experts] by `name`.weight [experts, hidden], in 32 bits."""
+    """x [B, S, hidden] -> scores [B * S, experts] by `name`.weight [experts, hidden]."""
     graph.tensors.expect(f"{name}.weight", (experts, hidden))
     tokens = graph.op("Reshape", x, graph.constant([-1, hidden]))
     if graph.dtype != ir.DataType.FLOAT:
@@ -119,14 +116,14 @@ def mix(
 ) -> ir.Value:
     """x [B, S, hidden] -> the sum of the chosen experts' results, each times its weight.
 
-    `name` is what the stored tensors are called by. A stack too large for one file is split by inner
-    positions: each part has a piece of every expert, and results are added.
+    `name` is what the stored tensors are called by. Where experts are stored in parts, the parts'
+    results are added.
     """
-    layer = _Layer(graph, mixture, weights, hidden, name)
+    stacks = Stacks(graph, weights, mixture.experts, hidden, mixture.inner, name)
     spread = _spread(graph, choice, mixture)
     total: ir.Value | None = None
-    for first, last in layer.parts():
-        part = layer.part(x, spread, first, last)
+    for span in stacks.parts():
+        part = _run(graph, mixture, stacks, span, x, spread)
         total = part if total is None else graph.op("Add", total, part)
     assert total is not None
     return total if choice.total is None else _times(graph, total, choice.total, hidden)
@@ -157,143 +154,53 @@ def _spread(graph: GraphBuilder, choice: Choice, mixture: Mixture) -> ir.Value:
     return graph.op("Cast", spread, to=graph.dtype)
 
 
-class _Layer:
-    """The experts of one layer, stored as the grade says."""
+def _run(
+    graph: GraphBuilder,
+    mixture: Mixture,
+    stacks: Stacks,
+    span: Span,
+    x: ir.Value,
+    spread: ir.Value,
+) -> ir.Value:
+    """What the inner positions of `span` give."""
+    biases: list[ir.Value | None] = [None, None]
+    if mixture.bias:
+        biases = [stacks.bias("gate_up", span), stacks.bias("down", span)]
+    if stacks.block is None:
+        gate_up, down = stacks.floats("gate_up", span), stacks.floats("down", span)
+        return _kernel(graph, mixture, "MoE", x, spread, gate_up, biases[0], down, biases[1])
+    first, second = stacks.integers("gate_up", span), stacks.integers("down", span)
+    zeros = () if first.zeros is None else (None, None, None, first.zeros, second.zeros)
+    return _kernel(
+        *(graph, mixture, "QMoE", x, spread),
+        *(first.packed, first.scales, biases[0]),
+        *(second.packed, second.scales, biases[1]),
+        *zeros,
+        expert_weight_bits=graph.scheme.layer_bits,
+        block_size=stacks.block,
+        accuracy_level=builder.INT8_ACTIVATIONS,
+        weights_prepacked=0,
+    )
 
-    def __init__(
-        self,
-        graph: GraphBuilder,
-        mixture: Mixture,
-        weights: ExpertWeights,
-        hidden: int,
-        name: str,
-    ) -> None:
-        self._graph = graph
-        self._mixture = mixture
-        self._weights = weights
-        self._hidden = hidden
-        self._name = name
-        self._bits = graph.scheme.layer_bits
-        self._block = 1 if self._bits in FLOAT_BITS else self._choose_block()
 
-    def parts(self) -> Iterator[tuple[int, int]]:
-        """Ranges of inner positions whose stacks fit into a file, equal and in whole blocks."""
-        mixture = self._mixture
-        position = 2 * mixture.experts * self._hidden * self._bits // 8
-        count, units = 1, mixture.inner // self._block
-        while count < units and (
-            units % count or mixture.inner // count * position > self._graph.files.limit
-        ):
-            count += 1
-        width = mixture.inner // count
-        return ((first, first + width) for first in range(0, mixture.inner, width))
-
-    def part(self, x: ir.Value, spread: ir.Value, first: int, last: int) -> ir.Value:
-        """What the inner positions from `first` to `last` give."""
-        biases = self._biases(first, last) if self._mixture.bias else (None, None)
-        if self._bits in FLOAT_BITS:
-            ends = (self._floats("gate_up", first, last), self._floats("down", first, last))
-            inputs = (ends[0], biases[0], ends[1], biases[1])
-            return self._op("MoE", x, spread, *inputs)
-        gate_up, down = (self._integers(end, first, last) for end in ("gate_up", "down"))
-        return self._op(
-            "QMoE",
-            *(x, spread, *gate_up[:2], biases[0], *down[:2], biases[1]),
-            *(None, None, None),
-            *((gate_up[2], down[2]) if gate_up[2] is not None else ()),
-            expert_weight_bits=self._bits,
-            block_size=self._block,
-            accuracy_level=builder.INT8_ACTIVATIONS,
-            weights_prepacked=0,
-        )
-
-    def _op(self, kind: str, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:
-        mixture = self._mixture
-        if mixture.limit is not None:
-            attributes["swiglu_limit"] = mixture.limit
-        return self._graph.op(
-            kind,
-            *inputs,
-            domain=MICROSOFT,
-            k=mixture.chosen,
-            activation_type="swiglu",
-            activation_alpha=mixture.alpha,
-            activation_beta=mixture.beta,
-            swiglu_fusion=1,  # gate and up interleaved: the one order that the CPU's kernel has
-            normalize_routing_weights=1,
-            **attributes,
-        )
-
-    def _choose_block(self) -> int:
-        """Block size that divides the rows of both stacks, as the kernel wants it."""
-        if self._weights.block is not None:
-            return self._weights.block
-        block = block_size(self._hidden)
-        while self._hidden % block or self._mixture.inner % block:
-            block //= 2
-        if block < _SMALLEST_BLOCK:
-            raise CheckpointError(
-                f"experts of {self._mixture.inner} by {self._hidden} do not divide into blocks of "
-                f"{_SMALLEST_BLOCK} weights",
-                hint="choose --precision fp16 or fp32",
-            )
-        return block
-
-    def _shape(self, end: str, first: int, last: int) -> tuple[int, int]:
-        """Rows and columns of one expert's `end`."""
-        return (
-            (2 * (last - first), self._hidden) if end == "gate_up" else (self._hidden, last - first)
-        )
-
-    def _stack(self, end: str, first: int, last: int) -> Iterator[Float32]:
-        """The rows of all experts, one after another."""
-        for expert in range(self._mixture.experts):
-            yield from getattr(self._weights, end)(expert, first, last)
-
-    def _called(self, end: str, first: int, last: int) -> str:
-        whole = last - first == self._mixture.inner
-        return f"{self._name}.{end}" if whole else f"{self._name}.{end}.{first}"
-
-    def _floats(self, end: str, first: int, last: int) -> ir.Value:
-        shape = (self._mixture.experts, *self._shape(end, first, last))
-        pieces = self._stack(end, first, last)
-        return self._graph.parameter(
-            self._graph.stored(self._called(end, first, last), shape, pieces)
-        )
-
-    def _integers(
-        self, end: str, first: int, last: int
-    ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-        """Integers, scales and zero points, [experts, rows, ...] each."""
-        graph, experts = self._graph, self._mixture.experts
-        rows, columns = self._shape(end, first, last)
-        name, runs = self._called(end, first, last), columns // self._block
-        stack = self._stack(end, first, last)
-        matrix = graph.quantized(
-            name,
-            (experts * rows, columns),
-            stack,
-            self._bits,
-            self._block,
-            exactly=self._weights.block is not None and self._bits == 8,
-        )
-        packed = alias(matrix.packed, f"{name}.stacked", (experts, rows, columns * self._bits // 8))
-        scales = alias(matrix.scales, f"{name}.scales.stacked", (experts, rows, runs))
-        if matrix.zeros is None:
-            return packed, graph.parameter(scales), None
-        zeros = alias(
-            matrix.zeros, f"{name}.zeros.stacked", (experts, rows, -(-runs * self._bits // 8))
-        )
-        return packed, graph.parameter(scales), zeros
-
-    def _biases(self, first: int, last: int) -> tuple[ir.Value, ir.Value | None]:
-        """Of gates and ups in this part; of the results, which are added once, in the first."""
-        graph, experts = self._graph, self._mixture.experts
-        name = self._called("gate_up", first, last)
-        pieces = self._weights.gate_up_bias(first, last)
-        own = graph.floats(f"{name}.bias", (experts, 2 * (last - first)), pieces)
-        if first > 0:
-            return graph.parameter(own), None
-        pieces = self._weights.down_bias()
-        common = graph.floats(f"{self._name}.down.bias", (experts, self._hidden), pieces)
-        return graph.parameter(own), graph.parameter(common)
+def _kernel(
+    graph: GraphBuilder,
+    mixture: Mixture,
+    kind: str,
+    *inputs: ir.Value | None,
+    **attributes: Attribute,
+) -> ir.Value:
+    if mixture.limit is not None:
+        attributes["swiglu_limit"] = mixture.limit
+    return graph.op(
+        kind,
+        *inputs,
+        domain=MICROSOFT,
+        k=mixture.chosen,
+        activation_type="swiglu",
+        activation_alpha=mixture.alpha,
+        activation_beta=mixture.beta,
+        swiglu_fusion=1,  # gate and up interleaved: the one order that the CPU's kernel has
+        normalize_routing_weights=1,
+        **attributes,
+    )

@@ -16,6 +16,7 @@ from installer.checkpoint.graph import (
     bert,
     deepseek,
     gemma3,
+    gpt_oss,
     llama,
     mistral,
     phi3,
@@ -79,6 +80,9 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
+    "gpt_oss": Family(
+        "chat", _DECODER, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
+    ),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),

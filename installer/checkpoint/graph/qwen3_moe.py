@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.expert_weights import SeparateExperts
+from installer.checkpoint.expert_weights import ExpertWeights
 from installer.checkpoint.graph import decoder, experts, qwen3
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Form
 from installer.checkpoint.graph.experts import Mixture
+from installer.checkpoint.graph.kinds import read_late_windows
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
@@ -25,9 +26,9 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["Qwen3MoeForCausalLM"])
     config.expect("attention_bias", False)
+    # With a window the reference would give it to all layers, whatever max_window_layers says.
     config.expect("use_sliding_window", False)
-    config.ignore("sliding_window", "max_window_layers")
-    shape = decoder.read_decoder(config)
+    shape = decoder.read_decoder(config, kinds=read_late_windows)
     shape = replace(shape, mixture=_read_mixture(config, shape.layers))
     config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return shape
@@ -57,5 +58,6 @@ def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
     scores = experts.router(graph, x, f"{at}.mlp.gate", shape.hidden, mixture.experts)
     choice = experts.choose_by_softmax(graph, scores, mixture)
     stored = f"{at}.mlp.experts"
-    weights = SeparateExperts(graph.tensors, stored, _NAMES, shape.hidden, mixture.inner)
+    gate, up, down = (f"{stored}.{{}}.{name}.weight" for name in _NAMES)
+    weights = ExpertWeights(graph.tensors, (gate, up), down)
     return experts.mix(graph, x, choice, mixture, weights, shape.hidden, stored)

@@ -82,18 +82,20 @@ def read_rope(
     *,
     partial: bool = False,
     names: Mapping[str, str] | None = None,
+    theta: float = 10_000.0,
 ) -> Rope:
     """Read `rope_theta` and `rope_scaling`, or the newer `rope_parameters`.
 
     Args:
         partial: whether the architecture knows `partial_rotary_factor`.
         names: what this architecture calls a rescaling -> its name here.
+        theta: the architecture's default of `rope_theta`.
 
     Raises CheckpointError naming a rescaling that is not known here.
     """
     parameters = config.section("rope_parameters")
     scaling = parameters or config.section("rope_scaling")
-    theta = (parameters or config).number("rope_theta", 10_000.0)
+    theta = (parameters or config).number("rope_theta", theta)
     share = config.number("partial_rotary_factor", 1.0) if partial else 1.0
     if parameters is not None:
         config.expect("rope_theta", theta)

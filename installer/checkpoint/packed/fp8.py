@@ -95,7 +95,7 @@ class ScaledBytes:
         values = self._values(self._whole[:, first:last])
         return self._scaled(values, range(self.shape[0]), range(first, last))
 
-    def kept(self, bits: int, first: int, last: int) -> Kept | None:
+    def kept(self, bits: int) -> Kept | None:
         """None: no grade holds 8-bit floats."""
         return None
 

@@ -70,11 +70,8 @@ class GroupedMatrix:
         """What columns first..last stand for, [outer, last - first]."""
         return self._values(slice(0, self.shape[0]), slice(first, last))
 
-    def kept(self, bits: int, first: int, last: int) -> Kept | None:
-        """The integers of rows first..last in blocks, if they have as many bits.
-
-        Raises CheckpointError.
-        """
+    def kept(self, bits: int) -> Kept | None:
+        """The integers in blocks, if they have as many bits. Raises CheckpointError."""
         if bits != self._bits:
             return None
         block = min(_WIDEST_BLOCK, self._size & -self._size)
@@ -85,7 +82,7 @@ class GroupedMatrix:
                 hint="choose another grade: --precision w8a8",
             )
         order = self._order()
-        return Kept(bits, block, order, partial(self._runs, range(first, last), block, order))
+        return Kept(bits, block, order, partial(self._runs, block, order))
 
     @cached_property
     def _groups(self) -> Groups:
@@ -116,13 +113,13 @@ class GroupedMatrix:
             return None
         return np.argsort(of, kind="stable").astype(np.int64)
 
-    def _runs(self, wanted: range, block: int, order: Indices | None) -> Iterator[Blocks]:
-        groups, inner = self._groups, self.shape[1]
+    def _runs(self, block: int, order: Indices | None) -> Iterator[Blocks]:
+        groups, (outer, inner) = self._groups, self.shape
         # A group wider than a block becomes several blocks of one scale.
         times = self._size // block
         step = max(1, _RUN_BYTES // inner)
-        for first in range(wanted.start, wanted.stop, step):
-            rows = slice(first, min(first + step, wanted.stop))
+        for first in range(0, outer, step):
+            rows = slice(first, min(first + step, outer))
             integers = groups.integers(rows, slice(0, inner))
             if order is not None:
                 integers = integers[:, order]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.packed import awq, compressed, fp8, gptq
+from installer.checkpoint.packed import awq, compressed, fp8, gptq, mxfp4
 from installer.checkpoint.packed.packing import Method
-from installer.checkpoint.quantize import FLOAT_BITS, SCHEMES, Precision
+from installer.checkpoint.quantize import FLOAT_BITS, SCHEMES, Precision, Scheme
 from installer.checkpoint.settings import Settings
 
 KEY = "quantization_config"
@@ -20,6 +20,7 @@ METHODS: Mapping[str, Callable[[Settings], Method]] = {
     "compressed-tensors": compressed.read,
     "fp8": fp8.read,
     "gptq": gptq.read,
+    "mxfp4": mxfp4.read,
 }
 
 
@@ -47,10 +48,15 @@ def treatment(method: Method, precision: Precision) -> str:
     scheme = SCHEMES[precision]
     if scheme.layer_bits in FLOAT_BITS:
         does = f"{precision} stores what they mean"
-    elif not scheme.integer_products and scheme.layer_bits == method.bits:
+    elif scheme.layer_bits == method.bits and _keeps(method, scheme):
         does = f"{precision} stores the same integers and scales"
     elif method.bits is None:
         does = f"{precision} rounds them again"
     else:
         does = f"{precision} rounds them again; --precision int{method.bits} would keep them"
     return f"the checkpoint is quantized ({method.label}): {does}"
+
+
+def _keeps(method: Method, scheme: Scheme) -> bool:
+    """Whether a grade of as many bits stores the integers; experts are in blocks in all grades."""
+    return isinstance(method, mxfp4.Mxfp4) or not scheme.integer_products

@@ -7,7 +7,7 @@ matrix gives numbers or integers, and both read a checkpoint's tensors as they a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,12 +55,32 @@ class Kept:
         block: neighbours in a row that share a scale, a power of 2 that divides `inner`.
         order: [inner], the matrix' column at each place of the integers; None if as they come.
         runs: gives the rows, some at a time.
+        centred: whether no zero points are said, since all are half of the range.
     """
 
     bits: int
     block: int
     order: Indices | None
     runs: Callable[[], Iterator[Blocks]]
+    centred: bool = False
+
+
+def part_of(kept: Kept, first: int, rows: int) -> Kept:
+    """So many rows of a matrix, from row `first` on."""
+
+    def runs() -> Iterator[Blocks]:
+        at = 0
+        for blocks in kept.runs():
+            wanted = slice(max(first - at, 0), max(first + rows - at, 0))
+            zeros = blocks.zero_points
+            yield Blocks(
+                blocks.packed[wanted],
+                blocks.scales[wanted],
+                None if zeros is None else zeros[wanted],
+            )
+            at += len(blocks.packed)
+
+    return replace(kept, runs=runs)
 
 
 class Packed(Protocol):
@@ -77,8 +97,8 @@ class Packed(Protocol):
         """What columns first..last stand for, [outer, last - first]."""
         ...
 
-    def kept(self, bits: int, first: int, last: int) -> Kept | None:
-        """The integers of rows first..last, if they have as many bits."""
+    def kept(self, bits: int) -> Kept | None:
+        """The integers, if they have as many bits."""
         ...
 
 
