@@ -7,6 +7,7 @@ would hide: attention is far from uniform, gains differ from one, biases from ze
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.checkpoint.families import Model
 from tests.fakes.checkpoints import write_chat_files
 
 TINY: Mapping[str, object] = {
@@ -46,12 +48,22 @@ def draw_checkpoint(
     `model` is the library's class that the published weights belong to.
     """
     directory.mkdir(parents=True)
-    options: dict[str, Any] = dict(config)
+    # The library writes into what it is given.
+    given = copy.deepcopy(dict(config))
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     reference = model.from_config(AutoConfig.for_model(**options))
     _draw(reference, seed)
     reference.save_pretrained(directory)
     write_chat_files(directory, dict(config))
     return directory
+
+
+def drawn_model(
+    *configs: Mapping[str, object], rounded: bool = False, experts: bool = False
+) -> Model:
+    """A model of the tests from its config.json alone, of which later parts go before earlier."""
+    config = {key: value for part in configs for key, value in part.items()}
+    return Model(lambda directory: draw_checkpoint(directory, config), rounded, experts)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

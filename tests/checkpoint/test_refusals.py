@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from appliance.errors import CheckpointError, UsageError
 from installer.checkpoint import build_bundle
 from installer.checkpoint.graph.rope import ORIGINAL
-from tests.checkpoint.conftest import build_unsigned
+from tests.checkpoint.conftest import BuildBundle, build_unsigned
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -104,6 +105,42 @@ def test_other_families_refuse_by_name_too(
     checkpoint = write(tmp_path / "checkpoint")
     edit_json(checkpoint / "config.json", lambda c: c.update({key: value}))
     refused(checkpoint, tmp_path, key)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("mistral", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("mistral", {"sliding_window": 0}, "sliding_window"),
+        ("ministral", {"layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
+        ("phi3", {"lm_head_bias": True}, "lm_head_bias"),
+        ("phi3", {"full_attn_mod": 2}, "full_attn_mod"),
+        ("phi3", {"partial_rotary_factor": 0.6}, "turn, not a multiple of 16"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ("gemma3", {"hidden_activation": "silu"}, "hidden_activation"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3", {"rope_parameters": {"full_attention": {}, "other": {}}}, "other"),
+        ("gemma3-with-images", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+    ],
+)
+def test_a_dense_family_refuses_what_it_cannot_express(
+    built: BuildBundle, tmp_path: Path, name: str, changes: dict[str, Any], named: str
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(built(name, "fp32").checkpoint, checkpoint)
+    edit_json(checkpoint / "config.json", lambda c: c.update(changes))
+    refused(checkpoint, tmp_path, named)
+
+
+def test_matrices_stored_together_must_have_the_rows_that_config_json_means(
+    built: BuildBundle, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(built("phi3", "fp32").checkpoint, checkpoint)
+    name = "model.layers.1.self_attn.qkv_proj.weight"
+    rewrite(checkpoint, lambda w: w.update({name: w[name][:-16].copy()}))
+    refused(checkpoint, tmp_path, rf"{name}.*\[112, 64\].*\[128, 64\]")
 
 
 def test_a_window_without_its_size_is_refused_by_name(tmp_path: Path) -> None:

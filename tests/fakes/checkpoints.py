@@ -269,7 +269,8 @@ def _write_decoder(
 def write_chat_files(directory: Path, config: dict[str, Any], dtype: DType = "float32") -> None:
     """Everything of a chat model's checkpoint but its weights."""
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _chat_tokenizer(config["vocab_size"])
+    text = config.get("text_config", config)
+    tokenizer = _chat_tokenizer(text["vocab_size"])
     tokenizer.save(str(directory / "tokenizer.json"))
     end, pad = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
     config |= {"torch_dtype": dtype, "bos_token_id": pad, "eos_token_id": end}
@@ -282,7 +283,7 @@ def write_chat_files(directory: Path, config: dict[str, Any], dtype: DType = "fl
             "eos_token": "<|im_end|>",
             "pad_token": "<|endoftext|>",
             "add_bos_token": False,
-            "model_max_length": config["max_position_embeddings"],
+            "model_max_length": text["max_position_embeddings"],
             "chat_template": CHAT_TEMPLATE,
         },
     )

@@ -175,6 +175,7 @@ def read_decoder(
     config.expect(*activation)
     layers = kinds(config, head_dim)
     context = config.integer("max_position_embeddings")
+    context = max(context, *(kind.rope.reach for kind in layers))
     return DecoderShape(
         vocab=config.integer("vocab_size"),
         hidden=hidden,
@@ -183,9 +184,9 @@ def read_decoder(
         kv_heads=config.integer("num_key_value_heads", heads),
         head_dim=head_dim,
         inner=config.integer("intermediate_size"),
-        context=max(context, *(kind.rope.reach for kind in layers)),
+        context=context,
         epsilon=config.number("rms_norm_eps"),
-        kinds=layers,
+        kinds=tuple(kind.within(context) for kind in layers),
         tied=config.flag("tie_word_embeddings", tied),
         scale=head_dim**-0.5,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx_ir as ir
 
@@ -96,13 +97,16 @@ def build(graph: GraphBuilder, shape: DeepseekShape, form: Form) -> None:
     for layer in range(shape.layers, shape.layers + shape.routing.further):
         graph.tensors.leave_out(f"model.layers.{layer}.")
 
-    def feed_forward(graph: GraphBuilder, of: DecoderShape, at: str, x: ir.Value) -> ir.Value:
-        if shape.mixture.is_dense(at):
-            return decoder.swiglu(graph, of, at, x)
-        return _mix(graph, shape, f"{at}.mlp", x)
-
-    latent = shape.latent
+    latent, feed_forward = shape.latent, partial(_feed_forward, shape)
     decoder.build_decoder(graph, shape.decoder, form, latent.project, feed_forward, latent.conclude)
+
+
+def _feed_forward(
+    whole: DeepseekShape, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
+) -> ir.Value:
+    if whole.mixture.is_dense(at):
+        return decoder.swiglu(graph, shape, at, x)
+    return _mix(graph, whole, f"{at}.mlp", x)
 
 
 def _read_latent(config: Settings) -> Latent:

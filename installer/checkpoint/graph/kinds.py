@@ -26,6 +26,12 @@ class LayerKind:
     rope: Rope
     window: int | None = None
 
+    def within(self, context: int) -> LayerKind:
+        """The same for sequences of `context` tokens, which a wide window does not bound."""
+        if self.window is None or self.window < context:
+            return self
+        return LayerKind(self.rope)
+
 
 Kinds = tuple[LayerKind, ...]
 """Of each layer in turn."""

@@ -1,8 +1,8 @@
 """Multi-head latent attention: all heads read one vector a token, from which each makes its own.
 
-Owns its words in a graph. The cache holds the latent itself, in front of it the part of the key that
-is turned, as one key head: for DeepSeek-V3 1,152 numbers a token and layer where expanded heads
-would take 49,152. What would expand it is multiplied into queries and results instead
+Owns its words in a graph. The cache holds the latent itself, in front of it the part of the key
+that is turned, as one key head: for DeepSeek-V3 1,152 numbers a token and layer where expanded
+heads would take 49,152. What would expand it is multiplied into queries and results instead
 (docs/decisions/0181-the-latent-is-the-cache.md). DeepSeek-V2 (2024), 2.1.
 """
 

@@ -26,7 +26,10 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
     config = checkpoint.settings("config.json").with_defaults(_DEFAULTS)
     config.expect("architectures", ["Phi3ForCausalLM"])
-    config.expect("attention_bias", False)
+    for bias in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        config.expect(bias, False)
+    for step in ("full_attn_mod", "interpolate_factor"):
+        config.expect(step, 1)
     shape = decoder.read_decoder(config, kinds=_read_kinds)
     config.finish(decoder.HARMLESS_KEYS | _TRAINING_KEYS)
     return shape

@@ -18,6 +18,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["Qwen2ForCausalLM"])
+    config.expect("use_mrope", False)
     shape = decoder.read_decoder(config, kinds=read_late_windows)
     config.finish(decoder.HARMLESS_KEYS)
     return shape

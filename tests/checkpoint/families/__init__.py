@@ -17,9 +17,11 @@ from pathlib import Path
 class Model:
     """Attributes:
     write: makes the checkpoint in a directory that is not there yet, and returns it.
+    rounded: whether the parity table has cells for int8, int4 and w8a8: once a family is enough.
     """
 
     write: Callable[[Path], Path]
+    rounded: bool = False
 
 
 def find_models() -> dict[str, Model]:

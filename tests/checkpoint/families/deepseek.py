@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-from safetensors.numpy import load_file, save_file
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 DEEPSEEK_V3 = {
     **TINY,
@@ -62,23 +55,7 @@ PLAIN = {
 """Queries from the token itself, no YaRN, no groups, weights that do not add up to one."""
 
 
-def _write(seed: int, **keys: object) -> Model:
-    def write(directory: Path) -> Path:
-        draw_checkpoint(directory, {**DEEPSEEK_V3, **keys}, seed=seed)
-        _draw_corrections(directory / "model.safetensors", seed)
-        return directory
-
-    return Model(write)
-
-
-def _draw_corrections(file: Path, seed: int) -> None:
-    """The reference keeps them apart from parameters; large enough to change the choice."""
-    random = np.random.default_rng(seed)
-    weights: dict[str, Any] = load_file(file)
-    for name, values in weights.items():
-        if name.endswith("e_score_correction_bias"):
-            weights[name] = random.normal(0, 0.3, values.shape).astype(np.float32)
-    save_file(weights, file, {"format": "pt"})
-
-
-MODELS = {"deepseek-v3": _write(31), "deepseek-v3-plain": _write(32, **PLAIN)}
+MODELS = {
+    "deepseek-v3": drawn_model(DEEPSEEK_V3, rounded=True),
+    "deepseek-v3-plain": drawn_model(DEEPSEEK_V3, PLAIN),
+}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 GEMMA3 = {
     **TINY,
@@ -28,11 +25,28 @@ GEMMA3 = {
 }
 
 
-def _write(**keys: object) -> Model:
-    def write(directory: Path) -> Path:
-        return draw_checkpoint(directory, {**GEMMA3, **keys})
+_TEXT = {key: value for key, value in GEMMA3.items() if key != "architectures"}
+WITH_IMAGES = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "model_type": "gemma3",
+    "text_config": _TEXT,
+    "vision_config": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+    "mm_tokens_per_image": 4,
+    "boi_token_index": 509,
+    "eoi_token_index": 510,
+    "image_token_index": 511,
+    "initializer_range": 0.02,
+}
 
-    return Model(write)
-
-
-MODELS = {"gemma3": _write()}
+MODELS = {
+    "gemma3": drawn_model(GEMMA3, rounded=True),
+    "gemma3-with-images": drawn_model(WITH_IMAGES),
+}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 MISTRAL = {
     **TINY,
@@ -26,15 +23,8 @@ MINISTRAL = {
 }
 
 
-def _write(**keys: object) -> Model:
-    def write(directory: Path) -> Path:
-        return draw_checkpoint(directory, {**MISTRAL, **keys})
-
-    return Model(write)
-
-
 MODELS = {
-    "mistral": _write(),
-    "mistral-nemo": _write(**NEMO),
-    "ministral": _write(**MINISTRAL),
+    "mistral": drawn_model(MISTRAL, rounded=True),
+    "mistral-nemo": drawn_model(MISTRAL, NEMO),
+    "ministral": drawn_model(MISTRAL, MINISTRAL),
 }

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 PHI3 = {
     **TINY,
@@ -20,24 +17,44 @@ PHI3 = {
     "embd_pdrop": 0.0,
     "resid_pdrop": 0.0,
 }
-HEADS_OF_96 = {"hidden_size": 192, "num_attention_heads": 2, "num_key_value_heads": 2}
+HEADS_OF_96 = {
+    "hidden_size": 192,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "sliding_window": None,
+}
+
+
+def _factors(pairs: int) -> dict[str, object]:
+    """As LongRoPE has them, for contexts up to the one of the first training and beyond."""
+    return {
+        "type": "longrope",
+        "short_factor": [1.0 + 0.05 * pair for pair in range(pairs)],
+        "long_factor": [1.0 + 1.5 * pair for pair in range(pairs)],
+    }
+
+
+LONGROPE = {"original_max_position_embeddings": 64, "rope_scaling": _factors(8)}
+SHORT_LONGROPE = {"original_max_position_embeddings": 512, "rope_scaling": _factors(8)}
+"""Nothing beyond what it was trained on first."""
 PHI4_MINI = {
     "num_attention_heads": 1,
     "num_key_value_heads": 1,
     "partial_rotary_factor": 0.75,
+    "original_max_position_embeddings": 64,
+    "rope_scaling": _factors(24),
+    "sliding_window": 100_000,
     "tie_word_embeddings": True,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+    "lm_head_bias": False,
+    "mlp_bias": False,
 }
 
-
-def _write(**keys: object) -> Model:
-    def write(directory: Path) -> Path:
-        return draw_checkpoint(directory, {**PHI3, **keys})
-
-    return Model(write)
-
-
 MODELS = {
-    "phi3": _write(),
-    "phi3-heads-of-96": _write(**HEADS_OF_96, sliding_window=None),
-    "phi4-mini": _write(**PHI4_MINI, sliding_window=None),
+    "phi3": drawn_model(PHI3, rounded=True),
+    "phi3-heads-of-96": drawn_model(PHI3, HEADS_OF_96),
+    "phi3-longrope": drawn_model(PHI3, LONGROPE),
+    "phi3-longrope-short": drawn_model(PHI3, SHORT_LONGROPE),
+    "phi4-mini": drawn_model(PHI3, PHI4_MINI, rounded=True),
 }

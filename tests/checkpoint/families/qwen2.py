@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 QWEN2 = {
     **TINY,
@@ -24,14 +21,7 @@ LATE_WINDOWS = {
 YARN = {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 32}
 
 
-def _write(**keys: object) -> Model:
-    def write(directory: Path) -> Path:
-        return draw_checkpoint(directory, {**QWEN2, **keys})
-
-    return Model(write)
-
-
 MODELS = {
-    "qwen2-late-windows": _write(**LATE_WINDOWS),
-    "qwen2-yarn": _write(rope_scaling=YARN),
+    "qwen2-late-windows": drawn_model(QWEN2, LATE_WINDOWS, rounded=True),
+    "qwen2-yarn": drawn_model(QWEN2, {"rope_scaling": YARN}),
 }

@@ -1,11 +1,8 @@
-"""Qwen3 with experts: weights of the chosen made to add up to one or not, layers without experts."""
+"""Qwen3 with experts: the chosen ones' weights add up to one or not, layers without experts."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 QWEN3_MOE = {
     **TINY,
@@ -27,12 +24,7 @@ QWEN3_MOE = {
 }
 PARTLY = {"num_hidden_layers": 3, "norm_topk_prob": False, "mlp_only_layers": [1]}
 
-
-def _write(**keys: object) -> Model:
-    def write(directory: Path) -> Path:
-        return draw_checkpoint(directory, {**QWEN3_MOE, **keys})
-
-    return Model(write)
-
-
-MODELS = {"qwen3-moe": _write(), "qwen3-moe-partly": _write(**PARTLY)}
+MODELS = {
+    "qwen3-moe": drawn_model(QWEN3_MOE, rounded=True, experts=True),
+    "qwen3-moe-partly": drawn_model(QWEN3_MOE, PARTLY, experts=True),
+}
