@@ -28,6 +28,10 @@ class Settings:
         """These keys, and those of `defaults` that are absent."""
         return Settings({**defaults, **self._values}, self._file)
 
+    def assume(self, key: str, value: object) -> None:
+        """Say what `key` means where it is absent."""
+        self._values.setdefault(key, value)
+
     def __contains__(self, key: str) -> bool:
         return key in self._values
 

@@ -50,6 +50,8 @@ DECODERS = [name for name in WRITERS if not name.startswith("bert")]
 ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 """Decoders whose rounded grades are measured, too."""
 ROUNDED += [name for name, model in _FOUND.items() if model.rounded]
+EXPERTS = [name for name, model in _FOUND.items() if model.experts]
+"""Decoders whose tokens choose among experts."""
 
 
 @dataclass(frozen=True, slots=True)

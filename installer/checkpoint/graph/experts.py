@@ -96,6 +96,17 @@ def choose_by_softmax(graph: GraphBuilder, scores: ir.Value, mixture: Mixture) -
     return Choice(indices, logarithms, _sum(graph, weights))
 
 
+def choose_by_sigmoid(
+    graph: GraphBuilder, scores: ir.Value, correction: ir.Value, mixture: Mixture
+) -> Choice:
+    """The highest sigmoids plus `correction` [experts]; weights are the sigmoids alone."""
+    assert mixture.adds_up
+    sigmoids = graph.op("Sigmoid", scores)
+    _, indices = highest(graph, graph.op("Add", sigmoids, correction), mixture.chosen)
+    weights = graph.op("GatherElements", sigmoids, indices, axis=1)
+    return Choice(indices, graph.op("Log", weights))
+
+
 def _sum(graph: GraphBuilder, weights: ir.Value) -> ir.Value:
     return graph.op("ReduceSum", weights, graph.constant([-1]), keepdims=1)
 

@@ -18,6 +18,7 @@ from installer.checkpoint.graph import (
     gemma3,
     gpt_oss,
     llama,
+    minimax_m2,
     mistral,
     phi3,
     qwen2,
@@ -65,6 +66,8 @@ _DECODER: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
+# Heads that draft several tokens at once; the engine guesses in its own way.
+_MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
 
@@ -84,6 +87,9 @@ FAMILIES: Mapping[str, Family] = {
         "chat", _DECODER, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
     ),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
+    "minimax_m2": Family(
+        "chat", _DECODER, minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED, standard=False
+    ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),

@@ -118,19 +118,9 @@ class Stacks:
         return self._graph.parameter(self._graph.floats(name, (self._experts, width), pieces))
 
     def _choose_block(self) -> int:
-        """A size that divides the rows of both stacks, as the kernel wants it."""
         if self._grid is not None:
             return self._grid.block
-        block = block_size(self._hidden)
-        while self._hidden % block or self._inner % block:
-            block //= 2
-        if block < _SMALLEST_BLOCK:
-            raise CheckpointError(
-                f"experts of {self._inner} by {self._hidden} do not divide into blocks of "
-                f"{_SMALLEST_BLOCK} weights",
-                hint="choose --precision fp16 or fp32",
-            )
-        return block
+        return block_of_both(self._hidden, self._inner)
 
     def _shape(self, end: End, span: Span) -> tuple[int, int]:
         """Rows and columns of one expert."""
@@ -155,3 +145,19 @@ class Stacks:
             yield from self._weights.integers(
                 end, expert, span.first, span.last, self._bits, self._grid
             )
+
+
+def block_of_both(hidden: int, inner: int) -> int:
+    """Weights that share a scale: a size that divides the rows of both stacks, as the kernel wants.
+
+    Raises CheckpointError if there is none.
+    """
+    block = block_size(hidden)
+    while hidden % block or inner % block:
+        block //= 2
+    if block < _SMALLEST_BLOCK:
+        raise CheckpointError(
+            f"{inner} by {hidden} weights do not divide into blocks of {_SMALLEST_BLOCK}",
+            hint="choose --precision fp16 or fp32",
+        )
+    return block

@@ -28,7 +28,7 @@ VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.
 def read(settings: Settings) -> Squares:
     """Read quantization_config. Raises CheckpointError."""
     settings.expect("activation_scheme", "dynamic")
-    settings.expect("fmt", "e4m3")
+    settings.expect("fmt", "e4m3", "float8_e4m3fn")
     settings.expect("scale_fmt", "ue8m0", "float")
     # Which matrices stayed plain shows in the tensors themselves.
     settings.ignore("modules_to_not_convert", "ignored_layers")

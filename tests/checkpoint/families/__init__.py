@@ -18,10 +18,13 @@ class Model:
     """Attributes:
     write: makes the checkpoint in a directory that is not there yet, and returns it.
     rounded: whether the parity table has cells for int8, int4 and w8a8: once a family is enough.
+    experts: whether tokens choose among experts: there is no graph for TensorRT, and a rounding
+        may change a choice (test_experts.py).
     """
 
     write: Callable[[Path], Path]
     rounded: bool = False
+    experts: bool = False
 
 
 def find_models() -> dict[str, Model]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from tests.checkpoint.drawn import TINY, draw_checkpoint
+from tests.checkpoint.drawn import TINY, draw_checkpoint, drawn_model
 from tests.checkpoint.families import Model
 
 GPT_OSS = {
@@ -48,10 +48,6 @@ PUBLISHED = {
 _GRID = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 
 
-def _write(directory: Path) -> Path:
-    return draw_checkpoint(directory, GPT_OSS)
-
-
 def write_published(directory: Path) -> Path:
     """As gpt-oss-20b is: experts in MXFP4, the rest in floats."""
     draw_checkpoint(directory, GPT_OSS, seed=1)
@@ -79,4 +75,7 @@ def to_mxfp4(
     return codes[..., 0::2] | codes[..., 1::2] << 4, (exponents + 127).astype(np.uint8)
 
 
-MODELS = {"gpt-oss": Model(_write), "gpt-oss-published": Model(write_published)}
+MODELS = {
+    "gpt-oss": drawn_model(GPT_OSS, rounded=True, experts=True),
+    "gpt-oss-published": Model(write_published, experts=True),
+}
