@@ -56,6 +56,6 @@ PLAIN = {
 
 
 MODELS = {
-    "deepseek-v3": drawn_model(DEEPSEEK_V3, rounded=True),
-    "deepseek-v3-plain": drawn_model(DEEPSEEK_V3, PLAIN),
+    "deepseek-v3": drawn_model(DEEPSEEK_V3, rounded=True, experts=True),
+    "deepseek-v3-plain": drawn_model(DEEPSEEK_V3, PLAIN, experts=True),
 }
