@@ -29,6 +29,7 @@ _NAMES = ("gate_proj", "up_proj", "down_proj")
 _HARMLESS = decoder.HARMLESS_KEYS | {"ep_size", "aux_loss_alpha", "seq_aux"}
 _LEAST_WEIGHT = 1e-30
 """Below what any chosen expert weighs; its logarithm is finite."""
+_HEAD_UNIT = 16
 _OUT_OF_REACH = -60_000.0
 
 
@@ -110,13 +111,20 @@ def _feed_forward(
 
 
 def _read_latent(config: Settings) -> Latent:
-    return Latent(
+    latent = Latent(
         queries=config.integer("q_lora_rank") if "q_lora_rank" in config else None,
         rank=config.integer("kv_lora_rank"),
         turned=config.integer("qk_rope_head_dim"),
         plain=config.integer("qk_nope_head_dim"),
         values=config.integer("v_head_dim"),
     )
+    if latent.head_dim % _HEAD_UNIT or latent.turned % _HEAD_UNIT:
+        raise CheckpointError(
+            f"config.json: kv_lora_rank {latent.rank} and qk_rope_head_dim {latent.turned} are "
+            f"not multiples of {_HEAD_UNIT}",
+            hint="the attention kernel needs them to be",
+        )
+    return latent
 
 
 def _read_decoder(config: Settings, latent: Latent) -> DecoderShape:

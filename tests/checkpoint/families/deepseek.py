@@ -48,11 +48,13 @@ PLAIN = {
     "n_group": 1,
     "topk_group": 1,
     "norm_topk_prob": False,
+    "rope_interleave": False,
     "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "num_key_value_heads": 8,
 }
-"""Queries from the token itself, no YaRN, no groups, weights that do not add up to one."""
+"""Queries from the token itself, halves that turn together, no YaRN, no groups, weights that do not
+add up to one."""
 
 
 MODELS = {
