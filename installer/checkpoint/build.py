@@ -45,6 +45,7 @@ from installer.checkpoint.graph.attention import (
     Observed,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.compact import CompactBuilder, has_compact_graph
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.half import HalfBuilder
@@ -64,6 +65,7 @@ from installer.signing import BundleSigner
 GRAPH = "graph/cpu/model.onnx"
 PREFILL_GRAPH = "graph/cpu/prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
+COMPACT_GRAPH = "graph/cuda/compact.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -122,6 +124,11 @@ class Plan:
     @property
     def _scheme(self) -> Scheme:
         return SCHEMES[self.precision]
+
+    @property
+    def compact(self) -> bool:
+        """Whether the bundle has a second graph for CUDA, for half the memory."""
+        return self.family.kind == "chat" and has_compact_graph(SCHEMES[self.precision])
 
     @property
     def standard(self) -> bool:
@@ -259,6 +266,8 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
             cuda = directory / CUDA_GRAPH
             cuda.parent.mkdir()
             writer.write(cuda, HalfSlots, HalfBuilder)
+        if plan.compact:
+            writer.write(directory / COMPACT_GRAPH, HalfSlots, CompactBuilder)
         if plan.standard:
             trt = directory / TRT_GRAPH
             trt.parent.mkdir()
@@ -314,9 +323,12 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
     )
     if plan.family.kind != "chat":
         return (cpu,)
-    cuda = Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)
-    trt = Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS)
-    return (cpu, cuda, trt) if plan.standard else (cpu, cuda)
+    graphs = [cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)]
+    if plan.compact:
+        graphs.append(Graph(variant="cuda", path=COMPACT_GRAPH, precision="int8", weights=WEIGHTS))
+    if plan.standard:
+        graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
+    return tuple(graphs)
 
 
 def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:

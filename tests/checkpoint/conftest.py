@@ -45,11 +45,14 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "bert-cls-raw": lambda d: write_bert(d, seed=6, pooling="cls", normalize=False),
 }
 _FOUND = find_models()
-WRITERS |= {name: model.write for name, model in _FOUND.items()}
-DECODERS = [name for name in WRITERS if not name.startswith("bert")]
+MAIN = [name for name in WRITERS if not name.startswith("bert")]
+"""Decoders that differ in more than numbers: every form of their graphs is tested."""
+MAIN += [name for name, model in _FOUND.items() if model.main]
 ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
-"""Decoders whose rounded grades are measured, too."""
-ROUNDED += [name for name, model in _FOUND.items() if model.rounded]
+"""Decoders whose rounded grades are measured for the parity table, too."""
+ROUNDED += [name for name, model in _FOUND.items() if model.main]
+DECODERS = [*MAIN, *(name for name, model in _FOUND.items() if not model.main)]
+WRITERS |= {name: model.write for name, model in _FOUND.items()}
 EXPERTS = [name for name, model in _FOUND.items() if model.experts]
 """Decoders whose tokens choose among experts."""
 

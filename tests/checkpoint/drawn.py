@@ -57,12 +57,10 @@ def draw_checkpoint(
     return directory
 
 
-def drawn_model(
-    *configs: Mapping[str, object], rounded: bool = False, experts: bool = False
-) -> Model:
+def drawn_model(*configs: Mapping[str, object], main: bool = False, experts: bool = False) -> Model:
     """A model of the tests from its config.json alone, of which later parts go before earlier."""
     config = {key: value for part in configs for key, value in part.items()}
-    return Model(lambda directory: draw_checkpoint(directory, config), rounded, experts)
+    return Model(lambda directory: draw_checkpoint(directory, config), main, experts)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

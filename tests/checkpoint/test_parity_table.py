@@ -11,8 +11,8 @@ The run prints it (table.py). Each cell is the largest relative error that was m
   activations, keys and values; in the Euclidean norm, since roundings may fall the other way.
 
 To add a family: a module in tests/checkpoint/families whose `MODELS` give it a name and a function
-that writes a tiny checkpoint; `rounded=True` gives it the cells of the rounded grades. The tests of
-the graphs for CUDA and TensorRT and of the lists of operators take it from there, too.
+that writes a tiny checkpoint; with `main=True` it has the cells of the rounded grades, and tests
+of the graphs for CUDA and TensorRT and of the list of operators take it, too.
 """
 
 from __future__ import annotations

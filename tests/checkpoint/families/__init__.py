@@ -17,13 +17,14 @@ from pathlib import Path
 class Model:
     """Attributes:
     write: makes the checkpoint in a directory that is not there yet, and returns it.
-    rounded: whether the parity table has cells for int8, int4 and w8a8: once a family is enough.
+    main: whether it differs from others in more than numbers: the parity table has cells for int8,
+        int4 and w8a8, and its graphs for CUDA and TensorRT are tested. Once a family is enough.
     experts: whether tokens choose among experts: there is no graph for TensorRT, and a rounding
-        may change a choice (test_experts.py).
+        may change a choice, so that test_experts.py has the tests of the graph for CUDA.
     """
 
     write: Callable[[Path], Path]
-    rounded: bool = False
+    main: bool = False
     experts: bool = False
 
 

@@ -47,6 +47,6 @@ WITH_IMAGES = {
 }
 
 MODELS = {
-    "gemma3": drawn_model(GEMMA3, rounded=True),
+    "gemma3": drawn_model(GEMMA3, main=True),
     "gemma3-with-images": drawn_model(WITH_IMAGES),
 }

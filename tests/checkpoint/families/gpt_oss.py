@@ -76,6 +76,6 @@ def to_mxfp4(
 
 
 MODELS = {
-    "gpt-oss": drawn_model(GPT_OSS, rounded=True, experts=True),
+    "gpt-oss": drawn_model(GPT_OSS, main=True, experts=True),
     "gpt-oss-published": Model(write_published, experts=True),
 }

@@ -55,5 +55,5 @@ ODD_VOCABULARY = {"vocab_size": 499, "tie_word_embeddings": True}
 MODELS = {
     **{f"llama-{name}": drawn_model(LLAMA, {"rope_scaling": it}) for name, it in ROPES.items()},
     **{f"llama-{name}": drawn_model(LLAMA, it) for name, it in HEADS.items()},
-    "llama-vocabulary-of-499": drawn_model(LLAMA, ODD_VOCABULARY, rounded=True),
+    "llama-vocabulary-of-499": drawn_model(LLAMA, ODD_VOCABULARY, main=True),
 }

@@ -29,4 +29,4 @@ MINIMAX_M2 = {
     "router_aux_loss_coef": 0.001,
 }
 
-MODELS = {"minimax-m2": drawn_model(MINIMAX_M2, rounded=True, experts=True)}
+MODELS = {"minimax-m2": drawn_model(MINIMAX_M2, main=True, experts=True)}

@@ -24,7 +24,7 @@ MINISTRAL = {
 
 
 MODELS = {
-    "mistral": drawn_model(MISTRAL, rounded=True),
+    "mistral": drawn_model(MISTRAL, main=True),
     "mistral-nemo": drawn_model(MISTRAL, NEMO),
     "ministral": drawn_model(MISTRAL, MINISTRAL),
 }

@@ -52,9 +52,9 @@ PHI4_MINI = {
 }
 
 MODELS = {
-    "phi3": drawn_model(PHI3, rounded=True),
+    "phi3": drawn_model(PHI3, main=True),
     "phi3-heads-of-96": drawn_model(PHI3, HEADS_OF_96),
     "phi3-longrope": drawn_model(PHI3, LONGROPE),
     "phi3-longrope-short": drawn_model(PHI3, SHORT_LONGROPE),
-    "phi4-mini": drawn_model(PHI3, PHI4_MINI, rounded=True),
+    "phi4-mini": drawn_model(PHI3, PHI4_MINI, main=True),
 }

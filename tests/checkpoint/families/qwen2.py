@@ -22,6 +22,6 @@ YARN = {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 32}
 
 
 MODELS = {
-    "qwen2-late-windows": drawn_model(QWEN2, LATE_WINDOWS, rounded=True),
+    "qwen2-late-windows": drawn_model(QWEN2, LATE_WINDOWS, main=True),
     "qwen2-yarn": drawn_model(QWEN2, {"rope_scaling": YARN}),
 }

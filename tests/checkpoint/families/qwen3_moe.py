@@ -25,6 +25,6 @@ QWEN3_MOE = {
 PARTLY = {"num_hidden_layers": 3, "norm_topk_prob": False, "mlp_only_layers": [1]}
 
 MODELS = {
-    "qwen3-moe": drawn_model(QWEN3_MOE, rounded=True, experts=True),
+    "qwen3-moe": drawn_model(QWEN3_MOE, main=True, experts=True),
     "qwen3-moe-partly": drawn_model(QWEN3_MOE, PARTLY, experts=True),
 }
