@@ -58,6 +58,6 @@ add up to one."""
 
 
 MODELS = {
-    "deepseek-v3": drawn_model(DEEPSEEK_V3, rounded=True, experts=True),
+    "deepseek-v3": drawn_model(DEEPSEEK_V3, main=True, experts=True),
     "deepseek-v3-plain": drawn_model(DEEPSEEK_V3, PLAIN, experts=True),
 }
