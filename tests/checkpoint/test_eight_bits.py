@@ -16,6 +16,8 @@ from tests.checkpoint.conftest import BuildBundle
 from tests.checkpoint.reference import ReferenceDecoder
 
 TOKENS = np.random.default_rng(11).integers(0, 480, 120).tolist()
+WINDOWS = ["qwen3", "mistral"]
+"""Without a window, and with one that is shorter than the prompts."""
 NAMES = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 
 
@@ -26,8 +28,9 @@ def test_logits_stay_near_the_unrounded_reference(built: BuildBundle, name: str)
     assert distance(Bytes(model).prefill(TOKENS, rows=len(TOKENS)), wanted) <= 0.08
 
 
-def test_a_row_is_the_same_to_the_bit_in_any_batch(built: BuildBundle) -> None:
-    model = built("qwen3", "w8a8")
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_row_is_the_same_to_the_bit_in_any_batch(built: BuildBundle, name: str) -> None:
+    model = built(name, "w8a8")
     prompts = [TOKENS[:5], TOKENS[5:70], TOKENS[70:71], TOKENS[80:110]]
     runner = Bytes(model)
     for slot, prompt in enumerate(prompts):
@@ -40,8 +43,9 @@ def test_a_row_is_the_same_to_the_bit_in_any_batch(built: BuildBundle) -> None:
         assert (row[0] == together[slot]).all()
 
 
-def test_a_prompt_gives_the_same_cache_in_any_pieces(built: BuildBundle) -> None:
-    model = built("qwen3", "w8a8")
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_prompt_gives_the_same_cache_in_any_pieces(built: BuildBundle, name: str) -> None:
+    model = built(name, "w8a8")
     whole, pieces = Bytes(model), Bytes(model)
     wanted = whole.prefill(TOKENS)
     start = 0
@@ -87,8 +91,11 @@ def test_any_number_of_a_pieces_last_rows_can_be_had(built: BuildBundle) -> None
     assert runner.prefill(TOKENS[:30], rows=0).shape == (0, model.spec.vocab_size)
 
 
-def test_several_tokens_of_each_sequence_can_be_decoded_at_once(built: BuildBundle) -> None:
-    model = built("qwen3", "w8a8")
+@pytest.mark.parametrize("name", WINDOWS)
+def test_several_tokens_of_each_sequence_can_be_decoded_at_once(
+    built: BuildBundle, name: str
+) -> None:
+    model = built(name, "w8a8")
     together, single = Bytes(model), Bytes(model)
     prompts = [TOKENS[:5], TOKENS[5:70], TOKENS[70:90]]
     drafts = [TOKENS[90:94], TOKENS[94:95], TOKENS[95:98]]

@@ -65,7 +65,7 @@ def test_chunked_prefill_and_ragged_decode_equal_the_reference(
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen3", "qwen2", "qwen3-untied-bf16-sharded", "qwen3-odd-widths"]
+    "name", ["qwen3", "qwen2", "qwen3-untied-bf16-sharded", "qwen3-odd-widths", "gemma3", "phi3"]
 )
 def test_rows_of_integers_are_multiplied_as_the_floats_that_they_stand_for(
     built: BuildBundle, name: str
