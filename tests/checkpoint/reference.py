@@ -17,10 +17,10 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     DynamicCache,
-    Mxfp4Config,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import Mxfp4Config
 
 from appliance.pb import onnx_graph_pb2 as pb
 from installer.checkpoint.graph.stacks import block_of_both
