@@ -70,6 +70,7 @@ OPERATORS: Operators = {
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
     ("", "Sub"): _NONE,
+    ("", "Tanh"): _NONE,
     ("", "TopK"): frozenset({"axis"}),
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,

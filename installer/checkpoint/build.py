@@ -28,6 +28,8 @@ from appliance.bundle.manifest import (
     Generation,
     Graph,
     Manifest,
+    RerankSpec,
+    Spec,
     decode,
     encode,
     is_name,
@@ -110,8 +112,8 @@ class Plan:
     generation: Generation | None
 
     @property
-    def spec(self) -> DecoderSpec | EncoderSpec:
-        spec: DecoderSpec | EncoderSpec = self.shape.spec()
+    def spec(self) -> Spec:
+        spec: Spec = self.shape.spec()
         if isinstance(spec, DecoderSpec) and self.joined:
             return msgspec.structs.replace(spec, cache="int8")
         return spec
@@ -119,7 +121,7 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return self._scheme.integer_products
+        return self.family.kind == "chat" and self._scheme.integer_products
 
     @property
     def _scheme(self) -> Scheme:
@@ -376,4 +378,5 @@ def _manifest(
         encoder=spec if isinstance(spec, EncoderSpec) else None,
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
+        reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

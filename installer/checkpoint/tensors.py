@@ -10,7 +10,7 @@ than one tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,8 @@ class Tensors:
         self.size = sum((directory / file).stat().st_size for file in self.files)
         self.advance: Callable[[int], None] = _ignore
         """Told the bytes of the checkpoint as they are read."""
+        self.prefix = ""
+        """What names are asked for with, and these files leave out."""
 
     def __contains__(self, name: str) -> bool:
         return self.holds(name) or self._packed(name) is not None
@@ -97,10 +99,11 @@ class Tensors:
 
     def holds(self, name: str) -> bool:
         """Whether a tensor of this name is stored."""
-        return name in self._shape
+        return self._own(name) in self._shape
 
     def stored_shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name` as it is stored. Raises CheckpointError if there is none."""
+        name = self._own(name)
         if name not in self._shape:
             raise CheckpointError(
                 f"the checkpoint has no tensor {name}",
@@ -111,26 +114,26 @@ class Tensors:
     def stored_type(self, name: str) -> str:
         """Element type of the tensor `name`, in the words of safetensors."""
         self.stored_shape(name)
-        return self._type[name]
+        return self._type[self._own(name)]
 
     def stored(self, name: str, *types: str) -> npt.NDArray[Any]:
         """The tensor `name` as it is stored, which must have one of the element types."""
         with self._open(self._file_of(name, frozenset(types))) as file:
-            values: npt.NDArray[Any] = file.get_tensor(name)
+            values: npt.NDArray[Any] = file.get_tensor(self._own(name))
         self.advance(values.nbytes)
         return values
 
     def stored_floats(self, name: str) -> Float32:
         """The tensor `name`, of any shape."""
         with self._open(self._file_of(name)) as file:
-            return self._checked(name, file.get_tensor(name))
+            return self._checked(name, file.get_tensor(self._own(name)))
 
     def stored_bytes(self, name: str, first: int, last: int) -> UInt8:
         """Rows first..last of the matrix `name`, whose elements are bytes of any meaning."""
         file = self._file_of(name, _BYTES)
         if file not in self._byte_rows:
             self._byte_rows[file] = ByteRows(self._directory / file)
-        rows = self._byte_rows[file].read(name, self.stored_shape(name), first, last)
+        rows = self._byte_rows[file].read(self._own(name), self.stored_shape(name), first, last)
         self.advance(rows.nbytes)
         return rows
 
@@ -187,13 +190,25 @@ class Tensors:
     def slab(self, name: str, index: int) -> Float32:
         """The matrix `index` of the tensor `name`, which has three dimensions."""
         with self._open(self._file_of(name)) as file:
-            return self._checked(name, file.get_slice(name)[index])
+            return self._checked(name, file.get_slice(self._own(name))[index])
 
     def vector(self, name: str, width: int) -> Float32:
         """The tensor `name`, which must have the shape [width]."""
         self.expect(name, (width,))
         with self._open(self._file_of(name)) as file:
-            return self._checked(name, file.get_tensor(name))
+            return self._checked(name, file.get_tensor(self._own(name)))
+
+    def rows_at(self, name: str, indices: Sequence[int]) -> list[Float32]:
+        """Single rows of the matrix `name`."""
+        self._matrix(name)
+        whole, begin = self._whole(name)
+        packed = self._packed(name)
+        if packed is not None:
+            return [packed.rows(begin + index, begin + index + 1)[0] for index in indices]
+        with self._open(self._file_of(whole)) as file:
+            tensor = file.get_slice(whole)
+            rows = (tensor[begin + index : begin + index + 1] for index in indices)
+            return [self._checked(name, row)[0] for row in rows]
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise CheckpointError unless the tensor `name` has `shape`."""
@@ -238,7 +253,12 @@ class Tensors:
             return None
         return self._packing.matrix(self, self._whole(name)[0])
 
+    def _own(self, name: str) -> str:
+        """`name` as the files have it."""
+        return name.removeprefix(self.prefix)
+
     def _file_of(self, name: str, types: frozenset[str] = _FLOATS) -> str:
+        name = self._own(name)
         self.stored_shape(name)
         assert self._file is not None
         self._used.add(name)
@@ -252,7 +272,7 @@ class Tensors:
     def _whole(self, name: str) -> tuple[str, int]:
         """The tensor that `name` is stored in, and the row of it where it begins."""
         part = self._parts.get(name)
-        return (name, 0) if part is None else (part.whole, part.first)
+        return (self._own(name), 0) if part is None else (part.whole, part.first)
 
     def _matrix(self, name: str) -> tuple[int, int]:
         shape = self.shape(name)

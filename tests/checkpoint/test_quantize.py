@@ -47,7 +47,8 @@ def test_rows_are_independent_of_the_piece_they_come_in(bits: int) -> None:
     whole = quantize(weights, bits, 32)
     for row in range(7):
         alone = quantize(weights[row : row + 1], bits, 32)
-        assert alone.zero_points is not None and whole.zero_points is not None
+        assert alone.zero_points is not None
+        assert whole.zero_points is not None
         assert (alone.packed == whole.packed[row : row + 1]).all()
         assert (alone.scales == whole.scales[row : row + 1]).all()
         assert (alone.zero_points == whole.zero_points[row : row + 1]).all()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import (
     bert,
+    bert_reranker,
     deepseek,
     gemma3,
     gpt_oss,
@@ -23,8 +24,10 @@ from installer.checkpoint.graph import (
     phi3,
     qwen2,
     qwen3,
+    qwen3_encoder,
     qwen3_moe,
 )
+from installer.checkpoint.graph.purpose import Kind, purpose_of
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 
@@ -42,7 +45,7 @@ class Family:
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
     """
 
-    kind: Literal["chat", "embedding"]
+    kind: Kind
     precisions: tuple[Precision, ...]
     read: Callable[[Checkpoint], Any]
     build: Callable[..., None]
@@ -70,6 +73,14 @@ _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 _MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
+_CROSS_ENCODER_UNUSED = re.compile(
+    r"(bert|roberta)\.embeddings\.position_ids|roberta\.pooler\.dense\.(weight|bias)"
+)
+
+_BERT = Family("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED)
+_CROSS_ENCODER = Family(
+    "rerank", _ENCODER, bert_reranker.read, bert_reranker.build, _CROSS_ENCODER_UNUSED
+)
 
 # What sees images in front of a language model that is built without it.
 _SIGHT_UNUSED = re.compile(
@@ -77,7 +88,7 @@ _SIGHT_UNUSED = re.compile(
 )
 
 FAMILIES: Mapping[str, Family] = {
-    "bert": Family("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED),
+    "bert": _BERT,
     "deepseek_v3": Family(
         "chat", _DECODER, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
     ),
@@ -98,12 +109,44 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_moe": Family(
         "chat", _DECODER, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
     ),
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
 }
+
+FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
+    ("bert", "rerank"): _CROSS_ENCODER,
+    ("roberta", "rerank"): _CROSS_ENCODER,
+    ("xlm-roberta", "rerank"): _CROSS_ENCODER,
+    ("qwen3", "embedding"): Family(
+        "embedding",
+        _ENCODER,
+        qwen3_encoder.read_embedder,
+        qwen3_encoder.build_embedder,
+        _DECODER_UNUSED,
+    ),
+    ("qwen3", "rerank"): Family(
+        "rerank",
+        _ENCODER,
+        qwen3_encoder.read_reranker,
+        qwen3_encoder.build_reranker,
+        _DECODER_UNUSED,
+    ),
+}
+"""Checkpoints of the same architecture that are published for something else."""
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
     """The family of `checkpoint`. Raises CheckpointError naming the ones there are."""
     family = FAMILIES.get(checkpoint.family)
+    purpose = purpose_of(checkpoint)
+    if family is not None and purpose not in (None, family.kind):
+        family = FOR_A_PURPOSE.get((checkpoint.family, purpose))
+        if family is None:
+            raise CheckpointError(
+                f"a {checkpoint.family} checkpoint for {purpose} is not supported",
+                hint="this release builds these: "
+                + ", ".join(f"{name} for {kind}" for name, kind in FOR_A_PURPOSE),
+            )
     if family is None:
         raise CheckpointError(
             f"config.json: model_type {checkpoint.family!r} is not supported",
