@@ -30,6 +30,7 @@ from appliance.bundle.manifest import (
     Manifest,
     RerankSpec,
     Spec,
+    VisionSpec,
     decode,
     encode,
     is_name,
@@ -53,9 +54,10 @@ from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.graph.standard import StandardBuilder, has_standard_graph
 from installer.checkpoint.graph.static_cache import StaticCache
+from installer.checkpoint.image_processor import read_vision
 from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.packed.methods import treatment
-from installer.checkpoint.probe import probe
+from installer.checkpoint.probe import probe, probe_tower
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
 from installer.checkpoint.quantize import SCHEMES, Precision, Scheme
 from installer.checkpoint.reader import Checkpoint
@@ -69,6 +71,7 @@ PREFILL_GRAPH = "graph/cpu/prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
 COMPACT_GRAPH = "graph/cuda/compact.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
+VISION_GRAPH = "graph/vision/model.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
 LICENCE = "LICENSE"
@@ -110,6 +113,7 @@ class Plan:
     tokenizer: CheckpointTokenizer
     chat: ChatSource | None
     generation: Generation | None
+    vision: VisionSpec | None
 
     @property
     def spec(self) -> Spec:
@@ -130,13 +134,17 @@ class Plan:
     @property
     def compact(self) -> bool:
         """Whether the bundle has a second graph for CUDA, for half the memory."""
-        return self.family.kind == "chat" and has_compact_graph(SCHEMES[self.precision])
+        return self.on_gpus and has_compact_graph(self._scheme)
 
     @property
     def standard(self) -> bool:
         """Whether the bundle has a graph for TensorRT."""
-        family = self.family
-        return family.kind == "chat" and family.standard and has_standard_graph(self._scheme)
+        return self.on_gpus and self.family.standard and has_standard_graph(self._scheme)
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether the bundle has a graph for CUDA."""
+        return self.family.kind == "chat" and self.vision is None
 
 
 def build_bundle(
@@ -204,6 +212,11 @@ def _plan(checkpoint: Checkpoint, precision: Precision | None, license_file: Pat
     shape = family.read(checkpoint)
     tokenizer = CheckpointTokenizer(checkpoint, shape.vocab)
     chat = read_prompting(checkpoint, tokenizer) if family.kind == "chat" else None
+    vision = None
+    if family.tower is not None:
+        assert chat is not None
+        vision = read_vision(checkpoint, shape, tokenizer, VISION_GRAPH)
+        chat.check_images(tokenizer.text_of(vision.image_token))
     return Plan(
         checkpoint=checkpoint,
         family=family,
@@ -212,7 +225,12 @@ def _plan(checkpoint: Checkpoint, precision: Precision | None, license_file: Pat
         licence=find_licence(checkpoint, license_file),
         tokenizer=tokenizer,
         chat=chat,
-        generation=read_generation(checkpoint, tokenizer, thinking=chat.thinking) if chat else None,
+        generation=read_generation(
+            checkpoint, tokenizer, thinking=chat.thinking, end_ids=chat.end_ids
+        )
+        if chat
+        else None,
+        vision=vision,
     )
 
 
@@ -225,6 +243,8 @@ def _write(
         probe(directory / graph.path, directory / graph.weights_folder, plan.spec)
         if isinstance(graph.prefill, str):
             probe(directory / graph.prefill, directory / graph.weights_folder, plan.spec)
+    if plan.vision is not None:
+        probe_tower(directory / VISION_GRAPH, plan.vision)
     with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
         origin = plan.checkpoint.digest(advance)
     files = _hash_files(directory, progress)
@@ -264,7 +284,7 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
             writer.write(path, FloatSlots if plan.family.kind == "chat" else None)
         else:
             _write_joined(plan, writer, directory, progress)
-        if plan.family.kind == "chat":
+        if plan.on_gpus:
             cuda = directory / CUDA_GRAPH
             cuda.parent.mkdir()
             writer.write(cuda, HalfSlots, HalfBuilder)
@@ -274,7 +294,21 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
             trt = directory / TRT_GRAPH
             trt.parent.mkdir()
             writer.write(trt, StaticCache, StandardBuilder)
+        if plan.vision is not None:
+            _write_tower(plan, directory / VISION_GRAPH, max_file_bytes)
     tensors.finish(plan.family.unused_tensors)
+
+
+def _write_tower(plan: Plan, path: Path, max_file_bytes: int) -> None:
+    """The tower, with weight files of its own: 4 bits would cost it too much."""
+    assert plan.family.tower is not None
+    path.parent.mkdir()
+    scheme = SCHEMES["int8" if plan.precision == "int4" else plan.precision]
+    with WeightFiles(path.parent, limit=max_file_bytes) as files:
+        builder = GraphBuilder(plan.checkpoint.tensors, files, scheme)
+        plan.family.tower(builder, plan.shape.tower)
+        files.flush()
+        builder.save(path, name=f"{plan.checkpoint.family}.vision")
 
 
 class _GraphWriter:
@@ -323,7 +357,7 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
         precision=plan.precision,
         prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
     )
-    if plan.family.kind != "chat":
+    if not plan.on_gpus:
         return (cpu,)
     graphs = [cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)]
     if plan.compact:
@@ -378,5 +412,6 @@ def _manifest(
         encoder=spec if isinstance(spec, EncoderSpec) else None,
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
+        vision=plan.vision or msgspec.UNSET,
         reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

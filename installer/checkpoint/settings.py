@@ -105,6 +105,14 @@ class Settings:
             self._refuse(key, value)
         return Settings(value, f"{self._file}: {key}")
 
+    def needed(self, key: str) -> Settings:
+        """A nested object that must be there; the caller finishes it."""
+        section = self.section(key)
+        if section is None:
+            self._take(key, None)
+        assert section is not None
+        return section
+
     def expect(self, key: str, *allowed: object) -> None:
         """Refuse `key` unless it is absent or one of the values this builder can express."""
         if key in self._values:

@@ -9,6 +9,7 @@ than one tensor.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ class Tensors:
             tensor = file.get_slice(whole)
             for first in range(begin, begin + count, step):
                 piece = tensor[first : min(first + step, begin + count)]
-                yield self._checked(name, piece)[:, start:stop]
+                yield self._checked(name, piece.reshape(-1, width))[:, start:stop]
 
     def transposed(self, name: str) -> Iterator[Float32]:
         """The transpose of the matrix `name` as runs of whole rows of a few MB."""
@@ -183,7 +184,7 @@ class Tensors:
                 yield np.ascontiguousarray(piece[begin : begin + count].T)
             return
         with self._open(self._file_of(whole)) as file:
-            tensor = file.get_slice(whole)[begin : begin + count]
+            tensor = file.get_slice(whole)[begin : begin + count].reshape(count, width)
             for first in range(0, width, step):
                 yield self._checked(name, tensor[:, first : first + step].T)
 
@@ -209,6 +210,11 @@ class Tensors:
             tensor = file.get_slice(whole)
             rows = (tensor[begin + index : begin + index + 1] for index in indices)
             return [self._checked(name, row)[0] for row in rows]
+
+    def flatten(self, name: str) -> None:
+        """Take `name` as a matrix from now on: a row for each entry of its first axis."""
+        shape = self.shape(name)
+        self._shape[name] = (shape[0], math.prod(shape[1:]))
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise CheckpointError unless the tensor `name` has `shape`."""

@@ -130,7 +130,11 @@ class FloatSlots(_Form):
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
         self._rows = _declare_rows(graph)
-        self._tables = angles(graph, shape)
+        self._tables = self._make_tables()
+
+    def _make_tables(self) -> Sequence[Tables]:
+        """The tables of each layer, stored with the weights."""
+        return angles(self._graph, self._shape)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         past = self._past(layer, self._graph.dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import onnx_ir as ir
 
@@ -122,6 +122,19 @@ class Attention(Protocol):
         ...
 
 
+@runtime_checkable
+class Enriched(Protocol):
+    """What a form may have besides: more than words goes through the decoder."""
+
+    def embed(self, words: ir.Value) -> ir.Value:
+        """The words' embeddings [B, S, hidden] -> what enters the first layer."""
+        ...
+
+    def deepen(self, layer: int, result: ir.Value) -> ir.Value:
+        """A layer's result [B, S, hidden], with what else is added to the stream behind it."""
+        ...
+
+
 ReadKinds = Callable[[Settings, int], Kinds]
 """config.json and the size of a head -> in what each layer differs."""
 Form = Callable[[GraphBuilder, DecoderShape], Attention]
@@ -210,6 +223,9 @@ def build_decoder(
     norms = shape.norms
 
     found = embeddings.lookup(attention.ids)
+    enriched = attention if isinstance(attention, Enriched) else None
+    if enriched is not None:
+        found = enriched.embed(found)
     stream = graph.residual(found, factor=shape.embedding_scale, wide=shape.wide)
     result: ir.Value | None = None
     for layer in range(shape.layers):
@@ -221,6 +237,8 @@ def build_decoder(
         x, stream = _norm(graph, shape, f"{at}.{norms.before_feed_forward}", stream, result)
         result = feed_forward(graph, shape, at, x)
         result = _norm_after(graph, shape, at, norms.after_feed_forward, result)
+        if enriched is not None:
+            result = enriched.deepen(layer, result)
 
     assert result is not None
     chosen = attention.choose(graph.add(stream, result))

@@ -23,11 +23,15 @@ from installer.checkpoint.graph import (
     mistral,
     phi3,
     qwen2,
+    qwen2_5_vl,
     qwen3,
     qwen3_encoder,
     qwen3_moe,
+    qwen3_vl,
 )
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.purpose import Kind, purpose_of
+from installer.checkpoint.graph.tower import TowerShape
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 
@@ -42,6 +46,8 @@ class Family:
         read: checkpoint -> the family's own shape, which has a `spec()` for the manifest.
         build: writes the graph for that shape; of a chat model, in the form that is given too.
         unused_tensors: tensors that may be present and have no place in the graph.
+        tower: writes the graph of the vision tower, given its shape; None: it reads text only.
+            Such a model has a graph for the CPU alone, which takes what the tower makes.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
     """
 
@@ -50,6 +56,7 @@ class Family:
     read: Callable[[Checkpoint], Any]
     build: Callable[..., None]
     unused_tensors: re.Pattern[str]
+    tower: Callable[[GraphBuilder, TowerShape], None] | None = None
     standard: bool = True
 
     def choose(self, precision: Precision | None) -> Precision:
@@ -65,6 +72,8 @@ class Family:
 
 
 _DECODER: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
+# The 8-bit cache and its two graphs take words only.
+_PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp16", "fp32")
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 
@@ -105,7 +114,15 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
+    "qwen2_5_vl": Family(
+        *("chat", _PICTURES, qwen2_5_vl.read, qwen2_5_vl.build, _DECODER_UNUSED),
+        tower=qwen2_5_vl.build_tower,
+    ),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
+    "qwen3_vl": Family(
+        *("chat", _PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
+        tower=qwen3_vl.build_tower,
+    ),
     "qwen3_moe": Family(
         "chat", _DECODER, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
     ),
