@@ -86,6 +86,7 @@ OPERATORS: Operators = {
     (MICROSOFT, "GroupQueryAttention"): frozenset(
         {
             *("num_heads", "kv_num_heads", "do_rotary", "scale", "local_window_size"),
+            "rotary_interleaved",
             *("k_quant_type", "v_quant_type", "kv_cache_bit_width"),
         }
     ),
@@ -95,7 +96,7 @@ OPERATORS: Operators = {
     (MICROSOFT, "MultiHeadAttention"): frozenset({"num_heads", "scale"}),
     (MICROSOFT, "QMoE"): _EXPERTS
     | {"expert_weight_bits", "block_size", "accuracy_level", "weights_prepacked"},
-    (MICROSOFT, "RotaryEmbedding"): frozenset({"num_heads", "rotary_embedding_dim"}),
+    (MICROSOFT, "RotaryEmbedding"): frozenset({"num_heads", "rotary_embedding_dim", "interleaved"}),
     (MICROSOFT, "SkipLayerNormalization"): frozenset({"epsilon"}),
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): frozenset({"epsilon"}),
 }

@@ -224,6 +224,10 @@ class Tensors:
                 hint="the checkpoint's config.json belongs to another model",
             )
 
+    def leave_out(self, prefix: str) -> None:
+        """Take tensors whose names begin so as used: no graph has a place for them."""
+        self._used.update(name for name in self._shape if name.startswith(prefix))
+
     def finish(self, harmless: re.Pattern[str]) -> None:
         """Refuse the first tensor that no part of the graph used, unless `harmless` matches."""
         for name in sorted(self._shape.keys() - self._used):

@@ -49,8 +49,7 @@ def draw_checkpoint(
     """
     directory.mkdir(parents=True)
     # The library writes into what it is given.
-    given = copy.deepcopy(dict(config))
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    options: dict[str, Any] = copy.deepcopy(dict(config))
     reference = model.from_config(AutoConfig.for_model(**options))
     _draw(reference, seed)
     reference.save_pretrained(directory)

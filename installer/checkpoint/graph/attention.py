@@ -61,7 +61,8 @@ class _Form:
         self, layer: int, *inputs: ir.Value | None, rotate: bool, **attributes: Attribute
     ) -> Sequence[ir.Value]:
         """The attention kernel: attended, present keys, present values."""
-        shape, window = self._shape, self._shape.kinds[layer].window
+        shape, kind = self._shape, self._shape.kinds[layer]
+        window = kind.window
         return self._graph.ops(
             "GroupQueryAttention",
             *self._with_sinks(layer, inputs),
@@ -73,6 +74,7 @@ class _Form:
             scale=shape.scale,
             **attributes,
             **({} if window is None else {"local_window_size": window}),
+            **({"rotary_interleaved": 1} if rotate and kind.rope.interleaved else {}),
         )
 
     def _with_sinks(
@@ -213,12 +215,13 @@ class _Rotated(_Form):
 
     def _rotate(self, layer: int, x: ir.Value, heads: int) -> ir.Value:
         """x [B, S, heads * head_dim], each token turned by its position."""
-        turned, partly = self._shape.kinds[layer].rope.turned, {}
-        if turned != self._shape.head_dim:
-            partly = {"num_heads": heads, "rotary_embedding_dim": turned}
+        rope = self._shape.kinds[layer].rope
+        attributes = {"interleaved": 1} if rope.interleaved else {}
+        if rope.turned != self._shape.head_dim:
+            attributes |= {"num_heads": heads, "rotary_embedding_dim": rope.turned}
         tables = self._tables[layer]
         return self._graph.op(
-            "RotaryEmbedding", x, self._start, *tables, domain=MICROSOFT, **partly
+            "RotaryEmbedding", x, self._start, *tables, domain=MICROSOFT, **attributes
         )
 
 

@@ -15,6 +15,7 @@ from appliance.errors import CheckpointError
 from installer.checkpoint.graph import (
     bert,
     bert_reranker,
+    deepseek,
     gemma3,
     gpt_oss,
     llama,
@@ -97,6 +98,9 @@ _SIGHT_UNUSED = re.compile(
 
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
+    "deepseek_v3": Family(
+        "chat", _DECODER, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
     "gpt_oss": Family(

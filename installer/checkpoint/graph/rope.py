@@ -58,12 +58,14 @@ class Rope:
         frequencies: radians per position; the first 2 * len(frequencies) numbers of a head turn.
         magnitude: what cosines and sines are multiplied by.
         reach: positions that a rescaling was made for; 0 says nothing.
+        interleaved: whether neighbours turn together, rather than one of each half.
         sections: how three axes share its pairs; None: positions have one.
     """
 
     frequencies: tuple[float, ...]
     magnitude: float = 1.0
     reach: int = 0
+    interleaved: bool = False
     sections: Sections | None = None
 
     @property
