@@ -39,6 +39,24 @@ class FileEntry(_Strict, frozen=True):
     sha256: str
 
 
+class AdapterTarget(_Strict, frozen=True):
+    """A linear layer of every block that adapters may change; `inner` to `outer` numbers."""
+
+    name: Literal["q", "k", "v", "o", "gate", "up", "down"]
+    """The layer `NAME_proj` of the checkpoint."""
+    inner: int
+    outer: int
+
+
+class Adapted(_Strict, frozen=True):
+    """Graphs over the same weights as the plain ones, with room for adapters beside them."""
+
+    path: str
+    targets: tuple[AdapterTarget, ...]
+    prefill: str | msgspec.UnsetType = msgspec.UNSET
+    """As the plain graph's."""
+
+
 class Graph(_Strict, frozen=True):
     """One ONNX graph. Inputs and outputs are described in docs/bundle-format.md."""
 
@@ -50,6 +68,16 @@ class Graph(_Strict, frozen=True):
     """A second graph, for prompts, over the same weight files; left out where one serves both."""
     weights: str | msgspec.UnsetType = msgspec.UNSET
     """The folder of the weight files, which graphs share; left out where it is the graph's own."""
+    adapted: Adapted | msgspec.UnsetType = msgspec.UNSET
+    """The same with adapters; left out where the bundle was built to serve none."""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Paths of the graphs beside the first one, over the same weights."""
+        paths = [self.prefill]
+        if isinstance(self.adapted, Adapted):
+            paths += [self.adapted.path, self.adapted.prefill]
+        return tuple(path for path in paths if isinstance(path, str))
 
     @property
     def weights_folder(self) -> str:
@@ -197,7 +225,7 @@ def _check(manifest: Manifest) -> None:
     if manifest.graphs[0].variant != "cpu":
         raise _bad("its first graph is not the one for the CPU")
     named = [manifest.tokenizer, *(g.path for g in manifest.graphs)]
-    named += [g.prefill for g in manifest.graphs if isinstance(g.prefill, str)]
+    named += [path for graph in manifest.graphs for path in graph.others]
     if manifest.prompting is not None:
         named.append(manifest.prompting.template)
     for path in named:
@@ -213,10 +241,23 @@ def _check(manifest: Manifest) -> None:
     for graph in manifest.graphs:
         if isinstance(graph.prefill, str) != (joined and graph.variant == "cpu"):
             raise _bad("a graph for prompts belongs to an 8-bit cache on the CPU, and to no other")
+        if isinstance(graph.adapted, Adapted):
+            _check_adapted(graph, graph.adapted, joined=joined)
         folder = f"{graph.weights_folder}/"
         if not any(path.startswith(folder) for path in paths):
             raise _bad(f"it names the folder {graph.weights_folder!r}, which has no files")
     _check_numbers(manifest)
+
+
+def _check_adapted(graph: Graph, adapted: Adapted, *, joined: bool) -> None:
+    if graph.variant != "cpu" or isinstance(adapted.prefill, str) != joined:
+        raise _bad("graphs with adapters are for the CPU, and as many as there are without")
+    names = [target.name for target in adapted.targets]
+    if not names or len(names) != len(set(names)):
+        raise _bad("its graphs with adapters need each target once")
+    for target in adapted.targets:
+        if not (0 < target.inner < 1 << 31 and 0 < target.outer < 1 << 31):
+            raise _bad(f"the target {target.name} has the widths {target.inner}, {target.outer}")
 
 
 def _check_numbers(manifest: Manifest) -> None:

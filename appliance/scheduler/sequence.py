@@ -37,6 +37,8 @@ class Sequence:
         cached: how many prompt tokens it found in the prefix cache when it first got a slot.
         namespace: it shares keys and values with sequences of the same namespace only. Until it
             is queued "" means none; the queue then gives its request one of its own.
+        adapter: digest of the adapter that it is computed with; "": the model alone. The namespace
+            of whoever queues it must tell adapters apart, too.
         chain: hashes of its whole blocks, each over everything before; see PrefixIndex.
         caller: whom its tokens count for when callers take turns.
         priority: the higher is served first.
@@ -48,6 +50,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "adapter",
         "arrival",
         "cached",
         "caller",
@@ -69,9 +72,10 @@ class Sequence:
         self,
         prompt: Iterable[int],
         *,
-        namespace: str = "",
+        namespace: Hashable = "",
         caller: str = "",
         priority: int = 0,
+        adapter: str = "",
     ) -> None:
         self.tokens = list(prompt)
         assert self.tokens, "an empty prompt has no last position to sample from"
@@ -79,7 +83,8 @@ class Sequence:
         self.computed = 0
         self.reached = 0
         self.cached = 0
-        self.namespace: Hashable = namespace
+        self.namespace = namespace
+        self.adapter = adapter
         self.caller = caller
         self.priority = priority
         self.preemptions = 0
