@@ -24,6 +24,11 @@ MAX_FILE_BYTES = 1_000_000_000
 """No file of a bundle is larger: FAT32-safe, and the unit of resume and of de-duplication."""
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
+MAX_RANK = 512
+"""Of an adapter: beyond that it is hardly smaller than what it is added to."""
+_MOST_LAYERS = 4096
+_MOST_WIDE = 1 << 24
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}[a-z0-9]|[a-z0-9]")
 
 
@@ -104,6 +109,39 @@ class EncoderSpec(_Strict, frozen=True):
     normalize: bool
 
 
+class AdapterBase(_Strict, frozen=True):
+    """The model that an adapter was trained on: the only one that it may be computed with."""
+
+    name: str
+    """Of the bundle, in whatever grade and version."""
+    family: str
+    checkpoint_sha256: str
+    """As the base's manifest has it, so all of its versions are made from the same weights."""
+
+
+class AdapterSpec(_Strict, frozen=True):
+    """Low-rank additions to linear layers: y + up(down(x)) in each of `layers` blocks.
+
+    Each block has a file, `adapter/NNNNN.bin`: of each target in turn, down [rank, inner] and up
+    [rank, outer], float32, little-endian. The scale is in `up`.
+    """
+
+    base: AdapterBase
+    rank: int
+    layers: int
+    targets: tuple[AdapterTarget, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Path of each block's file, the first block's first."""
+        return tuple(f"adapter/{layer:05}.bin" for layer in range(self.layers))
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of each file."""
+        return 4 * self.rank * sum(target.inner + target.outer for target in self.targets)
+
+
 class Generation(_Strict, frozen=True):
     """Defaults where a request is silent. Temperature 0 is greedy; top_k 0 is off."""
 
@@ -148,7 +186,7 @@ class Manifest(_Strict, frozen=True):
     format: Literal["appliance-bundle/1"]
     name: str
     version: str
-    kind: Literal["chat", "embedding"]
+    kind: Literal["chat", "embedding", "adapter"]
     family: str
     """`model_type` of the checkpoint: qwen3, bert, ..."""
     created: int
@@ -160,15 +198,22 @@ class Manifest(_Strict, frozen=True):
     """Every file but `bundle.json` and `model.sig`, sorted by path."""
     graphs: tuple[Graph, ...]
     tokenizer: str
-    """Path of tokenizer.json."""
+    """Path of tokenizer.json; empty for an adapter, which has its base's."""
     decoder: DecoderSpec | None = None
     encoder: EncoderSpec | None = None
     generation: Generation | None = None
     prompting: Prompting | None = None
+    adapter: AdapterSpec | msgspec.UnsetType = msgspec.UNSET
+    """Only of an adapter, which has no graphs and nothing else of a model."""
+
+    @property
+    def as_adapter(self) -> AdapterSpec | None:
+        """What the bundle adds to another; None if it is a model."""
+        return self.adapter if isinstance(self.adapter, AdapterSpec) else None
 
     @property
     def graph(self) -> Graph:
-        """The graph for the CPU provider, which every bundle has."""
+        """The graph for the CPU provider, which every model has."""
         return self.graphs[0]
 
     def variant(self, name: str) -> Graph | None:
@@ -220,6 +265,12 @@ def _check(manifest: Manifest) -> None:
             raise _bad(f"{entry.path} has the size {entry.size}")
         if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
             raise _bad(f"{entry.path} has no SHA-256")
+    adapter = manifest.as_adapter
+    if (manifest.kind == "adapter") != (adapter is not None):
+        raise _bad("what it adds to a model belongs to an adapter, and to nothing else")
+    if adapter is not None:
+        _check_adapter(manifest, adapter, paths)
+        return
     if len(manifest.graphs) != len({g.variant for g in manifest.graphs}) or not manifest.graphs:
         raise _bad("it needs one graph for each variant")
     if manifest.graphs[0].variant != "cpu":
@@ -252,12 +303,34 @@ def _check(manifest: Manifest) -> None:
 def _check_adapted(graph: Graph, adapted: Adapted, *, joined: bool) -> None:
     if graph.variant != "cpu" or isinstance(adapted.prefill, str) != joined:
         raise _bad("graphs with adapters are for the CPU, and as many as there are without")
-    names = [target.name for target in adapted.targets]
+    _check_targets(adapted.targets)
+
+
+def _check_targets(targets: tuple[AdapterTarget, ...]) -> None:
+    names = [target.name for target in targets]
     if not names or len(names) != len(set(names)):
-        raise _bad("its graphs with adapters need each target once")
-    for target in adapted.targets:
-        if not (0 < target.inner < 1 << 31 and 0 < target.outer < 1 << 31):
+        raise _bad("adapters need a target, and each one once")
+    for target in targets:
+        if not (0 < target.inner < _MOST_WIDE and 0 < target.outer < _MOST_WIDE):
             raise _bad(f"the target {target.name} has the widths {target.inner}, {target.outer}")
+
+
+def _check_adapter(manifest: Manifest, adapter: AdapterSpec, paths: list[str]) -> None:
+    others = (manifest.decoder, manifest.encoder, manifest.generation, manifest.prompting)
+    if manifest.graphs or manifest.tokenizer or any(part is not None for part in others):
+        raise _bad("an adapter has neither graphs nor anything else of a model")
+    if manifest.family != adapter.base.family or not is_name(adapter.base.name):
+        raise _bad(f"its base is {adapter.base.name!r} of the family {adapter.base.family!r}")
+    if not 0 < adapter.rank <= MAX_RANK or not 0 < adapter.layers <= _MOST_LAYERS:
+        raise _bad(f"its rank is {adapter.rank}, in {adapter.layers} layers")
+    _check_targets(adapter.targets)
+    if [path for path in paths if path.startswith("adapter/")] != list(adapter.files):
+        raise _bad("it needs one file of weights for each layer")
+    for entry in manifest.files:
+        if entry.path.startswith("adapter/") and entry.size != adapter.file_size:
+            raise _bad(
+                f"{entry.path} has {entry.size} bytes; rank and targets mean {adapter.file_size}"
+            )
 
 
 def _check_numbers(manifest: Manifest) -> None:

@@ -20,6 +20,9 @@ from appliance.trust.node_key import NodePublicKey
 GRAPH_NAME = "model.onnx"
 PREFILL_NAME = "prefill.onnx"
 """The second graph of a model with an 8-bit cache, over the same weights."""
+ADAPTED_NAME = "adapted.onnx"
+ADAPTED_PREFILL_NAME = "adapted-prefill.onnx"
+"""The same with room for adapters, where the bundle has that."""
 WEIGHTS_NAME = "weights.bin"
 
 _AGAIN = "compile it again: `appliance install` or `appliance models add`"

@@ -21,6 +21,8 @@ import msgspec
 from appliance.bundle.manifest import FileEntry
 from appliance.compiler import record as records
 from appliance.compiler.artifact import (
+    ADAPTED_NAME,
+    ADAPTED_PREFILL_NAME,
     GRAPH_NAME,
     PREFILL_NAME,
     WEIGHTS_NAME,
@@ -42,7 +44,9 @@ from appliance.trust.node_key import NodeKey
 
 _INCOMING = ".incoming-"
 _ENGINE_FILES = {".onnx", ".engine", ".profile", ".timing"}
-_FILES = frozenset({GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME})
+_FILES = frozenset(
+    {GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME}
+)
 
 Tell = Callable[[str], None]
 Made = Callable[[StoredBundle, Record], None]
