@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from appliance.bundle.manifest import Adapted, Manifest
-from appliance.errors import ConflictError, LayoutError, UnsupportedError
+from appliance.bundle.manifest import Adapted, AdapterSpec, Manifest
+from appliance.errors import ApplianceError, ConflictError, LayoutError, UnsupportedError
 
 
 def check_base(adapter: Manifest, base: Manifest) -> None:
@@ -56,19 +56,32 @@ def check_set(models: Mapping[str, Manifest]) -> None:
             check_base(manifest, find_base(manifest, models))
 
 
+def check_any_base(adapter: Manifest, models: Collection[Manifest]) -> None:
+    """Raise unless one of `models` may be the base of `adapter`.
+
+    ConflictError `adapter_base_missing`, or what `check_base` says of the last of that name.
+    """
+    spec = adapter.as_adapter
+    assert spec is not None, "only adapters have a base"
+    named = [m for m in models if m.name == spec.base.name and m.as_adapter is None]
+    refusal: ApplianceError = _missing(adapter, spec, "there")
+    for base in named:
+        try:
+            check_base(adapter, base)
+        except (ConflictError, UnsupportedError, LayoutError) as error:
+            refusal = error
+        else:
+            return
+    raise refusal
+
+
 def find_base(adapter: Manifest, models: Mapping[str, Manifest]) -> Manifest:
     """The base of `adapter` among `models`. Raises ConflictError `adapter_base_missing`."""
     spec = adapter.as_adapter
     assert spec is not None, "only adapters have a base"
     base = models.get(spec.base.name)
     if base is None or base.as_adapter is not None:
-        raise ConflictError(
-            f"{adapter.name} {adapter.version} is an adapter of {spec.base.name}, "
-            "which is not served here",
-            hint=f"add {spec.base.name} first, built from the checkpoint with the digest "
-            f"{spec.base.checkpoint_sha256}",
-            code="adapter_base_missing",
-        )
+        raise _missing(adapter, spec, "served")
     return base
 
 
@@ -78,6 +91,16 @@ def adapters_of(base: str, models: Mapping[str, Manifest]) -> Collection[str]:
         name
         for name, manifest in models.items()
         if manifest.as_adapter is not None and manifest.as_adapter.base.name == base
+    )
+
+
+def _missing(adapter: Manifest, spec: AdapterSpec, what: str) -> ConflictError:
+    return ConflictError(
+        f"{adapter.name} {adapter.version} is an adapter of {spec.base.name}, "
+        f"which is not {what} on this node",
+        hint=f"add {spec.base.name} first, in a version built from the checkpoint "
+        f"{spec.base.checkpoint_sha256}",
+        code="adapter_base_missing",
     )
 
 

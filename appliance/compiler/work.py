@@ -44,9 +44,7 @@ from appliance.trust.node_key import NodeKey
 
 _INCOMING = ".incoming-"
 _ENGINE_FILES = {".onnx", ".engine", ".profile", ".timing"}
-_FILES = frozenset(
-    {GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME}
-)
+_FILES = frozenset({GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME})
 
 Tell = Callable[[str], None]
 Made = Callable[[StoredBundle, Record], None]

@@ -86,6 +86,7 @@ class AdaptedGraphs:
         """Give a prompt's binding the rows of its adapter, unless it has them."""
         assert self._bank is not None, "adapters come before their sequences"
         bank, adapter = self._bank, self._adapter
+        assert adapter in bank.digests, "adapters come before their sequences"
         if binding in self._bound and self._bound[binding][0] == adapter:
             return
         for place in bank.places():
@@ -128,6 +129,7 @@ class _Masked:
         self._batch.run(starts, tokens, logits)
 
     def _mask(self, adapters: Listing[str]) -> None:
+        assert {*adapters} <= {"", *self._bank.digests}, "adapters come before their sequences"
         for target, mask in self._masks.items():
             mask[:] = 0
             for index, adapter in enumerate(adapters):

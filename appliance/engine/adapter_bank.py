@@ -65,11 +65,6 @@ class AdapterBank:
         """Of the adapters that are loaded."""
         return frozenset(self._adapters)
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of all weights."""
-        return sum(array.nbytes for array in (*self._downs.values(), *self._ups.values()))
-
     def adding(self, adapter: AdapterWeights) -> AdapterBank:
         """A bank with this one, too."""
         kept = [a for digest, a in self._adapters.items() if digest != adapter.digest]

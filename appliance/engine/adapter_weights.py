@@ -34,7 +34,11 @@ def read_adapter(bundle: StoredBundle) -> AdapterWeights:
 
 
 def _divide(
-    spec: AdapterSpec, layer: int, numbers: Array, downs: dict[Place, Array], ups: dict[Place, Array]
+    spec: AdapterSpec,
+    layer: int,
+    numbers: Array,
+    downs: dict[Place, Array],
+    ups: dict[Place, Array],
 ) -> None:
     """One layer's file into its matrices, as the manifest says they lie."""
     at = 0

@@ -58,11 +58,6 @@ class Adapters:
         """Of the adapters that are loaded."""
         return frozenset() if self._bank is None else self._bank.digests
 
-    @property
-    def memory_bytes(self) -> int:
-        """What the weights of all adapters take."""
-        return 0 if self._bank is None else self._bank.nbytes
-
     def add(self, bundle: StoredBundle) -> None:
         """Load an adapter; at once if it is loaded. Takes as long as reading it.
 

@@ -85,12 +85,7 @@ class ChatModel:
             step_seconds=settings.step_milliseconds / 1000,
         )
         self.adapters = Adapters(manifest, self.engine, opened.adapted, settings.max_adapters)
-        self._own_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
-
-    @property
-    def memory_bytes(self) -> int:
-        """Weights, cache and adapters."""
-        return self._own_bytes + self.adapters.memory_bytes
+        self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
 
     @property
     def cache_bytes_used(self) -> int:

@@ -99,9 +99,7 @@ def _on_processor(
     except BaseException:
         budget.give_back(shape)
         raise
-    adapted = AdaptedDecoder(
-        lambda: _open_adapted(artifact, decoder, settings, pool), runner.adopt
-    )
+    adapted = AdaptedDecoder(lambda: _open_adapted(artifact, decoder, settings, pool), runner.adopt)
     return OpenedDecoder(runner, shape, settings, False, lambda: budget.give_back(shape), adapted)
 
 

@@ -45,7 +45,14 @@ _ALPHA = 8.0
 _HARMLESS = frozenset(
     {
         *("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
-        *("auto_mapping", "lora_dropout", "peft_version", "megatron_core", "layers_pattern", "eva_config"),
+        *(
+            "auto_mapping",
+            "lora_dropout",
+            "peft_version",
+            "megatron_core",
+            "layers_pattern",
+            "eva_config",
+        ),
     }
 )
 """Keys that name things, steer training, or say how the library loads itself."""

@@ -23,7 +23,11 @@ from appliance.bundle.manifest import FileEntry
 
 NAME = "mlbom.cdx.json"
 
-_TASKS = {"chat": "text-generation", "embedding": "feature-extraction", "adapter": "text-generation"}
+_TASKS = {
+    "chat": "text-generation",
+    "embedding": "feature-extraction",
+    "adapter": "text-generation",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Protocol
 from cyclonedx import spdx
 
 from appliance.errors import CheckpointError, UsageError
+
 _FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
 _CARD = "README.md"
 _HEADINGS = (

@@ -127,9 +127,7 @@ def test_four_adapters_and_the_base_in_one_churning_batch_are_each_their_merged_
             name, prompt = asked[call]
             namespace = chance.choice(["", "a"])
             model.engine.add(
-                Generation(
-                    call, prompt, GREEDY, adapter=digests[name], cache_namespace=namespace
-                )
+                Generation(call, prompt, GREEDY, adapter=digests[name], cache_namespace=namespace)
             )
         results.step(model.engine)
         mixed += model.engine.running == 5
