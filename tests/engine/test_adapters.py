@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from appliance.bundle.manifest import AdapterBase, FileEntry
 from appliance.config import EngineSettings, Layout
 from appliance.engine.llm_engine import Generation
 from appliance.engine.loaded import ChatModel
 from appliance.engine.sampling import SamplingParams
-from appliance.errors import CapacityError, ConflictError
+from appliance.errors import (
+    CapacityError,
+    ConflictError,
+    DigestError,
+    UnsupportedError,
+    VerificationError,
+)
 from appliance.model_store import ModelStore, StoredBundle
 from tests.conftest import BuildOnce
 from tests.engine.conftest import open_model_of
@@ -84,7 +95,7 @@ def reference(root: Path) -> Callable[[str, Sequence[int]], list[int]]:
     torch.set_num_threads(1)
 
     @cache
-    def model(name: str) -> Any:  # noqa: ANN401
+    def model(name: str) -> Any:
         directory = root / ("base" if not name else f"merged-{name}")
         return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
@@ -134,3 +145,121 @@ def test_four_adapters_and_the_base_in_one_churning_batch_are_each_their_merged_
     assert mixed > 10
     for call, (name, prompt) in asked.items():
         assert results.tokens(call) == reference(name, prompt), (call, name)
+
+
+def test_greedy_tokens_in_eight_bits_do_not_depend_on_who_is_beside(
+    root: Path, open_base: Callable[..., ChatModel]
+) -> None:
+    model = open_base("w8a8")
+    prompts = [model.tokenizer.encode_text(text) for text in PROMPTS]
+    alone = [run(model.engine, Generation(0, prompt, GREEDY)).tokens(0) for prompt in prompts]
+    digests = []
+    for name in ADAPTERS:
+        bundle = adapter(root, "w8a8", name)
+        model.adapters.add(bundle)
+        digests.append(bundle.digest)
+    among = [
+        Generation(n, prompts[n % len(prompts)], GREEDY, adapter="" if n < 5 else digests[n % 4])
+        for n in range(15)
+    ]
+    mixed = run(model.engine, *among)
+    assert [mixed.tokens(n) for n in range(5)] == alone
+    assert mixed.tokens(5) != alone[0]
+
+
+def test_adapters_share_no_prefix_with_each_other_or_the_base(
+    root: Path, open_base: Callable[..., ChatModel]
+) -> None:
+    model = open_base()
+    digests = [adapter(root, "fp32", name).digest for name in ("all", "half")]
+    for name in ("all", "half"):
+        model.adapters.add(adapter(root, "fp32", name))
+    prompt = model.tokenizer.encode_text(PROMPTS[2])
+    cached = []
+    for digest in ("", digests[0], digests[1], digests[0], ""):
+        end = run(
+            model.engine, Generation(0, prompt, GREEDY, cache_namespace="a", adapter=digest)
+        ).ends[0, 0]
+        cached.append(end.cached_tokens)
+    whole = (len(prompt) - 1) // 32 * 32
+    assert whole > 0
+    assert cached == [0, 0, 0, whole, whole]
+
+
+def test_an_adapter_leaves_while_others_run(
+    root: Path,
+    open_base: Callable[..., ChatModel],
+    reference: Callable[[str, Sequence[int]], list[int]],
+) -> None:
+    model = open_base(max_adapters=2)
+    first, second, third = (adapter(root, "fp32", n) for n in ("all", "half", "stable"))
+    model.adapters.add(first)
+    model.adapters.add(second)
+    with pytest.raises(CapacityError) as refusal:
+        model.adapters.add(third)
+    assert refusal.value.code == "adapters_full"
+    prompt = model.tokenizer.encode_text(PROMPTS[0])
+    results = Results()
+    model.engine.add(Generation(1, prompt, GREEDY, adapter=second.digest))
+    for _ in range(5):
+        results.step(model.engine)
+    model.adapters.remove(first.digest)
+    model.adapters.add(third)
+    model.engine.add(Generation(2, prompt, GREEDY, adapter=third.digest))
+    while model.engine.has_work:
+        results.step(model.engine)
+    assert model.adapters.digests == {second.digest, third.digest}
+    assert results.tokens(1) == reference("half", prompt)
+    assert results.tokens(2) == reference("stable", prompt)
+
+
+def test_an_adapter_of_another_base_is_refused(
+    root: Path, open_base: Callable[..., ChatModel]
+) -> None:
+    with pytest.raises(ConflictError) as refusal:
+        open_base("fp32").adapters.add(adapter(root, "w8a8", "all"))
+    assert refusal.value.code == "adapter_base_differs"
+    assert "adapter of w8a8" in refusal.value.message
+
+
+def test_a_model_without_graphs_for_adapters_refuses_them(
+    root: Path, open_base: Callable[..., ChatModel]
+) -> None:
+    bundle = adapter(root, "fp32", "all")
+    spec = bundle.manifest.as_adapter
+    plain = ModelStore(Layout(root).models).get("fp32-merged")
+    assert spec is not None
+    base = AdapterBase(
+        name=plain.name, family="qwen3", checkpoint_sha256=plain.manifest.checkpoint_sha256
+    )
+    forged = msgspec.structs.replace(
+        bundle.manifest, adapter=msgspec.structs.replace(spec, base=base)
+    )
+    with pytest.raises(UnsupportedError) as refusal:
+        open_base("fp32-merged").adapters.add(replace(bundle, manifest=forged))
+    assert refusal.value.code == "adapters_not_built"
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e6])
+def test_numbers_that_could_spoil_other_rows_are_refused(
+    root: Path, open_base: Callable[..., ChatModel], tmp_path: Path, number: float
+) -> None:
+    bundle = adapter(root, "fp32", "all")
+    copy = shutil.copytree(bundle.directory, tmp_path / "it")
+    path = copy / "adapter/00001.bin"
+    numbers = np.fromfile(path, np.float32)
+    numbers[77] = number
+    path.unlink()
+    path.write_bytes(numbers.tobytes())
+    with pytest.raises(DigestError):
+        open_base().adapters.add(replace(bundle, directory=copy))
+    signed = tuple(
+        FileEntry(path=e.path, size=e.size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        if e.path == "adapter/00001.bin"
+        else e
+        for e in bundle.manifest.files
+    )
+    manifest = msgspec.structs.replace(bundle.manifest, files=signed)
+    with pytest.raises(VerificationError) as refusal:
+        open_base().adapters.add(replace(bundle, directory=copy, manifest=manifest))
+    assert refusal.value.code == "adapter_weights"
