@@ -18,33 +18,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from appliance.bundle.manifest import AdapterBase, FileEntry
+from appliance.bundle.manifest import FileEntry
+from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
+from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.llm_engine import Generation
-from appliance.engine.loaded import ChatModel
+from appliance.engine.loaded import ChatModel, open_model
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import (
     CapacityError,
-    ConflictError,
     DigestError,
-    UnsupportedError,
     VerificationError,
 )
 from appliance.model_store import ModelStore, StoredBundle
+from appliance.trust.node_key import NodePublicKey
 from tests.conftest import BuildOnce
-from tests.engine.conftest import open_model_of
 from tests.engine.results import Results, run
-from tests.fakes.adapters import write_adapter, write_merged
-from tests.fakes.checkpoints import write_qwen3
-from tests.fakes.engine_node import EngineNode
+from tests.fakes.adapter_node import ADAPTERS, BASE, NAME, build_adapter_node
 
-GRADES = ("fp32", "w8a8")
-ADAPTERS: dict[str, dict[str, Any]] = {
-    "all": {"rank": 4},
-    "attention": {"rank": 8, "targets": ("q", "v"), "alpha": 16.0},
-    "stable": {"rank": 3, "rslora": True, "targets": ("k", "o", "down")},
-    "half": {"rank": 5, "dtype": "bfloat16", "targets": ("gate", "up", "o")},
-}
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 PROMPTS = [
     "How do I add a model?",
@@ -55,33 +46,23 @@ PROMPTS = [
 ]
 
 
-def build_node(root: Path) -> None:
-    node = EngineNode(root)
-    base = write_qwen3(root / "base")
-    for grade in GRADES:
-        stored = node.add(base, name=grade, precision=grade, adapters=True)
-        for number, (name, numbers) in enumerate(ADAPTERS.items()):
-            checkpoint = root / f"lora-{name}"
-            if grade == GRADES[0]:
-                write_adapter(checkpoint, base, seed=number, **numbers)
-                write_merged(root / f"merged-{name}", base, checkpoint)
-            node.add_adapter(checkpoint, stored, name=f"{grade}-{name}", activate=False)
-        node.add(root / "merged-all", name=f"{grade}-merged", precision=grade)
-
-
 @pytest.fixture(scope="module")
 def root(build_once: BuildOnce) -> Path:
-    return build_once("adapters-node", build_node)
+    return build_once(NAME, build_adapter_node)
 
 
 @pytest.fixture
 def open_base(root: Path) -> Iterator[Callable[..., ChatModel]]:
-    """Opens a grade's base, without adapters."""
+    """Opens a version of the base, without adapters: 1.0 is in fp32, 2.0 in w8a8."""
     with ExitStack() as stack:
 
-        def open_it(grade: str = "fp32", **settings: int) -> ChatModel:
-            given = {"cache_bytes": 64 << 20, "threads": 1} | settings
-            model = open_model_of(root, grade, EngineSettings(**given))
+        def open_it(version: str = "1.0", **settings: int) -> ChatModel:
+            given = EngineSettings(**({"cache_bytes": 64 << 20, "threads": 1} | settings))
+            layout = Layout(root)
+            bundle = ModelStore(layout.models).get(BASE, version)
+            key = NodePublicKey.load(layout.node / "node.pub")
+            artifact = open_artifact(layout.artifacts, bundle.digest, key)
+            model = open_model(bundle, artifact, given, CacheBudget.from_settings(given))
             assert isinstance(model, ChatModel)
             stack.callback(model.close)
             return model
@@ -96,7 +77,7 @@ def reference(root: Path) -> Callable[[str, Sequence[int]], list[int]]:
 
     @cache
     def model(name: str) -> Any:
-        directory = root / ("base" if not name else f"merged-{name}")
+        directory = root / ("checkpoint" if not name else f"merged-{name}")
         return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
     @cache
@@ -111,8 +92,8 @@ def reference(root: Path) -> Callable[[str, Sequence[int]], list[int]]:
     return lambda name, prompt: continuation(name, tuple(prompt))
 
 
-def adapter(root: Path, grade: str, name: str) -> StoredBundle:
-    return ModelStore(Layout(root).models).get(f"{grade}-{name}")
+def adapter(root: Path, name: str) -> StoredBundle:
+    return ModelStore(Layout(root).models).get(name)
 
 
 def test_four_adapters_and_the_base_in_one_churning_batch_are_each_their_merged_model(
@@ -123,7 +104,7 @@ def test_four_adapters_and_the_base_in_one_churning_batch_are_each_their_merged_
     model = open_base(max_sequences=5, token_budget=24)
     digests = {"": ""}
     for name in ADAPTERS:
-        bundle = adapter(root, "fp32", name)
+        bundle = adapter(root, name)
         model.adapters.add(bundle)
         digests[name] = bundle.digest
     chance = random.Random(7)
@@ -150,12 +131,12 @@ def test_four_adapters_and_the_base_in_one_churning_batch_are_each_their_merged_
 def test_greedy_tokens_in_eight_bits_do_not_depend_on_who_is_beside(
     root: Path, open_base: Callable[..., ChatModel]
 ) -> None:
-    model = open_base("w8a8")
+    model = open_base("2.0")
     prompts = [model.tokenizer.encode_text(text) for text in PROMPTS]
     alone = [run(model.engine, Generation(0, prompt, GREEDY)).tokens(0) for prompt in prompts]
     digests = []
     for name in ADAPTERS:
-        bundle = adapter(root, "w8a8", name)
+        bundle = adapter(root, name)
         model.adapters.add(bundle)
         digests.append(bundle.digest)
     among = [
@@ -171,9 +152,9 @@ def test_adapters_share_no_prefix_with_each_other_or_the_base(
     root: Path, open_base: Callable[..., ChatModel]
 ) -> None:
     model = open_base()
-    digests = [adapter(root, "fp32", name).digest for name in ("all", "half")]
+    digests = [adapter(root, name).digest for name in ("all", "half")]
     for name in ("all", "half"):
-        model.adapters.add(adapter(root, "fp32", name))
+        model.adapters.add(adapter(root, name))
     prompt = model.tokenizer.encode_text(PROMPTS[2])
     cached = []
     for digest in ("", digests[0], digests[1], digests[0], ""):
@@ -192,7 +173,7 @@ def test_an_adapter_leaves_while_others_run(
     reference: Callable[[str, Sequence[int]], list[int]],
 ) -> None:
     model = open_base(max_adapters=2)
-    first, second, third = (adapter(root, "fp32", n) for n in ("all", "half", "stable"))
+    first, second, third = (adapter(root, n) for n in ("all", "half", "stable"))
     model.adapters.add(first)
     model.adapters.add(second)
     with pytest.raises(CapacityError) as refusal:
@@ -213,38 +194,11 @@ def test_an_adapter_leaves_while_others_run(
     assert results.tokens(2) == reference("stable", prompt)
 
 
-def test_an_adapter_of_another_base_is_refused(
-    root: Path, open_base: Callable[..., ChatModel]
-) -> None:
-    with pytest.raises(ConflictError) as refusal:
-        open_base("fp32").adapters.add(adapter(root, "w8a8", "all"))
-    assert refusal.value.code == "adapter_base_differs"
-    assert "adapter of w8a8" in refusal.value.message
-
-
-def test_a_model_without_graphs_for_adapters_refuses_them(
-    root: Path, open_base: Callable[..., ChatModel]
-) -> None:
-    bundle = adapter(root, "fp32", "all")
-    spec = bundle.manifest.as_adapter
-    plain = ModelStore(Layout(root).models).get("fp32-merged")
-    assert spec is not None
-    base = AdapterBase(
-        name=plain.name, family="qwen3", checkpoint_sha256=plain.manifest.checkpoint_sha256
-    )
-    forged = msgspec.structs.replace(
-        bundle.manifest, adapter=msgspec.structs.replace(spec, base=base)
-    )
-    with pytest.raises(UnsupportedError) as refusal:
-        open_base("fp32-merged").adapters.add(replace(bundle, manifest=forged))
-    assert refusal.value.code == "adapters_not_built"
-
-
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e6])
 def test_numbers_that_could_spoil_other_rows_are_refused(
     root: Path, open_base: Callable[..., ChatModel], tmp_path: Path, number: float
 ) -> None:
-    bundle = adapter(root, "fp32", "all")
+    bundle = adapter(root, "all")
     copy = shutil.copytree(bundle.directory, tmp_path / "it")
     path = copy / "adapter/00001.bin"
     numbers = np.fromfile(path, np.float32)
