@@ -66,7 +66,9 @@ class Graph(_Strict, frozen=True):
     """One ONNX graph. Inputs and outputs are described in docs/bundle-format.md."""
 
     variant: Literal["cpu", "cuda", "trt"]
-    """Whom it is written for: ONNX Runtime's provider for the CPU, for CUDA, or for TensorRT."""
+    """Whom it is written for: ONNX Runtime's provider for the CPU, for CUDA, or for TensorRT.
+
+    There may be several for a GPU, each in another precision, for GPUs with less memory."""
     path: str
     precision: Literal["fp32", "int8", "int4", "w8a8", "fp16"]
     prefill: str | msgspec.UnsetType = msgspec.UNSET
@@ -216,9 +218,13 @@ class Manifest(_Strict, frozen=True):
         """The graph for the CPU provider, which every model has."""
         return self.graphs[0]
 
+    def variants(self, name: str) -> tuple[Graph, ...]:
+        """The graphs written for this provider, the most exact first."""
+        return tuple(graph for graph in self.graphs if graph.variant == name)
+
     def variant(self, name: str) -> Graph | None:
-        """The graph written for this provider, if the bundle has one."""
-        return next((graph for graph in self.graphs if graph.variant == name), None)
+        """The most exact graph written for this provider, if the bundle has one."""
+        return next(iter(self.variants(name)), None)
 
 
 def is_name(text: str) -> bool:
@@ -271,8 +277,11 @@ def _check(manifest: Manifest) -> None:
     if adapter is not None:
         _check_adapter(manifest, adapter, paths)
         return
-    if len(manifest.graphs) != len({g.variant for g in manifest.graphs}) or not manifest.graphs:
-        raise _bad("it needs one graph for each variant")
+    kinds = {(graph.variant, graph.precision) for graph in manifest.graphs}
+    if len(manifest.graphs) != len(kinds) or not manifest.graphs:
+        raise _bad("it needs one graph for each variant and precision")
+    if len(manifest.variants("cpu")) != 1:
+        raise _bad("it needs one graph for the CPU")
     if manifest.graphs[0].variant != "cpu":
         raise _bad("its first graph is not the one for the CPU")
     named = [manifest.tokenizer, *(g.path for g in manifest.graphs)]

@@ -38,6 +38,7 @@ OPERATORS: Operators = {
     ("", "Concat"): frozenset({"axis"}),
     ("", "DequantizeLinear"): frozenset({"axis"}),
     ("", "Div"): _NONE,
+    ("", "Expand"): _NONE,
     ("", "Gather"): frozenset({"axis"}),
     ("", "GatherND"): frozenset({"batch_dims"}),
     ("", "Gemm"): frozenset({"transB"}),
@@ -56,6 +57,7 @@ OPERATORS: Operators = {
     ("", "Slice"): _NONE,
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
+    ("", "Sub"): _NONE,
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,
     (MICROSOFT, "GatherBlockQuantized"): frozenset(

@@ -47,6 +47,7 @@ from installer.checkpoint.graph.attention import (
     Observed,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.compact import CompactBuilder, has_compact_graph
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.half import HalfBuilder
@@ -67,6 +68,7 @@ PREFILL_GRAPH = "graph/cpu/prefill.onnx"
 ADAPTED_GRAPH = "graph/cpu/adapted.onnx"
 ADAPTED_PREFILL_GRAPH = "graph/cpu/adapted-prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
+COMPACT_GRAPH = "graph/cuda/compact.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -123,6 +125,11 @@ class Plan:
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
         return SCHEMES[self.precision].integer_products
+
+    @property
+    def compact(self) -> bool:
+        """Whether the bundle has a second graph for CUDA, for half the memory."""
+        return self.family.kind == "chat" and has_compact_graph(SCHEMES[self.precision])
 
     @property
     def standard(self) -> bool:
@@ -273,6 +280,8 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
             cuda = directory / CUDA_GRAPH
             cuda.parent.mkdir()
             writer.write(cuda, HalfSlots, HalfBuilder)
+        if plan.compact:
+            writer.write(directory / COMPACT_GRAPH, HalfSlots, CompactBuilder)
         if plan.standard:
             trt = directory / TRT_GRAPH
             trt.parent.mkdir()
@@ -333,9 +342,12 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
     )
     if plan.family.kind != "chat":
         return (cpu,)
-    cuda = Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)
-    trt = Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS)
-    return (cpu, cuda, trt) if plan.standard else (cpu, cuda)
+    graphs = [cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)]
+    if plan.compact:
+        graphs.append(Graph(variant="cuda", path=COMPACT_GRAPH, precision="int8", weights=WEIGHTS))
+    if plan.standard:
+        graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
+    return tuple(graphs)
 
 
 def _adapted(plan: Plan) -> Adapted | msgspec.UnsetType:

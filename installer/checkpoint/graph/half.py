@@ -44,9 +44,7 @@ class HalfBuilder(GraphBuilder):
         assert scale is None, "nothing is left to be multiplied with"
         addend = self.vector(f"{name}.bias", outer) if bias else None
         rows = self.tensors.rows(self._weight(name, inner, outer))
-        matrix = self.integers(name, (outer, inner), rows)
-        columns = self.op("Transpose", self.widened(matrix), perm=[1, 0])
-        return self._plus(self.op("MatMul", x, columns), addend)
+        return self._plus(self._product(x, self.integers(name, (outer, inner), rows)), addend)
 
     def unscaled(
         self, x: ir.Value, name: str, inner: int, outer: int
@@ -69,6 +67,11 @@ class HalfBuilder(GraphBuilder):
             block_size=matrix.block,
         )
         return self._plus(product, bias)
+
+    def _product(self, x: ir.Value, matrix: IntegerMatrix) -> ir.Value:
+        """x [..., inner] -> [..., outer]."""
+        columns = self.op("Transpose", self.widened(matrix), perm=[1, 0])
+        return self.op("MatMul", x, columns)
 
     def widened(self, matrix: IntegerMatrix) -> ir.Value:
         """The rows that the integers stand for, [outer, inner]."""
