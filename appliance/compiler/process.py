@@ -43,6 +43,8 @@ class Compiled:
 
 def disk_bytes(manifest: Manifest) -> int:
     """About how many bytes the artifact of a bundle takes, whatever it is compiled for."""
+    if manifest.kind == "adapter":
+        return 0  # computed by its base's graphs
     parent = Path(manifest.graph.path).parent
     weights = sum(entry.size for entry in manifest.files if Path(entry.path).parent == parent)
     return int(weights * _PREPACKED_FACTOR)

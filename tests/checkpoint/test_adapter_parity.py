@@ -111,7 +111,7 @@ def build(checkpoint: Path, out: Path, precision: Precision) -> Path:
     return out
 
 
-def cells(*quick: str) -> Any:
+def cells(*quick: str) -> pytest.MarkDecorator:
     """The families of a test; all but `quick` ones in the full run only."""
     return pytest.mark.parametrize(
         "family",
@@ -241,5 +241,5 @@ def _rounding_reference(rounded: Path, adapter: Path | None, name: str) -> Any:
             down, up = tensors(place)
             return y + (x @ down.T) @ up
 
-        layer.forward = forward
+        layer.forward = forward  # type: ignore[method-assign,assignment]
     return model

@@ -54,7 +54,8 @@ def merged(node: Node, name: str) -> list[int]:
 async def code(call: Any) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
-    return dict(caught.value.trailing_metadata() or ())["appliance-code"]
+    metadata: Any = caught.value.trailing_metadata()
+    return str(dict(metadata)["appliance-code"])
 
 
 async def shown(client: Client) -> dict[str, pb.Model]:
