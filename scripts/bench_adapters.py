@@ -1,6 +1,6 @@
 """Milliseconds of a decode step and of a piece of a prompt, without and with adapters.
 
-A model with random weights, four blocks of Qwen3-0.6B's widths by default, in the default grade. All
+A model with random weights, by default four blocks as wide as Qwen3-0.6B, in the default grade. All
 variants take turns, and the median of each is told.
 """
 
@@ -46,7 +46,7 @@ def main() -> None:
         works = _works(Path(directory), given.layers, given.rank, given.threads)
         times = _times(works, given.rounds)
     for name, seconds in times.items():
-        print(f"{name:40} {1000 * statistics.median(seconds):8.2f} ms")  # noqa: T201
+        print(f"{name:40} {1000 * statistics.median(seconds):8.2f} ms")
 
 
 def _times(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:

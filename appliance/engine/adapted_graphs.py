@@ -39,7 +39,8 @@ class AdaptedGraphs:
         self._session = session
         self._pool = pool
         self._bank: AdapterBank | None = None
-        self._batches: dict[int, _Masked] = {}
+        self._batches: dict[tuple[int, str], _Masked] = {}
+        """Size, and the only adapter of a batch that has just one -> the batch."""
         self._adapter = ""
         self._bound: dict[GraphBinding, tuple[str, list[Array]]] = {}
         """A prompt's binding -> whose rows it has, and the masks that it reads."""
@@ -75,10 +76,12 @@ class AdaptedGraphs:
     ) -> None:
         """As `ModelRunner.decode`, one token of each; `adapters[i]` is slot i's, or "" for none."""
         assert self._bank is not None, "adapters come before their sequences"
-        batch = self._batches.get(len(tokens))
+        called = {*adapters} - {""}
+        only = called.pop() if len(called) == 1 else ""
+        batch = self._batches.get((len(tokens), only))
         if batch is None:
-            batch = self._batches[len(tokens)] = _Masked(
-                self._session, self._pool, self._bank, len(tokens)
+            batch = self._batches[len(tokens), only] = _Masked(
+                self._session, self._pool, self._bank, len(tokens), only
             )
         batch.run(adapters, starts, tokens, logits)
 
@@ -93,29 +96,36 @@ class AdaptedGraphs:
             _bind(binding, place, *bank.one(adapter, place))
         masks = []
         for target in bank.targets:
-            rows = bank.rows(adapter, target.name)
-            count = 1 if rows is None else rows.stop - rows.start
-            masks.append(np.ones((1, 1, count), np.float32))
+            masks.append(np.ones((1, 1, bank.count(adapter, target.name)), np.float32))
             binding.bind_input(f"adapter_mask_{target.name}", masks[-1])
         self._bound[binding] = adapter, masks
 
 
 class _Masked:
-    """A decode batch over all rows of a bank."""
+    """A decode batch over all rows of a bank, or over those of the `only` adapter that it has."""
 
     def __init__(
-        self, session: ort.InferenceSession, pool: SlotPool, bank: AdapterBank, batch: int
+        self,
+        session: ort.InferenceSession,
+        pool: SlotPool,
+        bank: AdapterBank,
+        batch: int,
+        only: str,
     ) -> None:
+        assert not only or only in bank.digests, "adapters come before their sequences"
         self._bank = bank
+        self._only = only
         self._batch = DecodeBatch(session, pool, batch, 1)
         self._adapters: Listing[str] | None = None
         self._masks = {
-            target: np.zeros((batch, 1, ranks), np.float32) for target, ranks in bank.ranks.items()
+            target: np.zeros((batch, 1, bank.count(only, target) if only else ranks), np.float32)
+            for target, ranks in bank.ranks.items()
         }
         for target, mask in self._masks.items():
             self._batch.binding.bind_input(f"adapter_mask_{target}", mask)
         for place in bank.places():
-            _bind(self._batch.binding, place, *bank.all(place))
+            rows = bank.one(only, place) if only else bank.all(place)
+            _bind(self._batch.binding, place, *rows)
 
     def run(
         self,
@@ -135,7 +145,7 @@ class _Masked:
             for index, adapter in enumerate(adapters):
                 rows = self._bank.rows(adapter, target)
                 if rows is not None:
-                    mask[index, 0, rows] = 1
+                    mask[index, 0, slice(None) if self._only else rows] = 1
         self._adapters = adapters
 
 

@@ -90,6 +90,11 @@ class AdapterBank:
         """An adapter's rows of a target's; None if it leaves the target alone."""
         return self._rows.get((digest, target))
 
+    def count(self, digest: str, target: str) -> int:
+        """How many rows `one` has."""
+        rows = self.rows(digest, target)
+        return 1 if rows is None else rows.stop - rows.start
+
     def places(self) -> list[Place]:
         """Every place that an adapter may change."""
         return [(layer, target.name) for layer in range(self.layers) for target in self.targets]

@@ -6,9 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
 from appliance.errors import DigestError, UsageError
@@ -88,10 +88,10 @@ def test_an_adapter_is_built_for_the_base_that_is_named(packager: Path, tmp_path
     keys = ("--keys", str(packager / "keys"))
     passphrase = ("--passphrase-file", str(packager / "passphrase"))
 
-    def run(*words: str) -> Result:
+    def run(*words: str) -> Any:
         return CliRunner().invoke(app, [*words, *keys])
 
-    def build_it(checkpoint: Path, name: str, *words: str) -> Result:
+    def build_it(checkpoint: Path, name: str, *words: str) -> Any:
         named = ("--name", name, "--version", "1.0", "--out", str(tmp_path / name))
         return run("build", str(checkpoint), *named, *words, *passphrase, "--json")
 
