@@ -17,6 +17,7 @@ import onnxruntime as ort
 from appliance.bundle.manifest import Manifest
 from appliance.compiler import golden
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.libraries import MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.probe import Array
 from appliance.compiler.record import Comparison
@@ -78,6 +79,7 @@ def load(graph: Path, target: Target) -> ort.InferenceSession:
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry(*MIXED_PRODUCTS)
     return open_on(str(graph), options, target)
 
 

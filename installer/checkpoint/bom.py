@@ -26,8 +26,10 @@ NAME = "mlbom.cdx.json"
 _TASKS = {
     "chat": "text-generation",
     "embedding": "feature-extraction",
+    "rerank": "text-ranking",
     "adapter": "text-generation",
 }
+_OUTPUTS = {"chat": "text", "embedding": "vector", "rerank": "score", "adapter": "text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,6 @@ def _model_card(subject: Subject) -> dict[str, object]:
             "architectureFamily": subject.family,
             "modelArchitecture": subject.architecture,
             "inputs": [{"format": "text"}],
-            "outputs": [{"format": "vector" if subject.kind == "embedding" else "text"}],
+            "outputs": [{"format": _OUTPUTS[subject.kind]}],
         }
     }

@@ -29,6 +29,8 @@ from appliance.bundle.manifest import (
     Generation,
     Graph,
     Manifest,
+    RerankSpec,
+    Spec,
     decode,
     encode,
     is_name,
@@ -115,8 +117,8 @@ class Plan:
     """Whether the bundle has graphs with room for adapters."""
 
     @property
-    def spec(self) -> DecoderSpec | EncoderSpec:
-        spec: DecoderSpec | EncoderSpec = self.shape.spec()
+    def spec(self) -> Spec:
+        spec: Spec = self.shape.spec()
         if isinstance(spec, DecoderSpec) and self.joined:
             return msgspec.structs.replace(spec, cache="int8")
         return spec
@@ -124,7 +126,7 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return SCHEMES[self.precision].integer_products
+        return self.family.kind == "chat" and SCHEMES[self.precision].integer_products
 
     @property
     def compact(self) -> bool:
@@ -406,4 +408,5 @@ def _manifest(
         encoder=spec if isinstance(spec, EncoderSpec) else None,
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
+        reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

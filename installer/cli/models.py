@@ -208,8 +208,7 @@ def _details(bundle: "StoredBundle") -> dict[str, object]:
             "targets": " ".join(target.name for target in adapter.targets),
             "files": len(manifest.files),
         }
-    lengths = manifest.decoder or manifest.encoder
-    assert lengths is not None, "the manifest was checked"
+    lengths = manifest.spec
     return {
         "family": manifest.family,
         "precision": manifest.graph.precision,

@@ -7,7 +7,6 @@ rounds weights, the reference has the rounded weights with the exact adapter add
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,15 @@ from installer.checkpoint import build_bundle
 from installer.checkpoint.graph import builder
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Precision
+from tests.checkpoint.byte_runner import OTHER_WAY, distance
 from tests.checkpoint.conftest import WRITERS
-from tests.checkpoint.reference import ReferenceDecoder, with_rounded_rows
+from tests.checkpoint.reference import (
+    ReferenceDecoder,
+    RoundingReference,
+    with_rounded_rows,
+    with_rounded_weights,
+)
 from tests.checkpoint.runner import Floats, relative_error
-from tests.checkpoint.test_eight_bits import OTHER_WAY, _round_rows, _RoundingCache, error
-from tests.checkpoint.test_quantized_parity import _with_rounded_weights
 from tests.conftest import BuildOnce
 from tests.fakes.adapters import write_adapter, write_merged
 
@@ -148,7 +151,7 @@ def test_rounded_weights_have_the_exact_adapter_added(
 ) -> None:
     monkeypatch.setattr(builder, "INT8_ACTIVATIONS", 0)
     served = Served(build(family / "base", tmp_path / "it", precision), family)
-    rounded = _with_rounded_weights(family / "base", tmp_path / "rounded", precision)
+    rounded = with_rounded_weights(family / "base", tmp_path / "rounded", precision)
 
     def reference(name: str) -> ReferenceDecoder:
         if not name:
@@ -175,18 +178,17 @@ def test_products_of_integers_have_the_exact_adapter_added(family: Path, tmp_pat
     served = Served(bundle, family)
     rounded = with_rounded_rows(family / "base", tmp_path / "rounded")
     for name in ("", *ADAPTERS):
-        model = _rounding_reference(rounded, family / name if name else None, name)
-        with torch.inference_mode():
-            kept = _RoundingCache(bundle / served.manifest.graph.path)
-            wanted = model(torch.tensor([TOKENS[:120]]), past_key_values=kept, use_cache=True)
-        logits = wanted.logits[0].numpy()
+        reference = RoundingReference(rounded, bundle / served.manifest.graph.path)
+        if name:
+            _add(reference.model, weights_of(family / name, name, **ADAPTERS[name]))
+        logits = reference.logits(TOKENS[:120])
         got = served.prefill(name, 0, TOKENS[:100], rows=100)
-        assert error(got, logits[:100]) <= OTHER_WAY, name
+        assert distance(got, logits[:100]) <= OTHER_WAY, name
         for at in range(100, 104):
             names = (name or "all", name)
             served.prefill(names[0], 1, TOKENS[:at])
             row = served.decode([name, names[0]], [at, at], [TOKENS[at]] * 2)[0]
-            assert error(row, logits[at]) <= OTHER_WAY, name
+            assert distance(row, logits[at]) <= OTHER_WAY, name
 
 
 @cells("qwen2")
@@ -216,30 +218,25 @@ def _expect_rows(served: Served, reference: Any) -> None:
             assert relative_error(got, models[name].logits(prompt)[-1]) <= 1e-4, name
 
 
-def _rounding_reference(rounded: Path, adapter: Path | None, name: str) -> Any:
-    """The reference with rounded inputs, and the adapter beside its layers, on exact ones."""
-    model = ReferenceDecoder(rounded).model
-    weights = weights_of(adapter, name, **ADAPTERS[name]) if adapter is not None else None
-
-    @cache
-    def tensors(place: tuple[int, str]) -> tuple[torch.Tensor, torch.Tensor]:
-        assert weights is not None
-        return torch.tensor(weights.downs[place]), torch.tensor(weights.ups[place])
-
+def _add(model: torch.nn.Module, weights: AdapterWeights) -> None:
+    """Add an adapter beside the layers of a reference, on inputs before they are rounded."""
     for path, layer in model.named_modules():
-        if not isinstance(layer, torch.nn.Linear):
-            continue
         parts = path.split(".")
-        place = (int(parts[2]), parts[-1].removesuffix("_proj")) if len(parts) > 3 else (0, "")
+        if not isinstance(layer, torch.nn.Linear) or len(parts) < 4:
+            continue
+        place = int(parts[2]), parts[-1].removesuffix("_proj")
+        if place in weights.downs:
+            beside = _Beside(torch.tensor(weights.downs[place]), torch.tensor(weights.ups[place]))
+            layer.register_forward_pre_hook(beside.before, prepend=True)
+            layer.register_forward_hook(beside.after)
 
-        def forward(
-            x: torch.Tensor, layer: torch.nn.Linear = layer, place: tuple[int, str] = place
-        ) -> torch.Tensor:
-            y = torch.nn.functional.linear(_round_rows(layer, (x,))[0], layer.weight, layer.bias)
-            if weights is None or place not in weights.downs:
-                return y
-            down, up = tensors(place)
-            return y + (x @ down.T) @ up
 
-        layer.forward = forward  # type: ignore[method-assign,assignment]
-    return model
+class _Beside:
+    def __init__(self, down: torch.Tensor, up: torch.Tensor) -> None:
+        self._down, self._up = down, up
+
+    def before(self, _layer: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._added = (inputs[0] @ self._down.T) @ self._up
+
+    def after(self, _layer: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return output + self._added

@@ -10,7 +10,7 @@ two implementations can be told apart from rounding.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -261,8 +261,16 @@ def _decoder_config(
 def _write_decoder(
     directory: Path, config: dict[str, Any], seed: int, dtype: DType, max_shard_bytes: int | None
 ) -> Path:
+    write_chat_files(directory, config, dtype)
+    _write_weights(directory, _decoder_weights(config, seed), dtype, max_shard_bytes)
+    return directory
+
+
+def write_chat_files(directory: Path, config: dict[str, Any], dtype: DType = "float32") -> None:
+    """Everything of a chat model's checkpoint but its weights."""
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _chat_tokenizer(config["vocab_size"])
+    text = config.get("text_config", config)
+    tokenizer = _chat_tokenizer(text["vocab_size"])
     tokenizer.save(str(directory / "tokenizer.json"))
     end, pad = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
     config |= {"torch_dtype": dtype, "bos_token_id": pad, "eos_token_id": end}
@@ -275,7 +283,7 @@ def _write_decoder(
             "eos_token": "<|im_end|>",
             "pad_token": "<|endoftext|>",
             "add_bos_token": False,
-            "model_max_length": config["max_position_embeddings"],
+            "model_max_length": text["max_position_embeddings"],
             "chat_template": CHAT_TEMPLATE,
         },
     )
@@ -291,11 +299,9 @@ def _write_decoder(
         },
     )
     _write_licence(directory)
-    _write_weights(directory, _decoder_weights(config, seed), dtype, max_shard_bytes)
-    return directory
 
 
-def _chat_tokenizer(vocab: int) -> Tokenizer:
+def _chat_tokenizer(vocab: int, text: str = TEXT) -> Tokenizer:
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -305,7 +311,7 @@ def _chat_tokenizer(vocab: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXT.splitlines(keepends=True), trainer)
+    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
     for content, special in _ADDED:
         token = AddedToken(content, special=special, normalized=False)
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
@@ -313,14 +319,18 @@ def _chat_tokenizer(vocab: int) -> Tokenizer:
     return tokenizer
 
 
-def _wordpiece_tokenizer(vocab: int) -> Tokenizer:
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+def _wordpiece_tokenizer(
+    vocab: int, names: Sequence[str] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+) -> Tokenizer:
+    unknown = next(name for name in names if "unk" in name.lower())
+    tokenizer = Tokenizer(WordPiece(unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = WordPieceTrainer(vocab_size=vocab, special_tokens=names, show_progress=False)
+    trainer = WordPieceTrainer(vocab_size=vocab, special_tokens=list(names), show_progress=False)
     tokenizer.train_from_iterator(TEXT.splitlines(), trainer)
+    if "[CLS]" not in names:
+        return tokenizer
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
