@@ -24,6 +24,8 @@ ADAPTED_NAME = "adapted.onnx"
 ADAPTED_PREFILL_NAME = "adapted-prefill.onnx"
 """The same with room for adapters, where the bundle has that."""
 WEIGHTS_NAME = "weights.bin"
+VISION_NAME = "vision.onnx"
+VISION_WEIGHTS_NAME = "vision-weights.bin"
 
 _AGAIN = "compile it again: `appliance install` or `appliance models add`"
 

@@ -25,6 +25,8 @@ from appliance.compiler.artifact import (
     ADAPTED_PREFILL_NAME,
     GRAPH_NAME,
     PREFILL_NAME,
+    VISION_NAME,
+    VISION_WEIGHTS_NAME,
     WEIGHTS_NAME,
     Artifact,
     open_named,
@@ -44,7 +46,12 @@ from appliance.trust.node_key import NodeKey
 
 _INCOMING = ".incoming-"
 _ENGINE_FILES = {".onnx", ".engine", ".profile", ".timing"}
-_FILES = frozenset({GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME})
+_FILES = frozenset(
+    {
+        *(GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME),
+        *(VISION_NAME, VISION_WEIGHTS_NAME),
+    }
+)
 
 Tell = Callable[[str], None]
 Made = Callable[[StoredBundle, Record], None]

@@ -65,7 +65,7 @@ class SlotPrompts:
         self._ready(binding)
         binding.set_width(len(tokens))
         _fill(binding, start, tokens, len(logits))
-        _run(binding, logits, self._interruption)
+        run_interruptibly(binding, logits, self._interruption)
 
     def interrupt(self) -> None:
         self._interruption.interrupt()
@@ -113,7 +113,7 @@ class BytePrompts:
                 binding.bind_first(name, new, len(tokens))
         self._start[0] = start
         _fill(binding, start, tokens, len(logits))
-        _run(binding, logits, self._interruption)
+        run_interruptibly(binding, logits, self._interruption)
         for array, new in self._new.values():
             _store(array[slot], start, new[0, : len(tokens)])
 
@@ -124,7 +124,8 @@ class BytePrompts:
 def _as_it_is(_binding: GraphBinding) -> None: ...
 
 
-def _run(binding: GraphBinding, logits: Array, interruption: Interruption) -> None:
+def run_interruptibly(binding: GraphBinding, logits: Array, interruption: Interruption) -> None:
+    """Run the graph. Raises Interrupted if it was given up."""
     interruption.begin()
     try:
         binding.run(logits, interruption.options)

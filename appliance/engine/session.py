@@ -23,6 +23,7 @@ GRAPH_NAME = "model.onnx"
 PREFILL_NAME = "prefill.onnx"
 ADAPTED_NAME = "adapted.onnx"
 ADAPTED_PREFILL_NAME = "adapted-prefill.onnx"
+VISION_NAME = "vision.onnx"
 
 
 def open_session(artifact: Path, threads: int, name: str = GRAPH_NAME) -> ort.InferenceSession:

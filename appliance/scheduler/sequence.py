@@ -40,6 +40,7 @@ class Sequence:
         adapter: digest of the adapter that it is computed with; "": the model alone. The namespace
             of whoever queues it must tell adapters apart, too.
         chain: hashes of its whole blocks, each over everything before; see PrefixIndex.
+        beside: what computing it takes beside its tokens; nothing to the scheduler.
         caller: whom its tokens count for when callers take turns.
         priority: the higher is served first.
         preemptions: how often it had to give its slot to another.
@@ -52,6 +53,7 @@ class Sequence:
     __slots__ = (
         "adapter",
         "arrival",
+        "beside",
         "cached",
         "caller",
         "chain",
@@ -76,6 +78,7 @@ class Sequence:
         caller: str = "",
         priority: int = 0,
         adapter: str = "",
+        beside: object = None,
     ) -> None:
         self.tokens = list(prompt)
         assert self.tokens, "an empty prompt has no last position to sample from"
@@ -87,6 +90,7 @@ class Sequence:
         self.adapter = adapter
         self.caller = caller
         self.priority = priority
+        self.beside = beside
         self.preemptions = 0
         self.keeps_slot = False
         self.chain: list[int] = []

@@ -31,6 +31,7 @@ from appliance.bundle.manifest import (
     Manifest,
     RerankSpec,
     Spec,
+    VisionSpec,
     decode,
     encode,
     is_name,
@@ -55,10 +56,12 @@ from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.graph.standard import StandardBuilder, has_standard_graph
 from installer.checkpoint.graph.static_cache import StaticCache
+from installer.checkpoint.image_processor import read_vision
 from installer.checkpoint.licence import Licence, find_licence
-from installer.checkpoint.probe import probe
+from installer.checkpoint.packed.methods import treatment
+from installer.checkpoint.probe import probe, probe_tower
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
-from installer.checkpoint.quantize import SCHEMES, Precision
+from installer.checkpoint.quantize import SCHEMES, Precision, Scheme
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 from installer.checkpoint.weights import WeightFiles
@@ -72,6 +75,7 @@ ADAPTED_PREFILL_GRAPH = "graph/cpu/adapted-prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
 COMPACT_GRAPH = "graph/cuda/compact.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
+VISION_GRAPH = "graph/vision/model.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
 LICENCE = "LICENSE"
@@ -113,6 +117,7 @@ class Plan:
     tokenizer: CheckpointTokenizer
     chat: ChatSource | None
     generation: Generation | None
+    vision: VisionSpec | None
     adapters: bool = False
     """Whether the bundle has graphs with room for adapters."""
 
@@ -126,17 +131,26 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return self.family.kind == "chat" and SCHEMES[self.precision].integer_products
+        return self.family.kind == "chat" and self._scheme.integer_products
+
+    @property
+    def _scheme(self) -> Scheme:
+        return SCHEMES[self.precision]
 
     @property
     def compact(self) -> bool:
         """Whether the bundle has a second graph for CUDA, for half the memory."""
-        return self.family.kind == "chat" and has_compact_graph(SCHEMES[self.precision])
+        return self.on_gpus and has_compact_graph(self._scheme)
 
     @property
     def standard(self) -> bool:
         """Whether the bundle has a graph for TensorRT."""
-        return self.family.kind == "chat" and has_standard_graph(SCHEMES[self.precision])
+        return self.on_gpus and self.family.standard and has_standard_graph(self._scheme)
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether the bundle has a graph for CUDA."""
+        return self.family.kind == "chat" and self.vision is None
 
 
 def build_bundle(
@@ -217,6 +231,11 @@ def _plan(
     shape = family.read(checkpoint)
     tokenizer = CheckpointTokenizer(checkpoint, shape.vocab)
     chat = read_prompting(checkpoint, tokenizer) if family.kind == "chat" else None
+    vision = None
+    if family.tower is not None:
+        assert chat is not None
+        vision = read_vision(checkpoint, shape, tokenizer, VISION_GRAPH)
+        chat.check_images(tokenizer.text_of(vision.image_token))
     return Plan(
         checkpoint=checkpoint,
         family=family,
@@ -225,7 +244,12 @@ def _plan(
         licence=find_licence(checkpoint, license_file),
         tokenizer=tokenizer,
         chat=chat,
-        generation=read_generation(checkpoint, tokenizer, thinking=chat.thinking) if chat else None,
+        generation=read_generation(
+            checkpoint, tokenizer, thinking=chat.thinking, end_ids=chat.end_ids
+        )
+        if chat
+        else None,
+        vision=vision,
         adapters=adapters,
     )
 
@@ -239,6 +263,8 @@ def _write(
         probe(directory / graph.path, directory / graph.weights_folder, plan.spec)
         for path in graph.others:
             probe(directory / path, directory / graph.weights_folder, plan.spec)
+    if plan.vision is not None:
+        probe_tower(directory / VISION_GRAPH, plan.vision)
     with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
         origin = plan.checkpoint.digest(advance)
     files = _hash_files(directory, progress)
@@ -266,6 +292,8 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
     path = directory / GRAPH
     path.parent.mkdir(parents=True)
     tensors = plan.checkpoint.tensors
+    if plan.checkpoint.packing is not None:
+        progress.note(treatment(plan.checkpoint.packing, plan.precision))
     title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
     with (
         WeightFiles(path.parent, limit=max_file_bytes) as files,
@@ -278,7 +306,7 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
                 writer.write(directory / ADAPTED_GRAPH, FloatSlots, adapted.AdaptedBuilder)
         else:
             _write_joined(plan, writer, directory, progress)
-        if plan.family.kind == "chat":
+        if plan.on_gpus:
             cuda = directory / CUDA_GRAPH
             cuda.parent.mkdir()
             writer.write(cuda, HalfSlots, HalfBuilder)
@@ -288,7 +316,21 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
             trt = directory / TRT_GRAPH
             trt.parent.mkdir()
             writer.write(trt, StaticCache, StandardBuilder)
+        if plan.vision is not None:
+            _write_tower(plan, directory / VISION_GRAPH, max_file_bytes)
     tensors.finish(plan.family.unused_tensors)
+
+
+def _write_tower(plan: Plan, path: Path, max_file_bytes: int) -> None:
+    """The tower, with weight files of its own: 4 bits would cost it too much."""
+    assert plan.family.tower is not None
+    path.parent.mkdir()
+    scheme = SCHEMES["int8" if plan.precision == "int4" else plan.precision]
+    with WeightFiles(path.parent, limit=max_file_bytes) as files:
+        builder = GraphBuilder(plan.checkpoint.tensors, files, scheme)
+        plan.family.tower(builder, plan.shape.tower)
+        files.flush()
+        builder.save(path, name=f"{plan.checkpoint.family}.vision")
 
 
 class _GraphWriter:
@@ -342,7 +384,7 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
         prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
         adapted=_adapted(plan),
     )
-    if plan.family.kind != "chat":
+    if not plan.on_gpus:
         return (cpu,)
     graphs = [cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)]
     if plan.compact:
@@ -408,5 +450,6 @@ def _manifest(
         encoder=spec if isinstance(spec, EncoderSpec) else None,
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
+        vision=plan.vision or msgspec.UNSET,
         reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

@@ -7,7 +7,6 @@ graphics processors on which those do not fit (docs/decisions/0168-two-precision
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph.builder import MICROSOFT, IntegerMatrix, Matrix
@@ -31,10 +30,10 @@ class CompactBuilder(HalfBuilder):
         """ids [...] -> rows of the matrix [..., inner], from the integers that are multiplied."""
         if _block(matrix) is None:
             return super().gather(matrix, ids)
-        rows = self.op("Cast", self.op("Gather", self._flat(matrix), ids), to=self.dtype)
-        centred = self.op("Sub", rows, self._scalar("const.half_middle", np.float16(_MIDDLE)))
-        scales = self.op("Gather", self.parameter(matrix.scales), ids)
-        return self.op("Mul", centred, scales)
+        rows = self.op("Cast", self.op("Gather", self._flat(matrix), ids), to=ir.DataType.FLOAT)
+        centred = self.op("Sub", rows, self.constant([float(_MIDDLE)]))
+        scaled = self.op("Mul", centred, self.op("Gather", matrix.scales, ids))
+        return self.op("Cast", scaled, to=self.dtype)
 
     def multiply(self, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None) -> ir.Value:
         """x [..., inner] -> [..., outer]."""
