@@ -219,6 +219,8 @@ class EngineSettings:
     """Upper bound on tokens per sequence; 0 takes the model's own."""
     draft_tokens: int = 8
     """Tokens guessed ahead per sequence and step, at most, where it pays; 0 guesses none."""
+    max_adapters: int = 8
+    """Adapters loaded at once, per base model; more are refused."""
 
     def sized(self, *, gpu: bool) -> EngineSettings:
         """With numbers where zero leaves the choice to what computes."""
@@ -443,6 +445,7 @@ def _check(config: Config) -> None:
         ("engine.max_waiting_per_caller", engine.max_waiting_per_caller, 0, 1_000_000),
         ("engine.max_context", engine.max_context, 0, 1 << 24),
         ("engine.draft_tokens", engine.draft_tokens, 0, 8),
+        ("engine.max_adapters", engine.max_adapters, 0, 256),
         ("audit.batch_entries", audit.batch_entries, 1, 4096),
         ("audit.batch_milliseconds", audit.batch_milliseconds, 0, 1000),
         ("audit.checkpoint_seconds", audit.checkpoint_seconds, 0.01, 3600),

@@ -16,12 +16,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from appliance.audit import MAX_TEXT, admin_event
-from appliance.bundle.manifest import MANIFEST_NAME
+from appliance.bundle.adapter import check_any_base
+from appliance.bundle.manifest import MANIFEST_NAME, Manifest
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
-from appliance.compiler import Compiled, Record, compiled_as, ensure_artifacts
+from appliance.compiler import Compiled, Record, compiled_as, ensure_artifacts, read_record
 from appliance.compiler.runtime import release_python
 from appliance.config import Config, gpu_python
-from appliance.errors import ConflictError, NotFoundError, UnavailableError
+from appliance.errors import ConflictError, NotFoundError, UnavailableError, UnsupportedError
 from appliance.interpreter import choose_interpreter
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
@@ -69,17 +70,29 @@ class Models:
         )
 
     def add(self, verified: Sequence[VerifiedBundle]) -> list[StoredBundle]:
-        """Import and compile; what is served stays as it is. Idempotent."""
-        bundles = [self._import(bundle) for bundle in verified]
+        """Import and compile; what is served stays as it is. Idempotent.
+
+        Bases come before their adapters in what is returned. An adapter whose base is neither here
+        nor among `verified` is refused before anything is imported.
+        """
+        self._check_bases([bundle.manifest for bundle in verified])
+        ordered = sorted(verified, key=lambda bundle: bundle.manifest.kind == "adapter")
+        bundles = [self._import(bundle) for bundle in ordered]
         self.compile(bundles)
         return bundles
+
+    def _check_bases(self, coming: Sequence[Manifest]) -> None:
+        there = [bundle.manifest for bundle in self.store.bundles()]
+        for manifest in coming:
+            if manifest.as_adapter is not None:
+                check_any_base(manifest, [*coming, *there])
 
     def compile(self, bundles: Sequence[StoredBundle]) -> None:
         """Make this machine's artifacts of `bundles`, unless they are there.
 
         And of the active models: one engine must be able to load them all.
         """
-        digests = {bundle.digest for bundle in (*bundles, *self.store.active().values())}
+        digests = {bundle.digest for bundle in self._computed(bundles)}
         if not any(digests <= known for known in self._compiled):
             self._ensure(bundles)
 
@@ -98,10 +111,10 @@ class Models:
 
         Those of `bundles` are read whole, once a command; the engine reads the others itself.
         """
-        wanted = {bundle.digest: bundle for bundle in (*bundles, *self.store.active().values())}
+        wanted = {bundle.digest: bundle for bundle in self._computed(bundles)}
         key = frozenset(wanted)
         if key not in self._compiled:
-            unread = {bundle.digest for bundle in bundles} - self._read
+            unread = ({bundle.digest for bundle in bundles} & key) - self._read
             self._compiled[key] = ensure_artifacts(
                 self._layout,
                 [bundle for digest, bundle in wanted.items() if digest in unread],
@@ -116,14 +129,35 @@ class Models:
             self._read |= unread
         return self._compiled[key]
 
+    def _computed(self, bundles: Sequence[StoredBundle]) -> list[StoredBundle]:
+        """`bundles` and what is active, but for adapters: their base's graphs compute them."""
+        every = (*bundles, *self.store.active().values())
+        return [bundle for bundle in every if bundle.manifest.kind != "adapter"]
+
     def activate(self, name: str, version: str) -> None:
         """Serve this version of `name` from now on. Idempotent."""
         bundle = self.store.get(name, version)
         before = self.store.active().get(name)
         if before is None or before.digest != bundle.digest:
+            self.store.check_activation(bundle)
             self.compile([bundle])
+            self._refuse_on_gpu(bundle)
             self.record("models.activate", bundle, previous=before.version if before else "")
             self.store.activate(name, version)
+
+    def _refuse_on_gpu(self, bundle: StoredBundle) -> None:
+        """Refuse an adapter whose base was compiled for the GPU. Raises UnsupportedError."""
+        adapter = bundle.manifest.as_adapter
+        if adapter is None:
+            return
+        base = self.store.active()[adapter.base.name]
+        directory = self._ensure([]).directories[base.digest]
+        if read_record(directory, NodeKey.load(self._layout.node).public).provider != "cpu":
+            raise UnsupportedError(
+                f"{base.name} is computed by the GPU, which has no adapters yet",
+                hint="serve this base on a node without a GPU to use its adapters",
+                code="adapters_need_processor",
+            )
 
     def rollback(self) -> None:
         """Go back to the set of models before the last change."""
@@ -144,6 +178,7 @@ class Models:
                     f"{name} {version} is being served",
                     hint=f"activate another version of {name} first, or add --active",
                 )
+            self.store.check_deactivation(name)
             self.record("models.deactivate", bundle)
             self.store.deactivate(name)
             self.serve_active()
@@ -175,12 +210,16 @@ class Models:
         try:
             with connect(self._layout.engine_socket) as engine:
                 serving = {m.name: m for m in engine.models() if m.state == pb.MODEL_STATE_SERVING}
-                for name, bundle in wanted.items():
+                for name in serving.keys() - wanted.keys():
+                    if serving[name].base_model:
+                        engine.unload(name)
+                for name, bundle in sorted(wanted.items(), key=_adapters_last):
                     if name not in serving or serving[name].bundle_digest != bundle.digest:
                         self._progress.step(f"loading {name} {bundle.version}")
                         engine.load(name)
                 for name in serving.keys() - wanted.keys():
-                    engine.unload(name)
+                    if not serving[name].base_model:
+                        engine.unload(name)
         except UnavailableError:
             return False
         return True
@@ -209,6 +248,11 @@ class Models:
             digest=bundle.digest,
             **details,
         )
+
+
+def _adapters_last(named: tuple[str, StoredBundle]) -> tuple[bool, str]:
+    name, bundle = named
+    return bundle.manifest.kind == "adapter", name
 
 
 def in_records(parts: Sequence[str]) -> list[str]:

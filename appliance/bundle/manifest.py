@@ -24,6 +24,11 @@ MAX_FILE_BYTES = 1_000_000_000
 """No file of a bundle is larger: FAT32-safe, and the unit of resume and of de-duplication."""
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
+MAX_RANK = 512
+"""Of an adapter: beyond that it is hardly smaller than what it is added to."""
+_MOST_LAYERS = 4096
+_MOST_WIDE = 1 << 24
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}[a-z0-9]|[a-z0-9]")
 
 
@@ -39,6 +44,24 @@ class FileEntry(_Strict, frozen=True):
     sha256: str
 
 
+class AdapterTarget(_Strict, frozen=True):
+    """A linear layer of every block that adapters may change; `inner` to `outer` numbers."""
+
+    name: Literal["q", "k", "v", "o", "gate", "up", "down"]
+    """The layer `NAME_proj` of the checkpoint."""
+    inner: int
+    outer: int
+
+
+class Adapted(_Strict, frozen=True):
+    """Graphs over the same weights as the plain ones, with room for adapters beside them."""
+
+    path: str
+    targets: tuple[AdapterTarget, ...]
+    prefill: str | msgspec.UnsetType = msgspec.UNSET
+    """As the plain graph's."""
+
+
 class Graph(_Strict, frozen=True):
     """One ONNX graph. Inputs and outputs are described in docs/bundle-format.md."""
 
@@ -52,6 +75,16 @@ class Graph(_Strict, frozen=True):
     """A second graph, for prompts, over the same weight files; left out where one serves both."""
     weights: str | msgspec.UnsetType = msgspec.UNSET
     """The folder of the weight files, which graphs share; left out where it is the graph's own."""
+    adapted: Adapted | msgspec.UnsetType = msgspec.UNSET
+    """The same with adapters; left out where the bundle was built to serve none."""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Paths of the graphs beside the first one, over the same weights."""
+        paths = [self.prefill]
+        if isinstance(self.adapted, Adapted):
+            paths += [self.adapted.path, self.adapted.prefill]
+        return tuple(path for path in paths if isinstance(path, str))
 
     @property
     def weights_folder(self) -> str:
@@ -137,6 +170,39 @@ class RerankSpec(_Strict, frozen=True):
 Spec = DecoderSpec | EncoderSpec | RerankSpec
 
 
+class AdapterBase(_Strict, frozen=True):
+    """The model that an adapter was trained on: the only one that it may be computed with."""
+
+    name: str
+    """Of the bundle, in whatever grade and version."""
+    family: str
+    checkpoint_sha256: str
+    """As the base's manifest has it, so all of its versions are made from the same weights."""
+
+
+class AdapterSpec(_Strict, frozen=True):
+    """Low-rank additions to linear layers: y + up(down(x)) in each of `layers` blocks.
+
+    Each block has a file, `adapter/NNNNN.bin`: of each target in turn, down [rank, inner] and up
+    [rank, outer], float32, little-endian. The scale is in `up`.
+    """
+
+    base: AdapterBase
+    rank: int
+    layers: int
+    targets: tuple[AdapterTarget, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Path of each block's file, the first block's first."""
+        return tuple(f"adapter/{layer:05}.bin" for layer in range(self.layers))
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of each file."""
+        return 4 * self.rank * sum(target.inner + target.outer for target in self.targets)
+
+
 class Generation(_Strict, frozen=True):
     """Defaults where a request is silent. Temperature 0 is greedy; top_k 0 is off."""
 
@@ -200,7 +266,7 @@ class Manifest(_Strict, frozen=True):
     format: Literal["appliance-bundle/1"]
     name: str
     version: str
-    kind: Literal["chat", "embedding", "rerank"]
+    kind: Literal["chat", "embedding", "rerank", "adapter"]
     family: str
     """`model_type` of the checkpoint: qwen3, bert, ..."""
     created: int
@@ -212,7 +278,7 @@ class Manifest(_Strict, frozen=True):
     """Every file but `bundle.json` and `model.sig`, sorted by path."""
     graphs: tuple[Graph, ...]
     tokenizer: str
-    """Path of tokenizer.json."""
+    """Path of tokenizer.json; empty for an adapter, which has its base's."""
     decoder: DecoderSpec | None = None
     encoder: EncoderSpec | None = None
     generation: Generation | None = None
@@ -220,18 +286,27 @@ class Manifest(_Strict, frozen=True):
     vision: VisionSpec | msgspec.UnsetType = msgspec.UNSET
     """Left out if the model reads text only."""
     reranker: RerankSpec | msgspec.UnsetType = msgspec.UNSET
+    adapter: AdapterSpec | msgspec.UnsetType = msgspec.UNSET
+    """Only of an adapter, which has no graphs and nothing else of a model."""
+
+    @property
+    def as_adapter(self) -> AdapterSpec | None:
+        """What the bundle adds to another; None if it is a model."""
+        return self.adapter if isinstance(self.adapter, AdapterSpec) else None
 
     @property
     def spec(self) -> Spec:
-        """What its graphs take and give."""
+        """What its graphs take and give. Only of models, not of adapters."""
         spec = self.reranker if isinstance(self.reranker, RerankSpec) else None
-        spec_of_kind = {"chat": self.decoder, "embedding": self.encoder, "rerank": spec}[self.kind]
-        assert spec_of_kind is not None, "the manifest was checked"
+        spec_of_kind = {"chat": self.decoder, "embedding": self.encoder, "rerank": spec}.get(
+            self.kind
+        )
+        assert spec_of_kind is not None, "the manifest was checked, and is no adapter's"
         return spec_of_kind
 
     @property
     def graph(self) -> Graph:
-        """The graph for the CPU provider, which every bundle has."""
+        """The graph for the CPU provider, which every model has."""
         return self.graphs[0]
 
     def variants(self, name: str) -> tuple[Graph, ...]:
@@ -287,6 +362,12 @@ def _check(manifest: Manifest) -> None:
             raise _bad(f"{entry.path} has the size {entry.size}")
         if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
             raise _bad(f"{entry.path} has no SHA-256")
+    adapter = manifest.as_adapter
+    if (manifest.kind == "adapter") != (adapter is not None):
+        raise _bad("what it adds to a model belongs to an adapter, and to nothing else")
+    if adapter is not None:
+        _check_adapter(manifest, adapter, paths)
+        return
     kinds = {(graph.variant, graph.precision) for graph in manifest.graphs}
     if len(manifest.graphs) != len(kinds) or not manifest.graphs:
         raise _bad("it needs one graph for each variant and precision")
@@ -295,7 +376,7 @@ def _check(manifest: Manifest) -> None:
     if manifest.graphs[0].variant != "cpu":
         raise _bad("its first graph is not the one for the CPU")
     named = [manifest.tokenizer, *(g.path for g in manifest.graphs)]
-    named += [g.prefill for g in manifest.graphs if isinstance(g.prefill, str)]
+    named += [path for graph in manifest.graphs for path in graph.others]
     if manifest.prompting is not None:
         named.append(manifest.prompting.template)
     if isinstance(manifest.vision, VisionSpec):
@@ -315,10 +396,46 @@ def _check(manifest: Manifest) -> None:
     for graph in manifest.graphs:
         if isinstance(graph.prefill, str) != (joined and graph.variant == "cpu"):
             raise _bad("a graph for prompts belongs to an 8-bit cache on the CPU, and to no other")
+        if isinstance(graph.adapted, Adapted):
+            _check_adapted(graph, graph.adapted, joined=joined)
         folder = f"{graph.weights_folder}/"
         if not any(path.startswith(folder) for path in paths):
             raise _bad(f"it names the folder {graph.weights_folder!r}, which has no files")
     _check_numbers(manifest)
+
+
+def _check_adapted(graph: Graph, adapted: Adapted, *, joined: bool) -> None:
+    if graph.variant != "cpu" or isinstance(adapted.prefill, str) != joined:
+        raise _bad("graphs with adapters are for the CPU, and as many as there are without")
+    _check_targets(adapted.targets)
+
+
+def _check_targets(targets: tuple[AdapterTarget, ...]) -> None:
+    names = [target.name for target in targets]
+    if not names or len(names) != len(set(names)):
+        raise _bad("adapters need a target, and each one once")
+    for target in targets:
+        if not (0 < target.inner < _MOST_WIDE and 0 < target.outer < _MOST_WIDE):
+            raise _bad(f"the target {target.name} has the widths {target.inner}, {target.outer}")
+
+
+def _check_adapter(manifest: Manifest, adapter: AdapterSpec, paths: list[str]) -> None:
+    others = (manifest.decoder, manifest.encoder, manifest.generation, manifest.prompting)
+    given = any(part is not None for part in others) or isinstance(manifest.reranker, RerankSpec)
+    if manifest.graphs or manifest.tokenizer or given:
+        raise _bad("an adapter has neither graphs nor anything else of a model")
+    if manifest.family != adapter.base.family or not is_name(adapter.base.name):
+        raise _bad(f"its base is {adapter.base.name!r} of the family {adapter.base.family!r}")
+    if not 0 < adapter.rank <= MAX_RANK or not 0 < adapter.layers <= _MOST_LAYERS:
+        raise _bad(f"its rank is {adapter.rank}, in {adapter.layers} layers")
+    _check_targets(adapter.targets)
+    if [path for path in paths if path.startswith("adapter/")] != list(adapter.files):
+        raise _bad("it needs one file of weights for each layer")
+    for entry in manifest.files:
+        if entry.path.startswith("adapter/") and entry.size != adapter.file_size:
+            raise _bad(
+                f"{entry.path} has {entry.size} bytes; rank and targets mean {adapter.file_size}"
+            )
 
 
 def _check_numbers(manifest: Manifest) -> None:

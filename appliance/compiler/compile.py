@@ -25,7 +25,12 @@ from appliance.compiler.artifact import (
 from appliance.compiler.libraries import has_gpu_runtime
 from appliance.compiler.probe import Array, run_probe, run_tower_probe
 from appliance.compiler.sharing import share_weights
-from appliance.compiler.sources import compiled_graphs, verified_graph, verified_weights
+from appliance.compiler.sources import (
+    compiled_graphs,
+    plain_graphs,
+    verified_graph,
+    verified_weights,
+)
 from appliance.errors import UnsupportedError
 
 _SMALLEST_EXTERNAL = "1024"
@@ -36,7 +41,7 @@ _PROVIDER = "CPUExecutionProvider"
 
 
 def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> None:
-    """Write model.onnx, weights.bin and perhaps prefill.onnx into the empty `artifact_dir`.
+    """Write model.onnx, weights.bin and the further graphs there are into the empty `artifact_dir`.
 
     Raises DigestError for a file that is not the manifest's, VerificationError for a graph that
     is not allowed, UnsupportedError if ONNX Runtime cannot run it here.
@@ -82,7 +87,7 @@ def write_golden(bundle_dir: Path, manifest: Manifest, out_dir: Path) -> None:
     folder = bundle_dir / graph.weights_folder
     sessions = [
         _session(verified_graph(bundle_dir, manifest, path, weights), _over(folder))
-        for path in compiled_graphs(manifest)
+        for path in plain_graphs(manifest)
     ]
     # The second graph, where there is one, is for prompts.
     golden.write(golden.on_processor(sessions[-1], sessions[0], spec), out_dir)

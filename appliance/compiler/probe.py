@@ -19,6 +19,7 @@ Array = npt.NDArray[Any]
 Cache = dict[str, Array]
 """Name of a past input -> one slot [1, kv_heads, capacity, head_dim]."""
 _TOKENS = 4
+_SIZES = {"batch": 1}
 _TOWER_TOKENS = 4
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
@@ -86,6 +87,7 @@ def advance(
     shapes = {entry.name: entry.shape for entry in session.get_inputs()}
     inputs = shapes.keys()
     feed = _decoder_feed(start, ids, rows) | _no_images(start, len(ids), shapes) | cache
+    feed |= _adapter_feed(session)
     made = _run(session, {name: value for name, value in feed.items() if name in inputs})
     _extend(cache, made, start, len(ids))
     return made
@@ -116,6 +118,19 @@ def _decoder_feed(start: int, ids: Sequence[int], rows: int) -> dict[str, Array]
         "query_seqlens": np.array([count], np.int32),
         "start": np.array([start], np.int64),
         "starts": np.array([start], np.int64),
+    }
+
+
+def _adapter_feed(session: ort.InferenceSession) -> dict[str, Array]:
+    """Rows of one adapter, large enough to matter, for a graph that has room for them."""
+    return {
+        entry.name: np.full(
+            [size if isinstance(size, int) else _SIZES.get(size, 2) for size in entry.shape],
+            1.0 if entry.name.startswith("adapter_mask_") else 0.02,
+            np.float32,
+        )
+        for entry in session.get_inputs()
+        if entry.name.startswith("adapter_")
     }
 
 

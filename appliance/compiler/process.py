@@ -43,6 +43,8 @@ class Compiled:
 
 def disk_bytes(manifest: Manifest) -> int:
     """About how many bytes the artifact of a bundle takes, whatever it is compiled for."""
+    if manifest.kind == "adapter":
+        return 0  # computed by its base's graphs
     parents = {Path(manifest.graph.path).parent}
     if isinstance(manifest.vision, VisionSpec):
         parents.add(Path(manifest.vision.graph).parent)

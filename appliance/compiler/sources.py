@@ -10,8 +10,13 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from appliance.bundle.manifest import FileEntry, Manifest
-from appliance.compiler.artifact import GRAPH_NAME, PREFILL_NAME
+from appliance.bundle.manifest import Adapted, FileEntry, Manifest
+from appliance.compiler.artifact import (
+    ADAPTED_NAME,
+    ADAPTED_PREFILL_NAME,
+    GRAPH_NAME,
+    PREFILL_NAME,
+)
 from appliance.compiler.graph_check import MAX_GRAPH_BYTES, check_graph
 from appliance.errors import DigestError
 from appliance.fsops import hash_regular, read_regular, resolve_inside
@@ -26,6 +31,22 @@ def compiled_graphs(manifest: Manifest) -> dict[str, str]:
     names = {graph.path: GRAPH_NAME}
     if isinstance(graph.prefill, str):
         names[graph.prefill] = PREFILL_NAME
+    return names | _adapted_graphs(manifest)
+
+
+def plain_graphs(manifest: Manifest) -> list[str]:
+    """Paths of the graphs for the CPU that compute the model alone; the last is for prompts."""
+    adapted = _adapted_graphs(manifest)
+    return [path for path in compiled_graphs(manifest) if path not in adapted]
+
+
+def _adapted_graphs(manifest: Manifest) -> dict[str, str]:
+    adapted = manifest.graph.adapted
+    if not isinstance(adapted, Adapted):
+        return {}
+    names = {adapted.path: ADAPTED_NAME}
+    if isinstance(adapted.prefill, str):
+        names[adapted.prefill] = ADAPTED_PREFILL_NAME
     return names
 
 

@@ -21,6 +21,8 @@ import msgspec
 from appliance.bundle.manifest import FileEntry
 from appliance.compiler import record as records
 from appliance.compiler.artifact import (
+    ADAPTED_NAME,
+    ADAPTED_PREFILL_NAME,
     GRAPH_NAME,
     PREFILL_NAME,
     VISION_NAME,
@@ -45,7 +47,10 @@ from appliance.trust.node_key import NodeKey
 _INCOMING = ".incoming-"
 _ENGINE_FILES = {".onnx", ".engine", ".profile", ".timing"}
 _FILES = frozenset(
-    {GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME, VISION_NAME, VISION_WEIGHTS_NAME},
+    {
+        *(GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME),
+        *(VISION_NAME, VISION_WEIGHTS_NAME),
+    }
 )
 
 Tell = Callable[[str], None]

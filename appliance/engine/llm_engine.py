@@ -11,7 +11,7 @@ import functools
 import heapq
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from collections.abc import Sequence as Listing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,6 +58,7 @@ class Generation:
         priority: the higher is served first, and takes slots from the lower.
         deadline: when the call ends, whatever it has, on the engine's clock; None: never.
         prediction: what the caller expects of the output.
+        adapter: digest of the adapter that the model computes it with; "": the model alone.
         sight: the images of the prompt, which has tokens for them.
     """
 
@@ -78,6 +79,7 @@ class Generation:
     priority: int = 0
     deadline: float | None = None
     prediction: Prediction | None = None
+    adapter: str = ""
     sight: Sight | None = None
     prompt_param: str = "prompt"
     """The caller's word for the prompt, for errors."""
@@ -171,6 +173,9 @@ class LLMEngine:
         self._masks = ThreadPoolExecutor(1, thread_name_prefix="masks")
         self._deadlines: list[tuple[float, int]] = []
         """A heap; calls that have ended stay in it until their time comes."""
+        self._stepping = False
+        self._between: list[Callable[[], None]] = []
+        """What is to happen when the step under way has ended."""
         self.counters = Counters()
 
     @property
@@ -213,6 +218,7 @@ class LLMEngine:
     def step(self) -> list[Output]:
         """Compute one step. Only one thread may call it."""
         with self._lock:
+            self._stepping = True
             outputs = self._drop_cancelled() + self._drop_expired()
             plan = self._scheduler.schedule(self._pieces.budget(self._sequences))
             self._pieces.begin(plan, alone=len(self._sequences) == 1)
@@ -226,7 +232,21 @@ class LLMEngine:
             self._pieces.end(plan)
             self.counters.add(plan)
             self._scheduler.commit(plan)
-        return outputs + self._read(plan, logits)
+        outputs += self._read(plan, logits)
+        with self._lock:
+            self._stepping = False
+            self._change()
+        return outputs
+
+    def between_steps(self, change: Callable[[], None]) -> None:
+        """Let `change` happen while nothing is computed: now, or after the step under way.
+
+        What is added afterwards finds it done.
+        """
+        with self._lock:
+            self._between.append(change)
+            if not self._stepping:
+                self._change()
 
     def fail_all(self) -> list[Output]:
         """End every sequence with an error: a step failed, and the cache cannot be trusted."""
@@ -241,6 +261,8 @@ class LLMEngine:
             self._cancelled.clear()
             self._deadlines.clear()
             self._pieces.reset()
+            self._stepping = False
+            self._change()
         return outputs
 
     def check_integrity(self) -> None:
@@ -287,7 +309,8 @@ class LLMEngine:
         sight, prompt = generation.sight, generation.prompt
         sequence = Sequence(
             prompt if sight is None else sight.keyed(prompt),
-            namespace=generation.cache_namespace,
+            namespace=_namespace(generation),
+            adapter=generation.adapter,
             caller=generation.caller,
             priority=generation.priority,
             beside=sight,
@@ -318,6 +341,11 @@ class LLMEngine:
             )
         return [*drafters, PromptLookup(sequence.tokens)]
 
+    def _change(self) -> None:
+        changes, self._between = self._between, []
+        for change in changes:
+            change()
+
     def _drop_cancelled(self) -> list[Output]:
         cancelled, self._cancelled = self._cancelled, set()
         return [output for call in cancelled for output in self._drop(call, FinishReason.CANCELLED)]
@@ -337,6 +365,9 @@ class LLMEngine:
     def _with_drafts(self, plan: Plan) -> Plan:
         """`plan` with what is worth verifying of the guesses at its decoding sequences."""
         if not (plan.decodes and self._speculation.most and self._runner.most_drafted(1)):
+            return plan
+        if any(sequence.adapter for sequence in plan.decodes):
+            # Several of its tokens at once would be rounded otherwise than one by one.
             return plan
         batch = [self._sequences[sequence] for sequence in plan.decodes]
         for running in batch:
@@ -447,6 +478,13 @@ class LLMEngine:
         else:
             self.counters.finished += 1
         return finished
+
+
+def _namespace(generation: Generation) -> Hashable:
+    """Who shares keys and values: an adapter computes others than the model alone."""
+    if not (generation.cache_namespace and generation.adapter):
+        return generation.cache_namespace
+    return generation.adapter, generation.cache_namespace
 
 
 def _sample(running: _Running, logits: Logits, row: int) -> Sampled:

@@ -6,7 +6,6 @@ file whose bytes are not the ones in the manifest.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from appliance.bundle.manifest import (
 )
 from appliance.compiler import Artifact
 from appliance.config import EngineSettings
+from appliance.engine.adapters import Adapters
+from appliance.engine.bundle_files import read_checked
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.embedding_engine import EmbeddingEngine
 from appliance.engine.encoder_runner import EncoderRunner, PairRunner, Vectors
@@ -36,8 +37,7 @@ from appliance.engine.session import VISION_NAME, open_session
 from appliance.engine.tokenizer import Tokenizer
 from appliance.engine.vision.decoder import Image
 from appliance.engine.vision.eyes import Eyes, Shown
-from appliance.errors import DigestError, RequestError
-from appliance.fsops import read_regular, resolve_inside
+from appliance.errors import RequestError
 from appliance.model_store import StoredBundle
 from appliance.prompting import ChatTemplate, Conversation
 from appliance.prompting.formats import visible_tags
@@ -109,6 +109,7 @@ class ChatModel:
             draft_tokens=settings.draft_tokens,
             step_seconds=settings.step_milliseconds / 1000,
         )
+        self.adapters = Adapters(manifest, self.engine, opened.adapted, settings.max_adapters)
         self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
 
     @property
@@ -269,19 +270,6 @@ def _open_reranker(
         ),
         _size(artifact.directory),
     )
-
-
-def read_checked(bundle: StoredBundle, path: str) -> bytes:
-    """The bytes of one small file of the bundle. Raises DigestError if they are not the signed."""
-    (entry,) = (entry for entry in bundle.manifest.files if entry.path == path)
-    data = read_regular(resolve_inside(bundle.directory, path), limit=entry.size, name=path)
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise DigestError(
-            f"{path} of {bundle.name} {bundle.version} was altered on this node",
-            path=path,
-            hint="remove this version and add the bundle again",
-        )
-    return data
 
 
 def _chat_parts(manifest: Manifest) -> tuple[DecoderSpec, Generation, Prompting]:

@@ -12,10 +12,12 @@ from collections.abc import Sequence as Listing
 import numpy as np
 import onnxruntime as ort
 
-from appliance.engine.binding import GraphBinding, Lengths
+from appliance.engine.adapted_graphs import AdaptedGraphs
+from appliance.engine.adapter_bank import AdapterBank
+from appliance.engine.decode_batch import DecodeBatch
 from appliance.engine.prompt_graph import BytePrompts, Prompts, SlotPrompts
 from appliance.engine.slot_pool import Array, SlotPool
-from appliance.scheduler import Plan
+from appliance.scheduler import Plan, PrefillChunk
 
 DRAFT_ROWS = 64
 """Rows that a decode batch can have beside one a sequence, padding included."""
@@ -44,7 +46,8 @@ class ModelRunner:
         self._pool = pool
         rows = pool.shape.slots + DRAFT_ROWS
         self._logits: Array = np.zeros((rows, vocab_size), np.float32)
-        self._decoders: dict[tuple[int, int], _Decoder] = {}
+        self._decoders: dict[tuple[int, int], DecodeBatch] = {}
+        self._adapted: AdaptedGraphs | None = None
         names = {entry.name for entry in session.get_inputs()}
         self._ragged = "query_seqlens" in names
         self._prompts: Prompts
@@ -64,14 +67,15 @@ class ModelRunner:
         row = 0
         for chunk in plan.prefills:
             wanted = self._logits[row : row + chunk.completes]
-            self.prefill(chunk.slot, chunk.start, chunk.tokens, wanted)
+            self._compute(chunk, wanted)
             row += len(wanted)
         if plan.decodes:
             starts = [sequence.computed for sequence in plan.decodes]
             tokens = [sequence.tokens[sequence.computed :] for sequence in plan.decodes]
             for index, draft in enumerate(plan.drafts):
                 tokens[index].extend(draft)
-            self.decode(starts, tokens, self._logits[row : sum(plan.rows)])
+            adapters = [sequence.adapter for sequence in plan.decodes]
+            self._decode(adapters, starts, tokens, self._logits[row : sum(plan.rows)])
         return self._logits[: sum(plan.rows)]
 
     def most_drafted(self, sequences: int) -> int:
@@ -85,6 +89,16 @@ class ModelRunner:
     def interrupt(self) -> None:
         """Give up the piece of a prompt that is being computed."""
         self._prompts.interrupt()
+        if self._adapted is not None:
+            self._adapted.interrupt()
+
+    def adopt(self, graphs: AdaptedGraphs, bank: AdapterBank) -> None:
+        """Compute sequences that have an adapter by `graphs` with `bank`, from the next run on.
+
+        Not while a run is under way.
+        """
+        graphs.use(bank)
+        self._adapted = graphs
 
     def prefill(self, slot: int, start: int, tokens: Listing[int], logits: Array) -> None:
         """Compute `tokens` of one sequence from position `start` on in `slot`.
@@ -103,38 +117,29 @@ class ModelRunner:
         batch, width = len(tokens), max(map(len, tokens))
         decoder = self._decoders.get((batch, width))
         if decoder is None:
-            decoder = self._decoders[batch, width] = _Decoder(
+            decoder = self._decoders[batch, width] = DecodeBatch(
                 self._session, self._pool, batch, width
             )
         decoder.run(starts, tokens, logits)
 
+    def _compute(self, chunk: PrefillChunk, logits: Array) -> None:
+        adapter, place = chunk.sequence.adapter, (chunk.slot, chunk.start)
+        if not adapter:
+            self.prefill(*place, chunk.tokens, logits)
+            return
+        assert self._adapted is not None, "adapters come before their sequences"
+        self._adapted.prefill(adapter, *place, chunk.tokens, logits)
 
-class _Decoder:
-    """The first `batch` slots bound as past and present, `width` tokens each at most."""
-
-    def __init__(
-        self, session: ort.InferenceSession, pool: SlotPool, batch: int, width: int
+    def _decode(
+        self,
+        adapters: Listing[str],
+        starts: Listing[int],
+        tokens: Listing[Listing[int]],
+        logits: Array,
     ) -> None:
-        self._binding = GraphBinding(session, batch, width)
-        self._binding.set_width(width)
-        self._binding.bind_slots(pool, slice(0, batch), extended=True)
-        self._width = width
-        self._counts: Lengths = np.ones(batch, np.int32)
-        if "query_seqlens" in {entry.name for entry in session.get_inputs()}:
-            self._binding.bind_input("query_seqlens", self._counts)
-        else:
-            assert width == 1, "this graph takes one token of each sequence"
-
-    def run(self, starts: Listing[int], tokens: Listing[Listing[int]], logits: Array) -> None:
-        binding, row = self._binding, 0
-        for index, (start, new) in enumerate(zip(starts, tokens, strict=True)):
-            count = len(new)
-            binding.input_ids[index, :count] = new
-            binding.seqlens_k[index] = start + count - 1
-            self._counts[index] = count
-            first = index * self._width
-            binding.rows[row : row + count] = np.arange(first, first + count)
-            row += count
-        binding.total[...] = binding.seqlens_k.max() + 1
-        assert row == len(logits), "a row for each token"
-        binding.run(logits)
+        """By the plain graph where no sequence has an adapter: then they cost nothing."""
+        if not any(adapters):
+            self.decode(starts, tokens, logits)
+            return
+        assert self._adapted is not None, "adapters come before their sequences"
+        self._adapted.decode(adapters, starts, tokens, logits)

@@ -13,6 +13,8 @@ from appliance.bundle.manifest import DecoderSpec
 from appliance.compiler import Artifact
 from appliance.compiler.profiles import Profile, plan, sizes_for
 from appliance.config import EngineSettings
+from appliance.engine.adapted_graphs import AdaptedGraphs
+from appliance.engine.adapters import AdaptedDecoder
 from appliance.engine.cache_budget import CacheBudget, CacheShape, fit, token_bytes
 from appliance.engine.device import CudaDevice, Device
 from appliance.engine.device_pool import ITEM_BYTES, DevicePool
@@ -20,6 +22,8 @@ from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.llm_engine import Runner
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.session import (
+    ADAPTED_NAME,
+    ADAPTED_PREFILL_NAME,
     PREFILL_NAME,
     open_cuda_session,
     open_session,
@@ -45,6 +49,7 @@ class OpenedDecoder:
         settings: the engine's, with the numbers that suit what computes.
         recorded: steps are replayed, not started kernel by kernel; False on the processor.
         close: gives back what the cache took.
+        adapted: what it can do with adapters; None on a GPU.
     """
 
     runner: Runner
@@ -52,6 +57,7 @@ class OpenedDecoder:
     settings: EngineSettings
     recorded: bool
     close: Callable[[], None]
+    adapted: AdaptedDecoder | None = None
 
 
 def open_decoder(
@@ -134,7 +140,23 @@ def _on_processor(
     except BaseException:
         budget.give_back(shape)
         raise
-    return OpenedDecoder(runner, shape, settings, False, lambda: budget.give_back(shape))
+    adapted = None
+    if isinstance(runner, ModelRunner):
+        adapted = AdaptedDecoder(
+            lambda: _open_adapted(artifact, decoder, settings, pool), runner.adopt
+        )
+    return OpenedDecoder(runner, shape, settings, False, lambda: budget.give_back(shape), adapted)
+
+
+def _open_adapted(
+    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, pool: SlotPool
+) -> AdaptedGraphs:
+    """The graphs with adapters, over the same weights and slots. Raises UnsupportedError."""
+    session = open_session(artifact.directory, settings.threads, ADAPTED_NAME)
+    prompts = None
+    if decoder.cache == "int8":
+        prompts = open_session(artifact.directory, settings.threads, ADAPTED_PREFILL_NAME)
+    return AdaptedGraphs(session, pool, settings.token_budget, prompts)
 
 
 def _on_cuda(artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings) -> OpenedDecoder:

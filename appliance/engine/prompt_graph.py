@@ -8,7 +8,7 @@ from any slot that holds its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -40,12 +40,20 @@ class SlotPrompts:
 
     Args:
         most: tokens of a piece at most.
+        ready: is given each binding before it runs, for inputs beside those of every graph.
     """
 
-    def __init__(self, session: ort.InferenceSession, pool: SlotPool, most: int) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        pool: SlotPool,
+        most: int,
+        ready: Callable[[GraphBinding], None] | None = None,
+    ) -> None:
         self._session = session
         self._pool = pool
         self._most = most
+        self._ready = ready or _as_it_is
         self._bindings: dict[int, GraphBinding] = {}
         self._interruption = Interruption()
 
@@ -54,6 +62,7 @@ class SlotPrompts:
         if binding is None:
             binding = self._bindings[slot] = GraphBinding(self._session, 1, self._most)
             binding.bind_slots(self._pool, slice(slot, slot + 1), extended=True)
+        self._ready(binding)
         binding.set_width(len(tokens))
         _fill(binding, start, tokens, len(logits))
         run_interruptibly(binding, logits, self._interruption)
@@ -67,12 +76,20 @@ class BytePrompts:
 
     Args:
         most: tokens of a piece at most.
+        ready: is given each binding before it runs, for inputs beside those of every graph.
     """
 
-    def __init__(self, session: ort.InferenceSession, pool: SlotPool, most: int) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        pool: SlotPool,
+        most: int,
+        ready: Callable[[GraphBinding], None] | None = None,
+    ) -> None:
         self._session = session
         self._pool = pool
         self._most = most
+        self._ready = ready or _as_it_is
         self._bindings: dict[int, GraphBinding] = {}
         self._interruption = Interruption()
         self._start: Ids = np.zeros(1, np.int64)
@@ -90,6 +107,7 @@ class BytePrompts:
             binding = self._bindings[slot] = GraphBinding(self._session, 1, self._most)
             binding.bind_slots(self._pool, slice(slot, slot + 1), extended=False)
             binding.bind_input("start", self._start)
+        self._ready(binding)
         if binding.set_width(len(tokens)):
             for name, (_, new) in self._new.items():
                 binding.bind_first(name, new, len(tokens))
@@ -101,6 +119,9 @@ class BytePrompts:
 
     def interrupt(self) -> None:
         self._interruption.interrupt()
+
+
+def _as_it_is(_binding: GraphBinding) -> None: ...
 
 
 def run_interruptibly(binding: GraphBinding, logits: Array, interruption: Interruption) -> None:

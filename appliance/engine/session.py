@@ -21,6 +21,8 @@ PROVIDERS: Mapping[Provider, str] = {
 """ONNX Runtime's name of what an artifact was compiled for."""
 GRAPH_NAME = "model.onnx"
 PREFILL_NAME = "prefill.onnx"
+ADAPTED_NAME = "adapted.onnx"
+ADAPTED_PREFILL_NAME = "adapted-prefill.onnx"
 VISION_NAME = "vision.onnx"
 
 

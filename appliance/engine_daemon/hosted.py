@@ -51,6 +51,8 @@ class HostedModel:
         self.state = State.LOADING
         self.error = ""
         self.model: LoadedModel | None = None
+        self.base: HostedModel | None = None
+        """Of an adapter: the model that computes it, which has the calls."""
         self._artifact: Artifact | None = None
         self._stepper: Stepper | None = None
         self._calls: dict[int, _Receiver] = {}
@@ -71,6 +73,11 @@ class HostedModel:
         self._stepper = Stepper(model.engine, deliver, name=self.bundle.name)
         self.state = State.SERVING
 
+    def serve_with(self, base: HostedModel) -> None:
+        """The adapter is loaded into `base`, in place of an earlier version of it: take calls."""
+        self.base = base
+        self.state = State.SERVING
+
     def fail(self, error: str) -> None:
         self.error = error
         self.state = State.FAILED
@@ -81,7 +88,8 @@ class HostedModel:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """A call that will be queued is being prepared: the model stays until then."""
+        """A call that will be queued is being prepared, or computed with this adapter: the model
+        stays until then."""
         self._preparing += 1
         self._idle.clear()
         try:
@@ -173,6 +181,8 @@ class HostedModel:
 
     def describe(self) -> pb.Model:
         """This model as ListModels shows it."""
+        if self.bundle.manifest.as_adapter is not None:
+            return self._describe_adapter()
         manifest = self.bundle.manifest
         shown = pb.Model(
             name=self.bundle.name,
@@ -200,6 +210,29 @@ class HostedModel:
             shown.context_length = self.model.cache_shape.capacity
             shown.max_sequences = self.model.cache_shape.slots
         return shown
+
+    def _describe_adapter(self) -> pb.Model:
+        """A chat model to whoever calls it: its base's, but for what it is and takes itself."""
+        spec = self.bundle.manifest.as_adapter
+        assert spec is not None
+        base = self.base.describe() if self.base is not None else pb.Model(kind="chat")
+        return pb.Model(
+            name=self.bundle.name,
+            version=self.bundle.version,
+            kind=base.kind,
+            bundle_digest=self.bundle.digest,
+            artifact=base.artifact,
+            provider=base.provider,
+            context_length=base.context_length,
+            max_sequences=base.max_sequences,
+            memory_bytes=spec.layers * spec.file_size if self.state is State.SERVING else 0,
+            state=self.state.value,
+            created=self.bundle.manifest.created,
+            error=self.error,
+            supports_tools=base.supports_tools,
+            supports_thinking=base.supports_thinking,
+            base_model=spec.base.name,
+        )
 
     def _admit(self) -> None:
         if self._refusing:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from appliance.compiler import Artifact, open_artifact
 from appliance.config import Config
 from appliance.engine.cache_budget import CacheBudget
-from appliance.engine.loaded import LoadedModel, open_model
+from appliance.engine.loaded import ChatModel, LoadedModel, open_model
 from appliance.engine_daemon import watchdog
 from appliance.engine_daemon.faults import describe
 from appliance.engine_daemon.hosted import HostedModel, State
@@ -87,10 +87,21 @@ class ModelRegistry:
             code="model_not_found",
         )
 
+    def called(self, name: str) -> tuple[HostedModel, HostedModel | None]:
+        """Who computes the calls to `name`, and the adapter with which, if it is one.
+
+        Raises as `serving` does, also for an adapter's base.
+        """
+        found = self.serving(name)
+        spec = found.bundle.manifest.as_adapter
+        return (found, None) if spec is None else (self.serving(spec.base.name), found)
+
     async def load_active(self) -> None:
         """Load every model of the current generation; failures are shown, not raised."""
         try:
-            names = list(await asyncio.to_thread(self._store.active))
+            active = await asyncio.to_thread(self._store.active)
+            # An adapter is loaded into its base.
+            names = sorted(active, key=lambda name: active[name].manifest.kind == "adapter")
         except ApplianceError as error:
             _log.error("the model store cannot be read: %s", error.message)
             return
@@ -159,18 +170,61 @@ class ModelRegistry:
             if self.watched:
                 watchdog.say(self)  # more patience, before the load holds everything up
             try:
-                model, artifact = await asyncio.to_thread(self._open, bundle)
+                serve = await self._opened(hosted)
             except asyncio.CancelledError:
                 self._hosted.remove(hosted)
                 raise
             except Exception as error:
                 raise await self._failed(hosted, error, still_served=current is not None) from error
-            hosted.serve(model, artifact)
+            serve()
             await self._changed(name, True)
             _log.info("%s %s serves", name, bundle.version)
         if current is not None:
             self._retire(current)
         return hosted
+
+    async def _opened(self, hosted: HostedModel) -> Callable[[], None]:
+        """Load what `hosted` is to serve; what is returned makes it do so."""
+        bundle = hosted.bundle
+        spec = bundle.manifest.as_adapter
+        if spec is not None:
+            base = self.serving(spec.base.name)
+            await asyncio.to_thread(base.chat.adapters.add, bundle)
+            return lambda: hosted.serve_with(base)
+        model, artifact = await asyncio.to_thread(self._open, bundle)
+        adapters = self._adapters_of(bundle.name)
+        try:
+            for adapter in adapters:
+                assert isinstance(model, ChatModel), "the store has looked: these are its adapters"
+                await asyncio.to_thread(model.adapters.add, adapter.bundle)
+        except BaseException:
+            model.close()
+            raise
+
+        def serve() -> None:
+            hosted.serve(model, artifact)
+            for adapter in adapters:
+                adapter.base = hosted
+
+        return serve
+
+    def _adapters_of(self, base: str) -> list[HostedModel]:
+        """The adapters that are served with the model `base`."""
+        return [
+            hosted
+            for hosted in self._hosted
+            if hosted.state is State.SERVING
+            and hosted.bundle.manifest.as_adapter is not None
+            and hosted.bundle.manifest.as_adapter.base.name == base
+        ]
+
+    async def _forget_adapter(self, adapter: HostedModel) -> None:
+        """Take an adapter that nobody calls any more out of its base, unless it came back."""
+        async with self._one_load:
+            digest, base = adapter.bundle.digest, adapter.base
+            back = any(h.bundle.digest == digest and h is not adapter for h in self._hosted)
+            if not back and base is not None and isinstance(base.model, ChatModel):
+                await asyncio.to_thread(base.model.adapters.remove, digest)
 
     async def _failed(
         self, hosted: HostedModel, error: Exception, *, still_served: bool
@@ -211,6 +265,7 @@ class ModelRegistry:
 
         async def leave() -> None:
             await hosted.wait_idle()
+            await self._forget_adapter(hosted)
             await hosted.close()
             if hosted in self._hosted:
                 self._hosted.remove(hosted)

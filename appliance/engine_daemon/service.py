@@ -7,7 +7,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,25 +46,9 @@ class EngineService(pb_grpc.EngineServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: ServicerContext) -> None:  # noqa: N802
         async with answered(context):
-            deadline = _deadline(request, context)
-            hosted = self._registry.serving(request.model)
-            call = self._ledger.open(request.request_id, wire.sequence_count(request))
-            try:
-                with hosted.preparing(), _while_awaited() as gone:
-                    generation, asked = await asyncio.to_thread(
-                        _generation, hosted.chat, call, request, deadline, gone
-                    )
-                    if asked.constrains:
-                        generation = await _held_to(asked, generation, hosted.chat)
-                    hosted.generate(call, generation)
-            except BaseException:
-                self._ledger.forget(call)
-                raise
-            try:
-                await self._stream(call, len(generation.prompt), hosted, context)
-            finally:
-                hosted.cancel(call.number)
-                self._ledger.close(call)
+            hosted, adapter = self._registry.called(request.model)
+            with nullcontext() if adapter is None else adapter.preparing():
+                await self._generate(request, context, hosted, adapter)
 
     async def Settle(  # noqa: N802
         self, request: pb.SettleRequest, context: ServicerContext
@@ -157,7 +141,7 @@ class EngineService(pb_grpc.EngineServicer):
         self, request: pb.TokenizeRequest, context: ServicerContext
     ) -> pb.TokenizeResponse:
         async with answered(context):
-            hosted = self._registry.serving(request.model)
+            hosted, _ = self._registry.called(request.model)
             with hosted.preparing():
                 if request.WhichOneof("prompt") == "chat":
                     chat = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
@@ -171,7 +155,7 @@ class EngineService(pb_grpc.EngineServicer):
         self, request: pb.DetokenizeRequest, context: ServicerContext
     ) -> pb.DetokenizeResponse:
         async with answered(context):
-            hosted = self._registry.serving(request.model)
+            hosted, _ = self._registry.called(request.model)
             assert hosted.model is not None
             with hosted.preparing():
                 text = await asyncio.to_thread(hosted.model.tokenizer.decode, request.tokens.ids)
@@ -182,14 +166,49 @@ class EngineService(pb_grpc.EngineServicer):
     ) -> pb.StatsResponse:
         merged: dict[str, pb.ModelStats] = {}
         for hosted in self._registry.all():
+            if hosted.base is not None:
+                continue  # an adapter: its base has the sequences
             _add_stats(merged.setdefault(hosted.bundle.name, pb.ModelStats()), hosted)
         return pb.StatsResponse(models=merged.values())
 
+    async def _generate(
+        self,
+        request: pb.GenerateRequest,
+        context: ServicerContext,
+        hosted: HostedModel,
+        adapter: HostedModel | None,
+    ) -> None:
+        """Run the call on `hosted`, with an adapter if it was called by that one's name."""
+        deadline = _deadline(request, context)
+        called = hosted if adapter is None else adapter
+        call = self._ledger.open(request.request_id, wire.sequence_count(request))
+        try:
+            with hosted.preparing(), _while_awaited() as gone:
+                generation, asked = await asyncio.to_thread(
+                    _generation, hosted.chat, call, request, deadline, gone
+                )
+                if asked.constrains:
+                    generation = await _held_to(asked, generation, hosted.chat)
+                if adapter is not None:
+                    digest = adapter.bundle.digest
+                    generation = dataclasses.replace(generation, adapter=digest)
+                hosted.generate(call, generation)
+        except BaseException:
+            self._ledger.forget(call)
+            raise
+        accepted = pb.Accepted(
+            prompt_tokens=len(generation.prompt), bundle_digest=called.bundle.digest
+        )
+        try:
+            await self._stream(call, accepted, hosted, context)
+        finally:
+            hosted.cancel(call.number)
+            self._ledger.close(call)
+
     async def _stream(
-        self, call: Call, prompt_tokens: int, hosted: HostedModel, context: ServicerContext
+        self, call: Call, accepted: pb.Accepted, hosted: HostedModel, context: ServicerContext
     ) -> None:
         tokenizer = hosted.chat.tokenizer
-        accepted = pb.Accepted(prompt_tokens=prompt_tokens, bundle_digest=hosted.bundle.digest)
         await context.write(pb.GenerateEvent(accepted=accepted))
         async for event in call.events():
             if isinstance(event, Finished):

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.bundle.adapter import adapters_of, check_set
 from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode, digest
 from appliance.bundle.verify import VerifiedBundle
 from appliance.errors import ConflictError, DigestError, NotFoundError, StorageError
@@ -106,15 +107,31 @@ class ModelStore:
         return self._generations.all()
 
     def activate(self, name: str, version: str) -> Generation:
-        """Serve this version of `name` from now on. Raises NotFoundError."""
+        """Serve this version of `name` from now on.
+
+        Raises NotFoundError, and as `check_activation` does.
+        """
         with self._changing():
             bundle = self.get(name, version)
+            self.check_activation(bundle)
             current = self._generations.current()
             return self._generations.advance({**current.models, name: bundle.digest})
 
+    def check_activation(self, bundle: StoredBundle) -> None:
+        """Raise unless `bundle` can be served beside what is: adapters need their base.
+
+        Raises ConflictError, UnsupportedError or LayoutError, as `check_set` does.
+        """
+        served = {name: stored.manifest for name, stored in self.active().items()}
+        check_set(served | {bundle.name: bundle.manifest})
+
     def deactivate(self, name: str) -> Generation:
-        """Serve `name` no longer; its bundles stay. Raises NotFoundError if it is not active."""
+        """Serve `name` no longer; its bundles stay.
+
+        Raises NotFoundError if it is not active, ConflictError if an adapter needs it.
+        """
         with self._changing():
+            self.check_deactivation(name)
             models = dict(self._generations.current().models)
             if models.pop(name, None) is None:
                 raise NotFoundError(
@@ -122,6 +139,17 @@ class ModelStore:
                     hint="`appliance models list` shows which models are",
                 )
             return self._generations.advance(models)
+
+    def check_deactivation(self, name: str) -> None:
+        """Raise ConflictError if adapters are served whose base is `name`."""
+        served = {other: stored.manifest for other, stored in self.active().items()}
+        adapters = adapters_of(name, served)
+        if adapters:
+            raise ConflictError(
+                f"{name} is the base of {', '.join(adapters)}, which would be served no longer",
+                hint="remove the adapters first: `appliance models remove NAME VERSION --active`",
+                code="adapter_base_in_use",
+            )
 
     def rollback(self) -> Generation:
         """Go back to the generation before the current one.

@@ -37,6 +37,8 @@ class Sequence:
         cached: how many prompt tokens it found in the prefix cache when it first got a slot.
         namespace: it shares keys and values with sequences of the same namespace only. Until it
             is queued "" means none; the queue then gives its request one of its own.
+        adapter: digest of the adapter that it is computed with; "": the model alone. The namespace
+            of whoever queues it must tell adapters apart, too.
         chain: hashes of its whole blocks, each over everything before; see PrefixIndex.
         beside: what computing it takes beside its tokens; nothing to the scheduler.
         caller: whom its tokens count for when callers take turns.
@@ -49,6 +51,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "adapter",
         "arrival",
         "beside",
         "cached",
@@ -71,9 +74,10 @@ class Sequence:
         self,
         prompt: Iterable[int],
         *,
-        namespace: str = "",
+        namespace: Hashable = "",
         caller: str = "",
         priority: int = 0,
+        adapter: str = "",
         beside: object = None,
     ) -> None:
         self.tokens = list(prompt)
@@ -82,7 +86,8 @@ class Sequence:
         self.computed = 0
         self.reached = 0
         self.cached = 0
-        self.namespace: Hashable = namespace
+        self.namespace = namespace
+        self.adapter = adapter
         self.caller = caller
         self.priority = priority
         self.beside = beside

@@ -27,8 +27,9 @@ _TASKS = {
     "chat": "text-generation",
     "embedding": "feature-extraction",
     "rerank": "text-ranking",
+    "adapter": "text-generation",
 }
-_OUTPUTS = {"chat": "text", "embedding": "vector", "rerank": "score"}
+_OUTPUTS = {"chat": "text", "embedding": "vector", "rerank": "score", "adapter": "text"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from appliance.bundle.manifest import (
     FORMAT,
     MANIFEST_NAME,
     MAX_FILE_BYTES,
+    Adapted,
     DecoderSpec,
     EncoderSpec,
     FileEntry,
@@ -36,10 +37,11 @@ from appliance.bundle.manifest import (
     is_name,
 )
 from appliance.config import source_date_epoch
-from appliance.errors import ConflictError, StorageError, UsageError
+from appliance.errors import CheckpointError, ConflictError, StorageError, UsageError
 from appliance.fsops import hash_regular, walk_files
 from installer.checkpoint import bom, calibration
 from installer.checkpoint.generation import read_generation
+from installer.checkpoint.graph import adapted
 from installer.checkpoint.graph.attention import (
     BytePrompt,
     ByteSlots,
@@ -68,6 +70,8 @@ from installer.signing import BundleSigner
 
 GRAPH = "graph/cpu/model.onnx"
 PREFILL_GRAPH = "graph/cpu/prefill.onnx"
+ADAPTED_GRAPH = "graph/cpu/adapted.onnx"
+ADAPTED_PREFILL_GRAPH = "graph/cpu/adapted-prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
 COMPACT_GRAPH = "graph/cuda/compact.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
@@ -114,6 +118,8 @@ class Plan:
     chat: ChatSource | None
     generation: Generation | None
     vision: VisionSpec | None
+    adapters: bool = False
+    """Whether the bundle has graphs with room for adapters."""
 
     @property
     def spec(self) -> Spec:
@@ -155,6 +161,7 @@ def build_bundle(
     version: str,
     precision: Precision | None = None,
     license_file: Path | None = None,
+    adapters: bool = False,
     signer: BundleSigner | None,
     progress: Progress | None = None,
     created: int | None = None,
@@ -164,6 +171,7 @@ def build_bundle(
 
     Args:
         precision: of the weights; None takes the family's default.
+        adapters: the bundle can be the base of adapters, for which it has graphs of its own.
         signer: None leaves the bundle unsigned, which no node accepts.
         created: Unix seconds; None takes SOURCE_DATE_EPOCH, else the clock.
 
@@ -177,7 +185,7 @@ def build_bundle(
         created = int(time.time()) if epoch is None else epoch
     progress = progress or _Silent()
     identity = _identity(name, version, created)
-    plan = _plan(Checkpoint(checkpoint), precision, license_file)
+    plan = _plan(Checkpoint(checkpoint), precision, license_file, adapters=adapters)
     unfinished = out.with_name(f".{out.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -207,8 +215,19 @@ def _identity(name: str, version: str, created: int) -> Identity:
     return Identity(name, version, created)
 
 
-def _plan(checkpoint: Checkpoint, precision: Precision | None, license_file: Path | None) -> Plan:
+def _plan(
+    checkpoint: Checkpoint,
+    precision: Precision | None,
+    license_file: Path | None,
+    *,
+    adapters: bool = False,
+) -> Plan:
     family = family_of(checkpoint)
+    if adapters and checkpoint.family not in adapted.FAMILIES:
+        raise CheckpointError(
+            f"config.json: a model of type {checkpoint.family!r} takes no adapters",
+            hint=f"leave --adapters out; {', '.join(sorted(adapted.FAMILIES))} take them",
+        )
     shape = family.read(checkpoint)
     tokenizer = CheckpointTokenizer(checkpoint, shape.vocab)
     chat = read_prompting(checkpoint, tokenizer) if family.kind == "chat" else None
@@ -231,6 +250,7 @@ def _plan(checkpoint: Checkpoint, precision: Precision | None, license_file: Pat
         if chat
         else None,
         vision=vision,
+        adapters=adapters,
     )
 
 
@@ -241,8 +261,8 @@ def _write(
     _write_graphs(plan, directory, progress, max_file_bytes)
     for graph in _graphs(plan):
         probe(directory / graph.path, directory / graph.weights_folder, plan.spec)
-        if isinstance(graph.prefill, str):
-            probe(directory / graph.prefill, directory / graph.weights_folder, plan.spec)
+        for path in graph.others:
+            probe(directory / path, directory / graph.weights_folder, plan.spec)
     if plan.vision is not None:
         probe_tower(directory / VISION_GRAPH, plan.vision)
     with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
@@ -282,6 +302,8 @@ def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_byte
         writer = _GraphWriter(plan, files)
         if not plan.joined:
             writer.write(path, FloatSlots if plan.family.kind == "chat" else None)
+            if plan.adapters:
+                writer.write(directory / ADAPTED_GRAPH, FloatSlots, adapted.AdaptedBuilder)
         else:
             _write_joined(plan, writer, directory, progress)
         if plan.on_gpus:
@@ -335,8 +357,12 @@ def _write_joined(plan: Plan, writer: _GraphWriter, directory: Path, progress: P
     progress.step("calibrating the cache")
     scales = calibration.calibrate(observed, _calibration_prompts(plan), plan.shape.layers)
     observed.unlink()
-    writer.write(directory / GRAPH, partial(ByteSlots, scales=scales))
-    writer.write(directory / PREFILL_GRAPH, partial(BytePrompt, scales=scales))
+    decode, prefill = partial(ByteSlots, scales=scales), partial(BytePrompt, scales=scales)
+    writer.write(directory / GRAPH, decode)
+    writer.write(directory / PREFILL_GRAPH, prefill)
+    if plan.adapters:
+        writer.write(directory / ADAPTED_GRAPH, decode, adapted.AdaptedBuilder)
+        writer.write(directory / ADAPTED_PREFILL_GRAPH, prefill, adapted.AdaptedBuilder)
 
 
 def _calibration_prompts(plan: Plan) -> list[Sequence[int]]:
@@ -356,6 +382,7 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
         path=GRAPH,
         precision=plan.precision,
         prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
+        adapted=_adapted(plan),
     )
     if not plan.on_gpus:
         return (cpu,)
@@ -365,6 +392,17 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
     if plan.standard:
         graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
     return tuple(graphs)
+
+
+def _adapted(plan: Plan) -> Adapted | msgspec.UnsetType:
+    """The graphs for adapters, if the plan's bundle has them."""
+    if not plan.adapters:
+        return msgspec.UNSET
+    return Adapted(
+        path=ADAPTED_GRAPH,
+        targets=adapted.targets(plan.shape),
+        prefill=ADAPTED_PREFILL_GRAPH if plan.joined else msgspec.UNSET,
+    )
 
 
 def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:

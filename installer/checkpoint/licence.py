@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cyclonedx import spdx
 
 from appliance.errors import CheckpointError, UsageError
-from installer.checkpoint.reader import Checkpoint
 
 _FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
 _CARD = "README.md"
@@ -21,6 +21,16 @@ _HEADINGS = (
     (re.compile(r"Apache License\s+Version 2\.0"), "Apache-2.0"),
     (re.compile(r"\AMIT License|\AThe MIT License"), "MIT"),
 )
+
+
+class Texts(Protocol):
+    """The files of a checkpoint."""
+
+    def has(self, name: str) -> bool: ...
+
+    def text(self, name: str) -> str:
+        """The whole of a small text file. Raises CheckpointError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +41,7 @@ class Licence:
     text: str
 
 
-def find_licence(checkpoint: Checkpoint, file: Path | None) -> Licence:
+def find_licence(checkpoint: Texts, file: Path | None) -> Licence:
     """The licence in `file`, else in the checkpoint. Raises CheckpointError, UsageError."""
     text = _given_text(file) if file is not None else _own_text(checkpoint)
     if not text.strip():
@@ -49,7 +59,7 @@ def _given_text(file: Path) -> str:
         ) from error
 
 
-def _own_text(checkpoint: Checkpoint) -> str:
+def _own_text(checkpoint: Texts) -> str:
     for name in _FILES:
         if checkpoint.has(name):
             return checkpoint.text(name)
@@ -59,7 +69,7 @@ def _own_text(checkpoint: Checkpoint) -> str:
     )
 
 
-def _identifier(checkpoint: Checkpoint, text: str) -> str:
+def _identifier(checkpoint: Texts, text: str) -> str:
     """What the model card says, else what the text's heading says."""
     card = checkpoint.text(_CARD) if checkpoint.has(_CARD) else ""
     front = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)

@@ -10,6 +10,8 @@ from installer.cli.output import JsonOption, RootOption, err, print_fields, prin
 from installer.cli.trust import PassphraseFileOption
 
 if TYPE_CHECKING:
+    from appliance.bundle.manifest import Manifest
+    from appliance.bundle.verify import VerifiedBundle
     from appliance.trust.model_signer import ModelSigner
 
 app = typer.Typer(name="bundle", help="Build and check model bundles.", no_args_is_help=True)
@@ -50,31 +52,58 @@ def build(
         Path | None,
         typer.Option("--license-file", help="The licence's text, if the checkpoint has none."),
     ] = None,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="Also graphs with which it can serve LoRA adapters.")
+    ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option("--base", help="Of an adapter: its base's bundle, built with --adapters."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a published checkpoint into a signed bundle.
+    """Turn a published checkpoint, of a model or of a LoRA adapter, into a signed bundle.
 
     Reads config.json, safetensors and the tokenizer; runs no code from the checkpoint. Set
     SOURCE_DATE_EPOCH to get the same bytes again.
     """
     from appliance.bundle.manifest import digest, encode
+    from appliance.errors import UsageError
     from installer.checkpoint import build_bundle
+    from installer.checkpoint.adapter_build import build_adapter
+    from installer.checkpoint.adapter_checkpoint import is_adapter
     from installer.keyring import MODEL_SIGNER, Keyring
     from installer.passphrase import read_passphrase
     from installer.progress import TerminalProgress
     from installer.signing import BundleSigner
 
     key_file = Keyring(keys).key_file(MODEL_SIGNER)
-    manifest = build_bundle(
-        checkpoint,
-        target,
-        name=name,
-        version=version,
-        precision=precision.value if precision is not None else None,
-        license_file=license_file,
-        signer=BundleSigner(key_file, read_passphrase(passphrase_file)),
-        progress=TerminalProgress(err),
-    )
+    if is_adapter(checkpoint):
+        _refuse_for_adapter(precision, adapters=adapters)
+        bundle = _base(base, keys)
+        manifest = build_adapter(
+            checkpoint,
+            target,
+            name=name,
+            version=version,
+            base=bundle.directory,
+            base_manifest=bundle.manifest,
+            license_file=license_file,
+            signer=BundleSigner(key_file, read_passphrase(passphrase_file)),
+        )
+    elif base is not None:
+        raise UsageError(f"{checkpoint} is not an adapter", hint="leave --base out")
+    else:
+        manifest = build_bundle(
+            checkpoint,
+            target,
+            name=name,
+            version=version,
+            precision=precision.value if precision is not None else None,
+            license_file=license_file,
+            adapters=adapters,
+            signer=BundleSigner(key_file, read_passphrase(passphrase_file)),
+            progress=TerminalProgress(err),
+        )
     size = sum(entry.size for entry in manifest.files)
     document = {
         "bundle": str(target),
@@ -82,7 +111,7 @@ def build(
         "version": manifest.version,
         "kind": manifest.kind,
         "family": manifest.family,
-        "precision": manifest.graph.precision,
+        **_made(manifest),
         "license": manifest.license,
         "size": size,
         "digest": digest(encode(manifest)),
@@ -133,6 +162,42 @@ def verify(
             "signer": bundle.signer.name,
         }
     )
+
+
+def _refuse_for_adapter(precision: PrecisionName | None, *, adapters: bool) -> None:
+    from appliance.errors import UsageError
+
+    if precision is not None or adapters:
+        raise UsageError(
+            "--precision and --adapters are a base's, and this is an adapter",
+            hint="leave them out: an adapter is stored in fp32, and is computed so",
+        )
+
+
+def _base(directory: Path | None, keys: Path) -> "VerifiedBundle":
+    """The verified bundle of an adapter's base. Raises UsageError, VerificationError."""
+    from appliance.bundle.verify import verify_metadata
+    from appliance.errors import UsageError
+    from installer.keyring import Keyring
+
+    if directory is None:
+        raise UsageError(
+            "this is an adapter, which belongs to one base",
+            hint="name the directory of the base's bundle: --base",
+        )
+    return verify_metadata(directory, Keyring(keys).model_signers())
+
+
+def _made(manifest: "Manifest") -> dict[str, object]:
+    """The grade of a model; of an adapter, what it adds to which base."""
+    adapter = manifest.as_adapter
+    if adapter is None:
+        return {"precision": manifest.graph.precision}
+    return {
+        "base": adapter.base.name,
+        "rank": adapter.rank,
+        "targets": " ".join(target.name for target in adapter.targets),
+    }
 
 
 def _signers(keys: Path | None, root: Path | None) -> "tuple[ModelSigner, ...]":

@@ -197,6 +197,17 @@ def _document(bundle: "StoredBundle", active: "Mapping[str, StoredBundle]") -> d
 
 def _details(bundle: "StoredBundle") -> dict[str, object]:
     manifest = bundle.manifest
+    adapter = manifest.as_adapter
+    if adapter is not None:
+        return {
+            "family": manifest.family,
+            "license": manifest.license,
+            "base": adapter.base.name,
+            "base_checkpoint": adapter.base.checkpoint_sha256,
+            "rank": adapter.rank,
+            "targets": " ".join(target.name for target in adapter.targets),
+            "files": len(manifest.files),
+        }
     lengths = manifest.spec
     return {
         "family": manifest.family,

@@ -6,12 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from appliance.errors import DigestError, UsageError
 from installer.ceremony import hold_ceremony
+from installer.cli.bundle import app
 from tests.conftest import BuildOnce
-from tests.fakes.checkpoints import write_bert
+from tests.fakes.adapters import write_adapter
+from tests.fakes.checkpoints import write_bert, write_qwen3
 
 PASSPHRASE = "a passphrase for the tests"
 
@@ -75,3 +80,32 @@ def test_refusals_are_an_error_and_a_hint(packager: Path, tmp_path: Path) -> Non
     assert done.stderr.startswith("error: ")
     assert "\nhint: choose one of int8, fp32" in done.stderr
     assert not (tmp_path / "it").exists()
+
+
+def test_an_adapter_is_built_for_the_base_that_is_named(packager: Path, tmp_path: Path) -> None:
+    base = write_qwen3(tmp_path / "checkpoint")
+    lora = write_adapter(tmp_path / "lora", base, targets=("q", "v"))
+    keys = ("--keys", str(packager / "keys"))
+    passphrase = ("--passphrase-file", str(packager / "passphrase"))
+
+    def run(*words: str) -> Any:
+        return CliRunner().invoke(app, [*words, *keys])
+
+    def build_it(checkpoint: Path, name: str, *words: str) -> Any:
+        named = ("--name", name, "--version", "1.0", "--out", str(tmp_path / name))
+        return run("build", str(checkpoint), *named, *words, *passphrase, "--json")
+
+    at = ("--base", str(tmp_path / "base"))
+    assert build_it(base, "base", "--precision", "fp32", "--adapters").exit_code == 0
+    for words in ((), (*at, "--precision", "fp32"), (*at, "--adapters")):
+        assert isinstance(build_it(lora, "support", *words).exception, UsageError)
+    assert isinstance(build_it(base, "support", *at).exception, UsageError)
+    shown = json.loads(build_it(lora, "support", *at).stdout)
+    assert (shown["kind"], shown["base"], shown["rank"]) == ("adapter", "base", 4)
+    assert shown["targets"] == "q v"
+    assert run("verify", str(tmp_path / "support")).exit_code == 0
+    weights = tmp_path / "support/adapter/00000.bin"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    refusal = run("verify", str(tmp_path / "support")).exception
+    assert isinstance(refusal, DigestError)
+    assert refusal.path == "adapter/00000.bin"

@@ -13,6 +13,7 @@ from appliance.fsops import make_dirs
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
+from installer.checkpoint.adapter_build import build_adapter
 from tests.fakes.bundles import write_signer
 
 
@@ -35,6 +36,7 @@ class EngineNode:
         precision: str = "fp32",
         activate: bool = True,
         compile_now: bool = True,
+        adapters: bool = False,
     ) -> StoredBundle:
         """Build, sign, import, compile and activate a model."""
         out = self.layout.root / f"{name}-{version}"
@@ -44,6 +46,7 @@ class EngineNode:
             name=name,
             version=version,
             precision=precision,  # type: ignore[arg-type]
+            adapters=adapters,
             signer=None,
             created=1_700_000_000,
         )
@@ -52,4 +55,24 @@ class EngineNode:
             ensure_artifact(self.layout, bundle, self._key)
         if activate:
             self.store.activate(name, version)
+        return bundle
+
+    def add_adapter(
+        self, checkpoint: Path, base: StoredBundle, *, name: str, activate: bool = True
+    ) -> StoredBundle:
+        """Build, sign, import and activate an adapter of `base`."""
+        out = self.layout.root / f"{name}-1.0"
+        build_adapter(
+            checkpoint,
+            out,
+            name=name,
+            version="1.0",
+            base=base.directory,
+            base_manifest=base.manifest,
+            signer=None,
+            created=1_700_000_000,
+        )
+        bundle = self.store.import_bundle(self._signer.sign(out), advance=lambda _: None)
+        if activate:
+            self.store.activate(name, "1.0")
         return bundle

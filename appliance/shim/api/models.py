@@ -26,6 +26,8 @@ class ModelOut(msgspec.Struct, frozen=True):
     kind: str = ""
     context_length: int = 0
     bundle_digest: str = ""
+    base: str = ""
+    """Of an adapter: the model that it is added to."""
 
 
 class ModelList(msgspec.Struct, frozen=True):
@@ -87,4 +89,5 @@ def _out(model: pb.Model) -> ModelOut:
         kind=model.kind,
         context_length=model.context_length,
         bundle_digest=model.bundle_digest,
+        base=model.base_model,
     )

@@ -1,0 +1,22 @@
+"""Small files of a bundle in the model store, read as they were signed."""
+
+from __future__ import annotations
+
+import hashlib
+
+from appliance.errors import DigestError
+from appliance.fsops import read_regular, resolve_inside
+from appliance.model_store import StoredBundle
+
+
+def read_checked(bundle: StoredBundle, path: str) -> bytes:
+    """The bytes of one small file of the bundle. Raises DigestError if they are not the signed."""
+    (entry,) = (entry for entry in bundle.manifest.files if entry.path == path)
+    data = read_regular(resolve_inside(bundle.directory, path), limit=entry.size, name=path)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise DigestError(
+            f"{path} of {bundle.name} {bundle.version} was altered on this node",
+            path=path,
+            hint="remove this version and add the bundle again",
+        )
+    return data

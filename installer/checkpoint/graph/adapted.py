@@ -1,0 +1,107 @@
+"""A decoder's graph with room for adapters beside its linear layers.
+
+Owns what adapters add to a layer: y + up(down(x)), for as many adapters as the caller binds, whose
+rows lie one below the other. A mask says which of them are a sequence's own; a sequence whose mask
+is all zeros gets what the plain graph gives it, to the bit. Hu et al., LoRA (2021).
+
+Inputs for each target t, such as `q` (the layer `q_proj`), docs/bundle-format.md:
+    adapter_mask_t            float32 [batch, 1, ranks]
+    adapter_down_LAYER_t      float32 [ranks, inner]
+    adapter_up_LAYER_t        float32 [ranks, outer], the adapter's scale in it
+"""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+from appliance.bundle.manifest import AdapterTarget
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.quantize import Scheme
+from installer.checkpoint.tensors import Tensors
+from installer.checkpoint.weights import WeightFiles
+
+LAYER = re.compile(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj")
+"""The linear layers that adapters may change: their number and target."""
+
+
+FAMILIES = frozenset({"llama", "qwen2", "qwen3"})
+"""Whose linear layers have the names above, and no others that adapters change."""
+
+
+def targets(shape: DecoderShape) -> tuple[AdapterTarget, ...]:
+    """What adapters of such a decoder may change."""
+    queries, pairs = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return (
+        AdapterTarget(name="q", inner=shape.hidden, outer=queries),
+        AdapterTarget(name="k", inner=shape.hidden, outer=pairs),
+        AdapterTarget(name="v", inner=shape.hidden, outer=pairs),
+        AdapterTarget(name="o", inner=queries, outer=shape.hidden),
+        AdapterTarget(name="gate", inner=shape.hidden, outer=shape.inner),
+        AdapterTarget(name="up", inner=shape.hidden, outer=shape.inner),
+        AdapterTarget(name="down", inner=shape.inner, outer=shape.hidden),
+    )
+
+
+class AdaptedBuilder(GraphBuilder):
+    """A graph for the processor whose linear layers take adapters."""
+
+    def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
+        super().__init__(tensors, files, scheme)
+        self._masks: dict[str, ir.Value] = {}
+
+    def linear(
+        self,
+        x: ir.Value,
+        name: str,
+        inner: int,
+        outer: int,
+        *,
+        bias: bool = False,
+        scale: ir.Value | None = None,
+    ) -> ir.Value:
+        """As the plain graph's, with what adapters add."""
+        y = super().linear(x, name, inner, outer, bias=bias, scale=scale)
+        if self.scheme.integer_products:
+            return y  # through `unscaled`, which has added it
+        return self._adapted(y, x, name, inner, outer)
+
+    def unscaled(
+        self, x: ir.Value, name: str, inner: int, outer: int
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """As the plain graph's: what adapters add is divided by the factor that is still to come.
+
+        So the order of the other operations stays, and with it every bit of a sequence that has
+        no adapter.
+        """
+        y, factor = super().unscaled(x, name, inner, outer)
+        if factor is not None:
+            y = self._adapted(y, x, name, inner, outer, factor)
+        return y, factor
+
+    def _adapted(
+        self,
+        y: ir.Value,
+        x: ir.Value,
+        name: str,
+        inner: int,
+        outer: int,
+        factor: ir.Value | None = None,
+    ) -> ir.Value:
+        """y + up(mask * down(x)) / factor."""
+        found = LAYER.fullmatch(name)
+        if found is None:
+            return y
+        layer, target = found.groups()
+        kind, ranks = ir.DataType.FLOAT, f"ranks_{target}"
+        if target not in self._masks:
+            self._masks[target] = self.input(f"adapter_mask_{target}", kind, ("batch", 1, ranks))
+        down = self.input(f"adapter_down_{layer}_{target}", kind, (ranks, inner))
+        up = self.input(f"adapter_up_{layer}_{target}", kind, (ranks, outer))
+        low = self.op("MatMul", x, self.op("Transpose", down, perm=[1, 0]))
+        own = self.op("Mul", low, self._masks[target])
+        if factor is not None:
+            own = self.op("Div", own, factor)
+        return self.op("Add", y, self.op("MatMul", own, up))
