@@ -2,15 +2,14 @@
 
 Owns the order of the steps and the bundle's layout. Everything that can refuse a checkpoint
 without reading its weights does so first. The bundle appears at its place by one rename when it
-is complete; a build that fails or is killed leaves nothing there.
+is complete. A build that is killed, or stopped by Ctrl-C or a full disk, leaves its parts beside
+that place, and the same build started again goes on from them; one that is refused leaves nothing.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from appliance.bundle.manifest import (
     is_name,
 )
 from appliance.config import source_date_epoch
-from appliance.errors import ConflictError, StorageError, UsageError
+from appliance.errors import UsageError
 from appliance.fsops import hash_regular, walk_files
 from installer.checkpoint import bom, calibration
 from installer.checkpoint.generation import read_generation
@@ -50,20 +49,24 @@ from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.graph.standard import StandardBuilder, has_standard_graph
 from installer.checkpoint.graph.static_cache import StaticCache
+from installer.checkpoint.journal import Journal
 from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.probe import probe
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
 from installer.checkpoint.quantize import SCHEMES, Precision
 from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.space import check_space, counted
 from installer.checkpoint.tokenizer import CheckpointTokenizer
+from installer.checkpoint.unfinished import Unfinished, build_key, unfinished
 from installer.checkpoint.weights import WeightFiles
-from installer.progress import Advance, Progress
+from installer.progress import NoProgress, Progress
 from installer.signing import BundleSigner
 
 GRAPH = "graph/cpu/model.onnx"
 PREFILL_GRAPH = "graph/cpu/prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
+OBSERVED = "observed.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
 LICENCE = "LICENSE"
@@ -71,17 +74,6 @@ MODEL_CARD = "MODEL_CARD.md"
 README = "README.md"
 _CALIBRATION_TOKENS = 2048
 """Of one prompt at most; all together have about 3,000."""
-
-
-class _Silent:
-    """Progress that nobody watches."""
-
-    def step(self, title: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def bytes(self, title: str, total: int) -> AbstractContextManager[Advance]:
-        return nullcontext(lambda _count: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +97,7 @@ class Plan:
     tokenizer: CheckpointTokenizer
     chat: ChatSource | None
     generation: Generation | None
+    max_file_bytes: int
 
     @property
     def spec(self) -> DecoderSpec | EncoderSpec:
@@ -145,32 +138,21 @@ def build_bundle(
         created: Unix seconds; None takes SOURCE_DATE_EPOCH, else the clock.
 
     Raises CheckpointError naming what cannot be expressed, ConflictError if `out` exists,
-    UsageError for a name or version that the manifest cannot hold, StorageError.
+    LockedError if another process builds it, UsageError for a name or version that the manifest
+    cannot hold, CapacityError if the disk has no room, StorageError.
     """
-    if out.exists():
-        raise ConflictError(f"{out} exists", hint="name a new directory: bundles never change")
     if created is None:
         epoch = source_date_epoch()
         created = int(time.time()) if epoch is None else epoch
-    progress = progress or _Silent()
+    progress = progress or NoProgress()
     identity = _identity(name, version, created)
-    plan = _plan(Checkpoint(checkpoint), precision, license_file)
-    unfinished = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-        manifest = _write(plan, identity, unfinished, progress, max_file_bytes)
+    plan = _plan(Checkpoint(checkpoint), precision, license_file, max_file_bytes)
+    with unfinished(out) as work:
+        manifest = _build(plan, identity, work, progress)
         if signer is not None:
             progress.step("signing the bundle")
-            signer.sign(unfinished)
-        unfinished.rename(out)
-    except OSError as error:
-        raise StorageError(
-            f"the bundle cannot be written: {error}",
-            hint="check the disk's free space and the permissions of the directories",
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            signer.sign(work.bundle)
+        work.finish(out)
     return manifest
 
 
@@ -184,7 +166,9 @@ def _identity(name: str, version: str, created: int) -> Identity:
     return Identity(name, version, created)
 
 
-def _plan(checkpoint: Checkpoint, precision: Precision | None, license_file: Path | None) -> Plan:
+def _plan(
+    checkpoint: Checkpoint, precision: Precision | None, license_file: Path | None, limit: int
+) -> Plan:
     family = family_of(checkpoint)
     shape = family.read(checkpoint)
     tokenizer = CheckpointTokenizer(checkpoint, shape.vocab)
@@ -198,64 +182,104 @@ def _plan(checkpoint: Checkpoint, precision: Precision | None, license_file: Pat
         tokenizer=tokenizer,
         chat=chat,
         generation=read_generation(checkpoint, tokenizer, thinking=chat.thinking) if chat else None,
+        max_file_bytes=limit,
     )
 
 
-def _write(
-    plan: Plan, identity: Identity, directory: Path, progress: Progress, max_file_bytes: int
-) -> Manifest:
-    _write_texts(plan, directory)
-    _write_graphs(plan, directory, progress, max_file_bytes)
-    for graph in _graphs(plan):
-        probe(directory / graph.path, directory / graph.weights_folder, plan.spec)
-        if isinstance(graph.prefill, str):
-            probe(directory / graph.prefill, directory / graph.weights_folder, plan.spec)
+def _build(plan: Plan, identity: Identity, work: Unfinished, progress: Progress) -> Manifest:
+    """Everything of the bundle but its signature."""
+    texts = _texts(plan)
+    weights = _count_weights(plan)
     with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
         origin = plan.checkpoint.digest(advance)
-    files = _hash_files(directory, progress)
+    if work.begin(_key(plan, origin)):
+        progress.note("going on with the build that was stopped")
+    check_space(work.bundle, weights)
+    entries = _write_graphs(plan, work, progress)
+    _write_texts(texts, work.bundle)
+    _probe(plan, work.bundle, progress)
+    plan.checkpoint.refuse_changes()
+    files = _hash_files(work.bundle, entries)
     subject = _subject(plan, identity, origin)
-    (directory / bom.NAME).write_bytes(bom.write_bom(subject, files))
-    files = tuple(sorted((*files, _entry(directory, bom.NAME)), key=lambda entry: entry.path))
+    (work.bundle / bom.NAME).write_bytes(bom.write_bom(subject, files))
+    files = tuple(sorted((*files, _entry(work.bundle, bom.NAME)), key=lambda entry: entry.path))
     manifest = _manifest(plan, identity, origin, files)
-    (directory / MANIFEST_NAME).write_bytes(encode(manifest))
+    (work.bundle / MANIFEST_NAME).write_bytes(encode(manifest))
     return decode(encode(manifest))
 
 
-def _write_texts(plan: Plan, directory: Path) -> None:
+def _key(plan: Plan, origin: str) -> str:
+    return build_key(
+        {
+            "checkpoint": origin,
+            "precision": plan.precision,
+            "max_file_bytes": str(plan.max_file_bytes),
+        }
+    )
+
+
+def _texts(plan: Plan) -> dict[str, str]:
+    """Path in the bundle -> text. All of them are read before the checkpoint is hashed."""
     texts = {LICENCE: plan.licence.text, TOKENIZER: plan.tokenizer.json}
     if plan.chat is not None:
         texts[TEMPLATE_PATH] = plan.chat.template
     if plan.checkpoint.has(README) and (card := plan.checkpoint.text(README)):
         texts[MODEL_CARD] = card
+    return texts
+
+
+def _write_texts(texts: Mapping[str, str], directory: Path) -> None:
     for name, text in texts.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("utf-8"))
 
 
-def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_bytes: int) -> None:
-    path = directory / GRAPH
-    path.parent.mkdir(parents=True)
+def _first_form(plan: Plan) -> Form | None:
+    """The form of the graph that is written with the weights, before all others."""
+    if plan.joined:
+        return Observed
+    return FloatSlots if plan.family.kind == "chat" else None
+
+
+def _count_weights(plan: Plan) -> int:
+    """Bytes of the weights to come. Raises CheckpointError for what is missing or misshapen."""
+    tensors = Checkpoint(plan.checkpoint.directory).tensors
+    form = _first_form(plan)
+
+    def build(files: WeightFiles) -> None:
+        builder = GraphBuilder(tensors, files, SCHEMES[plan.precision])
+        plan.family.build(builder, plan.shape, *(() if form is None else (form,)))
+
+    return counted(build, plan.max_file_bytes)
+
+
+def _write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[FileEntry]:
+    """Write every graph; returns the weight files."""
+    directory, weights = work.bundle, work.bundle / WEIGHTS
+    weights.mkdir(parents=True, exist_ok=True)
     tensors = plan.checkpoint.tensors
-    title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
     with (
-        WeightFiles(path.parent, limit=max_file_bytes) as files,
-        progress.bytes(title, tensors.size) as tensors.advance,
+        Journal(work.journal, weights) as journal,
+        WeightFiles(weights, limit=plan.max_file_bytes, journal=journal, sources=tensors) as files,
     ):
         writer = _GraphWriter(plan, files)
-        if not plan.joined:
-            writer.write(path, FloatSlots if plan.family.kind == "chat" else None)
-        else:
-            _write_joined(plan, writer, directory, progress)
+        first = work.scratch / OBSERVED if plan.joined else directory / GRAPH
+        title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
+        with progress.bytes(title, tensors.size) as tensors.advance:
+            files.restore(journal.kept)
+            writer.write(first, _first_form(plan))
+        if plan.joined:
+            _write_joined(plan, writer, first, directory, progress)
         if plan.family.kind == "chat":
-            cuda = directory / CUDA_GRAPH
-            cuda.parent.mkdir()
-            writer.write(cuda, HalfSlots, HalfBuilder)
+            writer.write(directory / CUDA_GRAPH, HalfSlots, HalfBuilder)
         if plan.standard:
-            trt = directory / TRT_GRAPH
-            trt.parent.mkdir()
-            writer.write(trt, StaticCache, StandardBuilder)
+            writer.write(directory / TRT_GRAPH, StaticCache, StandardBuilder)
     tensors.finish(plan.family.unused_tensors)
+    return [
+        FileEntry(path=f"{WEIGHTS}/{name}", size=size, sha256=sha256)
+        for name, (size, sha256) in files.entries.items()
+    ]
 
 
 class _GraphWriter:
@@ -272,16 +296,19 @@ class _GraphWriter:
         builder = words(plan.checkpoint.tensors, self._files, SCHEMES[plan.precision])
         plan.family.build(builder, plan.shape, *(() if form is None else (form,)))
         self._files.flush()
+        path.parent.mkdir(exist_ok=True)
         builder.save(path, name=plan.checkpoint.family)
 
 
-def _write_joined(plan: Plan, writer: _GraphWriter, directory: Path, progress: Progress) -> None:
-    """The weights with a graph that observes; then, with the scales found, the two that serve."""
-    observed = (directory / GRAPH).with_name("observed.onnx")
-    writer.write(observed, Observed)
-    progress.step("calibrating the cache")
-    scales = calibration.calibrate(observed, _calibration_prompts(plan), plan.shape.layers)
-    observed.unlink()
+def _write_joined(
+    plan: Plan, writer: _GraphWriter, observed: Path, directory: Path, progress: Progress
+) -> None:
+    """With the scales that the observing graph finds, the two graphs that serve."""
+    prompts = _calibration_prompts(plan)
+    with progress.count("calibrating the cache", sum(map(len, prompts)), "tokens") as advance:
+        scales = calibration.calibrate(
+            observed, directory / WEIGHTS, prompts, plan.shape.layers, advance
+        )
     writer.write(directory / GRAPH, partial(ByteSlots, scales=scales))
     writer.write(directory / PREFILL_GRAPH, partial(BytePrompt, scales=scales))
 
@@ -311,14 +338,26 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
     return (cpu, cuda, trt) if plan.standard else (cpu, cuda)
 
 
-def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:
-    sizes = walk_files(directory)
-    with progress.bytes("hashing the bundle", sum(sizes.values())) as advance:
-        return tuple(_entry(directory, name, advance) for name in sizes)
+def _probe(plan: Plan, directory: Path, progress: Progress) -> None:
+    """Run every graph once."""
+    for graph in _graphs(plan):
+        progress.step(f"trying the graph for {graph.variant}")
+        for path in (graph.path, graph.prefill):
+            if isinstance(path, str):
+                probe(directory / path, directory / graph.weights_folder, plan.spec)
 
 
-def _entry(directory: Path, name: str, advance: Advance | None = None) -> FileEntry:
-    size, sha256 = hash_regular(directory / name, name=name, advance=advance)
+def _hash_files(directory: Path, known: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
+    """Every file; the weights were hashed while they were written."""
+    entries = {entry.path: entry for entry in known}
+    return tuple(
+        entries[name] if name in entries else _entry(directory, name)
+        for name in walk_files(directory)
+    )
+
+
+def _entry(directory: Path, name: str) -> FileEntry:
+    size, sha256 = hash_regular(directory / name, name=name)
     return FileEntry(path=name, size=size, sha256=sha256)
 
 

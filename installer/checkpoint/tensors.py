@@ -8,17 +8,17 @@ tensor.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  # teaches NumPy bfloat16, which safetensors hands out
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.safetensors_file import Entry, SafetensorsFile
 
 Float32 = npt.NDArray[np.float32]
 
@@ -29,6 +29,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.msgpack",
 _PIECE_BYTES = 4 * 1024 * 1024
 """Of float32; small enough that the temporaries of rounding stay in the processor's cache."""
 _FLOATS = frozenset({"F32", "F16", "BF16"})
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 class Tensors:
@@ -41,6 +42,7 @@ class Tensors:
         self.files = tuple(sorted(set(self._file.values()))) if self._file else (WEIGHTS,)
         self._shape: dict[str, tuple[int, ...]] = {}
         self._type: dict[str, str] = {}
+        self._entries: dict[str, Mapping[str, Entry]] = {}
         where: dict[str, str] = {}
         for file in self.files:
             for name, shape, kind in self._headers(file):
@@ -54,6 +56,7 @@ class Tensors:
             )
         self._file = where
         self._used: set[str] = set()
+        self._taken: list[str] = []
         self.size = sum((directory / file).stat().st_size for file in self.files)
         self.advance: Callable[[int], None] = _ignore
         """Told the bytes of the checkpoint as they are read."""
@@ -103,6 +106,18 @@ class Tensors:
                 hint="the checkpoint's config.json belongs to another model",
             )
 
+    def taken(self) -> tuple[str, ...]:
+        """Names used for the first time since this was last asked."""
+        taken = tuple(self._taken)
+        self._taken.clear()
+        return taken
+
+    def account(self, names: Iterable[str]) -> None:
+        """Take these as used: what was made of them is stored already."""
+        for name in names:
+            self._used.add(name)
+            self.advance(math.prod(self.shape(name)) * _BYTES.get(self._type[name], 0))
+
     def finish(self, harmless: re.Pattern[str]) -> None:
         """Refuse the first tensor that no part of the graph used, unless `harmless` matches."""
         for name in sorted(self._shape.keys() - self._used):
@@ -118,20 +133,20 @@ class Tensors:
                 tensor = opened.get_slice(name)
                 yield name, tuple(tensor.get_shape()), tensor.get_dtype()
 
-    def _open(self, file: str) -> Any:  # noqa: ANN401  # the library has no types
+    def _open(self, file: str) -> SafetensorsFile:
         path = self._directory / file
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(f"the checkpoint has no {file}", hint="download it again")
-        try:
-            # pread keeps the file's pages out of this process's resident memory.
-            return safe_open(path, framework="np", backend="pread")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is not a safetensors file: {error}") from error
+        opened = SafetensorsFile(path, file, self._entries.get(file))
+        self._entries[file] = opened.entries
+        return opened
 
     def _file_of(self, name: str) -> str:
         self.shape(name)
         assert self._file is not None
-        self._used.add(name)
+        if name not in self._used:
+            self._used.add(name)
+            self._taken.append(name)
         if self._type[name] not in _FLOATS:
             raise CheckpointError(
                 f"{name} has the element type {self._type[name]}",
