@@ -7,7 +7,8 @@ a total that was signed or measured.
 
 The JSON lines are `{"event":"step","title":…}` when a step begins, then
 `{"event":"progress","title":…,"done":…,"total":…,"bytes_per_second":…,"seconds_left":…}` at
-most twice a second (of things that are not bytes the rate is named after them), and `{"event":"note","text":…}`.
+most twice a second (of things that are not bytes the rate is named after them), and
+`{"event":"note","text":…}`.
 """
 
 from __future__ import annotations

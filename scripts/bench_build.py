@@ -1,4 +1,4 @@
-"""Measures what building a bundle takes: memory, and time beside reading and hashing the same files.
+"""Measures what building a bundle takes: memory, and time beside reading and hashing its files.
 
 A checkpoint of random weights in the shape of a published one is written, sharded, into a
 temporary directory and built in each grade, in a process of its own; before each build the same
@@ -50,6 +50,12 @@ class StepTimes:
         self.step(title)
         yield lambda _count: None
         self.step(f"after {title}")
+
+    @contextmanager
+    def count(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        """A step over other things."""
+        with self.bytes(f"{title}, {total} {unit}", total) as advance:
+            yield advance
 
 
 def build(checkpoint: Path, out: Path, grade: str) -> None:

@@ -114,6 +114,35 @@ class Prompting(_Strict, frozen=True):
     """Left out if the model's vocabulary has no tokens for it."""
 
 
+class Parity(_Strict, frozen=True):
+    """The first layers beside the publisher's reference implementation, when the bundle was built.
+
+    Errors are relative, |got - wanted| / |wanted|, and rounded upwards; no bundle is built beyond
+    its bounds. Either `not_run` says why nothing was compared, or the rest says what was.
+    """
+
+    not_run: str | msgspec.UnsetType = msgspec.UNSET
+    reference: str | msgspec.UnsetType = msgspec.UNSET
+    """Name and version of the reference, and of what it runs on."""
+    layers: int | msgspec.UnsetType = msgspec.UNSET
+    tokens: int | msgspec.UnsetType = msgspec.UNSET
+    error: float | msgspec.UnsetType = msgspec.UNSET
+    """In 32-bit floats; left out where the family is not built in them."""
+    bound: float | msgspec.UnsetType = msgspec.UNSET
+    grade_error: float | msgspec.UnsetType = msgspec.UNSET
+    """Of the bundle's own weights and graph for the processor."""
+    grade_bound: float | msgspec.UnsetType = msgspec.UNSET
+
+    def __str__(self) -> str:
+        if isinstance(self.not_run, str):
+            return f"not compared: {self.not_run}"
+        exact = f"{self.error:.1e} in fp32, " if isinstance(self.error, float) else ""
+        return (
+            f"{self.reference}, first {self.layers} layers: relative error {exact}"
+            f"{self.grade_error:.1e} as built (allowed {self.grade_bound:g})"
+        )
+
+
 class Manifest(_Strict, frozen=True):
     """Everything the node needs to know of a bundle, and nothing it must guess."""
 
@@ -137,6 +166,8 @@ class Manifest(_Strict, frozen=True):
     encoder: EncoderSpec | None = None
     generation: Generation | None = None
     prompting: Prompting | None = None
+    parity: Parity | msgspec.UnsetType = msgspec.UNSET
+    """Left out by releases that did not compare."""
 
     @property
     def graph(self) -> Graph:
@@ -217,6 +248,19 @@ def _check(manifest: Manifest) -> None:
         if not any(path.startswith(folder) for path in paths):
             raise _bad(f"it names the folder {graph.weights_folder!r}, which has no files")
     _check_numbers(manifest)
+    if isinstance(manifest.parity, Parity):
+        _check_parity(manifest.parity)
+
+
+def _check_parity(parity: Parity) -> None:
+    fields = msgspec.structs.asdict(parity)
+    given = {name for name, value in fields.items() if value is not msgspec.UNSET}
+    compared = {"reference", "layers", "tokens", "grade_error", "grade_bound"}
+    if given not in ({"not_run"}, compared, compared | {"error", "bound"}):
+        raise _bad("its parity says neither what was compared nor why nothing was")
+    for error, bound in (("error", "bound"), ("grade_error", "grade_bound")):
+        if error in given and not 0 <= fields[error] <= fields[bound]:
+            raise _bad(f"its parity.{error} is beyond the bound")
 
 
 def _check_numbers(manifest: Manifest) -> None:

@@ -51,6 +51,7 @@ from installer.checkpoint.graph.standard import StandardBuilder, has_standard_gr
 from installer.checkpoint.graph.static_cache import StaticCache
 from installer.checkpoint.journal import Journal
 from installer.checkpoint.licence import Licence, find_licence
+from installer.checkpoint.parity import Mode, ParityGate, Subject
 from installer.checkpoint.probe import probe
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
 from installer.checkpoint.quantize import SCHEMES, Precision
@@ -67,6 +68,7 @@ PREFILL_GRAPH = "graph/cpu/prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
 OBSERVED = "observed.onnx"
+SHALLOW = "shallow.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
 LICENCE = "LICENSE"
@@ -98,10 +100,15 @@ class Plan:
     chat: ChatSource | None
     generation: Generation | None
     max_file_bytes: int
+    gate: ParityGate | None
 
     @property
     def spec(self) -> DecoderSpec | EncoderSpec:
-        spec: DecoderSpec | EncoderSpec = self.shape.spec()
+        return self.spec_of(self.shape)
+
+    def spec_of(self, shape: Any) -> DecoderSpec | EncoderSpec:  # noqa: ANN401  # the family's own
+        """What the manifest says of a model of this shape."""
+        spec: DecoderSpec | EncoderSpec = shape.spec()
         if isinstance(spec, DecoderSpec) and self.joined:
             return msgspec.structs.replace(spec, cache="int8")
         return spec
@@ -129,6 +136,7 @@ def build_bundle(
     progress: Progress | None = None,
     created: int | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
+    parity: Mode | None = None,
 ) -> Manifest:
     """Build the bundle of `checkpoint` in the new directory `out` and sign it.
 
@@ -136,17 +144,19 @@ def build_bundle(
         precision: of the weights; None takes the family's default.
         signer: None leaves the bundle unsigned, which no node accepts.
         created: Unix seconds; None takes SOURCE_DATE_EPOCH, else the clock.
+        parity: whether the first layers are compared with the reference implementation; None says
+            nothing of it in the manifest.
 
-    Raises CheckpointError naming what cannot be expressed, ConflictError if `out` exists,
-    LockedError if another process builds it, UsageError for a name or version that the manifest
-    cannot hold, CapacityError if the disk has no room, StorageError.
+    Raises CheckpointError naming what cannot be expressed or what differs, ConflictError if `out`
+    exists, LockedError if another process builds it, UsageError for a name or version that the
+    manifest cannot hold, CapacityError if the disk has no room, StorageError.
     """
     if created is None:
         epoch = source_date_epoch()
         created = int(time.time()) if epoch is None else epoch
     progress = progress or NoProgress()
     identity = _identity(name, version, created)
-    plan = _plan(Checkpoint(checkpoint), precision, license_file, max_file_bytes)
+    plan = _plan(Checkpoint(checkpoint), precision, license_file, max_file_bytes, parity)
     with unfinished(out) as work:
         manifest = _build(plan, identity, work, progress)
         if signer is not None:
@@ -167,7 +177,11 @@ def _identity(name: str, version: str, created: int) -> Identity:
 
 
 def _plan(
-    checkpoint: Checkpoint, precision: Precision | None, license_file: Path | None, limit: int
+    checkpoint: Checkpoint,
+    precision: Precision | None,
+    license_file: Path | None,
+    limit: int,
+    parity: Mode | None,
 ) -> Plan:
     family = family_of(checkpoint)
     shape = family.read(checkpoint)
@@ -183,6 +197,7 @@ def _plan(
         chat=chat,
         generation=read_generation(checkpoint, tokenizer, thinking=chat.thinking) if chat else None,
         max_file_bytes=limit,
+        gate=ParityGate(parity) if parity is not None else None,
     )
 
 
@@ -195,6 +210,8 @@ def _build(plan: Plan, identity: Identity, work: Unfinished, progress: Progress)
     if work.begin(_key(plan, origin)):
         progress.note("going on with the build that was stopped")
     check_space(work.bundle, weights)
+    if plan.gate is not None:
+        plan.gate.begin(_parity_subject(plan), work.scratch, progress)
     entries = _write_graphs(plan, work, progress)
     _write_texts(texts, work.bundle)
     _probe(plan, work.bundle, progress)
@@ -235,6 +252,17 @@ def _write_texts(texts: Mapping[str, str], directory: Path) -> None:
         path.write_bytes(text.encode("utf-8"))
 
 
+def _parity_subject(plan: Plan) -> Subject:
+    return Subject(
+        checkpoint=plan.checkpoint,
+        family=plan.family,
+        precision=plan.precision,
+        tokenizer=plan.tokenizer,
+        shape=plan.shape,
+        form=FloatSlots if plan.family.kind == "chat" else None,
+    )
+
+
 def _first_form(plan: Plan) -> Form | None:
     """The form of the graph that is written with the weights, before all others."""
     if plan.joined:
@@ -269,12 +297,18 @@ def _write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[
         with progress.bytes(title, tensors.size) as tensors.advance:
             files.restore(journal.kept)
             writer.write(first, _first_form(plan))
+        form = _first_form(plan)
         if plan.joined:
-            _write_joined(plan, writer, first, directory, progress)
+            form = _write_joined(plan, writer, first, directory, progress)
         if plan.family.kind == "chat":
             writer.write(directory / CUDA_GRAPH, HalfSlots, HalfBuilder)
         if plan.standard:
             writer.write(directory / TRT_GRAPH, StaticCache, StandardBuilder)
+        if plan.gate is not None and plan.gate.reference is not None:
+            files.sealed = True
+            shape, shallow = plan.gate.reference.shape, work.scratch / SHALLOW
+            writer.write(shallow, form, shape=shape)
+            plan.gate.finish(shallow, weights, plan.precision, plan.spec_of(shape))
     tensors.finish(plan.family.unused_tensors)
     return [
         FileEntry(path=f"{WEIGHTS}/{name}", size=size, sha256=sha256)
@@ -290,11 +324,16 @@ class _GraphWriter:
         self._files = files
 
     def write(
-        self, path: Path, form: Form | None, words: type[GraphBuilder] = GraphBuilder
+        self,
+        path: Path,
+        form: Form | None,
+        words: type[GraphBuilder] = GraphBuilder,
+        shape: Any = None,  # noqa: ANN401  # the family's own
     ) -> None:
+        """Write the graph in `form`; `shape`, if it is not the plan's, has fewer layers."""
         plan = self._plan
         builder = words(plan.checkpoint.tensors, self._files, SCHEMES[plan.precision])
-        plan.family.build(builder, plan.shape, *(() if form is None else (form,)))
+        plan.family.build(builder, shape or plan.shape, *(() if form is None else (form,)))
         self._files.flush()
         path.parent.mkdir(exist_ok=True)
         builder.save(path, name=plan.checkpoint.family)
@@ -302,15 +341,20 @@ class _GraphWriter:
 
 def _write_joined(
     plan: Plan, writer: _GraphWriter, observed: Path, directory: Path, progress: Progress
-) -> None:
-    """With the scales that the observing graph finds, the two graphs that serve."""
+) -> Form:
+    """With the scales that the observing graph finds, the two graphs that serve.
+
+    Returns the form of the first.
+    """
     prompts = _calibration_prompts(plan)
     with progress.count("calibrating the cache", sum(map(len, prompts)), "tokens") as advance:
         scales = calibration.calibrate(
             observed, directory / WEIGHTS, prompts, plan.shape.layers, advance
         )
-    writer.write(directory / GRAPH, partial(ByteSlots, scales=scales))
+    slots = partial(ByteSlots, scales=scales)
+    writer.write(directory / GRAPH, slots)
     writer.write(directory / PREFILL_GRAPH, partial(BytePrompt, scales=scales))
+    return slots
 
 
 def _calibration_prompts(plan: Plan) -> list[Sequence[int]]:
@@ -395,4 +439,5 @@ def _manifest(
         encoder=spec if isinstance(spec, EncoderSpec) else None,
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
+        parity=plan.gate.result if plan.gate is not None else msgspec.UNSET,
     )

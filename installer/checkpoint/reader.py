@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class Checkpoint:
         self.directory = directory
         self._read: set[str] = set()
         self._states: dict[str, tuple[int, int, int]] = {}
+        self._instead: dict[str, object] = {}
+        """Documents that are taken for those of the directory."""
         self.config = self.document(CONFIG)
         for file in (CONFIG, "tokenizer_config.json"):
             if "auto_map" in (self.document(file) if self.has(file) else {}):
@@ -81,6 +84,13 @@ class Checkpoint:
         self._read.update(tensors.files)
         return tensors
 
+    def with_config(self, config: dict[str, object]) -> Checkpoint:
+        """The same checkpoint as if config.json said `config`."""
+        other = copy(self)
+        other.config = config
+        other._instead = {CONFIG: config}
+        return other
+
     def has(self, name: str) -> bool:
         """Whether there is something of this name; what is no plain file is refused when read."""
         return os.path.lexists(self.directory / name)
@@ -114,6 +124,8 @@ class Checkpoint:
 
     def json(self, name: str) -> object:
         """A JSON value. Raises CheckpointError."""
+        if name in self._instead:
+            return self._instead[name]
         try:
             return json.loads(self.text(name))
         except (json.JSONDecodeError, RecursionError) as error:

@@ -64,6 +64,15 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._shape
 
+    def names(self) -> Iterable[str]:
+        """Of all tensors."""
+        return self._shape.keys()
+
+    def file_of(self, name: str) -> str:
+        """The file that the tensor `name` is in."""
+        assert self._file is not None
+        return self._file[name]
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`. Raises CheckpointError if there is none."""
         if name not in self._shape:

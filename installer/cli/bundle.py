@@ -10,6 +10,7 @@ from installer.cli.output import JsonOption, RootOption, err, print_fields, prin
 from installer.cli.trust import PassphraseFileOption
 
 if TYPE_CHECKING:
+    from appliance.bundle.manifest import Manifest
     from appliance.trust.model_signer import ModelSigner
 
 app = typer.Typer(name="bundle", help="Build and check model bundles.", no_args_is_help=True)
@@ -23,6 +24,14 @@ class PrecisionName(StrEnum):
     int8 = "int8"
     fp16 = "fp16"
     fp32 = "fp32"
+
+
+class ParityName(StrEnum):
+    """Whether the first layers are compared with the reference implementation."""
+
+    auto = "auto"
+    required = "required"
+    off = "off"
 
 
 @app.callback()
@@ -50,12 +59,20 @@ def build(
         Path | None,
         typer.Option("--license-file", help="The licence's text, if the checkpoint has none."),
     ] = None,
+    parity: Annotated[
+        ParityName,
+        typer.Option(
+            help="Compare the first layers with transformers: where it is installed (auto), or "
+            "refuse to build without (required). A model that differs is never built."
+        ),
+    ] = ParityName.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a published checkpoint into a signed bundle.
 
-    Reads config.json, safetensors and the tokenizer; runs no code from the checkpoint. Set
-    SOURCE_DATE_EPOCH to get the same bytes again.
+    Reads config.json, safetensors and the tokenizer; runs no code from the checkpoint. A build that
+    was stopped goes on where it was when the same command is given again. Set SOURCE_DATE_EPOCH to
+    get the same bytes again.
     """
     from appliance.bundle.manifest import digest, encode
     from installer.checkpoint import build_bundle
@@ -65,16 +82,22 @@ def build(
     from installer.signing import BundleSigner
 
     key_file = Keyring(keys).key_file(MODEL_SIGNER)
-    manifest = build_bundle(
-        checkpoint,
-        target,
-        name=name,
-        version=version,
-        precision=precision.value if precision is not None else None,
-        license_file=license_file,
-        signer=BundleSigner(key_file, read_passphrase(passphrase_file)),
-        progress=TerminalProgress(err),
-    )
+    signer = BundleSigner(key_file, read_passphrase(passphrase_file))
+    try:
+        manifest = build_bundle(
+            checkpoint,
+            target,
+            name=name,
+            version=version,
+            precision=precision.value if precision is not None else None,
+            license_file=license_file,
+            signer=signer,
+            progress=TerminalProgress(err),
+            parity=parity.value,
+        )
+    except KeyboardInterrupt:
+        err.print("stopped: what is done is kept, and the same command goes on from there")
+        raise
     size = sum(entry.size for entry in manifest.files)
     document = {
         "bundle": str(target),
@@ -84,6 +107,7 @@ def build(
         "family": manifest.family,
         "precision": manifest.graph.precision,
         "license": manifest.license,
+        "parity": parity_text(manifest),
         "size": size,
         "digest": digest(encode(manifest)),
     }
@@ -121,6 +145,7 @@ def verify(
         "size": bundle.size,
         "digest": bundle.digest,
         "signer": bundle.signer.name,
+        "parity": parity_text(bundle.manifest),
     }
     if as_json:
         print_json(document)
@@ -131,8 +156,17 @@ def verify(
             "files": f"{len(bundle.files)}, {bundle.size / 1e6:.1f} MB",
             "digest": bundle.digest,
             "signer": bundle.signer.name,
+            "parity": parity_text(bundle.manifest),
         }
     )
+
+
+def parity_text(manifest: "Manifest") -> str:
+    """What a manifest says of the comparison with the reference."""
+    from appliance.bundle.manifest import Parity
+
+    parity = manifest.parity
+    return str(parity) if isinstance(parity, Parity) else "not compared: built without the gate"
 
 
 def _signers(keys: Path | None, root: Path | None) -> "tuple[ModelSigner, ...]":
