@@ -273,11 +273,14 @@ def _first_form(plan: Plan) -> Form | None:
 def _count_weights(plan: Plan) -> int:
     """Bytes of the weights to come. Raises CheckpointError for what is missing or misshapen."""
     tensors = Checkpoint(plan.checkpoint.directory).tensors
-    form = _first_form(plan)
+    forms: list[tuple[Form | None, type[GraphBuilder]]] = [(_first_form(plan), GraphBuilder)]
+    forms += [(HalfSlots, HalfBuilder)] if plan.family.kind == "chat" else []
+    forms += [(StaticCache, StandardBuilder)] if plan.standard else []
 
     def build(files: WeightFiles) -> None:
-        builder = GraphBuilder(tensors, files, SCHEMES[plan.precision])
-        plan.family.build(builder, plan.shape, *(() if form is None else (form,)))
+        for form, words in forms:
+            builder = words(tensors, files, SCHEMES[plan.precision])
+            plan.family.build(builder, plan.shape, *(() if form is None else (form,)))
 
     return counted(build, plan.max_file_bytes)
 

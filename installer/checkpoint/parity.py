@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -143,14 +144,14 @@ class ParityGate:
         error = _compare(open_graph(graph, weights), spec, reference.tokens, reference.wanted)
         _refuse(error, bound, f"in {precision}")
         exact = reference.error if precision != "fp32" else error
-        floats = {} if exact is None else {"error": _rounded(exact), "bound": BOUNDS["fp32"]}
         self.result = Parity(
             reference=reference.versions,
             layers=reference.layers,
             tokens=len(reference.tokens),
             grade_error=_rounded(error),
             grade_bound=bound,
-            **floats,
+            error=msgspec.UNSET if exact is None else _rounded(exact),
+            bound=msgspec.UNSET if exact is None else BOUNDS["fp32"],
         )
 
 
@@ -232,6 +233,13 @@ def _run_child(
         "memory": memory,
         "result": str(result),
     }
+    versions = _answer(asked, directory, _SECONDS_BASE + size / _BYTES_A_SECOND)
+    rows: Float32 = np.load(result, allow_pickle=False)
+    return rows, versions
+
+
+def _answer(asked: Mapping[str, object], directory: Path, seconds: float) -> str:
+    """Run the reference in its process for at most so long; its versions."""
     environment = {
         "PATH": os.defpath,
         "HOME": str(directory),
@@ -249,7 +257,7 @@ def _run_child(
             text=True,
             env=environment,
             cwd=directory,
-            timeout=_SECONDS_BASE + size / _BYTES_A_SECOND,
+            timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -259,8 +267,7 @@ def _run_child(
     answer = json.loads(done.stdout)
     if "failed" in answer:
         raise _NotRunError(f"the reference was not able to: {answer['failed']}", answer["detail"])
-    rows: Float32 = np.load(result, allow_pickle=False)
-    return rows, answer["versions"]
+    return str(answer["versions"])
 
 
 def _as_output(rows: Float32, spec: Spec) -> Float32:

@@ -149,7 +149,7 @@ class Checkpoint:
         self._states = {name: self._state(name) for name in names}
         outer = hashlib.sha256()
         with ThreadPoolExecutor(min(_HASHERS, os.cpu_count() or 1)) as pool:
-            digests = pool.map(lambda name: self._hash(name, advance), names)
+            digests = pool.map(lambda name: _hash(self.directory / name, advance), names)
             for name, inner in zip(names, digests, strict=True):
                 outer.update(name.encode("utf-8") + b"\0" + inner)
         return outer.hexdigest()
@@ -167,14 +167,6 @@ class Checkpoint:
         found = (self.directory / name).stat()
         return found.st_ino, found.st_size, found.st_mtime_ns
 
-    def _hash(self, name: str, advance: Callable[[int], None]) -> bytes:
-        inner = hashlib.sha256()
-        with (self.directory / name).open("rb") as file:
-            while piece := file.read(_READ_BYTES):
-                inner.update(piece)
-                advance(len(piece))
-        return inner.digest()
-
     def _no_weights(self) -> CheckpointError:
         pickles = sorted(p.name for pattern in PICKLES for p in self.directory.glob(pattern))
         if pickles:
@@ -185,3 +177,12 @@ class Checkpoint:
         return CheckpointError(
             f"the checkpoint has no {WEIGHTS}", hint="the download is incomplete"
         )
+
+
+def _hash(path: Path, advance: Callable[[int], None]) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+            advance(len(piece))
+    return digest.digest()

@@ -108,7 +108,7 @@ class SafetensorsFile:
     def read(self, entry: Entry, begin: int, end: int) -> npt.NDArray[Any]:
         """The numbers between two places of the file. Raises CheckpointError."""
         values = np.empty((end - begin) // entry.dtype.itemsize, entry.dtype)
-        target = memoryview(values.view(np.uint8)) if values.size else memoryview(b"")
+        target = values.view(np.uint8).data if values.size else memoryview(b"")
         while target:
             count = os.preadv(self._fd, [target], end - len(target))
             if count == 0:
@@ -148,7 +148,7 @@ class SafetensorsFile:
         if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
             raise self._bad(f"{name} has no dtype, shape and data_offsets")
         kind, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-        if kind not in _DTYPES:
+        if not isinstance(kind, str) or kind not in _DTYPES:
             raise self._bad(f"{name} has the element type {kind!r}")
         if not _are_counts(shape) or len(shape) > _MAX_AXES:
             raise self._bad(f"{name} has the shape {str(shape)[:80]}")
