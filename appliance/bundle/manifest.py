@@ -117,8 +117,9 @@ class Prompting(_Strict, frozen=True):
 class Parity(_Strict, frozen=True):
     """The first layers beside the publisher's reference implementation, when the bundle was built.
 
-    Errors are relative, |got - wanted| / |wanted|, and rounded upwards; no bundle is built beyond
-    its bounds. Either `not_run` says why nothing was compared, or the rest says what was.
+    Errors are relative, |got - wanted| / |wanted|, in parts per billion (so that the manifest has
+    one spelling), rounded upwards; no bundle is built beyond its bounds. Either `not_run` says why
+    nothing was compared, or the rest says what was.
     """
 
     not_run: str | msgspec.UnsetType = msgspec.UNSET
@@ -126,21 +127,26 @@ class Parity(_Strict, frozen=True):
     """Name and version of the reference, and of what it runs on."""
     layers: int | msgspec.UnsetType = msgspec.UNSET
     tokens: int | msgspec.UnsetType = msgspec.UNSET
-    error: float | msgspec.UnsetType = msgspec.UNSET
+    error: int | msgspec.UnsetType = msgspec.UNSET
     """In 32-bit floats; left out where the family is not built in them."""
-    bound: float | msgspec.UnsetType = msgspec.UNSET
-    grade_error: float | msgspec.UnsetType = msgspec.UNSET
+    bound: int | msgspec.UnsetType = msgspec.UNSET
+    grade_error: int | msgspec.UnsetType = msgspec.UNSET
     """Of the bundle's own weights and graph for the processor."""
-    grade_bound: float | msgspec.UnsetType = msgspec.UNSET
+    grade_bound: int | msgspec.UnsetType = msgspec.UNSET
 
     def __str__(self) -> str:
         if isinstance(self.not_run, str):
             return f"not compared: {self.not_run}"
-        exact = f"{self.error:.1e} in fp32, " if isinstance(self.error, float) else ""
+        exact = f"{_relative(self.error)} in fp32, " if isinstance(self.error, int) else ""
         return (
             f"{self.reference}, first {self.layers} layers: relative error {exact}"
-            f"{self.grade_error:.1e} as built (allowed {self.grade_bound:g})"
+            f"{_relative(self.grade_error)} as built (allowed {_relative(self.grade_bound)})"
         )
+
+
+def _relative(parts: int | msgspec.UnsetType) -> str:
+    """Parts per billion as a plain number."""
+    return f"{parts / 1e9:.2g}" if isinstance(parts, int) else "?"
 
 
 class Manifest(_Strict, frozen=True):

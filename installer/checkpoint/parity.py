@@ -148,10 +148,10 @@ class ParityGate:
             reference=reference.versions,
             layers=reference.layers,
             tokens=len(reference.tokens),
-            grade_error=_rounded(error),
-            grade_bound=bound,
-            error=msgspec.UNSET if exact is None else _rounded(exact),
-            bound=msgspec.UNSET if exact is None else BOUNDS["fp32"],
+            grade_error=_parts(error),
+            grade_bound=_parts(bound),
+            error=msgspec.UNSET if exact is None else _parts(exact),
+            bound=msgspec.UNSET if exact is None else _parts(BOUNDS["fp32"]),
         )
 
 
@@ -341,9 +341,8 @@ def _refuse(error: float, bound: float, where: str) -> None:
         )
 
 
-def _rounded(error: float) -> float:
-    """Up to two digits, upwards: the last bits of a sum differ between kinds of machine."""
-    if error == 0:
-        return 0.0
-    exponent = math.floor(math.log10(error)) - 1
-    return float(f"{math.ceil(error / 10**exponent)}e{exponent}")
+def _parts(error: float) -> int:
+    """Parts per billion, rounded upwards to two digits: the last bits of sums differ by machine."""
+    parts = math.ceil(round(error * 1e9, 3))
+    unit = 10 ** max(len(str(parts)) - 2, 0)
+    return -(-parts // unit) * unit

@@ -28,8 +28,22 @@ def packager(build_once: BuildOnce) -> Path:
     return build_once("bundle-cli", build)
 
 
-def appliance(packager: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    script = "from installer.cli import main; main()"
+MAIN = "from installer.cli import main; main()"
+INTERRUPTED = """\
+import os, signal
+from installer.checkpoint.journal import Journal
+
+append = Journal.append
+
+def interrupted(self, record):
+    append(self, record)
+    os.kill(os.getpid(), signal.SIGINT)
+
+Journal.append = interrupted
+"""
+
+
+def appliance(packager: Path, *words: str, script: str = MAIN) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", script, "bundle", *words],
         capture_output=True,
@@ -39,10 +53,14 @@ def appliance(packager: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def build(packager: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def build(
+    packager: Path, out: Path, *words: str, script: str = MAIN
+) -> subprocess.CompletedProcess[str]:
     named = ("--name", "tiny", "--version", "1.0", "--out", str(out))
     keys = ("--keys", str(packager / "keys"))
-    return appliance(packager, "build", str(packager / "checkpoint"), *named, *keys, *words)
+    words = words if "--parity" in words else (*words, "--parity", "off")
+    checkpoint = str(packager / "checkpoint")
+    return appliance(packager, "build", checkpoint, *named, *keys, *words, script=script)
 
 
 def test_a_bundle_is_built_and_verified(packager: Path, tmp_path: Path) -> None:
@@ -51,6 +69,7 @@ def test_a_bundle_is_built_and_verified(packager: Path, tmp_path: Path) -> None:
     built = json.loads(done.stdout)
     assert (built["name"], built["precision"], built["kind"]) == ("tiny", "int8", "embedding")
     assert "building the bert graph in int8" in done.stderr
+    assert built["parity"] == "not compared: switched off"
     done = appliance(packager, "verify", str(tmp_path / "it"), "--keys", str(packager / "keys"))
     assert done.returncode == 0, done.stderr
     assert built["digest"] in done.stdout
@@ -75,3 +94,26 @@ def test_refusals_are_an_error_and_a_hint(packager: Path, tmp_path: Path) -> Non
     assert done.stderr.startswith("error: ")
     assert "\nhint: choose one of int8, fp32" in done.stderr
     assert not (tmp_path / "it").exists()
+
+
+def test_ctrl_c_leaves_a_build_that_goes_on_and_says_so(packager: Path, tmp_path: Path) -> None:
+    done = build(packager, tmp_path / "it", script=INTERRUPTED + MAIN)
+    assert done.returncode == 130, done.stderr
+    assert "stopped: what is done is kept" in done.stderr
+    assert not (tmp_path / "it").exists()
+    done = build(packager, tmp_path / "it")
+    assert done.returncode == 0, done.stderr
+    assert "going on with the build that was stopped" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_the_comparison_with_the_reference_is_shown_wherever_the_bundle_is(
+    packager: Path, tmp_path: Path
+) -> None:
+    done = build(packager, tmp_path / "it", "--parity", "required")
+    assert done.returncode == 0, done.stderr
+    shown = "first 2 layers: relative error"
+    assert shown in done.stdout
+    keys = str(packager / "keys")
+    done = appliance(packager, "verify", str(tmp_path / "it"), "--keys", keys, "--json")
+    assert shown in json.loads(done.stdout)["parity"]

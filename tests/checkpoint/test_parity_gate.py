@@ -77,10 +77,10 @@ def test_the_first_layers_are_compared_in_floats_and_as_built(
     result = compared(manifest)
     assert str(result.reference).startswith("transformers ")
     assert (result.layers, result.tokens) == (2, 160)
-    assert (result.bound, result.grade_bound) == (BOUNDS["fp32"], BOUNDS["w8a8"])
-    assert isinstance(result.error, float)
-    assert isinstance(result.grade_error, float)
-    assert 0 < result.error < 1e-5 < result.grade_error < 0.15
+    assert (result.bound, result.grade_bound) == (BOUNDS["fp32"] * 1e9, BOUNDS["w8a8"] * 1e9)
+    assert isinstance(result.error, int)
+    assert isinstance(result.grade_error, int)
+    assert 0 < result.error < 10_000 < result.grade_error < 150_000_000
     assert "comparing the first 2 layers with the reference" in said
     assert "first 2 layers: relative error" in str(result)
     weights = {entry.path: entry.sha256 for entry in manifest.files if "weights" in entry.path}
@@ -91,9 +91,9 @@ def test_the_first_layers_are_compared_in_floats_and_as_built(
 
 def test_an_encoder_is_compared_by_its_embedding(tmp_path: Path) -> None:
     result = compared(build(write_bert(tmp_path / "c"), tmp_path / "it", "required", "fp32")[0])
-    assert isinstance(result.error, float)
+    assert isinstance(result.error, int)
     assert result.error == result.grade_error
-    assert result.error < 1e-5
+    assert result.error < 10_000
 
 
 def test_a_graph_that_computes_something_else_is_never_built(
@@ -148,6 +148,21 @@ def test_the_reference_runs_no_code_of_the_checkpoint(tmp_path: Path) -> None:
     asked = {"architecture": "no_such_class", "memory": 4_000_000_000}
     with pytest.raises(parity._NotRunError, match="has no no_such_class"):
         parity._answer(asked, tmp_path, 120.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (0.0, 0),
+        (1e-12, 1),
+        (8.16e-7, 820),
+        (1.2e-6, 1200),
+        (0.4, 400_000_000),
+        (0.0512, 52_000_000),
+    ],
+)
+def test_an_error_is_rounded_upwards_to_two_digits(error: float, parts: int) -> None:
+    assert parity._parts(error) == parts
 
 
 @pytest.mark.parametrize(
