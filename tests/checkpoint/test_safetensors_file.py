@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -147,7 +148,7 @@ def test_every_run_of_rows_is_the_public_librarys(
     dtype: type,
 ) -> None:
     path = tmp_path_factory.mktemp("it") / "it"
-    table = np.arange(rows * width * 2).reshape(rows, width, 2).astype(dtype)
+    table: npt.NDArray[Any] = np.arange(rows * width * 2).reshape(rows, width, 2).astype(dtype)
     save_file({"x": table, "y": np.ones(3, np.float32)}, path)
     with SafetensorsFile(path, "it") as file:
         assert sorted(file.keys()) == ["x", "y"]
