@@ -58,6 +58,9 @@ def sampling_params(given: pb.SamplingParams, defaults: Generation) -> SamplingP
 
 def conversation(prompt: pb.ChatPrompt, *, thinking: bool) -> Conversation:
     """A chat prompt; `thinking` is the bundle's default. Raises RequestError."""
+    for name, kind in (("tool_choice", pb.ToolChoice), ("thinking", pb.ThinkingMode)):
+        if getattr(prompt, name) not in kind.values():
+            raise RequestError(f"{getattr(prompt, name)} is no {name}", param=name)
     if prompt.thinking != pb.THINKING_MODE_DEFAULT:
         thinking = prompt.thinking == pb.THINKING_MODE_ON
     return Conversation(

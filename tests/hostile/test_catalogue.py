@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
 from tests.conftest import BuildOnce
-from tests.hostile import http_cases, key_cases, parameter_cases
+from tests.hostile import grpc_cases, http_cases, key_cases, parameter_cases
 from tests.hostile.oracle import Case, faults_of, send
 from tests.hostile.stack import Stack, build_models, standing
 
@@ -28,11 +29,24 @@ def stack(build_once: BuildOnce) -> Iterator[Stack]:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_requests_are_refused_and_nobody_notices(stack: Stack, group: str) -> None:
-    faults = []
-    before = stack.figures()
-    with stack.probe() as probe:
+    with watched(stack) as faults:
         for case in GROUPS[group]:
             faults += [f"{case.name}: {fault}" for fault in faults_of(case, send(stack, case))]
+
+
+def test_calls_of_the_engine_are_refused_and_nobody_notices(stack: Stack) -> None:
+    with watched(stack) as faults:
+        for call in grpc_cases.CASES:
+            faults += [f"{call.name}: {fault}" for fault in grpc_cases.faults_of(stack, call)]
+
+
+@contextmanager
+def watched(stack: Stack) -> Iterator[list[str]]:
+    """A list of faults; at the end, beside what was put into it, what else does not hold."""
+    faults: list[str] = []
+    before = stack.figures()
+    with stack.probe() as probe:
+        yield faults
     stack.billed += probe.tokens
     assert probe.latencies, "somebody was beside it"
     faults += [f"the caller beside it: {failure}" for failure in probe.failures]
