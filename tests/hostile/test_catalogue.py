@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.conftest import BuildOnce
-from tests.hostile import grpc_cases, http_cases, key_cases, parameter_cases
+from tests.hostile import (
+    bundle_cases,
+    disk_cases,
+    grpc_cases,
+    http_cases,
+    key_cases,
+    parameter_cases,
+)
 from tests.hostile.oracle import Case, faults_of, send
 from tests.hostile.stack import Stack, build_models, standing
 
@@ -38,6 +48,34 @@ def test_calls_of_the_engine_are_refused_and_nobody_notices(stack: Stack) -> Non
     with watched(stack) as faults:
         for call in grpc_cases.CASES:
             faults += [f"{call.name}: {fault}" for fault in grpc_cases.faults_of(stack, call)]
+
+
+def test_bundles_are_refused_and_nobody_notices(stack: Stack, tmp_path: Path) -> None:
+    signer = bundle_cases.a_signer(tmp_path)
+    with watched(stack) as faults:
+        for case in bundle_cases.CASES:
+            bundle = bundle_cases.prepared(tmp_path / "made", case, signer)
+            found = bundle_cases.faults_of(stack, case, bundle, signer)
+            faults += [f"{case.name}: {fault}" for fault in found]
+
+
+def test_a_damaged_disk_is_noticed_and_nobody_else_notices(stack: Stack, tmp_path: Path) -> None:
+    disk = disk_cases
+    with watched(stack) as faults:
+        files = disk.artifact_files(stack)
+        assert len(files) >= 3, files
+        for path, (name, damage) in product(files, disk.DAMAGES.items()):
+            found = disk.faults_of_load(stack, path, damage)
+            faults += [f"{path.name}, {name}: {fault}" for fault in found]
+        assert disk.load(stack)[0] is grpc.StatusCode.OK, "and it is loaded when it is whole"
+        for name, text in disk.SETTINGS.items():
+            faults += [f"settings, {name}: {fault}" for fault in disk.faults_of_settings(text)]
+        for file, name in product(disk.LOG_FILES, disk.LOG_DAMAGES):
+            found = disk.faults_of_log(stack, tmp_path, file, disk.DAMAGES[name])
+            faults += [f"{file}, {name}: {fault}" for fault in found]
+        for file, name in product(("keys_db", "usage_db"), disk.DATABASE_DAMAGES):
+            found = disk.faults_of_database(stack, tmp_path, file, disk.DAMAGES[name])
+            faults += [f"{file}, {name}: {fault}" for fault in found]
 
 
 @contextmanager
