@@ -17,11 +17,13 @@ import grpc
 
 from appliance.access import KeyStore
 from appliance.audit.fsck import verify
+from appliance.compiler import open_artifact
 from appliance.config import Layout, parse_config
 from appliance.errors import ApplianceError
 from appliance.metering import Meter
 from appliance.model_store import ModelStore
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.trust.node_key import PUBLIC_NAME, NodePublicKey
 from tests.hostile.oracle import faults_of_text
 from tests.hostile.stack import SECONDS, Stack
 
@@ -56,20 +58,16 @@ DAMAGES: dict[str, Damage] = {
 
 
 def artifact_files(stack: Stack) -> list[Path]:
-    """What the engine loads for `letters`."""
-    digest = ModelStore(stack.config.layout.models).active()["letters"].digest
-    folders = [p for p in stack.config.layout.artifacts.rglob("*") if p.is_dir()]
-    files = [p for folder in folders for p in folder.iterdir() if p.is_file()]
-    return sorted(p for p in files if digest in str(p) or digest.encode() in _record(p.parent))
-
-
-def _record(folder: Path) -> bytes:
-    return b"".join(p.read_bytes() for p in folder.iterdir() if p.is_file() and "record" in p.name)
+    """What the engine loads for `letters`: the files of its artifact."""
+    layout = stack.config.layout
+    digest = ModelStore(layout.models).active()["letters"].digest
+    node = NodePublicKey.load(layout.node / PUBLIC_NAME)
+    return sorted(open_artifact(layout.artifacts, digest, node).directory.iterdir())
 
 
 def faults_of_load(stack: Stack, path: Path, damage: Damage) -> list[str]:
     """What is wrong with the engine's answer when it shall load `letters` from a damaged file."""
-    with _kept(path):
+    with _kept(path, stack.root / "aside"):
         damage(path)
         code, details = load(stack)
     found = faults_of_text(details.encode())
@@ -93,9 +91,8 @@ def load(stack: Stack) -> tuple[grpc.StatusCode, str]:
 
 
 @contextmanager
-def _kept(path: Path) -> Iterator[None]:
+def _kept(path: Path, aside: Path) -> Iterator[None]:
     """The file `path` is afterwards what it was, times included."""
-    aside = path.with_name(f"{path.name}.aside")
     path.rename(aside)
     shutil.copy2(aside, path)
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,9 @@ from tests.hostile import (
 from tests.hostile.oracle import Case, faults_of, send
 from tests.hostile.stack import Stack, build_models, standing
 
-GROUPS: dict[str, Sequence[Case]] = {
+QUIET_SECONDS = 10
+ROUNDS = 5
+GROUPS: dict[str, list[Case]] = {
     "HTTP": http_cases.CASES,
     "keys": key_cases.CASES,
     "parameters": parameter_cases.CASES,
@@ -63,7 +66,7 @@ def test_a_damaged_disk_is_noticed_and_nobody_else_notices(stack: Stack, tmp_pat
     disk = disk_cases
     with watched(stack) as faults:
         files = disk.artifact_files(stack)
-        assert len(files) >= 3, files
+        assert len(files) >= 3, "record, graph and weights at least"
         for path, (name, damage) in product(files, disk.DAMAGES.items()):
             found = disk.faults_of_load(stack, path, damage)
             faults += [f"{path.name}, {name}: {fault}" for fault in found]
@@ -76,6 +79,33 @@ def test_a_damaged_disk_is_noticed_and_nobody_else_notices(stack: Stack, tmp_pat
         for file, name in product(("keys_db", "usage_db"), disk.DATABASE_DAMAGES):
             found = disk.faults_of_database(stack, tmp_path, file, disk.DAMAGES[name])
             faults += [f"{file}, {name}: {fault}" for fault in found]
+
+
+def test_the_catalogue_has_no_case_twice() -> None:
+    groups = [*GROUPS.values(), grpc_cases.CASES, bundle_cases.CASES]
+    for cases in groups:
+        names = [case.name for case in cases]
+        assert len(names) == len(set(names))
+    assert sum(map(len, groups)) >= 150
+
+
+@pytest.mark.slow
+def test_what_the_caller_beside_it_waits_is_measured(
+    stack: Stack, record_property: Callable[[str, object], None]
+) -> None:
+    with stack.probe() as alone:
+        time.sleep(QUIET_SECONDS)
+    stack.billed += alone.tokens
+    for group, cases in GROUPS.items():
+        beside = stack.probe()
+        with beside:
+            for case in cases * ROUNDS:
+                assert not faults_of(case, send(stack, case)), case.name
+        stack.billed += beside.tokens
+        assert beside.failures == []
+        factor = beside.median() / alone.median()
+        record_property("measured", f"hostile {group}: the caller beside it waits {factor:.2f}x")
+    assert not stack.faults(stack.figures())
 
 
 @contextmanager
