@@ -98,7 +98,7 @@ def _resigned(**fields: object) -> Bundle:
         path.write_text(json.dumps(document, separators=(",", ":"), sort_keys=True))
 
     (name,) = fields
-    return Bundle(f"signed: {name} = {str(fields[name])[:40]}", change, signed=True)
+    return Bundle(f"signed: {name} = {str(fields[name])[:80]}", change, signed=True)
 
 
 def _entry(path: str, size: int = 1) -> dict[str, object]:
