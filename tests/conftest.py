@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoint import table
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUILD_CACHE = REPOSITORY / ".build"
 """Ignored by git; holds downloads that are checked by hash each time they are used."""
@@ -59,10 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests measured with `record_property("measured", …)`."""
-    reports = (r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind))
-    figures = [v for r in reports for name, v in r.user_properties if name == "measured"]
-    if figures:
-        terminalreporter.section("measured")
-        for figure in figures:
-            terminalreporter.line(str(figure))
+    """Print what tests measured with `record_property("measured", …)`, and the parity table."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]
+    properties = [pair for report in reports for pair in report.user_properties]
+    figures = [str(value) for name, value in properties if name == "measured"]
+    for title, lines in (("measured", figures), ("parity", list(table.draw(properties)))):
+        if lines:
+            terminalreporter.section(title)
+            for line in lines:
+                terminalreporter.line(line)

@@ -43,7 +43,9 @@ class Graph(_Strict, frozen=True):
     """One ONNX graph. Inputs and outputs are described in docs/bundle-format.md."""
 
     variant: Literal["cpu", "cuda", "trt"]
-    """Whom it is written for: ONNX Runtime's provider for the CPU, for CUDA, or for TensorRT."""
+    """Whom it is written for: ONNX Runtime's provider for the CPU, for CUDA, or for TensorRT.
+
+    There may be several for a GPU, each in another precision, for GPUs with less memory."""
     path: str
     precision: Literal["fp32", "int8", "int4", "w8a8", "fp16"]
     prefill: str | msgspec.UnsetType = msgspec.UNSET
@@ -180,9 +182,13 @@ class Manifest(_Strict, frozen=True):
         """The graph for the CPU provider, which every bundle has."""
         return self.graphs[0]
 
+    def variants(self, name: str) -> tuple[Graph, ...]:
+        """The graphs written for this provider, the most exact first."""
+        return tuple(graph for graph in self.graphs if graph.variant == name)
+
     def variant(self, name: str) -> Graph | None:
-        """The graph written for this provider, if the bundle has one."""
-        return next((graph for graph in self.graphs if graph.variant == name), None)
+        """The most exact graph written for this provider, if the bundle has one."""
+        return next(iter(self.variants(name)), None)
 
 
 def is_name(text: str) -> bool:
@@ -229,8 +235,11 @@ def _check(manifest: Manifest) -> None:
             raise _bad(f"{entry.path} has the size {entry.size}")
         if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
             raise _bad(f"{entry.path} has no SHA-256")
-    if len(manifest.graphs) != len({g.variant for g in manifest.graphs}) or not manifest.graphs:
-        raise _bad("it needs one graph for each variant")
+    kinds = {(graph.variant, graph.precision) for graph in manifest.graphs}
+    if len(manifest.graphs) != len(kinds) or not manifest.graphs:
+        raise _bad("it needs one graph for each variant and precision")
+    if len(manifest.variants("cpu")) != 1:
+        raise _bad("it needs one graph for the CPU")
     if manifest.graphs[0].variant != "cpu":
         raise _bad("its first graph is not the one for the CPU")
     named = [manifest.tokenizer, *(g.path for g in manifest.graphs)]

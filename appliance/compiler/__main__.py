@@ -5,7 +5,7 @@ standard error, as JSON, what went wrong. Other forms:
 
     --machine                                what this interpreter can compute on, as JSON
     --golden BUNDLE_DIR OUT_DIR              the processor's logits of the golden prompt
-    --provider cuda BUNDLE_DIR OUT_DIR GOLDEN_DIR
+    --provider cuda BUNDLE_DIR OUT_DIR GOLDEN_DIR PRECISION
     --provider tensorrt BUNDLE_DIR OUT_DIR GOLDEN_DIR SIZES
                                              compile for a GPU; the comparison, as JSON
 """
@@ -50,10 +50,8 @@ def _dispatch(arguments: list[str]) -> int:
             from appliance.compiler.compile import write_golden
 
             write_golden(Path(bundle_dir), _manifest(Path(bundle_dir)), Path(out_dir))
-        case ["--provider", "cuda", bundle_dir, out_dir, golden_dir]:
-            _compile_for_gpu(Path(bundle_dir), Path(out_dir), Path(golden_dir))
-        case ["--provider", "tensorrt", bundle_dir, out_dir, golden_dir, sizes]:
-            _compile_for_gpu(Path(bundle_dir), Path(out_dir), Path(golden_dir), sizes)
+        case ["--provider", "cuda" | "tensorrt" as provider, bundle_dir, out_dir, golden_dir, how]:
+            _compile_for_gpu(provider, Path(bundle_dir), Path(out_dir), Path(golden_dir), how)
         case [bundle_dir, out_dir]:
             from appliance.compiler.compile import compile_bundle
 
@@ -65,9 +63,9 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _compile_for_gpu(
-    bundle_dir: Path, out_dir: Path, golden_dir: Path, sizes: str | None = None
+    provider: str, bundle_dir: Path, out_dir: Path, golden_dir: Path, how: str
 ) -> None:
-    """For TensorRT's engines of these sizes, or for CUDA."""
+    """`how` are the sizes of TensorRT's engines, or the precision for CUDA."""
     import msgspec
 
     from appliance.compiler import golden
@@ -77,15 +75,16 @@ def _compile_for_gpu(
     from appliance.compiler.trt_compile import compile_tensorrt
 
     libraries = read_libraries()
-    missing = libraries.missing_cuda or (libraries.missing_tensorrt if sizes else "")
+    tensorrt = provider == "tensorrt"
+    missing = libraries.missing_cuda or (libraries.missing_tensorrt if tensorrt else "")
     if missing:
         raise UnsupportedError(missing, code="library_missing")
     manifest, expected = _manifest(bundle_dir), golden.read(golden_dir)
-    if sizes is None:
-        compared = compile_cuda(bundle_dir, manifest, out_dir, expected, Target())
-    else:
-        profiles = plan(msgspec.json.decode(sizes, type=Sizes))
+    if tensorrt:
+        profiles = plan(msgspec.json.decode(how, type=Sizes))
         compared = compile_tensorrt(bundle_dir, manifest, out_dir, expected, profiles)
+    else:
+        compared = compile_cuda(bundle_dir, manifest, out_dir, expected, Target(), how)
     sys.stdout.write(msgspec.json.encode(compared).decode() + "\n")
 
 

@@ -17,6 +17,8 @@ import onnxruntime as ort
 from appliance.bundle.manifest import Manifest
 from appliance.compiler import golden
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.libraries import MIXED_PRODUCTS
+from appliance.compiler.memory import on_gpu
 from appliance.compiler.probe import Array
 from appliance.compiler.record import Comparison
 from appliance.compiler.sources import verified_graph, verified_weights
@@ -44,17 +46,24 @@ class Target:
 
 
 def compile_cuda(
-    bundle_dir: Path, manifest: Manifest, artifact_dir: Path, expected: Array, target: Target
+    bundle_dir: Path,
+    manifest: Manifest,
+    artifact_dir: Path,
+    expected: Array,
+    target: Target,
+    precision: str,
 ) -> Comparison:
     """Write model.onnx and weights.bin into the empty `artifact_dir`; how near it computes.
 
-    `expected` [rows, vocab] are the processor's logits of the golden prompt. Raises DigestError
-    for a file that is not the manifest's, VerificationError for a graph that is not allowed,
-    UnsupportedError if it cannot run here or computes something else.
+    `precision` is what the weights shall be on the GPU. `expected` [rows, vocab] are the
+    processor's logits of the golden prompt. Raises DigestError for a file that is not the
+    manifest's, VerificationError for a graph that is not allowed, UnsupportedError if it cannot
+    run here or computes something else.
     """
     quiet()
-    variant, spec = manifest.variant("cuda"), manifest.decoder
-    assert variant is not None, "the ladder chooses what the bundle has"
+    found = [g for g in manifest.variants("cuda") if on_gpu(manifest, g) == precision]
+    assert found, "the ladder chooses what the bundle has"
+    variant, spec = found[0], manifest.decoder
     assert spec is not None, "graphs for a GPU are decoders"
     weights = verified_weights(bundle_dir, manifest)
     graph = verified_graph(bundle_dir, manifest, variant.path, weights)
@@ -70,6 +79,7 @@ def load(graph: Path, target: Target) -> ort.InferenceSession:
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry(*MIXED_PRODUCTS)
     return open_on(str(graph), options, target)
 
 

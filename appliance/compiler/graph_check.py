@@ -38,8 +38,10 @@ OPERATORS: Operators = {
     ("", "Concat"): frozenset({"axis"}),
     ("", "DequantizeLinear"): frozenset({"axis"}),
     ("", "Div"): _NONE,
+    ("", "Expand"): _NONE,
     ("", "Gather"): frozenset({"axis"}),
     ("", "GatherND"): frozenset({"batch_dims"}),
+    ("", "Gelu"): frozenset({"approximate"}),
     ("", "Gemm"): frozenset({"transB"}),
     ("", "LayerNormalization"): frozenset({"axis", "epsilon"}),
     ("", "LpNormalization"): frozenset({"axis", "p"}),
@@ -56,6 +58,7 @@ OPERATORS: Operators = {
     ("", "Slice"): _NONE,
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
+    ("", "Sub"): _NONE,
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,
     (MICROSOFT, "GatherBlockQuantized"): frozenset(
@@ -64,14 +67,14 @@ OPERATORS: Operators = {
     (MICROSOFT, "Gelu"): _NONE,
     (MICROSOFT, "GroupQueryAttention"): frozenset(
         {
-            *("num_heads", "kv_num_heads", "do_rotary", "scale"),
+            *("num_heads", "kv_num_heads", "do_rotary", "scale", "local_window_size"),
             *("k_quant_type", "v_quant_type", "kv_cache_bit_width"),
         }
     ),
     (MICROSOFT, "MatMulIntegerToFloat"): _NONE,
     (MICROSOFT, "MatMulNBits"): frozenset({"K", "N", "bits", "block_size", "accuracy_level"}),
     (MICROSOFT, "MultiHeadAttention"): frozenset({"num_heads", "scale"}),
-    (MICROSOFT, "RotaryEmbedding"): _NONE,
+    (MICROSOFT, "RotaryEmbedding"): frozenset({"num_heads", "rotary_embedding_dim"}),
     (MICROSOFT, "SkipLayerNormalization"): frozenset({"epsilon"}),
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): frozenset({"epsilon"}),
 }
@@ -80,12 +83,14 @@ STANDARD_OPSETS = {"": 24}
 """Of graphs for TensorRT, which knows standard operators only."""
 STANDARD_OPERATORS: Operators = {
     ("", "Add"): _NONE,
+    ("", "And"): _NONE,
     ("", "ArgMax"): frozenset({"axis", "keepdims"}),
     ("", "Attention"): frozenset({"scale"}),
     ("", "Cast"): frozenset({"to"}),
     ("", "Concat"): frozenset({"axis"}),
     ("", "DequantizeLinear"): frozenset({"axis"}),
     ("", "Gather"): frozenset({"axis"}),
+    ("", "Gelu"): frozenset({"approximate"}),
     ("", "Gemm"): frozenset({"transB"}),
     ("", "LessOrEqual"): _NONE,
     ("", "MatMul"): _NONE,
@@ -93,7 +98,7 @@ STANDARD_OPERATORS: Operators = {
     ("", "RMSNormalization"): frozenset({"axis", "epsilon", "stash_type"}),
     ("", "Range"): _NONE,
     ("", "Reshape"): _NONE,
-    ("", "RotaryEmbedding"): _NONE,
+    ("", "RotaryEmbedding"): frozenset({"rotary_embedding_dim"}),
     ("", "Shape"): frozenset({"start", "end"}),
     ("", "Sigmoid"): _NONE,
     ("", "Split"): frozenset({"axis"}),

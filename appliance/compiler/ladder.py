@@ -15,7 +15,8 @@ from appliance.bundle.manifest import Manifest
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.machine import Machine
 from appliance.compiler.memory import GIB, candidates, choose_precision, needed
-from appliance.compiler.record import Provider, Refusal
+from appliance.compiler.profiles import LEAST_ENGINES
+from appliance.compiler.record import Fit, Provider, Refusal
 from appliance.errors import CapacityError, UnsupportedError
 
 LADDER: tuple[Provider, ...] = ("tensorrt", "cuda", "cpu")
@@ -26,10 +27,8 @@ VARIANTS: Mapping[Provider, Literal["trt", "cuda", "cpu"]] = {
     "cpu": "cpu",
 }
 """Which graph of a bundle each provider computes."""
-RUN: frozenset[Provider] = frozenset({"cuda", "cpu"})
-"""What the engine of this release runs. Nothing is compiled for what it does not."""
-WEIGHT_COPIES: Mapping[Provider, int] = {"tensorrt": 2, "cuda": 1}
-"""TensorRT's engines have their weights to themselves, and there are two at least."""
+WEIGHT_COPIES: Mapping[Provider, int] = {"tensorrt": LEAST_ENGINES, "cuda": 1}
+"""TensorRT's engines have their weights to themselves."""
 DRIVER = 580
 """First driver that serves CUDA 13."""
 CAPABILITY = (7, 5)
@@ -98,9 +97,7 @@ def _objections(
     if provider == "tensorrt" and libraries is not None and libraries.missing_tensorrt:
         yield "library_missing", libraries.missing_tensorrt
     if machine.gpu is not None and manifest.decoder is not None:
-        yield from _of_memory(manifest, machine.gpu, WEIGHT_COPIES[provider])
-    if provider not in RUN:
-        yield "not_run", "the engine of this release does not run it"
+        yield from _of_memory(provider, manifest, machine.gpu)
 
 
 def _of_the_machine(machine: Machine) -> Iterator[tuple[str, str]]:
@@ -126,9 +123,15 @@ def _of_the_machine(machine: Machine) -> Iterator[tuple[str, str]]:
         yield "library_missing", libraries.missing_cuda
 
 
-def _of_memory(manifest: Manifest, gpu: Gpu, copies: int) -> Iterator[tuple[str, str]]:
-    options = candidates(manifest, gpu.memory_bytes, copies=copies)
-    if choose_precision(options) is None:
+def fits(provider: Provider, manifest: Manifest, gpu: Gpu) -> tuple[Fit, ...]:
+    """What the model takes of the GPU in each precision that it can have there by `provider`."""
+    copies = WEIGHT_COPIES[provider]
+    return candidates(manifest, gpu.memory_bytes, VARIANTS[provider], copies=copies)
+
+
+def _of_memory(provider: Provider, manifest: Manifest, gpu: Gpu) -> Iterator[tuple[str, str]]:
+    options = fits(provider, manifest, gpu)
+    if options and choose_precision(options) is None:
         least = min(options, key=needed)
         yield (
             "memory_too_small",

@@ -34,6 +34,12 @@ _TENSORRT_FOLDER = "tensorrt_libs"
 """Where the wheel tensorrt-cu13-libs puts them."""
 
 
+MIXED_PRODUCTS = ("ep.cuda.fpa_intb_gemm", "1")
+"""A session's setting: the CUDA provider multiplies floats with integers as they are.
+
+Without it, it widens the integers first wherever there are more than a few rows of floats."""
+
+
 @dataclass(frozen=True, slots=True)
 class Libraries:
     """What this process could load; a version is empty where its library is missing.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from appliance.bundle.manifest import DecoderSpec, Manifest
+from appliance.bundle.manifest import DecoderSpec, Graph, Manifest
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files
@@ -20,36 +20,45 @@ RESERVE_BYTES = GIB
 SLOT_TOKENS = 4096
 """A model that has no room for a sequence of this length (or its context) is too large."""
 
-_ON_GPU: Mapping[str, tuple[str, float]] = {
-    "fp32": ("fp16", 0.5),
-    "fp16": ("fp16", 1.0),
-    "w8a8": ("fp16", 2.0),
-    "int8": ("int8", 1.0),
-    "int4": ("int4", 1.0),
+_BYTES: Mapping[tuple[str, str], float] = {
+    ("fp32", "fp16"): 0.5,
+    ("fp16", "fp16"): 1.0,
+    ("w8a8", "fp16"): 2.0,
+    ("w8a8", "int8"): 1.1,
+    ("int8", "int8"): 1.0,
+    ("int4", "int4"): 1.0,
 }
-"""Grade of the bundle -> what its weights are on a GPU, and bytes there for each byte stored.
+"""Grade of the bundle, precision on the GPU -> bytes there for each byte stored.
 
-Rows of integers become 16-bit floats when the graph is compiled; blocks of integers are multiplied
-as they are (decision 0165)."""
+Rows of integers become 16-bit floats when the graph is compiled, or blocks of integers with a scale
+each; blocks of integers are multiplied as they are (decisions 0165 and 0168)."""
+_AS_STORED = frozenset({"int8", "int4"})
+"""Grades whose blocks of integers a graph in 16-bit floats multiplies as they are."""
 
 
-def candidates(manifest: Manifest, memory: int, *, copies: int = 1) -> tuple[Fit, ...]:
-    """What the model takes of a GPU with `memory` bytes, for each precision it can have there.
+def on_gpu(manifest: Manifest, graph: Graph) -> str:
+    """What the weights are on a GPU that computes this graph."""
+    grade = manifest.graph.precision
+    return grade if grade in _AS_STORED else graph.precision
 
-    The most exact first. The bundle's grade decides: there is one graph for each provider.
-    `copies` of its weights are there at least.
+
+def candidates(
+    manifest: Manifest, memory: int, variant: str = "cuda", *, copies: int = 1
+) -> tuple[Fit, ...]:
+    """What the model takes of a GPU with `memory` bytes, for each graph of `variant`.
+
+    The most exact first. `copies` of its weights are there at least.
     """
     spec = manifest.decoder
     assert spec is not None, "graphs for a GPU are decoders"
-    precision, factor = _ON_GPU[manifest.graph.precision]
     stored = sum(entry.size for entry in weight_files(manifest).values())
-    only = Fit(
-        precision=precision,
-        weights=int(stored * factor) * copies,
-        slot=min(spec.context_length, SLOT_TOKENS) * slot_token_bytes(spec),
-        memory=memory,
-    )
-    return (only,)
+    slot = min(spec.context_length, SLOT_TOKENS) * slot_token_bytes(spec)
+    fits = []
+    for graph in manifest.variants(variant):
+        precision = on_gpu(manifest, graph)
+        weights = int(stored * _BYTES[manifest.graph.precision, precision]) * copies
+        fits.append(Fit(precision=precision, weights=weights, slot=slot, memory=memory))
+    return tuple(fits)
 
 
 def choose_precision(options: Sequence[Fit]) -> Fit | None:

@@ -16,11 +16,14 @@ from typing import Literal
 import msgspec
 
 from appliance.bundle.manifest import DecoderSpec
+from appliance.compiler.record import Fit
 from appliance.config import EngineSettings
 from appliance.errors import CapacityError, UnsupportedError
 
 Phase = Literal["prefill", "decode"]
 
+LEAST_ENGINES = 2
+"""One for prompts and one for decoding, and so many copies of the weights."""
 MOST_ROWS = 9
 """Rows of logits asked for of a piece of a prompt: as many as tokens are guessed ahead, and one."""
 _SHORTEST = 1024
@@ -80,6 +83,11 @@ class Profile:
         batch = "" if self.phase == "prefill" else f"-{self.batch.least}-{self.batch.most}"
         return f"{self.phase}{batch}-of-{self.capacity}"
 
+    @property
+    def graph(self) -> str:
+        """Name of the file with the graph that names the engine."""
+        return f"{self.name}.onnx"
+
     def holds(self, phase: Phase, batch: int, tokens: int, capacity: int) -> bool:
         """Whether the engine is for this step over slots of `capacity` positions."""
         return (
@@ -122,6 +130,11 @@ def sizes(spec: DecoderSpec, settings: EngineSettings, *, weights: int, memory: 
     )
 
 
+def sizes_for(spec: DecoderSpec, settings: EngineSettings, fit: Fit) -> Sizes:
+    """The sizes for a model that was found to take `fit`, which has as many copies as engines."""
+    return sizes(spec, settings, weights=fit.weights // LEAST_ENGINES, memory=fit.memory)
+
+
 def plan(sizes: Sizes) -> tuple[Profile, ...]:
     """Profiles for every step of those sizes.
 
@@ -135,7 +148,7 @@ def plan(sizes: Sizes) -> tuple[Profile, ...]:
         bounds = bounds[1:]
     while len(lengths) > 1 and 2 * len(lengths) > engines:
         lengths = lengths[1:]
-    if engines < 2:
+    if engines < LEAST_ENGINES:
         raise CapacityError("TensorRT needs room for two engines, each with the model's weights")
     return tuple(
         profile

@@ -5,7 +5,8 @@ that names it; which precision it computes in is the graph's own, so no flag say
 was found out about kernels' speed is kept, so that the next engine is built faster. Refuses what
 `gpu_compile` refuses.
 
-Nobody has run this against TensorRT itself yet: `ladder.RUN` leaves it out.
+Nobody has run this against TensorRT itself yet (docs/benchmarks-gpu.md); the golden prompt decides
+on the node whether what was built is used.
 """
 
 from __future__ import annotations
@@ -57,11 +58,6 @@ def compile_tensorrt(
     return _compare(artifact_dir, profiles, spec, expected, manifest.graph.precision)
 
 
-def graph_name(profile: Profile) -> str:
-    """Of the graph that names the profile's engine."""
-    return f"{profile.name}.onnx"
-
-
 def _build(
     graph: bytes,
     bundle_dir: Path,
@@ -84,7 +80,7 @@ def _build(
         ("session.disable_quant_qdq", "1"),
         ("optimization.constant_folding_max_output_size_in_bytes", "0"),
         ("ep.context_enable", "1"),
-        ("ep.context_file_path", str(artifact_dir / graph_name(profile))),
+        ("ep.context_file_path", str(artifact_dir / profile.graph)),
         # The engine is a file of its own: a protobuf holds less than 2 GB.
         ("ep.context_embed_mode", "0"),
     ):
@@ -105,7 +101,7 @@ def _build(
         },
     )
     open_on(graph, options, built)
-    if not (artifact_dir / graph_name(profile)).is_file():
+    if not (artifact_dir / profile.graph).is_file():
         raise UnsupportedError(
             f"TensorRT built no engine for {profile.name}",
             hint="report this with the output of `appliance status --json`",
@@ -129,7 +125,7 @@ def _compare(
 
 def _opened(artifact_dir: Path, profile: Profile) -> ort.InferenceSession:
     target = _target(artifact_dir)
-    session = load(artifact_dir / graph_name(profile), target)
+    session = load(artifact_dir / profile.graph, target)
     refuse_the_processor(session, target)
     return session
 

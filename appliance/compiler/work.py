@@ -29,9 +29,9 @@ from appliance.compiler.artifact import (
 )
 from appliance.compiler.child import compile_in_process, make_for_child, run_compiler
 from appliance.compiler.fingerprint import artifact_key, for_settings
-from appliance.compiler.ladder import WEIGHT_COPIES, Rung, choose
-from appliance.compiler.memory import candidates, choose_precision, refuse_if_taken
-from appliance.compiler.profiles import sizes
+from appliance.compiler.ladder import Rung, choose, fits
+from appliance.compiler.memory import choose_precision, refuse_if_taken
+from appliance.compiler.profiles import sizes_for
 from appliance.compiler.record import Comparison, Fit, Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime
 from appliance.config import EngineSettings, Layout
@@ -142,25 +142,21 @@ class ArtifactWork:
         """Compile, and compare with the processor's logits of the golden prompt."""
         gpu = runtime.machine.gpu
         assert gpu is not None, "the ladder has looked"
-        manifest, copies = self.bundle.manifest, WEIGHT_COPIES[provider]
-        fit = choose_precision(candidates(manifest, gpu.memory_bytes, copies=copies))
+        fit = choose_precision(fits(provider, self.bundle.manifest, gpu))
         assert fit is not None, "the ladder has looked"
         refuse_if_taken(gpu, fit)
         with self._golden(runtime) as logits:
             make_for_child(incoming, self.user)
             arguments = ["--provider", provider, str(self.bundle.directory), str(incoming)]
             arguments.append(str(logits))
-            if provider == "tensorrt":
-                arguments.append(self._sizes(fit))
+            arguments.append(self._sizes(fit) if provider == "tensorrt" else fit.precision)
             said = run_compiler(runtime.python, arguments, self.user)
         return _Found(_comparison(said), fit)
 
     def _sizes(self, fit: Fit) -> str:
         spec = self.bundle.manifest.decoder
         assert spec is not None, "graphs for a GPU are decoders"
-        one = fit.weights // WEIGHT_COPIES["tensorrt"]
-        planned = sizes(spec, self.settings, weights=one, memory=fit.memory)
-        return msgspec.json.encode(planned).decode()
+        return msgspec.json.encode(sizes_for(spec, self.settings, fit)).decode()
 
     @contextmanager
     def _golden(self, runtime: Runtime) -> Iterator[Path]:

@@ -1,4 +1,7 @@
-"""What a graph for CUDA reads and writes in a step, bound on the device once and kept."""
+"""What a graph for a GPU reads and writes in a step, bound on the device once and kept.
+
+The graph for CUDA asks for each sequence's last position, the one for TensorRT for its first.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,15 @@ class StepBuffers:
     ) -> None:
         self._device = pool.device
         self._vocab = vocab
-        self._host = np.zeros(8 * (tokens + batch) + 4 * batch, np.uint8)
-        integers: Ids = self._host[: 8 * (tokens + batch)].view(np.int64)
-        self._ids, self._rows = integers[:tokens], integers[tokens:]
-        self._seqlens: Lengths = self._host[8 * (tokens + batch) :].view(np.int32)
+        wide = 8 * (tokens + 2 * batch)
+        self._host = np.zeros(wide + 4 * batch, np.uint8)
+        integers: Ids = self._host[:wide].view(np.int64)
+        self._ids, self._rows, self._starts = np.split(integers, [tokens, tokens + batch])
+        self._seqlens: Lengths = self._host[wide:].view(np.int32)
         self.ids = self._device.allocate(self._host.nbytes)
         self.rows = self.ids + 8 * tokens
-        self.seqlens = self.rows + 8 * batch
+        self.starts = self.rows + 8 * batch
+        self.seqlens = self.starts + 8 * batch
         self.logits = self._device.allocate(4 * results * vocab)
         self.greedy = self._device.allocate(8 * results)
 
@@ -49,7 +54,8 @@ class StepBuffers:
             ids[row, : len(new)] = new
         counts = np.fromiter(map(len, tokens), np.int64, batch)
         self._rows[:batch] = np.arange(batch) * width + counts - 1
-        self._seqlens[:batch] = np.asarray(starts) + counts - 1
+        self._starts[:batch] = starts
+        self._seqlens[:batch] = self._starts[:batch] + counts - 1
         self._device.write(self.ids, self._host)
 
     def logits_at(self, result: int) -> int:
@@ -97,11 +103,14 @@ class DeviceBinding:
         self._vocab = vocab
         self._batch = batch
         self._total: Lengths = np.zeros((), np.int32)
-        self._binding.bind_input(
-            "total_sequence_length", "cpu", 0, np.int32, (), self._total.ctypes.data
-        )
         self._bind("input", "rows", np.int64, (batch,), buffers.rows)
-        self._bind("input", "seqlens_k", np.int32, (batch,), buffers.seqlens)
+        if "starts" in {entry.name for entry in session.get_inputs()}:
+            self._bind("input", "starts", np.int64, (batch,), buffers.starts)
+        else:
+            self._bind("input", "seqlens_k", np.int32, (batch,), buffers.seqlens)
+            self._binding.bind_input(
+                "total_sequence_length", "cpu", 0, np.int32, (), self._total.ctypes.data
+            )
         for name, address in pool.addresses(first):
             self._bind("input", f"past_{name}", np.float16, (batch, *pool.slot_shape), address)
             self._bind("output", f"present_{name}", np.float16, (batch, *pool.slot_shape), address)

@@ -25,10 +25,9 @@ class DevicePool:
     def __init__(self, decoder: DecoderSpec, shape: CacheShape, device: Device) -> None:
         self.shape = shape
         self.device = device
-        self.slot_shape = (decoder.kv_heads, shape.capacity, decoder.head_dim)
+        self._heads, self._head_dim = decoder.kv_heads, decoder.head_dim
         self._row = decoder.head_dim * ITEM_BYTES
-        self._pitch = shape.capacity * self._row
-        self._slot = decoder.kv_heads * self._pitch
+        self._lay_out(shape.capacity)
         self._blocks: dict[str, int] = {}
         try:
             for layer in range(decoder.layers):
@@ -39,6 +38,12 @@ class DevicePool:
             raise
         assert len(self._blocks) * shape.slots * self._slot == shape.total_bytes
 
+    def _lay_out(self, capacity: int) -> None:
+        """Slots have so many positions from now on; what they hold stays where it is."""
+        self.slot_shape = (self._heads, capacity, self._head_dim)
+        self._pitch = capacity * self._row
+        self._slot = self._heads * self._pitch
+
     def addresses(self, slot: int) -> Iterator[tuple[str, int]]:
         """`key_0`, `value_0`, ... and where the slot lies in each."""
         for name, block in self._blocks.items():
@@ -46,7 +51,7 @@ class DevicePool:
 
     def move(self, move: Move) -> None:
         """Copy or exchange the first `move.tokens` positions of two slots, in every layer."""
-        rows = (self.slot_shape[0], move.tokens * self._row)
+        rows = (self._heads, move.tokens * self._row)
         if not move.tokens:
             return
         with self._spare(rows[0] * rows[1] if move.exchange else 0) as spare:

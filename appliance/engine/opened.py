@@ -6,11 +6,12 @@ artifact's record makes. Refuses a session that took another provider.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.compiler import Artifact
+from appliance.compiler.profiles import Profile, plan, sizes_for
 from appliance.config import EngineSettings
 from appliance.engine.cache_budget import CacheBudget, CacheShape, fit, token_bytes
 from appliance.engine.device import CudaDevice, Device
@@ -18,9 +19,16 @@ from appliance.engine.device_pool import ITEM_BYTES, DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.llm_engine import Runner
 from appliance.engine.model_runner import ModelRunner
-from appliance.engine.session import PREFILL_NAME, open_cuda_session, open_session
+from appliance.engine.session import (
+    PREFILL_NAME,
+    open_cuda_session,
+    open_session,
+    open_tensorrt_session,
+)
 from appliance.engine.slot_pool import SlotPool
-from appliance.errors import UnsupportedError
+from appliance.engine.static_pool import StaticPool
+from appliance.engine.static_runner import StaticRunner
+from appliance.errors import CapacityError
 
 _SPARE_BYTES = 1 << 30
 """Left for what the graph computes in between, and for kernels that CUDA loads."""
@@ -53,11 +61,7 @@ def open_decoder(
         return _on_processor(artifact, decoder, settings.sized(gpu=False), budget)
     if artifact.provider == "cuda":
         return _on_cuda(artifact, decoder, settings.sized(gpu=True))
-    raise UnsupportedError(
-        f"this release does not run models on {artifact.provider}",
-        hint="compile the model again: `appliance models activate`",
-        code="provider_not_taken",
-    )
+    return _on_tensorrt(artifact, decoder, settings.sized(gpu=True))
 
 
 def device_shape(
@@ -73,6 +77,29 @@ def device_shape(
     if settings.cache_bytes:
         available = min(available, settings.cache_bytes)
     return fit(decoder, settings, available, token_bytes(decoder, ITEM_BYTES))
+
+
+def static_shape(
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    device: Device,
+    spare: int,
+    profiles: Iterable[Profile],
+) -> CacheShape:
+    """As `device_shape`, with a capacity that there are engines for: the longest that fits.
+
+    Raises CapacityError.
+    """
+    for capacity in sorted({profile.capacity for profile in profiles}, reverse=True):
+        limited = replace(settings, max_context=capacity)
+        shape = device_shape(decoder, limited, device, spare)
+        if shape.capacity == capacity:
+            return shape
+    raise CapacityError(
+        f"the shortest cache that TensorRT was compiled for, {capacity} tokens, does not fit",
+        hint="unload a model, or raise engine.cache_bytes",
+        code="cache_full",
+    )
 
 
 def _on_processor(
@@ -103,3 +130,23 @@ def _on_cuda(artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings)
         pool.close()
         raise
     return OpenedDecoder(runner, shape, settings, recorded, runner.close)
+
+
+def _on_tensorrt(
+    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings
+) -> OpenedDecoder:
+    assert artifact.record.fit is not None, "what is compiled for a GPU was found to fit"
+    profiles = plan(sizes_for(decoder, settings, artifact.record.fit))
+    sessions = {
+        profile: open_tensorrt_session(artifact.directory, profile.graph) for profile in profiles
+    }
+    device = CudaDevice()
+    shape = static_shape(decoder, settings, device, _SPARE_BYTES, profiles)
+    capacities = {p.capacity for p in profiles if p.capacity <= shape.capacity}
+    pool = StaticPool(decoder, shape, device, capacities)
+    try:
+        runner = StaticRunner(sessions, pool, decoder, settings.token_budget)
+    except BaseException:
+        pool.close()
+        raise
+    return OpenedDecoder(runner, shape, settings, False, runner.close)

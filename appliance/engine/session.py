@@ -58,6 +58,20 @@ def open_cuda_session(artifact: Path, index: int = 0) -> tuple[ort.InferenceSess
     return session, recorded
 
 
+def open_tensorrt_session(artifact: Path, name: str, index: int = 0) -> ort.InferenceSession:
+    """A session over one engine of the artifact, on the GPU number `index`.
+
+    Raises UnsupportedError if ONNX Runtime refuses it or takes another provider: an engine that
+    TensorRT does not load is never replaced by one that is built now.
+    """
+    libraries.preload()
+    provider = PROVIDERS["tensorrt"]
+    session = _open(artifact / name, _options(1), provider, {"device_id": str(index)})
+    if session.get_providers()[0] != provider:
+        raise _another(session, provider)
+    return session
+
+
 def _options(threads: int) -> ort.SessionOptions:
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
@@ -71,6 +85,7 @@ def _options(threads: int) -> ort.SessionOptions:
     # Spinning threads would eat the cores that the HTTP side and other models need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    options.add_session_config_entry(*libraries.MIXED_PRODUCTS)
     return options
 
 

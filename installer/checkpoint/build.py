@@ -44,6 +44,7 @@ from installer.checkpoint.graph.attention import (
     Observed,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.compact import CompactBuilder, has_compact_graph
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.half import HalfBuilder
@@ -66,6 +67,7 @@ from installer.signing import BundleSigner
 GRAPH = "graph/cpu/model.onnx"
 PREFILL_GRAPH = "graph/cpu/prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
+COMPACT_GRAPH = "graph/cuda/compact.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
 OBSERVED = "observed.onnx"
 SHALLOW = "shallow.onnx"
@@ -117,6 +119,11 @@ class Plan:
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
         return SCHEMES[self.precision].integer_products
+
+    @property
+    def compact(self) -> bool:
+        """Whether the bundle has a second graph for CUDA, for half the memory."""
+        return self.family.kind == "chat" and has_compact_graph(SCHEMES[self.precision])
 
     @property
     def standard(self) -> bool:
@@ -275,6 +282,7 @@ def _count_weights(plan: Plan) -> int:
     tensors = Checkpoint(plan.checkpoint.directory).tensors
     forms: list[tuple[Form | None, type[GraphBuilder]]] = [(_first_form(plan), GraphBuilder)]
     forms += [(HalfSlots, HalfBuilder)] if plan.family.kind == "chat" else []
+    forms += [(HalfSlots, CompactBuilder)] if plan.compact else []
     forms += [(StaticCache, StandardBuilder)] if plan.standard else []
 
     def build(files: WeightFiles) -> None:
@@ -305,6 +313,8 @@ def _write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[
             form = _write_joined(plan, writer, first, directory, progress)
         if plan.family.kind == "chat":
             writer.write(directory / CUDA_GRAPH, HalfSlots, HalfBuilder)
+        if plan.compact:
+            writer.write(directory / COMPACT_GRAPH, HalfSlots, CompactBuilder)
         if plan.standard:
             writer.write(directory / TRT_GRAPH, StaticCache, StandardBuilder)
         if plan.gate is not None and plan.gate.reference is not None:
@@ -380,9 +390,12 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
     )
     if plan.family.kind != "chat":
         return (cpu,)
-    cuda = Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)
-    trt = Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS)
-    return (cpu, cuda, trt) if plan.standard else (cpu, cuda)
+    graphs = [cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)]
+    if plan.compact:
+        graphs.append(Graph(variant="cuda", path=COMPACT_GRAPH, precision="int8", weights=WEIGHTS))
+    if plan.standard:
+        graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
+    return tuple(graphs)
 
 
 def _probe(plan: Plan, directory: Path, progress: Progress) -> None:

@@ -8,7 +8,7 @@ nobody read is a model nobody built. A null value is an absent key, as publisher
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn, TypeVar
 
 from appliance.errors import CheckpointError
@@ -23,6 +23,10 @@ class Settings:
         self._values = {key: value for key, value in document.items() if value is not None}
         self._file = file
         self._read: set[str] = set()
+
+    def with_defaults(self, defaults: Mapping[str, object]) -> Settings:
+        """These keys, and those of `defaults` that are absent."""
+        return Settings({**defaults, **self._values}, self._file)
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -72,6 +76,22 @@ class Settings:
             self._refuse(key, value)
         return tuple(values)
 
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        """A list of `count` numbers, all of them above zero."""
+        values = self._take(key, None)
+        if not isinstance(values, list) or len(values) != count:
+            self._refuse(key, values)
+        if not all(type(v) in (int, float) and 0 < v < math.inf for v in values):
+            self._refuse(key, values)
+        return tuple(float(value) for value in values)
+
+    def texts(self, key: str, default: Sequence[str]) -> tuple[str, ...]:
+        """A list of strings."""
+        values = self._take(key, list(default))
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            self._refuse(key, values)
+        return tuple(values)
+
     def section(self, key: str) -> Settings | None:
         """A nested object, or None if absent; the caller finishes it."""
         if key not in self._values:
@@ -86,13 +106,6 @@ class Settings:
         if key in self._values:
             value = self._take(key, None)
             if value not in allowed:
-                self._refuse(key, value)
-
-    def expect_each(self, key: str, allowed: object) -> None:
-        """Refuse the list `key` unless it is absent or every element equals `allowed`."""
-        if key in self._values:
-            value = self._take(key, None)
-            if not isinstance(value, list) or any(item != allowed for item in value):
                 self._refuse(key, value)
 
     def ignore(self, *keys: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ _PIECE_BYTES = 4 * 1024 * 1024
 """Of float32; small enough that the temporaries of rounding stay in the processor's cache."""
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of a matrix."""
+
+    whole: str
+    first: int
+    rows: int
 
 
 class Tensors:
@@ -57,6 +67,7 @@ class Tensors:
         self._file = where
         self._used: set[str] = set()
         self._taken: list[str] = []
+        self._parts: dict[str, _Part] = {}
         self.size = sum((directory / file).stat().st_size for file in self.files)
         self.advance: Callable[[int], None] = _ignore
         """Told the bytes of the checkpoint as they are read."""
@@ -75,6 +86,8 @@ class Tensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`. Raises CheckpointError if there is none."""
+        if part := self._parts.get(name):
+            return part.rows, *self.shape(part.whole)[1:]
         if name not in self._shape:
             raise CheckpointError(
                 f"the checkpoint has no tensor {name}",
@@ -82,22 +95,37 @@ class Tensors:
             )
         return self._shape[name]
 
+    def divide(self, name: str, parts: Mapping[str, int]) -> None:
+        """Give runs of rows of the matrix `name` names of their own: each, in order, its count.
+
+        Raises CheckpointError unless they are all rows that there are.
+        """
+        count, width = self._matrix(name)
+        if sum(parts.values()) != count:
+            self.expect(name, (sum(parts.values()), width))
+        first = 0
+        for part, rows in parts.items():
+            self._parts[part] = _Part(name, first, rows)
+            first += rows
+
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[Float32]:
         """The matrix `name`, columns `start` to `stop`, as runs of whole rows of a few MB."""
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (width * 4))
-        with self._open(self._file_of(name)) as file:
-            tensor = file.get_slice(name)
-            for first in range(0, count, step):
-                piece = tensor[first : min(first + step, count)]
+        whole, begin = self._whole(name)
+        with self._open(self._file_of(whole)) as file:
+            tensor = file.get_slice(whole)
+            for first in range(begin, begin + count, step):
+                piece = tensor[first : min(first + step, begin + count)]
                 yield self._checked(name, piece)[:, start:stop]
 
     def transposed(self, name: str) -> Iterator[Float32]:
         """The transpose of the matrix `name` as runs of whole rows of a few MB."""
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (count * 4))
-        with self._open(self._file_of(name)) as file:
-            tensor = file.get_tensor(name)
+        whole, begin = self._whole(name)
+        with self._open(self._file_of(whole)) as file:
+            tensor = file.get_slice(whole)[begin : begin + count]
             for first in range(0, width, step):
                 yield self._checked(name, tensor[:, first : first + step].T)
 
@@ -162,6 +190,11 @@ class Tensors:
                 hint="use the publisher's checkpoint in bfloat16, float16 or float32",
             )
         return self._file[name]
+
+    def _whole(self, name: str) -> tuple[str, int]:
+        """The tensor that `name` is stored in, and the row of it where it begins."""
+        part = self._parts.get(name)
+        return (name, 0) if part is None else (part.whole, part.first)
 
     def _matrix(self, name: str) -> tuple[int, int]:
         shape = self.shape(name)

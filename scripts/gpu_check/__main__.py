@@ -43,16 +43,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the figures as JSON, too")
     options = parser.parse_args()
     shapes = ["tiny"] if options.tiny else options.shape or ["qwen3-0.6b", "qwen3-8b"]
-    results = [_measure(SHAPES[name].name, options) for name in shapes]
-    document = page.write(results)
-    print(document)
+    results: list[Measured] = []
+    for name in shapes:
+        _measure(SHAPES[name].name, options, results)
+    print(page.write(results))
+
+
+def _write(results: list[Measured], options: argparse.Namespace) -> None:
+    """What there is so far: a card is often lent for a time, and the time ends."""
     if options.out:
         options.out.write_text(json.dumps([result.plain() for result in results], indent=1))
     if not options.tiny and all(result.on_gpu for result in results):
-        (REPOSITORY / "docs/benchmarks-gpu.md").write_text(document)
+        (REPOSITORY / "docs/benchmarks-gpu.md").write_text(page.write(results))
 
 
-def _measure(name: str, options: argparse.Namespace) -> Measured:
+def _measure(name: str, options: argparse.Namespace, results: list[Measured]) -> None:
     say(f"{name}: preparing")
     node = Node(options.work / name)
     checkpoint = node.write(SHAPES[name])
@@ -66,17 +71,18 @@ def _measure(name: str, options: argparse.Namespace) -> Measured:
     ours = _ours(release, node.layout.root, name)
     say(f"{name}: {ours.facts['provider']} serves; {'; '.join(ours.facts['reasons'])}")
     measured = Measured(name, options.grade, node.seconds, ours.facts, peer and peer.facts, refusal)
+    results.append(measured)
     chosen = [load for load in STREAMS if load.streams <= options.streams]
     workloads = [FIRST, *(replace(load, wanted=options.wanted) for load in chosen)]
     for workload in workloads:
         for turn in range(options.rounds + 1):
             _turn(measured, workload, turn, ours, peer)
+        _write(results, options)
     for worker in (ours, peer):
         if worker is not None:
             worker.close()
     if not options.keep:
         shutil.rmtree(node.layout.root)
-    return measured
 
 
 def _ours(release: Path, root: Path, name: str) -> Worker:

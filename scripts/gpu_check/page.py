@@ -99,6 +99,8 @@ def _section(result: Measured) -> Iterator[str]:
         speeds = [None if x is None else workload.tokens / x for x in medians]
         yield _row(f"{workload.streams} x {workload.wanted} out, tokens/s", speeds, 1)
     yield ""
+    if not result.workloads:
+        return
     alone = result.workloads[0]
     seconds, started = result.median("ours", alone), result.median("ours", FIRST)
     if result.on_gpu and seconds is not None and started is not None:

@@ -172,6 +172,12 @@ def test_graphs_for_other_providers_share_the_weights_and_come_after_the_cpus() 
     assert found is not None
     assert found.weights_folder == both.graph.weights_folder == "graph/cpu"
     assert both.variant("trt") is None
+    smaller = cuda | {"precision": "int8"}
+    three = manifests.decode(changed(old, graphs=[cpu, cuda, smaller]))
+    assert [graph.precision for graph in three.variants("cuda")] == ["fp16", "int8"]
+    assert three.variant("cuda") == found
+    with pytest.raises(LayoutError, match="one graph for the CPU"):
+        manifests.decode(changed(old, graphs=[cpu, cuda, cpu | {"precision": "int4"}]))
     with pytest.raises(LayoutError, match="first graph"):
         manifests.decode(changed(old, graphs=[cuda, cpu]))
     with pytest.raises(LayoutError, match="one graph for each variant"):

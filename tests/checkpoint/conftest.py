@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, Manifest, decode
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
+from installer.checkpoint.reader import Checkpoint
+from tests.checkpoint.families import find_models
 from tests.conftest import BUILD_CACHE, BuildOnce
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
 
@@ -40,7 +44,15 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "bert": write_bert,
     "bert-cls-raw": lambda d: write_bert(d, seed=6, pooling="cls", normalize=False),
 }
-DECODERS = [name for name in WRITERS if not name.startswith("bert")]
+_FOUND = find_models()
+MAIN = [name for name in WRITERS if not name.startswith("bert")]
+"""Decoders that differ in more than numbers: every form of their graphs is tested."""
+MAIN += [name for name, model in _FOUND.items() if model.main]
+ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
+"""Decoders whose rounded grades are measured for the parity table, too."""
+ROUNDED += [name for name, model in _FOUND.items() if model.main]
+DECODERS = [*MAIN, *(name for name, model in _FOUND.items() if not model.main)]
+WRITERS |= {name: model.write for name, model in _FOUND.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,7 @@ class Built:
 
 
 BuildBundle = Callable[[str, Precision], Built]
+OpenConfig = Callable[[Mapping[str, Any]], Checkpoint]
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +106,17 @@ def minilm() -> Path:
     if not (directory / ".fetched").exists():
         pytest.fail("run scripts/fetch-minilm first")
     return directory
+
+
+@pytest.fixture
+def open_config(tmp_path: Path) -> OpenConfig:
+    """`open_config(document)`: a checkpoint that has no more than this config.json yet."""
+
+    def opened(document: Mapping[str, Any]) -> Checkpoint:
+        (tmp_path / "config.json").write_text(json.dumps(dict(document)))
+        return Checkpoint(tmp_path)
+
+    return opened
 
 
 def build_unsigned(

@@ -12,10 +12,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import logging as transformers_logging
 
-from installer.checkpoint.quantize import quantize_rows
+from appliance.pb import onnx_graph_pb2 as pb
+from installer.checkpoint.graph.table import table_block
+from installer.checkpoint.quantize import (
+    SCHEMES,
+    Precision,
+    Scheme,
+    block_size,
+    dequantize,
+    quantize,
+    quantize_rows,
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,11 +36,17 @@ logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 class ReferenceDecoder:
-    """Transformers in fp32."""
+    """Transformers in fp32.
 
-    def __init__(self, checkpoint: Path) -> None:
+    `settled` keeps LongRoPE's angles from changing with the length of each sequence: they are
+    those of the whole context, as a bundle has them (docs/decisions/0171-one-set-of-angles.md).
+    """
+
+    def __init__(self, checkpoint: Path, *, settled: bool = True) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
         self.model = model.eval()
+        if settled:
+            _settle(model)
 
     def logits(self, tokens: Sequence[int]) -> Floats:
         """Logits after each token, [tokens, vocab]."""
@@ -47,6 +64,17 @@ class ReferenceDecoder:
                 given, cache = [int(out.logits[0, -1].argmax())], out.past_key_values
                 appended += given
         return appended
+
+
+def _settle(model: Any) -> None:  # the library has no types
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return
+    original = rope["original_max_position_embeddings"]
+    if config.max_position_embeddings > original:
+        long, _ = ROPE_INIT_FUNCTIONS["longrope"](config, seq_len=original + 1)
+        model.model.rotary_emb.original_inv_freq.copy_(long)
 
 
 class ReferenceEncoder:
@@ -71,13 +99,83 @@ class ReferenceEncoder:
         return pooled.astype(np.float32)
 
 
-def with_rounded_rows(checkpoint: Path, target: Path) -> Path:
-    """A copy of `checkpoint` in `target` whose matrices are rounded by rows, as `w8a8` does it."""
+def with_rounded_weights(checkpoint: Path, target: Path, precision: Precision) -> Path:
+    """A copy of `checkpoint` in `target` whose matrices are rounded as that grade does it."""
     shutil.copytree(checkpoint, target)
     weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
     for name, values in weights.items():
         if values.ndim == 2:
-            integers, scales = quantize_rows(values)
-            weights[name] = integers * scales[:, None]
+            weights[name] = _rounded(name, values, SCHEMES[precision])
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
+
+
+def with_rounded_rows(checkpoint: Path, target: Path) -> Path:
+    """As `with_rounded_weights`, in `w8a8`."""
+    return with_rounded_weights(checkpoint, target, "w8a8")
+
+
+def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
+    if scheme.integer_products:
+        integers, scales = quantize_rows(values)
+        return (integers * scales[:, None]).astype(np.float32)
+    table = "embed_tokens" in name or "lm_head" in name
+    bits = scheme.table_bits if table else scheme.layer_bits
+    width = values.shape[1]
+    block = table_block(width) if table else block_size(width)
+    return dequantize(quantize(values, bits, block), bits, width)
+
+
+class RoundingReference(ReferenceDecoder):
+    """The reference with the roundings of a w8a8 bundle's graph: of weights, inputs and cache."""
+
+    def __init__(self, rounded: Path, graph: Path) -> None:
+        super().__init__(rounded)
+        self._graph = graph
+        for layer in self.model.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.register_forward_pre_hook(_round_rows)
+
+    def logits(self, tokens: Sequence[int]) -> Floats:
+        """Logits after each token, [tokens, vocab]."""
+        cache = _RoundingCache(self._graph)
+        with torch.inference_mode():
+            out = self.model(torch.tensor([list(tokens)]), past_key_values=cache, use_cache=True)
+        logits: Floats = out.logits[0].numpy()
+        return logits
+
+
+class _RoundingCache(DynamicCache):
+    """Holds what the graph's integers stand for; its scales are the graph's."""
+
+    def __init__(self, graph: Path) -> None:
+        super().__init__()
+        model = pb.Model.FromString(graph.read_bytes())
+        self._scales = {
+            tensor.name: np.frombuffer(tensor.raw_data, np.float32)
+            for tensor in model.graph.initializer
+            if tensor.name.startswith("cache.")
+        }
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = self._rounded(f"key_{layer_idx}", key_states)
+        values = self._rounded(f"value_{layer_idx}", value_states)
+        return super().update(keys, values, layer_idx, *args, **kwargs)
+
+    def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        scale = torch.from_numpy(self._scales[f"cache.{name}"].copy())
+        scale = scale.view(x.shape[1], 1, x.shape[3])
+        return torch.round(x / scale).clamp(-128, 127) * scale
+
+
+def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
+    (x,) = inputs
+    peaks = x.abs().amax(-1, keepdim=True).clamp_min(1e-10)
+    return (torch.round(x * (127 / peaks)) * (peaks / 127),)

@@ -68,6 +68,12 @@ class SlotRunner:
             self.lengths[slot] += 1
         return self.run(0, [[token] for token in tokens], last_index=[0] * len(tokens))
 
+    def copy(self, slot: int, target: int, count: int) -> None:
+        """Begin another sequence with the first `count` tokens of one, as a cached prefix does."""
+        for pool in self._pools.values():
+            pool[target, :, :count] = pool[slot, :, :count]
+        self.lengths[target] = count
+
     def run(
         self, first: int, rows: Sequence[Sequence[int]], *, last_index: Sequence[int]
     ) -> Floats:

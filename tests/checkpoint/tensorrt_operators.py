@@ -93,6 +93,7 @@ def _element_wise(types: Types) -> Accepted:
 
 ACCEPTED: Mapping[str, Accepted] = {
     "Add": _element_wise(NUMBERS),
+    "And": _element_wise(BOOL),
     "ArgMax": Accepted(
         # Becomes TopK with k = 1.
         (Input(NUMBERS),),
@@ -124,6 +125,11 @@ ACCEPTED: Mapping[str, Accepted] = {
     ),
     "Gather": Accepted(
         (Input(ANY), Input(WHOLE)), (TABLE, IMPORTERS), attributes={"axis": whole()}
+    ),
+    "Gelu": Accepted(
+        (Input(FLOATS),),
+        (TABLE, IMPORTERS),
+        attributes={"approximate": lambda a: a.s in {b"none", b"tanh"}},
     ),
     "Gemm": Accepted(
         # A third input may be left out, but not named by an empty string.

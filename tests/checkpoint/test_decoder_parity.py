@@ -1,48 +1,19 @@
-"""Decoder graphs compute what the reference implementation computes, in every way they are run."""
+"""Decoder graphs compute what the reference implementation computes.
+
+In every way they are run, measured: test_parity_table.py.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tests.checkpoint.conftest import DECODERS, BuildBundle
+from tests.checkpoint.conftest import BuildBundle
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.checkpoint.runner import SlotRunner, relative_error
 
 TOLERANCE = 1e-4
 TOKENS = np.random.default_rng(7).integers(0, 480, 200).tolist()
-
-
-@pytest.mark.parametrize("name", DECODERS)
-def test_prefill_in_one_go_and_in_chunks_equals_the_reference(
-    built: BuildBundle, name: str
-) -> None:
-    model = built(name, "fp32")
-    reference = ReferenceDecoder(model.checkpoint).logits(TOKENS)
-    whole = SlotRunner(model.graph, model.spec, capacity=256)
-    assert relative_error(whole.prefill(0, TOKENS), reference[-1]) <= TOLERANCE
-    chunked = SlotRunner(model.graph, model.spec, capacity=256)
-    start = 0
-    for size in (1, 64, 7, 100, 28):
-        logits = chunked.prefill(0, TOKENS[start : start + size])
-        start += size
-        assert relative_error(logits, reference[start - 1]) <= TOLERANCE
-
-
-@pytest.mark.parametrize("name", DECODERS)
-def test_ragged_batched_decode_equals_the_reference(built: BuildBundle, name: str) -> None:
-    model = built(name, "fp32")
-    reference = ReferenceDecoder(model.checkpoint)
-    runner = SlotRunner(model.graph, model.spec, slots=4, capacity=128)
-    prompts = [TOKENS[:5], TOKENS[5:70], TOKENS[70:71], TOKENS[80:110]]
-    for slot, prompt in enumerate(prompts):
-        runner.prefill(slot, prompt)
-    for step in range(3):
-        appended = [TOKENS[150 + 10 * step + slot] for slot in range(4)]
-        prompts = [[*prompt, token] for prompt, token in zip(prompts, appended, strict=True)]
-        logits = runner.decode(appended)
-        for got, prompt in zip(logits, prompts, strict=True):
-            assert relative_error(got, reference.logits(prompt)[-1]) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen3-untied-bf16-sharded", "qwen2", "llama-3.1-rope"])

@@ -1,89 +1,36 @@
 """Products of integers over an 8-bit cache: what they round, and that nothing else is changed.
 
-The reference is the transformers library on the rounded weights, with every linear layer's input
-and every key and value rounded as the graph does it. What is left between the two is roundings
-that fall the other way by the last bit of a float. Errors are relative, in the Euclidean norm.
+That logits are those of the reference with the same roundings: the parity table. What is left
+between the two is roundings that fall the other way by the last bit of a float. Errors are
+relative, in the Euclidean norm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
-import torch
-from transformers import DynamicCache
 
-from appliance.bundle.manifest import DecoderSpec
-from appliance.engine.cache_budget import CacheShape, token_bytes
-from appliance.engine.model_runner import ModelRunner
-from appliance.engine.slot_pool import SlotPool
-from appliance.pb import onnx_graph_pb2 as pb
 from installer.checkpoint.calibration import spread
-from installer.checkpoint.probe import open_graph
-from tests.checkpoint.conftest import BuildBundle, Built
-from tests.checkpoint.reference import ReferenceDecoder, with_rounded_rows
-from tests.checkpoint.runner import Floats
+from tests.checkpoint.byte_runner import OTHER_WAY, Bytes, distance
+from tests.checkpoint.conftest import BuildBundle
+from tests.checkpoint.reference import ReferenceDecoder
 
 TOKENS = np.random.default_rng(11).integers(0, 480, 120).tolist()
+WINDOWS = ["qwen3", "mistral"]
+"""Without a window, and with one that is shorter than the prompts."""
 NAMES = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
-OTHER_WAY = 0.02
-"""What roundings that fall the other way were seen to change on random weights, doubled."""
-
-
-class Bytes:
-    """A w8a8 bundle's two graphs over one pool, as the engine runs them."""
-
-    def __init__(self, model: Built, *, slots: int = 4) -> None:
-        self.spec: DecoderSpec = model.spec
-        self.pool = SlotPool(self.spec, CacheShape(slots, 128, token_bytes(self.spec)))
-        graphs = [open_graph(model.graph.with_name(f"{n}.onnx")) for n in ("model", "prefill")]
-        self._runner = ModelRunner(graphs[0], self.pool, self.spec.vocab_size, 128, graphs[1])
-
-    def prefill(
-        self, tokens: Sequence[int], *, slot: int = 0, start: int = 0, rows: int = 1
-    ) -> Floats:
-        logits: Floats = np.full((rows, self.spec.vocab_size), np.nan, np.float32)
-        self._runner.prefill(slot, start, tokens, logits)
-        return logits
-
-    def decode(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Floats:
-        logits: Floats = np.full((sum(map(len, tokens)), self.spec.vocab_size), np.nan, np.float32)
-        self._runner.decode(starts, tokens, logits)
-        return logits
-
-
-def error(got: Floats, wanted: Floats) -> float:
-    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_logits_are_the_references_with_the_same_roundings(
-    built: BuildBundle, tmp_path: Path, name: str
-) -> None:
-    model = built(name, "w8a8")
-    reference = ReferenceDecoder(with_rounded_rows(model.checkpoint, tmp_path / "rounded"))
-    for layer in reference.model.modules():
-        if isinstance(layer, torch.nn.Linear):
-            layer.register_forward_pre_hook(_round_rows)
-    with torch.inference_mode():
-        cache = _RoundingCache(model.graph)
-        wanted = reference.model(torch.tensor([TOKENS]), past_key_values=cache, use_cache=True)
-    got = Bytes(model).prefill(TOKENS, rows=len(TOKENS))
-    assert error(got, wanted.logits[0].numpy()) <= OTHER_WAY
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_stay_near_the_unrounded_reference(built: BuildBundle, name: str) -> None:
     model = built(name, "w8a8")
     wanted = ReferenceDecoder(model.checkpoint).logits(TOKENS)
-    assert error(Bytes(model).prefill(TOKENS, rows=len(TOKENS)), wanted) <= 0.08
+    assert distance(Bytes(model).prefill(TOKENS, rows=len(TOKENS)), wanted) <= 0.08
 
 
-def test_a_row_is_the_same_to_the_bit_in_any_batch(built: BuildBundle) -> None:
-    model = built("qwen3", "w8a8")
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_row_is_the_same_to_the_bit_in_any_batch(built: BuildBundle, name: str) -> None:
+    model = built(name, "w8a8")
     prompts = [TOKENS[:5], TOKENS[5:70], TOKENS[70:71], TOKENS[80:110]]
     runner = Bytes(model)
     for slot, prompt in enumerate(prompts):
@@ -96,8 +43,9 @@ def test_a_row_is_the_same_to_the_bit_in_any_batch(built: BuildBundle) -> None:
         assert (row[0] == together[slot]).all()
 
 
-def test_a_prompt_gives_the_same_cache_in_any_pieces(built: BuildBundle) -> None:
-    model = built("qwen3", "w8a8")
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_prompt_gives_the_same_cache_in_any_pieces(built: BuildBundle, name: str) -> None:
+    model = built(name, "w8a8")
     whole, pieces = Bytes(model), Bytes(model)
     wanted = whole.prefill(TOKENS)
     start = 0
@@ -105,7 +53,7 @@ def test_a_prompt_gives_the_same_cache_in_any_pieces(built: BuildBundle) -> None
         got = pieces.prefill(TOKENS[start : start + size], start=start)
         start += size
     assert start == len(TOKENS)
-    assert error(got, wanted) <= OTHER_WAY
+    assert distance(got, wanted) <= OTHER_WAY
     # Sums in another order move a number by its last bits: an integer by one, now and then.
     for one, other in zip(whole.pool.keys, pieces.pool.keys, strict=True):
         difference = np.abs(one.astype(int) - other)
@@ -132,7 +80,7 @@ def test_decoding_step_by_step_agrees_with_prefill(built: BuildBundle, name: str
     runner = Bytes(model)
     runner.prefill(TOKENS[:80])
     got = [runner.decode([80 + i], [[token]])[0] for i, token in enumerate(TOKENS[80:])]
-    assert error(np.stack(got), wanted) <= OTHER_WAY
+    assert distance(np.stack(got), wanted) <= OTHER_WAY
 
 
 def test_any_number_of_a_pieces_last_rows_can_be_had(built: BuildBundle) -> None:
@@ -143,8 +91,11 @@ def test_any_number_of_a_pieces_last_rows_can_be_had(built: BuildBundle) -> None
     assert runner.prefill(TOKENS[:30], rows=0).shape == (0, model.spec.vocab_size)
 
 
-def test_several_tokens_of_each_sequence_can_be_decoded_at_once(built: BuildBundle) -> None:
-    model = built("qwen3", "w8a8")
+@pytest.mark.parametrize("name", WINDOWS)
+def test_several_tokens_of_each_sequence_can_be_decoded_at_once(
+    built: BuildBundle, name: str
+) -> None:
+    model = built(name, "w8a8")
     together, single = Bytes(model), Bytes(model)
     prompts = [TOKENS[:5], TOKENS[5:70], TOKENS[70:90]]
     drafts = [TOKENS[90:94], TOKENS[94:95], TOKENS[95:98]]
@@ -161,7 +112,7 @@ def test_several_tokens_of_each_sequence_can_be_decoded_at_once(built: BuildBund
             tokens[slot] = [token]
             # The others are computed over and over at one place, which nobody looks at.
             wanted.append(single.decode(starts, tokens)[slot])
-    assert error(got, np.stack(wanted)) <= OTHER_WAY
+    assert distance(got, np.stack(wanted)) <= OTHER_WAY
 
 
 def test_what_calibration_saw_fits_the_cache(built: BuildBundle) -> None:
@@ -170,39 +121,3 @@ def test_what_calibration_saw_fits_the_cache(built: BuildBundle) -> None:
     runner.prefill(spread(model.spec.vocab_size, 128))
     for array in (*runner.pool.keys, *runner.pool.values):
         assert 20 < np.abs(array.astype(int)).max() < 127
-
-
-class _RoundingCache(DynamicCache):
-    """Holds what the graph's integers stand for; its scales are the graph's."""
-
-    def __init__(self, graph: Path) -> None:
-        super().__init__()
-        model = pb.Model.FromString(graph.read_bytes())
-        self._scales = {
-            tensor.name: np.frombuffer(tensor.raw_data, np.float32)
-            for tensor in model.graph.initializer
-            if tensor.name.startswith("cache.")
-        }
-
-    def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        layer_idx: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = self._rounded(f"key_{layer_idx}", key_states)
-        values = self._rounded(f"value_{layer_idx}", value_states)
-        return super().update(keys, values, layer_idx, *args, **kwargs)
-
-    def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        scale = torch.from_numpy(self._scales[f"cache.{name}"].copy())
-        scale = scale.view(x.shape[1], 1, x.shape[3])
-        return torch.round(x / scale).clamp(-128, 127) * scale
-
-
-def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
-    (x,) = inputs
-    peaks = x.abs().amax(-1, keepdim=True).clamp_min(1e-10)
-    return (torch.round(x * (127 / peaks)) * (peaks / 127),)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from appliance.bundle.manifest import Graph
 from appliance.errors import CheckpointError
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.conftest import DECODERS, BuildBundle, Built, build_unsigned
+from tests.checkpoint.conftest import MAIN, BuildBundle, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.fakes.checkpoints import write_qwen3
@@ -27,14 +29,13 @@ TOLERANCES: dict[Precision, float] = {
 }
 """Of fp16 alone, and of fp16 and the grade's rounding of random weights."""
 TOKENS = np.random.default_rng(8).integers(0, 480, 200).tolist()
-GRADES = [(name, "fp32") for name in DECODERS]
+GRADES = [(name, "fp32") for name in MAIN]
 GRADES += [("qwen3", "w8a8"), ("qwen2", "w8a8"), ("qwen3-untied-bf16-sharded", "w8a8")]
 GRADES += [("qwen3", "int8"), ("llama", "int4"), ("qwen3", "fp16"), ("qwen2-fp16", "fp16")]
 
 
-def half(model: Built, *, slots: int = 1, capacity: int) -> SlotRunner:
-    graph = model.manifest.variant("cuda")
-    assert graph is not None
+def half(model: Built, precision: str = "fp16", *, slots: int = 1, capacity: int) -> SlotRunner:
+    (graph,) = [g for g in model.manifest.variants("cuda") if g.precision == precision]
     weights = model.bundle / graph.weights_folder
     return SlotRunner(
         model.bundle / graph.path, model.spec, slots=slots, capacity=capacity, weights=weights
@@ -63,6 +64,26 @@ def test_chunked_prefill_and_ragged_decode_equal_the_reference(
             assert relative_error(got, reference.logits(prompt)[-1]) <= tolerance
 
 
+@pytest.mark.parametrize(
+    "name", ["qwen3", "qwen2", "qwen3-untied-bf16-sharded", "qwen3-odd-widths", "gemma3", "phi3"]
+)
+def test_rows_of_integers_are_multiplied_as_the_floats_that_they_stand_for(
+    built: BuildBundle, name: str
+) -> None:
+    """The compact graph has the weights of the other one; what differs is rounded in 16 bits."""
+    model = built(name, "w8a8")
+    wide = half(model, slots=2, capacity=96)
+    compact = half(model, "int8", slots=2, capacity=96)
+    blocks = {g.precision: _block_products(model, g) for g in model.manifest.variants("cuda")}
+    assert blocks["fp16"] == 0 < blocks["int8"]
+    for slot, prompt in enumerate((TOKENS[:5], TOKENS[5:70])):
+        expected = wide.prefill(slot, prompt)
+        assert relative_error(compact.prefill(slot, prompt), expected) <= TOLERANCES["fp16"]
+    appended = TOKENS[150:152]
+    expected = wide.decode(appended)
+    assert relative_error(compact.decode(appended), expected) <= TOLERANCES["fp16"]
+
+
 def test_weights_are_stored_once_for_all_graphs(built: BuildBundle) -> None:
     model = built("qwen3", "w8a8")
     folder = model.bundle / "graph"
@@ -89,3 +110,8 @@ def test_weights_beyond_16_bits_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=name) as refusal:
         build_unsigned(checkpoint, tmp_path / "bundle", precision="fp16")
     assert "fp32" in (refusal.value.hint or "")
+
+
+def _block_products(model: Built, graph: Graph) -> int:
+    nodes = ir.load(model.bundle / graph.path).graph
+    return sum(node.op_type == "MatMulNBits" for node in nodes)

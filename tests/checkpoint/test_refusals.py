@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from appliance.errors import CheckpointError, UsageError
 from installer.checkpoint import build_bundle
-from tests.checkpoint.conftest import build_unsigned
+from installer.checkpoint.graph.rope import ORIGINAL
+from tests.checkpoint.conftest import BuildBundle, build_unsigned
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -39,8 +41,10 @@ def refused(checkpoint: Path, tmp_path: Path, pattern: str) -> CheckpointError:
         ("quantization_config", {"quant_method": "gptq"}),
         ("hidden_act", "gelu"),
         ("attention_bias", True),
-        ("use_sliding_window", True),
+        ("use_sliding_window", 1),
         ("layer_types", ["full_attention", "sliding_attention"]),
+        ("layer_types", ["full_attention"]),
+        ("layer_types", "full_attention"),
         ("architectures", ["Qwen3ForSequenceClassification"]),
         ("logit_scale", 0.5),
         ("head_dim", 24),
@@ -63,9 +67,13 @@ def test_a_key_that_changes_the_model_is_refused_by_name(
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}, "yarn"),
-        ("rope_scaling", {"type": "dynamic", "factor": 4.0}, "dynamic"),
-        ("rope_parameters", {"rope_type": "longrope", "rope_theta": 1e6}, "longrope"),
+        ("rope_scaling", {"rope_type": "proportional", "factor": 4.0}, "proportional"),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0, "llama_4": 0.1}, "llama_4"),
+        ("rope_scaling", {"type": "dynamic", "factor": 4.0, "alpha": 9}, "alpha"),
+        ("rope_scaling", {"type": "dynamic", "factor": 4.0, ORIGINAL: 64}, ORIGINAL),
+        ("rope_parameters", {"rope_type": "longrope", "rope_theta": 1e6}, "short_factor"),
+        ("rope_scaling", {"type": "longrope", "short_factor": [1.0]}, "short_factor"),
+        ("rope_scaling", {"type": "longrope", "short_factor": [1] * 7 + [0]}, "short_factor"),
         ("rope_scaling", {"rope_type": "linear", "factor": 2.0, "mrope": [1]}, "mrope"),
         ("rope_scaling", {"rope_type": "llama3", "factor": 2.0}, "low_freq_factor"),
         ("rope_parameters", {"rope_theta": 1e6, "partial_rotary_factor": 0.5}, "partial_rotary"),
@@ -84,7 +92,7 @@ def test_a_rope_scaling_without_a_graph_is_refused_by_name(
     [
         (write_llama, "mlp_bias", True),
         (write_llama, "pretraining_tp", 2),
-        (write_qwen2, "use_sliding_window", True),
+        (write_qwen2, "layer_types", ["full_attention", "chunked_attention"]),
         (write_bert, "hidden_act", "relu"),
         (write_bert, "position_embedding_type", "relative_key"),
         (write_bert, "is_decoder", True),
@@ -97,6 +105,48 @@ def test_other_families_refuse_by_name_too(
     checkpoint = write(tmp_path / "checkpoint")
     edit_json(checkpoint / "config.json", lambda c: c.update({key: value}))
     refused(checkpoint, tmp_path, key)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("mistral", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("mistral", {"sliding_window": 0}, "sliding_window"),
+        ("ministral", {"layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
+        ("phi3", {"lm_head_bias": True}, "lm_head_bias"),
+        ("phi3", {"full_attn_mod": 2}, "full_attn_mod"),
+        ("phi3", {"partial_rotary_factor": 0.6}, "turn, not a multiple of 16"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ("gemma3", {"hidden_activation": "silu"}, "hidden_activation"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3", {"rope_parameters": {"full_attention": {}, "other": {}}}, "other"),
+        ("gemma3-with-images", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+    ],
+)
+def test_a_dense_family_refuses_what_it_cannot_express(
+    built: BuildBundle, tmp_path: Path, name: str, changes: dict[str, Any], named: str
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(built(name, "fp32").checkpoint, checkpoint)
+    edit_json(checkpoint / "config.json", lambda c: c.update(changes))
+    refused(checkpoint, tmp_path, named)
+
+
+def test_matrices_stored_together_must_have_the_rows_that_config_json_means(
+    built: BuildBundle, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(built("phi3", "fp32").checkpoint, checkpoint)
+    name = "model.layers.1.self_attn.qkv_proj.weight"
+    rewrite(checkpoint, lambda w: w.update({name: w[name][:-16].copy()}))
+    refused(checkpoint, tmp_path, rf"{name}.*\[112, 64\].*\[128, 64\]")
+
+
+def test_a_window_without_its_size_is_refused_by_name(tmp_path: Path) -> None:
+    checkpoint = write_qwen2(tmp_path / "checkpoint")
+    edit_json(checkpoint / "config.json", lambda c: c.update(use_sliding_window=True))
+    refused(checkpoint, tmp_path, "sliding_window")
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:

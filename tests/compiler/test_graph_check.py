@@ -20,6 +20,7 @@ from appliance.errors import VerificationError
 from appliance.pb import onnx_graph_pb2 as pb
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
+from tests.checkpoint.families import find_models
 from tests.conftest import REPOSITORY
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
 
@@ -46,12 +47,14 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(tmp_path: Path) -> 
         (write_bert, ["fp32", "int8"]),
         (lambda d: write_bert(d, pooling="cls"), ["int8"]),
     ]
+    whole = [model.write for model in find_models().values() if model.main]
+    graphs += [(write, ["w8a8"]) for write in whole]
     seen: Seen = {}
     standard: Seen = {}
     for index, (write, precisions) in enumerate(graphs):
         checkpoint = write(tmp_path / f"checkpoint-{index}")
         for precision in precisions:
-            for limit in (10**9, 33_000):
+            for limit in (10**9,) if write in whole else (10**9, 33_000):
                 out = tmp_path / f"{index}-{precision}-{limit}"
                 build_bundle(
                     checkpoint,

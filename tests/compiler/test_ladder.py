@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode
-from appliance.compiler import ladder
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.ladder import LADDER, choose, refused, unusable
 from appliance.compiler.libraries import Libraries
@@ -40,23 +39,8 @@ def manifest(decoder_bundle: Path) -> Manifest:
     return msgspec.structs.replace(manifest, graphs=(manifest.graph, cuda, trt))
 
 
-@pytest.fixture(autouse=True)
-def _engine_runs_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the engine ran everything: what it does run is a test of its own."""
-    monkeypatch.setattr(ladder, "RUN", frozenset(LADDER))
-
-
 def succeed(provider: Provider, _reasons: tuple[Refusal, ...]) -> Provider:
     return provider
-
-
-def test_nothing_is_compiled_for_what_the_engine_does_not_run(
-    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ladder, "RUN", frozenset({"cuda", "cpu"}))
-    rung = choose(manifest, machine_with(H100, ALL_LIBRARIES), succeed)
-    assert rung.made == "cuda"
-    assert [reason.code for reason in rung.reasons] == ["not_run"]
 
 
 def test_where_nothing_speaks_against_it_tensorrt_is_taken(manifest: Manifest) -> None:

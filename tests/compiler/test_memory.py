@@ -13,24 +13,48 @@ from appliance.compiler.memory import candidates, choose_precision, needed, slot
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files
 
-GRADES = {
-    "fp32": ("fp16", 0.5),
-    "fp16": ("fp16", 1),
-    "w8a8": ("fp16", 2),
-    "int8": ("int8", 1),
-    "int4": ("int4", 1),
+GRADES: dict[str, list[tuple[str, float]]] = {
+    "fp32": [("fp16", 0.5)],
+    "fp16": [("fp16", 1)],
+    "w8a8": [("fp16", 2), ("int8", 1.1)],
+    "int8": [("int8", 1)],
+    "int4": [("int4", 1)],
 }
 
 
-def test_the_grade_says_what_weights_become(decoder_bundle: Path) -> None:
+def test_the_grade_says_what_weights_can_become(decoder_bundle: Path) -> None:
     manifest = decode((decoder_bundle / MANIFEST_NAME).read_bytes())
     stored = sum(entry.size for entry in weight_files(manifest).values())
-    for grade, (precision, factor) in GRADES.items():
+    cuda = manifest.variant("cuda")
+    assert cuda is not None
+    compact = msgspec.structs.replace(cuda, precision="int8")
+    for grade, expected in GRADES.items():
         graph = msgspec.structs.replace(manifest.graph, precision=grade)
-        changed = msgspec.structs.replace(manifest, graphs=(graph, *manifest.graphs[1:]))
-        (only,) = candidates(changed, 1 << 34)
-        assert (only.precision, only.weights) == (precision, int(stored * factor))
-        assert only.memory == 1 << 34
+        graphs = (graph, cuda, compact)[: 1 + len(expected)]
+        changed = msgspec.structs.replace(manifest, graphs=graphs)
+        found = candidates(changed, 1 << 34)
+        assert [(f.precision, f.weights) for f in found] == [
+            (precision, int(stored * factor)) for precision, factor in expected
+        ]
+        assert {fit.memory for fit in found} == {1 << 34}
+
+
+def test_a_smaller_gpu_gets_smaller_weights(decoder_bundle: Path) -> None:
+    manifest = decode((decoder_bundle / MANIFEST_NAME).read_bytes())
+    graph = msgspec.structs.replace(manifest.graph, precision="w8a8")
+    cuda = manifest.variant("cuda")
+    assert cuda is not None
+    compact = msgspec.structs.replace(cuda, precision="int8")
+    both = msgspec.structs.replace(manifest, graphs=(graph, cuda, compact))
+    large, small = candidates(both, 0)
+    for memory, expected in (
+        (needed(large), "fp16"),
+        (needed(large) - 1, "int8"),
+        (needed(small), "int8"),
+        (needed(small) - 1, None),
+    ):
+        chosen = choose_precision(candidates(both, memory))
+        assert (chosen and chosen.precision) == expected
 
 
 def test_a_sequence_is_reckoned_in_half_precision(decoder_bundle: Path) -> None:
@@ -38,8 +62,8 @@ def test_a_sequence_is_reckoned_in_half_precision(decoder_bundle: Path) -> None:
     spec = manifest.decoder
     assert spec is not None
     assert slot_token_bytes(spec) == 4 * spec.layers * spec.kv_heads * spec.head_dim
-    (only,) = candidates(manifest, 0)
-    assert only.slot == min(spec.context_length, 4096) * slot_token_bytes(spec)
+    slots = {fit.slot for fit in candidates(manifest, 0)}
+    assert slots == {min(spec.context_length, 4096) * slot_token_bytes(spec)}
 
 
 @given(

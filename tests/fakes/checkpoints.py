@@ -261,8 +261,16 @@ def _decoder_config(
 def _write_decoder(
     directory: Path, config: dict[str, Any], seed: int, dtype: DType, max_shard_bytes: int | None
 ) -> Path:
+    write_chat_files(directory, config, dtype)
+    _write_weights(directory, _decoder_weights(config, seed), dtype, max_shard_bytes)
+    return directory
+
+
+def write_chat_files(directory: Path, config: dict[str, Any], dtype: DType = "float32") -> None:
+    """Everything of a chat model's checkpoint but its weights."""
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _chat_tokenizer(config["vocab_size"])
+    text = config.get("text_config", config)
+    tokenizer = _chat_tokenizer(text["vocab_size"])
     tokenizer.save(str(directory / "tokenizer.json"))
     end, pad = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
     config |= {"torch_dtype": dtype, "bos_token_id": pad, "eos_token_id": end}
@@ -275,7 +283,7 @@ def _write_decoder(
             "eos_token": "<|im_end|>",
             "pad_token": "<|endoftext|>",
             "add_bos_token": False,
-            "model_max_length": config["max_position_embeddings"],
+            "model_max_length": text["max_position_embeddings"],
             "chat_template": CHAT_TEMPLATE,
         },
     )
@@ -291,8 +299,6 @@ def _write_decoder(
         },
     )
     _write_licence(directory)
-    _write_weights(directory, _decoder_weights(config, seed), dtype, max_shard_bytes)
-    return directory
 
 
 def _chat_tokenizer(vocab: int) -> Tokenizer:

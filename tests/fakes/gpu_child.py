@@ -17,7 +17,6 @@ from appliance.compiler import golden
 from appliance.compiler.gpu_compile import Target, compile_cuda
 from appliance.compiler.profiles import Sizes, plan
 from appliance.compiler.record import Comparison
-from appliance.compiler.trt_compile import graph_name
 
 
 def main(machine: Path, arguments: list[str]) -> int:
@@ -25,17 +24,17 @@ def main(machine: Path, arguments: list[str]) -> int:
         case ["--machine"]:
             sys.stdout.write(machine.read_text())
             return 0
-        case ["--provider", "cuda", bundle, out, logits]:
+        case ["--provider", "cuda", bundle, out, logits, precision]:
             target = Target("CPUExecutionProvider", "cpu")
             manifest = decode((Path(bundle) / MANIFEST_NAME).read_bytes())
             expected = golden.read(Path(logits))
-            compared = compile_cuda(Path(bundle), manifest, Path(out), expected, target)
+            compared = compile_cuda(Path(bundle), manifest, Path(out), expected, target, precision)
             sys.stdout.write(msgspec.json.encode(compared).decode())
             return 0
         case ["--provider", "tensorrt", _, out, _, sizes]:
             # Engines that nothing can run; what is done with them on a node does not look inside.
             for profile in plan(msgspec.json.decode(sizes, type=Sizes)):
-                (Path(out) / graph_name(profile)).write_text(f"names {profile.name}")
+                (Path(out) / profile.graph).write_text(f"names {profile.name}")
                 (Path(out) / f"{profile.name}_sm90.engine").write_text(sizes)
             sys.stdout.write(msgspec.json.encode(Comparison(error=0.01, bound=0.02)).decode())
             return 0

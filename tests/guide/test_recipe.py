@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -47,6 +47,14 @@ class Steps:
 
 def weights(checkpoint: Path) -> str:
     return hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_unrelated() -> Iterator[None]:
+    """Made-up questions to be declined: embedding a thousand takes long, a few are as good here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("guide_recipe.composer.UNRELATED", 60)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.rope import Rope
 from installer.checkpoint.quantize import Float32
 
 PAIR = ("key", "value")
@@ -55,10 +56,10 @@ class _Form:
         return [self._graph.input(f"past_{n}_{layer}", dtype, self._slots) for n in PAIR]
 
     def _kernel(
-        self, *inputs: ir.Value | None, rotate: bool, **attributes: Attribute
+        self, layer: int, *inputs: ir.Value | None, rotate: bool, **attributes: Attribute
     ) -> Sequence[ir.Value]:
         """The attention kernel: attended, present keys, present values."""
-        shape = self._shape
+        shape, window = self._shape, self._shape.kinds[layer].window
         return self._graph.ops(
             "GroupQueryAttention",
             *inputs,
@@ -67,19 +68,34 @@ class _Form:
             num_heads=shape.heads,
             kv_num_heads=shape.kv_heads,
             do_rotary=int(rotate),
-            scale=shape.head_dim**-0.5,
+            scale=shape.scale,
             **attributes,
+            **({} if window is None else {"local_window_size": window}),
         )
 
 
-def angles(graph: GraphBuilder, shape: DecoderShape) -> tuple[ir.Value, ir.Value]:
-    """Tables of cosines and sines, [context, head_dim / 2]."""
-    size = (shape.context, shape.head_dim // 2)
+Tables = tuple[ir.Value, ir.Value]
+"""Cosines and sines, [context, turned / 2], in the precision of the graph."""
 
-    def table(name: str, function: Callable[..., np.ndarray]) -> ir.Value:
-        return graph.floats(name, size, (function(a) for a in shape.rope.angles(shape.context)))
 
-    return table("rope.cosines", np.cos), table("rope.sines", np.sin)
+def angles(graph: GraphBuilder, shape: DecoderShape) -> Sequence[Tables]:
+    """The tables of each layer; layers with the same angles share them."""
+    made: dict[Rope, Tables] = {}
+    for kind in shape.kinds:
+        if kind.rope not in made:
+            made[kind.rope] = _tables(graph, kind.rope, shape.context, len(made))
+    return [made[kind.rope] for kind in shape.kinds]
+
+
+def _tables(graph: GraphBuilder, rope: Rope, context: int, index: int) -> Tables:
+    size, magnitude = (context, rope.turned // 2), np.float32(rope.magnitude)
+
+    def table(name: str, function: Callable[..., Float32]) -> ir.Value:
+        pieces = (function(a) * magnitude for a in rope.angles(context))
+        name = f"rope.{name}" if index == 0 else f"rope.{name}.{index}"
+        return graph.parameter(graph.floats(name, size, pieces))
+
+    return table("cosines", np.cos), table("sines", np.sin)
 
 
 def _declare_rows(graph: GraphBuilder) -> ir.Value:
@@ -104,7 +120,9 @@ class FloatSlots(_Form):
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         past = self._past(layer, self._graph.dtype)
         lengths = (self._seqlens, self._total)
-        attended, *present = self._kernel(*heads, *past, *lengths, *self._tables, rotate=True)
+        attended, *present = self._kernel(
+            layer, *heads, *past, *lengths, *self._tables[layer], rotate=True
+        )
         for name, value in zip(PAIR, present, strict=True):
             self._graph.output(value, f"present_{name}_{layer}", self._slots, self._graph.dtype)
         return attended
@@ -115,11 +133,6 @@ class FloatSlots(_Form):
 
 class HalfSlots(FloatSlots):
     """Slots of 16-bit floats, for the CUDA provider; selects the likeliest token in the graph."""
-
-    def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
-        super().__init__(graph, shape)
-        cosines, sines = self._tables
-        self._tables = graph.parameter(cosines), graph.parameter(sines)
 
     def conclude(self, scores: ir.Value) -> None:
         logits = self._graph.op("Cast", scores, to=ir.DataType.FLOAT)
@@ -146,7 +159,8 @@ class ByteSlots(_Form):
         )
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(
-            *(*heads, *past, *lengths, *self._tables),
+            layer,
+            *(*heads, *past, *lengths, *self._tables[layer]),
             *(None, None, None),
             *(*scales, None, None, self._query_seqlens),
             rotate=True,
@@ -170,8 +184,25 @@ class _Rotated(_Form):
         self._start = graph.input("start", ir.DataType.INT64, (1,))
         self._tables = angles(graph, shape)
 
-    def _rotate(self, x: ir.Value) -> ir.Value:
-        return self._graph.op("RotaryEmbedding", x, self._start, *self._tables, domain=MICROSOFT)
+    def _turned(self, layer: int, heads: Heads) -> Heads:
+        """Queries and keys turned, values as they are."""
+        queries, keys, values = heads
+        shape = self._shape
+        return (
+            self._rotate(layer, queries, shape.heads),
+            self._rotate(layer, keys, shape.kv_heads),
+            values,
+        )
+
+    def _rotate(self, layer: int, x: ir.Value, heads: int) -> ir.Value:
+        """x [B, S, heads * head_dim], each token turned by its position."""
+        turned, partly = self._shape.kinds[layer].rope.turned, {}
+        if turned != self._shape.head_dim:
+            partly = {"num_heads": heads, "rotary_embedding_dim": turned}
+        tables = self._tables[layer]
+        return self._graph.op(
+            "RotaryEmbedding", x, self._start, *tables, domain=MICROSOFT, **partly
+        )
 
 
 class BytePrompt(_Rotated):
@@ -188,15 +219,15 @@ class BytePrompt(_Rotated):
         self._scales = scales
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
-        queries, keys, values = heads
+        queries, keys, values = self._turned(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
         fresh, known = [], []
-        for index, x in enumerate((self._rotate(keys), values)):
+        for index, x in enumerate((keys, values)):
             name, scale = f"{PAIR[index]}_{layer}", self._scales.layers[layer][index]
             fresh.append(self._rounded(name, x, scale))
             known.append(self._restored(name, past[index], scale))
         lengths = (self._seqlens, self._total)
-        attended, *_ = self._kernel(self._rotate(queries), *fresh, *known, *lengths, rotate=False)
+        attended, *_ = self._kernel(layer, queries, *fresh, *known, *lengths, rotate=False)
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
@@ -228,13 +259,12 @@ class Observed(_Rotated):
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         graph, shape = self._graph, self._shape
-        queries, keys, values = heads
-        keys = self._rotate(keys)
+        queries, keys, values = self._turned(layer, heads)
         for name, x in zip(PAIR, (keys, values), strict=True):
             peaks = graph.op("ReduceMax", graph.op("Abs", x), graph.constant([0, 1]), keepdims=0)
             graph.output(peaks, f"{name}_peaks_{layer}", (shape.kv_heads * shape.head_dim,))
         nothing = (None, None, self._seqlens, self._total)
-        attended, *_ = self._kernel(self._rotate(queries), keys, values, *nothing, rotate=False)
+        attended, *_ = self._kernel(layer, queries, keys, values, *nothing, rotate=False)
         return attended
 
     def choose(self, x: ir.Value) -> None:

@@ -176,9 +176,13 @@ class GraphBuilder:
         narrowed = (_narrowed(tensor, piece) for piece in pieces)
         return self.files.write(name, ir.DataType.FLOAT16, shape, narrowed)
 
-    def vector(self, name: str, width: int) -> ir.Value:
-        """The checkpoint's vector `name` as a parameter."""
-        return self.parameter(self.floats(name, (width,), [self.tensors.vector(name, width)]))
+    def vector(self, name: str, width: int, offset: float = 0.0) -> ir.Value:
+        """The checkpoint's vector `name`, plus `offset`, as a parameter."""
+        return self.parameter(self._vector(name, width, offset))
+
+    def _vector(self, name: str, width: int, offset: float = 0.0) -> ir.Value:
+        """The same in 32 bits."""
+        return self.floats(name, (width,), [self.tensors.vector(name, width) + np.float32(offset)])
 
     def parameter(self, stored: ir.Value) -> ir.Value:
         """Stored floats in the precision of the graph."""
@@ -198,24 +202,47 @@ class GraphBuilder:
         rows = self.op("Cast", self.op("Gather", matrix.integers, ids), to=ir.DataType.FLOAT)
         return self.op("Mul", rows, self.op("Gather", matrix.scales, ids))
 
-    def residual(self, x: ir.Value) -> ir.Value:
-        """x as the stream that every block adds its result to."""
-        return x
+    def residual(self, x: ir.Value, *, factor: float = 1.0, wide: bool = False) -> ir.Value:
+        """x * factor as the stream that every block adds its result to.
 
-    def norm(self, x: ir.Value, name: str, width: int, epsilon: float) -> ir.Value:
-        """RMS norm over the last axis by the checkpoint's vector `name` [width]."""
-        gain = self.vector(name, width)
+        A `wide` stream has 32 bits whatever the graph's precision: its sums would not fit 16.
+        """
+        if factor == 1:
+            return x
+        return self.op("Mul", x, self.parameter(self.constant([factor])))
+
+    def norm(
+        self,
+        x: ir.Value,
+        name: str,
+        width: int,
+        epsilon: float,
+        offset: float = 0.0,
+        *,
+        wide: bool = False,
+    ) -> ir.Value:
+        """RMS norm over the last axis by the checkpoint's vector `name` [width], plus `offset`.
+
+        The result is `wide` if it goes to a stream that is.
+        """
+        gain = self.vector(name, width, offset)
         return self.op(
             "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
         )
 
     def norm_sum(
-        self, stream: ir.Value, result: ir.Value, name: str, width: int, epsilon: float
+        self,
+        stream: ir.Value,
+        result: ir.Value,
+        name: str,
+        width: int,
+        epsilon: float,
+        offset: float = 0.0,
     ) -> tuple[ir.Value, ir.Value]:
         """RMS norm of stream + result; it and the sum."""
         outputs = self.ops(
             "SkipSimplifiedLayerNormalization",
-            *(stream, result, self.vector(name, width)),
+            *(stream, result, self.vector(name, width, offset)),
             outputs=4,
             domain=MICROSOFT,
             epsilon=epsilon,

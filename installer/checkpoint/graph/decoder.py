@@ -1,8 +1,9 @@
-"""What decoder-only families share: pre-norm blocks and SwiGLU around attention.
+"""What decoder-only families share: norms, gated layers and sums around attention.
 
 Owns the blocks that families are composed of; attention over the cache, and with it the graph's
 inputs, is one of the forms of attention.py. A family gives its own projection of queries, keys
-and values and its own feed-forward; what no family shares stays in the family's file.
+and values and its own feed-forward; what no family shares stays in the family's file. In what the
+layers of one decoder differ from each other: kinds.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import onnx_ir as ir
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.rope import Rope, read_rope
+from installer.checkpoint.graph.kinds import Kinds, read_alike
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
 
@@ -33,8 +34,34 @@ HARMLESS_KEYS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Norms:
+    """The RMS norms of a block, by the names of their tensors.
+
+    Attributes:
+        before_attention, before_feed_forward: of what goes in.
+        after_attention, after_feed_forward: of what comes out, before it is added; None is none.
+        offset: what is added to each stored gain.
+    """
+
+    before_attention: str = "input_layernorm"
+    before_feed_forward: str = "post_attention_layernorm"
+    after_attention: str | None = None
+    after_feed_forward: str | None = None
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderShape:
-    """The numbers of a decoder. Counts, but for `epsilon`."""
+    """The numbers of a decoder. Counts, but for those described.
+
+    Attributes:
+        epsilon: of all norms.
+        kinds: in what each layer differs from the others.
+        scale: what products of queries and keys are multiplied by.
+        embedding_scale: what the token's vector is multiplied by.
+        wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
+        root: in front of the names of all tensors but the output's.
+    """
 
     vocab: int
     hidden: int
@@ -45,8 +72,13 @@ class DecoderShape:
     inner: int
     context: int
     epsilon: float
-    rope: Rope
+    kinds: Kinds
     tied: bool
+    scale: float
+    norms: Norms = Norms()
+    embedding_scale: float = 1.0
+    wide: bool = False
+    root: str = "model"
 
     def spec(self) -> DecoderSpec:
         return DecoderSpec(
@@ -83,6 +115,8 @@ class Attention(Protocol):
         ...
 
 
+ReadKinds = Callable[[Settings, int], Kinds]
+"""config.json and the size of a head -> in what each layer differs."""
 Form = Callable[[GraphBuilder, DecoderShape], Attention]
 
 
@@ -100,8 +134,20 @@ class FeedForward(Protocol):
     ) -> ir.Value: ...
 
 
-def read_decoder(config: Settings, *, tied: bool = False) -> DecoderShape:
-    """Read the keys that every decoder has; `tied` is the architecture's default."""
+def read_decoder(
+    config: Settings,
+    *,
+    tied: bool = False,
+    kinds: ReadKinds = read_alike,
+    activation: tuple[str, str] = ("hidden_act", "silu"),
+) -> DecoderShape:
+    """Read the keys that every decoder has.
+
+    Args:
+        tied: the architecture's default.
+        kinds: reads what differs between layers.
+        activation: the key that names the activation, and the only name there may be.
+    """
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     head_dim = config.integer("head_dim", hidden // heads)
     if head_dim % _HEAD_UNIT:
@@ -109,7 +155,10 @@ def read_decoder(config: Settings, *, tied: bool = False) -> DecoderShape:
             f"config.json: head_dim {head_dim} is not a multiple of {_HEAD_UNIT}",
             hint="the attention kernel needs it to be",
         )
-    config.expect("hidden_act", "silu")
+    config.expect(*activation)
+    layers = kinds(config, head_dim)
+    context = config.integer("max_position_embeddings")
+    context = max(context, *(kind.rope.reach for kind in layers))
     return DecoderShape(
         vocab=config.integer("vocab_size"),
         hidden=hidden,
@@ -118,18 +167,12 @@ def read_decoder(config: Settings, *, tied: bool = False) -> DecoderShape:
         kv_heads=config.integer("num_key_value_heads", heads),
         head_dim=head_dim,
         inner=config.integer("intermediate_size"),
-        context=config.integer("max_position_embeddings"),
+        context=context,
         epsilon=config.number("rms_norm_eps"),
-        rope=read_rope(config, head_dim),
+        kinds=tuple(kind.within(context) for kind in layers),
         tied=config.flag("tie_word_embeddings", tied),
+        scale=head_dim**-0.5,
     )
-
-
-def refuse_windows(config: Settings) -> None:
-    """Raise CheckpointError if any layer attends through a sliding window."""
-    config.expect("use_sliding_window", False)
-    config.expect_each("layer_types", "full_attention")
-    config.ignore("sliding_window", "max_window_layers")
 
 
 def build_decoder(
@@ -145,23 +188,28 @@ def build_decoder(
     in the same kernel.
     """
     attention = form(graph, shape)
-    embeddings = Table(graph, "model.embed_tokens.weight", shape.vocab, shape.hidden)
+    embeddings = Table(graph, f"{shape.root}.embed_tokens.weight", shape.vocab, shape.hidden)
+    norms = shape.norms
 
-    stream, result = graph.residual(embeddings.lookup(attention.ids)), None
+    found = embeddings.lookup(attention.ids)
+    stream = graph.residual(found, factor=shape.embedding_scale, wide=shape.wide)
+    result: ir.Value | None = None
     for layer in range(shape.layers):
-        at = f"model.layers.{layer}"
-        x, stream = _norm(graph, shape, f"{at}.input_layernorm", stream, result)
+        at = f"{shape.root}.layers.{layer}"
+        x, stream = _norm(graph, shape, f"{at}.{norms.before_attention}", stream, result)
         attended = attention.attend(layer, project(graph, shape, at, x))
         inner = shape.heads * shape.head_dim
         result = graph.linear(attended, f"{at}.self_attn.o_proj", inner, shape.hidden)
-        x, stream = _norm(graph, shape, f"{at}.post_attention_layernorm", stream, result)
+        result = _norm_after(graph, shape, at, norms.after_attention, result)
+        x, stream = _norm(graph, shape, f"{at}.{norms.before_feed_forward}", stream, result)
         result = feed_forward(graph, shape, at, x)
+        result = _norm_after(graph, shape, at, norms.after_feed_forward, result)
 
     assert result is not None
     chosen = attention.choose(graph.add(stream, result))
     if chosen is None:
         return
-    chosen, _ = _norm(graph, shape, "model.norm", chosen, None)
+    chosen, _ = _norm(graph, shape, f"{shape.root}.norm", chosen, None)
     head = embeddings
     if not shape.tied:
         head = Table(graph, "lm_head.weight", shape.vocab, shape.hidden)
@@ -180,10 +228,24 @@ def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, b
 
 def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(silu(gate(x)) * up(x)); Shazeer, GLU Variants Improve Transformer (2020)."""
+    return _gated(graph, shape, at, x, lambda y: graph.op("Mul", y, graph.op("Sigmoid", y)))
+
+
+def geglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
+    """down(gelu(gate(x)) * up(x)), gelu by tanh; the same source."""
+    return _gated(graph, shape, at, x, lambda y: graph.op("Gelu", y, approximate="tanh"))
+
+
+def _gated(
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    at: str,
+    x: ir.Value,
+    activation: Callable[[ir.Value], ir.Value],
+) -> ir.Value:
     gate = graph.linear(x, f"{at}.mlp.gate_proj", shape.hidden, shape.inner)
     up, scale = graph.unscaled(x, f"{at}.mlp.up_proj", shape.hidden, shape.inner)
-    silu = graph.op("Mul", gate, graph.op("Sigmoid", gate))
-    product = graph.op("Mul", silu, up)
+    product = graph.op("Mul", activation(gate), up)
     return graph.linear(product, f"{at}.mlp.down_proj", shape.inner, shape.hidden, scale=scale)
 
 
@@ -192,7 +254,8 @@ def head_norm(
 ) -> ir.Value:
     """RMS norm of each head on its own: x [B, S, heads * head_dim], gain [head_dim]."""
     split = graph.op("Reshape", x, graph.constant([0, 0, heads, shape.head_dim]))
-    normed = graph.norm(split, f"{name}.weight", shape.head_dim, shape.epsilon)
+    offset = shape.norms.offset
+    normed = graph.norm(split, f"{name}.weight", shape.head_dim, shape.epsilon, offset)
     return graph.op("Reshape", normed, graph.constant([0, 0, heads * shape.head_dim]))
 
 
@@ -200,7 +263,17 @@ def _norm(
     graph: GraphBuilder, shape: DecoderShape, name: str, stream: ir.Value, result: ir.Value | None
 ) -> tuple[ir.Value, ir.Value]:
     """RMS norm of stream + result; returns it and the sum."""
-    weight = f"{name}.weight"
+    gain = (f"{name}.weight", shape.hidden, shape.epsilon, shape.norms.offset)
     if result is None:
-        return graph.norm(stream, weight, shape.hidden, shape.epsilon), stream
-    return graph.norm_sum(stream, result, weight, shape.hidden, shape.epsilon)
+        return graph.norm(stream, *gain), stream
+    return graph.norm_sum(stream, result, *gain)
+
+
+def _norm_after(
+    graph: GraphBuilder, shape: DecoderShape, at: str, name: str | None, result: ir.Value
+) -> ir.Value:
+    """RMS norm of what a block adds to the stream, where there is one."""
+    if name is None:
+        return result
+    gain = (f"{at}.{name}.weight", shape.hidden, shape.epsilon, shape.norms.offset)
+    return graph.norm(result, *gain, wide=shape.wide)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import bert, llama, qwen2, qwen3
+from installer.checkpoint.graph import bert, gemma3, llama, mistral, phi3, qwen2, qwen3
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 
@@ -55,9 +55,19 @@ _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
 
+# What sees images in front of a language model that is built without it.
+_SIGHT_UNUSED = re.compile(
+    r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
+)
+
 FAMILIES: Mapping[str, Family] = {
     "bert": Family("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED),
+    "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
+    "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
+    "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
+    "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
+    "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
 }

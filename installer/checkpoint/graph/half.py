@@ -3,7 +3,8 @@
 Owns how a linear layer is said in 16-bit floats, from whatever the grade stored: floats are
 narrowed, rows of integers are widened, and blocks of integers are multiplied as they are. What
 depends on weights alone is computed once, by the compiler on the node, so a bundle is hardly
-larger for serving graphics processors too.
+larger for serving graphics processors too. Owns also which numbers keep 32 bits: a stream that is
+wide, and what is added to it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,95 @@ from installer.checkpoint.graph.builder import (
     IntegerMatrix,
     Matrix,
 )
-from installer.checkpoint.weights import alias
+from installer.checkpoint.quantize import Scheme
+from installer.checkpoint.tensors import Tensors
+from installer.checkpoint.weights import WeightFiles, alias
+
+_MOVES = frozenset({"Gather", "Reshape"})
+"""Operators that take numbers from one place to another."""
 
 
 class HalfBuilder(GraphBuilder):
     """A graph whose activations are 16-bit floats."""
 
     dtype = ir.DataType.FLOAT16
+    full_norms = False
+    """Whether all norms are computed in 32 bits."""
+    norm_operator = "SimplifiedLayerNormalization"
+
+    def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
+        super().__init__(tensors, files, scheme)
+        self._in_full: set[ir.Value] = set()
+
+    def residual(self, x: ir.Value, *, factor: float = 1.0, wide: bool = False) -> ir.Value:
+        """x * factor as the stream that every block adds its result to."""
+        if not wide:
+            return super().residual(x, factor=factor)
+        x = self._full(x)
+        if factor != 1:
+            x = self.op("Mul", x, self.constant([factor]))
+            self._in_full.add(x)
+        return x
+
+    def norm(
+        self,
+        x: ir.Value,
+        name: str,
+        width: int,
+        epsilon: float,
+        offset: float = 0.0,
+        *,
+        wide: bool = False,
+    ) -> ir.Value:
+        """RMS norm over the last axis, in 32 bits if x or the result has so many."""
+        if not (wide or self.full_norms or self._is_full(x)):
+            return super().norm(x, name, width, epsilon, offset)
+        gain = self._vector(name, width, offset)
+        normed = self.op(
+            self.norm_operator, self._full(x), gain, axis=-1, epsilon=epsilon, stash_type=1
+        )
+        if not wide:
+            return self.op("Cast", normed, to=self.dtype)
+        self._in_full.add(normed)
+        return normed
+
+    def norm_sum(
+        self,
+        stream: ir.Value,
+        result: ir.Value,
+        name: str,
+        width: int,
+        epsilon: float,
+        offset: float = 0.0,
+    ) -> tuple[ir.Value, ir.Value]:
+        """RMS norm of stream + result; it and the sum."""
+        if not self._is_full(stream):
+            return super().norm_sum(stream, result, name, width, epsilon, offset)
+        total = self.add(stream, result)
+        return self.norm(total, name, width, epsilon, offset), total
+
+    def add(self, stream: ir.Value, result: ir.Value) -> ir.Value:
+        """stream + result, in the stream's precision."""
+        if not self._is_full(stream):
+            return super().add(stream, result)
+        total = self.op("Add", stream, self._full(result))
+        self._in_full.add(total)
+        return total
+
+    def _is_full(self, x: ir.Value) -> bool:
+        """Whether x has 32 bits."""
+        node = x.producer()
+        if node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+            return self._is_full(node.inputs[0])
+        return x in self._in_full
+
+    def _full(self, x: ir.Value) -> ir.Value:
+        """x in 32 bits."""
+        if self._is_full(x):
+            return x
+        x = self.op("Cast", x, to=ir.DataType.FLOAT)
+        self._in_full.add(x)
+        return x
 
     def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
         """ids [...] -> rows of the matrix [..., inner]."""
@@ -44,9 +127,7 @@ class HalfBuilder(GraphBuilder):
         assert scale is None, "nothing is left to be multiplied with"
         addend = self.vector(f"{name}.bias", outer) if bias else None
         rows = self.tensors.rows(self._weight(name, inner, outer))
-        matrix = self.integers(name, (outer, inner), rows)
-        columns = self.op("Transpose", self.widened(matrix), perm=[1, 0])
-        return self._plus(self.op("MatMul", x, columns), addend)
+        return self._plus(self._product(x, self.integers(name, (outer, inner), rows)), addend)
 
     def unscaled(
         self, x: ir.Value, name: str, inner: int, outer: int
@@ -69,6 +150,11 @@ class HalfBuilder(GraphBuilder):
             block_size=matrix.block,
         )
         return self._plus(product, bias)
+
+    def _product(self, x: ir.Value, matrix: IntegerMatrix) -> ir.Value:
+        """x [..., inner] -> [..., outer]."""
+        columns = self.op("Transpose", self.widened(matrix), perm=[1, 0])
+        return self.op("MatMul", x, columns)
 
     def widened(self, matrix: IntegerMatrix) -> ir.Value:
         """The rows that the integers stand for, [outer, inner]."""

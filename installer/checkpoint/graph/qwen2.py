@@ -10,6 +10,7 @@ import onnx_ir as ir
 from installer.checkpoint.graph import decoder
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.kinds import read_late_windows
 from installer.checkpoint.reader import Checkpoint
 
 
@@ -17,8 +18,8 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["Qwen2ForCausalLM"])
-    decoder.refuse_windows(config)
-    shape = decoder.read_decoder(config)
+    config.expect("use_mrope", False)
+    shape = decoder.read_decoder(config, kinds=read_late_windows)
     config.finish(decoder.HARMLESS_KEYS)
     return shape
 

@@ -1,14 +1,15 @@
 """Rotary position embeddings: the tables of cosines and sines a decoder reads its angles from.
 
-Owns the frequencies of Su et al., RoFormer (2021), and Llama 3.1's rescaling of them for long
-contexts. Refuses every other rescaling by its name: a model run with the wrong angles answers
-fluently and wrongly.
+Owns the frequencies of Su et al., RoFormer (2021), and every rescaling of them for longer contexts
+that is published with the families here. Refuses any other by its name: a model run with the wrong
+angles answers fluently and wrongly. Where the reference changes its angles with the length of a
+sequence, one set is chosen for the whole bundle: docs/decisions/0171-one-set-of-angles.md.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,87 +18,219 @@ from appliance.errors import CheckpointError
 from installer.checkpoint.quantize import Float32
 from installer.checkpoint.settings import Settings
 
+ORIGINAL = "original_max_position_embeddings"
+_CONTEXT = "max_position_embeddings"
 _ROWS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3Scaling:
-    """Wavelengths beyond the old context are stretched by `factor`, short ones are kept."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    old_context: int
+_TURNED_UNIT = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    theta: float
-    head_dim: int
-    linear_factor: float = 1.0
-    llama3: Llama3Scaling | None = None
+    """The angles of one kind of layer; equal ones share their tables.
 
-    def frequencies(self) -> Float32:
-        """Radians per position, [head_dim / 2]."""
-        exponents = np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
-        frequencies = np.float32(1) / np.float32(self.theta) ** exponents
-        frequencies = frequencies / np.float32(self.linear_factor)
-        if self.llama3 is not None:
-            frequencies = _llama3(frequencies, self.llama3)
-        return frequencies.astype(np.float32)
+    Attributes:
+        frequencies: radians per position; the first 2 * len(frequencies) numbers of a head turn.
+        magnitude: what cosines and sines are multiplied by.
+        reach: positions that a rescaling was made for; 0 says nothing.
+    """
+
+    frequencies: tuple[float, ...]
+    magnitude: float = 1.0
+    reach: int = 0
+
+    @property
+    def turned(self) -> int:
+        """How many of a head's numbers turn, from the first on."""
+        return 2 * len(self.frequencies)
 
     def angles(self, positions: int) -> Iterator[Float32]:
-        """Radians of positions 0.. as runs of rows, [positions, head_dim / 2] in all."""
-        frequencies = self.frequencies()
+        """Radians of positions 0.. as runs of rows, [positions, turned / 2] in all."""
+        frequencies = np.array(self.frequencies, np.float32)
         for first in range(0, positions, _ROWS):
             at = np.arange(first, min(first + _ROWS, positions), dtype=np.float32)
             yield at[:, None] * frequencies
 
 
-def read_rope(config: Settings, head_dim: int) -> Rope:
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a rescaling starts from.
+
+    Attributes:
+        theta: the base of the wavelengths.
+        turned: how many of a head's numbers turn.
+        context: positions that the bundle is built for.
+        original: positions that the model was trained on first; None leaves it to the rescaling.
+    """
+
+    theta: float
+    turned: int
+    context: int
+    original: int | None = None
+
+    def frequencies(self) -> Float32:
+        """Radians per position without any rescaling, [turned / 2]."""
+        exponents = np.arange(0, self.turned, 2, dtype=np.float32) / np.float32(self.turned)
+        frequencies: Float32 = np.float32(1) / np.float32(self.theta) ** exponents
+        return frequencies
+
+
+def read_rope(
+    config: Settings,
+    head_dim: int,
+    *,
+    partial: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> Rope:
     """Read `rope_theta` and `rope_scaling`, or the newer `rope_parameters`.
 
-    Raises CheckpointError naming a scaling that is not known here.
+    Args:
+        partial: whether the architecture knows `partial_rotary_factor`.
+        names: what this architecture calls a rescaling -> its name here.
+
+    Raises CheckpointError naming a rescaling that is not known here.
     """
     parameters = config.section("rope_parameters")
     scaling = parameters or config.section("rope_scaling")
     theta = (parameters or config).number("rope_theta", 10_000.0)
+    share = config.number("partial_rotary_factor", 1.0) if partial else 1.0
     if parameters is not None:
         config.expect("rope_theta", theta)
         config.expect("rope_scaling")
+        share = parameters.number("partial_rotary_factor", share) if partial else share
+    original = config.integer(ORIGINAL) if ORIGINAL in config else None
+    basis = Basis(theta, int(head_dim * share), config.integer(_CONTEXT), original)
+    if scaling is not None:
+        scaling.expect("partial_rotary_factor", share)
+    return read_scaling(scaling, basis, names or {})
+
+
+def read_scaling(
+    scaling: Settings | None, basis: Basis, names: Mapping[str, str] | None = None
+) -> Rope:
+    """The angles that one object of config.json describes; its `rope_theta` is in the basis."""
+    if basis.turned % _TURNED_UNIT:
+        raise CheckpointError(
+            f"config.json: {basis.turned} numbers of a head turn, not a multiple of {_TURNED_UNIT}",
+            hint="the attention kernel needs it to be",
+        )
     if scaling is None:
-        return Rope(theta, head_dim)
-    kind = scaling.text("type" if "type" in scaling else "rope_type", "default")
-    scaling.expect("rope_type", kind)
-    scaling.expect("partial_rotary_factor", 1, 1.0)
-    rope = _scaled(scaling, kind, theta, head_dim)
+        return _default(Settings({}, ""), basis)
+    said = scaling.text("type" if "type" in scaling else "rope_type", "default")
+    kind = (names or {}).get(said, said)
+    scaling.expect("rope_type", said, kind)
+    scale = _SCALINGS.get(kind)
+    if scale is None:
+        raise CheckpointError(
+            f"config.json: rope_scaling of type {kind!r} is not supported",
+            hint=f"types are {', '.join(_SCALINGS)}",
+        )
+    rope = scale(scaling, basis)
+    scaling.expect("rope_theta", basis.theta)
     scaling.finish()
     return rope
 
 
-def _scaled(scaling: Settings, kind: str, theta: float, head_dim: int) -> Rope:
-    if kind == "default":
-        return Rope(theta, head_dim)
-    if kind == "linear":
-        return Rope(theta, head_dim, linear_factor=scaling.number("factor"))
-    if kind == "llama3":
-        llama3 = Llama3Scaling(
-            scaling.number("factor"),
-            scaling.number("low_freq_factor"),
-            scaling.number("high_freq_factor"),
-            scaling.integer("original_max_position_embeddings"),
-        )
-        return Rope(theta, head_dim, llama3=llama3)
-    raise CheckpointError(
-        f"config.json: rope_scaling of type {kind!r} is not supported",
-        hint="types are default, linear and llama3",
-    )
+def _default(_scaling: Settings, basis: Basis) -> Rope:
+    return _rope(basis.frequencies())
 
 
-def _llama3(frequencies: Float32, scaling: Llama3Scaling) -> Float32:
-    wavelengths = 2 * math.pi / frequencies
-    share = scaling.old_context / wavelengths - scaling.low_freq_factor
-    smooth = (share / (scaling.high_freq_factor - scaling.low_freq_factor)).clip(0, 1)
-    # smooth is 0 for wavelengths beyond old_context / low, 1 below old_context / high.
-    scaled = (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
-    return scaled.astype(np.float32)
+def _linear(scaling: Settings, basis: Basis) -> Rope:
+    return _rope(basis.frequencies() / np.float32(scaling.number("factor")))
+
+
+def _dynamic(scaling: Settings, basis: Basis) -> Rope:
+    """Rescales beyond the context that config.json states, which no sequence here exceeds."""
+    scaling.number("factor")
+    scaling.expect(ORIGINAL, basis.context)
+    return _rope(basis.frequencies())
+
+
+def _llama3(scaling: Settings, basis: Basis) -> Rope:
+    """Wavelengths beyond the old context are stretched by `factor`, short ones are kept.
+
+    The Llama 3 Herd of Models (2024).
+    """
+    factor, low = scaling.number("factor"), scaling.number("low_freq_factor")
+    frequencies = basis.frequencies()
+    wavelengths = np.float32(2 * math.pi) / frequencies
+    share = scaling.integer(ORIGINAL, basis.original) / wavelengths - low
+    smooth = (share / (scaling.number("high_freq_factor") - low)).clip(0, 1)
+    # smooth is 0 for wavelengths beyond the old context / low, 1 below the old context / high.
+    scaled = (1 - smooth) * frequencies / factor + smooth * frequencies
+    return _rope(scaled.astype(np.float32))
+
+
+def _yarn(scaling: Settings, basis: Basis) -> Rope:
+    """Long wavelengths are stretched, short ones kept, with a ramp between, and logits sharpened.
+
+    Peng et al., YaRN (2023), sections 3.2 to 3.4.
+    """
+    original = _original(scaling, basis)
+    factor = scaling.number("factor", basis.context / original)
+    # A boundary of zero means that it is not said.
+    bounds = scaling.number("beta_fast", 0) or 32.0, scaling.number("beta_slow", 0) or 1.0
+    pairs = [_pair_that_turns(rounds, original, basis) for rounds in bounds]
+    if scaling.flag("truncate", True):
+        pairs = [math.floor(pairs[0]), math.ceil(pairs[1])]
+    first, last = max(pairs[0], 0), min(pairs[1], basis.turned - 1)
+    span = last - first if last != first else 0.001
+    count = np.arange(basis.turned // 2, dtype=np.float32)
+    stretched = ((count - np.float32(first)) / np.float32(span)).clip(0, 1)
+    frequencies = basis.frequencies()
+    blended = frequencies / np.float32(factor) * stretched + frequencies * (1 - stretched)
+    magnitude = scaling.number("attention_factor", _sharpening(scaling, factor))
+    scaling.ignore("finetuned")
+    return _rope(blended, magnitude, round(original * factor))
+
+
+def _pair_that_turns(rounds: float, original: int, basis: Basis) -> float:
+    """Which pair of a head turns so many times in the original context; not a whole number."""
+    wavelength = original / (rounds * 2 * math.pi)
+    return basis.turned * math.log(wavelength) / (2 * math.log(basis.theta))
+
+
+def _sharpening(scaling: Settings, factor: float) -> float:
+    """The magnitude that YaRN's section 3.4 gives, or the quotient that DeepSeek trains with."""
+
+    def magnitude(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    one, other = scaling.number("mscale", 0), scaling.number("mscale_all_dim", 0)
+    return magnitude(one) / magnitude(other) if one and other else magnitude(1)
+
+
+def _longrope(scaling: Settings, basis: Basis) -> Rope:
+    """A factor for each frequency, of one list for short contexts or of one for long ones.
+
+    Ding et al., LongRoPE (2024).
+    """
+    original = _original(scaling, basis)
+    count = basis.turned // 2
+    lists = [scaling.numbers(f"{name}_factor", count) for name in ("short", "long")]
+    factors = np.array(lists[basis.context > original], np.float32)
+    stretched = scaling.number("factor", basis.context / original)
+    usual = math.sqrt(1 + math.log(stretched) / math.log(original)) if stretched > 1 else 1.0
+    magnitude = scaling.number("attention_factor", usual)
+    return _rope((basis.frequencies() / factors).astype(np.float32), magnitude)
+
+
+_SCALINGS: Mapping[str, Callable[[Settings, Basis], Rope]] = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
+}
+
+
+def _original(scaling: Settings, basis: Basis) -> int:
+    """Positions of the first training; what stands outside the rescaling goes before."""
+    if basis.original is None:
+        return scaling.integer(ORIGINAL, basis.context)
+    scaling.expect(ORIGINAL, basis.original)
+    return basis.original
+
+
+def _rope(frequencies: Float32, magnitude: float = 1.0, reach: int = 0) -> Rope:
+    return Rope(tuple(frequencies.astype(np.float32).tolist()), magnitude, reach)

@@ -30,11 +30,12 @@ class StandardBuilder(HalfBuilder):
     """A half-precision graph without any operator of ONNX Runtime's own."""
 
     opsets = OPSETS
+    full_norms = True
+    norm_operator = "RMSNormalization"
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
         assert has_standard_graph(scheme), scheme
         super().__init__(tensors, files, scheme)
-        self._in_full: set[ir.Value] = set()
 
     def ops(
         self,
@@ -49,34 +50,6 @@ class StandardBuilder(HalfBuilder):
             inputs = inputs[:-1]
         return super().ops(kind, *inputs, outputs=outputs, domain=domain, **attributes)
 
-    def residual(self, x: ir.Value) -> ir.Value:
-        """x in 32 bits."""
-        return self._full(x)
-
-    def norm(self, x: ir.Value, name: str, width: int, epsilon: float) -> ir.Value:
-        """RMS norm over the last axis in 32 bits, then narrowed."""
-        gain = self.floats(name, (width,), [self.tensors.vector(name, width)])
-        normed = self.op(
-            "RMSNormalization", self._full(x), gain, axis=-1, epsilon=epsilon, stash_type=1
-        )
-        return self.op("Cast", normed, to=self.dtype)
-
-    def norm_sum(
-        self, stream: ir.Value, result: ir.Value, name: str, width: int, epsilon: float
-    ) -> tuple[ir.Value, ir.Value]:
-        """RMS norm of stream + result; it and the sum."""
-        total = self.add(stream, result)
-        return self.norm(total, name, width, epsilon), total
-
-    def add(self, stream: ir.Value, result: ir.Value) -> ir.Value:
-        """stream + result, in 32 bits."""
-        total = self.op("Add", self._full(stream), self._full(result))
-        self._in_full.add(total)
-        return total
-
-    def _full(self, x: ir.Value) -> ir.Value:
-        """x in 32 bits."""
-        if x not in self._in_full:
-            x = self.op("Cast", x, to=ir.DataType.FLOAT)
-            self._in_full.add(x)
-        return x
+    def residual(self, x: ir.Value, *, factor: float = 1.0, wide: bool = True) -> ir.Value:
+        """x * factor as the stream that every block adds its result to, always in 32 bits."""
+        return super().residual(x, factor=factor, wide=True)

@@ -7,6 +7,8 @@ operators TensorRT takes, and in which shape: tests/checkpoint/tensorrt_operator
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -32,22 +34,21 @@ class StaticCache:
         self._starts = graph.input("starts", ir.DataType.INT64, ("batch",))
         self._rows = graph.input("rows", ir.DataType.INT64, ("rows",))
         self._past = [[self._slot(name, layer) for name in PAIR] for layer in range(shape.layers)]
-        cosines, sines = angles(graph, shape)
-        self._tables = graph.parameter(cosines), graph.parameter(sines)
+        self._tables = angles(graph, shape)
         self._positions = self._make_positions()
-        self._mask = self._make_mask()
+        self._masks = self._make_masks()
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         graph, shape = self._graph, self._shape
-        queries = self._rotate(self._split(heads[0], shape.heads))
-        keys = self._rotate(self._split(heads[1], shape.kv_heads))
+        queries = self._rotate(layer, self._split(heads[0], shape.heads))
+        keys = self._rotate(layer, self._split(heads[1], shape.kv_heads))
         values = self._split(heads[2], shape.kv_heads)
         present = [
             self._extend(name, layer, past, fresh)
             for name, past, fresh in zip(PAIR, self._past[layer], (keys, values), strict=True)
         ]
-        scale = shape.head_dim**-0.5
-        attended = graph.op("Attention", queries, *present, self._mask, scale=scale)
+        mask = self._masks[layer]
+        attended = graph.op("Attention", queries, *present, mask, scale=shape.scale)
         merged = graph.op("Transpose", attended, perm=_HEADS_FIRST)
         return graph.op("Reshape", merged, graph.constant([0, 0, shape.heads * shape.head_dim]))
 
@@ -80,8 +81,10 @@ class StaticCache:
         apart = self._graph.constant([0, 0, heads, self._shape.head_dim])
         return self._graph.op("Transpose", self._graph.op("Reshape", x, apart), perm=_HEADS_FIRST)
 
-    def _rotate(self, x: ir.Value) -> ir.Value:
-        return self._graph.op("RotaryEmbedding", x, *self._tables, self._positions)
+    def _rotate(self, layer: int, x: ir.Value) -> ir.Value:
+        turned, tables = self._shape.kinds[layer].rope.turned, self._tables[layer]
+        partly = {} if turned == self._shape.head_dim else {"rotary_embedding_dim": turned}
+        return self._graph.op("RotaryEmbedding", x, *tables, self._positions, domain="", **partly)
 
     def _make_positions(self) -> ir.Value:
         """[B, S]: where each token lies in its slot."""
@@ -89,11 +92,18 @@ class StaticCache:
         first = graph.op("Unsqueeze", self._starts, graph.constant([1]))
         return graph.op("Add", first, self._count(self.ids, 1))
 
-    def _make_mask(self) -> ir.Value:
-        """[B, 1, S, C]: each token attends to all positions up to its own."""
+    def _make_masks(self) -> Sequence[ir.Value]:
+        """For each layer [B, 1, S, C]: a token sees its own position and all before, or so many."""
         graph = self._graph
         own = graph.op("Unsqueeze", self._positions, graph.constant([1, 3]))
-        return graph.op("LessOrEqual", self._count(self._past[0][0], 2), own)
+        there = self._count(self._past[0][0], 2)
+        made: dict[int | None, ir.Value] = {None: graph.op("LessOrEqual", there, own)}
+        for kind in self._shape.kinds:
+            if kind.window is not None and kind.window not in made:
+                first = graph.op("Add", own, graph.constant([1 - kind.window]))
+                near = graph.op("LessOrEqual", first, there)
+                made[kind.window] = graph.op("And", made[None], near)
+        return [made[kind.window] for kind in self._shape.kinds]
 
     def _count(self, x: ir.Value, axis: int) -> ir.Value:
         """0, 1, ... up to the length of that axis."""

@@ -1,0 +1,141 @@
+"""Gemma 3, text: four norms a block, layers of two kinds with angles of their own, GeGLU.
+
+Of checkpoints that see images as well, the language model is built and the rest is left out:
+docs/decisions/0173-gemma-3.md. Reference: Gemma 3 Technical Report (2025), `Gemma3ForCausalLM`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads, Norms
+from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.rope import Basis, Rope, read_scaling
+from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.settings import Settings
+
+_DEFAULTS = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-6,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+}
+"""Published config.json files leave out what these say."""
+_THETA = {FULL: 1_000_000.0, SLIDING: 10_000.0}
+_PATTERN = 6
+"""Every sixth layer sees everything, unless said otherwise."""
+_NORMS = Norms(
+    before_attention="input_layernorm",
+    after_attention="post_attention_layernorm",
+    before_feed_forward="pre_feedforward_layernorm",
+    after_feed_forward="post_feedforward_layernorm",
+    offset=1.0,
+)
+_HARMLESS = decoder.HARMLESS_KEYS | {"cache_implementation"}
+_OF_IMAGES = (
+    *("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index"),
+    *("image_token_index", "boi_token_id", "eoi_token_id", "image_token_id"),
+)
+_ROOTS = ("model", "language_model.model", "model.language_model")
+
+
+def read(checkpoint: Checkpoint) -> DecoderShape:
+    """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["Gemma3ForCausalLM"])
+    return _read(config)
+
+
+def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
+    """As `read`, of a checkpoint whose language model is one part."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["Gemma3ForConditionalGeneration"])
+    text = config.section("text_config") or Settings({}, "config.json: text_config")
+    config.expect("tie_word_embeddings", True)
+    config.ignore(*_OF_IMAGES)
+    config.finish(_HARMLESS)
+    return _read(text)
+
+
+def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
+    """Write the graph in one of its forms."""
+    table = "embed_tokens.weight"
+    root = next((root for root in _ROOTS if f"{root}.{table}" in graph.tensors), shape.root)
+    decoder.build_decoder(graph, replace(shape, root=root), form, _project, decoder.geglu)
+
+
+def _read(config: Settings) -> DecoderShape:
+    config = config.with_defaults(_DEFAULTS)
+    config.expect("attention_bias", False)
+    config.expect("use_bidirectional_attention", False)
+    # Null in every published Gemma 3; only Gemma 2 caps what it computes.
+    config.expect("attn_logit_softcapping")
+    config.expect("final_logit_softcapping")
+    shape = decoder.read_decoder(
+        config, kinds=_read_kinds, activation=("hidden_activation", "gelu_pytorch_tanh")
+    )
+    scale = config.number("query_pre_attn_scalar") ** -0.5
+    config.finish(_HARMLESS)
+    return replace(
+        shape,
+        scale=scale,
+        norms=_NORMS,
+        embedding_scale=shape.hidden**0.5,
+        wide=True,
+    )
+
+
+def _read_kinds(config: Settings, head_dim: int) -> Kinds:
+    """Layers near and far, each with angles of its own; a rescaling is of the far ones'."""
+    ropes = _read_ropes(config, head_dim)
+    kinds = {
+        FULL: LayerKind(ropes[FULL]),
+        SLIDING: LayerKind(ropes[SLIDING], config.integer("sliding_window")),
+    }
+    pattern = config.integer("_sliding_window_pattern", _PATTERN)
+    pattern = config.integer("sliding_window_pattern", pattern)
+    layers = range(1, config.integer("num_hidden_layers") + 1)
+    return read_kinds(config, kinds, [SLIDING if at % pattern else FULL for at in layers])
+
+
+def _read_ropes(config: Settings, head_dim: int) -> dict[str, Rope]:
+    context = config.integer("max_position_embeddings")
+
+    def rope(scaling: Settings | None, theta: float) -> Rope:
+        return read_scaling(scaling, Basis(theta, head_dim, context))
+
+    parameters = config.section("rope_parameters")
+    if parameters is None:
+        thetas = {
+            FULL: config.number("rope_theta", _THETA[FULL]),
+            SLIDING: config.number("rope_local_base_freq", _THETA[SLIDING]),
+        }
+        far = rope(config.section("rope_scaling"), thetas[FULL])
+        return {FULL: far, SLIDING: rope(None, thetas[SLIDING])}
+    ropes: dict[str, Rope] = {}
+    for name, theta in _THETA.items():
+        section = parameters.section(name)
+        ropes[name] = rope(section, section.number("rope_theta", theta) if section else theta)
+    parameters.finish()
+    return ropes
+
+
+def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
+    return (
+        decoder.head_norm(graph, shape, f"{at}.self_attn.q_norm", queries, shape.heads),
+        decoder.head_norm(graph, shape, f"{at}.self_attn.k_norm", keys, shape.kv_heads),
+        values,
+    )

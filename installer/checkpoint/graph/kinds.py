@@ -1,0 +1,71 @@
+"""What the layers of one decoder can differ in: their angles, and how far back they see.
+
+Owns the reading of the keys that say which layer is of which kind. Refuses a kind without a name
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from appliance.errors import CheckpointError
+from installer.checkpoint.graph.rope import Rope, read_rope
+from installer.checkpoint.settings import Settings
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """Attributes:
+    rope: the angles of its queries and keys.
+    window: how many tokens each token sees, itself among them; None is all before it.
+    """
+
+    rope: Rope
+    window: int | None = None
+
+    def within(self, context: int) -> LayerKind:
+        """The same for sequences of `context` tokens, which a wide window does not bound."""
+        if self.window is None or self.window < context:
+            return self
+        return LayerKind(self.rope)
+
+
+Kinds = tuple[LayerKind, ...]
+"""Of each layer in turn."""
+
+
+def read_kinds(config: Settings, kinds: Mapping[str, LayerKind], default: Sequence[str]) -> Kinds:
+    """What `layer_types` names, or `default`, which has a name for each layer.
+
+    Raises CheckpointError naming the key if it has another length or a kind not in `kinds`.
+    """
+    names = config.texts("layer_types", default)
+    if len(names) != len(default) or not kinds.keys() >= set(names):
+        raise CheckpointError(
+            f"config.json: layer_types has {len(names)} layers of {', '.join(sorted(set(names)))}, "
+            "which is not supported",
+            hint=f"this model needs {len(default)} of {', '.join(sorted(kinds))}",
+        )
+    return tuple(kinds[name] for name in names)
+
+
+def read_alike(config: Settings, head_dim: int) -> Kinds:
+    """All layers see all tokens before them."""
+    layers = config.integer("num_hidden_layers")
+    kinds = {FULL: LayerKind(read_rope(config, head_dim))}
+    return read_kinds(config, kinds, [FULL] * layers)
+
+
+def read_late_windows(config: Settings, head_dim: int) -> Kinds:
+    """As Qwen2 and Qwen3 say it: layers from `max_window_layers` on see a window, if asked to."""
+    layers, rope = config.integer("num_hidden_layers"), read_rope(config, head_dim)
+    kinds, names = {FULL: LayerKind(rope)}, [FULL] * layers
+    if config.flag("use_sliding_window", False):
+        kinds[SLIDING] = LayerKind(rope, config.integer("sliding_window"))
+        first = config.whole("max_window_layers")
+        names = [SLIDING if layer >= first else FULL for layer in range(layers)]
+    config.ignore("sliding_window", "max_window_layers")
+    return read_kinds(config, kinds, names)

@@ -1,0 +1,45 @@
+"""Drives the two graphs of a bundle with an 8-bit cache as the engine does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from appliance.bundle.manifest import DecoderSpec
+from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.engine.model_runner import ModelRunner
+from appliance.engine.slot_pool import SlotPool
+from installer.checkpoint.probe import open_graph
+from tests.checkpoint.conftest import Built
+from tests.checkpoint.runner import Floats
+
+OTHER_WAY = 0.02
+"""What roundings that fall the other way were seen to change on random weights, doubled."""
+
+
+class Bytes:
+    """A w8a8 bundle's two graphs over one pool, as the engine runs them."""
+
+    def __init__(self, model: Built, *, slots: int = 4) -> None:
+        self.spec: DecoderSpec = model.spec
+        self.pool = SlotPool(self.spec, CacheShape(slots, 128, token_bytes(self.spec)))
+        graphs = [open_graph(model.graph.with_name(f"{n}.onnx")) for n in ("model", "prefill")]
+        self._runner = ModelRunner(graphs[0], self.pool, self.spec.vocab_size, 128, graphs[1])
+
+    def prefill(
+        self, tokens: Sequence[int], *, slot: int = 0, start: int = 0, rows: int = 1
+    ) -> Floats:
+        logits: Floats = np.full((rows, self.spec.vocab_size), np.nan, np.float32)
+        self._runner.prefill(slot, start, tokens, logits)
+        return logits
+
+    def decode(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Floats:
+        logits: Floats = np.full((sum(map(len, tokens)), self.spec.vocab_size), np.nan, np.float32)
+        self._runner.decode(starts, tokens, logits)
+        return logits
+
+
+def distance(got: Floats, wanted: Floats) -> float:
+    """Relative, in the Euclidean norm."""
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))

@@ -1,0 +1,35 @@
+"""Tiny checkpoints of the model families, one module for each: `MODELS` of all are merged here.
+
+To add a family, add a module with `MODELS`: name -> a `Model`, made by a function that writes the
+checkpoint into the directory it is given (`tests.checkpoint.drawn` needs only its config.json).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Attributes:
+    write: makes the checkpoint in a directory that is not there yet, and returns it.
+    main: whether it differs from others in more than numbers: the parity table has cells for int8,
+        int4 and w8a8, and its graphs for CUDA and TensorRT are tested. Once a family is enough.
+    """
+
+    write: Callable[[Path], Path]
+    main: bool = False
+
+
+def find_models() -> dict[str, Model]:
+    """All modules' `MODELS`, in the order of their names."""
+    found: dict[str, Model] = {}
+    for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
+        models = importlib.import_module(f"{__name__}.{module.name}").MODELS
+        assert not found.keys() & models.keys(), "every model has a name of its own"
+        found |= models
+    return found

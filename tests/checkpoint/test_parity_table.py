@@ -1,0 +1,171 @@
+"""Every family in every way it is run computes what the reference computes: the parity table.
+
+The run prints it (table.py). Each cell is the largest relative error that was measured:
+
+- prefill, chunked, ragged, prefix: the float32 graph against the reference, a prompt in one go, in
+  pieces, decoding of rows of different lengths, and going on from a cached prefix in another slot.
+- int8, int4: the quantized graph with plain activations against the reference on the same rounded
+  weights, so that layout, zero points, blocks and shared tables are what is measured. What the
+  8-bit activations of bundles change: test_quantized_parity.py.
+- w8a8: the two graphs with an 8-bit cache against the reference with the same roundings of weights,
+  activations, keys and values; in the Euclidean norm, since roundings may fall the other way.
+
+To add a family: a module in tests/checkpoint/families whose `MODELS` give it a name and a function
+that writes a tiny checkpoint; with `main=True` it has the cells of the rounded grades, and tests
+of the graphs for CUDA and TensorRT and of the list of operators take it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from installer.checkpoint.graph import builder
+from installer.checkpoint.quantize import Precision
+from tests.checkpoint.byte_runner import OTHER_WAY, Bytes, distance
+from tests.checkpoint.conftest import DECODERS, ROUNDED, BuildBundle, Built, build_unsigned
+from tests.checkpoint.reference import (
+    ReferenceDecoder,
+    RoundingReference,
+    with_rounded_weights,
+)
+from tests.checkpoint.runner import Floats, SlotRunner, relative_error
+from tests.checkpoint.table import PROPERTY, Cell
+from tests.checkpoint.table import draw as draw_table
+
+TOLERANCE = 1e-4
+TOKENS = np.random.default_rng(7).integers(0, 480, 200).tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model, how its bundles are built, and room for what a measurement needs."""
+
+    name: str
+    built: BuildBundle
+    folder: Path
+
+    @property
+    def floats(self) -> Built:
+        return self.built(self.name, "fp32")
+
+    def reference(self) -> ReferenceDecoder:
+        return ReferenceDecoder(self.floats.checkpoint)
+
+
+def prefill(case: Case) -> float:
+    runner = SlotRunner(case.floats.graph, case.floats.spec, capacity=256)
+    return relative_error(runner.prefill(0, TOKENS), case.reference().logits(TOKENS)[-1])
+
+
+def chunked(case: Case) -> float:
+    reference = case.reference()
+    runner = SlotRunner(case.floats.graph, case.floats.spec, capacity=256)
+    errors, end = [], 0
+    for size in (1, 64, 7, 100, 28):
+        logits = runner.prefill(0, TOKENS[end : end + size])
+        end += size
+        errors.append(relative_error(logits, reference.logits(TOKENS[:end])[-1]))
+    assert end == len(TOKENS)
+    return max(errors)
+
+
+def ragged(case: Case) -> float:
+    reference = case.reference()
+    runner = SlotRunner(case.floats.graph, case.floats.spec, slots=4, capacity=128)
+    prompts = [TOKENS[:5], TOKENS[5:70], TOKENS[70:71], TOKENS[80:110]]
+    errors = []
+    for slot, prompt in enumerate(prompts):
+        runner.prefill(slot, prompt)
+    for step in range(3):
+        appended = [TOKENS[150 + 10 * step + slot] for slot in range(4)]
+        prompts = [[*prompt, token] for prompt, token in zip(prompts, appended, strict=True)]
+        errors += _errors(reference, prompts, runner.decode(appended))
+    return max(errors)
+
+
+def prefix(case: Case) -> float:
+    runner = SlotRunner(case.floats.graph, case.floats.spec, slots=2, capacity=128)
+    shared, tails = TOKENS[:70], (TOKENS[100:104], TOKENS[110:130])
+    runner.prefill(0, [*shared, *tails[0]])
+    runner.copy(0, 1, len(shared))
+    logits = [runner.prefill(1, tails[1]), runner.decode([9, 8])[1]]
+    prompt = [*shared, *tails[1]]
+    return max(_errors(case.reference(), [prompt, [*prompt, 8]], logits))
+
+
+def rounded(precision: Precision) -> Callable[[Case], float]:
+    """Blocks of integers, with plain activations."""
+
+    def measure(case: Case) -> float:
+        weights = with_rounded_weights(case.floats.checkpoint, case.folder / "rounded", precision)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builder, "INT8_ACTIVATIONS", 0)
+            build_unsigned(case.floats.checkpoint, case.folder / "plain", precision=precision)
+        plain = Built(case.floats.checkpoint, case.folder / "plain")
+        logits = SlotRunner(plain.graph, plain.spec, capacity=128).prefill(0, TOKENS[:120])
+        return relative_error(logits, ReferenceDecoder(weights).logits(TOKENS[:120])[-1])
+
+    return measure
+
+
+def w8a8(case: Case) -> float:
+    model = case.built(case.name, "w8a8")
+    weights = with_rounded_weights(model.checkpoint, case.folder / "rounded", "w8a8")
+    wanted = RoundingReference(weights, model.graph).logits(TOKENS[:120])
+    runner = Bytes(model)
+    got = runner.prefill(TOKENS[:100], rows=100)
+    steps = [runner.decode([at], [[TOKENS[at]]]) for at in range(100, 120)]
+    return distance(np.concatenate([got, *steps]), wanted)
+
+
+def _errors(
+    reference: ReferenceDecoder, prompts: Sequence[Sequence[int]], logits: Sequence[Floats] | Floats
+) -> list[float]:
+    return [
+        relative_error(got, reference.logits(prompt)[-1])
+        for got, prompt in zip(logits, prompts, strict=True)
+    ]
+
+
+FLOAT_RUNS = {"prefill": prefill, "chunked": chunked, "ragged": ragged, "prefix": prefix}
+BLOCK_RUNS = {"int8": rounded("int8"), "int4": rounded("int4")}
+BYTE_RUNS = {"w8a8": w8a8}
+CELLS = [(name, run) for name in DECODERS for run in FLOAT_RUNS]
+CELLS += [(name, run) for name in ROUNDED for run in (*BLOCK_RUNS, *BYTE_RUNS)]
+
+
+@pytest.mark.parametrize(("name", "run"), CELLS)
+def test_errors_stay_within_the_bound_of_the_run(
+    built: BuildBundle,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    name: str,
+    run: str,
+) -> None:
+    measure = (FLOAT_RUNS | BLOCK_RUNS | BYTE_RUNS)[run]
+    bound = OTHER_WAY if run in BYTE_RUNS else TOLERANCE
+    error = measure(Case(name, built, tmp_path))
+    record_property(PROPERTY, Cell(name, run, error, bound).as_property())
+    assert error <= bound
+
+
+def test_the_table_has_a_row_for_each_model_and_a_mark_for_what_is_out_of_bounds() -> None:
+    cells = [
+        Cell("one", "prefill", 1e-6, 1e-4),
+        Cell("another", "prefill", 3e-3, 1e-4),
+        Cell("one", "w8a8", 4e-3, 2e-2),
+    ]
+    recorded: list[tuple[str, object]] = [(PROPERTY, cell.as_property()) for cell in cells]
+    lines = list(draw_table([("measured", "something else"), *recorded]))
+    assert [line.split() for line in lines] == [
+        ["model", "prefill", "w8a8"],
+        ["at", "most", "1e-04", "2e-02"],
+        ["another", "3.0e-03!", "-"],
+        ["one", "1.0e-06", "4.0e-03"],
+    ]
+    assert list(draw_table([("measured", "something else")])) == []

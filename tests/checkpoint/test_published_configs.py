@@ -1,0 +1,216 @@
+"""The config.json of models as they are published is understood, down to each layer.
+
+Written from what their publishers' files say, without what only names things.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.graph.families import family_of
+from tests.checkpoint.conftest import OpenConfig
+
+LLAMA3_ROPE = {
+    "factor": 8.0,
+    "high_freq_factor": 4.0,
+    "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+}
+
+
+def config(architecture: str, sizes: tuple[int, ...], **keys: object) -> dict[str, Any]:
+    """`sizes`: hidden, inner, layers, heads, kv heads, vocabulary, context."""
+    names = (
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "vocab_size", "max_position_embeddings"),
+    )
+    return {
+        "architectures": [f"{architecture}ForCausalLM"],
+        "model_type": architecture.lower(),
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        **dict(zip(names, sizes, strict=True)),
+        **keys,
+    }
+
+
+QWEN_DISTILLED = config(
+    "Qwen2",
+    (1536, 8960, 28, 12, 2, 151_936, 131_072),
+    max_window_layers=21,
+    rope_theta=10_000,
+    sliding_window=4096,
+    use_mrope=False,
+    use_sliding_window=False,
+)
+LLAMA_DISTILLED = config(
+    "Llama",
+    (4096, 14_336, 32, 32, 8, 128_256, 131_072),
+    attention_bias=False,
+    mlp_bias=False,
+    pretraining_tp=1,
+    rope_scaling=LLAMA3_ROPE,
+    rope_theta=500_000.0,
+)
+QWEN25_YARN = config(
+    "Qwen2",
+    (3584, 18_944, 28, 28, 4, 152_064, 32_768),
+    max_window_layers=28,
+    rope_theta=1_000_000.0,
+    rope_scaling={"factor": 4.0, "original_max_position_embeddings": 32_768, "type": "yarn"},
+    sliding_window=131_072,
+    use_sliding_window=False,
+)
+MISTRAL_FIRST = config(
+    "Mistral", (4096, 14_336, 32, 32, 8, 32_000, 32_768), sliding_window=4096, rope_theta=10_000.0
+)
+MISTRAL_NEMO = config(
+    "Mistral",
+    (5120, 14_336, 40, 32, 8, 131_072, 1_024_000),
+    head_dim=128,
+    sliding_window=None,
+    rope_theta=1_000_000.0,
+)
+MINISTRAL = config(
+    "Mistral",
+    (4096, 12_288, 36, 32, 8, 131_072, 32_768),
+    head_dim=128,
+    sliding_window=32_768,
+    rope_theta=100_000_000.0,
+)
+PHI35_MINI = config(
+    "Phi3",
+    (3072, 8192, 32, 32, 32, 32_064, 131_072),
+    attention_bias=False,
+    embd_pdrop=0.0,
+    resid_pdrop=0.0,
+    original_max_position_embeddings=4096,
+    rope_scaling={"long_factor": [1.1] * 48, "short_factor": [1.0] * 48, "type": "longrope"},
+    rope_theta=10_000.0,
+    sliding_window=262_144,
+)
+PHI4 = config(
+    "Phi3",
+    (5120, 17_920, 40, 40, 10, 100_352, 16_384),
+    attention_bias=False,
+    embd_pdrop=0.0,
+    resid_pdrop=0.0,
+    original_max_position_embeddings=16_384,
+    rope_scaling=None,
+    rope_theta=250_000,
+    sliding_window=None,
+)
+PHI4_MINI = config(
+    "Phi3",
+    (3072, 8192, 32, 24, 8, 200_064, 131_072),
+    attention_bias=False,
+    embd_pdrop=0.0,
+    resid_pdrop=0.0,
+    full_attn_mod=1,
+    interpolate_factor=1,
+    lm_head_bias=False,
+    mlp_bias=False,
+    original_max_position_embeddings=4096,
+    partial_rotary_factor=0.75,
+    rope_scaling={"long_factor": [1.1] * 48, "short_factor": [1.0] * 48, "type": "longrope"},
+    rope_theta=10_000.0,
+    sliding_window=262_144,
+    tie_word_embeddings=True,
+)
+GEMMA3_1B = {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "attention_bias": False,
+    "attn_logit_softcapping": None,
+    "cache_implementation": "hybrid",
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32_768,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-6,
+    "rope_local_base_freq": 10_000,
+    "rope_scaling": None,
+    "rope_theta": 1_000_000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "vocab_size": 262_144,
+}
+GEMMA3_4B = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "model_type": "gemma3",
+    "boi_token_index": 255_999,
+    "eoi_token_index": 256_000,
+    "eos_token_id": [1, 106],
+    "image_token_index": 262_144,
+    "initializer_range": 0.02,
+    "mm_tokens_per_image": 256,
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10_240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+}
+PUBLISHED: dict[str, tuple[dict[str, Any], dict[int | None, int], int]] = {
+    "DeepSeek-R1-Distill-Qwen-1.5B": (QWEN_DISTILLED, {None: 28}, 131_072),
+    "DeepSeek-R1-Distill-Llama-8B": (LLAMA_DISTILLED, {None: 32}, 131_072),
+    "Qwen2.5-7B-Instruct with YaRN": (QWEN25_YARN, {None: 28}, 131_072),
+    "Mistral-7B-v0.1": (MISTRAL_FIRST, {4096: 32}, 32_768),
+    "Mistral-Nemo-2407": (MISTRAL_NEMO, {None: 40}, 1_024_000),
+    "Ministral-8B-2410": (MINISTRAL, {None: 36}, 32_768),
+    "Phi-3.5-mini": (PHI35_MINI, {None: 32}, 131_072),
+    "Phi-4": (PHI4, {None: 40}, 16_384),
+    "Phi-4-mini": (PHI4_MINI, {None: 32}, 131_072),
+    "Gemma-3-1B": (GEMMA3_1B, {None: 4, 512: 22}, 32_768),
+    "Gemma-3-4B": (GEMMA3_4B, {None: 5, 1024: 29}, 131_072),
+}
+"""Name -> config.json, how many layers have which window, and the context."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_is_understood(open_config: OpenConfig, name: str) -> None:
+    document, windows, context = PUBLISHED[name]
+    checkpoint = open_config(document)
+    shape: DecoderShape = family_of(checkpoint).read(checkpoint)
+    text = document.get("text_config", document)
+    assert shape.layers == text["num_hidden_layers"]
+    assert (shape.hidden, shape.inner) == (text["hidden_size"], text["intermediate_size"])
+    assert Counter(kind.window for kind in shape.kinds) == windows
+    assert shape.context == context
+
+
+def test_what_a_short_config_leaves_out_is_known(open_config: OpenConfig) -> None:
+    checkpoint = open_config(GEMMA3_4B)
+    shape = family_of(checkpoint).read(checkpoint)
+    assert (shape.heads, shape.kv_heads, shape.head_dim) == (8, 4, 256)
+    assert shape.vocab == 262_208
+    assert shape.tied
+
+
+def test_a_window_of_mistral_that_is_not_mentioned_is_that_of_its_first(
+    open_config: OpenConfig,
+) -> None:
+    silent = {key: value for key, value in MISTRAL_FIRST.items() if key != "sliding_window"}
+    shapes = []
+    for document in (MISTRAL_FIRST, silent, {**silent, "sliding_window": None}):
+        checkpoint = open_config(document)
+        shapes.append(family_of(checkpoint).read(checkpoint))
+    assert shapes[0] == shapes[1]
+    assert shapes[0] != shapes[2]
