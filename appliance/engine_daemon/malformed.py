@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 _MALFORMED = object()
 
 
-class RefuseMalformed(grpc.aio.ServerInterceptor):
+class RefuseMalformed(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not at run time
     """Stands before every unary-unary and unary-stream method."""
 
     async def intercept_service(
@@ -30,13 +30,12 @@ class RefuseMalformed(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler
+        method: Any = handler.unary_unary
         make = grpc.unary_unary_rpc_method_handler
-        answer: Any = _unary(handler.unary_unary)
         if handler.response_streaming:
-            make = grpc.unary_stream_rpc_method_handler
-            # A method may yield its events, or write them to the context.
-            yields = inspect.isasyncgenfunction(handler.unary_stream)
-            answer = (_stream if yields else _unary)(handler.unary_stream)
+            method, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
+        # A method of several events may yield them, or write them to the context.
+        answer: Any = (_stream if inspect.isasyncgenfunction(method) else _unary)(method)
         return make(
             answer,
             request_deserializer=_lenient(handler.request_deserializer),

@@ -98,7 +98,7 @@ def _resigned(**fields: object) -> Bundle:
         path.write_text(json.dumps(document, separators=(",", ":"), sort_keys=True))
 
     (name,) = fields
-    return Bundle(f"signed: {name} = {str(fields[name])[:80]}", change, signed=True)
+    return Bundle(f"signed: {name} = {str(fields[name])[:200]}", change, signed=True)
 
 
 def _entry(path: str, size: int = 1) -> dict[str, object]:
@@ -110,6 +110,13 @@ def _leave_out(directory: Path) -> None:
     document = json.loads(path.read_bytes())
     document["files"] = [e for e in document["files"] if e["path"] != "LICENSE"]
     path.write_text(json.dumps(document, separators=(",", ":"), sort_keys=True))
+
+
+def _linked_directory(directory: Path) -> None:
+    elsewhere = directory.parent / "elsewhere"
+    shutil.rmtree(elsewhere, ignore_errors=True)
+    (directory / "tokenizer").rename(elsewhere)
+    (directory / "tokenizer").symlink_to(elsewhere)
 
 
 CASES = [
@@ -147,11 +154,7 @@ CASES = [
     Bundle("a directory for the licence", _replaced("LICENSE", Path.mkdir)),
     Bundle(
         "a link for a directory",
-        lambda d: (
-            (d / "tokenizer").rename(d.parent / "elsewhere"),
-            (d / "tokenizer").symlink_to(d.parent / "elsewhere"),
-            shutil.rmtree(d.parent / "elsewhere", ignore_errors=True),
-        ),
+        _linked_directory,
     ),
     Bundle("a manifest of 5 MB", _write("bundle.json", b"{" + b" " * 5_000_000 + b"}")),
     Bundle("a signature of 50 MB", lambda d: os.truncate(d / "model.sig", 50_000_000)),

@@ -81,7 +81,7 @@ def load(stack: Stack) -> tuple[grpc.StatusCode, str]:
     with grpc.insecure_channel(f"unix:{stack.config.layout.engine_socket}") as channel:
         code = grpc.StatusCode.OK, ""
         for method, kind in (("Unload", pb.UnloadRequest), ("Load", pb.LoadRequest)):
-            call = channel.unary_unary(f"/appliance.engine.v1.Engine/{method}")
+            call = channel.unary_unary(f"/appliance.engine.v1.Engine/{method}", None, None)
             try:
                 call(kind(model="letters").SerializeToString(), timeout=SECONDS)
                 code = grpc.StatusCode.OK, ""
@@ -138,7 +138,7 @@ def faults_of_database(stack: Stack, base: Path, name: str, damage: Damage) -> l
     try:
         if name == "keys_db":
             with KeyStore(path) as keys:
-                keys.keys()
+                keys.list()
         else:
             with closing(Meter(path)) as meter:
                 meter.rows()

@@ -30,7 +30,8 @@ def faults_of(stack: Stack, call: Call) -> list[str]:
     """What is wrong with the engine's answer to it."""
     path = f"unix:{stack.config.layout.engine_socket}"
     with grpc.insecure_channel(path) as channel:
-        method = channel.unary_stream(f"/{call.method}" if "/" in call.method else _named(call))
+        name = f"/{call.method}" if "/" in call.method else _named(call)
+        method = channel.unary_stream(name, None, None)
         try:
             count = sum(1 for _ in method(call.request, timeout=SECONDS))
         except grpc.RpcError as error:

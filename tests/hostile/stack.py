@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +197,7 @@ class Stack:
         for name, was in before.items():
             daemon = self.daemons[name]
             try:
-                eventually(
-                    lambda d=daemon, w=was: d.figures().descriptors <= w.descriptors, SECONDS
-                )
+                eventually(partial(_holds_at_most, daemon, was.descriptors), SECONDS)
             except TimeoutError:
                 now = daemon.figures().descriptors
                 found.append(f"the {name} holds {now} descriptors, {was.descriptors} before")
@@ -231,6 +230,10 @@ class Stack:
             return sum(row.prompt_tokens + row.completion_tokens for row in meter.rows())
         finally:
             meter.close()
+
+
+def _holds_at_most(daemon: Daemon, descriptors: int) -> bool:
+    return daemon.figures().descriptors <= descriptors
 
 
 @contextmanager
