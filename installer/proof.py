@@ -27,7 +27,7 @@ _MAX_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What one request showed. `tokens`: computed for the answer, 0 for an embedding."""
+    """What one request showed. `tokens`: computed for the answer, 0 for an embedding or a score."""
 
     model: str
     tokens: int
@@ -35,7 +35,7 @@ class Proof:
 
 
 def prove(config: Config, bundles: list[StoredBundle]) -> Proof:
-    """Ask a chat model, or an embedding model if there is no other.
+    """Ask a chat model, or one of another kind if there is none.
 
     A node without a model can only list none. Raises UnavailableError with what was answered.
     """
@@ -49,6 +49,10 @@ def prove(config: Config, bundles: list[StoredBundle]) -> Proof:
             answer = _call(config, secret, "POST", "/v1/chat/completions", _chat(bundle.name))
             tokens = int(answer["usage"]["completion_tokens"])
             answered = tokens > 0
+        elif bundle.manifest.kind == "rerank":
+            answer = _call(config, secret, "POST", "/v1/rerank", _ranking(bundle.name))
+            tokens = 0
+            answered = len(answer["results"]) > 0
         else:
             answer = _call(config, secret, "POST", "/v1/embeddings", _embedding(bundle.name))
             tokens = 0
@@ -69,6 +73,10 @@ def _chat(model: str) -> dict[str, object]:
 
 def _embedding(model: str) -> dict[str, object]:
     return {"model": model, "input": "Are you there?", "encoding_format": "float"}
+
+
+def _ranking(model: str) -> dict[str, object]:
+    return {"model": model, "query": "Are you there?", "documents": ["Here I am."]}
 
 
 @contextmanager

@@ -6,6 +6,8 @@ added later is refused to a key that has a list, until the list names it.
 
 from __future__ import annotations
 
+import re
+
 APIS = (
     "chat",
     "completions",
@@ -24,4 +26,4 @@ APIS = (
 
 def api_of(route: str) -> str:
     """The API that the route template `route` belongs to."""
-    return route.removeprefix("/v1/").lstrip("/").partition("/")[0]
+    return re.sub(r"^/(v[12]/)?", "", route).partition("/")[0]

@@ -72,10 +72,45 @@ class DecoderSpec(_Strict, frozen=True):
 
 
 class EncoderSpec(_Strict, frozen=True):
+    """A text becomes one vector."""
+
     dimensions: int
     max_length: int
-    pooling: Literal["mean", "cls"]
+    pooling: Literal["mean", "cls", "last"]
     normalize: bool
+    min_dimensions: int | msgspec.UnsetType = msgspec.UNSET
+    """The first so many numbers of a vector are a vector too; left out where all are needed.
+
+    Kusupati et al., Matryoshka Representation Learning (2022).
+    """
+
+
+class PairPrompt(_Strict, frozen=True):
+    """What stands around a query and a document before a generative reranker.
+
+    START INSTRUCT instruction QUERY query DOCUMENT document END: control tokens count in `start`
+    and `end` only, and everything between them is one text.
+    """
+
+    start: str
+    instruct: str
+    query: str
+    document: str
+    end: str
+    instruction: str
+    """The one that holds where a request has none."""
+
+
+class RerankSpec(_Strict, frozen=True):
+    """A query and a document become one score."""
+
+    max_length: int
+    """Tokens of a pair, with all that stands around it."""
+    prompt: PairPrompt | msgspec.UnsetType = msgspec.UNSET
+    """Left out where the tokenizer puts two texts together by itself."""
+
+
+Spec = DecoderSpec | EncoderSpec | RerankSpec
 
 
 class Generation(_Strict, frozen=True):
@@ -157,7 +192,7 @@ class Manifest(_Strict, frozen=True):
     format: Literal["appliance-bundle/1"]
     name: str
     version: str
-    kind: Literal["chat", "embedding"]
+    kind: Literal["chat", "embedding", "rerank"]
     family: str
     """`model_type` of the checkpoint: qwen3, bert, ..."""
     created: int
@@ -174,8 +209,17 @@ class Manifest(_Strict, frozen=True):
     encoder: EncoderSpec | None = None
     generation: Generation | None = None
     prompting: Prompting | None = None
+    reranker: RerankSpec | msgspec.UnsetType = msgspec.UNSET
     parity: Parity | msgspec.UnsetType = msgspec.UNSET
     """Left out by releases that did not compare."""
+
+    @property
+    def spec(self) -> Spec:
+        """What its graphs take and give."""
+        spec = self.reranker if isinstance(self.reranker, RerankSpec) else None
+        spec_of_kind = {"chat": self.decoder, "embedding": self.encoder, "rerank": spec}[self.kind]
+        assert spec_of_kind is not None, "the manifest was checked"
+        return spec_of_kind
 
     @property
     def graph(self) -> Graph:
@@ -255,6 +299,8 @@ def _check(manifest: Manifest) -> None:
         raise _bad("a chat bundle needs decoder, generation and prompting")
     if manifest.kind == "embedding" and not manifest.encoder:
         raise _bad("an embedding bundle needs encoder")
+    if (manifest.kind == "rerank") != isinstance(manifest.reranker, RerankSpec):
+        raise _bad("a rerank bundle needs reranker, and no other has one")
     joined = manifest.decoder is not None and manifest.decoder.cache == "int8"
     for graph in manifest.graphs:
         if isinstance(graph.prefill, str) != (joined and graph.variant == "cpu"):
@@ -289,6 +335,12 @@ def _check_numbers(manifest: Manifest) -> None:
             "encoder.dimensions": manifest.encoder.dimensions,
             "encoder.max_length": manifest.encoder.max_length,
         }
+        if isinstance(fewest := manifest.encoder.min_dimensions, int):
+            positive["encoder.min_dimensions"] = fewest
+            if fewest > manifest.encoder.dimensions:
+                raise _bad(f"encoder.min_dimensions is {fewest}, more than there are")
+    if isinstance(manifest.reranker, RerankSpec):
+        positive["reranker.max_length"] = manifest.reranker.max_length
     for name, value in positive.items():
         if not 0 < value < 1 << 31:
             raise _bad(f"{name} is {value}")

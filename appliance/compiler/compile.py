@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, EncoderSpec, Manifest
+from appliance.bundle.manifest import Manifest, Spec
 from appliance.compiler import golden
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
 from appliance.compiler.libraries import has_gpu_runtime
@@ -38,8 +38,7 @@ def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> 
     """
     _quiet()
     weights = verified_weights(bundle_dir, manifest)
-    spec = manifest.decoder or manifest.encoder
-    assert spec is not None, "a manifest has a decoder or an encoder"
+    spec = manifest.spec
     for path, name in compiled_graphs(manifest).items():
         graph = verified_graph(bundle_dir, manifest, path, weights)
         folder = (bundle_dir / path).parent
@@ -92,7 +91,7 @@ def _compare(before: list[Array], after: list[Array]) -> None:
 
 
 def _compile_second(
-    graph: bytes, folder: Path, artifact_dir: Path, name: str, spec: DecoderSpec | EncoderSpec
+    graph: bytes, folder: Path, artifact_dir: Path, name: str, spec: Spec
 ) -> list[Array]:
     """Compile a graph over the weights of the first one: nothing but the graph is kept."""
     apart = artifact_dir / ".second"
@@ -108,9 +107,7 @@ def _compile_second(
     return probed
 
 
-def _compile(
-    graph: bytes, folder: Path, artifact_dir: Path, spec: DecoderSpec | EncoderSpec
-) -> list[Array]:
+def _compile(graph: bytes, folder: Path, artifact_dir: Path, spec: Spec) -> list[Array]:
     """Optimize, save, and run once what was optimized."""
     options = _over(folder)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

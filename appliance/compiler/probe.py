@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, EncoderSpec
+from appliance.bundle.manifest import DecoderSpec, Spec
 from appliance.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
@@ -22,14 +22,14 @@ _TOKENS = 4
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
-def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) -> list[Array]:
+def run_probe(session: ort.InferenceSession, spec: Spec) -> list[Array]:
     """All outputs of one run; of two for a decoder: a prompt, then more tokens.
 
     Raises UnsupportedError if the run fails or an output is not finite.
     """
-    if isinstance(spec, EncoderSpec):
+    if not isinstance(spec, DecoderSpec):
         ids = np.arange(min(_TOKENS, spec.max_length), dtype=np.int64)[None]
-        return list(_run(session, {"input_ids": ids, "attention_mask": np.ones_like(ids)}).values())
+        return list(_run(session, encoder_feed(session, ids, np.ones_like(ids))).values())
     first = min(_TOKENS, spec.context_length - 1)
     cache = empty_cache(session, spec, 2 * _TOKENS)
     results: list[Array] = []
@@ -37,6 +37,12 @@ def run_probe(session: ort.InferenceSession, spec: DecoderSpec | EncoderSpec) ->
         ids = np.arange(start, start + count) % spec.vocab_size
         results += advance(session, cache, start, ids.tolist()).values()
     return results
+
+
+def encoder_feed(session: ort.InferenceSession, ids: Array, mask: Array) -> dict[str, Array]:
+    """What an encoder or reranker graph takes for one batch, all tokens of the first type."""
+    feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    return {entry.name: feed[entry.name] for entry in session.get_inputs()}
 
 
 def empty_cache(session: ort.InferenceSession, spec: DecoderSpec, capacity: int) -> Cache:

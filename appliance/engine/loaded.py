@@ -11,18 +11,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
-from appliance.bundle.manifest import DecoderSpec, EncoderSpec, Generation, Manifest, Prompting
+from appliance.bundle.manifest import (
+    DecoderSpec,
+    EncoderSpec,
+    Generation,
+    Manifest,
+    Prompting,
+    RerankSpec,
+)
 from appliance.compiler import Artifact
 from appliance.config import EngineSettings
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.embedding_engine import EmbeddingEngine
-from appliance.engine.encoder_runner import EncoderRunner
+from appliance.engine.encoder_runner import EncoderRunner, PairRunner, Vectors
 from appliance.engine.grammar.compiler import GrammarCompiler
 from appliance.engine.grammar.turn import Tags
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.opened import OpenedDecoder, open_decoder
 from appliance.engine.output import TOOL_TAGS
+from appliance.engine.reranker import RerankModel
 from appliance.engine.session import open_session
 from appliance.engine.tokenizer import Tokenizer
 from appliance.errors import DigestError, RequestError
@@ -142,7 +151,7 @@ class EmbeddingModel:
         self.encoder: EncoderSpec = manifest.encoder
         self.tokenizer = Tokenizer(read_checked(bundle, manifest.tokenizer))
         self._vocab_size = self.tokenizer.vocab_size
-        self.engine = EmbeddingEngine(
+        self.engine: EmbeddingEngine[Sequence[int]] = EmbeddingEngine(
             EncoderRunner(open_session(artifact.directory, settings.threads)),
             token_budget=settings.token_budget,
             max_waiting=settings.max_waiting,
@@ -159,6 +168,30 @@ class EmbeddingModel:
         if not texts:
             raise RequestError("there is nothing to embed", param="input")
         return texts
+
+    def check_dimensions(self, dimensions: int) -> None:
+        """Raise RequestError if vectors cannot have so many numbers; 0 is their own count."""
+        spec = self.encoder
+        fewest = spec.min_dimensions if isinstance(spec.min_dimensions, int) else spec.dimensions
+        if dimensions and not fewest <= dimensions <= spec.dimensions:
+            possible = f"{spec.dimensions} dimensions only"
+            if fewest < spec.dimensions:
+                possible = f"{fewest} to {spec.dimensions} dimensions"
+            raise RequestError(
+                f"this model makes vectors of {possible}",
+                param="dimensions",
+                hint="leave the parameter out",
+            )
+
+    def shortened(self, vectors: Vectors, dimensions: int) -> Vectors:
+        """The first `dimensions` numbers of each, of unit length again if they were; 0: all."""
+        if dimensions in (0, self.encoder.dimensions):
+            return vectors
+        short = vectors[:, :dimensions]
+        if not self.encoder.normalize:
+            return short
+        lengths = np.linalg.norm(short, axis=1, keepdims=True)
+        return np.asarray(short / np.maximum(lengths, np.float32(1e-12)), np.float32)
 
     def close(self) -> None:
         """Nothing is held outside this object."""
@@ -177,7 +210,7 @@ class EmbeddingModel:
             raise RequestError(f"token ids must be below {self._vocab_size}", param=param)
 
 
-LoadedModel = ChatModel | EmbeddingModel
+LoadedModel = ChatModel | EmbeddingModel | RerankModel
 
 
 def open_model(
@@ -186,7 +219,27 @@ def open_model(
     """Load a verified artifact. Takes as long as reading it; call it from a thread."""
     if bundle.manifest.kind == "chat":
         return ChatModel(bundle, artifact, settings, budget)
+    if bundle.manifest.kind == "rerank":
+        return _open_reranker(bundle, artifact, settings)
     return EmbeddingModel(bundle, artifact, settings)
+
+
+def _open_reranker(
+    bundle: StoredBundle, artifact: Artifact, settings: EngineSettings
+) -> RerankModel:
+    manifest, settings = bundle.manifest, settings.sized(gpu=False)
+    assert isinstance(manifest.reranker, RerankSpec)
+    return RerankModel(
+        bundle,
+        manifest.reranker,
+        Tokenizer(read_checked(bundle, manifest.tokenizer)),
+        EmbeddingEngine(
+            PairRunner(open_session(artifact.directory, settings.threads)),
+            token_budget=settings.token_budget,
+            max_waiting=settings.max_waiting,
+        ),
+        _size(artifact.directory),
+    )
 
 
 def read_checked(bundle: StoredBundle, path: str) -> bytes:

@@ -50,6 +50,27 @@ class Tokenizer:
         """Encode `text` as the model was trained to see a whole text; all of it is plain."""
         return self._plain.encode(text).ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Encode `text` as a part of something larger: nothing is added; all of it is plain."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """Two plain texts as the model was trained to see them together, and whose each token is.
+
+        The second list has 0 for the first text and what stands around it, 1 for the second.
+        """
+        encoded = self._plain.encode(first, second)
+        return encoded.ids, encoded.type_ids
+
+    def cut(self, text: str, tokens: int) -> str:
+        """The beginning of `text` that its first `tokens` tokens stand for."""
+        encoded = self._plain.encode(text, add_special_tokens=False)
+        if len(encoded.ids) <= tokens:
+            return text
+        end: int = encoded.offsets[tokens - 1][1]
+        return text[:end]
+
     def id_of(self, token: str) -> int:
         """The id of a token that the vocabulary has."""
         token_id: int | None = self._native.token_to_id(token)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from appliance.engine.embedding_engine import Embedded, EmbeddingFailed
 from appliance.engine.encoder_runner import Vectors
-from appliance.engine.output import Delta, Finished
+from appliance.engine.output import Delta, Finished, FinishReason
 from appliance.errors import ConflictError, NotFoundError, UnavailableError
 
 RETENTION_SECONDS = 120.0
@@ -59,10 +59,11 @@ class Call:
 
 
 class EmbedCall:
-    """One Embed call: waits for all of its vectors."""
+    """One Embed or Score call: waits for all of its results."""
 
-    def __init__(self) -> None:
+    def __init__(self, request_id: str) -> None:
         self.number = next(_numbers)
+        self.request_id = request_id
         self._result: asyncio.Future[Embedded | EmbeddingFailed] = (
             asyncio.get_running_loop().create_future()
         )
@@ -75,8 +76,14 @@ class EmbedCall:
         if not self._result.done():
             self._result.set_result(event)
 
-    async def vectors(self) -> Vectors:
-        """[texts, dimensions]. Raises UnavailableError if the call was dropped."""
+    async def settled(self) -> list[Finished]:
+        """What was computed, as one sequence, once nothing of the call runs any more."""
+        event = await asyncio.shield(self._result)
+        reason = FinishReason.STOP if isinstance(event, Embedded) else FinishReason.CANCELLED
+        return [Finished(0, reason, event.tokens, 0, 0)]
+
+    async def results(self) -> Vectors:
+        """[texts, ...]. Raises UnavailableError if the call was dropped."""
         # Shielded: a cancelled handler must not cancel the future that the engine delivers to.
         event = await asyncio.shield(self._result)
         if isinstance(event, EmbeddingFailed):
@@ -91,27 +98,37 @@ class CallLedger:
     """Calls by request id, from their beginning until some time after their end."""
 
     def __init__(self) -> None:
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, Call | EmbedCall] = {}
 
     def open(self, request_id: str, sequences: int) -> Call:
         """Begin a call. Raises ConflictError if this id was used a moment ago."""
-        if request_id and request_id in self._calls:
-            raise ConflictError("this request_id is in use", hint="give each call an id of its own")
         call = Call(request_id, sequences)
-        if request_id:
-            self._calls[request_id] = call
+        self._add(call)
         return call
 
-    def close(self, call: Call) -> None:
+    def open_whole(self, request_id: str) -> EmbedCall:
+        """Begin a call that has one answer. Raises ConflictError as `open` does."""
+        call = EmbedCall(request_id)
+        self._add(call)
+        return call
+
+    def _add(self, call: Call | EmbedCall) -> None:
+        if not call.request_id:
+            return
+        if call.request_id in self._calls:
+            raise ConflictError("this request_id is in use", hint="give each call an id of its own")
+        self._calls[call.request_id] = call
+
+    def close(self, call: Call | EmbedCall) -> None:
         """The call's handler is gone; forget the call later."""
         loop = asyncio.get_running_loop()
         loop.call_later(RETENTION_SECONDS, self._calls.pop, call.request_id, None)
 
-    def forget(self, call: Call) -> None:
+    def forget(self, call: Call | EmbedCall) -> None:
         """The call was refused: nothing ever ran."""
         self._calls.pop(call.request_id, None)
 
-    def get(self, request_id: str) -> Call:
+    def get(self, request_id: str) -> Call | EmbedCall:
         """Raises NotFoundError."""
         try:
             return self._calls[request_id]

@@ -15,10 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from appliance.bundle.manifest import RerankSpec
 from appliance.compiler import Artifact
 from appliance.engine.embedding_engine import EmbeddingOutput
+from appliance.engine.encoder_runner import Pair
 from appliance.engine.llm_engine import Generation, Output
 from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel
+from appliance.engine.reranker import RerankModel
 from appliance.engine.session import PROVIDERS
 from appliance.engine_daemon.calls import Call, EmbedCall
 from appliance.engine_daemon.stepper import Stepper
@@ -122,6 +125,17 @@ class HostedModel:
             )
         return self.model
 
+    @property
+    def reranker(self) -> RerankModel:
+        """Raises RequestError if this is not a reranker."""
+        if not isinstance(self.model, RerankModel):
+            raise RequestError(
+                f"{self.bundle.name} does not rank texts",
+                param="model",
+                hint="name a rerank model",
+            )
+        return self.model
+
     def generate(self, call: Call, generation: Generation) -> None:
         """Queue a call's sequences. Raises RequestError, CapacityError, UnavailableError."""
         self._admit()
@@ -132,6 +146,12 @@ class HostedModel:
         """Queue a call's texts. Raises CapacityError, UnavailableError."""
         self._admit()
         self.embedding.engine.add(call.number, texts)
+        self._register(call.number, call)
+
+    def score(self, call: EmbedCall, pairs: Sequence[Pair]) -> None:
+        """Queue a call's pairs. Raises CapacityError, UnavailableError."""
+        self._admit()
+        self.reranker.engine.add(call.number, pairs)
         self._register(call.number, call)
 
     def cancel(self, number: int) -> None:
@@ -169,6 +189,10 @@ class HostedModel:
         if manifest.encoder is not None:
             shown.dimensions = manifest.encoder.dimensions
             shown.context_length = manifest.encoder.max_length
+        if isinstance(manifest.reranker, RerankSpec):
+            shown.context_length = manifest.reranker.max_length
+        if isinstance(self.model, RerankModel):
+            shown.pair_tokens = self.model.pair_tokens
         if manifest.prompting is not None:
             shown.supports_tools = bool(manifest.prompting.tool_format)
             shown.supports_thinking = bool(manifest.prompting.reasoning_start)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import grpc
 
 from appliance.engine.drafting import Prediction
+from appliance.engine.encoder_runner import Vectors
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Turn
 from appliance.engine.llm_engine import Generation
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Finished, FinishReason
+from appliance.engine.reranker import Ranking
 from appliance.engine_daemon import wire
 from appliance.engine_daemon.calls import Call, CallLedger, EmbedCall
 from appliance.engine_daemon.faults import ServicerContext, answered
@@ -23,6 +27,8 @@ from appliance.engine_daemon.turns import turn
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
+
+T = TypeVar("T")
 
 
 class EngineService(pb_grpc.EngineServicer):
@@ -65,26 +71,64 @@ class EngineService(pb_grpc.EngineServicer):
         async with answered(context):
             hosted = self._registry.serving(request.model)
             model = hosted.embedding
-            if request.dimensions not in (0, model.encoder.dimensions):
-                raise RequestError(
-                    f"this model makes vectors of {model.encoder.dimensions} dimensions only",
-                    param="dimensions",
-                    hint="leave the parameter out",
-                )
+            model.check_dimensions(request.dimensions)
             inputs = [_embed_input(given) for given in request.inputs]
-            call = EmbedCall()
-            with hosted.preparing():
-                texts = await asyncio.to_thread(model.encode, inputs)
-                hosted.embed(call, texts)
-            try:
-                vectors = await call.vectors()
-            finally:
-                hosted.cancel(call.number)
+            call = self._ledger.open_whole(request.request_id)
+            texts = await self._queued(
+                call, hosted, lambda: model.encode(inputs), lambda t: hosted.embed(call, t)
+            )
+            vectors = model.shortened(await self._results(call, hosted), request.dimensions)
             return pb.EmbedResponse(
                 embeddings=[pb.Embedding(values=row.tolist()) for row in vectors],
-                prompt_tokens=sum(len(ids) for ids in texts),
+                prompt_tokens=sum(map(len, texts)),
                 bundle_digest=hosted.bundle.digest,
             )
+
+    async def Score(self, request: pb.ScoreRequest, context: ServicerContext) -> pb.ScoreResponse:  # noqa: N802
+        async with answered(context):
+            hosted = self._registry.serving(request.model)
+            model = hosted.reranker
+            asked = Ranking(
+                list(request.queries),
+                list(request.documents),
+                request.instruction,
+                request.max_document_tokens,
+            )
+            call = self._ledger.open_whole(request.request_id)
+            pairs = await self._queued(
+                call, hosted, lambda: model.encode(asked), lambda p: hosted.score(call, p)
+            )
+            scores = await self._results(call, hosted)
+            return pb.ScoreResponse(
+                scores=scores.tolist(),
+                prompt_tokens=sum(map(len, pairs)),
+                bundle_digest=hosted.bundle.digest,
+            )
+
+    async def _queued(
+        self,
+        call: EmbedCall,
+        hosted: HostedModel,
+        encode: Callable[[], list[T]],
+        queue: Callable[[list[T]], None],
+    ) -> list[T]:
+        """What `encode` gives, in a thread, handed to `queue`; if it comes to that, it will run."""
+        try:
+            with hosted.preparing():
+                texts = await asyncio.to_thread(encode)
+                queue(texts)
+        except BaseException:
+            self._ledger.forget(call)
+            raise
+        return texts
+
+    async def _results(self, call: EmbedCall, hosted: HostedModel) -> Vectors:
+        """Raises UnavailableError. Whoever stops waiting stops the computation."""
+        try:
+            return await call.results()
+        finally:
+            hosted.cancel(call.number)
+            self._ledger.close(call)
 
     async def Load(self, request: pb.LoadRequest, context: ServicerContext) -> pb.LoadResponse:  # noqa: N802
         async with answered(context):

@@ -374,6 +374,32 @@ class Embedding(_message.Message):
     values: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
+class ScoreRequest(_message.Message):
+    __slots__ = ("request_id", "model", "queries", "documents", "instruction", "max_document_tokens")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    QUERIES_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    MAX_DOCUMENT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    model: str
+    queries: _containers.RepeatedScalarFieldContainer[str]
+    documents: _containers.RepeatedScalarFieldContainer[str]
+    instruction: str
+    max_document_tokens: int
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., queries: _Optional[_Iterable[str]] = ..., documents: _Optional[_Iterable[str]] = ..., instruction: _Optional[str] = ..., max_document_tokens: _Optional[int] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("scores", "prompt_tokens", "bundle_digest")
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    prompt_tokens: int
+    bundle_digest: str
+    def __init__(self, scores: _Optional[_Iterable[float]] = ..., prompt_tokens: _Optional[int] = ..., bundle_digest: _Optional[str] = ...) -> None: ...
+
 class LoadRequest(_message.Message):
     __slots__ = ("model",)
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -407,7 +433,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "kind", "bundle_digest", "artifact", "provider", "context_length", "max_sequences", "memory_bytes", "state", "created", "error", "dimensions", "supports_tools", "supports_thinking")
+    __slots__ = ("name", "version", "kind", "bundle_digest", "artifact", "provider", "context_length", "max_sequences", "memory_bytes", "state", "created", "error", "dimensions", "supports_tools", "supports_thinking", "pair_tokens")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -423,6 +449,7 @@ class Model(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
     SUPPORTS_TOOLS_FIELD_NUMBER: _ClassVar[int]
     SUPPORTS_THINKING_FIELD_NUMBER: _ClassVar[int]
+    PAIR_TOKENS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     kind: str
@@ -438,7 +465,8 @@ class Model(_message.Message):
     dimensions: int
     supports_tools: bool
     supports_thinking: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., provider: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., state: _Optional[_Union[ModelState, str]] = ..., created: _Optional[int] = ..., error: _Optional[str] = ..., dimensions: _Optional[int] = ..., supports_tools: _Optional[bool] = ..., supports_thinking: _Optional[bool] = ...) -> None: ...
+    pair_tokens: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., provider: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., state: _Optional[_Union[ModelState, str]] = ..., created: _Optional[int] = ..., error: _Optional[str] = ..., dimensions: _Optional[int] = ..., supports_tools: _Optional[bool] = ..., supports_thinking: _Optional[bool] = ..., pair_tokens: _Optional[int] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "chat", "text")

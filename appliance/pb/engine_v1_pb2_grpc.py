@@ -44,6 +44,11 @@ class EngineStub:
                 request_serializer=appliance_dot_pb_dot_engine__v1__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=appliance_dot_pb_dot_engine__v1__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/appliance.engine.v1.Engine/Score',
+                request_serializer=appliance_dot_pb_dot_engine__v1__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=appliance_dot_pb_dot_engine__v1__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Settle = channel.unary_unary(
                 '/appliance.engine.v1.Engine/Settle',
                 request_serializer=appliance_dot_pb_dot_engine__v1__pb2.SettleRequest.SerializeToString,
@@ -97,9 +102,16 @@ class EngineServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """How well documents answer queries; needs a rerank model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Settle(self, request, context):
-        """Exact counts of a call whose stream was cancelled and that therefore never saw its Finished
-        events. Waits until nothing of the call runs any more. The engine keeps the counts of a
+        """Exact counts of a call that was cancelled and that therefore never saw its Finished events or
+        its answer; Embed and Score have one sequence. Waits until nothing of the call runs any more. The engine keeps the counts of a
         cancelled call for at least 60 seconds; NOT_FOUND afterwards, and for an unknown call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -156,6 +168,11 @@ def add_EngineServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=appliance_dot_pb_dot_engine__v1__pb2.EmbedRequest.FromString,
                     response_serializer=appliance_dot_pb_dot_engine__v1__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=appliance_dot_pb_dot_engine__v1__pb2.ScoreRequest.FromString,
+                    response_serializer=appliance_dot_pb_dot_engine__v1__pb2.ScoreResponse.SerializeToString,
             ),
             'Settle': grpc.unary_unary_rpc_method_handler(
                     servicer.Settle,
@@ -247,6 +264,33 @@ class Engine:
             '/appliance.engine.v1.Engine/Embed',
             appliance_dot_pb_dot_engine__v1__pb2.EmbedRequest.SerializeToString,
             appliance_dot_pb_dot_engine__v1__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/appliance.engine.v1.Engine/Score',
+            appliance_dot_pb_dot_engine__v1__pb2.ScoreRequest.SerializeToString,
+            appliance_dot_pb_dot_engine__v1__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

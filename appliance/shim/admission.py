@@ -1,6 +1,7 @@
 """Who may start what, in one place: every route that computes goes through here.
 
-`generation.admitted` passes text through it, the embeddings endpoint vectors; a new route that
+`generation.admitted` passes text through it, the embeddings endpoint vectors, the rerank and score
+endpoints scores; a new route that
 generates calls `admitted` and needs nothing else. Owns the order: the key's models, then the most
 that the request can use, then the reservation for the key and its project together. What it holds
 is settled with the bill, or given back when the request leaves without one.
@@ -60,6 +61,21 @@ class Admission:
         key = allowed(exchange)
         prompt = sum(_bytes_of(item) + _SPECIAL_TOKENS for item in request.inputs)
         with self._reserved(exchange, key, Demand(self._tariff(exchange), prompt)) as reservation:
+            yield reservation
+
+    @asynccontextmanager
+    async def scoring(
+        self, exchange: Exchange, request: pb.ScoreRequest
+    ) -> AsyncIterator[Reservation]:
+        """Reserve what `request` can use, by the same rule. Each pair has its query anew."""
+        key = allowed(exchange)
+        demand = Demand(self._tariff(exchange))
+        if _counts_tokens(key):
+            models = await self._engine.models()
+            around = max((m.pair_tokens for m in models if m.name == request.model), default=0)
+            around += len(request.instruction.encode())
+            demand = Demand(demand.tariff, _pair_bytes(request) + around * len(request.documents))
+        with self._reserved(exchange, key, demand) as reservation:
             yield reservation
 
     def _tariff(self, exchange: Exchange) -> Tariff:
@@ -136,3 +152,11 @@ def _counts_tokens(key: KeyInfo) -> bool:
 
 def _bytes_of(item: pb.EmbedInput) -> int:
     return len(item.text.encode()) if item.HasField("text") else len(item.tokens.ids)
+
+
+def _pair_bytes(request: pb.ScoreRequest) -> int:
+    queries, documents = request.queries, request.documents
+    repeated = len(documents) // len(queries)
+    return sum(len(q.encode()) * repeated for q in queries) + sum(
+        len(d.encode()) for d in documents
+    )

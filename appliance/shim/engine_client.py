@@ -145,6 +145,11 @@ class EngineClient:
         call: _Answer[pb.EmbedResponse] = _Answer(self._engine.Embed(request))
         return await call.wait(self._pulse)
 
+    async def score(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
+        """The scores for `request`. Being cancelled cancels the call."""
+        call: _Answer[pb.ScoreResponse] = _Answer(self._engine.Score(request))
+        return await call.wait(self._pulse)
+
     async def settle(self, request_id: str) -> Sequence[pb.Usage]:
         """What a cancelled call computed, per sequence."""
         request = pb.SettleRequest(request_id=request_id)

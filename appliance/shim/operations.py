@@ -25,6 +25,7 @@ from appliance.shim.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from appliance.shim.wire.completions import Completion, CompletionRequest
 from appliance.shim.wire.embeddings import EmbeddingList, EmbeddingRequest
 from appliance.shim.wire.files import DeletedFile, FileForm, FileList, FileObject, FilesQuery
+from appliance.shim.wire.rerank import Ranking, RerankRequest, ScoreList, ScoreRequest
 from appliance.shim.wire.response_object import (
     DeletedResponse,
     ItemList,
@@ -155,6 +156,30 @@ OPERATIONS = (
         EmbeddingList,
         body=EmbeddingRequest,
         parameters=table.EMBEDDINGS,
+    ),
+    Operation(
+        "POST",
+        "/v1/rerank",
+        "Documents in the order in which they answer a query",
+        Ranking,
+        body=RerankRequest,
+        parameters=table.RERANK,
+    ),
+    Operation(
+        "POST",
+        "/v2/rerank",
+        "The same, for clients that put the version there",
+        Ranking,
+        body=RerankRequest,
+        parameters=table.RERANK,
+    ),
+    Operation(
+        "POST",
+        "/v1/score",
+        "How well texts answer other texts",
+        ScoreList,
+        body=ScoreRequest,
+        parameters=table.SCORE,
     ),
     Operation(
         "POST",

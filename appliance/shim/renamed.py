@@ -9,11 +9,14 @@ from appliance.errors import RequestError
 
 
 @contextmanager
-def renamed(name: str, to: str) -> Iterator[None]:
-    """A refusal inside that blames the engine's `name`, or a part of it, blames `to`."""
+def renamed(name: str, to: str, *, parts: bool = False) -> Iterator[None]:
+    """A refusal inside that blames the engine's `name`, or a part of it, blames `to`.
+
+    `parts`: or the same part of it, where both are lists.
+    """
     try:
         yield
     except RequestError as error:
         if error.param is not None and error.param.partition("[")[0] == name:
-            error.param = to
+            error.param = to + (error.param[len(name) :] if parts else "")
         raise

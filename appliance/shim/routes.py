@@ -31,6 +31,7 @@ from appliance.shim.api.messages import CountTokensEndpoint, MessagesEndpoint
 from appliance.shim.api.metrics import MetricsEndpoint
 from appliance.shim.api.models import ModelEndpoint, ModelsEndpoint
 from appliance.shim.api.reference import OpenApiEndpoint, ReferenceEndpoint
+from appliance.shim.api.rerank import RerankEndpoint, ScoreEndpoint
 from appliance.shim.api.responses import ResponsesEndpoint
 from appliance.shim.api.stored_responses import (
     CancelResponseEndpoint,
@@ -86,6 +87,9 @@ def _apps(
         ("GET", "/v1/responses/{response_id}/input_items"): InputItemsEndpoint(services),
         ("POST", "/v1/messages"): MessagesEndpoint(services),
         ("POST", "/v1/messages/count_tokens"): CountTokensEndpoint(services),
+        ("POST", "/v1/rerank"): RerankEndpoint(services),
+        ("POST", "/v2/rerank"): RerankEndpoint(services),
+        ("POST", "/v1/score"): ScoreEndpoint(services),
         ("POST", "/v1/files"): CreateFileEndpoint(services),
         ("GET", "/v1/files"): FilesEndpoint(services),
         ("GET", "/v1/files/{file_id}"): FileEndpoint(services),

@@ -26,7 +26,7 @@ REMEMBERED_SECONDS = 3600.0
 MOST = 1024
 """Requests remembered at once; the oldest are forgotten."""
 
-EngineRequest = pb.GenerateRequest | pb.EmbedRequest
+EngineRequest = pb.GenerateRequest | pb.EmbedRequest | pb.ScoreRequest
 
 
 class Suspicion:

@@ -23,7 +23,12 @@ from appliance.bundle.manifest import FileEntry
 
 NAME = "mlbom.cdx.json"
 
-_TASKS = {"chat": "text-generation", "embedding": "feature-extraction"}
+_TASKS = {
+    "chat": "text-generation",
+    "embedding": "feature-extraction",
+    "rerank": "text-ranking",
+}
+_OUTPUTS = {"chat": "text", "embedding": "vector", "rerank": "score"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,6 @@ def _model_card(subject: Subject) -> dict[str, object]:
             "architectureFamily": subject.family,
             "modelArchitecture": subject.architecture,
             "inputs": [{"format": "text"}],
-            "outputs": [{"format": "text" if subject.kind == "chat" else "vector"}],
+            "outputs": [{"format": _OUTPUTS[subject.kind]}],
         }
     }

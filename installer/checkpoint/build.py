@@ -27,6 +27,8 @@ from appliance.bundle.manifest import (
     Generation,
     Graph,
     Manifest,
+    RerankSpec,
+    Spec,
     decode,
     encode,
     is_name,
@@ -105,12 +107,12 @@ class Plan:
     gate: ParityGate | None
 
     @property
-    def spec(self) -> DecoderSpec | EncoderSpec:
+    def spec(self) -> Spec:
         return self.spec_of(self.shape)
 
-    def spec_of(self, shape: Any) -> DecoderSpec | EncoderSpec:  # noqa: ANN401  # the family's own
+    def spec_of(self, shape: Any) -> Spec:  # noqa: ANN401  # the family's own
         """What the manifest says of a model of this shape."""
-        spec: DecoderSpec | EncoderSpec = shape.spec()
+        spec: Spec = shape.spec()
         if isinstance(spec, DecoderSpec) and self.joined:
             return msgspec.structs.replace(spec, cache="int8")
         return spec
@@ -118,7 +120,7 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return SCHEMES[self.precision].integer_products
+        return self.family.kind == "chat" and SCHEMES[self.precision].integer_products
 
     @property
     def compact(self) -> bool:
@@ -456,4 +458,5 @@ def _manifest(
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
         parity=plan.gate.result if plan.gate is not None else msgspec.UNSET,
+        reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

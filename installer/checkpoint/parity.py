@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, EncoderSpec, Parity
+from appliance.bundle.manifest import DecoderSpec, EncoderSpec, Parity, RerankSpec, Spec
 from appliance.compiler.probe import advance, empty_cache
 from appliance.errors import CheckpointError, UnsupportedError
 from installer.checkpoint.calibration import TEXTS, spread
@@ -72,6 +72,7 @@ _CHILD = Path(__file__).with_name("parity_reference.py")
 _POOLINGS: Mapping[str, Callable[[Float32], Float32]] = {
     "mean": lambda rows: rows.mean(0),
     "cls": lambda rows: rows[0],
+    "last": lambda rows: rows[-1],
 }
 
 Form = Callable[..., Any]
@@ -155,9 +156,6 @@ class ParityGate:
         )
 
 
-Spec = DecoderSpec | EncoderSpec
-
-
 class _NotRunError(Exception):
     """Why nothing was compared. `reason` goes into the manifest: no paths, no sizes, no times."""
 
@@ -176,6 +174,8 @@ def _ask(subject: Subject, shallow: Shallow, scratch: Path) -> Reference:
         raise _NotRunError("the checkpoint's weights are quantized")
     shape = subject.family.read(checkpoint)
     spec: Spec = shape.spec()
+    if isinstance(spec, RerankSpec):
+        raise _NotRunError("rerankers are not compared")
     tokens = _prompt(subject.tokenizer, subject.shape.vocab, spec)
     directory = scratch / "reference"
     kept = _lay_out(checkpoint, shallow, directory)
@@ -274,10 +274,8 @@ def _as_output(rows: Float32, spec: Spec) -> Float32:
     """The reference's rows as the graph gives them out: logits, or one embedding."""
     if isinstance(spec, DecoderSpec):
         return rows
-    pooled = _POOLINGS.get(spec.pooling)
-    if pooled is None:
-        raise _NotRunError(f"the pooling {spec.pooling} has no reference here")
-    vector = pooled(rows)
+    assert isinstance(spec, EncoderSpec), "others are not compared"
+    vector = _POOLINGS[spec.pooling](rows)
     return vector / np.linalg.norm(vector) if spec.normalize else vector
 
 

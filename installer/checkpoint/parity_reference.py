@@ -59,7 +59,9 @@ def _run(asked: dict[str, Any]) -> str:
     if missing or found["mismatched_keys"]:
         raise _CannotError("it misses weights that the checkpoint should have")
     with torch.inference_mode():
-        output = model.eval()(input_ids=torch.tensor([asked["tokens"]]))
+        # An embedder may be published under the name of the decoder that it was made from.
+        asked_model = model.eval() if asked["logits"] else model.eval().base_model
+        output = asked_model(input_ids=torch.tensor([asked["tokens"]]))
     rows = output.logits if asked["logits"] else output.last_hidden_state
     wanted = rows[0, -asked["rows"] :].to(torch.float32).numpy()
     np.save(Path(asked["result"]), wanted, allow_pickle=False)

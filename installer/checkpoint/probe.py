@@ -10,13 +10,13 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, EncoderSpec
+from appliance.bundle.manifest import Spec
 from appliance.compiler.probe import run_probe
 from appliance.errors import CheckpointError, UnsupportedError
 from installer.checkpoint.widening import widen_products
 
 
-def probe(graph: Path, weights: Path, spec: DecoderSpec | EncoderSpec) -> None:
+def probe(graph: Path, weights: Path, spec: Spec) -> None:
     """Run `graph` on a few tokens; its weights lie in `weights`. Raises CheckpointError."""
     try:
         run_probe(open_graph(graph, weights), spec)

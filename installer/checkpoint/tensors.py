@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,11 @@ class Tensors:
         self.size = sum((directory / file).stat().st_size for file in self.files)
         self.advance: Callable[[int], None] = _ignore
         """Told the bytes of the checkpoint as they are read."""
+        self.prefix = ""
+        """What names are asked for with, and these files leave out."""
 
     def __contains__(self, name: str) -> bool:
-        return name in self._shape
+        return self._own(name) in self._shape
 
     def names(self) -> Iterable[str]:
         """Of all tensors."""
@@ -88,6 +90,7 @@ class Tensors:
         """Shape of the tensor `name`. Raises CheckpointError if there is none."""
         if part := self._parts.get(name):
             return part.rows, *self.shape(part.whole)[1:]
+        name = self._own(name)
         if name not in self._shape:
             raise CheckpointError(
                 f"the checkpoint has no tensor {name}",
@@ -133,7 +136,16 @@ class Tensors:
         """The tensor `name`, which must have the shape [width]."""
         self.expect(name, (width,))
         with self._open(self._file_of(name)) as file:
-            return self._checked(name, file.get_tensor(name))
+            return self._checked(name, file.get_tensor(self._own(name)))
+
+    def rows_at(self, name: str, indices: Sequence[int]) -> list[Float32]:
+        """Single rows of the matrix `name`."""
+        self._matrix(name)
+        whole, begin = self._whole(name)
+        with self._open(self._file_of(whole)) as file:
+            tensor = file.get_slice(whole)
+            rows = (tensor[begin + index : begin + index + 1] for index in indices)
+            return [self._checked(name, row)[0] for row in rows]
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise CheckpointError unless the tensor `name` has `shape`."""
@@ -178,7 +190,12 @@ class Tensors:
         self._entries[file] = opened.entries
         return opened
 
+    def _own(self, name: str) -> str:
+        """`name` as the files have it."""
+        return name.removeprefix(self.prefix)
+
     def _file_of(self, name: str) -> str:
+        name = self._own(name)
         self.shape(name)
         assert self._file is not None
         if name not in self._used:
@@ -194,7 +211,7 @@ class Tensors:
     def _whole(self, name: str) -> tuple[str, int]:
         """The tensor that `name` is stored in, and the row of it where it begins."""
         part = self._parts.get(name)
-        return (name, 0) if part is None else (part.whole, part.first)
+        return (self._own(name), 0) if part is None else (part.whole, part.first)
 
     def _matrix(self, name: str) -> tuple[int, int]:
         shape = self.shape(name)

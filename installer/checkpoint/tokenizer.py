@@ -53,6 +53,24 @@ class CheckpointTokenizer:
         """The id of a token of the vocabulary, or None."""
         return self._tokenizer.token_to_id(token) if token else None
 
+    def is_special(self, token: str) -> bool:
+        """Whether `token` is a control token, which a text cannot spell by accident."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return any(entry.special and entry.content == token for entry in added)
+
+    @property
+    def ends_texts(self) -> bool:
+        """Whether a whole text gets a control token behind it."""
+        ids = self._tokenizer.encode("a").ids
+        entry = self._tokenizer.get_added_tokens_decoder().get(ids[-1]) if ids else None
+        return entry is not None and entry.special
+
+    @property
+    def joins_pairs(self) -> bool:
+        """Whether two texts that are encoded together get control tokens around them."""
+        together: list[int] = self._tokenizer.encode("a", "a").ids
+        return len(together) > 2 * len(self.encode("a"))
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, control tokens recognised, nothing added."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -198,8 +198,7 @@ def _document(bundle: "StoredBundle", active: "Mapping[str, StoredBundle]") -> d
 
 def _details(bundle: "StoredBundle") -> dict[str, object]:
     manifest = bundle.manifest
-    lengths = manifest.decoder or manifest.encoder
-    assert lengths is not None, "the manifest was checked"
+    lengths = manifest.spec
     return {
         "family": manifest.family,
         "precision": manifest.graph.precision,

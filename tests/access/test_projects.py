@@ -178,6 +178,8 @@ def test_a_limit_that_no_number_can_be_is_refused(store: KeyStore) -> None:
         ("/v1/chat/completions", "chat"),
         ("/v1/completions", "completions"),
         ("/v1/responses/{id}", "responses"),
+        ("/v1/rerank", "rerank"),
+        ("/v2/rerank", "rerank"),
         ("/tokenize", "tokenize"),
         ("unknown", "unknown"),
     ],

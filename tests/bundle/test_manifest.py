@@ -187,6 +187,49 @@ def test_graphs_for_other_providers_share_the_weights_and_come_after_the_cpus() 
             manifests.decode(changed(old, graphs=[cpu, cuda | {"weights": folder}]))
 
 
+PROMPT = {
+    "start": "<|im_start|>",
+    "instruct": "I: ",
+    "query": "Q: ",
+    "document": "D: ",
+    "end": "<|im_end|>",
+    "instruction": "find it",
+}
+
+
+@pytest.mark.parametrize("reranker", [{"max_length": 512}, {"max_length": 8192, "prompt": PROMPT}])
+def test_a_reranker_has_its_own_words_and_no_other_kind_has_them(
+    manifest: Manifest, reranker: dict[str, object]
+) -> None:
+    fields: dict[str, Any] = {"kind": "rerank", "encoder": None, "reranker": reranker}
+    data = changed(manifest, **fields)
+    made = manifests.decode(data)
+    assert manifests.encode(made) == data
+    assert made.spec == made.reranker
+    for wrong in (
+        {"kind": "rerank"},
+        {"reranker": reranker},
+        fields | {"reranker": None},
+        fields | {"reranker": {"max_length": 0}},
+        fields | {"reranker": reranker | {"prompt": {"start": "x"}}},
+    ):
+        with pytest.raises(LayoutError):
+            manifests.decode(changed(manifest, **wrong))
+
+
+@pytest.mark.parametrize(("fewest", "allowed"), [(1, True), (8, True), (0, False), (9, False)])
+def test_vectors_are_cut_to_no_more_numbers_than_they_have(
+    manifest: Manifest, fewest: int, allowed: bool
+) -> None:
+    encoder = {"dimensions": 8, "max_length": 16, "pooling": "last", "normalize": True}
+    data = changed(manifest, encoder=encoder | {"min_dimensions": fewest})
+    if allowed:
+        assert manifests.encode(manifests.decode(data)) == data
+    else:
+        with pytest.raises(LayoutError, match="min_dimensions"):
+            manifests.decode(data)
+
+
 COMPARED = {
     "reference": "transformers 5.0, torch 2.0",
     "layers": 2,

@@ -17,6 +17,12 @@ from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.families import find_models
 from tests.conftest import BUILD_CACHE, BuildOnce
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
+from tests.fakes.encoder_checkpoints import (
+    write_cross_encoder,
+    write_qwen3_embedding,
+    write_qwen3_reranker,
+    write_xlm_roberta,
+)
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -53,6 +59,19 @@ ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 ROUNDED += [name for name, model in _FOUND.items() if model.main]
 DECODERS = [*MAIN, *(name for name, model in _FOUND.items() if not model.main)]
 WRITERS |= {name: model.write for name, model in _FOUND.items()}
+WRITERS |= {
+    "xlm-roberta": write_xlm_roberta,
+    "roberta-cls": lambda d: write_xlm_roberta(d, seed=7, family="roberta", pooling="cls"),
+    "qwen3-embedding": write_qwen3_embedding,
+    "qwen3-embedding-window": lambda d: write_qwen3_embedding(d, seed=11, window=7),
+    "cross-encoder": write_cross_encoder,
+    "cross-encoder-roberta": lambda d: write_cross_encoder(d, seed=8, family="roberta"),
+    "cross-encoder-xlm-roberta-logits": lambda d: write_cross_encoder(
+        d, seed=9, family="xlm-roberta", sigmoid=False
+    ),
+    "qwen3-reranker": write_qwen3_reranker,
+    "qwen3-reranker-untied": lambda d: write_qwen3_reranker(d, seed=10, tied=False),
+}
 
 
 @dataclass(frozen=True, slots=True)

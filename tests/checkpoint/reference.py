@@ -78,7 +78,7 @@ def _settle(model: Any) -> None:  # the library has no types
 
 
 class ReferenceEncoder:
-    """BERT in fp32 with sentence-transformers' pooling, written out."""
+    """An encoder, or a decoder read at its last token, in fp32; sentence-transformers' pooling."""
 
     def __init__(self, checkpoint: Path, *, pooling: str = "mean", normalize: bool = True) -> None:
         model: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
@@ -92,6 +92,8 @@ class ReferenceEncoder:
         hidden: Floats = states.last_hidden_state.numpy()
         if self._pooling == "cls":
             pooled = hidden[:, 0]
+        elif self._pooling == "last":
+            pooled = hidden[np.arange(len(mask)), mask.sum(1) - 1]
         else:
             pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
         if self._normalize:
@@ -99,12 +101,17 @@ class ReferenceEncoder:
         return pooled.astype(np.float32)
 
 
-def with_rounded_weights(checkpoint: Path, target: Path, precision: Precision) -> Path:
-    """A copy of `checkpoint` in `target` whose matrices are rounded as that grade does it."""
+def with_rounded_weights(
+    checkpoint: Path, target: Path, precision: Precision, kept: Sequence[str] = ()
+) -> Path:
+    """A copy of `checkpoint` in `target` whose matrices are rounded as that grade does it.
+
+    Names with one of `kept` in them are left as they are.
+    """
     shutil.copytree(checkpoint, target)
     weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
     for name, values in weights.items():
-        if values.ndim == 2:
+        if values.ndim == 2 and not any(word in name for word in kept):
             weights[name] = _rounded(name, values, SCHEMES[precision])
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
@@ -119,7 +126,7 @@ def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
     if scheme.integer_products:
         integers, scales = quantize_rows(values)
         return (integers * scales[:, None]).astype(np.float32)
-    table = "embed_tokens" in name or "lm_head" in name
+    table = any(word in name for word in ("embed_tokens", "lm_head", "word_embeddings"))
     bits = scheme.table_bits if table else scheme.layer_bits
     width = values.shape[1]
     block = table_block(width) if table else block_size(width)

@@ -11,9 +11,11 @@ import onnxruntime as ort
 import pytest
 from tokenizers import Tokenizer
 
+from installer.checkpoint.graph import builder
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
-from tests.checkpoint.reference import ReferenceEncoder
+from tests.checkpoint.reference import ReferenceEncoder, with_rounded_weights
+from tests.checkpoint.runner import relative_error
 from tests.conftest import BuildOnce
 
 SENTENCES = [
@@ -29,7 +31,13 @@ SENTENCES = [
 Ints = npt.NDArray[np.int64]
 
 
-@pytest.mark.parametrize("name", ["bert", "bert-cls-raw"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bert", "bert-cls-raw", "xlm-roberta", "roberta-cls"),
+        *("qwen3-embedding", "qwen3-embedding-window"),
+    ],
+)
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_99), ("int8", 0.99)])
 def test_a_small_encoder_equals_the_reference(
     built: BuildBundle, name: str, precision: Precision, least: float
@@ -40,11 +48,54 @@ def test_a_small_encoder_equals_the_reference(
     reference = ReferenceEncoder(
         model.checkpoint, pooling=encoder.pooling, normalize=encoder.normalize
     )
-    ids, mask = _random_batch()
+    ids, mask = random_batch()
+    if "roberta" in name:
+        ids = ids + (1 - mask)  # the reference tells padding by its id
     got, wanted = _embed(model, ids, mask), reference.embed(ids, mask)
+    if precision == "fp32":
+        assert relative_error(got, wanted) <= 1e-4
     assert _cosines(got, wanted).min() >= least
     lengths = np.linalg.norm(got, axis=1)
     assert np.allclose(lengths, np.linalg.norm(wanted, axis=1), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    "name", ["xlm-roberta", "roberta-cls", "qwen3-embedding", "qwen3-embedding-window"]
+)
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_99), ("int8", 0.999)])
+def test_a_text_s_embedding_is_the_same_alone_and_in_a_mixed_batch(
+    built: BuildBundle, name: str, precision: Precision, least: float
+) -> None:
+    model = built(name, precision)
+    ids, mask = random_batch()
+    together = _embed(model, ids, mask)
+    for row, count in enumerate(mask.sum(1)):
+        alone = _embed(model, ids[row : row + 1, :count], mask[row : row + 1, :count])
+        assert _cosines(alone, together[row : row + 1]).min() >= least
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [("xlm-roberta", ("position_emb", "token_type")), ("qwen3-embedding", ())],
+)
+def test_rounded_weights_give_the_reference_embeddings(
+    built: BuildBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kept: tuple[str, ...],
+) -> None:
+    checkpoint = built(name, "fp32").checkpoint
+    rounded = with_rounded_weights(checkpoint, tmp_path / "rounded", "int8", kept=kept)
+    monkeypatch.setattr(builder, "INT8_ACTIVATIONS", 0)
+    build_unsigned(checkpoint, tmp_path / "plain", precision="int8")
+    ids, mask = random_batch()
+    if "roberta" in name:
+        ids = ids + (1 - mask)
+    pooling = "last" if name.startswith("qwen3") else "mean"
+    wanted = ReferenceEncoder(rounded, pooling=pooling).embed(ids, mask)
+    got = _embed(Built(checkpoint, tmp_path / "plain"), ids, mask)
+    assert relative_error(got, wanted) <= 1e-4
 
 
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_99), ("int8", 0.995)])
@@ -105,7 +156,8 @@ def _tokenize(model: Built) -> tuple[Ints, Ints]:
     return np.array([e.ids for e in encoded]), np.array([e.attention_mask for e in encoded])
 
 
-def _random_batch() -> tuple[Ints, Ints]:
+def random_batch() -> tuple[Ints, Ints]:
+    """Token ids and mask of eight texts of 3 to 40 tokens, padded at their right."""
     random = np.random.default_rng(3)
     ids = random.integers(5, 200, (8, 40))
     lengths = random.integers(3, 41, (8, 1))

@@ -137,7 +137,7 @@ def test_every_family_goes_on_from_everywhere(
 ) -> None:
     precision: Precision = "int8" if name.startswith("bert") else "w8a8"
     model = built(name, precision)
-    for stop in range(1, 40):
+    for stop in range(2, 40, 4):
         out = tmp_path / str(stop)
         try:
             build_it(model.checkpoint, out, precision, stop=stop)

@@ -11,11 +11,17 @@ import pytest
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
-from appliance.engine.loaded import ChatModel, EmbeddingModel, open_model
+from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel, open_model
+from appliance.engine.reranker import RerankModel
 from appliance.model_store import ModelStore
 from appliance.trust.node_key import NodePublicKey
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.encoder_checkpoints import (
+    write_cross_encoder,
+    write_qwen3_embedding,
+    write_qwen3_reranker,
+)
 from tests.fakes.engine_node import EngineNode
 
 OpenChat = Callable[..., ChatModel]
@@ -27,6 +33,9 @@ def build_node(root: Path) -> None:
     node.add(write_qwen3(root / "chat"), name="chat")
     node.add(root / "chat", name="bytes", precision="w8a8")
     node.add(write_bert(root / "words"), name="words")
+    node.add(write_qwen3_embedding(root / "last"), name="last")
+    node.add(write_cross_encoder(root / "cross"), name="cross")
+    node.add(write_qwen3_reranker(root / "judge"), name="judge")
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +68,27 @@ def embedding_model(node_root: Path) -> EmbeddingModel:
     return model
 
 
-def open_model_of(root: Path, name: str, settings: EngineSettings) -> ChatModel | EmbeddingModel:
+@pytest.fixture
+def last_token_model(node_root: Path) -> EmbeddingModel:
+    """Qwen3-Embedding in small."""
+    model = open_model_of(node_root, "last", EngineSettings(threads=1))
+    assert isinstance(model, EmbeddingModel)
+    return model
+
+
+@pytest.fixture
+def open_reranker(node_root: Path) -> Callable[[str], RerankModel]:
+    """Opens `cross`, a cross-encoder, or `judge`, which is Qwen3-Reranker in small."""
+
+    def open_it(name: str) -> RerankModel:
+        model = open_model_of(node_root, name, EngineSettings(threads=1))
+        assert isinstance(model, RerankModel)
+        return model
+
+    return open_it
+
+
+def open_model_of(root: Path, name: str, settings: EngineSettings) -> LoadedModel:
     """A compiled model of the node at `root`."""
     layout = Layout(root)
     bundle = ModelStore(layout.models).get(name)

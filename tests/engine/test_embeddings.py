@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
 from appliance.engine.embedding_engine import (
+    MOST_PADDING,
     Embedded,
     EmbeddingEngine,
     EmbeddingFailed,
@@ -35,6 +36,20 @@ def embed(model: EmbeddingModel, texts: Sequence[str | Sequence[int]]) -> Any:
     (output,) = outputs
     assert isinstance(output.event, Embedded)
     return output.event.vectors
+
+
+def last_states(checkpoint: Path, texts: Sequence[str]) -> Any:
+    """The end token's state of each text, unit length, one by one, by the transformers library."""
+    model: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
+    rows = []
+    for text in texts:
+        given = tokenizer(text, return_tensors="pt")
+        assert given["input_ids"][0, -1] == tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        with torch.no_grad():
+            last = model(**given).last_hidden_state[0, -1]
+        rows.append((last / last.norm()).numpy())
+    return np.stack(rows)
 
 
 def reference(checkpoint: Path, texts: Sequence[str]) -> Any:
@@ -92,6 +107,42 @@ def test_a_bad_input_is_named(
     assert (refused.value.param, refused.value.code) == (param, code)
 
 
+def test_the_last_token_s_embeddings_equal_the_reference_in_mixed_batches(
+    last_token_model: EmbeddingModel, node_root: Path
+) -> None:
+    texts = ["The appliance", "x", "Which model is active? " * 4, "Müller", "go " * 20]
+    ours = embed(last_token_model, texts)
+    np.testing.assert_allclose(ours, last_states(node_root / "last", texts), atol=1e-5)
+    for row, text in zip(ours, texts, strict=True):
+        np.testing.assert_allclose(embed(last_token_model, [text])[0], row, atol=1e-5)
+
+
+def test_a_typed_end_token_does_not_end_a_text(last_token_model: EmbeddingModel) -> None:
+    (ids,) = last_token_model.encode(["a<|endoftext|>b"])
+    end = last_token_model.tokenizer.id_of("<|endoftext|>")
+    assert (ids.count(end), ids[-1]) == (1, end)
+
+
+def test_a_vector_can_be_cut_where_the_model_was_trained_for_it(
+    last_token_model: EmbeddingModel, embedding_model: EmbeddingModel
+) -> None:
+    whole = embed(last_token_model, ["The appliance", "go"])
+    short = last_token_model.shortened(whole, 32)
+    expected = whole[:, :32] / np.linalg.norm(whole[:, :32], axis=1, keepdims=True)
+    np.testing.assert_allclose(short, expected, rtol=1e-6)
+    assert last_token_model.shortened(whole, 0) is whole
+    last_token_model.check_dimensions(32)
+    embedding_model.check_dimensions(64)
+    for model, dimensions in (
+        (last_token_model, 31),
+        (last_token_model, 65),
+        (embedding_model, 32),
+    ):
+        with pytest.raises(RequestError) as refused:
+            model.check_dimensions(dimensions)
+        assert refused.value.param == "dimensions"
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 200))
 def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
     texts = [[0] * length for length in lengths]
@@ -100,6 +151,7 @@ def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budg
     for group in groups:
         padded = len(group) * max(lengths[index] for index in group)
         assert len(group) == 1 or padded <= budget
+        assert padded - sum(lengths[index] for index in group) <= MOST_PADDING * padded
 
 
 class _Length:
@@ -113,7 +165,7 @@ def test_a_large_request_does_not_keep_a_small_one_waiting() -> None:
     engine = EmbeddingEngine(_Length(), token_budget=4, max_waiting=8)
     engine.add(1, [[0] * 4] * 50)
     engine.step()
-    engine.add(2, [[0, 0], [0]])
+    engine.add(2, [[0, 0], [0, 0]])
     ended = [output.call for _ in range(2) for output in engine.step()]
     assert ended == [2]
 
@@ -124,7 +176,7 @@ def test_a_cancelled_request_is_dropped_before_its_next_batch() -> None:
     engine.step()
     engine.cancel(1)
     engine.cancel(7)
-    assert engine.step() == [EmbeddingOutput(1, EmbeddingFailed(cancelled=True))]
+    assert engine.step() == [EmbeddingOutput(1, EmbeddingFailed(cancelled=True, tokens=1))]
     assert not engine.has_work
 
 

@@ -21,17 +21,19 @@ from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.encoder_checkpoints import write_cross_encoder
 from tests.fakes.engine_node import EngineNode
 
 
 def build_node(root: Path) -> None:
-    """`chat` 1.0 and `words` are active; `chat` 2.0 and `other` wait to be activated."""
+    """`chat` 1.0 and `words` are active; `chat` 2.0, `other` and `pairs` wait to be activated."""
     node = EngineNode(root)
     node.add(write_qwen3(root / "chat"), name="chat")
     node.add(write_bert(root / "words"), name="words")
     second = write_qwen3(root / "chat-2", seed=2)
     node.add(second, name="chat", version="2.0", activate=False)
     node.add(second, name="other", activate=False)
+    node.add(write_cross_encoder(root / "pairs"), name="pairs", activate=False)
     node.add(second, name="uncompiled", activate=False, compile_now=False)
 
 

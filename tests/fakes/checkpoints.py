@@ -10,7 +10,7 @@ two implementations can be told apart from rounding.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -301,7 +301,7 @@ def write_chat_files(directory: Path, config: dict[str, Any], dtype: DType = "fl
     _write_licence(directory)
 
 
-def _chat_tokenizer(vocab: int) -> Tokenizer:
+def _chat_tokenizer(vocab: int, text: str = TEXT) -> Tokenizer:
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -311,7 +311,7 @@ def _chat_tokenizer(vocab: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXT.splitlines(keepends=True), trainer)
+    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
     for content, special in _ADDED:
         token = AddedToken(content, special=special, normalized=False)
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
@@ -319,14 +319,18 @@ def _chat_tokenizer(vocab: int) -> Tokenizer:
     return tokenizer
 
 
-def _wordpiece_tokenizer(vocab: int) -> Tokenizer:
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+def _wordpiece_tokenizer(
+    vocab: int, names: Sequence[str] = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+) -> Tokenizer:
+    unknown = next(name for name in names if "unk" in name.lower())
+    tokenizer = Tokenizer(WordPiece(unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = WordPieceTrainer(vocab_size=vocab, special_tokens=names, show_progress=False)
+    trainer = WordPieceTrainer(vocab_size=vocab, special_tokens=list(names), show_progress=False)
     tokenizer.train_from_iterator(TEXT.splitlines(), trainer)
+    if "[CLS]" not in names:
+        return tokenizer
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -67,7 +67,10 @@ class DyingEngine:
             self._process.stdout.close()
 
 
-def fatal(requests: list[pb.GenerateRequest | pb.EmbedRequest]) -> Iterator[signal.Signals]:
+Request = pb.GenerateRequest | pb.EmbedRequest | pb.ScoreRequest
+
+
+def fatal(requests: list[Request]) -> Iterator[signal.Signals]:
     """The signals that new requests ask for."""
     seen = 0
     while True:

@@ -2,8 +2,9 @@
 
 It implements every call of engine_v1.proto and grpc.health.v1. Its tokens are characters (the
 id is the code point), its chat model answers with the last user message, its embedding model
-counts letters; so every count in a test can be worked out by hand. What a test wants to happen
-(slow steps, a pause, a fault) is set on `FakeEngine.behaviour`.
+counts letters, its rerank model the query's words that a document has; so every count in a test
+can be worked out by hand. What a test wants to happen (slow steps, a pause, a fault) is set on
+`FakeEngine.behaviour`.
 
 The answer of the chat model, sequence i of n:
     the last user message, or the prompt itself for a plain prompt;
@@ -27,6 +28,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -40,8 +42,10 @@ from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
 from tests.fakes.forms import KNOWN, formed, least, unknown_keyword
 
-CHAT, EMBEDDING = "echo", "letters"
-DIGEST = {CHAT: "ab" * 32, EMBEDDING: "cd" * 32}
+CHAT, EMBEDDING, RERANK = "echo", "letters", "overlap"
+DIGEST = {CHAT: "ab" * 32, EMBEDDING: "cd" * 32, RERANK: "ef" * 32}
+PAIR_TOKENS = 3
+"""The rerank model's, for each pair beside its characters."""
 DIMENSIONS = 26
 CONTEXT = 4096
 VOCABULARY = 0xD800
@@ -90,7 +94,7 @@ class Piece:
 
 @dataclass
 class Call:
-    """One Generate or Embed call, kept for Settle and for the tests."""
+    """One Generate, Embed or Score call, kept for Settle and for the tests."""
 
     request_id: str
     sequences: list[pb.Usage]
@@ -103,8 +107,8 @@ class FakeEngine:
 
     def __init__(self, socket: Path) -> None:
         self.behaviour = Behaviour()
-        self.models = {CHAT: _chat_model(), EMBEDDING: _embedding_model()}
-        self.requests: list[pb.GenerateRequest | pb.EmbedRequest] = []
+        self.models = {name: make() for name, make in _MODELS.items()}
+        self.requests: list[pb.GenerateRequest | pb.EmbedRequest | pb.ScoreRequest] = []
         self.calls: dict[str, Call] = {}
         self.stats: dict[str, pb.ModelStats] = {}
         self.prefixes: dict[str, set[str]] = defaultdict(set)
@@ -290,21 +294,65 @@ class _Servicer(pb_grpc.EngineServicer):
         for item in request.inputs:
             _check_tokens(item.tokens, "input", context)
         texts = [_text_of(item) for item in request.inputs]
-        call = Call(request.request_id, [pb.Usage(prompt_tokens=len(text)) for text in texts])
-        engine.calls[request.request_id] = call
-        wake = threading.Event()
-        context.add_callback(wake.set)
-        try:
-            if engine.behaviour.pause_before_accept:
-                _wait(engine.behaviour.release, wake)
-            call.cancelled = not context.is_active()
+        with self._whole(request, map(len, texts), context) as tokens:
             return pb.EmbedResponse(
                 embeddings=[
                     pb.Embedding(values=letters(text, request.dimensions)) for text in texts
                 ],
-                prompt_tokens=sum(map(len, texts)),
+                prompt_tokens=tokens,
                 bundle_digest=DIGEST[request.model],
             )
+
+    def Score(  # noqa: N802
+        self, request: pb.ScoreRequest, context: grpc.ServicerContext
+    ) -> pb.ScoreResponse:
+        engine = self._engine
+        engine.requests.append(request)
+        self._expect(request.model, "rerank", context)
+        if engine.behaviour.fault is not None:
+            _abort(context, engine.behaviour.fault)
+        limit = request.max_document_tokens or CONTEXT
+        documents = [document[:limit] for document in request.documents]
+        queries = list(request.queries) * (len(documents) // len(request.queries))
+        around = PAIR_TOKENS + len(request.instruction)
+        lengths = [
+            len(query) + len(text) + around for query, text in zip(queries, documents, strict=True)
+        ]
+        if max(lengths) > CONTEXT:
+            _abort(
+                context,
+                Fault(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"the model reads {CONTEXT} tokens",
+                    code="context_length_exceeded",
+                    param=f"documents[{lengths.index(max(lengths))}]",
+                ),
+            )
+        with self._whole(request, lengths, context) as tokens:
+            return pb.ScoreResponse(
+                scores=map(overlap, queries, documents),
+                prompt_tokens=tokens,
+                bundle_digest=DIGEST[request.model],
+            )
+
+    @contextmanager
+    def _whole(
+        self,
+        request: pb.EmbedRequest | pb.ScoreRequest,
+        lengths: Iterable[int],
+        context: grpc.ServicerContext,
+    ) -> Iterator[int]:
+        """A call of one answer over texts of these lengths; their sum."""
+        behaviour = self._engine.behaviour
+        call = Call(request.request_id, [pb.Usage(prompt_tokens=length) for length in lengths])
+        self._engine.calls[request.request_id] = call
+        wake = threading.Event()
+        context.add_callback(wake.set)
+        try:
+            if behaviour.pause_before_accept:
+                _wait(behaviour.release, wake)
+            call.cancelled = not context.is_active()
+            yield sum(usage.prompt_tokens for usage in call.sequences)
         finally:
             self._end(request.model, call)
 
@@ -320,10 +368,9 @@ class _Servicer(pb_grpc.EngineServicer):
     def Load(  # noqa: N802
         self, request: pb.LoadRequest, context: grpc.ServicerContext
     ) -> pb.LoadResponse:
-        known = {CHAT: _chat_model, EMBEDDING: _embedding_model}
-        if request.model not in known:
+        if request.model not in _MODELS:
             _abort(context, _unknown_model(request.model))
-        self._engine.models[request.model] = known[request.model]()
+        self._engine.models[request.model] = _MODELS[request.model]()
         return pb.LoadResponse(model=self._engine.models[request.model])
 
     def Unload(  # noqa: N802
@@ -435,6 +482,12 @@ def letters(text: str, dimensions: int = 0) -> list[float]:
     counts = [1.0 + text.lower().count(chr(97 + i)) for i in range(dimensions or DIMENSIONS)]
     length = math.sqrt(sum(count * count for count in counts))
     return [count / length for count in counts]
+
+
+def overlap(query: str, document: str) -> float:
+    """The score of a pair: the share of the query's words that the document has."""
+    words = set(query.lower().split())
+    return len(words & set(document.lower().split())) / max(1, len(words))
 
 
 def _script(request: pb.GenerateRequest, index: int) -> list[Piece]:
@@ -647,3 +700,19 @@ def _embedding_model() -> pb.Model:
         created=1_700_000_001,
         dimensions=DIMENSIONS,
     )
+
+
+def _rerank_model() -> pb.Model:
+    return pb.Model(
+        name=RERANK,
+        version="1",
+        kind="rerank",
+        bundle_digest=DIGEST[RERANK],
+        context_length=CONTEXT,
+        state=pb.MODEL_STATE_SERVING,
+        created=1_700_000_002,
+        pair_tokens=PAIR_TOKENS,
+    )
+
+
+_MODELS = {CHAT: _chat_model, EMBEDDING: _embedding_model, RERANK: _rerank_model}

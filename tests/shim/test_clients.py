@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.fakes.engine import CHAT, DIMENSIONS, EMBEDDING
+from tests.fakes.engine import CHAT, DIMENSIONS, EMBEDDING, RERANK
 from tests.shim.node import Node, standing
 
 CLIENTS = REPOSITORY / ".build/clients"
@@ -59,7 +59,7 @@ def test_the_node_sdk_finds_everything_where_it_looks_for_it(node: Node) -> None
     assert got["events"][0] == "response.created"
     assert got["events"][-1] == "response.completed"
     assert got["embeddings"] == [DIMENSIONS, DIMENSIONS]
-    assert got["models"] == sorted([CHAT, EMBEDDING])
+    assert got["models"] == sorted([CHAT, EMBEDDING, RERANK])
     assert got["error"] == {"kind": "NotFoundError", "status": 404, "code": "model_not_found"}
     assert got["batch"] == {
         "status": "completed",

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from appliance.shim.openapi import document
 from appliance.shim.operations import OPERATIONS, Operation
-from tests.fakes.engine import CHAT, EMBEDDING
+from tests.fakes.engine import CHAT, EMBEDDING, RERANK
 from tests.shim.batch_input import line, upload
 from tests.shim.node import Node, standing
 
@@ -28,6 +28,9 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
+_MODELS = {"/v1/embeddings": EMBEDDING} | dict.fromkeys(
+    ("/v1/rerank", "/v2/rerank", "/v1/score"), RERANK
+)
 SCHEMA: Any = schemathesis.openapi.from_dict(document())
 
 
@@ -84,7 +87,7 @@ def _tame(body: Any, operation: Operation, input_file: str) -> None:
     if isinstance(body.get("input_file_id"), str) and body["input_file_id"] != "0":
         body["input_file_id"] = input_file
     if isinstance(body.get("model"), str) and body["model"] != "0":
-        body["model"] = EMBEDDING if operation.path == "/v1/embeddings" else CHAT
+        body["model"] = _MODELS.get(operation.path, CHAT)
     if isinstance(body.get("n"), int) and body["n"] > 2:
         body["n"] = 2
     if body.get("ignore_eos"):

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.audit import AuditWriter
-from tests.fakes.engine import CHAT, EMBEDDING
+from tests.fakes.engine import CHAT, EMBEDDING, RERANK
 from tests.shim.node import Node, ask
 
 CHAT_PATH = "/v1/chat/completions"
@@ -31,7 +31,7 @@ def test_health_needs_no_key_and_says_what_works(node: Node) -> None:
         "status": "ok",
         "engine": True,
         "audit": True,
-        "models": [CHAT, EMBEDDING],
+        "models": [CHAT, EMBEDDING, RERANK],
     }
     assert public(node, "GET", "/health")[0] == 200
     assert public(node, "HEAD", "/health") == (200, b"")
@@ -97,7 +97,7 @@ def test_a_caller_cannot_make_labels(node: Node) -> None:
 def test_ready_needs_a_model_and_an_engine(node: Node) -> None:
     assert public(node, "GET", "/ready")[0] == 200
     ready = node.request("GET", "/ready").json
-    assert ready == {"ready": True, "reasons": [], "models": [CHAT, EMBEDDING]}
+    assert ready == {"ready": True, "reasons": [], "models": [CHAT, EMBEDDING, RERANK]}
     models = dict(node.engine.models)
     node.engine.models.clear()
     answer = node.request("GET", "/ready")

@@ -14,7 +14,7 @@ import pytest
 from appliance.shim.operations import ANTHROPIC, OPERATIONS, PUBLIC, Operation, route_of
 from appliance.shim.wire.parameters import APIS, FORMS
 from tests.conftest import REPOSITORY
-from tests.fakes.engine import CHAT, EMBEDDING
+from tests.fakes.engine import CHAT, EMBEDDING, RERANK
 from tests.shim.batch_input import begin, form, jsonl, line, upload
 from tests.shim.node import Answer, Node, ask, standing
 
@@ -25,6 +25,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": ask(),
     "/v1/completions": {"model": CHAT, "prompt": "a"},
     "/v1/embeddings": {"model": EMBEDDING, "input": "a"},
+    "/v1/rerank": {"model": RERANK, "query": "a", "documents": ["a"], "return_documents": True},
+    "/v2/rerank": {"model": RERANK, "query": "a", "documents": ["a", {"text": "b"}]},
+    "/v1/score": {"model": RERANK, "text_1": "a", "text_2": "b"},
     "/v1/batches": {
         "input_file_id": "file-0",
         "endpoint": "/v1/chat/completions",

@@ -17,10 +17,11 @@ from appliance.shim.wire.completions import CompletionRequest
 from appliance.shim.wire.embeddings import EmbeddingRequest
 from appliance.shim.wire.files import FileForm
 from appliance.shim.wire.parameters import APIS, FORMS, Parameter, table
+from appliance.shim.wire.rerank import RerankRequest, ScoreRequest
 from appliance.shim.wire.responses import ResponsesRequest
 from appliance.shim.wire.tokens import DetokenizeRequest, TokenizeRequest
 from tests.conftest import REPOSITORY
-from tests.fakes.engine import CHAT, EMBEDDING
+from tests.fakes.engine import CHAT, EMBEDDING, RERANK
 from tests.shim.batch_input import line, upload
 from tests.shim.node import Answer, Node, ask, standing
 
@@ -31,6 +32,9 @@ REQUESTS: dict[str, type[msgspec.Struct]] = {
     "/v1/messages/count_tokens": CountRequest,
     "/v1/completions": CompletionRequest,
     "/v1/embeddings": EmbeddingRequest,
+    "/v1/rerank": RerankRequest,
+    "/v2/rerank": RerankRequest,
+    "/v1/score": ScoreRequest,
     "/v1/files": FileForm,
     "/v1/batches": BatchRequest,
     "/tokenize": TokenizeRequest,
@@ -43,6 +47,9 @@ BASE: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": ask(),
     "/v1/completions": {"model": CHAT, "prompt": "a"},
     "/v1/embeddings": {"model": EMBEDDING, "input": "a"},
+    "/v1/rerank": {"model": RERANK, "query": "a", "documents": ["a", {"text": "b"}]},
+    "/v2/rerank": {"model": RERANK, "query": "a", "documents": ["a", {"text": "b"}]},
+    "/v1/score": {"model": RERANK, "text_1": "a", "text_2": ["a", "b"]},
     "/v1/batches": {
         "input_file_id": "",
         "endpoint": "/v1/chat/completions",
@@ -106,6 +113,10 @@ GOOD: dict[str, Any] = {
     "echo": True,
     "suffix": "behind",
     "service_tier": "flex",
+    "top_n": 1,
+    "return_documents": True,
+    "max_tokens_per_doc": 3,
+    "instruction": "find it",
     "output_expires_after": {"anchor": "created_at", "seconds": 3600},
 }
 

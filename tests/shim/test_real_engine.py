@@ -17,6 +17,7 @@ from appliance.access import KeyStore
 from appliance.audit.event import Request, Response
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.encoder_checkpoints import write_qwen3_reranker
 from tests.fakes.engine_node import EngineNode
 from tests.shim.batch_input import begin, content, ended, line
 from tests.shim.node import Node, eventually
@@ -30,6 +31,7 @@ def build_models(root: Path) -> None:
     node = EngineNode(root)
     node.add(write_qwen3(root / "checkpoint"), name="chat")
     node.add(write_bert(root / "words"), name="letters")
+    node.add(write_qwen3_reranker(root / "pairs"), name="judge")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_the_strict_sdk_chats_streams_completes_and_embeds(
         model="letters", input=["one", "two"], encoding_format="float"
     )
     assert len(vectors.data) == 2
-    assert [model.id for model in client.models.list()] == ["chat", "letters"]
+    assert [model.id for model in client.models.list()] == ["chat", "judge", "letters"]
 
 
 def test_all_apis_for_chat_say_and_count_the_same(node: Node, client: openai.OpenAI) -> None:
@@ -324,3 +326,38 @@ def test_embeddings_never_use_more_than_was_reserved(node: Node) -> None:
         used = answer.json["usage"]["prompt_tokens"]
         assert used <= reserved
         left -= used
+
+
+def test_documents_are_ranked_and_billed_by_what_the_engine_computed(node: Node) -> None:
+    metric = 'appliance_engine_prompt_tokens_total{model="judge"}'
+    before = node.metric(metric)
+    with KeyStore(node.config.layout.keys_db) as keys:
+        info, secret = keys.create("ranking")
+        keys.limit(info.id, {"tokens_per_minute": 1_000_000})
+    headers = {"Authorization": f"Bearer {secret}"}
+    documents = ["hello world", {"text": "\u00fc\u0301\u4e16\u754c!?"}, "", "x" * 40]
+    ask = {"model": "judge", "query": "hello", "documents": documents, "return_documents": True}
+    answer = node.request("POST", "/v1/rerank", ask, headers=headers)
+    assert answer.status == 200, answer.body
+    results, used = answer.json["results"], answer.json["usage"]["total_tokens"]
+    found = [result["relevance_score"] for result in results]
+    assert found == sorted(found, reverse=True)
+    assert all(0 < score < 1 for score in found)
+    assert node.metric(metric) - before == used == node.row(answer.request_id).prompt_tokens
+    assert used <= 1_000_000 - int(answer.headers["x-ratelimit-remaining-tokens"])
+    texts = ["hello world", "\u00fc\u0301\u4e16\u754c!?", "x" * 40]
+    scores = {"model": "judge", "text_1": "hello", "text_2": texts}
+    rows = node.request("POST", "/v1/score", scores).json["data"]
+    by_text = {result["document"]["text"]: result["relevance_score"] for result in results}
+    for text, row in zip(texts, rows, strict=True):
+        assert row["score"] == pytest.approx(by_text[text], rel=1e-4)
+
+
+def test_only_a_reranker_ranks_and_only_one_with_a_prompt_reads_instructions(node: Node) -> None:
+    ask = {"query": "hello", "documents": ["a"], "instruction": "find a greeting"}
+    for model in ("letters", "chat"):
+        refused = node.request("POST", "/v1/rerank", {"model": model, **ask})
+        assert (refused.status, refused.error["param"]) == (400, "model")
+    assert node.request("POST", "/v1/rerank", {"model": "judge", **ask}).status == 200
+    refused = node.request("POST", "/v1/embeddings", {"model": "judge", "input": "a"})
+    assert (refused.status, refused.error["param"]) == (400, "model")

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from appliance.pb import engine_v1_pb2 as pb
-from tests.fakes.engine import CHAT, DIMENSIONS, EMBEDDING, LOGPROB, letters
+from tests.fakes.engine import CHAT, DIMENSIONS, EMBEDDING, LOGPROB, RERANK, letters
 from tests.shim.node import Node
 
 
@@ -120,7 +120,7 @@ def test_embeddings_can_be_shorter_where_the_model_can(lenient: openai.OpenAI, n
 
 
 def test_models_are_those_that_serve(client: openai.OpenAI, node: Node) -> None:
-    assert [model.id for model in client.models.list()] == [CHAT, EMBEDDING]
+    assert [model.id for model in client.models.list()] == [CHAT, EMBEDDING, RERANK]
     one = client.models.retrieve(EMBEDDING)
     assert (one.id, one.owned_by, one.object) == (EMBEDDING, "appliance", "model")
     node.engine.models[EMBEDDING].state = pb.MODEL_STATE_LOADING

@@ -11,13 +11,11 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from appliance.audit.event import Tokens, clip
-from appliance.errors import ApplianceError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_recorded
+from appliance.shim.api.one_answer import one_answer
 from appliance.shim.body import read_body
-from appliance.shim.engine_errors import ENGINE_UNAVAILABLE
-from appliance.shim.exchange import Exchange, exchange_of
-from appliance.shim.lifeline import DisconnectedError
+from appliance.shim.exchange import exchange_of
 from appliance.shim.services import Services
 from appliance.shim.wire import embeddings as wire
 from appliance.shim.wire.decode import decode
@@ -28,11 +26,7 @@ _DECODER = msgspec.json.Decoder(wire.EmbeddingRequest)
 
 
 class EmbeddingsEndpoint:
-    """POST /v1/embeddings.
-
-    The engine refuses or answers with one message, so REQ is written when that is known: a
-    refusal is a REJECT, an answer is held back until REQ and RES are durable.
-    """
+    """POST /v1/embeddings."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -43,7 +37,9 @@ class EmbeddingsEndpoint:
         exchange.model = clip(request.model)
         engine_request = request.to_engine(exchange.request_id)
         async with self._services.admission.embedding(exchange, engine_request):
-            answer = await self._compute(exchange, receive, engine_request)
+            answer = await one_answer(
+                self._services, exchange, receive, engine_request, self._services.engine.embed
+            )
             await send_recorded(
                 self._services,
                 exchange,
@@ -52,36 +48,6 @@ class EmbeddingsEndpoint:
                 tokens=Tokens(prompt=answer.prompt_tokens),
                 bundle_digest=answer.bundle_digest,
             )
-
-    async def _compute(
-        self, exchange: Exchange, receive: Receive, request: pb.EmbedRequest
-    ) -> pb.EmbedResponse:
-        engine = self._services.engine
-        try:
-            async with (
-                self._services.suspects.watching([request]) as suspicion,
-                self._services.watched(exchange, receive),
-            ):
-                connected = engine.connected
-                try:
-                    return await engine.embed(request)
-                except UnavailableError as error:
-                    suspicion.engine_ended = connected and error.code == ENGINE_UNAVAILABLE
-                    raise
-        except DisconnectedError:
-            await self._bill_lost(exchange)
-            raise
-
-    async def _bill_lost(self, exchange: Exchange) -> None:
-        """The caller hung up: bill what the engine had computed until it noticed."""
-        try:
-            usages = await self._services.engine.settle(exchange.request_id)
-        except ApplianceError:
-            return
-        tokens = Tokens(prompt=sum(usage.prompt_tokens for usage in usages))
-        if tokens.prompt:
-            bill = await self._services.accounting.admit(exchange)
-            await bill.close("cancelled", tokens, status=0)
 
 
 def _document(request: wire.EmbeddingRequest, answer: pb.EmbedResponse) -> wire.EmbeddingList:

@@ -266,6 +266,37 @@ EMBEDDINGS = (
     *_IDENTIFIERS,
 )
 
+_PAIRS = (
+    _honoured("max_tokens_per_doc", "longer documents are cut; if absent, too long ones are a 400"),
+    _honoured(
+        "instruction",
+        "extension; what is searched for, in words, where the model reads that; else a 400",
+    ),
+    _limited("use_activation", "only true: scores are what the model's publisher makes them", True),
+    *_IDENTIFIERS,
+    _refused("mm_processor_kwargs", "there is no image input"),
+    _refused("priority", "callers take turns"),
+    _refused("truncate_prompt_tokens", "use `max_tokens_per_doc`"),
+)
+
+RERANK = (
+    _honoured("model", "a rerank model"),
+    _honoured("query", "a text"),
+    _honoured("documents", "1 to 1000 texts, or objects with `text` alone"),
+    _honoured("top_n", "so many of the best; all if absent"),
+    _honoured("return_documents", "false if absent"),
+    *_PAIRS,
+    _refused("max_chunks_per_doc", "a document is read whole"),
+    _refused("rank_fields", "give each document's text"),
+)
+
+SCORE = (
+    _honoured("model", "a rerank model"),
+    _honoured("text_1", "a query, or one for each text of `text_2`"),
+    _honoured("text_2", "a document, or up to 1000"),
+    *_PAIRS,
+)
+
 FILES = (
     _honoured("file", "a part with a file name; JSONL, checked when a batch is made of it"),
     _honoured("purpose", "only `batch`: results have `batch_output`, other purposes are refused"),
@@ -306,6 +337,9 @@ APIS = {
     "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
+    "/v1/rerank": RERANK,
+    "/v2/rerank": RERANK,
+    "/v1/score": SCORE,
     "/v1/batches": BATCHES,
     "/tokenize": TOKENIZE,
     "/detokenize": DETOKENIZE,

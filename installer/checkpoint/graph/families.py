@@ -9,10 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import bert, gemma3, llama, mistral, phi3, qwen2, qwen3
+from installer.checkpoint.graph import (
+    bert,
+    bert_reranker,
+    gemma3,
+    llama,
+    mistral,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_encoder,
+)
+from installer.checkpoint.graph.purpose import Kind, purpose_of
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 
@@ -29,7 +40,7 @@ class Family:
         unused_tensors: tensors that may be present and have no place in the graph.
     """
 
-    kind: Literal["chat", "embedding"]
+    kind: Kind
     precisions: tuple[Precision, ...]
     read: Callable[[Checkpoint], Any]
     build: Callable[..., None]
@@ -54,6 +65,14 @@ _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
+_CROSS_ENCODER_UNUSED = re.compile(
+    r"(bert|roberta)\.embeddings\.position_ids|roberta\.pooler\.dense\.(weight|bias)"
+)
+
+_BERT = Family("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED)
+_CROSS_ENCODER = Family(
+    "rerank", _ENCODER, bert_reranker.read, bert_reranker.build, _CROSS_ENCODER_UNUSED
+)
 
 # What sees images in front of a language model that is built without it.
 _SIGHT_UNUSED = re.compile(
@@ -61,7 +80,7 @@ _SIGHT_UNUSED = re.compile(
 )
 
 FAMILIES: Mapping[str, Family] = {
-    "bert": Family("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED),
+    "bert": _BERT,
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
@@ -70,12 +89,44 @@ FAMILIES: Mapping[str, Family] = {
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
 }
+
+FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
+    ("bert", "rerank"): _CROSS_ENCODER,
+    ("roberta", "rerank"): _CROSS_ENCODER,
+    ("xlm-roberta", "rerank"): _CROSS_ENCODER,
+    ("qwen3", "embedding"): Family(
+        "embedding",
+        _ENCODER,
+        qwen3_encoder.read_embedder,
+        qwen3_encoder.build_embedder,
+        _DECODER_UNUSED,
+    ),
+    ("qwen3", "rerank"): Family(
+        "rerank",
+        _ENCODER,
+        qwen3_encoder.read_reranker,
+        qwen3_encoder.build_reranker,
+        _DECODER_UNUSED,
+    ),
+}
+"""Checkpoints of the same architecture that are published for something else."""
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
     """The family of `checkpoint`. Raises CheckpointError naming the ones there are."""
     family = FAMILIES.get(checkpoint.family)
+    purpose = purpose_of(checkpoint)
+    if family is not None and purpose not in (None, family.kind):
+        family = FOR_A_PURPOSE.get((checkpoint.family, purpose))
+        if family is None:
+            raise CheckpointError(
+                f"a {checkpoint.family} checkpoint for {purpose} is not supported",
+                hint="this release builds these: "
+                + ", ".join(f"{name} for {kind}" for name, kind in FOR_A_PURPOSE),
+            )
     if family is None:
         raise CheckpointError(
             f"config.json: model_type {checkpoint.family!r} is not supported",
