@@ -71,6 +71,30 @@ class DecoderSpec(_Strict, frozen=True):
     """How the cache stores a number; left out where it is float32."""
 
 
+class VisionSpec(_Strict, frozen=True):
+    """How images become features that the decoder reads; lengths in pixels, others counts."""
+
+    graph: str
+    """Path of the tower's graph; its weight files lie beside it."""
+    image_token: int
+    """The token that stands for an image where the chat template writes it."""
+    patch: int
+    temporal: int
+    """How often a patch is repeated: the tower was made for frames."""
+    merge: int
+    """Patches a side that become one token."""
+    min_pixels: int
+    max_pixels: int
+    """An image is scaled to lie within these."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Of red, green and blue, from 0 to 1."""
+    side: int | msgspec.UnsetType = msgspec.UNSET
+    """Of the table of learned positions; left out if there is none."""
+    window: int | msgspec.UnsetType = msgspec.UNSET
+    """Tokens a side that attend to each other; left out if all do to all."""
+
+
 class EncoderSpec(_Strict, frozen=True):
     """A text becomes one vector."""
 
@@ -136,6 +160,22 @@ class FillIn(_Strict, frozen=True):
     middle: str
 
 
+ToolFormat = Literal[
+    "",
+    "hermes",
+    "llama",
+    "deepseek",
+    "deepseek_v31",
+    "minimax",
+    "qwen_coder",
+    "mistral",
+    "mistral_v11",
+    "mistral_v13",
+    "harmony",
+]
+"""How a model writes its calls; empty if it calls no tools."""
+
+
 class Prompting(_Strict, frozen=True):
     """How messages become a prompt and how the output is read back."""
 
@@ -146,9 +186,12 @@ class Prompting(_Strict, frozen=True):
     reasoning_start: str = ""
     """Tag that opens reasoning text; empty if the model does not think in tags."""
     reasoning_end: str = ""
-    tool_format: Literal["", "hermes"] = ""
+    tool_format: ToolFormat = ""
     fill_in: FillIn | msgspec.UnsetType = msgspec.UNSET
     """Left out if the model's vocabulary has no tokens for it."""
+    reasoning: Literal["always", "levels"] | msgspec.UnsetType = msgspec.UNSET
+    """Left out if reasoning can be switched off, or there is none; `levels`: its template reads
+    `reasoning_effort`."""
 
 
 class Parity(_Strict, frozen=True):
@@ -209,6 +252,8 @@ class Manifest(_Strict, frozen=True):
     encoder: EncoderSpec | None = None
     generation: Generation | None = None
     prompting: Prompting | None = None
+    vision: VisionSpec | msgspec.UnsetType = msgspec.UNSET
+    """Left out if the model reads text only."""
     reranker: RerankSpec | msgspec.UnsetType = msgspec.UNSET
     parity: Parity | msgspec.UnsetType = msgspec.UNSET
     """Left out by releases that did not compare."""
@@ -290,6 +335,8 @@ def _check(manifest: Manifest) -> None:
     named += [g.prefill for g in manifest.graphs if isinstance(g.prefill, str)]
     if manifest.prompting is not None:
         named.append(manifest.prompting.template)
+    if isinstance(manifest.vision, VisionSpec):
+        named.append(manifest.vision.graph)
     for path in named:
         if path not in paths:
             raise _bad(f"it names {path!r}, which is not among its files")
@@ -330,6 +377,8 @@ def _check_numbers(manifest: Manifest) -> None:
         counts = msgspec.structs.asdict(manifest.decoder)
         del counts["cache"]
         positive |= {f"decoder.{name}": count for name, count in counts.items()}
+    if isinstance(manifest.vision, VisionSpec):
+        positive |= _vision_numbers(manifest)
     if manifest.encoder is not None:
         positive |= {
             "encoder.dimensions": manifest.encoder.dimensions,
@@ -344,6 +393,27 @@ def _check_numbers(manifest: Manifest) -> None:
     for name, value in positive.items():
         if not 0 < value < 1 << 31:
             raise _bad(f"{name} is {value}")
+
+
+def _vision_numbers(manifest: Manifest) -> dict[str, int]:
+    """What must be positive. Raises LayoutError for what no image could be scaled to."""
+    vision, decoder = manifest.vision, manifest.decoder
+    assert isinstance(vision, VisionSpec)
+    if decoder is None or not 0 <= vision.image_token < decoder.vocab_size:
+        raise _bad("vision belongs to a chat model that has its token")
+    names = ("patch", "temporal", "merge", "min_pixels", "max_pixels", "side", "window")
+    counts = {name: getattr(vision, name) for name in names}
+    folder = f"{vision.graph.rpartition('/')[0]}/"
+    beside = [e.path for e in manifest.files if e.path.startswith(folder)]
+    if len(beside) < 2 or folder == f"{manifest.graph.weights_folder}/":
+        raise _bad("the graph of vision has no weight files of its own")
+    if vision.max_pixels < max(vision.min_pixels, (vision.patch * vision.merge) ** 2):
+        raise _bad("vision.max_pixels is less than the smallest image")
+    if not all(0 < value < 1e3 for value in vision.std) or not all(
+        abs(value) < 1e3 for value in vision.mean
+    ):
+        raise _bad("vision.mean or vision.std is out of range")
+    return {f"vision.{name}": n for name, n in counts.items() if isinstance(n, int)}
 
 
 def _bad(reason: str) -> LayoutError:

@@ -21,6 +21,8 @@ GRAPH_NAME = "model.onnx"
 PREFILL_NAME = "prefill.onnx"
 """The second graph of a model with an 8-bit cache, over the same weights."""
 WEIGHTS_NAME = "weights.bin"
+VISION_NAME = "vision.onnx"
+VISION_WEIGHTS_NAME = "vision-weights.bin"
 
 _AGAIN = "compile it again: `appliance install` or `appliance models add`"
 

@@ -14,11 +14,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Manifest, Spec
+from appliance.bundle.manifest import Manifest, Spec, VisionSpec
 from appliance.compiler import golden
-from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.artifact import (
+    GRAPH_NAME,
+    VISION_NAME,
+    VISION_WEIGHTS_NAME,
+    WEIGHTS_NAME,
+)
 from appliance.compiler.libraries import has_gpu_runtime
-from appliance.compiler.probe import Array, run_probe
+from appliance.compiler.probe import Array, run_probe, run_tower_probe
 from appliance.compiler.sharing import share_weights
 from appliance.compiler.sources import compiled_graphs, verified_graph, verified_weights
 from appliance.errors import UnsupportedError
@@ -47,6 +52,22 @@ def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> 
         else:
             before = _compile_second(graph, folder, artifact_dir, name, spec)
         _compare(before, run_probe(load(artifact_dir / name), spec))
+    if isinstance(manifest.vision, VisionSpec):
+        _compile_tower(bundle_dir, manifest, manifest.vision, artifact_dir)
+
+
+def _compile_tower(
+    bundle_dir: Path, manifest: Manifest, vision: VisionSpec, artifact_dir: Path
+) -> None:
+    """Write vision.onnx and vision-weights.bin."""
+    folder = vision.graph.rpartition("/")[0]
+    weights = verified_weights(bundle_dir, manifest, folder)
+    graph = verified_graph(bundle_dir, manifest, vision.graph, weights)
+    target = artifact_dir / VISION_NAME
+    before = run_tower_probe(
+        _optimized(graph, bundle_dir / folder, target, VISION_WEIGHTS_NAME), vision
+    )
+    _compare(before, run_tower_probe(load(target), vision))
 
 
 def write_golden(bundle_dir: Path, manifest: Manifest, out_dir: Path) -> None:
@@ -109,22 +130,29 @@ def _compile_second(
 
 def _compile(graph: bytes, folder: Path, artifact_dir: Path, spec: Spec) -> list[Array]:
     """Optimize, save, and run once what was optimized."""
+    return run_probe(_optimized(graph, folder, artifact_dir / GRAPH_NAME, WEIGHTS_NAME), spec)
+
+
+def _optimized(graph: bytes, folder: Path, target: Path, weights: str) -> ort.InferenceSession:
+    """A session over the optimized graph, which is saved as `target`, and its `weights` beside."""
     options = _over(folder)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.optimized_model_filepath = str(artifact_dir / GRAPH_NAME)
+    options.optimized_model_filepath = str(target)
     for name, value in (
-        ("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME),
+        ("session.optimized_model_external_initializers_file_name", weights),
         (
             "session.optimized_model_external_initializers_min_size_in_bytes",
             _SMALLEST_EXTERNAL,
         ),
         ("session.save_external_prepacked_constant_initializers", _PREPACKED),
+        # Or 16-bit weights of more than half a gigabyte, as experts have, are widened in each step.
+        ("optimization.constant_folding_max_output_size_in_bytes", "0"),
         # Without VNNI integer products of signed weights would overflow; then they are stored
         # unsigned. Changes nothing where the processor has it.
         ("session.x64quantprecision", "1"),
     ):
         options.add_session_config_entry(name, value)
-    return run_probe(_session(graph, options), spec)
+    return _session(graph, options)
 
 
 def _quiet() -> None:

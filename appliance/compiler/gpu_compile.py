@@ -25,7 +25,9 @@ from appliance.compiler.sources import verified_graph, verified_weights
 from appliance.errors import UnsupportedError
 
 _SMALLEST_EXTERNAL = "1024"
-_HEAVY = frozenset({"MatMul", "MatMulNBits", "Gemm", "FusedMatMul", "GroupQueryAttention"})
+_HEAVY = frozenset(
+    {"MatMul", "MatMulNBits", "Gemm", "FusedMatMul", "GroupQueryAttention", "MoE", "QMoE"}
+)
 """Operators that must not run on the processor of a node whose model is on the GPU."""
 _NEWER = "the bundle needs another release of the appliance"
 

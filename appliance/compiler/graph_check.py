@@ -28,6 +28,13 @@ _NONE: frozenset[str] = frozenset()
 Operators = Mapping[tuple[str, str], frozenset[str]]
 """(domain, operator) -> the attributes it may have."""
 
+_EXPERTS = frozenset(
+    {
+        *("k", "normalize_routing_weights", "activation_type", "activation_alpha"),
+        *("activation_beta", "swiglu_fusion", "swiglu_limit"),
+    }
+)
+
 OPSETS = {"": 21, MICROSOFT: 1}
 """Of graphs for ONNX Runtime's own kernels."""
 OPERATORS: Operators = {
@@ -36,32 +43,42 @@ OPERATORS: Operators = {
     ("", "ArgMax"): frozenset({"axis", "keepdims"}),
     ("", "Cast"): frozenset({"to"}),
     ("", "Concat"): frozenset({"axis"}),
+    ("", "Cos"): _NONE,
     ("", "DequantizeLinear"): frozenset({"axis"}),
     ("", "Div"): _NONE,
     ("", "Expand"): _NONE,
     ("", "Gather"): frozenset({"axis"}),
+    ("", "GatherElements"): frozenset({"axis"}),
     ("", "GatherND"): frozenset({"batch_dims"}),
     ("", "Gelu"): frozenset({"approximate"}),
     ("", "Gemm"): frozenset({"transB"}),
+    ("", "Greater"): _NONE,
     ("", "LayerNormalization"): frozenset({"axis", "epsilon"}),
+    ("", "Log"): _NONE,
     ("", "LpNormalization"): frozenset({"axis", "p"}),
     ("", "MatMul"): _NONE,
     ("", "Max"): _NONE,
     ("", "Mul"): _NONE,
     ("", "QuantizeLinear"): _NONE,
+    ("", "Range"): _NONE,
     ("", "ReduceMax"): frozenset({"keepdims"}),
     ("", "ReduceSum"): frozenset({"keepdims"}),
     ("", "Reshape"): _NONE,
+    ("", "ScatterElements"): frozenset({"axis"}),
     ("", "Shape"): frozenset({"start", "end"}),
     ("", "Sigmoid"): _NONE,
     ("", "SimplifiedLayerNormalization"): frozenset({"axis", "epsilon", "stash_type"}),
+    ("", "Sin"): _NONE,
     ("", "Slice"): _NONE,
+    ("", "Softmax"): frozenset({"axis"}),
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
     ("", "Sub"): _NONE,
     ("", "Tanh"): _NONE,
+    ("", "TopK"): frozenset({"axis"}),
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,
+    ("", "Where"): _NONE,
     (MICROSOFT, "GatherBlockQuantized"): frozenset(
         {"bits", "block_size", "gather_axis", "quantize_axis"}
     ),
@@ -69,13 +86,17 @@ OPERATORS: Operators = {
     (MICROSOFT, "GroupQueryAttention"): frozenset(
         {
             *("num_heads", "kv_num_heads", "do_rotary", "scale", "local_window_size"),
+            "rotary_interleaved",
             *("k_quant_type", "v_quant_type", "kv_cache_bit_width"),
         }
     ),
     (MICROSOFT, "MatMulIntegerToFloat"): _NONE,
     (MICROSOFT, "MatMulNBits"): frozenset({"K", "N", "bits", "block_size", "accuracy_level"}),
+    (MICROSOFT, "MoE"): _EXPERTS,
     (MICROSOFT, "MultiHeadAttention"): frozenset({"num_heads", "scale"}),
-    (MICROSOFT, "RotaryEmbedding"): frozenset({"num_heads", "rotary_embedding_dim"}),
+    (MICROSOFT, "QMoE"): _EXPERTS
+    | {"expert_weight_bits", "block_size", "accuracy_level", "weights_prepacked"},
+    (MICROSOFT, "RotaryEmbedding"): frozenset({"num_heads", "rotary_embedding_dim", "interleaved"}),
     (MICROSOFT, "SkipLayerNormalization"): frozenset({"epsilon"}),
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): frozenset({"epsilon"}),
 }

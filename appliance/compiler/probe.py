@@ -5,20 +5,21 @@ Owns what a decoder and an encoder are fed for that. Knows nothing of files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, Spec
+from appliance.bundle.manifest import DecoderSpec, Spec, VisionSpec
 from appliance.errors import UnsupportedError
 
 Array = npt.NDArray[Any]
 Cache = dict[str, Array]
 """Name of a past input -> one slot [1, kv_heads, capacity, head_dim]."""
 _TOKENS = 4
+_TOWER_TOKENS = 4
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
@@ -37,6 +38,25 @@ def run_probe(session: ort.InferenceSession, spec: Spec) -> list[Array]:
         ids = np.arange(start, start + count) % spec.vocab_size
         results += advance(session, cache, start, ids.tolist()).values()
     return results
+
+
+def run_tower_probe(session: ort.InferenceSession, vision: VisionSpec) -> list[Array]:
+    """All outputs of one run of a vision tower. Raises UnsupportedError as `run_probe` does."""
+    count = _TOWER_TOKENS * vision.merge**2
+    numbers = np.arange(count, dtype=np.int64)
+    given = {entry.name: entry for entry in session.get_inputs()}
+    width = given["patches"].shape[1]
+    feed = {
+        "patches": np.sin(np.arange(count * width, dtype=np.float32)).reshape(count, width),
+        "positions": np.stack([numbers // 2, numbers % 2], axis=1),
+        "corners": np.tile(numbers[:, None] % 2, 4),
+        "corner_weights": np.full((count, 4), 0.25, np.float32),
+        "windows": numbers.reshape(2, -1),
+        "window_mask": np.ones((2, count // 2), np.int32),
+        "places": numbers,
+    }
+    chosen = {name: value for name, value in feed.items() if name in given}
+    return list(_run(session, chosen).values())
 
 
 def encoder_feed(session: ort.InferenceSession, ids: Array, mask: Array) -> dict[str, Array]:
@@ -63,8 +83,9 @@ def advance(
     Returns all outputs by name; `logits` are those of the last `rows` tokens. Raises
     UnsupportedError as `run_probe` does.
     """
-    inputs = {entry.name for entry in session.get_inputs()}
-    feed = _decoder_feed(start, ids, rows) | cache
+    shapes = {entry.name: entry.shape for entry in session.get_inputs()}
+    inputs = shapes.keys()
+    feed = _decoder_feed(start, ids, rows) | _no_images(start, len(ids), shapes) | cache
     made = _run(session, {name: value for name, value in feed.items() if name in inputs})
     _extend(cache, made, start, len(ids))
     return made
@@ -95,6 +116,19 @@ def _decoder_feed(start: int, ids: Sequence[int], rows: int) -> dict[str, Array]
         "query_seqlens": np.array([count], np.int32),
         "start": np.array([start], np.int64),
         "starts": np.array([start], np.int64),
+    }
+
+
+def _no_images(start: int, count: int, shapes: Mapping[str, Sequence[Any]]) -> dict[str, Array]:
+    """What a decoder that reads images takes beside, for words alone."""
+    if "features" not in shapes:
+        return {}
+    levels, _, width = shapes["features"]
+    positions = np.arange(start, start + count, dtype=np.int64)
+    return {
+        "positions": np.repeat(positions[None, :, None], 3, axis=2),
+        "features": np.zeros((levels, 1, width), np.float32),
+        "feature_index": np.zeros((1, count), np.int64),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.bundle.manifest import Manifest
+from appliance.bundle.manifest import Manifest, VisionSpec
 from appliance.compiler.ladder import LADDER, Rung
 from appliance.compiler.record import Record, Refusal
 from appliance.compiler.runtime import Runtime, choose_runtime, release_python
@@ -43,8 +43,10 @@ class Compiled:
 
 def disk_bytes(manifest: Manifest) -> int:
     """About how many bytes the artifact of a bundle takes, whatever it is compiled for."""
-    parent = Path(manifest.graph.path).parent
-    weights = sum(entry.size for entry in manifest.files if Path(entry.path).parent == parent)
+    parents = {Path(manifest.graph.path).parent}
+    if isinstance(manifest.vision, VisionSpec):
+        parents.add(Path(manifest.vision.graph).parent)
+    weights = sum(entry.size for entry in manifest.files if Path(entry.path).parent in parents)
     return int(weights * _PREPACKED_FACTOR)
 
 

@@ -29,20 +29,24 @@ def compiled_graphs(manifest: Manifest) -> dict[str, str]:
     return names
 
 
-def weight_files(manifest: Manifest) -> dict[str, FileEntry]:
-    """Name -> entry of the weight files."""
-    parent = PurePosixPath(manifest.graph.weights_folder)
+def weight_files(manifest: Manifest, folder: str | None = None) -> dict[str, FileEntry]:
+    """Name -> entry of the weight files in `folder`, the one of the graphs for the CPU if None."""
+    parent = PurePosixPath(manifest.graph.weights_folder if folder is None else folder)
     graphs = compiled_graphs(manifest)
     return {
         PurePosixPath(entry.path).name: entry
         for entry in manifest.files
-        if PurePosixPath(entry.path).parent == parent and entry.path not in graphs
+        if PurePosixPath(entry.path).parent == parent
+        and entry.path not in graphs
+        and not entry.path.endswith(".onnx")
     }
 
 
-def verified_weights(bundle_dir: Path, manifest: Manifest) -> dict[str, int]:
-    """Name -> size of the weight files; all hashed now. Raises DigestError."""
-    files = weight_files(manifest)
+def verified_weights(
+    bundle_dir: Path, manifest: Manifest, folder: str | None = None
+) -> dict[str, int]:
+    """Name -> size of the weight files in `folder`; all hashed now. Raises DigestError."""
+    files = weight_files(manifest, folder)
     for entry in files.values():
         path = resolve_inside(bundle_dir, entry.path)
         if hash_regular(path, name=entry.path) != (entry.size, entry.sha256):

@@ -23,6 +23,8 @@ from appliance.compiler import record as records
 from appliance.compiler.artifact import (
     GRAPH_NAME,
     PREFILL_NAME,
+    VISION_NAME,
+    VISION_WEIGHTS_NAME,
     WEIGHTS_NAME,
     Artifact,
     open_named,
@@ -42,7 +44,9 @@ from appliance.trust.node_key import NodeKey
 
 _INCOMING = ".incoming-"
 _ENGINE_FILES = {".onnx", ".engine", ".profile", ".timing"}
-_FILES = frozenset({GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME})
+_FILES = frozenset(
+    {GRAPH_NAME, PREFILL_NAME, WEIGHTS_NAME, VISION_NAME, VISION_WEIGHTS_NAME},
+)
 
 Tell = Callable[[str], None]
 Made = Callable[[StoredBundle, Record], None]

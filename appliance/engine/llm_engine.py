@@ -33,7 +33,9 @@ from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
 from appliance.engine.speculation import Guesses, Speculation
 from appliance.engine.tokenizer import Tokenizer
+from appliance.engine.vision.sight import Sight
 from appliance.errors import RequestError
+from appliance.prompting import Tool
 from appliance.scheduler import Plan, Scheduler, Sequence
 
 
@@ -45,6 +47,8 @@ class Generation:
         call: identity of the request, unique while it runs.
         chat: the output is read as a chat turn, with reasoning; else it is plain text.
         tools: tool calls are looked for in the output.
+        functions: the tools that were offered.
+        continued: the prompt ends with the beginning of the answer.
         calls_first: an answer that does not begin with a call has none.
         reasoning: the model may reason before it answers.
         reasoning_opened: the prompt ends with the opening reasoning tag.
@@ -54,6 +58,7 @@ class Generation:
         priority: the higher is served first, and takes slots from the lower.
         deadline: when the call ends, whatever it has, on the engine's clock; None: never.
         prediction: what the caller expects of the output.
+        sight: the images of the prompt, which has tokens for them.
     """
 
     call: int
@@ -62,6 +67,8 @@ class Generation:
     n: int = 1
     chat: bool = False
     tools: bool = False
+    functions: Listing[Tool] = ()
+    continued: bool = False
     calls_first: bool = False
     reasoning: bool = True
     reasoning_opened: bool = False
@@ -71,6 +78,7 @@ class Generation:
     priority: int = 0
     deadline: float | None = None
     prediction: Prediction | None = None
+    sight: Sight | None = None
     prompt_param: str = "prompt"
     """The caller's word for the prompt, for errors."""
 
@@ -249,6 +257,10 @@ class LLMEngine:
             raise RequestError("the prompt is empty", param=param)
         if not 0 <= min(prompt) <= max(prompt) < self._vocab_size:
             raise RequestError(f"token ids must be below {self._vocab_size}", param=param)
+        self.check_length(prompt, param)
+
+    def check_length(self, prompt: Listing[int], param: str) -> None:
+        """Raise RequestError if the context does not hold `prompt` and a token of the answer."""
         if len(prompt) >= self.capacity:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens; the context holds {self.capacity},"
@@ -265,16 +277,20 @@ class LLMEngine:
             index,
             prompting=self._prompting if generation.chat else None,
             tools=generation.tools,
+            functions=generation.functions,
+            continued=generation.continued,
             calls_first=generation.calls_first,
             reasoning=generation.reasoning,
             reasoning_opened=generation.reasoning_opened,
         )
         sampler = Sampler(generation.params, generation.prompt, index=index)
+        sight, prompt = generation.sight, generation.prompt
         sequence = Sequence(
-            generation.prompt,
+            prompt if sight is None else sight.keyed(prompt),
             namespace=generation.cache_namespace,
             caller=generation.caller,
             priority=generation.priority,
+            beside=sight,
         )
         constraint = None
         if generation.grammar is not None:

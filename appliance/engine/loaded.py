@@ -20,6 +20,7 @@ from appliance.bundle.manifest import (
     Manifest,
     Prompting,
     RerankSpec,
+    VisionSpec,
 )
 from appliance.compiler import Artifact
 from appliance.config import EngineSettings
@@ -30,14 +31,16 @@ from appliance.engine.grammar.compiler import GrammarCompiler
 from appliance.engine.grammar.turn import Tags
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.opened import OpenedDecoder, open_decoder
-from appliance.engine.output import TOOL_TAGS
 from appliance.engine.reranker import RerankModel
-from appliance.engine.session import open_session
+from appliance.engine.session import VISION_NAME, open_session
 from appliance.engine.tokenizer import Tokenizer
+from appliance.engine.vision.decoder import Image
+from appliance.engine.vision.eyes import Eyes, Shown
 from appliance.errors import DigestError, RequestError
 from appliance.fsops import read_regular, resolve_inside
 from appliance.model_store import StoredBundle
 from appliance.prompting import ChatTemplate, Conversation
+from appliance.prompting.formats import visible_tags
 
 
 class ChatModel:
@@ -57,7 +60,11 @@ class ChatModel:
         self.prompting = prompting
         self.tokenizer = Tokenizer(
             read_checked(bundle, manifest.tokenizer),
-            visible=(prompting.reasoning_start, prompting.reasoning_end, *TOOL_TAGS),
+            visible=(
+                prompting.reasoning_start,
+                prompting.reasoning_end,
+                *visible_tags(prompting.tool_format),
+            ),
         )
         self._template = ChatTemplate(
             read_checked(bundle, prompting.template).decode("utf-8"),
@@ -72,8 +79,17 @@ class ChatModel:
             tags=Tags(prompting.reasoning_start, prompting.reasoning_end, prompting.tool_format),
         )
         self._opened: OpenedDecoder | None = None
+        self.eyes: Eyes | None = None
+        """None if the model reads text only."""
         try:
-            self._opened = opened = open_decoder(artifact, decoder, settings, budget)
+            vision = manifest.vision
+            if isinstance(vision, VisionSpec):
+                threads = settings.sized(gpu=False).threads
+                session = open_session(artifact.directory, threads, VISION_NAME)
+                self.eyes = Eyes(session, vision)
+            self._opened = opened = open_decoder(
+                artifact, decoder, settings, budget, sees=self.eyes is not None
+            )
         except BaseException:
             self.close()
             raise
@@ -109,6 +125,17 @@ class ChatModel:
         opened = bool(start) and prompt.text.rstrip().endswith(start)
         return self.tokenizer.encode_prompt(prompt), opened
 
+    def show(self, prompt: Sequence[int], images: Sequence[tuple[str, Image]]) -> Shown | None:
+        """The images of a rendered conversation, decoded and placed in it; None if there are none.
+
+        Each comes with the parameter that it was given as. Blocks on the decoder's process. Raises
+        RequestError.
+        """
+        if not images:
+            return None
+        assert self.eyes is not None, "who reads text only was not given images"
+        return self.eyes.show(prompt, images)
+
     def encode_fill_in(self, prefix: str, suffix: str) -> list[int]:
         """Token ids of a prompt for what stands between two texts. Raises RequestError."""
         controls = self.fill_in_ids
@@ -136,6 +163,8 @@ class ChatModel:
         """Free what the cache took and end the processes of template and grammars."""
         self._template.close()
         self.grammars.close()
+        if self.eyes is not None:
+            self.eyes.close()
         if self._opened is not None:
             self._opened.close()
             self._opened = None

@@ -28,6 +28,7 @@ from appliance.engine.session import (
 from appliance.engine.slot_pool import SlotPool
 from appliance.engine.static_pool import StaticPool
 from appliance.engine.static_runner import StaticRunner
+from appliance.engine.vision.runner import VisionRunner
 from appliance.errors import CapacityError
 
 _SPARE_BYTES = 1 << 30
@@ -54,11 +55,19 @@ class OpenedDecoder:
 
 
 def open_decoder(
-    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, budget: CacheBudget
+    artifact: Artifact,
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    budget: CacheBudget,
+    *,
+    sees: bool = False,
 ) -> OpenedDecoder:
-    """Open the artifact on its provider. Raises UnsupportedError, CapacityError."""
+    """Open the artifact on its provider. Raises UnsupportedError, CapacityError.
+
+    `sees`: the decoder reads images, which only the processor's graphs do.
+    """
     if artifact.provider == "cpu":
-        return _on_processor(artifact, decoder, settings.sized(gpu=False), budget)
+        return _on_processor(artifact, decoder, settings.sized(gpu=False), budget, sees=sees)
     if artifact.provider == "cuda":
         return _on_cuda(artifact, decoder, settings.sized(gpu=True))
     return _on_tensorrt(artifact, decoder, settings.sized(gpu=True))
@@ -103,7 +112,12 @@ def static_shape(
 
 
 def _on_processor(
-    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, budget: CacheBudget
+    artifact: Artifact,
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    budget: CacheBudget,
+    *,
+    sees: bool,
 ) -> OpenedDecoder:
     shape = budget.take(decoder, settings)
     try:
@@ -112,7 +126,11 @@ def _on_processor(
         if decoder.cache == "int8":
             prompts = open_session(artifact.directory, settings.threads, PREFILL_NAME)
         pool = SlotPool(decoder, shape)
-        runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget, prompts)
+        runner: Runner
+        if sees:
+            runner = VisionRunner(session, pool, decoder.vocab_size)
+        else:
+            runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget, prompts)
     except BaseException:
         budget.give_back(shape)
         raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from appliance.bundle.manifest import Prompting
@@ -18,10 +18,10 @@ from appliance.engine.sampler import Sampled, TokenLogprob
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.stops import StopMatcher
 from appliance.engine.tokenizer import Tokenizer
-from appliance.prompting import HermesParser, Piece, ReasoningSplitter, ToolCallPiece
-
-TOOL_TAGS = ("<tool_call>", "</tool_call>")
-"""Tags of calls: part of the text that a reader looks at, even if they are special tokens."""
+from appliance.prompting import Piece, ReasoningSplitter, Tool, ToolCallPiece
+from appliance.prompting.call_parser import CallParser
+from appliance.prompting.formats import FORMATS
+from appliance.prompting.harmony import HarmonyParser
 
 
 class FinishReason(enum.Enum):
@@ -71,6 +71,8 @@ class OutputReader:
     Args:
         prompting: how the model marks reasoning and calls; None reads plain text.
         tools: whether the request offered tools, so that calls are looked for.
+        functions: the tools, by whose schemas some formats' arguments get their types.
+        continued: the prompt ends with the beginning of the answer.
         calls_first: calls are looked for only in an answer that begins with one; other answers
             may quote the tags.
         reasoning: whether the model may reason; if not, all of it is the answer.
@@ -85,6 +87,8 @@ class OutputReader:
         *,
         prompting: Prompting | None = None,
         tools: bool = False,
+        functions: Iterable[Tool] = (),
+        continued: bool = False,
         calls_first: bool = False,
         reasoning: bool = True,
         reasoning_opened: bool = False,
@@ -94,14 +98,22 @@ class OutputReader:
         self._detokenizer = tokenizer.detokenizer()
         self._stops = StopMatcher(params.stop)
         self._splitter: ReasoningSplitter | None = None
-        if prompting is not None and prompting.reasoning_start and reasoning:
-            self._splitter = ReasoningSplitter(
-                prompting.reasoning_start, prompting.reasoning_end, opened=reasoning_opened
-            )
-        self._calls: HermesParser | None = None
-        if tools and prompting is not None and prompting.tool_format == "hermes":
-            self._calls = HermesParser(lambda: f"call_{secrets.token_hex(12)}")
-        self._calls_first = calls_first
+        self._calls: CallParser | None = None
+        self._first_of_calls = ""
+        """What an answer begins with that is made of calls; empty when that is settled."""
+        self._channels: HarmonyParser | None = None
+        if prompting is not None and prompting.tool_format == "harmony":
+            self._channels = HarmonyParser(_new_id(0), tools=tools, continued=continued)
+            self._calls = self._channels
+        elif prompting is not None:
+            if prompting.reasoning_start and reasoning:
+                self._splitter = ReasoningSplitter(
+                    prompting.reasoning_start, prompting.reasoning_end, opened=reasoning_opened
+                )
+            if tools and prompting.tool_format:
+                written = FORMATS[prompting.tool_format]
+                self._calls = written.parser(_new_id(written.id_length), functions)
+                self._first_of_calls = written.first if calls_first else ""
         self.tokens = 0
         self.reasoning_tokens = 0
 
@@ -149,7 +161,8 @@ class OutputReader:
 
     @property
     def _in_reasoning(self) -> bool:
-        return self._splitter is not None and self._splitter.reasoning
+        reader = self._channels or self._splitter
+        return reader is not None and reader.reasoning
 
     def _until_stop(self, text: str) -> str:
         if self.tokens <= self._params.min_tokens:
@@ -164,10 +177,10 @@ class OutputReader:
 
     def _read_calls(self, pieces: Iterable[Piece]) -> list[Piece]:
         pieces = list(pieces)
-        if self._calls_first and (answer := "".join(p.text for p in pieces).lstrip()):
-            self._calls_first = False
-            if not answer.startswith(TOOL_TAGS[0][0]):
+        if self._first_of_calls and (answer := "".join(p.text for p in pieces).lstrip()):
+            if answer[0] not in self._first_of_calls:
                 self._calls = None
+            self._first_of_calls = ""
         if self._calls is None:
             return pieces
         return [
@@ -193,3 +206,10 @@ class OutputReader:
             token_ids,
             logprobs,
         )
+
+
+def _new_id(length: int) -> Callable[[], str]:
+    """Makes the ids of calls; of so many characters if a template refuses others."""
+    if length:
+        return lambda: secrets.token_hex(length)[:length]
+    return lambda: f"call_{secrets.token_hex(12)}"

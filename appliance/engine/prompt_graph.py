@@ -56,7 +56,7 @@ class SlotPrompts:
             binding.bind_slots(self._pool, slice(slot, slot + 1), extended=True)
         binding.set_width(len(tokens))
         _fill(binding, start, tokens, len(logits))
-        _run(binding, logits, self._interruption)
+        run_interruptibly(binding, logits, self._interruption)
 
     def interrupt(self) -> None:
         self._interruption.interrupt()
@@ -95,7 +95,7 @@ class BytePrompts:
                 binding.bind_first(name, new, len(tokens))
         self._start[0] = start
         _fill(binding, start, tokens, len(logits))
-        _run(binding, logits, self._interruption)
+        run_interruptibly(binding, logits, self._interruption)
         for array, new in self._new.values():
             _store(array[slot], start, new[0, : len(tokens)])
 
@@ -103,7 +103,8 @@ class BytePrompts:
         self._interruption.interrupt()
 
 
-def _run(binding: GraphBinding, logits: Array, interruption: Interruption) -> None:
+def run_interruptibly(binding: GraphBinding, logits: Array, interruption: Interruption) -> None:
+    """Run the graph. Raises Interrupted if it was given up."""
     interruption.begin()
     try:
         binding.run(logits, interruption.options)

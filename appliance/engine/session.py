@@ -21,6 +21,7 @@ PROVIDERS: Mapping[Provider, str] = {
 """ONNX Runtime's name of what an artifact was compiled for."""
 GRAPH_NAME = "model.onnx"
 PREFILL_NAME = "prefill.onnx"
+VISION_NAME = "vision.onnx"
 
 
 def open_session(artifact: Path, threads: int, name: str = GRAPH_NAME) -> ort.InferenceSession:

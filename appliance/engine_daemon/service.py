@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
+import msgspec
 
 from appliance.engine.drafting import Prediction
 from appliance.engine.encoder_runner import Vectors
@@ -18,6 +22,7 @@ from appliance.engine.llm_engine import Generation
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.reranker import Ranking
+from appliance.engine.vision.eyes import Shown
 from appliance.engine_daemon import wire
 from appliance.engine_daemon.calls import Call, CallLedger, EmbedCall
 from appliance.engine_daemon.faults import ServicerContext, answered
@@ -27,6 +32,7 @@ from appliance.engine_daemon.turns import turn
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
+from appliance.prompting import Conversation, Tool
 
 T = TypeVar("T")
 
@@ -44,9 +50,9 @@ class EngineService(pb_grpc.EngineServicer):
             hosted = self._registry.serving(request.model)
             call = self._ledger.open(request.request_id, wire.sequence_count(request))
             try:
-                with hosted.preparing():
+                with hosted.preparing(), _while_awaited() as gone:
                     generation, asked = await asyncio.to_thread(
-                        _generation, hosted.chat, call, request, deadline
+                        _generation, hosted.chat, call, request, deadline, gone
                     )
                     if asked.constrains:
                         generation = await _held_to(asked, generation, hosted.chat)
@@ -154,7 +160,8 @@ class EngineService(pb_grpc.EngineServicer):
             hosted = self._registry.serving(request.model)
             with hosted.preparing():
                 if request.WhichOneof("prompt") == "chat":
-                    ids, _, _ = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
+                    chat = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
+                    ids = chat.ids
                 else:
                     assert hosted.model is not None
                     ids = await asyncio.to_thread(hosted.model.tokenizer.encode_text, request.text)
@@ -202,15 +209,35 @@ def _deadline(request: pb.GenerateRequest, context: ServicerContext) -> float | 
     return time.monotonic() + min(seconds) if seconds else None
 
 
+@contextmanager
+def _while_awaited() -> Iterator[Callable[[], bool]]:
+    """Whether the caller has gone that awaits what is done within, for the thread that does it."""
+    gone = threading.Event()
+    try:
+        yield gone.is_set
+    finally:
+        gone.set()
+
+
 def _generation(
-    model: ChatModel, call: Call, request: pb.GenerateRequest, deadline: float | None
+    model: ChatModel,
+    call: Call,
+    request: pb.GenerateRequest,
+    deadline: float | None,
+    gone: Callable[[], bool],
 ) -> tuple[Generation, Turn]:
-    """What the request asks of the engine. Blocks on the template. Raises RequestError."""
+    """What the request asks of the engine. Blocks on the template, and while images are seen.
+
+    Raises RequestError, CapacityError.
+    """
     params = wire.sampling_params(request.sampling, model.generation)
     kind = request.WhichOneof("prompt")
-    thinking, opened, param = False, False, "prompt"
+    thinking, opened, param, shown = False, False, "prompt", None
+    functions: tuple[Tool, ...] = ()
     if kind == "chat":
-        prompt, thinking, opened = _encode_chat(model, request.chat)
+        chat = _encode_chat(model, request.chat)
+        prompt, opened, shown = chat.ids, chat.opened, chat.shown
+        thinking, functions = chat.conversation.thinking, chat.conversation.tools
         param = "messages"
     elif kind == "text":
         prompt = model.tokenizer.encode_text(request.text)
@@ -226,6 +253,11 @@ def _generation(
     prediction = None
     if request.prediction:
         prediction = Prediction(model.tokenizer.encode_text(request.prediction))
+    sight = None
+    if shown is not None:
+        assert model.eyes is not None
+        model.engine.check_length(prompt, param)
+        sight = model.eyes.see(shown, gone, request.cache_namespace)
     generation = Generation(
         call.number,
         prompt,
@@ -233,12 +265,15 @@ def _generation(
         wire.sequence_count(request),
         chat=kind == "chat",
         tools=kind == "chat" and asked.calls != "none",
+        functions=functions,
+        continued=kind == "chat" and request.chat.continue_final_message,
         reasoning_opened=opened,
         cache_namespace=request.cache_namespace,
         caller=request.caller,
         priority=request.priority,
         deadline=deadline,
         prediction=prediction,
+        sight=sight,
         prompt_param=param,
     )
     return generation, asked
@@ -255,13 +290,39 @@ async def _held_to(asked: Turn, generation: Generation, model: ChatModel) -> Gen
     )
 
 
-def _encode_chat(model: ChatModel, prompt: pb.ChatPrompt) -> tuple[list[int], bool, bool]:
-    """Token ids, whether the model is asked to reason, and whether the prompt opens the tag."""
+@dataclass(frozen=True, slots=True)
+class _Chat:
+    """A chat prompt, encoded.
+
+    Attributes:
+        conversation: what was asked for.
+        ids: its tokens, those of images included.
+        opened: it ends with the opening tag of reasoning.
+        shown: its images, decoded.
+    """
+
+    conversation: Conversation
+    ids: list[int]
+    opened: bool
+    shown: Shown | None
+
+
+def _encode_chat(model: ChatModel, prompt: pb.ChatPrompt) -> _Chat:
+    """Blocks on the template, and while images are decoded. Raises RequestError."""
     if prompt.tools and not model.prompting.tool_format:
         raise RequestError("this model cannot call tools", param="tools", hint="leave them out")
-    conversation = wire.conversation(prompt, thinking=model.generation.thinking)
+    conversation = wire.conversation(
+        prompt, thinking=model.generation.thinking, sees=model.eyes is not None
+    )
+    if not conversation.thinking and model.prompting.reasoning is not msgspec.UNSET:
+        raise RequestError(
+            "this model always reasons before it answers",
+            param="thinking",
+            hint="leave the parameter out, or ask for little reasoning",
+        )
     ids, opened = model.encode_chat(conversation)
-    return ids, conversation.thinking, opened
+    shown = model.show(ids, wire.images(prompt))
+    return _Chat(conversation, ids if shown is None else shown.ids, opened, shown)
 
 
 def _embed_input(given: pb.EmbedInput) -> str | list[int]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Literal
 
 from appliance.bundle.manifest import Prompting
-from appliance.engine.grammar.turn import CallableTool, Structured, Turn
+from appliance.engine.grammar.tagged import CallableTool
+from appliance.engine.grammar.turn import Structured, Turn
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 

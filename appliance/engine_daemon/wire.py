@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 from appliance.bundle.manifest import Generation
 from appliance.engine.output import Delta, Finished, FinishReason
 from appliance.engine.sampler import TokenLogprob
 from appliance.engine.sampling import MAX_SEQUENCES, SamplingParams
 from appliance.engine.tokenizer import Tokenizer
+from appliance.engine.vision.decoder import Image
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.prompting import Conversation, Message, Tool, ToolCall, ToolCallPiece
@@ -18,6 +22,11 @@ _REASONS = {
     FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
     FinishReason.DEADLINE: pb.FINISH_REASON_DEADLINE,
     FinishReason.ERROR: pb.FINISH_REASON_ERROR,
+}
+_EFFORTS: Mapping[pb.ThinkingMode, Literal["low", "medium", "high"]] = {
+    pb.THINKING_MODE_LOW: "low",
+    pb.THINKING_MODE_MEDIUM: "medium",
+    pb.THINKING_MODE_HIGH: "high",
 }
 
 
@@ -56,17 +65,23 @@ def sampling_params(given: pb.SamplingParams, defaults: Generation) -> SamplingP
     )
 
 
-def conversation(prompt: pb.ChatPrompt, *, thinking: bool) -> Conversation:
-    """A chat prompt; `thinking` is the bundle's default. Raises RequestError."""
+def conversation(prompt: pb.ChatPrompt, *, thinking: bool, sees: bool = False) -> Conversation:
+    """A chat prompt; `thinking` is the bundle's default, `sees`: the model reads images.
+
+    Raises RequestError.
+    """
+    if not sees:
+        _refuse_images(prompt)
     for name, kind in (("tool_choice", pb.ToolChoice), ("thinking", pb.ThinkingMode)):
         if getattr(prompt, name) not in kind.values():
             raise RequestError(f"{getattr(prompt, name)} is no {name}", param=name)
     if prompt.thinking != pb.THINKING_MODE_DEFAULT:
-        thinking = prompt.thinking == pb.THINKING_MODE_ON
+        thinking = prompt.thinking != pb.THINKING_MODE_OFF
     return Conversation(
-        tuple(_message(index, message) for index, message in enumerate(prompt.messages)),
+        tuple(_message(message) for message in prompt.messages),
         _tools(prompt),
         thinking=thinking,
+        effort=_EFFORTS.get(prompt.thinking, ""),
         continue_final=prompt.continue_final_message,
     )
 
@@ -113,14 +128,28 @@ def usage(finished: Finished) -> pb.Usage:
     )
 
 
-def _message(index: int, message: pb.ChatMessage) -> Message:
-    for part in message.content:
-        if part.WhichOneof("part") != "text":
-            raise RequestError(
-                "this model reads text only",
-                param=f"messages[{index}].content",
-                hint="leave the image out, or ask a model that reads images",
-            )
+def images(prompt: pb.ChatPrompt) -> list[tuple[str, Image]]:
+    """The images of a chat prompt in their order, each with the parameter that it came as."""
+    return [
+        (f"messages[{index}].content[{at}]", Image(part.image.media_type, part.image.data))
+        for index, message in enumerate(prompt.messages)
+        for at, part in enumerate(message.content)
+        if part.WhichOneof("part") == "image"
+    ]
+
+
+def _refuse_images(prompt: pb.ChatPrompt) -> None:
+    for param, _ in images(prompt):
+        raise RequestError(
+            "this model reads text only",
+            param=param,
+            hint="leave the image out, or ask a model that reads images",
+        )
+
+
+def _message(message: pb.ChatMessage) -> Message:
+    shown = any(part.WhichOneof("part") == "image" for part in message.content)
+    parts = (None if p.WhichOneof("part") == "image" else p.text for p in message.content)
     return Message(
         message.role,
         # Templates read one text; parts are lines of it, as other engines have it.
@@ -129,6 +158,7 @@ def _message(index: int, message: pb.ChatMessage) -> Message:
         message.reasoning,
         tuple(ToolCall(call.id, call.name, call.arguments_json) for call in message.tool_calls),
         message.tool_call_id,
+        tuple(parts) if shown else (),
     )
 
 

@@ -19,6 +19,9 @@ class ThinkingMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     THINKING_MODE_DEFAULT: _ClassVar[ThinkingMode]
     THINKING_MODE_ON: _ClassVar[ThinkingMode]
     THINKING_MODE_OFF: _ClassVar[ThinkingMode]
+    THINKING_MODE_LOW: _ClassVar[ThinkingMode]
+    THINKING_MODE_MEDIUM: _ClassVar[ThinkingMode]
+    THINKING_MODE_HIGH: _ClassVar[ThinkingMode]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,6 +47,9 @@ TOOL_CHOICE_NAMED: ToolChoice
 THINKING_MODE_DEFAULT: ThinkingMode
 THINKING_MODE_ON: ThinkingMode
 THINKING_MODE_OFF: ThinkingMode
+THINKING_MODE_LOW: ThinkingMode
+THINKING_MODE_MEDIUM: ThinkingMode
+THINKING_MODE_HIGH: ThinkingMode
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 from appliance.errors import RequestError
 
@@ -42,6 +43,8 @@ class Message:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    parts: tuple[str | None, ...] = ()
+    """Texts, and None for each image, if there is one: then templates read these, not `content`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,14 @@ class Conversation:
 
     Attributes:
         thinking: whether the model is asked to reason in tags before it answers.
+        effort: how much, in the words of templates that know degrees; empty: theirs to say.
         continue_final: the last message is the beginning of the answer.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     thinking: bool = False
+    effort: Literal["", "low", "medium", "high"] = ""
     continue_final: bool = False
 
     def check(self) -> None:
@@ -89,7 +94,7 @@ def _template_message(index: int, message: Message) -> dict[str, object]:
     shape: dict[str, object] = {}
     if message.reasoning:
         shape["thinking"] = message.reasoning  # the name that gpt-oss templates read
-    shape |= {"role": message.role, "content": message.content}
+    shape |= {"role": message.role, "content": _content(message)}
     if message.name:
         shape["name"] = message.name
     if message.reasoning:
@@ -102,6 +107,15 @@ def _template_message(index: int, message: Message) -> dict[str, object]:
     if message.tool_call_id:
         shape["tool_call_id"] = message.tool_call_id
     return shape
+
+
+def _content(message: Message) -> str | list[dict[str, str]]:
+    if not message.parts:
+        return message.content
+    return [
+        {"type": "image"} if part is None else {"type": "text", "text": part}
+        for part in message.parts
+    ]
 
 
 def _template_call(param: str, call: ToolCall) -> dict[str, object]:

@@ -21,15 +21,14 @@ import json
 import re
 from collections.abc import Callable
 
+from appliance.prompting.json_call import MAX_HEAD_CHARS, ObjectEnd, json_string
 from appliance.prompting.pieces import Piece, ToolCallPiece, split_trailing_space, unsafe_suffix
 
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_OPEN, _CLOSE = TAGS = ("<tool_call>", "</tool_call>")
 _HEAD = re.compile(
     r"""\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)""",
     re.DOTALL,
 )
-_MAX_HEAD_CHARS = 4096
-"""Looking for the streamable form ends here, so that a hostile head cannot cost n^2."""
 
 
 class _State(enum.Enum):
@@ -48,7 +47,7 @@ class HermesParser:
         self._held = ""
         self._searched = 0
         """So much of `_held` is known not to begin a closing tag."""
-        self._value = _ObjectEnd()
+        self._value = ObjectEnd()
         self.calls = 0
         """Calls begun so far."""
 
@@ -88,12 +87,12 @@ class HermesParser:
 
     def _feed_head(self, pieces: list[Piece]) -> None:
         close = self._held.find(_CLOSE, self._searched)
-        limit = _MAX_HEAD_CHARS if close < 0 else min(close, _MAX_HEAD_CHARS)
+        limit = MAX_HEAD_CHARS if close < 0 else min(close, MAX_HEAD_CHARS)
         head = _HEAD.match(self._held, 0, limit)
-        name = _json_string(head[1]) if head else None
+        name = json_string(head[1]) if head else None
         if head and name is not None:
             self._held = self._held[head.end() :]
-            self._state, self._value = _State.ARGUMENTS, _ObjectEnd()
+            self._state, self._value = _State.ARGUMENTS, ObjectEnd()
             pieces.append(self._begin(name, ""))
         elif close >= 0:
             body, self._held = self._held[:close], self._held[close + len(_CLOSE) :]
@@ -139,40 +138,6 @@ _STEPS = {
 }
 
 
-class _ObjectEnd:
-    """Finds where a JSON object that comes in parts ends."""
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._in_string = False
-        self._escaped = False
-
-    def find(self, text: str) -> int | None:
-        """Index after the closing brace; or of a `<` outside strings, which no JSON has."""
-        for index, char in enumerate(text):
-            if self._in_string:
-                self._step_string(char)
-            elif char == "<":
-                return index
-            elif char == '"':
-                self._in_string = True
-            elif char in "{[":
-                self._depth += 1
-            elif char in "}]":
-                self._depth -= 1
-                if self._depth <= 0:
-                    return index + 1
-        return None
-
-    def _step_string(self, char: str) -> None:
-        if self._escaped:
-            self._escaped = False
-        elif char == "\\":
-            self._escaped = True
-        elif char == '"':
-            self._in_string = False
-
-
 def _read_call(body: str) -> tuple[str, str] | None:
     try:
         call = json.loads(body)
@@ -184,11 +149,3 @@ def _read_call(body: str) -> tuple[str, str] | None:
     if isinstance(arguments, str):
         return call["name"], arguments
     return call["name"], json.dumps(arguments, ensure_ascii=False)
-
-
-def _json_string(text: str) -> str | None:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, str) else None

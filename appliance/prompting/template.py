@@ -89,6 +89,8 @@ class ChatTemplate:
             "enable_thinking": conversation.thinking,
             "thinking": conversation.thinking,
         }
+        if conversation.effort:
+            variables["reasoning_effort"] = conversation.effort  # gpt-oss's
         text = self._render(variables)
         if conversation.continue_final:
             text = _cut(text, cut)

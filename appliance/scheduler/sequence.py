@@ -38,6 +38,7 @@ class Sequence:
         namespace: it shares keys and values with sequences of the same namespace only. Until it
             is queued "" means none; the queue then gives its request one of its own.
         chain: hashes of its whole blocks, each over everything before; see PrefixIndex.
+        beside: what computing it takes beside its tokens; nothing to the scheduler.
         caller: whom its tokens count for when callers take turns.
         priority: the higher is served first.
         preemptions: how often it had to give its slot to another.
@@ -49,6 +50,7 @@ class Sequence:
 
     __slots__ = (
         "arrival",
+        "beside",
         "cached",
         "caller",
         "chain",
@@ -72,6 +74,7 @@ class Sequence:
         namespace: str = "",
         caller: str = "",
         priority: int = 0,
+        beside: object = None,
     ) -> None:
         self.tokens = list(prompt)
         assert self.tokens, "an empty prompt has no last position to sample from"
@@ -82,6 +85,7 @@ class Sequence:
         self.namespace: Hashable = namespace
         self.caller = caller
         self.priority = priority
+        self.beside = beside
         self.preemptions = 0
         self.keeps_slot = False
         self.chain: list[int] = []

@@ -32,7 +32,9 @@ from appliance.shim.transcript import Transcript
 from appliance.shim.wire.usage import Usage
 
 _ACCEPT_SECONDS = 30.0
-"""The engine says at once whether it takes a request, even if the request then waits."""
+"""The engine says at once whether it takes a request of words, even if the request then waits."""
+_SEEING_SECONDS = 300.0
+"""It sees images before it takes a request, one after the other, those of others among them."""
 FINISH_REASONS = {
     pb.FINISH_REASON_STOP: "stop",
     pb.FINISH_REASON_LENGTH: "length",
@@ -198,7 +200,7 @@ async def admitted(
     ):
         streams = [services.engine.generate(request) for request in requests]
         try:
-            accepted = await _accepted(streams, suspicion)
+            accepted = await _accepted(streams, suspicion, _patience(requests))
             reservation.require(sum(answer.prompt_tokens for answer in accepted))
             bill = await services.accounting.admit(
                 exchange, bundle_digest=accepted[0].bundle_digest
@@ -239,9 +241,18 @@ async def _suspecting(
         raise
 
 
-async def _accepted(streams: Sequence[GenerateStream], suspicion: Suspicion) -> list[pb.Accepted]:
+def _patience(requests: Sequence[pb.GenerateRequest]) -> float:
+    """Seconds within which the engine must have said whether it takes `requests`."""
+    parts = (p for r in requests for message in r.chat.messages for p in message.content)
+    seen = any(part.WhichOneof("part") == "image" for part in parts)
+    return _SEEING_SECONDS if seen else _ACCEPT_SECONDS
+
+
+async def _accepted(
+    streams: Sequence[GenerateStream], suspicion: Suspicion, seconds: float
+) -> list[pb.Accepted]:
     try:
-        async with asyncio.timeout(_ACCEPT_SECONDS), _suspecting(suspicion, streams):
+        async with asyncio.timeout(seconds), _suspecting(suspicion, streams):
             return [await stream.accepted() for stream in streams]
     except TimeoutError:
         raise UnavailableError(

@@ -8,6 +8,7 @@ that place, and the same build started again goes on from them; one that is refu
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from appliance.bundle.manifest import (
     Manifest,
     RerankSpec,
     Spec,
+    VisionSpec,
     decode,
     encode,
     is_name,
@@ -52,12 +54,14 @@ from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.graph.standard import StandardBuilder, has_standard_graph
 from installer.checkpoint.graph.static_cache import StaticCache
+from installer.checkpoint.image_processor import read_vision
 from installer.checkpoint.journal import Journal
 from installer.checkpoint.licence import Licence, find_licence
+from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.parity import Mode, ParityGate, Subject
-from installer.checkpoint.probe import probe
+from installer.checkpoint.probe import probe, probe_tower
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
-from installer.checkpoint.quantize import SCHEMES, Precision
+from installer.checkpoint.quantize import SCHEMES, Precision, Scheme
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.space import check_space, counted
 from installer.checkpoint.tokenizer import CheckpointTokenizer
@@ -73,6 +77,7 @@ COMPACT_GRAPH = "graph/cuda/compact.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
 OBSERVED = "observed.onnx"
 SHALLOW = "shallow.onnx"
+VISION_GRAPH = "graph/vision/model.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
 LICENCE = "LICENSE"
@@ -105,6 +110,7 @@ class Plan:
     generation: Generation | None
     max_file_bytes: int
     gate: ParityGate | None
+    vision: VisionSpec | None
 
     @property
     def spec(self) -> Spec:
@@ -120,17 +126,26 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return self.family.kind == "chat" and SCHEMES[self.precision].integer_products
+        return self.family.kind == "chat" and self._scheme.integer_products
+
+    @property
+    def _scheme(self) -> Scheme:
+        return SCHEMES[self.precision]
 
     @property
     def compact(self) -> bool:
         """Whether the bundle has a second graph for CUDA, for half the memory."""
-        return self.family.kind == "chat" and has_compact_graph(SCHEMES[self.precision])
+        return self.on_gpus and has_compact_graph(self._scheme)
 
     @property
     def standard(self) -> bool:
         """Whether the bundle has a graph for TensorRT."""
-        return self.family.kind == "chat" and has_standard_graph(SCHEMES[self.precision])
+        return self.on_gpus and self.family.standard and has_standard_graph(self._scheme)
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether the bundle has a graph for CUDA."""
+        return self.family.kind == "chat" and self.vision is None
 
 
 def build_bundle(
@@ -196,6 +211,11 @@ def _plan(
     shape = family.read(checkpoint)
     tokenizer = CheckpointTokenizer(checkpoint, shape.vocab)
     chat = read_prompting(checkpoint, tokenizer) if family.kind == "chat" else None
+    vision = None
+    if family.tower is not None:
+        assert chat is not None
+        vision = read_vision(checkpoint, shape, tokenizer, VISION_GRAPH)
+        chat.check_images(tokenizer.text_of(vision.image_token))
     return Plan(
         checkpoint=checkpoint,
         family=family,
@@ -204,7 +224,12 @@ def _plan(
         licence=find_licence(checkpoint, license_file),
         tokenizer=tokenizer,
         chat=chat,
-        generation=read_generation(checkpoint, tokenizer, thinking=chat.thinking) if chat else None,
+        generation=read_generation(
+            checkpoint, tokenizer, thinking=chat.thinking, end_ids=chat.end_ids
+        )
+        if chat
+        else None,
+        vision=vision,
         max_file_bytes=limit,
         gate=ParityGate(parity) if parity is not None else None,
     )
@@ -281,18 +306,25 @@ def _first_form(plan: Plan) -> Form | None:
 
 def _count_weights(plan: Plan) -> int:
     """Bytes of the weights to come. Raises CheckpointError for what is missing or misshapen."""
-    tensors = Checkpoint(plan.checkpoint.directory).tensors
+    checkpoint = Checkpoint(plan.checkpoint.directory)
+    shape = plan.family.read(checkpoint)
     forms: list[tuple[Form | None, type[GraphBuilder]]] = [(_first_form(plan), GraphBuilder)]
-    forms += [(HalfSlots, HalfBuilder)] if plan.family.kind == "chat" else []
+    forms += [(HalfSlots, HalfBuilder)] if plan.on_gpus else []
     forms += [(HalfSlots, CompactBuilder)] if plan.compact else []
     forms += [(StaticCache, StandardBuilder)] if plan.standard else []
 
     def build(files: WeightFiles) -> None:
         for form, words in forms:
-            builder = words(tensors, files, SCHEMES[plan.precision])
-            plan.family.build(builder, plan.shape, *(() if form is None else (form,)))
+            builder = words(checkpoint.tensors, files, SCHEMES[plan.precision])
+            plan.family.build(builder, shape, *(() if form is None else (form,)))
 
-    return counted(build, plan.max_file_bytes)
+    def build_tower(files: WeightFiles) -> None:
+        if plan.family.tower is not None:
+            builder = GraphBuilder(checkpoint.tensors, files, _tower_scheme(plan))
+            plan.family.tower(builder, shape.tower)
+
+    limit = plan.max_file_bytes
+    return counted(build, limit) + counted(build_tower, limit)
 
 
 def _write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[FileEntry]:
@@ -300,6 +332,8 @@ def _write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[
     directory, weights = work.bundle, work.bundle / WEIGHTS
     weights.mkdir(parents=True, exist_ok=True)
     tensors = plan.checkpoint.tensors
+    if plan.checkpoint.packing is not None:
+        progress.note(treatment(plan.checkpoint.packing, plan.precision))
     with (
         Journal(work.journal, weights) as journal,
         WeightFiles(weights, limit=plan.max_file_bytes, journal=journal, sources=tensors) as files,
@@ -313,7 +347,7 @@ def _write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[
         form = _first_form(plan)
         if plan.joined:
             form = _write_joined(plan, writer, first, directory, progress)
-        if plan.family.kind == "chat":
+        if plan.on_gpus:
             writer.write(directory / CUDA_GRAPH, HalfSlots, HalfBuilder)
         if plan.compact:
             writer.write(directory / COMPACT_GRAPH, HalfSlots, CompactBuilder)
@@ -324,11 +358,30 @@ def _write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[
             shape, shallow = plan.gate.reference.shape, work.scratch / SHALLOW
             writer.write(shallow, form, shape=shape)
             plan.gate.finish(shallow, weights, plan.precision, plan.spec_of(shape))
+        if plan.vision is not None:
+            progress.step("building the vision tower")
+            _write_tower(plan, directory / VISION_GRAPH)
     tensors.finish(plan.family.unused_tensors)
     return [
         FileEntry(path=f"{WEIGHTS}/{name}", size=size, sha256=sha256)
         for name, (size, sha256) in files.entries.items()
     ]
+
+
+def _write_tower(plan: Plan, path: Path) -> None:
+    """The tower, with weight files of its own: 4 bits would cost it too much."""
+    assert plan.family.tower is not None
+    shutil.rmtree(path.parent, ignore_errors=True)  # what a build that was stopped left
+    path.parent.mkdir()
+    with WeightFiles(path.parent, limit=plan.max_file_bytes) as files:
+        builder = GraphBuilder(plan.checkpoint.tensors, files, _tower_scheme(plan))
+        plan.family.tower(builder, plan.shape.tower)
+        files.flush()
+        builder.save(path, name=f"{plan.checkpoint.family}.vision")
+
+
+def _tower_scheme(plan: Plan) -> Scheme:
+    return SCHEMES["int8" if plan.precision == "int4" else plan.precision]
 
 
 class _GraphWriter:
@@ -390,7 +443,7 @@ def _graphs(plan: Plan) -> tuple[Graph, ...]:
         precision=plan.precision,
         prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
     )
-    if plan.family.kind != "chat":
+    if not plan.on_gpus:
         return (cpu,)
     graphs = [cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)]
     if plan.compact:
@@ -407,6 +460,9 @@ def _probe(plan: Plan, directory: Path, progress: Progress) -> None:
         for path in (graph.path, graph.prefill):
             if isinstance(path, str):
                 probe(directory / path, directory / graph.weights_folder, plan.spec)
+    if plan.vision is not None:
+        progress.step("trying the vision tower")
+        probe_tower(directory / VISION_GRAPH, plan.vision)
 
 
 def _hash_files(directory: Path, known: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
@@ -458,5 +514,6 @@ def _manifest(
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
         parity=plan.gate.result if plan.gate is not None else msgspec.UNSET,
+        vision=plan.vision or msgspec.UNSET,
         reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

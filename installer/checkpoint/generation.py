@@ -6,6 +6,8 @@ have: leaving one out would change what the model says.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from appliance.bundle.manifest import Generation
 from appliance.errors import CheckpointError
 from installer.checkpoint.reader import Checkpoint
@@ -24,15 +26,19 @@ _HARMLESS = frozenset(
 
 
 def read_generation(
-    checkpoint: Checkpoint, tokenizer: CheckpointTokenizer, *, thinking: bool
+    checkpoint: Checkpoint,
+    tokenizer: CheckpointTokenizer,
+    *,
+    thinking: bool,
+    end_ids: Iterable[int] = (),
 ) -> Generation:
-    """The defaults; generation ends at any end token that one of the files names.
+    """The defaults; generation ends at `end_ids` and any end token that one of the files names.
 
     Raises CheckpointError naming an unsupported setting, or if no file names an end token.
     """
     document = checkpoint.document(NAME) if checkpoint.has(NAME) else {}
     settings = Settings(document, NAME)
-    ends = set(settings.ids("eos_token_id"))
+    ends = {*end_ids, *settings.ids("eos_token_id")}
     ends |= set(Settings(checkpoint.config, "config.json").ids("eos_token_id"))
     end = tokenizer.id_of(tokenizer.special("eos_token"))
     if end is not None:

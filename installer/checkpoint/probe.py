@@ -10,8 +10,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Spec
-from appliance.compiler.probe import run_probe
+from appliance.bundle.manifest import Spec, VisionSpec
+from appliance.compiler.probe import run_probe, run_tower_probe
 from appliance.errors import CheckpointError, UnsupportedError
 from installer.checkpoint.widening import widen_products
 
@@ -20,6 +20,16 @@ def probe(graph: Path, weights: Path, spec: Spec) -> None:
     """Run `graph` on a few tokens; its weights lie in `weights`. Raises CheckpointError."""
     try:
         run_probe(open_graph(graph, weights), spec)
+    except UnsupportedError as error:
+        raise CheckpointError(
+            error.message, hint="the checkpoint is damaged, or its config.json belongs to another"
+        ) from error
+
+
+def probe_tower(graph: Path, vision: VisionSpec) -> None:
+    """Run a tower's `graph` on a small image. Raises CheckpointError."""
+    try:
+        run_tower_probe(open_graph(graph), vision)
     except UnsupportedError as error:
         raise CheckpointError(
             error.message, hint="the checkpoint is damaged, or its config.json belongs to another"

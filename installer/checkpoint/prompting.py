@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 from jinja2 import Template
 
-from appliance.bundle.manifest import FillIn, Prompting
+from appliance.bundle.manifest import FillIn, Prompting, ToolFormat
 from appliance.errors import CheckpointError
+from appliance.prompting import harmony
 from appliance.prompting.environment import compile_template, render
+from appliance.prompting.formats import FORMATS
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
+from installer.checkpoint.tool_format import CALL_TURN, TOOL, speaks_harmony, tool_format
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_PATH = "tokenizer/chat_template.jinja"
@@ -33,17 +37,10 @@ _FILL_IN = (
     FillIn(prefix="<fim_prefix>", suffix="<fim_suffix>", middle="<fim_middle>"),
 )
 """As Qwen, DeepSeek and StarCoder write them, in this order of the parts all of them."""
-_REASONING = ("<think>", "</think>")
-_HERMES = ("<tool_call>", "</tool_call>")
+_REASONING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+"""The tags of reasoning, of which a model's vocabulary has one pair or none."""
+_CHANNELS = (harmony.ANALYSIS, harmony.END)
 _QUESTION = "Which way is north?"
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "find_north",
-        "description": "Finds north.",
-        "parameters": {"type": "object", "properties": {}},
-    },
-}
 _MAX_CHARS = 1 << 20
 _DAY = datetime(2025, 1, 1)
 """What a template that names the day is told, so that a build does not depend on it."""
@@ -57,6 +54,8 @@ class ChatSource:
     prompting: Prompting
     thinking: bool
     """Whether the model thinks where a request does not say."""
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end a turn by the format of its calls."""
 
     def prompt(self, text: str) -> str:
         """What the model would read if a user said `text`, on a fixed day.
@@ -64,7 +63,18 @@ class ChatSource:
         Raises CheckpointError.
         """
         tokens = {name: getattr(self.prompting, name) for name in ("bos_token", "eos_token")}
-        return _Observed(self.template, tokens).render(text, strftime_now=_DAY.strftime)
+        return _Observed(self.template, tokens).render(text)
+
+    def check_images(self, token: str) -> None:
+        """Raise CheckpointError unless an image in a message becomes `token`, once."""
+        tokens = {name: getattr(self.prompting, name) for name in ("bos_token", "eos_token")}
+        parts = [{"type": "text", "text": _QUESTION}, {"type": "image"}]
+        text = _Observed(self.template, tokens).render(parts)
+        if text.count(token) != 1 or _QUESTION not in text:
+            raise CheckpointError(
+                f"the chat template does not write {token} for an image",
+                hint="it is not the template of this model",
+            )
 
 
 def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> ChatSource:
@@ -79,24 +89,28 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
         )
     tokens = {name: tokenizer.special(name) for name in ("bos_token", "eos_token")}
     observed = _Observed(source, tokens)
-    thinks = _has_tokens(tokenizer, _REASONING) and _REASONING[1] in source
-    calls = _has_tokens(tokenizer, _HERMES) and observed.offers_tools()
+    written = _tool_format(source, observed, tokenizer)
+    start, end = _CHANNELS if written == "harmony" else _reasoning(source, tokenizer)
     prompting = Prompting(
         template=TEMPLATE_PATH,
         **tokens,
-        reasoning_start=_REASONING[0] if thinks else "",
-        reasoning_end=_REASONING[1] if thinks else "",
-        tool_format="hermes" if calls else "",
+        reasoning_start=start,
+        reasoning_end=end,
+        tool_format=written,
         fill_in=_fill_in(tokenizer),
+        reasoning=observed.reasons() if start else msgspec.UNSET,
     )
-    return ChatSource(source, prompting, thinks and observed.thinks_by_default())
+    ends = FORMATS[written].ends if written else ()
+    return ChatSource(
+        source, prompting, bool(start) and observed.thinks_by_default(), _known(ends, tokenizer)
+    )
 
 
 class _Observed:
     """A template, rendered to see what it does."""
 
     def __init__(self, source: str, tokens: dict[str, str]) -> None:
-        self._tokens = tokens
+        self._fixed = {**tokens, "strftime_now": _DAY.strftime}
         try:
             self._template: Template = compile_template(source)
         except Exception as error:
@@ -104,24 +118,58 @@ class _Observed:
         if _QUESTION not in self.render():
             raise CheckpointError("the chat template does not show the user's message")
 
-    def offers_tools(self) -> bool:
-        """Whether tools appear in the prompt, with the call format that is parsed here."""
-        text = self.render(tools=[_TOOL])
-        return "find_north" in text and _HERMES[0] in text
+    def with_tools(self) -> tuple[str, str]:
+        """A prompt that offers TOOL; a conversation that calls it, "" if that is refused."""
+        question = {"role": "user", "content": _QUESTION}
+        given = {**self._fixed, "messages": [question, CALL_TURN], "tools": [TOOL]}
+        try:
+            written = render(self._template, given, _MAX_CHARS)
+        except Exception:
+            written = ""
+        return self.render(tools=[TOOL]), written
 
     def thinks_by_default(self) -> bool:
         """Whether saying nothing means the same as asking to think."""
         return self.render() == self.render(enable_thinking=True, thinking=True)
 
-    def render(self, question: str = _QUESTION, **variables: object) -> str:
+    def reasons(self) -> Literal["always", "levels"] | msgspec.UnsetType:
+        """What stands in the manifest's `prompting.reasoning`."""
+        if self.render(reasoning_effort="low") != self.render(reasoning_effort="high"):
+            return "levels"
+        asked = [self.render(enable_thinking=on, thinking=on) for on in (False, True)]
+        return "always" if asked[0] == asked[1] else msgspec.UNSET
+
+    def render(self, question: object = _QUESTION, **variables: object) -> str:
         """The prompt of a conversation with one question. Raises CheckpointError."""
         messages = [{"role": "user", "content": question}]
-        given = {**self._tokens, "messages": messages, "add_generation_prompt": True, **variables}
+        given = {**self._fixed, "messages": messages, "add_generation_prompt": True, **variables}
         try:
             # A template is a program from outside: it can fail in any way.
             return render(self._template, given, _MAX_CHARS)
         except Exception as error:
             raise _refused(error) from error
+
+
+def _tool_format(source: str, observed: _Observed, tokenizer: CheckpointTokenizer) -> ToolFormat:
+    def has_tokens(tokens: tuple[str, ...]) -> bool:
+        return _has_tokens(tokenizer, tokens)
+
+    if speaks_harmony(source, has_tokens):
+        return "harmony"
+    return tool_format(*observed.with_tools(), has_tokens)
+
+
+def _reasoning(source: str, tokenizer: CheckpointTokenizer) -> tuple[str, str]:
+    """The tags that the template knows and the vocabulary has; empty if none."""
+    for tags in _REASONING:
+        if _has_tokens(tokenizer, tags) and tags[1] in source:
+            return tags
+    return "", ""
+
+
+def _known(tokens: tuple[str, ...], tokenizer: CheckpointTokenizer) -> tuple[int, ...]:
+    ids = map(tokenizer.id_of, tokens)
+    return tuple(token_id for token_id in ids if token_id is not None)
 
 
 def _fill_in(tokenizer: CheckpointTokenizer) -> FillIn | msgspec.UnsetType:

@@ -54,12 +54,13 @@ class Blocks:
     Attributes:
         packed: uint8 [rows, blocks, block * bits / 8], the lower nibble first.
         scales: float32 [rows, blocks].
-        zero_points: uint8 [rows, ceil(blocks * bits / 8)], the lower nibble first.
+        zero_points: uint8 [rows, ceil(blocks * bits / 8)], the lower nibble first; None if all
+            are half of the range.
     """
 
     packed: UInt8
     scales: Float32
-    zero_points: UInt8
+    zero_points: UInt8 | None
 
 
 def block_size(width: int) -> int:
@@ -77,14 +78,17 @@ def quantize(rows: Float32, bits: int, block: int) -> Blocks:
     low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
     shrinks = _SHRINK if bits == 4 else _SHRINK[:1]
     integers, scales, zeros = _best(blocks, low, high, top, shrinks)
-    return Blocks(_pack(integers, bits), scales, _pack(zeros, bits))
+    return Blocks(pack_bits(integers, bits), scales, pack_bits(zeros, bits))
 
 
 def dequantize(blocks: Blocks, bits: int, width: int) -> Float32:
     """The weights that `blocks` stand for, [n, width]."""
-    integers = _unpack(blocks.packed, bits).astype(np.float32)
-    zeros = _unpack(blocks.zero_points, bits)[:, : blocks.scales.shape[1]].astype(np.float32)
-    weights = (integers - zeros[..., None]) * blocks.scales[..., None]
+    integers = unpack_bits(blocks.packed, bits).astype(np.float32)
+    zeros: Float32 | float = float(1 << (bits - 1))
+    if blocks.zero_points is not None:
+        points = unpack_bits(blocks.zero_points, bits)[:, : blocks.scales.shape[1]]
+        zeros = points.astype(np.float32)[..., None]
+    weights = (integers - zeros) * blocks.scales[..., None]
     return weights.reshape(len(weights), -1)[:, :width].astype(np.float32)
 
 
@@ -136,7 +140,7 @@ def _round(
     return integers, scales, zeros.astype(np.uint8), steps.sum(-1)
 
 
-def _pack(values: UInt8, bits: int) -> UInt8:
+def pack_bits(values: UInt8, bits: int) -> UInt8:
     """Two nibbles a byte along the last axis, the lower first; an odd end is padded."""
     if bits == 8:
         return values
@@ -146,7 +150,8 @@ def _pack(values: UInt8, bits: int) -> UInt8:
     return packed
 
 
-def _unpack(values: UInt8, bits: int) -> UInt8:
+def unpack_bits(values: UInt8, bits: int) -> UInt8:
+    """What `pack_bits` packed; an odd end has one more."""
     if bits == 8:
         return values
     nibbles = np.stack([values & 15, values >> 4], axis=-1)

@@ -2,7 +2,7 @@
 
 Owns which files are read, their sizes' limits, and the digest over exactly those. Refuses
 checkpoints that want to run code: pickled weights and `auto_map` (remote code), and weights that
-are already quantized, whose rounding this builder would round again.
+are quantized in a way that `packed` does not know.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from appliance.errors import CheckpointError, LayoutError
 from appliance.fsops import read_regular, resolve_inside
+from installer.checkpoint.packed import methods
 from installer.checkpoint.safetensors_file import PLAIN_FILES
 from installer.checkpoint.settings import Settings
 from installer.checkpoint.tensors import INDEX, PICKLES, WEIGHTS, Tensors
@@ -52,11 +53,8 @@ class Checkpoint:
                     f"{file}: auto_map asks to run code from the checkpoint",
                     hint="this appliance runs no remote code; use a checkpoint without it",
                 )
-        if self.config.get("quantization_config") is not None:
-            raise CheckpointError(
-                f"{CONFIG}: quantization_config is not supported",
-                hint="use the publisher's checkpoint in bfloat16 or float16",
-            )
+        self.packing = methods.read_method(Settings(self.config, CONFIG))
+        """How matrices are quantized already; None if they are plain."""
 
     @property
     def family(self) -> str:
@@ -76,9 +74,9 @@ class Checkpoint:
     def tensors(self) -> Tensors:
         """The weights. Raises CheckpointError."""
         if self.has(INDEX):
-            tensors = Tensors(self.directory, self.document(INDEX))
+            tensors = Tensors(self.directory, self.document(INDEX), self.packing)
         elif self.has(WEIGHTS):
-            tensors = Tensors(self.directory, None)
+            tensors = Tensors(self.directory, None, self.packing)
         else:
             raise self._no_weights()
         self._read.update(tensors.files)
@@ -132,8 +130,11 @@ class Checkpoint:
             raise CheckpointError(f"{name} is not JSON: {error}") from error
 
     def settings(self, name: str) -> Settings:
-        """A JSON object to be read key by key."""
-        return Settings(self.document(name), name)
+        """A JSON object to be read key by key, but for what is known here already."""
+        document = self.document(name)
+        if name == CONFIG:
+            document.pop(methods.KEY, None)
+        return Settings(document, name)
 
     def files_read(self) -> tuple[str, ...]:
         """Every file that was read so far, in path order."""

@@ -28,6 +28,10 @@ class Settings:
         """These keys, and those of `defaults` that are absent."""
         return Settings({**defaults, **self._values}, self._file)
 
+    def assume(self, key: str, value: object) -> None:
+        """Say what `key` means where it is absent."""
+        self._values.setdefault(key, value)
+
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
@@ -100,6 +104,14 @@ class Settings:
         if not isinstance(value, dict):
             self._refuse(key, value)
         return Settings(value, f"{self._file}: {key}")
+
+    def needed(self, key: str) -> Settings:
+        """A nested object that must be there; the caller finishes it."""
+        section = self.section(key)
+        if section is None:
+            self._take(key, None)
+        assert section is not None
+        return section
 
     def expect(self, key: str, *allowed: object) -> None:
         """Refuse `key` unless it is absent or one of the values this builder can express."""

@@ -1,9 +1,10 @@
 """The weights of a checkpoint: safetensors files, read a piece at a time.
 
 Owns names, shapes and element types, the shard index, and the account of which tensors were
-used. Refuses pickled weights (loading them runs code), shards outside the directory, element
-types that are not plain floats, and values that are not finite. Never holds more than one
-tensor.
+used. A matrix that a method of quantization stores (`packed`) is read like any other. Refuses
+pickled weights (loading them runs code), shards outside the directory, element types that are not
+plain floats where no method says what they mean, and values that are not finite. Never holds more
+than one tensor.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.byte_rows import ByteRows
+from installer.checkpoint.packed.packing import Kept, Method, Packed, part_of
+from installer.checkpoint.quantize import UInt8
 from installer.checkpoint.safetensors_file import Entry, SafetensorsFile
 
 Float32 = npt.NDArray[np.float32]
@@ -30,7 +34,8 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.msgpack",
 _PIECE_BYTES = 4 * 1024 * 1024
 """Of float32; small enough that the temporaries of rounding stay in the processor's cache."""
 _FLOATS = frozenset({"F32", "F16", "BF16"})
-_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_BYTES = frozenset({"F8_E4M3", "U8", "I8"})
+_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +50,13 @@ class _Part:
 class Tensors:
     """All tensors of a checkpoint by name."""
 
-    def __init__(self, directory: Path, index: Mapping[str, object] | None) -> None:
+    def __init__(
+        self, directory: Path, index: Mapping[str, object] | None, packing: Method | None = None
+    ) -> None:
         """`index` is the parsed shard index, or None for one file. Raises CheckpointError."""
         self._directory = directory
+        self._packing = packing
+        self._byte_rows: dict[str, ByteRows] = {}
         self._file = _indexed(index) if index is not None else None
         self.files = tuple(sorted(set(self._file.values()))) if self._file else (WEIGHTS,)
         self._shape: dict[str, tuple[int, ...]] = {}
@@ -75,7 +84,7 @@ class Tensors:
         """What names are asked for with, and these files leave out."""
 
     def __contains__(self, name: str) -> bool:
-        return self._own(name) in self._shape
+        return self.holds(name) or self._packed(name) is not None
 
     def names(self) -> Iterable[str]:
         """Of all tensors."""
@@ -90,6 +99,22 @@ class Tensors:
         """Shape of the tensor `name`. Raises CheckpointError if there is none."""
         if part := self._parts.get(name):
             return part.rows, *self.shape(part.whole)[1:]
+        packed = self._packed(name)
+        return self.stored_shape(name) if packed is None else packed.shape
+
+    def kept(self, name: str, bits: int) -> Kept | None:
+        """The integers of the matrix `name`, if it is stored in integers of as many bits."""
+        packed = self._packed(name)
+        kept = None if packed is None else packed.kept(bits)
+        part = self._parts.get(name)
+        return kept if kept is None or part is None else part_of(kept, part.first, part.rows)
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor of this name is stored."""
+        return self._own(name) in self._shape
+
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the tensor `name` as it is stored. Raises CheckpointError if there is none."""
         name = self._own(name)
         if name not in self._shape:
             raise CheckpointError(
@@ -97,6 +122,32 @@ class Tensors:
                 hint="it is incomplete, or its config.json belongs to another model",
             )
         return self._shape[name]
+
+    def stored_type(self, name: str) -> str:
+        """Element type of the tensor `name`, in the words of safetensors."""
+        self.stored_shape(name)
+        return self._type[self._own(name)]
+
+    def stored(self, name: str, *types: str) -> npt.NDArray[Any]:
+        """The tensor `name` as it is stored, which must have one of the element types."""
+        with self._open(self._file_of(name, frozenset(types))) as file:
+            values: npt.NDArray[Any] = file.get_tensor(self._own(name))
+        self.advance(values.nbytes)
+        return values
+
+    def stored_floats(self, name: str) -> Float32:
+        """The tensor `name`, of any shape."""
+        with self._open(self._file_of(name)) as file:
+            return self._checked(name, file.get_tensor(self._own(name)))
+
+    def stored_bytes(self, name: str, first: int, last: int) -> UInt8:
+        """Rows first..last of the matrix `name`, whose elements are bytes of any meaning."""
+        file = self._file_of(name, _BYTES)
+        if file not in self._byte_rows:
+            self._byte_rows[file] = ByteRows(self._directory / file)
+        rows = self._byte_rows[file].read(self._own(name), self.stored_shape(name), first, last)
+        self.advance(rows.nbytes)
+        return rows
 
     def divide(self, name: str, parts: Mapping[str, int]) -> None:
         """Give runs of rows of the matrix `name` names of their own: each, in order, its count.
@@ -111,26 +162,47 @@ class Tensors:
             self._parts[part] = _Part(name, first, rows)
             first += rows
 
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[Float32]:
-        """The matrix `name`, columns `start` to `stop`, as runs of whole rows of a few MB."""
+    def rows(
+        self, name: str, start: int = 0, stop: int | None = None, *, unit: int = 1
+    ) -> Iterator[Float32]:
+        """The matrix `name`, columns `start` to `stop`, as runs of whole rows of a few MB.
+
+        Each run but the last has a multiple of `unit` rows.
+        """
         count, width = self._matrix(name)
-        step = max(1, _PIECE_BYTES // (width * 4))
+        step = max(1, _PIECE_BYTES // (width * 4 * unit)) * unit
         whole, begin = self._whole(name)
+        packed = self._packed(name)
+        if packed is not None:
+            for first in range(begin, begin + count, step):
+                yield packed.rows(first, min(first + step, begin + count))[:, start:stop]
+            return
         with self._open(self._file_of(whole)) as file:
             tensor = file.get_slice(whole)
             for first in range(begin, begin + count, step):
                 piece = tensor[first : min(first + step, begin + count)]
-                yield self._checked(name, piece)[:, start:stop]
+                yield self._checked(name, piece.reshape(-1, width))[:, start:stop]
 
     def transposed(self, name: str) -> Iterator[Float32]:
         """The transpose of the matrix `name` as runs of whole rows of a few MB."""
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (count * 4))
         whole, begin = self._whole(name)
+        packed = self._packed(name)
+        if packed is not None:
+            for first in range(0, width, step):
+                piece = packed.columns(first, min(first + step, width))
+                yield np.ascontiguousarray(piece[begin : begin + count].T)
+            return
         with self._open(self._file_of(whole)) as file:
-            tensor = file.get_slice(whole)[begin : begin + count]
+            tensor = file.get_slice(whole)[begin : begin + count].reshape(count, width)
             for first in range(0, width, step):
                 yield self._checked(name, tensor[:, first : first + step].T)
+
+    def slab(self, name: str, index: int) -> Float32:
+        """The matrix `index` of the tensor `name`, which has three dimensions."""
+        with self._open(self._file_of(name)) as file:
+            return self._checked(name, file.get_slice(self._own(name))[index])
 
     def vector(self, name: str, width: int) -> Float32:
         """The tensor `name`, which must have the shape [width]."""
@@ -142,10 +214,18 @@ class Tensors:
         """Single rows of the matrix `name`."""
         self._matrix(name)
         whole, begin = self._whole(name)
+        packed = self._packed(name)
+        if packed is not None:
+            return [packed.rows(begin + index, begin + index + 1)[0] for index in indices]
         with self._open(self._file_of(whole)) as file:
             tensor = file.get_slice(whole)
             rows = (tensor[begin + index : begin + index + 1] for index in indices)
             return [self._checked(name, row)[0] for row in rows]
+
+    def flatten(self, name: str) -> None:
+        """Take `name` as a matrix from now on: a row for each entry of its first axis."""
+        shape = self.shape(name)
+        self._shape[name] = (shape[0], math.prod(shape[1:]))
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise CheckpointError unless the tensor `name` has `shape`."""
@@ -165,7 +245,11 @@ class Tensors:
         """Take these as used: what was made of them is stored already."""
         for name in names:
             self._used.add(name)
-            self.advance(math.prod(self.shape(name)) * _BYTES.get(self._type[name], 0))
+            self.advance(math.prod(self._shape[name]) * _SIZES.get(self._type[name], 1))
+
+    def leave_out(self, prefix: str) -> None:
+        """Take tensors whose names begin so as used: no graph has a place for them."""
+        self._used.update(name for name in self._shape if name.startswith(prefix))
 
     def finish(self, harmless: re.Pattern[str]) -> None:
         """Refuse the first tensor that no part of the graph used, unless `harmless` matches."""
@@ -190,18 +274,24 @@ class Tensors:
         self._entries[file] = opened.entries
         return opened
 
+    def _packed(self, name: str) -> Packed | None:
+        """The matrix that `name` is or is a part of, if a method stores it; not read yet."""
+        if self._packing is None:
+            return None
+        return self._packing.matrix(self, self._whole(name)[0])
+
     def _own(self, name: str) -> str:
         """`name` as the files have it."""
         return name.removeprefix(self.prefix)
 
-    def _file_of(self, name: str) -> str:
+    def _file_of(self, name: str, types: frozenset[str] = _FLOATS) -> str:
         name = self._own(name)
-        self.shape(name)
+        self.stored_shape(name)
         assert self._file is not None
         if name not in self._used:
             self._used.add(name)
             self._taken.append(name)
-        if self._type[name] not in _FLOATS:
+        if self._type[name] not in types:
             raise CheckpointError(
                 f"{name} has the element type {self._type[name]}",
                 hint="use the publisher's checkpoint in bfloat16, float16 or float32",

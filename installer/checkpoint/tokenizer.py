@@ -53,6 +53,10 @@ class CheckpointTokenizer:
         """The id of a token of the vocabulary, or None."""
         return self._tokenizer.token_to_id(token) if token else None
 
+    def text_of(self, token_id: int) -> str:
+        """The text of a token of the vocabulary."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
     def is_special(self, token: str) -> bool:
         """Whether `token` is a control token, which a text cannot spell by accident."""
         added = self._tokenizer.get_added_tokens_decoder().values()

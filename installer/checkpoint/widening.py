@@ -13,7 +13,7 @@ from appliance.pb import onnx_graph_pb2 as pb
 
 _FLOAT, _HALF = 1, 10
 _INT = 2
-_PRODUCTS = frozenset({"MatMul", "Gemm"})
+_PRODUCTS = frozenset({"MatMul", "Gemm", "MoE"})
 
 
 def widen_products(graph: bytes) -> bytes:
@@ -21,10 +21,16 @@ def widen_products(graph: bytes) -> bytes:
     model = pb.Model.FromString(graph)
     if not any(value.type.tensor_type.elem_type == _HALF for value in model.graph.input):
         return graph
+    wide = {tensor.name for tensor in model.graph.initializer if tensor.data_type == _FLOAT}
+
+    def narrow(node: pb.Node) -> bool:
+        """A product with weights in 32 bits is one of 32 bits already."""
+        return node.op_type in _PRODUCTS and not wide.intersection(node.input)
+
     nodes = [
         made
         for node in model.graph.node
-        for made in (_between_casts(node) if node.op_type in _PRODUCTS else (node,))
+        for made in (_between_casts(node) if narrow(node) else (node,))
     ]
     copy = pb.Model.FromString(graph)
     del copy.graph.node[:]

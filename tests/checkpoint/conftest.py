@@ -59,6 +59,8 @@ ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 ROUNDED += [name for name, model in _FOUND.items() if model.main]
 DECODERS = [*MAIN, *(name for name, model in _FOUND.items() if not model.main)]
 WRITERS |= {name: model.write for name, model in _FOUND.items()}
+EXPERTS = [name for name, model in _FOUND.items() if model.experts]
+"""Decoders whose tokens choose among experts."""
 WRITERS |= {
     "xlm-roberta": write_xlm_roberta,
     "roberta-cls": lambda d: write_xlm_roberta(d, seed=7, family="roberta", pooling="cls"),

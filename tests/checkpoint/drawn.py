@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,7 @@ def draw_checkpoint(
     """
     directory.mkdir(parents=True)
     # The library writes into what it is given.
-    given = copy.deepcopy(dict(config))
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    options: dict[str, Any] = copy.deepcopy(dict(config))
     reference = model.from_config(AutoConfig.for_model(**options))
     _draw(reference, seed)
     reference.save_pretrained(directory)
@@ -57,21 +57,24 @@ def draw_checkpoint(
     return directory
 
 
-def drawn_model(*configs: Mapping[str, object], main: bool = False) -> Model:
+def drawn_model(*configs: Mapping[str, object], main: bool = False, experts: bool = False) -> Model:
     """A model of the tests from its config.json alone, of which later parts go before earlier."""
     config = {key: value for part in configs for key, value in part.items()}
-    return Model(lambda directory: draw_checkpoint(directory, config), main)
+    return Model(lambda directory: draw_checkpoint(directory, config), main, experts)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, values in reference.named_parameters():
+        trained = (pair for pair in reference.named_buffers() if "correction" in pair[0])
+        for name, values in chain(reference.named_parameters(), trained):
             drawn = torch.randn(values.shape, generator=random)
             if values.ndim > 1:
                 embedded = "embed" in name
                 values.copy_(drawn * (0.2 if embedded else 1.5 / math.sqrt(values.shape[-1])))
             elif name.endswith("bias"):
                 values.copy_(drawn * 0.2)
+            elif name.endswith("sinks"):
+                values.copy_(drawn)
             else:
                 values.add_(drawn * 0.1)

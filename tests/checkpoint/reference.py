@@ -12,11 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import Mxfp4Config
 
 from appliance.pb import onnx_graph_pb2 as pb
+from installer.checkpoint.graph.stacks import block_of_both
 from installer.checkpoint.graph.table import table_block
 from installer.checkpoint.quantize import (
     SCHEMES,
@@ -43,7 +50,11 @@ class ReferenceDecoder:
     """
 
     def __init__(self, checkpoint: Path, *, settled: bool = True) -> None:
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        config = AutoConfig.from_pretrained(checkpoint)
+        options: dict[str, Any] = {"dtype": torch.float32}
+        if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4":
+            options["quantization_config"] = Mxfp4Config(dequantize=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, **options)
         self.model = model.eval()
         if settled:
             _settle(model)
@@ -111,7 +122,9 @@ def with_rounded_weights(
     shutil.copytree(checkpoint, target)
     weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
     for name, values in weights.items():
-        if values.ndim == 2 and not any(word in name for word in kept):
+        if ".experts." in name:
+            weights[name] = _rounded_experts(name, values, SCHEMES[precision])
+        elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, _EXPANSION, *kept)):
             weights[name] = _rounded(name, values, SCHEMES[precision])
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
@@ -133,19 +146,41 @@ def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
     return dequantize(quantize(values, bits, block), bits, width)
 
 
+_ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
+_EXPANSION = "kv_b_proj.weight"
+"""Of latents to keys and values; kept in floats, as routers are."""
+_DOWN = ("down_proj", "down_proj.weight", "w2.weight")
+
+
+def _rounded_experts(name: str, values: npt.NDArray[Any], scheme: Scheme) -> npt.NDArray[Any]:
+    """In blocks in every grade of integers; experts in 4-bit floats are kept as they are."""
+    if values.dtype == np.uint8 or name.endswith("_bias"):
+        return values
+    if values.ndim == 3:  # of all experts, transposed
+        each = [_rounded_experts(name, one.T.copy(), scheme).T for one in values]
+        return np.ascontiguousarray(np.stack(each))
+    bits, (rows, width) = scheme.layer_bits, values.shape
+    hidden, inner = (rows, width) if name.endswith(_DOWN) else (width, rows)
+    if "gate_up" in name:
+        inner //= 2
+    block = block_of_both(hidden, inner)
+    return dequantize(quantize(values, bits, block), bits, width)
+
+
 class RoundingReference(ReferenceDecoder):
     """The reference with the roundings of a w8a8 bundle's graph: of weights, inputs and cache."""
 
     def __init__(self, rounded: Path, graph: Path) -> None:
         super().__init__(rounded)
         self._graph = graph
-        for layer in self.model.modules():
-            if isinstance(layer, torch.nn.Linear):
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, torch.nn.Linear) and not name.endswith("kv_b_proj"):
                 layer.register_forward_pre_hook(_round_rows)
 
     def logits(self, tokens: Sequence[int]) -> Floats:
         """Logits after each token, [tokens, vocab]."""
-        cache = _RoundingCache(self._graph)
+        latent = hasattr(self.model.config, "kv_lora_rank")
+        cache = (_RoundingLatents if latent else _RoundingCache)(self._graph)
         with torch.inference_mode():
             out = self.model(torch.tensor([list(tokens)]), past_key_values=cache, use_cache=True)
         logits: Floats = out.logits[0].numpy()
@@ -180,6 +215,27 @@ class _RoundingCache(DynamicCache):
         scale = torch.from_numpy(self._scales[f"cache.{name}"].copy())
         scale = scale.view(x.shape[1], 1, x.shape[3])
         return torch.round(x / scale).clamp(-128, 127) * scale
+
+
+class _RoundingLatents(_RoundingCache):
+    """As the bundle has latents: behind the part that is turned, whose neighbours turn together.
+
+    The reference takes the turned part apart: the first of each pair, then the second of each.
+    """
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        turned = value_states.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        keys = self._rounded(f"key_{layer_idx}", torch.cat([turned, key_states], -1))
+        turned, latent = keys.split([value_states.shape[-1], key_states.shape[-1]], -1)
+        apart = turned.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+        return DynamicCache.update(self, latent, apart, layer_idx, *args, **kwargs)
 
 
 def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:

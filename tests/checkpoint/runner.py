@@ -19,7 +19,8 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 class SlotRunner:
     """`slots` sequences of at most `capacity` tokens over one session.
 
-    `weights` is the folder of the weight files, if it is not the graph's own.
+    `weights` is the folder of the weight files, if it is not the graph's own; without `prepack`
+    kernels find no weights laid out for them.
     """
 
     def __init__(
@@ -30,8 +31,12 @@ class SlotRunner:
         slots: int = 1,
         capacity: int,
         weights: Path | None = None,
+        prepack: bool = True,
     ) -> None:
         options = ort.SessionOptions()
+        if not prepack:
+            # Kernels then compute with the weights as they are, and activations in 32 bits.
+            options.add_session_config_entry("session.disable_prepacking", "1")
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
         # Or widened weights and their product become a product of rounded activations.

@@ -6,11 +6,18 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from installer.checkpoint.quantize import Precision
+from installer.checkpoint.reader import Checkpoint
+from tests.checkpoint.conftest import build_unsigned
+from tests.checkpoint.drawn import draw_checkpoint
+from tests.checkpoint.families.qwen3_moe import QWEN3_MOE
 from tests.fakes.checkpoints import write_qwen3
+from tests.fakes.packers import Fp8, write_packed
 
 LARGE = os.environ.get("APPLIANCE_TEST_FULL") == "1"
 SCRIPT = """\
@@ -51,6 +58,39 @@ def test_peak_memory_follows_the_largest_tensor(
     assert size > 3 * largest + ALLOWANCE, "too small a checkpoint to show anything"
     peak = _peak_anonymous_memory(checkpoint, tmp_path / "bundle", precision)
     assert peak <= 3 * largest + ALLOWANCE
+
+
+def test_eight_bit_floats_are_widened_a_run_of_rows_at_a_time(tmp_path: Path) -> None:
+    plain = write_qwen3(tmp_path / "plain", hidden=512, layers=1, intermediate=16_384)
+    write_packed(plain, tmp_path / "packed", Fp8(128))
+    tensors, name = Checkpoint(tmp_path / "packed").tensors, "model.layers.0.mlp.up_proj.weight"
+    meant = 16_384 * 512 * 4
+    tracemalloc.start()
+    try:
+        read = sum(rows.nbytes for rows in tensors.rows(name))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert read == meant
+    # The bytes of one run, its floats, their scales, and the run before.
+    assert peak < meant // 2
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "fp16"])
+def test_stacks_of_experts_are_written_expert_by_expert(
+    tmp_path: Path, precision: Precision
+) -> None:
+    wide = {"hidden_size": 512, "moe_intermediate_size": 128, "num_experts": 64}
+    config = {**QWEN3_MOE, **wide, "num_hidden_layers": 1}
+    checkpoint = draw_checkpoint(tmp_path / "checkpoint", config)
+    stack = 64 * 3 * 128 * 512 * 4
+    tracemalloc.start()
+    try:
+        build_unsigned(checkpoint, tmp_path / "bundle", precision=precision)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < stack // 3
 
 
 def _peak_anonymous_memory(checkpoint: Path, out: Path, precision: str) -> int:

@@ -7,12 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from appliance.bundle.manifest import Generation, Manifest, Prompting
+from appliance.bundle.manifest import Generation, Manifest, Prompting, ToolFormat, encode
 from appliance.errors import CheckpointError
-from installer.checkpoint.prompting import ChatSource
+from appliance.prompting.formats import FORMATS
+from installer.checkpoint.generation import read_generation
+from installer.checkpoint.prompting import ChatSource, read_prompting
+from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.tokenizer import CheckpointTokenizer
 from tests.checkpoint.conftest import build_unsigned
+from tests.fakes.chat_formats import TEMPLATES, speak
 from tests.fakes.checkpoints import CHAT_TEMPLATE, write_qwen3
 
 PLAIN = """\
@@ -128,6 +134,41 @@ def test_the_licence_is_named(tmp_path: Path, card: str, text: str, expected: st
     (checkpoint / "LICENSE").write_text(text)
     assert build_unsigned(checkpoint, tmp_path / "out").license == expected
     assert (tmp_path / "out/LICENSE").read_text() == text
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: ToolFormat) -> None:
+    directory = speak(write_qwen3(tmp_path / "checkpoint", vocab=640), TEMPLATES[name])
+    checkpoint = Checkpoint(directory)
+    tokenizer = CheckpointTokenizer(checkpoint, 640)
+    chat = read_prompting(checkpoint, tokenizer)
+    assert chat.prompting.tool_format == name
+    ends = {tokenizer.id_of(token) for token in FORMATS[name].ends}
+    generation = read_generation(checkpoint, tokenizer, thinking=False, end_ids=chat.end_ids)
+    assert ends <= set(generation.eos_token_ids), "a call ends a turn as well"
+    tags = (chat.prompting.reasoning_start, chat.prompting.reasoning_end)
+    assert tags == {
+        "harmony": ("<|channel|>analysis<|message|>", "<|end|>"),
+        "mistral_v13": ("[THINK]", "[/THINK]"),
+        **dict.fromkeys(("deepseek", "deepseek_v31", "minimax"), ("<think>", "</think>")),
+    }.get(name, ("", ""))
+    assert chat.prompting.reasoning == {
+        "harmony": "levels",
+        **dict.fromkeys(("deepseek", "minimax", "mistral_v13"), "always"),
+    }.get(name, msgspec.UNSET)
+
+
+def test_a_format_whose_tags_are_no_tokens_is_not_taken(tmp_path: Path) -> None:
+    manifest = with_template(tmp_path, TEMPLATES["minimax"])
+    assert prompting(manifest).tool_format == ""
+
+
+def test_a_manifest_without_the_newer_fields_has_the_bytes_that_it_had(tmp_path: Path) -> None:
+    data = encode(with_template(tmp_path, CHAT_TEMPLATE))
+    fields = json.loads(data)["prompting"]
+    assert sorted(fields) == [
+        *("bos_token", "eos_token", "reasoning_end", "reasoning_start", "template", "tool_format"),
+    ]
 
 
 def with_template(tmp_path: Path, template: object) -> Manifest:

@@ -30,6 +30,7 @@ def test_no_weight_moves_further_than_the_grid_is_wide(
     runs = -(-width // block)
     assert blocks.packed.shape == (rows, runs, block * bits // 8)
     assert blocks.scales.shape == (rows, runs)
+    assert blocks.zero_points is not None
     assert blocks.zero_points.shape == (rows, -(-runs * bits // 8))
     rounded = dequantize(blocks, bits, width)
     padded = np.pad(weights, ((0, 0), (0, runs * block - width))).reshape(rows, runs, block)
@@ -46,6 +47,8 @@ def test_rows_are_independent_of_the_piece_they_come_in(bits: int) -> None:
     whole = quantize(weights, bits, 32)
     for row in range(7):
         alone = quantize(weights[row : row + 1], bits, 32)
+        assert alone.zero_points is not None
+        assert whole.zero_points is not None
         assert (alone.packed == whole.packed[row : row + 1]).all()
         assert (alone.scales == whole.scales[row : row + 1]).all()
         assert (alone.zero_points == whole.zero_points[row : row + 1]).all()

@@ -12,9 +12,16 @@ from installer.checkpoint.quantize import Precision
 from installer.checkpoint.widening import widen_products
 from tests.checkpoint.conftest import BuildBundle
 
+PLAIN: list[tuple[str, Precision]] = [("qwen3", "w8a8"), ("llama", "fp32")]
 
-@pytest.mark.parametrize("variant", ["cuda", "trt"])
-@pytest.mark.parametrize(("name", "precision"), [("qwen3", "w8a8"), ("llama", "fp32")])
+
+@pytest.mark.parametrize(
+    ("name", "precision", "variant"),
+    [
+        *((name, kind, way) for name, kind in PLAIN for way in ("cuda", "trt")),
+        ("qwen3-moe", "fp32", "cuda"),  # its router has 32 bits already
+    ],
+)
 def test_the_numbers_are_those_of_the_graph_as_it_is(
     built: BuildBundle, name: str, precision: Precision, variant: str
 ) -> None:

@@ -28,6 +28,7 @@ from tests.fakes.encoder_checkpoints import (
     write_qwen3_embedding,
     write_qwen3_reranker,
 )
+from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 
 PATH = "graph/cpu/model.onnx"
 FIRST_RELEASE = REPOSITORY / "tests/golden/0.1/decoder"
@@ -37,8 +38,8 @@ Change = Callable[[onnx.ModelProto], object]
 Seen = dict[tuple[str, str], set[str]]
 
 
-def check(bundle: Path, data: bytes) -> None:
-    folder = (bundle / PATH).parent
+def check(bundle: Path, data: bytes, folder: Path | None = None) -> None:
+    folder = folder or (bundle / PATH).parent
     files = {p.name: p.stat().st_size for p in folder.iterdir() if p.suffix != ".onnx"}
     check_graph(data, files, path=PATH)
 
@@ -57,6 +58,10 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(tmp_path: Path) -> 
     ]
     whole = [model.write for model in find_models().values() if model.main]
     graphs += [(write, ["w8a8"]) for write in whole]
+    whole += [write_qwen3_vl, write_qwen2_5_vl]
+    graphs += [(write_qwen3_vl, ["int8"]), (write_qwen2_5_vl, ["fp32"])]
+    graphs += [(find_models()["gpt-oss"].write, ["fp32"])]
+    graphs += [(find_models()["qwen3-moe-partly"].write, ["int4"])]
     seen: Seen = {}
     standard: Seen = {}
     for index, (write, precisions) in enumerate(graphs):
@@ -75,7 +80,7 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(tmp_path: Path) -> 
                 )
                 for path in (out / "graph").rglob("*.onnx"):
                     data = path.read_bytes()
-                    check(out, data)
+                    check(out, data, path.parent if path.parent.name == "vision" else None)
                     model = pb.Model.FromString(data)
                     opsets = {entry.domain: entry.version for entry in model.opset_import}
                     note(model, standard if opsets == STANDARD_OPSETS else seen)

@@ -17,7 +17,8 @@ from appliance.engine.grammar.finite import is_endless
 from appliance.engine.grammar.formats import PATTERNS
 from appliance.engine.grammar.pattern import MAX_SIZE, PatternError, check_pattern
 from appliance.engine.grammar.schema import ANNOTATIONS, KEYWORDS, checked
-from appliance.engine.grammar.turn import CallableTool, Structured, Tags, Turn
+from appliance.engine.grammar.tagged import CallableTool
+from appliance.engine.grammar.turn import Structured, Tags, Turn
 from appliance.errors import CapacityError, RequestError
 from tests.engine.conftest import OpenChat
 from tests.engine.test_structured import FORMAT_CHECKS

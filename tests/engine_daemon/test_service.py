@@ -334,7 +334,7 @@ BAD_REQUESTS: list[tuple[pb.GenerateRequest, str]] = [
             model="chat",
             chat=message(role="user", content=[pb.ContentPart(image=pb.Image(data=b"x"))]),
         ),
-        "messages[0].content",
+        "messages[0].content[0]",
     ),
     (chat("x" * 5000), "messages"),
     (chat("x", temperature=-1.0), "temperature"),

@@ -493,7 +493,7 @@ def overlap(query: str, document: str) -> float:
 def _script(request: pb.GenerateRequest, index: int) -> list[Piece]:
     """Every token that sequence `index` would sample."""
     pieces: list[Piece] = []
-    if request.chat.thinking == pb.THINKING_MODE_ON:
+    if request.chat.thinking not in (pb.THINKING_MODE_DEFAULT, pb.THINKING_MODE_OFF):
         pieces += [Piece("reasoning", char) for char in "hm"]
     calls = _calls(request)
     if calls:
@@ -632,6 +632,10 @@ class UnfitError(Exception):
 def check(request: pb.GenerateRequest) -> None:
     """Refuse what the protocol refuses of forms and choices. Raises UnfitError."""
     chat, forced = request.chat, (pb.TOOL_CHOICE_REQUIRED, pb.TOOL_CHOICE_NAMED)
+    for index, message in enumerate(chat.messages):
+        for at, part in enumerate(message.content):
+            if part.WhichOneof("part") == "image":
+                raise UnfitError("this model reads text only", f"messages[{index}].content[{at}]")
     if chat.tool_choice in forced and not chat.tools:
         raise UnfitError("there are no tools to call", "tool_choice")
     if chat.tool_choice == pb.TOOL_CHOICE_NAMED and chat.tool_choice_name not in {

@@ -244,7 +244,7 @@ def test_a_media_type_may_have_parameters(node: Node) -> None:
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": 1}]}]},
-            "messages[0].content[0].type",
+            "messages[0].content[0].image_url",
             "invalid_value",
         ),
         ({"temperature": 3}, "temperature", "invalid_value"),

@@ -329,6 +329,10 @@ def test_a_caller_that_hangs_up_pays_what_was_computed(node: Node) -> None:
         ({"unheard_of": 1}, "unheard_of"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+            "messages[0].content[0].source.type",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]},
             "messages[0].content[0].type",
         ),
         ({"messages": [{"role": "user", "content": "a" * CONTEXT}]}, "messages"),

@@ -182,10 +182,10 @@ def test_reasoning_streams_as_strings_in_its_own_field(client: openai.OpenAI) ->
     [
         ("none", pb.THINKING_MODE_OFF),
         ("minimal", pb.THINKING_MODE_OFF),
-        ("low", pb.THINKING_MODE_ON),
-        ("medium", pb.THINKING_MODE_ON),
-        ("high", pb.THINKING_MODE_ON),
-        ("xhigh", pb.THINKING_MODE_ON),
+        ("low", pb.THINKING_MODE_LOW),
+        ("medium", pb.THINKING_MODE_MEDIUM),
+        ("high", pb.THINKING_MODE_HIGH),
+        ("xhigh", pb.THINKING_MODE_HIGH),
     ],
 )
 def test_reasoning_effort_switches_thinking(

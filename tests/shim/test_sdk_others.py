@@ -124,7 +124,7 @@ def test_models_are_those_that_serve(client: openai.OpenAI, node: Node) -> None:
     one = client.models.retrieve(EMBEDDING)
     assert (one.id, one.owned_by, one.object) == (EMBEDDING, "appliance", "model")
     node.engine.models[EMBEDDING].state = pb.MODEL_STATE_LOADING
-    assert [model.id for model in client.models.list()] == [CHAT]
+    assert [model.id for model in client.models.list()] == [CHAT, RERANK]
 
 
 def test_while_a_version_drains_the_new_one_is_shown(client: openai.OpenAI, node: Node) -> None:
@@ -135,4 +135,4 @@ def test_while_a_version_drains_the_new_one_is_shown(client: openai.OpenAI, node
     model = client.models.retrieve(CHAT)
     assert model.model_extra is not None
     assert model.model_extra["version"] == "2"
-    assert len(client.models.list().data) == 2
+    assert len(client.models.list().data) == 3

@@ -322,6 +322,10 @@ def test_the_asynchronous_sdk_streams(node: Node) -> None:
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input[0].content[0].image_url",
+        ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},
             "input[0].content[0].type",
         ),
         ({"unheard_of": 1}, "unheard_of"),

@@ -91,3 +91,14 @@ class _Measure:
             raise PatternError(otherwise)
         self._at = match.end()
         return match[0]
+
+
+def literal(text: str) -> str:
+    """The pattern that matches `text`, so that it can stand between slashes."""
+    return slashes(re.escape(text).replace("\\\n", "\n"))
+
+
+def slashes(pattern: str) -> str:
+    """`pattern` so that it can stand between slashes."""
+    return re.sub(r"\\(.)|/", lambda m: m[0] if m[1] not in (None, "/") else r"\/", pattern,
+                  flags=re.DOTALL).replace("\n", r"\n")  # fmt: skip

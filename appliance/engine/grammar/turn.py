@@ -9,13 +9,23 @@ so that no text can imitate one; where it spells them, a lazy rule ends at the f
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from appliance.engine.grammar.pattern import PatternError, check_pattern
+from appliance.bundle.manifest import ToolFormat
+from appliance.engine.grammar.forms import (
+    ALL_TAGS,
+    FORMS,
+    HARMONY_FINAL,
+    HARMONY_NEXT,
+    PLAIN_NAME,
+    SPLIT,
+    Form,
+)
+from appliance.engine.grammar.pattern import PatternError, check_pattern, literal, slashes
 from appliance.engine.grammar.schema import Schema, checked
+from appliance.engine.grammar.tagged import CallableTool, tagged_arguments
 from appliance.errors import RequestError
 
 MAX_LARK_BYTES: Final = 64 * 1024
@@ -27,7 +37,6 @@ _GUIDANCE: Final = {
     # No \u: half of a surrogate pair would be a string that many readers refuse.
     "json_allowed_escapes": 'nrbtf\\"',
 }
-_FORMAT_TAGS: Final = {"hermes": ("<tool_call>", "</tool_call>")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +49,6 @@ class Structured:
     @property
     def param(self) -> str:
         return f"structured.{self.kind}"
-
-
-@dataclass(frozen=True, slots=True)
-class CallableTool:
-    """A function that may be called. `index`: its place in the request.
-
-    strict: whether its arguments must satisfy `parameters_json`; else any object does.
-    """
-
-    index: int
-    name: str
-    parameters_json: str
-    strict: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +84,7 @@ class Tags:
 
     reasoning_start: str = ""
     reasoning_end: str = ""
-    tool_format: str = ""
+    tool_format: ToolFormat = ""
 
 
 class Vocabulary(Protocol):
@@ -144,11 +140,16 @@ class _Composer:
 
     def whole(self) -> Grammar:
         turn, body = self._turn, ""
+        harmony = self._tags.tool_format == "harmony"
         if turn.structured is not None and turn.calls != "required":
             body = self._body(turn.structured)
+            if harmony:
+                body = f"{self.written(HARMONY_FINAL)} {body}"
         calls = "" if turn.calls == "none" else self._calls()
         answer = " | ".join(option for option in (calls, body) if option)
         ahead = "" if turn.reasoning == "none" else self._reasoning()
+        if harmony:
+            ahead = self._analysis()
         rules = [f"start: {ahead} answer", f"answer: {answer}", *self._rules]
         written = [self._subgrammars, "" if turn.structured is None else turn.structured.text]
         if self._vocabulary.named_in(json.dumps(written)):
@@ -162,16 +163,16 @@ class _Composer:
     def _body(self, wanted: Structured) -> str:
         match wanted.kind:
             case "json_object":
-                return self._json("body", {"type": "object"}, wanted.param)
+                return self.json("body", {"type": "object"}, wanted.param)
             case "json_schema":
-                return self._json("body", self._checked(wanted.text, wanted.param), wanted.param)
+                return self.json("body", self._checked(wanted.text, wanted.param), wanted.param)
             case "regex":
                 try:
                     check_pattern(wanted.text)
                 except PatternError as error:
                     message = f"this regex cannot be enforced: {error}"
                     raise RequestError(message, param=wanted.param) from None
-                self._rules.append(f"BODY: /{_slashes(wanted.text)}/")
+                self._rules.append(f"BODY: /{slashes(wanted.text)}/")
                 return "BODY"
             case "lark":
                 if len(wanted.text.encode()) > MAX_LARK_BYTES:
@@ -182,28 +183,71 @@ class _Composer:
                 return "@body"
 
     def _calls(self) -> str:
-        """The rules of calls in the bundle's format; the name of the rule for all of them."""
-        begin, end = _FORMAT_TAGS[self._tags.tool_format]
-        options = [self._call(tool) for tool in self._turn.tools]
+        """The rules of calls in the bundle's format; what stands for all of them."""
+        turn, form = self._turn, FORMS[self._tags.tool_format]
+        options = [self._call(tool, form) for tool in turn.tools]
         self._rules.append(f"call: {' | '.join(options)}")
-        again = f'("\\n" {self._tag(begin)} call_rest)*' if self._turn.parallel else ""
-        self._rules.append(f'call_rest: "\\n" call "\\n" {self._tag(end)}')
-        if self._turn.calls == "required" or self._turn.structured is not None:
-            self._rules.append(f"calls: {self._tag(begin)} call_rest {again}")
+        again = ""
+        if turn.parallel and form.between is not None:
+            again = f"({self.written(form.between)} call)*"
+        rest = f"{self.written(form.first)} call {again} {self.written(form.last)}"
+        self._rules.append(f"call_rest: {rest}")
+        if turn.calls == "required" or turn.structured is not None:
+            if not form.begin and turn.calls == "optional":
+                raise RequestError(
+                    "this model's calls cannot be told from an answer in this form",
+                    param="tools" if turn.structured is None else turn.structured.param,
+                    hint="leave out the tools or the form, or require a call",
+                    code="unsupported_parameter",
+                )
+            self._rules.append(f"calls: {self.written(form.begin)} call_rest")
             return "calls"
-        self._rules.append(f"calls: call_rest {again}")
-        return " | ".join([*self._text_until(begin, "calls"), self._free_text(begin)])
+        if form.plain:
+            self._rules.append(f"PLAIN: {form.plain}")
+            return f"{self.written(form.begin)} call_rest | {self.written(form.lead)} PLAIN"
+        return " | ".join([*self._text_until(form.begin, "call_rest"), self._free_text(form.begin)])
 
-    def _call(self, tool: CallableTool) -> str:
+    def _call(self, tool: CallableTool, form: Form) -> str:
+        """The rule of a call of `tool`; its name."""
+        name, values = f"call_{tool.index}", {"NAME": json.dumps(tool.name), "PLAIN": tool.name}
+        if "PLAIN" in form.call and not PLAIN_NAME.fullmatch(tool.name):
+            raise RequestError(
+                f"this model's calls cannot be held to a function named {tool.name!r}",
+                param=f"tools[{tool.index}].function.name",
+                hint="use letters, digits, '_', '-' and '.'",
+                code="unsupported_parameter",
+            )
         param = f"tools[{tool.index}].function.parameters"
         schema: Schema = {"type": "object"}
         if tool.strict:
             schema = _object_only(self._checked(tool.parameters_json or "{}", param), param)
-        head = json.dumps(f'{{"name": {json.dumps(tool.name)}, "arguments": ')
-        self._rules.append(
-            f'call_{tool.index}: {head} {self._json(f"arguments{tool.index}", schema, param)} "}}"'
-        )
-        return f"call_{tool.index}"
+        if form.values is None:
+            values["ARGS"] = self.json(f"arguments{tool.index}", schema, param)
+        else:
+            values["ARGS"] = tagged_arguments(self, form.values, schema, param, tool)
+        self._rules.append(f"{name}: {self.written(form.call, values)}")
+        return name
+
+    def written(self, text: str, values: Mapping[str, str] = {}) -> str:
+        """`text` as grammar: its tags as tokens where they are, and `values` for its words."""
+        parts: list[str] = []
+        for part in SPLIT.split(text):
+            if part == "ARGS":
+                parts.append(values[part])
+            elif part == "ID":
+                parts.append("/[A-Za-z0-9]{9}/")
+            elif part in ("NAME", "PLAIN"):
+                parts.append(json.dumps(values[part]))
+            elif part:
+                parts.append(self._tag(part) if part in ALL_TAGS else json.dumps(part))
+        return " ".join(parts)
+
+    def _analysis(self) -> str:
+        """Messages of reasoning in harmony's format, if any, up to the next message's header."""
+        start, end = self._tags.reasoning_start, self._tags.reasoning_end
+        (option,) = self._text_until(end, self.written(HARMONY_NEXT))
+        self._rules.append(f"analysis: {self.written(start)} {option}")
+        return "analysis?"
 
     def _reasoning(self) -> str:
         start, end = self._tags.reasoning_start, self._tags.reasoning_end
@@ -216,7 +260,7 @@ class _Composer:
         """Text without `tag`, then `tag`, then the rule or terminal `then`."""
         name = f"until_{len(self._rules)}"
         if self._vocabulary.token(tag) is None:
-            self._rules.append(f"{name}[lazy]: /(?s:.*){_literal(tag)}/")
+            self._rules.append(f"{name}[lazy]: /(?s:.*){literal(tag)}/")
             yield f"{name} {then}"
         else:
             yield f"{self._free_text(tag)} {self._tag(tag)} {then}"
@@ -224,12 +268,16 @@ class _Composer:
     def _free_text(self, tag: str) -> str:
         """The terminal for text without `tag`."""
         name = f"TEXT_{len(self._rules)}"
-        self._rules.append(f"{name}: /(?s:.*)/ & ~/(?s:.*){_literal(tag)}(?s:.*)/")
+        self._rules.append(f"{name}: /(?s:.*)/ & ~/(?s:.*){literal(tag)}(?s:.*)/")
         return name
 
     def _tag(self, text: str) -> str:
         token = self._vocabulary.token(text)
         return json.dumps(text) if token is None else f"<[{token}]>"
+
+    def rule(self, text: str) -> None:
+        """Add a rule."""
+        self._rules.append(text)
 
     def _checked(self, text: str, param: str) -> Schema:
         self._chars += len(text)
@@ -239,7 +287,8 @@ class _Composer:
             )
         return checked(text, param)
 
-    def _json(self, name: str, schema: Schema, param: str) -> str:
+    def json(self, name: str, schema: Schema, param: str) -> str:
+        """A JSON value of `schema`, as the rule `name`; what stands for it."""
         self._parts.append(Part(param, schema))
         self._subgrammars.append({"name": name, "json_schema": _guided(schema)})
         return f"@{name}"
@@ -258,13 +307,3 @@ def _object_only(schema: Schema, param: str) -> Schema:
     if types != "object" and not (isinstance(types, list) and "object" in types):
         raise RequestError("the parameters must be an object", param=f"{param}.type")
     return {**schema, "type": "object"}
-
-
-def _literal(text: str) -> str:
-    return _slashes(re.escape(text))
-
-
-def _slashes(pattern: str) -> str:
-    """`pattern` so that it can stand between slashes."""
-    return re.sub(r"\\(.)|/", lambda m: m[0] if m[1] not in (None, "/") else r"\/", pattern,
-                  flags=re.DOTALL).replace("\n", r"\n")  # fmt: skip

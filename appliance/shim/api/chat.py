@@ -18,6 +18,7 @@ from appliance.shim.event_stream import CHUNKS
 from appliance.shim.exchange import exchange_of
 from appliance.shim.generation import FINISH_REASONS, Generation, admitted
 from appliance.shim.refusals import refusal
+from appliance.shim.renamed import renamed
 from appliance.shim.service_tier import serve_as
 from appliance.shim.services import Services
 from appliance.shim.wire import chat as wire
@@ -44,7 +45,10 @@ class ChatEndpoint:
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace)
         given = [tool.function.name for tool in request.tools or ()]
         kept = places(given, engine_request.chat.tools)
-        with in_the_callers_words("response_format.json_schema.schema", kept=kept):
+        with (
+            renamed("thinking", "reasoning_effort"),
+            in_the_callers_words("response_format.json_schema.schema", kept=kept),
+        ):
             async with admitted(self._services, exchange, receive, [engine_request]) as generation:
                 await send_answer(
                     generation,

@@ -94,6 +94,7 @@ class ResponsesEndpoint:
         kept = places([tool.name for tool in request.tools or ()], engine_request.chat.tools)
         with (
             renamed("messages", "input"),
+            renamed("thinking", "reasoning.effort"),
             in_the_callers_words("text.format.schema", "parameters", kept),
         ):
             if request.background:

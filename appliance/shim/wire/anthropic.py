@@ -1,6 +1,6 @@
 """The requests of Anthropic's /v1/messages and /v1/messages/count_tokens.
 
-Refuses content that no model here understands (images, documents, server tools) by its type.
+Refuses content that no model here understands (documents, server tools) by its type.
 `cache_control` is taken everywhere and changes nothing: the prefix cache needs no marks.
 """
 
@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire import images
 from appliance.shim.wire.anthropic_choice import Choice, OutputConfig, choose, parallel
 from appliance.shim.wire.messages import tool_to_engine
 from appliance.shim.wire.prompt import chat_prompt, chat_request, thinking_mode
@@ -40,6 +41,29 @@ class TextBlock(_Block, frozen=True, kw_only=True, tag="text"):
     citations: None = None
 
 
+class Base64Source(_Strict, frozen=True, tag_field="type", tag="base64"):
+    media_type: str
+    data: str
+
+
+class UrlSource(_Strict, frozen=True, tag_field="type", tag="url"):
+    """Known, and refused: nothing is fetched."""
+
+    url: str
+
+
+class FileSource(_Strict, frozen=True, tag_field="type", tag="file"):
+    """Known, and refused: no images are kept."""
+
+    file_id: str
+
+
+class ImageBlock(_Block, frozen=True, kw_only=True, tag="image"):
+    """An image, for models that read them."""
+
+    source: Base64Source | UrlSource | FileSource
+
+
 class ThinkingBlock(_Block, frozen=True, kw_only=True, tag="thinking"):
     """Earlier reasoning. It is not signed here, so any signature is taken."""
 
@@ -55,7 +79,7 @@ class ToolUseBlock(_Block, frozen=True, kw_only=True, tag="tool_use"):
 
 class ToolResultBlock(_Block, frozen=True, kw_only=True, tag="tool_result"):
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | list[TextBlock | ImageBlock] | None = None
     is_error: bool = False
 
 
@@ -63,7 +87,7 @@ Text = str | Annotated[list[TextBlock], Meta(min_length=1)]
 
 
 class UserMessage(_Strict, frozen=True, tag_field="role", tag="user"):
-    content: str | Annotated[list[TextBlock | ToolResultBlock], Meta(min_length=1)]
+    content: str | Annotated[list[TextBlock | ImageBlock | ToolResultBlock], Meta(min_length=1)]
 
 
 class AssistantMessage(_Strict, frozen=True, tag_field="role", tag="assistant"):
@@ -193,32 +217,32 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True):
 
 
 def _turns(messages: Iterable[Message]) -> Iterator[pb.ChatMessage]:
-    for message in messages:
+    for index, message in enumerate(messages):
         if isinstance(message, UserMessage):
-            yield from _user(message)
+            yield from _user(message, f"messages[{index}].content")
         elif isinstance(message, AssistantMessage):
             yield _assistant(message)
         else:
             yield pb.ChatMessage(role="system", content=_parts(message.content))
 
 
-def _user(message: UserMessage) -> list[pb.ChatMessage]:
-    """Results of tools are turns of their own; text beside them is the user's."""
+def _user(message: UserMessage, at: str) -> list[pb.ChatMessage]:
+    """Results of tools are turns of their own; what stands beside them is the user's."""
     if isinstance(message.content, str):
         return [pb.ChatMessage(role="user", content=_parts(message.content))]
     turns: list[pb.ChatMessage] = []
-    for block in message.content:
+    for index, block in enumerate(message.content):
         if isinstance(block, ToolResultBlock):
-            turns.append(_result(block))
-        elif turns and turns[-1].role == "user":
-            turns[-1].content.add(text=block.text)
-        else:
-            turns.append(pb.ChatMessage(role="user", content=_parts([block])))
+            turns.append(_result(block, f"{at}[{index}].content"))
+            continue
+        if not (turns and turns[-1].role == "user"):
+            turns.append(pb.ChatMessage(role="user"))
+        turns[-1].content.append(_part(block, f"{at}[{index}]"))
     return turns
 
 
-def _result(block: ToolResultBlock) -> pb.ChatMessage:
-    content = _parts(block.content or "")
+def _result(block: ToolResultBlock, at: str) -> pb.ChatMessage:
+    content = _parts(block.content or "", at)
     if block.is_error:
         # Templates have no field for it, and a failure must not read like a result.
         content.insert(0, pb.ContentPart(text="Error: "))
@@ -241,7 +265,16 @@ def _assistant(message: AssistantMessage) -> pb.ChatMessage:
     return turn
 
 
-def _parts(content: str | Iterable[TextBlock]) -> list[pb.ContentPart]:
+def _parts(content: str | Iterable[TextBlock | ImageBlock], at: str = "") -> list[pb.ContentPart]:
     if isinstance(content, str):
         return [pb.ContentPart(text=content)]
-    return [pb.ContentPart(text=block.text) for block in content]
+    return [_part(block, f"{at}[{index}]") for index, block in enumerate(content)]
+
+
+def _part(block: TextBlock | ImageBlock, at: str) -> pb.ContentPart:
+    if isinstance(block, TextBlock):
+        return pb.ContentPart(text=block.text)
+    source = block.source
+    if not isinstance(source, Base64Source):
+        images.refuse_address(f"{at}.source")
+    return images.from_base64(source.media_type, source.data, at=f"{at}.source.data")

@@ -19,7 +19,13 @@ from appliance.shim.wire.messages import (
     to_engine,
     tools_to_engine,
 )
-from appliance.shim.wire.prompt import Effort, chat_request, thinking_mode, thinks
+from appliance.shim.wire.prompt import (
+    Effort,
+    chat_request,
+    effort_mode,
+    thinking_mode,
+    thinks,
+)
 from appliance.shim.wire.sampling import Sampling
 from appliance.shim.wire.structured import ResponseFormat, ToolChoice, choose, structured
 from appliance.shim.wire.usage import Usage
@@ -91,7 +97,7 @@ class ChatRequest(Sampling, frozen=True):
         return chat_request(
             request_id=request_id,
             model=self.model,
-            messages=[to_engine(message) for message in self.messages],
+            messages=to_engine(self.messages),
             tools=chosen.tools,
             thinking=self._thinking(),
             continue_final=bool(self.continue_final_message),
@@ -109,10 +115,9 @@ class ChatRequest(Sampling, frozen=True):
     def _thinking(self) -> pb.ThinkingMode:
         asked = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
         if self.reasoning_effort is not None:
-            effort = thinks(self.reasoning_effort)
-            if asked is not None and asked != effort:
+            if asked is not None and asked != thinks(self.reasoning_effort):
                 raise _contradiction("chat_template_kwargs.enable_thinking", "reasoning_effort")
-            asked = effort
+            return effort_mode(self.reasoning_effort)
         return thinking_mode(asked)
 
     def _check_continuation(self) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire import images
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -16,12 +17,24 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class TextPart(_Strict, frozen=True, tag_field="type", tag="text"):
-    """The one kind of part that the models here understand."""
+    """Text, which every model understands."""
 
     text: str
 
 
+class ImageUrl(_Strict, frozen=True):
+    url: str
+    detail: images.Detail | None = None
+
+
+class ImagePart(_Strict, frozen=True, tag_field="type", tag="image_url"):
+    """An image, for models that read them."""
+
+    image_url: ImageUrl
+
+
 Content = str | Annotated[list[TextPart], Meta(min_length=1)]
+Shown = str | Annotated[list[TextPart | ImagePart], Meta(min_length=1)]
 
 
 class CalledFunction(_Strict, frozen=True):
@@ -50,7 +63,7 @@ class Developer(_Message, frozen=True, kw_only=True, tag="developer"):
 
 
 class User(_Message, frozen=True, kw_only=True, tag="user"):
-    content: Content
+    content: Shown
 
 
 class Assistant(_Message, frozen=True, tag="assistant"):
@@ -85,11 +98,15 @@ class Tool(_Strict, frozen=True):
     function: Function
 
 
-def to_engine(message: Message) -> pb.ChatMessage:
-    """`message` in the engine's words."""
+def to_engine(messages: Iterable[Message]) -> list[pb.ChatMessage]:
+    """`messages` in the engine's words. Raises RequestError for an image that cannot be one."""
+    return [_to_engine(message, f"messages[{i}].content") for i, message in enumerate(messages)]
+
+
+def _to_engine(message: Message, at: str) -> pb.ChatMessage:
     result = pb.ChatMessage(
         role="system" if isinstance(message, Developer) else _role(message),
-        content=_parts(message.content),
+        content=_parts(message.content, at),
         name=message.name or "",
     )
     if isinstance(message, ToolResult):
@@ -137,9 +154,18 @@ def _role(message: Message) -> str:
     return str(message.__struct_config__.tag)
 
 
-def _parts(content: str | list[TextPart] | None) -> list[pb.ContentPart]:
+def _parts(
+    content: str | list[TextPart] | list[TextPart | ImagePart] | None, at: str
+) -> list[pb.ContentPart]:
     if content is None:
         return []
     if isinstance(content, str):
         return [pb.ContentPart(text=content)]
-    return [pb.ContentPart(text=part.text) for part in content]
+    return [_part(part, f"{at}[{i}]") for i, part in enumerate(content)]
+
+
+def _part(part: TextPart | ImagePart, at: str) -> pb.ContentPart:
+    if isinstance(part, TextPart):
+        return pb.ContentPart(text=part.text)
+    given, at = part.image_url, f"{at}.image_url"
+    return images.from_url(given.url, given.detail, at=f"{at}.url", detail_at=f"{at}.detail")

@@ -91,12 +91,17 @@ _TIERS = (
     "`auto`, `default`; `flex`: after everybody else, at the batch price; `priority`, `fast`: "
     "before everybody else, for keys that may"
 )
+_EFFORT = (
+    "`none` and `minimal` switch thinking off, the rest on; `low`, `medium` and `high` where the "
+    "model knows degrees; off is refused where the model always reasons"
+)
 
 CHAT = (
     _honoured("model"),
     _honoured(
         "messages",
-        "roles system, developer, user, assistant, tool; content as a string or text parts; "
+        "roles system, developer, user, assistant, tool; content as a string or text parts, "
+        "a user's also as `image_url` parts with a data URI; "
         "`reasoning_content` of earlier assistant turns",
     ),
     _honoured("max_completion_tokens", "up to the context if absent"),
@@ -112,7 +117,7 @@ CHAT = (
         "response_format",
         "`text`, `json_object`, `json_schema`; strict or not, the schema always holds",
     ),
-    _honoured("reasoning_effort", "`none` and `minimal` switch thinking off, the rest on"),
+    _honoured("reasoning_effort", _EFFORT),
     _honoured("chat_template_kwargs", "extension; `enable_thinking` only"),
     _honoured(
         "prediction", "of type `content`, a string or text parts; changes the speed, not the answer"
@@ -143,8 +148,8 @@ _PROMPT_OF_MESSAGES = (
     _honoured("model"),
     _honoured(
         "messages",
-        "roles user, assistant, system; content as a string or blocks: `text`, `thinking`, "
-        "`tool_use`, `tool_result`; a last assistant text is gone on from",
+        "roles user, assistant, system; content as a string or blocks: `text`, `image` in "
+        "base64, `thinking`, `tool_use`, `tool_result`; a last assistant text is gone on from",
     ),
     _honoured("system", "a string or text blocks"),
     _honoured("tools", "custom tools; with `strict` their input always satisfies the schema"),
@@ -204,7 +209,8 @@ RESPONSES = (
     _honoured("model"),
     _honoured(
         "input",
-        "a string or items: messages of text parts, `function_call`, `function_call_output`, "
+        "a string or items: messages of text and `input_image` parts, `function_call`, "
+        "`function_call_output`, "
         "`reasoning`",
     ),
     _honoured("instructions", "a system message before the input; not carried over to later turns"),
@@ -227,8 +233,7 @@ RESPONSES = (
     _honoured("parallel_tool_calls", "false: at most one call"),
     _honoured(
         "reasoning",
-        "`effort`: `none` and `minimal` switch thinking off, the rest on; `summary` only `auto`, "
-        "and the reasoning itself is what there is",
+        f"`effort`: {_EFFORT}; `summary` only `auto`, and the reasoning itself is what there is",
     ),
     _honoured(
         "text",
@@ -252,7 +257,7 @@ RESPONSES = (
     _refused("background_options", "a background response starts at once"),
     _refused("context_management", "send the items that you want to be read"),
     _refused("conversation", "use `previous_response_id`"),
-    _refused("image", "there is no image input"),
+    _refused("image", "images are parts of `input`"),
     _refused("moderation", "there is no moderation model"),
     _refused("prompt", "there are no stored prompts"),
     _refused("prompt_cache_options", "the prefix cache has no options"),

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire import images
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 FREE_CHOICE = (pb.TOOL_CHOICE_AUTO, "")
 _NO_THINKING = frozenset({"none", "minimal"})
+_DEGREES = {"low": pb.THINKING_MODE_LOW, "medium": pb.THINKING_MODE_MEDIUM}
 
 
 def chat_request(
@@ -66,7 +68,11 @@ def chat_prompt(
     tool_choice: tuple[pb.ToolChoice, str] = FREE_CHOICE,
     parallel_tool_calls: bool | None = None,
 ) -> pb.ChatPrompt:
-    """The prompt alone, to be generated from or only counted."""
+    """The prompt alone, to be generated from or only counted.
+
+    Raises RequestError if its images are too large.
+    """
+    images.check_total(messages)
     return pb.ChatPrompt(
         messages=messages,
         tools=tools,
@@ -79,8 +85,15 @@ def chat_prompt(
 
 
 def thinks(effort: Effort) -> bool:
-    """Whether `effort` asks for any reasoning; the engine knows on and off."""
+    """Whether `effort` asks for any reasoning."""
     return effort not in _NO_THINKING
+
+
+def effort_mode(effort: Effort) -> pb.ThinkingMode:
+    """`effort` in the engine's words, which know three degrees."""
+    if not thinks(effort):
+        return pb.THINKING_MODE_OFF
+    return _DEGREES.get(effort, pb.THINKING_MODE_HIGH)
 
 
 def thinking_mode(asked: bool | None) -> pb.ThinkingMode:

@@ -1,7 +1,7 @@
 """The items of /v1/responses: what a conversation is made of, going in and coming out.
 
 Going in, an item may be one that came out earlier, sent back as it was. Refuses parts and items
-that no model here understands (images, files, built-in tools) by their type.
+that no model here understands (files, built-in tools) by their type.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire import images
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -31,6 +32,14 @@ class PlainText(_Strict, frozen=True, tag_field="type", tag="text"):
     text: str
 
 
+class InputImage(_Strict, frozen=True, tag_field="type", tag="input_image"):
+    """An image, for models that read them."""
+
+    image_url: str | None = None
+    file_id: str | None = None
+    detail: images.Detail | None = None
+
+
 class GivenOutputText(_Strict, frozen=True, tag_field="type", tag="output_text"):
     """Text of an earlier answer; what stands beside it is not read again."""
 
@@ -43,7 +52,7 @@ class GivenRefusal(_Strict, frozen=True, tag_field="type", tag="refusal"):
     refusal: str
 
 
-Part = InputText | PlainText | GivenOutputText | GivenRefusal
+Part = InputText | PlainText | InputImage | GivenOutputText | GivenRefusal
 Parts = str | Annotated[list[Part], Meta(min_length=1)]
 
 
@@ -65,7 +74,7 @@ class GivenCall(_Strict, frozen=True, tag_field="type", tag="function_call"):
 
 class GivenCallOutput(_Strict, frozen=True, tag_field="type", tag="function_call_output"):
     call_id: str
-    output: str | Annotated[list[InputText | PlainText], Meta(min_length=1)]
+    output: str | Annotated[list[InputText | PlainText | InputImage], Meta(min_length=1)]
     id: str | None = None
     status: Status | None = None
 
@@ -137,19 +146,24 @@ class OutputCall(msgspec.Struct, frozen=True, tag_field="type", tag="function_ca
 OutputItem = OutputMessage | OutputReasoning | OutputCall
 
 
-def to_engine(items: Iterable[Item]) -> list[pb.ChatMessage]:
-    """`items` as turns: an assistant's reasoning, text and calls that follow each other are one."""
+def to_engine(items: Iterable[Item], *, earlier: int = 0) -> list[pb.ChatMessage]:
+    """`items` as turns: an assistant's reasoning, text and calls that follow each other are one.
+
+    The first `earlier` of them are of earlier responses. Raises RequestError for an image that
+    cannot be one.
+    """
     turns: list[pb.ChatMessage] = []
     open_turn: pb.ChatMessage | None = None
-    for item in items:
+    for index, item in enumerate(items):
+        at = f"input[{index - earlier}]"
         if not _is_assistant(item):
-            turns.append(_turn(item))
+            turns.append(_turn(item, at))
             open_turn = None
             continue
         if open_turn is None or _begins_another(open_turn, item):
             open_turn = pb.ChatMessage(role="assistant")
             turns.append(open_turn)
-        _add(open_turn, item)
+        _add(open_turn, item, at)
     return turns
 
 
@@ -169,6 +183,9 @@ def listed(item: Item, fallback_id: str) -> dict[str, object]:
 def _listed_part(part: str | Part, kind: str) -> dict[str, object]:
     if isinstance(part, GivenRefusal):
         return {"type": "refusal", "refusal": part.refusal}
+    if isinstance(part, InputImage):
+        detail = part.detail or "auto"
+        return {"type": "input_image", "image_url": part.image_url, "detail": detail}
     text = part if isinstance(part, str) else part.text
     more: dict[str, object] = {"annotations": [], "logprobs": []} if kind == "output_text" else {}
     return {"type": kind, "text": text, **more}
@@ -187,7 +204,7 @@ def _begins_another(turn: pb.ChatMessage, item: Item) -> bool:
     return isinstance(item, GivenMessage) and bool(turn.content or turn.tool_calls)
 
 
-def _add(turn: pb.ChatMessage, item: Item) -> None:
+def _add(turn: pb.ChatMessage, item: Item, at: str) -> None:
     if isinstance(item, GivenReasoning):
         texts = item.content if item.content is not None else item.summary
         turn.reasoning = "".join(part.text for part in texts)
@@ -195,21 +212,31 @@ def _add(turn: pb.ChatMessage, item: Item) -> None:
         turn.tool_calls.add(id=item.call_id, name=item.name, arguments_json=item.arguments)
     else:
         assert isinstance(item, GivenMessage)
-        turn.content.extend(_parts(item.content))
+        turn.content.extend(_parts(item.content, f"{at}.content"))
 
 
-def _turn(item: Item) -> pb.ChatMessage:
+def _turn(item: Item, at: str) -> pb.ChatMessage:
     if isinstance(item, GivenCallOutput):
-        return pb.ChatMessage(role="tool", tool_call_id=item.call_id, content=_parts(item.output))
+        content = _parts(item.output, f"{at}.output")
+        return pb.ChatMessage(role="tool", tool_call_id=item.call_id, content=content)
     assert isinstance(item, GivenMessage)
     role = "system" if item.role == "developer" else item.role
-    return pb.ChatMessage(role=role, content=_parts(item.content))
+    return pb.ChatMessage(role=role, content=_parts(item.content, f"{at}.content"))
 
 
-def _parts(content: str | Sequence[Part]) -> list[pb.ContentPart]:
+def _parts(content: str | Sequence[Part], at: str) -> list[pb.ContentPart]:
     if isinstance(content, str):
         return [pb.ContentPart(text=content)]
-    return [
-        pb.ContentPart(text=part.refusal if isinstance(part, GivenRefusal) else part.text)
-        for part in content
-    ]
+    return [_part(part, f"{at}[{index}]") for index, part in enumerate(content)]
+
+
+def _part(part: Part, at: str) -> pb.ContentPart:
+    if isinstance(part, GivenRefusal):
+        return pb.ContentPart(text=part.refusal)
+    if not isinstance(part, InputImage):
+        return pb.ContentPart(text=part.text)
+    if part.image_url is None:
+        images.refuse_address(f"{at}.file_id" if part.file_id is not None else at)
+    return images.from_url(
+        part.image_url, part.detail, at=f"{at}.image_url", detail_at=f"{at}.detail"
+    )

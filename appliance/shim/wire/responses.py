@@ -13,7 +13,7 @@ from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.service_tier import Asked
 from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
 from appliance.shim.wire.messages import tool_to_engine
-from appliance.shim.wire.prompt import Effort, chat_request, thinking_mode, thinks
+from appliance.shim.wire.prompt import Effort, chat_request, effort_mode, thinking_mode
 from appliance.shim.wire.response_items import GivenMessage, Item, to_engine
 from appliance.shim.wire.sampling import Penalty, Share
 from appliance.shim.wire.structured import (
@@ -157,12 +157,13 @@ class ResponsesRequest(_Strict, frozen=True):
         self.check()
         chosen = self._chosen()
         effort = self.reasoning.effort if self.reasoning is not None else None
+        turns = to_engine([*earlier, *self.items], earlier=len(earlier))
         return chat_request(
             request_id=request_id,
             model=self.model,
-            messages=[*self._instructions(), *to_engine([*earlier, *self.items])],
+            messages=[*self._instructions(), *turns],
             tools=chosen.tools,
-            thinking=thinking_mode(None if effort is None else thinks(effort)),
+            thinking=thinking_mode(None) if effort is None else effort_mode(effort),
             sampling=pb.SamplingParams(
                 max_tokens=self.max_output_tokens or 0,
                 temperature=self.temperature,

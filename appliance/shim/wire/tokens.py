@@ -40,7 +40,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         self._check(self.messages, goes_on=goes_on)
         kwargs = self.chat_template_kwargs
         prompt = chat_prompt(
-            [to_engine(message) for message in self.messages],
+            to_engine(self.messages),
             tools_to_engine(self.tools or ()),
             thinking_mode(kwargs.enable_thinking if kwargs is not None else None),
             continue_final=goes_on,

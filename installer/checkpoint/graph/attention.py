@@ -23,6 +23,8 @@ from installer.checkpoint.graph.rope import Rope
 from installer.checkpoint.quantize import Float32
 
 PAIR = ("key", "value")
+_SINKS = 11
+"""Which of the kernel's inputs they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,11 @@ class _Form:
         self, layer: int, *inputs: ir.Value | None, rotate: bool, **attributes: Attribute
     ) -> Sequence[ir.Value]:
         """The attention kernel: attended, present keys, present values."""
-        shape, window = self._shape, self._shape.kinds[layer].window
+        shape, kind = self._shape, self._shape.kinds[layer]
+        window = kind.window
         return self._graph.ops(
             "GroupQueryAttention",
-            *inputs,
+            *self._with_sinks(layer, inputs),
             outputs=3,
             domain=MICROSOFT,
             num_heads=shape.heads,
@@ -71,7 +74,19 @@ class _Form:
             scale=shape.scale,
             **attributes,
             **({} if window is None else {"local_window_size": window}),
+            **({"rotary_interleaved": 1} if rotate and kind.rope.interleaved else {}),
         )
+
+    def _with_sinks(
+        self, layer: int, inputs: Sequence[ir.Value | None]
+    ) -> Sequence[ir.Value | None]:
+        """The kernel's inputs with the layer's sinks at their place."""
+        if not self._shape.sinks:
+            return inputs
+        name = f"{self._shape.root}.layers.{layer}.self_attn.sinks"
+        sinks = self._graph.vector(name, self._shape.heads)
+        before = [*inputs[:_SINKS], *[None] * (_SINKS - len(inputs))]
+        return [*before, sinks, *inputs[_SINKS + 1 :]]
 
 
 Tables = tuple[ir.Value, ir.Value]
@@ -115,7 +130,11 @@ class FloatSlots(_Form):
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         super().__init__(graph, shape)
         self._rows = _declare_rows(graph)
-        self._tables = angles(graph, shape)
+        self._tables = self._make_tables()
+
+    def _make_tables(self) -> Sequence[Tables]:
+        """The tables of each layer, stored with the weights."""
+        return angles(self._graph, self._shape)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         past = self._past(layer, self._graph.dtype)
@@ -196,12 +215,13 @@ class _Rotated(_Form):
 
     def _rotate(self, layer: int, x: ir.Value, heads: int) -> ir.Value:
         """x [B, S, heads * head_dim], each token turned by its position."""
-        turned, partly = self._shape.kinds[layer].rope.turned, {}
-        if turned != self._shape.head_dim:
-            partly = {"num_heads": heads, "rotary_embedding_dim": turned}
+        rope = self._shape.kinds[layer].rope
+        attributes = {"interleaved": 1} if rope.interleaved else {}
+        if rope.turned != self._shape.head_dim:
+            attributes |= {"num_heads": heads, "rotary_embedding_dim": rope.turned}
         tables = self._tables[layer]
         return self._graph.op(
-            "RotaryEmbedding", x, self._start, *tables, domain=MICROSOFT, **partly
+            "RotaryEmbedding", x, self._start, *tables, domain=MICROSOFT, **attributes
         )
 
 

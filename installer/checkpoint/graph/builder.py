@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.packed.packing import Kept
 from installer.checkpoint.quantize import (
     FLOAT_BITS,
     Blocks,
@@ -48,7 +49,7 @@ class QuantizedMatrix:
 
     packed: ir.Value
     scales: ir.Value
-    zeros: ir.Value
+    zeros: ir.Value | None
     outer: int
     inner: int
     bits: int
@@ -280,6 +281,9 @@ class GraphBuilder:
             columns = self.stored(f"{name}.transposed", (inner, outer), pieces)
             y = self.op("MatMul", x, self.parameter(columns))
             return y if addend is None else self.op("Add", y, addend)
+        kept = self.tensors.kept(weight, bits)
+        if kept is not None:
+            return self.multiply(*self._kept(x, name, (outer, inner), kept), addend)
         rows = self.tensors.rows(weight)
         matrix = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
         return self.multiply(x, matrix, addend)
@@ -322,13 +326,39 @@ class GraphBuilder:
         self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
     ) -> QuantizedMatrix:
         """Quantize and store the matrix of this shape, given in runs of rows."""
+        return self.in_blocks(
+            name, shape, (quantize(piece, bits, block) for piece in rows), bits, block
+        )
+
+    def _kept(
+        self, x: ir.Value, name: str, shape: tuple[int, int], kept: Kept
+    ) -> tuple[ir.Value, QuantizedMatrix]:
+        """Store the integers that the checkpoint has; x in their order, and the matrix."""
+        if kept.order is not None:
+            order = self.files.write(f"{name}.order", ir.DataType.INT64, (shape[1],), [kept.order])
+            x = self.op("Gather", x, order, axis=-1)
+        return x, self.in_blocks(
+            name, shape, kept.runs(), kept.bits, kept.block, centred=kept.centred
+        )
+
+    def in_blocks(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        runs_of: Iterable[Blocks],
+        bits: int,
+        block: int,
+        *,
+        centred: bool = False,
+    ) -> QuantizedMatrix:
+        """Store the matrix of this shape, given in runs of rows; one that is `centred` has no
+        zero points."""
         outer, inner = shape
         runs = -(-inner // block)
         rest: list[Blocks] = []
 
         def packed() -> Iterator[npt.NDArray[np.uint8]]:
-            for piece in rows:
-                blocks = quantize(piece, bits, block)
+            for blocks in runs_of:
                 yield blocks.packed
                 rest.append(Blocks(blocks.packed[:0], blocks.scales, blocks.zero_points))
 
@@ -336,11 +366,13 @@ class GraphBuilder:
             f"{name}.packed", ir.DataType.UINT8, (outer, runs, block * bits // 8), packed()
         )
         scales = self.floats(f"{name}.scales", (outer, runs), (b.scales for b in rest))
+        if centred:
+            return QuantizedMatrix(integers, scales, None, outer, inner, bits, block)
         zeros = self.files.write(
             f"{name}.zeros",
             ir.DataType.UINT8,
             (outer, -(-runs * bits // 8)),
-            (b.zero_points for b in rest),
+            (b.zero_points for b in rest if b.zero_points is not None),
         )
         return QuantizedMatrix(integers, scales, zeros, outer, inner, bits, block)
 

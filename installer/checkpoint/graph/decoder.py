@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import onnx_ir as ir
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
@@ -61,6 +62,9 @@ class DecoderShape:
         embedding_scale: what the token's vector is multiplied by.
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
         root: in front of the names of all tensors but the output's.
+        mixture: of the feed-forwards, in families that have experts.
+        sinks: whether each head has a number that takes part in the softmax and has no value.
+        output_bias: whether what attention gives to the stream has a bias.
     """
 
     vocab: int
@@ -79,6 +83,9 @@ class DecoderShape:
     embedding_scale: float = 1.0
     wide: bool = False
     root: str = "model"
+    mixture: Mixture | None = None
+    sinks: bool = False
+    output_bias: bool = False
 
     def spec(self) -> DecoderSpec:
         return DecoderSpec(
@@ -115,6 +122,19 @@ class Attention(Protocol):
         ...
 
 
+@runtime_checkable
+class Enriched(Protocol):
+    """What a form may have besides: more than words goes through the decoder."""
+
+    def embed(self, words: ir.Value) -> ir.Value:
+        """The words' embeddings [B, S, hidden] -> what enters the first layer."""
+        ...
+
+    def deepen(self, layer: int, result: ir.Value) -> ir.Value:
+        """A layer's result [B, S, hidden], with what else is added to the stream behind it."""
+        ...
+
+
 ReadKinds = Callable[[Settings, int], Kinds]
 """config.json and the size of a head -> in what each layer differs."""
 Form = Callable[[GraphBuilder, DecoderShape], Attention]
@@ -124,6 +144,14 @@ class Projection(Protocol):
     """x [B, S, hidden] -> queries, keys, values [B, S, heads * head_dim] of layer `at`."""
 
     def __call__(self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads: ...
+
+
+class Conclusion(Protocol):
+    """What the heads of layer `at` read, [B, S, heads * head_dim] -> [B, S, hidden]."""
+
+    def __call__(
+        self, graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value
+    ) -> ir.Value: ...
 
 
 class FeedForward(Protocol):
@@ -140,6 +168,7 @@ def read_decoder(
     tied: bool = False,
     kinds: ReadKinds = read_alike,
     activation: tuple[str, str] = ("hidden_act", "silu"),
+    head_dim: int | None = None,
 ) -> DecoderShape:
     """Read the keys that every decoder has.
 
@@ -147,9 +176,10 @@ def read_decoder(
         tied: the architecture's default.
         kinds: reads what differs between layers.
         activation: the key that names the activation, and the only name there may be.
+        head_dim: of the heads in the cache, if config.json does not say it.
     """
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    head_dim = config.integer("head_dim", hidden // heads)
+    head_dim = head_dim or config.integer("head_dim", hidden // heads)
     if head_dim % _HEAD_UNIT:
         raise CheckpointError(
             f"config.json: head_dim {head_dim} is not a multiple of {_HEAD_UNIT}",
@@ -181,6 +211,7 @@ def build_decoder(
     form: Form,
     project: Projection,
     feed_forward: FeedForward,
+    conclude: Conclusion | None = None,
 ) -> None:
     """Write the whole decoder into `graph`.
 
@@ -192,18 +223,22 @@ def build_decoder(
     norms = shape.norms
 
     found = embeddings.lookup(attention.ids)
+    enriched = attention if isinstance(attention, Enriched) else None
+    if enriched is not None:
+        found = enriched.embed(found)
     stream = graph.residual(found, factor=shape.embedding_scale, wide=shape.wide)
     result: ir.Value | None = None
     for layer in range(shape.layers):
         at = f"{shape.root}.layers.{layer}"
         x, stream = _norm(graph, shape, f"{at}.{norms.before_attention}", stream, result)
         attended = attention.attend(layer, project(graph, shape, at, x))
-        inner = shape.heads * shape.head_dim
-        result = graph.linear(attended, f"{at}.self_attn.o_proj", inner, shape.hidden)
+        result = (conclude or _conclude)(graph, shape, at, attended)
         result = _norm_after(graph, shape, at, norms.after_attention, result)
         x, stream = _norm(graph, shape, f"{at}.{norms.before_feed_forward}", stream, result)
         result = feed_forward(graph, shape, at, x)
         result = _norm_after(graph, shape, at, norms.after_feed_forward, result)
+        if enriched is not None:
+            result = enriched.deepen(layer, result)
 
     assert result is not None
     chosen = attention.choose(graph.add(stream, result))
@@ -226,27 +261,43 @@ def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, b
     return linear("q", shape.heads), linear("k", shape.kv_heads), linear("v", shape.kv_heads)
 
 
+def _conclude(graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value) -> ir.Value:
+    """One linear layer: the plain conclusion."""
+    name, inner = f"{at}.self_attn.o_proj", shape.heads * shape.head_dim
+    return graph.linear(attended, name, inner, shape.hidden, bias=shape.output_bias)
+
+
 def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(silu(gate(x)) * up(x)); Shazeer, GLU Variants Improve Transformer (2020)."""
-    return _gated(graph, shape, at, x, lambda y: graph.op("Mul", y, graph.op("Sigmoid", y)))
+    return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner)
 
 
 def geglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(gelu(gate(x)) * up(x)), gelu by tanh; the same source."""
-    return _gated(graph, shape, at, x, lambda y: graph.op("Gelu", y, approximate="tanh"))
+    return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner, _gelu)
 
 
-def _gated(
+def _silu(graph: GraphBuilder, y: ir.Value) -> ir.Value:
+    return graph.op("Mul", y, graph.op("Sigmoid", y))
+
+
+def _gelu(graph: GraphBuilder, y: ir.Value) -> ir.Value:
+    return graph.op("Gelu", y, approximate="tanh")
+
+
+def gated(
     graph: GraphBuilder,
-    shape: DecoderShape,
-    at: str,
     x: ir.Value,
-    activation: Callable[[ir.Value], ir.Value],
+    at: str,
+    hidden: int,
+    inner: int,
+    activation: Callable[[GraphBuilder, ir.Value], ir.Value] = _silu,
 ) -> ir.Value:
-    gate = graph.linear(x, f"{at}.mlp.gate_proj", shape.hidden, shape.inner)
-    up, scale = graph.unscaled(x, f"{at}.mlp.up_proj", shape.hidden, shape.inner)
-    product = graph.op("Mul", activation(gate), up)
-    return graph.linear(product, f"{at}.mlp.down_proj", shape.inner, shape.hidden, scale=scale)
+    """down(activation(gate(x)) * up(x)) of the module `at`, whose width is `inner`."""
+    gate = graph.linear(x, f"{at}.gate_proj", hidden, inner)
+    up, scale = graph.unscaled(x, f"{at}.up_proj", hidden, inner)
+    product = graph.op("Mul", activation(graph, gate), up)
+    return graph.linear(product, f"{at}.down_proj", inner, hidden, scale=scale)
 
 
 def head_norm(

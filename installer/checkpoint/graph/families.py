@@ -15,15 +15,23 @@ from appliance.errors import CheckpointError
 from installer.checkpoint.graph import (
     bert,
     bert_reranker,
+    deepseek,
     gemma3,
+    gpt_oss,
     llama,
+    minimax_m2,
     mistral,
     phi3,
     qwen2,
+    qwen2_5_vl,
     qwen3,
     qwen3_encoder,
+    qwen3_moe,
+    qwen3_vl,
 )
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.purpose import Kind, purpose_of
+from installer.checkpoint.graph.tower import TowerShape
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 
@@ -38,6 +46,9 @@ class Family:
         read: checkpoint -> the family's own shape, which has a `spec()` for the manifest.
         build: writes the graph for that shape; of a chat model, in the form that is given too.
         unused_tensors: tensors that may be present and have no place in the graph.
+        tower: writes the graph of the vision tower, given its shape; None: it reads text only.
+            Such a model has a graph for the CPU alone, which takes what the tower makes.
+        standard: whether standard operators alone can express it, as the graph for TensorRT must.
     """
 
     kind: Kind
@@ -45,6 +56,8 @@ class Family:
     read: Callable[[Checkpoint], Any]
     build: Callable[..., None]
     unused_tensors: re.Pattern[str]
+    tower: Callable[[GraphBuilder, TowerShape], None] | None = None
+    standard: bool = True
 
     def choose(self, precision: Precision | None) -> Precision:
         """`precision`, or the default. Raises CheckpointError if the family does not bear it."""
@@ -59,10 +72,14 @@ class Family:
 
 
 _DECODER: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
+# The 8-bit cache and its two graphs take words only.
+_PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp16", "fp32")
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
+# Heads that draft several tokens at once; the engine guesses in its own way.
+_MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
 _CROSS_ENCODER_UNUSED = re.compile(
@@ -81,14 +98,34 @@ _SIGHT_UNUSED = re.compile(
 
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
+    "deepseek_v3": Family(
+        "chat", _DECODER, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
+    "gpt_oss": Family(
+        "chat", _DECODER, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
+    ),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
+    "minimax_m2": Family(
+        "chat", _DECODER, minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED, standard=False
+    ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
+    "qwen2_5_vl": Family(
+        *("chat", _PICTURES, qwen2_5_vl.read, qwen2_5_vl.build, _DECODER_UNUSED),
+        tower=qwen2_5_vl.build_tower,
+    ),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
+    "qwen3_vl": Family(
+        *("chat", _PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
+        tower=qwen3_vl.build_tower,
+    ),
+    "qwen3_moe": Family(
+        "chat", _DECODER, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
+    ),
     "roberta": _BERT,
     "xlm-roberta": _BERT,
 }

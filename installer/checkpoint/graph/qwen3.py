@@ -26,10 +26,11 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    decoder.build_decoder(graph, shape, form, _project, decoder.swiglu)
+    decoder.build_decoder(graph, shape, form, project, decoder.swiglu)
 
 
-def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    """Linear layers without biases; each query and key head is normed on its own."""
     queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
     return (
         decoder.head_norm(graph, shape, f"{at}.self_attn.q_norm", queries, shape.heads),

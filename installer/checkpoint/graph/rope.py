@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -20,8 +21,33 @@ from installer.checkpoint.settings import Settings
 
 ORIGINAL = "original_max_position_embeddings"
 _CONTEXT = "max_position_embeddings"
+AXES = 3
+Axes = Literal["one", "apart", "interleaved"]
+"""Whether positions have one axis or three, and how those share the pairs of a head."""
 _ROWS = 4096
 _TURNED_UNIT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """Which axis each pair of a head turns with: `counts` pairs for time, row and column.
+
+    `interleaved`: in turns, as long as an axis has pairs left; else one axis after the other.
+    Reference: M-RoPE; Wang et al., Qwen2-VL (2024).
+    """
+
+    counts: tuple[int, int, int]
+    interleaved: bool
+
+    def axes(self, pairs: int) -> list[int]:
+        """The axis of each of `pairs` pairs."""
+        if not self.interleaved:
+            return [axis for axis, count in enumerate(self.counts) for _ in range(count)]
+        axes = [0] * pairs
+        for axis in (1, 2):
+            for pair in range(axis, AXES * self.counts[axis], AXES):
+                axes[pair] = axis
+        return axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +58,15 @@ class Rope:
         frequencies: radians per position; the first 2 * len(frequencies) numbers of a head turn.
         magnitude: what cosines and sines are multiplied by.
         reach: positions that a rescaling was made for; 0 says nothing.
+        interleaved: whether neighbours turn together, rather than one of each half.
+        sections: how three axes share its pairs; None: positions have one.
     """
 
     frequencies: tuple[float, ...]
     magnitude: float = 1.0
     reach: int = 0
+    interleaved: bool = False
+    sections: Sections | None = None
 
     @property
     def turned(self) -> int:
@@ -80,18 +110,22 @@ def read_rope(
     *,
     partial: bool = False,
     names: Mapping[str, str] | None = None,
+    axes: Axes = "one",
+    theta: float = 10_000.0,
 ) -> Rope:
     """Read `rope_theta` and `rope_scaling`, or the newer `rope_parameters`.
 
     Args:
         partial: whether the architecture knows `partial_rotary_factor`.
         names: what this architecture calls a rescaling -> its name here.
+        axes: how three axes share the pairs, where positions have them.
+        theta: the architecture's default of `rope_theta`.
 
     Raises CheckpointError naming a rescaling that is not known here.
     """
     parameters = config.section("rope_parameters")
     scaling = parameters or config.section("rope_scaling")
-    theta = (parameters or config).number("rope_theta", 10_000.0)
+    theta = (parameters or config).number("rope_theta", theta)
     share = config.number("partial_rotary_factor", 1.0) if partial else 1.0
     if parameters is not None:
         config.expect("rope_theta", theta)
@@ -101,7 +135,27 @@ def read_rope(
     basis = Basis(theta, int(head_dim * share), config.integer(_CONTEXT), original)
     if scaling is not None:
         scaling.expect("partial_rotary_factor", share)
-    return read_scaling(scaling, basis, names or {})
+    sections = None if axes == "one" else _read_sections(scaling, basis, axes)
+    return replace(read_scaling(scaling, basis, names or {}), sections=sections)
+
+
+def _read_sections(scaling: Settings | None, basis: Basis, axes: Axes) -> Sections:
+    """Read `mrope_section`; nothing else may be rescaled then."""
+    pairs, interleaved = basis.turned // 2, axes == "interleaved"
+    counts: tuple[int, ...] = ()
+    if scaling is not None:
+        for key in ("type", "rope_type"):
+            scaling.expect(key, "default", "mrope")
+        scaling.expect("mrope_interleaved", interleaved)
+        counts = scaling.ids("mrope_section")
+    # Interleaved pairs of row and column lie at every third place from theirs on.
+    fits = len(counts) == AXES and sum(counts) == pairs
+    if not fits or (interleaved and AXES * max(counts[1:]) > pairs):
+        raise CheckpointError(
+            f"config.json: mrope_section = {list(counts)} does not divide {pairs} pairs in three",
+            hint="the checkpoint's config.json belongs to another model",
+        )
+    return Sections((counts[0], counts[1], counts[2]), interleaved)
 
 
 def read_scaling(

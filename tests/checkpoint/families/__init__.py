@@ -19,10 +19,13 @@ class Model:
     write: makes the checkpoint in a directory that is not there yet, and returns it.
     main: whether it differs from others in more than numbers: the parity table has cells for int8,
         int4 and w8a8, and its graphs for CUDA and TensorRT are tested. Once a family is enough.
+    experts: whether tokens choose among experts: there is no graph for TensorRT, and a rounding
+        may change a choice, so that test_experts.py has the tests of the graph for CUDA.
     """
 
     write: Callable[[Path], Path]
     main: bool = False
+    experts: bool = False
 
 
 def find_models() -> dict[str, Model]:

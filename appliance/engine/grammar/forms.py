@@ -1,0 +1,104 @@
+"""How calls are written in each format, as texts out of which a grammar is made.
+
+In these texts NAME stands for the function's name in JSON, PLAIN for the bare name, ARGS for its
+arguments, ID for an id of nine characters; tags are looked up in the vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from appliance.bundle.manifest import ToolFormat
+from appliance.prompting import deepseek, harmony, llama, mistral
+from appliance.prompting.formats import FORMATS
+from appliance.prompting.minimax import MINIMAX
+from appliance.prompting.qwen_coder import QWEN_CODER
+from appliance.prompting.xml_call import Dialect
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One format: `begin`, `first`, a call, any number of `between` and a call, `last`.
+
+    Attributes:
+        begin: the tag by which calls are told from text; empty if nothing tells them.
+        between: None if a turn has one call at most.
+        plain: where `begin` does not tell it: the terminal of an answer without calls, behind
+            `lead`.
+        values: how arguments are written, if not in JSON.
+    """
+
+    call: str
+    begin: str = ""
+    first: str = ""
+    between: str | None = None
+    last: str = ""
+    plain: str = ""
+    lead: str = ""
+    values: Dialect | None = None
+
+
+_MISTRAL = mistral.BEGIN
+_BLOCK = FORMATS["hermes"].tags
+HARMONY_NEXT: Final = f"{harmony.START}assistant"
+HARMONY_FINAL: Final = f"{harmony.CHANNEL}final{harmony.MESSAGE}"
+FORMS: Final[Mapping[ToolFormat, Form]] = {
+    "hermes": Form(
+        f'\n{{"name": NAME, "arguments": ARGS}}\n{_BLOCK[1]}',
+        begin=_BLOCK[0],
+        between=f"\n{_BLOCK[0]}",
+    ),
+    "llama": Form(
+        '{"name": NAME, "parameters": ARGS}',
+        # An answer is no call if it does not begin like one.
+        plain=rf"/(?s:\s*([^\s{{].*)?)/ & ~/(?s:\s*{re.escape(llama.TAG)}.*)/",
+    ),
+    "deepseek": Form(
+        f"{deepseek.CALL_BEGIN}function{deepseek.SEPARATOR}PLAIN\n```json\nARGS\n```"
+        f"{deepseek.CALL_END}",
+        begin=deepseek.CALLS_BEGIN,
+        between="\n",
+        last=deepseek.CALLS_END,
+    ),
+    "deepseek_v31": Form(
+        f"{deepseek.CALL_BEGIN}PLAIN{deepseek.SEPARATOR}ARGS{deepseek.CALL_END}",
+        begin=deepseek.CALLS_BEGIN,
+        between="",
+        last=deepseek.CALLS_END,
+    ),
+    "mistral": Form(
+        '{"name": NAME, "arguments": ARGS}', begin=_MISTRAL, first="[", between=", ", last="]"
+    ),
+    "mistral_v11": Form("PLAIN[CALL_ID]ID[ARGS]ARGS", begin=_MISTRAL, between=_MISTRAL),
+    "mistral_v13": Form("PLAIN[ARGS]ARGS", begin=_MISTRAL, between=_MISTRAL),
+    "minimax": Form(
+        '<invoke name="PLAIN">\nARGS</invoke>\n',
+        begin=MINIMAX.block[0],
+        first="\n",
+        between="",
+        last=MINIMAX.block[1],
+        values=MINIMAX,
+    ),
+    "qwen_coder": Form(
+        f"\n<function=PLAIN>\nARGS</function>\n{QWEN_CODER.block[1]}",
+        begin=QWEN_CODER.block[0],
+        between=f"\n{QWEN_CODER.block[0]}",
+        values=QWEN_CODER,
+    ),
+    "harmony": Form(
+        f" to=functions.PLAIN {harmony.CONSTRAIN}json{harmony.MESSAGE}ARGS",
+        begin=f"{harmony.CHANNEL}commentary",
+        plain="/(?s:.*)/",
+        lead=HARMONY_FINAL,
+    ),
+}
+ALL_TAGS: Final = frozenset(tag for form in FORMATS.values() for tag in form.tags)
+_WORDS = r"\bNAME\b|\bPLAIN\b|\bARGS\b(?!\])|\bID\b"
+SPLIT: Final = re.compile(
+    "(" + "|".join([*map(re.escape, sorted(ALL_TAGS, key=len, reverse=True)), _WORDS]) + ")"
+)
+"""Cuts a text into its tags, its words, and what is between them."""
+PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")

@@ -1,0 +1,1 @@
+"""Images in prompts: decoded apart, cut into patches, seen by a tower, placed among the tokens."""

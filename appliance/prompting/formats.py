@@ -1,0 +1,80 @@
+"""The formats of tool calls: which parser reads each, and which of its tags must reach it.
+
+Many tags are special tokens, which a detokenizer leaves out of the text; a format's are kept in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from appliance.bundle.manifest import ToolFormat
+from appliance.prompting import deepseek, harmony, hermes, llama, mistral
+from appliance.prompting.call_parser import CallParser
+from appliance.prompting.conversation import Tool
+from appliance.prompting.minimax import MINIMAX
+from appliance.prompting.qwen_coder import QWEN_CODER
+from appliance.prompting.xml_call import Dialect, XmlParser, parameter_types
+
+NewId = Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format.
+
+    Attributes:
+        tags: texts that are part of the output, even where the vocabulary has them as special.
+        first: the characters that an answer made of calls may begin with.
+        ends: tokens that end a turn, beside the model's own.
+        id_length: how long the ids of calls are, if the template refuses others; else 0.
+        parser: makes the parser of one sequence.
+    """
+
+    tags: tuple[str, ...]
+    first: str
+    parser: Callable[[NewId, Iterable[Tool]], CallParser]
+    ends: tuple[str, ...] = ()
+    id_length: int = 0
+
+
+def _xml(dialect: Dialect) -> Format:
+    def parser(new_id: NewId, tools: Iterable[Tool]) -> CallParser:
+        types = {tool.name: parameter_types(tool.parameters_json) for tool in tools}
+        return XmlParser(new_id, dialect, types)
+
+    return Format(dialect.block, "<", parser)
+
+
+_DEEPSEEK = Format(deepseek.TAGS, "<", lambda new_id, _tools: deepseek.DeepSeekParser(new_id))
+_MISTRAL = Format(
+    mistral.TAGS, "[", lambda new_id, _tools: mistral.MistralParser(new_id), id_length=9
+)
+FORMATS: Final[Mapping[ToolFormat, Format]] = {
+    "hermes": Format(hermes.TAGS, "<", lambda new_id, _tools: hermes.HermesParser(new_id)),
+    "llama": Format(
+        (llama.TAG,),
+        "{<",
+        lambda new_id, _tools: llama.LlamaParser(new_id),
+        ends=("<|eot_id|>", "<|eom_id|>"),
+    ),
+    "deepseek": _DEEPSEEK,
+    "deepseek_v31": _DEEPSEEK,
+    "minimax": _xml(MINIMAX),
+    "qwen_coder": _xml(QWEN_CODER),
+    "mistral": _MISTRAL,
+    "mistral_v11": _MISTRAL,
+    "mistral_v13": _MISTRAL,
+    "harmony": Format(
+        harmony.TAGS,
+        "<",
+        lambda new_id, _tools: harmony.HarmonyParser(new_id),
+        ends=(harmony.RETURN, harmony.CALL),
+    ),
+}
+
+
+def visible_tags(tool_format: ToolFormat) -> tuple[str, ...]:
+    """The tags of a format; Hermes's where there is none, as ever."""
+    return FORMATS[tool_format or "hermes"].tags

@@ -1,0 +1,129 @@
+"""Multi-head latent attention: all heads read one vector a token, from which each makes its own.
+
+Owns its words in a graph. The cache holds the latent itself, in front of it the part of the key
+that is turned, as one key head: for DeepSeek-V3 1,152 numbers a token and layer where expanded
+heads would take 49,152. What would expand it is multiplied into queries and results instead
+(docs/decisions/0181-the-latent-is-the-cache.md). DeepSeek-V2 (2024), 2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.quantize import Float32
+
+_EPSILON = 1e-6
+"""Of the norms of latents, whatever the other norms have."""
+_HEADS_FIRST = (1, 0, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """The widths of one head and of what all share.
+
+    Attributes:
+        queries: of the vector that queries are made of; None if they are made of the token.
+        rank: of the vector that keys and values are made of.
+        turned: of the part of queries and keys that positions turn.
+        plain: of the rest of them.
+        values: of a head's values.
+    """
+
+    queries: int | None
+    rank: int
+    turned: int
+    plain: int
+    values: int
+
+    @property
+    def head_dim(self) -> int:
+        """Of the one key head in the cache."""
+        return self.turned + self.rank
+
+    def project(self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+        """x [B, S, hidden] -> queries [B, S, heads * head_dim], keys and values [B, S, head_dim].
+
+        Values are the keys: what a head reads of the turned part is multiplied by zeros.
+        """
+        at = f"{at}.self_attn"
+        both = graph.linear(x, f"{at}.kv_a_proj_with_mqa", shape.hidden, self.rank + self.turned)
+        latent, turned = graph.ops(
+            "Split", both, graph.constant([self.rank, self.turned]), outputs=2, axis=-1
+        )
+        latent = graph.norm(latent, f"{at}.kv_a_layernorm.weight", self.rank, _EPSILON)
+        keys = graph.op("Concat", turned, latent, axis=-1)
+        return self._queries(graph, shape, at, x), keys, keys
+
+    def conclude(
+        self, graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value
+    ) -> ir.Value:
+        """What heads read of latents, [B, S, heads * head_dim] -> [B, S, hidden]."""
+        at = f"{at}.self_attn"
+        heads, width = shape.heads, shape.heads * self.values
+        read = _apart(graph, attended, heads, self.head_dim)
+        values = graph.op("MatMul", self._heads_first(graph, read), self._values(graph, heads, at))
+        merged = _together(graph, self._heads_first(graph, values), attended, width)
+        return graph.linear(merged, f"{at}.o_proj", width, shape.hidden)
+
+    def _queries(self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
+        heads, width = shape.heads, shape.heads * (self.plain + self.turned)
+        if self.queries is None:
+            queries = graph.linear(x, f"{at}.q_proj", shape.hidden, width)
+        else:
+            low = graph.linear(x, f"{at}.q_a_proj", shape.hidden, self.queries)
+            low = graph.norm(low, f"{at}.q_a_layernorm.weight", self.queries, _EPSILON)
+            queries = graph.linear(low, f"{at}.q_b_proj", self.queries, width)
+        plain, turned = graph.ops(
+            "Split",
+            _apart(graph, queries, heads, self.plain + self.turned),
+            graph.constant([self.plain, self.turned]),
+            outputs=2,
+            axis=-1,
+        )
+        read = graph.op("MatMul", self._heads_first(graph, plain), self._keys(graph, heads, at))
+        whole = graph.op("Concat", turned, self._heads_first(graph, read), axis=-1)
+        return _together(graph, whole, x, heads * self.head_dim)
+
+    def _keys(self, graph: GraphBuilder, heads: int, at: str) -> ir.Value:
+        """[heads, plain, rank]: a query for a head's plain keys -> one for the latent."""
+        pieces = (both[:, : self.plain] for both in self._expansion(graph, heads, at))
+        shape = (heads, self.plain, self.rank)
+        return graph.parameter(graph.stored(f"{at}.kv_b_proj.keys", shape, pieces))
+
+    def _values(self, graph: GraphBuilder, heads: int, at: str) -> ir.Value:
+        """[heads, head_dim, values]: what a head read of keys in the cache -> its values."""
+        nothing = ((0, 0), (self.turned, 0), (0, 0))
+        pieces = (
+            np.ascontiguousarray(np.pad(both[:, self.plain :].transpose(0, 2, 1), nothing))
+            for both in self._expansion(graph, heads, at)
+        )
+        shape = (heads, self.head_dim, self.values)
+        return graph.parameter(graph.stored(f"{at}.kv_b_proj.values", shape, pieces))
+
+    def _expansion(self, graph: GraphBuilder, heads: int, at: str) -> Iterator[Float32]:
+        """Rows of plain keys and of values of some heads at a time, [n, plain + values, rank]."""
+        unit, weight = self.plain + self.values, f"{at}.kv_b_proj.weight"
+        graph.tensors.expect(weight, (heads * unit, self.rank))
+        for run in graph.tensors.rows(weight, unit=unit):
+            yield run.reshape(-1, unit, self.rank)
+
+    def _heads_first(self, graph: GraphBuilder, x: ir.Value) -> ir.Value:
+        """[tokens, heads, n] -> [heads, tokens, n], and back."""
+        return graph.op("Transpose", x, perm=_HEADS_FIRST)
+
+
+def _apart(graph: GraphBuilder, x: ir.Value, heads: int, width: int) -> ir.Value:
+    """[B, S, heads * width] -> [tokens, heads, width]."""
+    return graph.op("Reshape", x, graph.constant([-1, heads, width]))
+
+
+def _together(graph: GraphBuilder, x: ir.Value, like: ir.Value, width: int) -> ir.Value:
+    """[tokens, heads, n] -> [B, S, width], B and S as `like` has them."""
+    rows = graph.op("Shape", like, start=0, end=2)
+    return graph.op("Reshape", x, graph.op("Concat", rows, graph.constant([width]), axis=0))

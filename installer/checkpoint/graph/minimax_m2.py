@@ -1,0 +1,84 @@
+"""MiniMax-M2: heads that turn in part, norms over all heads, and experts chosen by sigmoids.
+
+An expert is chosen by its sigmoid plus a correction that was learned to even out the load, and
+weighted by the sigmoid alone. Draft heads (`mtp`) are not built. Reference: MiniMax-M2 (2025),
+`MiniMaxM2ForCausalLM`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from installer.checkpoint.expert_weights import ExpertWeights
+from installer.checkpoint.graph import decoder, experts
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.experts import Mixture
+from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.rope import read_rope
+from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.settings import Settings
+
+_THETA = 5_000_000.0
+_TURNED, _SHARE = "rotary_dim", "partial_rotary_factor"
+_DRAFT_KEYS = ("use_mtp", "num_mtp_modules", "mtp_transformer_layers")
+
+
+def read(checkpoint: Checkpoint) -> DecoderShape:
+    """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["MiniMaxM2ForCausalLM"])
+    config.expect("use_qk_norm", True)
+    config.expect("qk_norm_type", "per_layer")
+    config.expect("scoring_func", "sigmoid")
+    config.expect("use_routing_bias", True)
+    config.expect("sliding_window")
+    config.expect("shared_intermediate_size", 0)
+    config.ignore("shared_moe_mode", "router_jitter_noise", *_DRAFT_KEYS)
+    shape = decoder.read_decoder(config, kinds=_read_kinds)
+    config.expect("attn_type_list", [1] * shape.layers)
+    mixture = Mixture(
+        experts=config.integer("num_local_experts"),
+        chosen=config.integer("num_experts_per_tok"),
+        inner=shape.inner,
+    )
+    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    return replace(shape, mixture=mixture)
+
+
+def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
+    """Write the graph in one of its forms."""
+    decoder.build_decoder(graph, shape, form, _project, _feed_forward)
+
+
+def _read_kinds(config: Settings, head_dim: int) -> Kinds:
+    """All layers alike. How much of a head turns is published as a number, not as a share."""
+    if _TURNED in config and _SHARE not in config:
+        config.assume(_SHARE, config.integer(_TURNED) / head_dim)
+    rope = read_rope(config, head_dim, partial=True, theta=_THETA)
+    config.expect(_TURNED, rope.turned)
+    return read_kinds(config, {FULL: LayerKind(rope)}, [FULL] * config.integer("num_hidden_layers"))
+
+
+def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
+
+    def norm(name: str, y: ir.Value, heads: int) -> ir.Value:
+        gain = f"{at}.self_attn.{name}_norm.weight"
+        return graph.norm(y, gain, heads * shape.head_dim, shape.epsilon)
+
+    return norm("q", queries, shape.heads), norm("k", keys, shape.kv_heads), values
+
+
+def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
+    mixture = shape.mixture
+    assert mixture is not None
+    stored = f"{at}.block_sparse_moe"
+    scores = experts.router(graph, x, f"{stored}.gate", shape.hidden, mixture.experts)
+    correction = experts.vector(graph, f"{stored}.e_score_correction_bias", mixture.experts)
+    choice = experts.choose_by_sigmoid(graph, scores, correction, mixture)
+    gate, down, up = (f"{stored}.experts.{{}}.w{number}.weight" for number in (1, 2, 3))
+    weights = ExpertWeights(graph.tensors, (gate, up), down)
+    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, f"{stored}.experts")

@@ -1,0 +1,141 @@
+"""A decoder that reads images between its words: features in place of embeddings, three-axis rope.
+
+Owns the inputs that such a decoder's graph has beside those of attention.py, and its form over
+float slots. Positions come in as three numbers a token (time, row, column), since what stands
+behind an image counts on from its longer side (M-RoPE; Wang et al., Qwen2-VL, 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from appliance.bundle.manifest import DecoderSpec
+from installer.checkpoint.graph.attention import PAIR, FloatSlots, Tables
+from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Heads, ReadKinds
+from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.rope import AXES, Axes, Rope, read_rope
+from installer.checkpoint.graph.tower import TowerShape, rotations
+from installer.checkpoint.quantize import Float32
+from installer.checkpoint.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PictureShape:
+    """A decoder with its tower.
+
+    Attributes:
+        image_token: the token that stands for an image in the prompt.
+    """
+
+    decoder: DecoderShape
+    tower: TowerShape
+    image_token: int
+
+    @property
+    def vocab(self) -> int:
+        return self.decoder.vocab
+
+    @property
+    def context(self) -> int:
+        return self.decoder.context
+
+    @property
+    def layers(self) -> int:
+        return self.decoder.layers
+
+    def spec(self) -> DecoderSpec:
+        return self.decoder.spec()
+
+
+def read_axes(axes: Axes) -> ReadKinds:
+    """Reads layers that see all tokens before them, at positions of three axes."""
+
+    def read(config: Settings, head_dim: int) -> Kinds:
+        rope = read_rope(config, head_dim, names={"mrope": "default"}, axes=axes)
+        layers = config.integer("num_hidden_layers")
+        return read_kinds(config, {FULL: LayerKind(rope)}, [FULL] * layers)
+
+    return read
+
+
+class PictureSlots(FloatSlots):
+    """Float slots; a token is a word, or one of an image's features."""
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape, picture: PictureShape) -> None:
+        super().__init__(graph, shape)
+        tower = picture.tower
+        positions = graph.input("positions", ir.DataType.INT64, ("batch", "tokens", AXES))
+        self._features = graph.input(
+            "features", graph.dtype, (tower.levels, "features", shape.hidden)
+        )
+        self._index = graph.input("feature_index", ir.DataType.INT64, ("batch", "tokens"))
+        self._levels = tower.levels
+        self._numbers = self._count_rows(positions)
+        cosines, sines = rotations(graph, positions, frequencies(shape.kinds[0].rope))
+        flat = graph.constant([-1, shape.head_dim // 2])
+        self._turns = graph.op("Reshape", cosines, flat), graph.op("Reshape", sines, flat)
+
+    def embed(self, words: ir.Value) -> ir.Value:
+        """What enters the first layer: the word's embedding, or the image's feature."""
+        graph = self._graph
+        zero = graph.constant([0])
+        shown = graph.op("Unsqueeze", graph.op("Greater", self._index, zero), graph.constant([-1]))
+        return graph.op("Where", shown, self._level(0), words)
+
+    def deepen(self, layer: int, result: ir.Value) -> ir.Value:
+        """`result` of a layer with the features of the next level, which words have zeros of."""
+        if layer + 1 >= self._levels:
+            return result
+        return self._graph.add(result, self._level(layer + 1))
+
+    def attend(self, layer: int, heads: Heads) -> ir.Value:
+        queries, keys, values = heads
+        past = self._past(layer, self._graph.dtype)
+        attended, *present = self._kernel(
+            layer,
+            *(self._turn(queries), self._turn(keys), values, *past),
+            *(self._seqlens, self._total),
+            rotate=False,
+        )
+        for name, value in zip(PAIR, present, strict=True):
+            self._graph.output(value, f"present_{name}_{layer}", self._slots, self._graph.dtype)
+        return attended
+
+    def _make_tables(self) -> Sequence[Tables]:
+        """None: positions of three axes are too many for tables."""
+        return ()
+
+    def _level(self, level: int) -> ir.Value:
+        """Features of one level, [batch, tokens, hidden]."""
+        graph = self._graph
+        axis = graph.constant([0])
+        one = graph.op("Slice", self._features, *(graph.constant([n]) for n in (level, level + 1)))
+        return graph.op("Gather", graph.op("Squeeze", one, axis), self._index, axis=0)
+
+    def _turn(self, x: ir.Value) -> ir.Value:
+        return self._graph.op("RotaryEmbedding", x, self._numbers, *self._turns, domain=MICROSOFT)
+
+    def _count_rows(self, positions: ir.Value) -> ir.Value:
+        """The rows of [batch, tokens] numbered as they lie in memory, in that shape."""
+        graph = self._graph
+        shape = graph.op("Shape", positions, start=0, end=2)
+        row = graph.op("Slice", shape, *(graph.constant([n]) for n in (0, 1)))
+        width = graph.op("Slice", shape, *(graph.constant([n]) for n in (1, 2)))
+        count = graph.op("Squeeze", graph.op("Mul", row, width), graph.constant([0]))
+        ends = (graph.array(f"const.{n}", np.asarray(n, np.int64)) for n in (0, 1))
+        first, step = ends
+        return graph.op("Reshape", graph.op("Range", first, count, step), shape)
+
+
+def frequencies(rope: Rope) -> Float32:
+    """[3, head_dim / 2]: radians per position of each axis; every pair turns with one."""
+    assert rope.sections is not None
+    each = np.array(rope.frequencies, np.float32)
+    axes = np.array(rope.sections.axes(len(each)))
+    mine: Float32 = np.where(axes == np.arange(AXES)[:, None], each, np.float32(0))
+    return mine.astype(np.float32)

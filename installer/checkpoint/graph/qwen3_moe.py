@@ -1,0 +1,63 @@
+"""Qwen3 with a mixture of experts: Qwen3's attention, and a softmax router over SwiGLU experts.
+
+Reference: Qwen3 Technical Report (2025), `Qwen3MoeForCausalLM`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from installer.checkpoint.expert_weights import ExpertWeights
+from installer.checkpoint.graph import decoder, experts, qwen3
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.experts import Mixture
+from installer.checkpoint.graph.kinds import read_late_windows
+from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.settings import Settings
+
+_NAMES = ("gate_proj", "up_proj", "down_proj")
+
+
+def read(checkpoint: Checkpoint) -> DecoderShape:
+    """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["Qwen3MoeForCausalLM"])
+    config.expect("attention_bias", False)
+    # With a window the reference would give it to all layers, whatever max_window_layers says.
+    config.expect("use_sliding_window", False)
+    shape = decoder.read_decoder(config, kinds=read_late_windows)
+    shape = replace(shape, mixture=_read_mixture(config, shape.layers))
+    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    return shape
+
+
+def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
+    """Write the graph in one of its forms."""
+    decoder.build_decoder(graph, shape, form, qwen3.project, _feed_forward)
+
+
+def _read_mixture(config: Settings, layers: int) -> Mixture:
+    step, dense = config.integer("decoder_sparse_step", 1), set(config.ids("mlp_only_layers"))
+    return Mixture(
+        experts=config.integer("num_experts"),
+        chosen=config.integer("num_experts_per_tok"),
+        inner=config.integer("moe_intermediate_size"),
+        dense=frozenset(i for i in range(layers) if i in dense or (i + 1) % step),
+        adds_up=config.flag("norm_topk_prob", False),
+    )
+
+
+def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
+    mixture = shape.mixture
+    assert mixture is not None
+    if mixture.is_dense(at):
+        return decoder.swiglu(graph, shape, at, x)
+    scores = experts.router(graph, x, f"{at}.mlp.gate", shape.hidden, mixture.experts)
+    choice = experts.choose_by_softmax(graph, scores, mixture)
+    stored = f"{at}.mlp.experts"
+    gate, up, down = (f"{stored}.{{}}.{name}.weight" for name in _NAMES)
+    weights = ExpertWeights(graph.tensors, (gate, up), down)
+    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, stored)

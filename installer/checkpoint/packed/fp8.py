@@ -1,0 +1,124 @@
+"""8-bit floats with a scale for each square of a matrix, as DeepSeek-V3 and Qwen3-FP8 publish.
+
+weight [outer, inner] F8_E4M3, weight_scale_inv [outer / high, inner / wide]: a number is its 8-bit
+float times the scale of its square. DeepSeek-V3 Technical Report (2024), 3.3. How activations were
+rounded on the publisher's hardware (`activation_scheme`) is not the model's meaning: the grades
+have rounding of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from appliance.errors import CheckpointError
+from installer.checkpoint.packed.packing import Kept, Packed, Stored
+from installer.checkpoint.quantize import Float32, UInt8
+from installer.checkpoint.settings import Settings
+
+E4M3 = "F8_E4M3"
+_SUFFIX = ".weight"
+VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+"""What each byte means; two of them are not numbers."""
+
+
+def read(settings: Settings) -> Squares:
+    """Read quantization_config. Raises CheckpointError."""
+    settings.expect("activation_scheme", "dynamic")
+    settings.expect("fmt", "e4m3", "float8_e4m3fn")
+    settings.expect("scale_fmt", "ue8m0", "float")
+    # Which matrices stayed plain shows in the tensors themselves.
+    settings.ignore("modules_to_not_convert", "ignored_layers")
+    sides = settings.ids("weight_block_size")
+    if len(sides) != 2 or 0 in sides:
+        raise CheckpointError(
+            f"config.json: quantization_config: weight_block_size {list(sides)} is not supported",
+            hint="8-bit floats are read with a scale for each square of a matrix",
+        )
+    return Squares(*sides)
+
+
+@dataclass(frozen=True, slots=True)
+class Squares:
+    """The method: `high` rows by `wide` columns share a scale."""
+
+    high: int
+    wide: int
+
+    @property
+    def label(self) -> str:
+        return f"8-bit floats in squares of {self.high} x {self.wide}"
+
+    @property
+    def bits(self) -> None:
+        return None
+
+    def matrix(self, stored: Stored, weight: str) -> Packed | None:
+        """The matrix `weight`, if it has scales."""
+        scales = f"{weight}_scale_inv"
+        if not weight.endswith(_SUFFIX) or not stored.holds(scales):
+            return None
+        return ScaledBytes(stored, weight, scales, self.high, self.wide)
+
+
+class ScaledBytes:
+    """A matrix of 8-bit floats whose scales [outer / high, inner / wide] are a tensor too."""
+
+    def __init__(self, stored: Stored, weight: str, scales: str, high: int, wide: int) -> None:
+        outer, inner = _matrix(stored, weight)
+        wanted = (-(-outer // high), -(-inner // wide))
+        alone = wanted == (1, 1) and math.prod(stored.stored_shape(scales)) == 1
+        if stored.stored_shape(scales) != wanted and not alone:
+            raise CheckpointError(
+                f"{scales} has the shape {list(stored.stored_shape(scales))}, "
+                f"squares of {high} x {wide} mean {list(wanted)}",
+                hint="the checkpoint's config.json belongs to another model",
+            )
+        self.shape = (outer, inner)
+        self._stored, self._weight, self._high, self._wide = stored, weight, high, wide
+        self._scale_name = scales
+        self._scales: Float32 | None = None
+        self._whole: UInt8 | None = None
+
+    def rows(self, first: int, last: int) -> Float32:
+        """What rows first..last stand for, [last - first, inner]."""
+        values = self._values(self._stored.stored_bytes(self._weight, first, last))
+        return self._scaled(values, range(first, last), range(self.shape[1]))
+
+    def columns(self, first: int, last: int) -> Float32:
+        """What columns first..last stand for, [outer, last - first]; keeps the bytes for more."""
+        if self._whole is None:
+            self._whole = self._stored.stored_bytes(self._weight, 0, self.shape[0])
+        values = self._values(self._whole[:, first:last])
+        return self._scaled(values, range(self.shape[0]), range(first, last))
+
+    def kept(self, bits: int) -> Kept | None:
+        """None: no grade holds 8-bit floats."""
+        return None
+
+    def _values(self, packed: UInt8) -> Float32:
+        values: Float32 = VALUES[packed]
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{self._weight} has values that are not finite")
+        return values
+
+    def _scaled(self, values: Float32, rows: range, columns: range) -> Float32:
+        if self._scales is None:
+            self._scales = self._stored.stored_floats(self._scale_name).reshape(
+                -(-self.shape[0] // self._high), -1
+            )
+        own = self._scales[np.array(rows) // self._high]
+        values *= own[:, np.array(columns) // self._wide]
+        return values
+
+
+def _matrix(stored: Stored, weight: str) -> tuple[int, int]:
+    shape, kind = stored.stored_shape(weight), stored.stored_type(weight)
+    if len(shape) != 2 or kind != E4M3:
+        raise CheckpointError(
+            f"{weight} has scales, but is {kind} {list(shape)}, not a matrix of {E4M3}"
+        )
+    return shape[0], shape[1]

@@ -1,0 +1,90 @@
+"""In which format a template writes calls, found out by letting it write one.
+
+Owns the traces by which the formats are told apart. A format counts only if the tokenizer has
+its tags as tokens: a model that has to spell them was not trained on them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from appliance.bundle.manifest import ToolFormat
+from appliance.prompting import deepseek, harmony
+from appliance.prompting.formats import FORMATS
+
+FUNCTION: Final = "find_north"
+TOOL: Final = {
+    "type": "function",
+    "function": {
+        "name": FUNCTION,
+        "description": "Finds north.",
+        "parameters": {
+            "type": "object",
+            "properties": {"place": {"type": "string", "description": "Where."}},
+            "required": ["place"],
+        },
+    },
+}
+CALL_TURN: Final = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        # An id of nine characters, since Mistral's templates refuse others.
+        {
+            "type": "function",
+            "id": "a1b2c3d4e",
+            "function": {"name": FUNCTION, "arguments": {"place": "here"}},
+        }
+    ],
+}
+_SEPARATOR = re.escape(deepseek.SEPARATOR)
+_TRACES: Final[Mapping[ToolFormat, str]] = {
+    "harmony": rf"to=functions\.{FUNCTION}\b",
+    "deepseek": rf"{_SEPARATOR}{FUNCTION}\s*```json",
+    "deepseek_v31": rf"{re.escape(deepseek.CALL_BEGIN)}{FUNCTION}{_SEPARATOR}",
+    "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
+    "qwen_coder": rf"<tool_call>\s*<function={FUNCTION}>",
+    "mistral_v11": rf"\[TOOL_CALLS\]{FUNCTION}\[CALL_ID\]",
+    "mistral_v13": rf"\[TOOL_CALLS\]{FUNCTION}\[ARGS\]",
+    "mistral": rf'\[TOOL_CALLS\]\s*\[\{{"name": "{FUNCTION}"',
+    "hermes": rf'<tool_call>\s*\{{[^<]*"{FUNCTION}"',
+    "llama": rf'\{{"name": "{FUNCTION}", "parameters": \{{',
+}
+"""What a call to FUNCTION looks like; in this order, since Llama's has no tags."""
+_TOKENS: Final[Mapping[ToolFormat, tuple[str, ...]]] = {
+    "llama": (),
+    "mistral": ("[TOOL_CALLS]",),
+    "mistral_v11": ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
+    "mistral_v13": ("[TOOL_CALLS]", "[ARGS]"),
+    "harmony": (harmony.CHANNEL, harmony.MESSAGE, harmony.END, harmony.CALL),
+}
+"""The tags that must be tokens, where these are not all of the format's."""
+
+
+def tool_format(
+    shown: str, written: str, has_tokens: Callable[[tuple[str, ...]], bool]
+) -> ToolFormat:
+    """The format of a template; "" if it offers no tools, or in a format that is not known.
+
+    Args:
+        shown: a prompt with TOOL.
+        written: a conversation with CALL_TURN; empty if the template refuses one.
+        has_tokens: whether all of these texts are tokens.
+    """
+    if FUNCTION not in shown:
+        return ""
+    for name, trace in _TRACES.items():
+        if re.search(trace, written) and has_tokens(_TOKENS.get(name, FORMATS[name].tags)):
+            return name
+    # Some templates explain Hermes's format, and do not write a call themselves.
+    tags = FORMATS["hermes"].tags
+    explained = tags[0] in shown and "<function=" not in shown
+    writes_another = written.count(tags[0]) > shown.count(tags[0])
+    return "hermes" if explained and not writes_another and has_tokens(tags) else ""
+
+
+def speaks_harmony(source: str, has_tokens: Callable[[tuple[str, ...]], bool]) -> bool:
+    """Whether turns are made of channels, with tools or without."""
+    return harmony.CHANNEL in source and has_tokens(_TOKENS["harmony"])

@@ -1,0 +1,63 @@
+"""DeepSeek-V3: layers with one feed-forward and with experts, in groups and not, with YaRN."""
+
+from __future__ import annotations
+
+from tests.checkpoint.drawn import TINY, drawn_model
+
+DEEPSEEK_V3 = {
+    **TINY,
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 48,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 24,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 20,
+    "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 16,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 4,
+    "n_group": 4,
+    "topk_group": 2,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "ep_size": 1,
+    "rope_theta": 10_000.0,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+    "max_position_embeddings": 256,
+}
+PLAIN = {
+    "q_lora_rank": None,
+    "rope_scaling": None,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": False,
+    "rope_interleave": False,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+}
+"""Queries from the token itself, halves that turn together, no YaRN, no groups, weights that do not
+add up to one."""
+
+
+MODELS = {
+    "deepseek-v3": drawn_model(DEEPSEEK_V3, main=True, experts=True),
+    "deepseek-v3-plain": drawn_model(DEEPSEEK_V3, PLAIN, experts=True),
+}

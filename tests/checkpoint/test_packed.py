@@ -1,0 +1,262 @@
+"""Checkpoints that are quantized already mean what their formats say, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from appliance.errors import CheckpointError
+from installer.checkpoint.graph import builder
+from installer.checkpoint.graph.table import table_block
+from installer.checkpoint.packed.methods import treatment
+from installer.checkpoint.quantize import Precision, dequantize, quantize
+from installer.checkpoint.reader import Checkpoint
+from tests.checkpoint.conftest import Built, build_unsigned
+from tests.checkpoint.reference import ReferenceDecoder
+from tests.checkpoint.runner import SlotRunner, relative_error
+from tests.fakes.checkpoints import write_llama, write_qwen3
+from tests.fakes.packers import (
+    Awq,
+    CompressedFloats,
+    CompressedInts,
+    Fp8,
+    Gptq,
+    Packer,
+    write_packed,
+)
+
+TOKENS = np.random.default_rng(12).integers(0, 480, 40).tolist()
+INTEGERS: dict[str, Packer] = {
+    "gptq 4 bits": Gptq(bits=4, group=32, symmetric=True, shuffled=False),
+    "gptq 4 bits, asymmetric": Gptq(bits=4, group=64, symmetric=False, shuffled=False),
+    "gptq 4 bits, activation order": Gptq(bits=4, group=16, symmetric=False, shuffled=True),
+    "gptq 4 bits, whole rows": Gptq(bits=4, group=-1, symmetric=True, shuffled=False),
+    "gptq 8 bits, format 2": Gptq(
+        bits=8, group=32, symmetric=False, version="gptq_v2", shuffled=True
+    ),
+    "awq": Awq(group=32),
+    "compressed 4 bits": CompressedInts(bits=4, group=32),
+    "compressed 4 bits, asymmetric": CompressedInts(bits=4, group=64, symmetric=False),
+    "compressed 8 bits, whole rows": CompressedInts(bits=8, group=-1),
+}
+FLOATS: dict[str, Packer] = {
+    "fp8": Fp8(),
+    "fp8, squares that do not fit": Fp8(48),
+    "compressed fp8, a scale a row": CompressedFloats("channel"),
+    "compressed fp8, one scale": CompressedFloats("tensor"),
+}
+PACKERS = INTEGERS | FLOATS
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """`packed(name)`: a small Qwen3 by one of PACKERS, and the same numbers in plain floats."""
+    folder = tmp_path_factory.mktemp("packed")
+    plain = write_qwen3(folder / "plain", hidden=128, intermediate=192, head_dim=32, tied=False)
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def get(name: str) -> tuple[Path, Path]:
+        if name not in made:
+            target = folder / str(len(made))
+            made[name] = target, write_packed(plain, target, PACKERS[name])
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_numbers_are_those_that_the_format_means_to_the_bit(
+    packed: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    # Runs of a few rows, so that squares and words are cut.
+    monkeypatch.setattr("installer.checkpoint.tensors._PIECE_BYTES", 5 * 128 * 4)
+    directory, twin = packed(name)
+    tensors = Checkpoint(directory).tensors
+    wanted = load_file(twin / "model.safetensors")
+    for weight, values in wanted.items():
+        assert weight in tensors
+        tensors.expect(weight, values.shape)
+        if values.ndim == 2:
+            assert (np.concatenate(list(tensors.rows(weight))) == values).all(), weight
+            assert (np.concatenate(list(tensors.rows(weight, unit=16))) == values).all(), weight
+            assert (np.concatenate(list(tensors.transposed(weight))) == values.T).all(), weight
+        else:
+            tensors.vector(weight, len(values))
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_a_grade_of_as_many_bits_keeps_the_integers(
+    packed: Callable[[str], tuple[Path, Path]], name: str
+) -> None:
+    directory, twin = packed(name)
+    checkpoint = Checkpoint(directory)
+    assert checkpoint.packing is not None
+    bits = checkpoint.packing.bits
+    assert bits is not None
+    for weight, values in load_file(twin / "model.safetensors").items():
+        kept = checkpoint.tensors.kept(weight, bits)
+        assert (kept is not None) == ("proj" in weight)
+        assert checkpoint.tensors.kept(weight, 12 - bits) is None
+        if kept is None:
+            continue
+        numbers = [dequantize(run, bits, values.shape[1]) for run in kept.runs()]
+        order = np.arange(values.shape[1]) if kept.order is None else kept.order
+        assert (np.concatenate(numbers) == values[:, order]).all(), weight
+
+
+@pytest.mark.parametrize("name", ["gptq 4 bits, activation order", "awq", "fp8"])
+def test_a_bundle_in_floats_computes_what_the_reference_does(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path, name: str
+) -> None:
+    assert _error(*packed(name), tmp_path, "fp32") <= 1e-4
+
+
+@pytest.mark.parametrize(
+    "name", ["gptq 4 bits, activation order", "gptq 4 bits, whole rows", "awq"]
+)
+def test_int4_computes_with_the_same_integers(
+    packed: Callable[[str], tuple[Path, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setattr(builder, "INT8_ACTIVATIONS", 0)
+    directory, twin = packed(name)
+    reference = _with_rounded_tables(twin, tmp_path / "reference")
+    assert _error(directory, reference, tmp_path, "int4") <= 1e-4
+
+
+def test_integers_in_activation_order_serve_the_graph_for_cuda(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    directory, twin = packed("gptq 4 bits, activation order")
+    build_unsigned(directory, tmp_path / "bundle", precision="int4")
+    model = Built(directory, tmp_path / "bundle")
+    graph = model.manifest.variant("cuda")
+    assert graph is not None
+    weights = model.bundle / graph.weights_folder
+    runner = SlotRunner(model.bundle / graph.path, model.spec, capacity=64, weights=weights)
+    wanted = ReferenceDecoder(twin).logits(TOKENS)[-1]
+    assert relative_error(runner.prefill(0, TOKENS), wanted) <= 0.03
+
+
+@pytest.mark.parametrize("name", ["gptq 4 bits", "fp8"])
+def test_the_default_grade_rounds_what_is_meant(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path, name: str
+) -> None:
+    directory, twin = packed(name)
+    for source in (directory, twin):
+        build_unsigned(source, tmp_path / source.name, precision="w8a8")
+    weights = [(tmp_path / source.name).rglob("weights-*.bin") for source in (directory, twin)]
+    one, other = ([path.read_bytes() for path in sorted(paths)] for paths in weights)
+    assert one == other
+
+
+def _with_rounded_tables(checkpoint: Path, target: Path) -> Path:
+    """A copy whose embedding and output tables have 8 bits, which they have in int4."""
+    shutil.copytree(checkpoint, target)
+    weights: dict[str, Any] = load_file(target / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        width = weights[name].shape[1]
+        weights[name] = dequantize(quantize(weights[name], 8, table_block(width)), 8, width)
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def _error(directory: Path, twin: Path, tmp_path: Path, precision: Precision) -> float:
+    build_unsigned(directory, tmp_path / "bundle", precision=precision)
+    model = Built(directory, tmp_path / "bundle")
+    runner = SlotRunner(model.graph, model.spec, capacity=64)
+    return relative_error(runner.prefill(0, TOKENS), ReferenceDecoder(twin).logits(TOKENS)[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "said"),
+    [
+        ("gptq 4 bits", "int4", "the same integers"),
+        ("gptq 4 bits", "w8a8", "--precision int4"),
+        ("compressed 8 bits, whole rows", "int8", "the same integers"),
+        ("fp8", "fp16", "what they mean"),
+        ("fp8", "int4", "rounds them again"),
+    ],
+)
+def test_the_packager_is_told_what_a_grade_does_to_them(
+    packed: Callable[[str], tuple[Path, Path]], name: str, precision: Precision, said: str
+) -> None:
+    method = Checkpoint(packed(name)[0]).packing
+    assert method is not None
+    assert said in treatment(method, precision)
+
+
+GPTQ = INTEGERS["gptq 4 bits, asymmetric"]
+
+
+@pytest.mark.parametrize(
+    ("packer", "key", "value"),
+    [
+        (GPTQ, "quant_method", "bitsandbytes"),
+        (GPTQ, "bits", 3),
+        (GPTQ, "checkpoint_format", "marlin"),
+        (GPTQ, "lm_head", True),
+        (GPTQ, "dynamic", {"-:.*down.*": {}}),
+        (GPTQ, "group_size", 0),
+        (INTEGERS["awq"], "version", "gemv"),
+        (INTEGERS["awq"], "zero_point", False),
+        (FLOATS["fp8"], "activation_scheme", "static"),
+        (FLOATS["fp8"], "weight_block_size", None),
+        (FLOATS["fp8"], "fmt", "e5m2"),
+        (INTEGERS["compressed 4 bits"], "format", "marlin-24"),
+        (INTEGERS["compressed 4 bits"], "kv_cache_scheme", {"num_bits": 8}),
+        (INTEGERS["compressed 4 bits"], "config_groups", {}),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_by_its_key(
+    tmp_path: Path, packer: Packer, key: str, value: object
+) -> None:
+    directory = write_qwen3(tmp_path / "checkpoint")
+    config = json.loads((directory / "config.json").read_text())
+    config["quantization_config"] = {**packer.config, key: value}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"quantization_config.*{key}"):
+        Checkpoint(directory)
+
+
+def test_zero_points_that_format_1_spoilt_are_refused(tmp_path: Path) -> None:
+    plain = write_llama(tmp_path / "plain", hidden=64)
+    write_packed(plain, tmp_path / "packed", GPTQ)
+    file = tmp_path / "packed/model.safetensors"
+    weights: dict[str, Any] = load_file(file)
+    weights["model.layers.1.self_attn.k_proj.qzeros"][0, 0] |= 0xF0
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=r"layers\.1\.self_attn\.k_proj\.qzeros"):
+        build_unsigned(tmp_path / "packed", tmp_path / "out", precision="int4")
+
+
+def test_an_eight_bit_float_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "packed"
+    write_packed(write_llama(tmp_path / "plain", hidden=64), directory, FLOATS["fp8"])
+    file, name = directory / "model.safetensors", "model.layers.0.mlp.up_proj.weight"
+    data = bytearray(file.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    begin = json.loads(data[8 : 8 + length])[name]["data_offsets"][0]
+    data[8 + length + begin + 70] = 0x7F
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=f"{name} has values that are not finite"):
+        build_unsigned(directory, tmp_path / "out", precision="int4")
+
+
+def test_packed_tensors_without_a_config_find_no_place(tmp_path: Path) -> None:
+    directory = tmp_path / "packed"
+    write_packed(write_llama(tmp_path / "plain", hidden=64), directory, FLOATS["fp8"])
+    config = json.loads((directory / "config.json").read_text())
+    del config["quantization_config"]
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="element type F8_E4M3"):
+        build_unsigned(directory, tmp_path / "out", precision="int4")

@@ -1,0 +1,172 @@
+"""Chat templates that write each format of tool calls, in few words of our own.
+
+Owns no publisher's text: the shapes of the tags are theirs, and these templates show what the
+parsers and the builder have to know of them. `speak` gives a checkpoint one, and the tags of
+all of them as special tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from tokenizers import AddedToken, Tokenizer
+
+from appliance.bundle.manifest import ToolFormat
+from appliance.prompting.formats import FORMATS
+
+_TURNS: Final = """\
+{{- bos_token -}}
+{%- if tools -%}{{- 'TOOLS ' + tools | tojson + '\\n' -}}{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role == 'assistant' -%}
+{{- 'ASSISTANT:' -}}
+<THOUGHT>
+{{- message.content -}}
+{%- if message.tool_calls -%}
+<CALLS>
+{%- endif -%}
+{{- '<END>\\n' -}}
+{%- else -%}
+{{- message.role | upper + ':' + message.content + '<END>\\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}<OPENING>{%- endif -%}
+"""
+_THOUGHT: Final = """\
+{%- if message.reasoning_content -%}
+{{- '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' -}}
+{%- endif -%}
+"""
+_OPENS: Final = "{{- '<think>\\n' if enable_thinking else '<think>\\n\\n</think>\\n\\n' -}}"
+
+
+def _template(calls: str, *, end: str, thought: str = "", opening: str = "") -> str:
+    text = _TURNS.replace("<CALLS>\n", calls).replace("<THOUGHT>\n", thought)
+    return text.replace("<END>", end).replace("<OPENING>", opening)
+
+
+_EACH: Final = "{%- for call in message.tool_calls -%}{%- set f = call.function -%}\n"
+_NEXT: Final = "{%- endfor -%}\n"
+_CALLS_BEGIN, _CALL_BEGIN, _SEPARATOR, _CALL_END, _CALLS_END = FORMATS["deepseek"].tags
+_EOS: Final = "<\uff5cend\u2581of\u2581sentence\uff5c>"
+
+HARMONY: Final = """\
+{{- '<|start|>system<|message|>Today ' + strftime_now('%Y-%m-%d') + '. Effort ' -}}
+{{- reasoning_effort | default('medium') + '. Channels: analysis, commentary, final.<|end|>' -}}
+{%- if tools or messages[0].role == 'system' -%}
+{{- '<|start|>developer<|message|>' -}}
+{%- if messages[0].role == 'system' -%}{{- messages[0].content -}}{%- endif -%}
+{%- for tool in tools or [] -%}{{- '\\n' + tool.function | tojson -}}{%- endfor -%}
+{{- '<|end|>' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role == 'user' -%}
+{{- '<|start|>user<|message|>' + message.content + '<|end|>' -}}
+{%- elif message.role == 'tool' -%}
+{{- '<|start|>functions to=assistant<|channel|>commentary<|message|>' + message.content -}}
+{{- '<|end|>' -}}
+{%- elif message.role == 'assistant' -%}
+{%- if message.thinking -%}
+{{- '<|start|>assistant<|channel|>analysis<|message|>' + message.thinking + '<|end|>' -}}
+{%- endif -%}
+{%- for call in message.tool_calls or [] -%}
+{{- '<|start|>assistant to=functions.' + call.function.name + '<|channel|>commentary json' -}}
+{{- '<|message|>' + call.function.arguments | tojson + '<|call|>' -}}
+{%- endfor -%}
+{%- if not message.tool_calls -%}
+{{- '<|start|>assistant<|channel|>final<|message|>' + message.content -}}
+{{- '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' -}}
+{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}
+"""
+
+TEMPLATES: Final[dict[ToolFormat, str]] = {
+    "llama": _template(
+        "{%- set f = message.tool_calls[0].function -%}\n"
+        "{{- '{\"name\": ' + f.name | tojson + ', \"parameters\": ' -}}\n"
+        "{{- f.arguments | tojson + '}' -}}\n",
+        end="<|eot_id|>",
+    ),
+    "deepseek": _template(
+        f"{{{{- '{_CALLS_BEGIN}' -}}}}\n{_EACH}"
+        "{%- if not loop.first -%}{{- '\\n' -}}{%- endif -%}\n"
+        f"{{{{- '{_CALL_BEGIN}function{_SEPARATOR}' + f.name + '\\n```json\\n' -}}}}\n"
+        f"{{{{- f.arguments | tojson + '\\n```{_CALL_END}' -}}}}\n{_NEXT}"
+        f"{{{{- '{_CALLS_END}' -}}}}\n",
+        end=_EOS,
+        thought=_THOUGHT,
+        opening="{{- '<think>\\n' -}}",
+    ),
+    "deepseek_v31": _template(
+        f"{{{{- '{_CALLS_BEGIN}' -}}}}\n{_EACH}"
+        f"{{{{- '{_CALL_BEGIN}' + f.name + '{_SEPARATOR}' + f.arguments | tojson -}}}}\n"
+        f"{{{{- '{_CALL_END}' -}}}}\n{_NEXT}{{{{- '{_CALLS_END}' -}}}}\n",
+        end=_EOS,
+        thought=_THOUGHT,
+        opening="{{- '<think>' if thinking else '</think>' -}}",
+    ),
+    "minimax": _template(
+        f"{{{{- '\\n<minimax:tool_call>\\n' -}}}}\n{_EACH}"
+        "{{- '<invoke name=\"' + f.name + '\">\\n' -}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        "{{- '<parameter name=\"' + key + '\">' -}}\n"
+        "{{- value if value is string else value | tojson -}}\n"
+        f"{{{{- '</parameter>\\n' -}}}}\n{{%- endfor -%}}\n{{{{- '</invoke>\\n' -}}}}\n{_NEXT}"
+        "{{- '</minimax:tool_call>' -}}\n",
+        end="[e~[",
+        thought=_THOUGHT,
+        opening="{{- '<think>\\n' -}}",
+    ),
+    "qwen_coder": _template(
+        f"{_EACH}{{{{- '\\n<tool_call>\\n<function=' + f.name + '>\\n' -}}}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        "{{- '<parameter=' + key + '>\\n' -}}\n"
+        "{%- set structured = value is mapping or (value is sequence and value is not string) -%}\n"
+        "{{- value | tojson if structured else value | string -}}\n"
+        "{{- '\\n</parameter>\\n' -}}\n{%- endfor -%}\n"
+        f"{{{{- '</function>\\n</tool_call>' -}}}}\n{_NEXT}",
+        end="<|im_end|>",
+    ),
+    "mistral": _template(
+        f"{{{{- '[TOOL_CALLS][' -}}}}\n{_EACH}"
+        "{%- if call.id | length != 9 -%}{{- raise_exception('ids have 9 characters') -}}"
+        "{%- endif -%}\n{%- set written = f | tojson -%}\n"
+        "{{- written[:-1] + ', \"id\": \"' + call.id + '\"}' -}}\n"
+        f"{{%- if not loop.last -%}}{{{{- ', ' -}}}}{{%- endif -%}}\n{_NEXT}{{{{- ']' -}}}}\n",
+        end="</s>",
+    ),
+    "mistral_v11": _template(
+        f"{_EACH}{{{{- '[TOOL_CALLS]' + f.name + '[CALL_ID]' + call.id + '[ARGS]' -}}}}\n"
+        f"{{{{- f.arguments | tojson -}}}}\n{_NEXT}",
+        end="</s>",
+    ),
+    "mistral_v13": _template(
+        f"{_EACH}{{{{- '[TOOL_CALLS]' + f.name + '[ARGS]' + f.arguments | tojson -}}}}\n{_NEXT}",
+        end="</s>",
+        thought="{%- if message.reasoning_content -%}"
+        "{{- '[THINK]' + message.reasoning_content + '[/THINK]' -}}{%- endif -%}\n",
+    ),
+    "harmony": HARMONY,
+}
+"""Hermes's is in `tests.fakes.checkpoints`."""
+
+_ENDS: Final = ("<|eot_id|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]")
+CONTROLS: Final = tuple(sorted({*_ENDS, *(tag for form in FORMATS.values() for tag in form.tags)}))
+
+
+def speak(checkpoint: Path, template: str) -> Path:
+    """Give a checkpoint a template and CONTROLS as special tokens; its vocabulary needs room."""
+    config = checkpoint / "tokenizer_config.json"
+    document = json.loads(config.read_text())
+    config.write_text(json.dumps({**document, "chat_template": template}))
+    path = str(checkpoint / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    for text in CONTROLS:
+        if tokenizer.token_to_id(text) is None:
+            tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+    tokenizer.save(path)
+    return checkpoint

@@ -1,0 +1,299 @@
+"""Checkpoints as tools for quantization publish them, written from plain ones.
+
+Owns the layouts as their formats say them, in plain loops over the bits: nothing here is shared
+with the reader. Each packer rounds a matrix and gives what is stored of it and, for comparison,
+the numbers that this means.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+Array = npt.NDArray[Any]
+Tensors = dict[str, Array]
+
+
+class Packer(Protocol):
+    """One method."""
+
+    config: Mapping[str, object]
+    """The quantization_config of the checkpoint."""
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        ...
+
+
+def write_packed(plain: Path, packed: Path, packer: Packer) -> Path:
+    """Write what `plain` is in `packer`'s layout, and beside it as plain numbers; the latter.
+
+    Both have the same values. Embeddings and output tables stay as they are.
+    """
+    twin = packed.with_name(f"{packed.name}-twin")
+    for target in (packed, twin):
+        shutil.copytree(plain, target)
+    random = np.random.default_rng(5)
+    stored: Tensors = {}
+    meant: Tensors = {}
+    for name, values in load_file(plain / "model.safetensors").items():
+        if values.ndim == 2 and "proj" in name:
+            tensors, numbers = packer.pack(name.removesuffix(".weight"), values, random)
+            stored |= tensors
+            meant[name] = numbers
+        else:
+            stored[name] = meant[name] = values
+    for target, tensors in ((packed, stored), (twin, meant)):
+        save_file(
+            {name: _torch(values) for name, values in tensors.items()},
+            target / "model.safetensors",
+            {"format": "pt"},
+        )
+    config = json.loads((packed / "config.json").read_text())
+    config["quantization_config"] = dict(packer.config)
+    (packed / "config.json").write_text(json.dumps(config))
+    return twin
+
+
+class Gptq:
+    """AutoGPTQ's layout; with `shuffled`, columns belong to groups in no order (desc_act)."""
+
+    def __init__(
+        self, *, bits: int, group: int, symmetric: bool, version: str = "gptq", shuffled: bool
+    ) -> None:
+        self._bits, self._group, self._symmetric = bits, group, symmetric
+        self._shift = 1 if version == "gptq" else 0
+        self._shuffled = shuffled
+        self.config: Mapping[str, object] = {
+            "quant_method": "gptq",
+            "bits": bits,
+            "group_size": group,
+            "sym": symmetric,
+            "desc_act": shuffled,
+            "static_groups": False,
+            "damp_percent": 0.01,
+            "true_sequential": True,
+            "lm_head": False,
+            "checkpoint_format": version,
+        }
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        inner = weight.shape[1]
+        size = inner if self._group == -1 else self._group
+        groups = np.arange(inner) // size
+        if self._shuffled:
+            groups = random.permutation(groups)
+        integers, scales, zeros = _rounded(weight, groups, self._bits, self._symmetric)
+        stored = {
+            f"{name}.qweight": _words(integers.T, self._bits, axis=0),
+            f"{name}.qzeros": _words(zeros.T - self._shift, self._bits, axis=1),
+            f"{name}.scales": scales.T,
+            f"{name}.g_idx": groups.astype(np.int32),
+        }
+        return stored, _meant(integers, scales, zeros, groups)
+
+
+class Awq:
+    """AutoAWQ's layout for `gemm`."""
+
+    def __init__(self, *, group: int) -> None:
+        self._group = group
+        self.config: Mapping[str, object] = {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": group,
+            "version": "gemm",
+            "zero_point": True,
+            "modules_to_not_convert": None,
+        }
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        groups = np.arange(weight.shape[1]) // self._group
+        integers, scales, zeros = _rounded(weight, groups, 4, symmetric=False)
+        stored = {
+            f"{name}.qweight": _words(_interleaved(integers.T), 4, axis=1),
+            f"{name}.qzeros": _words(_interleaved(zeros.T), 4, axis=1),
+            f"{name}.scales": scales.T,
+        }
+        return stored, _meant(integers, scales, zeros, groups)
+
+
+class CompressedInts:
+    """compressed-tensors' pack-quantized."""
+
+    def __init__(self, *, bits: int, group: int, symmetric: bool = True) -> None:
+        self._bits, self._group, self._symmetric = bits, group, symmetric
+        weights = {
+            "num_bits": bits,
+            "type": "int",
+            "strategy": "channel" if group == -1 else "group",
+            "group_size": None if group == -1 else group,
+            "symmetric": symmetric,
+            "dynamic": False,
+            "actorder": None,
+            "block_structure": None,
+            "observer": "minmax",
+            "observer_kwargs": {},
+        }
+        self.config = _compressed("pack-quantized", weights, None)
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        inner = weight.shape[1]
+        groups = np.arange(inner) // (inner if self._group == -1 else self._group)
+        integers, scales, zeros = _rounded(weight, groups, self._bits, self._symmetric)
+        stored = {
+            f"{name}.weight_packed": _words(integers, self._bits, axis=1),
+            f"{name}.weight_scale": scales,
+            f"{name}.weight_shape": np.array(weight.shape, np.int64),
+        }
+        if not self._symmetric:
+            stored[f"{name}.weight_zero_point"] = _words(zeros, self._bits, axis=0)
+        return stored, _meant(integers, scales, zeros, groups)
+
+
+class Fp8:
+    """8-bit floats with a scale for each square, as DeepSeek-V3 and Qwen3-FP8 are published."""
+
+    suffix = "weight_scale_inv"
+
+    def __init__(self, side: int = 32) -> None:
+        self._side = side
+        self.config: Mapping[str, object] = {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "fmt": "e4m3",
+            "weight_block_size": [side, side],
+        }
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        outer, inner = weight.shape
+        high, wide = self._sides(outer, inner)
+        scales = np.zeros((-(-outer // high), -(-inner // wide)), np.float32)
+        stored = np.zeros(weight.shape, ml_dtypes.float8_e4m3fn)
+        meant = np.zeros(weight.shape, np.float32)
+        for row in range(scales.shape[0]):
+            for column in range(scales.shape[1]):
+                at = np.s_[row * high : (row + 1) * high, column * wide : (column + 1) * wide]
+                scales[row, column] = np.abs(weight[at]).max() / 448
+                stored[at] = (weight[at] / scales[row, column]).astype(stored.dtype)
+                meant[at] = stored[at].astype(np.float32) * scales[row, column]
+        return {f"{name}.weight": stored, f"{name}.{self.suffix}": scales}, meant
+
+    def _sides(self, outer: int, inner: int) -> tuple[int, int]:
+        return self._side, self._side
+
+
+class CompressedFloats(Fp8):
+    """compressed-tensors' float-quantized; a scale for each row, or one for all."""
+
+    suffix = "weight_scale"
+
+    def __init__(self, strategy: str) -> None:
+        super().__init__()
+        self._strategy = strategy
+        weights = {
+            "num_bits": 8,
+            "type": "float",
+            "strategy": strategy,
+            "symmetric": True,
+            "dynamic": False,
+            "group_size": None,
+            "block_structure": None,
+            "observer": "minmax",
+        }
+        activations = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
+        self.config = _compressed("float-quantized", weights, activations)
+
+    def _sides(self, outer: int, inner: int) -> tuple[int, int]:
+        return (outer if self._strategy == "tensor" else 1), inner
+
+
+def _compressed(
+    form: str, weights: Mapping[str, object], activations: Mapping[str, object] | None
+) -> Mapping[str, object]:
+    group = {
+        "input_activations": activations,
+        "output_activations": None,
+        "targets": ["Linear"],
+        "weights": weights,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": group},
+        "format": form,
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
+        "quantization_status": "compressed",
+    }
+
+
+def _rounded(
+    weight: Array, groups: Array, bits: int, symmetric: bool
+) -> tuple[Array, Array, Array]:
+    """Integers [outer, inner], scales and zero points [outer, groups]; no zero point is 0."""
+    top, count = (1 << bits) - 1, int(groups.max()) + 1
+    scales = np.zeros((len(weight), count), np.float16)
+    zeros = np.zeros((len(weight), count), np.int64)
+    integers = np.zeros(weight.shape, np.int64)
+    for group in range(count):
+        own = weight[:, groups == group]
+        low, high = np.minimum(own.min(1), 0), np.maximum(own.max(1), 0)
+        if symmetric:
+            high = np.maximum(high, -low)
+            low = -high
+        scales[:, group] = (high - low) / top
+        scale = scales[:, group].astype(np.float32)
+        zeros[:, group] = (top + 1) // 2 if symmetric else np.rint(-low / scale).clip(1, top)
+        rounded = np.rint(own / scale[:, None]) + zeros[:, group, None]
+        integers[:, groups == group] = rounded.clip(0, top)
+    return integers, scales, zeros
+
+
+def _meant(integers: Array, scales: Array, zeros: Array, groups: Array) -> Array:
+    steps = (integers - zeros[:, groups]).astype(np.float32)
+    return steps * scales[:, groups].astype(np.float32)
+
+
+def _words(values: Array, bits: int, axis: int) -> Array:
+    """Neighbours along `axis` in one int32, the first in its lowest bits."""
+    values = np.moveaxis(values, axis, -1)
+    per_word = 32 // bits
+    words = np.zeros((*values.shape[:-1], -(-values.shape[-1] // per_word)), np.uint32)
+    for index in range(values.shape[-1]):
+        shifted = values[..., index].astype(np.uint32) << np.uint32(bits * (index % per_word))
+        words[..., index // per_word] |= shifted
+    return np.moveaxis(words, -1, axis).view(np.int32) if axis else _first(words)
+
+
+def _first(words: Array) -> Array:
+    return np.ascontiguousarray(np.moveaxis(words, -1, 0)).view(np.int32)
+
+
+def _interleaved(values: Array) -> Array:
+    """Of each eight columns, first the even ones, then the odd ones."""
+    eights = values.reshape(len(values), -1, 8)
+    return np.concatenate([eights[..., 0::2], eights[..., 1::2]], -1).reshape(values.shape)
+
+
+def _torch(values: Array) -> torch.Tensor:
+    """For the library's NumPy interface has no word for 8-bit floats."""
+    values = np.ascontiguousarray(values)
+    if values.dtype == ml_dtypes.float8_e4m3fn:
+        return torch.from_numpy(values.view(np.uint8)).view(torch.float8_e4m3fn)
+    if values.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)

@@ -1,0 +1,261 @@
+"""The parsers of each format of calls: what they find, however the text is cut."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.bundle.manifest import ToolFormat
+from appliance.prompting import Tool
+from appliance.prompting.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, SEPARATOR
+from appliance.prompting.formats import FORMATS
+from appliance.prompting.harmony import HarmonyParser
+from appliance.prompting.json_call import MAX_WHOLE_CHARS
+from appliance.prompting.xml_call import typed
+from tests.fakes.chat_formats import TEMPLATES
+from tests.prompting.reading import Parser, read, splits
+from tests.prompting.turns import TURNS, read_turn
+
+TOOL = Tool(
+    "f",
+    parameters_json=json.dumps(
+        {
+            "properties": {
+                "s": {"type": "string"},
+                "n": {"type": "integer"},
+                "b": {"type": ["boolean", "null"]},
+                "l": {"$ref": "#/$defs/list"},
+            },
+            "$defs": {"list": {"anyOf": [{"type": "array"}, {"type": "object"}]}},
+        }
+    ),
+)
+NAMES: list[ToolFormat] = [name for name in get_args(ToolFormat) if name]
+
+
+def parser_of(name: ToolFormat) -> Parser:
+    numbers = itertools.count()
+    return FORMATS[name].parser(lambda: f"call_{next(numbers)}", (TOOL,))
+
+
+BLOCK = f'{CALL_BEGIN}function{SEPARATOR}f\n```json\n{{"a": 1}}\n```{CALL_END}'
+BARE = f'{CALL_BEGIN}f{SEPARATOR}{{"a": "<}}"}}{CALL_END}'
+INVOKE = '<minimax:tool_call>\n<invoke name="f">\n'
+FUNCTION = "<tool_call>\n<function=f>\n"
+TO_F = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
+CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
+    ("llama", '{"name": "f", "parameters": {"a": "}"}}', "", "", [("f", '{"a": "}"}')]),
+    ("llama", ' <|python_tag|>{"name": "f", "arguments": {}}', "", "", [("f", "{}")]),
+    ("llama", '{"type": "function", "name": "f", "parameters": {}}', "", "", [("f", "{}")]),
+    ("llama", '{"parameters": {"a": 1}, "name": "f"}\n', "", "", [("f", '{"a": 1}')]),
+    ("llama", '{"name": "f", "parameters": "{}"}', "", "", [("f", "{}")]),
+    ("llama", '{"name":"f","parameters":{},"id":{}}; {"name":"g","parameters":{}}', "", "",
+     [("f", "{}"), ("g", "{}")]),
+    ("llama", '{"name": "f", "parameters": {"a": "cut', "", "", [("f", '{"a": "cut')]),
+    ("llama", '{"city": "Oslo"} is JSON', '{"city": "Oslo"} is JSON', "", []),
+    ("llama", '{"name": "Ann", "age": 3}', '{"name": "Ann", "age": 3}', "", []),
+    ("llama", '{"name": "f"', '{"name": "f"', "", []),
+    ("llama", "<|python_tag|>print(1)", "<|python_tag|>print(1)", "", []),
+    ("llama", ' I say {"name": "f", "parameters": {}}',
+     ' I say {"name": "f", "parameters": {}}', "", []),
+    ("llama", '{"name": "f", "parameters": {}} so', "so", "", [("f", "{}")]),
+    ("deepseek", f"Well. {CALLS_BEGIN}{BLOCK}\n{BLOCK}{CALLS_END}", "Well.", "",
+     [("f", '{"a": 1}')] * 2),
+    ("deepseek_v31", f"{CALLS_BEGIN}{BARE}{BARE}{CALLS_END} x", " x", "",
+     [("f", '{"a": "<}"}')] * 2),
+    ("deepseek", BLOCK, "", "", [("f", '{"a": 1}')]),
+    ("deepseek", f"{CALLS_BEGIN}{BARE} and", "and", "", [("f", '{"a": "<}"}')]),
+    ("deepseek", f"{CALL_BEGIN}no call{CALL_END}!", f"{CALL_BEGIN}no call{CALL_END}!", "", []),
+    ("deepseek", f"a {CALLS_BEGIN[:6]}", f"a {CALLS_BEGIN[:6]}", "", []),
+    ("deepseek_v31", f'{CALLS_BEGIN}{CALL_BEGIN}f{SEPARATOR}{{"a', "", "", [("f", '{"a')]),
+    ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}, "id": "x"}, '
+     '{"arguments": {}, "name": "g"}]', "", "", [("f", '{"a": 1}'), ("g", "{}")]),
+    ("mistral", 'So \n[TOOL_CALLS] [{"name": "f", "arguments": {}}]', "So", "", [("f", "{}")]),
+    ("mistral", '[TOOL_CALLS][{"nam": 1}]', '[TOOL_CALLS][{"nam": 1}]', "", []),
+    ("mistral", "[TOOL_CALLS][1]", "[TOOL_CALLS][1]", "", []),
+    ("mistral", "[TOOL_CALLS", "[TOOL_CALLS", "", []),
+    ("mistral_v11", '[TOOL_CALLS]f[CALL_ID]abcabcabc[ARGS]{"a": []}[TOOL_CALLS]g[ARGS]{}', "", "",
+     [("f", '{"a": []}'), ("g", "{}")]),
+    ("mistral_v13", '[TOOL_CALLS]f{"a": "["}', "", "", [("f", '{"a": "["}')]),
+    ("mistral_v13", "[TOOL_CALLS]no call at all", "[TOOL_CALLS]no call at all", "", []),
+    ("minimax", f'Hm\n{INVOKE}<parameter name="s">a "b"\n</parameter>\n'
+     '<parameter name="n">7</parameter>\n</invoke>\n<invoke name="g">\n</invoke>\n'
+     "</minimax:tool_call>", "Hm", "", [("f", '{"s": "a \\"b\\"\\n", "n": 7}'), ("g", "{}")]),
+    ("minimax", f'{INVOKE}<parameter name="l">["</parameter>"]</parameter></invoke>', "", "",
+     [("f", '{"l": ["</parameter>"]}')]),
+    ("minimax", f'{INVOKE}<parameter name="n">no number</parameter><parameter name="b">null'
+     '</parameter><parameter name="x">[1]</parameter><parameter name="y">"q"</parameter></invoke>',
+     "", "", [("f", '{"n": "no number", "b": null, "x": [1], "y": "\\"q\\""}')]),
+    ("minimax", f'{INVOKE}<parameter name="s">12 <b', "", "", [("f", '{"s": "12 <b')]),
+    ("minimax", f'{INVOKE}<invoke name="g"></invoke>', "", "", [("f", "{}"), ("g", "{}")]),
+    ("qwen_coder", f"{FUNCTION}<parameter=s>\na\n\n</parameter>\n<parameter=b>\nTrue\n</parameter>"
+     "\n<parameter=n>\n3\n</parameter>\n</function>\n</tool_call>", "", "",
+     [("f", '{"s": "a\\n", "b": true, "n": 3}')]),
+    ("qwen_coder", f"{FUNCTION}<parameter=s>\n\n</parameter></function></tool_call>.", ".", "",
+     [("f", '{"s": ""}')]),
+    ("harmony", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+     f'{TO_F}{{"a": 1}}<|call|>', "", "Hm.", [("f", '{"a": 1}')]),
+    ("harmony", ' to=functions.f<|channel|>commentary json<|message|>{"a": 1}', "", "",
+     [("f", '{"a": 1}')]),
+    ("harmony", "<|channel|>final<|message|>Yes < no<|return|>", "Yes < no", "", []),
+    ("harmony", "<|channel|>commentary<|message|>First.<|end|><|start|>assistant<|channel|>final"
+     "<|message|>Then.", "First.\n\nThen.", "", []),
+    ("harmony", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>analysis"
+     "<|message|>b<|channel|>final<|message|>c", "c", "a\n\nb", []),
+    ("harmony", "<|channel|>analysis to=python<|message|>1+1<|call|>", "", "1+1", []),
+    ("harmony", "no channels <|at all", "no channels <|at all", "", []),
+    ("harmony", "<|channel|>anal", "", "", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "answer", "reasoning", "calls"), CASES)
+def test_calls_are_found_however_the_text_is_cut(
+    name: ToolFormat, text: str, answer: str, reasoning: str, calls: list[tuple[str, str]]
+) -> None:
+    expected = [(f"call_{i}", call, arguments) for i, (call, arguments) in enumerate(calls)]
+    for parts in splits(text):
+        assert read(parser_of(name), parts) == (answer, reasoning, expected), parts
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_a_template_writes_is_read_back(name: ToolFormat, turn: str) -> None:
+    message = TURNS[turn]
+    if len(message.tool_calls) == 1 or name not in ("llama", "harmony"):
+        read_turn(TEMPLATES[name], name, message)
+
+
+JSON = ['{"name": "f", "arguments": ', '"parameters": ', '"x"', "{", "}", "[", "]", ",", '"', "\\"]
+INSIDE: dict[ToolFormat, list[str]] = {
+    "llama": [";", '{"name": "f", "parameters": {}}'],
+    "deepseek": ["function", "f", "\n```json\n", "\n```", BLOCK],
+    "deepseek_v31": ["f", BARE],
+    "mistral": [", "],
+    "mistral_v11": ["f"],
+    "minimax": ['<invoke name="', "</invoke>", '<parameter name="', "</parameter>", 's">', 'n">'],
+    "qwen_coder": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
+    "harmony": ["analysis", "final", "commentary", " to=functions.f", "assistant"],
+}
+
+
+def fragments(name: ToolFormat) -> list[str]:
+    """What texts of a format are made of: its tags, whole and cut, and what stands between."""
+    tags = FORMATS[name].tags
+    cut = [tag[: len(tag) // 2] for tag in tags]
+    return [*tags, *tags, *cut, *INSIDE.get(name, []), *JSON, "\n", " ", "a", "<", "7"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_cut_never_matters(name: ToolFormat, data: st.DataObject) -> None:
+    text = "".join(data.draw(st.lists(st.sampled_from(fragments(name)), max_size=12)))
+    whole = read(parser_of(name), [text])
+    assert read(parser_of(name), list(text)) == whole
+    for place in range(len(text)):
+        assert read(parser_of(name), [text[:place], text[place:]]) == whole
+    places = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    parts = [text[a:b] for a, b in itertools.pairwise([0, *places, len(text)])]
+    assert read(parser_of(name), parts) == whole
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hostile_text_is_neither_kept_nor_searched_again(name: ToolFormat) -> None:
+    """What a parser holds is bounded, so that each character costs a bounded time."""
+    tag = FORMATS[name].tags[0]
+    begun = "".join(INSIDE.get(name, ["f"])[:1])
+    for begin in ("", f"{tag}{begun}", f'{tag}[{{"name": '):
+        for flood in (" ", "{", '"', "<", "a", tag, '{"name": '):
+            parser: Any = parser_of(name)
+            parser.feed(begin)
+            for _ in range(44):
+                parser.feed((flood * 400)[:400])
+                if name != "hermes":  # whose calls are searched only where they are new
+                    assert len(parser._held) <= MAX_WHOLE_CHARS + 400
+            parser.finish()
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "flood"),
+    [
+        ("llama", '{"name": "f", "parameters": ', '{"a": ['),
+        ("deepseek", f"{CALLS_BEGIN}{CALL_BEGIN}f{SEPARATOR}", '{"a": ['),
+        ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": ', '{"a": ['),
+        ("minimax", f'{INVOKE}<parameter name="s">', "abc"),
+        ("harmony", TO_F, '{"a": ['),
+    ],
+)
+def test_arguments_arrive_while_they_are_generated(
+    name: ToolFormat, begin: str, flood: str
+) -> None:
+    parser = parser_of(name)
+    parser.feed(begin)
+    for _ in range(3):
+        pieces = [piece.tool_call for piece in parser.feed(flood)]
+        assert any(piece is not None and piece.arguments_json for piece in pieces)
+
+
+def test_without_tools_a_call_in_harmony_is_text() -> None:
+    parser = HarmonyParser(lambda: "x", tools=False)
+    assert read(parser, [f"{TO_F}{{}}<|call|>"]) == ("{}", "", [])
+
+
+def test_a_continued_final_message_goes_on_as_text() -> None:
+    for parts in splits("2, 3<|end|>"):
+        assert read(HarmonyParser(lambda: "x", continued=True), parts) == ("2, 3", "", [])
+
+
+VALUES: list[tuple[str, set[str], Any]] = [
+    ("7", {"integer"}, 7),
+    ("7", {"string", "integer"}, 7),
+    ("7", set(), 7),
+    ("7.0", {"integer"}, 7.0),
+    ("7.5", {"integer"}, "7.5"),
+    ("true", {"integer"}, "true"),
+    ("None", {"null"}, None),
+    ("None", set(), "None"),
+    ("NaN", {"number"}, "NaN"),
+    ("[1, {}]", {"array"}, [1, {}]),
+    ('"quoted"', set(), '"quoted"'),
+    ("", {"object"}, ""),
+]
+
+
+@pytest.mark.parametrize(("text", "types", "value"), VALUES)
+def test_a_value_has_the_type_that_the_schema_gives_it(
+    text: str, types: set[str], value: object
+) -> None:
+    assert json.loads(typed(text, frozenset(types))) == value
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=5,
+))  # fmt: skip
+def test_any_value_in_json_comes_back_through_every_format(value: object) -> None:
+    arguments = json.dumps({"l": [value]}, ensure_ascii=False)
+    written: dict[ToolFormat, Callable[[], str]] = {
+        "llama": lambda: f'{{"name": "f", "parameters": {arguments}}}',
+        "deepseek": lambda: (
+            f"{CALL_BEGIN}function{SEPARATOR}f\n```json\n{arguments}\n```{CALL_END}"
+        ),
+        "mistral": lambda: f'[TOOL_CALLS][{{"name": "f", "arguments": {arguments}}}]',
+        "mistral_v13": lambda: f"[TOOL_CALLS]f[ARGS]{arguments}",
+        "minimax": lambda: (
+            f'{INVOKE}<parameter name="l">{json.dumps([value])}</parameter></invoke>'
+        ),
+        "harmony": lambda: f"{TO_F}{arguments}<|call|>",
+    }
+    for name, text in written.items():
+        if name == "harmony" and "<|" in arguments:
+            continue  # which the model cannot write as text
+        ((_, function, found),) = read(parser_of(name), [text()])[2]
+        assert (function, json.loads(found)) == ("f", {"l": [value]})

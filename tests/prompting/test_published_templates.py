@@ -1,0 +1,175 @@
+"""Templates as their publishers wrote them: equal to the reference implementation, and read back.
+
+The templates are fetched by `scripts/fetch-templates`; where they are not, these tests are
+skipped, and those with templates of our own still run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jinja2
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from appliance.bundle.manifest import ToolFormat
+from appliance.errors import RequestError
+from appliance.prompting import ChatTemplate, Conversation, Message
+from appliance.prompting.marks import ControlTokens
+from installer.checkpoint.tool_format import speaks_harmony, tool_format
+from tests.conftest import BUILD_CACHE
+from tests.fakes.chat_formats import CONTROLS, TEMPLATES
+from tests.prompting.conversations import CONVERSATIONS
+from tests.prompting.turns import TURNS, observed, read_turn
+
+FETCHED = BUILD_CACHE / "templates"
+PUBLISHED: dict[str, ToolFormat] = {
+    "meta-llama-Llama-3.1-8B-Instruct": "llama",
+    "meta-llama-Llama-3.2-3B-Instruct": "llama",
+    "meta-llama-Llama-3.3-70B-Instruct": "llama",
+    "Qwen-Qwen2.5-7B-Instruct": "hermes",
+    "Qwen-Qwen3-0.6B": "hermes",
+    "Qwen-QwQ-32B": "hermes",
+    "Qwen3-Coder": "qwen_coder",
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "deepseek",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": "deepseek",
+    "deepseek-ai-DeepSeek-V3.1": "deepseek_v31",
+    "MiniMax-M2": "minimax",
+    "openai-gpt-oss-120b": "harmony",
+    "mistralai-Mistral-Nemo-Instruct-2407": "mistral",
+    "Mistral-Small-3.2-24B-Instruct-2506": "mistral_v11",
+    "mistralai-Ministral-3-14B-Reasoning-2512": "mistral_v13",
+    "microsoft-Phi-3.5-mini-instruct": "",
+    "google-gemma-2-2b-it": "",
+}
+SISTERS = {
+    "meta-llama-Llama-3.2-3B-Instruct",
+    "meta-llama-Llama-3.3-70B-Instruct",
+    "Qwen-QwQ-32B",
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+}
+"""Much like another one: left to the long sweep."""
+SHOWS_NO_TOOLS = {name for name in PUBLISHED if name.startswith("deepseek-ai")}
+"""They write calls, and leave it to their callers to tell the model of the tools."""
+SOURCES = [f"own-{name}" for name in TEMPLATES] + list(PUBLISHED)
+
+
+def source_of(name: str) -> str:
+    own = TEMPLATES.get(name.removeprefix("own-"))  # type: ignore[call-overload]
+    if own is not None:
+        return str(own)
+    path = FETCHED / f"{name}.jinja"
+    if not path.exists():
+        pytest.skip("scripts/fetch-templates has not been run")
+    return path.read_text("utf-8")
+
+
+def format_of(name: str) -> ToolFormat:
+    return PUBLISHED[name] if name in PUBLISHED else name.removeprefix("own-")  # type: ignore[return-value]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[pytest.mark.slow] if n in SISTERS else []) for n in SOURCES],
+)
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    source_of(chosen)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def template(name: str) -> Iterator[ChatTemplate]:
+    control = ControlTokens(CONTROLS)
+    subject = ChatTemplate(source_of(name), bos_token="<s>", eos_token="</s>", control=control)
+    yield subject
+    subject.close()
+
+
+def reference(source: str, conversation: Conversation) -> str | None:
+    """The prompt as transformers renders it; None if the template refuses the conversation."""
+    tools: list[Any] | None = conversation.template_tools()
+    effort: dict[str, Any] = {}
+    if conversation.effort:
+        effort["reasoning_effort"] = conversation.effort
+    try:
+        rendered = render_jinja_template(
+            conversations=[conversation.template_messages()],
+            tools=tools,
+            chat_template=source,
+            add_generation_prompt=not conversation.continue_final,
+            continue_final_message=conversation.continue_final,
+            enable_thinking=conversation.thinking,
+            thinking=conversation.thinking,
+            bos_token="<s>",
+            eos_token="</s>",
+            **effort,
+        )
+    except (jinja2.TemplateError, TypeError, ValueError):
+        return None
+    text: str = rendered[0][0]
+    return text
+
+
+def ours(template: ChatTemplate, conversation: Conversation) -> str | None:
+    try:
+        prompt = template.render(conversation)
+    except RequestError:
+        return None
+    return prompt.text.replace(prompt.mark, "") if prompt.mark else prompt.text
+
+
+def test_thirty_prompts_equal_the_reference_implementation(
+    name: str, template: ChatTemplate
+) -> None:
+    source, rendered = source_of(name), 0
+    for shape, conversation in CONVERSATIONS.items():
+        before = reference(source, conversation)
+        text = ours(template, conversation)
+        # A template may name the day, and a day may end in between.
+        assert text in (before, reference(source, conversation)), shape
+        rendered += text is not None
+    # Those without tools refuse the conversations that have them; the others refuse few.
+    assert rendered >= (20 if format_of(name) else 8)
+
+
+def test_the_format_is_observed(name: str) -> None:
+    def has_tokens(tokens: tuple[str, ...]) -> bool:
+        return all(token in CONTROLS for token in tokens)
+
+    shown, written = observed(source_of(name))
+    if speaks_harmony(source_of(name), has_tokens):
+        assert format_of(name) == "harmony"
+    else:
+        expected = "" if name in SHOWS_NO_TOOLS else format_of(name)
+        assert tool_format(shown, written, has_tokens) == expected
+        # Without the tokens, no model was trained on it; Llama's format has none of its own.
+        assert tool_format(shown, written, lambda tokens: not tokens) in ("", "llama")
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_the_turn_that_a_template_writes_is_read_back(name: str, turn: str) -> None:
+    """A conversation with calls is rendered, the assistant's turn cut out and parsed."""
+    written, message = format_of(name), TURNS[turn]
+    if not written or (len(message.tool_calls) > 1 and written in ("llama", "harmony")):
+        return  # these write one call at most
+    read_turn(source_of(name), written, message)
+
+
+def test_a_typed_control_token_stays_text_in_every_format(
+    name: str, template: ChatTemplate
+) -> None:
+    """Of all that a user types, nothing becomes a token that the template did not write."""
+    control = ControlTokens(CONTROLS)
+    plain, typed = (
+        template.render(Conversation((Message("user", text),)))
+        for text in ("typed", "typed " + " ".join(CONTROLS))
+    )
+    tokens = [
+        [token for _, token in control.split(prompt.text, prompt.mark or "\U000f0000") if token]
+        for prompt in (plain, typed)
+    ]
+    assert tokens[0] == tokens[1]
+    whole = "".join(text for text, _ in control.split(typed.text, typed.mark))
+    assert all(token in whole for token in CONTROLS)

@@ -1,0 +1,75 @@
+"""Small models that read images, built once, and the pictures that the tests show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, Manifest, VisionSpec, decode
+from appliance.engine.vision.decoder import Pixels
+from installer.checkpoint.quantize import Precision
+from tests.checkpoint.conftest import build_unsigned
+from tests.conftest import BuildOnce
+from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
+
+WRITERS: dict[str, Callable[..., Path]] = {
+    "qwen3_vl": write_qwen3_vl,
+    "qwen2_5_vl": write_qwen2_5_vl,
+}
+FAMILIES = tuple(WRITERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Seeing:
+    """A checkpoint and its bundle."""
+
+    checkpoint: Path
+    bundle: Path
+
+    @property
+    def manifest(self) -> Manifest:
+        return decode((self.bundle / MANIFEST_NAME).read_bytes())
+
+    @property
+    def decoder(self) -> DecoderSpec:
+        spec = self.manifest.decoder
+        assert spec is not None
+        return spec
+
+    @property
+    def vision(self) -> VisionSpec:
+        spec = self.manifest.vision
+        assert isinstance(spec, VisionSpec)
+        return spec
+
+
+BuildSeeing = Callable[..., Seeing]
+
+
+@pytest.fixture(scope="session")
+def seeing(build_once: BuildOnce) -> BuildSeeing:
+    """`seeing(family, precision)`: one of WRITERS' checkpoints, and its unsigned bundle."""
+
+    def build(family: str, precision: Precision = "fp32") -> Seeing:
+        checkpoint = (
+            build_once(f"seeing-{family}", lambda d: void(WRITERS[family](d / "it"))) / "it"
+        )
+
+        def pack(directory: Path) -> None:
+            build_unsigned(checkpoint, directory / "it", precision=precision)
+
+        return Seeing(checkpoint, build_once(f"seeing-{family}-{precision}", pack) / "it")
+
+    return build
+
+
+def void(_made: object) -> None: ...
+
+
+def picture(height: int, width: int, seed: int = 0) -> Pixels:
+    """Random pixels, [height, width, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)

@@ -1,0 +1,191 @@
+"""What a model says after images equals what the reference implementation computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Listing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.engine.slot_pool import SlotPool
+from appliance.engine.vision.decoder import Pixels
+from appliance.engine.vision.eyes import Eyes, Shown
+from appliance.engine.vision.grid import Grid, feed
+from appliance.engine.vision.patches import grid_of, patches
+from appliance.engine.vision.runner import VisionRunner
+from appliance.engine.vision.sight import Sight, expanded
+from appliance.scheduler import Plan, PrefillChunk, Sequence
+from installer.checkpoint.probe import open_graph
+from tests.checkpoint.runner import relative_error
+from tests.vision.conftest import FAMILIES, BuildSeeing, Seeing, picture
+
+TOLERANCE = 1e-4
+CAPACITY = 256
+IMAGES = (picture(64, 112, seed=1), picture(80, 32, seed=2))
+"""Of 4 x 7 and 5 x 2 tokens."""
+
+
+class Reference:
+    """Transformers in fp32, fed with our patches."""
+
+    def __init__(self, model: Seeing) -> None:
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(
+            model.checkpoint, dtype=torch.float32
+        ).eval()
+        self._vision = model.vision
+
+    def logits(self, ids: Listing[int], images: Listing[Pixels]) -> np.ndarray:
+        """Logits after each token, [tokens, vocab]; `ids` has the tokens of the images."""
+        given: dict[str, Any] = {"input_ids": torch.tensor([list(ids)])}
+        if images:
+            merge = self._vision.merge
+            grids = [grid_of(image, self._vision) for image in images]
+            cut = np.concatenate([patches(image, self._vision) for image in images])
+            given |= {
+                "pixel_values": torch.tensor(cut),
+                "image_grid_thw": torch.tensor(
+                    [[1, grid.rows * merge, grid.columns * merge] for grid in grids]
+                ),
+                "mm_token_type_ids": (given["input_ids"] == self._vision.image_token).int(),
+            }
+        self.model.model.rope_deltas = None
+        with torch.inference_mode():
+            logits: np.ndarray = self.model(**given).logits[0].numpy()
+        return logits
+
+
+class Sequences:
+    """Drives the runner as the engine does: plans over slots of one pool."""
+
+    def __init__(self, model: Seeing, slots: int = 2) -> None:
+        shape = CacheShape(slots, CAPACITY, token_bytes(model.decoder))
+        self._pool = SlotPool(model.decoder, shape)
+        manifest = model.manifest
+        graph = model.bundle / manifest.graph.path
+        self._runner = VisionRunner(open_graph(graph), self._pool, model.decoder.vocab_size)
+
+    def prefill(self, sequence: Sequence, slot: int, count: int) -> np.ndarray:
+        """The next `count` tokens; logits after the last of all, if it is among them."""
+        chunk = PrefillChunk(sequence, slot, sequence.computed, count)
+        logits = self._runner.run(Plan(prefills=(chunk,))).copy()
+        sequence.computed += count
+        return logits
+
+    def decode(self, sequences: Listing[Sequence], tokens: Listing[int]) -> np.ndarray:
+        """One more token of each, in slots 0 and on."""
+        for sequence, token in zip(sequences, tokens, strict=True):
+            sequence.tokens.append(token)
+        logits = self._runner.run(Plan(decodes=tuple(sequences))).copy()
+        for sequence in sequences:
+            sequence.computed += 1
+        return logits
+
+
+def sight_of(
+    model: Seeing, prompt: Listing[int], images: Listing[Pixels]
+) -> tuple[list[int], Sight]:
+    vision = model.vision
+    ids, starts = expanded(prompt, vision.image_token, [grid_of(i, vision) for i in images])
+    eyes = Eyes(open_graph(model.bundle / vision.graph), vision)
+    return ids, eyes.see(Shown(ids, starts, list(images)), lambda: False)
+
+
+def text(count: int, seed: int) -> list[int]:
+    ids: list[int] = np.random.default_rng(seed).integers(0, 400, count).tolist()
+    return ids
+
+
+def prompt_of(model: Seeing, images: int) -> list[int]:
+    """Words, an image, words, an image, ..., words."""
+    ids = text(9, 0)
+    for number in range(images):
+        ids += [model.vision.image_token, *text(5 + 3 * number, number + 1)]
+    return ids
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("images", [IMAGES[:1], IMAGES], ids=["one", "two"])
+def test_logits_after_images_equal_the_reference_whole_in_pieces_and_decoded(
+    seeing: BuildSeeing, family: str, images: Listing[Pixels], record_property: Any
+) -> None:
+    model = seeing(family)
+    reference = Reference(model)
+    ids, sight = sight_of(model, prompt_of(model, len(images)), images)
+    wanted = reference.logits(ids, images)
+    runner = Sequences(model)
+
+    whole = Sequence(sight.keyed(ids), beside=sight)
+    errors = [relative_error(runner.prefill(whole, 0, len(ids))[0], wanted[-1])]
+
+    # Pieces that end before, in and behind each image.
+    cut = Sequence(sight.keyed(ids), beside=sight)
+    for size in (4, 11, 12, 1, 7):
+        runner.prefill(cut, 1, size)
+    left = len(ids) - cut.computed
+    errors.append(relative_error(runner.prefill(cut, 1, left)[0], wanted[-1]))
+
+    for token in (17, 3, 250):
+        got = runner.decode([whole, cut], [token, token])
+        ids = [*ids, token]
+        wanted = reference.logits(ids, images)
+        errors += [relative_error(row, wanted[-1]) for row in got]
+    assert max(errors) <= TOLERANCE
+    record_property("measured", f"{family}, {len(images)} image(s): {max(errors):.1e} of 1e-4")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_beside_an_image_in_one_batch_are_as_without(
+    seeing: BuildSeeing, family: str
+) -> None:
+    model = seeing(family)
+    reference = Reference(model)
+    ids, sight = sight_of(model, prompt_of(model, 1), IMAGES[:1])
+    words, runner = text(20, 5), Sequences(model)
+    pair = [Sequence(sight.keyed(ids), beside=sight), Sequence(words)]
+    runner.prefill(pair[0], 0, len(ids))
+    last = runner.prefill(pair[1], 1, len(words))[0]
+    assert relative_error(last, reference.logits(words, ())[-1]) <= TOLERANCE
+    got = runner.decode(pair, [5, 6])
+    assert relative_error(got[0], reference.logits([*ids, 5], IMAGES[:1])[-1]) <= TOLERANCE
+    assert relative_error(got[1], reference.logits([*words, 6], ())[-1]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 2)], ids=str)
+def test_the_tower_sees_what_the_reference_sees(
+    seeing: BuildSeeing, family: str, size: tuple[int, int]
+) -> None:
+    model = seeing(family)
+    vision, grid = model.vision, Grid(*size)
+    side = vision.patch * vision.merge
+    cut = patches(picture(size[0] * side, size[1] * side), vision)
+    session = open_graph(model.bundle / vision.graph)
+    got = session.run(None, {"patches": cut, **feed(grid, vision)})[0]
+    shape = torch.tensor([[1, size[0] * vision.merge, size[1] * vision.merge]])
+    with torch.inference_mode():
+        seen = Reference(model).model.model.visual(torch.tensor(cut), grid_thw=shape)
+    wanted = [seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())]
+    assert len(got) == len(wanted)
+    for level, features in zip(got, wanted, strict=True):
+        assert relative_error(level, features.numpy()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("precision", "bound"), [("int8", 0.1), ("fp16", 0.01)])
+def test_rounded_weights_stay_near(
+    seeing: BuildSeeing, family: str, precision: str, bound: float
+) -> None:
+    exact, rounded = seeing(family), seeing(family, precision)
+    logits = []
+    for model in (exact, rounded):
+        ids, sight = sight_of(model, prompt_of(model, 2), IMAGES)
+        runner = Sequences(model)
+        logits.append(runner.prefill(Sequence(sight.keyed(ids), beside=sight), 0, len(ids))[0])
+    distance = np.linalg.norm(logits[1] - logits[0]) / np.linalg.norm(logits[0])
+    assert math.isfinite(distance)
+    assert distance <= bound
