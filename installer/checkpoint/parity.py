@@ -51,7 +51,7 @@ BOUNDS: Mapping[Precision, float] = {
     "fp16": 1e-2,
     "int8": 0.2,
     "w8a8": 0.4,
-    "int4": 0.6,
+    "int4": 0.8,
 }
 """Largest relative error, by grade: |got - wanted| / |wanted| over all compared numbers.
 
