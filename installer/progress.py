@@ -1,19 +1,21 @@
 """What a long command says while it works.
 
-Owns the two forms: bars with rate and time left on a terminal (standard error, so that results
-stay alone on standard output), and JSON lines for machines (standard output, the result being
-the last line). Refuses to guess: a bar has a total that was signed or measured.
+Owns the forms: bars with rate and time left on a terminal (standard error, so that results
+stay alone on standard output), a plain line every ten seconds where there is no terminal, and JSON
+lines for machines (standard output, the result being the last line). Refuses to guess: a bar has
+a total that was signed or measured.
 
 The JSON lines are `{"event":"step","title":…}` when a step begins, then
 `{"event":"progress","title":…,"done":…,"total":…,"bytes_per_second":…,"seconds_left":…}` at
-most twice a second, and `{"event":"note","text":…}`.
+most twice a second (of things that are not bytes the rate is named after them), and
+`{"event":"note","text":…}`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
@@ -21,6 +23,8 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -29,6 +33,8 @@ from rich.progress import Progress as RichBars
 
 Advance = Callable[[int], None]
 _REPORT_SECONDS = 0.5
+_LINE_SECONDS = 10.0
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 class Progress(Protocol):
@@ -42,6 +48,9 @@ class Progress(Protocol):
 
     def bytes(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """A step over `total` bytes; call what it gives with each number of bytes done."""
+
+    def count(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        """A step over `total` things, called `unit`; call what it gives with each number done."""
 
 
 class TerminalProgress:
@@ -58,24 +67,37 @@ class TerminalProgress:
         """Print a remark."""
         self._console.print(f"  {text}", markup=False)
 
-    @contextmanager
-    def bytes(self, title: str, total: int) -> Iterator[Advance]:
+    def bytes(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """Show a bar with rate and time left, which ends as one line with the title."""
-        columns = (
-            TextColumn("• {task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
+        columns = (DownloadColumn(binary_units=True), TransferSpeedColumn())
+        return self._bar(title, total, columns, "B")
+
+    def count(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        """Show a bar with time left, which ends as one line with the title."""
+        return self._bar(title, total, (MofNCompleteColumn(), TextColumn(unit)), unit)
+
+    @contextmanager
+    def _bar(
+        self, title: str, total: int, columns: Sequence[ProgressColumn], unit: str
+    ) -> Iterator[Advance]:
         if not self._console.is_terminal:
             self.step(title)
-            yield lambda _count: None
+            yield self._lines(_Meter(total, _LINE_SECONDS), unit)
             return
-        with RichBars(*columns, console=self._console, transient=True) as bars:
+        first = (TextColumn("• {task.description}"), BarColumn())
+        with RichBars(
+            *(*first, *columns, TimeRemainingColumn()), console=self._console, transient=True
+        ) as bars:
             task = bars.add_task(title, total=total)
             yield lambda count: bars.advance(task, count)
         self.step(title)
+
+    def _lines(self, meter: _Meter, unit: str) -> Advance:
+        def advance(count: int) -> None:
+            if meter.advance(count) and not meter.finished:
+                self.note(meter.line(unit))
+
+        return advance
 
 
 class JsonProgress:
@@ -95,14 +117,22 @@ class JsonProgress:
     @contextmanager
     def bytes(self, title: str, total: int) -> Iterator[Advance]:
         """Write progress events, the last one when all is done."""
+        yield self._events(title, total, "bytes_per_second")
+
+    @contextmanager
+    def count(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        """Write progress events, the last one when all is done."""
+        yield self._events(title, total, f"{unit}_per_second")
+
+    def _events(self, title: str, total: int, rate: str) -> Advance:
         self.step(title)
-        meter = _Meter(total)
+        meter = _Meter(total, _REPORT_SECONDS)
 
         def advance(count: int) -> None:
             if meter.advance(count):
-                self._write({"event": "progress", "title": title, **meter.figures()})
+                self._write({"event": "progress", "title": title, **meter.figures(rate)})
 
-        yield advance
+        return advance
 
     def _write(self, event: dict[str, object]) -> None:
         self._stream.write(json.dumps(event) + "\n")
@@ -123,12 +153,18 @@ class NoProgress:
         """Count nothing."""
         yield lambda _count: None
 
+    @contextmanager
+    def count(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        """Count nothing."""
+        yield lambda _count: None
+
 
 class _Meter:
-    """Bytes done, and when to speak of them."""
+    """What is done, and when to speak of it: at most every `interval` seconds."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, interval: float) -> None:
         self._total = total
+        self._interval = interval
         self._done = 0
         self._begin = self._spoke = time.monotonic()
 
@@ -136,21 +172,58 @@ class _Meter:
         """Count, and say whether it is time for a report."""
         self._done += count
         now = time.monotonic()
-        due = now - self._spoke >= _REPORT_SECONDS or self._done >= self._total
+        due = now - self._spoke >= self._interval or self.finished
         if due:
             self._spoke = now
         return due
 
-    def figures(self) -> dict[str, object]:
-        """The fields of a progress event."""
-        rate = self._done / max(self._spoke - self._begin, 1e-6)
-        left = max(self._total - self._done, 0)
+    @property
+    def finished(self) -> bool:
+        """Whether all is done."""
+        return self._done >= self._total
+
+    def figures(self, rate: str) -> dict[str, object]:
+        """The fields of a progress event; `rate` names the one with what is done in a second."""
+        left = self._left()
         return {
             "done": self._done,
             "total": self._total,
-            "bytes_per_second": round(rate),
-            "seconds_left": round(left / rate, 1) if rate else None,
+            rate: round(self._rate()),
+            "seconds_left": None if left is None else round(left, 1),
         }
+
+    def line(self, unit: str) -> str:
+        """The same for a person."""
+        left = self._left()
+        ending = "" if left is None else f", {_duration(left)} left"
+        if unit != "B":
+            return f"{self._done} of {self._total} {unit}{ending}"
+        return f"{_size(self._done)} of {_size(self._total)}, {_size(self._rate())}/s{ending}"
+
+    def _rate(self) -> float:
+        return self._done / max(self._spoke - self._begin, 1e-6)
+
+    def _left(self) -> float | None:
+        """Seconds."""
+        rate = self._rate()
+        return max(self._total - self._done, 0) / rate if rate else None
+
+
+def _size(count: float) -> str:
+    """Bytes in the unit that leaves one to three digits before the point."""
+    for unit in _BYTE_UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {_BYTE_UNITS[-1]}"
+
+
+def _duration(seconds: float) -> str:
+    """Whole seconds, minutes or hours and minutes."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def progress_for(console: Console, stream: TextIO, *, as_json: bool) -> Progress:

@@ -260,6 +260,41 @@ class Prompting(_Strict, frozen=True):
     `reasoning_effort`."""
 
 
+class Parity(_Strict, frozen=True):
+    """The first layers beside the publisher's reference implementation, when the bundle was built.
+
+    Errors are relative, |got - wanted| / |wanted|, in parts per billion (so that the manifest has
+    one spelling), rounded upwards; no bundle is built beyond its bounds. Either `not_run` says why
+    nothing was compared, or the rest says what was.
+    """
+
+    not_run: str | msgspec.UnsetType = msgspec.UNSET
+    reference: str | msgspec.UnsetType = msgspec.UNSET
+    """Name and version of the reference, and of what it runs on."""
+    layers: int | msgspec.UnsetType = msgspec.UNSET
+    tokens: int | msgspec.UnsetType = msgspec.UNSET
+    error: int | msgspec.UnsetType = msgspec.UNSET
+    """In 32-bit floats; left out where the family is not built in them."""
+    bound: int | msgspec.UnsetType = msgspec.UNSET
+    grade_error: int | msgspec.UnsetType = msgspec.UNSET
+    """Of the bundle's own weights and graph for the processor."""
+    grade_bound: int | msgspec.UnsetType = msgspec.UNSET
+
+    def __str__(self) -> str:
+        if isinstance(self.not_run, str):
+            return f"not compared: {self.not_run}"
+        exact = f"{_relative(self.error)} in fp32, " if isinstance(self.error, int) else ""
+        return (
+            f"{self.reference}, first {self.layers} layers: relative error {exact}"
+            f"{_relative(self.grade_error)} as built (allowed {_relative(self.grade_bound)})"
+        )
+
+
+def _relative(parts: int | msgspec.UnsetType) -> str:
+    """Parts per billion as a plain number."""
+    return f"{parts / 1e9:.2g}" if isinstance(parts, int) else "?"
+
+
 class Manifest(_Strict, frozen=True):
     """Everything the node needs to know of a bundle, and nothing it must guess."""
 
@@ -286,6 +321,8 @@ class Manifest(_Strict, frozen=True):
     vision: VisionSpec | msgspec.UnsetType = msgspec.UNSET
     """Left out if the model reads text only."""
     reranker: RerankSpec | msgspec.UnsetType = msgspec.UNSET
+    parity: Parity | msgspec.UnsetType = msgspec.UNSET
+    """Left out by releases that did not compare."""
     adapter: AdapterSpec | msgspec.UnsetType = msgspec.UNSET
     """Only of an adapter, which has no graphs and nothing else of a model."""
 
@@ -402,6 +439,19 @@ def _check(manifest: Manifest) -> None:
         if not any(path.startswith(folder) for path in paths):
             raise _bad(f"it names the folder {graph.weights_folder!r}, which has no files")
     _check_numbers(manifest)
+    if isinstance(manifest.parity, Parity):
+        _check_parity(manifest.parity)
+
+
+def _check_parity(parity: Parity) -> None:
+    fields = msgspec.structs.asdict(parity)
+    given = {name for name, value in fields.items() if value is not msgspec.UNSET}
+    compared = {"reference", "layers", "tokens", "grade_error", "grade_bound"}
+    if given not in ({"not_run"}, compared, compared | {"error", "bound"}):
+        raise _bad("its parity says neither what was compared nor why nothing was")
+    for error, bound in (("error", "bound"), ("grade_error", "grade_bound")):
+        if error in given and not 0 <= fields[error] <= fields[bound]:
+            raise _bad(f"its parity.{error} is beyond the bound")
 
 
 def _check_adapted(graph: Graph, adapted: Adapted, *, joined: bool) -> None:

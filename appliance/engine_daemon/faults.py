@@ -31,8 +31,10 @@ ServicerContext = grpc.aio.ServicerContext[Any, Any]
 
 _log = logging.getLogger(__name__)
 
-_MAX_PARAM_CHARS = 400
-_MAX_PARAM_CHARS = 400
+_SAFE = " []._-,;:'()/"
+_MAX_BYTES = 2000
+"""Of one encoded text. A caller's name or place in a schema may be long; metadata has 8 KiB in all,
+and a status beyond that is replaced by gRPC's own words."""
 
 _STATUSES: tuple[tuple[type[ApplianceError], grpc.StatusCode], ...] = (
     (UsageError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -78,10 +80,16 @@ def metadata(error: ApplianceError) -> tuple[tuple[str, str], ...]:
     """Trailing metadata of an error; values are percent-encoded UTF-8."""
     pairs = [("appliance-code", error.code), ("appliance-hint", error.hint)]
     if isinstance(error, RequestError) and error.param:
-        # A place in a caller's schema may be long; metadata has 8 KiB in all.
-        pairs.append(("appliance-param", error.param[:_MAX_PARAM_CHARS]))
-    return tuple((key, quote(value, safe=" []._-,;:'()/")) for key, value in pairs if value)
+        pairs.append(("appliance-param", _bounded(error.param)))
+    return tuple((key, quote(value, safe=_SAFE)) for key, value in pairs if value)
+
+
+def _bounded(text: str) -> str:
+    """As much of the beginning of `text` as a status may carry."""
+    while len(quote(text, safe=_SAFE)) > _MAX_BYTES:
+        text = text[: len(text) * 3 // 4]
+    return text
 
 
 async def _abort(context: ServicerContext, error: ApplianceError) -> NoReturn:
-    await context.abort(status(error), error.message, metadata(error))
+    await context.abort(status(error), _bounded(error.message), metadata(error))

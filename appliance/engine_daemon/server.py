@@ -18,6 +18,7 @@ from grpc_health.v1._async import HealthServicer  # public as health.aio, which 
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from appliance.config import Config
+from appliance.engine_daemon.malformed import RefuseMalformed
 from appliance.engine_daemon.registry import ModelRegistry
 from appliance.engine_daemon.service import EngineService
 from appliance.engine_daemon.watchdog import tell
@@ -46,10 +47,11 @@ class EngineServer:
         self._health = HealthServicer()
         self._registry = ModelRegistry(config, self._report)
         self._server = grpc.aio.server(
+            interceptors=[RefuseMalformed()],
             options=[
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            ]
+            ],
         )
         service = EngineService(self._registry)
         pb_grpc.add_EngineServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]

@@ -72,6 +72,9 @@ def conversation(prompt: pb.ChatPrompt, *, thinking: bool, sees: bool = False) -
     """
     if not sees:
         _refuse_images(prompt)
+    for name, kind in (("tool_choice", pb.ToolChoice), ("thinking", pb.ThinkingMode)):
+        if getattr(prompt, name) not in kind.values():
+            raise RequestError(f"{getattr(prompt, name)} is no {name}", param=name)
     if prompt.thinking != pb.THINKING_MODE_DEFAULT:
         thinking = prompt.thinking != pb.THINKING_MODE_OFF
     return Conversation(

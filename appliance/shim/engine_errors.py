@@ -42,6 +42,9 @@ def typed(error: grpc.aio.AioRpcError) -> ApplianceError:
             return RequestError(message, param=param, hint=hint, code=code)
         case grpc.StatusCode.NOT_FOUND:
             return NotFoundError(message, hint=hint, code=code or "model_not_found")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if code is None:
+            # gRPC's own words again: the message is larger than it carries.
+            return RequestError("the request is too large for the engine", hint="send less at once")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return CapacityError(message, hint=hint, code=code)
         case grpc.StatusCode.FAILED_PRECONDITION:

@@ -82,6 +82,8 @@ _TYPE_OF_CODE = {"insufficient_quota": "insufficient_quota"}
 _RETRY_AFTER_SECONDS = {429: 1, 503: 1}
 _NO_RETRY = frozenset({"timeout", "insufficient_quota", "conflict", "storage_full"})
 """Trying again would fail as well, after computing as long again; a budget comes back tomorrow."""
+_MOST = 600
+"""Characters of a message: it may quote a name that a caller made very long."""
 _CLOSING = frozenset({"body_timeout", "body_too_large", "file_too_large"})
 """The rest of the body is not read, so the connection cannot be used again."""
 
@@ -154,7 +156,8 @@ def status_of(error: ApplianceError) -> int:
 def refusal(error: ApplianceError, dialect: Dialect = "openai", request_id: str = "") -> Refusal:
     """`error` in the shape of the caller's API."""
     status = status_of(error)
-    message = f"{error.message}; {error.hint}" if error.hint else error.message
+    text = error.message if len(error.message) <= _MOST else f"{error.message[:_MOST]}…"
+    message = f"{text}; {error.hint}" if error.hint else text
     document: ErrorDocument | AnthropicError
     if dialect == "anthropic":
         document = _anthropic(error, status, message, request_id)

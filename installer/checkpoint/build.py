@@ -2,15 +2,15 @@
 
 Owns the order of the steps and the bundle's layout. Everything that can refuse a checkpoint
 without reading its weights does so first. The bundle appears at its place by one rename when it
-is complete; a build that fails or is killed leaves nothing there.
+is complete. A build that is killed, or stopped by Ctrl-C or a full disk, leaves its parts beside
+that place, and the same build started again goes on from them; one that is refused leaves nothing.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from appliance.bundle.manifest import (
     is_name,
 )
 from appliance.config import source_date_epoch
-from appliance.errors import CheckpointError, ConflictError, StorageError, UsageError
+from appliance.errors import CheckpointError, UsageError
 from appliance.fsops import hash_regular, walk_files
 from installer.checkpoint import bom, calibration
 from installer.checkpoint.generation import read_generation
@@ -57,15 +57,19 @@ from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.graph.standard import StandardBuilder, has_standard_graph
 from installer.checkpoint.graph.static_cache import StaticCache
 from installer.checkpoint.image_processor import read_vision
+from installer.checkpoint.journal import Journal
 from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.packed.methods import treatment
+from installer.checkpoint.parity import Mode, ParityGate, Subject
 from installer.checkpoint.probe import probe, probe_tower
 from installer.checkpoint.prompting import TEMPLATE_PATH, ChatSource, read_prompting
 from installer.checkpoint.quantize import SCHEMES, Precision, Scheme
 from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.space import check_space, counted
 from installer.checkpoint.tokenizer import CheckpointTokenizer
+from installer.checkpoint.unfinished import Unfinished, build_key, unfinished
 from installer.checkpoint.weights import WeightFiles
-from installer.progress import Advance, Progress
+from installer.progress import NoProgress, Progress
 from installer.signing import BundleSigner
 
 GRAPH = "graph/cpu/model.onnx"
@@ -75,6 +79,8 @@ ADAPTED_PREFILL_GRAPH = "graph/cpu/adapted-prefill.onnx"
 CUDA_GRAPH = "graph/cuda/model.onnx"
 COMPACT_GRAPH = "graph/cuda/compact.onnx"
 TRT_GRAPH = "graph/trt/model.onnx"
+OBSERVED = "observed.onnx"
+SHALLOW = "shallow.onnx"
 VISION_GRAPH = "graph/vision/model.onnx"
 WEIGHTS = "graph/cpu"
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -83,17 +89,6 @@ MODEL_CARD = "MODEL_CARD.md"
 README = "README.md"
 _CALIBRATION_TOKENS = 2048
 """Of one prompt at most; all together have about 3,000."""
-
-
-class _Silent:
-    """Progress that nobody watches."""
-
-    def step(self, title: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def bytes(self, title: str, total: int) -> AbstractContextManager[Advance]:
-        return nullcontext(lambda _count: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +112,19 @@ class Plan:
     tokenizer: CheckpointTokenizer
     chat: ChatSource | None
     generation: Generation | None
+    max_file_bytes: int
+    gate: ParityGate | None
     vision: VisionSpec | None
     adapters: bool = False
     """Whether the bundle has graphs with room for adapters."""
 
     @property
     def spec(self) -> Spec:
-        spec: Spec = self.shape.spec()
+        return self.spec_of(self.shape)
+
+    def spec_of(self, shape: Any) -> Spec:  # noqa: ANN401  # the family's own
+        """What the manifest says of a model of this shape."""
+        spec: Spec = shape.spec()
         if isinstance(spec, DecoderSpec) and self.joined:
             return msgspec.structs.replace(spec, cache="int8")
         return spec
@@ -166,6 +167,7 @@ def build_bundle(
     progress: Progress | None = None,
     created: int | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
+    parity: Mode | None = None,
 ) -> Manifest:
     """Build the bundle of `checkpoint` in the new directory `out` and sign it.
 
@@ -174,34 +176,28 @@ def build_bundle(
         adapters: the bundle can be the base of adapters, for which it has graphs of its own.
         signer: None leaves the bundle unsigned, which no node accepts.
         created: Unix seconds; None takes SOURCE_DATE_EPOCH, else the clock.
+        parity: whether the first layers are compared with the reference implementation; None says
+            nothing of it in the manifest.
 
-    Raises CheckpointError naming what cannot be expressed, ConflictError if `out` exists,
-    UsageError for a name or version that the manifest cannot hold, StorageError.
+    Raises CheckpointError naming what cannot be expressed or what differs, ConflictError if `out`
+    exists, LockedError if another process builds it, UsageError for a name or version that the
+    manifest cannot hold, CapacityError if the disk has no room, StorageError.
     """
-    if out.exists():
-        raise ConflictError(f"{out} exists", hint="name a new directory: bundles never change")
     if created is None:
         epoch = source_date_epoch()
         created = int(time.time()) if epoch is None else epoch
-    progress = progress or _Silent()
+    progress = progress or NoProgress()
     identity = _identity(name, version, created)
-    plan = _plan(Checkpoint(checkpoint), precision, license_file, adapters=adapters)
-    unfinished = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-        manifest = _write(plan, identity, unfinished, progress, max_file_bytes)
+    plan = _plan(
+        *(Checkpoint(checkpoint), precision, license_file, max_file_bytes, parity),
+        adapters=adapters,
+    )
+    with unfinished(out) as work:
+        manifest = _build(plan, identity, work, progress)
         if signer is not None:
             progress.step("signing the bundle")
-            signer.sign(unfinished)
-        unfinished.rename(out)
-    except OSError as error:
-        raise StorageError(
-            f"the bundle cannot be written: {error}",
-            hint="check the disk's free space and the permissions of the directories",
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            signer.sign(work.bundle)
+        work.finish(out)
     return manifest
 
 
@@ -219,6 +215,8 @@ def _plan(
     checkpoint: Checkpoint,
     precision: Precision | None,
     license_file: Path | None,
+    limit: int,
+    parity: Mode | None,
     *,
     adapters: bool = False,
 ) -> Plan:
@@ -251,86 +249,161 @@ def _plan(
         else None,
         vision=vision,
         adapters=adapters,
+        max_file_bytes=limit,
+        gate=ParityGate(parity) if parity is not None else None,
     )
 
 
-def _write(
-    plan: Plan, identity: Identity, directory: Path, progress: Progress, max_file_bytes: int
-) -> Manifest:
-    _write_texts(plan, directory)
-    _write_graphs(plan, directory, progress, max_file_bytes)
-    for graph in _graphs(plan):
-        probe(directory / graph.path, directory / graph.weights_folder, plan.spec)
-        for path in graph.others:
-            probe(directory / path, directory / graph.weights_folder, plan.spec)
-    if plan.vision is not None:
-        probe_tower(directory / VISION_GRAPH, plan.vision)
+def _build(plan: Plan, identity: Identity, work: Unfinished, progress: Progress) -> Manifest:
+    """Everything of the bundle but its signature."""
+    texts = _texts(plan)
+    weights = _count_weights(plan)
     with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
         origin = plan.checkpoint.digest(advance)
-    files = _hash_files(directory, progress)
+    if work.begin(_key(plan, origin)):
+        progress.note("going on with the build that was stopped")
+    check_space(work.bundle, weights)
+    if plan.gate is not None:
+        plan.gate.begin(_parity_subject(plan), work.scratch, progress)
+    entries = _write_graphs(plan, work, progress)
+    _write_texts(texts, work.bundle)
+    _probe(plan, work.bundle, progress)
+    plan.checkpoint.refuse_changes()
+    files = _hash_files(work.bundle, entries)
     subject = _subject(plan, identity, origin)
-    (directory / bom.NAME).write_bytes(bom.write_bom(subject, files))
-    files = tuple(sorted((*files, _entry(directory, bom.NAME)), key=lambda entry: entry.path))
+    (work.bundle / bom.NAME).write_bytes(bom.write_bom(subject, files))
+    files = tuple(sorted((*files, _entry(work.bundle, bom.NAME)), key=lambda entry: entry.path))
     manifest = _manifest(plan, identity, origin, files)
-    (directory / MANIFEST_NAME).write_bytes(encode(manifest))
+    (work.bundle / MANIFEST_NAME).write_bytes(encode(manifest))
     return decode(encode(manifest))
 
 
-def _write_texts(plan: Plan, directory: Path) -> None:
+def _key(plan: Plan, origin: str) -> str:
+    return build_key(
+        {
+            "checkpoint": origin,
+            "precision": plan.precision,
+            "max_file_bytes": str(plan.max_file_bytes),
+            "adapters": str(plan.adapters),
+        }
+    )
+
+
+def _texts(plan: Plan) -> dict[str, str]:
+    """Path in the bundle -> text. All of them are read before the checkpoint is hashed."""
     texts = {LICENCE: plan.licence.text, TOKENIZER: plan.tokenizer.json}
     if plan.chat is not None:
         texts[TEMPLATE_PATH] = plan.chat.template
     if plan.checkpoint.has(README) and (card := plan.checkpoint.text(README)):
         texts[MODEL_CARD] = card
+    return texts
+
+
+def _write_texts(texts: Mapping[str, str], directory: Path) -> None:
     for name, text in texts.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("utf-8"))
 
 
-def _write_graphs(plan: Plan, directory: Path, progress: Progress, max_file_bytes: int) -> None:
-    path = directory / GRAPH
-    path.parent.mkdir(parents=True)
+def _parity_subject(plan: Plan) -> Subject:
+    return Subject(
+        checkpoint=plan.checkpoint,
+        family=plan.family,
+        precision=plan.precision,
+        tokenizer=plan.tokenizer,
+        shape=plan.shape,
+        form=FloatSlots if plan.family.kind == "chat" else None,
+    )
+
+
+def _first_form(plan: Plan) -> Form | None:
+    """The form of the graph that is written with the weights, before all others."""
+    if plan.joined:
+        return Observed
+    return FloatSlots if plan.family.kind == "chat" else None
+
+
+def _count_weights(plan: Plan) -> int:
+    """Bytes of the weights to come. Raises CheckpointError for what is missing or misshapen."""
+    checkpoint = Checkpoint(plan.checkpoint.directory)
+    shape = plan.family.read(checkpoint)
+    forms: list[tuple[Form | None, type[GraphBuilder]]] = [(_first_form(plan), GraphBuilder)]
+    forms += [(HalfSlots, HalfBuilder)] if plan.on_gpus else []
+    forms += [(HalfSlots, CompactBuilder)] if plan.compact else []
+    forms += [(StaticCache, StandardBuilder)] if plan.standard else []
+
+    def build(files: WeightFiles) -> None:
+        for form, words in forms:
+            builder = words(checkpoint.tensors, files, SCHEMES[plan.precision])
+            plan.family.build(builder, shape, *(() if form is None else (form,)))
+
+    def build_tower(files: WeightFiles) -> None:
+        if plan.family.tower is not None:
+            builder = GraphBuilder(checkpoint.tensors, files, _tower_scheme(plan))
+            plan.family.tower(builder, shape.tower)
+
+    limit = plan.max_file_bytes
+    return counted(build, limit) + counted(build_tower, limit)
+
+
+def _write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[FileEntry]:
+    """Write every graph; returns the weight files."""
+    directory, weights = work.bundle, work.bundle / WEIGHTS
+    weights.mkdir(parents=True, exist_ok=True)
     tensors = plan.checkpoint.tensors
     if plan.checkpoint.packing is not None:
         progress.note(treatment(plan.checkpoint.packing, plan.precision))
-    title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
     with (
-        WeightFiles(path.parent, limit=max_file_bytes) as files,
-        progress.bytes(title, tensors.size) as tensors.advance,
+        Journal(work.journal, weights) as journal,
+        WeightFiles(weights, limit=plan.max_file_bytes, journal=journal, sources=tensors) as files,
     ):
         writer = _GraphWriter(plan, files)
-        if not plan.joined:
-            writer.write(path, FloatSlots if plan.family.kind == "chat" else None)
-            if plan.adapters:
-                writer.write(directory / ADAPTED_GRAPH, FloatSlots, adapted.AdaptedBuilder)
-        else:
-            _write_joined(plan, writer, directory, progress)
+        first = work.scratch / OBSERVED if plan.joined else directory / GRAPH
+        title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
+        with progress.bytes(title, tensors.size) as tensors.advance:
+            files.restore(journal.kept)
+            writer.write(first, _first_form(plan))
+        form = _first_form(plan)
+        if plan.joined:
+            form = _write_joined(plan, writer, first, directory, progress)
+        elif plan.adapters:
+            writer.write(directory / ADAPTED_GRAPH, FloatSlots, adapted.AdaptedBuilder)
         if plan.on_gpus:
-            cuda = directory / CUDA_GRAPH
-            cuda.parent.mkdir()
-            writer.write(cuda, HalfSlots, HalfBuilder)
+            writer.write(directory / CUDA_GRAPH, HalfSlots, HalfBuilder)
         if plan.compact:
             writer.write(directory / COMPACT_GRAPH, HalfSlots, CompactBuilder)
         if plan.standard:
-            trt = directory / TRT_GRAPH
-            trt.parent.mkdir()
-            writer.write(trt, StaticCache, StandardBuilder)
+            writer.write(directory / TRT_GRAPH, StaticCache, StandardBuilder)
+        if plan.gate is not None and plan.gate.reference is not None:
+            files.sealed = True
+            shape, shallow = plan.gate.reference.shape, work.scratch / SHALLOW
+            writer.write(shallow, form, shape=shape)
+            plan.gate.finish(shallow, weights, plan.precision, plan.spec_of(shape))
         if plan.vision is not None:
-            _write_tower(plan, directory / VISION_GRAPH, max_file_bytes)
+            progress.step("building the vision tower")
+            _write_tower(plan, directory / VISION_GRAPH)
     tensors.finish(plan.family.unused_tensors)
+    return [
+        FileEntry(path=f"{WEIGHTS}/{name}", size=size, sha256=sha256)
+        for name, (size, sha256) in files.entries.items()
+    ]
 
 
-def _write_tower(plan: Plan, path: Path, max_file_bytes: int) -> None:
+def _write_tower(plan: Plan, path: Path) -> None:
     """The tower, with weight files of its own: 4 bits would cost it too much."""
     assert plan.family.tower is not None
+    shutil.rmtree(path.parent, ignore_errors=True)  # what a build that was stopped left
     path.parent.mkdir()
-    scheme = SCHEMES["int8" if plan.precision == "int4" else plan.precision]
-    with WeightFiles(path.parent, limit=max_file_bytes) as files:
-        builder = GraphBuilder(plan.checkpoint.tensors, files, scheme)
+    with WeightFiles(path.parent, limit=plan.max_file_bytes) as files:
+        builder = GraphBuilder(plan.checkpoint.tensors, files, _tower_scheme(plan))
         plan.family.tower(builder, plan.shape.tower)
         files.flush()
         builder.save(path, name=f"{plan.checkpoint.family}.vision")
+
+
+def _tower_scheme(plan: Plan) -> Scheme:
+    return SCHEMES["int8" if plan.precision == "int4" else plan.precision]
 
 
 class _GraphWriter:
@@ -341,28 +414,40 @@ class _GraphWriter:
         self._files = files
 
     def write(
-        self, path: Path, form: Form | None, words: type[GraphBuilder] = GraphBuilder
+        self,
+        path: Path,
+        form: Form | None,
+        words: type[GraphBuilder] = GraphBuilder,
+        shape: Any = None,  # noqa: ANN401  # the family's own
     ) -> None:
+        """Write the graph in `form`; `shape`, if it is not the plan's, has fewer layers."""
         plan = self._plan
         builder = words(plan.checkpoint.tensors, self._files, SCHEMES[plan.precision])
-        plan.family.build(builder, plan.shape, *(() if form is None else (form,)))
+        plan.family.build(builder, shape or plan.shape, *(() if form is None else (form,)))
         self._files.flush()
+        path.parent.mkdir(exist_ok=True)
         builder.save(path, name=plan.checkpoint.family)
 
 
-def _write_joined(plan: Plan, writer: _GraphWriter, directory: Path, progress: Progress) -> None:
-    """The weights with a graph that observes; then, with the scales found, the two that serve."""
-    observed = (directory / GRAPH).with_name("observed.onnx")
-    writer.write(observed, Observed)
-    progress.step("calibrating the cache")
-    scales = calibration.calibrate(observed, _calibration_prompts(plan), plan.shape.layers)
-    observed.unlink()
-    decode, prefill = partial(ByteSlots, scales=scales), partial(BytePrompt, scales=scales)
-    writer.write(directory / GRAPH, decode)
+def _write_joined(
+    plan: Plan, writer: _GraphWriter, observed: Path, directory: Path, progress: Progress
+) -> Form:
+    """With the scales that the observing graph finds, the two graphs that serve.
+
+    Returns the form of the first.
+    """
+    prompts = _calibration_prompts(plan)
+    with progress.count("calibrating the cache", sum(map(len, prompts)), "tokens") as advance:
+        scales = calibration.calibrate(
+            observed, directory / WEIGHTS, prompts, plan.shape.layers, advance
+        )
+    slots, prefill = partial(ByteSlots, scales=scales), partial(BytePrompt, scales=scales)
+    writer.write(directory / GRAPH, slots)
     writer.write(directory / PREFILL_GRAPH, prefill)
     if plan.adapters:
-        writer.write(directory / ADAPTED_GRAPH, decode, adapted.AdaptedBuilder)
+        writer.write(directory / ADAPTED_GRAPH, slots, adapted.AdaptedBuilder)
         writer.write(directory / ADAPTED_PREFILL_GRAPH, prefill, adapted.AdaptedBuilder)
+    return slots
 
 
 def _calibration_prompts(plan: Plan) -> list[Sequence[int]]:
@@ -405,14 +490,28 @@ def _adapted(plan: Plan) -> Adapted | msgspec.UnsetType:
     )
 
 
-def _hash_files(directory: Path, progress: Progress) -> tuple[FileEntry, ...]:
-    sizes = walk_files(directory)
-    with progress.bytes("hashing the bundle", sum(sizes.values())) as advance:
-        return tuple(_entry(directory, name, advance) for name in sizes)
+def _probe(plan: Plan, directory: Path, progress: Progress) -> None:
+    """Run every graph once."""
+    for graph in _graphs(plan):
+        progress.step(f"trying the graph for {graph.variant}")
+        for path in (graph.path, *graph.others):
+            probe(directory / path, directory / graph.weights_folder, plan.spec)
+    if plan.vision is not None:
+        progress.step("trying the vision tower")
+        probe_tower(directory / VISION_GRAPH, plan.vision)
 
 
-def _entry(directory: Path, name: str, advance: Advance | None = None) -> FileEntry:
-    size, sha256 = hash_regular(directory / name, name=name, advance=advance)
+def _hash_files(directory: Path, known: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
+    """Every file; the weights were hashed while they were written."""
+    entries = {entry.path: entry for entry in known}
+    return tuple(
+        entries[name] if name in entries else _entry(directory, name)
+        for name in walk_files(directory)
+    )
+
+
+def _entry(directory: Path, name: str) -> FileEntry:
+    size, sha256 = hash_regular(directory / name, name=name)
     return FileEntry(path=name, size=size, sha256=sha256)
 
 
@@ -450,6 +549,7 @@ def _manifest(
         encoder=spec if isinstance(spec, EncoderSpec) else None,
         generation=plan.generation,
         prompting=plan.chat.prompting if plan.chat is not None else None,
+        parity=plan.gate.result if plan.gate is not None else msgspec.UNSET,
         vision=plan.vision or msgspec.UNSET,
         reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

@@ -7,7 +7,7 @@ machine gives the same bytes. Refuses a model whose peaks are not finite.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,15 +47,25 @@ _MANTISSA_BITS = 8
 """Scales are rounded up to so many: the last bits of a peak differ between kinds of machine."""
 
 
-def calibrate(graph: Path, prompts: Sequence[Sequence[int]], layers: int) -> CacheScales:
-    """Run the `Observed` graph on `prompts` (token ids). Raises CheckpointError."""
-    session = open_graph(graph)
+def calibrate(
+    graph: Path,
+    weights: Path,
+    prompts: Sequence[Sequence[int]],
+    layers: int,
+    advance: Callable[[int], None],
+) -> CacheScales:
+    """Run the `Observed` graph on `prompts` (token ids); its weights lie in `weights`.
+
+    `advance` is told the tokens as they are done. Raises CheckpointError.
+    """
+    session = open_graph(graph, weights)
     peaks: list[Float32] | None = None
     for prompt in prompts:
         seen = _run(session, prompt)
         peaks = (
             seen if peaks is None else [np.maximum(a, b) for a, b in zip(peaks, seen, strict=True)]
         )
+        advance(len(prompt))
     assert peaks is not None, "there is at least one prompt"
     if not all(np.isfinite(peak).all() for peak in peaks):
         raise CheckpointError(

@@ -119,17 +119,25 @@ def _best(
 def _round(
     blocks: Float32, low: Float32, high: Float32, top: int
 ) -> tuple[UInt8, Float32, UInt8, Float32]:
-    """Round to a grid over low..high, then refit the scale to the integers (least squares)."""
+    """Round to a grid over low..high, then refit the scale to the integers (least squares).
+
+    One array of the blocks' size is worked on in place: fresh ones cost more than the arithmetic.
+    """
     scales = (high - low) / np.float32(top)
     scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
     zeros = np.rint(-low / scales).clip(0, top)
-    integers = np.rint(blocks / scales[..., None] + zeros[..., None]).clip(0, top)
-    steps = integers - zeros[..., None]
+    steps = blocks / scales[..., None]
+    steps += zeros[..., None]
+    np.rint(steps, out=steps).clip(0, top, out=steps)
+    integers = steps.astype(np.uint8)
+    steps -= zeros[..., None]
     squares = np.einsum("nbk,nbk->nb", steps, steps)
     fitted = np.einsum("nbk,nbk->nb", blocks, steps) / np.maximum(squares, 1)
     scales = np.where((squares > 0) & (fitted > 0), fitted, scales).astype(np.float32)
-    error = ((blocks - steps * scales[..., None]) ** 2).sum(-1)
-    return integers.astype(np.uint8), scales, zeros.astype(np.uint8), error
+    steps *= scales[..., None]
+    np.subtract(blocks, steps, out=steps)
+    steps *= steps
+    return integers, scales, zeros.astype(np.uint8), steps.sum(-1)
 
 
 def pack_bits(values: UInt8, bits: int) -> UInt8:

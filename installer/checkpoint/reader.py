@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 
-from appliance.errors import CheckpointError
+from appliance.errors import CheckpointError, LayoutError
+from appliance.fsops import read_regular, resolve_inside
 from installer.checkpoint.packed import methods
+from installer.checkpoint.safetensors_file import PLAIN_FILES
 from installer.checkpoint.settings import Settings
 from installer.checkpoint.tensors import INDEX, PICKLES, WEIGHTS, Tensors
 
@@ -22,6 +27,8 @@ CONFIG = "config.json"
 
 _MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
+_HASHERS = 4
+"""Files that are hashed at once; more would only make a disk seek."""
 
 
 class Checkpoint:
@@ -29,13 +36,16 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         """Open `directory`. Raises CheckpointError."""
-        if not (directory / CONFIG).is_file():
+        if not os.path.lexists(directory / CONFIG):
             raise CheckpointError(
                 f"{directory} has no {CONFIG}",
                 hint="name the directory of a Hugging Face checkpoint",
             )
         self.directory = directory
         self._read: set[str] = set()
+        self._states: dict[str, tuple[int, int, int]] = {}
+        self._instead: dict[str, object] = {}
+        """Documents that are taken for those of the directory."""
         self.config = self.document(CONFIG)
         for file in (CONFIG, "tokenizer_config.json"):
             if "auto_map" in (self.document(file) if self.has(file) else {}):
@@ -72,21 +82,29 @@ class Checkpoint:
         self._read.update(tensors.files)
         return tensors
 
+    def with_config(self, config: dict[str, object]) -> Checkpoint:
+        """The same checkpoint as if config.json said `config`."""
+        other = copy(self)
+        other.config = config
+        other._instead = {CONFIG: config}
+        return other
+
     def has(self, name: str) -> bool:
-        return (self.directory / name).is_file()
+        """Whether there is something of this name; what is no plain file is refused when read."""
+        return os.path.lexists(self.directory / name)
 
     def bytes(self, name: str) -> bytes:
         """The whole of a small file. Raises CheckpointError."""
-        path = self.directory / name
-        self._read.add(name)
-        try:
-            if path.stat().st_size > _MAX_DOCUMENT_BYTES:
-                raise CheckpointError(f"{name} is larger than {_MAX_DOCUMENT_BYTES} bytes")
-            return path.read_bytes()
-        except FileNotFoundError:
+        if not self.has(name):
             raise CheckpointError(
                 f"the checkpoint has no {name}", hint="the download is incomplete"
-            ) from None
+            )
+        self._read.add(name)
+        try:
+            path = resolve_inside(self.directory, name)
+            return read_regular(path, limit=_MAX_DOCUMENT_BYTES, name=name)
+        except LayoutError as error:
+            raise CheckpointError(error.message, hint=PLAIN_FILES) from error
 
     def text(self, name: str) -> str:
         """The whole of a small text file. Raises CheckpointError."""
@@ -104,6 +122,8 @@ class Checkpoint:
 
     def json(self, name: str) -> object:
         """A JSON value. Raises CheckpointError."""
+        if name in self._instead:
+            return self._instead[name]
         try:
             return json.loads(self.text(name))
         except (json.JSONDecodeError, RecursionError) as error:
@@ -126,15 +146,27 @@ class Checkpoint:
 
     def digest(self, advance: Callable[[int], None]) -> str:
         """SHA-256 over the files read so far: for each, its path, a NUL, its own SHA-256."""
+        names = self.files_read()
+        self._states = {name: self._state(name) for name in names}
         outer = hashlib.sha256()
-        for name in self.files_read():
-            inner = hashlib.sha256()
-            with (self.directory / name).open("rb") as file:
-                while piece := file.read(_READ_BYTES):
-                    inner.update(piece)
-                    advance(len(piece))
-            outer.update(name.encode("utf-8") + b"\0" + inner.digest())
+        with ThreadPoolExecutor(min(_HASHERS, os.cpu_count() or 1)) as pool:
+            digests = pool.map(lambda name: _hash(self.directory / name, advance), names)
+            for name, inner in zip(names, digests, strict=True):
+                outer.update(name.encode("utf-8") + b"\0" + inner)
         return outer.hexdigest()
+
+    def refuse_changes(self) -> None:
+        """Raise CheckpointError if a file is no longer the one that `digest` saw."""
+        for name, state in self._states.items():
+            if self._state(name) != state:
+                raise CheckpointError(
+                    f"{name} was changed while the bundle was built",
+                    hint="build it again when nothing writes to the checkpoint",
+                )
+
+    def _state(self, name: str) -> tuple[int, int, int]:
+        found = (self.directory / name).stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _no_weights(self) -> CheckpointError:
         pickles = sorted(p.name for pattern in PICKLES for p in self.directory.glob(pattern))
@@ -146,3 +178,12 @@ class Checkpoint:
         return CheckpointError(
             f"the checkpoint has no {WEIGHTS}", hint="the download is incomplete"
         )
+
+
+def _hash(path: Path, advance: Callable[[int], None]) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+            advance(len(piece))
+    return digest.digest()

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  # teaches NumPy bfloat16, which safetensors hands out
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.byte_rows import ByteRows
 from installer.checkpoint.packed.packing import Kept, Method, Packed, part_of
 from installer.checkpoint.quantize import UInt8
+from installer.checkpoint.safetensors_file import Entry, SafetensorsFile
 
 Float32 = npt.NDArray[np.float32]
 
@@ -36,6 +35,7 @@ _PIECE_BYTES = 4 * 1024 * 1024
 """Of float32; small enough that the temporaries of rounding stay in the processor's cache."""
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 _BYTES = frozenset({"F8_E4M3", "U8", "I8"})
+_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class Tensors:
         self.files = tuple(sorted(set(self._file.values()))) if self._file else (WEIGHTS,)
         self._shape: dict[str, tuple[int, ...]] = {}
         self._type: dict[str, str] = {}
+        self._entries: dict[str, Mapping[str, Entry]] = {}
         where: dict[str, str] = {}
         for file in self.files:
             for name, shape, kind in self._headers(file):
@@ -74,6 +75,7 @@ class Tensors:
             )
         self._file = where
         self._used: set[str] = set()
+        self._taken: list[str] = []
         self._parts: dict[str, _Part] = {}
         self.size = sum((directory / file).stat().st_size for file in self.files)
         self.advance: Callable[[int], None] = _ignore
@@ -83,6 +85,15 @@ class Tensors:
 
     def __contains__(self, name: str) -> bool:
         return self.holds(name) or self._packed(name) is not None
+
+    def names(self) -> Iterable[str]:
+        """Of all tensors."""
+        return self._shape.keys()
+
+    def file_of(self, name: str) -> str:
+        """The file that the tensor `name` is in."""
+        assert self._file is not None
+        return self._file[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`. Raises CheckpointError if there is none."""
@@ -224,6 +235,18 @@ class Tensors:
                 hint="the checkpoint's config.json belongs to another model",
             )
 
+    def taken(self) -> tuple[str, ...]:
+        """Names used for the first time since this was last asked."""
+        taken = tuple(self._taken)
+        self._taken.clear()
+        return taken
+
+    def account(self, names: Iterable[str]) -> None:
+        """Take these as used: what was made of them is stored already."""
+        for name in names:
+            self._used.add(name)
+            self.advance(math.prod(self._shape[name]) * _SIZES.get(self._type[name], 1))
+
     def leave_out(self, prefix: str) -> None:
         """Take tensors whose names begin so as used: no graph has a place for them."""
         self._used.update(name for name in self._shape if name.startswith(prefix))
@@ -243,15 +266,13 @@ class Tensors:
                 tensor = opened.get_slice(name)
                 yield name, tuple(tensor.get_shape()), tensor.get_dtype()
 
-    def _open(self, file: str) -> Any:  # noqa: ANN401  # the library has no types
+    def _open(self, file: str) -> SafetensorsFile:
         path = self._directory / file
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(f"the checkpoint has no {file}", hint="download it again")
-        try:
-            # pread keeps the file's pages out of this process's resident memory.
-            return safe_open(path, framework="np", backend="pread")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is not a safetensors file: {error}") from error
+        opened = SafetensorsFile(path, file, self._entries.get(file))
+        self._entries[file] = opened.entries
+        return opened
 
     def _packed(self, name: str) -> Packed | None:
         """The matrix that `name` is or is a part of, if a method stores it; not read yet."""
@@ -267,7 +288,9 @@ class Tensors:
         name = self._own(name)
         self.stored_shape(name)
         assert self._file is not None
-        self._used.add(name)
+        if name not in self._used:
+            self._used.add(name)
+            self._taken.append(name)
         if self._type[name] not in types:
             raise CheckpointError(
                 f"{name} has the element type {self._type[name]}",

@@ -27,6 +27,14 @@ class PrecisionName(StrEnum):
     fp32 = "fp32"
 
 
+class ParityName(StrEnum):
+    """Whether the first layers are compared with the reference implementation."""
+
+    auto = "auto"
+    required = "required"
+    off = "off"
+
+
 @app.callback()
 def group() -> None:
     """Build and check model bundles."""
@@ -59,12 +67,20 @@ def build(
         Path | None,
         typer.Option("--base", help="Of an adapter: its base's bundle, built with --adapters."),
     ] = None,
+    parity: Annotated[
+        ParityName,
+        typer.Option(
+            help="Compare the first layers with transformers: where it is installed (auto), or "
+            "refuse to build without (required). A model that differs is never built."
+        ),
+    ] = ParityName.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a published checkpoint, of a model or of a LoRA adapter, into a signed bundle.
 
-    Reads config.json, safetensors and the tokenizer; runs no code from the checkpoint. Set
-    SOURCE_DATE_EPOCH to get the same bytes again.
+    Reads config.json, safetensors and the tokenizer; runs no code from the checkpoint. A build that
+    was stopped goes on where it was when the same command is given again. Set SOURCE_DATE_EPOCH to
+    get the same bytes again.
     """
     from appliance.bundle.manifest import digest, encode
     from appliance.errors import UsageError
@@ -77,6 +93,7 @@ def build(
     from installer.signing import BundleSigner
 
     key_file = Keyring(keys).key_file(MODEL_SIGNER)
+    signer = BundleSigner(key_file, read_passphrase(passphrase_file))
     if is_adapter(checkpoint):
         _refuse_for_adapter(precision, adapters=adapters)
         bundle = _base(base, keys)
@@ -88,22 +105,27 @@ def build(
             base=bundle.directory,
             base_manifest=bundle.manifest,
             license_file=license_file,
-            signer=BundleSigner(key_file, read_passphrase(passphrase_file)),
+            signer=signer,
         )
     elif base is not None:
         raise UsageError(f"{checkpoint} is not an adapter", hint="leave --base out")
     else:
-        manifest = build_bundle(
-            checkpoint,
-            target,
-            name=name,
-            version=version,
-            precision=precision.value if precision is not None else None,
-            license_file=license_file,
-            adapters=adapters,
-            signer=BundleSigner(key_file, read_passphrase(passphrase_file)),
-            progress=TerminalProgress(err),
-        )
+        try:
+            manifest = build_bundle(
+                checkpoint,
+                target,
+                name=name,
+                version=version,
+                precision=precision.value if precision is not None else None,
+                license_file=license_file,
+                adapters=adapters,
+                signer=signer,
+                progress=TerminalProgress(err),
+                parity=parity.value,
+            )
+        except KeyboardInterrupt:
+            err.print("stopped: what is done is kept, and the same command goes on from there")
+            raise
     size = sum(entry.size for entry in manifest.files)
     document = {
         "bundle": str(target),
@@ -113,6 +135,7 @@ def build(
         "family": manifest.family,
         **_made(manifest),
         "license": manifest.license,
+        "parity": parity_text(manifest),
         "size": size,
         "digest": digest(encode(manifest)),
     }
@@ -150,6 +173,7 @@ def verify(
         "size": bundle.size,
         "digest": bundle.digest,
         "signer": bundle.signer.name,
+        "parity": parity_text(bundle.manifest),
     }
     if as_json:
         print_json(document)
@@ -160,6 +184,7 @@ def verify(
             "files": f"{len(bundle.files)}, {bundle.size / 1e6:.1f} MB",
             "digest": bundle.digest,
             "signer": bundle.signer.name,
+            "parity": parity_text(bundle.manifest),
         }
     )
 
@@ -198,6 +223,14 @@ def _made(manifest: "Manifest") -> dict[str, object]:
         "rank": adapter.rank,
         "targets": " ".join(target.name for target in adapter.targets),
     }
+
+
+def parity_text(manifest: "Manifest") -> str:
+    """What a manifest says of the comparison with the reference."""
+    from appliance.bundle.manifest import Parity
+
+    parity = manifest.parity
+    return str(parity) if isinstance(parity, Parity) else "not compared: built without the gate"
 
 
 def _signers(keys: Path | None, root: Path | None) -> "tuple[ModelSigner, ...]":

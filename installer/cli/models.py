@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from installer.cli.bundle import parity_text
 from installer.cli.output import (
     JsonOption,
     RootOption,
@@ -216,4 +217,5 @@ def _details(bundle: "StoredBundle") -> dict[str, object]:
         "context_length": getattr(lengths, "context_length", None)
         or getattr(lengths, "max_length", None),
         "files": len(manifest.files),
+        "parity": parity_text(manifest),
     }

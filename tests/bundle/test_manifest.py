@@ -228,3 +228,38 @@ def test_vectors_are_cut_to_no_more_numbers_than_they_have(
     else:
         with pytest.raises(LayoutError, match="min_dimensions"):
             manifests.decode(data)
+
+
+COMPARED = {
+    "reference": "transformers 5.0, torch 2.0",
+    "layers": 2,
+    "tokens": 160,
+    "error": 1_200,
+    "bound": 1_000_000,
+    "grade_error": 50_000_000,
+    "grade_bound": 400_000_000,
+}
+
+
+def test_a_comparison_with_the_reference_is_said_in_full_or_why_there_is_none() -> None:
+    old = manifests.decode(FIRST_RELEASE)
+    for parity in (
+        {"not_run": "torch is not installed"},
+        COMPARED,
+        {key: value for key, value in COMPARED.items() if key not in {"error", "bound"}},
+    ):
+        data = changed(old, parity=parity)
+        assert manifests.encode(manifests.decode(data)) == data
+    assert str(manifests.decode(changed(old, parity=COMPARED)).parity).endswith(
+        "first 2 layers: relative error 1.2e-06 in fp32, 0.05 as built (allowed 0.4)"
+    )
+    for parity in (
+        {},
+        COMPARED | {"not_run": "but it was"},
+        {key: value for key, value in COMPARED.items() if key != "reference"},
+        COMPARED | {"error": 1_000_001},
+        COMPARED | {"grade_error": -1},
+        COMPARED | {"trusted": True},
+    ):
+        with pytest.raises(LayoutError):
+            manifests.decode(changed(old, parity=parity))

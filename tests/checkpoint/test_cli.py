@@ -33,8 +33,22 @@ def packager(build_once: BuildOnce) -> Path:
     return build_once("bundle-cli", build)
 
 
-def appliance(packager: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    script = "from installer.cli import main; main()"
+MAIN = "from installer.cli import main; main()"
+INTERRUPTED = """\
+import os, signal
+from installer.checkpoint.journal import Journal
+
+append = Journal.append
+
+def interrupted(self, record):
+    append(self, record)
+    os.kill(os.getpid(), signal.SIGINT)
+
+Journal.append = interrupted
+"""
+
+
+def appliance(packager: Path, *words: str, script: str = MAIN) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", script, "bundle", *words],
         capture_output=True,
@@ -44,10 +58,14 @@ def appliance(packager: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def build(packager: Path, out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def build(
+    packager: Path, out: Path, *words: str, script: str = MAIN
+) -> subprocess.CompletedProcess[str]:
     named = ("--name", "tiny", "--version", "1.0", "--out", str(out))
     keys = ("--keys", str(packager / "keys"))
-    return appliance(packager, "build", str(packager / "checkpoint"), *named, *keys, *words)
+    words = words if "--parity" in words else (*words, "--parity", "off")
+    checkpoint = str(packager / "checkpoint")
+    return appliance(packager, "build", checkpoint, *named, *keys, *words, script=script)
 
 
 def test_a_bundle_is_built_and_verified(packager: Path, tmp_path: Path) -> None:
@@ -56,6 +74,7 @@ def test_a_bundle_is_built_and_verified(packager: Path, tmp_path: Path) -> None:
     built = json.loads(done.stdout)
     assert (built["name"], built["precision"], built["kind"]) == ("tiny", "int8", "embedding")
     assert "building the bert graph in int8" in done.stderr
+    assert built["parity"] == "not compared: switched off"
     done = appliance(packager, "verify", str(tmp_path / "it"), "--keys", str(packager / "keys"))
     assert done.returncode == 0, done.stderr
     assert built["digest"] in done.stdout
@@ -96,7 +115,8 @@ def test_an_adapter_is_built_for_the_base_that_is_named(packager: Path, tmp_path
         return run("build", str(checkpoint), *named, *words, *passphrase, "--json")
 
     at = ("--base", str(tmp_path / "base"))
-    assert build_it(base, "base", "--precision", "fp32", "--adapters").exit_code == 0
+    as_base = ("--precision", "fp32", "--adapters", "--parity", "off")
+    assert build_it(base, "base", *as_base).exit_code == 0
     for words in ((), (*at, "--precision", "fp32"), (*at, "--adapters")):
         assert isinstance(build_it(lora, "support", *words).exception, UsageError)
     assert isinstance(build_it(base, "support", *at).exception, UsageError)
@@ -109,3 +129,26 @@ def test_an_adapter_is_built_for_the_base_that_is_named(packager: Path, tmp_path
     refusal = run("verify", str(tmp_path / "support")).exception
     assert isinstance(refusal, DigestError)
     assert refusal.path == "adapter/00000.bin"
+
+
+def test_ctrl_c_leaves_a_build_that_goes_on_and_says_so(packager: Path, tmp_path: Path) -> None:
+    done = build(packager, tmp_path / "it", script=INTERRUPTED + MAIN)
+    assert done.returncode == 130, done.stderr
+    assert "stopped: what is done is kept" in done.stderr
+    assert not (tmp_path / "it").exists()
+    done = build(packager, tmp_path / "it")
+    assert done.returncode == 0, done.stderr
+    assert "going on with the build that was stopped" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_the_comparison_with_the_reference_is_shown_wherever_the_bundle_is(
+    packager: Path, tmp_path: Path
+) -> None:
+    done = build(packager, tmp_path / "it", "--parity", "required")
+    assert done.returncode == 0, done.stderr
+    shown = "first 2 layers: relative error"
+    assert shown in done.stdout
+    keys = str(packager / "keys")
+    done = appliance(packager, "verify", str(tmp_path / "it"), "--keys", keys, "--json")
+    assert shown in json.loads(done.stdout)["parity"]

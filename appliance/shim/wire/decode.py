@@ -65,6 +65,7 @@ def decode_query(scope: Scope, kind: type[T]) -> T:
         pairs = parse_qsl(
             scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
         )
+        _refuse_repeated(pairs)
         return msgspec.convert(dict(pairs), kind, strict=False)
     except msgspec.ValidationError as error:
         _refuse(str(error), ())
@@ -72,6 +73,17 @@ def decode_query(scope: Scope, kind: type[T]) -> T:
         raise RequestError(
             "the query of the URL cannot be read", hint="percent-encode it", code="invalid_value"
         ) from None
+
+
+def _refuse_repeated(pairs: Sequence[tuple[str, str]]) -> None:
+    """One name with two values would mean the one or the other; lists are spelled `name[]`."""
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen and not name.endswith("[]"):
+            raise RequestError(
+                f"`{name}` is there twice", param=name, hint="say it once", code="invalid_value"
+            )
+        seen.add(name)
 
 
 def convert_form(fields: Mapping[str, object], kind: type[T], parameters: Sequence[Parameter]) -> T:

@@ -1,0 +1,81 @@
+"""A checkpoint cut to its first layers.
+
+Owns what "the first layers" are: enough that every kind of layer is among them (full and sliding
+attention, dense and sparse feed-forward), and two at least. Reads nothing but config.json.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+Document = dict[str, object]
+
+_LAYERS = "num_hidden_layers"
+_NESTED = "text_config"
+_FEWEST = 2
+_DENSE_FIRST = "first_k_dense_replace"
+"""So many layers are dense before the first that is not."""
+_PERIODS = ("sliding_window_pattern", "full_attention_interval", "decoder_sparse_step")
+"""Every so many layers one is of another kind."""
+_LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
+
+
+@dataclass(frozen=True, slots=True)
+class Shallow:
+    """The configuration of the first `layers` layers."""
+
+    config: Document
+    layers: int
+
+    def keeps(self, tensors: Iterable[str]) -> list[str]:
+        """Those of the names that do not belong to a later layer."""
+        found = ((name, _LAYER_NAME.fullmatch(name)) for name in tensors)
+        return [name for name, match in found if match is None or int(match[1]) < self.layers]
+
+
+def cut(config: Document) -> Shallow | None:
+    """`config` with its first layers alone; None if it does not say how many it has."""
+    nested = config.get(_NESTED)
+    if _LAYERS not in config and isinstance(nested, dict):
+        inner = cut(nested)
+        return inner and Shallow(config | {_NESTED: inner.config}, inner.layers)
+    total = config.get(_LAYERS)
+    if type(total) is not int or total <= 0:
+        return None
+    layers = min(total, _enough(config, total))
+    lists = {
+        key: value[:layers]
+        for key, value in config.items()
+        if isinstance(value, list) and len(value) == total
+    }
+    return Shallow(config | lists | {_LAYERS: layers}, layers)
+
+
+def _enough(config: Document, total: int) -> int:
+    """Layers among which there is one of every kind."""
+    enough = _FEWEST
+    dense = config.get(_DENSE_FIRST)
+    if type(dense) is int and dense < total:
+        enough = max(enough, dense + 1)
+    for key in _PERIODS:
+        period = config.get(key)
+        if type(period) is int:
+            enough = max(enough, period)
+    for value in config.values():
+        if isinstance(value, list) and len(value) == total:
+            enough = max(enough, _prefix_with_all(value))
+    return enough
+
+
+def _prefix_with_all(kinds: list[object]) -> int:
+    """Length of the shortest beginning that has every value of the list."""
+    seen = [repr(kind) for kind in kinds]
+    return 1 + max(seen.index(kind) for kind in set(seen))
+
+
+def float_bytes(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Bytes of tensors of these shapes as 32-bit floats."""
+    return 4 * sum(math.prod(shape) for shape in shapes)

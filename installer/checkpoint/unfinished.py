@@ -1,0 +1,166 @@
+"""The directory in which a bundle grows, `.NAME.partial` beside it.
+
+Owns the lock that keeps a second build of the same bundle out, and the key that says what an
+unfinished build was made from and by: another key begins anew. What is in it is worth keeping
+after a kill, a full disk or Ctrl-C; after a refusal it is not, and goes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import appliance
+from appliance.errors import ApplianceError, CapacityError, ConflictError, LockedError, StorageError
+from appliance.fsops import fsync_dir, write_durable
+
+_LOCK, _KEY, _JOURNAL, _BUNDLE, _SCRATCH = "lock", "key", "journal", "bundle", "scratch"
+_LIBRARIES = ("ml-dtypes", "msgspec", "numpy", "onnx-ir", "onnxruntime")
+"""What shapes the bytes of weights and graphs."""
+
+
+class Unfinished:
+    """One build's own directory; get it from `unfinished`.
+
+    Attributes:
+        bundle: grows into the bundle.
+        journal: see journal.py.
+        scratch: for files that are nobody's when the build ends.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.bundle = directory / _BUNDLE
+        self.journal = directory / _JOURNAL
+        self.scratch = directory / _SCRATCH
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything to go on with."""
+        return any(self.bundle.rglob("weights-*.bin"))
+
+    def begin(self, key: str) -> bool:
+        """Go on with what the same key left, and say so; anything else is removed first."""
+        path = self.directory / _KEY
+        goes_on = path.is_file() and path.read_text("ascii", "replace") == key
+        self._clear(() if not goes_on else (_KEY, _JOURNAL, _BUNDLE))
+        if not goes_on:
+            write_durable(path, key.encode("ascii"))
+        self.bundle.mkdir(exist_ok=True)
+        self.scratch.mkdir()
+        return goes_on
+
+    def finish(self, out: Path) -> None:
+        """Put the bundle at its place."""
+        self.bundle.rename(out)
+        fsync_dir(out.parent)
+        self.discard()
+
+    def discard(self) -> None:
+        """Leave nothing."""
+        shutil.rmtree(self.directory)
+
+    def _clear(self, keep: tuple[str, ...]) -> None:
+        for path in self.directory.iterdir():
+            if path.name in (_LOCK, *keep):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+@contextmanager
+def unfinished(out: Path) -> Iterator[Unfinished]:
+    """The unfinished bundle of `out`, for this process alone.
+
+    Raises LockedError if another builds it, ConflictError if `out` exists, StorageError; what a
+    refusal left is removed.
+    """
+    _absent(out)
+    directory = out.with_name(f".{out.name}.partial")
+    try:
+        with _locked(directory, out):
+            _absent(out)  # another may just have finished
+            build = Unfinished(directory)
+            try:
+                yield build
+            except (StorageError, CapacityError):
+                if not build.has_weights:
+                    build.discard()
+                raise
+            except ApplianceError:
+                build.discard()
+                raise
+    except OSError as error:
+        raise StorageError(
+            f"the bundle cannot be written: {error}",
+            hint="check the disk's free space and the permissions of the directories; "
+            "the same command then goes on where it stopped",
+        ) from error
+
+
+def build_key(inputs: Mapping[str, str]) -> str:
+    """SHA-256 over everything that shapes the bytes of a bundle's weights: inputs and builder."""
+    words = dict(inputs) | {"release": appliance.__version__, "builder": _builder()}
+    words |= {name: version(name) for name in _LIBRARIES}
+    text = "\n".join(f"{name}={value}" for name, value in sorted(words.items()))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _builder() -> str:
+    """SHA-256 over this package's own source: a release in the making has no version of its own."""
+    digest, package = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _absent(out: Path) -> None:
+    if out.exists():
+        raise ConflictError(f"{out} exists", hint="name a new directory: bundles never change")
+
+
+@contextmanager
+def _locked(directory: Path, out: Path) -> Iterator[None]:
+    fd = None
+    while fd is None:
+        directory.mkdir(parents=True, exist_ok=True)
+        fd = _lock(directory / _LOCK, out)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(path: Path, out: Path) -> int | None:
+    """A descriptor that holds the lock; None if the directory went away meanwhile, lock and all."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise LockedError(
+            f"another process is building {out}",
+            hint="wait for it to finish, or name another directory",
+        ) from None
+    if _is_still(fd, path):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _is_still(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,198 @@
+"""A build is compared with the reference where it is installed, and says so; none that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.bundle.manifest import Manifest, Parity
+from appliance.errors import CheckpointError
+from installer.checkpoint import build_bundle, parity
+from installer.checkpoint.graph import families
+from installer.checkpoint.parity import BOUNDS, Mode
+from installer.checkpoint.quantize import Precision
+from installer.checkpoint.shallow import cut
+from installer.progress import Advance, NoProgress
+from tests.fakes.checkpoints import write_bert, write_qwen3
+
+
+class Noted(NoProgress):
+    """Progress that keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def step(self, title: str) -> None:
+        self.said.append(title)
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextmanager
+    def bytes(self, title: str, total: int) -> Iterator[Advance]:
+        yield lambda _count: None
+
+
+def build(
+    checkpoint: Path, out: Path, mode: Mode, precision: Precision | None = None
+) -> tuple[Manifest, list[str]]:
+    progress = Noted()
+    manifest = build_bundle(
+        checkpoint,
+        out,
+        name="tiny",
+        version="1.0",
+        precision=precision,
+        signer=None,
+        created=0,
+        progress=progress,
+        parity=mode,
+    )
+    return manifest, progress.said
+
+
+def compared(manifest: Manifest) -> Parity:
+    assert isinstance(manifest.parity, Parity)
+    return manifest.parity
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More layers than are compared, over several shards."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "it"
+    return write_qwen3(
+        directory, seed=1, layers=4, tied=False, dtype="bfloat16", max_shard_bytes=60_000
+    )
+
+
+def test_the_first_layers_are_compared_in_floats_and_as_built(
+    sharded: Path, tmp_path: Path
+) -> None:
+    manifest, said = build(sharded, tmp_path / "it", "required")
+    result = compared(manifest)
+    assert str(result.reference).startswith("transformers ")
+    assert (result.layers, result.tokens) == (2, 160)
+    assert (result.bound, result.grade_bound) == (BOUNDS["fp32"] * 1e9, BOUNDS["w8a8"] * 1e9)
+    assert isinstance(result.error, int)
+    assert isinstance(result.grade_error, int)
+    assert 0 < result.error < 10_000 < result.grade_error < 150_000_000
+    assert "comparing the first 2 layers with the reference" in said
+    assert "first 2 layers: relative error" in str(result)
+    weights = {entry.path: entry.sha256 for entry in manifest.files if "weights" in entry.path}
+    without, _ = build(sharded, tmp_path / "that", "off")
+    assert weights.items() <= {e.path: e.sha256 for e in without.files}.items()
+    assert str(without.parity) == "not compared: switched off"
+
+
+def test_an_encoder_is_compared_by_its_embedding(tmp_path: Path) -> None:
+    result = compared(build(write_bert(tmp_path / "c"), tmp_path / "it", "required", "fp32")[0])
+    assert isinstance(result.error, int)
+    assert result.error == result.grade_error
+    assert result.error < 10_000
+
+
+def test_a_graph_that_computes_something_else_is_never_built(
+    sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = families.FAMILIES["qwen3"]
+
+    def misread(checkpoint: Any) -> Any:
+        shape = family.read(checkpoint)
+        return replace(shape, epsilon=shape.epsilon * 1000)
+
+    known = {**families.FAMILIES, "qwen3": replace(family, read=misread)}
+    monkeypatch.setattr(families, "FAMILIES", known)
+    with pytest.raises(CheckpointError, match="differ from the reference in 32-bit") as caught:
+        build(sharded, tmp_path / "it", "auto")
+    assert caught.value.code == "parity_failed"
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_the_reference_the_manifest_says_why_nothing_was_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "LIBRARIES", ("torch", "no_such_library"))
+    checkpoint = write_bert(tmp_path / "checkpoint")
+    manifest, said = build(checkpoint, tmp_path / "it", "auto")
+    assert compared(manifest) == Parity(not_run="no_such_library is not installed")
+    assert "not compared: no_such_library is not installed" in said
+    with pytest.raises(CheckpointError, match="no_such_library") as caught:
+        build(checkpoint, tmp_path / "that", "required")
+    assert caught.value.code == "parity_not_run"
+    assert not (tmp_path / "that").exists()
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "reason"),
+    [
+        ("_MEMORY_BASE", 50_000_000, "the reference (was not able to|ended)"),
+        ("_MEMORY_SHARE", 0.0, "too little memory"),
+        ("_SECONDS_BASE", -1, "took too long"),
+    ],
+)
+def test_a_reference_beyond_its_limits_is_stopped_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value: float, reason: str
+) -> None:
+    monkeypatch.setattr(parity, constant, value)
+    with pytest.raises(CheckpointError, match=reason):
+        build(write_bert(tmp_path / "checkpoint"), tmp_path / "it", "required")
+
+
+def test_the_reference_runs_no_code_of_the_checkpoint(tmp_path: Path) -> None:
+    # It is told the architecture's class, from the library; a name that is not there is nothing.
+    asked = {"architecture": "no_such_class", "memory": 4_000_000_000}
+    with pytest.raises(parity._NotRunError, match="has no no_such_class"):
+        parity._answer(asked, tmp_path, 120.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (0.0, 0),
+        (1e-12, 1),
+        (8.16e-7, 820),
+        (1.2e-6, 1200),
+        (0.4, 400_000_000),
+        (0.0512, 52_000_000),
+    ],
+)
+def test_an_error_is_rounded_upwards_to_two_digits(error: float, parts: int) -> None:
+    assert parity._parts(error) == parts
+
+
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [
+        ({"num_hidden_layers": 1}, 1),
+        ({"num_hidden_layers": 40}, 2),
+        ({"num_hidden_layers": 61, "first_k_dense_replace": 3}, 4),
+        ({"num_hidden_layers": 4, "layer_types": ["a", "a", "a", "b"]}, 4),
+        ({"num_hidden_layers": 6, "layer_types": ["a", "b"] * 3}, 2),
+        ({"num_hidden_layers": 26, "sliding_window_pattern": 6}, 6),
+        ({"text_config": {"num_hidden_layers": 9}, "vision": {"depth": 3}}, 2),
+        ({}, None),
+        ({"num_hidden_layers": True}, None),
+    ],
+)
+def test_every_kind_of_layer_is_among_the_first(
+    config: dict[str, object], layers: int | None
+) -> None:
+    shallow = cut(config)
+    assert (shallow and shallow.layers) == layers
+
+
+def test_tensors_of_later_layers_are_left_out_and_others_kept() -> None:
+    shallow = cut({"num_hidden_layers": 12, "layer_types": ["a"] * 12})
+    assert shallow is not None
+    assert shallow.config == {"num_hidden_layers": 2, "layer_types": ["a", "a"]}
+    names = [
+        *("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"),
+        *("encoder.layer.1.output.dense.bias", "model.visual.layers.7.norm.weight"),
+    ]
+    later = ["model.layers.2.mlp.up_proj.weight", "encoder.layer.11.output.dense.bias"]
+    assert shallow.keeps([*names, *later]) == names
