@@ -163,14 +163,19 @@ def open_regular(path: Path, *, name: str) -> int:
 def read_regular(path: Path, *, limit: int, name: str) -> bytes:
     """The bytes of the plain file `path`, refusing more than `limit`. Raises LayoutError."""
     fd = open_regular(path, name=name)
+    pieces: list[bytes] = []
+    left = limit + 1
     with os.fdopen(fd, "rb") as file:
         try:
-            data = file.read(limit + 1)
+            # Not at once: room for all of `limit` would be taken whatever the file's length.
+            while left and (piece := file.read(min(left, _CHUNK_BYTES))):
+                pieces.append(piece)
+                left -= len(piece)
         except OSError as error:
             raise _unreadable(name, error.strerror or str(error)) from None
-    if len(data) > limit:
+    if not left:
         raise _unreadable(name, f"it is longer than {limit} bytes")
-    return data
+    return b"".join(pieces)
 
 
 def hash_regular(

@@ -21,6 +21,8 @@ from appliance.errors import (
 
 ENGINE_UNAVAILABLE = "engine_unavailable"
 _AWAY = "the engine does not answer"
+_TOO_LARGE = "message larger than max"
+"""In gRPC's own words for a message that it does not carry, sent or received."""
 
 
 def engine_away() -> UnavailableError:
@@ -42,8 +44,7 @@ def typed(error: grpc.aio.AioRpcError) -> ApplianceError:
             return RequestError(message, param=param, hint=hint, code=code)
         case grpc.StatusCode.NOT_FOUND:
             return NotFoundError(message, hint=hint, code=code or "model_not_found")
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if code is None:
-            # gRPC's own words again: the message is larger than it carries.
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if code is None and _TOO_LARGE in message:
             return RequestError("the request is too large for the engine", hint="send less at once")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return CapacityError(message, hint=hint, code=code)

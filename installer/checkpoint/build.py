@@ -258,6 +258,7 @@ def _build(plan: Plan, identity: Identity, work: Unfinished, progress: Progress)
     """Everything of the bundle but its signature."""
     texts = _texts(plan)
     weights = _count_weights(plan)
+    plan.checkpoint.include_weights()
     with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
         origin = plan.checkpoint.digest(advance)
     if work.begin(_key(plan, origin)):

@@ -89,6 +89,10 @@ class Checkpoint:
         other._instead = {CONFIG: config}
         return other
 
+    def include_weights(self) -> None:
+        """Count the weights among what was read, also where nothing of them was used yet."""
+        self._read.update(self.tensors.files)
+
     def has(self, name: str) -> bool:
         """Whether there is something of this name; what is no plain file is refused when read."""
         return os.path.lexists(self.directory / name)

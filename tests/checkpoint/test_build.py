@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from safetensors.numpy import load_file, save_file
 
 from appliance.bundle.verify import verify_contents, verify_metadata
 from appliance.errors import CheckpointError, ConflictError, StorageError, UsageError
@@ -82,6 +84,21 @@ def test_the_same_checkpoint_gives_the_same_bytes(built: BuildBundle, tmp_path: 
         assert files == walk_files(tmp_path / name)
         for file in files:
             assert (tmp_path / name / file).read_bytes() == (model.bundle / file).read_bytes()
+
+
+@pytest.mark.parametrize("write", [write_qwen3, write_bert])
+def test_what_a_checkpoint_is_known_by_covers_its_weights(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    digests = set()
+    for change in (0.0, 0.5):
+        checkpoint = write(tmp_path / f"checkpoint-{change}")
+        weights = load_file(checkpoint / "model.safetensors")
+        next(iter(weights.values())).flat[0] += change
+        save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+        manifest = build_unsigned(checkpoint, tmp_path / f"bundle-{change}")
+        digests.add(manifest.checkpoint_sha256)
+    assert len(digests) == 2
 
 
 def test_source_date_epoch_is_the_time_of_the_build(

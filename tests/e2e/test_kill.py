@@ -33,7 +33,7 @@ from tests.e2e.prefix import CLEAN, Prefix, new_prefix
 from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
 
 FULL = os.environ.get("APPLIANCE_TEST_FULL") == "1"
-FROM_NOTHING, FROM_STAGED = (8, 12) if FULL else (1, 2)
+FROM_NOTHING, FROM_STAGED = (8, 12) if FULL else (1, 1)
 SEED_VARIABLE = "APPLIANCE_TEST_SEED"
 
 

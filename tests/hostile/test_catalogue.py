@@ -35,7 +35,7 @@ GROUPS: dict[str, list[Case]] = {
 @pytest.fixture(scope="module")
 def stack(build_once: BuildOnce) -> Iterator[Stack]:
     """One running pair for the whole catalogue, warm."""
-    with standing(build_once("shim-models", build_models)) as made:
+    with standing(build_once("hostile-models", build_models)) as made:
         made.warm()
         yield made
 
