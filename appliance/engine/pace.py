@@ -11,6 +11,9 @@ _LEAST = 16
 """Tokens; smaller pieces cost nearly as much."""
 _WEIGHT = 0.3
 """Of the latest step in the estimate: what else the machine does changes."""
+_WEIGHT_OF_FASTER = 0.7
+"""Of one that was faster: it shows what the machine can do, and a slow one maybe only that weights
+or kernels were not loaded yet. On a GPU the first step takes a second, those after it milliseconds."""
 
 
 class Pace:
@@ -30,7 +33,8 @@ class Pace:
         """A step that computed so many prompt tokens took so long."""
         if tokens >= _LEAST:
             each = seconds / tokens
-            self._each += (_WEIGHT if self._each else 1.0) * (each - self._each)
+            weight = _WEIGHT_OF_FASTER if each < self._each else _WEIGHT
+            self._each += (weight if self._each else 1.0) * (each - self._each)
 
     def tokens(self, *, alone: bool) -> int:
         """Of the next step at most."""

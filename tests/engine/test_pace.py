@@ -46,6 +46,17 @@ def test_a_step_beside_others_is_what_the_machine_computes_in_its_time() -> None
     assert Pace(512, 0).tokens(alone=False) == 512
 
 
+def test_a_slow_beginning_is_soon_forgotten_and_a_slow_moment_does_not_count_much() -> None:
+    pace = Pace(2048, 0.4)
+    pace.measured(256, 1.1)
+    assert pace.tokens(alone=False) < 100
+    for _ in range(4):
+        pace.measured(256, 0.005)
+    assert pace.tokens(alone=False) == 2048
+    pace.measured(2048, 0.4)
+    assert pace.tokens(alone=False) == 2048
+
+
 @pytest.fixture
 def on_long_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], None]], None]:
     """`on_long_pieces(arrive)`: whenever a piece of over 100 tokens begins, `arrive(number)`."""
