@@ -12,8 +12,10 @@ _LEAST = 16
 _WEIGHT = 0.3
 """Of the latest step in the estimate: what else the machine does changes."""
 _WEIGHT_OF_FASTER = 0.7
-"""Of one that was faster: it shows what the machine can do, and a slow one maybe only that weights
-or kernels were not loaded yet. On a GPU the first step takes a second, those after it milliseconds."""
+"""Of one that was faster: it shows what the machine can do.
+
+A slow one may show only that weights or kernels had to be loaded: on a GPU the first step takes a
+second, those after it milliseconds."""
 
 
 class Pace:

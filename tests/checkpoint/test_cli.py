@@ -142,6 +142,7 @@ def test_ctrl_c_leaves_a_build_that_goes_on_and_says_so(packager: Path, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
+@pytest.mark.slow
 def test_the_comparison_with_the_reference_is_shown_wherever_the_bundle_is(
     packager: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_the_first_layers_are_compared_in_floats_and_as_built(
     assert str(without.parity) == "not compared: switched off"
 
 
+@pytest.mark.slow
 def test_an_encoder_is_compared_by_its_embedding(tmp_path: Path) -> None:
     result = compared(build(write_bert(tmp_path / "c"), tmp_path / "it", "required", "fp32")[0])
     assert isinstance(result.error, int)
