@@ -7,15 +7,12 @@ too long; the next rendering starts a new one. Blocking: call it from a thread.
 from __future__ import annotations
 
 import json
-import os
-import select
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
 
 from appliance.errors import RequestError, UnsupportedError
+from appliance.prompting.child import Child, ChildLostError
 from appliance.prompting.conversation import Conversation
 from appliance.prompting.marks import ControlTokens, unused_characters
 from appliance.prompting.worker import HEADER
@@ -108,7 +105,7 @@ class ChatTemplate:
             worker = self._worker or self._start()
             try:
                 answer = worker.ask(variables, self._seconds)
-            except _WorkerLostError as lost:
+            except ChildLostError as lost:
                 worker.kill()
                 self._worker = None
                 raise RequestError(
@@ -129,7 +126,7 @@ class ChatTemplate:
             answer = worker.ask(
                 {"template": self._source, "max_chars": self._max_chars}, self._seconds * 4
             )
-        except _WorkerLostError as lost:
+        except ChildLostError as lost:
             worker.kill()
             raise UnsupportedError(f"the chat template cannot be compiled: {lost}") from None
         if "error" in answer:
@@ -142,63 +139,21 @@ class ChatTemplate:
         return worker
 
 
-class _WorkerLostError(Exception):
-    """The worker died, or did not answer in time."""
-
-
 class _Worker:
-    """The child process and its two pipes."""
+    """The process, and how one speaks with it."""
 
     def __init__(self) -> None:
-        # Of its own process group: a Ctrl-C at the terminal is for the daemon to handle.
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "appliance.prompting.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            process_group=0,
-        )
+        self._child = Child("appliance.prompting.worker")
+        self.kill = self._child.kill
 
     def ask(self, message: dict[str, object], seconds: float) -> dict[str, str]:
-        """Send one message, wait for its answer. Raises _WorkerLostError."""
+        """Send one message, wait for its answer. Raises ChildLostError."""
         deadline = time.monotonic() + seconds
         data = json.dumps(message).encode("ascii")
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(HEADER.pack(len(data)) + data)
-            self._process.stdin.flush()
-        except OSError:
-            raise _WorkerLostError("its process ended") from None
-        size = HEADER.unpack(self._receive(HEADER.size, deadline))[0]
-        answer: dict[str, str] = json.loads(self._receive(size, deadline))
+        self._child.send(HEADER.pack(len(data)) + data, deadline)
+        size = HEADER.unpack(self._child.receive(HEADER.size, deadline))[0]
+        answer: dict[str, str] = json.loads(self._child.receive(size, deadline))
         return answer
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                continue  # it still held bytes that nobody will read
-
-    def _receive(self, size: int, deadline: float) -> bytes:
-        assert self._process.stdout is not None
-        fd = self._process.stdout.fileno()
-        data = bytearray()
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-        while len(data) < size:
-            left = deadline - time.monotonic()
-            if left <= 0 or not poller.poll(left * 1000):
-                raise _WorkerLostError("it took too long")
-            part = os.read(fd, size - len(data))
-            if not part:
-                raise _WorkerLostError("its process ended")
-            data += part
-        return bytes(data)
 
 
 def _cut(text: str, cut: str) -> str:

@@ -7,10 +7,6 @@ it; the next image starts a new one. Blocking: call it from a thread.
 from __future__ import annotations
 
 import json
-import os
-import select
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -20,6 +16,7 @@ import numpy.typing as npt
 
 from appliance.bundle.manifest import VisionSpec
 from appliance.engine.vision.worker import HEADER, MEDIA_TYPES
+from appliance.prompting.child import Child, ChildLostError
 
 MAX_SECONDS = 10.0
 MOST_SHOWN = 3 << 19
@@ -68,7 +65,7 @@ class ImageDecoder:
                 about, data = worker.ask(
                     {"media_type": image.media_type, **self._wanted}, image.data, self._seconds
                 )
-            except _WorkerLostError as lost:
+            except ChildLostError as lost:
                 worker.kill()
                 self._worker = None
                 raise RefusedImageError(f"decoding it was stopped: {lost}") from None
@@ -86,79 +83,25 @@ class ImageDecoder:
                 self._worker = None
 
 
-class _WorkerLostError(Exception):
-    """The process died, or did not answer in time."""
-
-
 class _Worker:
-    """The child process and its two pipes."""
+    """The process, and how one speaks with it."""
 
     def __init__(self) -> None:
-        # Of its own process group: a Ctrl-C at the terminal is for the daemon to handle.
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "appliance.engine.vision.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            process_group=0,
-        )
+        self._child = Child("appliance.engine.vision.worker")
+        self.kill = self._child.kill
 
     def ask(
         self, about: dict[str, object], data: bytes, seconds: float
     ) -> tuple[dict[str, object], bytes]:
-        """Send one image, wait for its answer. Raises _WorkerLostError."""
+        """Send one image, wait for its answer. Raises ChildLostError."""
         deadline = time.monotonic() + seconds
         text = json.dumps(about).encode("ascii")
-        self._send(HEADER.pack(len(text), len(data)) + text + data, deadline)
-        sizes = HEADER.unpack(self._receive(HEADER.size, deadline))
+        self._child.send(HEADER.pack(len(text), len(data)) + text + data, deadline)
+        sizes = HEADER.unpack(self._child.receive(HEADER.size, deadline))
         if sum(sizes) > _ANSWER_BYTES:
-            raise _WorkerLostError("its process said too much")
+            raise ChildLostError("its process said too much")
         try:
-            answer = json.loads(self._receive(sizes[0], deadline))
+            answer = json.loads(self._child.receive(sizes[0], deadline))
         except ValueError:
-            raise _WorkerLostError("its process broke") from None
-        return answer, self._receive(sizes[1], deadline)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                continue  # it still held bytes that nobody will read
-
-    def _send(self, data: bytes, deadline: float) -> None:
-        assert self._process.stdin is not None
-        fd = self._process.stdin.fileno()
-        os.set_blocking(fd, False)
-        view = memoryview(data)
-        while view:
-            self._wait(fd, select.POLLOUT, deadline)
-            try:
-                view = view[os.write(fd, view) :]
-            except BlockingIOError:
-                continue
-            except OSError:
-                raise _WorkerLostError("its process ended") from None
-
-    def _receive(self, size: int, deadline: float) -> bytes:
-        assert self._process.stdout is not None
-        fd = self._process.stdout.fileno()
-        data = bytearray()
-        while len(data) < size:
-            self._wait(fd, select.POLLIN, deadline)
-            part = os.read(fd, size - len(data))
-            if not part:
-                raise _WorkerLostError("its process ended")
-            data += part
-        return bytes(data)
-
-    def _wait(self, fd: int, event: int, deadline: float) -> None:
-        poller = select.poll()
-        poller.register(fd, event)
-        left = deadline - time.monotonic()
-        if left <= 0 or not poller.poll(left * 1000):
-            raise _WorkerLostError("it took too long")
+            raise ChildLostError("its process broke") from None
+        return answer, self._child.receive(sizes[1], deadline)
