@@ -14,7 +14,9 @@ import pytest
 
 from appliance.errors import CapacityError, ConflictError, LockedError, StorageError
 from appliance.fsops import walk_files
-from installer.checkpoint import build, build_bundle
+from installer.checkpoint import build_bundle
+from installer.checkpoint.graphs import count_weights
+from installer.checkpoint.plan import make_plan
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.space import check_space
@@ -287,10 +289,10 @@ def test_the_disk_is_asked_for_what_the_weights_take(
     built: BuildBundle, name: str, precision: Precision
 ) -> None:
     model = built(name, precision)
-    plan = build._plan(Checkpoint(model.checkpoint), precision, None, 10**9, None)
+    plan = make_plan(Checkpoint(model.checkpoint), precision, None, 10**9, None)
     files = list((model.bundle / "graph/cpu").glob("weights-*.bin"))
     size = sum(path.stat().st_size for path in files)
-    counted = build._count_weights(plan)
+    counted = count_weights(plan)
     assert counted <= size <= counted * 1.05, "but for the padding between tensors"
 
 

@@ -1,0 +1,242 @@
+"""Every graph of a bundle, over weights that are stored once.
+
+Owns the order in which they are written: first the one with which the weights are stored, then
+those that serve. Counts the weights before, lists the graphs for the manifest, and tries them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.bundle.manifest import Adapted, FileEntry, Graph
+from installer.checkpoint import calibration
+from installer.checkpoint.bundle_layout import (
+    ADAPTED_GRAPH,
+    ADAPTED_PREFILL_GRAPH,
+    COMPACT_GRAPH,
+    CUDA_GRAPH,
+    GRAPH,
+    OBSERVED,
+    PREFILL_GRAPH,
+    SHALLOW,
+    TRT_GRAPH,
+    VISION_GRAPH,
+    WEIGHTS,
+)
+from installer.checkpoint.graph import adapted
+from installer.checkpoint.graph.attention import (
+    BytePrompt,
+    ByteSlots,
+    FloatSlots,
+    HalfSlots,
+    Observed,
+)
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.compact import CompactBuilder
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.half import HalfBuilder
+from installer.checkpoint.graph.standard import StandardBuilder
+from installer.checkpoint.graph.static_cache import StaticCache
+from installer.checkpoint.journal import Journal
+from installer.checkpoint.packed.methods import treatment
+from installer.checkpoint.plan import Plan
+from installer.checkpoint.probe import probe, probe_tower
+from installer.checkpoint.quantize import SCHEMES, Scheme
+from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.space import counted
+from installer.checkpoint.unfinished import Unfinished
+from installer.checkpoint.weights import WeightFiles
+from installer.progress import Progress
+
+_CALIBRATION_TOKENS = 2048
+"""Of one prompt at most; all together have about 3,000."""
+
+
+def _first_form(plan: Plan) -> Form | None:
+    """The form of the graph that is written with the weights, before all others."""
+    if plan.joined:
+        return Observed
+    return FloatSlots if plan.family.kind == "chat" else None
+
+
+def count_weights(plan: Plan) -> int:
+    """Bytes of the weights to come. Raises CheckpointError for what is missing or misshapen."""
+    checkpoint = Checkpoint(plan.checkpoint.directory)
+    shape = plan.family.read(checkpoint)
+    forms: list[tuple[Form | None, type[GraphBuilder]]] = [(_first_form(plan), GraphBuilder)]
+    forms += [(HalfSlots, HalfBuilder)] if plan.on_gpus else []
+    forms += [(HalfSlots, CompactBuilder)] if plan.compact else []
+    forms += [(StaticCache, StandardBuilder)] if plan.standard else []
+
+    def build(files: WeightFiles) -> None:
+        for form, words in forms:
+            builder = words(checkpoint.tensors, files, SCHEMES[plan.precision])
+            plan.family.build(builder, shape, *(() if form is None else (form,)))
+
+    def build_tower(files: WeightFiles) -> None:
+        if plan.family.tower is not None:
+            builder = GraphBuilder(checkpoint.tensors, files, _tower_scheme(plan))
+            plan.family.tower(builder, shape.tower)
+
+    limit = plan.max_file_bytes
+    return counted(build, limit) + counted(build_tower, limit)
+
+
+def write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[FileEntry]:
+    """Write every graph; returns the weight files."""
+    directory, weights = work.bundle, work.bundle / WEIGHTS
+    weights.mkdir(parents=True, exist_ok=True)
+    tensors = plan.checkpoint.tensors
+    if plan.checkpoint.packing is not None:
+        progress.note(treatment(plan.checkpoint.packing, plan.precision))
+    with (
+        Journal(work.journal, weights) as journal,
+        WeightFiles(weights, limit=plan.max_file_bytes, journal=journal, sources=tensors) as files,
+    ):
+        writer = _GraphWriter(plan, files)
+        first = work.scratch / OBSERVED if plan.joined else directory / GRAPH
+        title = f"building the {plan.checkpoint.family} graph in {plan.precision}"
+        with progress.bytes(title, tensors.size) as tensors.advance:
+            files.restore(journal.kept)
+            writer.write(first, _first_form(plan))
+        form = _first_form(plan)
+        if plan.joined:
+            form = _write_joined(plan, writer, first, directory, progress)
+        elif plan.adapters:
+            writer.write(directory / ADAPTED_GRAPH, FloatSlots, adapted.AdaptedBuilder)
+        if plan.on_gpus:
+            writer.write(directory / CUDA_GRAPH, HalfSlots, HalfBuilder)
+        if plan.compact:
+            writer.write(directory / COMPACT_GRAPH, HalfSlots, CompactBuilder)
+        if plan.standard:
+            writer.write(directory / TRT_GRAPH, StaticCache, StandardBuilder)
+        if plan.gate is not None and plan.gate.reference is not None:
+            files.sealed = True
+            shape, shallow = plan.gate.reference.shape, work.scratch / SHALLOW
+            writer.write(shallow, form, shape=shape)
+            plan.gate.finish(shallow, weights, plan.precision, plan.spec_of(shape))
+        if plan.vision is not None:
+            progress.step("building the vision tower")
+            _write_tower(plan, directory / VISION_GRAPH)
+    tensors.finish(plan.family.unused_tensors)
+    return [
+        FileEntry(path=f"{WEIGHTS}/{name}", size=size, sha256=sha256)
+        for name, (size, sha256) in files.entries.items()
+    ]
+
+
+def _write_tower(plan: Plan, path: Path) -> None:
+    """The tower, with weight files of its own: 4 bits would cost it too much."""
+    assert plan.family.tower is not None
+    shutil.rmtree(path.parent, ignore_errors=True)  # what a build that was stopped left
+    path.parent.mkdir()
+    with WeightFiles(path.parent, limit=plan.max_file_bytes) as files:
+        builder = GraphBuilder(plan.checkpoint.tensors, files, _tower_scheme(plan))
+        plan.family.tower(builder, plan.shape.tower)
+        files.flush()
+        builder.save(path, name=f"{plan.checkpoint.family}.vision")
+
+
+def _tower_scheme(plan: Plan) -> Scheme:
+    return SCHEMES["int8" if plan.precision == "int4" else plan.precision]
+
+
+class _GraphWriter:
+    """Writes graphs of one checkpoint, whose weights are stored once."""
+
+    def __init__(self, plan: Plan, files: WeightFiles) -> None:
+        self._plan = plan
+        self._files = files
+
+    def write(
+        self,
+        path: Path,
+        form: Form | None,
+        words: type[GraphBuilder] = GraphBuilder,
+        shape: Any = None,  # noqa: ANN401  # the family's own
+    ) -> None:
+        """Write the graph in `form`; `shape`, if it is not the plan's, has fewer layers."""
+        plan = self._plan
+        builder = words(plan.checkpoint.tensors, self._files, SCHEMES[plan.precision])
+        plan.family.build(builder, shape or plan.shape, *(() if form is None else (form,)))
+        self._files.flush()
+        path.parent.mkdir(exist_ok=True)
+        builder.save(path, name=plan.checkpoint.family)
+
+
+def _write_joined(
+    plan: Plan, writer: _GraphWriter, observed: Path, directory: Path, progress: Progress
+) -> Form:
+    """With the scales that the observing graph finds, the two graphs that serve.
+
+    Returns the form of the first.
+    """
+    prompts = _calibration_prompts(plan)
+    with progress.count("calibrating the cache", sum(map(len, prompts)), "tokens") as advance:
+        scales = calibration.calibrate(
+            observed, directory / WEIGHTS, prompts, plan.shape.layers, advance
+        )
+    slots, prefill = partial(ByteSlots, scales=scales), partial(BytePrompt, scales=scales)
+    writer.write(directory / GRAPH, slots)
+    writer.write(directory / PREFILL_GRAPH, prefill)
+    if plan.adapters:
+        writer.write(directory / ADAPTED_GRAPH, slots, adapted.AdaptedBuilder)
+        writer.write(directory / ADAPTED_PREFILL_GRAPH, prefill, adapted.AdaptedBuilder)
+    return slots
+
+
+def _calibration_prompts(plan: Plan) -> list[Sequence[int]]:
+    """Each text as a user would send it and as it is, then the breadth of the vocabulary."""
+    assert plan.chat is not None, "only chat models have a cache"
+    length = min(plan.shape.context, _CALIBRATION_TOKENS)
+    texts = [plan.chat.prompt("\n\n".join(calibration.TEXTS))]
+    texts += [plan.chat.prompt(text) for text in calibration.TEXTS] + list(calibration.TEXTS)
+    prompts = [plan.tokenizer.encode(text)[:length] for text in texts]
+    return [*(p for p in prompts if p), calibration.spread(plan.shape.vocab, length)]
+
+
+def graphs_of(plan: Plan) -> tuple[Graph, ...]:
+    """The graphs that the plan's bundle has."""
+    cpu = Graph(
+        variant="cpu",
+        path=GRAPH,
+        precision=plan.precision,
+        prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
+        adapted=_adapted(plan),
+    )
+    if not plan.on_gpus:
+        return (cpu,)
+    graphs = [cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)]
+    if plan.compact:
+        graphs.append(Graph(variant="cuda", path=COMPACT_GRAPH, precision="int8", weights=WEIGHTS))
+    if plan.standard:
+        graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
+    return tuple(graphs)
+
+
+def _adapted(plan: Plan) -> Adapted | msgspec.UnsetType:
+    """The graphs for adapters, if the plan's bundle has them."""
+    if not plan.adapters:
+        return msgspec.UNSET
+    return Adapted(
+        path=ADAPTED_GRAPH,
+        targets=adapted.targets(plan.shape),
+        prefill=ADAPTED_PREFILL_GRAPH if plan.joined else msgspec.UNSET,
+    )
+
+
+def try_graphs(plan: Plan, directory: Path, progress: Progress) -> None:
+    """Run every graph once."""
+    for graph in graphs_of(plan):
+        progress.step(f"trying the graph for {graph.variant}")
+        for path in (graph.path, *graph.others):
+            probe(directory / path, directory / graph.weights_folder, plan.spec)
+    if plan.vision is not None:
+        progress.step("trying the vision tower")
+        probe_tower(directory / VISION_GRAPH, plan.vision)

@@ -1,0 +1,127 @@
+"""What is understood of a checkpoint before its weights are read.
+
+Owns every refusal that config, tokenizer, template and licence give reason for, and which graphs
+the bundle will have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.bundle.manifest import DecoderSpec, Generation, Spec, VisionSpec
+from appliance.errors import CheckpointError
+from installer.checkpoint.bundle_layout import VISION_GRAPH
+from installer.checkpoint.generation import read_generation
+from installer.checkpoint.graph import adapted
+from installer.checkpoint.graph.compact import has_compact_graph
+from installer.checkpoint.graph.families import Family, family_of
+from installer.checkpoint.graph.standard import has_standard_graph
+from installer.checkpoint.image_processor import read_vision
+from installer.checkpoint.licence import Licence, find_licence
+from installer.checkpoint.parity import Mode, ParityGate
+from installer.checkpoint.prompting import ChatSource, read_prompting
+from installer.checkpoint.quantize import SCHEMES, Precision, Scheme
+from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.tokenizer import CheckpointTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was understood of a checkpoint before its weights are read."""
+
+    checkpoint: Checkpoint
+    family: Family
+    precision: Precision
+    shape: Any
+    licence: Licence
+    tokenizer: CheckpointTokenizer
+    chat: ChatSource | None
+    generation: Generation | None
+    max_file_bytes: int
+    gate: ParityGate | None
+    vision: VisionSpec | None
+    adapters: bool = False
+    """Whether the bundle has graphs with room for adapters."""
+
+    @property
+    def spec(self) -> Spec:
+        return self.spec_of(self.shape)
+
+    def spec_of(self, shape: Any) -> Spec:  # noqa: ANN401  # the family's own
+        """What the manifest says of a model of this shape."""
+        spec: Spec = shape.spec()
+        if isinstance(spec, DecoderSpec) and self.joined:
+            return msgspec.structs.replace(spec, cache="int8")
+        return spec
+
+    @property
+    def joined(self) -> bool:
+        """Whether the bundle has two graphs over an 8-bit cache."""
+        return self.family.kind == "chat" and self._scheme.integer_products
+
+    @property
+    def _scheme(self) -> Scheme:
+        return SCHEMES[self.precision]
+
+    @property
+    def compact(self) -> bool:
+        """Whether the bundle has a second graph for CUDA, for half the memory."""
+        return self.on_gpus and has_compact_graph(self._scheme)
+
+    @property
+    def standard(self) -> bool:
+        """Whether the bundle has a graph for TensorRT."""
+        return self.on_gpus and self.family.standard and has_standard_graph(self._scheme)
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether the bundle has a graph for CUDA."""
+        return self.family.kind == "chat" and self.vision is None
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    precision: Precision | None,
+    license_file: Path | None,
+    limit: int,
+    parity: Mode | None,
+    *,
+    adapters: bool = False,
+) -> Plan:
+    """Understand `checkpoint`; `limit` is of a file's bytes. Raises CheckpointError."""
+    family = family_of(checkpoint)
+    if adapters and checkpoint.family not in adapted.FAMILIES:
+        raise CheckpointError(
+            f"config.json: a model of type {checkpoint.family!r} takes no adapters",
+            hint=f"leave --adapters out; {', '.join(sorted(adapted.FAMILIES))} take them",
+        )
+    shape = family.read(checkpoint)
+    tokenizer = CheckpointTokenizer(checkpoint, shape.vocab)
+    chat = read_prompting(checkpoint, tokenizer) if family.kind == "chat" else None
+    vision = None
+    if family.tower is not None:
+        assert chat is not None
+        vision = read_vision(checkpoint, shape, tokenizer, VISION_GRAPH)
+        chat.check_images(tokenizer.text_of(vision.image_token))
+    return Plan(
+        checkpoint=checkpoint,
+        family=family,
+        precision=family.choose(precision),
+        shape=shape,
+        licence=find_licence(checkpoint, license_file),
+        tokenizer=tokenizer,
+        chat=chat,
+        generation=read_generation(
+            checkpoint, tokenizer, thinking=chat.thinking, end_ids=chat.end_ids
+        )
+        if chat
+        else None,
+        vision=vision,
+        adapters=adapters,
+        max_file_bytes=limit,
+        gate=ParityGate(parity) if parity is not None else None,
+    )
