@@ -38,6 +38,9 @@ INTERRUPTED = """\
 import os, signal
 from installer.checkpoint.journal import Journal
 
+# Whoever started the tests may have had it ignored, which children inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 append = Journal.append
 
 def interrupted(self, record):
