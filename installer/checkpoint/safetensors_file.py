@@ -6,7 +6,7 @@ the file exactly: a header longer than the file or the format's limit, a name tw
 overlap, leave holes or leave the file, sizes that are not those of shape and type. The public
 library reads a whole tensor for each of its slices (0.8.0, without mapping), which for a table of
 a vocabulary is a hundred times too much; mapping would count against this process's memory.
-https://huggingface.co/docs/safetensors/index#format
+Source: the section "Format" of the safetensors documentation.
 """
 
 from __future__ import annotations
