@@ -94,7 +94,7 @@ class DeviceBinding:
         *,
         first: int,
         batch: int,
-        recording: bool,
+        recording: bool = False,
     ) -> None:
         self._session = session
         self._binding = session.io_binding()

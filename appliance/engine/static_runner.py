@@ -117,9 +117,5 @@ class StaticRunner:
     def _bind(
         self, session: ort.InferenceSession, buffers: StepBuffers, first: int, batch: int
     ) -> DeviceBinding:
-        return DeviceBinding(
-            *(session, self._pool, buffers, self._vocab),
-            first=first,
-            batch=batch,
-            recording=False,
-        )
+        vocab = self._vocab
+        return DeviceBinding(session, self._pool, buffers, vocab, first=first, batch=batch)

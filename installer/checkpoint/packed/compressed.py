@@ -22,6 +22,7 @@ from installer.checkpoint.packed.groups import (
     GroupedMatrix,
     Groups,
     unpack,
+    unpack_columns,
 )
 from installer.checkpoint.packed.packing import Method, Packed, Stored
 from installer.checkpoint.quantize import UInt8
@@ -126,14 +127,7 @@ class Words:
     def _load(self, stored: Stored, weight: str) -> Groups:
         words = stored.stored(f"{weight}_packed", "I32")
         scales = stored.stored_floats(f"{weight}_scale")
-        per_word, bits = WORD_BITS // self.bits, self.bits
-
-        def integers(rows: slice, columns: slice) -> UInt8:
-            first, last = columns.start // per_word, -(-columns.stop // per_word)
-            start = columns.start - first * per_word
-            found = unpack(words[rows, first:last], bits)
-            return found[:, start : start + columns.stop - columns.start]
-
+        integers = partial(unpack_columns, words, self.bits)
         return Groups(integers, scales, self._zeros(stored, weight, scales.shape))
 
     def _zeros(self, stored: Stored, weight: str, shape: tuple[int, ...]) -> UInt8:

@@ -20,6 +20,7 @@ from installer.checkpoint.packed.groups import (
     GroupedMatrix,
     Groups,
     unpack,
+    unpack_columns,
 )
 from installer.checkpoint.packed.packing import Indices, Packed, Stored
 from installer.checkpoint.quantize import UInt8
@@ -89,14 +90,8 @@ class Gptq:
     def _load(self, stored: Stored, stem: str) -> Groups:
         words = stored.stored(f"{stem}.qweight", "I32")
         scales = np.ascontiguousarray(stored.stored_floats(f"{stem}.scales").T)
-        per_word, bits = WORD_BITS // self.bits, self.bits
-
-        def integers(rows: slice, columns: slice) -> UInt8:
-            first, last = columns.start // per_word, -(-columns.stop // per_word)
-            found = unpack(words[first:last, rows].T, bits)
-            start = columns.start - first * per_word
-            return found[:, start : start + columns.stop - columns.start]
-
+        # Packed along the input, so the words of neighbouring columns lie below each other.
+        integers = partial(unpack_columns, words.T, self.bits)
         zeros = np.ascontiguousarray(self._zeros(stored, stem)[:, : scales.shape[0]].T)
         return Groups(integers, scales, zeros)
 

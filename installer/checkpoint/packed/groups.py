@@ -133,3 +133,15 @@ class GroupedMatrix:
 def unpack(words: npt.NDArray[Any], bits: int) -> UInt8:
     """int32 [n, m] -> the integers in it, lowest bits first, uint8 [n, m * 32 / bits]."""
     return unpack_bits(np.ascontiguousarray(words, dtype="<i4").view(np.uint8), bits)
+
+
+def unpack_columns(words: npt.NDArray[Any], bits: int, rows: slice, columns: slice) -> UInt8:
+    """Some rows and columns of a matrix that has neighbouring columns in one of int32 `words`.
+
+    `words` are [outer, ceil(inner / n)], n columns in each.
+    """
+    per_word = WORD_BITS // bits
+    first, last = columns.start // per_word, -(-columns.stop // per_word)
+    start = columns.start - first * per_word
+    found = unpack(words[rows, first:last], bits)
+    return found[:, start : start + columns.stop - columns.start]
