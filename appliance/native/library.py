@@ -1,0 +1,75 @@
+"""The compiled library of the native operators: where it is, whether this processor runs it.
+
+Owns finding it and registering it with a session. Refuses to load it where it cannot run: who asks
+gets the reason. The wheel for other platforms than x86-64 Linux has no library, which is no error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+NAME = "libappliance_native.so"
+
+
+@dataclass(frozen=True, slots=True)
+class NoLibrary:
+    """This installation has no library: none is made for its platform."""
+
+    def __str__(self) -> str:
+        return "the native operators are not made for this platform"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorLacks:
+    """The processor, or the system for it, lacks `feature`."""
+
+    feature: str
+
+    def __str__(self) -> str:
+        return f"the native operators need a processor with {self.feature}"
+
+
+Missing = NoLibrary | ProcessorLacks
+
+
+def path() -> Path | None:
+    """The library's file, if this installation has one."""
+    found = Path(__file__).with_name(NAME)
+    return found if found.is_file() else None
+
+
+@functools.cache
+def missing() -> Missing | None:
+    """Why the operators cannot run here; None if they can."""
+    file = path()
+    if file is None:
+        return NoLibrary()
+    lacks = ctypes.CDLL(str(file)).appliance_native_lacks
+    lacks.restype = ctypes.c_char_p
+    feature: bytes | None = lacks()
+    return None if feature is None else ProcessorLacks(feature.decode())
+
+
+def supported() -> bool:
+    """Whether the operators can run here."""
+    return missing() is None
+
+
+def register(options: ort.SessionOptions) -> None:
+    """Let sessions with these options have the operators.
+
+    Raises UnsupportedError where they cannot run.
+    """
+    file, reason = path(), missing()
+    if file is None or reason is not None:
+        raise UnsupportedError(str(reason), hint="use the graphs of standard operators")
+    options.register_custom_ops_library(str(file))

@@ -1,0 +1,113 @@
+"""Compiles the library of the native operators into the wheel, or into the checkout.
+
+Owns compiler, flags and the wheel's tag. A wheel is compiled by ziglang, a fixed compiler from the
+package index that needs nothing of the machine: the same sources give the same bytes. A checkout's
+editable install may take the machine's own C++ compiler where ziglang is absent. Other platforms
+than x86-64 Linux get a wheel without the library. Why: docs/decisions/0231-native-build.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCES = Path("appliance/native/src")
+LIBRARY = Path("appliance/native/libappliance_native.so")
+STAMP = LIBRARY.with_suffix(".sources")
+TARGET = ("-target", "x86_64-linux-gnu.2.28")
+TAG = "py3-none-manylinux_2_28_x86_64"
+FLAGS = (
+    *("-std=c++17", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"),
+    *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-ffp-contract=off"),
+)
+VECTORS = tuple(
+    f"-m{feature}"
+    for feature in ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
+)
+KERNELS = frozenset({"attention.cpp", "linear.cpp"})
+"""The files that only run on processors with VECTORS; the others run on any x86-64."""
+
+
+class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Hatchling's hook of this name."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile; `version` is "standard" or "editable"."""
+        if not has_library():
+            return
+        root = Path(self.root)
+        compile_library(root, any_compiler=version == "editable")
+        if version == "standard":
+            build_data["pure_python"] = False
+            build_data["tag"] = TAG
+            build_data["force_include"][str(root / LIBRARY)] = str(LIBRARY)
+
+
+def has_library() -> bool:
+    """Whether this platform gets a library."""
+    return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+def compile_library(root: Path, *, any_compiler: bool) -> None:
+    """Compile `root`'s sources into its LIBRARY, unless that was made of the same.
+
+    Raises RuntimeError where there is no compiler, CalledProcessError where it fails.
+    """
+    compiler, linker, name = _compiler(any_compiler=any_compiler)
+    made_of = _digest(root, name)
+    stamp = root / STAMP
+    if (root / LIBRARY).is_file() and stamp.is_file() and stamp.read_text() == made_of:
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        objects = [
+            _object(root, source, compiler, work) for source in sorted((root / SOURCES).glob("*.cpp"))
+        ]
+        made = work / LIBRARY.name
+        _run([*linker, "-shared", "-s", "-o", str(made), *objects], work, root)
+        # Another process may have the old one mapped: it keeps its file.
+        shutil.copy(made, root / f"{LIBRARY}.new")
+    (root / f"{LIBRARY}.new").replace(root / LIBRARY)
+    stamp.write_text(made_of)
+
+
+def _compiler(*, any_compiler: bool) -> tuple[list[str], list[str], str]:
+    """Commands that compile and link, and what identifies them."""
+    if importlib.util.find_spec("ziglang") is not None:
+        zig = [sys.executable, "-m", "ziglang"]
+        return [*zig, "c++", *TARGET], [*zig, "cc", *TARGET], "ziglang"
+    found = shutil.which("c++")
+    if any_compiler and found is not None:
+        return [found], [found], found
+    raise RuntimeError("no compiler for the native operators: install ziglang")
+
+
+def _object(root: Path, source: Path, compiler: list[str], work: Path) -> str:
+    vectors = VECTORS if source.name in KERNELS else ()
+    made = work / f"{source.stem}.o"
+    relative = str(source.relative_to(root))
+    _run([*compiler, *FLAGS, *vectors, "-c", relative, "-o", str(made)], work, root)
+    return str(made)
+
+
+def _run(command: list[str], work: Path, root: Path) -> None:
+    """The compiler's own cache lasts as long as the build: nothing is left in a home folder."""
+    cache = {"ZIG_GLOBAL_CACHE_DIR": str(work / "cache"), "ZIG_LOCAL_CACHE_DIR": str(work / "cache")}
+    subprocess.run(command, cwd=root, env={**os.environ, **cache}, check=True)
+
+
+def _digest(root: Path, compiler: str) -> str:
+    digest = hashlib.sha256(compiler.encode())
+    for file in (Path(__file__), *sorted((root / SOURCES).iterdir())):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
