@@ -71,7 +71,8 @@ def compile_library(root: Path, *, any_compiler: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         objects = [
-            _object(root, source, compiler, work) for source in sorted((root / SOURCES).glob("*.cpp"))
+            _object(root, source, compiler, work)
+            for source in sorted((root / SOURCES).glob("*.cpp"))
         ]
         made = work / LIBRARY.name
         _run([*linker, "-shared", "-s", "-o", str(made), *objects], work, root)
@@ -102,7 +103,10 @@ def _object(root: Path, source: Path, compiler: list[str], work: Path) -> str:
 
 def _run(command: list[str], work: Path, root: Path) -> None:
     """The compiler's own cache lasts as long as the build: nothing is left in a home folder."""
-    cache = {"ZIG_GLOBAL_CACHE_DIR": str(work / "cache"), "ZIG_LOCAL_CACHE_DIR": str(work / "cache")}
+    cache = {
+        "ZIG_GLOBAL_CACHE_DIR": str(work / "cache"),
+        "ZIG_LOCAL_CACHE_DIR": str(work / "cache"),
+    }
     subprocess.run(command, cwd=root, env={**os.environ, **cache}, check=True)
 
 
