@@ -77,8 +77,9 @@ def compile_library(root: Path, *, any_compiler: bool) -> None:
         made = work / LIBRARY.name
         _run([*linker, "-shared", "-s", "-o", str(made), *objects], work, root)
         # Another process may have the old one mapped: it keeps its file.
-        shutil.copy(made, root / f"{LIBRARY}.new")
-    (root / f"{LIBRARY}.new").replace(root / LIBRARY)
+        fresh = root / f"{LIBRARY}.{os.getpid()}"
+        shutil.copy(made, fresh)
+        fresh.replace(root / LIBRARY)
     stamp.write_text(made_of)
 
 
