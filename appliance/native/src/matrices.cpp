@@ -1,0 +1,224 @@
+#include "matrices.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+namespace appliance {
+namespace {
+
+OrtStatus *check_inner(std::size_t inner) {
+  if (inner == 0 || inner % kDepth != 0 || inner > kMostInner) {
+    return refuse("a matrix's rows have %zu numbers; a multiple of %zu up to %zu is allowed",
+                  inner, kDepth, kMostInner);
+  }
+  return nullptr;
+}
+
+OrtStatus *check_packed(const Tensor &weight, std::size_t outer) {
+  const std::size_t blocks = (outer + kLanes - 1) / kLanes;
+  if (weight.rank != 3 || weight.size(0) != blocks || weight.size(2) != kLanes * kDepth) {
+    return refuse("a packed matrix of %zu rows is [%zu, rows' numbers / %zu, %zu]", outer, blocks,
+                  kDepth, kLanes * kDepth);
+  }
+  return nullptr;
+}
+
+// [..., inner] -> [..., outer]
+Tensor with_last(Tensor shape, std::size_t last) {
+  shape.sizes[shape.rank - 1] = static_cast<std::int64_t>(last);
+  return shape;
+}
+
+OrtStatus *check_row(const Tensor &x, std::size_t inner) {
+  if (x.last() != inner) {
+    return refuse("x has rows of %zu numbers and a matrix of %zu", x.last(), inner);
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+OrtStatus *PackedMatrix::open(const Node &node, std::size_t index) {
+  index_ = index;
+  const Tensor &weight = node.constant(index);
+  if (!weight.there() || weight.type != kInt8) return nullptr;
+  if (weight.rank != 2) return refuse("a matrix has %zu axes, not 2", weight.rank);
+  RETURN_IF_BAD(check_inner(weight.size(1)));
+  packed_ = static_cast<std::uint8_t *>(malloc(packed_bytes(weight.size(0), weight.size(1)) + 1));
+  if (packed_ == nullptr) return refuse("no memory for a packed matrix");
+  pack(static_cast<const std::int8_t *>(weight.data), weight.size(0), weight.size(1), packed_);
+  return nullptr;
+}
+
+void PackedMatrix::close() { free(packed_); }
+
+OrtStatus *PackedMatrix::read(const Node &node, OrtKernelContext *context, Matrix *matrix,
+                              std::size_t *inner) const {
+  Tensor weight, scales;
+  RETURN_IF_BAD(node.input(context, index_, &weight));
+  RETURN_IF_BAD(node.required(context, index_ + 1, "a matrix's scale", kFloat, &scales));
+  if (!weight.there()) return refuse("a matrix is missing");
+  matrix->scales = scales.floats();
+  matrix->outer = scales.size(0);
+  RETURN_IF_BAD(check_vector(scales, "a matrix's scale", matrix->outer, true));
+  if (weight.type == kUint8) {
+    RETURN_IF_BAD(check_packed(weight, matrix->outer));
+    *inner = weight.size(1) * kDepth;
+    matrix->packed = weight.bytes();
+    return check_inner(*inner);
+  }
+  if (packed_ == nullptr) return refuse("a matrix is neither packed nor a constant of int8");
+  *inner = weight.size(1);
+  matrix->packed = packed_;
+  if (weight.size(0) != matrix->outer) {
+    return refuse("a matrix has %zu rows and %zu scales", weight.size(0), matrix->outer);
+  }
+  return nullptr;
+}
+
+OrtElementType Linear::input_type(std::size_t index) {
+  return index % 3 == 1 ? kUndefined : kFloat;
+}
+
+OrtStatus *Linear::open(const OrtKernelInfo *info) {
+  RETURN_IF_BAD(node_.open(info));
+  count_ = node_.outputs();
+  for (std::size_t at = 0; at < count_; ++at) {
+    RETURN_IF_BAD(matrices_[at].open(node_, 1 + 3 * at));
+  }
+  return nullptr;
+}
+
+void Linear::close() {
+  for (PackedMatrix &matrix : matrices_) matrix.close();
+  node_.close();
+}
+
+OrtStatus *Linear::matrix(OrtKernelContext *context, const Tensor &x, std::size_t at,
+                          Matrix *matrix) const {
+  std::size_t inner = 0;
+  RETURN_IF_BAD(matrices_[at].read(node_, context, matrix, &inner));
+  RETURN_IF_BAD(check_row(x, inner));
+  Tensor bias;
+  RETURN_IF_BAD(node_.input(context, 3 + 3 * at, &bias));
+  if (bias.there()) RETURN_IF_BAD(check_vector(bias, "a bias", matrix->outer));
+  matrix->bias = bias.there() ? bias.floats() : nullptr;
+  void *result = nullptr;
+  RETURN_IF_BAD(output(context, at, with_last(x, matrix->outer), &result));
+  matrix->result = static_cast<float *>(result);
+  return nullptr;
+}
+
+OrtStatus *Linear::compute(OrtKernelContext *context) const {
+  Tensor x;
+  RETURN_IF_BAD(node_.required(context, 0, "x", kFloat, &x));
+  Matrix wanted[kMost];
+  std::size_t count = 0;
+  for (std::size_t at = 0; at < kMost; ++at) {
+    Tensor weight;
+    RETURN_IF_BAD(node_.input(context, 1 + 3 * at, &weight));
+    if (at >= count_) {
+      if (weight.there()) return refuse("matrix %zu has no output", at);
+      continue;
+    }
+    RETURN_IF_BAD(matrix(context, x, at, &wanted[count]));
+    if (wanted[count].result != nullptr) ++count;
+  }
+  const std::size_t rows = x.rows();
+  if (rows == 0 || count == 0) return nullptr;
+  Memory scratch(node_.allocator());
+  RETURN_IF_BAD(scratch.take(linear_scratch_bytes(rows, x.last())));
+  Threads threads(context);
+  linear(threads.parallel(), x.floats(), rows, x.last(), wanted, count, scratch.get());
+  return threads.failure();
+}
+
+OrtElementType GatedLinear::input_type(std::size_t index) {
+  return index == 1 || index == 3 ? kUndefined : kFloat;
+}
+
+OrtStatus *GatedLinear::open(const OrtKernelInfo *info) {
+  RETURN_IF_BAD(node_.open(info));
+  char name[16] = {};
+  std::size_t size = sizeof name;
+  RETURN_IF_BAD(api->KernelInfoGetAttribute_string(info, "activation", name, &size));
+  if (strcmp(name, "silu") == 0) {
+    activation_ = Activation::kSilu;
+  } else if (strcmp(name, "gelu_tanh") == 0) {
+    activation_ = Activation::kGeluTanh;
+  } else {
+    return refuse("activation '%s' is none of silu, gelu_tanh", name);
+  }
+  RETURN_IF_BAD(gate_.open(node_, 1));
+  return up_.open(node_, 3);
+}
+
+void GatedLinear::close() {
+  gate_.close();
+  up_.close();
+  node_.close();
+}
+
+OrtStatus *GatedLinear::compute(OrtKernelContext *context) const {
+  Tensor x;
+  RETURN_IF_BAD(node_.required(context, 0, "x", kFloat, &x));
+  Matrix gate{}, up{};
+  std::size_t inner = 0, up_inner = 0;
+  RETURN_IF_BAD(gate_.read(node_, context, &gate, &inner));
+  RETURN_IF_BAD(up_.read(node_, context, &up, &up_inner));
+  RETURN_IF_BAD(check_row(x, inner));
+  RETURN_IF_BAD(check_row(x, up_inner));
+  if (gate.outer != up.outer) {
+    return refuse("the gate has %zu rows and the other matrix %zu", gate.outer, up.outer);
+  }
+  void *result = nullptr;
+  RETURN_IF_BAD(output(context, 0, with_last(x, gate.outer), &result));
+  const std::size_t rows = x.rows();
+  if (rows == 0 || result == nullptr) return nullptr;
+  Memory scratch(node_.allocator());
+  RETURN_IF_BAD(scratch.take(linear_scratch_bytes(rows, inner)));
+  Threads threads(context);
+  gated(threads.parallel(), x.floats(), rows, inner, gate, up, activation_,
+        static_cast<float *>(result), scratch.get());
+  return threads.failure();
+}
+
+OrtElementType Lookup::input_type(std::size_t index) {
+  return index == 0 ? kUndefined : index == 1 ? kFloat : kInt64;
+}
+
+OrtStatus *Lookup::open(const OrtKernelInfo *info) {
+  RETURN_IF_BAD(node_.open(info));
+  return matrix_.open(node_, 0);
+}
+
+void Lookup::close() {
+  matrix_.close();
+  node_.close();
+}
+
+OrtStatus *Lookup::compute(OrtKernelContext *context) const {
+  Matrix matrix{};
+  std::size_t inner = 0;
+  RETURN_IF_BAD(matrix_.read(node_, context, &matrix, &inner));
+  Tensor ids;
+  RETURN_IF_BAD(node_.required(context, 2, "ids", kInt64, &ids));
+  const auto *wanted = static_cast<const std::int64_t *>(ids.data);
+  const std::size_t count = ids.rows() * ids.last();
+  for (std::size_t i = 0; i < count; ++i) {
+    if (wanted[i] < 0 || static_cast<std::size_t>(wanted[i]) >= matrix.outer) {
+      return refuse("id %lld is not below %zu", static_cast<long long>(wanted[i]), matrix.outer);
+    }
+  }
+  if (ids.rank == kMostRank) return refuse("ids have too many axes");
+  Tensor shape = ids;
+  shape.sizes[shape.rank++] = static_cast<std::int64_t>(inner);
+  void *result = nullptr;
+  RETURN_IF_BAD(output(context, 0, shape, &result));
+  if (count == 0 || result == nullptr) return nullptr;
+  lookup(matrix.packed, matrix.scales, matrix.outer, inner, wanted, count,
+         static_cast<float *>(result));
+  return nullptr;
+}
+
+}  // namespace appliance

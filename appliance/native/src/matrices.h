@@ -1,0 +1,80 @@
+// Operators that read packed matrices: Linear, GatedLinear and Lookup.
+#pragma once
+
+#include "node.h"
+
+namespace appliance {
+
+// Products of several rows' inner numbers stay within 32 bits: 127 * 255 * 65,536 < 2^31.
+constexpr std::size_t kMostInner = 65536;
+
+// A matrix of a node, int8 [outer, inner] or packed. The first kind is packed when the graph is
+// loaded, so it has to be constant; the second is read where it lies.
+class PackedMatrix {
+ public:
+  // `index` is the weight's; the scales follow it.
+  OrtStatus *open(const Node &node, std::size_t index);
+  void close();
+  OrtStatus *read(const Node &node, OrtKernelContext *context, Matrix *matrix,
+                  std::size_t *inner) const;
+
+ private:
+  std::size_t index_ = 0;
+  std::uint8_t *packed_ = nullptr;  // from malloc
+};
+
+class Linear {
+ public:
+  static constexpr const char *kName = "Linear";
+  static constexpr std::size_t kInputs = 10, kNeeded = 3, kOutputs = 3, kNeededOutputs = 1;
+  static OrtElementType input_type(std::size_t index);
+  static OrtElementType output_type(std::size_t) { return kFloat; }
+
+  OrtStatus *open(const OrtKernelInfo *info);
+  void close();
+  OrtStatus *compute(OrtKernelContext *context) const;
+
+ private:
+  static constexpr std::size_t kMost = 3;
+  OrtStatus *matrix(OrtKernelContext *context, const Tensor &x, std::size_t at,
+                    Matrix *matrix) const;
+
+  Node node_;
+  PackedMatrix matrices_[kMost];
+  std::size_t count_ = 0;
+};
+
+class GatedLinear {
+ public:
+  static constexpr const char *kName = "GatedLinear";
+  static constexpr std::size_t kInputs = 5, kNeeded = 5, kOutputs = 1, kNeededOutputs = 1;
+  static OrtElementType input_type(std::size_t index);
+  static OrtElementType output_type(std::size_t) { return kFloat; }
+
+  OrtStatus *open(const OrtKernelInfo *info);
+  void close();
+  OrtStatus *compute(OrtKernelContext *context) const;
+
+ private:
+  Node node_;
+  PackedMatrix gate_, up_;
+  Activation activation_ = Activation::kSilu;
+};
+
+class Lookup {
+ public:
+  static constexpr const char *kName = "Lookup";
+  static constexpr std::size_t kInputs = 3, kNeeded = 3, kOutputs = 1, kNeededOutputs = 1;
+  static OrtElementType input_type(std::size_t index);
+  static OrtElementType output_type(std::size_t) { return kFloat; }
+
+  OrtStatus *open(const OrtKernelInfo *info);
+  void close();
+  OrtStatus *compute(OrtKernelContext *context) const;
+
+ private:
+  Node node_;
+  PackedMatrix matrix_;
+};
+
+}  // namespace appliance
