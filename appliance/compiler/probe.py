@@ -21,7 +21,6 @@ Array = npt.NDArray[Any]
 Cache = dict[str, Array]
 """Name of a past input -> one slot [1, kv_heads, capacity, head_dim]."""
 _TOKENS = 4
-_SIZES = {"batch": 1}
 _TOWER_TOKENS = 4
 _DTYPES: Mapping[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -99,7 +98,7 @@ def advance(
     feed = _decoder_feed(start, ids, rows) | _no_images(start, len(ids), shapes) | cache
     if "spans" in inputs:  # tokens of several sequences in a row, not a table of them
         feed |= {"input_ids": np.array(ids, np.int64)}
-    feed |= _adapter_feed(session)
+    feed |= _adapter_feed(session, len(ids))
     made = _run(session, {name: value for name, value in feed.items() if name in inputs})
     _extend(cache, made, start, len(ids))
     return made
@@ -134,11 +133,12 @@ def _decoder_feed(start: int, ids: Sequence[int], rows: int) -> dict[str, Array]
     }
 
 
-def _adapter_feed(session: ort.InferenceSession) -> dict[str, Array]:
+def _adapter_feed(session: ort.InferenceSession, tokens: int) -> dict[str, Array]:
     """Rows of one adapter, large enough to matter, for a graph that has room for them."""
+    sizes = {"batch": 1, "tokens": tokens}
     return {
         entry.name: np.full(
-            [size if isinstance(size, int) else _SIZES.get(size, 2) for size in entry.shape],
+            [size if isinstance(size, int) else sizes.get(size, 2) for size in entry.shape],
             1.0 if entry.name.startswith("adapter_mask_") else 0.02,
             np.float32,
         )

@@ -19,7 +19,6 @@ from appliance.engine.llm_engine import LLMEngine
 from appliance.errors import CapacityError, UnsupportedError
 from appliance.model_store import StoredBundle
 
-
 Adopt = Callable[[AdapterBank], None]
 """Compute with these adapters from the next run on; not while one is under way."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from appliance.bundle.manifest import Adapted, FileEntry, Graph
+from appliance.native import library
 from installer.checkpoint import calibration
 from installer.checkpoint.bundle_layout import (
     ADAPTED_GRAPH,
@@ -259,6 +260,9 @@ def _adapted(plan: Plan) -> Adapted | msgspec.UnsetType:
 def try_graphs(plan: Plan, directory: Path, progress: Progress) -> None:
     """Run every graph once."""
     for graph in graphs_of(plan):
+        if graph.variant == "native" and not library.supported():
+            progress.note("the graph of native operators is not tried: this processor lacks them")
+            continue
         progress.step(f"trying the graph for {graph.variant}")
         for path in (graph.path, *graph.others):
             probe(directory / path, directory / graph.weights_folder, plan.spec)

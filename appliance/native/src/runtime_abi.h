@@ -48,51 +48,51 @@ struct OrtAllocator {
 
 struct OrtApi {
   OrtStatus *(*CreateStatus)(OrtErrorCode code, const char *message);
-  void *unused_1[27];
+  void *unused_1[25];
   OrtStatus *(*CreateCustomOpDomain)(const char *name, OrtCustomOpDomain **domain);
   OrtStatus *(*CustomOpDomain_Add)(OrtCustomOpDomain *domain, const struct OrtCustomOp *op);
   OrtStatus *(*AddCustomOpDomain)(OrtSessionOptions *options, OrtCustomOpDomain *domain);
-  void *unused_31[22];
+  void *unused_29[22];
   OrtStatus *(*GetTensorMutableData)(OrtValue *value, void **data);
-  void *unused_54[8];
+  void *unused_52[8];
   OrtStatus *(*GetTensorElementType)(const OrtTensorTypeAndShapeInfo *info, OrtElementType *type);
   OrtStatus *(*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo *info, std::size_t *count);
   OrtStatus *(*GetDimensions)(const OrtTensorTypeAndShapeInfo *info, std::int64_t *dimensions,
                               std::size_t count);
-  void *unused_65[2];
+  void *unused_63[2];
   OrtStatus *(*GetTensorTypeAndShape)(const OrtValue *value, OrtTensorTypeAndShapeInfo **info);
-  void *unused_68[19];
+  void *unused_66[19];
   OrtStatus *(*KernelInfoGetAttribute_float)(const OrtKernelInfo *info, const char *name,
                                              float *value);
   OrtStatus *(*KernelInfoGetAttribute_int64)(const OrtKernelInfo *info, const char *name,
                                              std::int64_t *value);
   OrtStatus *(*KernelInfoGetAttribute_string)(const OrtKernelInfo *info, const char *name,
                                               char *value, std::size_t *size);
-  void *unused_90[2];
+  void *unused_88[2];
   OrtStatus *(*KernelContext_GetInput)(const OrtKernelContext *context, std::size_t index,
                                        const OrtValue **value);
   OrtStatus *(*KernelContext_GetOutput)(OrtKernelContext *context, std::size_t index,
                                         const std::int64_t *dimensions, std::size_t count,
                                         OrtValue **value);
-  void *unused_94[1];
+  void *unused_92[1];
   void (*ReleaseStatus)(OrtStatus *status);
-  void *unused_96[5];
+  void *unused_94[5];
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo *info);
-  void *unused_102[1];
+  void *unused_100[1];
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain *domain);
-  void *unused_104[30];
+  void *unused_102[30];
   void (*ReleaseAllocator)(OrtAllocator *allocator);
-  void *unused_135[97];
+  void *unused_133[97];
   OrtStatus *(*KernelInfo_GetInputCount)(const OrtKernelInfo *info, std::size_t *count);
   OrtStatus *(*KernelInfo_GetOutputCount)(const OrtKernelInfo *info, std::size_t *count);
-  void *unused_234[17];
+  void *unused_232[17];
   OrtStatus *(*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo *info, std::size_t index,
                                                   int *constant, const OrtValue **value);
-  void *unused_252[25];
+  void *unused_250[24];
   OrtStatus *(*KernelContext_ParallelFor)(const OrtKernelContext *context,
                                           void (*task)(void *data, std::size_t index),
                                           std::size_t count, std::size_t batches, void *data);
-  void *unused_278[3];
+  void *unused_275[3];
   OrtStatus *(*KernelInfoGetAllocator)(const OrtKernelInfo *info, OrtMemoryType type,
                                        OrtAllocator **allocator);
 };
@@ -137,21 +137,21 @@ struct OrtCustomOp {
 
 #define AT(index, entry)                                          \
   static_assert(offsetof(OrtApi, entry) == (index) * sizeof(void *), #entry " is elsewhere")
-AT(28, CreateCustomOpDomain);
-AT(30, AddCustomOpDomain);
-AT(53, GetTensorMutableData);
-AT(62, GetTensorElementType);
-AT(64, GetDimensions);
-AT(67, GetTensorTypeAndShape);
-AT(87, KernelInfoGetAttribute_float);
-AT(92, KernelContext_GetInput);
-AT(93, KernelContext_GetOutput);
-AT(95, ReleaseStatus);
-AT(101, ReleaseTensorTypeAndShapeInfo);
-AT(103, ReleaseCustomOpDomain);
-AT(134, ReleaseAllocator);
-AT(232, KernelInfo_GetInputCount);
-AT(251, KernelInfoGetConstantInput_tensor);
-AT(277, KernelContext_ParallelFor);
-AT(281, KernelInfoGetAllocator);
+AT(26, CreateCustomOpDomain);
+AT(28, AddCustomOpDomain);
+AT(51, GetTensorMutableData);
+AT(60, GetTensorElementType);
+AT(62, GetDimensions);
+AT(65, GetTensorTypeAndShape);
+AT(85, KernelInfoGetAttribute_float);
+AT(90, KernelContext_GetInput);
+AT(91, KernelContext_GetOutput);
+AT(93, ReleaseStatus);
+AT(99, ReleaseTensorTypeAndShapeInfo);
+AT(101, ReleaseCustomOpDomain);
+AT(132, ReleaseAllocator);
+AT(230, KernelInfo_GetInputCount);
+AT(249, KernelInfoGetConstantInput_tensor);
+AT(274, KernelContext_ParallelFor);
+AT(278, KernelInfoGetAllocator);
 #undef AT

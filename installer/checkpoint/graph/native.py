@@ -27,6 +27,7 @@ from installer.checkpoint.graph.builder import (
     OPSETS,
     Activation,
     Attribute,
+    Dim,
     GraphBuilder,
     IntegerMatrix,
     Matrix,
@@ -219,10 +220,8 @@ class NativeSlots:
             window=kind.window or 0,
             interleaved=int(kind.rope.interleaved),
         )
-        for name, value, slots in zip(PAIR, present, past, strict=True):
-            assert slots.shape is not None
-            assert slots.dtype is not None
-            graph.output(value, f"present_{name}_{layer}", tuple(slots.shape), slots.dtype)
+        for name, value in zip(PAIR, present, strict=True):
+            graph.output(value, f"present_{name}_{layer}", *self._slots(name))
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
@@ -234,10 +233,12 @@ class NativeSlots:
         self._graph.output(scores, "logits", ("rows", self._shape.vocab))
 
     def _past(self, name: str, layer: int) -> ir.Value:
-        shape, head_dim = self._shape, self._shape.head_dim
-        place: tuple[int | str, ...] = ("slots", shape.kv_heads)
+        sizes, dtype = self._slots(name)
+        return self._graph.input(f"past_{name}_{layer}", dtype, sizes)
+
+    def _slots(self, name: str) -> tuple[tuple[Dim, ...], ir.DataType]:
+        head_dim, heads = self._shape.head_dim, ("slots", self._shape.kv_heads)
         if name == "key":
             blocks = ("blocks", head_dim // contract.DEPTH, contract.LANES * contract.DEPTH)
-            return self._graph.input(f"past_key_{layer}", ir.DataType.UINT8, (*place, *blocks))
-        values = ("capacity", head_dim)
-        return self._graph.input(f"past_value_{layer}", ir.DataType.INT8, (*place, *values))
+            return (*heads, *blocks), ir.DataType.UINT8
+        return (*heads, "capacity", head_dim), ir.DataType.INT8
