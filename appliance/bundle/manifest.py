@@ -65,8 +65,9 @@ class Adapted(_Strict, frozen=True):
 class Graph(_Strict, frozen=True):
     """One ONNX graph. Inputs and outputs are described in docs/bundle-format.md."""
 
-    variant: Literal["cpu", "cuda", "trt"]
-    """Whom it is written for: ONNX Runtime's provider for the CPU, for CUDA, or for TensorRT.
+    variant: Literal["cpu", "native", "cuda", "trt"]
+    """Whom it is written for: ONNX Runtime's provider for the CPU, the appliance's own operators
+    on a CPU that has what they need, ONNX Runtime's provider for CUDA, or TensorRT.
 
     There may be several for a GPU, each in another precision, for GPUs with less memory."""
     path: str
@@ -430,6 +431,8 @@ def _check(manifest: Manifest) -> None:
     if (manifest.kind == "rerank") != isinstance(manifest.reranker, RerankSpec):
         raise _bad("a rerank bundle needs reranker, and no other has one")
     joined = manifest.decoder is not None and manifest.decoder.cache == "int8"
+    if len(manifest.variants("native")) > joined:
+        raise _bad("a graph of native operators belongs to an 8-bit cache, and there is one")
     for graph in manifest.graphs:
         if isinstance(graph.prefill, str) != (joined and graph.variant == "cpu"):
             raise _bad("a graph for prompts belongs to an 8-bit cache on the CPU, and to no other")
@@ -455,7 +458,8 @@ def _check_parity(parity: Parity) -> None:
 
 
 def _check_adapted(graph: Graph, adapted: Adapted, *, joined: bool) -> None:
-    if graph.variant != "cpu" or isinstance(adapted.prefill, str) != joined:
+    needs_two = joined and graph.variant == "cpu"
+    if graph.variant not in ("cpu", "native") or isinstance(adapted.prefill, str) != needs_two:
         raise _bad("graphs with adapters are for the CPU, and as many as there are without")
     _check_targets(adapted.targets)
 

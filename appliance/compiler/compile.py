@@ -9,20 +9,24 @@ bytes are not the manifest's, graphs that are not allowed, and results that do n
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Manifest, Spec, VisionSpec
+from appliance.bundle.manifest import Graph, Manifest, Spec, VisionSpec
 from appliance.compiler import golden
 from appliance.compiler.artifact import (
     GRAPH_NAME,
+    NATIVE_ADAPTED_NAME,
+    NATIVE_NAME,
     VISION_NAME,
     VISION_WEIGHTS_NAME,
     WEIGHTS_NAME,
 )
 from appliance.compiler.libraries import has_gpu_runtime
+from appliance.compiler.native_compile import NativeWeights, native_graphs
 from appliance.compiler.probe import Array, run_probe, run_tower_probe
 from appliance.compiler.sharing import share_weights
 from appliance.compiler.sources import (
@@ -32,6 +36,7 @@ from appliance.compiler.sources import (
     verified_weights,
 )
 from appliance.errors import UnsupportedError
+from appliance.native import library
 
 _SMALLEST_EXTERNAL = "1024"
 _PREPACKED = "0" if has_gpu_runtime() else "1"
@@ -49,6 +54,10 @@ def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> 
     _quiet()
     weights = verified_weights(bundle_dir, manifest)
     spec = manifest.spec
+    native = manifest.variant("native")
+    if native is not None and library.supported():
+        _compile_native(bundle_dir, manifest, native, weights, artifact_dir)
+        return
     for path, name in compiled_graphs(manifest).items():
         graph = verified_graph(bundle_dir, manifest, path, weights)
         folder = (bundle_dir / path).parent
@@ -59,6 +68,26 @@ def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> 
         _compare(before, run_probe(load(artifact_dir / name), spec))
     if isinstance(manifest.vision, VisionSpec):
         _compile_tower(bundle_dir, manifest, manifest.vision, artifact_dir)
+
+
+def _compile_native(
+    bundle_dir: Path,
+    manifest: Manifest,
+    native: Graph,
+    weights: Mapping[str, int],
+    artifact_dir: Path,
+) -> None:
+    """Write native.onnx, the graph for adapters if there is one, and weights.bin."""
+    folder = bundle_dir / native.weights_folder
+    graphs = [verified_graph(bundle_dir, manifest, path, weights) for path in native_graphs(native)]
+    names = [NATIVE_NAME, NATIVE_ADAPTED_NAME][: len(graphs)]
+    with (artifact_dir / WEIGHTS_NAME).open("wb") as file:
+        written = NativeWeights(folder, file, WEIGHTS_NAME)
+        laid_out = [written.lay_out(graph) for graph in graphs]
+    for name, before, after in zip(names, graphs, laid_out, strict=True):
+        (artifact_dir / name).write_bytes(after)
+        expected = run_probe(_session(before, _over(folder)), manifest.spec)
+        _compare(expected, run_probe(load(artifact_dir / name), manifest.spec))
 
 
 def _compile_tower(
@@ -178,6 +207,7 @@ def _options() -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    library.register(options)
     return options
 
 

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from appliance.errors import VerificationError
+from appliance.native import contract
 from appliance.pb import onnx_graph_pb2 as pb
 
 MAX_GRAPH_BYTES = 64 * 1024 * 1024
@@ -130,7 +131,23 @@ STANDARD_OPERATORS: Operators = {
     ("", "Unsqueeze"): _NONE,
 }
 
-_ALLOWED = ((OPSETS, OPERATORS), (STANDARD_OPSETS, STANDARD_OPERATORS))
+NATIVE_OPSETS = {**OPSETS, contract.DOMAIN: contract.VERSION}
+"""Of graphs for the appliance's own operators."""
+NATIVE_OPERATORS: Operators = {
+    **OPERATORS,
+    (contract.DOMAIN, "Attention"): frozenset(
+        {"heads", "kv_heads", "scale", "softcap", "epsilon", "window", "interleaved"}
+    ),
+    (contract.DOMAIN, "GatedLinear"): frozenset({"activation"}),
+    (contract.DOMAIN, "Linear"): _NONE,
+    (contract.DOMAIN, "Lookup"): _NONE,
+}
+
+_ALLOWED = (
+    (OPSETS, OPERATORS),
+    (STANDARD_OPSETS, STANDARD_OPERATORS),
+    (NATIVE_OPSETS, NATIVE_OPERATORS),
+)
 
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2}  # FLOAT, UINT8, INT8, INT64, FLOAT16
 _WEIGHT_FILE = re.compile(r"weights-[0-9]{5}\.bin")

@@ -5,6 +5,7 @@ Owns what a decoder and an encoder are fed for that. Knows nothing of files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,14 +15,19 @@ import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec, Spec, VisionSpec
 from appliance.errors import UnsupportedError
+from appliance.native import contract
 
 Array = npt.NDArray[Any]
 Cache = dict[str, Array]
 """Name of a past input -> one slot [1, kv_heads, capacity, head_dim]."""
 _TOKENS = 4
-_SIZES = {"batch": 1}
 _TOWER_TOKENS = 4
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+_DTYPES: Mapping[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+}
 
 
 def run_probe(session: ort.InferenceSession, spec: Spec) -> list[Array]:
@@ -33,7 +39,7 @@ def run_probe(session: ort.InferenceSession, spec: Spec) -> list[Array]:
         ids = np.arange(min(_TOKENS, spec.max_length), dtype=np.int64)[None]
         return list(_run(session, encoder_feed(session, ids, np.ones_like(ids))).values())
     first = min(_TOKENS, spec.context_length - 1)
-    cache = empty_cache(session, spec, 2 * _TOKENS)
+    cache = empty_cache(session, spec, contract.LANES)
     results: list[Array] = []
     for start, count in ((0, first), (first, 1)):
         ids = np.arange(start, start + count) % spec.vocab_size
@@ -69,8 +75,11 @@ def encoder_feed(session: ort.InferenceSession, ids: Array, mask: Array) -> dict
 def empty_cache(session: ort.InferenceSession, spec: DecoderSpec, capacity: int) -> Cache:
     """One slot of `capacity` positions."""
     shape = (1, spec.kv_heads, capacity, spec.head_dim)
+    together = (contract.LANES, contract.DEPTH)
+    blocks = (capacity // together[0], spec.head_dim // together[1], math.prod(together))
+    shapes = {4: shape, 5: (1, spec.kv_heads, *blocks)}
     return {
-        entry.name: np.zeros(shape, _DTYPES[entry.type])
+        entry.name: np.zeros(shapes[len(entry.shape)], _DTYPES[entry.type])
         for entry in session.get_inputs()
         if entry.name.startswith("past_")
     }
@@ -87,7 +96,9 @@ def advance(
     shapes = {entry.name: entry.shape for entry in session.get_inputs()}
     inputs = shapes.keys()
     feed = _decoder_feed(start, ids, rows) | _no_images(start, len(ids), shapes) | cache
-    feed |= _adapter_feed(session)
+    if "spans" in inputs:  # tokens of several sequences in a row, not a table of them
+        feed |= {"input_ids": np.array(ids, np.int64)}
+    feed |= _adapter_feed(session, len(ids))
     made = _run(session, {name: value for name, value in feed.items() if name in inputs})
     _extend(cache, made, start, len(ids))
     return made
@@ -117,15 +128,17 @@ def _decoder_feed(start: int, ids: Sequence[int], rows: int) -> dict[str, Array]
         "rows": np.arange(count - rows, count, dtype=np.int64),
         "query_seqlens": np.array([count], np.int32),
         "start": np.array([start], np.int64),
+        "spans": np.array([[0, start, count]], np.int32),
         "starts": np.array([start], np.int64),
     }
 
 
-def _adapter_feed(session: ort.InferenceSession) -> dict[str, Array]:
+def _adapter_feed(session: ort.InferenceSession, tokens: int) -> dict[str, Array]:
     """Rows of one adapter, large enough to matter, for a graph that has room for them."""
+    sizes = {"batch": 1, "tokens": tokens}
     return {
         entry.name: np.full(
-            [size if isinstance(size, int) else _SIZES.get(size, 2) for size in entry.shape],
+            [size if isinstance(size, int) else sizes.get(size, 2) for size in entry.shape],
             1.0 if entry.name.startswith("adapter_mask_") else 0.02,
             np.float32,
         )

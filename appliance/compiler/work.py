@@ -24,6 +24,8 @@ from appliance.compiler.artifact import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,
     GRAPH_NAME,
+    NATIVE_ADAPTED_NAME,
+    NATIVE_NAME,
     PREFILL_NAME,
     VISION_NAME,
     VISION_WEIGHTS_NAME,
@@ -49,6 +51,7 @@ _ENGINE_FILES = {".onnx", ".engine", ".profile", ".timing"}
 _FILES = frozenset(
     {
         *(GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME),
+        *(NATIVE_NAME, NATIVE_ADAPTED_NAME),
         *(VISION_NAME, VISION_WEIGHTS_NAME),
     }
 )

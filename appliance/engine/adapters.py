@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 from appliance.bundle.adapter import check_base
 from appliance.bundle.manifest import Adapted, Manifest
-from appliance.engine.adapted_graphs import AdaptedGraphs
 from appliance.engine.adapter_bank import AdapterBank
 from appliance.engine.adapter_weights import read_adapter
 from appliance.engine.llm_engine import LLMEngine
 from appliance.errors import CapacityError, UnsupportedError
 from appliance.model_store import StoredBundle
+
+Adopt = Callable[[AdapterBank], None]
+"""Compute with these adapters from the next run on; not while one is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,9 @@ class AdaptedDecoder:
 
     Attributes:
         open: opens the graphs. Raises UnsupportedError.
-        adopt: computes with these from the next run on.
     """
 
-    open: Callable[[], AdaptedGraphs]
-    adopt: Callable[[AdaptedGraphs, AdapterBank], None]
+    open: Callable[[], Adopt]
 
 
 class Adapters:
@@ -49,7 +49,7 @@ class Adapters:
         self._engine = engine
         self._decoder = decoder
         self._most = most
-        self._graphs: AdaptedGraphs | None = None
+        self._adopt: Adopt | None = None
         self._bank: AdapterBank | None = None
         self._lock = threading.Lock()
 
@@ -81,19 +81,17 @@ class Adapters:
                     code="adapters_full",
                 )
             weights = read_adapter(bundle)
-            graphs = self._graphs = self._graphs or self._decoder.open()
-            self._change(graphs, (self._bank or self._empty()).adding(weights))
+            adopt = self._adopt = self._adopt or self._decoder.open()
+            self._change(adopt, (self._bank or self._empty()).adding(weights))
 
     def remove(self, digest: str) -> None:
         """Unload an adapter, of which no sequence may be left; unknown ones are left alone."""
         with self._lock:
-            if self._bank is not None and self._graphs is not None and digest in self.digests:
-                self._change(self._graphs, self._bank.without(digest))
+            if self._bank is not None and self._adopt is not None and digest in self.digests:
+                self._change(self._adopt, self._bank.without(digest))
 
-    def _change(self, graphs: AdaptedGraphs, bank: AdapterBank) -> None:
-        assert self._decoder is not None, "nothing is loaded without"
-        adopt = self._decoder.adopt
-        self._engine.between_steps(lambda: adopt(graphs, bank))
+    def _change(self, adopt: Adopt, bank: AdapterBank) -> None:
+        self._engine.between_steps(lambda: adopt(bank))
         self._bank = bank
 
     def _empty(self) -> AdapterBank:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
+
+import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.compiler import Artifact
@@ -21,9 +24,13 @@ from appliance.engine.device_pool import ITEM_BYTES, DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.llm_engine import Runner
 from appliance.engine.model_runner import ModelRunner
+from appliance.engine.native_pool import NativePool, whole_blocks
+from appliance.engine.native_runner import NativeRunner
 from appliance.engine.session import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,
+    NATIVE_ADAPTED_NAME,
+    NATIVE_NAME,
     PREFILL_NAME,
     open_cuda_session,
     open_session,
@@ -127,25 +134,54 @@ def _on_processor(
 ) -> OpenedDecoder:
     shape = budget.take(decoder, settings)
     try:
-        session = open_session(artifact.directory, settings.threads)
-        prompts = None
-        if decoder.cache == "int8":
-            prompts = open_session(artifact.directory, settings.threads, PREFILL_NAME)
-        pool = SlotPool(decoder, shape)
-        runner: Runner
+        opened = _on_graphs
         if sees:
-            runner = VisionRunner(session, pool, decoder.vocab_size)
-        else:
-            runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget, prompts)
+            opened = _with_images
+        elif (artifact.directory / NATIVE_NAME).exists():
+            opened = _on_native_operators
+        runner, used, adapted = opened(artifact, decoder, settings, shape)
     except BaseException:
         budget.give_back(shape)
         raise
-    adapted = None
-    if isinstance(runner, ModelRunner):
-        adapted = AdaptedDecoder(
-            lambda: _open_adapted(artifact, decoder, settings, pool), runner.adopt
-        )
-    return OpenedDecoder(runner, shape, settings, False, lambda: budget.give_back(shape), adapted)
+    return OpenedDecoder(runner, used, settings, False, lambda: budget.give_back(shape), adapted)
+
+
+_Opened = tuple[Runner, CacheShape, AdaptedDecoder | None]
+
+
+def _on_native_operators(
+    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, shape: CacheShape
+) -> _Opened:
+    def session(name: str) -> ort.InferenceSession:
+        return open_session(artifact.directory, settings.threads, name)
+
+    used = whole_blocks(shape)
+    pool = NativePool(decoder, used)
+    runner = NativeRunner(session(NATIVE_NAME), pool, decoder.vocab_size)
+    adapted = AdaptedDecoder(lambda: partial(runner.adopt, session(NATIVE_ADAPTED_NAME)))
+    return runner, used, adapted
+
+
+def _with_images(
+    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, shape: CacheShape
+) -> _Opened:
+    session = open_session(artifact.directory, settings.threads)
+    return VisionRunner(session, SlotPool(decoder, shape), decoder.vocab_size), shape, None
+
+
+def _on_graphs(
+    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, shape: CacheShape
+) -> _Opened:
+    session = open_session(artifact.directory, settings.threads)
+    prompts = None
+    if decoder.cache == "int8":
+        prompts = open_session(artifact.directory, settings.threads, PREFILL_NAME)
+    pool = SlotPool(decoder, shape)
+    runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget, prompts)
+    adapted = AdaptedDecoder(
+        lambda: partial(runner.adopt, _open_adapted(artifact, decoder, settings, pool))
+    )
+    return runner, shape, adapted
 
 
 def _open_adapted(

@@ -10,6 +10,7 @@ import onnxruntime as ort
 from appliance.compiler import Provider, libraries
 from appliance.engine.machine import physical_cores
 from appliance.errors import UnsupportedError
+from appliance.native import library
 
 PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -23,6 +24,8 @@ GRAPH_NAME = "model.onnx"
 PREFILL_NAME = "prefill.onnx"
 ADAPTED_NAME = "adapted.onnx"
 ADAPTED_PREFILL_NAME = "adapted-prefill.onnx"
+NATIVE_NAME = "native.onnx"
+NATIVE_ADAPTED_NAME = "native-adapted.onnx"
 VISION_NAME = "vision.onnx"
 
 
@@ -88,6 +91,7 @@ def _options(threads: int) -> ort.SessionOptions:
     # Spinning threads would eat the cores that the HTTP side and other models need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    library.register(options)
     options.add_session_config_entry(*libraries.MIXED_PRODUCTS)
     return options
 

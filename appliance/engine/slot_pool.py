@@ -34,8 +34,8 @@ class SlotPool:
         sizes = (shape.slots, decoder.kv_heads, shape.capacity, decoder.head_dim)
         self.shape = shape
         dtype = np.dtype(np.int8 if decoder.cache == "int8" else np.float32)
-        self.keys = [_zeros(sizes, dtype) for _ in range(decoder.layers)]
-        self.values = [_zeros(sizes, dtype) for _ in range(decoder.layers)]
+        self.keys = [zeros(sizes, dtype) for _ in range(decoder.layers)]
+        self.values = [zeros(sizes, dtype) for _ in range(decoder.layers)]
         assert sum(a.nbytes for a in self.keys + self.values) == shape.total_bytes
 
     def move(self, move: Move) -> None:
@@ -51,7 +51,7 @@ class SlotPool:
                 target[:] = source
 
 
-def _zeros(sizes: tuple[int, ...], dtype: np.dtype[Any]) -> CacheArray:
+def zeros(sizes: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Zeros in memory that becomes resident page by page, as positions are written.
 
     Not np.zeros: it asks for huge pages, and a slot's heads are so far apart that a few hundred

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from appliance.bundle.manifest import Adapted, FileEntry, Graph
+from appliance.native import library
 from installer.checkpoint import calibration
 from installer.checkpoint.bundle_layout import (
     ADAPTED_GRAPH,
@@ -22,6 +23,8 @@ from installer.checkpoint.bundle_layout import (
     COMPACT_GRAPH,
     CUDA_GRAPH,
     GRAPH,
+    NATIVE_ADAPTED_GRAPH,
+    NATIVE_GRAPH,
     OBSERVED,
     PREFILL_GRAPH,
     SHALLOW,
@@ -41,6 +44,7 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.compact import CompactBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.half import HalfBuilder
+from installer.checkpoint.graph.native import AdaptedNativeBuilder, NativeBuilder, NativeSlots
 from installer.checkpoint.graph.standard import StandardBuilder
 from installer.checkpoint.graph.static_cache import StaticCache
 from installer.checkpoint.journal import Journal
@@ -188,6 +192,11 @@ def _write_joined(
     if plan.adapters:
         writer.write(directory / ADAPTED_GRAPH, slots, adapted.AdaptedBuilder)
         writer.write(directory / ADAPTED_PREFILL_GRAPH, prefill, adapted.AdaptedBuilder)
+    if plan.native:
+        native = partial(NativeSlots, scales=scales)
+        writer.write(directory / NATIVE_GRAPH, native, NativeBuilder)
+        if plan.adapters:
+            writer.write(directory / NATIVE_ADAPTED_GRAPH, native, AdaptedNativeBuilder)
     return slots
 
 
@@ -210,14 +219,31 @@ def graphs_of(plan: Plan) -> tuple[Graph, ...]:
         prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
         adapted=_adapted(plan),
     )
+    graphs = [cpu]
+    if plan.native:
+        graphs.append(_native(plan))
     if not plan.on_gpus:
-        return (cpu,)
-    graphs = [cpu, Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS)]
+        return tuple(graphs)
+    graphs.append(Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS))
     if plan.compact:
         graphs.append(Graph(variant="cuda", path=COMPACT_GRAPH, precision="int8", weights=WEIGHTS))
     if plan.standard:
         graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
     return tuple(graphs)
+
+
+def _native(plan: Plan) -> Graph:
+    return Graph(
+        variant="native",
+        path=NATIVE_GRAPH,
+        precision=plan.precision,
+        weights=WEIGHTS,
+        adapted=(
+            Adapted(path=NATIVE_ADAPTED_GRAPH, targets=adapted.targets(plan.shape))
+            if plan.adapters
+            else msgspec.UNSET
+        ),
+    )
 
 
 def _adapted(plan: Plan) -> Adapted | msgspec.UnsetType:
@@ -234,6 +260,9 @@ def _adapted(plan: Plan) -> Adapted | msgspec.UnsetType:
 def try_graphs(plan: Plan, directory: Path, progress: Progress) -> None:
     """Run every graph once."""
     for graph in graphs_of(plan):
+        if graph.variant == "native" and not library.supported():
+            progress.note("the graph of native operators is not tried: this processor lacks them")
+            continue
         progress.step(f"trying the graph for {graph.variant}")
         for path in (graph.path, *graph.others):
             probe(directory / path, directory / graph.weights_folder, plan.spec)

@@ -19,6 +19,7 @@ from installer.checkpoint.generation import read_generation
 from installer.checkpoint.graph import adapted
 from installer.checkpoint.graph.compact import has_compact_graph
 from installer.checkpoint.graph.families import Family, family_of
+from installer.checkpoint.graph.native import has_native_graph
 from installer.checkpoint.graph.standard import has_standard_graph
 from installer.checkpoint.image_processor import read_vision
 from installer.checkpoint.licence import Licence, find_licence
@@ -66,6 +67,16 @@ class Plan:
     @property
     def _scheme(self) -> Scheme:
         return SCHEMES[self.precision]
+
+    @property
+    def native(self) -> bool:
+        """Whether the bundle has a graph of the appliance's own operators."""
+        return (
+            self.joined
+            and self.vision is None
+            and self.family.standard
+            and has_native_graph(self._scheme, self.shape)
+        )
 
     @property
     def compact(self) -> bool:

@@ -5,7 +5,7 @@ rows lie one below the other. A mask says which of them are a sequence's own; a 
 is all zeros gets what the plain graph gives it, to the bit. Hu et al., LoRA (2021).
 
 Inputs for each target t, such as `q` (the layer `q_proj`), docs/bundle-format.md:
-    adapter_mask_t            float32 [batch, 1, ranks]
+    adapter_mask_t            float32 [batch, 1, ranks]; [tokens, ranks] in native graphs
     adapter_down_LAYER_t      float32 [ranks, inner]
     adapter_up_LAYER_t        float32 [ranks, outer], the adapter's scale in it
 """
@@ -13,6 +13,7 @@ Inputs for each target t, such as `q` (the layer `q_proj`), docs/bundle-format.m
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
@@ -45,12 +46,52 @@ def targets(shape: DecoderShape) -> tuple[AdapterTarget, ...]:
     )
 
 
+class AdapterInputs:
+    """The inputs of one graph for adapters.
+
+    Args:
+        leading: the axes of a mask before the ranks': whose rows the adapters are.
+    """
+
+    def __init__(self, graph: GraphBuilder, leading: Sequence[int | str]) -> None:
+        self._graph = graph
+        self._leading = tuple(leading)
+        self._masks: dict[str, ir.Value] = {}
+
+    def added(
+        self,
+        y: ir.Value,
+        x: ir.Value,
+        name: str,
+        inner: int,
+        outer: int,
+        factor: ir.Value | None = None,
+    ) -> ir.Value:
+        """y + up(mask * down(x)) / factor, if the layer `name` takes adapters."""
+        found = LAYER.fullmatch(name)
+        if found is None:
+            return y
+        graph, kind = self._graph, ir.DataType.FLOAT
+        layer, target = found.groups()
+        ranks = f"ranks_{target}"
+        if target not in self._masks:
+            axes = (*self._leading, ranks)
+            self._masks[target] = graph.input(f"adapter_mask_{target}", kind, axes)
+        down = graph.input(f"adapter_down_{layer}_{target}", kind, (ranks, inner))
+        up = graph.input(f"adapter_up_{layer}_{target}", kind, (ranks, outer))
+        low = graph.op("MatMul", x, graph.op("Transpose", down, perm=[1, 0]))
+        own = graph.op("Mul", low, self._masks[target])
+        if factor is not None:
+            own = graph.op("Div", own, factor)
+        return graph.op("Add", y, graph.op("MatMul", own, up))
+
+
 class AdaptedBuilder(GraphBuilder):
     """A graph for the processor whose linear layers take adapters."""
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
         super().__init__(tensors, files, scheme)
-        self._masks: dict[str, ir.Value] = {}
+        self._adapters = AdapterInputs(self, ("batch", 1))
 
     def linear(
         self,
@@ -66,7 +107,7 @@ class AdaptedBuilder(GraphBuilder):
         y = super().linear(x, name, inner, outer, bias=bias, scale=scale)
         if self.scheme.integer_products:
             return y  # through `unscaled`, which has added it
-        return self._adapted(y, x, name, inner, outer)
+        return self._adapters.added(y, x, name, inner, outer)
 
     def unscaled(
         self, x: ir.Value, name: str, inner: int, outer: int
@@ -78,30 +119,5 @@ class AdaptedBuilder(GraphBuilder):
         """
         y, factor = super().unscaled(x, name, inner, outer)
         if factor is not None:
-            y = self._adapted(y, x, name, inner, outer, factor)
+            y = self._adapters.added(y, x, name, inner, outer, factor)
         return y, factor
-
-    def _adapted(
-        self,
-        y: ir.Value,
-        x: ir.Value,
-        name: str,
-        inner: int,
-        outer: int,
-        factor: ir.Value | None = None,
-    ) -> ir.Value:
-        """y + up(mask * down(x)) / factor."""
-        found = LAYER.fullmatch(name)
-        if found is None:
-            return y
-        layer, target = found.groups()
-        kind, ranks = ir.DataType.FLOAT, f"ranks_{target}"
-        if target not in self._masks:
-            self._masks[target] = self.input(f"adapter_mask_{target}", kind, ("batch", 1, ranks))
-        down = self.input(f"adapter_down_{layer}_{target}", kind, (ranks, inner))
-        up = self.input(f"adapter_up_{layer}_{target}", kind, (ranks, outer))
-        low = self.op("MatMul", x, self.op("Transpose", down, perm=[1, 0]))
-        own = self.op("Mul", low, self._masks[target])
-        if factor is not None:
-            own = self.op("Div", own, factor)
-        return self.op("Add", y, self.op("MatMul", own, up))

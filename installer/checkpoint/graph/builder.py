@@ -8,10 +8,10 @@ with 8-bit activations, or a product of integers. Knows nothing of any architect
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,7 @@ class IntegerMatrix:
 
 
 Matrix = QuantizedMatrix | IntegerMatrix
+Activation = Literal["silu", "gelu_tanh"]
 
 
 class GraphBuilder:
@@ -231,6 +232,14 @@ class GraphBuilder:
             "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
         )
 
+    def norm_heads(
+        self, x: ir.Value, heads: int, name: str, width: int, epsilon: float, offset: float = 0.0
+    ) -> ir.Value:
+        """RMS norm of each head on its own: x [B, S, heads * width], gain [width]."""
+        split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
+        normed = self.norm(split, name, width, epsilon, offset)
+        return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
+
     def norm_sum(
         self,
         stream: ir.Value,
@@ -300,6 +309,26 @@ class GraphBuilder:
             return self.linear(x, name, inner, outer), None
         rows = self.tensors.rows(self._weight(name, inner, outer))
         return self._multiply_integers(x, self.integers(name, (outer, inner), rows))
+
+    def linears(
+        self, x: ir.Value, outer: Mapping[str, int], inner: int, *, bias: bool = False
+    ) -> Sequence[ir.Value]:
+        """`linear` of the same x by several: name -> its width."""
+        return [self.linear(x, name, inner, width, bias=bias) for name, width in outer.items()]
+
+    def gated(
+        self,
+        x: ir.Value,
+        gate: str,
+        up: str,
+        inner: int,
+        outer: int,
+        activation: Activation,
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """activation(x by `gate`) * (x by `up`), but for a factor as `unscaled` has it."""
+        opened = ACTIVATIONS[activation](self, self.linear(x, gate, inner, outer))
+        product, scale = self.unscaled(x, up, inner, outer)
+        return self.op("Mul", opened, product), scale
 
     def _weight(self, name: str, inner: int, outer: int) -> str:
         weight = f"{name}.weight"
@@ -447,6 +476,20 @@ class GraphBuilder:
         proto = ir.serde.serialize_model(model)
         del proto.graph.value_info[:]  # says again what the initializers say
         path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _silu(graph: GraphBuilder, y: ir.Value) -> ir.Value:
+    return graph.op("Mul", y, graph.op("Sigmoid", y))
+
+
+def _gelu(graph: GraphBuilder, y: ir.Value) -> ir.Value:
+    return graph.op("Gelu", y, approximate="tanh")
+
+
+ACTIVATIONS: Mapping[Activation, Callable[[GraphBuilder, ir.Value], ir.Value]] = {
+    "silu": _silu,
+    "gelu_tanh": _gelu,
+}
 
 
 def _narrowed(name: str, piece: Float32) -> npt.NDArray[np.float16]:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.builder import Activation, GraphBuilder
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
 from installer.checkpoint.graph.table import Table
@@ -254,11 +254,10 @@ def build_decoder(
 def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:
     """Three linear layers, with or without biases: the plain projection."""
 
-    def linear(name: str, heads: int) -> ir.Value:
-        full = f"{at}.self_attn.{name}_proj"
-        return graph.linear(x, full, shape.hidden, heads * shape.head_dim, bias=bias)
-
-    return linear("q", shape.heads), linear("k", shape.kv_heads), linear("v", shape.kv_heads)
+    heads = {"q": shape.heads, "k": shape.kv_heads, "v": shape.kv_heads}
+    outer = {f"{at}.self_attn.{n}_proj": count * shape.head_dim for n, count in heads.items()}
+    queries, keys, values = graph.linears(x, outer, shape.hidden, bias=bias)
+    return queries, keys, values
 
 
 def _conclude(graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value) -> ir.Value:
@@ -274,15 +273,7 @@ def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir
 
 def geglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(gelu(gate(x)) * up(x)), gelu by tanh; the same source."""
-    return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner, _gelu)
-
-
-def _silu(graph: GraphBuilder, y: ir.Value) -> ir.Value:
-    return graph.op("Mul", y, graph.op("Sigmoid", y))
-
-
-def _gelu(graph: GraphBuilder, y: ir.Value) -> ir.Value:
-    return graph.op("Gelu", y, approximate="tanh")
+    return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner, "gelu_tanh")
 
 
 def gated(
@@ -291,12 +282,10 @@ def gated(
     at: str,
     hidden: int,
     inner: int,
-    activation: Callable[[GraphBuilder, ir.Value], ir.Value] = _silu,
+    activation: Activation = "silu",
 ) -> ir.Value:
     """down(activation(gate(x)) * up(x)) of the module `at`, whose width is `inner`."""
-    gate = graph.linear(x, f"{at}.gate_proj", hidden, inner)
-    up, scale = graph.unscaled(x, f"{at}.up_proj", hidden, inner)
-    product = graph.op("Mul", activation(graph, gate), up)
+    product, scale = graph.gated(x, f"{at}.gate_proj", f"{at}.up_proj", hidden, inner, activation)
     return graph.linear(product, f"{at}.down_proj", inner, hidden, scale=scale)
 
 
@@ -304,10 +293,8 @@ def head_norm(
     graph: GraphBuilder, shape: DecoderShape, name: str, x: ir.Value, heads: int
 ) -> ir.Value:
     """RMS norm of each head on its own: x [B, S, heads * head_dim], gain [head_dim]."""
-    split = graph.op("Reshape", x, graph.constant([0, 0, heads, shape.head_dim]))
-    offset = shape.norms.offset
-    normed = graph.norm(split, f"{name}.weight", shape.head_dim, shape.epsilon, offset)
-    return graph.op("Reshape", normed, graph.constant([0, 0, heads * shape.head_dim]))
+    gain = (f"{name}.weight", shape.head_dim, shape.epsilon, shape.norms.offset)
+    return graph.norm_heads(x, heads, *gain)
 
 
 def _norm(
