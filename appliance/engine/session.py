@@ -91,7 +91,8 @@ def _options(threads: int) -> ort.SessionOptions:
     # Spinning threads would eat the cores that the HTTP side and other models need.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    library.register(options)
+    if library.supported():
+        library.register(options)
     options.add_session_config_entry(*libraries.MIXED_PRODUCTS)
     return options
 
