@@ -70,7 +70,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if self._caller is not None:
-            self.scope[SCOPE_NAME] = self._caller  # type: ignore[typeddict-unknown-key]
+            self.scope[SCOPE_NAME] = self._caller  # type: ignore[literal-required]
         if self._head_timer is None:
             self._await_head()
 

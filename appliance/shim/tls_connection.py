@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import RequestError
@@ -97,10 +98,9 @@ class TlsConnection(asyncio.Protocol):
         """Say that it ends (close_notify, RFC 8446 section 6.1), send what waits, and close."""
         if self._open and not self._raw.is_closing():
             self._feed = _discard
-            try:
+            # The caller has not said the same yet, and need not.
+            with suppress(ssl.SSLError):
                 self._tls.unwrap()
-            except ssl.SSLError:
-                pass  # the caller has not said the same yet, and need not
             self._flush()
             self._raw.close()
 
