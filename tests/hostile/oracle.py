@@ -70,7 +70,7 @@ def send(stack: Target, case: Case, tls: ssl.SSLContext | None = None) -> Reply:
         data = case.raw or _request(stack, case)
         data = data.replace(b"@KEY@", stack.keys.good.encode())
         # It may have heard enough before the end; what it said is read all the same.
-        with suppress(BrokenPipeError, ConnectionResetError):
+        with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             caller.sendall(data)
         return _read(caller, case.method)
 
@@ -109,7 +109,7 @@ class _Received:
 
 def _read(caller: socket.socket, method: str) -> Reply:
     received = b""
-    with suppress(ConnectionResetError):
+    with suppress(ConnectionResetError, ssl.SSLEOFError):
         while piece := caller.recv(65_536):
             received += piece
             if _is_whole(received):
