@@ -3,8 +3,9 @@
 Owns the text of the units. Each daemon runs as its own user without capabilities, sees the file
 system read-only but for its own state, and reaches no network beyond this machine (the engine:
 none at all; the endpoint those alone that the settings let call). Refuses ordering after the
-network or time synchronisation: neither ever comes up on an offline node. On a node with a GPU the engine sees that GPU's files in /dev besides, and no
-other device. Exposure by `systemd-analyze security` is at most 2.0, which a test checks.
+network or time synchronisation: neither ever comes up on an offline node. On a node with a GPU the
+engine sees that GPU's files in /dev besides, and no other device. Exposure by
+`systemd-analyze security` is at most 2.0, which a test checks.
 """
 
 from __future__ import annotations
