@@ -32,7 +32,7 @@ from tests.tls.clients import client_certificate
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One endpoint for the module; nobody stops it."""
-    with standing(tmp_path_factory.mktemp("tls"), tls=True) as made:
+    with standing(tmp_path_factory.mktemp("tls"), tls=True, store_files=True) as made:
         yield made
 
 
