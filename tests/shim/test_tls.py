@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -53,10 +54,11 @@ def test_the_official_sdk_chats_and_streams_with_the_nodes_authority(node: Node)
     with openai.OpenAI(
         base_url=node.base_url, api_key=node.secret, max_retries=0, http_client=http_client
     ) as client:
-        messages = [{"role": "user", "content": "hello"}]
-        answer = client.chat.completions.create(model=CHAT, messages=messages)  # type: ignore[call-overload]
-        streamed = client.chat.completions.create(  # type: ignore[call-overload]
-            model=CHAT, messages=messages, stream=True
+        answer = client.chat.completions.create(
+            model=CHAT, messages=[{"role": "user", "content": "hello"}]
+        )
+        streamed = client.chat.completions.create(
+            model=CHAT, messages=[{"role": "user", "content": "hello"}], stream=True
         )
         text = "".join(c.choices[0].delta.content or "" for c in streamed if c.choices)
     assert answer.choices[0].message.content == text != ""
@@ -265,12 +267,12 @@ def showing(node: Node, issued: Issued, directory: Path) -> ssl.SSLContext:
     ],
 )
 def test_an_endpoint_that_would_be_open_does_not_start(
-    tmp_path: Path, settings: dict[str, object], error: type[ApplianceError], code: str
+    tmp_path: Path, settings: dict[str, Any], error: type[ApplianceError], code: str
 ) -> None:
     config = prepare(tmp_path)
     config = Config(
         Layout(tmp_path), api=ApiSettings(listen_port=config.api.listen_port, **settings)
-    )  # type: ignore[arg-type]
+    )
     with pytest.raises(error) as caught, running_shim(config):
         pass
     assert caught.value.code == code
