@@ -15,7 +15,7 @@ router              the endpoints
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.types import ASGIApp
 
@@ -37,8 +37,12 @@ _BODY_SECONDS = 60.0
 """Longest time for a body to arrive."""
 
 
-def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
-    """The ASGI application over `services`."""
+def build(
+    services: Services,
+    audit_available: Callable[[], bool],
+    certified: Callable[[], Collection[str]] = frozenset,
+) -> ASGIApp:
+    """The ASGI application over `services`; `certified` are the names in its certificate."""
     app = router(services, audit_available)
     app = LimitBodyLayer(
         app,
@@ -50,7 +54,7 @@ def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     app = AuthoriseLayer(app)
     app = AuthenticateLayer(app, services.keys, PUBLIC)
     app = DrainLayer(app, services.drain)
-    app = CheckOriginLayer(app, services.settings.all_hosts)
+    app = CheckOriginLayer(app, services.settings.all_hosts, certified)
     app = RecordRejectionsLayer(app, services.accounting, PUBLIC)
     app = AnswerErrorsLayer(app)
     app = ObserveLayer(app, services.metrics)

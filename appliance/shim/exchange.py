@@ -14,6 +14,7 @@ from starlette.types import Scope
 from appliance.access import KeyInfo
 from appliance.audit.event import Outcome, Tokens
 from appliance.metering import Price, Reservation, Standing
+from appliance.shim.caller_certificate import NO_CERTIFICATE, CallerCertificate
 
 _SLOT = "appliance.exchange"
 Dialect = Literal["openai", "anthropic"]
@@ -36,6 +37,7 @@ class Exchange:
     dialect: Dialect = "openai"
     """Whose errors the caller understands."""
     peer: str = ""
+    caller: CallerCertificate = NO_CERTIFICATE
     key: KeyInfo | None = None
     model: str = ""
     """The model the caller asked for, as far as the body was read."""

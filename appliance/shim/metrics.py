@@ -73,6 +73,12 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
+        self._handshakes = Counter(
+            "appliance_tls_handshakes_failed",
+            "TLS connections that ended before they were open, by reason.",
+            ("reason",),
+            registry=registry,
+        )
         self._finished = Counter(
             "appliance_request_finished",
             "Admitted requests that ended, by outcome.",
@@ -109,6 +115,18 @@ class Metrics:
     def batch_line(self, outcome: BatchOutcome) -> None:
         """A line of a batch was tried."""
         self._batch_lines.labels(outcome).inc()
+
+    def handshake_failed(self, reason: str) -> None:
+        """A TLS connection did not come to be."""
+        self._handshakes.labels(reason).inc()
+
+    def shows_certificate(self, expires: Callable[[], float]) -> None:
+        """Show when the endpoint's certificate ends, in Unix seconds."""
+        Gauge(
+            "appliance_tls_certificate_expires_seconds",
+            "When the endpoint's certificate expires, Unix time.",
+            registry=self.registry,
+        ).set_function(expires)
 
     def settled(self, response: Response) -> None:
         """An admitted request ended."""

@@ -26,6 +26,8 @@ from appliance.audit.event import AnyEvent, Reject, Request, Response
 from appliance.config import ApiSettings, Config, Layout
 from appliance.metering import Clock, Meter, UsageRow
 from appliance.shim.server import serve
+from installer.local_endpoint import connection
+from installer.tls import ensure
 from tests.fakes.engine import CHAT, FakeEngine
 
 
@@ -47,7 +49,9 @@ def prepare(root: Path, **settings: Any) -> Config:
     for directory in (layout.audit, layout.access, layout.metering, layout.responses, layout.run):
         directory.mkdir(parents=True)
     create_signer(layout.audit_key, "test")
-    return Config(layout, api=ApiSettings(listen_port=free_port(), **settings))
+    config = Config(layout, api=ApiSettings(listen_port=free_port(), **settings))
+    ensure(config)
+    return config
 
 
 class Node:
@@ -65,7 +69,7 @@ class Node:
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection of the caller's own."""
-        return http.client.HTTPConnection("127.0.0.1", self.config.api.listen_port, timeout=20)
+        return connection(self.config, 20)
 
     def request(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from appliance.shim.caller_certificate import NO_CERTIFICATE, SCOPE_NAME
 from appliance.shim.exchange import Exchange, new_request_id
 
 
@@ -30,6 +31,7 @@ class IdentifyLayer:
             route=route,
             dialect="anthropic" if route in self._anthropic else "openai",
             peer=scope["client"][0] if scope.get("client") else "",
+            caller=scope.get(SCOPE_NAME, NO_CERTIFICATE),
         )
         exchange.attach(scope)
         value = exchange.request_id.encode("ascii")
