@@ -6,6 +6,6 @@ accelerator; everything here is plain integers, so that property tests can run i
 
 from appliance.scheduler.plan import Move, Plan, PrefillChunk
 from appliance.scheduler.scheduler import Scheduler
-from appliance.scheduler.sequence import Phase, Sequence
+from appliance.scheduler.sequence import Phase, Sequence, Share
 
-__all__ = ["Move", "Phase", "Plan", "PrefillChunk", "Scheduler", "Sequence"]
+__all__ = ["Move", "Phase", "Plan", "PrefillChunk", "Scheduler", "Sequence", "Share"]
