@@ -22,7 +22,7 @@ from appliance.scheduler.plan import Plan, PrefillChunk
 from appliance.scheduler.preemption import victim_for
 from appliance.scheduler.prefix import Match
 from appliance.scheduler.sequence import Phase, Sequence
-from appliance.scheduler.shares import Shares
+from appliance.scheduler.shares import Classes, Shares
 from appliance.scheduler.slots import SlotTable
 
 REUSE_BLOCK = 32
@@ -77,6 +77,17 @@ class Scheduler:
     @property
     def running(self) -> int:
         return self._slots.used
+
+    @property
+    def classes(self) -> Classes:
+        """The same by class of capacity."""
+        dedicated = sum(sequence.share is not None for sequence in self._running)
+        waiting = sum(s.share is not None for s in (*self._waiting, *self._followers))
+        return Classes(
+            (self.running - dedicated, dedicated),
+            (self.waiting - waiting, waiting),
+            self._slots.count - self._shares.left,
+        )
 
     @property
     def has_work(self) -> bool:

@@ -39,6 +39,16 @@ class Holding:
     slots: int
 
 
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """How many sequences of each class run and wait, and how many slots are kept for owners."""
+
+    running: tuple[int, int]
+    """Shared, dedicated."""
+    waiting: tuple[int, int]
+    reserved: int
+
+
 class Shares:
     """The shares of the owners of `slots` slots that have a sequence here, waiting or running."""
 
