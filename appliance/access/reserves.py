@@ -42,10 +42,9 @@ def reserves_of(lines: str | None) -> Reserves:
 
 def summary(subject: str) -> str:
     """A column with the reserves of the column `subject`."""
-    return (
-        "(SELECT group_concat(reserves.model || char(9) || reserves.percent, char(10))"
-        f" FROM reserves WHERE reserves.subject = {subject})"
-    )
+    pair = "reserves.model || char(9) || reserves.percent"
+    rows = f"FROM reserves WHERE reserves.subject = {subject}"
+    return f"(SELECT group_concat({pair}, char(10)) {rows})"
 
 
 def check_reserve(db: AccessDatabase, subject: str, model: str, percent: int | None) -> None:
