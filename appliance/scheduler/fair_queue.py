@@ -87,6 +87,15 @@ class FairQueue:
         heads = [lane[0] for (_, _, owner), lane in self._lanes.items() if owner in owners]
         return min(heads, key=lambda s: (-s.priority, *self._in_turn(s)), default=None)
 
+    def newcomer(self, callers: Collection[str]) -> Sequence | None:
+        """Whose turn it is of the highest priority's callers but `callers`, its `turn` set."""
+        heads = [
+            lane[0]
+            for (priority, caller, _), lane in self._lanes.items()
+            if priority == self._highest and caller not in callers
+        ]
+        return min(heads, key=self._in_turn, default=None)
+
     def take_reserved(self, sequence: Sequence) -> None:
         """`sequence` gets a slot that is kept for it."""
         sequence.keeps_slot = sequence.charged = False
@@ -96,8 +105,9 @@ class FairQueue:
         """`sequence` gets a slot, and `tokens` will be computed for it before it decodes."""
         sequence.keeps_slot = sequence.priority < self._highest
         sequence.charged = True
+        if sequence is self.head():
+            self._now = max(self._now, sequence.turn)
         self.remove(sequence)
-        self._now = max(self._now, sequence.turn)
         self._taken += 1
         self.spend(sequence.caller, tokens)
 

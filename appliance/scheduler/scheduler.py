@@ -266,7 +266,13 @@ class Scheduler:
             if not self._slots.available:
                 victim = victim_for(sequence, self._slots)
                 if victim is None:
-                    break
+                    # Whoever runs nothing need not wait until the clock of who has all is later.
+                    newcomer = self._waiting.newcomer({s.caller for s in self._running})
+                    if newcomer is None:
+                        break
+                    sequence, victim = newcomer, victim_for(newcomer, self._slots)
+                    if victim is None:
+                        break
             match = self._slots.match(sequence)
             if self._follows(sequence, match):
                 continue
