@@ -7,7 +7,7 @@ A node of its own, with a random model: the engine, the endpoint and this client
 processes. The flood is N requests of another key at once, renewed as they end; then, as a third
 case, a batch of that key. Prints the median and the 95th percentile of each case in milliseconds,
 both as multiples of those without a flood, and how many of the engine's steps a request took to its
-first token, which does not depend on what else the machine does. Last, what the flood itself gets
+first token, which depends less on what else the machine does. Last, what the flood itself gets
 done: answers a minute, alone and beside the single requests.
 """
 
