@@ -47,6 +47,8 @@ class Exchange:
     """As which it is served."""
     priority: int = 0
     """In the engine: the higher is served first."""
+    dedicated: bool = False
+    """Some of the model is reserved for its key or project, and it may use that."""
     keep: Keep | None = None
     """Awaited with a whole answer and what it is billed for, before its RES is written."""
     price: Price | None = None

@@ -18,6 +18,7 @@ from appliance.audit.event import Outcome, Tokens
 from appliance.errors import ApplianceError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.accounting import Bill
+from appliance.shim.capacity import give_share
 from appliance.shim.engine_client import EngineClient, GenerateStream
 from appliance.shim.engine_errors import ENGINE_UNAVAILABLE
 from appliance.shim.exchange import Exchange
@@ -168,7 +169,9 @@ class Generation:
         # Lines of batches would drown the figures of those who wait for an answer.
         seen = not self.exchange.line
         if seen and not any(tally.received for tally in self._tallies):
-            self._metrics.first_token(self.exchange.model, now - self.exchange.started)
+            self._metrics.first_token(
+                self.exchange.model, now - self.exchange.started, dedicated=self.exchange.dedicated
+            )
         tally.received += delta.tokens
         sequence = prompt * self._requests[0].n + delta.index
         before = self._last_token.get(sequence)
@@ -193,6 +196,7 @@ async def admitted(
     for request in requests:
         request.caller = exchange.key_id
         request.priority = exchange.priority
+    await give_share(exchange, requests, services.engine)
     async with (
         services.admission.generation(exchange, requests) as reservation,
         services.suspects.watching(requests) as suspicion,

@@ -51,7 +51,7 @@ class Metrics:
         self._first_token = Histogram(
             "appliance_time_to_first_token_seconds",
             "From the request's head to the first token from the engine.",
-            ("model",),
+            ("model", "capacity"),
             buckets=_SECONDS,
             registry=registry,
         )
@@ -100,9 +100,10 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._durations.labels(route).observe(seconds)
 
-    def first_token(self, model: str, seconds: float) -> None:
-        """The engine gave the first token of a request."""
-        self._first_token.labels(model).observe(seconds)
+    def first_token(self, model: str, seconds: float, *, dedicated: bool) -> None:
+        """The engine gave the first token of a request, of dedicated or of shared capacity."""
+        capacity = "dedicated" if dedicated else "shared"
+        self._first_token.labels(model, capacity).observe(seconds)
 
     def next_tokens(self, model: str, seconds: float, count: int) -> None:
         """The engine gave `count` more tokens, `seconds` after the ones before."""
@@ -196,3 +197,23 @@ class EngineCollector(Collector):
             for model in models:
                 counter.add_metric((model.model,), getattr(model, field))
             yield counter
+        yield from _by_class(models)
+
+
+def _by_class(models: Iterable[pb.ModelStats]) -> Iterable[Metric]:
+    """The figures of shared and of dedicated capacity."""
+    labels = ("model", "capacity")
+    kinds = (
+        (GaugeMetricFamily, "sequences_running", "In the running batch.", "sequences_running"),
+        (GaugeMetricFamily, "sequences_waiting", "In the queue.", "sequences_waiting"),
+        (GaugeMetricFamily, "slots_reserved", "Kept for who is there.", "slots_reserved"),
+        (CounterMetricFamily, "prompt_tokens", "Prompt tokens computed.", "prompt_tokens"),
+        (CounterMetricFamily, "generation_tokens", "Tokens sampled.", "generated_tokens"),
+        (CounterMetricFamily, "preemptions", "Sequences put back.", "preemptions"),
+    )
+    for kind, name, text, field in kinds:
+        family = kind(f"appliance_capacity_{name}", f"{text} By class of capacity.", labels=labels)
+        for model in models:
+            for figures in model.classes:
+                family.add_metric((model.model, figures.name), getattr(figures, field))
+        yield family

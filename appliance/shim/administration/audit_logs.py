@@ -35,10 +35,12 @@ _TYPES = {
     "keys.rotate": "api_key.updated",
     "keys.revoke": "api_key.deleted",
     "keys.limit": "rate_limit.updated",
+    "keys.reserve": "rate_limit.updated",
     "projects.create": "project.created",
     "projects.cache": "project.updated",
     "projects.archive": "project.archived",
     "projects.limit": "rate_limit.updated",
+    "projects.reserve": "rate_limit.updated",
 }
 _BOUNDS: dict[str, Callable[[int, int], bool]] = {
     "gt": lambda at, bound: at > bound,
