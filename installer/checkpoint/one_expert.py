@@ -61,9 +61,7 @@ def _loop(node: NodeProto, casts: Mapping[str, _Chain]) -> Iterator[NodeProto]:
     yield _floats(own("nothing"), [0.0])
     # A score that was not chosen is so low that its share is zero.
     yield helper.make_node("Softmax", [scores], [own("shares")], axis=-1)
-    yield helper.make_node(
-        "ReduceMax", [own("shares"), own("first")], [own("largest")], keepdims=0
-    )
+    yield helper.make_node("ReduceMax", [own("shares"), own("first")], [own("largest")], keepdims=0)
     yield helper.make_node("Greater", [own("largest"), own("nothing")], [own("chosen")])
     yield helper.make_node("NonZero", [own("chosen")], [own("found")])
     yield helper.make_node("Reshape", [own("found"), own("rest")], [own("experts")])
