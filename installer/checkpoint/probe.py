@@ -13,6 +13,7 @@ import onnxruntime as ort
 from appliance.bundle.manifest import Spec, VisionSpec
 from appliance.compiler.probe import run_probe, run_tower_probe
 from appliance.errors import CheckpointError, UnsupportedError
+from installer.checkpoint.one_expert import one_expert_at_a_time
 from installer.checkpoint.widening import widen_products
 
 
@@ -53,7 +54,7 @@ def open_graph(graph: Path, weights: Path | None = None) -> ort.InferenceSession
     options.log_severity_level = 4
     try:
         # The runtime's exceptions share no base class but Exception.
-        data = widen_products(graph.read_bytes())
+        data = one_expert_at_a_time(widen_products(graph.read_bytes()))
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CheckpointError(
