@@ -40,7 +40,8 @@ from appliance.shim.api.stored_responses import (
     ResponseEndpoint,
 )
 from appliance.shim.api.tokens import DetokenizeEndpoint, TokenizeEndpoint
-from appliance.shim.operations import OPERATIONS, Method, pattern_of
+from appliance.shim.operation import Method
+from appliance.shim.operations import OPERATIONS, pattern_of
 from appliance.shim.refusals import MethodError
 from appliance.shim.services import Services
 
@@ -56,10 +57,7 @@ def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
         if operation.method == "GET":
             of_path[operation.path]["HEAD"] = app
     return Router(
-        [
-            *(Route(pattern_of(path), _Methods(methods)) for path, methods in of_path.items()),
-            *(Route(path, _Methods(apps)) for path, apps in administration_apps(services).items()),
-        ],
+        [Route(pattern_of(path), _Methods(methods)) for path, methods in of_path.items()],
         redirect_slashes=False,
         default=_not_found,
     )
@@ -103,6 +101,7 @@ def _apps(
         ("POST", "/detokenize"): DetokenizeEndpoint(services),
         ("GET", "/v1/models"): ModelsEndpoint(engine),
         ("GET", "/v1/models/{model}"): ModelEndpoint(engine),
+        **administration_apps(services),
         ("GET", "/health"): HealthEndpoint(engine, audit_available),
         ("GET", "/ready"): ReadyEndpoint(engine, audit_available),
         ("GET", "/openapi.json"): OpenApiEndpoint(),
