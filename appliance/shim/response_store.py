@@ -3,7 +3,7 @@
 Owns content at rest, as the files of batches (batches/) are; off unless the operator says
 otherwise. A response belongs to the lineage of the key that made it, so to the keys that replace it
 by rotation too, and lives for a time; deleting it overwrites its bytes (content_database.py).
-Refuses to find the response of another key, of the same project or not: to its caller there is none.
+Refuses to find another key's response, of the same project or not: to its caller there is none.
 """
 
 from __future__ import annotations

@@ -70,6 +70,8 @@ def batch_endpoints(services: Services) -> dict[str, ASGIApp]:
         "/v1/responses": ResponsesEndpoint(services),
         "/v1/completions": CompletionsEndpoint(services),
         "/v1/embeddings": EmbeddingsEndpoint(services),
+        "/v1/rerank": RerankEndpoint(services),
+        "/v1/score": ScoreEndpoint(services),
     }
 
 
@@ -85,9 +87,7 @@ def _apps(
         ("GET", "/v1/responses/{response_id}/input_items"): InputItemsEndpoint(services),
         ("POST", "/v1/messages"): MessagesEndpoint(services),
         ("POST", "/v1/messages/count_tokens"): CountTokensEndpoint(services),
-        ("POST", "/v1/rerank"): RerankEndpoint(services),
         ("POST", "/v2/rerank"): RerankEndpoint(services),
-        ("POST", "/v1/score"): ScoreEndpoint(services),
         ("POST", "/v1/files"): CreateFileEndpoint(services),
         ("GET", "/v1/files"): FilesEndpoint(services),
         ("GET", "/v1/files/{file_id}"): FileEndpoint(services),

@@ -18,7 +18,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from appliance.shim.openapi import document
-from appliance.shim.operations import OPERATIONS, Operation
+from appliance.shim.operation import Operation
+from appliance.shim.operations import OPERATIONS
 from tests.fakes.engine import CHAT, EMBEDDING, RERANK
 from tests.shim.batch_input import begin, line, upload
 from tests.shim.node import Node, standing

@@ -12,7 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from appliance.shim.operations import ANTHROPIC, OPERATIONS, PUBLIC, Operation, route_of
+from appliance.shim.operation import Operation
+from appliance.shim.operations import ANTHROPIC, OPERATIONS, PUBLIC, route_of
 from appliance.shim.wire.parameters import APIS, FORMS
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, EMBEDDING, RERANK
