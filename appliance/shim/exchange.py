@@ -75,6 +75,11 @@ class Exchange:
         return self.key.id if self.key is not None else ""
 
     @property
+    def owner(self) -> str:
+        """Whose content the caller may see: that of its key, and of the keys that it replaced."""
+        return (self.key.lineage or self.key.id) if self.key is not None else ""
+
+    @property
     def project(self) -> str:
         """Id of the key's project; empty before authentication."""
         return self.key.project if self.key is not None else ""

@@ -123,7 +123,7 @@ async def _services(
         async with (
             AuditWriter(log, config.audit) as writer,
             retention(config, log),
-            kept_responses(config) as responses,
+            kept_responses(config, lineages) as responses,
             kept_files(config, meter.outcome) as batches,
         ):
             accounting = Accounting(writer, keys, settler, metrics, content)

@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
 
-from appliance.access import KeyStore
+from appliance.access import KeyStore, new_key
 from appliance.audit import create_signer, read_events
 from appliance.audit.event import AnyEvent, Reject, Request, Response
 from appliance.config import ApiSettings, Config, Layout
@@ -66,6 +67,14 @@ class Node:
     @property
     def base_url(self) -> str:
         return self.config.base_url
+
+    @cached_property
+    def office(self) -> str:
+        """The secret of an admin key."""
+        key = new_key("office", kind="admin")
+        with KeyStore(self.config.layout.keys_db) as keys:
+            keys.add(key)
+        return key.secret
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection of the caller's own."""
