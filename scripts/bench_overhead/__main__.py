@@ -19,12 +19,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     options = parser.parse_args()
     print(f"load of the machine: {os.getloadavg()[0]:.1f}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="overhead") as directory:
-        with null.node(Path(directory)) as (shim, port, secret):
-            work = null.rounds(
-                shim, port, secret, options.callers, options.seconds, options.rounds
-            )
-            null.show(uvloop.run(work), options.callers)
+    with (
+        tempfile.TemporaryDirectory(prefix="overhead") as directory,
+        null.node(Path(directory)) as (shim, port, secret),
+    ):
+        work = null.rounds(shim, port, secret, options.callers, options.seconds, options.rounds)
+        null.show(uvloop.run(work), options.callers)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def daemon(
     readiness = ReadinessSocket()
     with errors.open("wb") as file:
         process = subprocess.Popen(
-            ["taskset", "-c", ",".join(map(str, processors)), sys.executable, "-m", module]  # noqa: S607
+            ["taskset", "-c", ",".join(map(str, processors)), sys.executable, "-m", module]
             + [str(argument) for argument in arguments],
             env=os.environ | readiness.environment,
             stderr=file,

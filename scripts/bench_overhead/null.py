@@ -71,9 +71,7 @@ def node(root: Path, module: str = "appliance.shim") -> Iterator[tuple[Daemon, i
     os.sched_setaffinity(0, others)
     socket = Layout(root).engine_socket
     with (
-        daemon(
-            "bench_overhead.null_engine", socket, processors=others, errors=root / "engine.log"
-        ),
+        daemon("bench_overhead.null_engine", socket, processors=others, errors=root / "engine.log"),
         daemon(module, "--root", root, processors=[first], errors=root / "shim.log") as shim,
     ):
         yield shim, port, secret
@@ -108,8 +106,8 @@ def show(found: Mapping[str, list[Figures]], callers: int) -> None:
         able = statistics.median(f.per_processor_second for f in figures)
         share = statistics.median(f.share for f in figures)
         print(
-            f"{work.name}, {callers} callers: {rate:,.0f} {work.unit}/s came while the endpoint was "
-            f"on its processor for {share:.0%} of the time; a whole one: {able:,.0f} {work.unit}/s, "
-            f"{1e6 / able:.1f} us each",
+            f"{work.name}, {callers} callers: {rate:,.0f} {work.unit}/s came while the endpoint "
+            f"was on its processor for {share:.0%} of the time; "
+            f"a whole one: {able:,.0f} {work.unit}/s, {1e6 / able:.1f} us each",
             flush=True,
         )
