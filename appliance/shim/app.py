@@ -1,7 +1,6 @@
 """The application: its layers in their order, outermost first.
 
-identify            request id, exchange
-show limits         what is left of limits per minute
+identify            request id, exchange; the head shows them, and what is left of limits
 observe             counts and durations
 answer errors       typed errors become answers
 record rejections   a refused request gets its REJECT
@@ -28,7 +27,6 @@ from appliance.shim.layers.identify import IdentifyLayer
 from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
 from appliance.shim.layers.record_rejections import RecordRejectionsLayer
-from appliance.shim.layers.show_limits import ShowLimitsLayer
 from appliance.shim.operations import ANTHROPIC, PUBLIC, UPLOADS, route_of
 from appliance.shim.routes import router
 from appliance.shim.services import Services
@@ -58,5 +56,4 @@ def build(
     app = RecordRejectionsLayer(app, services.accounting, PUBLIC)
     app = AnswerErrorsLayer(app)
     app = ObserveLayer(app, services.metrics)
-    app = ShowLimitsLayer(app)
     return IdentifyLayer(app, route_of, ANTHROPIC)

@@ -62,6 +62,8 @@ class Exchange:
     """Its REQ record is durable, so a RES record must follow."""
     outcome: Outcome | None = None
     """What its RES says, as soon as that is durable."""
+    status: int = 0
+    """Of the answer; 0 until its head is sent."""
     started: float = field(default_factory=time.monotonic)
 
     @property

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from appliance.audit.event import Response
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.token_histogram import Series, TokenHistogram
 
 BatchOutcome = Literal["completed", "failed", "tried_again"]
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -55,13 +56,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._between_tokens = Histogram(
+        self._between_tokens = TokenHistogram(
             "appliance_inter_token_latency_seconds",
             "Between two deltas of one sequence, per token.",
-            ("model",),
-            buckets=_STEP_SECONDS,
-            registry=registry,
+            _STEP_SECONDS,
         )
+        registry.register(self._between_tokens)
         self._batches = Gauge(
             "appliance_batches_in_progress",
             "Batches that have not ended.",
@@ -105,9 +105,9 @@ class Metrics:
         capacity = "dedicated" if dedicated else "shared"
         self._first_token.labels(model, capacity).observe(seconds)
 
-    def next_tokens(self, model: str, seconds: float, count: int) -> None:
-        """The engine gave `count` more tokens, `seconds` after the ones before."""
-        self._between_tokens.labels(model).observe(seconds / count)
+    def between_tokens(self, model: str) -> Series:
+        """Where the seconds between tokens of `model` are noted."""
+        return self._between_tokens.series(model)
 
     def batches(self, count: int) -> None:
         """So many batches have not ended."""
