@@ -13,7 +13,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -149,6 +149,11 @@ class Layout:
         return self.responses / "files.db"
 
     @property
+    def tls(self) -> Path:
+        """What the endpoint shows and trusts in TLS: `appliance.tls.files`."""
+        return self.state / "tls"
+
+    @property
     def install_state(self) -> Path:
         return self.state / "install"
 
@@ -167,6 +172,12 @@ class ApiSettings:
 
     listen_host: str = "127.0.0.1"
     listen_port: int = 8400
+    tls: bool = False
+    """Speak TLS 1.3, and nothing in clear; on another address than loopback it has to."""
+    client_certificates: bool = False
+    """Refuse callers without a certificate of an authority that was given for them."""
+    clients: str = ""
+    """Networks whose machines may connect, spaces between; empty: all that can."""
     hosts: str = ""
     """Names by which callers reach the endpoint, besides this machine's own; spaces between."""
     max_body_bytes: int = 8 * 1024 * 1024
@@ -191,6 +202,23 @@ class ApiSettings:
     def all_hosts(self) -> frozenset[str]:
         """`hosts`, and the address that it listens on."""
         return frozenset([*self.hosts.lower().split(), self.listen_host])
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect. Raises ValueError for what is no address."""
+        return ip_address(self.listen_host).is_loopback
+
+    @property
+    def local_host(self) -> str:
+        """The address by which this machine's own commands call: that of loopback for all."""
+        if ip_address(self.listen_host).is_unspecified:
+            return "::1" if ":" in self.listen_host else "127.0.0.1"
+        return self.listen_host
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """`clients`. Raises ValueError."""
+        return tuple(ip_network(network) for network in self.clients.split())
 
 
 _CPU_STEP, _GPU_STEP = (16, 512), (128, 2048)
@@ -277,8 +305,9 @@ class Config:
 
     @property
     def base_url(self) -> str:
-        host = f"[{self.api.listen_host}]" if ":" in self.api.listen_host else self.api.listen_host
-        return f"http://{host}:{self.api.listen_port}/v1"
+        api = self.api
+        host = f"[{api.local_host}]" if ":" in api.local_host else api.local_host
+        return f"{'https' if api.tls else 'http'}://{host}:{api.listen_port}/v1"
 
 
 _SECTIONS: Mapping[str, type] = {
@@ -405,18 +434,7 @@ _TYPE_WORDS: Mapping[type, str] = {
 
 def _check(config: Config) -> None:
     api, engine, audit = config.api, config.engine, config.audit
-    try:
-        loopback = ip_address(api.listen_host).is_loopback
-    except ValueError:
-        raise ConfigError(
-            f"api.listen_host must be an IP address, not {api.listen_host!r}",
-            hint='use "127.0.0.1" or "::1"',
-        ) from None
-    if not loopback:
-        raise ConfigError(
-            f"api.listen_host {api.listen_host} is not a loopback address",
-            hint="this release serves the local machine only: put a TLS proxy in front",
-        )
+    check_listening(api)
     _check_content(audit)
     currency = config.money.currency
     if not (
@@ -459,6 +477,41 @@ def _check(config: Config) -> None:
     for name, value, low, high in bounds:
         if not low <= value <= high:
             raise ConfigError(f"{name} is {value}", hint=f"it must be between {low} and {high}")
+
+
+def check_listening(api: ApiSettings) -> None:
+    """Refuse to be reached from other machines in clear. Raises ConfigError."""
+    try:
+        loopback = api.is_loopback
+    except ValueError:
+        raise ConfigError(
+            f"api.listen_host must be an IP address, not {api.listen_host!r}",
+            hint='use "127.0.0.1", an address of this machine, or "0.0.0.0" for all of them',
+        ) from None
+    if not (loopback or api.tls):
+        raise ConfigError(
+            f"api.listen_host {api.listen_host} is not a loopback address, and api.tls is off",
+            hint="set api.tls = true, make a certificate with `appliance tls create`, "
+            "then `appliance tls apply`",
+            code="tls_required",
+        )
+    for name, value in (("client_certificates", api.client_certificates), ("clients", api.clients)):
+        if value and not api.tls:
+            raise ConfigError(
+                f"api.{name} is set, and api.tls is off", hint="set api.tls = true, or leave it out"
+            )
+    try:
+        networks = api.networks
+    except ValueError as error:
+        raise ConfigError(
+            f"api.clients is not a list of networks: {error}",
+            hint='for instance "10.1.0.0/16 10.2.3.4", with spaces between',
+        ) from None
+    if networks and loopback:
+        raise ConfigError(
+            "api.clients is set, and api.listen_host is a loopback address",
+            hint="no other machine can connect: leave api.clients out",
+        )
 
 
 def _check_content(audit: AuditSettings) -> None:

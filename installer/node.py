@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from appliance.config import Layout
-from appliance.errors import UnavailableError
+from appliance.config import ApiSettings, Layout, load_config
+from appliance.errors import NotFoundError, UnavailableError
 from appliance.fsops import fsync_dir, make_dirs, symlink_durable, write_durable
 from appliance.interpreter import engine_python
 from installer import supervise, units
@@ -61,6 +61,7 @@ def directories(layout: Layout) -> tuple[Directory, ...]:
         Directory(layout.access, 0o700, api, api),
         Directory(layout.metering, 0o700, api, api),
         Directory(layout.responses, 0o700, api, api),
+        Directory(layout.tls, 0o755, api, api),
         Directory(layout.install_state, 0o700),
         Directory(layout.run, 0o750, engine, shared),
     )
@@ -91,6 +92,9 @@ class Node(Protocol):
 
     def restart_engine(self, progress: Progress) -> None:
         """If the engine runs, let it start again: another interpreter was chosen for it."""
+
+    def configure_endpoint(self, api: ApiSettings, progress: Progress) -> None:
+        """Let the endpoint be reached as `api` says; if it runs, it starts again."""
 
 
 def node_at(layout: Layout) -> Node:
@@ -132,7 +136,8 @@ class SystemNode:
         """Units, the `current` link and the command."""
         make_current(self.layout, release)
         unit_directory = self.layout.root / units.UNIT_DIRECTORY
-        files = units.unit_files(self.layout, release.python, _gpu_access(release))
+        api = load_config(self.layout.root).api
+        files = units.unit_files(self.layout, release.python, _gpu_access(release), api)
         for name, text in files.items():
             _write_if_changed(unit_directory / name, text)
         if units.GPU_UNIT not in files:
@@ -164,6 +169,19 @@ class SystemNode:
         if _unit_property(units.ENGINE_UNIT, "ActiveState") == "active":
             progress.step(f"starting {units.ENGINE_UNIT} again")
             _start_unit(units.ENGINE_UNIT)
+
+    def configure_endpoint(self, api: ApiSettings, progress: Progress) -> None:
+        """Its unit, which says from where it can be reached; what is stopped stays so."""
+        release = current_release(self.layout)
+        if release is None:
+            raise NotFoundError("nothing is installed here", hint="run `appliance install MEDIA`")
+        text = units.unit_files(self.layout, release.python, api=api)[units.SHIM_UNIT]
+        _write_if_changed(self.layout.root / units.UNIT_DIRECTORY / units.SHIM_UNIT, text)
+        _call("systemctl", "daemon-reload")
+        if _unit_property(units.SHIM_UNIT, "ActiveState") in {"active", "failed", "activating"}:
+            progress.step(f"starting {units.SHIM_UNIT} again")
+            _call("systemctl", "reset-failed", units.SHIM_UNIT, check=False)
+            _start_unit(units.SHIM_UNIT)
 
 
 class PrefixNode:
@@ -223,6 +241,11 @@ class PrefixNode:
         """`appliance serve` belongs to who started it."""
         if self.is_running():
             progress.note("`appliance serve` runs: restart it to compute with what was chosen now")
+
+    def configure_endpoint(self, api: ApiSettings, progress: Progress) -> None:
+        """`appliance serve` belongs to who started it."""
+        if self.is_running():
+            progress.note(f"`appliance serve` runs: restart it to listen on {api.listen_host}")
 
 
 def _wait_until_ready(

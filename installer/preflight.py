@@ -58,6 +58,8 @@ class Facts:
     installed: str
     """Version that is installed, or empty."""
     gpus: Gpus = field(default_factory=Gpus)
+    listening: tuple[Blocker, ...] = ()
+    """What stands in the way of where the endpoint is to listen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,27 @@ def measure(config: Config, *, running: bool, installed: str, gpus: Gpus) -> Fac
         now=time.time(),
         installed=installed,
         gpus=gpus,
+        listening=tuple(listening_blockers(config)),
     )
+
+
+def listening_blockers(config: Config) -> Iterator[Blocker]:
+    """Why the endpoint could not serve where the settings say, and as they say."""
+    api = config.api
+    if not _is_ours(api.listen_host):
+        yield Blocker(
+            "listen_host",
+            f"{api.listen_host} is not an address of this machine",
+            f"give the machine that address, or correct api.listen_host in "
+            f"{config.layout.config_file}",
+        )
+    if api.client_certificates and not (config.layout.tls / "clients.crt").exists():
+        yield Blocker(
+            "client_authority",
+            "callers have to show a certificate, and no authority for these was given",
+            "set api.client_certificates = false, install, `appliance tls trust CA_FILE`, then "
+            "set it again and `appliance tls apply`",
+        )
 
 
 def blockers(facts: Facts, needs: Needs) -> list[Blocker]:
@@ -168,6 +190,7 @@ def _room(facts: Facts, needs: Needs) -> Iterator[Blocker]:
 
 
 def _state(facts: Facts, needs: Needs) -> Iterator[Blocker]:
+    yield from facts.listening
     if facts.port_taken:
         yield Blocker(
             "port",
@@ -211,6 +234,16 @@ def _port_stays_taken(host: str, port: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def _is_ours(host: str) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def _port_taken(host: str, port: int) -> bool:

@@ -18,6 +18,7 @@ from appliance.access import KeyStore
 from appliance.config import Config, Layout
 from appliance.errors import UnavailableError
 from appliance.model_store import StoredBundle
+from installer import local_endpoint
 
 KEY_NAME = "installer proof"
 KEY_SECONDS = 600
@@ -94,11 +95,8 @@ def _passing_key(layout: Layout) -> Iterator[str]:
 def _call(
     config: Config, secret: str, method: str, path: str, document: dict[str, object] | None = None
 ) -> dict[str, Any]:
-    """The parsed answer. `http.client` knows nothing of proxies, which is the point."""
-    api = config.api
-    connection = http.client.HTTPConnection(
-        api.listen_host, api.listen_port, timeout=ANSWER_SECONDS
-    )
+    """The parsed answer."""
+    connection = local_endpoint.connection(config, ANSWER_SECONDS)
     headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
     try:
         body = None if document is None else json.dumps(document)

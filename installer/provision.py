@@ -25,6 +25,7 @@ from appliance.model_store import Generation, StoredBundle
 from appliance.model_store.blobs import storage_errors
 from appliance.trust.node_key import NodeKey
 from appliance.trust.store import TrustStore
+from installer import tls
 from installer.cli.output import err, out, print_error, print_fields
 from installer.first_key import first_key_was_shown, offer_first_key
 from installer.install import installing, now
@@ -71,6 +72,7 @@ def provision(
         media = open_media(source, trust, None, now(), allow_expired=allow_expired)
         release = release_of(layout, media, gpu=gpu)
         audit_key = _create_keys(layout)
+        tls.ensure(config)
         models = Models(config, node, progress, python=release.python)
         bundles = models.add(media.bundles)
         _copy_documents(media, layout)

@@ -20,6 +20,7 @@ from appliance.errors import ApplianceError
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import PUBLIC_NAME, NodePublicKey
+from installer import local_endpoint, tls
 from installer.engine_client import connect
 from installer.gpu import MACHINE, Gpus, look
 from installer.node import Node
@@ -74,6 +75,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     health: Health
     models: tuple[ServedModel, ...]
     generation: int
+    tls: tls.Shown | None
+    """The endpoint's certificate; None if it has none, or speaks in clear."""
     audit_key: str
     """Verifier key of the audit log, if this user may read it."""
     disk_free_bytes: int
@@ -100,6 +103,7 @@ def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
         health=health,
         models=_models(layout, store),
         generation=store.current_generation().number,
+        tls=_certificate(config),
         audit_key=_audit_key(layout),
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
@@ -164,10 +168,10 @@ def _record(layout: Layout, artifact: str) -> Record | None:
 
 
 def _health(config: Config) -> Health:
-    api = config.api
-    connection = http.client.HTTPConnection(
-        api.listen_host, api.listen_port, timeout=_ANSWER_SECONDS
-    )
+    try:
+        connection = local_endpoint.connection(config, _ANSWER_SECONDS)
+    except ApplianceError:
+        return Health()
     try:
         connection.request("GET", "/health")
         return msgspec.convert(json.loads(connection.getresponse().read()), Health)
@@ -175,6 +179,13 @@ def _health(config: Config) -> Health:
         return Health()
     finally:
         connection.close()
+
+
+def _certificate(config: Config) -> tls.Shown | None:
+    try:
+        return tls.shown(config) if config.api.tls else None
+    except ApplianceError:
+        return None
 
 
 def _audit_key(layout: Layout) -> str:

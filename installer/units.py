@@ -2,9 +2,10 @@
 
 Owns the text of the units. Each daemon runs as its own user without capabilities, sees the file
 system read-only but for its own state, and reaches no network beyond this machine (the engine:
-none at all). Refuses ordering after the network or time synchronisation: neither ever comes up
-on an offline node. On a node with a GPU the engine sees that GPU's files in /dev besides, and no
-other device. Exposure by `systemd-analyze security` is at most 2.0, which a test checks.
+none at all; the endpoint those alone that the settings let call). Refuses ordering after the
+network or time synchronisation: neither ever comes up on an offline node. On a node with a GPU the
+engine sees that GPU's files in /dev besides, and no other device. Exposure by
+`systemd-analyze security` is at most 2.0, which a test checks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.config import Layout
+from appliance.config import ApiSettings, Layout
 from appliance.service import SILENCE_SECONDS
 
 ENGINE_USER = "appliance-engine"
@@ -92,15 +93,18 @@ _RESTART: Settings = (
 )
 
 
-def unit_files(layout: Layout, python: Path, gpu: GpuAccess | None = None) -> Mapping[str, str]:
+def unit_files(
+    layout: Layout, python: Path, gpu: GpuAccess | None = None, api: ApiSettings | None = None
+) -> Mapping[str, str]:
     """Unit name -> text, for daemons started by the interpreter `python`.
 
-    `gpu`: what the engine may use of the node's GPU; nothing if None.
+    `gpu`: what the engine may use of the node's GPU; nothing if None. `api`: where the endpoint
+    listens; by default this machine alone reaches it.
     """
     files = {
         TARGET: _target(),
         ENGINE_UNIT: _engine(layout, python, gpu),
-        SHIM_UNIT: _shim(layout, python),
+        SHIM_UNIT: _shim(layout, python, api or ApiSettings()),
     }
     if gpu is not None and gpu.modprobe:
         files[GPU_UNIT] = _gpu(gpu)
@@ -144,6 +148,7 @@ def _engine(layout: Layout, python: Path, gpu: GpuAccess | None) -> str:
         layout.access,
         layout.metering,
         layout.responses,
+        layout.tls,
         layout.trust,
     )
     return _text(
@@ -197,7 +202,7 @@ def _gpu(gpu: GpuAccess) -> str:
     )
 
 
-def _shim(layout: Layout, python: Path) -> str:
+def _shim(layout: Layout, python: Path, api: ApiSettings) -> str:
     writable = (
         layout.audit,
         layout.audit_key,
@@ -216,10 +221,17 @@ def _shim(layout: Layout, python: Path) -> str:
             ("ReadWritePaths", " ".join(str(path) for path in writable)),
             ("InaccessiblePaths", " ".join(f"-{path}" for path in hidden)),
             ("IPAddressDeny", "any"),
-            ("IPAddressAllow", "localhost"),
+            ("IPAddressAllow", _reachable_from(api)),
             ("RestrictAddressFamilies", "AF_UNIX AF_INET AF_INET6"),
         ),
     )
+
+
+def _reachable_from(api: ApiSettings) -> str:
+    """From where packets may come, and where any may go: systemd's filter knows no direction."""
+    if api.is_loopback:
+        return "localhost"
+    return f"localhost {api.clients}" if api.networks else "any"
 
 
 def _unit(description: str) -> Settings:

@@ -1,7 +1,9 @@
 """Measures the audit writer: full speed with many clients, then 200 requests a second.
 
-Each request is two records (REQ, RES), each awaited until it is durable. The log is made in a
-temporary directory below DIR, which should be on the disk that is asked about.
+Each request is two records (REQ, RES), each awaited until it is durable. Seconds of requests and
+seconds of the bare disk take turns: as many appends of a record's size, each with its fdatasync,
+by a thread that does nothing else. The log is made in a temporary directory below DIR, which
+should be on the disk that is asked about.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from appliance.config import AuditSettings
 
 CLIENTS, REQUESTS_EACH = 256, 60
 RATE, SECONDS = 200, 10
+RECORD_BYTES = 400
 
 
 def exchange(name: str) -> tuple[Event, Event]:
@@ -54,13 +57,29 @@ async def full_speed(writer: AuditWriter) -> list[float]:
     return waits
 
 
-async def steady(writer: AuditWriter) -> list[float]:
+async def steady(writer: AuditWriter, second: int) -> list[float]:
+    """A second of requests."""
     waits: list[float] = []
     start = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for i in range(RATE * SECONDS):
+        for i in range(RATE):
             await asyncio.sleep(max(0.0, start + i / RATE - time.perf_counter()))
-            group.create_task(serve(writer, f"steady-{i}", waits))
+            group.create_task(serve(writer, f"steady-{second}-{i}", waits))
+    return waits
+
+
+def bare(directory: Path) -> list[float]:
+    """A second of the same appends without us."""
+    waits: list[float] = []
+    fd = os.open(directory / "bare", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    start = time.perf_counter()
+    for i in range(2 * RATE):
+        time.sleep(max(0.0, start + i / (2 * RATE) - time.perf_counter()))
+        begin = time.perf_counter()
+        os.write(fd, bytes(RECORD_BYTES))
+        os.fdatasync(fd)
+        waits.append(time.perf_counter() - begin)
+    os.close(fd)
     return waits
 
 
@@ -88,10 +107,16 @@ def report(name: str, waits: list[float], seconds: float) -> None:
 
 async def measure(log: AuditLog, settings: AuditSettings) -> None:
     async with AuditWriter(log, settings) as writer:
-        for name, scenario in (("full speed", full_speed), (f"{RATE} requests/s", steady)):
-            start = time.perf_counter()
-            waits = await scenario(writer)
-            report(name, waits, time.perf_counter() - start)
+        start = time.perf_counter()
+        waits = await full_speed(writer)
+        report("full speed", waits, time.perf_counter() - start)
+        ours: list[float] = []
+        disk: list[float] = []
+        for second in range(SECONDS):
+            ours += await steady(writer, second)
+            disk += await asyncio.to_thread(bare, log.directory.parent)
+        report(f"{RATE} requests/s", ours, SECONDS)
+        report("the disk alone, as often", disk, SECONDS)
 
 
 def main() -> None:
@@ -104,6 +129,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     settings = AuditSettings(batch_milliseconds=options.batch_milliseconds)
+    print(f"load of the machine: {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
         base = Path(name)
         print(f"fdatasync of this disk: {sync_milliseconds(base):.2f} ms")

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -140,6 +141,83 @@ def write_checkpoint(directory: Path, layers: int) -> int:
     return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
 
+def write_mixture(directory: Path, layers: int) -> int:
+    """Qwen3-30B-A3B's 128 experts a layer over a small vocabulary, so that no tensor is large."""
+    import ml_dtypes
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from tests.fakes.checkpoints import write_chat_files
+
+    random, vocab, hidden, inner, experts, heads = (
+        np.random.default_rng(0),
+        32_000,
+        2048,
+        768,
+        128,
+        32,
+    )
+    config: dict[str, object] = {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": inner,
+        "num_experts": experts,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": True,
+        "max_position_embeddings": 40_960,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": False,
+        "hidden_act": "silu",
+    }
+    directory.mkdir()
+    write_chat_files(directory, config, "bfloat16")
+    where: dict[str, str] = {}
+
+    def save(shapes: Mapping[str, tuple[int, ...]]) -> None:
+        file = f"model-{len(set(where.values())):03}.safetensors"
+        drawn = {
+            name: (random.standard_normal(shape, np.float32) * 0.03 + (len(shape) == 1)).astype(
+                ml_dtypes.bfloat16
+            )
+            for name, shape in shapes.items()
+        }
+        save_file(drawn, directory / file)
+        where.update(dict.fromkeys(shapes, file))
+
+    tables = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (vocab, hidden))
+    save({**tables, "model.norm.weight": (hidden,)})
+    for layer in range(layers):
+        at = f"model.layers.{layer}"
+        save(
+            {
+                f"{at}.self_attn.q_proj.weight": (heads * 128, hidden),
+                f"{at}.self_attn.k_proj.weight": (4 * 128, hidden),
+                f"{at}.self_attn.v_proj.weight": (4 * 128, hidden),
+                f"{at}.self_attn.o_proj.weight": (hidden, heads * 128),
+                f"{at}.self_attn.q_norm.weight": (128,),
+                f"{at}.self_attn.k_norm.weight": (128,),
+                f"{at}.input_layernorm.weight": (hidden,),
+                f"{at}.post_attention_layernorm.weight": (hidden,),
+                f"{at}.mlp.gate.weight": (experts, hidden),
+            }
+        )
+        for expert in range(experts):
+            each = f"{at}.mlp.experts.{expert}"
+            shapes = {f"{each}.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")}
+            save(shapes | {f"{each}.down_proj.weight": (hidden, inner)})
+    index = {"metadata": {}, "weight_map": where}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+
+
 @contextmanager
 def _work(directory: Path | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bench-build-", dir=directory) as name:
@@ -150,7 +228,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grades", default="w8a8,int4")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument("--layers", type=int, help="28, or 3 of a mixture")
+    parser.add_argument("--mixture", action="store_true", help="one with 128 experts a layer")
     parser.add_argument("--dir", type=Path, help="where the temporary directory is made")
     parser.add_argument("--checkpoint", type=Path, help="one to build instead of a random one")
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -163,7 +242,9 @@ def main() -> None:
         checkpoint = given.checkpoint
         if checkpoint is None:
             checkpoint = work / "checkpoint"
-            print(f"checkpoint: {write_checkpoint(checkpoint, given.layers) / 1e9:.2f} GB")
+            write = write_mixture if given.mixture else write_checkpoint
+            size = write(checkpoint, given.layers or (3 if given.mixture else 28))
+            print(f"checkpoint: {size / 1e9:.2f} GB")
         print("| grade | peak resident | its own memory | build | read and hash | ratio |")
         print("| --- | --- | --- | --- | --- | --- |")
         for _ in range(given.rounds):

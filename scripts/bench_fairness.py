@@ -1,12 +1,14 @@
 """Time to first token of a key that sends single requests: alone, and beside a flood.
 
     scripts/bench-fairness [--flood N] [--singles N] [--rounds N] [--words N]
-                           [--hidden N] [--layers N]
+                           [--hidden N] [--layers N] [--no-batch]
 
 A node of its own, with a random model: the engine, the endpoint and this client are three
 processes. The flood is N requests of another key at once, renewed as they end; then, as a third
 case, a batch of that key. Prints the median and the 95th percentile of each case in milliseconds,
-and the 95th as a multiple of that without a flood.
+both as multiples of those without a flood, and how many of the engine's steps a request took to its
+first token, which depends less on what else the machine does. Last, what the flood itself gets
+done: answers a minute, alone and beside the single requests.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,30 @@ from tests.shim.node import free_port
 
 NUMBERS = itertools.count()
 CHAT = "/v1/chat/completions"
+STEPS = 'appliance_engine_steps_total{model="chat"}'
+FLOOD_SECONDS = 12.0
+
+
+@dataclass
+class Case:
+    """What requests of one case took: milliseconds, and steps of the engine."""
+
+    times: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+
+    @property
+    def late(self) -> float:
+        """The 95th percentile."""
+        return statistics.quantiles(self.times, n=20)[18]
+
+    def show(self, name: str, alone: Case) -> None:
+        median, before = statistics.median(self.times), statistics.median(alone.times)
+        steps = statistics.quantiles(self.steps, n=20)
+        print(
+            f"{name:<16} median {median:7.1f} ms {median / before:5.2f} x"
+            f"   95 % {self.late:7.1f} ms {self.late / alone.late:5.2f} x"
+            f"   steps {steps[9]:4.1f}, 95 % {steps[18]:4.1f}"
+        )
 
 
 def question(words: int, tokens: int, *, stream: bool) -> dict[str, Any]:
@@ -59,29 +86,44 @@ class Client:
 
     def __init__(self, port: int, secret: str, words: int) -> None:
         self._words = words
+        self._port = port
+        self.answers = 0
         self._address = Address("127.0.0.1", port, tls=False, path="")
         self._headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
 
-    async def first_token(self) -> float:
-        """Milliseconds to the first token of one streamed answer; raises if there is none."""
-        recorder = Recorder(time.perf_counter())
+    async def first_token(self, case: Case) -> None:
+        """One streamed answer; raises if there is none."""
+        before, after = await self._steps(), 0
         body = question(self._words, 8, stream=True)
+        recorder = Recorder(time.perf_counter())
         async with exchange(self._address, "POST", CHAT, self._headers, body) as answer:
             assert answer.status == 200, await answer.body()
             async for piece in answer.pieces():
                 recorder.feed(piece, time.perf_counter())
+                if not after and recorder.sample.ttft is not None:
+                    after = await self._steps()
         assert recorder.sample.ttft is not None
-        return recorder.sample.ttft * 1000
+        case.times.append(recorder.sample.ttft * 1000)
+        case.steps.append(after - before)
+
+    async def _steps(self) -> int:
+        """Steps of the engine so far."""
+        async with exchange(self._address, "GET", "/metrics", {}) as answer:
+            text = (await answer.body()).decode()
+        line = next(line for line in text.splitlines() if line.startswith(STEPS))
+        return int(float(line.split()[-1]))
 
     async def ask(self) -> None:
         """One answer of 64 tokens."""
         body = question(self._words, 64, stream=True)
         async with exchange(self._address, "POST", CHAT, self._headers, body) as answer:
             await answer.body()
+        self.answers += 1
 
-    async def singles(self, count: int) -> list[float]:
+    async def singles(self, count: int, case: Case) -> None:
         """First tokens of requests that follow each other."""
-        return [await self.first_token() for _ in range(count)]
+        for _ in range(count):
+            await self.first_token(case)
 
 
 @asynccontextmanager
@@ -177,32 +219,51 @@ def node(root: Path, hidden: int, layers: int) -> Iterator[tuple[int, str, str]]
             daemon.wait()
 
 
-def show(name: str, found: list[float], alone: float | None) -> float:
-    """Print one case; returns its 95th percentile."""
-    late = statistics.quantiles(found, n=20)[18]
-    ratio = "" if alone is None else f"   {late / alone:5.2f} x"
-    print(f"{name:<16} median {statistics.median(found):8.1f} ms   95 % {late:8.1f} ms{ratio}")
-    return late
+class Throughput:
+    """Answers of the flood over time."""
+
+    def __init__(self) -> None:
+        self._answers = 0
+        self._seconds = 0.0
+
+    @contextmanager
+    def counting(self, client: Client) -> Iterator[None]:
+        before, start = client.answers, time.monotonic()
+        yield
+        self._answers += client.answers - before
+        self._seconds += time.monotonic() - start
+
+    @property
+    def each_minute(self) -> float:
+        return 60 * self._answers / self._seconds
 
 
 async def measure(port: int, flooding: str, single: str, args: argparse.Namespace) -> None:
     """All cases in turn, several times, so that what else the machine does meets all of them."""
     one, other = Client(port, single, args.words), Client(port, flooding, args.words)
-    alone: list[float] = []
-    beside: list[float] = []
-    batched: list[float] = []
-    await one.singles(5)
+    alone, beside, batched = Case(), Case(), Case()
+    undisturbed, disturbed = Throughput(), Throughput()
+    await one.singles(5, Case())
     for _ in range(args.rounds):
-        alone += await one.singles(args.singles)
+        await one.singles(args.singles, alone)
         async with flood(other, args.flood):
-            beside += await one.singles(args.singles)
+            with undisturbed.counting(other):
+                await asyncio.sleep(FLOOD_SECONDS)
+            with disturbed.counting(other):
+                await one.singles(args.singles, beside)
         await asyncio.sleep(2)
-        with Batches(port, flooding).running(5000, args.words):
-            batched += await one.singles(args.singles)
-        await asyncio.sleep(2)
-    late = show("alone", alone, None)
-    show(f"flood of {args.flood}", beside, late)
-    show("beside a batch", batched, late)
+        if args.batch:
+            with Batches(port, flooding).running(5000, args.words):
+                await one.singles(args.singles, batched)
+            await asyncio.sleep(2)
+    alone.show("alone", alone)
+    beside.show(f"flood of {args.flood}", alone)
+    if args.batch:
+        batched.show("beside a batch", alone)
+    print(
+        f"the flood: {undisturbed.each_minute:.0f} answers a minute,"
+        f" {disturbed.each_minute:.0f} beside single requests"
+    )
 
 
 def main() -> None:
@@ -213,6 +274,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=300)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--no-batch", dest="batch", action="store_false")
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="fair") as directory,

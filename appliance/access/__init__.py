@@ -10,11 +10,14 @@ from appliance.access.apis import APIS, api_of
 from appliance.access.keys import KeyInfo, KeyKind, KeyState, NewKey, new_key
 from appliance.access.limits import NO_LIMITS, Limits
 from appliance.access.projects import DEFAULT_PROJECT, Project, ProjectStore, new_project
+from appliance.access.reserves import ALL_MODELS, MOST_RESERVED
 from appliance.access.store import KeyStore
 
 __all__ = [
+    "ALL_MODELS",
     "APIS",
     "DEFAULT_PROJECT",
+    "MOST_RESERVED",
     "NO_LIMITS",
     "KeyInfo",
     "KeyKind",

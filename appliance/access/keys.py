@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from appliance.access import secret
 from appliance.access.apis import APIS
 from appliance.access.limits import NO_LIMITS, Limits
+from appliance.access.reserves import percent_of
 from appliance.access.words import DEFAULT_PROJECT, MAX_NAME, check_words
 from appliance.errors import UsageError
 
@@ -47,6 +48,9 @@ class KeyInfo:
     """Id of the key that replaces it."""
     limits: Limits = NO_LIMITS
     project_limits: Limits = NO_LIMITS
+    reserves: Mapping[str, int] = field(default_factory=dict)
+    """Percent reserved for its lineage, by model; see Reserves."""
+    project_reserves: Mapping[str, int] = field(default_factory=dict)
     project_archived: bool = False
     project_shares_cache: bool = False
 
@@ -62,6 +66,20 @@ class KeyInfo:
         Never another project's: the time to the first token tells what was asked before.
         """
         return self.project if self.project_shares_cache else self.lineage or self.id
+
+    def share(self, model: str) -> tuple[str, int] | None:
+        """Whose reserve its requests for `model` have, and how many percent; None: nobody's.
+
+        Its own goes before its project's.
+        """
+        for owner, reserves in (
+            (self.lineage or self.id, self.reserves),
+            (self.project, self.project_reserves),
+        ):
+            percent = percent_of(reserves, model)
+            if percent:
+                return owner, percent
+        return None
 
     def state(self, now: float) -> KeyState:
         """What the key is worth at `now`."""

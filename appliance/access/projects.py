@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from appliance.access import secret
 from appliance.access.database import AccessDatabase
 from appliance.access.limits import LIMIT_NAMES, NO_LIMITS, Limits
+from appliance.access.reserves import check_reserve, reserves_of, store_reserve, summary
 from appliance.access.words import DEFAULT_PROJECT, check_words
 from appliance.errors import ConflictError, NotFoundError
 
 _LIMITS = ", ".join(f"limits.{name}" for name in LIMIT_NAMES)
 _SELECT = (
-    f"SELECT id, name, created, archived, shares_cache, {_LIMITS}"  # noqa: S608
+    f"SELECT id, name, created, archived, shares_cache, {summary('projects.id')}, {_LIMITS}"  # noqa: S608
     " FROM projects LEFT JOIN limits ON limits.subject = projects.id"
 )
 
@@ -30,6 +32,8 @@ class Project:
     shares_cache: bool = False
     """Its keys find each other's prefixes in the cache."""
     limits: Limits = NO_LIMITS
+    reserves: Mapping[str, int] = field(default_factory=dict)
+    """Percent reserved for it, by model; see Reserves."""
 
 
 def new_project(name: str, *, shares_cache: bool = False) -> Project:
@@ -115,6 +119,20 @@ class ProjectStore:
         store_limits(self._db, project.id, changes)
         return self.get(project.id)
 
+    def check_reserve(self, name: str, model: str, percent: int | None) -> None:
+        """Raise what `reserve` would."""
+        check_reserve(self._db, self.active(name).id, model, percent)
+
+    def reserve(self, name: str, model: str, percent: int | None) -> Project:
+        """Reserve percent of a model ("": of each) for a project; None: nothing any more.
+
+        Its keys have it together. Holds for the next request. Raises NotFoundError, UsageError,
+        ConflictError.
+        """
+        project = self.active(name)
+        store_reserve(self._db, project.id, model, percent)
+        return self.get(project.id)
+
     def _find(self, name: str) -> Project | None:
         found = self._db.rows(f"{_SELECT} WHERE id = ? OR name = ?", name, name)
         # An id, which nobody chooses, goes before another project's name that looks like it.
@@ -140,8 +158,16 @@ def limits_of(values: tuple[int | None, ...]) -> Limits:
 
 
 def _project(row: tuple[Any, ...]) -> Project:
-    project_id, name, created, archived, shares_cache = row[:5]
-    return Project(project_id, name, created, archived, bool(shares_cache), limits_of(row[5:]))
+    project_id, name, created, archived, shares_cache, reserves = row[:6]
+    return Project(
+        project_id,
+        name,
+        created,
+        archived,
+        bool(shares_cache),
+        limits_of(row[6:]),
+        reserves_of(reserves),
+    )
 
 
 __all__ = ["DEFAULT_PROJECT", "Project", "ProjectStore", "new_project"]

@@ -11,7 +11,7 @@ import sqlite3
 from appliance.access.limits import LIMIT_NAMES
 from appliance.access.words import DEFAULT_PROJECT
 
-VERSION = 3
+VERSION = 4
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -31,6 +31,11 @@ def bring_up_to_date(connection: sqlite3.Connection) -> None:
         _add_projects(connection)
     if version < 3:
         connection.execute("ALTER TABLE keys ADD COLUMN priority INTEGER NOT NULL DEFAULT 0")
+    if version < 4:
+        connection.execute(
+            "CREATE TABLE reserves (subject TEXT NOT NULL, model TEXT NOT NULL,"
+            " percent INTEGER NOT NULL, PRIMARY KEY (subject, model)) STRICT"
+        )
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 

@@ -18,7 +18,8 @@ from appliance.access.database import AccessDatabase
 from appliance.access.keys import KeyInfo, NewKey, new_key
 from appliance.access.limits import LIMIT_NAMES
 from appliance.access.projects import ProjectStore, limits_of, store_limits
-from appliance.errors import ConflictError, NotFoundError
+from appliance.access.reserves import check_reserve, reserves_of, store_reserve, summary
+from appliance.errors import ConflictError, NotFoundError, UsageError
 
 _NO_DIGEST = bytes(32)
 _COLUMNS = (
@@ -32,6 +33,7 @@ _SELECT = (
     + ", projects.archived IS NOT NULL, projects.shares_cache"
     + "".join(f", mine.{name}" for name in LIMIT_NAMES)
     + "".join(f", ours.{name}" for name in LIMIT_NAMES)
+    + f", {summary('keys.lineage')}, {summary('keys.project')}"
     + ", digest FROM keys JOIN projects ON projects.id = keys.project"
     " LEFT JOIN limits AS mine ON mine.subject = keys.lineage"
     " LEFT JOIN limits AS ours ON ours.subject = keys.project"
@@ -132,6 +134,24 @@ class KeyStore:
         store_limits(self._db, self.get(key_id).lineage, changes)
         return self.get(key_id)
 
+    def check_reserve(self, key_id: str, model: str, percent: int | None) -> None:
+        """Raise what `reserve` would."""
+        key = self.get(key_id)
+        if key.kind == "admin":
+            raise UsageError(
+                "an admin key opens no model", hint="reserve for an API key or a project"
+            )
+        check_reserve(self._db, key.lineage, model, percent)
+
+    def reserve(self, key_id: str, model: str, percent: int | None) -> KeyInfo:
+        """Reserve percent of a model ("": of each) for a key; None: nothing any more.
+
+        Holds for the next request. Raises NotFoundError, UsageError, ConflictError.
+        """
+        self.check_reserve(key_id, model, percent)
+        store_reserve(self._db, self.get(key_id).lineage, model, percent)
+        return self.get(key_id)
+
     def authenticate(self, key: str) -> KeyInfo | None:
         """Who presents `key`; None if it is unknown, expired, revoked or of an archived project.
 
@@ -227,6 +247,8 @@ def _key(row: tuple[Any, ...]) -> KeyInfo:
         project_limits=limits_of(row[16 + _LIMITS : 16 + 2 * _LIMITS]),
         project_archived=bool(archived),
         project_shares_cache=bool(shares_cache),
+        reserves=reserves_of(row[-3]),
+        project_reserves=reserves_of(row[-2]),
     )
 
 

@@ -7,7 +7,8 @@ that a caller's input can neither break a line nor fill the log.
 A leaf is JSON with sorted keys, no spaces, UTF-8, empty fields left out: one event has exactly
 one byte form, and `decode_leaf` accepts no other. A record is of the lowest version that can say
 it: what release 0.1 could write has the bytes that it wrote, and what it could not is version 2,
-which it refuses. Version 2 has the money of a RES, and the records KEYROLL and PRUNE.
+which it refuses. Version 2 has the money of a RES, the certificate of a caller in REQ and REJECT,
+and the records KEYROLL and PRUNE.
 """
 
 from __future__ import annotations
@@ -110,6 +111,10 @@ class Request(Event, frozen=True, tag="REQ"):
     tenant: str = ""
     peer: str = ""
     """Address of the caller."""
+    caller: str = ""
+    """Subject of the caller's certificate, if it had to show one. Version 2."""
+    caller_sha256: str = ""
+    """Fingerprint of that certificate. Version 2."""
     bundle_digest: str = ""
     params_digest: str = ""
     content_commit: str = ""
@@ -155,6 +160,10 @@ class Reject(Event, frozen=True, tag="REJECT"):
     tenant: str = ""
     peer: str = ""
     model: str = ""
+    caller: str = ""
+    """Subject of the caller's certificate, if it had to show one. Version 2."""
+    caller_sha256: str = ""
+    """Fingerprint of that certificate. Version 2."""
 
 
 class Admin(Event, frozen=True, tag="ADMIN"):
@@ -235,7 +244,8 @@ def place(event: Event, *, seq: int, boot_id: str, epoch: int) -> Event:
 def version_of(event: Event) -> int:
     """The version of a record that says what `event` says."""
     money = isinstance(event, Response) and (event.price or event.cost or event.batch)
-    return 2 if money or isinstance(event, Keyroll | Prune) else 1
+    shown = isinstance(event, Request | Reject) and (event.caller or event.caller_sha256)
+    return 2 if money or shown or isinstance(event, Keyroll | Prune) else 1
 
 
 def encode_leaf(record: Event) -> bytes:

@@ -207,7 +207,8 @@ def _options() -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    library.register(options)
+    if library.supported():
+        library.register(options)
     return options
 
 

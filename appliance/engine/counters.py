@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from appliance.scheduler import Plan, PrefillChunk
+from appliance.scheduler import Plan, PrefillChunk, Sequence
+
+
+@dataclass(slots=True)
+class ClassCounters:
+    """Some of the same sums, of the sequences with a share or of those without."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
 
 
 @dataclass(slots=True)
@@ -22,6 +31,7 @@ class Counters:
         cancelled: sequences whose caller went away.
         expired: sequences that met their deadline.
         preemptions: sequences that gave their slot to another and waited again.
+        shared, dedicated: by class of capacity.
     """
 
     steps: int = 0
@@ -36,12 +46,21 @@ class Counters:
     cancelled: int = 0
     expired: int = 0
     preemptions: int = 0
+    shared: ClassCounters = field(default_factory=ClassCounters)
+    dedicated: ClassCounters = field(default_factory=ClassCounters)
+
+    def sampled(self, sequence: Sequence) -> None:
+        """`sequence` got one more token."""
+        self.generated_tokens += 1
+        self._of(sequence).generated_tokens += 1
 
     def add(self, plan: Plan) -> None:
         """Count a step that was computed and is not committed yet."""
         self.steps += 1
         self.drafted_tokens += sum(map(len, plan.drafts))
         self.preemptions += len(plan.preempted)
+        for sequence in plan.preempted:
+            self._of(sequence).preemptions += 1
         for sequence in plan.admitted:
             self.prefix_queries += sequence.prompt_length
             self.cached_tokens += sequence.cached
@@ -54,3 +73,7 @@ class Counters:
         fresh = max(0, min(end, sequence.prompt_length) - chunk.start - again)
         self.recomputed_tokens += again
         self.prompt_tokens += fresh
+        self._of(sequence).prompt_tokens += fresh
+
+    def _of(self, sequence: Sequence) -> ClassCounters:
+        return self.shared if sequence.share is None else self.dedicated

@@ -36,7 +36,7 @@ from appliance.engine.tokenizer import Tokenizer
 from appliance.engine.vision.sight import Sight
 from appliance.errors import RequestError
 from appliance.prompting import Tool
-from appliance.scheduler import Plan, Scheduler, Sequence
+from appliance.scheduler import Classes, Plan, Scheduler, Sequence, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Generation:
         grammar: what the output is held to.
         caller: whom the tokens count for when callers take turns.
         priority: the higher is served first, and takes slots from the lower.
+        share: what of the model is kept for its owner; None: it shares the rest.
         deadline: when the call ends, whatever it has, on the engine's clock; None: never.
         prediction: what the caller expects of the output.
         adapter: digest of the adapter that the model computes it with; "": the model alone.
@@ -77,6 +78,7 @@ class Generation:
     grammar: CompiledGrammar | None = None
     caller: str = ""
     priority: int = 0
+    share: Share | None = None
     deadline: float | None = None
     prediction: Prediction | None = None
     adapter: str = ""
@@ -196,6 +198,12 @@ class LLMEngine:
         with self._lock:
             return self._scheduler.cached_positions
 
+    @property
+    def classes(self) -> Classes:
+        """How many sequences of each class of capacity run and wait."""
+        with self._lock:
+            return self._scheduler.classes
+
     def add(self, generation: Generation) -> None:
         """Queue a request. Raises RequestError, or CapacityError when the queue is full."""
         self._check(generation)
@@ -313,6 +321,7 @@ class LLMEngine:
             adapter=generation.adapter,
             caller=generation.caller,
             priority=generation.priority,
+            share=generation.share,
             beside=sight,
         )
         constraint = None
@@ -436,7 +445,7 @@ class LLMEngine:
     def _advance(self, running: _Running, sampled: Sampled, outputs: list[Output]) -> bool:
         """Book one sampled token. True if the next row counts: it was drafted and goes on."""
         drafted = running.guesses.book(sampled.token_id)
-        self.counters.generated_tokens += 1
+        self.counters.sampled(running.sequence)
         self.counters.accepted_tokens += drafted
         outputs += self._append(running, sampled)
         goes_on = drafted and running.sequence in self._sequences

@@ -18,7 +18,7 @@ from appliance.engine.drafting import Prediction
 from appliance.engine.encoder_runner import Vectors
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Turn
-from appliance.engine.llm_engine import Generation
+from appliance.engine.llm_engine import Generation, LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.reranker import Ranking
@@ -290,6 +290,7 @@ def _generation(
         cache_namespace=request.cache_namespace,
         caller=request.caller,
         priority=request.priority,
+        share=wire.share(request),
         deadline=deadline,
         prediction=prediction,
         sight=sight,
@@ -373,3 +374,20 @@ def _add_stats(stats: pb.ModelStats, hosted: HostedModel) -> None:
         stats.accepted_tokens += model.engine.counters.accepted_tokens
         stats.cache_bytes_total += model.cache_shape.total_bytes
         stats.cache_bytes_used += model.cache_bytes_used
+        _add_classes(stats, model.engine)
+
+
+def _add_classes(stats: pb.ModelStats, engine: LLMEngine) -> None:
+    """The figures of shared and dedicated capacity, added to those of other versions."""
+    if not stats.classes:
+        stats.classes.extend(pb.ClassStats(name=name) for name in ("shared", "dedicated"))
+    now, sums = engine.classes, (engine.counters.shared, engine.counters.dedicated)
+    shared, dedicated = stats.classes
+    dedicated.slots_reserved += now.reserved
+    figures = zip((shared, dedicated), now.running, now.waiting, sums, strict=True)
+    for shown, running, waiting, counters in figures:
+        shown.sequences_running += running
+        shown.sequences_waiting += waiting
+        shown.prompt_tokens += counters.prompt_tokens
+        shown.generated_tokens += counters.generated_tokens
+        shown.preemptions += counters.preemptions

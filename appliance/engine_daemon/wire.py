@@ -14,6 +14,7 @@ from appliance.engine.vision.decoder import Image
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.prompting import Conversation, Message, Tool, ToolCall, ToolCallPiece
+from appliance.scheduler import MOST_RESERVED, Share
 
 _REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -35,6 +36,20 @@ def sequence_count(request: pb.GenerateRequest) -> int:
     if request.n > MAX_SEQUENCES:
         raise RequestError(f"n must be at most {MAX_SEQUENCES}", param="n")
     return request.n or 1
+
+
+def share(request: pb.GenerateRequest) -> Share | None:
+    """What is kept for the caller. Raises RequestError."""
+    if not request.HasField("share"):
+        return None
+    owner, percent = request.share.owner, request.share.percent
+    if not owner:
+        raise RequestError("a share has an owner", param="share.owner")
+    if not 1 <= percent <= MOST_RESERVED:
+        raise RequestError(
+            f"a share has 1 to {MOST_RESERVED} percent, not {percent}", param="share.percent"
+        )
+    return Share(owner, percent)
 
 
 def sampling_params(given: pb.SamplingParams, defaults: Generation) -> SamplingParams:

@@ -16,8 +16,8 @@ Dimension = Literal["key", "project", "model", "day"]
 DIMENSIONS: tuple[str, ...] = get_args(Dimension)
 Column = Literal["key_id", "project", "model", "batch"]
 COLUMNS: tuple[str, ...] = get_args(Column)
-EMBEDDINGS = "/v1/embeddings"
-"""The route whose usage the administration API tells apart."""
+READING = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/v1/score")
+"""Routes that generate nothing: the administration API has their usage with embeddings."""
 
 _GROUPS: dict[Dimension, str] = {
     "key": "key_id",
@@ -69,7 +69,7 @@ class Filter:
     only: Mapping[Column, Sequence[str | int]] = field(default_factory=dict)
     """Values that a column may have."""
     embeddings: bool | None = None
-    """True: embeddings alone; False: all else; None: both."""
+    """True: what only reads, as embeddings do; False: all else; None: both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,9 @@ def buckets(db: Database, wanted: Filter) -> list[BucketRow]:
         conditions.append(f"{column} in ({', '.join('?' * len(allowed))})")
         values += allowed
     if wanted.embeddings is not None:
-        conditions.append("route = ?" if wanted.embeddings else "route <> ?")
-        values.append(EMBEDDINGS)
+        marks = ", ".join("?" * len(READING))
+        conditions.append(f"route {'in' if wanted.embeddings else 'not in'} ({marks})")
+        values += READING
     groups = ", ".join(["bucket", *wanted.group_by])
     rows = db.query(
         f"select at / {wanted.width} as bucket, {_SUMS}"  # noqa: S608

@@ -72,7 +72,7 @@ class FillIn(_message.Message):
     def __init__(self, prefix: _Optional[str] = ..., suffix: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "model", "chat", "text", "tokens", "fill_in", "sampling", "n", "cache_namespace", "structured", "caller", "priority", "deadline_ms", "prediction")
+    __slots__ = ("request_id", "model", "chat", "text", "tokens", "fill_in", "sampling", "n", "cache_namespace", "structured", "caller", "priority", "share", "deadline_ms", "prediction")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,7 @@ class GenerateRequest(_message.Message):
     STRUCTURED_FIELD_NUMBER: _ClassVar[int]
     CALLER_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
@@ -99,9 +100,18 @@ class GenerateRequest(_message.Message):
     structured: StructuredOutput
     caller: str
     priority: int
+    share: Share
     deadline_ms: int
     prediction: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., fill_in: _Optional[_Union[FillIn, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., cache_namespace: _Optional[str] = ..., structured: _Optional[_Union[StructuredOutput, _Mapping]] = ..., caller: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_ms: _Optional[int] = ..., prediction: _Optional[str] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., text: _Optional[str] = ..., tokens: _Optional[_Union[TokenIds, _Mapping]] = ..., fill_in: _Optional[_Union[FillIn, _Mapping]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., n: _Optional[int] = ..., cache_namespace: _Optional[str] = ..., structured: _Optional[_Union[StructuredOutput, _Mapping]] = ..., caller: _Optional[str] = ..., priority: _Optional[int] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., deadline_ms: _Optional[int] = ..., prediction: _Optional[str] = ...) -> None: ...
+
+class Share(_message.Message):
+    __slots__ = ("owner", "percent")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    PERCENT_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    percent: int
+    def __init__(self, owner: _Optional[str] = ..., percent: _Optional[int] = ...) -> None: ...
 
 class StructuredOutput(_message.Message):
     __slots__ = ("json_schema", "json_object", "regex", "lark")
@@ -517,7 +527,7 @@ class StatsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelStats, _Mapping]]] = ...) -> None: ...
 
 class ModelStats(_message.Message):
-    __slots__ = ("model", "sequences_running", "sequences_waiting", "cache_bytes_total", "cache_bytes_used", "prompt_tokens", "generated_tokens", "cached_tokens", "sequences_finished", "sequences_cancelled", "preemptions", "steps", "prefix_cache_queries", "recomputed_tokens", "sequences_expired", "drafted_tokens", "accepted_tokens")
+    __slots__ = ("model", "sequences_running", "sequences_waiting", "cache_bytes_total", "cache_bytes_used", "prompt_tokens", "generated_tokens", "cached_tokens", "sequences_finished", "sequences_cancelled", "preemptions", "steps", "prefix_cache_queries", "recomputed_tokens", "sequences_expired", "drafted_tokens", "accepted_tokens", "classes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_RUNNING_FIELD_NUMBER: _ClassVar[int]
     SEQUENCES_WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -535,6 +545,7 @@ class ModelStats(_message.Message):
     SEQUENCES_EXPIRED_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
     model: str
     sequences_running: int
     sequences_waiting: int
@@ -552,4 +563,23 @@ class ModelStats(_message.Message):
     sequences_expired: int
     drafted_tokens: int
     accepted_tokens: int
-    def __init__(self, model: _Optional[str] = ..., sequences_running: _Optional[int] = ..., sequences_waiting: _Optional[int] = ..., cache_bytes_total: _Optional[int] = ..., cache_bytes_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sequences_finished: _Optional[int] = ..., sequences_cancelled: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., prefix_cache_queries: _Optional[int] = ..., recomputed_tokens: _Optional[int] = ..., sequences_expired: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ...) -> None: ...
+    classes: _containers.RepeatedCompositeFieldContainer[ClassStats]
+    def __init__(self, model: _Optional[str] = ..., sequences_running: _Optional[int] = ..., sequences_waiting: _Optional[int] = ..., cache_bytes_total: _Optional[int] = ..., cache_bytes_used: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., sequences_finished: _Optional[int] = ..., sequences_cancelled: _Optional[int] = ..., preemptions: _Optional[int] = ..., steps: _Optional[int] = ..., prefix_cache_queries: _Optional[int] = ..., recomputed_tokens: _Optional[int] = ..., sequences_expired: _Optional[int] = ..., drafted_tokens: _Optional[int] = ..., accepted_tokens: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[ClassStats, _Mapping]]] = ...) -> None: ...
+
+class ClassStats(_message.Message):
+    __slots__ = ("name", "sequences_running", "sequences_waiting", "slots_reserved", "prompt_tokens", "generated_tokens", "preemptions")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_WAITING_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_RESERVED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sequences_running: int
+    sequences_waiting: int
+    slots_reserved: int
+    prompt_tokens: int
+    generated_tokens: int
+    preemptions: int
+    def __init__(self, name: _Optional[str] = ..., sequences_running: _Optional[int] = ..., sequences_waiting: _Optional[int] = ..., slots_reserved: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ...) -> None: ...

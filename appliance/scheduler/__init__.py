@@ -6,6 +6,17 @@ accelerator; everything here is plain integers, so that property tests can run i
 
 from appliance.scheduler.plan import Move, Plan, PrefillChunk
 from appliance.scheduler.scheduler import Scheduler
-from appliance.scheduler.sequence import Phase, Sequence
+from appliance.scheduler.sequence import Phase, Sequence, Share
+from appliance.scheduler.shares import MOST_RESERVED, Classes
 
-__all__ = ["Move", "Phase", "Plan", "PrefillChunk", "Scheduler", "Sequence"]
+__all__ = [
+    "MOST_RESERVED",
+    "Classes",
+    "Move",
+    "Phase",
+    "Plan",
+    "PrefillChunk",
+    "Scheduler",
+    "Sequence",
+    "Share",
+]

@@ -12,26 +12,30 @@ that was served last, so nobody saves up while idle and nobody pays for having b
 Every eighth slot goes by age instead: to the priority whose next sequence came first, and there in
 turn; who gets it keeps it. So a low priority is slow and never starves.
 
+Owners of shares come first for what is kept for them (see Shares), by priority and in turn among
+their own callers. That counts as no turn and moves no clock: it takes nothing from anybody.
+
 Owns the waiting sequences that could run. Refuses to know slots.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from appliance.scheduler.sequence import Sequence
 
 AGED_TURN = 8
 """One turn of so many goes by age, whatever the priorities."""
 _MANY_CALLERS = 1024
+_Lane = tuple[int, str, str]
 
 
 class FairQueue:
-    """Waiting sequences, each in the lane of its priority and caller."""
+    """Waiting sequences, each in the lane of its priority, caller and share's owner."""
 
     def __init__(self) -> None:
-        self._lanes: dict[tuple[int, str], deque[Sequence]] = {}
+        self._lanes: dict[_Lane, deque[Sequence]] = {}
         self._clocks: dict[str, int] = {}
         self._now = 0
         self._taken = 0
@@ -44,7 +48,7 @@ class FairQueue:
 
     def count(self, caller: str) -> int:
         """How many sequences of `caller` wait."""
-        return sum(len(lane) for (_, owner), lane in self._lanes.items() if owner == caller)
+        return sum(len(lane) for (_, of, _), lane in self._lanes.items() if of == caller)
 
     def push(self, sequence: Sequence) -> None:
         """A new sequence, behind its caller's others."""
@@ -56,7 +60,7 @@ class FairQueue:
 
     def remove(self, sequence: Sequence) -> None:
         """Take `sequence` out, wherever it stands."""
-        key = (sequence.priority, sequence.caller)
+        key = _lane_of(sequence)
         lane = self._lanes[key]
         lane.remove(sequence)
         if not lane:
@@ -74,18 +78,36 @@ class FairQueue:
         if by_age and self.aged_turn:
             priority = min(self._lanes.items(), key=lambda item: item[1][0].arrival)[0][0]
         else:
-            priority = max(priority for priority, _ in self._lanes)
-        heads = [lane[0] for (of, _), lane in self._lanes.items() if of == priority]
-        for sequence in heads:
-            sequence.turn = self._clocks[sequence.caller]
-        return min(heads, key=lambda sequence: (sequence.turn, sequence.arrival))
+            priority = self._highest
+        heads = [lane[0] for (of, _, _), lane in self._lanes.items() if of == priority]
+        return min(heads, key=self._in_turn)
+
+    def head_of(self, owners: Collection[str]) -> Sequence | None:
+        """Whose turn it is of those who have a share of one of `owners`, its `turn` set."""
+        heads = [lane[0] for (_, _, owner), lane in self._lanes.items() if owner in owners]
+        return min(heads, key=lambda s: (-s.priority, *self._in_turn(s)), default=None)
+
+    def newcomer(self, callers: Collection[str]) -> Sequence | None:
+        """Whose turn it is of the highest priority's callers but `callers`, its `turn` set."""
+        heads = [
+            lane[0]
+            for (priority, caller, _), lane in self._lanes.items()
+            if priority == self._highest and caller not in callers
+        ]
+        return min(heads, key=self._in_turn, default=None)
+
+    def take_reserved(self, sequence: Sequence) -> None:
+        """`sequence` gets a slot that is kept for it."""
+        sequence.keeps_slot = sequence.charged = False
+        self.remove(sequence)
 
     def take(self, sequence: Sequence, tokens: int) -> None:
         """`sequence` gets a slot, and `tokens` will be computed for it before it decodes."""
-        highest = max(priority for priority, _ in self._lanes)
-        sequence.keeps_slot = sequence.priority < highest
+        sequence.keeps_slot = sequence.priority < self._highest
+        sequence.charged = True
+        if sequence is self.head():
+            self._now = max(self._now, sequence.turn)
         self.remove(sequence)
-        self._now = max(self._now, sequence.turn)
         self._taken += 1
         self.spend(sequence.caller, tokens)
 
@@ -95,10 +117,19 @@ class FairQueue:
 
     def check_integrity(self) -> None:
         """No lane is empty, everybody is in the right one, and every caller has a clock."""
-        for (priority, caller), lane in self._lanes.items():
+        for key, lane in self._lanes.items():
             assert lane
-            assert caller in self._clocks
-            assert all((s.priority, s.caller) == (priority, caller) for s in lane)
+            assert key[1] in self._clocks
+            assert all(_lane_of(sequence) == key for sequence in lane)
+
+    @property
+    def _highest(self) -> int:
+        return max(priority for priority, _, _ in self._lanes)
+
+    def _in_turn(self, sequence: Sequence) -> tuple[int, int]:
+        """The least is next; notes the sequence's turn."""
+        sequence.turn = self._clocks[sequence.caller]
+        return sequence.turn, sequence.arrival
 
     def _lane(self, sequence: Sequence) -> deque[Sequence]:
         caller = sequence.caller
@@ -106,13 +137,17 @@ class FairQueue:
             self._clocks[caller] = max(self._clocks.get(caller, 0), self._now)
             if len(self._clocks) > _MANY_CALLERS:
                 self._forget()
-        return self._lanes.setdefault((sequence.priority, caller), deque())
+        return self._lanes.setdefault(_lane_of(sequence), deque())
 
     def _forget(self) -> None:
         """Drop clocks that say no more than a newcomer's."""
-        waiting = {caller for _, caller in self._lanes}
+        waiting = {caller for _, caller, _ in self._lanes}
         self._clocks = {
             caller: clock
             for caller, clock in self._clocks.items()
             if clock >= self._now or caller in waiting
         }
+
+
+def _lane_of(sequence: Sequence) -> _Lane:
+    return sequence.priority, sequence.caller, sequence.owner

@@ -14,9 +14,12 @@ from appliance.scheduler.sequence import Phase, Sequence
 
 
 def may_follow(sequence: Sequence, promise: Match) -> bool:
-    """Not behind a lower priority, which may have to wait for others itself."""
+    """Not behind a lower priority, which may have to wait for others itself, nor with a share
+    behind somebody without."""
     leader = promise.prefix.owner
     assert leader is not None
+    if sequence.share is not None and not leader.reserved:
+        return False
     return leader.priority >= sequence.priority
 
 

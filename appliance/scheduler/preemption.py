@@ -7,7 +7,8 @@ Two rules, both bounded: no sequence gives way more than twice, nor one that got
 2. A caller with nothing running takes a slot of a caller of the same priority that runs more than
    its equal part: a first request does not wait for the end of somebody's two hundred.
 
-The one with the fewest computed tokens goes, since it has the least to compute again.
+The one with the fewest computed tokens goes, since it has the least to compute again. What runs
+within a share (see Shares) gives way to its owner's higher priorities alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def victim_for(sequence: Sequence, slots: SlotTable) -> Sequence | None:
         other
         for other in slots.decoding
         if other.preemptions < MOST_PREEMPTIONS and not other.keeps_slot
+        if not other.reserved or other.owner == sequence.owner
     ]
     lower = [other for other in willing if other.priority < sequence.priority]
     if lower:

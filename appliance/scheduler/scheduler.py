@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 
 from appliance.errors import CapacityError
+from appliance.scheduler.division import divide
 from appliance.scheduler.fair_queue import AGED_TURN, FairQueue
 from appliance.scheduler.followers import Followers, may_follow
 from appliance.scheduler.plan import Plan, PrefillChunk
 from appliance.scheduler.preemption import victim_for
+from appliance.scheduler.prefix import Match
 from appliance.scheduler.sequence import Phase, Sequence
+from appliance.scheduler.shares import Classes, Shares
 from appliance.scheduler.slots import SlotTable
 
 REUSE_BLOCK = 32
@@ -59,6 +62,7 @@ class Scheduler:
             max_waiting if max_waiting_per_caller is None else max_waiting_per_caller
         )
         self._slots = SlotTable(slots, reuse_block)
+        self._shares = Shares(slots)
         self._waiting = FairQueue()
         self._followers = Followers()
         self._private: Counter[Hashable] = Counter()
@@ -75,20 +79,34 @@ class Scheduler:
         return self._slots.used
 
     @property
+    def classes(self) -> Classes:
+        """The same by class of capacity."""
+        dedicated = sum(sequence.share is not None for sequence in self._running)
+        waiting = sum(s.share is not None for s in (*self._waiting, *self._followers))
+        return Classes(
+            (self.running - dedicated, dedicated),
+            (self.waiting - waiting, waiting),
+            self._slots.count - self._shares.left,
+        )
+
+    @property
     def has_work(self) -> bool:
         return self.waiting > 0 or self._slots.used > 0
 
     @property
     def cached_positions(self) -> int:
         """Cache positions that hold a running sequence's keys and values."""
-        owners = self._slots.decoding + self._slots.prefilling
-        return sum(sequence.computed for sequence in owners)
+        return sum(sequence.computed for sequence in self._running)
+
+    @property
+    def _running(self) -> tuple[Sequence, ...]:
+        return self._slots.decoding + self._slots.prefilling
 
     def add(self, sequences: Iterable[Sequence]) -> None:
         """Queue the sequences of one request, all or none.
 
         Without a namespace they share with each other and with nobody else. Raises CapacityError
-        when the queue is full.
+        when the queue is full; what finds room in its owner's share does not count there.
         """
         arrivals = tuple(sequences)
         self._check_room(arrivals)
@@ -100,6 +118,7 @@ class Scheduler:
                 sequence.namespace = alone
                 self._private[alone] += 1
             sequence.arrival = next(self._arrivals)
+            self._shares.enter(sequence)
             self._waiting.push(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -110,11 +129,11 @@ class Scheduler:
                 self._waiting.remove(sequence)
             sequence.phase = Phase.FINISHED
         elif sequence.running:
-            if sequence.phase is Phase.PREFILL:
-                self._waiting.spend(sequence.caller, -_fresh(sequence, sequence.computed))
+            self._give_back(sequence)
             self._slots.release(sequence)
         else:
             return
+        self._shares.leave(sequence)
         if sequence.namespace in self._private:
             self._private[sequence.namespace] -= 1
             if not self._private[sequence.namespace]:
@@ -131,9 +150,12 @@ class Scheduler:
         self._step_budget = min(token_budget or self._token_budget, self._token_budget)
         for sequence in reversed(self._followers.ready()):
             self._waiting.push_back(sequence)
-        admitted, preempted = self._admit()
+        admitted: list[Sequence] = []
+        preempted: list[Sequence] = []
+        self._admit_owners(admitted, preempted)
+        self._admit(admitted, preempted)
         self._slots.arrange()
-        shares = self._shares({s: s.uncomputed for s in self._slots.prefilling})
+        shares = self._divided({s: s.uncomputed for s in self._slots.prefilling})
         self._steps += 1
         chunks = tuple(_chunk(sequence, count) for sequence, count in shares.items())
         return Plan(
@@ -151,8 +173,7 @@ class Scheduler:
         for chunk in plan.prefills:
             self._slots.advance(chunk.sequence, chunk.count)
         for sequence in plan.decodes:
-            self._slots.advance(sequence, 1)
-            self._waiting.spend(sequence.caller, 1)
+            self._decoded(sequence)
         for chunk in plan.prefills:
             if chunk.sequence.uncomputed == 0:
                 self._slots.promote(chunk.sequence)
@@ -172,14 +193,14 @@ class Scheduler:
         """
         assert sequence.phase is Phase.DECODE
         assert sequence.uncomputed == 1
-        self._slots.advance(sequence, 1)
-        self._waiting.spend(sequence.caller, 1)
+        self._decoded(sequence)
 
     def check_integrity(self) -> None:
         """Every sequence is in one place, no slot is lost, nothing exceeds its bound."""
         self._slots.check_integrity()
         self._waiting.check_integrity()
-        assert self.waiting <= self._max_waiting + self._slots.count
+        # Those that found a free slot, and owners that found their own, wait for the next step.
+        assert self.waiting <= self._max_waiting + 2 * self._slots.count
         waiting = [*self._waiting, *self._followers]
         for sequence in waiting:
             assert sequence.phase is Phase.WAITING
@@ -192,12 +213,15 @@ class Scheduler:
             assert sequence.prompt_length <= sequence.computed <= len(sequence.tokens)
             assert len(sequence.tokens) <= self.capacity
         everyone = [*waiting, *self._slots.prefilling, *self._slots.decoding]
+        self._shares.check_integrity(everyone)
         private = Counter(s.namespace for s in everyone if isinstance(s.namespace, _Private))
         assert private == self._private
 
     def _check_room(self, arrivals: Collection[Sequence]) -> None:
         """Raises CapacityError, which says whose bound it is."""
         free, hint = self._slots.available, "try again when others have finished"
+        if arrivals and len(arrivals) <= self._unused(arrivals):
+            return
         if len(arrivals) > free + self._max_waiting - self.waiting:
             raise CapacityError(
                 f"the queue is full: {self.waiting} sequences wait", hint=hint, code="queue_full"
@@ -211,61 +235,105 @@ class Scheduler:
                     code="caller_queue_full",
                 )
 
-    def _admit(self) -> tuple[list[Sequence], list[Sequence]]:
-        """Give slots to those in the queue who would get tokens in this step.
+    def _unused(self, arrivals: Collection[Sequence]) -> int:
+        """Slots of their owner's share that nobody has or waits for."""
+        (share,) = {sequence.share for sequence in arrivals}
+        return 0 if share is None else self._shares.unused(share)
 
-        Returns those who got their first one, and those who had to give theirs.
-        """
-        admitted: list[Sequence] = []
-        preempted: list[Sequence] = []
+    def _admit_owners(self, admitted: list[Sequence], preempted: list[Sequence]) -> None:
+        """Give the slots that are kept for them to owners who wait; who has borrowed one goes."""
+        self._shares.assign(self._running)
+        while owners := self._shares.wanting():
+            sequence = self._waiting.head_of(owners)
+            if sequence is None:
+                return
+            match = self._slots.match(sequence)
+            if self._follows(sequence, match):
+                continue
+            if not self._slots.available:
+                victim = self._shares.borrower(self._running)
+                assert victim is not None, "not all slots are reserved while an owner lacks one"
+                self._preempt(victim)
+                preempted.append(victim)
+            self._waiting.take_reserved(sequence)
+            self._shares.reserve(sequence)
+            self._start(sequence, match, admitted)
+
+    def _admit(self, admitted: list[Sequence], preempted: list[Sequence]) -> None:
+        """Give slots to those in the queue who would get tokens in this step."""
         while sequence := self._waiting.head(by_age=self._slots.available > 0):
             victim = None
             if not self._slots.available:
                 victim = victim_for(sequence, self._slots)
                 if victim is None:
-                    break
-            match, promise = self._slots.match(sequence), self._slots.promise(sequence)
-            held = match.tokens if match is not None else 0
-            if promise is not None and promise.tokens > held and may_follow(sequence, promise):
-                self._waiting.remove(sequence)
-                self._followers.add(sequence, promise)
+                    # Whoever runs nothing need not wait until the clock of who has all is later.
+                    newcomer = self._waiting.newcomer({s.caller for s in self._running})
+                    if newcomer is None:
+                        break
+                    sequence, victim = newcomer, victim_for(newcomer, self._slots)
+                    if victim is None:
+                        break
+            match = self._slots.match(sequence)
+            if self._follows(sequence, match):
                 continue
+            held = match.tokens if match is not None else 0
             needs = {s: s.uncomputed for s in self._slots.prefilling}
             needs[sequence] = sequence.uncomputed - held
             # Whose turn came by age may have to wait for tokens; others must not wait behind it.
-            if sequence not in self._shares(needs) and not self._waiting.aged_turn:
+            if sequence not in self._divided(needs) and not self._waiting.aged_turn:
                 break
             if victim is not None:
                 self._preempt(victim)
                 preempted.append(victim)
             self._waiting.take(sequence, _fresh(sequence, held))
-            self._slots.claim(sequence, match)
-            if not sequence.preemptions:
-                sequence.cached = held
-                admitted.append(sequence)
-        return admitted, preempted
+            self._start(sequence, match, admitted)
+
+    def _follows(self, sequence: Sequence, match: Match | None) -> bool:
+        """Whether it waits on, for another that computes more of its prompt just now."""
+        promise = self._slots.promise(sequence)
+        held = match.tokens if match is not None else 0
+        if promise is None or promise.tokens <= held or not may_follow(sequence, promise):
+            return False
+        self._waiting.remove(sequence)
+        self._followers.add(sequence, promise)
+        return True
+
+    def _start(self, sequence: Sequence, match: Match | None, admitted: list[Sequence]) -> None:
+        self._slots.claim(sequence, match)
+        if not sequence.preemptions:
+            sequence.cached = sequence.computed
+            admitted.append(sequence)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back into the queue; what it has computed stays cached while there is room."""
+        self._give_back(sequence)
         self._slots.release(sequence)
         sequence.phase = Phase.WAITING
         sequence.computed = 0
         sequence.preemptions += 1
         self._waiting.push_back(sequence)
 
-    def _shares(self, needs: Mapping[Sequence, int]) -> dict[Sequence, int]:
-        """Divide this step's prompt tokens: to a priority what the higher ones leave.
+    def _divided(self, needs: Mapping[Sequence, int]) -> dict[Sequence, int]:
+        """This step's prompt tokens for those who have a slot or would get one."""
+        callers = Counter(sequence.caller for sequence in {*self._running, *needs})
+        return divide(
+            needs,
+            max(1, self._step_budget - len(self._slots.decoding)),
+            holdings=self._shares.holdings,
+            callers=callers,
+            by_age=self._steps % AGED_TURN == AGED_TURN - 1,
+        )
 
-        In every eighth step by age alone.
-        """
-        room = max(1, self._step_budget - len(self._slots.decoding))
-        if self._steps % AGED_TURN == AGED_TURN - 1:
-            return _divide(needs, room, lambda sequence: (sequence.arrival,))
-        shares: dict[Sequence, int] = {}
-        for priority in sorted({sequence.priority for sequence in needs}, reverse=True):
-            equals = {s: need for s, need in needs.items() if s.priority == priority}
-            shares |= _divide(equals, room - sum(shares.values()), lambda s: (s.turn, s.arrival))
-        return shares
+    def _decoded(self, sequence: Sequence) -> None:
+        """One more token of its answer is computed."""
+        self._slots.advance(sequence, 1)
+        if not sequence.reserved:
+            self._waiting.spend(sequence.caller, 1)
+
+    def _give_back(self, sequence: Sequence) -> None:
+        """Its caller's clock does not count what is not computed of its prompt."""
+        if sequence.phase is Phase.PREFILL and sequence.charged:
+            self._waiting.spend(sequence.caller, -_fresh(sequence, sequence.computed))
 
 
 class _Private:
@@ -275,26 +343,6 @@ class _Private:
 def _fresh(sequence: Sequence, computed: int) -> int:
     """Tokens that were never computed for `sequence`, of those behind the first `computed`."""
     return len(sequence.tokens) - max(computed, sequence.reached)
-
-
-def _divide(
-    needs: Mapping[Sequence, int], room: int, rank: Callable[[Sequence], tuple[int, ...]]
-) -> dict[Sequence, int]:
-    """Divide `room` prompt tokens among those who need some.
-
-    The first in rank gets half, so none starves; the shortest of the others come next, so a
-    short prompt does not wait behind a long one; what they leave goes to the first.
-    """
-    if not needs or not room:
-        return {}
-    first, *others = sorted(needs, key=rank)
-    shares = {first: min(needs[first], max(1, room // 2))}
-    room -= shares[first]
-    for sequence in sorted(others, key=needs.__getitem__):
-        shares[sequence] = min(room, needs[sequence])
-        room -= shares[sequence]
-    shares[first] += min(room, needs[first] - shares[first])
-    return {sequence: share for sequence, share in shares.items() if share}
 
 
 def _chunk(sequence: Sequence, count: int) -> PrefillChunk:

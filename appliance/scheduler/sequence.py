@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 
 
 class Phase(enum.Enum):
@@ -17,6 +18,14 @@ class Phase(enum.Enum):
     PREFILL = "prefill"
     DECODE = "decode"
     FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What is kept for `owner`: so many percent of the slots and of each step's prompt tokens."""
+
+    owner: str
+    percent: int
 
 
 class Sequence:
@@ -43,6 +52,9 @@ class Sequence:
         beside: what computing it takes beside its tokens; nothing to the scheduler.
         caller: whom its tokens count for when callers take turns.
         priority: the higher is served first.
+        share: that it is computed with; None: it shares what is left with all others.
+        reserved: it runs within the share; see Shares.
+        charged: its prompt moved its caller's clock when it got its slot.
         preemptions: how often it had to give its slot to another.
         keeps_slot: it got its slot by age, before higher priorities, and is not preempted.
         slot: cache slot while running, else None.
@@ -57,6 +69,7 @@ class Sequence:
         "cached",
         "caller",
         "chain",
+        "charged",
         "computed",
         "keeps_slot",
         "namespace",
@@ -65,6 +78,8 @@ class Sequence:
         "priority",
         "prompt_length",
         "reached",
+        "reserved",
+        "share",
         "slot",
         "tokens",
         "turn",
@@ -77,6 +92,7 @@ class Sequence:
         namespace: Hashable = "",
         caller: str = "",
         priority: int = 0,
+        share: Share | None = None,
         adapter: str = "",
         beside: object = None,
     ) -> None:
@@ -90,6 +106,9 @@ class Sequence:
         self.adapter = adapter
         self.caller = caller
         self.priority = priority
+        self.share = share
+        self.reserved = False
+        self.charged = False
         self.beside = beside
         self.preemptions = 0
         self.keeps_slot = False
@@ -98,6 +117,11 @@ class Sequence:
         self.slot: int | None = None
         self.arrival = -1
         self.turn = 0
+
+    @property
+    def owner(self) -> str:
+        """Of its share; "" if it has none."""
+        return self.share.owner if self.share is not None else ""
 
     @property
     def generated(self) -> int:

@@ -67,6 +67,8 @@ class Accounting:
                 model=exchange.model,
                 tenant=exchange.project,
                 peer=exchange.peer,
+                caller=exchange.caller.subject,
+                caller_sha256=exchange.caller.sha256,
                 bundle_digest=bundle_digest,
                 content_commit=asked.commit,
                 content_ref=asked.ref,
@@ -86,6 +88,8 @@ class Accounting:
                 key_id=exchange.key_id,
                 tenant=exchange.project,
                 peer=exchange.peer,
+                caller=exchange.caller.subject,
+                caller_sha256=exchange.caller.sha256,
                 model=clip(exchange.model),
             )
         )

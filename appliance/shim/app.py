@@ -1,7 +1,6 @@
 """The application: its layers in their order, outermost first.
 
-identify            request id, exchange
-show limits         what is left of limits per minute
+identify            request id, exchange; the head shows them, and what is left of limits
 observe             counts and durations
 answer errors       typed errors become answers
 record rejections   a refused request gets its REJECT
@@ -15,7 +14,7 @@ router              the endpoints
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.types import ASGIApp
 
@@ -28,7 +27,6 @@ from appliance.shim.layers.identify import IdentifyLayer
 from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
 from appliance.shim.layers.record_rejections import RecordRejectionsLayer
-from appliance.shim.layers.show_limits import ShowLimitsLayer
 from appliance.shim.operations import ANTHROPIC, PUBLIC, UPLOADS, route_of
 from appliance.shim.routes import router
 from appliance.shim.services import Services
@@ -37,8 +35,12 @@ _BODY_SECONDS = 60.0
 """Longest time for a body to arrive."""
 
 
-def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
-    """The ASGI application over `services`."""
+def build(
+    services: Services,
+    audit_available: Callable[[], bool],
+    certified: Callable[[], Collection[str]] = frozenset,
+) -> ASGIApp:
+    """The ASGI application over `services`; `certified` are the names in its certificate."""
     app = router(services, audit_available)
     app = LimitBodyLayer(
         app,
@@ -50,9 +52,8 @@ def build(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
     app = AuthoriseLayer(app)
     app = AuthenticateLayer(app, services.keys, PUBLIC)
     app = DrainLayer(app, services.drain)
-    app = CheckOriginLayer(app, services.settings.all_hosts)
+    app = CheckOriginLayer(app, services.settings.all_hosts, certified)
     app = RecordRejectionsLayer(app, services.accounting, PUBLIC)
     app = AnswerErrorsLayer(app)
     app = ObserveLayer(app, services.metrics)
-    app = ShowLimitsLayer(app)
     return IdentifyLayer(app, route_of, ANTHROPIC)

@@ -39,7 +39,7 @@ _OPTIONS = (
 
 
 class GenerateStream:
-    """One running Generate call. Iterating raises typed errors; `cancel` ends it in the engine.
+    """One running Generate call; `cancel` ends it in the engine.
 
     Whoever has one calls `cancel` in any case: until then the engine's pulse is felt for it.
     """
@@ -54,17 +54,16 @@ class GenerateStream:
         self._call = call
         self._pulse = pulse
         self._given_up = False
-        self._events: AsyncIterator[pb.GenerateEvent] = aiter(call)
+        self.events = self._typed_events()
+        """Every event, to the end, once. Raises typed errors."""
         self.connected = connected
         """The engine was there when the call was made, so it is not there any more if it fails."""
         pulse.add(self)
 
-    def __aiter__(self) -> GenerateStream:
-        return self
-
-    async def __anext__(self) -> pb.GenerateEvent:
+    async def _typed_events(self) -> AsyncIterator[pb.GenerateEvent]:
         try:
-            return await anext(self._events)
+            async for event in self._call:
+                yield event
         except grpc.aio.AioRpcError as error:
             raise typed(error) from None
         except asyncio.CancelledError:
@@ -74,7 +73,7 @@ class GenerateStream:
 
     async def accepted(self) -> pb.Accepted:
         """The first event: the engine has taken the request."""
-        event = await anext(self, None)
+        event = await anext(self.events, None)
         if event is None or event.WhichOneof("event") != "accepted":
             raise UnavailableError("the engine broke its protocol", code="engine_error")
         return event.accepted

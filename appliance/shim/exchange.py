@@ -14,6 +14,7 @@ from starlette.types import Scope
 from appliance.access import KeyInfo
 from appliance.audit.event import Outcome, Tokens
 from appliance.metering import Price, Reservation, Standing
+from appliance.shim.caller_certificate import NO_CERTIFICATE, CallerCertificate
 
 _SLOT = "appliance.exchange"
 Dialect = Literal["openai", "anthropic"]
@@ -36,6 +37,7 @@ class Exchange:
     dialect: Dialect = "openai"
     """Whose errors the caller understands."""
     peer: str = ""
+    caller: CallerCertificate = NO_CERTIFICATE
     key: KeyInfo | None = None
     model: str = ""
     """The model the caller asked for, as far as the body was read."""
@@ -45,6 +47,8 @@ class Exchange:
     """As which it is served."""
     priority: int = 0
     """In the engine: the higher is served first."""
+    dedicated: bool = False
+    """Some of the model is reserved for its key or project, and it may use that."""
     keep: Keep | None = None
     """Awaited with a whole answer and what it is billed for, before its RES is written."""
     price: Price | None = None
@@ -58,6 +62,8 @@ class Exchange:
     """Its REQ record is durable, so a RES record must follow."""
     outcome: Outcome | None = None
     """What its RES says, as soon as that is durable."""
+    status: int = 0
+    """Of the answer; 0 until its head is sent."""
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -69,6 +75,11 @@ class Exchange:
     def key_id(self) -> str:
         """Id of the authenticated key; empty before authentication."""
         return self.key.id if self.key is not None else ""
+
+    @property
+    def owner(self) -> str:
+        """Whose content the caller may see: that of its key, and of the keys that it replaced."""
+        return (self.key.lineage or self.key.id) if self.key is not None else ""
 
     @property
     def project(self) -> str:

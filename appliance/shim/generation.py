@@ -18,6 +18,7 @@ from appliance.audit.event import Outcome, Tokens
 from appliance.errors import ApplianceError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.accounting import Bill
+from appliance.shim.capacity import give_share
 from appliance.shim.engine_client import EngineClient, GenerateStream
 from appliance.shim.engine_errors import ENGINE_UNAVAILABLE
 from appliance.shim.exchange import Exchange
@@ -66,6 +67,9 @@ class Generation:
         self._tallies = [Tally(answer.prompt_tokens) for answer in accepted]
         self._bill = bill
         self._suspicion = suspicion
+        # Lines of batches would drown the figures of those who wait for an answer.
+        self._timed = not exchange.line
+        self._between_tokens = metrics.between_tokens(exchange.model)
         self._last_token: dict[int, float] = {}
         self._delivered = 0
         self._transcript = Transcript() if bill.wants_answer else None
@@ -103,12 +107,15 @@ class Generation:
             async for prompt, event in events:
                 kind = event.WhichOneof("event")
                 if kind == "delta":
-                    self._count(prompt, event.delta)
+                    delta = event.delta
+                    choice, tokens = prompt * per_prompt + delta.index, delta.tokens
+                    if tokens:
+                        self._count(prompt, choice, tokens)
                     if self._transcript is not None:
-                        self._transcript.add(prompt * per_prompt + event.delta.index, event.delta)
-                    yield prompt * per_prompt + event.delta.index, event.delta
+                        self._transcript.add(choice, delta)
+                    yield choice, delta
                     # The handler came back for more: this one was handed on.
-                    self._delivered += event.delta.tokens
+                    self._delivered += tokens
                 elif kind == "finished":
                     finished = event.finished
                     self._tallies[prompt].finished[finished.index] = finished.usage
@@ -160,21 +167,19 @@ class Generation:
         except ApplianceError:
             tally.settled = None
 
-    def _count(self, prompt: int, delta: pb.Delta) -> None:
-        if not delta.tokens:
+    def _count(self, prompt: int, choice: int, tokens: int) -> None:
+        self._tallies[prompt].received += tokens
+        if not self._timed:
             return
         now = time.monotonic()
-        tally = self._tallies[prompt]
-        # Lines of batches would drown the figures of those who wait for an answer.
-        seen = not self.exchange.line
-        if seen and not any(tally.received for tally in self._tallies):
-            self._metrics.first_token(self.exchange.model, now - self.exchange.started)
-        tally.received += delta.tokens
-        sequence = prompt * self._requests[0].n + delta.index
-        before = self._last_token.get(sequence)
-        if seen and before is not None:
-            self._metrics.next_tokens(self.exchange.model, now - before, delta.tokens)
-        self._last_token[sequence] = now
+        if not self._last_token:
+            exchange = self.exchange
+            seconds = now - exchange.started
+            self._metrics.first_token(exchange.model, seconds, dedicated=exchange.dedicated)
+        before = self._last_token.get(choice)
+        if before is not None:
+            self._between_tokens.observe((now - before) / tokens)
+        self._last_token[choice] = now
 
 
 @asynccontextmanager
@@ -193,6 +198,7 @@ async def admitted(
     for request in requests:
         request.caller = exchange.key_id
         request.priority = exchange.priority
+    await give_share(exchange, requests, services.engine)
     async with (
         services.admission.generation(exchange, requests) as reservation,
         services.suspects.watching(requests) as suspicion,

@@ -13,6 +13,7 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from appliance.errors import ApplianceError, RequestError, UnavailableError
+from appliance.shim.caller_certificate import SCOPE_NAME, CallerCertificate
 from appliance.shim.refusals import refusal
 
 HEAD_SECONDS = 15.0
@@ -30,9 +31,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _take_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _caller: CallerCertificate | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._caller = transport.get_extra_info(SCOPE_NAME)
         if len(self.connections) > CONNECTIONS:
             self._refuse(
                 UnavailableError(
@@ -66,6 +69,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if self._caller is not None:
+            self.scope[SCOPE_NAME] = self._caller  # type: ignore[literal-required]
         if self._head_timer is None:
             self._await_head()
 
@@ -77,14 +82,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._refuse(RequestError(msg, code="invalid_http"))
 
     def _refuse(self, error: ApplianceError) -> None:
-        answer = refusal(error)
-        head = [
-            STATUS_LINE[answer.status],
-            b"content-type: application/json\r\n",
-            b"content-length: %d\r\n" % len(answer.body),
-            b"connection: close\r\n\r\n",
-        ]
-        self.transport.write(b"".join([*head, answer.body]))
+        self.transport.write(closing_answer(error))
         self.transport.close()
 
     def _taken(self) -> None:
@@ -109,3 +107,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_timer = None
         if not self.transport.is_closing():
             self.transport.close()
+
+
+def closing_answer(error: ApplianceError) -> bytes:
+    """All bytes of an answer that says `error` and that the connection ends."""
+    answer = refusal(error)
+    head = [
+        STATUS_LINE[answer.status],
+        b"content-type: application/json\r\n",
+        b"content-length: %d\r\n" % len(answer.body),
+        b"connection: close\r\n\r\n",
+    ]
+    return b"".join([*head, answer.body])

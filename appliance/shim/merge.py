@@ -17,7 +17,7 @@ async def merged(
 ) -> AsyncGenerator[tuple[int, pb.GenerateEvent], None]:
     """Each event with the number of its stream. The first error of any ends all."""
     if len(streams) == 1:
-        async for event in streams[0]:
+        async for event in streams[0].events:
             yield 0, event
         return
     queue: asyncio.Queue[tuple[int, _Item]] = asyncio.Queue(maxsize=len(streams))
@@ -45,7 +45,7 @@ async def _pump(
 ) -> None:
     end: Exception | None = None
     try:
-        async for event in stream:
+        async for event in stream.events:
             await queue.put((number, event))
     except Exception as error:
         end = error

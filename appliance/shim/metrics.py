@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from appliance.audit.event import Response
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.token_histogram import Series, TokenHistogram
 
 BatchOutcome = Literal["completed", "failed", "tried_again"]
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -51,17 +52,16 @@ class Metrics:
         self._first_token = Histogram(
             "appliance_time_to_first_token_seconds",
             "From the request's head to the first token from the engine.",
-            ("model",),
+            ("model", "capacity"),
             buckets=_SECONDS,
             registry=registry,
         )
-        self._between_tokens = Histogram(
+        self._between_tokens = TokenHistogram(
             "appliance_inter_token_latency_seconds",
             "Between two deltas of one sequence, per token.",
-            ("model",),
-            buckets=_STEP_SECONDS,
-            registry=registry,
+            _STEP_SECONDS,
         )
+        registry.register(self._between_tokens)
         self._batches = Gauge(
             "appliance_batches_in_progress",
             "Batches that have not ended.",
@@ -71,6 +71,12 @@ class Metrics:
             "appliance_batch_lines",
             "Tries of lines of batches, by what came of it.",
             ("outcome",),
+            registry=registry,
+        )
+        self._handshakes = Counter(
+            "appliance_tls_handshakes_failed",
+            "TLS connections that ended before they were open, by reason.",
+            ("reason",),
             registry=registry,
         )
         self._finished = Counter(
@@ -94,13 +100,14 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._durations.labels(route).observe(seconds)
 
-    def first_token(self, model: str, seconds: float) -> None:
-        """The engine gave the first token of a request."""
-        self._first_token.labels(model).observe(seconds)
+    def first_token(self, model: str, seconds: float, *, dedicated: bool) -> None:
+        """The engine gave the first token of a request, of dedicated or of shared capacity."""
+        capacity = "dedicated" if dedicated else "shared"
+        self._first_token.labels(model, capacity).observe(seconds)
 
-    def next_tokens(self, model: str, seconds: float, count: int) -> None:
-        """The engine gave `count` more tokens, `seconds` after the ones before."""
-        self._between_tokens.labels(model).observe(seconds / count)
+    def between_tokens(self, model: str) -> Series:
+        """Where the seconds between tokens of `model` are noted."""
+        return self._between_tokens.series(model)
 
     def batches(self, count: int) -> None:
         """So many batches have not ended."""
@@ -109,6 +116,18 @@ class Metrics:
     def batch_line(self, outcome: BatchOutcome) -> None:
         """A line of a batch was tried."""
         self._batch_lines.labels(outcome).inc()
+
+    def handshake_failed(self, reason: str) -> None:
+        """A TLS connection did not come to be."""
+        self._handshakes.labels(reason).inc()
+
+    def shows_certificate(self, expires: Callable[[], float]) -> None:
+        """Show when the endpoint's certificate ends, in Unix seconds."""
+        Gauge(
+            "appliance_tls_certificate_expires_seconds",
+            "When the endpoint's certificate expires, Unix time.",
+            registry=self.registry,
+        ).set_function(expires)
 
     def settled(self, response: Response) -> None:
         """An admitted request ended."""
@@ -178,3 +197,23 @@ class EngineCollector(Collector):
             for model in models:
                 counter.add_metric((model.model,), getattr(model, field))
             yield counter
+        yield from _by_class(models)
+
+
+def _by_class(models: Iterable[pb.ModelStats]) -> Iterable[Metric]:
+    """The figures of shared and of dedicated capacity."""
+    labels = ("model", "capacity")
+    kinds = (
+        (GaugeMetricFamily, "sequences_running", "In the running batch.", "sequences_running"),
+        (GaugeMetricFamily, "sequences_waiting", "In the queue.", "sequences_waiting"),
+        (GaugeMetricFamily, "slots_reserved", "Kept for who is there.", "slots_reserved"),
+        (CounterMetricFamily, "prompt_tokens", "Prompt tokens computed.", "prompt_tokens"),
+        (CounterMetricFamily, "generation_tokens", "Tokens sampled.", "generated_tokens"),
+        (CounterMetricFamily, "preemptions", "Sequences put back.", "preemptions"),
+    )
+    for kind, name, text, field in kinds:
+        family = kind(f"appliance_capacity_{name}", f"{text} By class of capacity.", labels=labels)
+        for model in models:
+            for figures in model.classes:
+                family.add_metric((model.model, figures.name), getattr(figures, field))
+        yield family

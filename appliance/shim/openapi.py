@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document, derived from what the code obeys.
 
-Bodies and answers are the wire's own structs, paths come from the table of operations, the
+Bodies, queries and answers are the wire's own structs, paths come from the table of operations, the
 treatment of each parameter from the table of parameters: nothing is described twice, so nothing
 can drift.
 """
@@ -17,7 +17,8 @@ import msgspec
 from appliance import __version__
 from appliance.shim.api.health import Readiness
 from appliance.shim.api.messages import VERSIONS
-from appliance.shim.operations import OPERATIONS, Operation
+from appliance.shim.operation import Operation
+from appliance.shim.operations import OPERATIONS
 from appliance.shim.refusals import AnthropicError, ErrorDocument
 from appliance.shim.wire.files import FileForm
 from appliance.shim.wire.parameters import Parameter
@@ -28,12 +29,13 @@ _REFERENCE = "#/components/schemas/{name}"
 _STATUSES = {
     400: "A parameter is wrong, unknown or not possible here; the error names it",
     401: "The key is missing, mistyped, expired or revoked",
-    403: "The key is not for this API, model or service tier",
-    404: "There is no such model, response, file or batch",
+    403: "The key is not for this API, model or service tier, or a page of another site asks",
+    404: "There is no such model, response, file, batch, key or project",
     408: "The body did not arrive in time",
     409: "Not possible now",
     413: "The body is larger than the operator allows",
     415: "The body is not JSON, or not a form",
+    421: "The `Host` header names another host",
     429: "More requests wait, or more is kept, than the operator allows",
     500: "A fault of the appliance",
     503: "Not served now; try again",
@@ -63,6 +65,7 @@ def document() -> Json:
             "schemas": components,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
+                "admin": {"type": "http", "scheme": "bearer", "description": "An admin key"},
                 "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             },
         },
@@ -172,15 +175,17 @@ def _responses(operation: Operation, schemas: dict[object, Json]) -> Json:
 
 
 def _statuses(operation: Operation) -> list[int]:
-    found = {500, 503, *operation.statuses}
+    found = {403, 421, 500, 503, *operation.statuses}
     if not operation.public:
-        found |= {401, 403}
-    if operation.names or operation.query is not None:
+        found.add(401)
+    if operation.query is not None:
+        found.add(400)
+    if operation.names:
         found |= {400, 404}
     if operation.method == "POST":
         found |= {400, 408, 413}
     if operation.body is not None:
-        found |= {404, 415, 429, 504}
+        found |= {415} if operation.admin else {404, 415, 429, 504}
     if operation.form is not None:
         found.add(415)
     return sorted(found)
@@ -199,7 +204,7 @@ def _content(operation: Operation, schemas: dict[object, Json]) -> Json:
 def _security(operation: Operation) -> list[Json]:
     if operation.public:
         return []
-    keys: list[Json] = [{"bearer": []}]
+    keys: list[Json] = [{"admin": []}] if operation.admin else [{"bearer": []}]
     return [*keys, {"x-api-key": []}] if operation.dialect == "anthropic" else keys
 
 
@@ -211,8 +216,14 @@ def _path_parameters(operation: Operation) -> list[Json]:
 
 
 def _query_parameters(query: Json) -> list[Json]:
+    """Lists are repeated, which is what OpenAPI takes for granted."""
     return [
-        {"name": name, "in": "query", "schema": _without_null(schema)}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in query["required"],
+            "schema": _without_null(schema),
+        }
         for name, schema in query["properties"].items()
     ]
 

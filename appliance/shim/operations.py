@@ -1,22 +1,20 @@
 """Every operation of the endpoint: the one table that routes, keys and /openapi.json follow.
 
 Owns what there is and who may ask; handlers are bound to it in routes.py. An operation that is
-not here cannot be reached, and one that is here is described. The administration, whose shapes
-are OpenAI's own, has its table in administration/paths.py.
+not here cannot be reached, and one that is here is described. The administration's part of it is
+in administration/operations.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from appliance.shim.administration.paths import administration_route_of
+from appliance.shim.administration.operations import ADMINISTRATION_OPERATIONS
 from appliance.shim.api.health import Health, Readiness
 from appliance.shim.api.models import ModelList, ModelOut
 from appliance.shim.api.stored_responses import ItemsQuery, NoQuery, RetrieveQuery
-from appliance.shim.exchange import Dialect
+from appliance.shim.layers.authorise import ADMINISTRATION
+from appliance.shim.operation import Operation
 from appliance.shim.wire import parameters as table
 from appliance.shim.wire.anthropic import CountRequest, MessagesRequest
 from appliance.shim.wire.anthropic_message import MessageEvent, MessageOut, MessageTokens
@@ -39,40 +37,6 @@ from appliance.shim.wire.tokens import (
     TokenizeAnswer,
     TokenizeRequest,
 )
-
-Method = Literal["GET", "POST", "DELETE"]
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one path."""
-
-    method: Method
-    path: str
-    """With `{names}` for its variable parts."""
-    summary: str
-    answer: object
-    """The type of a 200's JSON, or its media types."""
-    body: type | None = None
-    """The type of the request's JSON."""
-    form: type | None = None
-    """The type of the request's form, for an upload."""
-    parameters: Sequence[table.Parameter] = ()
-    query: type | None = None
-    stream: object = None
-    """The type of each event where the answer can be streamed."""
-    public: bool = False
-    """Needs no key and leaves no record."""
-    statuses: Sequence[int] = ()
-    """Those that it may answer with besides what all of its kind do."""
-    dialect: Dialect = "openai"
-    """Whose API it is, and so the shape of its errors."""
-
-    @property
-    def names(self) -> list[str]:
-        """The variable parts of the path."""
-        return re.findall(r"{(\w+)}", self.path)
-
 
 OPERATIONS = (
     Operation(
@@ -243,6 +207,7 @@ OPERATIONS = (
     ),
     Operation("GET", "/v1/models", "The models that are served now", ModelList),
     Operation("GET", "/v1/models/{model}", "One of them, or 404", ModelOut),
+    *ADMINISTRATION_OPERATIONS,
     Operation("GET", "/health", "That the endpoint lives, and what works", Health, public=True),
     Operation(
         "GET",
@@ -302,4 +267,6 @@ def route_of(path: str) -> str:
     if path in _FIXED:
         return path
     matching = (name for name, expression in _VARIABLE.items() if expression.fullmatch(path))
-    return next(matching, None) or administration_route_of(path) or "unknown"
+    # What is unknown below the administration's prefix is still the administration's.
+    unknown = f"{ADMINISTRATION}unknown" if path.startswith(ADMINISTRATION) else "unknown"
+    return next(matching, unknown)

@@ -14,7 +14,8 @@ from typing import Any
 
 from appliance import __version__
 from appliance.shim.openapi import document
-from appliance.shim.operations import OPERATIONS, Operation
+from appliance.shim.operation import Operation
+from appliance.shim.operations import OPERATIONS
 from appliance.shim.wire.parameters import Parameter
 
 _STYLE = """
@@ -55,7 +56,8 @@ def page() -> bytes:
 
 def _section(operation: Operation) -> str:
     described = document()["paths"][operation.path][operation.method.lower()]
-    key = "Needs no key." if operation.public else "Needs a key."
+    kind = "an admin key" if operation.admin else "a key"
+    key = "Needs no key." if operation.public else f"Needs {kind}."
     parts = [
         f'<h2 id="{_anchor(operation)}"><code>{operation.method} {escape(operation.path)}</code>'
         f"</h2><p>{escape(operation.summary)}. {key}</p>"

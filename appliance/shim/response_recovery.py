@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -20,17 +20,20 @@ _CUT_OFF = UnavailableError("the endpoint ended while this was computed", code="
 
 
 @asynccontextmanager
-async def kept_responses(config: Config) -> AsyncIterator[ResponseStore | None]:
+async def kept_responses(
+    config: Config, lineages: Mapping[str, str]
+) -> AsyncIterator[ResponseStore | None]:
     """The store; None if there is none to be, and then nothing of an earlier one is left either.
 
-    A response that the last end of the endpoint cut off has failed.
+    A response that the last end of the endpoint cut off has failed. `lineages` are those of all
+    keys, by their ids.
     """
     path = config.layout.responses_db
     if not config.api.store_responses:
         delete_content(path)
         yield None
         return
-    store = ResponseStore(path, config.api.stored_response_hours * 3600)
+    store = ResponseStore(path, config.api.stored_response_hours * 3600, lineages)
     try:
         for row in await store.interrupted():
             response = msgspec.json.decode(row.body, type=ResponseObject)

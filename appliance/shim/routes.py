@@ -40,7 +40,8 @@ from appliance.shim.api.stored_responses import (
     ResponseEndpoint,
 )
 from appliance.shim.api.tokens import DetokenizeEndpoint, TokenizeEndpoint
-from appliance.shim.operations import OPERATIONS, Method, pattern_of
+from appliance.shim.operation import Method
+from appliance.shim.operations import OPERATIONS, pattern_of
 from appliance.shim.refusals import MethodError
 from appliance.shim.services import Services
 
@@ -56,10 +57,7 @@ def router(services: Services, audit_available: Callable[[], bool]) -> ASGIApp:
         if operation.method == "GET":
             of_path[operation.path]["HEAD"] = app
     return Router(
-        [
-            *(Route(pattern_of(path), _Methods(methods)) for path, methods in of_path.items()),
-            *(Route(path, _Methods(apps)) for path, apps in administration_apps(services).items()),
-        ],
+        [Route(pattern_of(path), _Methods(methods)) for path, methods in of_path.items()],
         redirect_slashes=False,
         default=_not_found,
     )
@@ -72,6 +70,8 @@ def batch_endpoints(services: Services) -> dict[str, ASGIApp]:
         "/v1/responses": ResponsesEndpoint(services),
         "/v1/completions": CompletionsEndpoint(services),
         "/v1/embeddings": EmbeddingsEndpoint(services),
+        "/v1/rerank": RerankEndpoint(services),
+        "/v1/score": ScoreEndpoint(services),
     }
 
 
@@ -87,9 +87,7 @@ def _apps(
         ("GET", "/v1/responses/{response_id}/input_items"): InputItemsEndpoint(services),
         ("POST", "/v1/messages"): MessagesEndpoint(services),
         ("POST", "/v1/messages/count_tokens"): CountTokensEndpoint(services),
-        ("POST", "/v1/rerank"): RerankEndpoint(services),
         ("POST", "/v2/rerank"): RerankEndpoint(services),
-        ("POST", "/v1/score"): ScoreEndpoint(services),
         ("POST", "/v1/files"): CreateFileEndpoint(services),
         ("GET", "/v1/files"): FilesEndpoint(services),
         ("GET", "/v1/files/{file_id}"): FileEndpoint(services),
@@ -103,6 +101,7 @@ def _apps(
         ("POST", "/detokenize"): DetokenizeEndpoint(services),
         ("GET", "/v1/models"): ModelsEndpoint(engine),
         ("GET", "/v1/models/{model}"): ModelEndpoint(engine),
+        **administration_apps(services),
         ("GET", "/health"): HealthEndpoint(engine, audit_available),
         ("GET", "/ready"): ReadyEndpoint(engine, audit_available),
         ("GET", "/openapi.json"): OpenApiEndpoint(),

@@ -19,7 +19,7 @@ import uvicorn
 from appliance.access import KeyStore
 from appliance.audit import AuditLog, AuditWriter
 from appliance.audit.content import ContentKeeper
-from appliance.config import ApiSettings, Config
+from appliance.config import ApiSettings, Config, check_listening
 from appliance.errors import UnavailableError
 from appliance.metering import Clock, Limiter, Meter, PriceTable, catch_up
 from appliance.shim.accounting import Accounting
@@ -39,8 +39,12 @@ from appliance.shim.revocation import Revocations
 from appliance.shim.routes import batch_endpoints
 from appliance.shim.services import Services
 from appliance.shim.settler import Settler
+from appliance.shim.tls_front import TlsFront
+from appliance.tls.contexts import ServerContexts
+from appliance.tls.files import TlsFiles
 
 _BACKLOG = 1024
+_IP_FREEBIND = 15
 _KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection, so that they close it and not we under them."""
 _log = logging.getLogger(__name__)
@@ -57,15 +61,21 @@ async def serve(
 
     Limits go by `clock`, the machine's by default.
 
-    Raises UnavailableError if the port is taken, and the errors of the audit log.
+    Raises ConfigError if others could reach it in clear, NotFoundError or VerificationError for
+    the files of TLS, UnavailableError if the port is taken, and the errors of the audit log.
     """
+    check_listening(config.api)
+    contexts = _contexts(config)
     async with _services(config, clock) as (services, writer):
         listener = _listen(config.api)
         _log.info("listening on %s", config.base_url)
+        front = TlsFront(contexts, services) if contexts is not None else None
+        certified = front.certified if front is not None else frozenset
         server = _Server(
             uvicorn.Config(
-                build(services, lambda: writer.available),
-                http=BoundedHttpProtocol,
+                build(services, lambda: writer.available, certified),
+                # Uvicorn calls it for each connection, class or not.
+                http=front or BoundedHttpProtocol,  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -75,6 +85,7 @@ async def serve(
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             ),
             ready,
+            front,
         )
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
@@ -112,7 +123,7 @@ async def _services(
         async with (
             AuditWriter(log, config.audit) as writer,
             retention(config, log),
-            kept_responses(config) as responses,
+            kept_responses(config, lineages) as responses,
             kept_files(config, meter.outcome) as batches,
         ):
             accounting = Accounting(writer, keys, settler, metrics, content)
@@ -156,28 +167,54 @@ def _office(services: Services, batches: Batches) -> Office:
     )
 
 
+def _contexts(config: Config) -> ServerContexts | None:
+    api = config.api
+    if not api.tls:
+        return None
+    files = TlsFiles.of(config.layout)
+    return ServerContexts(files, client_certificates=api.client_certificates)
+
+
 def _listen(settings: ApiSettings) -> socket.socket:
-    address = (settings.listen_host, settings.listen_port)
     family = socket.AF_INET6 if ":" in settings.listen_host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        return socket.create_server(address, family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if not settings.is_loopback:
+            # Nothing waits for a network, so the address may come after us. ip(7); for both
+            # families, as for IPv6 the kernel asks the same flag.
+            listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        listener.bind((settings.listen_host, settings.listen_port))
+        listener.listen(_BACKLOG)
     except OSError as error:
+        listener.close()
         raise UnavailableError(
             f"{settings.listen_host} port {settings.listen_port} cannot be used: {error.strerror}",
             hint="stop what listens there, or set another api.listen_port",
         ) from error
+    return listener
 
 
 class _Server(uvicorn.Server):
     """Uvicorn that says when it answers, and leaves signals alone: the order of a stop is ours."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[], object], front: TlsFront | None
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._front = front
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._front is not None:
+            await self._front.close()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -93,6 +93,7 @@ def _mark(requests: Sequence[EngineRequest]) -> bytes:
         if isinstance(work, pb.GenerateRequest):
             work.caller, work.cache_namespace = "", ""
             work.deadline_ms = work.priority = 0
+            work.ClearField("share")
         data = work.SerializeToString(deterministic=True)
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.digest()

@@ -1,8 +1,8 @@
 """The node's own HTTP endpoint, as `appliance ask` calls it.
 
 Owns two calls, embeddings and a streamed chat, and the translation of what the endpoint says into
-the error tree. It speaks plain HTTP with the standard library, which knows nothing of proxies: the
-endpoint is on this machine.
+the error tree. It speaks with the standard library, which knows nothing of proxies: the endpoint is
+on this machine. `tls` is how, where it does not speak in clear.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +53,9 @@ class Endpoint:
     UsageError for a refused key, CapacityError if the node is full.
     """
 
-    def __init__(self, base_url: str, secret: str) -> None:
+    def __init__(self, base_url: str, secret: str, tls: ssl.SSLContext | None = None) -> None:
         self._url = urlsplit(base_url)
+        self._tls = tls
         self._headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
 
     def embed(self, model: str, texts: Sequence[str]) -> Vectors:
@@ -90,7 +92,12 @@ class Endpoint:
     @contextmanager
     def _post(self, path: str, body: Json) -> Iterator[http.client.HTTPResponse]:
         assert self._url.hostname
-        connection = http.client.HTTPConnection(self._url.hostname, self._url.port, timeout=SECONDS)
+        host, port = self._url.hostname, self._url.port
+        connection = (
+            http.client.HTTPConnection(host, port, timeout=SECONDS)
+            if self._tls is None
+            else http.client.HTTPSConnection(host, port, timeout=SECONDS, context=self._tls)
+        )
         try:
             connection.request("POST", self._url.path + path, json.dumps(body), self._headers)
             response = connection.getresponse()

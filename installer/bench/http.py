@@ -111,14 +111,21 @@ class HttpAnswer:
 
 @asynccontextmanager
 async def exchange(
-    address: Address, method: str, path: str, headers: Mapping[str, str], body: object = None
+    address: Address,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: object = None,
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[HttpAnswer]:
     """Send one request; the answer is read inside. Leaving closes the connection.
 
+    `tls` says whom to trust, where the address is one of TLS; else the system does.
     Raises ExchangeError.
     """
     data = b"" if body is None else json.dumps(body).encode()
-    context = ssl.create_default_context() if address.tls else None
+    context = (tls or ssl.create_default_context()) if address.tls else None
     try:
         reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
     except (OSError, ssl.SSLError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import http
 import json
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,8 @@ class Server:
     clock: Clock
     timeout_seconds: float
     """Longest silence before a request is given up."""
+    tls: ssl.SSLContext | None = None
+    """Whom to trust, where `base_url` is one of TLS; None: whom the system trusts."""
 
     async def model(self, name: str | None) -> Model:
         """The model `name`, or the only one that can chat.
@@ -168,7 +171,9 @@ class Server:
         address = address_of(self.base_url)
         async with asyncio.timeout(self.timeout_seconds) as silence:
             path = f"{address.path}/chat/completions"
-            async with exchange(address, "POST", path, self._headers(), body) as answer:
+            async with exchange(
+                address, "POST", path, self._headers(), body, tls=self.tls
+            ) as answer:
                 if answer.status != http.HTTPStatus.OK:
                     error = refusal(answer.status, await answer.body())
                     recorder.fail(f"status {answer.status}: {error.message}", self.clock())
@@ -189,7 +194,7 @@ class Server:
         try:
             async with (
                 asyncio.timeout(max(self.timeout_seconds, _COUNT_SECONDS)),
-                exchange(address, method, path, self._headers(), body) as answer,
+                exchange(address, method, path, self._headers(), body, tls=self.tls) as answer,
             ):
                 return answer.status, await answer.body()
         except (ExchangeError, TimeoutError) as error:

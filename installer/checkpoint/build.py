@@ -34,6 +34,7 @@ from appliance.fsops import hash_regular, walk_files
 from installer.checkpoint import bom
 from installer.checkpoint.bundle_layout import LICENCE, MODEL_CARD, README, TOKENIZER
 from installer.checkpoint.graph.attention import FloatSlots
+from installer.checkpoint.graph.purpose import Kind
 from installer.checkpoint.graphs import count_weights, graphs_of, try_graphs, write_graphs
 from installer.checkpoint.parity import Mode, Subject
 from installer.checkpoint.plan import Plan, make_plan
@@ -69,6 +70,7 @@ def build_bundle(
     created: int | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
     parity: Mode | None = None,
+    kind: Kind | None = None,
 ) -> Manifest:
     """Build the bundle of `checkpoint` in the new directory `out` and sign it.
 
@@ -79,6 +81,7 @@ def build_bundle(
         created: Unix seconds; None takes SOURCE_DATE_EPOCH, else the clock.
         parity: whether the first layers are compared with the reference implementation; None says
             nothing of it in the manifest.
+        kind: what the model is for, where its files do not say it.
 
     Raises CheckpointError naming what cannot be expressed or what differs, ConflictError if `out`
     exists, LockedError if another process builds it, UsageError for a name or version that the
@@ -92,7 +95,13 @@ def build_bundle(
     plan = make_plan(
         *(Checkpoint(checkpoint), precision, license_file, max_file_bytes, parity),
         adapters=adapters,
+        kind=kind,
     )
+    if plan.supposed:
+        progress.note(
+            f"no file says what this {plan.checkpoint.family} checkpoint is for: it becomes a "
+            f"{plan.family.kind} model; if that is wrong, say --kind"
+        )
     with unfinished(out) as work:
         manifest = _build(plan, identity, work, progress)
         if signer is not None:
@@ -116,7 +125,6 @@ def _build(plan: Plan, identity: Identity, work: Unfinished, progress: Progress)
     """Everything of the bundle but its signature."""
     texts = _texts(plan)
     weights = count_weights(plan)
-    plan.checkpoint.include_weights()
     with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
         origin = plan.checkpoint.digest(advance)
     if work.begin(_key(plan, origin)):
@@ -144,6 +152,7 @@ def _key(plan: Plan, origin: str) -> str:
             "precision": plan.precision,
             "max_file_bytes": str(plan.max_file_bytes),
             "adapters": str(plan.adapters),
+            "kind": plan.family.kind,
         }
     )
 

@@ -18,8 +18,9 @@ from installer.checkpoint.bundle_layout import VISION_GRAPH
 from installer.checkpoint.generation import read_generation
 from installer.checkpoint.graph import adapted
 from installer.checkpoint.graph.compact import has_compact_graph
-from installer.checkpoint.graph.families import Family, family_of
 from installer.checkpoint.graph.native import has_native_graph
+from installer.checkpoint.graph.families import Family, family_of, is_ambiguous
+from installer.checkpoint.graph.purpose import Kind, purpose_of
 from installer.checkpoint.graph.standard import has_standard_graph
 from installer.checkpoint.image_processor import read_vision
 from installer.checkpoint.licence import Licence, find_licence
@@ -47,6 +48,8 @@ class Plan:
     vision: VisionSpec | None
     adapters: bool = False
     """Whether the bundle has graphs with room for adapters."""
+    supposed: bool = False
+    """Whether nobody said what the model is for, which has several uses."""
 
     @property
     def spec(self) -> Spec:
@@ -102,9 +105,13 @@ def make_plan(
     parity: Mode | None,
     *,
     adapters: bool = False,
+    kind: Kind | None = None,
 ) -> Plan:
-    """Understand `checkpoint`; `limit` is of a file's bytes. Raises CheckpointError."""
-    family = family_of(checkpoint)
+    """Understand `checkpoint`; `limit` is of a file's bytes. Raises CheckpointError.
+
+    `kind`: what the packager says that it is for.
+    """
+    family = family_of(checkpoint, kind)
     if adapters and checkpoint.family not in adapted.FAMILIES:
         raise CheckpointError(
             f"config.json: a model of type {checkpoint.family!r} takes no adapters",
@@ -135,4 +142,5 @@ def make_plan(
         adapters=adapters,
         max_file_bytes=limit,
         gate=ParityGate(parity) if parity is not None else None,
+        supposed=kind is None and is_ambiguous(checkpoint) and purpose_of(checkpoint) is None,
     )

@@ -14,6 +14,7 @@ from appliance.bundle.manifest import Spec, VisionSpec
 from appliance.compiler.probe import run_probe, run_tower_probe
 from appliance.errors import CheckpointError, UnsupportedError
 from appliance.native import library
+from installer.checkpoint.one_expert import one_expert_at_a_time
 from installer.checkpoint.widening import widen_products
 
 
@@ -52,10 +53,11 @@ def open_graph(graph: Path, weights: Path | None = None) -> ort.InferenceSession
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.log_severity_level = 4
-    library.register(options)
+    if library.supported():
+        library.register(options)
     try:
         # The runtime's exceptions share no base class but Exception.
-        data = widen_products(graph.read_bytes())
+        data = one_expert_at_a_time(widen_products(graph.read_bytes()))
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CheckpointError(

@@ -79,7 +79,6 @@ class Checkpoint:
             tensors = Tensors(self.directory, None, self.packing)
         else:
             raise self._no_weights()
-        self._read.update(tensors.files)
         return tensors
 
     def with_config(self, config: dict[str, object]) -> Checkpoint:
@@ -88,10 +87,6 @@ class Checkpoint:
         other.config = config
         other._instead = {CONFIG: config}
         return other
-
-    def include_weights(self) -> None:
-        """Count the weights among what was read, also where nothing of them was used yet."""
-        self._read.update(self.tensors.files)
 
     def has(self, name: str) -> bool:
         """Whether there is something of this name; what is no plain file is refused when read."""
@@ -141,15 +136,15 @@ class Checkpoint:
         return Settings(document, name)
 
     def files_read(self) -> tuple[str, ...]:
-        """Every file that was read so far, in path order."""
-        return tuple(sorted(self._read))
+        """Every file that was read so far, in path order, and the weights, read or not."""
+        return tuple(sorted(self._read.union(self.tensors.files)))
 
     def size(self) -> int:
-        """Bytes of the files read so far."""
-        return sum((self.directory / name).stat().st_size for name in self._read)
+        """Bytes of these files."""
+        return sum((self.directory / name).stat().st_size for name in self.files_read())
 
     def digest(self, advance: Callable[[int], None]) -> str:
-        """SHA-256 over the files read so far: for each, its path, a NUL, its own SHA-256."""
+        """SHA-256 over these files: for each, its path, a NUL, its own SHA-256."""
         names = self.files_read()
         self._states = {name: self._state(name) for name in names}
         outer = hashlib.sha256()

@@ -23,6 +23,7 @@ from installer.cli import (
     projects,
     serve,
     status,
+    tls,
     trust,
     usage,
 )
@@ -40,7 +41,7 @@ for command in (install, serve, status, ask, bench):
     command.register(app)
 audit_evidence.register(audit.app)
 audit_content.register(audit.app)
-for noun in (models, keys, projects, prices, usage, audit, trust, bundle, media):
+for noun in (models, keys, projects, prices, usage, audit, tls, trust, bundle, media):
     app.add_typer(noun.app)
 
 

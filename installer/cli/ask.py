@@ -53,10 +53,11 @@ def ask(
 def _guide(config: Config, model: str, embeddings: str) -> Iterator[Guide]:
     from installer.ask.endpoint import Endpoint
     from installer.ask.guide import Guide
+    from installer.local_endpoint import local_tls
 
     with _key(config) as secret:
         yield Guide(
-            Endpoint(config.base_url, secret),
+            Endpoint(config.base_url, secret, local_tls(config)),
             handbook=config.layout.docs / "handbook",
             cache=config.layout.state / "ask",
             chat_model=model,

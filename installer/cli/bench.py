@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import shlex
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -78,6 +79,10 @@ def bench(
         str | None,
         typer.Option("--base-url", help="Another OpenAI-compatible API, with APPLIANCE_API_KEY."),
     ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option("--ca-file", help="PEM of whom to trust, if --base-url begins with https."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=1.0, help="Seconds of silence after which a request has failed.")
     ] = 300.0,
@@ -103,6 +108,11 @@ def bench(
             "--base-url and --root exclude each other: one names another server, one a node",
             hint="leave one of them out",
         )
+    if ca_file is not None and not (base_url or "").startswith("https:"):
+        raise UsageError(
+            "--ca-file is for a --base-url that begins with https://",
+            hint="leave it out: this node's own certificate is known",
+        )
     if html is not None and not html.absolute().parent.is_dir():
         raise NotFoundError(f"{html.parent} is not a directory", hint="make it, or change --html")
     workload = Workload(
@@ -119,7 +129,7 @@ def bench(
     before = _read(compare)
     with ExitStack() as stack:
         config = node_config(root) if base_url is None else None
-        plan = stack.enter_context(_plan(config, base_url, workload, model, timeout))
+        plan = stack.enter_context(_plan(config, base_url, ca_file, workload, model, timeout))
         report = _run(plan)
     _show(report, before, html, config, as_json=as_json)
     if report.interrupted:
@@ -130,6 +140,7 @@ def bench(
 def _plan(
     config: Config | None,
     base_url: str | None,
+    ca_file: Path | None,
     workload: Workload,
     model: str | None,
     timeout: float,
@@ -137,17 +148,31 @@ def _plan(
     from installer.bench import Plan
     from installer.bench.http import address_of
     from installer.bench.server import Server
+    from installer.local_endpoint import local_tls
 
     url = config.base_url if config is not None else (base_url or "").rstrip("/")
     address_of(url)
+    tls = local_tls(config) if config is not None else _trusting(ca_file)
     with _key(config) as secret:
         yield Plan(
-            server=Server(url, secret, time.perf_counter, timeout),
+            server=Server(url, secret, time.perf_counter, timeout, tls),
             workload=workload,
             model=model,
             own_node=config is not None,
             command=shlex.join(["appliance", *sys.argv[1:]]),
         )
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext | None:
+    """For another server; None where the system's authorities decide."""
+    if ca_file is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:
+        raise NotFoundError(
+            f"{ca_file} holds no certificate that can be read: {error}", hint="change --ca-file"
+        ) from error
 
 
 @contextmanager

@@ -27,6 +27,14 @@ class PrecisionName(StrEnum):
     fp32 = "fp32"
 
 
+class KindName(StrEnum):
+    """What a model is for."""
+
+    chat = "chat"
+    embedding = "embedding"
+    rerank = "rerank"
+
+
 class ParityName(StrEnum):
     """Whether the first layers are compared with the reference implementation."""
 
@@ -74,6 +82,10 @@ def build(
             "refuse to build without (required). A model that differs is never built."
         ),
     ] = ParityName.auto,
+    kind: Annotated[
+        KindName | None,
+        typer.Option(help="What the model is for, where the checkpoint's files do not say it."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a published checkpoint, of a model or of a LoRA adapter, into a signed bundle.
@@ -95,7 +107,7 @@ def build(
     key_file = Keyring(keys).key_file(MODEL_SIGNER)
     signer = BundleSigner(key_file, read_passphrase(passphrase_file))
     if is_adapter(checkpoint):
-        _refuse_for_adapter(precision, adapters=adapters)
+        _refuse_for_adapter(precision, kind, adapters=adapters)
         bundle = _base(base, keys)
         manifest = build_adapter(
             checkpoint,
@@ -122,6 +134,7 @@ def build(
                 signer=signer,
                 progress=TerminalProgress(err),
                 parity=parity.value,
+                kind=kind.value if kind is not None else None,
             )
         except KeyboardInterrupt:
             err.print("stopped: what is done is kept, and the same command goes on from there")
@@ -189,12 +202,14 @@ def verify(
     )
 
 
-def _refuse_for_adapter(precision: PrecisionName | None, *, adapters: bool) -> None:
+def _refuse_for_adapter(
+    precision: PrecisionName | None, kind: KindName | None, *, adapters: bool
+) -> None:
     from appliance.errors import UsageError
 
-    if precision is not None or adapters:
+    if precision is not None or kind is not None or adapters:
         raise UsageError(
-            "--precision and --adapters are a base's, and this is an adapter",
+            "--precision, --kind and --adapters are a base's, and this is an adapter",
             hint="leave them out: an adapter is stored in fp32, and is computed so",
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from appliance.errors import ApplianceError, ConflictError, NotFoundError, UsageError
-from installer.cli import limits
+from installer.cli import limits, reserves
 from installer.cli.output import (
     JsonOption,
     RootOption,
@@ -108,7 +108,7 @@ def list_keys(root: RootOption = None, as_json: JsonOption = False) -> None:
         return
     now = time.time()
     print_table(
-        ["ID", "name", "kind", "project", "state", "created", "expires", "owner"],
+        ["ID", "name", "kind", "project", "state", "created", "expires", "owner", "capacity"],
         [
             (
                 key.id,
@@ -119,6 +119,7 @@ def list_keys(root: RootOption = None, as_json: JsonOption = False) -> None:
                 shown(key.created),
                 shown(key.expires),
                 key.owner,
+                _capacity(key),
             )
             for key in keys
         ],
@@ -147,6 +148,7 @@ def show(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = Fal
             "models": "all" if key.models is None else ", ".join(key.models) or "none",
             "apis": "all" if key.apis is None else ", ".join(key.apis) or "none",
             "priority": "on request" if key.priority else "-",
+            "capacity": _capacity(key),
             "state": key.state(time.time()),
             "created": shown(key.created),
             "expires": shown(key.expires),
@@ -273,6 +275,32 @@ def set_limits(
         limits.print_limits(key.limits)
 
 
+@app.command()
+def reserve(
+    key_id: KeyArgument,
+    share: reserves.ShareOption = None,
+    model: reserves.ModelOption = "",
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reserve a share of the capacity for a key, from its next request on; else show it."""
+    from appliance.audit import admin_event
+
+    config = node_config(root)
+    with open_store(config.layout) as store:
+        key = store.get(key_id)
+        if share is not None:
+            percent = reserves.percent(share)
+            store.check_reserve(key.id, model, percent)
+            detail = reserves.recorded(percent, model)
+            admin_event(config.layout, config.audit, "keys.reserve", target=key.id, reason=detail)
+            key = store.reserve(key.id, model, percent)
+    if as_json:
+        print_json(reserves.document(key.reserves))
+    else:
+        reserves.print_reserves(key.reserves)
+
+
 def open_store(layout: Layout) -> KeyStore:
     """The node's keys. Raises NotFoundError if there is no node."""
     from appliance.access import KeyStore
@@ -302,7 +330,17 @@ def document(key: KeyInfo) -> dict[str, object]:
         "lineage": key.lineage,
         "successor": key.successor or None,
         "limits": limits.document(key.limits),
+        "reserves": reserves.document(key.reserves),
     }
+
+
+def _capacity(key: KeyInfo) -> str:
+    """What is reserved for the key; where that is nothing, what its project has."""
+    if key.kind == "admin":
+        return "-"
+    if key.reserves or not key.project_reserves:
+        return reserves.summary(key.reserves)
+    return f"project's {reserves.summary(key.project_reserves)}"
 
 
 def _expiry(expires: str | None, days: int | None) -> int | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from appliance.errors import ApplianceError
-from installer.cli import limits
+from installer.cli import limits, reserves
 from installer.cli.keys import open_store
 from installer.cli.output import (
     JsonOption,
@@ -73,7 +73,7 @@ def list_projects(root: RootOption = None, as_json: JsonOption = False) -> None:
         print_json({"projects": [document(project) for project in projects]})
         return
     print_table(
-        ["ID", "name", "state", "created", "keys", "cache"],
+        ["ID", "name", "state", "created", "keys", "cache", "capacity"],
         [
             (
                 project.id,
@@ -82,6 +82,7 @@ def list_projects(root: RootOption = None, as_json: JsonOption = False) -> None:
                 shown(project.created),
                 counts.get(project.id, 0),
                 "shared" if project.shares_cache else "apart",
+                reserves.summary(project.reserves),
             )
             for project in projects
         ],
@@ -174,6 +175,34 @@ def set_limits(
         limits.print_limits(project.limits)
 
 
+@app.command()
+def reserve(
+    name: ProjectArgument,
+    share: reserves.ShareOption = None,
+    model: reserves.ModelOption = "",
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reserve a share of the capacity for a project's keys together; else show it."""
+    from appliance.audit import admin_event
+
+    config = node_config(root)
+    with open_store(config.layout) as store:
+        project = store.projects.get(name)
+        if share is not None:
+            percent = reserves.percent(share)
+            store.projects.check_reserve(project.id, model, percent)
+            detail = reserves.recorded(percent, model)
+            admin_event(
+                config.layout, config.audit, "projects.reserve", target=project.id, reason=detail
+            )
+            project = store.projects.reserve(project.id, model, percent)
+    if as_json:
+        print_json(reserves.document(project.reserves))
+    else:
+        reserves.print_reserves(project.reserves)
+
+
 def document(project: Project) -> dict[str, object]:
     """A project for JSON."""
     return {
@@ -183,4 +212,5 @@ def document(project: Project) -> dict[str, object]:
         "archived": project.archived,
         "shares_cache": project.shares_cache,
         "limits": limits.document(project.limits),
+        "reserves": reserves.document(project.reserves),
     }

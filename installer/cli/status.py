@@ -16,7 +16,7 @@ from installer.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from installer.status import Health, ServedModel
+    from installer.status import Health, ServedModel, Status
 
 NOT_SERVING = 9
 """Exit status; that of an UnavailableError."""
@@ -43,6 +43,7 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             {
                 "state": "serving" if found.serving else "NOT serving",
                 "endpoint": found.base_url,
+                **_certificate(found),
                 "release": found.release or "nothing is installed",
                 "programs": found.programs,
                 **found.services,
@@ -66,6 +67,18 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
     if not found.serving:
         raise typer.Exit(NOT_SERVING)
+
+
+def _certificate(found: "Status") -> dict[str, str]:
+    """Its line, where the endpoint speaks TLS."""
+    from appliance.tls.certificate import day
+
+    if not found.base_url.startswith("https:"):
+        return {}
+    if found.tls is None:
+        return {"certificate": "there is none: `appliance tls create`"}
+    until = f"until {day(found.tls.certificate.not_after)}"
+    return {"certificate": f"{until}; {found.tls.remark}" if found.tls.remark else until}
 
 
 def _reasons(models: "Sequence[ServedModel]") -> dict[str, list[str]]:

@@ -18,6 +18,7 @@ from appliance.fsops import walk_files
 from installer.ceremony import hold_ceremony
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import SCHEMES, Precision
+from installer.checkpoint.reader import Checkpoint
 from installer.keyring import MODEL_SIGNER, Keyring
 from installer.signing import BundleSigner
 from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
@@ -239,3 +240,17 @@ def test_names_that_no_manifest_can_hold_are_refused(
 ) -> None:
     with pytest.raises(UsageError):
         build_bundle(tmp_path, tmp_path / "it", name=name, version=version, signer=None)
+
+
+def test_a_checkpoint_is_known_by_its_weights_before_anything_of_them_was_read(
+    tmp_path: Path,
+) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    before = Checkpoint(checkpoint)
+    assert "model.safetensors" in before.files_read()
+    first = before.digest(lambda _count: None)
+    path = checkpoint / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert Checkpoint(checkpoint).digest(lambda _count: None) != first

@@ -12,7 +12,13 @@ from tokenizers import Tokenizer
 
 from appliance.bundle.manifest import Manifest
 from appliance.errors import CheckpointError
+from installer.checkpoint import build_bundle
+from installer.checkpoint.graph.families import family_of
+from installer.checkpoint.graph.purpose import Kind
+from installer.checkpoint.graph.qwen3_encoder import PROMPT
+from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.conftest import build_unsigned
+from tests.checkpoint.test_parity_gate import Noted
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen3
 from tests.fakes.encoder_checkpoints import (
     write_cross_encoder,
@@ -130,6 +136,47 @@ def test_a_card_that_says_nothing_of_ranking_leaves_a_chat_model(tmp_path: Path)
     card = "---\nlicense: cc0-1.0\n---\n\npipeline_tag: text-ranking\n"
     (checkpoint / "README.md").write_text(card)
     assert built(checkpoint, tmp_path).kind == "chat"
+
+
+def kind_of(checkpoint: Path, asked: Kind | None = None) -> str:
+    return family_of(Checkpoint(checkpoint), asked).kind
+
+
+def test_a_model_of_several_uses_is_never_silently_one_of_them(tmp_path: Path) -> None:
+    checkpoint = write_qwen3_reranker(tmp_path / "checkpoint")
+    assert kind_of(checkpoint) == "rerank"
+    with pytest.raises(CheckpointError, match="for rerank, not for chat"):
+        kind_of(checkpoint, "chat")
+    (checkpoint / "README.md").unlink()
+    with pytest.raises(CheckpointError, match="nothing says what this qwen3") as caught:
+        kind_of(checkpoint)
+    assert caught.value.code == "kind_unknown"
+    assert (kind_of(checkpoint, "rerank"), kind_of(checkpoint, "chat")) == ("rerank", "chat")
+    (checkpoint / "README.md").write_text("A model.\n")
+    said = Noted()
+    build_bundle(*(checkpoint, tmp_path / "out"), name="m", version="1", signer=None, progress=said)
+    assert any("it becomes a chat model" in text for text in said.said)
+
+
+@pytest.mark.parametrize(("tag", "kind"), [("text-ranking", "rerank"), ("text-generation", "chat")])
+def test_a_card_names_the_task(tmp_path: Path, tag: str, kind: str) -> None:
+    checkpoint = write_qwen3_reranker(tmp_path / "checkpoint")
+    (checkpoint / "README.md").write_text(f"---\npipeline_tag: {tag}\n---\n")
+    assert kind_of(checkpoint) == kind
+
+
+def test_a_template_that_judges_pairs_is_a_reranker_s(tmp_path: Path) -> None:
+    checkpoint = write_qwen3_reranker(tmp_path / "checkpoint")
+    (checkpoint / "README.md").unlink()
+    words = f"{PROMPT.start}{PROMPT.document}{{{{ messages[-1].content }}}}"
+    edit(checkpoint / "tokenizer_config.json", lambda d: d.update(chat_template=words))
+    assert kind_of(checkpoint) == "rerank"
+
+
+def test_a_chat_model_of_one_use_needs_no_card(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint")
+    (checkpoint / "README.md").unlink()
+    assert kind_of(checkpoint) == "chat"
 
 
 @pytest.mark.parametrize(("shift", "accepted"), [(0, True), (1, False)])

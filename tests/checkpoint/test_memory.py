@@ -49,7 +49,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.mark.parametrize("precision", ["int4", "fp16", "fp32"])
+@pytest.mark.parametrize(
+    "precision", ["int4", pytest.param("fp16", marks=pytest.mark.slow), "fp32"]
+)
 def test_peak_memory_follows_the_largest_tensor(
     checkpoint: Path, tmp_path: Path, precision: str
 ) -> None:

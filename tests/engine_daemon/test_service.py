@@ -576,3 +576,40 @@ def test_a_form_that_cannot_be_had_names_its_parameter(make_node: RunNode) -> No
             assert trailing["appliance-param"] == "continue_final_message"
 
     run(scenario())
+
+
+def test_an_owner_takes_its_slot_and_stats_tell_the_classes_apart(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node(max_sequences=2).run() as client:
+            streams = [client.engine.Generate(chat("user", max_tokens=200)) for _ in range(2)]
+            for stream in streams:
+                await stream.read()
+                await stream.read()
+            owned = chat("system", max_tokens=2)
+            owned.share.owner, owned.share.percent = "o", 50
+            await client.generate(owned)
+            stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
+            shared, dedicated = stats.classes
+            assert (shared.name, dedicated.name) == ("shared", "dedicated")
+            assert (shared.preemptions, dedicated.preemptions) == (1, 0)
+            assert dedicated.generated_tokens == 2
+            assert dedicated.sequences_running == dedicated.slots_reserved == 0
+            assert stats.prompt_tokens == shared.prompt_tokens + dedicated.prompt_tokens
+            for stream in streams:
+                await rest(stream)
+
+    run(scenario())
+
+
+def test_a_share_without_owner_or_of_an_impossible_size_is_refused(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            wrong = ("", 5, "owner"), ("o", 0, "percent"), ("o", 76, "percent")
+            for owner, percent, param in wrong:
+                request = chat("user", max_tokens=1)
+                request.share.owner, request.share.percent = owner, percent
+                code, trailing, _ = await refused(client.generate(request))
+                assert code is grpc.StatusCode.INVALID_ARGUMENT
+                assert trailing["appliance-param"] == f"share.{param}"
+
+    run(scenario())

@@ -110,6 +110,7 @@ class FakeEngine:
         self.models = {name: make() for name, make in _MODELS.items()}
         self.requests: list[pb.GenerateRequest | pb.EmbedRequest | pb.ScoreRequest] = []
         self.calls: dict[str, Call] = {}
+        self.under_way: dict[str, Call] = {}
         self.stats: dict[str, pb.ModelStats] = {}
         self.prefixes: dict[str, set[str]] = defaultdict(set)
         self.changed = threading.Condition()
@@ -152,8 +153,11 @@ class FakeEngine:
     @property
     def running(self) -> int:
         """Sequences of calls that have not ended."""
-        calls = [call for call in list(self.calls.values()) if not call.ended.is_set()]
-        return sum(len(call.sequences) for call in calls)
+        return sum(len(call.sequences) for call in list(self.under_way.values()))
+
+    def begin(self, call: Call) -> None:
+        """`call` runs from now on."""
+        self.calls[call.request_id] = self.under_way[call.request_id] = call
 
     def wait_until_idle(self, seconds: float = 5.0) -> None:
         """Return when nothing runs. Raises TimeoutError."""
@@ -202,7 +206,7 @@ class _Servicer(pb_grpc.EngineServicer):
             if engine.running + n > engine.behaviour.slots:
                 _abort(context, Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full"))
             call = Call(request.request_id, [pb.Usage() for _ in range(n)])
-            engine.calls[request.request_id] = call
+            engine.begin(call)
         wake = threading.Event()
         context.add_callback(wake.set)
         fault = engine.behaviour.fault
@@ -345,7 +349,7 @@ class _Servicer(pb_grpc.EngineServicer):
         """A call of one answer over texts of these lengths; their sum."""
         behaviour = self._engine.behaviour
         call = Call(request.request_id, [pb.Usage(prompt_tokens=length) for length in lengths])
-        self._engine.calls[request.request_id] = call
+        self._engine.begin(call)
         wake = threading.Event()
         context.add_callback(wake.set)
         try:
@@ -452,6 +456,7 @@ class _Servicer(pb_grpc.EngineServicer):
                 stats.sequences_cancelled += len(call.sequences)
             else:
                 stats.sequences_finished += len(call.sequences)
+        self._engine.under_way.pop(call.request_id, None)
         call.ended.set()
 
 

@@ -7,12 +7,13 @@ import io
 import json
 import re
 import socket
+import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from tests.hostile.stack import SECONDS, Stack
+from tests.hostile.stack import SECONDS, Keys
 
 Dialect = Literal["openai", "anthropic"]
 _INDISCREET = re.compile(
@@ -20,6 +21,15 @@ _INDISCREET = re.compile(
     rb"|msgspec|grpc|onnxruntime|sqlite|0x[0-9a-f]{6}"
 )
 _OPENAI = {"message", "type", "param", "code"}
+
+
+class Target(Protocol):
+    """Where cases go."""
+
+    @property
+    def port(self) -> int: ...
+    @property
+    def keys(self) -> Keys: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +64,23 @@ class Reply:
     body: bytes = b""
 
 
-def send(stack: Stack, case: Case) -> Reply:
-    """Send the case on a connection of its own."""
-    with socket.create_connection(("127.0.0.1", stack.port), timeout=SECONDS) as caller:
+def send(stack: Target, case: Case, tls: ssl.SSLContext | None = None) -> Reply:
+    """Send the case on a connection of its own, in clear or by `tls`."""
+    with _dial(stack.port, tls) as caller:
         data = case.raw or _request(stack, case)
         data = data.replace(b"@KEY@", stack.keys.good.encode())
         # It may have heard enough before the end; what it said is read all the same.
-        with suppress(BrokenPipeError, ConnectionResetError):
+        with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             caller.sendall(data)
         return _read(caller, case.method)
 
 
-def _request(stack: Stack, case: Case) -> bytes:
+def _dial(port: int, tls: ssl.SSLContext | None) -> socket.socket:
+    caller = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
+    return caller if tls is None else tls.wrap_socket(caller)
+
+
+def _request(stack: Target, case: Case) -> bytes:
     body = case.body
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
@@ -94,7 +109,7 @@ class _Received:
 
 def _read(caller: socket.socket, method: str) -> Reply:
     received = b""
-    with suppress(ConnectionResetError):
+    with suppress(ConnectionResetError, ssl.SSLEOFError):
         while piece := caller.recv(65_536):
             received += piece
             if _is_whole(received):

@@ -1,7 +1,8 @@
 """A bare Debian 12 tree: what an operator finds on a freshly installed node.
 
 Made once with debootstrap from the archive that this machine's own apt uses, and kept in the
-build cache. Tests never change it: each works on an overlay.
+build cache. Tests never change it: each works on an overlay. `python -m tests.node.debian` makes
+it before the tests begin.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import BUILD_CACHE
 
 PACKAGES = "systemd,systemd-sysv,dbus,python3,iproute2"
 RELEASE = "bookworm"
@@ -69,3 +72,8 @@ def mirror() -> str:
     if not found:
         pytest.skip(f"this machine's apt has no archive with {RELEASE}")
     return found[0]
+
+
+if __name__ == "__main__":
+    require_tools()
+    base_tree(BUILD_CACHE)

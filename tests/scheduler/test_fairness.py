@@ -240,3 +240,16 @@ def test_bounds_say_whose_they_are() -> None:
     with pytest.raises(CapacityError) as refused:
         load.send("c")
     assert refused.value.code == "queue_full"
+
+
+def test_who_runs_nothing_need_not_wait_for_the_clock_of_who_has_all() -> None:
+    load = Load(make(slots=4, token_budget=256))
+    for _ in range(100):
+        load.scheduler.add([Sequence(range(8), caller="flood")])
+    load.step()
+    for _ in range(6):
+        single = Sequence(range(100), caller="single")
+        load.scheduler.add([single])
+        # A step more if all others are in their prompts, which give way to nobody's turn.
+        assert load.until(lambda s=single: s.generated > 0) <= 2  # type: ignore[misc]
+        load.until(lambda s=single: s.phase is Phase.FINISHED)  # type: ignore[misc]

@@ -15,17 +15,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
 
-from appliance.access import KeyStore
+from appliance.access import KeyStore, new_key
 from appliance.audit import create_signer, read_events
 from appliance.audit.event import AnyEvent, Reject, Request, Response
 from appliance.config import ApiSettings, Config, Layout
 from appliance.metering import Clock, Meter, UsageRow
 from appliance.shim.server import serve
+from installer.local_endpoint import connection
+from installer.tls import ensure
 from tests.fakes.engine import CHAT, FakeEngine
 
 
@@ -47,7 +50,9 @@ def prepare(root: Path, **settings: Any) -> Config:
     for directory in (layout.audit, layout.access, layout.metering, layout.responses, layout.run):
         directory.mkdir(parents=True)
     create_signer(layout.audit_key, "test")
-    return Config(layout, api=ApiSettings(listen_port=free_port(), **settings))
+    config = Config(layout, api=ApiSettings(listen_port=free_port(), **settings))
+    ensure(config)
+    return config
 
 
 class Node:
@@ -63,9 +68,17 @@ class Node:
     def base_url(self) -> str:
         return self.config.base_url
 
+    @cached_property
+    def office(self) -> str:
+        """The secret of an admin key."""
+        key = new_key("office", kind="admin")
+        with KeyStore(self.config.layout.keys_db) as keys:
+            keys.add(key)
+        return key.secret
+
     def connect(self) -> http.client.HTTPConnection:
         """A connection of the caller's own."""
-        return http.client.HTTPConnection("127.0.0.1", self.config.api.listen_port, timeout=20)
+        return connection(self.config, 20)
 
     def request(
         self,

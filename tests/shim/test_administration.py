@@ -15,7 +15,7 @@ from appliance.access import KeyStore, new_key, new_project
 from appliance.audit import admin_event
 from appliance.audit.event import Admin, Response
 from appliance.metering import PriceTable, Tariff
-from tests.fakes.engine import CHAT, EMBEDDING
+from tests.fakes.engine import CHAT, EMBEDDING, RERANK
 from tests.shim.node import Answer, Node, ask
 
 CHAT_PATH = "/v1/chat/completions"
@@ -94,6 +94,31 @@ def test_usage_of_embeddings(office: Office) -> None:
         start_time=int(time.time()) - 60, models=["another"]
     )
     assert [bucket.results for bucket in page.data if bucket.results] == []
+
+
+def test_what_ranks_is_counted_with_embeddings_and_nothing_twice(office: Office) -> None:
+    serve_some(office.node)
+    pair = {"model": RERANK, "query": "a", "documents": ["b", "cd"]}
+    asked = [("/v1/rerank", pair), ("/v2/rerank", pair)]
+    asked.append(("/v1/score", {"model": RERANK, "text_1": "a", "text_2": "b"}))
+    read = 0
+    for path, body in asked:
+        answer = office.node.request("POST", path, body)
+        assert answer.status == 200
+        read += answer.json["usage"]["prompt_tokens"]
+    usage, start = office.client.admin.organization.usage, int(time.time()) - 60
+    page = usage.embeddings(start_time=start, group_by=["model"])
+    found = [r for bucket in page.data for r in bucket.results]
+    shown = {
+        r.model: (r.num_model_requests, r.input_tokens)
+        for r in found
+        if r.object == "organization.usage.embeddings.result"
+    }
+    assert shown == {EMBEDDING: (1, 3), RERANK: (3, read)}
+    page = usage.completions(start_time=start)  # type: ignore[assignment]
+    (result,) = [r for bucket in page.data for r in bucket.results]
+    assert result.object == "organization.usage.completions.result"
+    assert result.num_model_requests == 2
 
 
 def test_costs_are_exact(office: Office) -> None:

@@ -20,7 +20,7 @@ from appliance.metering import PriceTable, Tariff
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.batches.batch_store import MAX_RUNNING
 from appliance.shim.batches.gate import PRIORITY
-from tests.fakes.engine import CHAT, EMBEDDING, FakeEngine, Fault
+from tests.fakes.engine import CHAT, EMBEDDING, RERANK, FakeEngine, Fault
 from tests.shim.batch_input import (
     CHAT_PATH,
     begin,
@@ -125,13 +125,15 @@ def test_pages_of_batches_follow_each_other(client: openai.OpenAI, node: Node) -
         ("/v1/completions", {"model": CHAT, "prompt": "a"}),
         ("/v1/embeddings", {"model": EMBEDDING, "input": "a"}),
         ("/v1/responses", {"model": CHAT, "input": "a"}),
+        ("/v1/rerank", {"model": RERANK, "query": "a b", "documents": ["b", "a b"]}),
+        ("/v1/score", {"model": RERANK, "text_1": "a b", "text_2": ["b", "a b"]}),
     ],
 )
 def test_each_endpoint_answers_lines_as_it_answers_anybody(
     shared: Node, url: str, body: dict[str, Any]
 ) -> None:
     node = shared
-    body = {"temperature": 0, **body} if url != "/v1/embeddings" else body
+    body = {"temperature": 0, **body} if body["model"] == CHAT else body
     batch = ended(node, begin(node, [line("a", url=url, body=body)], url=url)["id"])
     assert batch["status"] == "completed"
     item = content(node, batch["output_file_id"])["a"]

@@ -152,6 +152,7 @@ class Ledger:
         self._seen |= {bill.request_id: bill for bill in bills}
 
 
+@pytest.mark.timeout(3000)
 def test_hanging_up_at_any_moment_frees_the_slot_and_bills_what_was_computed(
     node: Node, engine: pb_grpc.EngineStub
 ) -> None:

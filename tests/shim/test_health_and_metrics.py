@@ -64,12 +64,13 @@ def test_metrics_are_valid_and_count_requests_and_tokens(node: Node) -> None:
     families = {f.name for f in text_string_to_metric_families(body.decode())}
     assert all(name.startswith("appliance_") for name in families)
     model = f'{{model="{CHAT}"}}'
+    shared = f'{{capacity="shared",model="{CHAT}"}}'
     expected = {
         f'appliance_http_requests_total{{route="{CHAT_PATH}",status="200"}}': 2,
         f'appliance_http_requests_total{{route="{CHAT_PATH}",status="400"}}': 1,
         f"appliance_prompt_tokens_total{model}": 24,
         f"appliance_generation_tokens_total{model}": 12,
-        f"appliance_time_to_first_token_seconds_count{model}": 2,
+        f"appliance_time_to_first_token_seconds_count{shared}": 2,
         f"appliance_inter_token_latency_seconds_count{model}": 8,
         f"appliance_engine_generation_tokens_total{model}": 12,
         f"appliance_kv_cache_usage_perc{model}": 0.25,

@@ -17,7 +17,7 @@ from appliance.access import KeyStore
 from appliance.audit import AuditLog
 from appliance.audit.event import Request, Response
 from appliance.metering import Clock, PriceTable, Tariff
-from appliance.shim.layers.show_limits import span
+from appliance.shim.rate_limit_headers import span
 from tests.fakes.engine import CHAT, EMBEDDING, FakeEngine
 from tests.shim.node import Answer, Node, ask, eventually, prepare, running_shim
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -11,7 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from appliance.shim.operations import ANTHROPIC, OPERATIONS, PUBLIC, Operation, route_of
+from appliance.shim.operation import Operation
+from appliance.shim.operations import ANTHROPIC, OPERATIONS, PUBLIC, route_of
 from appliance.shim.wire.parameters import APIS, FORMS
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, EMBEDDING, RERANK
@@ -33,9 +35,12 @@ BODIES: dict[str, dict[str, Any]] = {
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
     },
+    "/v1/organization/admin_api_keys": {"name": "robot", "expires_in_seconds": 60},
+    "/v1/organization/projects": {"name": "search"},
     "/tokenize": ask(),
     "/detokenize": {"model": CHAT, "tokens": [97]},
 }
+_numbers = itertools.count()
 
 
 def each(*operations: Operation) -> pytest.MarkDecorator:
@@ -54,8 +59,21 @@ def document(node: Node) -> Any:
     return node.request("GET", "/openapi.json").json
 
 
+def authorization(node: Node, operation: Operation) -> dict[str, str]:
+    """The header with the kind of key that the operation needs."""
+    return {"Authorization": f"Bearer {node.office if operation.admin else node.secret}"}
+
+
+def administered(node: Node, path: str, **body: Any) -> Any:
+    """What the administration makes of `body`."""
+    headers = {"Authorization": f"Bearer {node.office}"}
+    answer = node.request("POST", f"/v1/organization/{path}", body, headers=headers)
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
 def concrete(node: Node, operation: Operation) -> str:
-    """A path that leads to something."""
+    """A path that leads to something, with the query that it needs."""
     path = operation.path.replace("{model}", CHAT)
     if "{response_id}" in path:
         background = path.endswith("/cancel")
@@ -66,17 +84,26 @@ def concrete(node: Node, operation: Operation) -> str:
         path = path.replace("{file_id}", upload(node, [line("a")])["id"])
     if "{batch_id}" in path:
         path = path.replace("{batch_id}", begin(node, [line("a" * 500)])["id"])
-    return path
+    if "{key_id}" in path:
+        made = administered(node, "admin_api_keys", name="robot")
+        path = path.replace("{key_id}", made["id"])
+    if "{project_id}" in path:
+        made = administered(node, "projects", name=f"project {next(_numbers)}")
+        path = path.replace("{project_id}", made["id"])
+    timed = operation.admin and path.endswith(("/completions", "/embeddings", "/costs"))
+    return f"{path}?start_time=0&group_by[]=project_id" if timed else path
 
 
 def sent(node: Node, operation: Operation) -> tuple[object, dict[str, str]]:
     """A body that is taken, with its headers."""
+    authorized = authorization(node, operation)
     if operation.form is not None:
-        return form(jsonl([line("a")]), purpose="batch")
-    body = BODIES.get(operation.path) if operation.method == "POST" else None
+        body, headers = form(jsonl([line("a")]), purpose="batch")
+        return body, {**headers, **authorized}
+    given = BODIES.get(operation.path) if operation.method == "POST" else None
     if operation.body is not None and operation.path == "/v1/batches":
-        body = {**(body or {}), "input_file_id": upload(node, [line("a")])["id"]}
-    return body, {}
+        given = {**(given or {}), "input_file_id": upload(node, [line("a")])["id"]}
+    return given, authorized
 
 
 def validate(document: Any, operation: Operation, answer: Answer) -> None:
@@ -117,33 +144,56 @@ def test_each_event_of_a_stream_is_as_it_is_described(
         validator.validate(event)
 
 
+def another_kind(node: Node, operation: Operation) -> str:
+    """The secret of a key that is good, and not for this."""
+    return node.secret if operation.admin else node.office
+
+
 @each(*(o for o in OPERATIONS if not o.public))
 def test_each_refusal_is_as_it_is_described(
     node: Node, document: Any, operation: Operation
 ) -> None:
     path = re.sub(r"{\w+}", "nobody", operation.path)
     body = BODIES.get(operation.path) if operation.body is not None else None
-    wrong = [node.request(operation.method, path, body, headers={"Authorization": "no"})]
+    key = authorization(node, operation)
+
+    def answered(path: str, body: object = None, **headers: str) -> Answer:
+        return node.request(operation.method, path, body, headers={**key, **headers})
+
+    wrong = [
+        answered(path, body, Authorization="no"),
+        answered(path, body, Authorization=f"Bearer {another_kind(node, operation)}"),
+        answered(path, body, Origin="http://evil.example"),
+        answered(path, body, Host="evil.example"),
+    ]
+    assert [answer.status for answer in wrong] == [401, 403, 403, 421]
     if operation.body is not None:
-        wrong.append(node.request(operation.method, path, {**(body or {}), "unheard_of": 1}))
-        wrong.append(node.request(operation.method, path, b"{"))
-        name = "input_file_id" if operation.path == "/v1/batches" else "model"
-        wrong.append(node.request(operation.method, path, {**(body or {}), name: "nobody"}))
-        wrong.append(
-            node.request(operation.method, path, body, headers={"Content-Type": "text/plain"})
-        )
-        assert [answer.status for answer in wrong] == [401, 400, 400, 404, 415]
+        statuses = [400, 400, 415]
+        bad = [
+            answered(path, {**(body or {}), "unheard_of": 1}),
+            answered(path, b"{"),
+            answered(path, body, **{"Content-Type": "text/plain"}),
+        ]
+        if not operation.admin:
+            name = "input_file_id" if operation.path == "/v1/batches" else "model"
+            bad.append(answered(path, {**(body or {}), name: "nobody"}))
+            statuses.append(404)
+        assert [answer.status for answer in bad] == statuses
+        wrong += bad
     if operation.form is not None:
         sent_form, headers = form(b"x", purpose="fine-tune")
-        wrong.append(node.request(operation.method, path, sent_form, headers=headers))
-        wrong.append(node.request(operation.method, path, b"x", headers=headers))
-        wrong.append(node.request(operation.method, path, {}))
-        assert [answer.status for answer in wrong] == [401, 400, 400, 415]
+        bad = [
+            answered(path, sent_form, **headers),
+            answered(path, b"x", **headers),
+            answered(path, {}),
+        ]
+        assert [answer.status for answer in bad] == [400, 400, 415]
+        wrong += bad
     if operation.names:
-        wrong.append(node.request(operation.method, path))
+        wrong.append(answered(path))
         assert wrong[-1].status == 404
     if operation.query is not None:
-        wrong.append(node.request(operation.method, f"{path}?unheard_of=1"))
+        wrong.append(answered(f"{path}?unheard_of=1"))
         assert wrong[-1].status == 400
     for answer in wrong:
         validate(document, operation, answer)
@@ -160,15 +210,8 @@ def test_a_key_is_needed_exactly_where_the_document_says(
     status = connection.getresponse().status
     connection.close()
     described = document["paths"][operation.path][operation.method.lower()]
+    assert (described["security"] == [{"admin": []}]) == operation.admin
     assert (status == 401) == bool(described["security"]) == (operation.path not in PUBLIC)
-
-
-def test_another_method_is_told_what_is_allowed(node: Node) -> None:
-    for path in {operation.path for operation in OPERATIONS}:
-        allowed = {o.method for o in OPERATIONS if o.path == path}
-        answer = node.request("PATCH", path.replace("{", "").replace("}", ""))
-        assert answer.status == 405
-        assert set(answer.headers["allow"].split(", ")) - {"HEAD"} == allowed
 
 
 def test_every_schema_is_a_schema(document: Any) -> None:
@@ -179,7 +222,7 @@ def test_every_schema_is_a_schema(document: Any) -> None:
 
 
 def test_every_body_has_a_table_of_parameters(document: Any) -> None:
-    with_body = {operation.path for operation in OPERATIONS if operation.body is not None}
+    with_body = {o.path for o in OPERATIONS if o.body is not None and not o.admin}
     assert with_body == set(APIS)
     assert {operation.path for operation in OPERATIONS if operation.form is not None} == set(FORMS)
     for path in with_body | set(FORMS):
@@ -188,9 +231,24 @@ def test_every_body_has_a_table_of_parameters(document: Any) -> None:
 
 def test_every_operation_is_in_the_handbook_of_the_api() -> None:
     page = (REPOSITORY / "docs/api.md").read_text()
-    endpoints = page.partition("## Endpoints")[2].partition("\n## ")[0]
-    listed = set(re.findall(r"^\| `([A-Z]+ [^`]+)` \|", endpoints, flags=re.MULTILINE))
-    assert listed == {f"{o.method} {o.path}" for o in OPERATIONS}
+    for heading, admin in (("## Endpoints", False), ("## Administration", True)):
+        section = page.partition(f"{heading}\n")[2].partition("\n## ")[0]
+        listed = set(re.findall(r"^\| `([A-Z]+ [^`]+)` \|", section, flags=re.MULTILINE))
+        assert listed == {f"{o.method} {o.path}" for o in OPERATIONS if o.admin is admin}
+
+
+def test_what_is_mounted_is_described_and_what_is_described_is_mounted(
+    node: Node, document: Any
+) -> None:
+    """Asked of the running endpoint: 405 says which methods a path has, 404 that there is none."""
+    described = {(m.upper(), path) for path, item in document["paths"].items() for m in item}
+    assert described == {(o.method, o.path) for o in OPERATIONS}
+    for path in document["paths"]:
+        admin = path.startswith("/v1/organization/")
+        key = {"Authorization": f"Bearer {node.office if admin else node.secret}"}
+        answer = node.request("PATCH", path.replace("{", "").replace("}", ""), headers=key)
+        mounted = {method for method in answer.headers["allow"].split(", ") if method != "HEAD"}
+        assert {(method, path) for method in mounted} == {(m, p) for m, p in described if p == path}
 
 
 @pytest.mark.parametrize(
@@ -205,6 +263,8 @@ def test_every_operation_is_in_the_handbook_of_the_api() -> None:
         ("/v1/batches/x/cancel", "/v1/batches/{batch_id}/cancel"),
         ("/docs", "/docs"),
         ("/docs/", "unknown"),
+        ("/v1/organization/projects/x/archive", "/v1/organization/projects/{project_id}/archive"),
+        ("/v1/organization/invites", "/v1/organization/unknown"),
     ],
 )
 def test_a_route_s_name_has_nothing_of_the_caller_s(path: str, route: str) -> None:

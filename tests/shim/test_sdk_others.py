@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from appliance.pb import engine_v1_pb2 as pb
-from tests.fakes.engine import CHAT, DIMENSIONS, EMBEDDING, LOGPROB, RERANK, letters
+from tests.fakes.engine import CHAT, CONTEXT, DIMENSIONS, EMBEDDING, LOGPROB, RERANK, letters
 from tests.shim.node import Node
 
 
@@ -125,6 +125,19 @@ def test_models_are_those_that_serve(client: openai.OpenAI, node: Node) -> None:
     assert (one.id, one.owned_by, one.object) == (EMBEDDING, "appliance", "model")
     node.engine.models[EMBEDDING].state = pb.MODEL_STATE_LOADING
     assert [model.id for model in client.models.list()] == [CHAT, RERANK]
+
+
+def test_a_model_says_what_it_is_for(client: openai.OpenAI) -> None:
+    shown = {model.id: model.model_extra or {} for model in client.models.list()}
+    assert {name: extra["kind"] for name, extra in shown.items()} == {
+        CHAT: "chat",
+        EMBEDDING: "embedding",
+        RERANK: "rerank",
+    }
+    assert shown[CHAT]["context_length"] == CONTEXT
+    assert shown[EMBEDDING]["dimensions"] == DIMENSIONS
+    for name, able in ((CHAT, True), (EMBEDDING, False)):
+        assert shown[name]["supports_tools"] is shown[name]["supports_reasoning"] is able
 
 
 def test_while_a_version_drains_the_new_one_is_shown(client: openai.OpenAI, node: Node) -> None:

@@ -13,7 +13,7 @@ import grpc
 import openai
 import pytest
 
-from appliance.access import KeyStore
+from appliance.access import KeyStore, new_key
 from appliance.config import ApiSettings
 from appliance.pb import engine_v1_pb2 as pb
 from tests.fakes.engine import CHAT, FakeEngine, Fault
@@ -95,6 +95,41 @@ def test_another_key_s_response_does_not_exist(node: Node) -> None:
     body = {"model": CHAT, "input": "a", "previous_response_id": made["id"]}
     assert node.request("POST", PATH, body, headers=headers).status == 404
     assert node.request("GET", f"{PATH}/{made['id']}").status == 200
+
+
+def test_a_rotated_key_s_successor_has_its_responses_and_nobody_else_of_the_project(
+    node: Node,
+) -> None:
+    made = create(node)
+    with KeyStore(node.config.layout.keys_db) as keys:
+        successor = new_key("next", lineage=node.key.lineage or node.key.id)
+        keys.add(successor)
+        neighbour = new_key("neighbour", project=node.key.project)
+        keys.add(neighbour)
+    path = f"{PATH}/{made['id']}"
+    for secret, status in ((successor.secret, 200), (neighbour.secret, 404), (node.secret, 200)):
+        headers = {"Authorization": f"Bearer {secret}"}
+        assert node.request("GET", path, headers=headers).status == status
+        body = {"model": CHAT, "input": "a", "previous_response_id": made["id"]}
+        assert node.request("POST", PATH, body, headers=headers).status == status
+
+
+def test_what_an_older_release_stored_for_a_key_belongs_to_its_lineage(tmp_path: Path) -> None:
+    config = prepare(tmp_path, store_responses=True)
+    with FakeEngine(config.layout.engine_socket) as engine:
+        with running_shim(config):
+            node = Node(config, engine)
+            successor = new_key("next", lineage=node.key.id)
+            with KeyStore(config.layout.keys_db) as keys:
+                keys.add(successor)
+            made = create(node)
+        with sqlite3.connect(config.layout.responses_db) as database:
+            database.execute("ALTER TABLE responses RENAME COLUMN owner TO key_id")
+            database.execute("UPDATE responses SET key_id = ?", (successor.info.id,))
+            database.execute("PRAGMA user_version = 1")
+        database.close()
+        with running_shim(config):
+            assert ended(node, made["id"])["status"] == "completed"
 
 
 def test_a_deleted_response_is_gone_from_the_file_too(client: openai.OpenAI, node: Node) -> None:

@@ -8,13 +8,13 @@ Reads backwards, so the newest entries cost little however long the log is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType, field
+from msgspec import UNSET, Meta, UnsetType, field
 from starlette.types import Receive, Scope, Send
 
 from appliance.audit import read_events
@@ -22,38 +22,72 @@ from appliance.audit.event import Admin, unix_seconds
 from appliance.audit.state import read_state
 from appliance.errors import RequestError
 from appliance.shim.accounting import KEY_ACTOR
-from appliance.shim.administration.pages import LIMIT, MOST, page
-from appliance.shim.administration.query import Query
+from appliance.shim.administration.pages import LIMIT, Limit, page
 from appliance.shim.answer import send_document
+from appliance.shim.wire.decode import decode_query
+from appliance.shim.wire.parameters import Parameter
 
 _WINDOW = 4096
 """Records read at a time."""
 _PREFIX = "audit_log-"
-_LATEST = 1 << 40
-_TYPES = {
+EventType = Literal[
+    "api_key.created",
+    "api_key.updated",
+    "api_key.deleted",
+    "rate_limit.updated",
+    "project.created",
+    "project.updated",
+    "project.archived",
+]
+Moment = Annotated[int, Meta(ge=0, le=1 << 40)]
+"""Unix seconds."""
+_TYPES: dict[str, EventType] = {
     "keys.create": "api_key.created",
     "keys.rotate": "api_key.updated",
     "keys.revoke": "api_key.deleted",
     "keys.limit": "rate_limit.updated",
+    "keys.reserve": "rate_limit.updated",
     "projects.create": "project.created",
     "projects.cache": "project.updated",
     "projects.archive": "project.archived",
     "projects.limit": "rate_limit.updated",
+    "projects.reserve": "rate_limit.updated",
 }
-_BOUNDS: dict[str, Callable[[int, int], bool]] = {
-    "gt": lambda at, bound: at > bound,
-    "gte": lambda at, bound: at >= bound,
-    "lt": lambda at, bound: at < bound,
-    "lte": lambda at, bound: at <= bound,
-}
+_REFUSED = (
+    Parameter("actor_emails", "refused", "the log has no addresses"),
+    Parameter("project_ids", "refused", "the log names what was changed: use `resource_ids`"),
+    Parameter("tenant_only", "refused", "there are no tenants"),
+)
 
 
-class User(msgspec.Struct, frozen=True):
+class AuditLogsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    limit: Limit = LIMIT
+    after: str | None = None
+    before: str | None = None
+    event_types: list[str] = []
+    actor_ids: list[str] = []
+    resource_ids: list[str] = []
+    later_than: Moment | None = field(default=None, name="effective_at[gt]")
+    not_before: Moment | None = field(default=None, name="effective_at[gte]")
+    earlier_than: Moment | None = field(default=None, name="effective_at[lt]")
+    not_after: Moment | None = field(default=None, name="effective_at[lte]")
+
+    def covers(self, at: int) -> bool:
+        """Whether Unix second `at` is in the span asked for."""
+        return (
+            (self.later_than is None or at > self.later_than)
+            and (self.not_before is None or at >= self.not_before)
+            and (self.earlier_than is None or at < self.earlier_than)
+            and (self.not_after is None or at <= self.not_after)
+        )
+
+
+class ActorUser(msgspec.Struct, frozen=True):
     id: str
 
 
-class Session(msgspec.Struct, frozen=True):
-    user: User
+class ActorSession(msgspec.Struct, frozen=True):
+    user: ActorUser
 
 
 class ActorKey(msgspec.Struct, frozen=True):
@@ -65,7 +99,7 @@ class Actor(msgspec.Struct, frozen=True, omit_defaults=True):
     """A login name on the node, or an admin key of this API."""
 
     type: Literal["session", "api_key"]
-    session: Session | None = None
+    session: ActorSession | None = None
     api_key: ActorKey | None = None
 
 
@@ -79,7 +113,7 @@ class AuditLogEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One event; the field named like its type says what it was about."""
 
     id: str
-    type: str
+    type: EventType
     effective_at: int
     actor: Actor
     api_key_created: Target | UnsetType = field(default=UNSET, name="api_key.created")
@@ -107,25 +141,10 @@ class _Wanted:
     """The parameters of a request, and the entries that they let through."""
 
     def __init__(self, scope: Scope) -> None:
-        bounds = [f"effective_at[{name}]" for name in _BOUNDS]
-        known = ("limit", "after", "before", "event_types", "actor_ids", "resource_ids", *bounds)
-        unsupported = {
-            "actor_emails": "the log has no addresses",
-            "project_ids": "the log names what was changed: use resource_ids",
-        }
-        query = Query(scope, known, unsupported)
-        self._limit = query.number("limit", LIMIT, 1, MOST)
-        self._types = query.texts("event_types")
-        self._actors = query.texts("actor_ids")
-        self._targets = query.texts("resource_ids")
-        self._bounds = [
-            (holds, query.number(f"effective_at[{name}]", None, 0, _LATEST))
-            for name, holds in _BOUNDS.items()
-            if query.text(f"effective_at[{name}]") is not None
-        ]
+        self._query = query = decode_query(scope, AuditLogsQuery, _REFUSED)
         # Newest first: `after` goes back in time, `before` comes forward.
-        self._below = _number(query, "after")
-        self._above = _number(query, "before")
+        self._below = _number("after", query.after)
+        self._above = _number("before", query.before)
 
     def entries(self, audit: Path) -> tuple[list[AuditLogEntry], bool]:
         """The page, and whether there are more. Reads files: not for the event loop."""
@@ -135,19 +154,19 @@ class _Wanted:
         if self._above is not None:
             # The page before a cursor is the one that ends just there.
             every = list(found)
-            return every[-self._limit :], len(every) > self._limit
-        first = list(islice(found, self._limit + 1))
-        return first[: self._limit], len(first) > self._limit
+            return every[-self._query.limit :], len(every) > self._query.limit
+        first = list(islice(found, self._query.limit + 1))
+        return first[: self._query.limit], len(first) > self._query.limit
 
     def _fits(self, seq: int, event: Admin) -> bool:
         if self._below is not None and seq >= self._below:
             return False
-        at = unix_seconds(event.t_utc)
+        query = self._query
         return (
-            (not self._types or _TYPES[event.action] in self._types)
-            and (not self._actors or _actor_id(event) in self._actors)
-            and (not self._targets or event.target in self._targets)
-            and all(holds(at, bound) for holds, bound in self._bounds)
+            (not query.event_types or _TYPES[event.action] in query.event_types)
+            and (not query.actor_ids or _actor_id(event) in query.actor_ids)
+            and (not query.resource_ids or event.target in query.resource_ids)
+            and query.covers(unix_seconds(event.t_utc))
         )
 
 
@@ -184,15 +203,14 @@ def _entry(seq: int, event: Admin) -> AuditLogEntry:
 def _actor(event: Admin) -> Actor:
     if event.actor.startswith(KEY_ACTOR):
         return Actor("api_key", api_key=ActorKey(_actor_id(event)))
-    return Actor("session", session=Session(User(event.actor)))
+    return Actor("session", session=ActorSession(ActorUser(event.actor)))
 
 
 def _actor_id(event: Admin) -> str:
     return event.actor.removeprefix(KEY_ACTOR)
 
 
-def _number(query: Query, name: str) -> int | None:
-    cursor = query.text(name)
+def _number(name: str, cursor: str | None) -> int | None:
     if cursor is None:
         return None
     number = cursor.removeprefix(_PREFIX)

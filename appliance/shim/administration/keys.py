@@ -16,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 from appliance.access import KeyInfo, KeyStore, new_key
 from appliance.errors import NotFoundError, RequestError, UsageError
 from appliance.shim.accounting import Accounting
-from appliance.shim.administration.pages import behind, page
-from appliance.shim.administration.query import Query
+from appliance.shim.administration.names import Name
+from appliance.shim.administration.pages import LIMIT, Limit, behind, page
 from appliance.shim.answer import send_document
 from appliance.shim.body import read_body
 from appliance.shim.exchange import exchange_of
-from appliance.shim.wire.decode import decode
+from appliance.shim.wire.decode import decode, decode_query
 
 _TEN_YEARS = 10 * 366 * 86_400
 
@@ -53,18 +53,24 @@ class NewAdminKey(AdminKey, frozen=True, kw_only=True):
     """The whole key, this one time."""
 
 
-class Deleted(msgspec.Struct, frozen=True):
+class DeletedAdminKey(msgspec.Struct, frozen=True):
     id: str
     deleted: bool = True
     object: Literal["organization.admin_api_key.deleted"] = "organization.admin_api_key.deleted"
 
 
-class CreateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
+class NewAdminKeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name
     expires_in_seconds: Annotated[int, Meta(ge=1, le=_TEN_YEARS)] | None = None
 
 
-_DECODER = msgspec.json.Decoder(CreateRequest)
+class AdminKeysQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    after: str | None = None
+    limit: Limit = LIMIT
+    order: Literal["asc", "desc"] = "asc"
+
+
+_DECODER = msgspec.json.Decoder(NewAdminKeyRequest)
 
 
 class AdminKeysEndpoint:
@@ -75,11 +81,11 @@ class AdminKeysEndpoint:
         self._accounting = accounting
 
     async def list(self, scope: Scope, receive: Receive, send: Send) -> None:
-        query = Query(scope, ("after", "limit", "order"))
+        query = decode_query(scope, AdminKeysQuery)
         keys = _active(self._keys)
-        if query.text("order", "asc", ("asc", "desc")) == "desc":
+        if query.order == "desc":
             keys.reverse()
-        shown, more = behind(keys, query)
+        shown, more = behind(keys, query.after, query.limit)
         ids = [key.id for key in shown]
         await send_document(send, page([_shown(key) for key in shown], ids, more=more))
 
@@ -108,7 +114,7 @@ class AdminKeysEndpoint:
         key = self._find(scope)
         self._keys.revoke(key.id)
         await self._accounting.administer(exchange_of(scope), "keys.revoke", key.id)
-        await send_document(send, Deleted(key.id))
+        await send_document(send, DeletedAdminKey(key.id))
 
     def _find(self, scope: Scope) -> KeyInfo:
         key_id = scope["path_params"]["key_id"]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Annotated, Generic, Literal, Protocol, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from appliance.errors import RequestError
-from appliance.shim.administration.query import Query
 
 LIMIT = 20
-MOST = 100
+Limit = Annotated[int, Meta(ge=1, le=100)]
 
 
 class Listed(Protocol):
@@ -22,25 +22,24 @@ class Listed(Protocol):
 
 
 T = TypeVar("T", bound=Listed)
+S = TypeVar("S", bound=msgspec.Struct)
 
 
-class Page(msgspec.Struct, frozen=True):
+class Page(msgspec.Struct, Generic[S], frozen=True):
     """A page of a list."""
 
-    data: Sequence[msgspec.Struct]
+    data: Sequence[S]
     has_more: bool
     first_id: str | None = None
     last_id: str | None = None
     object: Literal["list"] = "list"
 
 
-def behind(items: Sequence[T], query: Query) -> tuple[Sequence[T], bool]:
+def behind(items: Sequence[T], after: str | None, limit: int) -> tuple[Sequence[T], bool]:
     """The items behind the cursor `after`, at most `limit`; whether there are more.
 
     Raises RequestError for a cursor that is no item.
     """
-    limit = query.number("limit", LIMIT, 1, MOST)
-    after = query.text("after")
     if after is not None:
         places = [place for place, item in enumerate(items) if item.id == after]
         if not places:
@@ -51,6 +50,6 @@ def behind(items: Sequence[T], query: Query) -> tuple[Sequence[T], bool]:
     return items[:limit], len(items) > limit
 
 
-def page(shown: Sequence[msgspec.Struct], ids: Sequence[str], *, more: bool) -> Page:
+def page(shown: Sequence[S], ids: Sequence[str], *, more: bool) -> Page[S]:
     """`shown`, whose ids are `ids`, as a page."""
     return Page(shown, more, ids[0] if ids else None, ids[-1] if ids else None)

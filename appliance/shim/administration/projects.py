@@ -10,12 +10,13 @@ from starlette.types import Receive, Scope, Send
 from appliance.access import KeyStore, Project, new_project
 from appliance.errors import NotFoundError, RequestError, UsageError
 from appliance.shim.accounting import Accounting
-from appliance.shim.administration.pages import behind, page
-from appliance.shim.administration.query import Query
+from appliance.shim.administration.names import Name
+from appliance.shim.administration.pages import LIMIT, Limit, behind, page
 from appliance.shim.answer import send_document
 from appliance.shim.body import read_body
 from appliance.shim.exchange import exchange_of
-from appliance.shim.wire.decode import decode
+from appliance.shim.wire.decode import decode, decode_query
+from appliance.shim.wire.parameters import Parameter
 
 
 class ProjectOut(msgspec.Struct, frozen=True):
@@ -27,11 +28,22 @@ class ProjectOut(msgspec.Struct, frozen=True):
     object: Literal["organization.project"] = "organization.project"
 
 
-class CreateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
+class NewProjectRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Name
 
 
-_DECODER = msgspec.json.Decoder(CreateRequest)
+class ProjectsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    after: str | None = None
+    limit: Limit = LIMIT
+    include_archived: bool = False
+
+
+_REFUSED = (
+    Parameter("external_key_id", "refused", "the disk of this node holds what is kept"),
+    Parameter("geography", "refused", "it is computed on this machine"),
+    Parameter("residency", "refused", "it is computed on this machine"),
+)
+_DECODER = msgspec.json.Decoder(NewProjectRequest)
 
 
 class ProjectsEndpoint:
@@ -42,15 +54,15 @@ class ProjectsEndpoint:
         self._accounting = accounting
 
     async def list(self, scope: Scope, receive: Receive, send: Send) -> None:
-        query = Query(scope, ("after", "limit", "include_archived"))
-        every = query.flag("include_archived")
+        query = decode_query(scope, ProjectsQuery)
+        every = query.include_archived
         projects = [p for p in self._projects.list() if every or p.archived is None]
-        shown, more = behind(projects, query)
+        shown, more = behind(projects, query.after, query.limit)
         ids = [project.id for project in shown]
         await send_document(send, page([_shown(project) for project in shown], ids, more=more))
 
     async def create(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = decode(scope, await read_body(receive), _DECODER, ())
+        request = decode(scope, await read_body(receive), _DECODER, _REFUSED)
         try:
             project = new_project(request.name)
         except UsageError as error:

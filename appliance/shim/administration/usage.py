@@ -1,32 +1,33 @@
 """GET /v1/organization/usage/completions, …/usage/embeddings and /v1/organization/costs.
 
 Sums of settled requests in buckets of time, up to the last one that ended before this was asked.
-Embeddings are told apart by their route; all else is completions.
+Completions are what generates; embeddings what only reads, so rerank and score too. Each request is
+in one of the two.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 from starlette.types import Receive, Scope, Send
 
 from appliance.errors import RequestError
 from appliance.metering import BucketRow, Column, Filter, Meter, format_money
 from appliance.shim.accounting import Accounting
-from appliance.shim.administration.query import Query
 from appliance.shim.answer import send_document
+from appliance.shim.wire.decode import decode_query
+from appliance.shim.wire.parameters import Parameter
 
-_LATEST = 1 << 40
-"""Unix seconds; a bound on what is taken for a time."""
-_UNSUPPORTED = {
-    "user_ids": "a key belongs to a project, not to a user",
-}
+Moment = Annotated[int, Meta(ge=0, le=1 << 40)]
+"""Unix seconds."""
+_REFUSED = (Parameter("user_ids", "refused", "a key belongs to a project, not to a user"),)
 _COLUMNS: dict[str, Column] = {
     "project_id": "project",
     "api_key_id": "key_id",
@@ -37,35 +38,65 @@ _COLUMNS: dict[str, Column] = {
 """Their names of what can be grouped by, and ours. A line item of costs is a model."""
 
 
+class _SpanQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the three have in common."""
+
+    start_time: Moment
+    end_time: Moment | None = None
+    page: Moment | None = None
+    project_ids: list[str] = []
+    api_key_ids: list[str] = []
+    bucket_width: str = "1d"
+    limit: int | None = None
+    group_by: Sequence[str] = ()
+
+
+class _UsageQuery(_SpanQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    bucket_width: Literal["1m", "1h", "1d"] = "1d"
+    limit: Annotated[int, Meta(ge=1, le=1440)] | None = None
+    models: list[str] = []
+
+
+class CompletionsQuery(_UsageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    group_by: list[Literal["project_id", "api_key_id", "model", "batch"]] = []
+    batch: bool | None = None
+
+
+class EmbeddingsQuery(_UsageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    group_by: list[Literal["project_id", "api_key_id", "model"]] = []
+
+
+class CostsQuery(_SpanQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    bucket_width: Literal["1d"] = "1d"
+    limit: Annotated[int, Meta(ge=1, le=180)] | None = None
+    group_by: list[Literal["project_id", "api_key_id", "line_item"]] = []
+    line_items: list[str] = []
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What one of the three routes answers."""
 
-    name: Literal["completions", "embeddings", "costs"]
+    query: type[CompletionsQuery | EmbeddingsQuery | CostsQuery]
     embeddings: bool | None
-    group_by: tuple[str, ...]
-    filters: tuple[tuple[str, Column], ...]
-    widths: dict[str, tuple[int, int, int]]
+    """Which requests it counts, as Filter has it."""
+    widths: Mapping[str, tuple[int, int, int]]
     """Of a bucket: seconds, buckets on a page by default, and at most."""
 
 
 _WIDTHS = {"1m": (60, 60, 1440), "1h": (3600, 24, 168), "1d": (86_400, 7, 31)}
-_FILTERS: tuple[tuple[str, Column], ...] = (
-    ("project_ids", "project"),
-    ("api_key_ids", "key_id"),
-    ("models", "model"),
-)
-COMPLETIONS = Kind(
-    "completions", False, ("project_id", "api_key_id", "model", "batch"), _FILTERS, _WIDTHS
-)
-EMBEDDINGS = Kind("embeddings", True, ("project_id", "api_key_id", "model"), _FILTERS, _WIDTHS)
-COSTS = Kind(
-    "costs",
-    None,
-    ("project_id", "api_key_id", "line_item"),
-    (("project_ids", "project"), ("api_key_ids", "key_id"), ("line_items", "model")),
-    {"1d": (86_400, 7, 180)},
-)
+_FILTERS: dict[str, Column] = {
+    "project_ids": "project",
+    "api_key_ids": "key_id",
+    "models": "model",
+    "line_items": "model",
+}
+COMPLETIONS = Kind(CompletionsQuery, False, _WIDTHS)
+EMBEDDINGS = Kind(EmbeddingsQuery, True, _WIDTHS)
+COSTS = Kind(CostsQuery, None, {"1d": (86_400, 7, 180)})
+
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 class CompletionsResult(msgspec.Struct, frozen=True):
@@ -100,7 +131,7 @@ class EmbeddingsResult(msgspec.Struct, frozen=True):
 class Amount(msgspec.Struct, frozen=True):
     """`value` is written as an exact decimal, with six places."""
 
-    value: msgspec.Raw
+    value: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "number"})]
     currency: str
 
 
@@ -112,17 +143,17 @@ class CostsResult(msgspec.Struct, frozen=True):
     object: Literal["organization.costs.result"] = "organization.costs.result"
 
 
-class Bucket(msgspec.Struct, frozen=True):
+class Bucket(msgspec.Struct, Generic[R], frozen=True):
     """`end_time` is not part of it."""
 
     start_time: int
     end_time: int
-    results: Sequence[msgspec.Struct]
+    results: Sequence[R]
     object: Literal["bucket"] = "bucket"
 
 
-class UsagePage(msgspec.Struct, frozen=True):
-    data: Sequence[Bucket]
+class UsagePage(msgspec.Struct, Generic[R], frozen=True):
+    data: Sequence[Bucket[R]]
     has_more: bool
     next_page: str | None
     object: Literal["page"] = "page"
@@ -161,10 +192,10 @@ class UsageEndpoint:
             None if group.get(name) is None else str(group[name])
             for name in ("project_id", "api_key_id", "model")
         )
-        if self._kind.name == "costs":
+        if self._kind is COSTS:
             value = msgspec.Raw(format_money(row.cost, places=6).encode("ascii"))
             return CostsResult(Amount(value, self._currency), project, key, model)
-        if self._kind.name == "embeddings":
+        if self._kind is EMBEDDINGS:
             return EmbeddingsResult(row.prompt_tokens, row.requests, project, key, model)
         return CompletionsResult(
             input_tokens=row.prompt_tokens,
@@ -181,35 +212,32 @@ class UsageEndpoint:
 
 def _filter(scope: Scope, kind: Kind) -> tuple[Filter, int, int]:
     """What is asked for on this page, the width of its buckets, and where the last page ends."""
-    known = ["start_time", "end_time", "bucket_width", "group_by", "limit", "page"]
-    filters = [name for name, _ in kind.filters]
-    query = Query(
-        scope,
-        [*known, *filters, *(["batch"] if kind is COMPLETIONS else [])],
-        _UNSUPPORTED,
-    )
-    chosen = query.text("bucket_width", "1d", tuple(kind.widths))
-    assert chosen is not None
-    width, usual, most = kind.widths[chosen]
-    start = query.number("start_time", None, 0, _LATEST)
-    end = query.number("end_time", int(time.time()) + 1, 0, _LATEST)
-    if end <= start:
-        raise RequestError(
-            "`end_time` is not after `start_time`", param="end_time", code="invalid_value"
-        )
+    query = decode_query(scope, kind.query, _REFUSED)
+    width, usual, most = kind.widths[query.bucket_width]
+    end = int(time.time()) + 1 if query.end_time is None else query.end_time
+    _check(query, end, most)
     # Buckets are whole: the first begins where that of `start_time` does.
-    first = query.number("page", start, start, _LATEST) // width * width
+    first = (query.start_time if query.page is None else query.page) // width * width
     last = -(-end // width) * width
-    stop = min(last, first + width * query.number("limit", usual, 1, most))
+    stop = min(last, first + width * (query.limit or usual))
     only: dict[Column, Sequence[str | int]] = {
-        column: query.texts(name) for name, column in kind.filters if query.texts(name)
+        column: values for name, column in _FILTERS.items() if (values := getattr(query, name, ()))
     }
-    batch = query.flag("batch")
-    if batch is not None:
-        only["batch"] = [int(batch)]
-    groups = dict.fromkeys(_COLUMNS[name] for name in query.texts("group_by", kind.group_by))
-    return (
-        Filter(first, max(first, stop), width, tuple(groups), only, kind.embeddings),
-        width,
-        last,
-    )
+    if isinstance(query, CompletionsQuery) and query.batch is not None:
+        only["batch"] = [int(query.batch)]
+    groups = dict.fromkeys(_COLUMNS[name] for name in query.group_by)
+    wanted = Filter(first, max(first, stop), width, tuple(groups), only, kind.embeddings)
+    return wanted, width, last
+
+
+def _check(query: _SpanQuery, end: int, most: int) -> None:
+    """Raise RequestError where two parameters contradict each other."""
+    wrong = ""
+    if end <= query.start_time:
+        wrong, why = "end_time", "is not after `start_time`"
+    elif query.page is not None and query.page < query.start_time:
+        wrong, why = "page", "is before `start_time`"
+    elif query.limit is not None and query.limit > most:
+        wrong, why = "limit", f"must be from 1 to {most} for this `bucket_width`"
+    if wrong:
+        raise RequestError(f"`{wrong}` {why}", param=wrong, code="invalid_value")

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from appliance.errors import RequestError
 from appliance.shim.answer import send_document, send_recorded
-from appliance.shim.api.files import kept_here, owner_of
+from appliance.shim.api.files import kept_here
 from appliance.shim.api.stored_responses import NoQuery
 from appliance.shim.batches.batch_store import Counts, StoredBatch
 from appliance.shim.batches.batches import Batches
@@ -40,7 +40,7 @@ class _Batches:
         kept = self._kept()
         decode_query(scope, NoQuery)
         batch_id = scope["path_params"]["batch_id"]
-        return await kept.batches.get(owner_of(exchange_of(scope)), batch_id)
+        return await kept.batches.get(exchange_of(scope).owner, batch_id)
 
 
 class CreateBatchEndpoint(_Batches):
@@ -65,7 +65,7 @@ class CreateBatchEndpoint(_Batches):
         """The batch that `request` asks for. Raises RequestError, NotFoundError."""
         assert exchange.key is not None
         check(exchange.key, request.endpoint)
-        file = await kept.files.get(owner_of(exchange), request.input_file_id)
+        file = await kept.files.get(exchange.owner, request.input_file_id)
         if file.purpose != "batch":
             raise RequestError(
                 "the input file must have the purpose `batch`",
@@ -110,7 +110,7 @@ class BatchesEndpoint(_Batches):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kept = self._kept()
         query = decode_query(scope, wire.BatchesQuery)
-        rows, more = await kept.batches.page(owner_of(exchange_of(scope)), query.after, query.limit)
+        rows, more = await kept.batches.page(exchange_of(scope).owner, query.after, query.limit)
         data = [_out(*row) for row in rows]
         first, last = (data[0].id, data[-1].id) if data else (None, None)
         await send_document(send, wire.BatchList(data, first, last, more))

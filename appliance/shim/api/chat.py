@@ -90,14 +90,15 @@ class ChatShape:
         ]
 
     def delta(self, choice: int, delta: pb.Delta) -> Sequence[msgspec.Struct]:
-        said = wire.Delta(
-            content=delta.text or UNSET,
-            reasoning_content=delta.reasoning or UNSET,
-            tool_calls=[_call_delta(call) for call in delta.tool_calls] or UNSET,
-        )
+        text, reasoning, calls = delta.text, delta.reasoning, delta.tool_calls
         logprobs = self._logprobs(delta)
-        if said == wire.Delta() and logprobs is None:
+        if not (text or reasoning or calls or logprobs):
             return ()
+        said = wire.Delta(
+            content=text or UNSET,
+            reasoning_content=reasoning or UNSET,
+            tool_calls=[_call_delta(call) for call in calls] if calls else UNSET,
+        )
         return [self._chunk(wire.ChunkChoice(choice, said, logprobs))]
 
     def finish(self, choice: int, finished: pb.Finished) -> Sequence[msgspec.Struct]:

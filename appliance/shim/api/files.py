@@ -19,7 +19,7 @@ from appliance.shim.api.stored_responses import NoQuery
 from appliance.shim.batches.batches import Batches
 from appliance.shim.batches.file_store import FileStore, StoredFile
 from appliance.shim.batches.upload import Upload
-from appliance.shim.exchange import Exchange, exchange_of
+from appliance.shim.exchange import exchange_of
 from appliance.shim.lifeline import DisconnectedError
 from appliance.shim.multipart import FormReader, boundary_of
 from appliance.shim.services import Services
@@ -38,12 +38,6 @@ def kept_here(services: Services) -> Batches:
     return services.batches
 
 
-def owner_of(exchange: Exchange) -> str:
-    """Whose files the caller may see: those of its key, and of the keys that it replaced."""
-    assert exchange.key is not None, "files need a key"
-    return exchange.key.lineage or exchange.key.id
-
-
 class _Files:
     """What the endpoints of files share."""
 
@@ -56,7 +50,7 @@ class _Files:
     async def _file(self, scope: Scope) -> StoredFile:
         store = self._store()
         decode_query(scope, NoQuery)
-        return await store.get(owner_of(exchange_of(scope)), scope["path_params"]["file_id"])
+        return await store.get(exchange_of(scope).owner, scope["path_params"]["file_id"])
 
 
 class CreateFileEndpoint(_Files):
@@ -66,7 +60,7 @@ class CreateFileEndpoint(_Files):
         exchange = exchange_of(scope)
         upload = Upload(
             self._store(),
-            owner_of(exchange),
+            exchange.owner,
             most=self._services.settings.max_file_bytes,
             seconds=kept_here(self._services).file_seconds,
         )
@@ -99,7 +93,7 @@ class FilesEndpoint(_Files):
         store = self._store()
         query = decode_query(scope, wire.FilesQuery)
         rows, more = await store.page(
-            owner_of(exchange_of(scope)), query.purpose, query.after, query.limit, query.order
+            exchange_of(scope).owner, query.purpose, query.after, query.limit, query.order
         )
         data = [_out(row) for row in rows]
         first, last = (data[0].id, data[-1].id) if data else (None, None)

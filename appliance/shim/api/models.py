@@ -28,6 +28,12 @@ class ModelOut(msgspec.Struct, frozen=True):
     bundle_digest: str = ""
     base: str = ""
     """Of an adapter: the model that it is added to."""
+    dimensions: int = 0
+    """Of an embedding model: numbers in a vector."""
+    supports_tools: bool = False
+    """It was trained to call functions."""
+    supports_reasoning: bool = False
+    """It can think apart from its answer."""
 
 
 class ModelList(msgspec.Struct, frozen=True):
@@ -90,4 +96,7 @@ def _out(model: pb.Model) -> ModelOut:
         context_length=model.context_length,
         bundle_digest=model.bundle_digest,
         base=model.base_model,
+        dimensions=model.dimensions,
+        supports_tools=model.supports_tools,
+        supports_reasoning=model.supports_thinking,
     )

@@ -66,7 +66,7 @@ class _Call:
         ]
         return StoredResponse(
             id=response.id,
-            key_id=self.exchange.key_id,
+            owner=self.exchange.owner,
             created=response.created_at,
             expires=self.store.expiry(),
             previous=response.previous_response_id or "",
@@ -162,7 +162,7 @@ class ResponsesEndpoint:
         if request.previous_response_id is None:
             return ()
         assert self._services.responses is not None
-        chain = await self._services.responses.chain(exchange.key_id, request.previous_response_id)
+        chain = await self._services.responses.chain(exchange.owner, request.previous_response_id)
         if chain[-1].running:
             raise RequestError(
                 "the previous response is not finished",

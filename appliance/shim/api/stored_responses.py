@@ -52,7 +52,7 @@ class _Stored:
         return self._services.responses
 
     async def _row(self, scope: Scope, exchange: Exchange) -> StoredResponse:
-        row = await self._store().get(exchange.key_id, scope["path_params"]["response_id"])
+        row = await self._store().get(exchange.owner, scope["path_params"]["response_id"])
         exchange.model = clip(_RESPONSE.decode(row.body).model)
         return row
 
@@ -75,7 +75,7 @@ class DeleteResponseEndpoint(_Stored):
         decode_query(scope, NoQuery)
         row = await self._row(scope, exchange)
         await self._services.background.cancel(row.id)
-        await self._store().delete(exchange.key_id, row.id)
+        await self._store().delete(exchange.owner, row.id)
         await send_recorded(self._services, exchange, send, DeletedResponse(row.id))
 
 
@@ -105,7 +105,7 @@ class InputItemsEndpoint(_Stored):
         exchange = exchange_of(scope)
         query = decode_query(scope, ItemsQuery)
         row = await self._row(scope, exchange)
-        chain = await self._store().chain(exchange.key_id, row.id)
+        chain = await self._store().chain(exchange.owner, row.id)
         await send_recorded(self._services, exchange, send, _page(_items(chain), query))
 
 

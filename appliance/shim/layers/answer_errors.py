@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import traceback
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.errors import ApplianceError
 from appliance.shim.exchange import Exchange, exchange_of
@@ -27,15 +27,8 @@ class AnswerErrorsLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        started = False
-
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send)
         except DisconnectedError:
             return
         except ApplianceError as error:
@@ -46,7 +39,7 @@ class AnswerErrorsLayer:
             _log_bug(exchange, error)
         else:
             return
-        if not started:
+        if not exchange.status:
             await _send(send, answer.status, answer.body, answer.headers)
 
 

@@ -8,6 +8,7 @@ the address that the endpoint listens on. Refuses everything else before a key i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,11 +19,20 @@ _LOCAL = "localhost"
 
 
 class CheckOriginLayer:
-    """`hosts`: names and addresses, without ports, by which callers may reach the endpoint."""
+    """`hosts`: names and addresses, without ports, by which callers may reach the endpoint.
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
+    `certified` has those of the certificate that is in force.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: frozenset[str],
+        certified: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
         self._app = app
         self._hosts = hosts
+        self._certified = certified
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         named = [value for name, value in scope["headers"] if name == b"host"]
@@ -43,7 +53,7 @@ class CheckOriginLayer:
 
     def _is_here(self, authority: str) -> bool:
         host = host_of(authority)
-        if host in self._hosts or host == _LOCAL:
+        if host in self._hosts or host == _LOCAL or host in self._certified():
             return True
         try:
             return ip_address(host).is_loopback

@@ -1,4 +1,8 @@
-"""The outermost layer: a request gets its id and its exchange, the answer its `x-request-id`."""
+"""The outermost layer: a request gets its id and its exchange, the answer its `x-request-id`.
+
+The only layer that sees what is sent, because each one that does costs every piece of a stream;
+the others find in the exchange whether the answer has begun, and with which status.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from appliance.shim.caller_certificate import NO_CERTIFICATE, SCOPE_NAME
 from appliance.shim.exchange import Exchange, new_request_id
+from appliance.shim.rate_limit_headers import rate_limit_headers
 
 
 class IdentifyLayer:
@@ -30,6 +36,7 @@ class IdentifyLayer:
             route=route,
             dialect="anthropic" if route in self._anthropic else "openai",
             peer=scope["client"][0] if scope.get("client") else "",
+            caller=scope.get(SCOPE_NAME, NO_CERTIFICATE),
         )
         exchange.attach(scope)
         value = exchange.request_id.encode("ascii")
@@ -39,7 +46,9 @@ class IdentifyLayer:
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *added]
+                exchange.status = message["status"]
+                limits = rate_limit_headers(exchange)
+                message["headers"] = [*message["headers"], *limits, *added]
             await send(message)
 
         await self._app(scope, receive, stamped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.shim.exchange import exchange_of
 from appliance.shim.metrics import Metrics
@@ -19,16 +19,8 @@ class ObserveLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        status = 0
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send)
         finally:
             seconds = time.monotonic() - exchange.started
-            self._metrics.answered(exchange.route, status, seconds)
+            self._metrics.answered(exchange.route, exchange.status, seconds)

@@ -10,7 +10,15 @@ from msgspec import Meta
 from appliance.audit.event import Tokens
 from appliance.shim.wire.files import Seconds
 
-BatchPath = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
+BatchPath = Literal[
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/rerank",
+    "/v1/score",
+]
+"""What a line may ask for. The last two are ours: OpenAI's API has no reranking."""
 Status = Literal[
     "validating",
     "failed",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn, TypeVar
+from functools import cache
+from typing import NoReturn, TypeVar, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -23,6 +24,8 @@ T = TypeVar("T")
 _PATH = re.compile(
     r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>[^`]*?)(?:\[\.\.\.\])?`)?$", re.DOTALL
 )
+_ITEM = re.compile(r"\[\d+\]`$")
+"""The place in a list that a query gives by repeating a name."""
 _FIELD = re.compile(r"Object (?P<how>contains unknown|missing required) field `(?P<name>[^`]*)`")
 
 
@@ -59,31 +62,49 @@ def decode(
     return request
 
 
-def decode_query(scope: Scope, kind: type[T]) -> T:
-    """The query of the URL as `kind`. Raises RequestError naming the parameter."""
+def decode_query(scope: Scope, kind: type[T], parameters: Sequence[Parameter] = ()) -> T:
+    """The query of the URL as `kind`; `parameters` explains names that are not supported.
+
+    Raises RequestError naming the parameter.
+    """
     try:
         pairs = parse_qsl(
             scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
         )
-        _refuse_repeated(pairs)
-        return msgspec.convert(dict(pairs), kind, strict=False)
+        return msgspec.convert(_gathered(pairs, kind), kind, strict=False)
     except msgspec.ValidationError as error:
-        _refuse(str(error), ())
+        _refuse(_ITEM.sub("`", str(error)), parameters)
     except ValueError:
         raise RequestError(
             "the query of the URL cannot be read", hint="percent-encode it", code="invalid_value"
         ) from None
 
 
-def _refuse_repeated(pairs: Sequence[tuple[str, str]]) -> None:
-    """One name with two values would mean the one or the other; lists are spelled `name[]`."""
-    seen: set[str] = set()
-    for name, _ in pairs:
-        if name in seen and not name.endswith("[]"):
+def _gathered(pairs: Sequence[tuple[str, str]], kind: type) -> dict[str, str | list[str]]:
+    """The values by name. A list is spelled `name[]=a&name[]=b`, or without the brackets; any
+    other name with two values would mean the one or the other, so it is refused."""
+    lists, others = _names_of(kind)
+    lone: dict[str, str] = {}
+    many: dict[str, list[str]] = {}
+    for name, value in pairs:
+        plain = name.removesuffix("[]")
+        if plain in lists:
+            many.setdefault(plain, []).append(value)
+        elif name in lone:
             raise RequestError(
                 f"`{name}` is there twice", param=name, hint="say it once", code="invalid_value"
             )
-        seen.add(name)
+        else:
+            lone[name if plain in others else plain] = value
+    return {**lone, **many}
+
+
+@cache
+def _names_of(kind: type) -> tuple[frozenset[str], frozenset[str]]:
+    """The parameters of the query `kind` that may have several values, and the others."""
+    fields = msgspec.structs.fields(kind)
+    lists = frozenset(field.encode_name for field in fields if get_origin(field.type) is list)
+    return lists, frozenset(field.encode_name for field in fields) - lists
 
 
 def convert_form(fields: Mapping[str, object], kind: type[T], parameters: Sequence[Parameter]) -> T:

@@ -311,7 +311,10 @@ FILES = (
 
 BATCHES = (
     _honoured("input_file_id", "a file of purpose `batch`"),
-    _honoured("endpoint", "chat completions, completions, embeddings or responses"),
+    _honoured(
+        "endpoint",
+        "chat completions, completions, embeddings or responses; extension: rerank or score",
+    ),
     _honoured("completion_window", "only `24h`"),
     _honoured("metadata", "up to 16 pairs, echoed"),
     _honoured("output_expires_after", "`created_at` and 3600 to 2592000 seconds"),

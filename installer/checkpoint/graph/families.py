@@ -30,7 +30,7 @@ from installer.checkpoint.graph import (
     qwen3_vl,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.purpose import Kind, purpose_of
+from installer.checkpoint.graph.purpose import CARD, Kind, purpose_of
 from installer.checkpoint.graph.tower import TowerShape
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
@@ -152,21 +152,44 @@ FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
 """Checkpoints of the same architecture that are published for something else."""
 
 
-def family_of(checkpoint: Checkpoint) -> Family:
-    """The family of `checkpoint`. Raises CheckpointError naming the ones there are."""
+def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
+    """The family of `checkpoint`, for what its files say or the packager `asked`.
+
+    Raises CheckpointError naming the ones there are, or if the two disagree.
+    """
     family = FAMILIES.get(checkpoint.family)
-    purpose = purpose_of(checkpoint)
-    if family is not None and purpose not in (None, family.kind):
-        family = FOR_A_PURPOSE.get((checkpoint.family, purpose))
-        if family is None:
-            raise CheckpointError(
-                f"a {checkpoint.family} checkpoint for {purpose} is not supported",
-                hint="this release builds these: "
-                + ", ".join(f"{name} for {kind}" for name, kind in FOR_A_PURPOSE),
-            )
     if family is None:
         raise CheckpointError(
             f"config.json: model_type {checkpoint.family!r} is not supported",
             hint=f"this release builds {', '.join(FAMILIES)}",
         )
-    return family
+    said = purpose_of(checkpoint)
+    if None not in (asked, said) and asked != said:
+        raise CheckpointError(
+            f"the checkpoint's files say that it is for {said}, not for {asked}",
+            hint="leave --kind out, or correct modules.json, the template and the model card",
+        )
+    kind = asked or said
+    if kind is None and is_ambiguous(checkpoint) and not checkpoint.has(CARD):
+        raise CheckpointError(
+            f"nothing says what this {checkpoint.family} checkpoint is for, and it has no {CARD}",
+            hint="get the missing files from the publisher, or say it: --kind chat, embedding or "
+            "rerank",
+            code="kind_unknown",
+        )
+    if kind in (None, family.kind):
+        return family
+    found = FOR_A_PURPOSE.get((checkpoint.family, kind))
+    if found is None:
+        raise CheckpointError(
+            f"a {checkpoint.family} checkpoint for {kind} is not supported",
+            hint="this release builds these: "
+            + ", ".join(f"{name} for {one}" for name, one in FOR_A_PURPOSE),
+        )
+    return found
+
+
+def is_ambiguous(checkpoint: Checkpoint) -> bool:
+    """Whether only the files beside config.json can say what this one is for."""
+    family = FAMILIES[checkpoint.family]
+    return family.kind == "chat" and any(name == checkpoint.family for name, _ in FOR_A_PURPOSE)

@@ -6,29 +6,14 @@ this request, and how long until all of it is there again.
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from appliance.metering import Standing
-from appliance.shim.exchange import exchange_of
+from appliance.shim.exchange import Exchange
 
 
-class ShowLimitsLayer:
-    """Adds what admission found to the head of the answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = exchange_of(scope)
-
-        async def shown(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                requests, tokens = exchange.standing
-                headers = [*_headers("requests", requests), *_headers("tokens", tokens)]
-                message["headers"] = [*message["headers"], *headers]
-            await send(message)
-
-        await self._app(scope, receive, shown)
+def rate_limit_headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """What admission found of the caller's limits, for the head of the answer."""
+    requests, tokens = exchange.standing
+    return [*_headers("requests", requests), *_headers("tokens", tokens)]
 
 
 def _headers(unit: str, standing: Standing | None) -> list[tuple[bytes, bytes]]:

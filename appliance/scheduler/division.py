@@ -1,0 +1,102 @@
+"""How a step's prompt tokens are divided among the prompts that have a slot.
+
+1. Each owner of a share gets its part of them, as far as its prompts need it.
+2. What is left goes to the highest priority first; in every eighth step to all by age instead.
+3. Within a priority first come the prompts that this step can end, of callers who run no more than
+   an equal part beside one who runs more: who sends a single request does not wait behind
+   somebody's flood. Then the one whose turn it is gets half, so that it is never stopped, and the
+   others come shortest first, so that a short prompt does not wait behind a long one.
+
+Owns the rule. Refuses to know slots.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from appliance.scheduler.sequence import Sequence
+from appliance.scheduler.shares import Holding
+
+_Tokens = dict[Sequence, int]
+
+
+def divide(
+    needs: Mapping[Sequence, int],
+    room: int,
+    *,
+    holdings: Mapping[str, Holding],
+    callers: Counter[str],
+    by_age: bool,
+) -> _Tokens:
+    """Tokens of each prompt that gets some, `room` in all, or as many as are needed.
+
+    Args:
+        needs: prompts with a slot -> tokens that they lack.
+        holdings: the owners of shares.
+        callers: how many sequences each caller runs, those of `needs` included.
+        by_age: priorities and turns do not count in this step.
+    """
+    given: _Tokens = {}
+    for owner, holding in holdings.items():
+        theirs = {s: need for s, need in needs.items() if s.share and s.share.owner == owner}
+        given |= _by_priority(theirs, room * holding.percent // 100, callers)
+    rest = {s: need - given.get(s, 0) for s, need in needs.items() if need > given.get(s, 0)}
+    left = room - sum(given.values())
+    if by_age:
+        more = _in_rank(rest, left, lambda sequence: (sequence.arrival,))
+    else:
+        more = _by_priority(rest, left, callers)
+    return _added(given, more)
+
+
+def _by_priority(needs: Mapping[Sequence, int], room: int, callers: Counter[str]) -> _Tokens:
+    shares: _Tokens = {}
+    for priority in sorted({sequence.priority for sequence in needs}, reverse=True):
+        equals = {s: need for s, need in needs.items() if s.priority == priority}
+        shares |= _among_equals(equals, room - sum(shares.values()), callers)
+    return shares
+
+
+def _among_equals(needs: Mapping[Sequence, int], room: int, callers: Counter[str]) -> _Tokens:
+    first = dict(_ended(_modest(needs, callers), room))
+    later = {s: need for s, need in needs.items() if s not in first}
+    room -= sum(first.values())
+    return first | _in_rank(later, room, lambda sequence: (sequence.turn, sequence.arrival))
+
+
+def _modest(needs: Mapping[Sequence, int], callers: Counter[str]) -> _Tokens:
+    """Prompts of callers who run no more than an equal part, if somebody runs more."""
+    part = callers.total() / len(callers) if callers else 0
+    modest = {s: need for s, need in needs.items() if callers[s.caller] <= part}
+    return modest if any(count > part for count in callers.values()) else {}
+
+
+def _ended(needs: Mapping[Sequence, int], room: int) -> Iterable[tuple[Sequence, int]]:
+    """The shortest, as many as fit as a whole."""
+    for sequence, need in sorted(needs.items(), key=lambda item: item[1]):
+        if need > room:
+            return
+        room -= need
+        yield sequence, need
+
+
+def _in_rank(
+    needs: Mapping[Sequence, int], room: int, rank: Callable[[Sequence], tuple[int, ...]]
+) -> _Tokens:
+    """The first in rank gets half, the shortest of the others come next, what they leave is the
+    first's again."""
+    if not needs or not room:
+        return {}
+    first, *others = sorted(needs, key=rank)
+    shares = {first: min(needs[first], max(1, room // 2))}
+    room -= shares[first]
+    for sequence in sorted(others, key=needs.__getitem__):
+        shares[sequence] = min(room, needs[sequence])
+        room -= shares[sequence]
+    shares[first] += min(room, needs[first] - shares[first])
+    return {sequence: share for sequence, share in shares.items() if share}
+
+
+def _added(one: _Tokens, other: _Tokens) -> _Tokens:
+    return one | {sequence: one.get(sequence, 0) + count for sequence, count in other.items()}

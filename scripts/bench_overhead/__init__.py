@@ -1,0 +1,1 @@
+"""What the endpoint adds to the engine: time, throughput and processor."""

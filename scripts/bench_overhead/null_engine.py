@@ -1,0 +1,21 @@
+"""The tests' engine as a process: the whole protocol, and nothing to compute."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from appliance.service import notify_ready
+from tests.fakes.engine import FakeEngine
+
+
+def main() -> None:
+    with FakeEngine(Path(sys.argv[1])):
+        notify_ready()
+        signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    main()

@@ -1,0 +1,148 @@
+"""The power is cut under load: a real ext4 on a disk of which any unflushed write may be lost."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from appliance.access import KeyStore
+from appliance.audit import read_events
+from appliance.audit.event import AnyEvent
+from appliance.config import Config
+from tests.conftest import BuildOnce
+from tests.fakes.checkpoints import write_qwen3
+from tests.fakes.engine_node import EngineNode
+from tests.hostile.stack import Daemon
+from tests.power.images import Recording
+from tests.power.load import Acknowledged, Load, ask
+from tests.power.machine import recorded, require, started_again
+from tests.power.verdict import assert_kept
+from tests.shim.node import prepare
+
+SECONDS, IMAGES = 2.0, 6
+FULL_IMAGES = 1000
+SERVED = 12
+"""Images of the full run on which both daemons start and answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A stretch of load on a recorded disk."""
+
+    base: Path
+    config: Config
+    secret: str
+    told: Acknowledged
+    later: list[AnyEvent]
+    began: int
+    ended: int
+    answer: str
+
+    @property
+    def mounted(self) -> Path:
+        return self.base / "m"
+
+
+def build(root: Path) -> None:
+    """A node with two versions of one model, both compiled."""
+    node = EngineNode(root)
+    for version in ("1.0", "2.0"):
+        checkpoint = write_qwen3(root / f"checkpoint-{version}")
+        node.add(checkpoint, name="chat", version=version)
+
+
+@pytest.fixture(scope="module")
+def recording(build_once: BuildOnce) -> Iterator[Recorded]:
+    require()
+    models = build_once("power-models", build)
+    with tempfile.TemporaryDirectory(prefix="pw") as directory:
+        yield record(Path(directory), models, SECONDS)
+
+
+def record(base: Path, models: Path, seconds: float) -> Recorded:
+    """Load on a pair of real daemons for so long."""
+    root = base / "m/n"
+    with recorded(base, base / "m"):
+        subprocess.run(["cp", "-a", models, root], check=True)
+        config = prepare(root)
+        config.layout.config_file.parent.mkdir(parents=True, exist_ok=True)
+        config.layout.config_file.write_text(f"[api]\nlisten_port = {config.api.listen_port}\n")
+        with KeyStore(config.layout.keys_db) as keys:
+            _, secret = keys.create("power")
+        engine = Daemon("appliance.engine_daemon", root)
+        shim = Daemon("appliance.shim", root)
+        answer = said(config, secret)
+        subprocess.run(["sync", "-f", str(root)], check=True)
+        began = time.monotonic_ns()
+        told = Load(config, secret, callers=4).run(seconds)
+        ended = time.monotonic_ns()
+        shim.stop()
+        engine.stop()
+        later = [event for _, event in read_events(config.layout.audit)]
+    assert told.failures == []
+    assert min(len(told.answers), len(told.revoked), len(told.activated)) > 3
+    return Recorded(base, config, secret, told, later, began, ended, answer)
+
+
+def said(config: Config, secret: str) -> str:
+    _, document = ask(config, secret, "word")
+    return str(document["choices"][0]["message"]["content"])
+
+
+def judge(made: Recorded, count: int, *, seed: int, serving: int = 0) -> str:
+    """Look at `count` images; `serving` of them serve. What was seen, in words."""
+    found = Recording(made.base / "image", made.base / "journal")
+    choices: Counter[str] = Counter()
+    every = count // serving if serving else count + 1
+    for number, cut in enumerate(
+        found.cuts(count, after=made.began, before=made.ended, seed=seed), 1
+    ):
+        choices[cut.choice] += 1
+        with started_again(cut.image, made.base / "left", made.mounted):
+            try:
+                assert_kept(made.config, made.told, made.later, cut.at)
+                if number % every == 0:
+                    assert_serves(made)
+            except AssertionError as error:
+                error.add_note(f"image {number} of seed {seed}: {cut.choice} kept, cut at {cut.at}")
+                raise
+    kinds = ", ".join(f"{n} with {choice}" for choice, n in sorted(choices.items()))
+    return (
+        f"power loss: {count} images ({kinds} of the unflushed writes) of {len(found.orders)} "
+        f"orders, {len(made.told.answers)} answers, {len(made.told.revoked)} revocations and "
+        f"{len(made.told.activated)} activations acknowledged: 0 lost, 0 forged; {serving} served"
+    )
+
+
+def assert_serves(made: Recorded) -> None:
+    engine = Daemon("appliance.engine_daemon", made.config.layout.root)
+    try:
+        shim = Daemon("appliance.shim", made.config.layout.root)
+        try:
+            assert said(made.config, made.secret) == made.answer
+        finally:
+            shim.stop()
+    finally:
+        engine.stop()
+
+
+def test_what_was_acknowledged_survives_a_power_cut(
+    recording: Recorded, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("measured", judge(recording, IMAGES, seed=7))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_what_was_acknowledged_survives_a_thousand_power_cuts(
+    recording: Recorded, record_property: Callable[[str, object], None]
+) -> None:
+    found = judge(recording, FULL_IMAGES, seed=11, serving=SERVED)
+    record_property("measured", found)
