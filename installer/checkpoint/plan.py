@@ -18,8 +18,8 @@ from installer.checkpoint.bundle_layout import VISION_GRAPH
 from installer.checkpoint.generation import read_generation
 from installer.checkpoint.graph import adapted
 from installer.checkpoint.graph.compact import has_compact_graph
-from installer.checkpoint.graph.native import has_native_graph
 from installer.checkpoint.graph.families import Family, family_of, is_ambiguous
+from installer.checkpoint.graph.native import has_native_graph
 from installer.checkpoint.graph.purpose import Kind, purpose_of
 from installer.checkpoint.graph.standard import has_standard_graph
 from installer.checkpoint.image_processor import read_vision
