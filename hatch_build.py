@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ STAMP = LIBRARY.with_suffix(".sources")
 TARGET = ("-target", "x86_64-linux-gnu.2.28")
 TAG = "py3-none-manylinux_2_28_x86_64"
 FLAGS = (
-    *("-std=c++17", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"),
+    *("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"),
     *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-ffp-contract=off"),
 )
 VECTORS = tuple(
@@ -70,10 +71,11 @@ def compile_library(root: Path, *, any_compiler: bool) -> None:
         return
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
-        objects = [
-            _object(root, source, compiler, work)
-            for source in sorted((root / SOURCES).glob("*.cpp"))
-        ]
+        sources = sorted((root / SOURCES).glob("*.cpp"))
+        with ThreadPoolExecutor(os.cpu_count()) as together:
+            objects = list(
+                together.map(lambda source: _object(root, source, compiler, work), sources)
+            )
         made = work / LIBRARY.name
         _run([*linker, "-shared", "-s", "-o", str(made), *objects], work, root)
         # Another process may have the old one mapped: it keeps its file.

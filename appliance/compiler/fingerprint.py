@@ -22,6 +22,7 @@ from appliance.compiler.libraries import (
 )
 from appliance.compiler.record import Provider
 from appliance.config import EngineSettings
+from appliance.native import library
 
 REVISION = "2"
 """Raised when this package compiles differently for the CPU."""
@@ -48,6 +49,7 @@ def fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
         "machine": platform.machine(),
         "cpu": ", ".join(first.get(name, "?") for name in _IDENTITY),
         "extensions": " ".join(flags),
+        "native": library.identity(),
     }
 
 

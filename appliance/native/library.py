@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,15 @@ def missing() -> Missing | None:
 def supported() -> bool:
     """Whether the operators can run here."""
     return missing() is None
+
+
+@functools.cache
+def identity() -> str:
+    """The digest of the library, SHA-256 in hex, or why the operators cannot run here."""
+    file, reason = path(), missing()
+    if file is None or reason is not None:
+        return str(reason)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def register(options: ort.SessionOptions) -> None:

@@ -112,7 +112,8 @@ class Case:
         total = weights.sum(-1, keepdims=True)
         if self.sinks:
             total = total + np.exp(self.constants["sinks"].astype(np.float64))[:, None, None]
-        return np.einsum("hqk,khd->qhd", weights / total, value).reshape(count, -1)
+        read: Array = np.einsum("hqk,khd->qhd", weights / total, value).reshape(count, -1)
+        return read
 
     def _turned(self, x: Array, norm: str) -> Array:
         x = x.astype(np.float64)

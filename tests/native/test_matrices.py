@@ -25,9 +25,10 @@ def _matrix(rng: np.random.Generator, outer: int, inner: int) -> tuple[Array, Ar
 def _product(x: Array, weight: Array, scale: Array) -> Array:
     """Rows rounded by their own peak, exact sums of integers, then the scales."""
     step = np.abs(x).max(-1, keepdims=True) / np.float32(127)
-    rounded = np.rint(x.astype(np.float32) * (np.float32(127) / (step * 127)))
+    rounded: Array = np.rint(x.astype(np.float32) * (np.float32(127) / (step * 127)))
     exact: Array = rounded.astype(np.int64) @ weight.T.astype(np.int64)
-    return exact * step.astype(np.float64) * scale
+    scaled: Array = exact * step.astype(np.float64) * scale
+    return scaled
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,6 +1,5 @@
 #include "matrices.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 namespace appliance {
@@ -38,25 +37,10 @@ OrtStatus *check_row(const Tensor &x, std::size_t inner) {
 
 }  // namespace
 
-OrtStatus *PackedMatrix::open(const Node &node, std::size_t index) {
-  index_ = index;
-  const Tensor &weight = node.constant(index);
-  if (!weight.there() || weight.type != kInt8) return nullptr;
-  if (weight.rank != 2) return refuse("a matrix has %zu axes, not 2", weight.rank);
-  RETURN_IF_BAD(check_inner(weight.size(1)));
-  packed_ = static_cast<std::uint8_t *>(malloc(packed_bytes(weight.size(0), weight.size(1)) + 1));
-  if (packed_ == nullptr) return refuse("no memory for a packed matrix");
-  pack(static_cast<const std::int8_t *>(weight.data), weight.size(0), weight.size(1), packed_);
-  return nullptr;
-}
-
-void PackedMatrix::close() { free(packed_); }
-
-OrtStatus *PackedMatrix::read(const Node &node, OrtKernelContext *context, Matrix *matrix,
-                              std::size_t *inner) const {
+OrtStatus *PackedMatrix::read(OrtKernelContext *context, Matrix *matrix, std::size_t *inner) {
   Tensor weight, scales;
-  RETURN_IF_BAD(node.input(context, index_, &weight));
-  RETURN_IF_BAD(node.required(context, index_ + 1, "a matrix's scale", kFloat, &scales));
+  RETURN_IF_BAD(node_.input(context, index_, &weight));
+  RETURN_IF_BAD(node_.required(context, index_ + 1, "a matrix's scale", kFloat, &scales));
   if (!weight.there()) return refuse("a matrix is missing");
   matrix->scales = scales.floats();
   matrix->outer = scales.size(0);
@@ -67,12 +51,17 @@ OrtStatus *PackedMatrix::read(const Node &node, OrtKernelContext *context, Matri
     matrix->packed = weight.bytes();
     return check_inner(*inner);
   }
-  if (packed_ == nullptr) return refuse("a matrix is neither packed nor a constant of int8");
+  if (weight.type != kInt8) return refuse("a matrix is neither packed nor of int8");
+  if (weight.rank != 2) return refuse("a matrix has %zu axes, not 2", weight.rank);
   *inner = weight.size(1);
-  matrix->packed = packed_;
+  RETURN_IF_BAD(check_inner(*inner));
   if (weight.size(0) != matrix->outer) {
     return refuse("a matrix has %zu rows and %zu scales", weight.size(0), matrix->outer);
   }
+  RETURN_IF_BAD(packed_.take(packed_bytes(matrix->outer, *inner) + 1));
+  auto *packed = static_cast<std::uint8_t *>(packed_.get());
+  pack(static_cast<const std::int8_t *>(weight.data), matrix->outer, *inner, packed);
+  matrix->packed = packed;
   return nullptr;
 }
 
@@ -83,21 +72,13 @@ OrtElementType Linear::input_type(std::size_t index) {
 OrtStatus *Linear::open(const OrtKernelInfo *info) {
   RETURN_IF_BAD(node_.open(info));
   count_ = node_.outputs();
-  for (std::size_t at = 0; at < count_; ++at) {
-    RETURN_IF_BAD(matrices_[at].open(node_, 1 + 3 * at));
-  }
   return nullptr;
 }
 
-void Linear::close() {
-  for (PackedMatrix &matrix : matrices_) matrix.close();
-  node_.close();
-}
-
 OrtStatus *Linear::matrix(OrtKernelContext *context, const Tensor &x, std::size_t at,
-                          Matrix *matrix) const {
+                          PackedMatrix *packed, Matrix *matrix) const {
   std::size_t inner = 0;
-  RETURN_IF_BAD(matrices_[at].read(node_, context, matrix, &inner));
+  RETURN_IF_BAD(packed->read(context, matrix, &inner));
   RETURN_IF_BAD(check_row(x, inner));
   Tensor bias;
   RETURN_IF_BAD(node_.input(context, 3 + 3 * at, &bias));
@@ -112,6 +93,7 @@ OrtStatus *Linear::matrix(OrtKernelContext *context, const Tensor &x, std::size_
 OrtStatus *Linear::compute(OrtKernelContext *context) const {
   Tensor x;
   RETURN_IF_BAD(node_.required(context, 0, "x", kFloat, &x));
+  PackedMatrix packed[kMost] = {{node_, 1}, {node_, 4}, {node_, 7}};
   Matrix wanted[kMost];
   std::size_t count = 0;
   for (std::size_t at = 0; at < kMost; ++at) {
@@ -121,7 +103,7 @@ OrtStatus *Linear::compute(OrtKernelContext *context) const {
       if (weight.there()) return refuse("matrix %zu has no output", at);
       continue;
     }
-    RETURN_IF_BAD(matrix(context, x, at, &wanted[count]));
+    RETURN_IF_BAD(matrix(context, x, at, &packed[at], &wanted[count]));
     if (wanted[count].result != nullptr) ++count;
   }
   const std::size_t rows = x.rows();
@@ -149,23 +131,17 @@ OrtStatus *GatedLinear::open(const OrtKernelInfo *info) {
   } else {
     return refuse("activation '%s' is none of silu, gelu_tanh", name);
   }
-  RETURN_IF_BAD(gate_.open(node_, 1));
-  return up_.open(node_, 3);
-}
-
-void GatedLinear::close() {
-  gate_.close();
-  up_.close();
-  node_.close();
+  return nullptr;
 }
 
 OrtStatus *GatedLinear::compute(OrtKernelContext *context) const {
   Tensor x;
   RETURN_IF_BAD(node_.required(context, 0, "x", kFloat, &x));
+  PackedMatrix packed_gate(node_, 1), packed_up(node_, 3);
   Matrix gate{}, up{};
   std::size_t inner = 0, up_inner = 0;
-  RETURN_IF_BAD(gate_.read(node_, context, &gate, &inner));
-  RETURN_IF_BAD(up_.read(node_, context, &up, &up_inner));
+  RETURN_IF_BAD(packed_gate.read(context, &gate, &inner));
+  RETURN_IF_BAD(packed_up.read(context, &up, &up_inner));
   RETURN_IF_BAD(check_row(x, inner));
   RETURN_IF_BAD(check_row(x, up_inner));
   if (gate.outer != up.outer) {
@@ -188,19 +164,14 @@ OrtElementType Lookup::input_type(std::size_t index) {
 }
 
 OrtStatus *Lookup::open(const OrtKernelInfo *info) {
-  RETURN_IF_BAD(node_.open(info));
-  return matrix_.open(node_, 0);
-}
-
-void Lookup::close() {
-  matrix_.close();
-  node_.close();
+  return node_.open(info);
 }
 
 OrtStatus *Lookup::compute(OrtKernelContext *context) const {
+  PackedMatrix packed(node_, 0);
   Matrix matrix{};
   std::size_t inner = 0;
-  RETURN_IF_BAD(matrix_.read(node_, context, &matrix, &inner));
+  RETURN_IF_BAD(packed.read(context, &matrix, &inner));
   Tensor ids;
   RETURN_IF_BAD(node_.required(context, 2, "ids", kInt64, &ids));
   const auto *wanted = static_cast<const std::int64_t *>(ids.data);

@@ -8,19 +8,19 @@ namespace appliance {
 // Products of several rows' inner numbers stay within 32 bits: 127 * 255 * 65,536 < 2^31.
 constexpr std::size_t kMostInner = 65536;
 
-// A matrix of a node, int8 [outer, inner] or packed. The first kind is packed when the graph is
-// loaded, so it has to be constant; the second is read where it lies.
+// A matrix of a node, packed or int8 [outer, inner]. The first kind is read where it lies; the second,
+// which bundles have, is packed for the run, so that a look at a graph takes no memory for long.
 class PackedMatrix {
  public:
   // `index` is the weight's; the scales follow it.
-  OrtStatus *open(const Node &node, std::size_t index);
-  void close();
-  OrtStatus *read(const Node &node, OrtKernelContext *context, Matrix *matrix,
-                  std::size_t *inner) const;
+  PackedMatrix(const Node &node, std::size_t index)
+      : node_(node), index_(index), packed_(node.allocator()) {}
+  OrtStatus *read(OrtKernelContext *context, Matrix *matrix, std::size_t *inner);
 
  private:
-  std::size_t index_ = 0;
-  std::uint8_t *packed_ = nullptr;  // from malloc
+  const Node &node_;
+  std::size_t index_;
+  Memory packed_;
 };
 
 class Linear {
@@ -31,16 +31,15 @@ class Linear {
   static OrtElementType output_type(std::size_t) { return kFloat; }
 
   OrtStatus *open(const OrtKernelInfo *info);
-  void close();
+  void close() { node_.close(); }
   OrtStatus *compute(OrtKernelContext *context) const;
 
  private:
   static constexpr std::size_t kMost = 3;
   OrtStatus *matrix(OrtKernelContext *context, const Tensor &x, std::size_t at,
-                    Matrix *matrix) const;
+                    PackedMatrix *packed, Matrix *matrix) const;
 
   Node node_;
-  PackedMatrix matrices_[kMost];
   std::size_t count_ = 0;
 };
 
@@ -52,12 +51,11 @@ class GatedLinear {
   static OrtElementType output_type(std::size_t) { return kFloat; }
 
   OrtStatus *open(const OrtKernelInfo *info);
-  void close();
+  void close() { node_.close(); }
   OrtStatus *compute(OrtKernelContext *context) const;
 
  private:
   Node node_;
-  PackedMatrix gate_, up_;
   Activation activation_ = Activation::kSilu;
 };
 
@@ -69,12 +67,11 @@ class Lookup {
   static OrtElementType output_type(std::size_t) { return kFloat; }
 
   OrtStatus *open(const OrtKernelInfo *info);
-  void close();
+  void close() { node_.close(); }
   OrtStatus *compute(OrtKernelContext *context) const;
 
  private:
   Node node_;
-  PackedMatrix matrix_;
 };
 
 }  // namespace appliance

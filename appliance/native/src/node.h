@@ -68,8 +68,6 @@ class Node {
 
   std::size_t outputs() const { return outputs_; }
   OrtAllocator *allocator() const { return allocator_; }
-  // The input if it is constant, else one that is not there.
-  const Tensor &constant(std::size_t index) const { return constants_[index]; }
   OrtStatus *input(OrtKernelContext *context, std::size_t index, Tensor *tensor) const;
   OrtStatus *required(OrtKernelContext *context, std::size_t index, const char *name,
                       OrtElementType type, Tensor *tensor) const;
