@@ -33,7 +33,7 @@ class NativeRunner:
 
     def __init__(self, session: ort.InferenceSession, pool: NativePool, vocab_size: int) -> None:
         self._pool = pool
-        self._graph = _Graph(session, pool)
+        self._graph = Graph(session, pool)
         self._adapted: _Adapted | None = None
         rows = pool.shape.slots + DRAFT_ROWS
         self._logits: Array = np.zeros((rows, vocab_size), np.float32)
@@ -48,7 +48,7 @@ class NativeRunner:
         """
         for move in plan.moves:
             self._pool.move(move)
-        step = _Step()
+        step = Step()
         for chunk in plan.prefills:
             step.add(chunk.sequence, chunk.slot, chunk.start, chunk.tokens, int(chunk.completes))
         for slot, sequence in enumerate(plan.decodes):
@@ -75,8 +75,8 @@ class NativeRunner:
         """
         self._adapted = _Adapted(session, self._pool, bank)
 
-    def _compute(self, step: _Step, logits: Array) -> None:
-        graph: _Graph = self._graph
+    def _compute(self, step: Step, logits: Array) -> None:
+        graph: Graph = self._graph
         if any(step.adapters):
             assert self._adapted is not None, "adapters come before their sequences"
             graph = self._adapted
@@ -89,7 +89,7 @@ class NativeRunner:
             raise
 
 
-class _Step:
+class Step:
     """What one run computes, in lists."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class _Step:
         self.adapters.append(sequence.adapter)
 
 
-class _Graph:
+class Graph:
     """A session whose cache is bound; the rest is, anew for each run."""
 
     def __init__(self, session: ort.InferenceSession, pool: NativePool) -> None:
@@ -122,7 +122,7 @@ class _Graph:
                 self.bind_input(f"past_{name}_{layer}", array)
                 _bind(self._binding.bind_output, f"present_{name}_{layer}", array)
 
-    def run(self, step: _Step, logits: Array, options: ort.RunOptions) -> None:
+    def run(self, step: Step, logits: Array, options: ort.RunOptions) -> None:
         """Compute `step`; the logits of its rows go to `logits` [rows, vocab]."""
         self.bind_input("input_ids", np.array(step.tokens, np.int64))
         self.bind_input("spans", np.array(step.spans, np.int32))
@@ -136,7 +136,7 @@ class _Graph:
         _bind(self._binding.bind_input, name, array)
 
 
-class _Adapted(_Graph):
+class _Adapted(Graph):
     """With room for adapters: all rows of a bank, of which masks choose each token's own."""
 
     def __init__(self, session: ort.InferenceSession, pool: NativePool, bank: AdapterBank) -> None:
@@ -147,7 +147,7 @@ class _Adapted(_Graph):
             self.bind_input(f"adapter_down_{layer}_{target}", down)
             self.bind_input(f"adapter_up_{layer}_{target}", up)
 
-    def run(self, step: _Step, logits: Array, options: ort.RunOptions) -> None:
+    def run(self, step: Step, logits: Array, options: ort.RunOptions) -> None:
         """As the plain graph, each span with its adapter."""
         for target, ranks in self._bank.ranks.items():
             mask = np.zeros((len(step.tokens), ranks), np.float32)

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
@@ -13,9 +14,11 @@ from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.llm_engine import Generation
 from appliance.engine.loaded import ChatModel, open_model
 from appliance.engine.model_runner import ModelRunner
+from appliance.engine.native_runner import NativeRunner
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
 from appliance.model_store import ModelStore
+from appliance.native import library
 from appliance.trust.node_key import NodePublicKey
 from tests.engine.conftest import OpenChat
 from tests.engine.results import Results, run
@@ -40,8 +43,11 @@ def churn(model: ChatModel, requests: list[Generation]) -> Results:
     return together
 
 
-def test_uncut_prompts_give_the_same_tokens_in_a_churning_batch(open_chat: OpenChat) -> None:
-    model = open_chat("bytes", max_sequences=5, token_budget=512)
+@pytest.mark.parametrize("name", ["bytes", "pair"])
+def test_uncut_prompts_give_the_same_tokens_in_a_churning_batch(
+    open_chat: OpenChat, name: str
+) -> None:
+    model = open_chat(name, max_sequences=5, token_budget=512)
     chance = random.Random(2)
     requests = [
         Generation(
@@ -63,8 +69,32 @@ def test_uncut_prompts_give_the_same_tokens_in_a_churning_batch(open_chat: OpenC
         assert tokens == alone[: len(tokens)]
 
 
-def test_prompts_cut_elsewhere_differ_at_near_ties_only(open_chat: OpenChat) -> None:
+@pytest.mark.skipif(not library.supported(), reason="this processor lacks the native operators")
+def test_with_native_operators_prompts_cut_anywhere_give_the_same_tokens(
+    open_chat: OpenChat,
+) -> None:
     model = open_chat("bytes", max_sequences=5, token_budget=24)
+    assert isinstance(model.engine._runner, NativeRunner)
+    chance = random.Random(3)
+    requests = [
+        Generation(
+            number,
+            ids(model, chance.choice(PROMPTS) * chance.randint(1, 4)),
+            SamplingParams(temperature=chance.choice([0, 1.2]), seed=number, max_tokens=30),
+            cache_namespace="everyone",
+        )
+        for number in range(20)
+    ]
+    whole = open_chat("bytes", max_sequences=5, token_budget=2048)
+    together = churn(model, requests)
+    for request in requests:
+        alone = run(whole.engine, request).tokens(request.call)
+        tokens = together.tokens(request.call)
+        assert tokens == alone[: len(tokens)]
+
+
+def test_prompts_cut_elsewhere_differ_at_near_ties_only(open_chat: OpenChat) -> None:
+    model = open_chat("pair", max_sequences=5, token_budget=24)
     chance = random.Random(3)
     requests = [
         Generation(
@@ -93,7 +123,7 @@ def test_prompts_cut_elsewhere_differ_at_near_ties_only(open_chat: OpenChat) -> 
 
 def test_the_first_token_is_that_of_a_prompt_continued_from_its_slot(open_chat: OpenChat) -> None:
     # Half a prompt, a token that nobody needs, the rest: as after a lost or shared beginning.
-    model = open_chat("bytes")
+    model = open_chat("pair")
     prompt = ids(model, PROMPTS[3])
     whole, rest = _logits(open_chat, prompt), _logits(open_chat, prompt, cut=len(prompt) // 2)
     assert np.linalg.norm(whole - rest) <= NEAR_TIE * np.linalg.norm(whole)
@@ -107,7 +137,7 @@ def test_a_token_of_the_cache_takes_a_quarter(open_chat: OpenChat) -> None:
 
 def test_both_graphs_are_verified_before_they_are_loaded(node_root: Path) -> None:
     layout = Layout(node_root)
-    bundle = ModelStore(layout.models).get("bytes")
+    bundle = ModelStore(layout.models).get("pair")
     key = NodePublicKey.load(layout.node / "node.pub")
     artifact = open_artifact(layout.artifacts, bundle.digest, key)
     names = [entry.path for entry in artifact.record.files]
@@ -120,7 +150,7 @@ def test_both_graphs_are_verified_before_they_are_loaded(node_root: Path) -> Non
 
 def _logits(open_chat: OpenChat, tokens: list[int], cut: int = 0) -> Array:
     """Logits after `tokens`, computed in one piece or in two."""
-    model = open_chat("bytes", max_sequences=1)
+    model = open_chat("pair", max_sequences=1)
     runner, decoder = model.engine._runner, model.bundle.manifest.decoder
     assert isinstance(runner, ModelRunner)
     assert decoder is not None

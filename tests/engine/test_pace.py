@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from appliance.engine.binding import GraphBinding
 from appliance.engine.llm_engine import Generation, LLMEngine
 from appliance.engine.loaded import ChatModel
+from appliance.engine.native_runner import Graph, Step
 from appliance.engine.pace import Pace
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
@@ -62,7 +63,7 @@ def on_long_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int],
     """`on_long_pieces(arrive)`: whenever a piece of over 100 tokens begins, `arrive(number)`."""
 
     def install(arrive: Callable[[int], None]) -> None:
-        number, compute = 0, GraphBinding.run
+        number, compute, compute_natively = 0, GraphBinding.run, Graph.run
 
         def interrupted(
             self: GraphBinding, logits: Array, options: ort.RunOptions | None = None
@@ -73,7 +74,15 @@ def on_long_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int],
                 arrive(number)
             compute(self, logits, options)
 
+        def natively(self: Graph, step: Step, logits: Array, options: ort.RunOptions) -> None:
+            nonlocal number
+            if len(step.spans) == 1 and len(step.tokens) > 100:
+                number += 1
+                arrive(number)
+            compute_natively(self, step, logits, options)
+
         monkeypatch.setattr(GraphBinding, "run", interrupted)
+        monkeypatch.setattr(Graph, "run", natively)
 
     return install
 
@@ -103,7 +112,7 @@ def steps_until_said(engine: LLMEngine, results: Results, call: int) -> int:
     return steps
 
 
-@pytest.mark.parametrize("name", ["chat", "bytes"])
+@pytest.mark.parametrize("name", ["chat", "bytes", "pair"])
 def test_a_long_prompt_makes_way_for_a_newcomer_and_both_say_what_they_say_alone(
     open_chat: OpenChat, name: str, on_long_pieces: Callable[[Callable[[int], None]], None]
 ) -> None:
