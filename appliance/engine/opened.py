@@ -153,7 +153,7 @@ def _on_native_operators(
     artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, shape: CacheShape
 ) -> _Opened:
     def session(name: str) -> ort.InferenceSession:
-        return open_session(artifact.directory, settings.threads, name)
+        return open_session(artifact.directory, settings.threads, name, spinning=True)
 
     used = whole_blocks(shape)
     pool = NativePool(decoder, used)

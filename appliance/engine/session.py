@@ -29,12 +29,19 @@ NATIVE_ADAPTED_NAME = "native-adapted.onnx"
 VISION_NAME = "vision.onnx"
 
 
-def open_session(artifact: Path, threads: int, name: str = GRAPH_NAME) -> ort.InferenceSession:
+def open_session(
+    artifact: Path, threads: int, name: str = GRAPH_NAME, *, spinning: bool = False
+) -> ort.InferenceSession:
     """A session over a graph of the artifact; `threads` 0 takes the machine's cores.
 
+    `spinning`: its threads wait for each other actively while a run is under way, and only then.
     Raises UnsupportedError if ONNX Runtime refuses the graph or takes another provider.
     """
-    session = _open(artifact / name, _options(threads or physical_cores()), PROVIDER, {})
+    options = _options(threads or physical_cores())
+    if spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = _open(artifact / name, options, PROVIDER, {})
     if session.get_providers() != [PROVIDER]:
         raise _another(session, PROVIDER)
     return session
