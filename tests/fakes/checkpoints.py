@@ -298,7 +298,7 @@ def write_chat_files(directory: Path, config: dict[str, Any], dtype: DType = "fl
             "pad_token_id": pad,
         },
     )
-    _write_licence(directory)
+    _write_licence(directory, "pipeline_tag: text-generation")
 
 
 def _chat_tokenizer(vocab: int, text: str = TEXT) -> Tokenizer:
@@ -484,9 +484,11 @@ def _write_weights(
     )
 
 
-def _write_licence(directory: Path) -> None:
+def _write_licence(directory: Path, *front: str) -> None:
+    """Licence and model card; `front` are more lines of the card's front matter."""
     (directory / "LICENSE").write_text("Random numbers. No rights reserved.\n")
-    (directory / "README.md").write_text("---\nlicense: cc0-1.0\n---\n\nRandom weights.\n")
+    lines = "\n".join(("---", "license: cc0-1.0", *front, "---"))
+    (directory / "README.md").write_text(f"{lines}\n\nRandom weights.\n")
 
 
 def _write_json(path: Path, document: object) -> None:
