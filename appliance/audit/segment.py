@@ -108,7 +108,18 @@ class FrameReader:
 
     def damage_was_acknowledged(self) -> bool:
         """Whether what follows `end` proves that the frame missing there had been acknowledged:
-        a whole frame of a later batch."""
+        a whole frame of a later batch, and still no frame at `end`, where a writer may have been
+        at work when it was first looked at."""
+        return self._later_batch_follows() and self._at_end() is None
+
+    def _at_end(self) -> Frame | None:
+        """The frame at `end`, read anew."""
+        self._file.seek(0, 2)  # what is buffered may be older
+        self._file.seek(self.end)
+        header = self._file.read(_FRAME.size)
+        return self._parse(header) if len(header) == _FRAME.size else None
+
+    def _later_batch_follows(self) -> bool:
         self._file.seek(self.end)
         rest = self._file.read(_SEARCH_BYTES)
         offset = rest.find(_MARK)

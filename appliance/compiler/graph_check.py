@@ -136,7 +136,7 @@ NATIVE_OPSETS = {**OPSETS, contract.DOMAIN: contract.VERSION}
 NATIVE_OPERATORS: Operators = {
     **OPERATORS,
     (contract.DOMAIN, "Attention"): frozenset(
-        {"heads", "kv_heads", "scale", "softcap", "epsilon", "window", "interleaved"}
+        {"heads", "kv_heads", "scale", "epsilon", "window", "interleaved"}
     ),
     (contract.DOMAIN, "GatedLinear"): frozenset({"activation"}),
     (contract.DOMAIN, "Linear"): _NONE,

@@ -18,10 +18,11 @@ from tests.fakes.checkpoints import write_bert, write_qwen3
 
 @pytest.fixture(scope="session")
 def decoder_bundle(build_once: BuildOnce) -> Path:
-    """An unsigned w8a8 decoder bundle, which has two graphs. Copy it before changing it."""
+    """An unsigned w8a8 decoder bundle, which has two graphs and, because of its width, none of
+    native operators. Copy it before changing it."""
 
     def build(directory: Path) -> None:
-        checkpoint = write_qwen3(directory / "checkpoint", tied=False)
+        checkpoint = write_qwen3(directory / "checkpoint", tied=False, intermediate=90)
         build_bundle(checkpoint, directory / "it", name="tiny", version="1", signer=None)
 
     return build_once("compiler-decoder", build) / "it"

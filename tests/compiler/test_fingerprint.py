@@ -28,12 +28,12 @@ OTHER_LIBRARIES = {
 def test_the_key_of_an_artifact_for_the_processor_is_what_it_was() -> None:
     values = fingerprint()
     assert list(values) == [
-        *("variant", "revision", "onnxruntime", "machine", "cpu", "extensions"),
+        *("variant", "revision", "onnxruntime", "machine", "cpu", "extensions", "native"),
     ]
     assert (values["variant"], values["revision"]) == ("cpu", "2")
     assert values["onnxruntime"] == ort.__version__
     example = dict.fromkeys(values, "x")
-    assert artifact_key("0" * 64, example) == "26029b97f2f1de5cb80ead56047e475508e5d9d7"
+    assert artifact_key("0" * 64, example) == "15f65ac090b990b7876d8ce1e23fdaca8a3af03b"
 
 
 def keys(gpu: Gpu | NoGpu, libraries: Libraries) -> dict[str, str]:

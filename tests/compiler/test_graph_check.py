@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from appliance.compiler.graph_check import (
+    NATIVE_OPERATORS,
+    NATIVE_OPSETS,
     OPERATORS,
     STANDARD_OPERATORS,
     STANDARD_OPSETS,
@@ -64,6 +66,11 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(tmp_path: Path) -> 
     graphs += [(find_models()["qwen3-moe-partly"].write, ["int4"])]
     seen: Seen = {}
     standard: Seen = {}
+    native: Seen = {}
+    lists = {
+        frozenset(STANDARD_OPSETS.items()): standard,
+        frozenset(NATIVE_OPSETS.items()): native,
+    }
     for index, (write, precisions) in enumerate(graphs):
         checkpoint = write(tmp_path / f"checkpoint-{index}")
         for precision in precisions:
@@ -83,11 +90,12 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(tmp_path: Path) -> 
                     check(out, data, path.parent if path.parent.name == "vision" else None)
                     model = pb.Model.FromString(data)
                     opsets = {entry.domain: entry.version for entry in model.opset_import}
-                    note(model, standard if opsets == STANDARD_OPSETS else seen)
+                    note(model, lists.get(frozenset(opsets.items()), seen))
     first_release = pb.Model.FromString((FIRST_RELEASE / PATH).read_bytes())
     assert not {(n.domain, n.op_type) for n in first_release.graph.node} - seen.keys()
     assert frozen(seen) == OPERATORS
     assert frozen(standard) == STANDARD_OPERATORS
+    assert frozen(seen | native) == NATIVE_OPERATORS
 
 
 def note(model: pb.Model, seen: Seen) -> None:

@@ -18,7 +18,7 @@ from tests.fakes.checkpoints import write_qwen3
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("joined")
-    checkpoint = write_qwen3(root / "checkpoint")
+    checkpoint = write_qwen3(root / "checkpoint", intermediate=90)
     build_bundle(checkpoint, root / "it", name="m", version="1", signer=None, precision="w8a8")
     (root / "artifact").mkdir()
     compile_bundle(
