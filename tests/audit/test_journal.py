@@ -11,7 +11,7 @@ import pytest
 from appliance.audit.event import Recovery
 from appliance.audit.journal import Journal, JournalReader
 from appliance.audit.reader import read_events
-from appliance.audit.segment import HEADER_BYTES, segment_name
+from appliance.audit.segment import HEADER_BYTES, FrameReader, segment_name
 from appliance.errors import AuditError
 from tests.audit.sample import assert_verifies, check, exchange, open_log
 
@@ -159,3 +159,19 @@ def test_a_torn_log_says_so_in_the_next_record(tmp_path: Path) -> None:
     ]
     # The response to b was cut off, so b is still open.
     assert assert_verifies(tmp_path).open_requests == 1
+
+
+def test_a_frame_that_is_being_written_is_no_damage(written: Path, ends: list[int]) -> None:
+    whole = (written / SEGMENT).read_bytes()
+    for number in range(len(LEAVES) - len(BATCHES[-1])):
+        for cut in (ends[number] + 1, ends[number + 1] - 1):
+            (written / SEGMENT).write_bytes(whole[:cut])
+            with (written / SEGMENT).open("rb") as file:
+                reader = FrameReader(file, 0)
+                assert [frame.seq for frame in reader] == list(range(number))
+                (written / SEGMENT).write_bytes(whole)  # the writer comes to the end of it
+                assert reader.torn_bytes
+                assert not reader.damage_was_acknowledged()
+                (written / SEGMENT).write_bytes(whole[:cut] + bytes(1) + whole[cut + 1 :])
+                altered = (written / SEGMENT).read_bytes() != whole
+                assert reader.damage_was_acknowledged() == altered

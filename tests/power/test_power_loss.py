@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,15 +77,12 @@ def record(base: Path, models: Path, seconds: float) -> Recorded:
         config.layout.config_file.write_text(f"[api]\nlisten_port = {config.api.listen_port}\n")
         with KeyStore(config.layout.keys_db) as keys:
             _, secret = keys.create("power")
-        engine = Daemon("appliance.engine_daemon", root)
-        shim = Daemon("appliance.shim", root)
-        answer = said(config, secret)
-        subprocess.run(["sync", "-f", str(root)], check=True)
-        began = time.monotonic_ns()
-        told = Load(config, secret, callers=4).run(seconds)
-        ended = time.monotonic_ns()
-        shim.stop()
-        engine.stop()
+        with serving(root):
+            answer = said(config, secret)
+            subprocess.run(["sync", "-f", str(root)], check=True)
+            began = time.monotonic_ns()
+            told = Load(config, secret, callers=4).run(seconds)
+            ended = time.monotonic_ns()
         later = [event for _, event in read_events(config.layout.audit)]
     assert told.failures == []
     assert min(len(told.answers), len(told.revoked), len(told.activated)) > 3
@@ -122,11 +120,18 @@ def judge(made: Recorded, count: int, *, seed: int, serving: int = 0) -> str:
 
 
 def assert_serves(made: Recorded) -> None:
-    engine = Daemon("appliance.engine_daemon", made.config.layout.root)
+    with serving(made.config.layout.root):
+        assert said(made.config, made.secret) == made.answer
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[None]:
+    """Both daemons; without them the file system can be unmounted, whatever happened."""
+    engine = Daemon("appliance.engine_daemon", root)
     try:
-        shim = Daemon("appliance.shim", made.config.layout.root)
+        shim = Daemon("appliance.shim", root)
         try:
-            assert said(made.config, made.secret) == made.answer
+            yield
         finally:
             shim.stop()
     finally:
