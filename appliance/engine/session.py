@@ -37,10 +37,7 @@ def open_session(
     `spinning`: its threads wait for each other actively while a run is under way, and only then.
     Raises UnsupportedError if ONNX Runtime refuses the graph or takes another provider.
     """
-    options = _options(threads or physical_cores())
-    if spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = _options(threads or physical_cores(), spinning=spinning)
     session = _open(artifact / name, options, PROVIDER, {})
     if session.get_providers() != [PROVIDER]:
         raise _another(session, PROVIDER)
@@ -85,7 +82,7 @@ def open_tensorrt_session(artifact: Path, name: str, index: int = 0) -> ort.Infe
     return session
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -95,8 +92,9 @@ def _options(threads: int) -> ort.SessionOptions:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Shapes differ from step to step: remembered memory plans would pile up.
     options.enable_mem_pattern = False
-    # Spinning threads would eat the cores that the HTTP side and other models need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that spin between runs would eat the cores that the HTTP side and other models need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     if library.supported():
         library.register(options)
