@@ -26,7 +26,7 @@ from appliance.compiler.artifact import (
     WEIGHTS_NAME,
 )
 from appliance.compiler.libraries import has_gpu_runtime
-from appliance.compiler.native_compile import NativeWeights, native_graphs
+from appliance.compiler.native_compile import NativeWeights
 from appliance.compiler.probe import Array, run_probe, run_tower_probe
 from appliance.compiler.sharing import share_weights
 from appliance.compiler.sources import (
@@ -79,7 +79,8 @@ def _compile_native(
 ) -> None:
     """Write native.onnx, the graph for adapters if there is one, and weights.bin."""
     folder = bundle_dir / native.weights_folder
-    graphs = [verified_graph(bundle_dir, manifest, path, weights) for path in native_graphs(native)]
+    paths = (native.path, *native.others)
+    graphs = [verified_graph(bundle_dir, manifest, path, weights) for path in paths]
     names = [NATIVE_NAME, NATIVE_ADAPTED_NAME][: len(graphs)]
     with (artifact_dir / WEIGHTS_NAME).open("wb") as file:
         written = NativeWeights(folder, file, WEIGHTS_NAME)

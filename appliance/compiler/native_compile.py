@@ -14,7 +14,6 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from appliance.bundle.manifest import Adapted, Graph
 from appliance.native import contract
 from appliance.pb import onnx_graph_pb2 as pb
 
@@ -28,11 +27,6 @@ _MATRICES: Mapping[str, tuple[int, ...]] = {
     "Lookup": (0,),
 }
 """Which inputs of an operator are matrices."""
-
-
-def native_graphs(graph: Graph) -> list[str]:
-    """Paths in the bundle, the plain graph first."""
-    return [graph.path, *([graph.adapted.path] if isinstance(graph.adapted, Adapted) else [])]
 
 
 class NativeWeights:

@@ -12,15 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.engine.cache_budget import CacheShape
-from appliance.engine.slot_pool import zeros
+from appliance.engine.slot_pool import move_within, zeros
 from appliance.native import contract
 from appliance.scheduler import Move
-
-_Bytes = npt.NDArray[np.uint8] | npt.NDArray[np.int8]
 
 
 class NativePool:
@@ -44,21 +41,11 @@ class NativePool:
         """
         blocks = -(-move.tokens // contract.LANES)
         for array in self.keys:
-            _move(array, move, blocks)
+            move_within(array, move, blocks)
         for array in self.values:
-            _move(array, move, move.tokens)
+            move_within(array, move, move.tokens)
 
 
 def whole_blocks(shape: CacheShape) -> CacheShape:
     """`shape` with slots that end where a block of keys does."""
     return replace(shape, capacity=shape.capacity // contract.LANES * contract.LANES)
-
-
-def _move(array: _Bytes, move: Move, count: int) -> None:
-    source, target = array[move.source, :, :count], array[move.target, :, :count]
-    if move.exchange:
-        kept = target.copy()
-        target[:] = source
-        source[:] = kept
-    else:
-        target[:] = source

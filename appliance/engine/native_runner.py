@@ -8,6 +8,8 @@ the other in one run, and none of them changes a bit of another's numbers
 from __future__ import annotations
 
 from collections.abc import Sequence as Listing
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +17,10 @@ import onnxruntime as ort
 
 from appliance.engine.adapter_bank import AdapterBank
 from appliance.engine.binding import PAIR
-from appliance.engine.interruption import Interrupted, Interruption
+from appliance.engine.interruption import Interruption
 from appliance.engine.model_runner import DRAFT_ROWS
 from appliance.engine.native_pool import NativePool
+from appliance.engine.prompt_graph import run_interruptibly
 from appliance.engine.slot_pool import Array
 from appliance.scheduler import Plan, Sequence
 
@@ -80,13 +83,7 @@ class NativeRunner:
         if any(step.adapters):
             assert self._adapted is not None, "adapters come before their sequences"
             graph = self._adapted
-        self._interruption.begin()
-        try:
-            graph.run(step, logits, self._interruption.options)
-        except Exception:  # the runtime's own have no common base but this
-            if self._interruption.asked:
-                raise Interrupted from None
-            raise
+        run_interruptibly(partial(graph.run, step, logits), self._interruption)
 
 
 class Step:
@@ -161,7 +158,7 @@ class _Adapted(Graph):
         super().run(step, logits, options)
 
 
-class _Bind:
+class _Bind(Protocol):
     """How the binding's two ways are called."""
 
     def __call__(

@@ -9,6 +9,7 @@ from any slot that holds its beginning.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -65,7 +66,7 @@ class SlotPrompts:
         self._ready(binding)
         binding.set_width(len(tokens))
         _fill(binding, start, tokens, len(logits))
-        run_interruptibly(binding, logits, self._interruption)
+        run_interruptibly(partial(binding.run, logits), self._interruption)
 
     def interrupt(self) -> None:
         self._interruption.interrupt()
@@ -113,7 +114,7 @@ class BytePrompts:
                 binding.bind_first(name, new, len(tokens))
         self._start[0] = start
         _fill(binding, start, tokens, len(logits))
-        run_interruptibly(binding, logits, self._interruption)
+        run_interruptibly(partial(binding.run, logits), self._interruption)
         for array, new in self._new.values():
             _store(array[slot], start, new[0, : len(tokens)])
 
@@ -124,11 +125,11 @@ class BytePrompts:
 def _as_it_is(_binding: GraphBinding) -> None: ...
 
 
-def run_interruptibly(binding: GraphBinding, logits: Array, interruption: Interruption) -> None:
-    """Run the graph. Raises Interrupted if it was given up."""
+def run_interruptibly(run: Callable[[ort.RunOptions], None], interruption: Interruption) -> None:
+    """Run a graph with the options that can end it. Raises Interrupted if it was given up."""
     interruption.begin()
     try:
-        binding.run(logits, interruption.options)
+        run(interruption.options)
     except Exception:  # the runtime's own have no common base but this
         if interruption.asked:
             raise Interrupted from None

@@ -41,14 +41,18 @@ class SlotPool:
     def move(self, move: Move) -> None:
         """Copy or exchange the first `move.tokens` positions of two slots, in every layer."""
         for array in (*self.keys, *self.values):
-            source = array[move.source, :, : move.tokens]
-            target = array[move.target, :, : move.tokens]
-            if move.exchange:
-                kept = target.copy()
-                target[:] = source
-                source[:] = kept
-            else:
-                target[:] = source
+            move_within(array, move, move.tokens)
+
+
+def move_within(array: npt.NDArray[Any], move: Move, count: int) -> None:
+    """Copy or exchange the first `count` of two slots of array [slots, heads, ...]."""
+    source, target = array[move.source, :, :count], array[move.target, :, :count]
+    if move.exchange:
+        kept = target.copy()
+        target[:] = source
+        source[:] = kept
+    else:
+        target[:] = source
 
 
 def zeros(sizes: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -7,6 +7,7 @@ features. Sequences bring what that takes (`Sequence.beside`); the others are wo
 from __future__ import annotations
 
 from collections.abc import Sequence as Listing
+from functools import partial
 
 import numpy as np
 import onnxruntime as ort
@@ -77,7 +78,7 @@ class VisionRunner:
         # The binding holds addresses only: these arrays live until the run has ended.
         beside = (positions, np.ascontiguousarray(features), index)
         _bind_beside(binding, *beside)
-        run_interruptibly(binding, logits, self._interruption)
+        run_interruptibly(partial(binding.run, logits), self._interruption)
 
     def _decode(self, sequences: Listing[Sequence], logits: Array) -> None:
         batch = len(sequences)
