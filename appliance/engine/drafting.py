@@ -21,8 +21,12 @@ _CATCH_UP = 4096
 
 
 class Source(enum.Enum):
-    """Where a draft comes from. Each is right more or less often, and is judged by itself."""
+    """Where a draft comes from. Each is right more or less often, and is judged by itself.
 
+    What a grammar leaves no choice about is no guess: it is always right.
+    """
+
+    GRAMMAR = "grammar"
     PREDICTION = "prediction"
     LONG = "long"
     SHORT = "short"

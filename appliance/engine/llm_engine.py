@@ -23,6 +23,7 @@ from appliance.bundle.manifest import Prompting
 from appliance.engine.counters import Counters
 from appliance.engine.device_logits import DeviceLogits
 from appliance.engine.drafting import Drafter, Prediction, PredictionDrafter, PromptLookup
+from appliance.engine.forced import divided, forced_runs
 from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
 from appliance.engine.interruption import Interrupted
 from appliance.engine.output import Delta, Finished, FinishReason, OutputReader
@@ -100,7 +101,13 @@ _NOTHING: Array = np.zeros((0, 0), np.float32)
 
 
 class Runner(Protocol):
-    """Computes a plan: logits [sum(plan.rows), vocab], those of each of `plan.sampled` in turn."""
+    """Computes a plan: logits [sum(plan.rows), vocab], those of each of `plan.sampled` in turn.
+
+    Attributes:
+        pads: the longest draft of a decode batch costs each of its sequences as many rows.
+    """
+
+    pads: bool
 
     def run(self, plan: Plan) -> Logits: ...
 
@@ -372,20 +379,39 @@ class LLMEngine:
         return [Output(call, self._end(running, reason)) for running in group]
 
     def _with_drafts(self, plan: Plan) -> Plan:
-        """`plan` with what is worth verifying of the guesses at its decoding sequences."""
+        """`plan` with what must come next of its decoding sequences, and what is worth a try."""
         if not (plan.decodes and self._speculation.most and self._runner.most_drafted(1)):
             return plan
         if any(sequence.adapter for sequence in plan.decodes):
             # Several of its tokens at once would be rounded otherwise than one by one.
             return plan
         batch = [self._sequences[sequence] for sequence in plan.decodes]
-        for running in batch:
-            running.guesses.propose(min(self._speculation.most, self._left(running)))
+        room = [self._left(running) for running in batch]
+        runs = forced_runs([running.constraint for running in batch], room)
+        for running, run, most in zip(batch, runs, room, strict=True):
+            if run and self._pads(plan):
+                running.guesses.force(run)
+            else:
+                running.guesses.propose(0 if run else min(self._speculation.most, most))
         width = self._speculation.choose(
             [running.guesses for running in batch], self._widest(plan, batch)
         )
-        drafts = tuple(running.guesses.take(width) for running in batch)
-        return dataclasses.replace(plan, drafts=drafts) if any(drafts) else plan
+        drafts = [running.guesses.take(width) for running in batch]
+        if not self._pads(plan):
+            for place, run in divided(runs, self._spare_rows(plan, drafts)):
+                batch[place].guesses.force(run)
+                drafts[place] = batch[place].guesses.take(len(run))
+        return dataclasses.replace(plan, drafts=tuple(drafts)) if any(drafts) else plan
+
+    def _pads(self, plan: Plan) -> bool:
+        """Whether a draft costs others rows, so that the rule has to weigh what is forced, too."""
+        return self._runner.pads and len(plan.decodes) > 1
+
+    def _spare_rows(self, plan: Plan, drafts: Listing[Listing[int]]) -> int:
+        """Rows that runner and budget have room for beside `drafts`."""
+        rows = self._speculation.most if self._runner.pads else self._runner.most_drafted(1)
+        rows = min(rows, self._token_budget - plan.token_count)
+        return max(0, rows - sum(map(len, drafts)))
 
     def _left(self, running: _Running) -> int:
         """Tokens that a draft may have: with one more the sequence would be at its end."""
@@ -403,11 +429,17 @@ class LLMEngine:
         start = self._clock()
         logits = self._runner.run(plan)
         seconds = self._clock() - start
-        if plan.decodes and not plan.prefills and not plan.moves:
+        if plan.decodes and not (plan.prefills or plan.moves or self._has_forced(plan)):
             width = max(map(len, plan.drafts), default=0)
             self._speculation.measured(len(plan.decodes), width, seconds)
         self._pieces.pace.measured(sum(chunk.count for chunk in plan.prefills), seconds)
         return logits
+
+    def _has_forced(self, plan: Plan) -> bool:
+        """Whether it computes what the rule was not asked for, and so cannot learn from."""
+        if not plan.drafts or self._pads(plan):
+            return False
+        return any(self._sequences[sequence].guesses.certain for sequence in plan.decodes)
 
     def _read(self, plan: Plan, logits: Logits) -> list[Output]:
         """Sample each sequence's rows, one after the other, as long as its draft holds.
@@ -500,8 +532,13 @@ def _sample(running: _Running, logits: Logits, row: int) -> Sampled:
     constraint = running.constraint
     if constraint is None and running.sampler.takes_likeliest and isinstance(logits, DeviceLogits):
         return running.sampler.take(logits.greedy[row])
-    allowed = None if constraint is None else constraint.allowed()
-    return running.sampler.sample(logits[row], allowed)
+    if constraint is None:
+        return running.sampler.sample(logits[row])
+    only = constraint.only()
+    if only is None:
+        return running.sampler.sample(logits[row], constraint.allowed())
+    scores = None if running.params.logprobs is None else logits[row]
+    return running.sampler.take_forced(only, scores)
 
 
 def _end_reason(running: _Running, token_id: int, room: bool) -> FinishReason | None:

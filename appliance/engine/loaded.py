@@ -93,6 +93,7 @@ class ChatModel:
         except BaseException:
             self.close()
             raise
+        self.grammars.await_tables()
         settings, self.cache_shape = opened.settings, opened.shape
         self.recorded = opened.recorded
         """Whether steps are replayed on a GPU, not started kernel by kernel."""

@@ -34,6 +34,8 @@ class ModelRunner:
         prompts: the second graph, of a model with an 8-bit cache.
     """
 
+    pads = True
+
     def __init__(
         self,
         session: ort.InferenceSession,

@@ -81,6 +81,15 @@ class Sampler:
         self._generated += 1
         return Sampled(token_id)
 
+    def take_forced(self, token_id: int, logits: Scores | None) -> Sampled:
+        """Book the only token that may be next, as `sample` does where no other is allowed.
+
+        logits: [vocab], which only log-probabilities need.
+        """
+        if not self._params.greedy:
+            self._random.random()
+        return self._booked(token_id, logits)
+
     def sample(self, logits: Scores, allowed: Mask | None = None) -> Sampled:
         """Choose from `logits` [vocab]; the array is not changed.
 
@@ -90,11 +99,17 @@ class Sampler:
         if allowed is not None:
             scores = _masked(scores, logits, allowed)
         token_id = int(scores.argmax()) if self._params.greedy else self._draw(scores)
+        return self._booked(token_id, logits)
+
+    def _booked(self, token_id: int, logits: Scores | None) -> Sampled:
         self._generated += 1
         if self._edits_logits:
             self._counts[token_id] = self._counts.get(token_id, 0) + 1
         top = self._params.logprobs
-        return Sampled(token_id, None if top is None else logprob(logits, token_id, top))
+        if top is None:
+            return Sampled(token_id)
+        assert logits is not None, "log-probabilities are the model's"
+        return Sampled(token_id, logprob(logits, token_id, top))
 
     def _edited(self, logits: Scores) -> Scores:
         params, scores = self._params, logits.copy()

@@ -19,7 +19,12 @@ _WORTH, _STILL_WORTH = 1.05, 1.0
 """Expected gain that switches speculation on, and below which it is switched off."""
 _MEMORY = 0.95
 """An estimate's weight after each new observation: it looks back about 20 of them."""
-_PRIORS = {Source.PREDICTION: (3.2, 4.0), Source.LONG: (2.0, 4.0), Source.SHORT: (0.8, 4.0)}
+_PRIORS = {
+    Source.GRAMMAR: (1.0, 1.0),
+    Source.PREDICTION: (3.2, 4.0),
+    Source.LONG: (2.0, 4.0),
+    Source.SHORT: (0.8, 4.0),
+}
 """(right, tried) before anything is known. A caller who predicts is believed at first."""
 _ROW = 0.1
 """Cost of a row before it is measured, as a part of the step without drafts."""
@@ -50,6 +55,15 @@ class Guesses:
     def rejected(self) -> int:
         """Tokens of the caller's prediction that were computed in vain."""
         return self._predicted - self.accepted
+
+    @property
+    def certain(self) -> bool:
+        """Whether the draft is what must come."""
+        return self.draft is not None and self.draft.source is Source.GRAMMAR
+
+    def force(self, tokens: tuple[int, ...]) -> None:
+        """Take what must come next for the draft, however long it is."""
+        self.draft, self._tried, self._read = Draft(tokens, Source.GRAMMAR), 0, 0
 
     def propose(self, most: int) -> None:
         """Find a draft of up to `most` tokens by the first drafter that has one."""

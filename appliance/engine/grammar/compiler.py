@@ -1,9 +1,13 @@
 """Compiles the grammars of one model, and keeps those that were asked for last.
 
-Owns the tokenizer in llguidance's form (made with the first grammar), the limits, the cache and
-the one thread that compiles: never the steps' thread, never the event loop. A grammar is tried
-in a process of its own first; how it ended is kept, also when it was refused. A grammar that
-was compiled before never waits behind one that was not.
+Owns the tokenizer in llguidance's form, the limits, the cache and the one thread that compiles:
+never the steps' thread, never the event loop. A grammar is tried in a process of its own first;
+how it ended is kept, also when it was refused. A grammar that was compiled before never waits
+behind one that was not.
+
+Making the tokenizer holds the interpreter's lock for most of a second where the vocabulary is
+large, so it is made while the model is loaded, before anybody waits for its steps
+(docs/decisions/0236-tables-at-load.md).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final
 
 import llguidance
@@ -65,8 +69,12 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._waiting = 0
         self._cache: OrderedDict[Turn, CompiledGrammar | ApplianceError] = OrderedDict()
-        self._tokenizer: llguidance.LLTokenizer | None = None
         self._specials: list[str] = []
+        self._tokenizer = self._thread.submit(self._make_tokenizer)
+
+    def await_tables(self) -> None:
+        """Wait until a grammar can be compiled without holding up anybody else."""
+        wait([self._tokenizer])
 
     def compiled(self, turn: Turn) -> Future[CompiledGrammar]:
         """The grammar of `turn`, which constrains; at once if it is known.
@@ -169,23 +177,27 @@ class GrammarCompiler:
         )
 
     def _tokens(self) -> llguidance.LLTokenizer:
-        """Takes a second for a large vocabulary."""
-        if self._tokenizer is None:
-            try:
-                self._tokenizer = llguidance.LLTokenizer(
-                    self._tokenizer_json.decode(),
-                    n_vocab=self._vocab_size,
-                    eos_token=sorted(self._end_ids),
-                )
-            except Exception as error:  # the native library raises bare Exception
-                raise UnsupportedError(
-                    "this model's tokenizer cannot be held to a grammar",
-                    hint="ask without a response format, and without a forced tool",
-                ) from error
-            added = json.loads(self._tokenizer_json).get("added_tokens") or ()
-            self._specials = [json.dumps(token["content"])[1:-1] for token in added]
-            self._tokenizer_json = b""  # megabytes that nobody needs twice
-        return self._tokenizer
+        """Raises UnsupportedError."""
+        made = self._tokenizer.result()
+        if made is None:
+            raise UnsupportedError(
+                "this model's tokenizer cannot be held to a grammar",
+                hint="ask without a response format, and without a forced tool",
+            )
+        return made
+
+    def _make_tokenizer(self) -> llguidance.LLTokenizer | None:
+        """The tokenizer, or None: it is of a kind that llguidance does not know."""
+        data, self._tokenizer_json = self._tokenizer_json, b""  # megabytes needed only once
+        try:
+            tokenizer = llguidance.LLTokenizer(
+                data.decode(), n_vocab=self._vocab_size, eos_token=sorted(self._end_ids)
+            )
+        except Exception:  # the native library raises bare Exception
+            return None
+        added = json.loads(data).get("added_tokens") or ()
+        self._specials = [json.dumps(token["content"])[1:-1] for token in added]
+        return tokenizer
 
 
 def _settled(outcome: CompiledGrammar | ApplianceError) -> Future[CompiledGrammar]:
