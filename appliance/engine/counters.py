@@ -27,6 +27,7 @@ class Counters:
         cached_tokens: those of them that came from the prefix cache.
         drafted_tokens: guesses that were verified.
         accepted_tokens: those of them that were right.
+        forced_tokens: tokens that a grammar forced, computed in one step with those before them.
         finished: sequences that ended, but for the next two.
         cancelled: sequences whose caller went away.
         expired: sequences that met their deadline.
@@ -42,6 +43,7 @@ class Counters:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    forced_tokens: int = 0
     finished: int = 0
     cancelled: int = 0
     expired: int = 0
@@ -54,10 +56,14 @@ class Counters:
         self.generated_tokens += 1
         self._of(sequence).generated_tokens += 1
 
-    def add(self, plan: Plan) -> None:
-        """Count a step that was computed and is not committed yet."""
+    def add(self, plan: Plan, forced: int = 0) -> None:
+        """Count a step that was computed and is not committed yet.
+
+        `forced` of its drafted tokens are no guesses.
+        """
         self.steps += 1
-        self.drafted_tokens += sum(map(len, plan.drafts))
+        self.drafted_tokens += sum(map(len, plan.drafts)) - forced
+        self.forced_tokens += forced
         self.preemptions += len(plan.preempted)
         for sequence in plan.preempted:
             self._of(sequence).preemptions += 1

@@ -245,7 +245,7 @@ class LLMEngine:
             plan, logits = dataclasses.replace(plan, prefills=()), _NOTHING
         with self._lock:
             self._pieces.end(plan)
-            self.counters.add(plan)
+            self.counters.add(plan, self._forced_tokens(plan))
             self._scheduler.commit(plan)
         outputs += self._read(plan, logits)
         with self._lock:
@@ -429,17 +429,18 @@ class LLMEngine:
         start = self._clock()
         logits = self._runner.run(plan)
         seconds = self._clock() - start
-        if plan.decodes and not (plan.prefills or plan.moves or self._has_forced(plan)):
+        # The rule learns from what it chose itself.
+        chosen = self._pads(plan) or not self._forced_tokens(plan)
+        if plan.decodes and not plan.prefills and not plan.moves and chosen:
             width = max(map(len, plan.drafts), default=0)
             self._speculation.measured(len(plan.decodes), width, seconds)
         self._pieces.pace.measured(sum(chunk.count for chunk in plan.prefills), seconds)
         return logits
 
-    def _has_forced(self, plan: Plan) -> bool:
-        """Whether it computes what the rule was not asked for, and so cannot learn from."""
-        if not plan.drafts or self._pads(plan):
-            return False
-        return any(self._sequences[sequence].guesses.certain for sequence in plan.decodes)
+    def _forced_tokens(self, plan: Plan) -> int:
+        """How many of the drafted tokens are no guesses."""
+        drafts = zip(plan.decodes, plan.drafts, strict=False)
+        return sum(len(draft) for s, draft in drafts if self._sequences[s].guesses.certain)
 
     def _read(self, plan: Plan, logits: Logits) -> list[Output]:
         """Sample each sequence's rows, one after the other, as long as its draft holds.
@@ -476,9 +477,10 @@ class LLMEngine:
 
     def _advance(self, running: _Running, sampled: Sampled, outputs: list[Output]) -> bool:
         """Book one sampled token. True if the next row counts: it was drafted and goes on."""
+        forced = running.guesses.certain
         drafted = running.guesses.book(sampled.token_id)
         self.counters.sampled(running.sequence)
-        self.counters.accepted_tokens += drafted
+        self.counters.accepted_tokens += drafted and not forced
         outputs += self._append(running, sampled)
         goes_on = drafted and running.sequence in self._sequences
         if goes_on:

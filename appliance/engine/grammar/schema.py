@@ -27,6 +27,8 @@ MAX_DEPTH: Final = 100
 MAX_SCHEMAS: Final = 5_000
 MAX_VALUES: Final = 10_000
 """Values of `enum`, over the whole schema."""
+MAX_LITERAL: Final = 4096
+"""Characters of a name and of a value of `enum` or `const`: what is forced is encoded at once."""
 MAX_COUNT: Final = 1_000_000
 """Of items, properties and characters."""
 MAX_MULTIPLE: Final = 10_000
@@ -140,7 +142,7 @@ class _Check:
             for pattern in value:
                 self._pattern(pattern, f"{at}.{pattern}")
         elif keyword == "properties":
-            self._const(list(value), at)
+            self._names(list(value), at)
         return {
             name: self._schema(item, f"{pointer}/{_escaped(name)}", f"{at}.{name}")
             for name, item in value.items()
@@ -161,7 +163,14 @@ class _Check:
             self._const(item, f"{at}[{index}]")
 
     def _const(self, value: object, at: str) -> None:
+        if len(json.dumps(value, ensure_ascii=False)) > MAX_LITERAL:
+            raise RequestError(f"this has more than {MAX_LITERAL} characters", param=at)
+        self._names(value, at)
+
+    def _names(self, value: object, at: str) -> None:
         for item in _leaves(value):
+            if isinstance(item, str) and len(item) > MAX_LITERAL:
+                raise RequestError(f"a name has more than {MAX_LITERAL} characters", param=at)
             if isinstance(item, str) and _UNWRITABLE.search(item):
                 raise RequestError("control characters cannot be enforced", param=at)
             if isinstance(item, int | float) and abs(item) > MAX_EXACT:
@@ -170,7 +179,7 @@ class _Check:
     def _required(self, value: object, at: str) -> None:
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise RequestError("`required` must be an array of names", param=at)
-        self._const(value, at)
+        self._names(value, at)
 
     def _count(self, value: object, at: str) -> None:
         whole = isinstance(value, int) and not isinstance(value, bool)

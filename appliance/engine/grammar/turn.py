@@ -9,6 +9,7 @@ so that no text can imitate one; where it spells them, a lazy rule ends at the f
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -24,13 +25,14 @@ from appliance.engine.grammar.forms import (
     Form,
 )
 from appliance.engine.grammar.pattern import PatternError, check_pattern, literal, slashes
-from appliance.engine.grammar.schema import Schema, checked
+from appliance.engine.grammar.schema import MAX_LITERAL, Schema, checked
 from appliance.engine.grammar.tagged import CallableTool, tagged_arguments
 from appliance.errors import RequestError
 
 MAX_LARK_BYTES: Final = 64 * 1024
 MAX_SCHEMA_CHARS: Final = 512 * 1024
 """Of all tools and the answer together."""
+_LITERAL: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _GUIDANCE: Final = {
     # One line end with its indentation, or one blank: a model cannot lose itself in white space.
     "whitespace_pattern": r"(\n[ ]{0,32}|[ ])",
@@ -178,6 +180,11 @@ class _Composer:
                 if len(wanted.text.encode()) > MAX_LARK_BYTES:
                     raise RequestError(
                         f"the grammar has more than {MAX_LARK_BYTES} bytes", param=wanted.param
+                    )
+                if any(len(found[0]) > MAX_LITERAL for found in _LITERAL.finditer(wanted.text)):
+                    raise RequestError(
+                        f"a literal of the grammar has more than {MAX_LITERAL} characters",
+                        param=wanted.param,
                     )
                 self._subgrammars.append({"name": "body", "lark_grammar": wanted.text})
                 return "@body"
