@@ -16,10 +16,10 @@ from appliance.engine.grammar.compiler import CACHED, GrammarCompiler
 from appliance.engine.grammar.finite import is_endless
 from appliance.engine.grammar.formats import PATTERNS
 from appliance.engine.grammar.pattern import MAX_SIZE, PatternError, check_pattern
-from appliance.engine.grammar.schema import ANNOTATIONS, KEYWORDS, checked
+from appliance.engine.grammar.schema import ANNOTATIONS, KEYWORDS, MAX_LITERAL, checked
 from appliance.engine.grammar.tagged import CallableTool
 from appliance.engine.grammar.turn import Structured, Tags, Turn
-from appliance.errors import CapacityError, RequestError
+from appliance.errors import CapacityError, RequestError, UnsupportedError
 from tests.engine.conftest import OpenChat
 from tests.engine.test_structured import FORMAT_CHECKS
 
@@ -101,6 +101,10 @@ def test_a_keyword_that_cannot_be_honoured_is_refused_with_its_place(keyword: st
         ({"patternProperties": {"(": {}}}, ".patternProperties.("),
         ({"x-guidance": {"lenient": True}}, ".x-guidance"),
         ({"items": 3}, ".items"),
+        ({"const": "a" * MAX_LITERAL}, ".const"),
+        ({"enum": ["a", {"b": ["c" * 50] * 100}]}, ".enum[1]"),
+        ({"required": ["a" * (MAX_LITERAL + 1)]}, ".required"),
+        ({"properties": {"a" * (MAX_LITERAL + 1): {}}}, ".properties"),
     ],
     ids=str,
 )
@@ -211,6 +215,33 @@ def test_a_grammar_that_kills_its_trial_is_refused_and_stays_refused(
         assert caught.value.param == "structured.lark"
         # The second time nothing is tried: the refusal is known.
         monkeypatch.setattr(compiler._trial, "compile", None)
+
+
+def test_a_literal_that_is_long_to_encode_is_refused_and_its_limit_is_not(
+    compiler: GrammarCompiler,
+) -> None:
+    for quoted in ('start: "', 'start: A\nA: "x" "\\"'):
+        fits = f'{quoted}{"a" * 4000}"'
+        assert compiler.compiled(Turn(Structured("lark", fits))).result()
+        longer = Structured("lark", f'{quoted}{"a" * MAX_LITERAL}"')
+        with pytest.raises(RequestError) as caught:
+            compiler.compiled(Turn(longer)).result()
+        assert caught.value.param == "structured.lark"
+
+
+def test_a_model_that_serves_has_its_tables(open_chat: OpenChat) -> None:
+    assert open_chat().grammars._tokenizer.done()
+
+
+def test_a_tokenizer_that_is_not_understood_is_refused_at_each_request_and_no_sooner() -> None:
+    odd = GrammarCompiler(b"{}", vocab_size=512, end_ids=[0], tags=Tags())
+    try:
+        odd.await_tables()
+        for _ in range(2):
+            with pytest.raises(UnsupportedError):
+                odd.compiled(schema_turn({})).result()
+    finally:
+        odd.close()
 
 
 def test_an_equal_turn_is_compiled_once_and_the_number_kept_is_bounded(
