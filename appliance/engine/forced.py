@@ -30,14 +30,14 @@ def forced_runs(constraints: Sequence[Constraint | None], room: Sequence[int]) -
     ]
 
 
-def divided(runs: Sequence[Run], rows: int) -> Iterator[tuple[int, Run]]:
-    """What a step with `rows` rows to spare computes of `runs`: (place, tokens), at least one each.
+def divided(runs: Sequence[Run], rows: int) -> Iterator[tuple[int, int]]:
+    """How much of `runs` a step with `rows` rows to spare computes: (place, tokens, at least one).
 
     The rows are shared out evenly; what a short run leaves is for the longer ones.
     """
     places = sorted((place for place, run in enumerate(runs) if run), key=lambda p: len(runs[p]))
     for left, place in enumerate(places):
-        part = runs[place][: rows // (len(places) - left)]
-        rows -= len(part)
-        if part:
-            yield place, part
+        count = min(len(runs[place]), rows // (len(places) - left))
+        rows -= count
+        if count:
+            yield place, count

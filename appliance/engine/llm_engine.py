@@ -389,18 +389,17 @@ class LLMEngine:
         room = [self._left(running) for running in batch]
         runs = forced_runs([running.constraint for running in batch], room)
         for running, run, most in zip(batch, runs, room, strict=True):
-            if run and self._pads(plan):
-                running.guesses.force(run)
+            if run:
+                running.guesses.force(run, outright=not self._pads(plan))
             else:
-                running.guesses.propose(0 if run else min(self._speculation.most, most))
+                running.guesses.propose(min(self._speculation.most, most))
         width = self._speculation.choose(
             [running.guesses for running in batch], self._widest(plan, batch)
         )
-        drafts = [running.guesses.take(width) for running in batch]
+        drafts = [r.guesses.take(width if r.guesses.weighed else 0) for r in batch]
         if not self._pads(plan):
-            for place, run in divided(runs, self._spare_rows(plan, drafts)):
-                batch[place].guesses.force(run)
-                drafts[place] = batch[place].guesses.take(len(run))
+            for place, count in divided(runs, self._spare_rows(plan, drafts)):
+                drafts[place] = batch[place].guesses.take(count)
         return dataclasses.replace(plan, drafts=tuple(drafts)) if any(drafts) else plan
 
     def _pads(self, plan: Plan) -> bool:

@@ -47,6 +47,7 @@ class Guesses:
         self._drafters = drafters
         self._rates = {source: _Rate(*prior) for source, prior in _PRIORS.items()}
         self.draft: Draft | None = None
+        self._outright = False
         self._tried = self._read = 0
         self._predicted = 0
         self.accepted = 0
@@ -61,26 +62,35 @@ class Guesses:
         """Whether the draft is what must come."""
         return self.draft is not None and self.draft.source is Source.GRAMMAR
 
-    def force(self, tokens: tuple[int, ...]) -> None:
-        """Take what must come next for the draft, however long it is."""
-        self.draft, self._tried, self._read = Draft(tokens, Source.GRAMMAR), 0, 0
+    @property
+    def weighed(self) -> bool:
+        """Whether there is a draft, and the rule decides what is computed of it."""
+        return self.draft is not None and not self._outright
+
+    def force(self, tokens: tuple[int, ...], *, outright: bool) -> None:
+        """Take what must come next for the draft, however long it is.
+
+        `outright`: without the rule, which then sees no draft here.
+        """
+        self.draft, self._outright = Draft(tokens, Source.GRAMMAR), outright
+        self._tried = self._read = 0
 
     def propose(self, most: int) -> None:
         """Find a draft of up to `most` tokens by the first drafter that has one."""
-        self.draft, self._tried, self._read = None, 0, 0
+        self.draft, self._outright, self._tried, self._read = None, False, 0, 0
         if most > 0:
             proposals = (drafter.propose(most) for drafter in self._drafters)
             self.draft = next((draft for draft in proposals if draft is not None), None)
 
     def expected(self, width: int) -> float:
         """Tokens of the draft that will be right if the first `width` are computed."""
-        if self.draft is None:
+        if self.draft is None or self._outright:
             return 0.0
         rate, count = self._rates[self.draft.source].value, min(width, len(self.draft.tokens))
         return sum(rate ** (place + 1) for place in range(count))
 
     def take(self, width: int) -> tuple[int, ...]:
-        """The tokens that the step computes."""
+        """The tokens that the step computes, `width` at most."""
         if self.draft is None:
             return ()
         tokens = self.draft.tokens[:width]
@@ -132,7 +142,7 @@ class Speculation:
         widest: what runner, budget and slots have room for. Rows are padded to the longest
         draft, so each of the batch's sequences pays for it.
         """
-        if all(guesses.draft is None for guesses in batch):
+        if not any(guesses.weighed for guesses in batch):
             return 0
         cost = self._cost(len(batch))
         if not cost.known:

@@ -226,10 +226,10 @@ def test_rows_are_shared_out_evenly_and_none_is_left_that_a_run_could_use(
     runs: list[tuple[int, ...]], rows: int
 ) -> None:
     parts = dict(divided(runs, rows))
-    used = sum(map(len, parts.values()))
+    used = sum(parts.values())
     assert used <= rows
-    lengths = [len(parts.get(place, ())) for place in range(len(runs))]
-    assert all(part for part in parts.values())
+    lengths = [parts.get(place, 0) for place in range(len(runs))]
+    assert all(parts.values())
     cut = [have for have, run_ in zip(lengths, runs, strict=True) if have < len(run_)]
     if cut:
         assert used == rows
