@@ -30,7 +30,6 @@ class Reciting:
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
-        self.pads = runner.pads
         self.text: Text = []
 
     def most_drafted(self, sequences: int) -> int:

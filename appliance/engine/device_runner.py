@@ -38,8 +38,6 @@ class DeviceRunner:
         record: decoding is recorded and replayed; the session must be able to.
     """
 
-    pads = True
-
     def __init__(
         self,
         session: ort.InferenceSession,

@@ -17,13 +17,14 @@ Run = tuple[int, ...]
 
 PATIENCE_SECONDS: Final = 0.002
 """So long a step waits to know what is forced; a mask that takes longer is computed beside it."""
+_FREE: Final = 16
+"""Tokens without a forced one after which nobody waits: a long text has no runs inside it."""
 
 
 def forced_runs(constraints: Sequence[Constraint | None], room: Sequence[int]) -> list[Run]:
     """What must come next of each sequence, up to its `room`; nothing where that is not known."""
-    pending = [c.pending for c in constraints if c is not None and c.pending is not None]
-    if pending:
-        wait(pending, PATIENCE_SECONDS)
+    pending = (c.pending for c in constraints if c is not None and c.free < _FREE)
+    wait([mask for mask in pending if mask is not None], PATIENCE_SECONDS)
     return [
         () if constraint is None else constraint.forced(max(0, most))
         for constraint, most in zip(constraints, room, strict=True)

@@ -101,13 +101,7 @@ _NOTHING: Array = np.zeros((0, 0), np.float32)
 
 
 class Runner(Protocol):
-    """Computes a plan: logits [sum(plan.rows), vocab], those of each of `plan.sampled` in turn.
-
-    Attributes:
-        pads: the longest draft of a decode batch costs each of its sequences as many rows.
-    """
-
-    pads: bool
+    """Computes a plan: logits [sum(plan.rows), vocab], those of each of `plan.sampled` in turn."""
 
     def run(self, plan: Plan) -> Logits: ...
 
@@ -140,8 +134,8 @@ class _Running:
 class LLMEngine:
     """Continuous batching over one runner.
 
-    `gathered`: the runner wants the decoding sequences in the first slots. `clock` gives the
-    seconds that deadlines are in.
+    `gathered`: the runner wants the decoding sequences in the first slots, and pads them to the
+    longest draft. `clock` gives the seconds that deadlines are in.
     """
 
     def __init__(
@@ -176,6 +170,7 @@ class LLMEngine:
             gathered=gathered,
         )
         self._token_budget = token_budget
+        self._gathered = gathered
         self._pieces = Pieces(Pace(token_budget, step_seconds))
         self._speculation = Speculation(draft_tokens)
         self._clock = clock
@@ -410,11 +405,11 @@ class LLMEngine:
 
     def _pads(self, plan: Plan) -> bool:
         """Whether a draft costs others rows, so that the rule has to weigh what is forced, too."""
-        return self._runner.pads and len(plan.decodes) > 1
+        return self._gathered and len(plan.decodes) > 1
 
     def _spare_rows(self, plan: Plan, drafts: Listing[Listing[int]]) -> int:
         """Rows that runner and budget have room for beside `drafts`."""
-        rows = self._speculation.most if self._runner.pads else self._runner.most_drafted(1)
+        rows = self._speculation.most if self._gathered else self._runner.most_drafted(1)
         rows = min(rows, self._token_budget - plan.token_count)
         return max(0, rows - sum(map(len, drafts)))
 

@@ -34,8 +34,6 @@ class ModelRunner:
         prompts: the second graph, of a model with an 8-bit cache.
     """
 
-    pads = True
-
     def __init__(
         self,
         session: ort.InferenceSession,

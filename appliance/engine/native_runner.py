@@ -34,8 +34,6 @@ class NativeRunner:
         vocab_size: width of the logits.
     """
 
-    pads = False
-
     def __init__(self, session: ort.InferenceSession, pool: NativePool, vocab_size: int) -> None:
         self._pool = pool
         self._graph = Graph(session, pool)

@@ -32,8 +32,6 @@ class StaticRunner:
         max_chunk: tokens that a prefill chunk has at most.
     """
 
-    pads = True
-
     def __init__(
         self,
         sessions: Mapping[Profile, ort.InferenceSession],

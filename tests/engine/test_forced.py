@@ -240,29 +240,28 @@ def test_rows_are_shared_out_evenly_and_none_is_left_that_a_run_could_use(
 def engine_of(open_chat: OpenChat) -> Callable[..., LLMEngine]:
     model = open_chat()
 
-    def make(runner: PretendedModel, *, slots: int = 1) -> LLMEngine:
+    def make(runner: PretendedModel, *, slots: int, gathered: bool) -> LLMEngine:
         return LLMEngine(
             runner, model.tokenizer, model.prompting, vocab_size=VOCAB, slots=slots,
             capacity=512, token_budget=512, max_waiting=0, draft_tokens=8,
-            clock=lambda: runner.seconds,
+            gathered=gathered, clock=lambda: runner.seconds,
         )  # fmt: skip
 
     return make
 
 
-@pytest.mark.parametrize(("pads", "slots", "taken"), [
+@pytest.mark.parametrize(("gathered", "slots", "taken"), [
     (False, 1, True), (False, 4, True), (True, 1, True), (True, 4, False),
 ])  # fmt: skip
 def test_what_is_forced_is_computed_however_dear_a_row_is_unless_others_would_pay(
     open_chat: OpenChat,
     engine_of: Callable[..., LLMEngine],
-    pads: bool,
+    gathered: bool,
     slots: int,
     taken: bool,
 ) -> None:
     runner = PretendedModel(cycle, row=2)
-    runner.pads = pads
-    engine = engine_of(runner, slots=slots)
+    engine = engine_of(runner, slots=slots, gathered=gathered)
     params = SamplingParams(temperature=0, max_tokens=60)
     turn = Turn(Structured("regex", "([ab][0-9](wxyz){6}){9}"))
     grammar = open_chat().grammars.compiled(turn).result()
@@ -274,4 +273,4 @@ def test_what_is_forced_is_computed_however_dear_a_row_is_unless_others_would_pa
         engine.check_integrity()
     forced = engine.counters.forced_tokens
     assert forced > 30 if taken else forced < 10
-    assert max(runner.widths) <= (64 if not pads else 8)
+    assert max(runner.widths) <= (8 if gathered else 64)

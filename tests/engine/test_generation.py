@@ -340,8 +340,6 @@ def test_a_failed_step_ends_its_sequences_and_the_engine_goes_on(
 class Script:
     """A runner that makes a greedy engine say fixed tokens."""
 
-    pads = True
-
     def __init__(self, tokens: Sequence[int], vocab_size: int) -> None:
         self._tokens = iter(tokens)
         self._vocab_size = vocab_size

@@ -28,8 +28,6 @@ class PretendedModel:
         row: seconds of one more row of a decode batch, padding included; the batch takes 1.
     """
 
-    pads = True
-
     def __init__(self, following: Next, row: float, most: int = 64) -> None:
         self._following = following
         self._row = row

@@ -92,6 +92,7 @@ class Constraint:
 
     Attributes:
         pending: what is being computed, if anything.
+        free: how many tokens in a row, lately, there was a choice for.
         complete: nothing can follow; the grammar is satisfied.
         broken: a limit of work was exceeded, so nothing more is known.
     """
@@ -111,6 +112,7 @@ class Constraint:
         self._passed = 0
         """Tokens of the forced run that are booked already."""
         self.pending: Future[Next | None] | None = None
+        self.free = 0
         self.complete = False
         self.broken = first is None
 
@@ -167,3 +169,4 @@ class Constraint:
     def _take(self, found: Next | None) -> None:
         self._next = found
         self.broken = found is None
+        self.free = 0 if found is not None and found.forced else self.free + 1

@@ -29,8 +29,6 @@ class VisionRunner:
         vocab_size: width of the logits.
     """
 
-    pads = True
-
     def __init__(self, session: ort.InferenceSession, pool: SlotPool, vocab_size: int) -> None:
         self._session = session
         self._pool = pool
