@@ -163,9 +163,8 @@ async def _pass_on(generation: Generation, shape: Shape, stream: EventStream) ->
     async with aclosing(generation.events()) as events:
         async for together in events:
             # One write for all of them; each stays an event of its own.
-            await stream.data(
-                *(d for choice, event in together for d in _said(shape, choice, event))
-            )
+            said = [d for choice, event in together for d in _said(shape, choice, event)]
+            await stream.data(*said)
 
 
 def _said(shape: Shape, choice: int, event: pb.Delta | pb.Finished) -> Sequence[msgspec.Struct]:

@@ -64,6 +64,7 @@ class Generation:
     ) -> None:
         self._engine = engine
         self._requests = requests
+        self._per_prompt = requests[0].n
         self._streams = streams
         self._tallies = [Tally(answer.prompt_tokens) for answer in accepted]
         self._bill = bill
@@ -104,7 +105,10 @@ class Generation:
         """
         async with _suspecting(self._suspicion), aclosing(merged(self._streams)) as messages:
             async for prompt, message in messages:
-                events, broken = self._read(prompt, message)
+                if message.HasField("delta") and not message.further:
+                    events, broken = self._read_delta(prompt, message.delta), None
+                else:
+                    events, broken = self._read(prompt, message)
                 if events:
                     yield events
                 # The handler came back for more: these were handed on.
@@ -114,11 +118,22 @@ class Generation:
         if sum(len(tally.finished) for tally in self._tallies) != self.choices:
             raise UnavailableError("the engine ended early", code="engine_error")
 
+    def _read_delta(self, prompt: int, delta: pb.Delta) -> list[tuple[int, Event]]:
+        """What `_read` gives for a delta that came alone, which nearly all do."""
+        choice, tokens = prompt * self._per_prompt + delta.index, delta.tokens
+        self._tallies[prompt].received += tokens
+        self._received += tokens
+        if tokens and self._times is not None:
+            self._times.note(choice, tokens)
+        if self._transcript is not None:
+            self._transcript.add(choice, delta)
+        return [(choice, delta)]
+
     def _read(
         self, prompt: int, message: pb.GenerateEvent
     ) -> tuple[list[tuple[int, Event]], UnavailableError | None]:
         """What `message` says, and why nothing follows if the engine gave up behind that."""
-        first, tally = prompt * self._requests[0].n, self._tallies[prompt]
+        first, tally = prompt * self._per_prompt, self._tallies[prompt]
         events: list[tuple[int, Event]] = []
         tokens: dict[int, int] = defaultdict(int)
         broken = None
@@ -198,7 +213,7 @@ class Generation:
         tally.received += received
         self._received += received
         if self._times is not None:
-            self._times.note(tokens)
+            self._times.note_all(tokens)
         if self._transcript is not None:
             for choice, event in events:
                 if isinstance(event, pb.Delta):

@@ -22,18 +22,21 @@ class TokenTimes:
         self._between = metrics.between_tokens(exchange.model)
         self._last: dict[int, float] = {}
 
-    def note(self, tokens: Mapping[int, int]) -> None:
-        """So many tokens of each choice came now."""
+    def note(self, choice: int, count: int) -> None:
+        """So many tokens of a choice came now, at least one."""
         now = time.monotonic()
+        before = self._last.get(choice)
+        if before is not None:
+            self._between.observe((now - before) / count, count)
+        elif not self._last:
+            self._note_first(now)
+        self._last[choice] = now
+
+    def note_all(self, tokens: Mapping[int, int]) -> None:
+        """The same of several choices; some may have none."""
         for choice, count in tokens.items():
-            if not count:
-                continue
-            before = self._last.get(choice)
-            if before is not None:
-                self._between.observe((now - before) / count, count)
-            elif not self._last:
-                self._note_first(now)
-            self._last[choice] = now
+            if count:
+                self.note(choice, count)
 
     def _note_first(self, now: float) -> None:
         exchange = self._exchange
