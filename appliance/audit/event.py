@@ -34,7 +34,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def timestamp(at: datetime | None = None) -> str:
     """The time `at`, or now, in UTC, RFC 3339 with microseconds."""
-    return f"{at or datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+    naive = (at or datetime.now(UTC)).replace(tzinfo=None)
+    return naive.isoformat(timespec="microseconds") + "Z"
 
 
 def unix_seconds(t_utc: str) -> int:
@@ -90,12 +91,12 @@ class Event(
     t_mono_ns: int = msgspec.field(default_factory=monotonic_ns)
 
     def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if isinstance(value, str) and (len(value) > MAX_TEXT or not value.isprintable()):
+        # Each record comes through here several times, so a loop over values alone.
+        for index, value in enumerate(msgspec.structs.astuple(self)):
+            if type(value) is str and (len(value) > MAX_TEXT or not value.isprintable()):
                 raise UsageError(
-                    f"the audit field `{name}` is longer than {MAX_TEXT} characters "
-                    "or not printable",
+                    f"the audit field `{self.__struct_fields__[index]}` is longer than "
+                    f"{MAX_TEXT} characters or not printable",
                     hint="shorten the name",
                 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import AsyncIterator
 
 from appliance.engine.embedding_engine import Embedded, EmbeddingFailed
@@ -17,6 +18,9 @@ from appliance.errors import ConflictError, NotFoundError, UnavailableError
 
 RETENTION_SECONDS = 120.0
 """How long the counts of an ended call are kept; the protocol promises 60."""
+
+MOST_TOGETHER = 64
+"""Events that are handed on at once; bounds the size of a message."""
 
 _numbers = itertools.count(1)
 
@@ -29,7 +33,8 @@ class Call:
         self.request_id = request_id
         self.finished: list[Finished] = []
         self._sequences = sequences
-        self._events: asyncio.Queue[Delta | Finished] = asyncio.Queue()
+        self._events: deque[Delta | Finished] = deque()
+        self._arrived = asyncio.Event()
         self._ended = asyncio.Event()
 
     @property
@@ -42,15 +47,24 @@ class Call:
             self.finished.append(event)
             if len(self.finished) == self._sequences:
                 self._ended.set()
-        self._events.put_nowait(event)
+        self._events.append(event)
+        self._arrived.set()
 
-    async def events(self) -> AsyncIterator[Delta | Finished]:
-        """Every event, up to the end of the last sequence."""
+    async def events(self) -> AsyncIterator[list[Delta | Finished]]:
+        """Every event, up to the end of the last sequence: each time those that are there.
+
+        One step may bring several, of several sequences or of one whose tokens were guessed; so
+        may the steps that ended while a reader was slow to take what came before.
+        """
         finished = 0
         while finished < self._sequences:
-            event = await self._events.get()
-            finished += isinstance(event, Finished)
-            yield event
+            await self._arrived.wait()
+            count = min(len(self._events), MOST_TOGETHER)
+            events = [self._events.popleft() for _ in range(count)]
+            if not self._events:
+                self._arrived.clear()
+            finished += sum(isinstance(event, Finished) for event in events)
+            yield events
 
     async def settled(self) -> list[Finished]:
         """How each sequence ended, by index, once nothing of the call runs any more."""

@@ -20,7 +20,7 @@ from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Turn
 from appliance.engine.llm_engine import Generation, LLMEngine
 from appliance.engine.loaded import ChatModel
-from appliance.engine.output import Finished, FinishReason
+from appliance.engine.output import FinishReason
 from appliance.engine.reranker import Ranking
 from appliance.engine.vision.eyes import Shown
 from appliance.engine_daemon import wire
@@ -210,11 +210,8 @@ class EngineService(pb_grpc.EngineServicer):
     ) -> None:
         tokenizer = hosted.chat.tokenizer
         await context.write(pb.GenerateEvent(accepted=accepted))
-        async for event in call.events():
-            if isinstance(event, Finished):
-                await context.write(wire.finished_event(event))
-            else:
-                await context.write(wire.delta_event(event, tokenizer))
+        async for events in call.events():
+            await context.write(wire.generate_event(events, tokenizer))
         if any(end.reason is FinishReason.DEADLINE for end in call.finished):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time is up")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from appliance.bundle.manifest import Generation
@@ -107,7 +107,21 @@ def _tools(prompt: pb.ChatPrompt) -> tuple[Tool, ...]:
     return tuple(Tool(t.name, t.description, t.parameters_json) for t in prompt.tools)
 
 
-def delta_event(delta: Delta, tokenizer: Tokenizer) -> pb.GenerateEvent:
+def generate_event(events: Sequence[Delta | Finished], tokenizer: Tokenizer) -> pb.GenerateEvent:
+    """`events`, at least one, in one message."""
+    first, *further = events
+    shown = _event(first, tokenizer)
+    shown.further.extend(_event(event, tokenizer) for event in further)
+    return shown
+
+
+def _event(event: Delta | Finished, tokenizer: Tokenizer) -> pb.GenerateEvent:
+    if isinstance(event, Finished):
+        return _finished_event(event)
+    return _delta_event(event, tokenizer)
+
+
+def _delta_event(delta: Delta, tokenizer: Tokenizer) -> pb.GenerateEvent:
     return pb.GenerateEvent(
         delta=pb.Delta(
             index=delta.index,
@@ -121,7 +135,7 @@ def delta_event(delta: Delta, tokenizer: Tokenizer) -> pb.GenerateEvent:
     )
 
 
-def finished_event(finished: Finished) -> pb.GenerateEvent:
+def _finished_event(finished: Finished) -> pb.GenerateEvent:
     return pb.GenerateEvent(
         finished=pb.Finished(
             index=finished.index,

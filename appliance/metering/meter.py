@@ -12,7 +12,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +28,12 @@ from appliance.metering.row import UsageRow
 
 BUSY_SECONDS = 10.0
 """How long one process waits for another's transaction."""
+_COLUMNS = tuple(field.name for field in fields(UsageRow))
+_VALUES = attrgetter(*_COLUMNS)
+_INSERT = (
+    f"insert or ignore into usage ({', '.join(_COLUMNS)})"  # noqa: S608
+    f" values ({', '.join('?' * len(_COLUMNS))})"
+)
 
 
 class Meter:
@@ -52,7 +59,7 @@ class Meter:
         Several rows cost one transaction. Raises StorageError; then none of them is kept.
         """
         with self._transaction():
-            self._usage.insert_all(map(asdict, rows), pk="request_id", ignore=True)
+            self._insert(rows)
 
     def rows(self) -> Iterator[UsageRow]:
         """Every settled request, in the order of the audit log."""
@@ -105,7 +112,7 @@ class Meter:
         """
         with self._transaction():
             self._db.execute("delete from usage where audit_seq >= ?", [first])
-            self._usage.insert_all(map(asdict, rows), pk="request_id", ignore=True)
+            self._insert(rows)
             self._db.execute("update progress set settled_to = ?", [settled_to()])
             return self._usage.count
 
@@ -122,6 +129,10 @@ class Meter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _insert(self, rows: Iterable[UsageRow]) -> None:
+        """By one prepared statement: each request that is served comes through here."""
+        self._db.conn.executemany(_INSERT, map(_VALUES, rows))
 
     @property
     def _usage(self) -> Table:

@@ -103,8 +103,9 @@ async def send_answer(
 async def take_all(generation: Generation, shape: Shape) -> None:
     """Wait for all of it, and make RES durable."""
     async with generation.guard(), aclosing(generation.events()) as events:
-        async for choice, event in events:
-            shape.take(choice, event)
+        async for together in events:
+            for choice, event in together:
+                shape.take(choice, event)
     keep = generation.exchange.keep
     if keep is not None:
         await keep(shape.whole(generation.usage()), generation.tokens())
@@ -160,8 +161,13 @@ async def _recorded(generation: Generation, error: ApplianceError) -> ApplianceE
 
 async def _pass_on(generation: Generation, shape: Shape, stream: EventStream) -> None:
     async with aclosing(generation.events()) as events:
-        async for choice, event in events:
-            if isinstance(event, pb.Finished):
-                await stream.data(*shape.finish(choice, event))
-            else:
-                await stream.data(*shape.delta(choice, event))
+        async for together in events:
+            # One write for all of them; each stays an event of its own.
+            said = [d for choice, event in together for d in _said(shape, choice, event)]
+            await stream.data(*said)
+
+
+def _said(shape: Shape, choice: int, event: pb.Delta | pb.Finished) -> Sequence[msgspec.Struct]:
+    if isinstance(event, pb.Finished):
+        return shape.finish(choice, event)
+    return shape.delta(choice, event)

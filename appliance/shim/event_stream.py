@@ -20,6 +20,7 @@ _HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_ENCODER = msgspec.json.Encoder()
 _PING = b": ping\n\n"
 _FAREWELL_SECONDS = 5.0
 """Longest wait for a caller that does not read to take the last frame."""
@@ -35,7 +36,7 @@ class Framing:
 
     def frame(self, document: msgspec.Struct) -> bytes:
         """The frame of `document`."""
-        data = b"data: " + msgspec.json.encode(document) + b"\n\n"
+        data = b"data: " + _ENCODER.encode(document) + b"\n\n"
         if not self.named:
             return data
         return f"event: {document.__struct_config__.tag}\n".encode("ascii") + data

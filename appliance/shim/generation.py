@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from starlette.types import Receive
@@ -29,6 +30,7 @@ from appliance.shim.refusals import INTERNAL, status_of
 from appliance.shim.services import Services
 from appliance.shim.suspects import Suspicion
 from appliance.shim.tally import Tally, total, usage
+from appliance.shim.token_times import TokenTimes
 from appliance.shim.transcript import Transcript
 from appliance.shim.wire.usage import Usage
 
@@ -61,16 +63,15 @@ class Generation:
         suspicion: Suspicion,
     ) -> None:
         self._engine = engine
-        self._metrics = metrics
         self._requests = requests
+        self._per_prompt = requests[0].n
         self._streams = streams
         self._tallies = [Tally(answer.prompt_tokens) for answer in accepted]
         self._bill = bill
         self._suspicion = suspicion
         # Lines of batches would drown the figures of those who wait for an answer.
-        self._timed = not exchange.line
-        self._between_tokens = metrics.between_tokens(exchange.model)
-        self._last_token: dict[int, float] = {}
+        self._times = None if exchange.line else TokenTimes(metrics, exchange)
+        self._received = 0
         self._delivered = 0
         self._transcript = Transcript() if bill.wants_answer else None
         self._reasons: set[str] = set()
@@ -97,32 +98,69 @@ class Generation:
         """Whether RES is written."""
         return self._bill.closed
 
-    async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
-        """Deltas and ends, each with the number of its choice.
+    async def events(self) -> AsyncGenerator[list[tuple[int, Event]], None]:
+        """Deltas and ends, each with the number of its choice; those that came together at once.
 
         Raises UnavailableError if the engine breaks off. Each choice ends exactly once.
         """
-        per_prompt = self._requests[0].n
-        async with _suspecting(self._suspicion), aclosing(merged(self._streams)) as events:
-            async for prompt, event in events:
-                kind = event.WhichOneof("event")
-                if kind == "delta":
-                    delta = event.delta
-                    choice, tokens = prompt * per_prompt + delta.index, delta.tokens
-                    if tokens:
-                        self._count(prompt, choice, tokens)
-                    if self._transcript is not None:
-                        self._transcript.add(choice, delta)
-                    yield choice, delta
-                    # The handler came back for more: this one was handed on.
-                    self._delivered += tokens
-                elif kind == "finished":
-                    finished = event.finished
-                    self._tallies[prompt].finished[finished.index] = finished.usage
-                    self._reasons.add(_reason(finished))
-                    yield prompt * per_prompt + finished.index, finished
+        async with _suspecting(self._suspicion), aclosing(merged(self._streams)) as messages:
+            async for prompt, message in messages:
+                if message.HasField("delta") and not message.further:
+                    events, broken = self._read_delta(prompt, message.delta), None
+                else:
+                    events, broken = self._read(prompt, message)
+                if events:
+                    yield events
+                # The handler came back for more: these were handed on.
+                self._delivered = self._received
+                if broken is not None:
+                    raise broken
         if sum(len(tally.finished) for tally in self._tallies) != self.choices:
             raise UnavailableError("the engine ended early", code="engine_error")
+
+    def _read_delta(self, prompt: int, delta: pb.Delta) -> list[tuple[int, Event]]:
+        """What `_read` gives for a delta that came alone, which nearly all do."""
+        choice, tokens = prompt * self._per_prompt + delta.index, delta.tokens
+        self._tallies[prompt].received += tokens
+        self._received += tokens
+        if tokens and self._times is not None:
+            self._times.note(choice, tokens)
+        if self._transcript is not None:
+            self._transcript.add(choice, delta)
+        return [(choice, delta)]
+
+    def _read(
+        self, prompt: int, message: pb.GenerateEvent
+    ) -> tuple[list[tuple[int, Event]], UnavailableError | None]:
+        """What `message` says, and why nothing follows if the engine gave up behind that."""
+        first, tally = prompt * self._per_prompt, self._tallies[prompt]
+        events: list[tuple[int, Event]] = []
+        tokens: dict[int, int] = defaultdict(int)
+        broken = None
+        for event in (message, *message.further):
+            kind = event.WhichOneof("event")
+            if kind == "delta":
+                delta = event.delta
+                choice = first + delta.index
+                tokens[choice] += delta.tokens
+                events.append((choice, delta))
+            elif kind == "finished":
+                finished = event.finished
+                tally.finished[finished.index] = finished.usage
+                broken = self._end(finished)
+                if broken is not None:
+                    break
+                events.append((first + finished.index, finished))
+        self._note(tally, tokens, events)
+        return events, broken
+
+    def _end(self, finished: pb.Finished) -> UnavailableError | None:
+        """Keep why a sequence ended; the error if that was not of its own."""
+        try:
+            self._reasons.add(_reason(finished))
+        except UnavailableError as error:
+            return error
+        return None
 
     def tokens(self) -> Tokens:
         """What is billed, after the last event."""
@@ -167,19 +205,19 @@ class Generation:
         except ApplianceError:
             tally.settled = None
 
-    def _count(self, prompt: int, choice: int, tokens: int) -> None:
-        self._tallies[prompt].received += tokens
-        if not self._timed:
-            return
-        now = time.monotonic()
-        if not self._last_token:
-            exchange = self.exchange
-            seconds = now - exchange.started
-            self._metrics.first_token(exchange.model, seconds, dedicated=exchange.dedicated)
-        before = self._last_token.get(choice)
-        if before is not None:
-            self._between_tokens.observe((now - before) / tokens)
-        self._last_token[choice] = now
+    def _note(
+        self, tally: Tally, tokens: Mapping[int, int], events: Sequence[tuple[int, Event]]
+    ) -> None:
+        """Count what came, `tokens` by choice, and write down what it says where that is kept."""
+        received = sum(tokens.values())
+        tally.received += received
+        self._received += received
+        if self._times is not None:
+            self._times.note_all(tokens)
+        if self._transcript is not None:
+            for choice, event in events:
+                if isinstance(event, pb.Delta):
+                    self._transcript.add(choice, event)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ _Item = pb.GenerateEvent | Exception | None
 async def merged(
     streams: Sequence[GenerateStream],
 ) -> AsyncGenerator[tuple[int, pb.GenerateEvent], None]:
-    """Each event with the number of its stream. The first error of any ends all."""
+    """Each message with the number of its stream. The first error of any ends all."""
     if len(streams) == 1:
         async for event in streams[0].events:
             yield 0, event

@@ -50,7 +50,8 @@ class Suspects:
 
         Raises RequestError with code `request_ends_engine` for what ended the engine twice.
         """
-        mark = _mark(requests)
+        # Nearly always nothing is suspected, and then no request is worth a hash.
+        mark = _mark(requests) if self._seen else b""
         self._refuse(mark)
         async with AsyncExitStack() as stack:
             if self._count(mark):
@@ -60,7 +61,8 @@ class Suspects:
             try:
                 yield suspicion
             finally:
-                self._learn(mark, suspicion)
+                if suspicion.engine_ended or self._seen:
+                    self._learn(mark or _mark(requests), suspicion)
 
     def _refuse(self, mark: bytes) -> None:
         if self._count(mark) >= DEATHS:

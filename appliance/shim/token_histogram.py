@@ -23,10 +23,10 @@ class Series:
         """Observations in each bucket, the last one without a bound."""
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Note one; a bound belongs to the bucket below it."""
-        self.counts[bisect_left(self._bounds, seconds)] += 1
-        self.total += seconds
+    def observe(self, seconds: float, count: int = 1) -> None:
+        """Note one, or `count` of the same; a bound belongs to the bucket below it."""
+        self.counts[bisect_left(self._bounds, seconds)] += count
+        self.total += seconds * count
 
 
 class TokenHistogram(Collector):

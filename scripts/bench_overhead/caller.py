@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -27,7 +28,7 @@ class Counts:
 
 
 class _Connection(asyncio.Protocol):
-    """One caller: `more()` says whether to ask again."""
+    """One caller, who asks when told to and then again and again, until `ending`."""
 
     def __init__(self, request: bytes, counts: Counts) -> None:
         self._request = request
@@ -42,7 +43,6 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not one by class
-        self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed.done():
@@ -59,7 +59,7 @@ class _Connection(asyncio.Protocol):
             ended = self._length == 0 and not self._seen
         if ended:
             self._counts.answers += 1
-            self._ask()
+            self._go_on()
 
     def _head(self, data: bytes) -> bytes:
         """Take the head, if it is there; the rest."""
@@ -81,11 +81,15 @@ class _Connection(asyncio.Protocol):
         if before <= 1 < self._events:
             self._counts.firsts.append(time.perf_counter() - self._began)
 
-    def _ask(self) -> None:
+    def _go_on(self) -> None:
         if self.ending:
             self.closed.set_result(None)
             self._transport.close()
-            return
+        else:
+            self.ask()
+
+    def ask(self) -> None:
+        """Send the request."""
         self._streamed, self._length, self._events = False, 0, 0
         self._began = time.perf_counter()
         self._transport.write(self._request)
@@ -119,9 +123,33 @@ class Callers:
                 lambda: _Connection(self._request, counts), "127.0.0.1", self._port
             )
             self._connections.append(connection)
+            connection.ask()
         return counts
 
     async def __aexit__(self, *_: object) -> None:
         for connection in self._connections:
             connection.ending = True
         await asyncio.gather(*(connection.closed for connection in self._connections))
+
+
+async def ask_once(port: int, requests: Sequence[bytes]) -> tuple[float, list[float]]:
+    """Send `requests` at once; seconds until the last answer's end, and to each one's first token.
+
+    The connections are there before.
+    """
+    counts = Counts()
+    loop = asyncio.get_running_loop()
+    connections = []
+    for request in requests:
+        _, connection = await loop.create_connection(
+            lambda request=request: _Connection(request, counts),  # type: ignore[misc]
+            "127.0.0.1",
+            port,
+        )
+        connections.append(connection)
+    start = time.perf_counter()
+    for connection in connections:
+        connection.ending = True
+        connection.ask()
+    await asyncio.gather(*(connection.closed for connection in connections))
+    return time.perf_counter() - start, counts.firsts

@@ -32,24 +32,37 @@ class Daemon:
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
-    @property
-    def memory_bytes(self) -> int:
-        """Resident now."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text("ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+    def answer(self, line: str) -> str:
+        """What it says on its standard output to `line` on its standard input."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(line.encode() + b"\n")
+        stdin.flush()
+        return stdout.readline().decode()
 
 
 @contextmanager
 def daemon(
-    module: str, *arguments: str | Path, processors: Sequence[int], errors: Path
+    module: str,
+    *arguments: str | Path,
+    processors: Sequence[int],
+    errors: Path,
+    answers: bool = False,
 ) -> Iterator[Daemon]:
-    """`python -m module arguments`, ready, on `processors`; what it says goes to `errors`."""
+    """`python -m module arguments`, ready, on `processors`; what it says goes to `errors`.
+
+    `answers`: it reads lines and answers each.
+    """
+    pipe = subprocess.PIPE if answers else None
     readiness = ReadinessSocket()
     with errors.open("wb") as file:
         process = subprocess.Popen(
             ["taskset", "-c", ",".join(map(str, processors)), sys.executable, "-m", module]
             + [str(argument) for argument in arguments],
             env=os.environ | readiness.environment,
+            stdin=pipe,
+            stdout=pipe,
             stderr=file,
         )
     try:
@@ -62,15 +75,17 @@ def daemon(
         readiness.close()
 
 
-def prepare(root: Path) -> tuple[int, str]:
-    """The files that an installation leaves for the shim; its port and a key's secret."""
+def prepare(root: Path, settings: str = "") -> tuple[int, str]:
+    """The files that an installation leaves for the shim, unless they are there; its port and a
+    key's secret. `settings` are further lines of the configuration."""
     layout = Layout(root)
     for directory in (layout.audit, layout.access, layout.metering, layout.responses, layout.run):
         directory.mkdir(parents=True, exist_ok=True)
-    create_signer(layout.audit_key, "bench")
+    if not any(layout.audit.iterdir()):
+        create_signer(layout.audit_key, "bench")
     with KeyStore(layout.keys_db) as keys:
         _, secret = keys.create("bench")
     port = free_port()
     layout.config_file.parent.mkdir(parents=True, exist_ok=True)
-    layout.config_file.write_text(f"[api]\nlisten_port = {port}\n")
+    layout.config_file.write_text(f"[api]\nlisten_port = {port}\n{settings}")
     return port, secret

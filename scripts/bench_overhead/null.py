@@ -24,6 +24,9 @@ from tests.fakes.engine import CHAT
 ANSWER = "fine"
 """Four characters, so four tokens and the end."""
 PIECES = 256
+TOGETHER = (1, 16)
+"""Events in one message of the engine: as of one sequence that runs alone, and as where more are
+ready at once, because tokens were guessed, or the reader is slower than the engine."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,22 @@ def works(callers: int) -> list[Work]:
 
 
 @contextmanager
-def node(root: Path, module: str = "appliance.shim") -> Iterator[tuple[Daemon, int, str]]:
-    """The endpoint, its port and a key's secret."""
+def node(
+    root: Path, together: int, module: str = "appliance.shim"
+) -> Iterator[tuple[Daemon, int, str]]:
+    """The endpoint, its port and a key's secret; the engine sends so many events `together`."""
     port, secret = prepare(root)
     first, *others = sorted(os.sched_getaffinity(0))
     others = others or [first]
     os.sched_setaffinity(0, others)
     socket = Layout(root).engine_socket
     with (
-        daemon("bench_overhead.null_engine", socket, processors=others, errors=root / "engine.log"),
+        daemon(
+            "bench_overhead.null_engine", socket, str(together),
+            processors=others, errors=root / "engine.log",
+        ),
         daemon(module, "--root", root, processors=[first], errors=root / "shim.log") as shim,
-    ):
+    ):  # fmt: skip
         yield shim, port, secret
 
 
@@ -99,15 +107,16 @@ async def rounds(
     return found
 
 
-def show(found: Mapping[str, list[Figures]], callers: int) -> None:
+def show(found: Mapping[str, list[Figures]], callers: int, together: int) -> None:
     for work in works(callers):
         figures = found[work.name]
         rate = statistics.median(f.per_second for f in figures)
         able = statistics.median(f.per_processor_second for f in figures)
         share = statistics.median(f.share for f in figures)
         print(
-            f"{work.name}, {callers} callers: {rate:,.0f} {work.unit}/s came while the endpoint "
-            f"was on its processor for {share:.0%} of the time; "
+            f"{work.name}, up to {together} in a message, {callers} callers: "
+            f"{rate:,.0f} {work.unit}/s came while the endpoint was on its processor for "
+            f"{share:.0%} of the time; "
             f"a whole one: {able:,.0f} {work.unit}/s, {1e6 / able:.1f} us each",
             flush=True,
         )

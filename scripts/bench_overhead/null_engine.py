@@ -1,4 +1,7 @@
-"""The tests' engine as a process: the whole protocol, and nothing to compute."""
+"""The tests' engine as a process: the whole protocol, and nothing to compute.
+
+Its arguments are the socket and how many events it puts into one message.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from tests.fakes.engine import FakeEngine
 
 
 def main() -> None:
-    with FakeEngine(Path(sys.argv[1])):
+    with FakeEngine(Path(sys.argv[1])) as engine:
+        engine.behaviour.together = int(sys.argv[2])
         notify_ready()
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
 

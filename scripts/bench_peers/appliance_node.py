@@ -39,21 +39,21 @@ class ApplianceNode:
         """Build and compile the bundle, unless these sources have done so before."""
         sources = [REPOSITORY / name for name in _SOURCES]
         name = f"node-{self._shape.name}-{self._grade}-{digest_of(sources)}"
-        self._root = kept(name, self._build)
+        self.root = kept(name, self._build)
 
     def start(self) -> None:
         """Start both daemons and wait until they serve."""
-        layout, port = Layout(self._root), free_port()
+        layout, port = Layout(self.root), free_port()
         _settle(layout, port, self._shape)
         python = [sys.executable, "-m"]
         environment = {"PYTHONPATH": str(REPOSITORY)}
         self._engine = Process(
-            [*python, "appliance.engine_daemon", "--root", self._root],
+            [*python, "appliance.engine_daemon", "--root", self.root],
             WORK / "logs/engine.log",
             env=environment,
         )
         self._shim = Process(
-            [*python, "appliance.shim", "--root", self._root], WORK / "logs/shim.log",
+            [*python, "appliance.shim", "--root", self.root], WORK / "logs/shim.log",
             env=environment,
         )  # fmt: skip
         url = f"http://127.0.0.1:{port}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Client:
         return {(model.name, model.version): model.state for model in models}
 
     async def generate(self, request: pb.GenerateRequest) -> list[pb.GenerateEvent]:
-        return [event async for event in self.engine.Generate(request)]
+        return apart([message async for message in self.engine.Generate(request)])
 
 
 class Node:
@@ -104,9 +104,18 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 async def rest(stream: Any) -> list[pb.GenerateEvent]:
     """What a stream that was read from before still brings."""
+    messages = []
+    while (message := await stream.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+        messages.append(message)
+    return apart(messages)
+
+
+def apart(messages: Iterable[pb.GenerateEvent]) -> list[pb.GenerateEvent]:
+    """Each event by itself, in order; none of those that came with another has more with it."""
     events = []
-    while (event := await stream.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-        events.append(event)
+    for message in messages:
+        assert not any(event.further for event in message.further)
+        events += [message, *message.further]
     return events
 
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from appliance.pb import engine_v1_pb2 as pb
-from tests.engine_daemon.conftest import Client, RunNode, chat, rest, run
+from tests.engine_daemon.conftest import Client, RunNode, apart, chat, rest, run
 
 
 def tokens(events: list[pb.GenerateEvent], index: int = 0) -> list[int]:
@@ -156,8 +156,8 @@ def test_cancelling_a_stream_stops_its_sequences_and_settles_exactly(make_node: 
             request.request_id = "req-1"
             stream = client.engine.Generate(request)
             received = 0
-            async for event in stream:
-                received += event.delta.tokens
+            async for message in stream:
+                received += sum(event.delta.tokens for event in apart([message]))
                 if received >= 3:
                     break
             stream.cancel()
@@ -169,6 +169,22 @@ def test_cancelling_a_stream_stops_its_sequences_and_settles_exactly(make_node: 
             assert (stats.sequences_running, stats.sequences_cancelled) == (0, 1)
             assert stats.cache_bytes_used == 0
             assert len(tokens(await client.generate(chat("user", max_tokens=3)))) == 3
+
+    run(scenario())
+
+
+def test_what_one_step_brings_comes_in_one_message(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            request = chat("user", max_tokens=20)
+            request.n = 4
+            accepted, *messages = [m async for m in client.engine.Generate(request)]
+            assert not accepted.further
+            # The first one computes the prompt alone, the others take it from there in one step.
+            assert max(len(apart([message])) for message in messages) >= 3
+            events = apart(messages)
+            assert [len(tokens(events, index)) for index in range(4)] == [20] * 4
+            assert sorted(end.index for end in ends(events)) == [0, 1, 2, 3]
 
     run(scenario())
 
@@ -206,8 +222,8 @@ def test_cached_tokens_are_told_per_call_after_a_cancel_and_in_the_stats(
                 request = chat("how do I add a model? " * 6, max_tokens=4)
                 request.request_id, request.cache_namespace = f"req-{number}", namespace
                 stream = client.engine.Generate(request)
-                async for event in stream:
-                    if event.delta.tokens:
+                async for message in stream:
+                    if message.delta.tokens:
                         break
                 stream.cancel()
                 settle = pb.SettleRequest(request_id=request.request_id)
@@ -275,7 +291,7 @@ def test_a_higher_priority_preempts_and_the_other_goes_on(make_node: RunNode) ->
             low, high = chat("user", max_tokens=200), chat("system", max_tokens=2)
             low.caller, high.caller, high.priority = "a", "b", 1
             stream = client.engine.Generate(low)
-            events = [await stream.read(), await stream.read()]
+            events = apart([await stream.read(), await stream.read()])
             await client.generate(high)
             assert tokens([*events, *await rest(stream)]) == alone
             stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
@@ -308,10 +324,10 @@ def test_a_caller_has_a_bound_of_its_own_in_the_queue(make_node: RunNode) -> Non
 
 async def _read_into(events: list[pb.GenerateEvent], stream: Any) -> None:
     while True:
-        event = await stream.read()
-        if event is grpc.aio.EOF:  # type: ignore[attr-defined]
+        message = await stream.read()
+        if message is grpc.aio.EOF:  # type: ignore[attr-defined]
             return
-        events.append(event)
+        events += apart([message])
 
 
 async def _read_for(client: Client, request: pb.GenerateRequest, seconds: float) -> None:

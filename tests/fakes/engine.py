@@ -76,8 +76,16 @@ class Behaviour:
     pause_before_accept: bool = False
     fault: Fault | None = None
     finish_with: pb.FinishReason | None = None
+    together: int = 1
+    """Events in one message at most; one where steps are slow, or to end in a fault."""
     slots: int = 64
     release: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether an event must not wait for those behind it."""
+        waits = self.seconds_per_step or self.pause_after != _NEVER
+        return bool(waits or self.fault)
 
 
 Kind = Literal["text", "reasoning", "call", "arguments", "cut", "end"]
@@ -218,7 +226,9 @@ class _Servicer(pb_grpc.EngineServicer):
             yield pb.GenerateEvent(
                 accepted=pb.Accepted(prompt_tokens=len(prompt), bundle_digest=DIGEST[request.model])
             )
-            yield from self._steps(request, prompt, call, context, wake)
+            steps = self._steps(request, prompt, call, context, wake)
+            one_by_one = engine.behaviour.one_by_one or request.deadline_ms
+            yield from _together(steps, 1 if one_by_one else engine.behaviour.together)
         except GeneratorExit:
             call.cancelled = True
             raise
@@ -458,6 +468,14 @@ class _Servicer(pb_grpc.EngineServicer):
                 stats.sequences_finished += len(call.sequences)
         self._engine.under_way.pop(call.request_id, None)
         call.ended.set()
+
+
+def _together(events: Iterable[pb.GenerateEvent], most: int) -> Iterator[pb.GenerateEvent]:
+    """`events` in messages of so many."""
+    events = iter(events)
+    for first in events:
+        first.further.extend(itertools.islice(events, most - 1))
+        yield first
 
 
 def _expired(call: Call, running: Iterable[int]) -> Iterator[pb.GenerateEvent]:
