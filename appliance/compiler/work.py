@@ -23,6 +23,7 @@ from appliance.compiler import record as records
 from appliance.compiler.artifact import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,
+    DRAFT_PREFIX,
     GRAPH_NAME,
     NATIVE_ADAPTED_NAME,
     NATIVE_NAME,
@@ -53,6 +54,7 @@ _FILES = frozenset(
         *(GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME),
         *(NATIVE_NAME, NATIVE_ADAPTED_NAME),
         *(VISION_NAME, VISION_WEIGHTS_NAME),
+        *(DRAFT_PREFIX + name for name in (GRAPH_NAME, PREFILL_NAME, NATIVE_NAME, WEIGHTS_NAME)),
     }
 )
 
