@@ -41,7 +41,7 @@ def share_weights(first: bytes, second: bytes, second_weights: Path) -> bytes:
 
 
 def rename_weights(graph: bytes, name: str) -> bytes:
-    """The compiled `graph` with its external weights, laid out ones included, in the file `name`."""
+    """The compiled `graph` with its external weights, laid out ones too, in the file `name`."""
     model = pb.Model.FromString(graph)
     for tensor in _external(model):
         for entry in tensor.external_data:

@@ -159,6 +159,8 @@ class ArtifactWork:
         fit = choose_precision(fits(provider, self.bundle.manifest, gpu))
         assert fit is not None, "the ladder has looked"
         refuse_if_taken(gpu, fit)
+        if self.bundle.manifest.of_draft is not None:
+            self.tell(f"the draft model of {self.bundle.name} is for processors: not used on a GPU")
         with self._golden(runtime) as logits:
             make_for_child(incoming, self.user)
             arguments = ["--provider", provider, str(self.bundle.directory), str(incoming)]

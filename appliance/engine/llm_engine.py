@@ -20,8 +20,10 @@ from typing import Protocol
 import numpy as np
 
 from appliance.bundle.manifest import Prompting
+from appliance.engine.asking import Asking, Candidate
 from appliance.engine.counters import Counters
 from appliance.engine.device_logits import DeviceLogits
+from appliance.engine.draft_model import DraftModel
 from appliance.engine.drafting import Drafter, Prediction, PredictionDrafter, PromptLookup
 from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
 from appliance.engine.interruption import Interrupted
@@ -146,6 +148,7 @@ class LLMEngine:
         max_waiting: int,
         max_waiting_per_caller: int | None = None,
         draft_tokens: int = 0,
+        draft: DraftModel | None = None,
         step_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -166,6 +169,9 @@ class LLMEngine:
         self._pieces = Pieces(Pace(token_budget, step_seconds))
         self._speculation = Speculation(draft_tokens)
         self._clock = clock
+        self._asking: Asking | None = None
+        if draft is not None:
+            self._asking = Asking(draft, self._speculation, lambda: self._clock())
         self._lock = threading.Lock()
         self._scheduler = self._make_scheduler()
         self._sequences: dict[Sequence, _Running] = {}
@@ -230,6 +236,8 @@ class LLMEngine:
             outputs = self._drop_cancelled() + self._drop_expired()
             plan = self._scheduler.schedule(self._pieces.budget(self._sequences))
             self._pieces.begin(plan, alone=len(self._sequences) == 1)
+        if self._asking is not None:
+            self._asking.model.follow(plan.moves)
         plan = self._with_drafts(plan)
         try:
             logits = self._run(plan)
@@ -264,6 +272,8 @@ class LLMEngine:
                 for running in self._sequences.values()
             ]
             self._scheduler = self._make_scheduler()
+            if self._asking is not None:
+                self._asking.model.forget()
             self._sequences.clear()
             self._calls.clear()
             self._cancelled.clear()
@@ -277,6 +287,8 @@ class LLMEngine:
         """Every sequence is known to the scheduler, and to nobody twice."""
         with self._lock:
             self._scheduler.check_integrity()
+            if self._asking is not None:
+                self._asking.model.check_integrity()
             assert len(self._sequences) == self._scheduler.running + self._scheduler.waiting
             assert sum(len(group) for group in self._calls.values()) == len(self._sequences)
 
@@ -329,7 +341,7 @@ class LLMEngine:
             # Without the model's end tokens among its own, a request has asked to ignore them.
             ignore_end = not generation.grammar.end_ids <= generation.params.end_ids
             constraint = generation.grammar.begin(ignore_end=ignore_end)
-        guesses = Guesses(self._drafters(generation, sequence))
+        guesses = Guesses(self._drafters(generation, sequence), self._speculation.model)
         return _Running(
             generation.call,
             index,
@@ -381,11 +393,20 @@ class LLMEngine:
         batch = [self._sequences[sequence] for sequence in plan.decodes]
         for running in batch:
             running.guesses.propose(min(self._speculation.most, self._left(running)))
-        width = self._speculation.choose(
-            [running.guesses for running in batch], self._widest(plan, batch)
-        )
+        widest = self._widest(plan, batch)
+        if self._asking is not None:
+            self._ask(self._asking, batch, widest)
+        width = self._speculation.choose([running.guesses for running in batch], widest)
         drafts = tuple(running.guesses.take(width) for running in batch)
         return dataclasses.replace(plan, drafts=drafts) if any(drafts) else plan
+
+    def _ask(self, asking: Asking, batch: Listing[_Running], widest: int) -> None:
+        """Let the draft model guess where nothing else does and it pays."""
+        candidates = [
+            Candidate(slot, running.sequence, running.guesses, self._left(running))
+            for slot, running in enumerate(batch)
+        ]
+        asking.ask(candidates, widest, self._pieces.pace.tokens(alone=len(self._sequences) == 1))
 
     def _left(self, running: _Running) -> int:
         """Tokens that a draft may have: with one more the sequence would be at its end."""

@@ -261,11 +261,8 @@ def draft_fields(manifest: "Manifest") -> dict[str, object]:
     draft = manifest.draft
     if not isinstance(draft, DraftSpec):
         return {}
-    spec = draft.decoder
-    return {
-        "draft": f"{draft.family}, {spec.layers} layers, checkpoint {draft.checkpoint_sha256[:12]}, "
-        f"{draft.license}"
-    }
+    layers, origin = draft.decoder.layers, draft.checkpoint_sha256[:12]
+    return {"draft": f"{draft.family}, {layers} layers, checkpoint {origin}, {draft.license}"}
 
 
 def parity_text(manifest: "Manifest") -> str:
