@@ -105,6 +105,22 @@ class DecoderSpec(_Strict, frozen=True):
     """How the cache stores a number; left out where it is float32."""
 
 
+class DraftSpec(_Strict, frozen=True):
+    """A small model of the same tokenizer, which guesses what the bundle's model says next.
+
+    Whatever it guesses is verified, so nothing of it is in an answer. Its files are in `draft/`.
+    """
+
+    family: str
+    license: str
+    checkpoint_sha256: str
+    """As of the bundle's model."""
+    graphs: tuple[Graph, ...]
+    """For the processor alone: `cpu`, and `native` where it is dense."""
+    decoder: DecoderSpec
+    """Its table of tokens may have another length than the model's; what both have is the same."""
+
+
 class VisionSpec(_Strict, frozen=True):
     """How images become features that the decoder reads; lengths in pixels, others counts."""
 
@@ -321,6 +337,8 @@ class Manifest(_Strict, frozen=True):
     prompting: Prompting | None = None
     vision: VisionSpec | msgspec.UnsetType = msgspec.UNSET
     """Left out if the model reads text only."""
+    draft: DraftSpec | msgspec.UnsetType = msgspec.UNSET
+    """Left out if no small model guesses for it."""
     reranker: RerankSpec | msgspec.UnsetType = msgspec.UNSET
     parity: Parity | msgspec.UnsetType = msgspec.UNSET
     """Left out by releases that did not compare."""
@@ -331,6 +349,20 @@ class Manifest(_Strict, frozen=True):
     def as_adapter(self) -> AdapterSpec | None:
         """What the bundle adds to another; None if it is a model."""
         return self.adapter if isinstance(self.adapter, AdapterSpec) else None
+
+    @property
+    def of_draft(self) -> Manifest | None:
+        """What a manifest of the draft model alone would say of its graphs; None if there is none.
+
+        For those who compute graphs. It is no bundle's and has no digest.
+        """
+        draft = self.draft
+        if not isinstance(draft, DraftSpec):
+            return None
+        unset = msgspec.UNSET
+        return msgspec.structs.replace(
+            self, graphs=draft.graphs, decoder=draft.decoder, draft=unset, parity=unset
+        )
 
     @property
     def spec(self) -> Spec:
@@ -419,6 +451,8 @@ def _check(manifest: Manifest) -> None:
         named.append(manifest.prompting.template)
     if isinstance(manifest.vision, VisionSpec):
         named.append(manifest.vision.graph)
+    if isinstance(manifest.draft, DraftSpec):
+        named += [path for g in manifest.draft.graphs for path in (g.path, *g.others)]
     for path in named:
         if path not in paths:
             raise _bad(f"it names {path!r}, which is not among its files")
@@ -442,8 +476,28 @@ def _check(manifest: Manifest) -> None:
         if not any(path.startswith(folder) for path in paths):
             raise _bad(f"it names the folder {graph.weights_folder!r}, which has no files")
     _check_numbers(manifest)
+    if isinstance(manifest.draft, DraftSpec):
+        _check_draft(manifest, manifest.draft, paths)
     if isinstance(manifest.parity, Parity):
         _check_parity(manifest.parity)
+
+
+def _check_draft(manifest: Manifest, draft: DraftSpec, paths: list[str]) -> None:
+    """A model that cannot verify several tokens at once has no use for guesses."""
+    decoder, sees = manifest.decoder, isinstance(manifest.vision, VisionSpec)
+    if decoder is None or decoder.cache != "int8" or draft.decoder.cache != "int8" or sees:
+        raise _bad("a draft model belongs to a chat model for text, both with an 8-bit cache")
+    if [graph.variant for graph in draft.graphs] not in (["cpu"], ["cpu", "native"]):
+        raise _bad("its draft model needs a graph for the CPU, and may have a native one")
+    for graph in draft.graphs:
+        two = graph.variant == "cpu"
+        if isinstance(graph.adapted, Adapted) or isinstance(graph.prefill, str) != two:
+            raise _bad("its draft model has other graphs than a model of its kind")
+        folder = f"{graph.weights_folder}/"
+        if not folder.startswith("draft/") or not any(path.startswith(folder) for path in paths):
+            raise _bad(f"its draft model's weights are said to be in {graph.weights_folder!r}")
+    if not re.fullmatch(r"[0-9a-f]{64}", draft.checkpoint_sha256):
+        raise _bad("its draft model has no SHA-256")
 
 
 def _check_parity(parity: Parity) -> None:
@@ -495,9 +549,9 @@ def _check_adapter(manifest: Manifest, adapter: AdapterSpec, paths: list[str]) -
 def _check_numbers(manifest: Manifest) -> None:
     positive: dict[str, int] = {}
     if manifest.decoder is not None:
-        counts = msgspec.structs.asdict(manifest.decoder)
-        del counts["cache"]
-        positive |= {f"decoder.{name}": count for name, count in counts.items()}
+        positive |= _decoder_numbers("decoder", manifest.decoder)
+    if isinstance(manifest.draft, DraftSpec):
+        positive |= _decoder_numbers("draft.decoder", manifest.draft.decoder)
     if isinstance(manifest.vision, VisionSpec):
         positive |= _vision_numbers(manifest)
     if manifest.encoder is not None:
@@ -514,6 +568,12 @@ def _check_numbers(manifest: Manifest) -> None:
     for name, value in positive.items():
         if not 0 < value < 1 << 31:
             raise _bad(f"{name} is {value}")
+
+
+def _decoder_numbers(at: str, decoder: DecoderSpec) -> dict[str, int]:
+    counts = msgspec.structs.asdict(decoder)
+    del counts["cache"]
+    return {f"{at}.{name}": count for name, count in counts.items()}
 
 
 def _vision_numbers(manifest: Manifest) -> dict[str, int]:

@@ -29,6 +29,8 @@ NATIVE_ADAPTED_NAME = "native-adapted.onnx"
 WEIGHTS_NAME = "weights.bin"
 VISION_NAME = "vision.onnx"
 VISION_WEIGHTS_NAME = "vision-weights.bin"
+DRAFT_PREFIX = "draft-"
+"""Before the names of a draft model's graphs and weights, which are otherwise named as above."""
 
 _AGAIN = "compile it again: `appliance install` or `appliance models add`"
 

@@ -18,6 +18,7 @@ import onnxruntime as ort
 from appliance.bundle.manifest import Graph, Manifest, Spec, VisionSpec
 from appliance.compiler import golden
 from appliance.compiler.artifact import (
+    DRAFT_PREFIX,
     GRAPH_NAME,
     NATIVE_ADAPTED_NAME,
     NATIVE_NAME,
@@ -28,7 +29,7 @@ from appliance.compiler.artifact import (
 from appliance.compiler.libraries import has_gpu_runtime
 from appliance.compiler.native_compile import NativeWeights
 from appliance.compiler.probe import Array, run_probe, run_tower_probe
-from appliance.compiler.sharing import share_weights
+from appliance.compiler.sharing import rename_weights, share_weights
 from appliance.compiler.sources import (
     compiled_graphs,
     plain_graphs,
@@ -52,6 +53,8 @@ def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> 
     is not allowed, UnsupportedError if ONNX Runtime cannot run it here.
     """
     _quiet()
+    if manifest.of_draft is not None:
+        _compile_draft(bundle_dir, manifest.of_draft, artifact_dir)
     weights = verified_weights(bundle_dir, manifest)
     spec = manifest.spec
     native = manifest.variant("native")
@@ -68,6 +71,21 @@ def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> 
         _compare(before, run_probe(load(artifact_dir / name), spec))
     if isinstance(manifest.vision, VisionSpec):
         _compile_tower(bundle_dir, manifest, manifest.vision, artifact_dir)
+
+
+def _compile_draft(bundle_dir: Path, draft: Manifest, artifact_dir: Path) -> None:
+    """Compile the draft model's graphs, and give the files names of their own."""
+    apart = artifact_dir / ".draft"
+    apart.mkdir()
+    try:
+        compile_bundle(bundle_dir, draft, apart)
+        for path in apart.iterdir():
+            if path.suffix == ".onnx":
+                renamed = rename_weights(path.read_bytes(), DRAFT_PREFIX + WEIGHTS_NAME)
+                path.write_bytes(renamed)
+            path.rename(artifact_dir / (DRAFT_PREFIX + path.name))
+    finally:
+        shutil.rmtree(apart)
 
 
 def _compile_native(

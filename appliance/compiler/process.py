@@ -48,6 +48,8 @@ def disk_bytes(manifest: Manifest) -> int:
     parents = {Path(manifest.graph.path).parent}
     if isinstance(manifest.vision, VisionSpec):
         parents.add(Path(manifest.vision.graph).parent)
+    if manifest.of_draft is not None:
+        parents.add(Path(manifest.of_draft.graph.path).parent)
     weights = sum(entry.size for entry in manifest.files if Path(entry.path).parent in parents)
     return int(weights * _PREPACKED_FACTOR)
 

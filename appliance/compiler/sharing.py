@@ -1,4 +1,4 @@
-"""Two compiled graphs over one set of weights.
+"""Two compiled graphs over one set of weights, and a graph whose weights get another name.
 
 Owns pointing the second graph's weights at the first one's file, laid out ones included, so that
 both are mapped from it and memory holds them once. What the second alone has, such as scales in
@@ -37,6 +37,16 @@ def share_weights(first: bytes, second: bytes, second_weights: Path) -> bytes:
         del tensor.external_data[:]
         tensor.external_data.extend(twin.external_data)
     # What the schema does not know, ONNX Runtime wrote; it is kept as it is.
+    return model.SerializeToString(deterministic=True)
+
+
+def rename_weights(graph: bytes, name: str) -> bytes:
+    """The compiled `graph` with its external weights, laid out ones too, in the file `name`."""
+    model = pb.Model.FromString(graph)
+    for tensor in _external(model):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = name
     return model.SerializeToString(deterministic=True)
 
 

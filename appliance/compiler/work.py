@@ -23,6 +23,7 @@ from appliance.compiler import record as records
 from appliance.compiler.artifact import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,
+    DRAFT_PREFIX,
     GRAPH_NAME,
     NATIVE_ADAPTED_NAME,
     NATIVE_NAME,
@@ -53,6 +54,7 @@ _FILES = frozenset(
         *(GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME),
         *(NATIVE_NAME, NATIVE_ADAPTED_NAME),
         *(VISION_NAME, VISION_WEIGHTS_NAME),
+        *(DRAFT_PREFIX + name for name in (GRAPH_NAME, PREFILL_NAME, NATIVE_NAME, WEIGHTS_NAME)),
     }
 )
 
@@ -157,6 +159,8 @@ class ArtifactWork:
         fit = choose_precision(fits(provider, self.bundle.manifest, gpu))
         assert fit is not None, "the ladder has looked"
         refuse_if_taken(gpu, fit)
+        if self.bundle.manifest.of_draft is not None:
+            self.tell(f"the draft model of {self.bundle.name} is for processors: not used on a GPU")
         with self._golden(runtime) as logits:
             make_for_child(incoming, self.user)
             arguments = ["--provider", provider, str(self.bundle.directory), str(incoming)]

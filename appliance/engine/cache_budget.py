@@ -89,10 +89,16 @@ class CacheBudget:
     def free(self) -> int:
         return self.total - self._taken
 
-    def take(self, decoder: DecoderSpec, settings: EngineSettings) -> CacheShape:
-        """Reserve a cache for a model. Raises CapacityError."""
+    def take(
+        self, decoder: DecoderSpec, settings: EngineSettings, draft: DecoderSpec | None = None
+    ) -> CacheShape:
+        """Reserve a cache for a model, and for its draft model's as many slots as long.
+
+        A token's bytes are those of both. Raises CapacityError.
+        """
+        each = token_bytes(decoder) + (token_bytes(draft) if draft is not None else 0)
         with self._lock:
-            shape = fit(decoder, settings, self.free // 2)
+            shape = fit(decoder, settings, self.free // 2, each)
             self._taken += shape.total_bytes
             return shape
 

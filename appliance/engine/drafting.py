@@ -2,8 +2,8 @@
 
 Owns the ways to guess: text that repeats what is in the sequence already (prompt lookup, Saxena
 2023), and text that the caller expects (`prediction`). A guess is never an answer: whatever is
-wrong in it, a hash that collides included, costs time and no more. A model that drafts for
-another one would be a third `Drafter`.
+wrong in it, a hash that collides included, costs time and no more. A model that guesses for
+another one is asked for all sequences at once, and only where it pays: see asking.py.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Source(enum.Enum):
     PREDICTION = "prediction"
     LONG = "long"
     SHORT = "short"
+    MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,10 @@ from typing import Protocol
 import numpy as np
 
 from appliance.bundle.manifest import Prompting
+from appliance.engine.asking import Asking, Candidate
 from appliance.engine.counters import Counters
 from appliance.engine.device_logits import DeviceLogits
+from appliance.engine.draft_model import DraftModel
 from appliance.engine.drafting import Drafter, Prediction, PredictionDrafter, PromptLookup
 from appliance.engine.forced import divided, forced_runs
 from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
@@ -151,6 +153,7 @@ class LLMEngine:
         max_waiting: int,
         max_waiting_per_caller: int | None = None,
         draft_tokens: int = 0,
+        draft: DraftModel | None = None,
         step_seconds: float = 0.0,
         gathered: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -174,6 +177,9 @@ class LLMEngine:
         self._pieces = Pieces(Pace(token_budget, step_seconds))
         self._speculation = Speculation(draft_tokens)
         self._clock = clock
+        self._asking: Asking | None = None
+        if draft is not None:
+            self._asking = Asking(draft, self._speculation, lambda: self._clock())
         self._lock = threading.Lock()
         self._scheduler = self._make_scheduler()
         self._sequences: dict[Sequence, _Running] = {}
@@ -238,6 +244,8 @@ class LLMEngine:
             outputs = self._drop_cancelled() + self._drop_expired()
             plan = self._scheduler.schedule(self._pieces.budget(self._sequences))
             self._pieces.begin(plan, alone=len(self._sequences) == 1)
+        if self._asking is not None:
+            self._asking.model.follow(plan.moves)
         plan = self._with_drafts(plan)
         try:
             logits = self._run(plan)
@@ -272,6 +280,8 @@ class LLMEngine:
                 for running in self._sequences.values()
             ]
             self._scheduler = self._make_scheduler()
+            if self._asking is not None:
+                self._asking.model.forget()
             self._sequences.clear()
             self._calls.clear()
             self._cancelled.clear()
@@ -285,6 +295,8 @@ class LLMEngine:
         """Every sequence is known to the scheduler, and to nobody twice."""
         with self._lock:
             self._scheduler.check_integrity()
+            if self._asking is not None:
+                self._asking.model.check_integrity()
             assert len(self._sequences) == self._scheduler.running + self._scheduler.waiting
             assert sum(len(group) for group in self._calls.values()) == len(self._sequences)
 
@@ -337,7 +349,7 @@ class LLMEngine:
             # Without the model's end tokens among its own, a request has asked to ignore them.
             ignore_end = not generation.grammar.end_ids <= generation.params.end_ids
             constraint = generation.grammar.begin(ignore_end=ignore_end)
-        guesses = Guesses(self._drafters(generation, sequence))
+        guesses = Guesses(self._drafters(generation, sequence), self._speculation.model)
         return _Running(
             generation.call,
             index,
@@ -394,9 +406,10 @@ class LLMEngine:
                 running.guesses.force(run, outright=not self._pads(plan))
             else:
                 running.guesses.propose(min(self._speculation.most, most))
-        width = self._speculation.choose(
-            [running.guesses for running in batch], self._widest(plan, batch)
-        )
+        widest = self._widest(plan, batch)
+        if self._asking is not None:
+            self._ask(self._asking, batch, widest)
+        width = self._speculation.choose([running.guesses for running in batch], widest)
         drafts = [r.guesses.take(width if r.guesses.weighed else 0) for r in batch]
         if not self._pads(plan):
             for place, count in divided(runs, self._spare_rows(plan, drafts)):
@@ -412,6 +425,13 @@ class LLMEngine:
         rows = self._speculation.most if self._gathered else self._runner.most_drafted(1)
         rows = min(rows, self._token_budget - plan.token_count)
         return max(0, rows - sum(map(len, drafts)))
+
+    def _ask(self, asking: Asking, batch: Listing[_Running], widest: int) -> None:
+        """Let the draft model guess where nothing else does and it pays."""
+        candidates = [
+            Candidate(running.sequence, running.guesses, self._left(running)) for running in batch
+        ]
+        asking.ask(candidates, widest, self._pieces.pace.tokens(alone=len(self._sequences) == 1))
 
     def _left(self, running: _Running) -> int:
         """Tokens that a draft may have: with one more the sequence would be at its end."""

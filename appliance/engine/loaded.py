@@ -14,6 +14,7 @@ import numpy as np
 
 from appliance.bundle.manifest import (
     DecoderSpec,
+    DraftSpec,
     EncoderSpec,
     Generation,
     Manifest,
@@ -87,8 +88,9 @@ class ChatModel:
                 threads = settings.sized(gpu=False).threads
                 session = open_session(artifact.directory, threads, VISION_NAME)
                 self.eyes = Eyes(session, vision)
+            draft = manifest.draft.decoder if isinstance(manifest.draft, DraftSpec) else None
             self._opened = opened = open_decoder(
-                artifact, decoder, settings, budget, sees=self.eyes is not None
+                *(artifact, decoder, settings, budget), sees=self.eyes is not None, draft=draft
             )
         except BaseException:
             self.close()
@@ -97,6 +99,11 @@ class ChatModel:
         settings, self.cache_shape = opened.settings, opened.shape
         self.recorded = opened.recorded
         """Whether steps are replayed on a GPU, not started kernel by kernel."""
+        self.draft_unused = ""
+        """Why the bundle's draft model does not guess; "" if it does, or there is none."""
+        if draft is not None and opened.draft is None:
+            off = "engine.draft_tokens is 0"
+            self.draft_unused = "a GPU computes this model" if settings.draft_tokens else off
         self.engine = LLMEngine(
             opened.runner,
             self.tokenizer,
@@ -108,6 +115,7 @@ class ChatModel:
             max_waiting=settings.max_waiting,
             max_waiting_per_caller=settings.max_waiting_per_caller,
             draft_tokens=settings.draft_tokens,
+            draft=opened.draft,
             step_seconds=settings.step_milliseconds / 1000,
             gathered=opened.gathered,
         )

@@ -22,6 +22,7 @@ from appliance.engine.cache_budget import CacheBudget, CacheShape, fit, token_by
 from appliance.engine.device import CudaDevice, Device
 from appliance.engine.device_pool import ITEM_BYTES, DevicePool
 from appliance.engine.device_runner import DeviceRunner
+from appliance.engine.draft_model import DraftModel
 from appliance.engine.llm_engine import Runner
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_pool import NativePool, whole_blocks
@@ -29,6 +30,8 @@ from appliance.engine.native_runner import NativeRunner
 from appliance.engine.session import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,
+    DRAFT_PREFIX,
+    GRAPH_NAME,
     NATIVE_ADAPTED_NAME,
     NATIVE_NAME,
     PREFILL_NAME,
@@ -58,6 +61,7 @@ class OpenedDecoder:
         close: gives back what the cache took.
         adapted: what it can do with adapters; None on a GPU.
         gathered: it wants the decoding sequences in the first slots.
+        draft: the small model that guesses for it; None where there is none, or it is not used.
     """
 
     runner: Runner
@@ -67,6 +71,7 @@ class OpenedDecoder:
     close: Callable[[], None]
     adapted: AdaptedDecoder | None = None
     gathered: bool = True
+    draft: DraftModel | None = None
 
 
 def open_decoder(
@@ -76,13 +81,18 @@ def open_decoder(
     budget: CacheBudget,
     *,
     sees: bool = False,
+    draft: DecoderSpec | None = None,
 ) -> OpenedDecoder:
     """Open the artifact on its provider. Raises UnsupportedError, CapacityError.
 
     `sees`: the decoder reads images, which only the processor's graphs do.
+    `draft`: of the small model that the bundle has to guess for it. It is opened on the processor,
+    unless the settings forbid guesses.
     """
     if artifact.provider == "cpu":
-        return _on_processor(artifact, decoder, settings.sized(gpu=False), budget, sees=sees)
+        settings = settings.sized(gpu=False)
+        guesses = draft if settings.draft_tokens else None
+        return _on_processor(artifact, decoder, settings, budget, sees=sees, draft=guesses)
     if artifact.provider == "cuda":
         return _on_cuda(artifact, decoder, settings.sized(gpu=True))
     return _on_tensorrt(artifact, decoder, settings.sized(gpu=True))
@@ -133,37 +143,76 @@ def _on_processor(
     budget: CacheBudget,
     *,
     sees: bool,
+    draft: DecoderSpec | None,
 ) -> OpenedDecoder:
-    shape = budget.take(decoder, settings)
+    shape = budget.take(decoder, settings, draft)
+    guessing = None
     try:
-        opened = _on_graphs
-        if sees:
-            opened = _with_images
-        elif (artifact.directory / NATIVE_NAME).exists():
-            opened = _on_native_operators
-        runner, used, adapted = opened(artifact, decoder, settings, shape)
+        own = replace(shape, token_bytes=token_bytes(decoder))
+        opened = _with_images if sees else _opened
+        runner, used, adapted = opened(artifact, decoder, settings, own)
+        if draft is not None:
+            guessing = _draft_model(artifact, decoder, draft, settings, used)
     except BaseException:
         budget.give_back(shape)
         raise
+    used = replace(used, token_bytes=shape.token_bytes)
     return OpenedDecoder(
         runner,
         used,
         settings,
         False,
-        lambda: budget.give_back(shape),
+        partial(budget.give_back, shape),
         adapted,
+        gathered=not isinstance(runner, NativeRunner),
+        draft=guessing,
+    )
+
+
+_Opened = tuple[ModelRunner | NativeRunner | VisionRunner, CacheShape, AdaptedDecoder | None]
+
+
+def _draft_model(
+    artifact: Artifact,
+    decoder: DecoderSpec,
+    draft: DecoderSpec,
+    settings: EngineSettings,
+    shape: CacheShape,
+) -> DraftModel:
+    """The draft model over as many slots as the cache of `shape` has, as long as those."""
+    own = replace(shape, token_bytes=token_bytes(draft))
+    runner, used, _ = _opened(artifact, draft, settings, own, DRAFT_PREFIX)
+    return DraftModel(
+        runner,
+        slots=used.slots,
+        capacity=min(used.capacity, draft.context_length),
+        vocab_size=min(decoder.vocab_size, draft.vocab_size),
         gathered=not isinstance(runner, NativeRunner),
     )
 
 
-_Opened = tuple[Runner, CacheShape, AdaptedDecoder | None]
+def _opened(
+    artifact: Artifact,
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    shape: CacheShape,
+    prefix: str = "",
+) -> _Opened:
+    """The graphs whose names begin with `prefix`, by native operators where they are compiled."""
+    native = (artifact.directory / (prefix + NATIVE_NAME)).exists()
+    opened = _on_native_operators if native else _on_graphs
+    return opened(artifact, decoder, settings, shape, prefix)
 
 
 def _on_native_operators(
-    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, shape: CacheShape
+    artifact: Artifact,
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    shape: CacheShape,
+    prefix: str,
 ) -> _Opened:
     def session(name: str) -> ort.InferenceSession:
-        return open_session(artifact.directory, settings.threads, name, spinning=True)
+        return open_session(artifact.directory, settings.threads, prefix + name, spinning=True)
 
     used = whole_blocks(shape)
     pool = NativePool(decoder, used)
@@ -180,12 +229,16 @@ def _with_images(
 
 
 def _on_graphs(
-    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, shape: CacheShape
+    artifact: Artifact,
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    shape: CacheShape,
+    prefix: str,
 ) -> _Opened:
-    session = open_session(artifact.directory, settings.threads)
+    session = open_session(artifact.directory, settings.threads, prefix + GRAPH_NAME)
     prompts = None
     if decoder.cache == "int8":
-        prompts = open_session(artifact.directory, settings.threads, PREFILL_NAME)
+        prompts = open_session(artifact.directory, settings.threads, prefix + PREFILL_NAME)
     pool = SlotPool(decoder, shape)
     runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget, prompts)
     adapted = AdaptedDecoder(

@@ -27,6 +27,8 @@ ADAPTED_PREFILL_NAME = "adapted-prefill.onnx"
 NATIVE_NAME = "native.onnx"
 NATIVE_ADAPTED_NAME = "native-adapted.onnx"
 VISION_NAME = "vision.onnx"
+DRAFT_PREFIX = "draft-"
+"""Before the names of a draft model's graphs."""
 
 
 def open_session(

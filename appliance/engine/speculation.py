@@ -9,7 +9,7 @@ none unless that is worth it: see docs/decisions/0095-when-speculation-pays.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from appliance.engine.drafting import Draft, Drafter, Source
 
@@ -17,35 +17,78 @@ WIDTHS = (1, 2, 4, 8)
 """Tokens beyond one that a decode batch takes of each sequence: few shapes, bound once each."""
 _WORTH, _STILL_WORTH = 1.05, 1.0
 """Expected gain that switches speculation on, and below which it is switched off."""
-_MEMORY = 0.95
-"""An estimate's weight after each new observation: it looks back about 20 of them."""
-_PRIORS = {
-    Source.GRAMMAR: (1.0, 1.0),
-    Source.PREDICTION: (3.2, 4.0),
-    Source.LONG: (2.0, 4.0),
-    Source.SHORT: (0.8, 4.0),
-}
-"""(right, tried) before anything is known. A caller who predicts is believed at first."""
+_MEMORY, _LONG_MEMORY = 0.95, 0.99
+"""An estimate's weight after each new observation: it looks back about 20 of them, or 100."""
+_TRIED = 4.0
+"""How many observations an estimate begins with."""
+_PRIORS = {Source.GRAMMAR: 1.0, Source.PREDICTION: 0.8, Source.LONG: 0.5, Source.SHORT: 0.2}
+"""How often right before anything is known. A caller who predicts is believed at first."""
+_MODEL_PRIOR = 0.6
 _ROW = 0.1
 """Cost of a row before it is measured, as a part of the step without drafts."""
 _ROW_BOUNDS = (0.002, 4.0)
 _LEARN, _LEARN_DEARER, _FORGET = 0.2, 0.5, 0.002
 """Weight of a new measurement, and of one that says that rows are dearer than thought; share of
 the way back to `_ROW` for a step whose drafts are not computed."""
+_FORGET_MODEL = 0.0005
+"""The same for a draft model that is not asked: trying it again takes time of its own."""
 _OUTLIER = 4.0
+
+
+class Rate:
+    """How often something is right, lately.
+
+    Args:
+        prior: before anything is known.
+        memory: see `_MEMORY`.
+    """
+
+    def __init__(self, prior: float, memory: float = _MEMORY) -> None:
+        self._memory = memory
+        self._right = prior * _TRIED
+        self._tried = _TRIED
+
+    @property
+    def value(self) -> float:
+        return self._right / self._tried
+
+    def learn(self, *, right: bool) -> None:
+        self._right = self._right * self._memory + right
+        self._tried = self._tried * self._memory + 1
+
+    def fade(self, towards: float, share: float) -> None:
+        """What nothing is learned of any more: go a `share` of the way."""
+        self._right += share * (towards * self._tried - self._right)
+
+
+class ModelRate(Rate):
+    """A draft model's, over all sequences: what a new one begins with."""
+
+    def __init__(self) -> None:
+        super().__init__(_MODEL_PRIOR, _LONG_MEMORY)
+
+    def forget(self) -> None:
+        """A model that is not asked is never measured again: let it fade instead."""
+        self.fade(_MODEL_PRIOR, _FORGET_MODEL)
 
 
 class Guesses:
     """One sequence's drafts.
+
+    Args:
+        drafters: of this sequence alone.
+        model: what is known of the draft model, if there is one.
 
     Attributes:
         draft: for the step under way, as long as it holds.
         accepted: tokens of the caller's prediction that were computed, and right.
     """
 
-    def __init__(self, drafters: Sequence[Drafter]) -> None:
+    def __init__(self, drafters: Sequence[Drafter], model: ModelRate | None = None) -> None:
         self._drafters = drafters
-        self._rates = {source: _Rate(*prior) for source, prior in _PRIORS.items()}
+        self._model = model or ModelRate()
+        self._rates = {source: Rate(prior) for source, prior in _PRIORS.items()}
+        self._rates[Source.MODEL] = Rate(self._model.value)
         self.draft: Draft | None = None
         self._outright = False
         self._tried = self._read = 0
@@ -82,11 +125,31 @@ class Guesses:
             proposals = (drafter.propose(most) for drafter in self._drafters)
             self.draft = next((draft for draft in proposals if draft is not None), None)
 
-    def expected(self, width: int) -> float:
-        """Tokens of the draft that will be right if the first `width` are computed."""
-        if self.draft is None or self._outright:
+    @property
+    def model_rate(self) -> float:
+        """How often the draft model's next token is expected to be right."""
+        return self._rates[Source.MODEL].value
+
+    def forget_model(self) -> None:
+        """The draft model was not asked: what was learned of it here gives way to the rest."""
+        self._rates[Source.MODEL].fade(self._model.value, _FORGET)
+
+    def offer(self, tokens: tuple[int, ...]) -> None:
+        """The draft model's, for a sequence that has no draft."""
+        assert self.draft is None
+        self.draft = Draft(tokens, Source.MODEL)
+
+    def expected(self, width: int, *, asked: bool = False) -> float:
+        """Tokens of the draft that will be right if the first `width` are computed.
+
+        `asked`: without one, of what the draft model would say.
+        """
+        if self._outright:
             return 0.0
-        rate, count = self._rates[self.draft.source].value, min(width, len(self.draft.tokens))
+        if self.draft is not None:
+            rate, count = self._rates[self.draft.source].value, min(width, len(self.draft.tokens))
+        else:
+            rate, count = self.model_rate, width if asked else 0
         return sum(rate ** (place + 1) for place in range(count))
 
     def take(self, width: int) -> tuple[int, ...]:
@@ -110,6 +173,8 @@ class Guesses:
             return False
         right = draft.tokens[place] == token
         self._rates[draft.source].learn(right=right)
+        if draft.source is Source.MODEL:
+            self._model.learn(right=right)
         self._read += 1
         holds = right and place < self._tried
         if not holds:
@@ -130,6 +195,7 @@ class Speculation:
         self._widths = tuple(width for width in WIDTHS if width <= most)
         self._costs: dict[int, _Cost] = {}
         self._on = False
+        self.model = ModelRate()
 
     @property
     def most(self) -> int:
@@ -153,17 +219,46 @@ class Speculation:
             cost.forget()
         return width if self._on else 0
 
+    def gain_of_asking(
+        self, batch: Sequence[Guesses], widest: int, asked: Collection[Guesses], seconds: float
+    ) -> tuple[float, int]:
+        """What it brings if the draft model guesses for `asked`, and the width to ask for.
+
+        Tokens a second compared with the drafts that there are. The model takes `seconds` for each
+        token of the width. (0, 0) before there is anything to compare with.
+        """
+        cost = self._cost(len(batch))
+        if not cost.known:
+            return 0.0, 0
+        without, _ = self._best(batch, widest, cost)
+        gain, width = self._best(batch, widest, cost, asked, seconds / cost.plain)
+        return gain / max(without, 1.0), width
+
+    def plain_seconds(self, batch: int) -> float:
+        """What a step of so many sequences takes without drafts; 0 if that is not known."""
+        return self._cost(batch).plain
+
     def measured(self, batch: int, width: int, seconds: float) -> None:
         """A decode batch of so many sequences with `width` guessed tokens each was computed."""
         self._cost(batch).learn(batch, width, seconds)
 
-    def _best(self, batch: Sequence[Guesses], widest: int, cost: _Cost) -> tuple[float, int]:
-        """(tokens a second compared with none guessed, width) of the best width."""
+    def _best(
+        self,
+        batch: Sequence[Guesses],
+        widest: int,
+        cost: _Cost,
+        asked: Collection[Guesses] = (),
+        asking: float = 0.0,
+    ) -> tuple[float, int]:
+        """(tokens a second compared with none guessed, width) of the best width.
+
+        `asking` is what a token of the width costs where the draft model guesses for `asked`.
+        """
         size = len(batch)
         gains = [
             (
-                (1 + sum(guesses.expected(width) for guesses in batch) / size)
-                / (1 + cost.row * size * width),
+                (1 + sum(each.expected(width, asked=each in asked) for each in batch) / size)
+                / (1 + (cost.row * size + asking) * width),
                 width,
             )
             for width in self._widths
@@ -181,22 +276,6 @@ class Speculation:
         return known
 
 
-class _Rate:
-    """How often something is right, lately."""
-
-    def __init__(self, right: float, tried: float) -> None:
-        self._right = right
-        self._tried = tried
-
-    @property
-    def value(self) -> float:
-        return self._right / self._tried
-
-    def learn(self, *, right: bool) -> None:
-        self._right = self._right * _MEMORY + right
-        self._tried = self._tried * _MEMORY + 1
-
-
 class _Cost:
     """What steps of one batch size take.
 
@@ -204,28 +283,29 @@ class _Cost:
         row: one more row, as a part of the step without any.
         widest: guessed tokens of each sequence that may be tried: the double of what was measured,
             so that a first try costs little where rows are dear.
+        plain: seconds of a step without drafts; 0 before there was one.
     """
 
     def __init__(self, row: float) -> None:
         self.row = row
         self.widest = 1
-        self._plain = 0.0
+        self.plain = 0.0
         self._seen: set[int] = set()
 
     @property
     def known(self) -> bool:
         """Whether there is anything to compare with."""
-        return self._plain > 0
+        return self.plain > 0
 
     def learn(self, batch: int, width: int, seconds: float) -> None:
         """Take a measurement, but for the first of each width, which prepares it."""
         if width not in self._seen:
             self._seen.add(width)
         elif width == 0:
-            seconds = min(seconds, _OUTLIER * self._plain) if self._plain else seconds
-            self._plain += (seconds - self._plain) * (_LEARN if self._plain else 1)
-        elif self._plain:
-            row = (seconds / self._plain - 1) / (batch * width)
+            seconds = min(seconds, _OUTLIER * self.plain) if self.plain else seconds
+            self.plain += (seconds - self.plain) * (_LEARN if self.plain else 1)
+        elif self.plain:
+            row = (seconds / self.plain - 1) / (batch * width)
             low, high = _ROW_BOUNDS
             row = min(max(row, low), high)
             self.row += (row - self.row) * (_LEARN_DEARER if row > self.row else _LEARN)

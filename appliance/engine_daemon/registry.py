@@ -179,6 +179,9 @@ class ModelRegistry:
             serve()
             await self._changed(name, True)
             _log.info("%s %s serves", name, bundle.version)
+            if isinstance(hosted.model, ChatModel) and hosted.model.draft_unused:
+                why = hosted.model.draft_unused
+                _log.info("%s %s: its draft model is not used: %s", name, bundle.version, why)
         if current is not None:
             self._retire(current)
         return hosted

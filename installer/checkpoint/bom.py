@@ -19,7 +19,7 @@ from cyclonedx.model.license import DisjunctiveLicense, LicenseAcknowledgement
 from cyclonedx.output.json import JsonV1Dot6
 
 import appliance
-from appliance.bundle.manifest import FileEntry
+from appliance.bundle.manifest import DraftSpec, FileEntry
 
 NAME = "mlbom.cdx.json"
 
@@ -45,6 +45,8 @@ class Subject:
     licence: str
     checkpoint_sha256: str
     created: int
+    draft: DraftSpec | None = None
+    """The small model that guesses for it, if there is one."""
 
 
 def write_bom(subject: Subject, files: Sequence[FileEntry]) -> bytes:
@@ -59,13 +61,14 @@ def write_bom(subject: Subject, files: Sequence[FileEntry]) -> bytes:
             Property(name="appliance:checkpoint:sha256", value=subject.checkpoint_sha256),
             Property(name="appliance:precision", value=subject.precision),
         ],
-        components=[_file(entry) for entry in files],
+        components=[_file(entry) for entry in files]
+        + ([] if subject.draft is None else [_draft(subject.draft)]),
     )
     builder = Component(
         name="appliance", version=appliance.__version__, type=ComponentType.APPLICATION
     )
     bom = Bom(
-        serial_number=uuid.uuid5(uuid.NAMESPACE_OID, repr(subject)),
+        serial_number=uuid.uuid5(uuid.NAMESPACE_OID, _identity(subject)),
         metadata=BomMetaData(
             component=model, timestamp=datetime.fromtimestamp(subject.created, UTC)
         ),
@@ -75,6 +78,25 @@ def write_bom(subject: Subject, files: Sequence[FileEntry]) -> bytes:
     # The library has no model cards yet (CycloneDX 1.5 and later do).
     document["metadata"]["component"]["modelCard"] = _model_card(subject)
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode("ascii")
+
+
+def _identity(subject: Subject) -> str:
+    """As long as nothing drafts, the words of releases that had no draft models."""
+    told = repr(subject)
+    return told.replace(", draft=None", "") if subject.draft is None else told
+
+
+def _draft(draft: DraftSpec) -> Component:
+    return Component(
+        name=f"{draft.family}-draft",
+        type=ComponentType.MACHINE_LEARNING_MODEL,
+        bom_ref="draft",
+        licenses=[_licence(draft.license)],
+        properties=[
+            Property(name="appliance:checkpoint:sha256", value=draft.checkpoint_sha256),
+            Property(name="appliance:precision", value=draft.graphs[0].precision),
+        ],
+    )
 
 
 def _licence(identifier: str) -> DisjunctiveLicense:

@@ -20,6 +20,7 @@ from appliance.bundle.manifest import (
     MANIFEST_NAME,
     MAX_FILE_BYTES,
     DecoderSpec,
+    DraftSpec,
     EncoderSpec,
     FileEntry,
     Manifest,
@@ -32,10 +33,17 @@ from appliance.config import source_date_epoch
 from appliance.errors import UsageError
 from appliance.fsops import hash_regular, walk_files
 from installer.checkpoint import bom
-from installer.checkpoint.bundle_layout import LICENCE, MODEL_CARD, README, TOKENIZER
+from installer.checkpoint.bundle_layout import DRAFT, LICENCE, MODEL_CARD, README, TOKENIZER
+from installer.checkpoint.draft import draft_spec, with_draft
 from installer.checkpoint.graph.attention import FloatSlots
 from installer.checkpoint.graph.purpose import Kind
-from installer.checkpoint.graphs import count_weights, graphs_of, try_graphs, write_graphs
+from installer.checkpoint.graphs import (
+    count_weights,
+    graphs_of,
+    try_graphs,
+    write_draft,
+    write_graphs,
+)
 from installer.checkpoint.parity import Mode, Subject
 from installer.checkpoint.plan import Plan, make_plan
 from installer.checkpoint.prompting import TEMPLATE_PATH
@@ -71,6 +79,8 @@ def build_bundle(
     max_file_bytes: int = MAX_FILE_BYTES,
     parity: Mode | None = None,
     kind: Kind | None = None,
+    draft: Path | None = None,
+    draft_license_file: Path | None = None,
 ) -> Manifest:
     """Build the bundle of `checkpoint` in the new directory `out` and sign it.
 
@@ -82,6 +92,8 @@ def build_bundle(
         parity: whether the first layers are compared with the reference implementation; None says
             nothing of it in the manifest.
         kind: what the model is for, where its files do not say it.
+        draft: checkpoint of a small model with the same tokenizer, which guesses for this one;
+            `draft_license_file` has its licence's text, if it has none itself.
 
     Raises CheckpointError naming what cannot be expressed or what differs, ConflictError if `out`
     exists, LockedError if another process builds it, UsageError for a name or version that the
@@ -97,6 +109,8 @@ def build_bundle(
         adapters=adapters,
         kind=kind,
     )
+    if draft is not None:
+        plan = with_draft(plan, draft, draft_license_file)
     if plan.supposed:
         progress.note(
             f"no file says what this {plan.checkpoint.family} checkpoint is for: it becomes a "
@@ -123,32 +137,36 @@ def _identity(name: str, version: str, created: int) -> Identity:
 
 def _build(plan: Plan, identity: Identity, work: Unfinished, progress: Progress) -> Manifest:
     """Everything of the bundle but its signature."""
-    texts = _texts(plan)
-    weights = count_weights(plan)
-    with progress.bytes("hashing the checkpoint", plan.checkpoint.size()) as advance:
-        origin = plan.checkpoint.digest(advance)
-    if work.begin(_key(plan, origin)):
+    texts, plans = _texts(plan), [plan, plan.draft] if plan.draft else [plan]
+    weights = sum(map(count_weights, plans))
+    size = sum(each.checkpoint.size() for each in plans)
+    with progress.bytes("hashing the checkpoint", size) as advance:
+        origins = [each.checkpoint.digest(advance) for each in plans]
+    if work.begin(_key(plan, origins)):
         progress.note("going on with the build that was stopped")
     check_space(work.bundle, weights)
     if plan.gate is not None:
         plan.gate.begin(_parity_subject(plan), work.scratch, progress)
     entries = write_graphs(plan, work, progress)
+    if plan.draft is not None:
+        write_draft(plan.draft, work, progress)
     _write_texts(texts, work.bundle)
-    try_graphs(plan, work.bundle, progress)
-    plan.checkpoint.refuse_changes()
+    for each in plans:
+        try_graphs(each, work.bundle, progress)
+        each.checkpoint.refuse_changes()
     files = _hash_files(work.bundle, entries)
-    subject = _subject(plan, identity, origin)
+    subject = _subject(plan, identity, origins)
     (work.bundle / bom.NAME).write_bytes(bom.write_bom(subject, files))
     files = tuple(sorted((*files, _entry(work.bundle, bom.NAME)), key=lambda entry: entry.path))
-    manifest = _manifest(plan, identity, origin, files)
+    manifest = _manifest(plan, identity, origins, files)
     (work.bundle / MANIFEST_NAME).write_bytes(encode(manifest))
     return decode(encode(manifest))
 
 
-def _key(plan: Plan, origin: str) -> str:
+def _key(plan: Plan, origins: Sequence[str]) -> str:
     return build_key(
         {
-            "checkpoint": origin,
+            "checkpoint": " ".join(origins),
             "precision": plan.precision,
             "max_file_bytes": str(plan.max_file_bytes),
             "adapters": str(plan.adapters),
@@ -164,6 +182,8 @@ def _texts(plan: Plan) -> dict[str, str]:
         texts[TEMPLATE_PATH] = plan.chat.template
     if plan.checkpoint.has(README) and (card := plan.checkpoint.text(README)):
         texts[MODEL_CARD] = card
+    if plan.draft is not None:
+        texts[f"{DRAFT}/{LICENCE}"] = plan.draft.licence.text
     return texts
 
 
@@ -199,7 +219,7 @@ def _entry(directory: Path, name: str) -> FileEntry:
     return FileEntry(path=name, size=size, sha256=sha256)
 
 
-def _subject(plan: Plan, identity: Identity, origin: str) -> bom.Subject:
+def _subject(plan: Plan, identity: Identity, origins: Sequence[str]) -> bom.Subject:
     return bom.Subject(
         name=identity.name,
         version=identity.version,
@@ -209,12 +229,17 @@ def _subject(plan: Plan, identity: Identity, origin: str) -> bom.Subject:
         architecture=plan.checkpoint.architecture,
         precision=plan.precision,
         licence=plan.licence.identifier,
-        checkpoint_sha256=origin,
+        checkpoint_sha256=origins[0],
+        draft=_draft(plan, origins),
     )
 
 
+def _draft(plan: Plan, origins: Sequence[str]) -> DraftSpec | None:
+    return draft_spec(plan.draft, origins[1]) if plan.draft is not None else None
+
+
 def _manifest(
-    plan: Plan, identity: Identity, origin: str, files: tuple[FileEntry, ...]
+    plan: Plan, identity: Identity, origins: Sequence[str], files: tuple[FileEntry, ...]
 ) -> Manifest:
     spec = plan.spec
     return Manifest(
@@ -225,7 +250,7 @@ def _manifest(
         kind=plan.family.kind,
         family=plan.checkpoint.family,
         license=plan.licence.identifier,
-        checkpoint_sha256=origin,
+        checkpoint_sha256=origins[0],
         files=files,
         graphs=graphs_of(plan),
         tokenizer=TOKENIZER,
@@ -235,5 +260,6 @@ def _manifest(
         prompting=plan.chat.prompting if plan.chat is not None else None,
         parity=plan.gate.result if plan.gate is not None else msgspec.UNSET,
         vision=plan.vision or msgspec.UNSET,
+        draft=_draft(plan, origins) or msgspec.UNSET,
         reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

@@ -22,6 +22,7 @@ from installer.checkpoint.bundle_layout import (
     ADAPTED_PREFILL_GRAPH,
     COMPACT_GRAPH,
     CUDA_GRAPH,
+    DRAFT,
     GRAPH,
     NATIVE_ADAPTED_GRAPH,
     NATIVE_GRAPH,
@@ -135,6 +136,22 @@ def write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[F
     ]
 
 
+def write_draft(plan: Plan, work: Unfinished, progress: Progress) -> None:
+    """The graphs of a draft model, over weight files of their own."""
+    directory = work.bundle / DRAFT
+    shutil.rmtree(directory, ignore_errors=True)  # what a build that was stopped left
+    weights = directory / WEIGHTS
+    weights.mkdir(parents=True)
+    tensors, observed = plan.checkpoint.tensors, work.scratch / f"{DRAFT}-{OBSERVED}"
+    with WeightFiles(weights, limit=plan.max_file_bytes) as files:
+        writer = _GraphWriter(plan, files)
+        title = f"building the {plan.checkpoint.family} graph that drafts"
+        with progress.bytes(title, tensors.size) as tensors.advance:
+            writer.write(observed, Observed)
+        _write_joined(plan, writer, observed, directory, progress)
+    tensors.finish(plan.family.unused_tensors)
+
+
 def _write_tower(plan: Plan, path: Path) -> None:
     """The tower, with weight files of its own: 4 bits would cost it too much."""
     assert plan.family.tower is not None
@@ -211,17 +228,18 @@ def _calibration_prompts(plan: Plan) -> list[Sequence[int]]:
 
 
 def graphs_of(plan: Plan) -> tuple[Graph, ...]:
-    """The graphs that the plan's bundle has."""
+    """The graphs that the plan's bundle has; of a draft model, those in its own folder."""
+    folder = f"{DRAFT}/" if plan.drafts else ""
     cpu = Graph(
         variant="cpu",
-        path=GRAPH,
+        path=folder + GRAPH,
         precision=plan.precision,
-        prefill=PREFILL_GRAPH if plan.joined else msgspec.UNSET,
+        prefill=folder + PREFILL_GRAPH if plan.joined else msgspec.UNSET,
         adapted=_adapted(plan),
     )
     graphs = [cpu]
     if plan.native:
-        graphs.append(_native(plan))
+        graphs.append(_native(plan, folder))
     if not plan.on_gpus:
         return tuple(graphs)
     graphs.append(Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS))
@@ -232,12 +250,12 @@ def graphs_of(plan: Plan) -> tuple[Graph, ...]:
     return tuple(graphs)
 
 
-def _native(plan: Plan) -> Graph:
+def _native(plan: Plan, folder: str) -> Graph:
     return Graph(
         variant="native",
-        path=NATIVE_GRAPH,
+        path=folder + NATIVE_GRAPH,
         precision=plan.precision,
-        weights=WEIGHTS,
+        weights=folder + WEIGHTS,
         adapted=(
             Adapted(path=NATIVE_ADAPTED_GRAPH, targets=adapted.targets(plan.shape))
             if plan.adapters
@@ -263,7 +281,7 @@ def try_graphs(plan: Plan, directory: Path, progress: Progress) -> None:
         if graph.variant == "native" and not library.supported():
             progress.note("the graph of native operators is not tried: this processor lacks them")
             continue
-        progress.step(f"trying the graph for {graph.variant}")
+        progress.step(f"trying the graph for {graph.variant}{' that drafts' * plan.drafts}")
         for path in (graph.path, *graph.others):
             probe(directory / path, directory / graph.weights_folder, plan.spec)
     if plan.vision is not None:

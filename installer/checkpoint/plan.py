@@ -50,6 +50,10 @@ class Plan:
     """Whether the bundle has graphs with room for adapters."""
     supposed: bool = False
     """Whether nobody said what the model is for, which has several uses."""
+    draft: Plan | None = None
+    """Of a small model that guesses for it."""
+    drafts: bool = False
+    """Whether this is the small one, which lies in a folder of its own."""
 
     @property
     def spec(self) -> Spec:
@@ -94,7 +98,7 @@ class Plan:
     @property
     def on_gpus(self) -> bool:
         """Whether the bundle has a graph for CUDA."""
-        return self.family.kind == "chat" and self.vision is None
+        return self.family.kind == "chat" and self.vision is None and not self.drafts
 
 
 def make_plan(

@@ -35,12 +35,18 @@ class CheckpointTokenizer:
             raise CheckpointError(f"{NAME} is not a tokenizer: {error}") from error
         self.json = text
         self._config = checkpoint.document(CONFIG) if checkpoint.has(CONFIG) else {}
-        largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        largest = max(self.tokens.values(), default=0)
         if largest >= vocab:
             raise CheckpointError(
                 f"{NAME} has a token {largest}, the model only {vocab} tokens",
                 hint="the tokenizer belongs to another checkpoint",
             )
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Every token's number, added ones included."""
+        tokens: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return tokens
 
     def special(self, key: str) -> str:
         """The text of a special token such as `eos_token`, empty if there is none."""

@@ -71,6 +71,18 @@ def build(
     adapters: Annotated[
         bool, typer.Option("--adapters", help="Also graphs with which it can serve LoRA adapters.")
     ] = False,
+    draft: Annotated[
+        Path | None,
+        typer.Option(
+            "--draft",
+            help="Checkpoint of a small model with the same tokenizer, which guesses what this one "
+            "says; the answers stay the same.",
+        ),
+    ] = None,
+    draft_license_file: Annotated[
+        Path | None,
+        typer.Option("--draft-license-file", help="The draft model's, if it has none."),
+    ] = None,
     base: Annotated[
         Path | None,
         typer.Option("--base", help="Of an adapter: its base's bundle, built with --adapters."),
@@ -107,7 +119,7 @@ def build(
     key_file = Keyring(keys).key_file(MODEL_SIGNER)
     signer = BundleSigner(key_file, read_passphrase(passphrase_file))
     if is_adapter(checkpoint):
-        _refuse_for_adapter(precision, kind, adapters=adapters)
+        _refuse_for_adapter(precision, kind, adapters=adapters, draft=draft)
         bundle = _base(base, keys)
         manifest = build_adapter(
             checkpoint,
@@ -135,6 +147,8 @@ def build(
                 progress=TerminalProgress(err),
                 parity=parity.value,
                 kind=kind.value if kind is not None else None,
+                draft=draft,
+                draft_license_file=draft_license_file,
             )
         except KeyboardInterrupt:
             err.print("stopped: what is done is kept, and the same command goes on from there")
@@ -203,13 +217,13 @@ def verify(
 
 
 def _refuse_for_adapter(
-    precision: PrecisionName | None, kind: KindName | None, *, adapters: bool
+    precision: PrecisionName | None, kind: KindName | None, *, adapters: bool, draft: Path | None
 ) -> None:
     from appliance.errors import UsageError
 
-    if precision is not None or kind is not None or adapters:
+    if precision is not None or kind is not None or adapters or draft is not None:
         raise UsageError(
-            "--precision, --kind and --adapters are a base's, and this is an adapter",
+            "--precision, --kind, --adapters and --draft are a base's, and this is an adapter",
             hint="leave them out: an adapter is stored in fp32, and is computed so",
         )
 
@@ -232,12 +246,23 @@ def _made(manifest: "Manifest") -> dict[str, object]:
     """The grade of a model; of an adapter, what it adds to which base."""
     adapter = manifest.as_adapter
     if adapter is None:
-        return {"precision": manifest.graph.precision}
+        return {"precision": manifest.graph.precision} | draft_fields(manifest)
     return {
         "base": adapter.base.name,
         "rank": adapter.rank,
         "targets": " ".join(target.name for target in adapter.targets),
     }
+
+
+def draft_fields(manifest: "Manifest") -> dict[str, object]:
+    """What guesses for the model, if anything does."""
+    from appliance.bundle.manifest import DraftSpec
+
+    draft = manifest.draft
+    if not isinstance(draft, DraftSpec):
+        return {}
+    layers, origin = draft.decoder.layers, draft.checkpoint_sha256[:12]
+    return {"draft": f"{draft.family}, {layers} layers, checkpoint {origin}, {draft.license}"}
 
 
 def parity_text(manifest: "Manifest") -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from installer.cli.bundle import parity_text
+from installer.cli.bundle import draft_fields, parity_text
 from installer.cli.output import (
     JsonOption,
     RootOption,
@@ -213,6 +213,7 @@ def _details(bundle: "StoredBundle") -> dict[str, object]:
     return {
         "family": manifest.family,
         "precision": manifest.graph.precision,
+        **draft_fields(manifest),
         "license": manifest.license,
         "context_length": getattr(lengths, "context_length", None)
         or getattr(lengths, "max_length", None),

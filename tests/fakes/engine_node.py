@@ -37,6 +37,7 @@ class EngineNode:
         activate: bool = True,
         compile_now: bool = True,
         adapters: bool = False,
+        draft: Path | None = None,
     ) -> StoredBundle:
         """Build, sign, import, compile and activate a model."""
         out = self.layout.root / f"{name}-{version}"
@@ -47,6 +48,7 @@ class EngineNode:
             version=version,
             precision=precision,  # type: ignore[arg-type]
             adapters=adapters,
+            draft=draft,
             signer=None,
             created=1_700_000_000,
         )
