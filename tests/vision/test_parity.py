@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from appliance.compiler.grid import Grid, feed
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.slot_pool import SlotPool
 from appliance.engine.vision.decoder import Pixels
 from appliance.engine.vision.eyes import Eyes, Shown
-from appliance.engine.vision.grid import Grid, feed
 from appliance.engine.vision.patches import grid_of, patches
 from appliance.engine.vision.runner import VisionRunner
 from appliance.engine.vision.sight import Sight, expanded
