@@ -24,7 +24,7 @@ _WHOLE = {
 }
 DASHES: Mapping[Group, Mapping[str, str]] = {
     "decoders": {"int8": _ONCE, "int4": _ONCE, "w8a8": _ONCE},
-    "images": {},
+    "images": {"w8a8": "not built, its two graphs take words alone"},
     "embedders": {**_WHOLE, "int8": _ONCE},
     "rerankers": {**_WHOLE, "int8": _ONCE},
 }
