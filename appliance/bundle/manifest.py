@@ -296,13 +296,16 @@ class Parity(_Strict, frozen=True):
     grade_error: int | msgspec.UnsetType = msgspec.UNSET
     """Of the bundle's own weights and graph for the processor."""
     grade_bound: int | msgspec.UnsetType = msgspec.UNSET
+    unpacked_by: Literal["reference", "builder"] | msgspec.UnsetType = msgspec.UNSET
+    """Of a checkpoint that is quantized already: who made floats of it for the reference."""
 
     def __str__(self) -> str:
         if isinstance(self.not_run, str):
             return f"not compared: {self.not_run}"
         exact = f"{_relative(self.error)} in fp32, " if isinstance(self.error, int) else ""
+        by = f", weights unpacked by the {self.unpacked_by}" if self.unpacked_by else ""
         return (
-            f"{self.reference}, first {self.layers} layers: relative error {exact}"
+            f"{self.reference}, first {self.layers} layers{by}: relative error {exact}"
             f"{_relative(self.grade_error)} as built (allowed {_relative(self.grade_bound)})"
         )
 
@@ -504,6 +507,8 @@ def _check_parity(parity: Parity) -> None:
     fields = msgspec.structs.asdict(parity)
     given = {name for name, value in fields.items() if value is not msgspec.UNSET}
     compared = {"reference", "layers", "tokens", "grade_error", "grade_bound"}
+    if "not_run" not in given:
+        given.discard("unpacked_by")
     if given not in ({"not_run"}, compared, compared | {"error", "bound"}):
         raise _bad("its parity says neither what was compared nor why nothing was")
     for error, bound in (("error", "bound"), ("grade_error", "grade_bound")):

@@ -86,16 +86,23 @@ def empty_cache(session: ort.InferenceSession, spec: DecoderSpec, capacity: int)
 
 
 def advance(
-    session: ort.InferenceSession, cache: Cache, start: int, ids: Sequence[int], rows: int = 1
+    session: ort.InferenceSession,
+    cache: Cache,
+    start: int,
+    ids: Sequence[int],
+    rows: int = 1,
+    beside: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
     """Compute `ids` of one sequence from position `start` on; `cache` then holds them too.
 
-    Returns all outputs by name; `logits` are those of the last `rows` tokens. Raises
-    UnsupportedError as `run_probe` does.
+    `beside` is what a decoder that reads images takes for them; None for words alone. Returns all
+    outputs by name; `logits` are those of the last `rows` tokens. Raises UnsupportedError as
+    `run_probe` does.
     """
     shapes = {entry.name: entry.shape for entry in session.get_inputs()}
     inputs = shapes.keys()
-    feed = _decoder_feed(start, ids, rows) | _no_images(start, len(ids), shapes) | cache
+    images = _no_images(start, len(ids), shapes) if beside is None else beside
+    feed = _decoder_feed(start, ids, rows) | dict(images) | cache
     if "spans" in inputs:  # tokens of several sequences in a row, not a table of them
         feed |= {"input_ids": np.array(ids, np.int64)}
     feed |= _adapter_feed(session, len(ids))

@@ -202,6 +202,7 @@ def _parity_subject(plan: Plan) -> Subject:
         tokenizer=plan.tokenizer,
         shape=plan.shape,
         form=FloatSlots if plan.family.kind == "chat" else None,
+        vision=plan.vision,
     )
 
 

@@ -121,14 +121,15 @@ def write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[F
             writer.write(directory / COMPACT_GRAPH, HalfSlots, CompactBuilder)
         if plan.standard:
             writer.write(directory / TRT_GRAPH, StaticCache, StandardBuilder)
-        if plan.gate is not None and plan.gate.reference is not None:
-            files.sealed = True
-            shape, shallow = plan.gate.reference.shape, work.scratch / SHALLOW
-            writer.write(shallow, form, shape=shape)
-            plan.gate.finish(shallow, weights, plan.precision, plan.spec_of(shape))
         if plan.vision is not None:
             progress.step("building the vision tower")
             _write_tower(plan, directory / VISION_GRAPH)
+        if plan.gate is not None and plan.gate.reference is not None:
+            files.sealed = True
+            shallow = work.scratch / SHALLOW
+            writer.write(shallow, form, shape=plan.gate.reference.shape)
+            tower = directory / VISION_GRAPH if plan.vision is not None else None
+            plan.gate.finish(shallow, weights, plan.precision, tower)
     tensors.finish(plan.family.unused_tensors)
     return [
         FileEntry(path=f"{WEIGHTS}/{name}", size=size, sha256=sha256)

@@ -6,11 +6,16 @@ Reads one JSON object on standard input, writes one on standard output and an ar
 checkpoint. Never trusts remote code, never reaches for a network, reads safetensors only.
 """
 
+from __future__ import annotations
+
 import json
 import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _UNREAD = "pooler."
 """A head that may be left out, and whose result is not looked at."""
@@ -54,18 +59,63 @@ def _run(asked: dict[str, Any]) -> str:
         trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,
+        **_unpacking(asked),
     )
     missing = [name for name in found["missing_keys"] if not name.startswith(_UNREAD)]
     if missing or found["mismatched_keys"]:
         raise _CannotError("it misses weights that the checkpoint should have")
     with torch.inference_mode():
-        # An embedder may be published under the name of the decoder that it was made from.
-        asked_model = model.eval() if asked["logits"] else model.eval().base_model
-        output = asked_model(input_ids=torch.tensor([asked["tokens"]]))
-    rows = output.logits if asked["logits"] else output.last_hidden_state
-    wanted = rows[0, -asked["rows"] :].to(torch.float32).numpy()
+        rows = [_rows(model.eval(), asked, given) for given in asked["inputs"]]
+    wanted = torch.cat(rows).to(torch.float32).numpy()
     np.save(Path(asked["result"]), wanted, allow_pickle=False)
     return f"transformers {transformers.__version__}, torch {torch.__version__}"
+
+
+def _unpacking(asked: dict[str, Any]) -> dict[str, Any]:
+    """How weights become floats that are not: 4-bit floats are told to."""
+    import transformers
+
+    if not asked["mxfp4"]:
+        return {}
+    return {"quantization_config": transformers.Mxfp4Config(dequantize=True)}
+
+
+def _rows(
+    model: Any,  # noqa: ANN401  # the library has no types
+    asked: dict[str, Any],
+    given: dict[str, Any],
+) -> torch.Tensor:
+    """What is compared of one text, along the first axis."""
+    import torch
+
+    inputs = {"input_ids": torch.tensor([given["tokens"]])}
+    if "types" in given:
+        inputs["token_type_ids"] = torch.tensor([given["types"]])
+    if asked["image"] is not None:
+        inputs |= _seen(asked["image"], inputs["input_ids"])
+    take = asked["take"]
+    if take == "states":
+        # An embedder may be published under the name of the decoder that it was made from.
+        return model.base_model(**inputs).last_hidden_state[0]
+    logits = model(**inputs).logits
+    if take == "label":
+        return logits[0, :1]
+    if take == "odds":
+        yes, no = asked["odds"]
+        return (logits[0, -1, yes] - logits[0, -1, no])[None]
+    return logits[0, -asked["rows"] :]
+
+
+def _seen(image: dict[str, Any], ids: torch.Tensor) -> dict[str, Any]:
+    """What a model that sees takes beside the tokens."""
+    import numpy as np
+    import torch
+
+    return {
+        "pixel_values": torch.tensor(np.load(image["patches"], allow_pickle=False)),
+        "image_grid_thw": torch.tensor([image["grid"]]),
+        "mm_token_type_ids": (ids == image["token"]).int(),
+    }
 
 
 if __name__ == "__main__":

@@ -57,11 +57,8 @@ class Plan:
 
     @property
     def spec(self) -> Spec:
-        return self.spec_of(self.shape)
-
-    def spec_of(self, shape: Any) -> Spec:  # noqa: ANN401  # the family's own
-        """What the manifest says of a model of this shape."""
-        spec: Spec = shape.spec()
+        """What the manifest says of the model."""
+        spec: Spec = self.shape.spec()
         if isinstance(spec, DecoderSpec) and self.joined:
             return msgspec.structs.replace(spec, cache="int8")
         return spec

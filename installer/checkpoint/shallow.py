@@ -1,7 +1,8 @@
 """A checkpoint cut to its first layers.
 
 Owns what "the first layers" are: enough that every kind of layer is among them (full and sliding
-attention, dense and sparse feed-forward), and two at least. Reads nothing but config.json.
+attention, dense and sparse feed-forward) and all that an image feeds, and two at least. A vision
+tower is left whole. Reads nothing but config.json.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ Document = dict[str, object]
 
 _LAYERS = "num_hidden_layers"
 _NESTED = "text_config"
+_SIGHT, _DEEP = "vision_config", "deepstack_visual_indexes"
+"""States of so many layers of a tower are added behind the decoder's first ones."""
 _FEWEST = 2
 _DENSE_FIRST = "first_k_dense_replace"
 """So many layers are dense before the first that is not."""
@@ -36,22 +39,29 @@ class Shallow:
         return [name for name, match in found if match is None or int(match[1]) < self.layers]
 
 
-def cut(config: Document) -> Shallow | None:
+def cut(config: Document, fewest: int = _FEWEST) -> Shallow | None:
     """`config` with its first layers alone; None if it does not say how many it has."""
     nested = config.get(_NESTED)
     if _LAYERS not in config and isinstance(nested, dict):
-        inner = cut(nested)
+        inner = cut(nested, max(fewest, _fed_by_sight(config)))
         return inner and Shallow(config | {_NESTED: inner.config}, inner.layers)
     total = config.get(_LAYERS)
     if type(total) is not int or total <= 0:
         return None
-    layers = min(total, _enough(config, total))
+    layers = min(total, max(fewest, _enough(config, total)))
     lists = {
         key: value[:layers]
         for key, value in config.items()
         if isinstance(value, list) and len(value) == total
     }
     return Shallow(config | lists | {_LAYERS: layers}, layers)
+
+
+def _fed_by_sight(config: Document) -> int:
+    """How many of the first layers take something of an image."""
+    sight = config.get(_SIGHT)
+    deep = sight.get(_DEEP) if isinstance(sight, dict) else None
+    return len(deep) if isinstance(deep, list) else 0
 
 
 def _enough(config: Document, total: int) -> int:

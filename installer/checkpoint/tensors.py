@@ -109,6 +109,10 @@ class Tensors:
         part = self._parts.get(name)
         return kept if kept is None or part is None else part_of(kept, part.first, part.rows)
 
+    def is_packed(self, name: str) -> bool:
+        """Whether a method of quantization stores the matrix `name`."""
+        return self._packed(name) is not None
+
     def holds(self, name: str) -> bool:
         """Whether a tensor of this name is stored."""
         return self._own(name) in self._shape

@@ -124,6 +124,10 @@ def with_rounded_weights(
     for name, values in weights.items():
         if ".experts." in name:
             weights[name] = _rounded_experts(name, values, SCHEMES[precision])
+        elif _TOWER in name and values.ndim > 1 and not any(word in name for word in kept):
+            scheme = SCHEMES["int8" if precision == "int4" else precision]
+            flat = values.reshape(len(values), -1)  # what takes patches has more axes
+            weights[name] = _rounded(name, flat, scheme).reshape(values.shape)
         elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, _EXPANSION, *kept)):
             weights[name] = _rounded(name, values, SCHEMES[precision])
     save_file(weights, target / "model.safetensors", {"format": "pt"})
@@ -149,6 +153,8 @@ def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
 _ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
 _EXPANSION = "kv_b_proj.weight"
 """Of latents to keys and values; kept in floats, as routers are."""
+_TOWER = "visual."
+"""In names of a vision tower's tensors; 4 bits are too few for it."""
 _DOWN = ("down_proj", "down_proj.weight", "w2.weight")
 
 

@@ -1,15 +1,34 @@
 """The parity table: what a test run measured of each model in each way it is run.
 
 A test records a cell with `record_property(PROPERTY, cell.as_property())`, which reaches the
-process that prints the table from wherever the test ran.
+process that prints the table from wherever the test ran; of several for one cell the largest
+counts. A way that no model of a group has is a dash with its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 PROPERTY = "parity"
+Group = Literal["decoders", "images", "embedders", "rerankers"]
+RUNS = ("prefill", "chunked", "ragged", "prefix", "tower", "int8", "int4", "w8a8")
+"""The columns, in their order; others follow."""
+_ONCE = "of one model a family"
+_WHOLE = {
+    "chunked": "a text is read in one piece",
+    "prefix": "there is no cache",
+    "int4": "not built, it would lose too much",
+    "w8a8": "there is no cache that could have 8 bits",
+}
+DASHES: Mapping[Group, Mapping[str, str]] = {
+    "decoders": {"int8": _ONCE, "int4": _ONCE, "w8a8": _ONCE},
+    "images": {"w8a8": "not built, its two graphs take words alone"},
+    "embedders": {**_WHOLE, "int8": _ONCE},
+    "rerankers": {**_WHOLE, "int8": _ONCE},
+}
+"""Why there is nothing to measure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +38,14 @@ class Cell:
     run: the column.
     error: as measured, relative.
     bound: the most that it may be.
+    group: the table.
     """
 
     model: str
     run: str
     error: float
     bound: float
+    group: Group = "decoders"
 
     def as_property(self) -> dict[str, str | float]:
         """What can travel between processes."""
@@ -32,23 +53,31 @@ class Cell:
 
 
 def draw(properties: Iterable[tuple[str, object]]) -> Iterator[str]:
-    """The table's lines, of all properties that tests recorded; none without a cell."""
+    """The tables' lines, of all properties that tests recorded; none without a cell."""
     cells = [
         Cell(**value) for name, value in properties if name == PROPERTY and isinstance(value, dict)
     ]
-    if not cells:
-        return
-    runs = list(dict.fromkeys(cell.run for cell in cells))
-    bounds = {run: max(cell.bound for cell in cells if cell.run == run) for run in runs}
-    rows = {
-        model: {c.run: c for c in cells if c.model == model}
-        for model in sorted({c.model for c in cells})
-    }
-    width = max(map(len, ["model", *rows]))
-    yield "  ".join([f"{'model':{width}}", *(f"{run:>11}" for run in runs)])
-    yield "  ".join([f"{'at most':{width}}", *(f"{bounds[run]:11.0e}" for run in runs)])
+    for group, reasons in DASHES.items():
+        if those := [cell for cell in cells if cell.group == group]:
+            yield from _table(group, those, reasons)
+
+
+def _table(group: Group, cells: Sequence[Cell], reasons: Mapping[str, str]) -> Iterator[str]:
+    measured = {cell.run for cell in cells}
+    runs = [run for run in RUNS if run in measured or run in reasons]
+    bounds = {cell.run: cell.bound for cell in sorted(cells, key=lambda cell: cell.bound)}
+    rows: dict[str, dict[str, Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: (cell.model, cell.error)):
+        rows.setdefault(cell.model, {})[cell.run] = cell
+    width = max(map(len, [group, "at most", *rows]))
+    yield "  ".join([f"{group:{width}}", *(f"{run:>11}" for run in runs)])
+    most = [f"{bounds[run]:11.0e}" if run in bounds else " " * 10 + "-" for run in runs]
+    yield "  ".join([f"{'at most':{width}}", *most])
     for model, found in rows.items():
         yield "  ".join([f"{model:{width}}", *(_shown(found.get(run)) for run in runs)])
+    for run in runs:
+        if run in reasons and any(run not in found for found in rows.values()):
+            yield f"- {run}: {reasons[run]}"
 
 
 def _shown(cell: Cell | None) -> str:

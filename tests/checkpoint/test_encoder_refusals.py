@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ from tokenizers import Tokenizer
 from appliance.bundle.manifest import Manifest
 from appliance.errors import CheckpointError
 from installer.checkpoint import build_bundle
-from installer.checkpoint.graph.families import family_of
+from installer.checkpoint.graph.families import FAMILIES, FOR_A_PURPOSE, family_of
 from installer.checkpoint.graph.purpose import Kind
 from installer.checkpoint.graph.qwen3_encoder import PROMPT
+from installer.checkpoint.quantize import SCHEMES
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.conftest import build_unsigned
 from tests.checkpoint.test_parity_gate import Noted
@@ -229,3 +231,13 @@ def test_a_publisher_s_shorter_vectors_are_in_the_manifest(
     encoder = built(checkpoint, tmp_path).encoder
     assert encoder is not None
     assert encoder.min_dimensions == fewest
+
+
+def test_every_grade_that_a_family_lacks_has_its_reason() -> None:
+    families = [*FAMILIES.values(), *FOR_A_PURPOSE.values()]
+    for family, precision in itertools.product(families, SCHEMES):
+        if precision in family.precisions:
+            assert family.choose(precision) == precision
+            continue
+        with pytest.raises(CheckpointError, match=f"not built in {precision}: .{{20}}"):
+            family.choose(precision)

@@ -76,6 +76,8 @@ def test_rows_of_integers_are_multiplied_as_the_floats_that_they_stand_for(
     compact = half(model, "int8", slots=2, capacity=96)
     blocks = {g.precision: _block_products(model, g) for g in model.manifest.variants("cuda")}
     assert blocks["fp16"] == 0 < blocks["int8"]
+    (graph,) = [g for g in model.manifest.variants("cuda") if g.precision == "int8"]
+    assert not _widened_whole(model, graph), "that takes four times the integers' memory"
     for slot, prompt in enumerate((TOKENS[:5], TOKENS[5:70])):
         expected = wide.prefill(slot, prompt)
         assert relative_error(compact.prefill(slot, prompt), expected) <= TOLERANCES["fp16"]
@@ -115,3 +117,16 @@ def test_weights_beyond_16_bits_are_refused_by_name(tmp_path: Path) -> None:
 def _block_products(model: Built, graph: Graph) -> int:
     nodes = ir.load(model.bundle / graph.path).graph
     return sum(node.op_type == "MatMulNBits" for node in nodes)
+
+
+def _widened_whole(model: Built, graph: Graph) -> list[str]:
+    """The stored integers of which the graph makes floats one by one."""
+    return [
+        str(node.inputs[0].name)
+        for node in ir.load(model.bundle / graph.path).graph
+        if node.op_type == "Cast"
+        and node.inputs[0] is not None
+        and node.inputs[0].const_value is not None
+        and node.inputs[0].const_value.dtype == ir.DataType.INT8
+        and node.attributes["to"].as_int() != ir.DataType.UINT8
+    ]

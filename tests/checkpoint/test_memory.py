@@ -92,7 +92,8 @@ def test_stacks_of_experts_are_written_expert_by_expert(
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < stack // 3
+    # A run of rows, and the scales of all: integers are a quarter of this, or an eighth.
+    assert peak < stack // 8
 
 
 def _peak_anonymous_memory(checkpoint: Path, out: Path, precision: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +12,19 @@ import pytest
 
 from appliance.bundle.manifest import Manifest, Parity
 from appliance.errors import CheckpointError
-from installer.checkpoint import build_bundle, parity
+from installer.checkpoint import build_bundle, parity, parity_child
 from installer.checkpoint.graph import families
 from installer.checkpoint.parity import BOUNDS, Mode
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.shallow import cut
 from installer.progress import Advance, NoProgress
+from tests.checkpoint.families.gpt_oss import write_published
 from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.encoder_checkpoints import write_cross_encoder, write_qwen3_reranker
+from tests.fakes.packers import Awq, Fp8, Gptq, Packer, write_packed
+from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
+
+Writer = Callable[[Path], Path]
 
 
 class Noted(NoProgress):
@@ -97,6 +103,67 @@ def test_an_encoder_is_compared_by_its_embedding(tmp_path: Path) -> None:
     assert result.error < 10_000
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_cross_encoder,
+        pytest.param(
+            lambda d: write_cross_encoder(d, seed=9, family="xlm-roberta", sigmoid=False),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(write_qwen3_reranker, marks=pytest.mark.slow),
+    ],
+)
+def test_a_reranker_is_compared_by_its_logits(tmp_path: Path, write: Writer) -> None:
+    within_bounds(build(write(tmp_path / "c"), tmp_path / "it", "required")[0])
+
+
+@pytest.mark.parametrize(
+    "write", [write_qwen3_vl, pytest.param(write_qwen2_5_vl, marks=pytest.mark.slow)]
+)
+def test_a_model_that_sees_is_compared_behind_an_image(tmp_path: Path, write: Writer) -> None:
+    manifest, said = build(write(tmp_path / "c"), tmp_path / "it", "required")
+    within_bounds(manifest)
+    assert "comparing the first 2 layers with the reference" in said
+
+
+@pytest.mark.parametrize(
+    "packer",
+    [
+        Gptq(bits=4, group=32, symmetric=True, shuffled=True),
+        pytest.param(Awq(group=32), marks=pytest.mark.slow),
+        pytest.param(Fp8(), marks=pytest.mark.slow),
+    ],
+    ids=["gptq", "awq", "fp8"],
+)
+def test_a_quantized_checkpoint_is_compared_with_what_it_means(
+    tmp_path: Path, packer: Packer
+) -> None:
+    plain = write_qwen3(
+        tmp_path / "c", hidden=128, intermediate=192, head_dim=32, layers=3, tied=False
+    )
+    write_packed(plain, tmp_path / "packed", packer)
+    manifest, _ = build(tmp_path / "packed", tmp_path / "it", "required", "int4")
+    within_bounds(manifest)
+    assert compared(manifest).unpacked_by == "builder"
+    assert "weights unpacked by the builder" in str(manifest.parity)
+
+
+@pytest.mark.slow
+def test_the_reference_unpacks_4_bit_floats_itself(tmp_path: Path) -> None:
+    manifest, _ = build(write_published(tmp_path / "c"), tmp_path / "it", "required", "int4")
+    within_bounds(manifest)
+    assert compared(manifest).unpacked_by == "reference"
+
+
+def within_bounds(manifest: Manifest) -> None:
+    """Sums in 32 bits differ by their order, and the grade by its rounding."""
+    result = compared(manifest)
+    assert isinstance(result.error, int)
+    assert isinstance(result.grade_error, int)
+    assert 0 < result.error < 20_000 < result.grade_error < 800_000_000
+
+
 def test_a_graph_that_computes_something_else_is_never_built(
     sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +184,7 @@ def test_a_graph_that_computes_something_else_is_never_built(
 def test_without_the_reference_the_manifest_says_why_nothing_was_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "LIBRARIES", ("torch", "no_such_library"))
+    monkeypatch.setattr(parity_child, "LIBRARIES", ("torch", "no_such_library"))
     checkpoint = write_bert(tmp_path / "checkpoint")
     manifest, said = build(checkpoint, tmp_path / "it", "auto")
     assert compared(manifest) == Parity(not_run="no_such_library is not installed")
@@ -139,7 +206,7 @@ def test_without_the_reference_the_manifest_says_why_nothing_was_compared(
 def test_a_reference_beyond_its_limits_is_stopped_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value: float, reason: str
 ) -> None:
-    monkeypatch.setattr(parity, constant, value)
+    monkeypatch.setattr(parity_child, constant, value)
     with pytest.raises(CheckpointError, match=reason):
         build(write_bert(tmp_path / "checkpoint"), tmp_path / "it", "required")
 
@@ -147,8 +214,8 @@ def test_a_reference_beyond_its_limits_is_stopped_and_said(
 def test_the_reference_runs_no_code_of_the_checkpoint(tmp_path: Path) -> None:
     # It is told the architecture's class, from the library; a name that is not there is nothing.
     asked = {"architecture": "no_such_class", "memory": 4_000_000_000}
-    with pytest.raises(parity._NotRunError, match="has no no_such_class"):
-        parity._answer(asked, tmp_path, 120.0)
+    with pytest.raises(parity_child.NotAskedError, match="has no no_such_class"):
+        parity_child.answer(asked, tmp_path, 120.0)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +243,13 @@ def test_an_error_is_rounded_upwards_to_two_digits(error: float, parts: int) -> 
         ({"num_hidden_layers": 6, "layer_types": ["a", "b"] * 3}, 2),
         ({"num_hidden_layers": 26, "sliding_window_pattern": 6}, 6),
         ({"text_config": {"num_hidden_layers": 9}, "vision": {"depth": 3}}, 2),
+        (
+            {
+                "text_config": {"num_hidden_layers": 9},
+                "vision_config": {"deepstack_visual_indexes": [8, 16, 24]},
+            },
+            3,
+        ),
         ({}, None),
         ({"num_hidden_layers": True}, None),
     ],

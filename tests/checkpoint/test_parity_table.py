@@ -1,12 +1,15 @@
 """Every family in every way it is run computes what the reference computes: the parity table.
 
-The run prints it (table.py). Each cell is the largest relative error that was measured:
+The run prints it (table.py). Each cell is the largest relative error that was measured, of decoders
+here, of models that see in tests/vision/test_parity.py, of embedders and rerankers in
+test_encoder_parity.py and test_reranker_parity.py:
 
 - prefill, chunked, ragged, prefix: the float32 graph against the reference, a prompt in one go, in
   pieces, decoding of rows of different lengths, and going on from a cached prefix in another slot.
 - int8, int4: the quantized graph with plain activations against the reference on the same rounded
   weights, so that layout, zero points, blocks and shared tables are what is measured. What the
   8-bit activations of bundles change: test_quantized_parity.py.
+- tower: the features of images of odd sizes.
 - w8a8: the two graphs with an 8-bit cache against the reference with the same roundings of weights,
   activations, keys and values; in the Euclidean norm, since roundings may fall the other way.
 
@@ -161,13 +164,17 @@ def test_the_table_has_a_row_for_each_model_and_a_mark_for_what_is_out_of_bounds
         Cell("one", "prefill", 1e-6, 1e-4),
         Cell("another", "prefill", 3e-3, 1e-4),
         Cell("one", "w8a8", 4e-3, 2e-2),
+        Cell("one", "prefill", 1e-7, 1e-4),
+        Cell("tiny", "ragged", 1e-6, 1e-4, "rerankers"),
     ]
     recorded: list[tuple[str, object]] = [(PROPERTY, cell.as_property()) for cell in cells]
-    lines = list(draw_table([("measured", "something else"), *recorded]))
-    assert [line.split() for line in lines] == [
-        ["model", "prefill", "w8a8"],
-        ["at", "most", "1e-04", "2e-02"],
-        ["another", "3.0e-03!", "-"],
-        ["one", "1.0e-06", "4.0e-03"],
+    lines = [line.split() for line in draw_table([("measured", "something else"), *recorded])]
+    assert lines[:4] == [
+        ["decoders", "prefill", "int8", "int4", "w8a8"],
+        ["at", "most", "1e-04", "-", "-", "2e-02"],
+        ["another", "3.0e-03!", "-", "-", "-"],
+        ["one", "1.0e-06", "-", "-", "4.0e-03"],
     ]
+    assert lines[4][:2] == ["-", "int8:"], "a dash has its reason"
+    assert ["tiny", "-", "1.0e-06", "-", "-", "-", "-"] in lines
     assert list(draw_table([("measured", "something else")])) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +20,51 @@ from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
 from tests.checkpoint.reference import with_rounded_weights
 from tests.checkpoint.runner import relative_error
+from tests.checkpoint.table import PROPERTY, Cell
 from tests.checkpoint.test_encoder_parity import random_batch
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Record = Callable[[str, object], None]
+TOLERANCE = 1e-4
 CROSS_ENCODERS = ["cross-encoder", "cross-encoder-roberta", "cross-encoder-xlm-roberta-logits"]
 JUDGES = ["qwen3-reranker", "qwen3-reranker-untied"]
 
 
 @pytest.mark.parametrize("name", [*CROSS_ENCODERS, *JUDGES])
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-4), ("int8", 0.08)])
+@pytest.mark.parametrize(("precision", "most"), [("fp32", TOLERANCE), ("int8", 0.08)])
 def test_scores_equal_the_reference_in_a_mixed_batch_and_alone(
-    built: BuildBundle, name: str, precision: Precision, most: float
+    built: BuildBundle,
+    name: str,
+    precision: Precision,
+    most: float,
+    record_property: Record,
 ) -> None:
     model = built(name, precision)
     ids, mask, types = _batch(name)
     wanted = reference(name, model.checkpoint, ids, mask, types)
     assert np.ptp(wanted) > 0.05, "random weights must tell the pairs apart"
     together = run(model.graph, ids, mask, types)
-    assert relative_error(together, wanted) <= most
+    errors = {"ragged": relative_error(together, wanted)}
     for row, keep in enumerate(mask.sum(1)):
         alone = run(model.graph, *(part[row : row + 1, :keep] for part in (ids, mask, types)))
         assert relative_error(alone, together[row : row + 1]) <= (1e-4 if most < 0.01 else 0.01)
+        if precision == "fp32":
+            error = relative_error(alone, wanted[row : row + 1])
+            errors["prefill"] = max(error, errors.get("prefill", 0.0))
+    assert max(errors.values()) <= most
+    if precision == "fp32":
+        for way, error in errors.items():
+            _record(record_property, name, way, error)
 
 
 @pytest.mark.parametrize("name", ["cross-encoder", "qwen3-reranker"])
 def test_rounded_weights_give_the_reference_scores(
-    built: BuildBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    built: BuildBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    record_property: Record,
 ) -> None:
     checkpoint = built(name, "fp32").checkpoint
     rounded = with_rounded_weights(
@@ -60,7 +79,9 @@ def test_rounded_weights_give_the_reference_scores(
     batch = _batch(name)
     # The generative one's two output rows are not rounded: it is the input table that is.
     wanted = reference(name, rounded, *batch, head=checkpoint)
-    assert relative_error(run(model.graph, *batch), wanted) <= 1e-4
+    error = relative_error(run(model.graph, *batch), wanted)
+    _record(record_property, name, "int8", error)
+    assert error <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", [*CROSS_ENCODERS, *JUDGES])
@@ -72,6 +93,10 @@ def test_the_manifest_says_how_pairs_are_put_together(built: BuildBundle, name: 
     assert isinstance(spec, RerankSpec)
     assert spec.max_length == (512 if name in JUDGES else 128)
     assert hasattr(spec.prompt, "instruction") == (name in JUDGES)
+
+
+def _record(record: Record, name: str, run: str, error: float) -> None:
+    record(PROPERTY, Cell(name, run, error, TOLERANCE, "rerankers").as_property())
 
 
 def run(graph: Path, ids: Ints, mask: Ints, types: Ints) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Listing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,22 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from appliance.compiler.grid import Grid, feed
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.slot_pool import SlotPool
 from appliance.engine.vision.decoder import Pixels
 from appliance.engine.vision.eyes import Eyes, Shown
-from appliance.engine.vision.grid import Grid, feed
 from appliance.engine.vision.patches import grid_of, patches
 from appliance.engine.vision.runner import VisionRunner
 from appliance.engine.vision.sight import Sight, expanded
-from appliance.scheduler import Plan, PrefillChunk, Sequence
+from appliance.scheduler import Move, Plan, PrefillChunk, Sequence
+from installer.checkpoint.graph import builder
 from installer.checkpoint.probe import open_graph
+from installer.checkpoint.quantize import Precision
+from tests.checkpoint.conftest import build_unsigned
+from tests.checkpoint.reference import with_rounded_weights
 from tests.checkpoint.runner import relative_error
+from tests.checkpoint.table import PROPERTY, Cell
 from tests.vision.conftest import FAMILIES, BuildSeeing, Seeing, picture
 
 TOLERANCE = 1e-4
@@ -76,6 +82,10 @@ class Sequences:
         sequence.computed += count
         return logits
 
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Begin another sequence with the first `count` tokens of one, as a cached prefix does."""
+        self._runner.run(Plan(moves=(Move(source, target, count),)))
+
     def decode(self, sequences: Listing[Sequence], tokens: Listing[int]) -> np.ndarray:
         """One more token of each, in slots 0 and on."""
         for sequence, token in zip(sequences, tokens, strict=True):
@@ -117,25 +127,34 @@ def test_logits_after_images_equal_the_reference_whole_in_pieces_and_decoded(
     reference = Reference(model)
     ids, sight = sight_of(model, prompt_of(model, len(images)), images)
     wanted = reference.logits(ids, images)
-    runner = Sequences(model)
+    runner = Sequences(model, slots=3)
 
     whole = Sequence(sight.keyed(ids), beside=sight)
-    errors = [relative_error(runner.prefill(whole, 0, len(ids))[0], wanted[-1])]
+    errors = {"prefill": [relative_error(runner.prefill(whole, 0, len(ids))[0], wanted[-1])]}
 
     # Pieces that end before, in and behind each image.
     cut = Sequence(sight.keyed(ids), beside=sight)
     for size in (4, 11, 12, 1, 7):
         runner.prefill(cut, 1, size)
     left = len(ids) - cut.computed
-    errors.append(relative_error(runner.prefill(cut, 1, left)[0], wanted[-1]))
+    errors["chunked"] = [relative_error(runner.prefill(cut, 1, left)[0], wanted[-1])]
 
+    # A prefix that ends in the first image.
+    cached = Sequence(sight.keyed(ids), beside=sight)
+    cached.computed = 20
+    runner.copy(0, 2, cached.computed)
+    left = len(ids) - cached.computed
+    errors["prefix"] = [relative_error(runner.prefill(cached, 2, left)[0], wanted[-1])]
+
+    errors["ragged"] = []
     for token in (17, 3, 250):
         got = runner.decode([whole, cut], [token, token])
         ids = [*ids, token]
         wanted = reference.logits(ids, images)
-        errors += [relative_error(row, wanted[-1]) for row in got]
-    assert max(errors) <= TOLERANCE
-    record_property("measured", f"{family}, {len(images)} image(s): {max(errors):.1e} of 1e-4")
+        errors["ragged"] += [relative_error(row, wanted[-1]) for row in got]
+    for run, those in errors.items():
+        _record(record_property, family, run, max(those))
+        assert max(those) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -158,7 +177,7 @@ def test_words_beside_an_image_in_one_batch_are_as_without(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 2)], ids=str)
 def test_the_tower_sees_what_the_reference_sees(
-    seeing: BuildSeeing, family: str, size: tuple[int, int]
+    seeing: BuildSeeing, family: str, size: tuple[int, int], record_property: Any
 ) -> None:
     model = seeing(family)
     vision, grid = model.vision, Grid(*size)
@@ -171,8 +190,9 @@ def test_the_tower_sees_what_the_reference_sees(
         seen = Reference(model).model.model.visual(torch.tensor(cut), grid_thw=shape)
     wanted = [seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())]
     assert len(got) == len(wanted)
-    for level, features in zip(got, wanted, strict=True):
-        assert relative_error(level, features.numpy()) <= TOLERANCE
+    errors = [relative_error(level, f.numpy()) for level, f in zip(got, wanted, strict=True)]
+    _record(record_property, family, "tower", max(errors))
+    assert max(errors) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -189,3 +209,27 @@ def test_rounded_weights_stay_near(
     distance = np.linalg.norm(logits[1] - logits[0]) / np.linalg.norm(logits[0])
     assert math.isfinite(distance)
     assert distance <= bound
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_rounded_weights_give_the_reference_s_logits(
+    seeing: BuildSeeing, tmp_path: Path, family: str, precision: Precision, record_property: Any
+) -> None:
+    """With plain activations, as the decoders of the parity table."""
+    checkpoint, kept = seeing(family).checkpoint, ("pos_embed",)
+    rounded = with_rounded_weights(checkpoint, tmp_path / "rounded", precision, kept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "INT8_ACTIVATIONS", 0)
+        build_unsigned(checkpoint, tmp_path / "plain", precision=precision)
+    model = Seeing(rounded, tmp_path / "plain")
+    ids, sight = sight_of(model, prompt_of(model, 2), IMAGES)
+    got = Sequences(model).prefill(Sequence(sight.keyed(ids), beside=sight), 0, len(ids))[0]
+    error = relative_error(got, Reference(model).logits(ids, IMAGES)[-1])
+    _record(record_property, family, precision, error)
+    assert error <= TOLERANCE
+
+
+def _record(record_property: Any, family: str, run: str, error: float) -> None:
+    cell = Cell(family, run, error, TOLERANCE, "images")
+    record_property(PROPERTY, cell.as_property())

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from appliance.compiler.grid import Grid, patch_places
 from appliance.engine.vision.decoder import Image
 from appliance.engine.vision.eyes import Eyes, Shown
-from appliance.engine.vision.grid import Grid, patch_places
 from appliance.engine.vision.kept import KeptFeatures
 from appliance.engine.vision.sight import Placed, Sight, expanded, key_of, words
 from appliance.errors import CapacityError, RequestError

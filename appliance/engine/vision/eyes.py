@@ -15,8 +15,8 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.manifest import VisionSpec
+from appliance.compiler.grid import Floats, feed
 from appliance.engine.vision.decoder import Image, ImageDecoder, Pixels, RefusedImageError
-from appliance.engine.vision.grid import Floats, feed
 from appliance.engine.vision.kept import KeptFeatures
 from appliance.engine.vision.patches import grid_of, patches
 from appliance.engine.vision.sight import Placed, Sight, expanded, key_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from appliance.engine.vision.grid import Floats
+from appliance.compiler.grid import Floats
 
 
 class KeptFeatures:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from appliance.bundle.manifest import VisionSpec
+from appliance.compiler.grid import Floats, Grid
 from appliance.engine.vision.decoder import Pixels
-from appliance.engine.vision.grid import Floats, Grid
 
 
 def grid_of(pixels: Pixels, vision: VisionSpec) -> Grid:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from appliance.compiler.grid import Floats, Grid, Ids
 from appliance.engine.vision.decoder import Pixels
-from appliance.engine.vision.grid import Floats, Grid, Ids
 
 _ABOVE = 1 << 128
 """Above every token id, and so is every number of an image's token."""

@@ -384,24 +384,25 @@ class GraphBuilder:
         zero points."""
         outer, inner = shape
         runs = -(-inner // block)
-        rest: list[Blocks] = []
+        scales_of: list[Float32] = []
+        zeros_of: list[npt.NDArray[np.uint8]] = []
 
         def packed() -> Iterator[npt.NDArray[np.uint8]]:
             for blocks in runs_of:
+                # A view of the integers, however short, would keep them all in memory.
+                scales_of.append(blocks.scales)
+                if blocks.zero_points is not None:
+                    zeros_of.append(blocks.zero_points)
                 yield blocks.packed
-                rest.append(Blocks(blocks.packed[:0], blocks.scales, blocks.zero_points))
 
         integers = self.files.write(
             f"{name}.packed", ir.DataType.UINT8, (outer, runs, block * bits // 8), packed()
         )
-        scales = self.floats(f"{name}.scales", (outer, runs), (b.scales for b in rest))
+        scales = self.floats(f"{name}.scales", (outer, runs), scales_of)
         if centred:
             return QuantizedMatrix(integers, scales, None, outer, inner, bits, block)
         zeros = self.files.write(
-            f"{name}.zeros",
-            ir.DataType.UINT8,
-            (outer, -(-runs * bits // 8)),
-            (b.zero_points for b in rest if b.zero_points is not None),
+            f"{name}.zeros", ir.DataType.UINT8, (outer, -(-runs * bits // 8)), zeros_of
         )
         return QuantizedMatrix(integers, scales, zeros, outer, inner, bits, block)
 

@@ -7,6 +7,7 @@ graphics processors on which those do not fit (docs/decisions/0168-two-precision
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph.builder import MICROSOFT, IntegerMatrix, Matrix
@@ -64,9 +65,10 @@ class CompactBuilder(HalfBuilder):
         """The integers counted from 0, uint8 [outer, inner]."""
         name = f"{matrix.integers.name}.raised"
         if name not in self._converted:
-            wide = self.op("Cast", matrix.integers, to=ir.DataType.FLOAT)
-            raised = self.op("Add", wide, self.constant([float(_MIDDLE)]))
-            self._converted[name] = self.op("Cast", raised, to=ir.DataType.UINT8)
+            # The same bits; turning the highest over adds 128, and no float is made for it.
+            bits = self.op("Cast", matrix.integers, to=ir.DataType.UINT8)
+            highest = self._scalar("const.highest-bit", np.uint8(_MIDDLE))
+            self._converted[name] = self.op("BitwiseXor", bits, highest)
         return self._converted[name]
 
 

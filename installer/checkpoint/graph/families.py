@@ -65,17 +65,28 @@ class Family:
             return self.precisions[0]
         if precision not in self.precisions:
             raise CheckpointError(
-                f"a model of this kind is not built in {precision}: it would lose too much",
+                f"a model of this kind is not built in {precision}: {self._why_not(precision)}",
                 hint=f"choose one of {', '.join(self.precisions)}",
             )
         return precision
 
+    def _why_not(self, precision: Precision) -> str:
+        lacking = _READERS_LACK if self.tower is None else _PICTURES_LACK
+        return lacking[precision]
+
 
 _DECODER: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
-# The 8-bit cache and its two graphs take words only.
 _PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp16", "fp32")
+_PICTURES_LACK: Mapping[Precision, str] = {
+    "w8a8": "the two graphs over its 8-bit cache take words alone, and this model sees images"
+}
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
+_READERS_LACK: Mapping[Precision, str] = {
+    "int4": "its vectors or scores would lose too much",
+    "w8a8": "it has no cache, and would be no faster than int8 and less exact",
+    "fp16": "it runs on the processor, which would widen the weights to 32 bits",
+}
 
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # Heads that draft several tokens at once; the engine guesses in its own way.

@@ -70,12 +70,17 @@ class EmbedderShape:
 
 @dataclass(frozen=True, slots=True)
 class RerankerShape:
-    """A decoder, and the two tokens whose odds are the score."""
+    """A decoder, and the two tokens whose odds are the score.
+
+    Attributes:
+        sigmoid: whether the score is the chance of `yes`, or the logarithm of its odds.
+    """
 
     decoder: DecoderShape
     yes: int
     no: int
     max_length: int
+    sigmoid: bool = True
 
     @property
     def vocab(self) -> int:
@@ -133,7 +138,8 @@ def build_reranker(graph: GraphBuilder, shape: RerankerShape) -> None:
     """Write the graph."""
 
     def odds(graph: GraphBuilder, states: ir.Value) -> None:
-        conclude(graph, graph.op("Sigmoid", graph.op("MatMul", states, _difference(graph, shape))))
+        logits = graph.op("MatMul", states, _difference(graph, shape))
+        conclude(graph, graph.op("Sigmoid", logits) if shape.sigmoid else logits)
 
     _build(graph, shape.decoder, odds)
 

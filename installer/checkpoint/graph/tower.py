@@ -3,7 +3,7 @@
 Owns the inputs and output of the tower's graph (docs/bundle-format.md) and what the towers here
 share: embedding of patches, angles from rows and columns, attention over the whole image. A
 family gives its own blocks. What depends on the image's size comes in as inputs, so that one
-graph serves every size (appliance/engine/vision/grid.py computes them).
+graph serves every size (appliance/compiler/grid.py computes them).
 References: Dosovitskiy et al., An Image is Worth 16x16 Words (2021); Qwen2.5-VL Technical Report
 (2025); Meng et al., DeepStack (2024).
 """

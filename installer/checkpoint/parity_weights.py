@@ -1,0 +1,109 @@
+"""The first layers of a checkpoint, laid out for the reference to load.
+
+Owns who makes floats of weights that are quantized already. 4-bit floats the reference unpacks
+itself; the other methods' matrices it reads only with libraries that need a GPU, or in 16 bits, so
+that they are written out here as what they mean. Holds a few rows at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from installer.checkpoint.packed import methods
+from installer.checkpoint.packed.mxfp4 import Mxfp4
+from installer.checkpoint.quantize import Float32
+from installer.checkpoint.reader import CONFIG, Checkpoint
+from installer.checkpoint.shallow import Shallow, float_bytes
+from installer.checkpoint.tensors import INDEX, WEIGHTS, Tensors
+
+Unpacker = Literal["reference", "builder"]
+_PLAIN = frozenset({"F32", "F16", "BF16"})
+_LENGTH_BYTES = 8
+_PER_BYTE = 2
+"""Numbers in a byte of 4-bit floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the reference will load.
+
+    Attributes:
+        names: of the tensors, as the checkpoint has them, or of what was made of them.
+        size: bytes of them as 32-bit floats.
+        unpacked_by: who makes floats of quantized matrices; None if there are none.
+    """
+
+    names: tuple[str, ...]
+    size: int
+    unpacked_by: Unpacker | None
+
+
+def plan_layout(checkpoint: Checkpoint, shallow: Shallow) -> Layout:
+    """What is to be laid out of the first layers."""
+    tensors = checkpoint.tensors
+    kept = shallow.keeps(tensors.names())
+    by: Unpacker | None = None
+    if checkpoint.packing is not None:
+        by = "reference" if isinstance(checkpoint.packing, Mxfp4) else "builder"
+    if by != "builder":
+        factor = 1 if by is None else _PER_BYTE
+        return Layout(tuple(kept), factor * float_bytes(tensors.shape(n) for n in kept), by)
+    names = tuple(dict.fromkeys(_meant(tensors, name) for name in kept))
+    names = tuple(n for n in names if tensors.is_packed(n) or tensors.stored_type(n) in _PLAIN)
+    return Layout(names, float_bytes(tensors.shape(name) for name in names), by)
+
+
+def lay_out(checkpoint: Checkpoint, config: dict[str, object], plan: Layout, to: Path) -> None:
+    """Make the directory `to`, with links to the files of `checkpoint` or a file of floats."""
+    to.mkdir()
+    if plan.unpacked_by == "builder":
+        config = {key: value for key, value in config.items() if key != methods.KEY}
+        # Tensors of their own: what is read here is not read for the bundle.
+        _write(Checkpoint(checkpoint.directory).tensors, plan.names, to / WEIGHTS)
+    else:
+        _link(checkpoint, plan.names, to)
+    (to / CONFIG).write_text(json.dumps(config), "utf-8")
+
+
+def _meant(tensors: Tensors, name: str) -> str:
+    """The matrix that the stored tensor is a part of, or itself."""
+    stem, _, end = name.rpartition(".")
+    weight = f"{stem}.weight"
+    return weight if end != "bias" and tensors.is_packed(weight) else name
+
+
+def _link(checkpoint: Checkpoint, names: Sequence[str], to: Path) -> None:
+    """The shards, and an index of what is wanted of them."""
+    where = {name: checkpoint.tensors.file_of(name) for name in names}
+    for file in sorted(set(where.values())):
+        (to / file).symlink_to((checkpoint.directory / file).resolve())
+    if set(where.values()) != {WEIGHTS}:
+        index = {"metadata": {}, "weight_map": where}
+        (to / INDEX).write_text(json.dumps(index), "utf-8")
+
+
+def _write(tensors: Tensors, names: Sequence[str], path: Path) -> None:
+    """One safetensors file of 32-bit floats."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name in names:
+        shape = tensors.shape(name)
+        begin, at = at, at + float_bytes([shape])
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, at]}
+    text = json.dumps(header).encode("utf-8")
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+        for name in names:
+            for piece in _pieces(tensors, name):
+                file.write(piece.tobytes())
+
+
+def _pieces(tensors: Tensors, name: str) -> Iterator[Float32]:
+    if len(tensors.shape(name)) == 2:
+        yield from tensors.rows(name)
+    else:
+        yield tensors.stored_floats(name)
