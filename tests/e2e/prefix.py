@@ -5,17 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.config import Layout
 from installer.readiness import ReadinessSocket
+from tests.conftest import BuildOnce
 from tests.fakes.node_media import NodeMedia
 
 START_SECONDS = 120
@@ -135,3 +139,49 @@ def new_prefix(root: Path) -> Prefix:
     settings.parent.mkdir(parents=True)
     settings.write_text(f"[api]\nlisten_port = {port}\n")
     return Prefix(root, port)
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An installation from nothing that was made once in this test run, to take programs from."""
+
+    directory: Path
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return float((self.directory / "seconds").read_text())
+
+    def lend_programs(self, prefix: Prefix) -> Prefix:
+        """Put its release into `prefix`, so that the next `install` there finds it staged.
+
+        The files are links to the same bytes, which nobody changes in place. Only the scripts of a
+        virtual environment name its place: they are written anew.
+        """
+        for release in Layout(self.directory / "n").releases.iterdir():
+            own = Layout(prefix.root).releases / release.name
+            shutil.copytree(release, own, symlinks=True, copy_function=os.link)
+            for script in (own / "venv/bin").iterdir():
+                if not script.is_symlink():
+                    _move(script, (self.directory / "root").read_bytes(), bytes(prefix.root))
+        return prefix
+
+
+def _move(script: Path, before: bytes, now: bytes) -> None:
+    """Let `script` name the interpreter below `now` instead of the one below `before`."""
+    data, mode = script.read_bytes(), script.stat().st_mode
+    script.unlink()
+    script.write_bytes(data.replace(before, now))
+    script.chmod(mode)
+
+
+def installed(build_once: BuildOnce, media: NodeMedia) -> Installed:
+    """The installation of this test run."""
+
+    def build(directory: Path) -> None:
+        prefix, begin = new_prefix(directory / "n"), time.monotonic()
+        prefix.install(media)
+        (directory / "seconds").write_text(str(time.monotonic() - begin))
+        (directory / "root").write_bytes(bytes(prefix.root))
+
+    return Installed(build_once("installed", build))
