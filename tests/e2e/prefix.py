@@ -20,6 +20,7 @@ from typing import Any
 from appliance.config import Layout
 from installer.readiness import ReadinessSocket
 from tests.conftest import BuildOnce
+from tests.e2e.egress import strace, untraceable
 from tests.fakes.node_media import NodeMedia
 
 START_SECONDS = 120
@@ -45,11 +46,10 @@ class Prefix:
             *("--root", str(self.root), "--json"),
         ]
 
-    def install(self, media: NodeMedia) -> dict[str, Any]:
-        """Install to the end; the result document."""
-        done = subprocess.run(
-            self.install_command(media), capture_output=True, text=True, env=CLEAN
-        )
+    def install(self, media: NodeMedia, *wrapper: str) -> dict[str, Any]:
+        """Install to the end, run by `wrapper` if there is one; the result document."""
+        command = [*wrapper, *self.install_command(media)]
+        done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
         assert done.returncode == 0, done.stdout + done.stderr
         document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         assert document["event"] == "result"
@@ -143,14 +143,20 @@ def new_prefix(root: Path) -> Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """An installation from nothing that was made once in this test run, to take programs from."""
+    """An installation from nothing, made once in this test run: to look at, to take programs from.
+
+    `root` is where it was made, which is not where it is now; `seconds` is how long it took.
+    """
 
     directory: Path
+    root: str
+    port: int
+    seconds: float
 
     @property
-    def seconds(self) -> float:
-        """How long it took."""
-        return float((self.directory / "seconds").read_text())
+    def log(self) -> Path:
+        """What strace saw of it; absent where nothing can be traced."""
+        return self.directory / "install.log"
 
     def lend_programs(self, prefix: Prefix) -> Prefix:
         """Put its release into `prefix`, so that the next `install` there finds it staged.
@@ -163,7 +169,7 @@ class Installed:
             shutil.copytree(release, own, symlinks=True, copy_function=os.link)
             for script in (own / "venv/bin").iterdir():
                 if not script.is_symlink():
-                    _move(script, (self.directory / "root").read_bytes(), bytes(prefix.root))
+                    _move(script, os.fsencode(self.root), bytes(prefix.root))
         return prefix
 
 
@@ -179,9 +185,12 @@ def installed(build_once: BuildOnce, media: NodeMedia) -> Installed:
     """The installation of this test run."""
 
     def build(directory: Path) -> None:
+        wrapper = [] if untraceable() else strace(directory / "install.log")
         prefix, begin = new_prefix(directory / "n"), time.monotonic()
-        prefix.install(media)
-        (directory / "seconds").write_text(str(time.monotonic() - begin))
-        (directory / "root").write_bytes(bytes(prefix.root))
+        prefix.install(media, *wrapper)
+        seconds = time.monotonic() - begin
+        about = {"root": str(prefix.root), "port": prefix.port, "seconds": seconds}
+        (directory / "about.json").write_text(json.dumps(about))
 
-    return Installed(build_once("installed", build))
+    directory = build_once("installed", build)
+    return Installed(directory, **json.loads((directory / "about.json").read_text()))
