@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.checkpoint import table
 
@@ -18,6 +19,14 @@ BUILD_CACHE = REPOSITORY / ".build"
 
 FULL_VARIABLE = "APPLIANCE_TEST_FULL"
 """Set by `scripts/test --full`: the long sweeps run too."""
+
+settings.register_profile(
+    "appliance",
+    settings.default,
+    max_examples=200 if os.environ.get(FULL_VARIABLE) else 50,
+    deadline=None,  # speed is a benchmark, never a test
+)
+settings.load_profile("appliance")
 
 BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 

@@ -16,18 +16,13 @@ from appliance.audit.log import AuditLog
 from appliance.audit.signer import create_signer
 from appliance.config import AuditSettings, Layout
 from tests.audit.sample import ORIGIN, exchange, response
+from tests.fakes.command import run_command
 
 COMMAND = [sys.executable, "-c", "from installer.cli import main; main()"]
 
 
 def appliance(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments, "--root", str(root)], capture_output=True, text=True, check=False
-    )
-
-
-def run_without_root(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    return run_command(*arguments, "--root", str(root))
 
 
 @pytest.fixture
@@ -128,7 +123,7 @@ def test_evidence_goes_to_the_auditor_and_comes_back(layout: Layout, tmp_path: P
     assert done.returncode == 0, done.stderr
     head, memory = str(tmp_path / "head"), str(tmp_path / "memory")
     arguments = [str(tmp_path / "out"), "--key", vkey, "--memory", memory, "--out", head]
-    done = run_without_root("audit", "cosign", *arguments)
+    done = run_command("audit", "cosign", *arguments)
     assert done.returncode == 0, done.stderr
     cosigner = done.stdout.split("cosigner key")[1].strip()
     done = appliance("audit", "import-cosignature", head, "--cosigner", cosigner, root=layout.root)
@@ -140,10 +135,10 @@ def test_evidence_goes_to_the_auditor_and_comes_back(layout: Layout, tmp_path: P
     done = appliance("audit", "prove", "2", str(tmp_path / "proof"), root=layout.root)
     assert done.returncode == 0, done.stderr
     files = [str(tmp_path / "proof"), str(tmp_path / "proof.leaf")]
-    done = run_without_root("audit", "check-proof", *files, "--key", vkey, "--json")
+    done = run_command("audit", "check-proof", *files, "--key", vkey, "--json")
     assert json.loads(done.stdout)["record"] == 2
     (tmp_path / "proof.leaf").write_bytes(b"{}")
-    done = run_without_root("audit", "check-proof", *files, "--key", vkey)
+    done = run_command("audit", "check-proof", *files, "--key", vkey)
     assert done.returncode == 5
 
 
@@ -152,7 +147,7 @@ def test_cosigning_what_does_not_verify_gives_nothing(layout: Layout, tmp_path: 
     path.write_bytes(path.read_bytes().replace(b"req-a", b"req-x"))
     vkey = (layout.audit_key / "audit.vkey").read_text().strip()
     arguments = ["--key", vkey, "--memory", str(tmp_path / "m"), "--out", str(tmp_path / "head")]
-    done = run_without_root("audit", "cosign", str(layout.audit), *arguments)
+    done = run_command("audit", "cosign", str(layout.audit), *arguments)
     assert done.returncode == 5
     assert "record_differs" in done.stdout
     assert not (tmp_path / "head").exists()

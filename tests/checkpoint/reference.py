@@ -215,7 +215,10 @@ class _RoundingCache(DynamicCache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         keys = self._rounded(f"key_{layer_idx}", key_states)
         values = self._rounded(f"value_{layer_idx}", value_states)
-        return super().update(keys, values, layer_idx, *args, **kwargs)
+        kept: tuple[torch.Tensor, torch.Tensor] = super().update(
+            keys, values, layer_idx, *args, **kwargs
+        )
+        return kept
 
     def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
         scale = torch.from_numpy(self._scales[f"cache.{name}"].copy())
@@ -241,7 +244,10 @@ class _RoundingLatents(_RoundingCache):
         keys = self._rounded(f"key_{layer_idx}", torch.cat([turned, key_states], -1))
         turned, latent = keys.split([value_states.shape[-1], key_states.shape[-1]], -1)
         apart = turned.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
-        return DynamicCache.update(self, latent, apart, layer_idx, *args, **kwargs)
+        kept: tuple[torch.Tensor, torch.Tensor] = DynamicCache.update(
+            self, latent, apart, layer_idx, *args, **kwargs
+        )
+        return kept
 
 
 def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:

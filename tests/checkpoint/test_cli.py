@@ -17,6 +17,7 @@ from installer.cli.bundle import app
 from tests.conftest import BuildOnce
 from tests.fakes.adapters import write_adapter
 from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.command import run_command
 
 PASSPHRASE = "a passphrase for the tests"
 
@@ -51,24 +52,32 @@ Journal.append = interrupted
 """
 
 
-def appliance(packager: Path, *words: str, script: str = MAIN) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(autouse=True)
+def _environment(packager: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APPLIANCE_PASSPHRASE_FILE", str(packager / "passphrase"))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+
+
+def appliance(*words: str, script: str = "") -> subprocess.CompletedProcess[str]:
+    """`appliance bundle`, in a process of its own after `script` if there is one."""
+    if not script:
+        return run_command("bundle", *words)
     return subprocess.run(
-        [sys.executable, "-c", script, "bundle", *words],
+        [sys.executable, "-c", script + MAIN, "bundle", *words],
         capture_output=True,
         text=True,
         check=False,
-        env={"APPLIANCE_PASSPHRASE_FILE": str(packager / "passphrase"), "SOURCE_DATE_EPOCH": "1"},
     )
 
 
 def build(
-    packager: Path, out: Path, *words: str, script: str = MAIN
+    packager: Path, out: Path, *words: str, script: str = ""
 ) -> subprocess.CompletedProcess[str]:
     named = ("--name", "tiny", "--version", "1.0", "--out", str(out))
     keys = ("--keys", str(packager / "keys"))
     words = words if "--parity" in words else (*words, "--parity", "off")
     checkpoint = str(packager / "checkpoint")
-    return appliance(packager, "build", checkpoint, *named, *keys, *words, script=script)
+    return appliance("build", checkpoint, *named, *keys, *words, script=script)
 
 
 def test_a_bundle_is_built_and_verified(packager: Path, tmp_path: Path) -> None:
@@ -78,7 +87,7 @@ def test_a_bundle_is_built_and_verified(packager: Path, tmp_path: Path) -> None:
     assert (built["name"], built["precision"], built["kind"]) == ("tiny", "int8", "embedding")
     assert "building the bert graph in int8" in done.stderr
     assert built["parity"] == "not compared: switched off"
-    done = appliance(packager, "verify", str(tmp_path / "it"), "--keys", str(packager / "keys"))
+    done = appliance("verify", str(tmp_path / "it"), "--keys", str(packager / "keys"))
     assert done.returncode == 0, done.stderr
     assert built["digest"] in done.stdout
 
@@ -90,7 +99,7 @@ def test_a_flipped_byte_is_found_and_named(packager: Path, tmp_path: Path) -> No
     data[1234] ^= 1
     weights.write_bytes(data)
     keys = str(packager / "keys")
-    done = appliance(packager, "verify", str(tmp_path / "it"), "--keys", keys, "--json")
+    done = appliance("verify", str(tmp_path / "it"), "--keys", keys, "--json")
     assert done.returncode == 5
     error = json.loads(done.stderr[done.stderr.index("{") :])["error"]
     assert error["path"] == "graph/cpu/weights-00001.bin"
@@ -135,7 +144,7 @@ def test_an_adapter_is_built_for_the_base_that_is_named(packager: Path, tmp_path
 
 
 def test_ctrl_c_leaves_a_build_that_goes_on_and_says_so(packager: Path, tmp_path: Path) -> None:
-    done = build(packager, tmp_path / "it", script=INTERRUPTED + MAIN)
+    done = build(packager, tmp_path / "it", script=INTERRUPTED)
     assert done.returncode == 130, done.stderr
     assert "stopped: what is done is kept" in done.stderr
     assert not (tmp_path / "it").exists()
@@ -154,5 +163,5 @@ def test_the_comparison_with_the_reference_is_shown_wherever_the_bundle_is(
     shown = "first 2 layers: relative error"
     assert shown in done.stdout
     keys = str(packager / "keys")
-    done = appliance(packager, "verify", str(tmp_path / "it"), "--keys", keys, "--json")
+    done = appliance("verify", str(tmp_path / "it"), "--keys", keys, "--json")
     assert shown in json.loads(done.stdout)["parity"]

@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("checkpoint"),
         vocab=4096,
         hidden=1024,
-        layers=96 if LARGE else 12,
+        layers=96 if LARGE else 9,
         heads=16,
         kv_heads=8,
         head_dim=64,

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 CALLS = "connect,sendto,sendmsg,sendmmsg"
+_STRACE = ("strace", "--follow-forks", "--seccomp-bpf", "--quiet=all", "-e", f"trace={CALLS}")
 _LOCAL = frozenset({"AF_UNIX", "AF_LOCAL", "AF_NETLINK", "AF_UNSPEC"})
 _FAMILY = re.compile(r"sa_family=(AF_\w+)")
 _PORT = re.compile(r"sin6?_port=htons\((\d+)\)")
@@ -42,15 +43,20 @@ class Attempt:
         return not (ip_address(self.address).is_loopback and self.port == own_port)
 
 
+def untraceable() -> str:
+    """Why processes cannot be traced on this machine; nothing if they can."""
+    if shutil.which("strace") is None:
+        return "strace is not installed"
+    works = subprocess.run([*_STRACE, "--output", "/dev/null", "true"], capture_output=True)
+    said = works.stderr.decode(errors="replace")
+    return f"strace cannot trace here: {said}" if works.returncode else ""
+
+
 def strace(log: Path) -> list[str]:
     """The command prefix that logs every process's network calls to `log`."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
-    command = ["strace", "--follow-forks", "--seccomp-bpf", "--quiet=all", "-e", f"trace={CALLS}"]
-    works = subprocess.run([*command, "--output", "/dev/null", "true"], capture_output=True)
-    if works.returncode:
-        pytest.skip(f"strace cannot trace here: {works.stderr.decode(errors='replace')}")
-    return [*command, "--string-limit=0", "--output", str(log)]
+    if reason := untraceable():
+        pytest.skip(reason)
+    return [*_STRACE, "--string-limit=0", "--output", str(log)]
 
 
 def attempts(log: Path) -> Sequence[Attempt]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appliance.config import Layout
 from installer.readiness import ReadinessSocket
+from tests.conftest import BuildOnce
+from tests.e2e.egress import strace, untraceable
 from tests.fakes.node_media import NodeMedia
 
 START_SECONDS = 120
@@ -41,11 +46,10 @@ class Prefix:
             *("--root", str(self.root), "--json"),
         ]
 
-    def install(self, media: NodeMedia) -> dict[str, Any]:
-        """Install to the end; the result document."""
-        done = subprocess.run(
-            self.install_command(media), capture_output=True, text=True, env=CLEAN
-        )
+    def install(self, media: NodeMedia, *wrapper: str) -> dict[str, Any]:
+        """Install to the end, run by `wrapper` if there is one; the result document."""
+        command = [*wrapper, *self.install_command(media)]
+        done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
         assert done.returncode == 0, done.stdout + done.stderr
         document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         assert document["event"] == "result"
@@ -135,3 +139,58 @@ def new_prefix(root: Path) -> Prefix:
     settings.parent.mkdir(parents=True)
     settings.write_text(f"[api]\nlisten_port = {port}\n")
     return Prefix(root, port)
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An installation from nothing, made once in this test run: to look at, to take programs from.
+
+    `root` is where it was made, which is not where it is now; `seconds` is how long it took.
+    """
+
+    directory: Path
+    root: str
+    port: int
+    seconds: float
+
+    @property
+    def log(self) -> Path:
+        """What strace saw of it; absent where nothing can be traced."""
+        return self.directory / "install.log"
+
+    def lend_programs(self, prefix: Prefix) -> Prefix:
+        """Put its release into `prefix`, so that the next `install` there finds it staged.
+
+        The files are links to the same bytes, which nobody changes in place. Only the scripts of a
+        virtual environment name its place: they are written anew.
+        """
+        for release in Layout(self.directory / "n").releases.iterdir():
+            own = Layout(prefix.root).releases / release.name
+            shutil.copytree(release, own, symlinks=True, copy_function=os.link)
+            for script in (own / "venv/bin").iterdir():
+                if not script.is_symlink():
+                    _move(script, os.fsencode(self.root), bytes(prefix.root))
+        return prefix
+
+
+def _move(script: Path, before: bytes, now: bytes) -> None:
+    """Let `script` name the interpreter below `now` instead of the one below `before`."""
+    data, mode = script.read_bytes(), script.stat().st_mode
+    script.unlink()
+    script.write_bytes(data.replace(before, now))
+    script.chmod(mode)
+
+
+def installed(build_once: BuildOnce, media: NodeMedia) -> Installed:
+    """The installation of this test run."""
+
+    def build(directory: Path) -> None:
+        wrapper = [] if untraceable() else strace(directory / "install.log")
+        prefix, begin = new_prefix(directory / "n"), time.monotonic()
+        prefix.install(media, *wrapper)
+        seconds = time.monotonic() - begin
+        about = {"root": str(prefix.root), "port": prefix.port, "seconds": seconds}
+        (directory / "about.json").write_text(json.dumps(about))
+
+    directory = build_once("installed", build)
+    return Installed(directory, **json.loads((directory / "about.json").read_text()))

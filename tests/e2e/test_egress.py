@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from tests.e2e.egress import attempts, strace
-from tests.e2e.prefix import CLEAN, new_prefix
+from tests.e2e.prefix import Installed, new_prefix
 from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
 
 LATE_SECONDS = 20.0
@@ -40,24 +39,18 @@ def test_the_check_sees_a_connection_a_datagram_and_a_name_lookup(tmp_path: Path
 
 
 def test_installing_and_a_chat_never_leave_the_machine(
-    tmp_path: Path, node_media: NodeMedia
+    tmp_path: Path, node_media: NodeMedia, installed: Installed
 ) -> None:
-    prefix = new_prefix(tmp_path / "n")
-    installing, serving = tmp_path / "install.log", tmp_path / "serve.log"
-    done = subprocess.run(
-        [*strace(installing), *prefix.install_command(node_media)],
-        capture_output=True,
-        text=True,
-        env=CLEAN,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    key = json.loads(done.stdout.splitlines()[-1])["api_key"]
-    with prefix.serving(*strace(serving)):
+    serving = tmp_path / "serve.log"
+    tracer = strace(serving)
+    prefix = installed.lend_programs(new_prefix(tmp_path / "n"))
+    key = prefix.install(node_media)["api_key"]
+    with prefix.serving(*tracer):
         begin = time.monotonic()
         prefix.chat(key, CHAT)
         assert any(prefix.embed(key, EMBEDDING, "hello"))
         time.sleep(max(0.0, begin + LATE_SECONDS - time.monotonic()))
-    for log in (installing, serving):
+    for log, port in ((installed.log, installed.port), (serving, prefix.port)):
         seen = attempts(log)
         assert seen, "the node's own sockets were seen"
-        assert [a.line for a in seen if a.leaves(prefix.port)] == []
+        assert [a.line for a in seen if a.leaves(port)] == []

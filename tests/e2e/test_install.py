@@ -12,7 +12,7 @@ import pytest
 
 from appliance.config import Layout
 from installer.staging import InstalledRelease
-from tests.e2e.prefix import CLEAN, Prefix, new_prefix
+from tests.e2e.prefix import CLEAN, Installed, Prefix, new_prefix
 from tests.fakes.node_media import NodeMedia
 
 
@@ -79,9 +79,9 @@ def test_an_altered_wheel_is_refused_before_it_is_used(copied: NodeMedia, tmp_pa
 
 
 def test_altered_weights_are_refused_before_they_are_kept(
-    copied: NodeMedia, tmp_path: Path
+    copied: NodeMedia, installed: Installed, tmp_path: Path
 ) -> None:
-    prefix = new_prefix(tmp_path / "n")
+    prefix = installed.lend_programs(new_prefix(tmp_path / "n"))
     (weights, *_) = sorted(copied.media.glob("bundles/tiny-chat-1.0/graph/cpu/weights-*"))
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1

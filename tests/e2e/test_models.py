@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from installer.checkpoint import build_bundle
-from tests.e2e.prefix import Prefix, new_prefix
+from tests.e2e.prefix import Installed, Prefix, new_prefix
 from tests.fakes.checkpoints import write_bert
 from tests.fakes.media import make_trust
 from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
@@ -69,8 +69,10 @@ class Stream:
 
 
 @pytest.fixture(scope="module")
-def node(node_media: NodeMedia, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingNode]:
-    prefix = new_prefix(tmp_path_factory.mktemp("models") / "n")
+def node(
+    node_media: NodeMedia, installed: Installed, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServingNode]:
+    prefix = installed.lend_programs(new_prefix(tmp_path_factory.mktemp("models") / "n"))
     key = prefix.install(node_media)["api_key"]
     with prefix.serving():
         yield ServingNode(prefix, key)

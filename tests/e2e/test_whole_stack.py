@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM
 from installer.checkpoint import build_bundle
 from installer.signing import BundleSigner
 from tests.conftest import BuildOnce
-from tests.e2e.prefix import CLEAN, Prefix, new_prefix
+from tests.e2e.prefix import CLEAN, Installed, Prefix, new_prefix
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.media import PASSPHRASE
 from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
@@ -73,9 +73,12 @@ def exact_bundle(build_once: BuildOnce, node_media: NodeMedia) -> Path:
 
 @pytest.fixture(scope="module")
 def served(
-    tmp_path_factory: pytest.TempPathFactory, node_media: NodeMedia, exact_bundle: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    node_media: NodeMedia,
+    installed: Installed,
+    exact_bundle: Path,
 ) -> Iterator[Served]:
-    prefix = new_prefix(tmp_path_factory.mktemp("stack") / "n")
+    prefix = installed.lend_programs(new_prefix(tmp_path_factory.mktemp("stack") / "n"))
     key = prefix.install(node_media)["api_key"]
     with prefix.serving():
         prefix.run("models", "add", str(exact_bundle / "bundle"))

@@ -1,4 +1,7 @@
-"""Real media with real keys for the tests: what a packager would write, only smaller."""
+"""Real media with real keys for the tests: what a packager would write, only smaller.
+
+`python -m tests.fakes.media` fetches their wheels before a test waits for them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from installer.ceremony import hold_ceremony
 from installer.media import build as media_build
 from installer.media.build import BuiltMedia
 from installer.media.lockfile import PYTHONS
-from installer.media.wheelhouse import Locks
+from installer.media.wheelhouse import Locks, Wheelhouse
 from installer.progress import JsonProgress
 from installer.signing import BundleSigner
 from tests.conftest import BUILD_CACHE
@@ -51,3 +54,8 @@ def build_media(
         targets=targets,
         locks=locks,
     )
+
+
+if __name__ == "__main__":
+    all_locks = Locks.of_checkout()
+    Wheelhouse(WHEELS).wheels(all_locks.node + all_locks.bootstrap)

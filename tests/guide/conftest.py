@@ -11,7 +11,8 @@ import pytest
 from guide_recipe.reference_encoder import Embed, ReferenceEncoder
 from guide_recipe.sources import GUIDE, Sources, read_sources
 from installer.ask.reader import Vectors
-from tests.conftest import BUILD_CACHE
+from installer.ask.retrieval import lessons
+from tests.conftest import BUILD_CACHE, BuildOnce
 
 CHECKPOINT = GUIDE / "checkpoint"
 
@@ -31,11 +32,11 @@ def minilm() -> Path:
 
 
 class Remembering:
-    """An encoder that embeds no text twice."""
+    """An encoder that embeds no text twice; `known` it has from others."""
 
-    def __init__(self, embed: Embed) -> None:
+    def __init__(self, embed: Embed, known: dict[str, Vectors]) -> None:
         self._embed = embed
-        self._known: dict[str, Vectors] = {}
+        self._known = known
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -45,5 +46,13 @@ class Remembering:
 
 
 @pytest.fixture(scope="session")
-def encoder(minilm: Path) -> Embed:
-    return Remembering(ReferenceEncoder(minilm))
+def encoder(minilm: Path, sources: Sources, build_once: BuildOnce) -> Embed:
+    """The published encoder; what the handbook teaches is embedded once per test run."""
+    embed = ReferenceEncoder(minilm)
+    taught = [lesson.text for lesson in lessons(sources.passages, sources.asked)]
+
+    def build(directory: Path) -> None:
+        np.save(directory / "vectors.npy", embed(taught))
+
+    vectors = np.load(build_once("taught", build) / "vectors.npy")
+    return Remembering(embed, dict(zip(taught, vectors, strict=True)))

@@ -50,10 +50,12 @@ def weights(checkpoint: Path) -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_unrelated() -> Iterator[None]:
-    """Made-up questions to be declined: embedding a thousand takes long, a few are as good here."""
+def _small() -> Iterator[None]:
+    """Few made-up questions to be declined, for embedding a thousand takes long, and few folds of
+    what is asked, each of which teaches a ranking: they are as good here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("guide_recipe.composer.UNRELATED", 60)
+        patch.setattr("guide_recipe.ranking.FOLDS", 2)
         yield
 
 
