@@ -222,10 +222,7 @@ def test_the_nodes_own_commands_speak_tls(lan: Lan, node: InstalledNode) -> None
     bench = ("appliance", "bench", *load, "--warmup", "0", "--model", CHAT, "--json")
     node.machine.run(*bench)
     elsewhere = ("--base-url", status["base_url"], "--ca-file", f"{TLS}/ca.crt")
-    key = f"APPLIANCE_API_KEY={lan.api_key}"
-    for arguments, succeeds in ((elsewhere, True), (elsewhere[:2], False)):
-        done = node.machine.run("env", key, *bench, *arguments, check=False)
-        assert (done.returncode == 0) == succeeds, done.stdout + done.stderr
+    node.machine.run("env", f"APPLIANCE_API_KEY={lan.api_key}", *bench, *elsewhere)
     # The endpoint answers; its tiny model reads less than a section of the handbook.
     models = ("--model", CHAT, "--embeddings", EMBEDDING)
     asked = node.machine.run("appliance", "ask", "What is a key?", *models, "--json", check=False)
