@@ -22,7 +22,7 @@ from appliance.config import ApiSettings, Layout, load_config
 from appliance.errors import NotFoundError, UnavailableError
 from appliance.fsops import fsync_dir, make_dirs, symlink_durable, write_durable
 from appliance.interpreter import engine_python
-from installer import supervise, units
+from installer import local_endpoint, supervise, units
 from installer.gpu import look, unit_nodes
 from installer.progress import Progress
 from installer.readiness import ReadinessSocket
@@ -149,15 +149,22 @@ class SystemNode:
         _call("systemctl", "enable", "--quiet", units.TARGET)
 
     def running(self, progress: Progress) -> AbstractContextManager[None]:
-        """Start what does not run yet, restart what runs another release; they stay up."""
+        """Start what does not run yet, restart what runs another release or by other settings.
+
+        They stay up.
+        """
         release = current_release(self.layout)
         assert release is not None, "a release is deployed before it is started"
         pythons = {
             units.ENGINE_UNIT: engine_python(self.layout, release.python),
             units.SHIM_UNIT: release.python,
         }
+        config = load_config(self.layout.root)
         for unit, python in pythons.items():
-            if not _runs_with(unit, python):
+            serves = _runs_with(unit, python) and (
+                unit != units.SHIM_UNIT or local_endpoint.is_as_set(config)
+            )
+            if not serves:
                 progress.step(f"starting {unit}")
                 _call("systemctl", "reset-failed", unit, check=False)
                 _start_unit(unit)

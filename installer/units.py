@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from appliance.config import ApiSettings, Layout
@@ -228,10 +229,17 @@ def _shim(layout: Layout, python: Path, api: ApiSettings) -> str:
 
 
 def _reachable_from(api: ApiSettings) -> str:
-    """From where packets may come, and where any may go: systemd's filter knows no direction."""
+    """From where packets may come, and where any may go: systemd's filter knows no direction.
+
+    What the node's own commands send to the address that is listened on comes from it, too, and
+    that is none of `localhost`.
+    """
     if api.is_loopback:
         return "localhost"
-    return f"localhost {api.clients}" if api.networks else "any"
+    if not api.networks:
+        return "any"
+    own = () if ip_address(api.listen_host).is_unspecified else (api.listen_host,)
+    return " ".join(("localhost", *own, api.clients))
 
 
 def _unit(description: str) -> Settings:

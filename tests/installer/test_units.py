@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import Layout
+from appliance.config import ApiSettings, Layout
 from installer import units
 
 PYTHON = Path("/opt/appliance/releases/1.0-abc/venv/bin/python")
@@ -70,6 +70,24 @@ def test_the_engine_has_no_network_at_all() -> None:
 
 def test_the_shim_reaches_this_machine_only() -> None:
     assert dict(settings(units.SHIM_UNIT))["IPAddressAllow"] == "localhost"
+
+
+@pytest.mark.parametrize(
+    ("listen_host", "clients", "allowed"),
+    [
+        ("10.1.2.3", "", "any"),
+        ("10.1.2.3", "10.9.0.0/16 fd00::/8", "localhost 10.1.2.3 10.9.0.0/16 fd00::/8"),
+        ("0.0.0.0", "10.9.0.0/16", "localhost 10.9.0.0/16"),
+        ("::", "fd00::/8", "localhost fd00::/8"),
+    ],
+)
+def test_the_shim_hears_its_callers_and_the_commands_of_this_machine(
+    listen_host: str, clients: str, allowed: str
+) -> None:
+    """These call the address that it listens on, from that address."""
+    api = ApiSettings(listen_host=listen_host, tls=True, clients=clients)
+    files = units.unit_files(Layout(Path("/")), PYTHON, api=api)
+    assert dict(parsed(files[units.SHIM_UNIT]))["IPAddressAllow"] == allowed
 
 
 def test_neither_daemon_sees_what_only_the_other_needs() -> None:

@@ -20,6 +20,8 @@ from pathlib import Path
 BOOT_SECONDS = 90
 _REBOOT = 133
 """With --keep-unit, systemd-nspawn leaves starting again to who started it."""
+_ENFORCING = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+"""Without cgroup2 and bpf(2) systemd silently enforces no IPAddressDeny and no DevicePolicy."""
 _SETTLED = frozenset({"running", "degraded"})
 
 
@@ -37,11 +39,16 @@ class Machine:
         command = [
             "systemd-nspawn", "--quiet", "--directory", str(self._root), "--boot",
             "--private-network", "--keep-unit", "--register=no", "--machine", f"node-{os.getpid()}",
-            f"--bind-ro={self._media}:/media/usb",
+            f"--bind-ro={self._media}:/media/usb", "--system-call-filter=bpf",
         ]  # fmt: skip
         controller, terminal = pty.openpty()
         self._process = subprocess.Popen(
-            command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+            command,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+            env={**os.environ, **_ENFORCING},
         )
         os.close(terminal)
         threading.Thread(target=self._keep_console, args=(controller,), daemon=True).start()

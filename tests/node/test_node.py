@@ -8,13 +8,17 @@ import time
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.config import Layout
+from appliance.tls.authority import make_authority, names_of
 from installer import units
 from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
 from tests.node.conftest import MEDIA, InstalledNode, no_network
+from tests.node.lan import CALLER, NAME, NODE, STRANGER, Lan
+from tests.tls.clients import client_certificate
 
 pytestmark = pytest.mark.node
 
@@ -22,7 +26,10 @@ Measured = Callable[[str, object], None]
 SERVICES = {units.ENGINE_UNIT: units.ENGINE_USER, units.SHIM_UNIT: units.API_USER}
 MAX_EXPOSURE = {units.ENGINE_UNIT: 0.2, units.SHIM_UNIT: 2.0}
 MAX_GPU_EXPOSURE = 0.5
-UNITS = "/etc/systemd/system"
+UNITS, TLS = "/etc/systemd/system", "/var/lib/appliance/tls"
+CHAT_REQUEST: dict[str, object] = {
+    "model": CHAT, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8,
+}  # fmt: skip
 BOOT_SECONDS = 120
 
 
@@ -178,22 +185,94 @@ def test_the_target_stops_and_starts_both(node: InstalledNode) -> None:
     serves(node)
 
 
-def test_after_a_reboot_everything_works_by_itself(node: InstalledNode) -> None:
+@pytest.fixture(scope="module")
+def lan(node: InstalledNode) -> Lan:
+    """Another machine, and the node made to serve it: the settings, then the installation again."""
+    made = Lan(node.machine, node.result["api_key"])
+    made.connect()
+    made.use_settings(clients=f"{CALLER}/32")
+    node.machine.run("appliance", "tls", "create", "--name", NAME, "--address", NODE)
+    done = node.machine.run("appliance", "install", MEDIA, "--json")
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["base_url"] == f"https://{NODE}:8400/v1"
+    assert result["proof"]["tokens"] > 0
+    made.give("ca.crt", node.machine.run("cat", f"{TLS}/ca.crt").stdout.encode())
+    return made
+
+
+def test_another_machine_is_served_by_tls_alone(lan: Lan, node: InstalledNode) -> None:
+    for name in (NAME, NODE):
+        assert chat_from(lan, name=name)["status"] == 200
+    in_clear = chat_from(lan, tls=False)
+    assert (in_clear["status"], in_clear["body"]["error"]["code"]) == (400, "tls_required")
+    assert "PROTOCOL_VERSION" in chat_from(lan, version="TLSv1_2")["error"]
+    assert "CERTIFICATE_VERIFY_FAILED" in chat_from(lan, ca=None)["error"]
+    assert exposed(node, units.SHIM_UNIT) <= MAX_EXPOSURE[units.SHIM_UNIT]
+
+
+def test_packets_of_who_may_not_call_do_not_arrive(lan: Lan) -> None:
+    """The kernel drops them: the caller sees no refusal, only silence."""
+    assert "timed out" in chat_from(lan, source=STRANGER)["error"]
+
+
+def test_the_nodes_own_commands_speak_tls(lan: Lan, node: InstalledNode) -> None:
+    status = json.loads(node.machine.run("appliance", "status", "--json").stdout)
+    assert (status["serving"], status["base_url"]) == (True, f"https://{NODE}:8400/v1")
+    load = ("--concurrency", "1", "--requests", "1", "--output-tokens", "4", "--input-tokens", "24")
+    bench = ("appliance", "bench", *load, "--warmup", "0", "--model", CHAT, "--json")
+    node.machine.run(*bench)
+    elsewhere = ("--base-url", status["base_url"], "--ca-file", f"{TLS}/ca.crt")
+    node.machine.run("env", f"APPLIANCE_API_KEY={lan.api_key}", *bench, *elsewhere)
+    # The endpoint answers; its tiny model reads less than a section of the handbook.
+    models = ("--model", CHAT, "--embeddings", EMBEDDING)
+    asked = node.machine.run("appliance", "ask", "What is a key?", *models, "--json", check=False)
+    assert "the model reads 64" in asked.stdout + asked.stderr
+
+
+def test_callers_show_certificates_where_they_have_to(lan: Lan, node: InstalledNode) -> None:
+    authority = make_authority(names_of(["callers.example"], []))
+    callers = lan.give("callers.crt", authority.pem)
+    billing = client_certificate(authority, "billing")
+    shown = lan.give("billing.pem", billing.key_pem + billing.pem)
+    node.machine.run("appliance", "tls", "trust", callers)
+    lan.use_settings(clients=f"{CALLER}/32", client_certificates=True)
+    node.machine.run("appliance", "tls", "apply")
+    assert chat_from(lan, certificate=shown)["status"] == 200
+    assert "error" in chat_from(lan)
+    assert json.loads(node.machine.run("appliance", "status", "--json").stdout)["serving"]
+    records = [
+        json.loads(line)
+        for line in node.machine.run("appliance", "audit", "tail", "--json").stdout.splitlines()
+    ]
+    assert "CN=billing" in {record.get("caller") for record in records if record["type"] == "REQ"}
+    refused = [r for r in records if r.get("code") == "client_certificate_missing"]
+    assert {(record["type"], record["peer"]) for record in refused} == {("REJECT", CALLER)}
+
+
+def test_after_a_reboot_everything_works_by_itself_and_its_address_may_come_later(
+    lan: Lan, node: InstalledNode
+) -> None:
+    """No unit waits for a network: the cable is laid when the endpoint serves already."""
+    lan.use_settings()
     node.machine.reboot()
-    wait_until_serving(node)
     assert no_network(node.machine)
-    serves(node)
+    assert states(node) == {"active"}
+    lan.connect()
+    wait_until_serving(node)
+    assert chat_from(lan)["status"] == 200
     verified = node.machine.run("appliance", "audit", "verify", "--json")
     assert verified.returncode == 0
     assert node.machine.run("systemctl", "--failed", "--quiet", "--no-legend").stdout == ""
 
 
+def chat_from(lan: Lan, **how: Any) -> dict[str, Any]:
+    """One chat from the other machine."""
+    return lan.call("/v1/chat/completions", CHAT_REQUEST, **how)
+
+
 def serves(node: InstalledNode) -> None:
     """One chat and one embedding, from inside."""
-    answer = node.ask(
-        "/v1/chat/completions",
-        {"model": CHAT, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8},
-    )
+    answer = node.ask("/v1/chat/completions", CHAT_REQUEST)
     assert answer["usage"]["completion_tokens"] > 0
     vectors = node.ask("/v1/embeddings", {"model": EMBEDDING, "input": ["one", "two"]})["data"]
     assert len(vectors) == 2

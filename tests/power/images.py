@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tests.power.disk import FLUSH, ORDER, WRITE
 
-SECTOR = 512
 CHOICES = ("none", "all", "some writes", "some sectors")
 
 
@@ -45,10 +44,11 @@ class Cut:
 
 
 class Recording:
-    """A disk's first bytes and all that followed."""
+    """A disk's first bytes and all that followed; a write of `sector` bytes is not torn."""
 
-    def __init__(self, image: Path, journal: Path) -> None:
+    def __init__(self, image: Path, journal: Path, sector: int) -> None:
         self._image = image
+        self._sector = sector
         self.orders = list(read_orders(journal))
 
     def cuts(self, count: int, *, after: int, before: int, seed: int) -> Iterator[Cut]:
@@ -70,19 +70,20 @@ class Recording:
                     covered = max(covered, order.offset)
             done = point
             choice = rng.choice(CHOICES)
-            yield Cut(self.orders[point].at, choice, _choose(durable, waiting, choice, rng))
+            yield Cut(self.orders[point].at, choice, self._choose(durable, waiting, choice, rng))
 
-
-def _choose(durable: bytearray, waiting: list[Order], choice: str, rng: random.Random) -> bytearray:
-    image = bytearray(durable)
-    for order in waiting:
-        if choice == "all" or (choice == "some writes" and rng.random() < 0.5):
-            _apply(image, order.offset, order.data)
-        elif choice == "some sectors":
-            for start in range(0, len(order.data), SECTOR):
-                if rng.random() < 0.5:
-                    _apply(image, order.offset + start, order.data[start : start + SECTOR])
-    return image
+    def _choose(
+        self, durable: bytearray, waiting: list[Order], choice: str, rng: random.Random
+    ) -> bytearray:
+        image, sector = bytearray(durable), self._sector
+        for order in waiting:
+            if choice == "all" or (choice == "some writes" and rng.random() < 0.5):
+                _apply(image, order.offset, order.data)
+            elif choice == "some sectors":
+                for start in range(0, len(order.data), sector):
+                    if rng.random() < 0.5:
+                        _apply(image, order.offset + start, order.data[start : start + sector])
+        return image
 
 
 def _apply(image: bytearray, offset: int, data: bytes) -> None:

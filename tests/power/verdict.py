@@ -8,7 +8,7 @@ from contextlib import closing
 
 from appliance.access import KeyStore
 from appliance.audit import AuditLog, read_events
-from appliance.audit.event import AnyEvent, Recovery, Request, Response
+from appliance.audit.event import AnyEvent, Keyroll, Recovery, Request, Response
 from appliance.audit.fsck import verify
 from appliance.compiler import open_artifact
 from appliance.config import Config
@@ -33,6 +33,8 @@ def assert_kept(config: Config, told: Acknowledged, later: list[AnyEvent], at: i
     for event in events[same:]:
         closing_record = isinstance(event, Response) and event.outcome == "aborted"
         assert closing_record or isinstance(event, Recovery), f"forged: {event}"
+    ended = sum(isinstance(e, Keyroll) for e in events)
+    assert ended >= sum(when < at for when in told.rolled), "the end of an epoch is lost"
     _assert_answers(events, told, at)
     _assert_bill(config, events)
     _assert_keys(config, told, at)

@@ -6,6 +6,7 @@ import http.client
 import socket
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from appliance.errors import ApplianceError, ConfigError, NotFoundError
 from appliance.tls.authority import Issued, make_authority, names_of
 from appliance.tls.files import TlsFiles
 from installer import tls
+from installer.local_endpoint import is_as_set
 from installer.node import PrefixNode
 from installer.status import status_of
 from tests.fakes.engine import CHAT, FakeEngine
@@ -26,7 +28,7 @@ from tests.hostile import http_cases
 from tests.hostile.oracle import faults_of, send
 from tests.hostile.stack import Keys
 from tests.shim import node as shim_node
-from tests.shim.node import Node, ask, eventually, prepare, running_shim, standing
+from tests.shim.node import Node, ask, eventually, free_port, prepare, running_shim, standing
 from tests.tls.clients import client_certificate
 
 
@@ -277,6 +279,26 @@ def test_an_endpoint_that_would_be_open_does_not_start(
         pass
     assert caught.value.code == code
     assert caught.value.hint
+
+
+def test_an_endpoint_by_other_settings_is_told_from_one_that_runs_as_set(node: Node) -> None:
+    """What an installation goes by: an endpoint that is as set is not started again."""
+    layout, api = node.config.layout, node.config.api
+    assert is_as_set(node.config)
+    for other in (
+        replace(api, tls=False),
+        replace(api, listen_port=free_port()),
+        replace(api, listen_host="127.0.0.2"),
+    ):
+        assert not is_as_set(Config(layout, api=other)), other
+
+
+def test_an_endpoint_in_clear_is_not_one_with_tls(tmp_path: Path) -> None:
+    with standing(tmp_path) as node:
+        assert is_as_set(node.config)
+        tls.create(node.config)
+        by_tls = replace(node.config.api, tls=True)
+        assert not is_as_set(Config(node.config.layout, api=by_tls))
 
 
 def test_other_networks_are_turned_away_at_the_socket(tmp_path: Path) -> None:
