@@ -37,7 +37,7 @@ def recorded(base: Path, mounted: Path) -> Iterator[None]:
     with subprocess.Popen([*command, str(base / "journal")], cwd=REPOSITORY) as disk:
         try:
             eventually(lambda: disk.poll() is not None or node.stat().st_size == DISK_BYTES, 20)
-            with _looped(node, mounted):
+            with looped(node, mounted):
                 yield
         finally:
             subprocess.run(["umount", str(node)], check=False)
@@ -48,12 +48,13 @@ def recorded(base: Path, mounted: Path) -> Iterator[None]:
 def started_again(image: bytearray, file: Path, mounted: Path) -> Iterator[None]:
     """The file system of `image` at `mounted`, its own journal replayed."""
     file.write_bytes(image)
-    with _looped(file, mounted):
+    with looped(file, mounted):
         yield
 
 
 @contextmanager
-def _looped(file: Path, mounted: Path) -> Iterator[None]:
+def looped(file: Path, mounted: Path) -> Iterator[None]:
+    """The file system in `file` at `mounted`."""
     mounted.mkdir(exist_ok=True)
     done = subprocess.run(
         ["losetup", "-f", "--show", str(file)], check=True, capture_output=True, text=True
