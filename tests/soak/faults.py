@@ -26,7 +26,7 @@ from tests.soak.ground import START_SECONDS, Ground
 from tests.soak.ledger import IN_RESPONSES, Entry, Ledger
 from tests.soak.questions import CHAT
 
-ENGINE_AWAY = frozenset({"engine_unavailable", "engine_error", "model_loading", "model_not_found"})
+ENGINE_AWAY = frozenset({"engine_unavailable", "engine_error", "model_loading"})
 ENGINE_AWAY |= IN_RESPONSES
 DISK = frozenset({"audit_unavailable", "storage"}) | IN_RESPONSES
 FULL_SECONDS, ERROR_SECONDS, STOPPED_SECONDS, CLOCK_SECONDS = 8.0, 4.0, 10.0, 6.0
@@ -103,12 +103,11 @@ def _hangs(here: Field) -> None:
 def _disk_full(here: Field) -> None:
     hog = here.ground.disk / "hog"
     try:
-        with hog.open("wb") as file:
+        with hog.open("wb", buffering=0) as file:
             size = 64 * 1024 * 1024
             while size >= 512:
                 try:
                     file.write(bytes(size))
-                    file.flush()
                 except OSError:
                     size //= 2
         time.sleep(FULL_SECONDS)
