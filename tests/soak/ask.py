@@ -18,6 +18,8 @@ SECONDS = 150.0
 LOST = "connection lost"
 """The code of an answer that did not come to its end, without a word why."""
 ANTHROPIC = "/v1/messages"
+UNREAD = frozenset({"too_many_connections", "invalid_http"})
+"""Said before a request was read, so in OpenAI's form whatever it would have asked for."""
 
 
 @dataclass
@@ -142,7 +144,7 @@ def _take_error(answer: Answer, document: Any) -> None:
     """The code of an error document, and what is wrong with it."""
     try:
         error = document["error"]
-        if answer.path.startswith(ANTHROPIC):
+        if answer.path.startswith(ANTHROPIC) and error.get("code") not in UNREAD:
             answer.code = error["details"]["error_code"]
             wanted = {"type", "message", "details"}
         else:

@@ -6,13 +6,14 @@ only, as a disk of one's own is.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from appliance.config import Config, load_config
@@ -28,6 +29,7 @@ from tests.soak.supervised import MODULES
 DISK_BYTES = 192 * 1024 * 1024
 START_SECONDS = 120.0
 STOP_SECONDS = 90.0
+_FREE_SECONDS = 20.0
 _SETTINGS = """\
 [api]
 listen_port = {port}
@@ -118,6 +120,27 @@ class Ground:
         return pid
 
 
+def open_files(disk: Path, pid: int | str = "self") -> list[str]:
+    """The files below `disk` that a process holds."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(link.readlink()))
+    return [path for path in found if path.startswith(f"{disk}/")]
+
+
+def _await_free(disk: Path) -> None:
+    """Wait a while for those who were killed in the middle of something."""
+    gc.collect()
+    deadline = time.monotonic() + _FREE_SECONDS
+    while time.monotonic() < deadline:
+        numbers = [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
+        with suppress(OSError):
+            if not any(open_files(disk, number) for number in numbers):
+                return
+        time.sleep(0.2)
+
+
 def children(pid: int) -> list[int]:
     """The processes that `pid` started and that live; none if it does not."""
     found: list[int] = []
@@ -158,3 +181,4 @@ def prepared(models: Path, *, epoch_seconds: int = 300) -> Iterator[Ground]:
                 yield ground
             finally:
                 ground.stop()
+                _await_free(disk)

@@ -40,7 +40,7 @@ class Window:
     lifted: float = 0.0
     """When the fault itself was over; 0: not yet."""
     ended: float = float("inf")
-    """When the node was seen to serve again."""
+    """When nothing was seen of it any more."""
 
     def explains(self, answer: Answer) -> bool:
         overlaps = answer.began <= self.ended + GRACE_SECONDS and answer.ended >= self.began

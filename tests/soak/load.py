@@ -16,10 +16,10 @@ from appliance.access import KeyStore
 from tests.soak.ask import Answer, Caller
 from tests.soak.ground import Ground
 from tests.soak.ledger import Entry, Ledger
-from tests.soak.questions import RESPONSES, STREAMED, Question, counts, questions, said, same
+from tests.soak.questions import CHAT, RESPONSES, STREAMED, Question, counts, questions, said, same
 
 KEYS = 24
-WORKERS = 8
+WORKERS = 12
 BAD: Sequence[tuple[str, str, Any, str]] = (
     ("POST", "/v1/chat/completions", b"{", "invalid_json"),
     ("POST", "/v1/chat/completions", {"model": "chat"}, "missing_parameter"),
@@ -47,6 +47,13 @@ BAD: Sequence[tuple[str, str, Any, str]] = (
     ("DELETE", "/v1/models", None, "method_not_allowed"),
 )
 LOOKS = ("/health", "/ready", "/metrics", "/v1/models")
+_OVER_SECONDS = 120.0
+_AGAIN = {
+    "model": "chat",
+    "messages": [{"role": "user", "content": "again"}],
+    "max_tokens": 2,
+    "temperature": 0,
+}
 Reference = dict[str, tuple[Any, tuple[int, int]]]
 """Name of a question -> what its answer says, and the tokens that it costs."""
 
@@ -196,22 +203,26 @@ class Load:
             self._note(answer, "builds on", work=name, counts=told, caller=caller)
 
 
-def until_serving(ground: Ground, ledger: Ledger, secret: str, seconds: float = 120.0) -> float:
-    """When the node served again, monotonic: ready by its own words, and a request is answered.
+def until_over(ground: Ground, ledger: Ledger, secret: str, codes: frozenset[str]) -> float:
+    """When nothing of `codes` was seen any more, monotonic; other faults do not count.
 
-    Raises TimeoutError.
+    That is when a wrong request is refused for what is wrong with it and, if the engine was away,
+    when the node says that it is ready and answers. Raises TimeoutError.
     """
     caller = Caller(ground.port, secret)
-    messages = [{"role": "user", "content": "again"}]
-    body: dict[str, Any] = {"model": "chat", "messages": messages}
-    body |= {"max_tokens": 2, "temperature": 0}
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + _OVER_SECONDS
     while time.monotonic() < deadline:
-        if caller.ask("GET", "/ready").status == 200:
-            answer = caller.ask("POST", "/v1/chat/completions", body)
-            told = counts(answer) if answer.complete else None
-            ledger.note(Entry(answer, "again", work="again", counts=told))
-            if answer.complete:
-                return answer.ended
+        answer = caller.ask("POST", CHAT, {"model": "chat"})
+        ledger.note(Entry(answer, "refused", wanted=frozenset({"missing_parameter"})))
+        if answer.code not in codes and "engine_unavailable" in codes:
+            answer = caller.ask("GET", "/ready")
+            if answer.status == 200:
+                answer = caller.ask("POST", CHAT, _AGAIN)
+                told = counts(answer) if answer.complete else None
+                ledger.note(Entry(answer, "again", work="again", counts=told))
+            else:
+                answer.code = "engine_unavailable"
+        if answer.code not in codes:
+            return answer.ended
         time.sleep(0.1)
     raise TimeoutError(f"the node does not serve again: {caller.answers[-1]}")

@@ -34,7 +34,7 @@ def lines(outcome: Outcome) -> list[str]:
     for window in outcome.windows:
         taken[window.fault].append(window.ended - window.lifted)
     found += [
-        f"{len(each):3} x {fault}: served again after {max(each):.1f} s at most"
+        f"{len(each):3} x {fault}: over after {max(each):.1f} s at most"
         for fault, each in sorted(taken.items())
     ]
     for name, grown in outcome.growth.items():

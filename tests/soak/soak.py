@@ -18,9 +18,9 @@ from appliance.access import KeyStore
 from tests.soak.ask import Caller
 from tests.soak.errands import Errands
 from tests.soak.faults import Fault, Field, can_fail_disks, catalogue, clock_library
-from tests.soak.ground import Ground, prepared
+from tests.soak.ground import Ground, open_files, prepared
 from tests.soak.ledger import Entry, Ledger, Window
-from tests.soak.load import Load, reference, until_serving
+from tests.soak.load import Load, reference, until_over
 from tests.soak.plan import Strike, plan
 from tests.soak.questions import counts, said
 from tests.soak.verdict import Counted, Told, faults_of_bill, faults_of_log
@@ -122,6 +122,9 @@ def _run(
     faults += faults_of_bill(ground.config)
     ground.start()  # what faults left open is closed now
     ground.stop()
+    left = open_files(ground.disk)
+    if left:
+        faults.append(f"commands left files open: {Counter(left)}")
     told = Told(errands.revoked, errands.budgets, errands.line_requests)
     found, counted = faults_of_log(ground.config, ledger, told)
     grown = {}
@@ -159,13 +162,13 @@ def _strike_all(
         try:
             fault.strike(field)
             window.lifted = time.monotonic()
-            window.ended = until_serving(field.ground, field.ledger, secret)
+            window.ended = until_over(field.ground, field.ledger, secret, fault.codes)
         except Exception as error:
             field.ledger.blame(f"{fault.name}: {error!r}")
         struck, well = window.lifted - window.began, window.ended - window.lifted
         say(
             f"{window.began - began:6.0f} s {fault.name}: {struck:.1f} s, "
-            f"served again after {well:.1f} s; {len(field.ledger.entries)} answers, "
+            f"over after {well:.1f} s; {len(field.ledger.entries)} answers, "
             f"{len(field.ledger.faults)} faults"
         )
 

@@ -6,12 +6,10 @@ growth is judged within one life of a process: its last, once it is warm.
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +110,7 @@ def _held(pid: int) -> tuple[int, int, int]:
 
 def growth(samples: Sequence[Sample], warm_seconds: float) -> Growth:
     """Of the last process in `samples`, without its first `warm_seconds`."""
-    *_, (_, life) = groupby(samples, key=lambda sample: sample.process)
-    lived = list(life)
+    lived = [sample for sample in samples if sample.process == samples[-1].process]
     warm = [sample for sample in lived if sample.at - lived[0].at >= warm_seconds]
     assert len(warm) > 1, "the last process did not live for long enough"
     minutes = [sample.at / 60 for sample in warm]
@@ -134,8 +131,3 @@ def slope(times: Sequence[float], values: Sequence[float]) -> float:
     x, y = np.asarray(times[::step]), np.asarray(values[::step])
     first, second = np.triu_indices(len(x), 1)
     return float(np.median((y[second] - y[first]) / (x[second] - x[first])))
-
-
-def level(samples: Sequence[Sample]) -> float:
-    """The middle of anonymous memory, MiB."""
-    return statistics.median(sample.anonymous for sample in samples)
