@@ -28,7 +28,7 @@ from tests.soak.watch import Growth, Sample, Watch, growth
 
 WARM_SECONDS = 180.0
 """Of a process's life before growth is looked for."""
-_END_SECONDS = 120.0
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Outcome:
     stored: int
 
 
-def soak(models: Path, course: Course, say: Callable[[str], object]) -> Outcome:
+def soak(models: Path, course: Course, say: Say) -> Outcome:
     """Run the course on a copy of the root `models`; `say` is told what happens."""
     chance = random.Random(course.seed)
     with tempfile.TemporaryDirectory(prefix="clock") as directory, prepared(models) as ground:
@@ -75,7 +75,7 @@ def soak(models: Path, course: Course, say: Callable[[str], object]) -> Outcome:
         known = catalogue(errors=can_fail_disks(), clock=library is not None)
         strikes = _strikes(known, course, chance)
         ground.start(preload=library)
-        return _run(ground, course, strikes, chance, say)
+        return _judged(ground, course, strikes, _under_load(ground, course, strikes, chance, say))
 
 
 def _strikes(known: Sequence[Fault], course: Course, chance: random.Random) -> list[Strike]:
@@ -86,13 +86,19 @@ def _strikes(known: Sequence[Fault], course: Course, chance: random.Random) -> l
     return [Strike(course.every * n, fault) for n, fault in enumerate(chosen, 1)]
 
 
-def _run(
-    ground: Ground,
-    course: Course,
-    strikes: list[Strike],
-    chance: random.Random,
-    say: Callable[[str], object],
-) -> Outcome:
+@dataclass(frozen=True)
+class _Ran:
+    """What went on, when it is over."""
+
+    ledger: Ledger
+    load: Load
+    errands: Errands
+    watch: Watch
+
+
+def _under_load(
+    ground: Ground, course: Course, strikes: Sequence[Strike], chance: random.Random, say: Say
+) -> _Ran:
     ledger = Ledger()
     with KeyStore(ground.config.layout.keys_db) as keys:
         _, secret = keys.create("reference")
@@ -102,49 +108,56 @@ def _run(
         ledger.note(Entry(answer, "reference", counts=counts(answer)))
     say(f"{len(right)} questions have their answers")
     load = Load(ground, ledger, right, rate=course.rate, seed=course.seed)
-    errands, watch = Errands(ground, ledger, load), Watch(ground)
-    parts = (watch, load, errands)
-    for part in parts:
+    ran = _Ran(ledger, load, Errands(ground, ledger, load), Watch(ground))
+    for part in (ran.watch, load, ran.errands):
         part.start()
     try:
-        _strike_all(Field(ground, ledger, chance), strikes, secret, watch.began, say)
-        time.sleep(max(0.0, watch.began + course.seconds - time.monotonic()))
+        _strike_all(Field(ground, ledger, chance), strikes, secret, ran.watch.began, say)
+        time.sleep(max(0.0, ran.watch.began + course.seconds - time.monotonic()))
     finally:
-        for part in (errands, load, watch):
+        for part in (ran.errands, load, ran.watch):
             part.stop()
     say("the load has ended")
-    for name, saying in _kept_otherwise(ground, load):
-        ledger.blame(f"LOST: the stored response {name} is {saying!r:.200}")
+    return ran
+
+
+def _judged(ground: Ground, course: Course, strikes: list[Strike], ran: _Ran) -> Outcome:
+    """Everything that is judged afterwards. Stops the node, twice."""
+    ledger, errands = ran.ledger, ran.errands
+    found = [
+        f"LOST: the stored response {name} is {saying!r:.200}"
+        for name, saying in _kept_otherwise(ground, ran.load)
+    ]
     if not ground.supervised:
-        ledger.blame("the supervisor gave up")
-    faults = ledger.unexplained() + _surprises(ground)
+        found.append("the supervisor gave up")
+    found += [*ledger.faults, *ledger.unexplained(), *_surprises(ground)]
     ground.stop()
-    faults += faults_of_bill(ground.config)
+    found += faults_of_bill(ground.config)
     ground.start()  # what faults left open is closed now
     ground.stop()
     left = open_files(ground.disk)
     if left:
-        faults.append(f"commands left files open: {Counter(left)}")
+        found.append(f"commands left files open: {Counter(left)}")
     told = Told(errands.revoked, errands.budgets, errands.line_requests)
-    found, counted = faults_of_log(ground.config, ledger, told)
+    of_log, counted = faults_of_log(ground.config, ledger, told)
     grown = {}
     if course.judge_growth:
-        grown = {name: growth(each, WARM_SECONDS) for name, each in watch.samples.items()}
-        found += [f"the {name} grows: {each}" for name, each in grown.items() if each.grows]
+        grown = {name: growth(each, WARM_SECONDS) for name, each in ran.watch.samples.items()}
+    grows = [f"the {name} grows: {each}" for name, each in grown.items() if each.grows]
     return Outcome(
         course=course,
-        faults=[*ledger.faults, *faults, *found],
+        faults=[*found, *of_log, *grows],
         strikes=strikes,
         windows=ledger.windows,
-        began=watch.began,
-        samples=watch.samples,
+        began=ran.watch.began,
+        samples=ran.watch.samples,
         growth=grown,
         answers=Counter(_end_of(entry) for entry in ledger.entries),
         counted=counted,
         batches=errands.batches,
         revoked=len(errands.revoked),
         budgets=len(errands.budgets),
-        stored=len(load.kept),
+        stored=len(ran.load.kept),
     )
 
 
@@ -153,7 +166,7 @@ def _strike_all(
     strikes: Sequence[Strike],
     secret: str,
     began: float,
-    say: Callable[[str], object],
+    say: Say,
 ) -> None:
     """Each at its time, whether or not the one before is over; returns when all are."""
 
