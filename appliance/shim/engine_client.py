@@ -136,8 +136,9 @@ class EngineClient:
 
     @property
     def connected(self) -> bool:
-        """Whether the engine was there when it was last heard of."""
-        return bool(self._channel.get_state() == grpc.ChannelConnectivity.READY)
+        """Whether the engine was there when it was last heard of; one that hangs is not."""
+        ready = bool(self._channel.get_state() == grpc.ChannelConnectivity.READY)
+        return ready and not self._pulse.hangs
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """The vectors for `request`. Being cancelled cancels the call."""

@@ -4,7 +4,8 @@ A request that crashes or hangs the engine would do it again at every retry, and
 else's answers with it. Owns the memory of which requests were running when the engine went away.
 One of those alone is at fault, so they come back one at a time: what then runs through is cleared,
 and what ends the engine a second time is refused for a while. One end counts once, however often
-the same request was running at it. Refuses to keep content: a request is known by a hash.
+the same request was running at it. What was merely refused, or found no engine, is neither cleared
+nor blamed. Refuses to keep content: a request is known by a hash.
 """
 
 from __future__ import annotations
@@ -59,8 +60,11 @@ class Suspects:
             suspicion, began = Suspicion(), self._clock()
             try:
                 yield suspicion
+                if not suspicion.engine_ended:
+                    self._seen.pop(mark, None)
             finally:
-                self._learn(mark, suspicion, began)
+                if suspicion.engine_ended:
+                    self._blame(mark, began)
 
     def _refuse(self, mark: bytes) -> None:
         if self._count(mark) >= DEATHS:
@@ -74,16 +78,14 @@ class Suspects:
         count, at = self._seen.get(mark, (0, 0.0))
         return count if self._clock() - at < REMEMBERED_SECONDS else 0
 
-    def _learn(self, mark: bytes, suspicion: Suspicion, began: float) -> None:
-        if suspicion.engine_ended:
-            if self._count(mark) and self._seen[mark][1] > began:
-                return  # the same end of the engine, noted for the same request sent twice at once
-            self._seen[mark] = (self._count(mark) + 1, self._clock())
-            self._seen.move_to_end(mark)
-            while len(self._seen) > MOST:
-                self._seen.popitem(last=False)
-        else:
-            self._seen.pop(mark, None)
+    def _blame(self, mark: bytes, began: float) -> None:
+        """Note that the engine ended under what had begun at `began`."""
+        if self._count(mark) and self._seen[mark][1] > began:
+            return  # the same end of the engine, noted for the same request sent twice at once
+        self._seen[mark] = (self._count(mark) + 1, self._clock())
+        self._seen.move_to_end(mark)
+        while len(self._seen) > MOST:
+            self._seen.popitem(last=False)
 
 
 def _mark(requests: Sequence[EngineRequest]) -> bytes:

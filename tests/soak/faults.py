@@ -31,7 +31,7 @@ ENGINE_AWAY |= IN_RESPONSES
 DISK = frozenset({"audit_unavailable", "storage"}) | IN_RESPONSES
 FULL_SECONDS, ERROR_SECONDS, STOPPED_SECONDS, CLOCK_SECONDS = 8.0, 4.0, 10.0, 6.0
 CLOCK_JUMP = 2 * 3600
-REVOKED_WITHIN = 2.0
+REVOKED_WITHIN = 5.0
 """Seconds from a revocation's acknowledgement to the end of its streams; documented is one, and
 the machine has other work."""
 
@@ -219,7 +219,7 @@ def catalogue(*, errors: bool, clock: bool) -> list[Fault]:
         Fault("slow readers", frozenset(), _slow),
         Fault("flood of connections", crowded, lambda here: flood(here.ground.port)),
         Fault("half-sent requests", frozenset(), lambda here: half_sent(here.ground.port)),
-        Fault("keys revoked under load", frozenset(), _revoked),
+        Fault("keys revoked under load", frozenset(), _revoked, {}, "engine"),
     ]
     if errors:
         found += [

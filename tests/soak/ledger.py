@@ -7,6 +7,7 @@ node's, and noted in words.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -20,6 +21,7 @@ GRACE_SECONDS = 3.0
 """After a fault was seen to be over: others may have begun before that."""
 IN_RESPONSES = frozenset({"server_error", "rate_limit_exceeded"})
 """What an error is called inside a response, where that API knows no more."""
+_log = logging.getLogger(__name__)
 _ROW = re.compile(r"^\| (\d{3}) \| `(\w+)` \|", re.MULTILINE)
 
 
@@ -78,8 +80,10 @@ class Ledger:
 
     def blame(self, words: str) -> None:
         """Something does not hold."""
+        words = f"{time.strftime('%H:%M:%S')} {words}"
+        _log.error("%s", words)
         with self._lock:
-            self.faults.append(f"{time.strftime('%H:%M:%S')} {words}")
+            self.faults.append(words)
 
     def open(self, fault: str, codes: frozenset[str]) -> Window:
         """A fault begins."""

@@ -13,6 +13,8 @@ from tests.soak.soak import Outcome
 from tests.soak.watch import Sample
 
 _WIDTH, _LEFT, _RIGHT = 960, 56, 16
+_POINTS = 700
+"""Of a line, at most."""
 _PANEL, _TOP, _GAP = 190, 34, 46
 _COLOURS = {"engine": "#2463c9", "shim": "#c2571a"}
 _NAMES = {"engine": "engine", "shim": "endpoint"}
@@ -47,7 +49,8 @@ def draw(outcome: Outcome) -> str:
 def _panel(
     outcome: Outcome, title: str, of: Callable[[Sample], float], top: float, last: float
 ) -> list[str]:
-    most = max(of(s) for samples in outcome.samples.values() for s in samples)
+    values = sorted(of(s) for samples in outcome.samples.values() for s in samples)
+    most = values[int(0.98 * (len(values) - 1))] * 1.1
     step = _round(most / 4)
     scale = step * (int(most / step) + 1)
 
@@ -55,8 +58,10 @@ def _panel(
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * at / last
 
     def y(value: float) -> float:
-        return top + _PANEL * (1 - value / scale)
+        return top + _PANEL * (1 - min(value, scale) / scale)
 
+    if values[-1] > scale:
+        title += f"; peaks up to {values[-1]:.0f} are cut off"
     parts = [_text(_LEFT, top - 6, title)]
     for number in range(int(scale / step) + 1):
         at = y(number * step)
@@ -75,7 +80,8 @@ def _panel(
         for minute in range(0, int(last / 60) + 1, max(1, int(last / 600)))
     ]
     for name, samples in outcome.samples.items():
-        for _, life in groupby(samples, key=lambda s: s.process):
+        thinned = samples[:: -(-len(samples) // _POINTS)]
+        for _, life in groupby(thinned, key=lambda s: s.process):
             points = " ".join(f"{x(s.at):.1f},{y(of(s)):.1f}" for s in life)
             parts.append(f'<polyline class="line" stroke="{_COLOURS[name]}" points="{points}"/>')
     return parts
