@@ -79,8 +79,12 @@ class AuditLog:
             make_dirs(directory)
             _create_once(directory, keys.in_force())
             log = cls(directory, keys, settings)
-            log.reopen()
-            log._settle_roll()
+            try:
+                log.reopen()
+                log._settle_roll()
+            except BaseException:
+                log.close()
+                raise
         return log
 
     def append(self, events: Sequence[Event]) -> list[int]:

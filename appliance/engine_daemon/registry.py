@@ -96,8 +96,8 @@ class ModelRegistry:
         spec = found.bundle.manifest.as_adapter
         return (found, None) if spec is None else (self.serving(spec.base.name), found)
 
-    async def load_active(self) -> None:
-        """Load every model of the current generation; failures are shown, not raised."""
+    async def expect_active(self) -> None:
+        """Show every model of the current generation as being loaded; nothing is loaded yet."""
         try:
             active = await asyncio.to_thread(self._store.active)
             # An adapter is loaded into its base.
@@ -105,9 +105,13 @@ class ModelRegistry:
         except ApplianceError as error:
             _log.error("the model store cannot be read: %s", error.message)
             return
-        for name in names:
+        self._hosted += [HostedModel(active[name]) for name in names]
+
+    async def load_active(self) -> None:
+        """Load every model that is expected; failures are shown, not raised."""
+        for expected in list(self._hosted):
             try:
-                await self.load(name)
+                await self.load(expected.bundle.name)
             except ApplianceError:
                 continue  # shown as failed, and logged
 
@@ -160,11 +164,14 @@ class ModelRegistry:
 
     async def _load(self, name: str) -> HostedModel:
         async with self._one_load:
-            bundle = await asyncio.to_thread(self._active_bundle, name)
+            try:
+                bundle = await asyncio.to_thread(self._active_bundle, name)
+            finally:
+                self._forget(name, State.LOADING)  # it was expected, perhaps in another version
             current = self._find(name, State.SERVING)
             if current is not None and current.bundle.digest == bundle.digest:
                 return current
-            self._forget_failed(name)
+            self._forget(name, State.FAILED)
             hosted = HostedModel(bundle)
             self._hosted.append(hosted)
             if self.watched:
@@ -279,10 +286,9 @@ class ModelRegistry:
         task.add_done_callback(self._drains.discard)
         return task
 
-    def _forget_failed(self, name: str) -> None:
-        failed = [h for h in self._hosted if h.bundle.name == name and h.state is State.FAILED]
-        for hosted in failed:
-            self._hosted.remove(hosted)
+    def _forget(self, name: str, state: State) -> None:
+        while (found := self._find(name, state)) is not None:
+            self._hosted.remove(found)
 
     def _find(self, name: str, state: State) -> HostedModel | None:
         matching: Iterator[HostedModel] = (

@@ -60,6 +60,8 @@ class EngineServer:
     async def start(self) -> None:
         """Serve on the socket, then load the active models. Raises StorageError."""
         self._bind()
+        # Before anybody can ask: what is only not loaded yet is not unknown.
+        await self._registry.expect_active()
         await self._server.start()
         self._socket.chmod(SOCKET_MODE)
         await self._health.set("", HealthCheckResponse.SERVING)

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from appliance.errors import UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
-from appliance.shim.engine_errors import engine_away, typed
+from appliance.shim.engine_errors import engine_away, typed, unanswered
 from appliance.shim.pulse import EVERY_SECONDS, Pulse
 
 A = TypeVar("A")
@@ -136,8 +136,9 @@ class EngineClient:
 
     @property
     def connected(self) -> bool:
-        """Whether the engine was there when it was last heard of."""
-        return bool(self._channel.get_state() == grpc.ChannelConnectivity.READY)
+        """Whether the engine was there when it was last heard of; one that hangs is not."""
+        ready = bool(self._channel.get_state() == grpc.ChannelConnectivity.READY)
+        return ready and not self._pulse.hangs
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """The vectors for `request`. Being cancelled cancels the call."""
@@ -155,7 +156,7 @@ class EngineClient:
         try:
             answer: pb.SettleResponse = await self._engine.Settle(request, timeout=_QUICK_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise typed(error) from None
+            raise unanswered(error) from None
         return answer.sequences
 
     async def tokenize(self, request: pb.TokenizeRequest) -> Sequence[int]:
@@ -165,7 +166,7 @@ class EngineClient:
                 request, timeout=_TOKENIZE_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            raise typed(error) from None
+            raise unanswered(error) from None
         return answer.ids
 
     async def detokenize(self, request: pb.DetokenizeRequest) -> str:
@@ -175,7 +176,7 @@ class EngineClient:
                 request, timeout=_TOKENIZE_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            raise typed(error) from None
+            raise unanswered(error) from None
         return answer.text
 
     async def models(self) -> Sequence[pb.Model]:
@@ -185,7 +186,7 @@ class EngineClient:
                 pb.ListModelsRequest(), timeout=_QUICK_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            raise typed(error) from None
+            raise unanswered(error) from None
         return answer.models
 
     async def stats(self) -> Sequence[pb.ModelStats]:
@@ -195,7 +196,7 @@ class EngineClient:
                 pb.StatsRequest(), timeout=_QUICK_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            raise typed(error) from None
+            raise unanswered(error) from None
         return answer.models
 
     async def _answers(self, seconds: float) -> bool:

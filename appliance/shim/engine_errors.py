@@ -30,6 +30,12 @@ def engine_away() -> UnavailableError:
     return UnavailableError(_AWAY, hint="try again shortly", code=ENGINE_UNAVAILABLE)
 
 
+def unanswered(error: grpc.aio.AioRpcError) -> ApplianceError:
+    """The same as `typed`, of a call whose deadline is ours and not its caller's."""
+    away = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    return engine_away() if away else typed(error)
+
+
 def typed(error: grpc.aio.AioRpcError) -> ApplianceError:
     """The typed error that `error` stands for."""
     status = error.code()

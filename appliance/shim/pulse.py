@@ -2,7 +2,8 @@
 
 A killed engine closes its socket and every call fails at once; a stopped or stuck one keeps it open
 and says nothing more. Owns asking it, while any call waits, whether it is still there, and giving
-those calls up when it was not several times in a row. Refuses to restart anything: that is the
+those calls up when it was not several times in a row, and calls that came later at each further
+time, until it is heard again. Refuses to restart anything: that is the
 supervisor's business.
 """
 
@@ -36,6 +37,8 @@ class Pulse:
         self._every_seconds = every_seconds
         self._waiting: set[Waiting] = set()
         self._task: asyncio.Task[None] | None = None
+        self.hangs = False
+        """Calls were given up, and nothing was heard since."""
 
     def add(self, call: Waiting) -> None:
         """`call` waits from now on, until `discard`."""
@@ -54,10 +57,11 @@ class Pulse:
 
     async def _watch(self) -> None:
         missed = 0
-        while self._waiting:
+        while self._waiting or self.hangs:
             await asyncio.sleep(self._every_seconds)
             missed = 0 if await self._answers() else missed + 1
-            if missed >= MISSES:
+            self.hangs = missed >= MISSES
+            if self.hangs and self._waiting:
                 _log.error("the engine hangs: %d calls are given up", len(self._waiting))
                 for call in list(self._waiting):
                     call.give_up()

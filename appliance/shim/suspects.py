@@ -3,8 +3,9 @@
 A request that crashes or hangs the engine would do it again at every retry, and take everybody
 else's answers with it. Owns the memory of which requests were running when the engine went away.
 One of those alone is at fault, so they come back one at a time: what then runs through is cleared,
-and what ends the engine a second time is refused for a while. Refuses to keep content: a request
-is known by a hash.
+and what ends the engine a second time is refused for a while. One end counts once, however often
+the same request was running at it. What was merely refused, or found no engine, is neither cleared
+nor blamed. Refuses to keep content: a request is known by a hash.
 """
 
 from __future__ import annotations
@@ -57,12 +58,14 @@ class Suspects:
             if self._count(mark):
                 await stack.enter_async_context(self._alone)
                 self._refuse(mark)  # the same request may have run before this one
-            suspicion = Suspicion()
+            suspicion, began = Suspicion(), self._clock()
             try:
                 yield suspicion
+                if self._seen and not suspicion.engine_ended:
+                    self._seen.pop(mark or _mark(requests), None)
             finally:
-                if suspicion.engine_ended or self._seen:
-                    self._learn(mark or _mark(requests), suspicion)
+                if suspicion.engine_ended:
+                    self._blame(mark or _mark(requests), began)
 
     def _refuse(self, mark: bytes) -> None:
         if self._count(mark) >= DEATHS:
@@ -76,14 +79,14 @@ class Suspects:
         count, at = self._seen.get(mark, (0, 0.0))
         return count if self._clock() - at < REMEMBERED_SECONDS else 0
 
-    def _learn(self, mark: bytes, suspicion: Suspicion) -> None:
-        if suspicion.engine_ended:
-            self._seen[mark] = (self._count(mark) + 1, self._clock())
-            self._seen.move_to_end(mark)
-            while len(self._seen) > MOST:
-                self._seen.popitem(last=False)
-        else:
-            self._seen.pop(mark, None)
+    def _blame(self, mark: bytes, began: float) -> None:
+        """Note that the engine ended under what had begun at `began`."""
+        if self._count(mark) and self._seen[mark][1] > began:
+            return  # the same end of the engine, noted for the same request sent twice at once
+        self._seen[mark] = (self._count(mark) + 1, self._clock())
+        self._seen.move_to_end(mark)
+        while len(self._seen) > MOST:
+            self._seen.popitem(last=False)
 
 
 def _mark(requests: Sequence[EngineRequest]) -> bytes:

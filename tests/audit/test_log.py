@@ -47,6 +47,19 @@ def test_what_was_acknowledged_but_not_published_is_there_after_reopening(tmp_pa
     assert assert_verifies(tmp_path).unpublished == 0
 
 
+def test_a_log_that_cannot_be_opened_leaves_no_file_open(tmp_path: Path) -> None:
+    with open_log(tmp_path) as log:
+        log.append(exchange("a"))
+        log.checkpoint()
+    (segment,) = (tmp_path / "audit/segments").iterdir()
+    segment.write_bytes(b"nonsense")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(AuditError):
+            AuditLog.open(tmp_path / "audit", tmp_path / "key", SMALL)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_every_size_around_a_tile_s_edge_can_be_reopened(tmp_path: Path) -> None:
     for size in (1, 254, 255, 256, 257, 511, 512, 513):
         with open_log(tmp_path) as log:

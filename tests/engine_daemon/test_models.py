@@ -9,6 +9,8 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from appliance.engine_daemon.registry import ModelRegistry
+from appliance.errors import UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from tests.engine_daemon.conftest import RunNode, chat, eventually, rest, run
 from tests.engine_daemon.test_service import refused, tokens
@@ -97,6 +99,29 @@ def test_a_model_that_cannot_be_loaded_is_shown_and_stops_nobody(make_node: RunN
             assert code is grpc.StatusCode.NOT_FOUND
             assert "compiled" in text
             assert len(tokens(await client.generate(chat("user", max_tokens=3)))) == 3
+
+    run(scenario())
+
+
+def test_what_is_still_to_be_loaded_is_not_unknown(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async def changed(name: str, serving: bool) -> None:
+            told.append((name, serving))
+
+        told: list[tuple[str, bool]] = []
+        registry = ModelRegistry(make_node().config, changed)
+        await registry.expect_active()
+        expected = [hosted.bundle.name for hosted in registry.all()]
+        assert len(expected) > 1
+        for name in expected:
+            with pytest.raises(UnavailableError) as refusal:
+                registry.serving(name)
+            assert refusal.value.code == "model_loading"
+        await registry.load_active()
+        assert sorted(told) == [(name, True) for name in expected]
+        assert [hosted.bundle.name for hosted in registry.all()] == expected
+        assert all(registry.serving(name) for name in expected)
+        await registry.close()
 
     run(scenario())
 

@@ -64,7 +64,7 @@ def recorded(base: Path, mounted: Path, system: FileSystem) -> Iterator[None]:
     with subprocess.Popen([*command, str(base / "journal")], cwd=REPOSITORY) as disk:
         try:
             eventually(lambda: disk.poll() is not None or node.stat().st_size > 0, 20)
-            with _looped(node, mounted, system):
+            with looped(node, mounted, system):
                 yield
         finally:
             subprocess.run(["umount", str(node)], check=False)
@@ -77,12 +77,13 @@ def started_again(
 ) -> Iterator[None]:
     """The file system of `image` at `mounted`, its own journal replayed."""
     file.write_bytes(image)
-    with _looped(file, mounted, system):
+    with looped(file, mounted, system):
         yield
 
 
 @contextmanager
-def _looped(file: Path, mounted: Path, system: FileSystem) -> Iterator[None]:
+def looped(file: Path, mounted: Path, system: FileSystem) -> Iterator[None]:
+    """The file system in `file` at `mounted`."""
     mounted.mkdir(exist_ok=True)
     done = subprocess.run(
         ["losetup", "-f", "--show", str(file)], check=True, capture_output=True, text=True

@@ -383,6 +383,16 @@ def test_a_model_that_goes_and_comes_back_is_waited_for(node: Node) -> None:
     assert batch["request_counts"] == {"total": 12, "completed": 12, "failed": 0}
 
 
+def test_a_model_that_is_being_loaded_is_waited_for_before_the_lines_are_looked_at(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.engine.models[CHAT].state = pb.MODEL_STATE_LOADING
+    batch_id = begin(node, lines("a"))["id"]
+    soon(lambda: "model_loading" in caplog.text)
+    node.engine.models[CHAT].state = pb.MODEL_STATE_SERVING
+    assert ended(node, batch_id)["request_counts"]["completed"] == 1
+
+
 def test_a_fault_that_stays_becomes_an_error_after_three_tries(node: Node) -> None:
     node.engine.behaviour.fault = Fault(grpc.StatusCode.INTERNAL, after_tokens=1)
     batch = ended(node, begin(node, lines("a"))["id"])

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.errors import RequestError
+from appliance.errors import RequestError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim import engine_client, pulse
 from appliance.shim.suspects import MOST, REMEMBERED_SECONDS, Suspects
 from tests.fakes.dying_engine import DyingEngine
-from tests.fakes.engine import FakeEngine
+from tests.fakes.engine import CHAT, FakeEngine
 from tests.shim.node import Node, ask, eventually, prepare, running_shim
 
 PATH = "/v1/chat/completions"
@@ -39,7 +39,8 @@ class Pair:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """One for all: starting an engine's process takes longest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_client, "EVERY_SECONDS", 0.5)  # the same rule, in less time
+        patch.setattr(engine_client, "EVERY_SECONDS", 0.5)  # the same rules, in less time
+        patch.setattr(engine_client, "_TOKENIZE_SECONDS", 0.5)
         yield from started(tmp_path_factory.mktemp("suspects"))
 
 
@@ -90,6 +91,14 @@ def test_an_engine_that_hangs_is_noticed_and_told(pair: Pair) -> None:
     ready = pair.node.request("GET", "/ready")
     assert ready.status == 503
     assert b"the engine does not answer" in ready.body
+    for _ in range(pulse.MISSES):
+        again = pair.node.stream(ask("freeze " * 20, stream=True))
+        assert again.status == 503, "the same hang: it is told, and not blamed again"
+    asked = pair.node.request("POST", "/tokenize", {"model": CHAT, "prompt": "a"})
+    assert (asked.status, asked.error["code"]) == (503, "engine_unavailable")
+    pair.engine.revive()
+    assert pair.chat("hello")[0] == 200
+    assert pair.node.stream(ask("freeze " * 20, stream=True)).status == 200, "not refused"
     pair.engine.revive()
     assert pair.chat("hello")[0] == 200
 
@@ -125,6 +134,39 @@ def test_what_runs_through_is_cleared() -> None:
     run(suspects, "q", ends=False)
     run(suspects, "q", ends=True)
     run(suspects, "q", ends=False)
+
+
+def test_one_end_of_the_engine_counts_once_for_the_same_request_sent_often() -> None:
+    suspects = Suspects()
+
+    async def once(*, ends: bool) -> None:
+        async with suspects.watching(request("q")) as suspicion:
+            await asyncio.sleep(0.01)
+            suspicion.engine_ended = ends
+
+    async def crowd() -> None:
+        await asyncio.gather(*(once(ends=True) for _ in range(5)))
+
+    asyncio.run(crowd())
+    asyncio.run(once(ends=True))
+    with pytest.raises(RequestError, match="twice"):
+        asyncio.run(once(ends=False))
+
+
+def test_what_found_no_engine_is_neither_cleared_nor_blamed() -> None:
+    suspects = Suspects()
+
+    async def in_vain() -> None:
+        async with suspects.watching(request("q")):
+            raise UnavailableError("the engine does not answer")
+
+    run(suspects, "q", ends=True)
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            asyncio.run(in_vain())
+    run(suspects, "q", ends=True)
+    with pytest.raises(RequestError, match="twice"):
+        run(suspects, "q", ends=False)
 
 
 def test_a_refusal_ends_with_time_and_memory_is_bounded() -> None:

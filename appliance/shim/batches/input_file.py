@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from appliance.access import KeyInfo
+from appliance.errors import UnavailableError
 from appliance.shim.wire.batches import BatchErrorOut, BatchPath, InputBody, InputLine
 
 MAX_LINES = 50_000
@@ -68,13 +69,18 @@ class Examination:
     key: KeyInfo
     served: Container[str]
     """Models that take requests."""
+    coming: Container[str] = ()
+    """Models that are being loaded."""
     total: int = 0
     model: str = ""
     errors: list[BatchErrorOut] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
 
     async def read(self, lines: AsyncIterator[TextLine]) -> None:
-        """Look at every line, until too much is wrong."""
+        """Look at every line, until too much is wrong.
+
+        Raises UnavailableError if the model is being loaded: nothing is wrong with that.
+        """
         try:
             async for line in lines:
                 self.total += 1
@@ -131,7 +137,11 @@ class Examination:
         if not self.key.may_use(self.model):
             message = f"the API key may not use the model {self.model!r}"
             self._wrong(number, "model_not_allowed", message, "body.model")
-        elif self.model not in self.served:
+        elif self.model in self.served:
+            return
+        elif self.model in self.coming:
+            raise UnavailableError("the model of the batch is being loaded", code="model_loading")
+        else:
             message = f"the model {self.model!r} is not served here"
             self._wrong(number, "model_not_found", message, "body.model")
 

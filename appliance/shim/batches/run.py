@@ -23,6 +23,7 @@ import msgspec
 
 from appliance.audit.event import Tokens
 from appliance.errors import ApplianceError, ConflictError, UnavailableError
+from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.batches.batch_store import StoredBatch
 from appliance.shim.batches.input_file import Examination, TextLine, text_lines
 from appliance.shim.batches.line_caller import LineAnswer
@@ -116,9 +117,11 @@ class Run:
         await self._end()
 
     async def _validate(self) -> None:
-        served = {model.name for model in serving(await self._office.engine.models())}
+        models = await self._office.engine.models()
+        served = {model.name for model in serving(models)}
+        coming = {model.name for model in models if model.state == pb.MODEL_STATE_LOADING}
         key = self._office.caller.holder(self._batch.key_id)
-        found = Examination(self.object.endpoint, key, served)
+        found = Examination(self.object.endpoint, key, served, coming)
         await found.read(self._lines())
         if self.object.status != "validating":
             return
