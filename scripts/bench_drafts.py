@@ -18,7 +18,8 @@ from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.draft_model import DraftModel, DraftRunner
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array

@@ -13,7 +13,8 @@ import statistics
 import time
 
 from appliance.engine.drafting import Prediction
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.sampling import SamplingParams

@@ -11,126 +11,30 @@ import functools
 import heapq
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Listing
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from appliance.bundle.manifest import Prompting
-from appliance.engine.asking import Asking, Candidate
 from appliance.engine.counters import Counters
-from appliance.engine.device_logits import DeviceLogits
 from appliance.engine.draft_model import DraftModel
-from appliance.engine.drafting import Drafter, Prediction, PredictionDrafter, PromptLookup
-from appliance.engine.forced import divided, forced_runs
-from appliance.engine.grammar.constraint import CompiledGrammar, Constraint
+from appliance.engine.generation import Generation, Output
+from appliance.engine.guessing import Guessing, forced_tokens
 from appliance.engine.interruption import Interrupted
-from appliance.engine.output import Delta, Finished, FinishReason, OutputReader
+from appliance.engine.output import Finished, FinishReason
 from appliance.engine.pace import Pace
 from appliance.engine.pieces import Pieces
-from appliance.engine.sampler import Sampled, Sampler
-from appliance.engine.sampling import SamplingParams
+from appliance.engine.runner import Logits, Runner
+from appliance.engine.running import Running
+from appliance.engine.sampler import Sampled
 from appliance.engine.slot_pool import Array
-from appliance.engine.speculation import Guesses, Speculation
 from appliance.engine.tokenizer import Tokenizer
-from appliance.engine.vision.sight import Sight
 from appliance.errors import RequestError
-from appliance.prompting import Tool
-from appliance.scheduler import Classes, Plan, Scheduler, Sequence, Share
+from appliance.scheduler import Classes, Plan, Scheduler, Sequence
 
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One request: `n` sequences for one prompt.
-
-    Attributes:
-        call: identity of the request, unique while it runs.
-        chat: the output is read as a chat turn, with reasoning; else it is plain text.
-        tools: tool calls are looked for in the output.
-        functions: the tools that were offered.
-        continued: the prompt ends with the beginning of the answer.
-        calls_first: an answer that does not begin with a call has none.
-        reasoning: the model may reason before it answers.
-        reasoning_opened: the prompt ends with the opening reasoning tag.
-        cache_namespace: keys and values are shared with calls of the same one only; "": with none.
-        grammar: what the output is held to.
-        caller: whom the tokens count for when callers take turns.
-        priority: the higher is served first, and takes slots from the lower.
-        share: what of the model is kept for its owner; None: it shares the rest.
-        deadline: when the call ends, whatever it has, on the engine's clock; None: never.
-        prediction: what the caller expects of the output.
-        adapter: digest of the adapter that the model computes it with; "": the model alone.
-        sight: the images of the prompt, which has tokens for them.
-    """
-
-    call: int
-    prompt: Listing[int]
-    params: SamplingParams
-    n: int = 1
-    chat: bool = False
-    tools: bool = False
-    functions: Listing[Tool] = ()
-    continued: bool = False
-    calls_first: bool = False
-    reasoning: bool = True
-    reasoning_opened: bool = False
-    cache_namespace: str = ""
-    grammar: CompiledGrammar | None = None
-    caller: str = ""
-    priority: int = 0
-    share: Share | None = None
-    deadline: float | None = None
-    prediction: Prediction | None = None
-    adapter: str = ""
-    sight: Sight | None = None
-    prompt_param: str = "prompt"
-    """The caller's word for the prompt, for errors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Something that a step produced for a request."""
-
-    call: int
-    event: Delta | Finished
-
-
-Logits = Array | DeviceLogits
 _NOTHING: Array = np.zeros((0, 0), np.float32)
-
-
-class Runner(Protocol):
-    """Computes a plan: logits [sum(plan.rows), vocab], those of each of `plan.sampled` in turn."""
-
-    def run(self, plan: Plan) -> Logits: ...
-
-    def most_drafted(self, sequences: int) -> int:
-        """Drafted tokens that a decode batch of so many can take of each; 0: none."""
-        ...
-
-    def interrupt(self) -> None:
-        """Give up the prefill that is under way, if that can be: `run` raises Interrupted.
-
-        From any thread. What a plan's moves have done stays done.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Running:
-    """One sequence with everything that belongs to it."""
-
-    call: int
-    index: int
-    sequence: Sequence
-    sampler: Sampler
-    reader: OutputReader
-    params: SamplingParams
-    guesses: Guesses
-    constraint: Constraint | None = None
 
 
 class LLMEngine:
@@ -172,18 +76,21 @@ class LLMEngine:
             max_waiting_per_caller=max_waiting_per_caller,
             gathered=gathered,
         )
-        self._token_budget = token_budget
-        self._gathered = gathered
         self._pieces = Pieces(Pace(token_budget, step_seconds))
-        self._speculation = Speculation(draft_tokens)
         self._clock = clock
-        self._asking: Asking | None = None
-        if draft is not None:
-            self._asking = Asking(draft, self._speculation, lambda: self._clock())
+        self._guessing = Guessing(
+            runner,
+            draft_tokens,
+            capacity=capacity,
+            token_budget=token_budget,
+            gathered=gathered,
+            model=draft,
+            clock=lambda: self._clock(),
+        )
         self._lock = threading.Lock()
         self._scheduler = self._make_scheduler()
-        self._sequences: dict[Sequence, _Running] = {}
-        self._calls: dict[int, list[_Running]] = {}
+        self._sequences: dict[Sequence, Running] = {}
+        self._calls: dict[int, list[Running]] = {}
         self._cancelled: set[int] = set()
         # Its thread starts with the first grammar.
         self._masks = ThreadPoolExecutor(1, thread_name_prefix="masks")
@@ -221,7 +128,7 @@ class LLMEngine:
     def add(self, generation: Generation) -> None:
         """Queue a request. Raises RequestError, or CapacityError when the queue is full."""
         self._check(generation)
-        group = [self._make(generation, index) for index in range(generation.n)]
+        group = [self._begin(generation, index) for index in range(generation.n)]
         with self._lock:
             self._scheduler.add(running.sequence for running in group)
             self._sequences |= {running.sequence: running for running in group}
@@ -244,9 +151,9 @@ class LLMEngine:
             outputs = self._drop_cancelled() + self._drop_expired()
             plan = self._scheduler.schedule(self._pieces.budget(self._sequences))
             self._pieces.begin(plan, alone=len(self._sequences) == 1)
-        if self._asking is not None:
-            self._asking.model.follow(plan.moves)
-        plan = self._with_drafts(plan)
+        self._guessing.follow(plan)
+        catch_up = self._pieces.pace.tokens(alone=len(self._sequences) == 1)
+        plan = self._guessing.with_drafts(plan, self._sequences, catch_up)
         try:
             logits = self._run(plan)
         except Interrupted:
@@ -254,7 +161,7 @@ class LLMEngine:
             plan, logits = dataclasses.replace(plan, prefills=()), _NOTHING
         with self._lock:
             self._pieces.end(plan)
-            self.counters.add(plan, self._forced_tokens(plan))
+            self.counters.add(plan, forced_tokens(plan, self._sequences))
             self._scheduler.commit(plan)
         outputs += self._read(plan, logits)
         with self._lock:
@@ -276,12 +183,11 @@ class LLMEngine:
         """End every sequence with an error: a step failed, and the cache cannot be trusted."""
         with self._lock:
             outputs = [
-                Output(running.call, _finished(running, FinishReason.ERROR))
+                Output(running.call, running.finished(FinishReason.ERROR))
                 for running in self._sequences.values()
             ]
             self._scheduler = self._make_scheduler()
-            if self._asking is not None:
-                self._asking.model.forget()
+            self._guessing.forget()
             self._sequences.clear()
             self._calls.clear()
             self._cancelled.clear()
@@ -295,8 +201,7 @@ class LLMEngine:
         """Every sequence is known to the scheduler, and to nobody twice."""
         with self._lock:
             self._scheduler.check_integrity()
-            if self._asking is not None:
-                self._asking.model.check_integrity()
+            self._guessing.check_integrity()
             assert len(self._sequences) == self._scheduler.running + self._scheduler.waiting
             assert sum(len(group) for group in self._calls.values()) == len(self._sequences)
 
@@ -320,55 +225,9 @@ class LLMEngine:
                 code="context_length_exceeded",
             )
 
-    def _make(self, generation: Generation, index: int) -> _Running:
-        reader = OutputReader(
-            self._tokenizer,
-            generation.params,
-            index,
-            prompting=self._prompting if generation.chat else None,
-            tools=generation.tools,
-            functions=generation.functions,
-            continued=generation.continued,
-            calls_first=generation.calls_first,
-            reasoning=generation.reasoning,
-            reasoning_opened=generation.reasoning_opened,
-        )
-        sampler = Sampler(generation.params, generation.prompt, index=index)
-        sight, prompt = generation.sight, generation.prompt
-        sequence = Sequence(
-            prompt if sight is None else sight.keyed(prompt),
-            namespace=_namespace(generation),
-            adapter=generation.adapter,
-            caller=generation.caller,
-            priority=generation.priority,
-            share=generation.share,
-            beside=sight,
-        )
-        constraint = None
-        if generation.grammar is not None:
-            # Without the model's end tokens among its own, a request has asked to ignore them.
-            ignore_end = not generation.grammar.end_ids <= generation.params.end_ids
-            constraint = generation.grammar.begin(ignore_end=ignore_end)
-        guesses = Guesses(self._drafters(generation, sequence), self._speculation.model)
-        return _Running(
-            generation.call,
-            index,
-            sequence,
-            sampler,
-            reader,
-            generation.params,
-            guesses,
-            constraint,
-        )
-
-    def _drafters(self, generation: Generation, sequence: Sequence) -> list[Drafter]:
-        """Who guesses for `sequence`, the most reliable first."""
-        drafters: list[Drafter] = []
-        if generation.prediction is not None:
-            drafters.append(
-                PredictionDrafter(generation.prediction, sequence.tokens, sequence.prompt_length)
-            )
-        return [*drafters, PromptLookup(sequence.tokens)]
+    def _begin(self, generation: Generation, index: int) -> Running:
+        rate = self._guessing.speculation.model
+        return Running.begin(generation, index, self._tokenizer, self._prompting, rate)
 
     def _change(self) -> None:
         changes, self._between = self._between, []
@@ -391,76 +250,13 @@ class LLMEngine:
         group = list(self._calls.get(call, ()))
         return [Output(call, self._end(running, reason)) for running in group]
 
-    def _with_drafts(self, plan: Plan) -> Plan:
-        """`plan` with what must come next of its decoding sequences, and what is worth a try."""
-        if not (plan.decodes and self._speculation.most and self._runner.most_drafted(1)):
-            return plan
-        if any(sequence.adapter for sequence in plan.decodes):
-            # Several of its tokens at once would be rounded otherwise than one by one.
-            return plan
-        batch = [self._sequences[sequence] for sequence in plan.decodes]
-        room = [self._left(running) for running in batch]
-        runs = forced_runs([running.constraint for running in batch], room)
-        for running, run, most in zip(batch, runs, room, strict=True):
-            if run:
-                running.guesses.force(run, outright=not self._pads(plan))
-            else:
-                running.guesses.propose(min(self._speculation.most, most))
-        widest = self._widest(plan, batch)
-        if self._asking is not None:
-            self._ask(self._asking, batch, widest)
-        width = self._speculation.choose([running.guesses for running in batch], widest)
-        drafts = [r.guesses.take(width if r.guesses.weighed else 0) for r in batch]
-        if not self._pads(plan):
-            for place, count in divided(runs, self._spare_rows(plan, drafts)):
-                drafts[place] = batch[place].guesses.take(count)
-        return dataclasses.replace(plan, drafts=tuple(drafts)) if any(drafts) else plan
-
-    def _pads(self, plan: Plan) -> bool:
-        """Whether a draft costs others rows, so that the rule has to weigh what is forced, too."""
-        return self._gathered and len(plan.decodes) > 1
-
-    def _spare_rows(self, plan: Plan, drafts: Listing[Listing[int]]) -> int:
-        """Rows that runner and budget have room for beside `drafts`."""
-        rows = self._speculation.most if self._gathered else self._runner.most_drafted(1)
-        rows = min(rows, self._token_budget - plan.token_count)
-        return max(0, rows - sum(map(len, drafts)))
-
-    def _ask(self, asking: Asking, batch: Listing[_Running], widest: int) -> None:
-        """Let the draft model guess where nothing else does and it pays."""
-        candidates = [
-            Candidate(running.sequence, running.guesses, self._left(running)) for running in batch
-        ]
-        asking.ask(candidates, widest, self._pieces.pace.tokens(alone=len(self._sequences) == 1))
-
-    def _left(self, running: _Running) -> int:
-        """Tokens that a draft may have: with one more the sequence would be at its end."""
-        sequence, most = running.sequence, running.params.max_tokens
-        room = self.capacity - len(sequence.tokens)
-        return (room if most is None else min(room, most - sequence.generated)) - 1
-
-    def _widest(self, plan: Plan, batch: Listing[_Running]) -> int:
-        """Tokens of each sequence that runner, budget and slots have room for, padded."""
-        budget = self._token_budget - plan.token_count
-        room = self.capacity - max(len(running.sequence.tokens) for running in batch)
-        return min(self._runner.most_drafted(len(batch)), budget // len(batch), room)
-
     def _run(self, plan: Plan) -> Logits:
         start = self._clock()
         logits = self._runner.run(plan)
         seconds = self._clock() - start
-        # The rule learns from what it chose itself.
-        chosen = self._pads(plan) or not self._forced_tokens(plan)
-        if plan.decodes and not plan.prefills and not plan.moves and chosen:
-            width = max(map(len, plan.drafts), default=0)
-            self._speculation.measured(len(plan.decodes), width, seconds)
+        self._guessing.measured(plan, self._sequences, seconds)
         self._pieces.pace.measured(sum(chunk.count for chunk in plan.prefills), seconds)
         return logits
-
-    def _forced_tokens(self, plan: Plan) -> int:
-        """How many of the drafted tokens are no guesses."""
-        drafts = zip(plan.decodes, plan.drafts, strict=False)
-        return sum(len(draft) for s, draft in drafts if self._sequences[s].guesses.certain)
 
     def _read(self, plan: Plan, logits: Logits) -> list[Output]:
         """Sample each sequence's rows, one after the other, as long as its draft holds.
@@ -470,7 +266,7 @@ class LLMEngine:
         outputs: list[Output] = []
         reading, depth = list(self._rows(plan)), 0
         while reading:
-            sampled = [_sample(running, logits, first + depth) for running, first in reading]
+            sampled = [running.sample(logits, first + depth) for running, first in reading]
             with self._lock:
                 held = [
                     self._advance(running, token, outputs)
@@ -481,7 +277,7 @@ class LLMEngine:
             depth += 1
         return outputs
 
-    def _rows(self, plan: Plan) -> Iterator[tuple[_Running, int]]:
+    def _rows(self, plan: Plan) -> Iterator[tuple[Running, int]]:
         """Who is sampled, and the first of its rows."""
         first = 0
         for sequence, count in zip(plan.sampled, plan.rows, strict=True):
@@ -495,7 +291,7 @@ class LLMEngine:
             if running is not None and running.constraint is not None:
                 running.constraint.prepare(self._masks)
 
-    def _advance(self, running: _Running, sampled: Sampled, outputs: list[Output]) -> bool:
+    def _advance(self, running: Running, sampled: Sampled, outputs: list[Output]) -> bool:
         """Book one sampled token. True if the next row counts: it was drafted and goes on."""
         forced = running.guesses.certain
         drafted = running.guesses.book(sampled.token_id)
@@ -507,14 +303,14 @@ class LLMEngine:
             self._scheduler.accept(running.sequence)
         return goes_on
 
-    def _append(self, running: _Running, sampled: Sampled) -> list[Output]:
+    def _append(self, running: Running, sampled: Sampled) -> list[Output]:
         """Give a sequence its next token; it may end with it."""
         room = self._scheduler.append(running.sequence, sampled.token_id)
         if running.constraint is not None and running.constraint.broken:
             dropped = Output(running.call, running.reader.drop(sampled))
             return [dropped, Output(running.call, self._end(running, FinishReason.ERROR))]
         outputs = [Output(running.call, running.reader.read(sampled))]
-        reason = _end_reason(running, sampled.token_id, room)
+        reason = running.end_reason(sampled.token_id, room=room)
         if reason is not None:
             rest = running.reader.finish()
             if rest is not None:
@@ -524,9 +320,9 @@ class LLMEngine:
             outputs.append(Output(running.call, self._end(running, reason)))
         return outputs
 
-    def _end(self, running: _Running, reason: FinishReason) -> Finished:
+    def _end(self, running: Running, reason: FinishReason) -> Finished:
         """Free everything that the sequence held."""
-        finished = _finished(running, reason)
+        finished = running.finished(reason)
         self._scheduler.remove(running.sequence)
         self._pieces.forget(running.sequence)
         del self._sequences[running.sequence]
@@ -541,56 +337,3 @@ class LLMEngine:
         else:
             self.counters.finished += 1
         return finished
-
-
-def _namespace(generation: Generation) -> Hashable:
-    """Who shares keys and values: an adapter computes others than the model alone."""
-    if not (generation.cache_namespace and generation.adapter):
-        return generation.cache_namespace
-    return generation.adapter, generation.cache_namespace
-
-
-def _sample(running: _Running, logits: Logits, row: int) -> Sampled:
-    constraint = running.constraint
-    if constraint is None and running.sampler.takes_likeliest and isinstance(logits, DeviceLogits):
-        return running.sampler.take(logits.greedy[row])
-    if constraint is None:
-        return running.sampler.sample(logits[row])
-    only = constraint.only()
-    if only is None:
-        return running.sampler.sample(logits[row], constraint.allowed())
-    scores = None if running.params.logprobs is None else logits[row]
-    return running.sampler.take_forced(only, scores)
-
-
-def _end_reason(running: _Running, token_id: int, room: bool) -> FinishReason | None:
-    params, constraint = running.params, running.constraint
-    if token_id in params.end_ids or running.reader.stop:
-        return FinishReason.STOP
-    if constraint is not None:
-        if constraint.ends_with(token_id):
-            return FinishReason.STOP
-        constraint.advance(token_id)
-        if constraint.complete:
-            return FinishReason.STOP
-        if constraint.broken:
-            return FinishReason.ERROR
-    if not room or running.sequence.generated == params.max_tokens:
-        return FinishReason.LENGTH
-    return None
-
-
-def _finished(running: _Running, reason: FinishReason) -> Finished:
-    sequence, reader = running.sequence, running.reader
-    return Finished(
-        running.index,
-        reason,
-        # A sequence that was cancelled early may not have had all of its prompt computed.
-        prompt_tokens=sequence.prompt_reached,
-        generated_tokens=reader.tokens,
-        reasoning_tokens=reader.reasoning_tokens,
-        stop=reader.stop,
-        cached_tokens=sequence.cached,
-        accepted_prediction_tokens=running.guesses.accepted,
-        rejected_prediction_tokens=running.guesses.rejected,
-    )

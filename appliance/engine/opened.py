@@ -23,10 +23,10 @@ from appliance.engine.device import CudaDevice, Device
 from appliance.engine.device_pool import ITEM_BYTES, DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.draft_model import DraftModel
-from appliance.engine.llm_engine import Runner
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_pool import NativePool, whole_blocks
 from appliance.engine.native_runner import NativeRunner
+from appliance.engine.runner import Runner
 from appliance.engine.session import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,

@@ -19,7 +19,7 @@ from appliance.bundle.manifest import RerankSpec
 from appliance.compiler import Artifact
 from appliance.engine.embedding_engine import EmbeddingOutput
 from appliance.engine.encoder_runner import Pair
-from appliance.engine.llm_engine import Generation, Output
+from appliance.engine.generation import Generation, Output
 from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel
 from appliance.engine.reranker import RerankModel
 from appliance.engine.session import PROVIDERS

@@ -16,9 +16,10 @@ import msgspec
 
 from appliance.engine.drafting import Prediction
 from appliance.engine.encoder_runner import Vectors
+from appliance.engine.generation import Generation
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Turn
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.reranker import Ranking

@@ -15,7 +15,7 @@ from appliance.compiler.artifact import WEIGHTS_NAME
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.device import CudaDevice
-from appliance.engine.llm_engine import Generation
+from appliance.engine.generation import Generation
 from appliance.engine.loaded import ChatModel
 from appliance.engine.sampling import SamplingParams
 from appliance.model_store import ModelStore

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.output import Delta, Finished
 
 

@@ -22,7 +22,7 @@ from appliance.bundle.manifest import FileEntry
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
-from appliance.engine.llm_engine import Generation
+from appliance.engine.generation import Generation
 from appliance.engine.loaded import ChatModel, open_model
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import (

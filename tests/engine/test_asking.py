@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from appliance.engine.draft_model import DraftModel
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
 from appliance.scheduler import Plan

@@ -22,7 +22,8 @@ from appliance.config import EngineSettings, Layout
 from appliance.engine import asking
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.draft_model import DraftModel, DraftRunner
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel, open_model
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.sampling import SamplingParams
@@ -103,8 +104,8 @@ def open_it(root: Path) -> Iterator[Open]:
             engine, clock = model.engine, [0.0]
             engine._runner = Timed(engine._runner, clock, TARGET)  # type: ignore[arg-type]
             engine._clock = lambda: clock[0]
-            if engine._asking is not None:
-                small = engine._asking.model
+            if engine._guessing.asking is not None:
+                small = engine._guessing.asking.model
                 if twin:
                     other = opened(root, "partly", CacheBudget(64 << 20), draft_tokens=0)
                     stack.callback(other.close)
@@ -116,8 +117,8 @@ def open_it(root: Path) -> Iterator[Open]:
 
 
 def small_of(model: ChatModel) -> DraftModel:
-    assert model.engine._asking is not None
-    return model.engine._asking.model
+    assert model.engine._guessing.asking is not None
+    return model.engine._guessing.asking.model
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_what_it_guesses_does_not_depend_on_what_happened_in_its_slots(
 ) -> None:
     monkeypatch.setattr(asking, "_HOPELESS", 0.0)
     model, cold = open_it("partly"), small_of(open_it("partly"))
-    model.engine._speculation.gain_of_asking = (  # type: ignore[method-assign]
+    model.engine._guessing.speculation.gain_of_asking = (  # type: ignore[method-assign]
         lambda _batch, widest, *_: (2.0, min(4, widest))
     )
     small, guessed = small_of(model), dict[tuple[int, ...], tuple[int, ...]]()
@@ -320,7 +321,7 @@ def test_its_cache_is_in_the_budget_to_the_byte(root: Path, name: str) -> None:
 def test_without_guesses_it_takes_nothing_and_says_so(root: Path) -> None:
     model = opened(root, "partly", CacheBudget(1 << 20), draft_tokens=0)
     assert model.cache_shape.token_bytes == 2 * 2 * 2 * 16
-    assert model.engine._asking is None
+    assert model.engine._guessing.asking is None
     assert model.draft_unused == "engine.draft_tokens is 0"
     model.close()
     model = opened(root, "partly", CacheBudget(1 << 20))

@@ -11,7 +11,7 @@ import pytest
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
-from appliance.engine.llm_engine import Generation
+from appliance.engine.generation import Generation
 from appliance.engine.loaded import ChatModel, open_model
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_runner import NativeRunner

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from appliance.config import EngineSettings
 from appliance.engine.forced import divided
+from appliance.engine.generation import Generation
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Structured, Turn
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.sampler import Sampler

@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.sampling import SamplingParams

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from appliance.engine.llm_engine import Generation
+from appliance.engine.generation import Generation
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from tests.engine.conftest import OpenChat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from appliance.engine.llm_engine import Generation
+from appliance.engine.generation import Generation
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from tests.engine.conftest import OpenChat

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from appliance.config import EngineSettings
 from appliance.engine.drafting import Prediction
+from appliance.engine.generation import Generation
 from appliance.engine.grammar.turn import Structured, Turn
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Delta, Finished, FinishReason
 from appliance.engine.sampling import SamplingParams

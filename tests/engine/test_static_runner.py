@@ -22,7 +22,8 @@ from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.device import HostDevice
 from appliance.engine.device_pool import ITEM_BYTES
-from appliance.engine.llm_engine import Generation, LLMEngine
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.opened import static_shape
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.static_pool import StaticPool

@@ -15,11 +15,11 @@ from typing import Any
 import jsonschema
 import pytest
 
+from appliance.engine.generation import Generation
 from appliance.engine.grammar.compiler import LIMITS
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.tagged import CallableTool
 from appliance.engine.grammar.turn import Structured, Turn
-from appliance.engine.llm_engine import Generation
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
