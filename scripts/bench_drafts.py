@@ -114,12 +114,14 @@ def engine_of(model: ChatModel, texts: dict[int, Text], right: float | None) -> 
         assert asking is not None
         runner = Reciting(asking.model._runner, texts, right)
         draft = DraftModel(
-            runner, slots=SLOTS, capacity=CAPACITY, vocab_size=asking.model._vocab_size
-        )
+            runner, slots=SLOTS, capacity=CAPACITY, vocab_size=asking.model._vocab_size,
+            gathered=asking.model._gathered,
+        )  # fmt: skip
     return LLMEngine(
         Reciting(model.engine._runner, texts), model.tokenizer, model.prompting,
         vocab_size=asking.model._vocab_size if asking else 0, slots=SLOTS, capacity=CAPACITY,
         token_budget=512, max_waiting=0, draft_tokens=8, draft=draft,
+        gathered=model.engine._make_scheduler.keywords["gathered"],
     )  # fmt: skip
 
 

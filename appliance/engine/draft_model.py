@@ -33,10 +33,20 @@ class DraftModel:
         slots: of the model that verifies.
         capacity: tokens that a slot holds; no longer sequence is guessed for.
         vocab_size: tokens that both models know, which are the first of each.
+        gathered: the runner wants a batch to be the first slots of all.
     """
 
-    def __init__(self, runner: DraftRunner, *, slots: int, capacity: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        runner: DraftRunner,
+        *,
+        slots: int,
+        capacity: int,
+        vocab_size: int,
+        gathered: bool = True,
+    ) -> None:
         self._runner = runner
+        self._gathered = gathered
         self._slots = DraftSlots(slots)
         self._capacity = capacity
         self._vocab_size = vocab_size
@@ -114,17 +124,18 @@ class DraftModel:
     def _likeliest(self, coming: Mapping[int, Listing[int]]) -> dict[int, int]:
         """Compute the tokens `coming` in each slot; the likeliest behind the last of them.
 
-        A batch is the first slots of all. What is idle in it computes its first token again.
+        What is idle in a batch of the first slots of all computes its first token again.
         """
+        slots = range(max(coming) + 1) if self._gathered else sorted(coming)
         rows, rest = [], []
-        for slot in range(max(coming) + 1):
-            new, held = coming.get(slot, ()), self._slots[slot]
+        for slot in slots:
+            new = coming.get(slot, ())
             assert len(new) <= READY
-            rows.append(_row(held, new))
+            rows.append(_row(slot, self._slots[slot], new))
             rest.append(tuple(new[1:]))
         logits = self._runner.run(Plan(decodes=tuple(rows), drafts=tuple(rest)))
         likeliest, last = {}, -1
-        for slot, more in enumerate(rest):
+        for slot, more in zip(slots, rest, strict=True):
             last += 1 + len(more)
             if slot in coming:
                 self._slots[slot].tokens.extend(coming[slot])
@@ -132,10 +143,9 @@ class DraftModel:
         return likeliest
 
 
-def _row(held: Held, new: Listing[int]) -> Sequence:
-    """A sequence of which the first of `new`, if there is any, is to be computed."""
-    if not new:
-        return Sequence(held.tokens[:1] or [0])
-    row = Sequence([*held.tokens, new[0]])
-    row.computed = len(held.tokens)
+def _row(slot: int, held: Held, new: Listing[int]) -> Sequence:
+    """A sequence in `slot` of which the first of `new`, if there is any, is to be computed."""
+    row = Sequence([*held.tokens, new[0]] if new else held.tokens[:1] or [0])
+    row.computed = len(held.tokens) if new else 0
+    row.slot = slot
     return row

@@ -133,7 +133,11 @@ class _Running:
 
 
 class LLMEngine:
-    """Continuous batching over one runner. `clock` gives the seconds that deadlines are in."""
+    """Continuous batching over one runner.
+
+    `gathered`: the runner wants the decoding sequences in the first slots. `clock` gives the
+    seconds that deadlines are in.
+    """
 
     def __init__(
         self,
@@ -150,6 +154,7 @@ class LLMEngine:
         draft_tokens: int = 0,
         draft: DraftModel | None = None,
         step_seconds: float = 0.0,
+        gathered: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -164,6 +169,7 @@ class LLMEngine:
             token_budget=token_budget,
             max_waiting=max_waiting,
             max_waiting_per_caller=max_waiting_per_caller,
+            gathered=gathered,
         )
         self._token_budget = token_budget
         self._pieces = Pieces(Pace(token_budget, step_seconds))
@@ -404,7 +410,8 @@ class LLMEngine:
         """Let the draft model guess where nothing else does and it pays."""
         candidates = [
             Candidate(slot, running.sequence, running.guesses, self._left(running))
-            for slot, running in enumerate(batch)
+            for running in batch
+            if (slot := running.sequence.slot) is not None
         ]
         asking.ask(candidates, widest, self._pieces.pace.tokens(alone=len(self._sequences) == 1))
 

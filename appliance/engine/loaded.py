@@ -116,6 +116,7 @@ class ChatModel:
             draft_tokens=settings.draft_tokens,
             draft=opened.draft,
             step_seconds=settings.step_milliseconds / 1000,
+            gathered=opened.gathered,
         )
         self.adapters = Adapters(manifest, self.engine, opened.adapted, settings.max_adapters)
         self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes

@@ -60,6 +60,7 @@ class OpenedDecoder:
         recorded: steps are replayed, not started kernel by kernel; False on the processor.
         close: gives back what the cache took.
         adapted: what it can do with adapters; None on a GPU.
+        gathered: it wants the decoding sequences in the first slots.
         draft: the small model that guesses for it; None where there is none, or it is not used.
     """
 
@@ -69,6 +70,7 @@ class OpenedDecoder:
     recorded: bool
     close: Callable[[], None]
     adapted: AdaptedDecoder | None = None
+    gathered: bool = True
     draft: DraftModel | None = None
 
 
@@ -154,9 +156,16 @@ def _on_processor(
     except BaseException:
         budget.give_back(shape)
         raise
-    used = replace(used, token_bytes=shape.token_bytes)
-    close = partial(budget.give_back, shape)
-    return OpenedDecoder(runner, used, settings, False, close, adapted, guessing)
+    return OpenedDecoder(
+        runner,
+        replace(used, token_bytes=shape.token_bytes),
+        settings,
+        False,
+        partial(budget.give_back, shape),
+        adapted,
+        gathered=not isinstance(runner, NativeRunner),
+        draft=guessing,
+    )
 
 
 _Opened = tuple[ModelRunner | NativeRunner | VisionRunner, CacheShape, AdaptedDecoder | None]
@@ -177,6 +186,7 @@ def _draft_model(
         slots=used.slots,
         capacity=min(used.capacity, draft.context_length),
         vocab_size=min(decoder.vocab_size, draft.vocab_size),
+        gathered=not isinstance(runner, NativeRunner),
     )
 
 
