@@ -2,14 +2,16 @@
 
 Model and draft have random weights, so their guesses would never be right. So both are made to say
 a given text: all of their work is done, then the text's token gets the highest logit; the draft's
-is another one as often as `--right` says. The model is the one of bench_engine, the draft has
-8 layers of 512 (about a tenth of its weights). The time counts from the first token to the last.
+is right as often as `--right` says. The model has the shape of Qwen3-0.6B, or fewer layers or
+tokens; the draft has 4 layers of 512. The time counts from the first token to the last.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
+import shutil
 import statistics
 import time
 from collections.abc import Sequence as Listing
@@ -26,29 +28,38 @@ from appliance.engine.slot_pool import Array
 from appliance.model_store import ModelStore
 from appliance.scheduler import Plan
 from appliance.trust.node_key import NodePublicKey
-from scripts.bench_engine import CAPACITY, HOME, SLOTS, VOCAB, open_grade
+from scripts.bench_engine import HOME, SHAPE
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
 
 PROMPT, LENGTH = 64, 96
+CAPACITY, SLOTS = 512, 16
+SMALL = {
+    "layers": 4,
+    "hidden": 512,
+    "heads": 8,
+    "kv_heads": 4,
+    "head_dim": 64,
+    "intermediate": 1536,
+}
 Text = list[int]
 
 
-def open_draft() -> ChatModel:
-    """The small model, compiled; made now if it is not there."""
-    root = HOME / "node-draft"
+def open_model(layers: int, vocab: int) -> ChatModel:
+    """The model with its draft, compiled; made now if it is not there."""
+    root = HOME / f"node-draft-{layers}-{vocab}"
     if not (root / ".done").exists():
-        small = write_qwen3(
-            HOME / "checkpoint-draft", dtype="bfloat16", layers=8, hidden=512, heads=8, kv_heads=4,
-            head_dim=64, intermediate=1536, vocab=VOCAB, context=40_960,
-        )  # fmt: skip
-        EngineNode(root).add(small, name="draft", precision="w8a8")
+        shutil.rmtree(root, ignore_errors=True)
+        own = SHAPE | {"layers": layers, "vocab": vocab}
+        large = write_qwen3(root / "large", dtype="bfloat16", **own)  # type: ignore[arg-type]
+        small = write_qwen3(root / "small", dtype="bfloat16", **(own | SMALL))  # type: ignore[arg-type]
+        EngineNode(root).add(large, name="bench", precision="w8a8", draft=small)
         (root / ".done").touch()
     layout = Layout(root)
-    bundle = ModelStore(layout.models).get("draft")
+    bundle = ModelStore(layout.models).get("bench")
     key = NodePublicKey.load(layout.node / "node.pub")
     artifact = open_artifact(layout.artifacts, bundle.digest, key)
-    settings = EngineSettings(max_sequences=SLOTS, max_context=CAPACITY, cache_bytes=1 << 36)
+    settings = EngineSettings(max_sequences=SLOTS, max_context=CAPACITY, cache_bytes=1 << 34)
     return ChatModel(bundle, artifact, settings, CacheBudget.from_settings(settings))
 
 
@@ -71,10 +82,10 @@ class Reciting:
         logits, row = self._runner.run(plan), 0
         for sequence, count in zip(plan.sampled, plan.rows, strict=True):
             text = self._texts.get(sequence.tokens[0], [])
-            first = len(sequence.tokens) - PROMPT
-            for token in (text + [0] * 16)[max(0, first) :][:count]:
+            first = max(0, len(sequence.tokens) - PROMPT)
+            for token in (text + [0] * 16)[first : first + count]:
                 wrong = self._chance.random() >= self._right
-                logits[row, (token + wrong) % VOCAB] = 1e9
+                logits[row, token ^ wrong] = 1e9
                 row += 1
         return logits
 
@@ -97,12 +108,21 @@ def speeds(engines: Listing[LLMEngine], generations: Listing[Generation]) -> lis
     return [len(generations) * (LENGTH - 1) / spent for spent in seconds]
 
 
-def engine_of(model: ChatModel, texts: dict[int, Text], draft: DraftModel | None) -> LLMEngine:
-    runner = Reciting(model.engine._runner, texts)  # type: ignore[arg-type]
+def engine_of(model: ChatModel, texts: dict[int, Text], right: float | None) -> LLMEngine:
+    """With its draft model, right so often; None: without."""
+    asking, draft = model.engine._asking, None
+    if right is not None:
+        assert asking is not None
+        runner = Reciting(asking.model._runner, texts, right)
+        draft = DraftModel(
+            runner, slots=SLOTS, capacity=CAPACITY, vocab_size=asking.model._vocab_size,
+            gathered=asking.model._gathered,
+        )  # fmt: skip
     return LLMEngine(
-        runner, model.tokenizer, model.prompting, vocab_size=VOCAB, slots=SLOTS,
-        capacity=model.engine.capacity, token_budget=512, max_waiting=0,
-        draft_tokens=8, draft=draft,
+        Reciting(model.engine._runner, texts), model.tokenizer, model.prompting,
+        vocab_size=asking.model._vocab_size if asking else 0, slots=SLOTS, capacity=CAPACITY,
+        token_budget=512, max_waiting=0, draft_tokens=8, draft=draft,
+        gathered=model.engine._make_scheduler.keywords["gathered"],
     )  # fmt: skip
 
 
@@ -111,34 +131,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--right", type=float, nargs="*", default=[0.9, 0.7, 0.5, 0.0])
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 4, 8])
+    parser.add_argument("--layers", type=int, default=SHAPE["layers"])
+    parser.add_argument("--vocab", type=int, default=SHAPE["vocab"])
     options = parser.parse_args()
-    models, small = [open_grade("w8a8") for _ in range(2)], open_draft()
+    models = [open_model(options.layers, options.vocab) for _ in range(2)]
     params = SamplingParams(temperature=0, max_tokens=LENGTH)
     chance = random.Random(0)
-    print(f"{'right':>6}{'streams':>8}{'with':>8}{'without':>8}{'ratio':>8}{'accepted':>14}")
-    for right in options.right:
-        for streams in options.streams:
-            texts: dict[int, Text] = {}
-            runner = Reciting(small.engine._runner, texts, right)  # type: ignore[arg-type]
-            draft = DraftModel(runner, slots=SLOTS, capacity=CAPACITY, vocab_size=VOCAB)
-            engines = [engine_of(models[0], texts, draft), engine_of(models[1], texts, None)]
-            pairs = []
-            for _ in range(options.rounds):
-                calls = []
-                for call in range(streams):
-                    prompt = [chance.randrange(300, VOCAB - 300) for _ in range(PROMPT)]
-                    said = [chance.randrange(300, VOCAB - 300) for _ in range(LENGTH)]
-                    texts[prompt[0]] = said
-                    calls.append(Generation(call, prompt, params))
-                pairs.append(speeds(engines, calls))
-            counters = engines[0].counters
-            on, off = (statistics.median(column) for column in zip(*pairs, strict=True))
-            ratio = statistics.median(pair[0] / pair[1] for pair in pairs)
-            accepted = f"{counters.accepted_tokens} of {counters.drafted_tokens}"
-            print(
-                f"{right:6.1f}{streams:8}{on:8.1f}{off:8.1f}{ratio:8.2f}{accepted:>16}", flush=True
-            )
-    for model in (*models, small):
+
+    def words(count: int) -> Text:
+        return [chance.randrange(300, options.vocab - 300) for _ in range(count)]
+
+    print(f"{'right':>6}{'streams':>8}{'with':>8}{'without':>8}{'ratio':>8}{'accepted':>16}")
+    for right, streams in itertools.product(options.right, options.streams):
+        texts: dict[int, Text] = {}
+        engines = [engine_of(models[0], texts, right), engine_of(models[1], texts, None)]
+        pairs = []
+        for _ in range(options.rounds):
+            prompts = [words(PROMPT) for _ in range(streams)]
+            texts.update({prompt[0]: words(LENGTH) for prompt in prompts})
+            pairs.append(speeds(engines, [Generation(i, p, params) for i, p in enumerate(prompts)]))
+        on, off = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(pair[0] / pair[1] for pair in pairs)
+        counters = engines[0].counters
+        accepted = f"{counters.accepted_tokens} of {counters.drafted_tokens}"
+        print(f"{right:6.1f}{streams:8}{on:8.1f}{off:8.1f}{ratio:8.2f}{accepted:>16}", flush=True)
+    for model in models:
         model.close()
 
 

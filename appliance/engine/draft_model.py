@@ -33,7 +33,7 @@ class DraftModel:
         slots: of the model that verifies.
         capacity: tokens that a slot holds; no longer sequence is guessed for.
         vocab_size: tokens that both models know, which are the first of each.
-        gathered: the runner computes the first slots of all, and cannot leave any out.
+        gathered: the runner wants a batch to be the first slots of all.
     """
 
     def __init__(
@@ -124,18 +124,18 @@ class DraftModel:
     def _likeliest(self, coming: Mapping[int, Listing[int]]) -> dict[int, int]:
         """Compute the tokens `coming` in each slot; the likeliest behind the last of them.
 
-        What is idle in a batch of the first slots computes its first token again.
+        What is idle in a batch of the first slots of all computes its first token again.
         """
+        slots = range(max(coming) + 1) if self._gathered else sorted(coming)
         rows, rest = [], []
-        batch = range(max(coming) + 1) if self._gathered else coming
-        for slot in batch:
+        for slot in slots:
             new = coming.get(slot, ())
             assert len(new) <= READY
             rows.append(_row(slot, self._slots[slot], new))
             rest.append(tuple(new[1:]))
         logits = self._runner.run(Plan(decodes=tuple(rows), drafts=tuple(rest)))
         likeliest, last = {}, -1
-        for slot, more in zip(batch, rest, strict=True):
+        for slot, more in zip(slots, rest, strict=True):
             last += 1 + len(more)
             if slot in coming:
                 self._slots[slot].tokens.extend(coming[slot])

@@ -156,10 +156,9 @@ def _on_processor(
     except BaseException:
         budget.give_back(shape)
         raise
-    used = replace(used, token_bytes=shape.token_bytes)
     return OpenedDecoder(
         runner,
-        used,
+        replace(used, token_bytes=shape.token_bytes),
         settings,
         False,
         partial(budget.give_back, shape),

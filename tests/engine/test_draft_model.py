@@ -210,13 +210,12 @@ def test_what_it_guesses_does_not_depend_on_what_happened_in_its_slots(
     )
     small, guessed = small_of(model), dict[tuple[int, ...], tuple[int, ...]]()
 
-    class Remembering:
-        def __call__(self, asked: Mapping[int, Sequence], width: int) -> dict[int, tuple[int, ...]]:
-            answers = DraftModel.guess(small, asked, width)
-            guessed.update({(*asked[slot].tokens,): answers[slot] for slot in asked})
-            return answers
+    def remembering(asked: Mapping[int, Sequence], width: int) -> dict[int, tuple[int, ...]]:
+        answers = DraftModel.guess(small, asked, width)
+        guessed.update({(*asked[slot].tokens,): answers[slot] for slot in asked})
+        return answers
 
-    small.guess = Remembering()  # type: ignore[method-assign]
+    small.guess = remembering  # type: ignore[method-assign]
     shared = list(range(100, 170))
     for call, (delay, priority) in enumerate([(3, 0), (2, 0), (4, 0), (3, 0), (3, 5), (0, 5)]):
         params = SamplingParams(temperature=call % 2, seed=call, max_tokens=30)
