@@ -42,6 +42,7 @@ OPERATORS: Operators = {
     ("", "Abs"): _NONE,
     ("", "Add"): _NONE,
     ("", "ArgMax"): frozenset({"axis", "keepdims"}),
+    ("", "BitwiseXor"): _NONE,
     ("", "Cast"): frozenset({"to"}),
     ("", "Concat"): frozenset({"axis"}),
     ("", "Cos"): _NONE,

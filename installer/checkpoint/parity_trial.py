@@ -47,13 +47,12 @@ _POOLINGS: Mapping[str, Callable[[Float32], Float32]] = {
 
 
 class Trial(Protocol):
-    """One question, for the reference and for a graph.
+    """One question, for the reference and for a graph."""
 
-    Attributes:
-        tokens: of the longest text.
-    """
-
-    tokens: tuple[int, ...]
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Of the longest text."""
+        ...
 
     def asked(self, directory: Path) -> Asked:
         """For the reference's process; arrays are put into `directory`."""

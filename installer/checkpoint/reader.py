@@ -85,7 +85,7 @@ class Checkpoint:
         """The same checkpoint as if config.json said `config`."""
         other = copy(self)
         other.config = config
-        other._instead = {CONFIG: config}
+        other._instead = {CONFIG: dict(config)}  # who reads it takes keys out
         return other
 
     def has(self, name: str) -> bool:

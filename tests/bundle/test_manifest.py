@@ -246,6 +246,7 @@ def test_a_comparison_with_the_reference_is_said_in_full_or_why_there_is_none() 
     for parity in (
         {"not_run": "torch is not installed"},
         COMPARED,
+        COMPARED | {"unpacked_by": "builder"},
         {key: value for key, value in COMPARED.items() if key not in {"error", "bound"}},
     ):
         data = changed(old, parity=parity)
@@ -259,6 +260,8 @@ def test_a_comparison_with_the_reference_is_said_in_full_or_why_there_is_none() 
         {key: value for key, value in COMPARED.items() if key != "reference"},
         COMPARED | {"error": 1_000_001},
         COMPARED | {"grade_error": -1},
+        COMPARED | {"unpacked_by": "nobody"},
+        {"not_run": "torch is not installed", "unpacked_by": "builder"},
         COMPARED | {"trusted": True},
     ):
         with pytest.raises(LayoutError):
