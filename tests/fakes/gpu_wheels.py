@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shutil
 import zipfile
 from collections.abc import Collection, Mapping
@@ -58,15 +59,24 @@ def fake_gpu_wheels(
 ) -> FakeGpuWheels:
     """Make the set in the new directory `cache`, beside copies of the repository's wheels.
 
-    `only`: projects that are enough for the test; all that a node runs if there are none.
+    `only`: projects that are enough for the test, without their contents, which take long to
+    install; all that a node runs, whole, if there are none.
     """
     locks = Locks.of_checkout()
     if only:
         locks = replace(locks, node=_only(locks.node, only), cuda13=_only(locks.cuda13, only))
     cache.mkdir(parents=True)
     wheels = Wheelhouse(WHEELS).wheels(locks.node + locks.bootstrap, pythons=pythons)
+    if only:
+        emptied = [
+            _renamed(wheel.path, cache, wheel.project, wheel.path.name.split("-")[1], whole=False)
+            for wheel in wheels
+            if wheel.project in only
+        ]
+        locks = replace(locks, node=write_lock(_pins(emptied), markers=True))
     for wheel in wheels:
-        shutil.copy(wheel.path, cache)
+        if wheel.project not in only:
+            shutil.copy(wheel.path, cache)
     versions = {pin.name: pin.version for pin in parse_lock(Locks.of_checkout().cuda13)}
     made = [
         write_wheel(
@@ -75,7 +85,13 @@ def fake_gpu_wheels(
         for name, path in LIBRARIES.items()
     ]
     made += [
-        _renamed(wheel.path, cache, versions["onnxruntime-gpu"])
+        _renamed(
+            wheel.path,
+            cache,
+            "onnxruntime-gpu",
+            versions["onnxruntime-gpu"],
+            whole="onnxruntime" not in only,
+        )
         for wheel in wheels
         if wheel.project == "onnxruntime"
     ]
@@ -124,16 +140,19 @@ def _content(path: str) -> bytes:
     return b"" if path.endswith(".py") else b"lib"
 
 
-def _renamed(runtime: Path, cache: Path, version: str) -> Path:
-    """The wheel of onnxruntime at `runtime` as one of onnxruntime-gpu."""
+def _renamed(runtime: Path, cache: Path, project: str, version: str, *, whole: bool) -> Path:
+    """The wheel at `runtime` as one of another name or version; of what it installs only what
+    its package begins with unless it is `whole`."""
     tag = runtime.stem.split("-", 2)[2]
     with zipfile.ZipFile(runtime) as archive:
         files = {
             name: archive.read(name)
             for name in archive.namelist()
-            if ".dist-info/" not in name and not name.endswith("/")
+            if ".dist-info/" not in name
+            and not name.endswith("/")
+            and (whole or re.fullmatch(r"\w+/__init__\.py", name))
         }
-    return write_wheel(cache, "onnxruntime-gpu", version, tag, files)
+    return write_wheel(cache, project, version, tag, files)
 
 
 def _projects(wheels: list[Path]) -> set[str]:
