@@ -230,9 +230,13 @@ def test_a_pulse_gives_up_who_waits_after_some_silence_only() -> None:
 
     async def scenario(answers: list[bool]) -> int:
         asked = iter(answers)
+        missed = 0
 
         async def answer() -> bool:
+            nonlocal missed
+            assert felt.hangs == (missed >= pulse.MISSES), "until it is heard again"
             value = next(asked, None)
+            missed = missed + 1 if value is False else 0
             if value is None:
                 felt.discard(call)
             return value is not False
