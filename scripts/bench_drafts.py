@@ -110,7 +110,7 @@ def speeds(engines: Listing[LLMEngine], generations: Listing[Generation]) -> lis
 
 def engine_of(model: ChatModel, texts: dict[int, Text], right: float | None) -> LLMEngine:
     """With its draft model, right so often; None: without."""
-    asking, draft = model.engine._asking, None
+    asking, draft = model.engine._guessing.asking, None
     if right is not None:
         assert asking is not None
         runner = Reciting(asking.model._runner, texts, right)

@@ -39,6 +39,7 @@ from appliance.shim.revocation import Revocations
 from appliance.shim.routes import batch_endpoints
 from appliance.shim.services import Services
 from appliance.shim.settler import Settler
+from appliance.shim.suspects import Suspects
 from appliance.shim.tls_front import TlsFront
 from appliance.tls.contexts import ServerContexts
 from appliance.tls.files import TlsFiles
@@ -137,6 +138,7 @@ async def _services(
                 drain,
                 revocations,
                 Admission(engine, limiter, prices),
+                Suspects(engine.serving),
                 responses=responses,
                 batches=batches,
             )

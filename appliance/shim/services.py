@@ -37,7 +37,7 @@ class Services:
     drain: Drain
     revocations: Revocations
     admission: Admission
-    suspects: Suspects = field(default_factory=Suspects)
+    suspects: Suspects
     responses: ResponseStore | None = None
     """None unless the operator lets callers store responses."""
     batches: Batches | None = None

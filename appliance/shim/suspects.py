@@ -15,7 +15,7 @@ import copy
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from appliance.errors import RequestError
@@ -40,7 +40,14 @@ class Suspicion:
 class Suspects:
     """One for the whole process. Lives on the event loop."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine_answers: Callable[[], Awaitable[bool]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`engine_answers` is asked, after the engine went away, whether it is there again."""
+        self._engine_answers = engine_answers
+        self._engine_gone = False
         self._clock = clock
         self._seen: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._alone = asyncio.Lock()
@@ -58,14 +65,21 @@ class Suspects:
             if self._count(mark):
                 await stack.enter_async_context(self._alone)
                 self._refuse(mark)  # the same request may have run before this one
+            there = await self._engine_is_there()
             suspicion, began = Suspicion(), self._clock()
             try:
                 yield suspicion
                 if self._seen and not suspicion.engine_ended:
                     self._seen.pop(mark or _mark(requests), None)
             finally:
-                if suspicion.engine_ended:
+                if suspicion.engine_ended and there:
                     self._blame(mark or _mark(requests), began)
+
+    async def _engine_is_there(self) -> bool:
+        """Nothing ends an engine that is gone already, though the connection may not know yet."""
+        if self._engine_gone:
+            self._engine_gone = not await self._engine_answers()
+        return not self._engine_gone
 
     def _refuse(self, mark: bytes) -> None:
         if self._count(mark) >= DEATHS:
@@ -81,6 +95,7 @@ class Suspects:
 
     def _blame(self, mark: bytes, began: float) -> None:
         """Note that the engine ended under what had begun at `began`."""
+        self._engine_gone = True
         if self._count(mark) and self._seen[mark][1] > began:
             return  # the same end of the engine, noted for the same request sent twice at once
         self._seen[mark] = (self._count(mark) + 1, self._clock())

@@ -112,7 +112,7 @@ def _disk_full(here: Field) -> None:
                     size //= 2
         time.sleep(FULL_SECONDS)
     finally:
-        hog.unlink()
+        hog.unlink(missing_ok=True)
 
 
 def _disk_errors(calls: str) -> Callable[[Field], None]:
@@ -215,7 +215,7 @@ def catalogue(*, errors: bool, clock: bool) -> list[Fault]:
             "endpoint restarted", shim_gone, _end("shim", signal.SIGTERM), {"shim": 1}, "shim", 40.0
         ),
         Fault("engine stopped for a while", ENGINE_AWAY, _stopped, {}, "engine"),
-        Fault("disk full", DISK, _disk_full),
+        Fault("disk full", DISK, _disk_full, {}, "disk", 60.0),
         Fault("slow readers", frozenset(), _slow),
         Fault("flood of connections", crowded, lambda here: flood(here.ground.port)),
         Fault("half-sent requests", frozenset(), lambda here: half_sent(here.ground.port)),
