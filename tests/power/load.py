@@ -39,7 +39,8 @@ class Acknowledged:
     @property
     def fewest(self) -> int:
         """How many of the rarest kind."""
-        return min(map(len, (self.answers, self.revoked, self.activated, self.rolled)))
+        kinds: tuple[Sized, ...] = (self.answers, self.revoked, self.activated, self.rolled)
+        return min(len(kind) for kind in kinds)
 
 
 class Load:

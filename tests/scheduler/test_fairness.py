@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,12 @@ PROMPT, ANSWER = 8, 8
 
 
 def make(**changes: int) -> Scheduler:
-    settings = {"slots": 4, "capacity": 256, "token_budget": 64, "max_waiting": 1000}
+    settings: dict[str, Any] = {
+        "slots": 4,
+        "capacity": 256,
+        "token_budget": 64,
+        "max_waiting": 1000,
+    }
     return Scheduler(**(settings | {"reuse_block": 4} | changes))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from appliance.scheduler import Plan, Scheduler, Sequence
@@ -11,7 +13,7 @@ SYSTEM = list(range(100, 120))
 
 
 def make(**changes: int) -> Scheduler:
-    settings = {"slots": 4, "capacity": 256, "token_budget": 64, "max_waiting": 99}
+    settings: dict[str, Any] = {"slots": 4, "capacity": 256, "token_budget": 64, "max_waiting": 99}
     return Scheduler(**(settings | {"reuse_block": BLOCK} | changes))
 
 

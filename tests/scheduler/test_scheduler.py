@@ -6,6 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Hashable
 from collections.abc import Sequence as Listing
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -248,7 +249,12 @@ def _with_drafts(plan: Plan, drafts: Listing[list[int]]) -> Plan:
 
 
 def make(**changes: int) -> Scheduler:
-    settings = {"slots": 4, "capacity": 4096, "token_budget": 64, "max_waiting": 8} | changes
+    settings: dict[str, Any] = {
+        "slots": 4,
+        "capacity": 4096,
+        "token_budget": 64,
+        "max_waiting": 8,
+    } | changes
     return Scheduler(**settings)
 
 
