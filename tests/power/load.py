@@ -39,7 +39,7 @@ class Acknowledged:
     @property
     def fewest(self) -> int:
         """How many of the rarest kind."""
-        kinds: tuple[Sized, ...] = (self.answers, self.revoked, self.activated, self.rolled)
+        kinds = (self.answers, self.revoked, self.activated, self.rolled)
         return min(len(kind) for kind in kinds)
 
 

@@ -13,7 +13,12 @@ SYSTEM = list(range(100, 120))
 
 
 def make(**changes: int) -> Scheduler:
-    settings: dict[str, Any] = {"slots": 4, "capacity": 256, "token_budget": 64, "max_waiting": 99}
+    settings: dict[str, Any] = {
+        "slots": 4,
+        "capacity": 256,
+        "token_budget": 64,
+        "max_waiting": 99,
+    }
     return Scheduler(**(settings | {"reuse_block": BLOCK} | changes))
 
 

@@ -254,8 +254,8 @@ def make(**changes: int) -> Scheduler:
         "capacity": 4096,
         "token_budget": 64,
         "max_waiting": 8,
-    } | changes
-    return Scheduler(**settings)
+    }
+    return Scheduler(**(settings | changes))
 
 
 def step(scheduler: Scheduler, token: int = 7) -> Plan:
