@@ -240,7 +240,8 @@ def test_a_graph_for_one_token_a_row_guesses_nothing(open_grade: Open) -> None:
 
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_a_grammar_holds_at_every_guessed_token(open_grade: Open, temperature: float) -> None:
-    pattern, said = "[a-d]{24}[xy]{4}", list[Said]()
+    pattern = "[a-d]{24}[xy]{4}"
+    said: list[Said] = []
     params = SamplingParams(temperature=temperature, seed=9, max_tokens=100)
     guess: Prediction | None = None
     for draft_tokens in (0, 8):
