@@ -2,8 +2,10 @@
 
 Answers in a form are computed with forced runs and without, a step each in turns, so that both
 see the same load. Then: what a mask costs, and how long the steps of another stream take at most
-while schemas are compiled. The model is the one that scripts/bench made: random weights, and a
-tokenizer of 152,000 letter groups, in which a name has more tokens than in a trained one.
+while schemas are compiled. On a machine that does other things too, measure with `--processor`:
+tokens for each second of processor time, times the cores. The model is the one that scripts/bench
+made: random weights, and a tokenizer of 152,000 letter groups, in which a name has more tokens
+than in a trained one.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +27,11 @@ from appliance.engine.generation import Generation
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Structured, Turn
 from appliance.engine.loaded import ChatModel
+from appliance.engine.machine import physical_cores
 from appliance.engine.sampling import SamplingParams
 from appliance.model_store import ModelStore
 from appliance.trust.node_key import NodePublicKey
+from scripts.bench_engine import Clock
 
 HOME = Path(__file__).resolve().parent.parent / ".build/bench"
 PROMPT = list(range(300, 428))
@@ -75,24 +80,40 @@ def open_node(root: Path, drafted: int) -> ChatModel:
     return model
 
 
-def answer(models: list[ChatModel], turn: Turn, seed: int) -> tuple[list[float], int, int]:
-    """Seconds of each model, tokens of the answer after its first, and how many were forced."""
-    seconds, engines = [0.0 for _ in models], [model.engine for model in models]
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One answer: of each model its seconds and its steps; its tokens, and those forced."""
+
+    seconds: list[float]
+    steps: list[int]
+    tokens: int
+    forced: int
+
+
+def answer(models: list[ChatModel], turn: Turn, seed: int) -> Answered:
+    """Counted from the first token, which the prompt's step has."""
+    engines, forced = [model.engine for model in models], models[0].engine.counters.forced_tokens
     ends = frozenset(models[0].generation.eos_token_ids)
     params = SamplingParams(temperature=1, seed=seed, max_tokens=400, end_ids=ends)
-    generated, forced = engines[0].counters.generated_tokens, engines[0].counters.forced_tokens
     for model in models:
         grammar = model.grammars.compiled(turn).result()
         model.engine.add(Generation(0, PROMPT, params, grammar=grammar))
         model.engine.step()
+    seconds, generated = [0.0, 0.0], engines[0].counters.generated_tokens
+    before = [engine.counters.steps for engine in engines]
     while any(engine.has_work for engine in engines):
         for place, engine in enumerate(engines):
-            start = time.perf_counter()
+            start = Clock.now()
             if engine.has_work:
                 engine.step()
-            seconds[place] += time.perf_counter() - start
+            seconds[place] += Clock.now() - start
     counters = engines[0].counters
-    return seconds, counters.generated_tokens - generated - 1, counters.forced_tokens - forced
+    return Answered(
+        seconds,
+        [engine.counters.steps - steps for engine, steps in zip(engines, before, strict=True)],
+        counters.generated_tokens - generated,
+        counters.forced_tokens - forced,
+    )
 
 
 def mask_cost(grammar: CompiledGrammar, seed: int) -> list[float]:
@@ -126,19 +147,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--node", type=Path, help="root of a node with one chat model")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--processor", action="store_true", help="count processor time")
     options = parser.parse_args()
+    Clock.cores = physical_cores() if options.processor else 0
     made = sorted(HOME.glob("node-qwen3-0.6b-w8a8-*"), key=lambda path: path.stat().st_mtime)
     root = options.node or made[-1]
     models = [open_node(root, drafted) for drafted in (8, 0)]
-    print(
-        f"{'tokens/s, one stream':30}{'forced runs':>12}{'without':>10}{'ratio':>8}{'forced':>16}"
-    )
+    print(f"{'tokens/s, one stream':28}{'on':>6}{'off':>6}{'ratio':>7}   forced; steps on and off")
     for name, turn in FORMS.items():
         runs = [answer(models, turn, seed) for seed in range(options.rounds)]
-        on, off = (statistics.median(n / s[place] for s, n, _ in runs) for place in (0, 1))
-        ratio = statistics.median(s[1] / s[0] for s, _, _ in runs)
-        forced, tokens = sum(run[2] for run in runs), sum(run[1] for run in runs)
-        print(f"{name:30}{on:12.1f}{off:10.1f}{ratio:8.2f}{forced:8} of {tokens}", flush=True)
+        on, off = (statistics.median(r.tokens / r.seconds[place] for r in runs) for place in (0, 1))
+        ratio = statistics.median(r.seconds[1] / r.seconds[0] for r in runs)
+        forced, tokens = sum(r.forced for r in runs), sum(r.tokens for r in runs)
+        steps = " and ".join(str(sum(r.steps[place] for r in runs)) for place in (0, 1))
+        print(
+            f"{name:28}{on:6.1f}{off:6.1f}{ratio:7.2f}   {forced} of {tokens}; {steps}", flush=True
+        )
     for name, turn in FORMS.items():
         grammar = models[0].grammars.compiled(turn).result()
         times = [t for seed in range(options.rounds) for t in mask_cost(grammar, seed)]
