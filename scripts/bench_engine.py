@@ -45,7 +45,7 @@ SHAPE = {
 }
 
 
-def open_grade(grade: str) -> ChatModel:
+def open_grade(grade: str, *, slots: int = SLOTS, capacity: int = CAPACITY) -> ChatModel:
     """The compiled model of this grade; made now if it is not there."""
     checkpoint, root = HOME / "checkpoint", HOME / f"node-{grade}"
     if not (checkpoint / "LICENSE").exists():
@@ -57,7 +57,7 @@ def open_grade(grade: str) -> ChatModel:
     bundle = ModelStore(layout.models).get("bench")
     key = NodePublicKey.load(layout.node / "node.pub")
     artifact = open_artifact(layout.artifacts, bundle.digest, key)
-    settings = EngineSettings(max_sequences=SLOTS, max_context=CAPACITY, cache_bytes=1 << 36)
+    settings = EngineSettings(max_sequences=slots, max_context=capacity, cache_bytes=1 << 37)
     start = time.perf_counter()
     model = ChatModel(bundle, artifact, settings, CacheBudget.from_settings(settings))
     print(f"{grade}: loaded in {time.perf_counter() - start:.2f} s", flush=True)

@@ -131,7 +131,11 @@ class _Running:
 
 
 class LLMEngine:
-    """Continuous batching over one runner. `clock` gives the seconds that deadlines are in."""
+    """Continuous batching over one runner.
+
+    `gathered`: the runner wants the decoding sequences in the first slots. `clock` gives the
+    seconds that deadlines are in.
+    """
 
     def __init__(
         self,
@@ -147,6 +151,7 @@ class LLMEngine:
         max_waiting_per_caller: int | None = None,
         draft_tokens: int = 0,
         step_seconds: float = 0.0,
+        gathered: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -161,6 +166,7 @@ class LLMEngine:
             token_budget=token_budget,
             max_waiting=max_waiting,
             max_waiting_per_caller=max_waiting_per_caller,
+            gathered=gathered,
         )
         self._token_budget = token_budget
         self._pieces = Pieces(Pace(token_budget, step_seconds))

@@ -108,6 +108,7 @@ class ChatModel:
             max_waiting_per_caller=settings.max_waiting_per_caller,
             draft_tokens=settings.draft_tokens,
             step_seconds=settings.step_milliseconds / 1000,
+            gathered=opened.gathered,
         )
         self.adapters = Adapters(manifest, self.engine, opened.adapted, settings.max_adapters)
         self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes

@@ -2,7 +2,7 @@
 
 Owns the step's arrays and the binding. Pieces of prompts and sequences that decode lie one behind
 the other in one run, and none of them changes a bit of another's numbers
-(docs/decisions/0230-native-operators.md).
+(docs/decisions/0230-native-operators.md). Each says its slot, so they may lie in any order.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ class NativeRunner:
         step = Step()
         for chunk in plan.prefills:
             step.add(chunk.sequence, chunk.slot, chunk.start, chunk.tokens, int(chunk.completes))
-        for slot, sequence in enumerate(plan.decodes):
+        for index, sequence in enumerate(plan.decodes):
+            assert sequence.slot is not None
             tokens = sequence.tokens[sequence.computed :]
             if plan.drafts:
-                tokens.extend(plan.drafts[slot])
-            step.add(sequence, slot, sequence.computed, tokens, len(tokens))
+                tokens.extend(plan.drafts[index])
+            step.add(sequence, sequence.slot, sequence.computed, tokens, len(tokens))
         logits = self._logits[: len(step.rows)]
         if step.tokens:
             self._compute(step, logits)

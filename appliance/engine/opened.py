@@ -57,6 +57,7 @@ class OpenedDecoder:
         recorded: steps are replayed, not started kernel by kernel; False on the processor.
         close: gives back what the cache took.
         adapted: what it can do with adapters; None on a GPU.
+        gathered: it wants the decoding sequences in the first slots.
     """
 
     runner: Runner
@@ -65,6 +66,7 @@ class OpenedDecoder:
     recorded: bool
     close: Callable[[], None]
     adapted: AdaptedDecoder | None = None
+    gathered: bool = True
 
 
 def open_decoder(
@@ -143,7 +145,15 @@ def _on_processor(
     except BaseException:
         budget.give_back(shape)
         raise
-    return OpenedDecoder(runner, used, settings, False, lambda: budget.give_back(shape), adapted)
+    return OpenedDecoder(
+        runner,
+        used,
+        settings,
+        False,
+        lambda: budget.give_back(shape),
+        adapted,
+        gathered=not isinstance(runner, NativeRunner),
+    )
 
 
 _Opened = tuple[Runner, CacheShape, AdaptedDecoder | None]

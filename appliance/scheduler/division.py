@@ -2,10 +2,11 @@
 
 1. Each owner of a share gets its part of them, as far as its prompts need it.
 2. What is left goes to the highest priority first; in every eighth step to all by age instead.
-3. Within a priority first come the prompts that this step can end, of callers who run no more than
-   an equal part beside one who runs more: who sends a single request does not wait behind
-   somebody's flood. Then the one whose turn it is gets half, so that it is never stopped, and the
-   others come shortest first, so that a short prompt does not wait behind a long one.
+3. Within a priority first come the prompts of callers who run no more than an equal part beside
+   one who runs more: who sends a single request does not wait behind somebody's flood. Then the
+   others divide what they leave.
+4. Among equals the one whose turn it is gets half, so that it is never stopped, and the others come
+   shortest first, so that a short prompt does not wait behind a long one.
 
 Owns the rule. Refuses to know slots.
 """
@@ -13,7 +14,7 @@ Owns the rule. Refuses to know slots.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from appliance.scheduler.sequence import Sequence
 from appliance.scheduler.shares import Holding
@@ -59,10 +60,13 @@ def _by_priority(needs: Mapping[Sequence, int], room: int, callers: Counter[str]
 
 
 def _among_equals(needs: Mapping[Sequence, int], room: int, callers: Counter[str]) -> _Tokens:
-    first = dict(_ended(_modest(needs, callers), room))
-    later = {s: need for s, need in needs.items() if s not in first}
-    room -= sum(first.values())
-    return first | _in_rank(later, room, lambda sequence: (sequence.turn, sequence.arrival))
+    first = _in_rank(_modest(needs, callers), room, _turn)
+    later = {s: need - first.get(s, 0) for s, need in needs.items() if need > first.get(s, 0)}
+    return _added(first, _in_rank(later, room - sum(first.values()), _turn))
+
+
+def _turn(sequence: Sequence) -> tuple[int, ...]:
+    return sequence.turn, sequence.arrival
 
 
 def _modest(needs: Mapping[Sequence, int], callers: Counter[str]) -> _Tokens:
@@ -70,15 +74,6 @@ def _modest(needs: Mapping[Sequence, int], callers: Counter[str]) -> _Tokens:
     part = callers.total() / len(callers) if callers else 0
     modest = {s: need for s, need in needs.items() if callers[s.caller] <= part}
     return modest if any(count > part for count in callers.values()) else {}
-
-
-def _ended(needs: Mapping[Sequence, int], room: int) -> Iterable[tuple[Sequence, int]]:
-    """The shortest, as many as fit as a whole."""
-    for sequence, need in sorted(needs.items(), key=lambda item: item[1]):
-        if need > room:
-            return
-        room -= need
-        yield sequence, need
 
 
 def _in_rank(

@@ -46,7 +46,7 @@ class PrefillChunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step. `decodes[i]` is in slot i.
+    """One step. `decodes[i]` is in slot i, if the scheduler gathers them.
 
     `admitted` got their first slot with this plan, `preempted` lost theirs and wait again.
 

@@ -4,7 +4,8 @@ Tokens are cut into blocks of a fixed size, and each whole block gets a hash ove
 hash before it, the first one's over the namespace; so equal hashes stand for equal prefixes of
 one namespace. The index maps a hash to the slots' contents that have it. A hash is a hint and
 never a proof: tokens and namespace are compared before anything is reused, so a collision, made
-on purpose or not, costs a look and nothing else.
+on purpose or not, costs a look and nothing else. Blocks only find who shares the most; how much
+that is is then counted to the token.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class PrefixIndex:
         prefix.indexed = 0
 
     def longest(self, sequence: Sequence) -> Match | None:
-        """The longest prefix of `sequence`, in whole blocks and without its last token.
+        """The longest prefix of `sequence` without its last token; at least a block, or None.
 
         Of several, one that ends there is best, since nothing else is lost by taking its slot.
         """
@@ -88,9 +89,10 @@ class PrefixIndex:
         for depth in range(blocks, 0, -1):
             tokens = depth * self.block
             holders = self._holders[sequence.chain[depth - 1]]
-            for prefix in sorted(holders, key=lambda prefix: prefix.computed):
-                if self._equal(prefix, sequence, tokens):
-                    return Match(prefix, tokens)
+            equal = [prefix for prefix in holders if self._equal(prefix, sequence, tokens)]
+            if equal:
+                matches = [Match(prefix, _common(prefix, sequence, tokens)) for prefix in equal]
+                return max(matches, key=lambda match: (match.tokens, -match.prefix.computed))
         return None
 
     def check_integrity(self, prefixes: list[Prefix]) -> None:
@@ -108,6 +110,14 @@ class PrefixIndex:
             and prefix.computed >= tokens
             and prefix.tokens[:tokens] == sequence.tokens[:tokens]
         )
+
+
+def _common(prefix: Prefix, sequence: Sequence, tokens: int) -> int:
+    """How many first tokens are equal, of which `tokens` are known to be."""
+    end = min(prefix.computed, len(sequence.tokens) - 1)
+    while tokens < end and prefix.tokens[tokens] == sequence.tokens[tokens]:
+        tokens += 1
+    return tokens
 
 
 def extend(

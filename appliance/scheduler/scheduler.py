@@ -26,7 +26,7 @@ from appliance.scheduler.shares import Classes, Shares
 from appliance.scheduler.slots import SlotTable
 
 REUSE_BLOCK = 32
-"""Tokens of a cached prefix are reused in multiples of this."""
+"""Tokens; what is shorter costs less to compute than to look for."""
 
 
 class Scheduler:
@@ -39,7 +39,8 @@ class Scheduler:
             computed per step even if decode takes all of it, so that prefill cannot starve.
         max_waiting: sequences that may wait beside those that find a free slot.
         max_waiting_per_caller: how many of them may be one caller's; None: all.
-        reuse_block: tokens of a cached prefix are reused in multiples of this.
+        reuse_block: cached prefixes are reused if they have so many tokens.
+        gathered: the decoding sequences have to lie in the first slots.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Scheduler:
         max_waiting: int,
         max_waiting_per_caller: int | None = None,
         reuse_block: int = REUSE_BLOCK,
+        gathered: bool = True,
     ) -> None:
         assert capacity > 1
         assert token_budget > 0
@@ -61,7 +63,7 @@ class Scheduler:
         self._max_of_caller = (
             max_waiting if max_waiting_per_caller is None else max_waiting_per_caller
         )
-        self._slots = SlotTable(slots, reuse_block)
+        self._slots = SlotTable(slots, reuse_block, gathered=gathered)
         self._shares = Shares(slots)
         self._waiting = FairQueue()
         self._followers = Followers()

@@ -11,10 +11,12 @@
     slot 4     t t t t t t t t t
                |-block-|-block-|              nobody's: kept until the room is needed
 
-The decode kernel reads one contiguous block of slots from 0, so before each step the decoding
-sequences outside of that block change places with what is in its holes. Everything behind may
-lie in any order. What a sequence leaves behind stays as a cached prefix; the least recently used
-one gives way when a slot is needed and none is free. So free + used + cached = total, always.
+A decode kernel that reads one contiguous block of slots from 0 has them `gathered`: before each
+step the decoding sequences outside of that block change places with what is in its holes.
+Everything behind may lie in any order; for a kernel that is told its slots, everything may.
+
+What a sequence leaves behind stays as a cached prefix; the least recently used one gives way when
+a slot is needed and none is free. So free + used + cached = total, always.
 
 What has to be copied for all that is written down as moves; nothing here touches memory.
 """
@@ -33,12 +35,14 @@ class SlotTable:
 
     Args:
         count: number of slots.
-        reuse_block: prefixes are reused in multiples of so many tokens.
+        reuse_block: shorter prefixes are not reused.
+        gathered: the decoding sequences have to lie in the first slots.
     """
 
-    def __init__(self, count: int, reuse_block: int) -> None:
+    def __init__(self, count: int, reuse_block: int, *, gathered: bool = True) -> None:
         assert count > 0
         self.count = count
+        self._gathered = gathered
         self._block = reuse_block
         self._held: list[Prefix | None] = [None] * count
         self._decoding: list[Sequence] = []
@@ -51,7 +55,7 @@ class SlotTable:
 
     @property
     def decoding(self) -> tuple[Sequence, ...]:
-        """Decoding sequences; after `arrange` the i-th is in slot i."""
+        """Decoding sequences; if they are gathered, the i-th is in slot i after `arrange`."""
         return tuple(self._decoding)
 
     @property
@@ -135,7 +139,9 @@ class SlotTable:
                 self._held[slot] = None
 
     def arrange(self) -> None:
-        """Bring the decoding sequences into slots 0 to D-1."""
+        """Bring the decoding sequences into slots 0 to D-1, if they are to be gathered."""
+        if not self._gathered:
+            return
         count = len(self._decoding)
         strays = [s for s in self._decoding if s.slot is not None and s.slot >= count]
         if strays:
@@ -182,7 +188,7 @@ class SlotTable:
             rest = match.prefix.computed - match.tokens
             if rest < self._block:
                 return match.prefix.slot
-        border = len(self._decoding)
+        border = len(self._decoding) if self._gathered else 0
         free = [slot for slot, prefix in enumerate(self._held) if prefix is None]
         if free:
             # Not one in the decode block, if possible: that would have to move out again.

@@ -162,7 +162,7 @@ def test_adapters_share_no_prefix_with_each_other_or_the_base(
             model.engine, Generation(0, prompt, GREEDY, cache_namespace="a", adapter=digest)
         ).ends[0, 0]
         cached.append(end.cached_tokens)
-    whole = (len(prompt) - 1) // 32 * 32
+    whole = len(prompt) - 1
     assert whole > 0
     assert cached == [0, 0, 0, whole, whole]
 

@@ -24,10 +24,11 @@ def test_a_warm_cache_changes_the_counts_and_not_the_tokens(open_chat: OpenChat)
         again = run(model.engine, Generation(0, prompt, GREEDY, cache_namespace="a"))
         assert cold.tokens(0) == warm.tokens(0) == again.tokens(0)
         assert cold.ends[0, 0].cached_tokens == 0
-        assert warm.ends[0, 0].cached_tokens == (
-            0 if number == 0 else len(ids(model, SYSTEM)) // 32 * 32
+        shared = 0 if number == 0 else len(ids(model, SYSTEM)) - 1
+        assert warm.ends[0, 0].cached_tokens in range(shared, shared + 2 if shared else 1), (
+            "the last token may be another with what follows"
         )
-        assert again.ends[0, 0].cached_tokens == (len(prompt) - 1) // 32 * 32
+        assert again.ends[0, 0].cached_tokens == len(prompt) - 1
         assert again.ends[0, 0].prompt_tokens == len(prompt)
 
 
@@ -37,7 +38,7 @@ def test_the_counters_tell_computed_from_cached(open_chat: OpenChat) -> None:
     for _ in range(2):
         run(model.engine, Generation(0, prompt, GREEDY, cache_namespace="a"))
     counters = model.engine.counters
-    reused = (len(prompt) - 1) // 32 * 32
+    reused = len(prompt) - 1
     assert counters.prefix_queries == 2 * len(prompt)
     assert counters.cached_tokens == reused
     assert counters.prompt_tokens == 2 * len(prompt) - reused
@@ -50,8 +51,7 @@ def test_sequences_of_one_request_share_their_prompt(open_chat: OpenChat) -> Non
     computed = model.engine.counters.prompt_tokens
     results = run(model.engine, Generation(0, prompt, GREEDY, n=3))
     assert [results.tokens(0, index) for index in range(3)] == [alone] * 3
-    rest = len(prompt) - (len(prompt) - 1) // 32 * 32
-    assert model.engine.counters.prompt_tokens - computed == len(prompt) + 2 * rest
+    assert model.engine.counters.prompt_tokens - computed == len(prompt) + 2
     assert [results.ends[0, index].cached_tokens > 0 for index in range(3)] == [False, True, True]
 
 

@@ -80,6 +80,19 @@ def test_singles_are_served_at_once_as_long_as_the_flood_lasts() -> None:
     assert max(waits) <= ANSWER + 2
 
 
+@pytest.mark.parametrize("before", range(5, 40))
+def test_a_single_prompt_of_several_steps_has_all_but_one_in_eight(before: int) -> None:
+    load = Load(make(token_budget=16))
+    for _ in range(50):
+        load.scheduler.add([Sequence(range(100), caller="flood")])
+    for _ in range(before):
+        load.step()
+    single = Sequence(range(100, 140), caller="single")
+    load.scheduler.add([single])
+    assert load.until(lambda: single.generated > 0) <= -(-40 // 13) + 1, "beside three at most"
+    load.until(lambda: len(load.ended) > 20)
+
+
 def test_callers_who_all_wait_get_equal_parts_whatever_they_queued() -> None:
     load = Load(make(slots=3))
     for caller, count in (("a", 200), ("b", 60), ("c", 60)):

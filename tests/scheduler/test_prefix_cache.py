@@ -37,8 +37,24 @@ def run(scheduler: Scheduler, prompt: list[int], namespace: str = "a") -> Sequen
 def test_a_second_identical_prompt_computes_its_last_tokens_only() -> None:
     scheduler = make()
     assert run(scheduler, SYSTEM).cached == 0
-    assert run(scheduler, SYSTEM).cached == len(SYSTEM) - BLOCK
+    assert run(scheduler, SYSTEM).cached == len(SYSTEM) - 1
     assert run(scheduler, [*SYSTEM, 1]).cached == len(SYSTEM)
+
+
+@pytest.mark.parametrize("shared", range(len(SYSTEM)))
+def test_what_is_shared_is_reused_to_the_token_once_it_is_a_block(shared: int) -> None:
+    scheduler = make()
+    run(scheduler, SYSTEM)
+    other = [*SYSTEM[:shared], *range(8)]
+    assert run(scheduler, other).cached == (shared if shared >= BLOCK else 0)
+
+
+def test_of_two_prefixes_the_one_that_shares_more_is_reused() -> None:
+    for order in (1, -1):
+        scheduler = make()
+        for more in [(1, 1, 1), (1, 2, 2)][::order]:
+            run(scheduler, [*SYSTEM, *more, *range(200, 230)])
+        assert run(scheduler, [*SYSTEM, 1, 2, 3]).cached == len(SYSTEM) + 2
 
 
 def test_the_next_turn_finds_the_answer_too_and_takes_the_slot_without_a_copy() -> None:
@@ -48,7 +64,7 @@ def test_the_next_turn_finds_the_answer_too_and_takes_the_slot_without_a_copy() 
     scheduler.add([second])
     plan = step(scheduler)
     # Of the 23 tokens the last was sampled and never computed.
-    assert second.cached == 20
+    assert second.cached == 22
     assert plan.moves == ()
 
 
@@ -67,8 +83,8 @@ def test_sequences_of_one_request_compute_their_prompt_once() -> None:
         computed = 0
         while any(sequence.generated == 0 for sequence in group):
             computed += sum(chunk.count for chunk in step(scheduler).prefills)
-        assert [sequence.cached for sequence in group] == [0, 16, 16]
-        assert computed == len(SYSTEM) + 2 * BLOCK
+        assert [sequence.cached for sequence in group] == [0, 19, 19]
+        assert computed == len(SYSTEM) + 2
 
 
 def test_a_request_without_a_namespace_leaves_nothing_behind() -> None:
@@ -76,7 +92,7 @@ def test_a_request_without_a_namespace_leaves_nothing_behind() -> None:
     run(scheduler, SYSTEM, "a")
     for _ in range(10):
         run(scheduler, list(range(50)), "")
-    assert run(scheduler, SYSTEM, "a").cached == 16, "it was not pushed out"
+    assert run(scheduler, SYSTEM, "a").cached == 19, "it was not pushed out"
 
 
 def test_a_prompt_that_shares_with_one_under_way_waits_for_the_shared_part_only() -> None:
@@ -126,8 +142,8 @@ def test_a_shared_beginning_is_copied_so_that_both_ends_stay() -> None:
     one, two = [*SYSTEM, *range(20)], [*SYSTEM, *range(50, 70)]
     run(scheduler, one)
     assert run(scheduler, two).cached == len(SYSTEM)
-    assert run(scheduler, one).cached == len(one) - BLOCK
-    assert run(scheduler, two).cached == len(two) - BLOCK
+    assert run(scheduler, one).cached == len(one) - 1
+    assert run(scheduler, two).cached == len(two) - 1
 
 
 def test_cached_prefixes_never_keep_anybody_waiting() -> None:

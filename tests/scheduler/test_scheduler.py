@@ -31,7 +31,8 @@ class SimulatedCache:
     a prefix of somebody else's shows up where it is read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, gathered: bool = True) -> None:
+        self.gathered = gathered
         self.slots: list[list[Cell | None]] = [[None] * CAPACITY for _ in range(SLOTS)]
 
     def run(self, plan: Plan) -> None:
@@ -44,11 +45,13 @@ class SimulatedCache:
         for chunk in plan.prefills:
             assert chunk.slot == chunk.sequence.slot
             self._compute(chunk.sequence, chunk.slot, chunk.start, chunk.count)
-        for slot, sequence in enumerate(plan.decodes):
-            assert sequence.slot == slot
+        for number, sequence in enumerate(plan.decodes):
+            slot = sequence.slot
+            assert slot is not None
+            assert slot == number or not self.gathered
             self._compute(sequence, slot, sequence.computed, 1)
-            for index in range(len(plan.drafts[slot]) if plan.drafts else 0):
-                guessed = (*sequence.tokens, *plan.drafts[slot][: index + 1])
+            for index in range(len(plan.drafts[number]) if plan.drafts else 0):
+                guessed = (*sequence.tokens, *plan.drafts[number][: index + 1])
                 place = sequence.computed + 1 + index
                 self.slots[slot][place] = sequence.namespace, guessed
 
@@ -68,6 +71,8 @@ class Churn(RuleBasedStateMachine):
     The end of a deadline is a cancel to the scheduler, which knows no clock.
     """
 
+    gathered = True
+
     def __init__(self) -> None:
         super().__init__()
         self.scheduler = Scheduler(
@@ -77,8 +82,9 @@ class Churn(RuleBasedStateMachine):
             max_waiting=MAX_WAITING,
             max_waiting_per_caller=MAX_OF_CALLER,
             reuse_block=BLOCK,
+            gathered=self.gathered,
         )
-        self.cache = SimulatedCache()
+        self.cache = SimulatedCache(gathered=self.gathered)
         self.alive: list[Sequence] = []
         self.said: list[list[int]] = []
 
@@ -173,7 +179,7 @@ class Churn(RuleBasedStateMachine):
         assert plan.token_count <= max(budget or BUDGET, len(plan.decodes) + 1)
         assert bool(plan.token_count) == self.scheduler.has_work
         for sequence in plan.admitted:
-            assert sequence.cached % BLOCK == 0
+            assert sequence.cached == 0 or sequence.cached >= BLOCK
             assert sequence.cached == sequence.computed < sequence.prompt_length
         if given_up:
             plan = dataclasses.replace(plan, prefills=())
@@ -222,7 +228,14 @@ class Churn(RuleBasedStateMachine):
         assert self.scheduler.cached_positions == 0
 
 
+class Scattered(Churn):
+    """The same where the decoding sequences may lie in any slots."""
+
+    gathered = False
+
+
 TestChurn = Churn.TestCase
+TestScattered = Scattered.TestCase
 
 
 def _with_drafts(plan: Plan, drafts: Listing[list[int]]) -> Plan:
