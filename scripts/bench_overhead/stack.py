@@ -36,9 +36,12 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Found:
-    """Seconds of one side: of each batch, and to the first token of each single request."""
+    """Seconds of one side: of each batch, of the processor for each, and to the first token of each
+    single request."""
 
     batches: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    """Of the processor, all threads, for each batch; the caller's are in neither."""
     firsts: list[float] = field(default_factory=list)
 
 
@@ -52,6 +55,14 @@ class Pair:
     port: int
     secret: str
     model: str
+
+    def alone_seconds(self) -> float:
+        """Of the processor, so far."""
+        return self.alone.processor_seconds
+
+    def stack_seconds(self) -> float:
+        """Of the processor, so far."""
+        return self.engine.processor_seconds + self.shim.processor_seconds
 
     def ask_alone(self, texts: Sequence[str], tokens: int) -> tuple[float, list[float]]:
         answer = json.loads(self.alone.answer(json.dumps({"texts": texts, "tokens": tokens})))
@@ -128,17 +139,21 @@ def rounds(sides: Pair, count: int, texts: Texts) -> tuple[Found, Found]:
     """(alone, stack): batches and single requests in turns, after one of each to warm up."""
     alone, stack = Found(), Found()
     for number in range(-1, count):
-        asks = [(sides.ask_alone, alone), (sides.ask_stack, stack)]
+        asks = [
+            (sides.ask_alone, sides.alone_seconds, alone),
+            (sides.ask_stack, sides.stack_seconds, stack),
+        ]
         if number % 2:
             asks.reverse()
         prompts = texts.some(STREAMS)
-        for ask, found in asks:
+        for ask, used, found in asks:
+            before = used()
             seconds, _ = ask(prompts, TOKENS)
-            print(f"{ask.__name__}: {STREAMS * TOKENS / seconds:.1f} tokens/s", flush=True)
             if number >= 0:
                 found.batches.append(seconds)
+                found.processor.append(used() - before)
         for text in texts.some(SINGLES):
-            for ask, found in asks:
+            for ask, _, found in asks:
                 _, firsts = ask([text], 2)
                 if number >= 0:
                     found.firsts += firsts
@@ -182,6 +197,11 @@ def show(alone: Found, stack: Found) -> None:
     print(
         f"{STREAMS} streams: {rates[0]:.1f} tokens/s alone, {rates[1]:.1f} through the stack; "
         f"pair by pair {slower:+.1%} of it is lost (goal: at most {MOST_SLOWER:.0%})"
+    )
+    costs = [statistics.median(found.processor) / tokens * 1e3 for found in (alone, stack)]
+    print(
+        f"of the processor a token takes {costs[0]:.2f} ms alone, {costs[1]:.2f} ms through the "
+        f"stack: {costs[1] / costs[0] - 1:+.1%}"
     )
     medians = [statistics.median(found.firsts) for found in (alone, stack)]
     added = (s - a for a, s in zip(alone.firsts, stack.firsts, strict=True))
