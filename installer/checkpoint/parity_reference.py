@@ -73,11 +73,9 @@ def _run(asked: dict[str, Any]) -> str:
 
 def _unpacking(asked: dict[str, Any]) -> dict[str, Any]:
     """How weights become floats that are not: 4-bit floats are told to."""
-    import transformers
+    from transformers.utils.quantization_config import Mxfp4Config
 
-    if not asked["mxfp4"]:
-        return {}
-    return {"quantization_config": transformers.Mxfp4Config(dequantize=True)}
+    return {"quantization_config": Mxfp4Config(dequantize=True)} if asked["mxfp4"] else {}
 
 
 def _rows(
@@ -93,17 +91,18 @@ def _rows(
         inputs["token_type_ids"] = torch.tensor([given["types"]])
     if asked["image"] is not None:
         inputs |= _seen(asked["image"], inputs["input_ids"])
-    take = asked["take"]
-    if take == "states":
+    rows: torch.Tensor
+    if asked["take"] == "states":
         # An embedder may be published under the name of the decoder that it was made from.
-        return model.base_model(**inputs).last_hidden_state[0]
-    logits = model(**inputs).logits
-    if take == "label":
-        return logits[0, :1]
-    if take == "odds":
+        rows = model.base_model(**inputs).last_hidden_state[0]
+        return rows
+    logits: torch.Tensor = model(**inputs).logits[0]
+    if asked["take"] == "label":
+        return logits[:1]
+    if asked["take"] == "odds":
         yes, no = asked["odds"]
-        return (logits[0, -1, yes] - logits[0, -1, no])[None]
-    return logits[0, -asked["rows"] :]
+        return (logits[-1, yes] - logits[-1, no])[None]
+    return logits[-asked["rows"] :]
 
 
 def _seen(image: dict[str, Any], ids: torch.Tensor) -> dict[str, Any]:
