@@ -124,7 +124,11 @@ def _disk_errors(calls: str) -> Callable[[Field], None]:
         command += ["-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO"]
         with subprocess.Popen(command) as tracer:
             time.sleep(ERROR_SECONDS)
-            tracer.send_signal(signal.SIGINT)
+            tracer.terminate()
+            try:
+                tracer.wait(5)
+            except subprocess.TimeoutExpired:
+                tracer.kill()  # the kernel lets go of what it traced
 
     return strike
 

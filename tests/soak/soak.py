@@ -26,7 +26,7 @@ from tests.soak.questions import counts, said
 from tests.soak.verdict import Counted, Told, faults_of_bill, faults_of_log
 from tests.soak.watch import Growth, Sample, Watch, growth
 
-WARM_SECONDS = 180.0
+WARM_SECONDS = 300.0
 """Of a process's life before growth is looked for."""
 Say = Callable[[str], object]
 
