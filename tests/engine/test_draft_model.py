@@ -256,7 +256,7 @@ def test_a_conversation_that_goes_on_is_not_computed_again(open_it: Open) -> Non
     (events,) = run(model.engine, then).values()
     end = events[-1]
     assert isinstance(end, Finished)
-    assert end.cached_tokens == 64
+    assert end.cached_tokens >= 64
     assert sum(caught) < 40
 
 
