@@ -132,7 +132,8 @@ def engine_of(model: ChatModel, texts: dict[int, Text], right: float | None) -> 
             gathered=asking.model._gathered,
         )  # fmt: skip
     return LLMEngine(
-        Reciting(model.engine._runner, texts), model.tokenizer, model.prompting,
+        Reciting(model.engine._runner, texts),  # type: ignore[arg-type]
+        model.tokenizer, model.prompting,
         vocab_size=asking.model._vocab_size if asking else 0, slots=SLOTS, capacity=CAPACITY,
         token_budget=512, max_waiting=0, draft_tokens=8, draft=draft,
         gathered=model.engine._make_scheduler.keywords["gathered"], clock=Clock.now,

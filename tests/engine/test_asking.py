@@ -73,8 +73,9 @@ class Bench:
         """Seconds until all have been answered."""
         before = self.runner.seconds
         params = SamplingParams(temperature=0, max_tokens=count)
+        rest = [token % VOCAB for token in range(2, prompt + 1)]
         for call in range(calls):
-            self.engine.add(Generation(call, [call + 1, *range(2, prompt + 1)], params))
+            self.engine.add(Generation(call, [call + 1, *rest], params))
         while self.engine.has_work:
             self.engine.step()
             self.engine.check_integrity()

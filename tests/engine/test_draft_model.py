@@ -206,13 +206,13 @@ def test_what_it_guesses_does_not_depend_on_what_happened_in_its_slots(
     monkeypatch.setattr(asking, "_HOPELESS", 0.0)
     model, cold = open_it("partly"), small_of(open_it("partly"))
     model.engine._guessing.speculation.gain_of_asking = (  # type: ignore[method-assign]
-        lambda _batch, widest, *_: (2.0, min(4, widest))
+        lambda batch, widest, asked, seconds: (2.0, min(4, widest))
     )
     small, guessed = small_of(model), dict[tuple[int, ...], tuple[int, ...]]()
 
-    def remembering(asked: Mapping[int, Sequence], width: int) -> dict[int, tuple[int, ...]]:
-        answers = DraftModel.guess(small, asked, width)
-        guessed.update({(*asked[slot].tokens,): answers[slot] for slot in asked})
+    def remembering(sequences: Mapping[int, Sequence], width: int) -> dict[int, tuple[int, ...]]:
+        answers = DraftModel.guess(small, sequences, width)
+        guessed.update({(*each.tokens,): answers[slot] for slot, each in sequences.items()})
         return answers
 
     small.guess = remembering  # type: ignore[method-assign]
