@@ -118,7 +118,8 @@ def answer(models: list[ChatModel], turn: Turn, seed: int) -> Answered:
 
 def mask_cost(grammar: CompiledGrammar, seed: int) -> list[float]:
     """Milliseconds of each mask on a random way through a grammar."""
-    chance, matcher, times = np.random.default_rng(seed), grammar._matcher.deep_copy(), []
+    chance, matcher = np.random.default_rng(seed), grammar._matcher.deep_copy()
+    times: list[float] = []
     while not matcher.is_stopped() and len(times) < 300:
         start = time.thread_time()
         found = grammar.next(matcher)

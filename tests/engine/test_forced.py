@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -76,7 +77,11 @@ def test_what_is_said_is_the_same_with_forced_runs_and_takes_fewer_steps(
     cases = ((0, None, 1), (0.8, 2, 1), (2, None, 1.2), (0, 2, 1.2))
     generated = 0
     for seed, (temperature, logprobs, penalty) in enumerate(cases):
-        params = {"temperature": temperature, "logprobs": logprobs, "repetition_penalty": penalty}
+        params: dict[str, Any] = {
+            "temperature": temperature,
+            "logprobs": logprobs,
+            "repetition_penalty": penalty,
+        }
         said = [
             run(model.engine, held(model, 0, schema_turn(FORM), seed=seed, **params))
             for model in (forcing, plain)
@@ -136,7 +141,12 @@ def with_grammar_of(model: ChatModel, request: Generation, turns: list[Turn]) ->
 def test_a_run_is_cut_where_its_sequence_ends(two_of: TwoOf) -> None:
     forcing, plain = two_of("bytes")
     turn = Turn(Structured("regex", "(abcd){40}"))
-    for params in ({"max_tokens": 7}, {"stop": ("dabcda",)}, {"end_ids": frozenset()}):
+    cut: tuple[dict[str, Any], ...] = (
+        {"max_tokens": 7},
+        {"stop": ("dabcda",)},
+        {"end_ids": frozenset()},
+    )
+    for params in cut:
         said = [run(m.engine, held(m, 0, turn, **params)) for m in (forcing, plain)]
         assert said[0].deltas == said[1].deltas
         assert said[0].ends == said[1].ends
