@@ -8,14 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from appliance.bundle.manifest import Manifest, Parity
 from appliance.errors import CheckpointError
 from installer.checkpoint import build_bundle, parity, parity_child
 from installer.checkpoint.graph import families
 from installer.checkpoint.parity import BOUNDS, Mode
+from installer.checkpoint.parity_weights import lay_out, plan_layout
 from installer.checkpoint.quantize import Precision
+from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.shallow import cut
 from installer.progress import Advance, NoProgress
 from tests.checkpoint.families.gpt_oss import write_published
@@ -25,6 +29,12 @@ from tests.fakes.packers import Awq, Fp8, Gptq, Packer, write_packed
 from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 
 Writer = Callable[[Path], Path]
+GPTQ = Gptq(bits=4, group=32, symmetric=True, shuffled=True)
+
+
+def write_three_layers(directory: Path) -> Path:
+    """Wide enough for groups, and with a layer that is not compared."""
+    return write_qwen3(directory, hidden=128, intermediate=192, head_dim=32, layers=3, tied=False)
 
 
 class Noted(NoProgress):
@@ -127,22 +137,27 @@ def test_a_model_that_sees_is_compared_behind_an_image(tmp_path: Path, write: Wr
     assert "comparing the first 2 layers with the reference" in said
 
 
-@pytest.mark.parametrize(
-    "packer",
-    [
-        Gptq(bits=4, group=32, symmetric=True, shuffled=True),
-        pytest.param(Awq(group=32), marks=pytest.mark.slow),
-        pytest.param(Fp8(), marks=pytest.mark.slow),
-    ],
-    ids=["gptq", "awq", "fp8"],
-)
+def test_quantized_weights_are_laid_out_as_what_they_mean(tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    twin = write_packed(write_three_layers(tmp_path / "c"), packed, GPTQ)
+    checkpoint = Checkpoint(packed)
+    shallow = cut(checkpoint.config)
+    assert shallow is not None
+    layout = plan_layout(checkpoint.with_config(shallow.config), shallow)
+    lay_out(checkpoint, shallow.config, layout, tmp_path / "out")
+    got, wanted = (load_file(d / "model.safetensors") for d in (tmp_path / "out", twin))
+    assert got.keys() == set(shallow.keeps(wanted))
+    assert all(np.array_equal(values, wanted[name]) for name, values in got.items())
+    assert layout.size == sum(values.nbytes for values in got.values())
+    assert "quantization_config" not in Checkpoint(tmp_path / "out").config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packer", [GPTQ, Awq(group=32), Fp8()], ids=["gptq", "awq", "fp8"])
 def test_a_quantized_checkpoint_is_compared_with_what_it_means(
     tmp_path: Path, packer: Packer
 ) -> None:
-    plain = write_qwen3(
-        tmp_path / "c", hidden=128, intermediate=192, head_dim=32, layers=3, tied=False
-    )
-    write_packed(plain, tmp_path / "packed", packer)
+    write_packed(write_three_layers(tmp_path / "c"), tmp_path / "packed", packer)
     manifest, _ = build(tmp_path / "packed", tmp_path / "it", "required", "int4")
     within_bounds(manifest)
     assert compared(manifest).unpacked_by == "builder"
