@@ -151,9 +151,13 @@ def _poisoned(here: Field) -> None:
         if event == 2:
             os.kill(here.ground.await_process("engine"), signal.SIGKILL)
 
-    for codes in ("engine_unavailable", "engine_unavailable", "request_ends_engine"):
+    ends = 0
+    while ends <= 2:
         answer = caller.ask("POST", CHAT, _long(text), heard=kill)
-        here.ledger.note(Entry(answer, "poisoned", work=text, wanted=frozenset({codes})))
+        # On a slow machine the answer may be complete before its second event is read.
+        codes = {"", "engine_unavailable"} if ends < 2 else {"request_ends_engine"}
+        here.ledger.note(Entry(answer, "poisoned", work=text, wanted=frozenset(codes)))
+        ends += bool(answer.code) or ends == 2
         _await_ready(caller)
 
 
