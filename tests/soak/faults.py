@@ -21,7 +21,7 @@ from typing import Any
 
 from appliance.access import KeyStore
 from tests.soak.ask import LOST, Answer, Caller
-from tests.soak.connections import flood, half_sent, slow_readers
+from tests.soak.connections import SLOW, flood, half_sent, slow_readers
 from tests.soak.ground import START_SECONDS, Ground
 from tests.soak.ledger import IN_RESPONSES, Entry, Ledger
 from tests.soak.questions import CHAT
@@ -205,7 +205,11 @@ def _revoked(here: Field) -> None:
 
 def _slow(here: Field) -> None:
     _, caller = here.caller()
+    began = time.monotonic()
     slow_readers(caller, CHAT, _long("slow"))
+    for _ in range(SLOW):  # nobody read what they are called
+        left = Answer(CHAT, began, time.monotonic(), hung_up=True)
+        here.ledger.note(Entry(left, "slow reader"))
 
 
 def catalogue(*, errors: bool, clock: bool) -> list[Fault]:
