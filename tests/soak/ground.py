@@ -98,6 +98,11 @@ class Ground:
                 self._supervisor.kill()
             self._supervisor = None
 
+    def close(self) -> None:
+        """Stop, and never start again."""
+        self.stop()
+        self._readiness.close()
+
     @property
     def supervised(self) -> bool:
         """Whether the supervisor lives: it gives up on a daemon that keeps failing."""
@@ -180,5 +185,5 @@ def prepared(models: Path, *, epoch_seconds: int = 300) -> Iterator[Ground]:
             try:
                 yield ground
             finally:
-                ground.stop()
+                ground.close()
                 _await_free(disk)

@@ -126,7 +126,7 @@ def _judged(ground: Ground, course: Course, strikes: list[Strike], ran: _Ran) ->
     ledger, errands = ran.ledger, ran.errands
     found = [
         f"LOST: the stored response {name} is {saying!r:.200}"
-        for name, saying in _kept_otherwise(ground, ran.load)
+        for name, saying in _kept_otherwise(ground, ran.load, ledger)
     ]
     if not ground.supervised:
         found.append("the supervisor gave up")
@@ -194,11 +194,12 @@ def _strike_all(
         thread.join()
 
 
-def _kept_otherwise(ground: Ground, load: Load) -> list[tuple[str, object]]:
+def _kept_otherwise(ground: Ground, load: Load, ledger: Ledger) -> list[tuple[str, object]]:
     """Stored responses that are not what their callers were told."""
     found: list[tuple[str, object]] = []
     for secret, name, saying in load.kept:
         answer = Caller(ground.port, secret).ask("GET", f"/v1/responses/{name}")
+        ledger.note(Entry(answer, "stored response"))
         answer.path = "/v1/responses"
         if not answer.complete or said(answer) != saying:
             found.append((name, answer.content))
