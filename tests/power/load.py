@@ -10,6 +10,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Sized
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +40,7 @@ class Acknowledged:
     @property
     def fewest(self) -> int:
         """How many of the rarest kind."""
-        kinds = (self.answers, self.revoked, self.activated, self.rolled)
+        kinds: tuple[Sized, ...] = (self.answers, self.revoked, self.activated, self.rolled)
         return min(len(kind) for kind in kinds)
 
 
