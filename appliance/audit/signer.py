@@ -12,9 +12,10 @@ the next checkpoint.
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,8 +121,9 @@ class SigningKeys:
 
     def promote(self) -> None:
         """Put the next key in force and destroy the one before. Raises OSError."""
-        _destroy(self._directory / SECRET_NAME)
-        _take_over(self._directory)
+        with _replacing(self._directory):
+            _destroy(self._directory / SECRET_NAME)
+            _take_over(self._directory)
 
     def _mark(self) -> tuple[int, int]:
         """Changes whenever another key is in force; a name's new file has a new inode or time."""
@@ -156,9 +158,12 @@ def load_signer(key_dir: Path) -> EpochSigner:
     path = key_dir / SECRET_NAME
     try:
         text = path.read_text("ascii", errors="replace")
-        if not text.strip("\0") and (key_dir / NEXT_NAME).exists():
-            _take_over(key_dir)  # killed after the old key was destroyed
-            text = path.read_text("ascii", errors="replace")
+        if _is_destroyed(text):
+            with _replacing(key_dir):
+                text = path.read_text("ascii", errors="replace")
+                if _is_destroyed(text) and (key_dir / NEXT_NAME).exists():
+                    _take_over(key_dir)  # who destroyed it was killed then
+                    text = path.read_text("ascii", errors="replace")
     except FileNotFoundError:
         raise NotFoundError(
             f"there is no audit signing key in {key_dir}", hint="install the node first"
@@ -177,9 +182,24 @@ def _first(key: EpochSigner) -> Ed25519Verifier:
     return key.verifier
 
 
+@contextmanager
+def _replacing(key_dir: Path) -> Iterator[None]:
+    """Keep others from what is done while the old key is destroyed and the next has no name yet."""
+    fd = os.open(key_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _is_destroyed(text: str) -> bool:
+    """Whether a key was, or is just being, overwritten."""
+    return not text or "\0" in text
+
+
 def _take_over(key_dir: Path) -> None:
-    with suppress(FileNotFoundError):  # another process saw it and was faster
-        (key_dir / NEXT_NAME).rename(key_dir / SECRET_NAME)
+    (key_dir / NEXT_NAME).rename(key_dir / SECRET_NAME)
     fsync_dir(key_dir)
 
 

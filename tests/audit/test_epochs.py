@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -229,3 +230,25 @@ def test_an_epoch_ends_by_records_or_by_time(tmp_path: Path, settings: AuditSett
         assert log.roll_is_due() == (settings.epoch_seconds == 0.0)
     with open_log(tmp_path) as log:
         assert not log.roll_is_due()
+
+
+def test_a_key_that_is_being_destroyed_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    """Another process reads the key at every moment of a roll."""
+    with open_log(tmp_path):
+        pass
+    keys, rolled = SigningKeys(tmp_path / "key"), threading.Event()
+
+    def roll() -> None:
+        for _ in range(50):
+            keys.prepare()
+            keys.promote()
+        rolled.set()
+
+    thread = threading.Thread(target=roll)
+    thread.start()
+    epochs = [0]
+    while not rolled.is_set():
+        epochs.append(load_signer(tmp_path / "key").epoch)
+    thread.join()
+    assert epochs == sorted(epochs)
+    assert load_signer(tmp_path / "key").epoch == 50
