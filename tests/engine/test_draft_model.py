@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
-from appliance.engine import asking
+from appliance.engine import asking, running
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.draft_model import DraftModel, DraftRunner
 from appliance.engine.generation import Generation
@@ -188,9 +188,11 @@ def test_more_sequences_than_slots_are_what_they_are_without_and_some_guesses_ar
         assert counters.accepted_tokens < counters.drafted_tokens
 
 
-def test_a_model_that_guesses_for_itself_is_always_right(open_it: Open) -> None:
+def test_a_model_that_guesses_for_itself_is_always_right(
+    open_it: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = open_it("twin").engine
-    engine._drafters = lambda *_: []  # type: ignore[method-assign]
+    monkeypatch.setattr(running, "_drafters", lambda *_: [])
     run(engine, *several(0, count=1, length=100))
     counters = engine.counters
     assert counters.generated_tokens == 100

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import BuildOnce
-from tests.power.machine import require
+from tests.power.machine import EXT4, require
 from tests.soak.ground import build_models
 from tests.soak.report import lines
 from tests.soak.soak import Course, soak
@@ -33,7 +33,7 @@ COURSE = Course(
 def test_a_minute_of_load_and_faults_leaves_nothing_wrong_and_nothing_lost(
     build_once: BuildOnce, record_property: Callable[[str, object], None]
 ) -> None:
-    require()
+    require(EXT4)
     outcome = soak(build_once("soak-models", build_models), COURSE, lambda _: None)
     record_property("measured", f"soak: {lines(outcome)[0]}")
     assert outcome.faults == []
