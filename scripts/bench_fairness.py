@@ -1,7 +1,7 @@
 """Time to first token of a key that sends single requests: alone, and beside a flood.
 
     scripts/bench-fairness [--flood N] [--singles N] [--rounds N] [--words N]
-                           [--hidden N] [--layers N] [--no-batch]
+                           [--hidden N] [--layers N] [--no-batch] [--step-milliseconds N]
 
 A node of its own, with a random model: the engine, the endpoint and this client are three
 processes. The flood is N requests of another key at once, renewed as they end; then, as a third
@@ -185,8 +185,8 @@ class Batches:
 
 
 @contextmanager
-def node(root: Path, hidden: int, layers: int) -> Iterator[tuple[int, str, str]]:
-    """A running node; gives its port and the secrets of two keys."""
+def node(root: Path, hidden: int, layers: int, engine: str) -> Iterator[tuple[int, str, str]]:
+    """A running node with the setting `engine`; gives its port and the secrets of two keys."""
     layout = Layout(root)
     checkpoint = write_qwen3(
         root / "checkpoint", hidden=hidden, layers=layers, intermediate=2 * hidden, context=2048
@@ -199,7 +199,9 @@ def node(root: Path, hidden: int, layers: int) -> Iterator[tuple[int, str, str]]
         secrets = [keys.create(name)[1] for name in ("flood", "single")]
     port = free_port()
     layout.config_file.parent.mkdir(parents=True, exist_ok=True)
-    layout.config_file.write_text(f"[api]\nlisten_port = {port}\nstore_files = true\n")
+    layout.config_file.write_text(
+        f"[api]\nlisten_port = {port}\nstore_files = true\n[engine]\n{engine}\n"
+    )
     daemons = []
     try:
         for module in ("appliance.engine_daemon", "appliance.shim"):
@@ -274,11 +276,14 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=300)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--step-milliseconds", type=int)
     parser.add_argument("--no-batch", dest="batch", action="store_false")
     args = parser.parse_args()
+    step = args.step_milliseconds
+    engine = "" if step is None else f"step_milliseconds = {step}"
     with (
         tempfile.TemporaryDirectory(prefix="fair") as directory,
-        node(Path(directory) / "n", args.hidden, args.layers) as (port, flooding, single),
+        node(Path(directory) / "n", args.hidden, args.layers, engine) as (port, flooding, single),
     ):
         asyncio.run(measure(port, flooding, single, args))
 
