@@ -7,7 +7,6 @@ and a shorter context. Time is reckoned, so that guesses seem worth it.
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -33,7 +32,13 @@ from appliance.native import library
 from appliance.scheduler import Plan, Sequence
 from appliance.trust.node_key import NodePublicKey
 from tests.conftest import BuildOnce
-from tests.engine.test_speculation import Said, drain, generations, run, tokens, without_counts
+from tests.engine.test_speculation import (
+    churned,
+    drain,
+    run,
+    tokens,
+    without_counts,
+)
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
 
@@ -133,22 +138,7 @@ def test_in_a_churning_batch_every_sequence_is_what_it_is_without_a_draft_model(
     partly: tuple[LLMEngine, LLMEngine], data: st.DataObject
 ) -> None:
     guessing, plain = partly
-    requests = [data.draw(generations(call=call)) for call in range(data.draw(st.integers(2, 7)))]
-    arrivals = data.draw(st.lists(st.integers(0, 2), min_size=40, max_size=40))
-    cancels = data.draw(st.lists(st.sampled_from([-1, -1, -1, 0, 1, 2]), min_size=40, max_size=40))
-    said: Said = {}
-    waiting = list(requests)
-    for count, cancelled in zip(
-        itertools.chain(arrivals, itertools.repeat(1)),
-        itertools.chain(cancels, itertools.repeat(-1)),
-        strict=False,
-    ):
-        for _ in range(min(count, len(waiting))):
-            guessing.add(waiting.pop())
-        guessing.cancel(cancelled)
-        if not waiting and not guessing.has_work:
-            break
-        drain(guessing, said)
+    requests, said = churned(guessing, data)
     alone = {key: events for request in requests for key, events in run(plain, request).items()}
     for key, events in without_counts(said).items():
         end = events[-1]

@@ -141,12 +141,8 @@ def test_alone_every_event_is_what_it_is_without_speculation(
     assert without_counts(run(guessing, generation)) == run(plain, generation)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.data())
-def test_in_a_churning_batch_every_sequence_is_what_it_is_without_speculation(
-    engines: tuple[LLMEngine, LLMEngine], data: st.DataObject
-) -> None:
-    guessing, plain = engines
+def churned(guessing: LLMEngine, data: st.DataObject) -> tuple[list[Generation], Said]:
+    """Requests that arrive and are cancelled at any time, and what `guessing` says to them."""
     requests = [data.draw(generations(call=call)) for call in range(data.draw(st.integers(2, 7)))]
     arrivals = data.draw(st.lists(st.integers(0, 2), min_size=40, max_size=40))
     cancels = data.draw(st.lists(st.sampled_from([-1, -1, -1, 0, 1, 2]), min_size=40, max_size=40))
@@ -163,6 +159,16 @@ def test_in_a_churning_batch_every_sequence_is_what_it_is_without_speculation(
         if not waiting and not guessing.has_work:
             break
         drain(guessing, said)
+    return requests, said
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_in_a_churning_batch_every_sequence_is_what_it_is_without_speculation(
+    engines: tuple[LLMEngine, LLMEngine], data: st.DataObject
+) -> None:
+    guessing, plain = engines
+    requests, said = churned(guessing, data)
     alone = {key: events for request in requests for key, events in run(plain, request).items()}
     assert said.keys() == alone.keys()
     for key, events in without_counts(said).items():
