@@ -1,41 +1,51 @@
 """The shim's side of the engine's protocol.
 
-Owns the channel over the Unix socket: it connects on first use, and again by itself, within a
-second, after the engine was away. Every failure is a typed error. Refuses to retry a call: only
-the caller knows whether that is right.
+Owns the channel over the Unix socket: it connects on first use, and again by itself after the
+engine was away. Every failure is a typed error. Refuses to retry a call: only the caller knows
+whether that is right.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 
 from appliance.errors import UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.pb import engine_v1_pb2_grpc as pb_grpc
-from appliance.shim.engine_errors import engine_away, typed, unanswered
+from appliance.shim.engine_errors import typed, unanswered
 from appliance.shim.pulse import EVERY_SECONDS, Pulse
+from appliance.shim.rpc import Call, Channel, RpcError, Status
 
-A = TypeVar("A")
+A = TypeVar("A", bound=Message)
 
 _QUICK_SECONDS = 5.0
 """Deadline of calls that compute nothing."""
 _TOKENIZE_SECONDS = 30.0
 """The same, for one that works through a prompt beside everything else."""
-_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.max_send_message_length", 64 * 1024 * 1024),
-    # A Unix socket has no proxy; do not let the environment name one.
-    ("grpc.enable_http_proxy", 0),
-)
+
+
+class Method(Generic[A]):
+    """A call of a service, and what it answers with."""
+
+    def __init__(self, service: str, name: str, answer: type[A]) -> None:
+        self.path = f"/{service}/{name}"
+        self.answer = answer
+
+
+_ENGINE = "appliance.engine.v1.Engine"
+_GENERATE = Method(_ENGINE, "Generate", pb.GenerateEvent)
+_EMBED = Method(_ENGINE, "Embed", pb.EmbedResponse)
+_SCORE = Method(_ENGINE, "Score", pb.ScoreResponse)
+_SETTLE = Method(_ENGINE, "Settle", pb.SettleResponse)
+_TOKENIZE = Method(_ENGINE, "Tokenize", pb.TokenizeResponse)
+_DETOKENIZE = Method(_ENGINE, "Detokenize", pb.DetokenizeResponse)
+_MODELS = Method(_ENGINE, "ListModels", pb.ListModelsResponse)
+_STATS = Method(_ENGINE, "Stats", pb.StatsResponse)
+_CHECK = Method("grpc.health.v1.Health", "Check", health_pb2.HealthCheckResponse)
 
 
 class GenerateStream:
@@ -44,39 +54,38 @@ class GenerateStream:
     Whoever has one calls `cancel` in any case: until then the engine's pulse is felt for it.
     """
 
-    def __init__(
-        self,
-        call: grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateEvent],
-        pulse: Pulse,
-        *,
-        connected: bool,
-    ) -> None:
+    def __init__(self, call: Call, pulse: Pulse, *, connected: bool) -> None:
         self._call = call
         self._pulse = pulse
-        self._given_up = False
-        self.events = self._typed_events()
-        """Every event, to the end, once. Raises typed errors."""
+        self._ahead: list[pb.GenerateEvent] = []
         self.connected = connected
         """The engine was there when the call was made, so it is not there any more if it fails."""
         pulse.add(self)
 
-    async def _typed_events(self) -> AsyncIterator[pb.GenerateEvent]:
-        try:
-            async for event in self._call:
-                yield event
-        except grpc.aio.AioRpcError as error:
-            raise typed(error) from None
-        except asyncio.CancelledError:
-            if not self._given_up:
-                raise
-            raise engine_away() from None
-
     async def accepted(self) -> pb.Accepted:
-        """The first event: the engine has taken the request."""
-        event = await anext(self.events, None)
-        if event is None or event.WhichOneof("event") != "accepted":
+        """The first event: the engine has taken the request. Raises typed errors."""
+        first, *self._ahead = await self._take() or [pb.GenerateEvent()]
+        if first.WhichOneof("event") != "accepted":
             raise UnavailableError("the engine broke its protocol", code="engine_error")
-        return event.accepted
+        return first.accepted
+
+    async def events(self) -> AsyncIterator[list[pb.GenerateEvent]]:
+        """Every event behind the first, once, those that came together at once. Raises typed
+        errors."""
+        if self._ahead:
+            yield self._ahead
+        while events := await self._take():
+            yield events
+
+    async def _take(self) -> list[pb.GenerateEvent]:
+        try:
+            messages = await self._call.take()
+        except RpcError as error:
+            raise typed(error) from None
+        events = list(map(pb.GenerateEvent.FromString, messages))
+        if any(event.further for event in events):
+            return [one for event in events for one in (event, *event.further)]
+        return events
 
     def cancel(self) -> None:
         """Stop the sequences of this call; harmless when it is over."""
@@ -85,134 +94,112 @@ class GenerateStream:
 
     def give_up(self) -> None:
         """The engine hangs: whoever iterates gets `engine_unavailable`."""
-        self._given_up = True
-        self._call.cancel()
-
-
-class _Answer(Generic[A]):
-    """A call with one answer that the pulse may end."""
-
-    def __init__(self, call: grpc.aio.UnaryUnaryCall[Any, A]) -> None:
-        self._call = call
-        self._given_up = False
-
-    def give_up(self) -> None:
-        self._given_up = True
-        self._call.cancel()
-
-    async def wait(self, pulse: Pulse) -> A:
-        pulse.add(self)
-        try:
-            return await self._call
-        except grpc.aio.AioRpcError as error:
-            raise typed(error) from None
-        except asyncio.CancelledError:
-            if not self._given_up:
-                raise
-            raise engine_away() from None
-        finally:
-            pulse.discard(self)
+        self._call.fail(RpcError(Status.UNAVAILABLE))
 
 
 class EngineClient:
     """Calls to the engine that listens on the Unix socket `socket`."""
 
     def __init__(self, socket: Path) -> None:
-        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
-        self._engine = pb_grpc.EngineStub(self._channel)  # type: ignore[no-untyped-call]
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._channel = Channel(socket)
         seconds = EVERY_SECONDS
         self._pulse = Pulse(lambda: self._answers(seconds), every_seconds=seconds)
 
     async def close(self) -> None:
         """Close the channel; calls that still run are cancelled."""
         self._pulse.close()
-        await self._channel.close(None)
+        await self._channel.close()
 
     def generate(self, request: pb.GenerateRequest) -> GenerateStream:
         """Start `request`; the engine works from now on."""
         connected = self.connected
-        return GenerateStream(self._engine.Generate(request), self._pulse, connected=connected)
+        return GenerateStream(self._start(_GENERATE, request), self._pulse, connected=connected)
 
     @property
     def connected(self) -> bool:
         """Whether the engine was there when it was last heard of; one that hangs is not."""
-        ready = bool(self._channel.get_state() == grpc.ChannelConnectivity.READY)
-        return ready and not self._pulse.hangs
+        return self._channel.connected and not self._pulse.hangs
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """The vectors for `request`. Being cancelled cancels the call."""
-        call: _Answer[pb.EmbedResponse] = _Answer(self._engine.Embed(request))
-        return await call.wait(self._pulse)
+        return await self._computed(_EMBED, request)
 
     async def score(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
         """The scores for `request`. Being cancelled cancels the call."""
-        call: _Answer[pb.ScoreResponse] = _Answer(self._engine.Score(request))
-        return await call.wait(self._pulse)
+        return await self._computed(_SCORE, request)
 
     async def settle(self, request_id: str) -> Sequence[pb.Usage]:
         """What a cancelled call computed, per sequence."""
-        request = pb.SettleRequest(request_id=request_id)
-        try:
-            answer: pb.SettleResponse = await self._engine.Settle(request, timeout=_QUICK_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise unanswered(error) from None
+        answer = await self._told(_SETTLE, pb.SettleRequest(request_id=request_id))
         return answer.sequences
 
     async def tokenize(self, request: pb.TokenizeRequest) -> Sequence[int]:
         """The token ids of a prompt. Being cancelled cancels the call."""
-        try:
-            answer: pb.TokenizeResponse = await self._engine.Tokenize(
-                request, timeout=_TOKENIZE_SECONDS
-            )
-        except grpc.aio.AioRpcError as error:
-            raise unanswered(error) from None
-        return answer.ids
+        return (await self._told(_TOKENIZE, request, _TOKENIZE_SECONDS)).ids
 
     async def detokenize(self, request: pb.DetokenizeRequest) -> str:
         """The text of token ids. Being cancelled cancels the call."""
-        try:
-            answer: pb.DetokenizeResponse = await self._engine.Detokenize(
-                request, timeout=_TOKENIZE_SECONDS
-            )
-        except grpc.aio.AioRpcError as error:
-            raise unanswered(error) from None
-        return answer.text
+        return (await self._told(_DETOKENIZE, request, _TOKENIZE_SECONDS)).text
 
     async def models(self) -> Sequence[pb.Model]:
         """Every model the engine holds, in whatever state."""
-        try:
-            answer: pb.ListModelsResponse = await self._engine.ListModels(
-                pb.ListModelsRequest(), timeout=_QUICK_SECONDS
-            )
-        except grpc.aio.AioRpcError as error:
-            raise unanswered(error) from None
-        return answer.models
+        return (await self._told(_MODELS, pb.ListModelsRequest())).models
 
     async def stats(self) -> Sequence[pb.ModelStats]:
         """Counters and gauges, per model."""
-        try:
-            answer: pb.StatsResponse = await self._engine.Stats(
-                pb.StatsRequest(), timeout=_QUICK_SECONDS
-            )
-        except grpc.aio.AioRpcError as error:
-            raise unanswered(error) from None
-        return answer.models
-
-    async def _answers(self, seconds: float) -> bool:
-        """False if no answer came within `seconds`; an error is one."""
-        try:
-            await self._health.Check(health_pb2.HealthCheckRequest(service=""), timeout=seconds)
-        except grpc.aio.AioRpcError as error:
-            return bool(error.code() != grpc.StatusCode.DEADLINE_EXCEEDED)
-        return True
+        return (await self._told(_STATS, pb.StatsRequest())).models
 
     async def serving(self) -> bool:
         """Whether the engine says of itself that it serves (grpc.health.v1)."""
         try:
-            answer = await self._health.Check(
-                health_pb2.HealthCheckRequest(service=""), timeout=_QUICK_SECONDS
-            )
-        except grpc.aio.AioRpcError:
+            answer = await self._check(_QUICK_SECONDS)
+        except RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def _answers(self, seconds: float) -> bool:
+        """False if no answer came within `seconds`; an error is one."""
+        try:
+            await self._check(seconds)
+        except RpcError as error:
+            return error.status is not Status.DEADLINE_EXCEEDED
+        return True
+
+    async def _check(self, seconds: float) -> health_pb2.HealthCheckResponse:
+        call = self._start(_CHECK, health_pb2.HealthCheckRequest(service=""), seconds)
+        return _CHECK.answer.FromString(await call.answer())
+
+    async def _computed(self, method: Method[A], request: Message) -> A:
+        """An answer that may take its time; the pulse may end the wait."""
+        call = self._start(method, request)
+        waiting = _Computing(call)
+        self._pulse.add(waiting)
+        try:
+            return method.answer.FromString(await call.answer())
+        except RpcError as error:
+            raise typed(error) from None
+        finally:
+            self._pulse.discard(waiting)
+
+    async def _told(
+        self, method: Method[A], request: Message, seconds: float = _QUICK_SECONDS
+    ) -> A:
+        """An answer that comes soon, or the engine is away."""
+        try:
+            answer = await self._start(method, request, seconds).answer()
+        except RpcError as error:
+            raise unanswered(error) from None
+        return method.answer.FromString(answer)
+
+    def _start(self, method: Method[A], request: Message, seconds: float | None = None) -> Call:
+        return self._channel.call(method.path, request.SerializeToString(), seconds)
+
+
+class _Computing:
+    """A call with one answer that the pulse may end."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def give_up(self) -> None:
+        self._call.fail(RpcError(Status.UNAVAILABLE))

@@ -6,10 +6,7 @@ status decides the class, so that an engine that sends no metadata is still unde
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from urllib.parse import unquote
-
-import grpc
 
 from appliance.errors import (
     ApplianceError,
@@ -18,6 +15,7 @@ from appliance.errors import (
     RequestError,
     UnavailableError,
 )
+from appliance.shim.rpc import RpcError, Status
 
 ENGINE_UNAVAILABLE = "engine_unavailable"
 _AWAY = "the engine does not answer"
@@ -30,42 +28,40 @@ def engine_away() -> UnavailableError:
     return UnavailableError(_AWAY, hint="try again shortly", code=ENGINE_UNAVAILABLE)
 
 
-def unanswered(error: grpc.aio.AioRpcError) -> ApplianceError:
+def unanswered(error: RpcError) -> ApplianceError:
     """The same as `typed`, of a call whose deadline is ours and not its caller's."""
-    away = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    away = error.status is Status.DEADLINE_EXCEEDED
     return engine_away() if away else typed(error)
 
 
-def typed(error: grpc.aio.AioRpcError) -> ApplianceError:
+def typed(error: RpcError) -> ApplianceError:
     """The typed error that `error` stands for."""
-    status = error.code()
-    trailer: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()  # type: ignore[assignment]
-    metadata = {key: str(value) for key, value in trailer}
+    metadata = error.metadata
     code = metadata.get("appliance-code")
     hint = unquote(metadata.get("appliance-hint", ""))
-    message = error.details() or "the engine refused the request"
-    match status:
-        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
+    message = error.message or "the engine refused the request"
+    match error.status:
+        case Status.INVALID_ARGUMENT | Status.OUT_OF_RANGE:
             param = unquote(metadata.get("appliance-param", "")) or None
             return RequestError(message, param=param, hint=hint, code=code)
-        case grpc.StatusCode.NOT_FOUND:
+        case Status.NOT_FOUND:
             return NotFoundError(message, hint=hint, code=code or "model_not_found")
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if code is None and _TOO_LARGE in message:
+        case Status.RESOURCE_EXHAUSTED if code is None and _TOO_LARGE in message:
             return RequestError("the request is too large for the engine", hint="send less at once")
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+        case Status.RESOURCE_EXHAUSTED:
             return CapacityError(message, hint=hint, code=code)
-        case grpc.StatusCode.FAILED_PRECONDITION:
+        case Status.FAILED_PRECONDITION:
             return UnavailableError(message, hint=hint, code=code or "model_unavailable")
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
+        case Status.DEADLINE_EXCEEDED:
             return UnavailableError(message, hint=hint, code="timeout")
-        case grpc.StatusCode.UNAVAILABLE if code is not None:
+        case Status.UNAVAILABLE if code is not None:
             return UnavailableError(message, hint=hint, code=code)
-        case grpc.StatusCode.UNAVAILABLE:
+        case Status.UNAVAILABLE:
             # gRPC's own words name sockets and errno: of no use to the caller.
             return engine_away()
         case _:
             return UnavailableError(
-                f"the engine failed with {status.name}",
+                f"the engine failed with {error.status.name}",
                 hint="the engine's log has the reason",
                 code="engine_error",
             )

@@ -104,11 +104,11 @@ class Generation:
         Raises UnavailableError if the engine breaks off. Each choice ends exactly once.
         """
         async with _suspecting(self._suspicion), aclosing(merged(self._streams)) as messages:
-            async for prompt, message in messages:
-                if message.HasField("delta") and not message.further:
-                    events, broken = self._read_delta(prompt, message.delta), None
+            async for prompt, together in messages:
+                if len(together) == 1 and together[0].HasField("delta"):
+                    events, broken = self._read_delta(prompt, together[0].delta), None
                 else:
-                    events, broken = self._read(prompt, message)
+                    events, broken = self._read(prompt, together)
                 if events:
                     yield events
                 # The handler came back for more: these were handed on.
@@ -130,14 +130,14 @@ class Generation:
         return [(choice, delta)]
 
     def _read(
-        self, prompt: int, message: pb.GenerateEvent
+        self, prompt: int, together: Sequence[pb.GenerateEvent]
     ) -> tuple[list[tuple[int, Event]], UnavailableError | None]:
-        """What `message` says, and why nothing follows if the engine gave up behind that."""
+        """What they say, and why nothing follows if the engine gave up behind that."""
         first, tally = prompt * self._per_prompt, self._tallies[prompt]
         events: list[tuple[int, Event]] = []
         tokens: dict[int, int] = defaultdict(int)
         broken = None
-        for event in (message, *message.further):
+        for event in together:
             kind = event.WhichOneof("event")
             if kind == "delta":
                 delta = event.delta

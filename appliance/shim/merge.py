@@ -9,16 +9,16 @@ from contextlib import suppress
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.engine_client import GenerateStream
 
-_Item = pb.GenerateEvent | Exception | None
+_Item = list[pb.GenerateEvent] | Exception | None
 
 
 async def merged(
     streams: Sequence[GenerateStream],
-) -> AsyncGenerator[tuple[int, pb.GenerateEvent], None]:
-    """Each message with the number of its stream. The first error of any ends all."""
+) -> AsyncGenerator[tuple[int, list[pb.GenerateEvent]], None]:
+    """Events with the number of their stream. The first error of any ends all."""
     if len(streams) == 1:
-        async for event in streams[0].events:
-            yield 0, event
+        async for events in streams[0].events():
+            yield 0, events
         return
     queue: asyncio.Queue[tuple[int, _Item]] = asyncio.Queue(maxsize=len(streams))
     pumps = [asyncio.create_task(_pump(n, stream, queue)) for n, stream in enumerate(streams)]
@@ -45,8 +45,8 @@ async def _pump(
 ) -> None:
     end: Exception | None = None
     try:
-        async for event in stream.events:
-            await queue.put((number, event))
+        async for events in stream.events():
+            await queue.put((number, events))
     except Exception as error:
         end = error
     await queue.put((number, end))
