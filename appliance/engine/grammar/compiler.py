@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
