@@ -41,9 +41,13 @@ class Server:
             yield bytes(65536)
 
     def hang(self, _: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        context.add_callback(lambda: (self.gone.set(), self.release.set()))
+        context.add_callback(self._leave)
         yield b"first"
         self.release.wait(30)
+
+    def _leave(self) -> None:
+        self.gone.set()
+        self.release.set()
 
     def refuse(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         context.set_trailing_metadata((("appliance-code", "because"),))

@@ -41,6 +41,10 @@ def run(socket: Path, body: Callable[[Channel], Awaitable[T]]) -> T:
     return asyncio.run(within())
 
 
+def there(channel: Channel) -> bool:
+    return channel.connected
+
+
 async def taken(call: Call) -> list[bytes]:
     messages: list[bytes] = []
     while more := await call.take():
@@ -151,15 +155,15 @@ def test_who_does_not_read_is_sent_a_bounded_part_and_holds_nobody_up(
 def test_calls_fail_while_nobody_is_there_and_work_when_somebody_is(socket: Path) -> None:
     async def body(channel: Channel) -> None:
         assert (await failure(channel.call("/t/echo", b""))).status is Status.UNAVAILABLE
-        assert not channel.connected
+        assert not there(channel)
         for _ in range(2):
             with serving(socket):
                 assert await channel.call("/t/echo", b"here").answer() == b"here"
-                assert channel.connected
+                assert there(channel)
                 under_way = channel.call("/t/hang", b"")
                 assert await under_way.take() == [b"first"]
             assert (await failure(under_way)).status is Status.UNAVAILABLE
-            await until(lambda: not channel.connected)
+            await until(lambda: not there(channel))
             assert (await failure(channel.call("/t/echo", b""))).status is Status.UNAVAILABLE
 
     run(socket, body)
