@@ -38,12 +38,15 @@ def probe_tower(graph: Path, vision: VisionSpec) -> None:
         ) from error
 
 
-def open_graph(graph: Path, weights: Path | None = None) -> ort.InferenceSession:
+def open_graph(
+    graph: Path, weights: Path | None = None, options: ort.SessionOptions | None = None
+) -> ort.InferenceSession:
     """A session over a bundle's graph as it was written. Raises CheckpointError.
 
-    `weights` is the folder of the weight files; the graph's own if not given.
+    `weights` is the folder of the weight files; the graph's own if not given. What `options` say
+    of order and memory is replaced.
     """
-    options = ort.SessionOptions()
+    options = options or ort.SessionOptions()
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(weights or graph.parent)
     )

@@ -151,9 +151,19 @@ def test_a_window_without_its_size_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint")
-    edit_json(checkpoint / "config.json", lambda c: c.update(model_type="mamba"))
-    error = refused(checkpoint, tmp_path, "mamba")
+    edit_json(checkpoint / "config.json", lambda c: c.update(model_type="fuyu"))
+    error = refused(checkpoint, tmp_path, "fuyu")
     assert "qwen3" in error.hint
+
+
+@pytest.mark.parametrize("family", ["minimax_text_01", "qwen3_next"])
+def test_a_family_with_a_running_state_is_refused_with_that_reason(
+    tmp_path: Path, family: str
+) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    edit_json(checkpoint / "config.json", lambda c: c.update(model_type=family))
+    error = refused(checkpoint, tmp_path, f"'{family}' has layers that keep a running state")
+    assert "MiniMax-M2" in error.hint
 
 
 def test_null_keys_are_absent_keys(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -44,6 +47,35 @@ def test_the_numbers_are_those_of_the_graph_as_it_is(
         assert one.dtype == other.dtype
         # Left to itself the runtime drops pairs of conversions, and with them a rounding.
         assert np.allclose(one.astype(np.float32), other.astype(np.float32), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("precision", "makes", "needs"),
+    [("fp16", "DequantizeLinear", "MatMul"), ("int8", "BitwiseXor", "MatMulNBits")],
+)
+def test_a_weight_is_made_when_its_product_needs_it_and_not_before(
+    built: BuildBundle, tmp_path: Path, precision: str, makes: str, needs: str
+) -> None:
+    model = built("qwen3", "w8a8")
+    graph = next(
+        graph
+        for graph in model.manifest.graphs
+        if (graph.variant, graph.precision) == ("cuda", precision)
+    )
+    options = ort.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "run")
+    session = open_graph(model.bundle / graph.path, model.bundle / graph.weights_folder, options)
+    run_probe(session, model.spec)
+    events = json.loads(Path(session.end_profiling()).read_text())
+    waiting = most = 0
+    for event in events:
+        if event["name"].endswith("_kernel_time"):
+            operator = event["args"]["op_name"]
+            waiting += (operator == makes) - (operator == needs)
+            most = max(most, waiting)
+    # The table of tokens has no product, and the run is one of two.
+    assert 0 < most <= 3
 
 
 def test_graphs_for_the_processor_are_left_alone(built: BuildBundle) -> None:

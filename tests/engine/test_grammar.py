@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from typing import Any
@@ -18,6 +19,7 @@ from appliance.engine.grammar.formats import PATTERNS
 from appliance.engine.grammar.pattern import MAX_SIZE, PatternError, check_pattern
 from appliance.engine.grammar.schema import ANNOTATIONS, KEYWORDS, MAX_LITERAL, checked
 from appliance.engine.grammar.tagged import CallableTool
+from appliance.engine.grammar.trial_worker import NICENESS
 from appliance.engine.grammar.turn import Structured, Tags, Turn
 from appliance.errors import CapacityError, RequestError, UnsupportedError
 from tests.engine.conftest import OpenChat
@@ -231,6 +233,15 @@ def test_a_literal_that_is_long_to_encode_is_refused_and_its_limit_is_not(
 
 def test_a_model_that_serves_has_its_tables(open_chat: OpenChat) -> None:
     assert open_chat().grammars._tokenizer.done()
+
+
+def test_what_compiles_gives_way_to_the_steps(compiler: GrammarCompiler) -> None:
+    compiler.compiled(schema_turn({"const": "gives way"})).result()
+    trial = compiler._trial._process
+    assert trial is not None
+    assert os.getpriority(os.PRIO_PROCESS, trial.pid) >= NICENESS
+    thread = compiler._thread.submit(threading.get_native_id).result()
+    assert os.getpriority(os.PRIO_PROCESS, thread) >= NICENESS
 
 
 def test_a_tokenizer_that_is_not_understood_is_refused_at_each_request_and_no_sooner() -> None:

@@ -24,6 +24,7 @@ import llguidance
 
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.trial import Trial, Verdict
+from appliance.engine.grammar.trial_worker import give_way
 from appliance.engine.grammar.turn import Grammar, Part, Tags, Turn, grammar, schema_grammar
 from appliance.errors import ApplianceError, CapacityError, RequestError, UnsupportedError
 
@@ -65,7 +66,9 @@ class GrammarCompiler:
         self._end_ids = frozenset(end_ids)
         self._tags = tags
         self._trial = Trial()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="grammars", initializer=_give_way_to_steps
+        )
         self._lock = threading.Lock()
         self._waiting = 0
         self._cache: OrderedDict[Turn, CompiledGrammar | ApplianceError] = OrderedDict()
@@ -198,6 +201,11 @@ class GrammarCompiler:
         added = json.loads(data).get("added_tokens") or ()
         self._specials = [json.dumps(token["content"])[1:-1] for token in added]
         return tokenizer
+
+
+def _give_way_to_steps() -> None:
+    """Let this thread have what the others leave: steps that run beside it are waited for."""
+    give_way(threading.get_native_id())
 
 
 def _settled(outcome: CompiledGrammar | ApplianceError) -> Future[CompiledGrammar]:

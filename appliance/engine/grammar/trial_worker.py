@@ -10,6 +10,7 @@ limit takes this process along, and no other.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -19,9 +20,12 @@ import llguidance
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 1
 """Of one job; counted in whole seconds, it may become nearly two."""
+NICENESS = 10
+"""Beside the model's threads: a tenth of their share where there is not enough for all."""
 
 
 def main() -> None:
+    give_way()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     # Its tokens are the bytes: what a grammar costs to compile does not depend on the vocabulary.
@@ -35,6 +39,12 @@ def main() -> None:
         answer = {"error": error, "seconds": time.process_time() - began}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def give_way(thread: int = 0) -> None:
+    """Lower this thread's, or another's, share of a processor that others want as well."""
+    lowest = max(os.getpriority(os.PRIO_PROCESS, thread), NICENESS)
+    os.setpriority(os.PRIO_PROCESS, thread, lowest)
 
 
 def _try(tokenizer: llguidance.LLTokenizer, job: dict[str, object]) -> str:

@@ -141,6 +141,15 @@ FAMILIES: Mapping[str, Family] = {
     "xlm-roberta": _BERT,
 }
 
+RECURRENT = frozenset(
+    {"minimax", "minimax_text_01", "minimax_m1", "qwen3_next", "mamba", "mamba2", "jamba", "lfm2"}
+)
+"""Architectures with layers that keep a state of what they read (such as arXiv:2501.08313).
+
+The engine's cache holds keys and values for each token, so that a prefix can be shared and a wrong
+guess cut off again. A running state allows neither (docs/decisions/0251-no-running-states.md).
+"""
+
 FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
     ("bert", "rerank"): _CROSS_ENCODER,
     ("roberta", "rerank"): _CROSS_ENCODER,
@@ -169,6 +178,12 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
     Raises CheckpointError naming the ones there are, or if the two disagree.
     """
     family = FAMILIES.get(checkpoint.family)
+    if checkpoint.family in RECURRENT:
+        raise CheckpointError(
+            f"config.json: model_type {checkpoint.family!r} has layers that keep a running state",
+            hint="this release serves layers that keep keys and values of every token; of MiniMax "
+            "it builds MiniMax-M2, which has only such",
+        )
     if family is None:
         raise CheckpointError(
             f"config.json: model_type {checkpoint.family!r} is not supported",
