@@ -7,7 +7,6 @@ the caller knows whether that is right.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from appliance.errors import UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
+from appliance.shim.engine_calls import EndedError, Messages, answer_of, end
 from appliance.shim.engine_errors import engine_away, typed, unanswered
 from appliance.shim.pulse import EVERY_SECONDS, Pulse
 
@@ -51,9 +51,8 @@ class GenerateStream:
         *,
         connected: bool,
     ) -> None:
-        self._call = call
+        self._messages = Messages(call)
         self._pulse = pulse
-        self._given_up = False
         self.events = self._typed_events()
         """Every event, to the end, once. Raises typed errors."""
         self.connected = connected
@@ -62,13 +61,11 @@ class GenerateStream:
 
     async def _typed_events(self) -> AsyncIterator[pb.GenerateEvent]:
         try:
-            async for event in self._call:
+            async for event in self._messages:
                 yield event
         except grpc.aio.AioRpcError as error:
             raise typed(error) from None
-        except asyncio.CancelledError:
-            if not self._given_up:
-                raise
+        except EndedError:
             raise engine_away() from None
 
     async def accepted(self) -> pb.Accepted:
@@ -81,12 +78,11 @@ class GenerateStream:
     def cancel(self) -> None:
         """Stop the sequences of this call; harmless when it is over."""
         self._pulse.discard(self)
-        self._call.cancel()
+        self._messages.close()
 
     def give_up(self) -> None:
         """The engine hangs: whoever iterates gets `engine_unavailable`."""
-        self._given_up = True
-        self._call.cancel()
+        self._messages.end()
 
 
 class _Answer(Generic[A]):
@@ -94,21 +90,17 @@ class _Answer(Generic[A]):
 
     def __init__(self, call: grpc.aio.UnaryUnaryCall[Any, A]) -> None:
         self._call = call
-        self._given_up = False
 
     def give_up(self) -> None:
-        self._given_up = True
-        self._call.cancel()
+        end(self._call)
 
     async def wait(self, pulse: Pulse) -> A:
         pulse.add(self)
         try:
-            return await self._call
+            return await answer_of(self._call)
         except grpc.aio.AioRpcError as error:
             raise typed(error) from None
-        except asyncio.CancelledError:
-            if not self._given_up:
-                raise
+        except EndedError:
             raise engine_away() from None
         finally:
             pulse.discard(self)
@@ -154,7 +146,9 @@ class EngineClient:
         """What a cancelled call computed, per sequence."""
         request = pb.SettleRequest(request_id=request_id)
         try:
-            answer: pb.SettleResponse = await self._engine.Settle(request, timeout=_QUICK_SECONDS)
+            answer: pb.SettleResponse = await answer_of(
+                self._engine.Settle(request, timeout=_QUICK_SECONDS)
+            )
         except grpc.aio.AioRpcError as error:
             raise unanswered(error) from None
         return answer.sequences
@@ -162,8 +156,8 @@ class EngineClient:
     async def tokenize(self, request: pb.TokenizeRequest) -> Sequence[int]:
         """The token ids of a prompt. Being cancelled cancels the call."""
         try:
-            answer: pb.TokenizeResponse = await self._engine.Tokenize(
-                request, timeout=_TOKENIZE_SECONDS
+            answer: pb.TokenizeResponse = await answer_of(
+                self._engine.Tokenize(request, timeout=_TOKENIZE_SECONDS)
             )
         except grpc.aio.AioRpcError as error:
             raise unanswered(error) from None
@@ -172,8 +166,8 @@ class EngineClient:
     async def detokenize(self, request: pb.DetokenizeRequest) -> str:
         """The text of token ids. Being cancelled cancels the call."""
         try:
-            answer: pb.DetokenizeResponse = await self._engine.Detokenize(
-                request, timeout=_TOKENIZE_SECONDS
+            answer: pb.DetokenizeResponse = await answer_of(
+                self._engine.Detokenize(request, timeout=_TOKENIZE_SECONDS)
             )
         except grpc.aio.AioRpcError as error:
             raise unanswered(error) from None
@@ -182,8 +176,8 @@ class EngineClient:
     async def models(self) -> Sequence[pb.Model]:
         """Every model the engine holds, in whatever state."""
         try:
-            answer: pb.ListModelsResponse = await self._engine.ListModels(
-                pb.ListModelsRequest(), timeout=_QUICK_SECONDS
+            answer: pb.ListModelsResponse = await answer_of(
+                self._engine.ListModels(pb.ListModelsRequest(), timeout=_QUICK_SECONDS)
             )
         except grpc.aio.AioRpcError as error:
             raise unanswered(error) from None
@@ -192,8 +186,8 @@ class EngineClient:
     async def stats(self) -> Sequence[pb.ModelStats]:
         """Counters and gauges, per model."""
         try:
-            answer: pb.StatsResponse = await self._engine.Stats(
-                pb.StatsRequest(), timeout=_QUICK_SECONDS
+            answer: pb.StatsResponse = await answer_of(
+                self._engine.Stats(pb.StatsRequest(), timeout=_QUICK_SECONDS)
             )
         except grpc.aio.AioRpcError as error:
             raise unanswered(error) from None
@@ -202,7 +196,9 @@ class EngineClient:
     async def _answers(self, seconds: float) -> bool:
         """False if no answer came within `seconds`; an error is one."""
         try:
-            await self._health.Check(health_pb2.HealthCheckRequest(service=""), timeout=seconds)
+            await answer_of(
+                self._health.Check(health_pb2.HealthCheckRequest(service=""), timeout=seconds)
+            )
         except grpc.aio.AioRpcError as error:
             return bool(error.code() != grpc.StatusCode.DEADLINE_EXCEEDED)
         return True
@@ -210,8 +206,10 @@ class EngineClient:
     async def serving(self) -> bool:
         """Whether the engine says of itself that it serves (grpc.health.v1)."""
         try:
-            answer = await self._health.Check(
-                health_pb2.HealthCheckRequest(service=""), timeout=_QUICK_SECONDS
+            answer = await answer_of(
+                self._health.Check(
+                    health_pb2.HealthCheckRequest(service=""), timeout=_QUICK_SECONDS
+                )
             )
         except grpc.aio.AioRpcError:
             return False
