@@ -28,6 +28,9 @@ from appliance.metering.row import UsageRow
 
 BUSY_SECONDS = 10.0
 """How long one process waits for another's transaction."""
+CACHE_KIB = 512
+"""Of the file's pages in memory, a quarter of SQLite's default: the system keeps them as well, and
+what grows for hours until it is full cannot be told from a leak."""
 _COLUMNS = tuple(field.name for field in fields(UsageRow))
 _VALUES = attrgetter(*_COLUMNS)
 _INSERT = (
@@ -141,6 +144,7 @@ class Meter:
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode=DELETE")
         self._db.execute("PRAGMA synchronous=EXTRA")
+        self._db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         if self._version() != usage_schema.VERSION:
             with self._transaction():
                 if self._version() != usage_schema.VERSION:

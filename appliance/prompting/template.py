@@ -1,18 +1,18 @@
 """A bundle's chat template: a conversation goes in, the prompt's text comes out.
 
-Owns the worker process that renders it, one per template, and kills it when a rendering takes
-too long; the next rendering starts a new one. Blocking: call it from a thread.
+Owns the worker process that renders it, one per template, and kills it when a rendering takes too
+much processor time, or gets too little; the next rendering starts a new one. Blocking: call it from
+a thread.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-import time
 from dataclasses import dataclass
 
-from appliance.errors import RequestError, UnsupportedError
-from appliance.prompting.child import Child, ChildLostError
+from appliance.errors import RequestError, UnavailableError, UnsupportedError
+from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
 from appliance.prompting.conversation import Conversation
 from appliance.prompting.marks import ControlTokens, unused_characters
 from appliance.prompting.worker import HEADER
@@ -41,8 +41,11 @@ class ChatTemplate:
         source: the Jinja text.
         bos_token, eos_token: given to the template, which may write them.
         control: the tokenizer's control tokens, which users cannot write.
+        seconds: of processor time for a rendering.
+        late_seconds: more by the clock before a rendering counts as held up.
 
-    Raises UnsupportedError if the template cannot be compiled.
+    Raises UnsupportedError if the template cannot be compiled, UnavailableError if the machine is
+    too busy to say.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class ChatTemplate:
         eos_token: str = "",
         control: ControlTokens | None = None,
         seconds: float = DEFAULT_SECONDS,
+        late_seconds: float = LATE_SECONDS,
         max_chars: int = DEFAULT_MAX_CHARS,
     ) -> None:
         self._source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._control = control or ControlTokens(())
         self._seconds = seconds
+        self._late_seconds = late_seconds
         self._max_chars = max_chars
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
@@ -66,7 +71,11 @@ class ChatTemplate:
             self._start()
 
     def render(self, conversation: Conversation) -> Prompt:
-        """The prompt for the next assistant turn. Raises RequestError."""
+        """The prompt for the next assistant turn.
+
+        Raises RequestError with code `template_stopped` if the template ran for too long, or died;
+        UnavailableError with code `machine_busy` if it was not let run.
+        """
         conversation.check()
         messages, tools = conversation.template_messages(), conversation.template_tools()
         unused = unused_characters(messages, tools, self._source)
@@ -96,18 +105,23 @@ class ChatTemplate:
     def close(self) -> None:
         """End the worker."""
         with self._lock:
-            if self._worker is not None:
-                self._worker.kill()
-                self._worker = None
+            self._end()
+
+    def _end(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
 
     def _render(self, variables: dict[str, object]) -> str:
         with self._lock:
             worker = self._worker or self._start()
             try:
-                answer = worker.ask(variables, self._seconds)
+                answer = worker.ask(variables, self._seconds, self._late_seconds)
+            except UnavailableError:
+                self._end()
+                raise
             except ChildLostError as lost:
-                worker.kill()
-                self._worker = None
+                self._end()
                 raise RequestError(
                     f"the chat template was stopped: {lost}",
                     param="messages",
@@ -124,8 +138,13 @@ class ChatTemplate:
         worker = _Worker()
         try:
             answer = worker.ask(
-                {"template": self._source, "max_chars": self._max_chars}, self._seconds * 4
+                {"template": self._source, "max_chars": self._max_chars},
+                self._seconds * 4,
+                LATE_SECONDS,
             )
+        except UnavailableError:
+            worker.kill()
+            raise
         except ChildLostError as lost:
             worker.kill()
             raise UnsupportedError(f"the chat template cannot be compiled: {lost}") from None
@@ -146,13 +165,15 @@ class _Worker:
         self._child = Child("appliance.prompting.worker")
         self.kill = self._child.kill
 
-    def ask(self, message: dict[str, object], seconds: float) -> dict[str, str]:
-        """Send one message, wait for its answer. Raises ChildLostError."""
-        deadline = time.monotonic() + seconds
+    def ask(
+        self, message: dict[str, object], seconds: float, late_seconds: float
+    ) -> dict[str, str]:
+        """Send one message, wait for its answer. Raises as `Child` does."""
         data = json.dumps(message).encode("ascii")
-        self._child.send(HEADER.pack(len(data)) + data, deadline)
-        size = HEADER.unpack(self._child.receive(HEADER.size, deadline))[0]
-        answer: dict[str, str] = json.loads(self._child.receive(size, deadline))
+        self._child.begin(seconds, late_seconds)
+        self._child.send(HEADER.pack(len(data)) + data)
+        size = HEADER.unpack(self._child.receive(HEADER.size))[0]
+        answer: dict[str, str] = json.loads(self._child.receive(size))
         return answer
 
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from appliance.errors import StorageError
 from appliance.fsops import inherit_owner
+from appliance.metering.meter import CACHE_KIB
 
 T = TypeVar("T")
 
@@ -78,6 +79,7 @@ class ContentDatabase:
         inherit_owner(self._path)
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA synchronous = EXTRA")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         # What is deleted is overwritten, not only forgotten.
         connection.execute("PRAGMA secure_delete = ON")
         version = int(connection.execute("PRAGMA user_version").fetchall()[0][0])

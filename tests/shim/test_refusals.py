@@ -17,11 +17,13 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from appliance.engine_daemon.faults import status
 from appliance.errors import ApplianceError, RequestError
+from appliance.prompting.child import machine_busy
 from appliance.shim import http_protocol
 from appliance.shim.refusals import STATUS_OF_CODE, refusal
 from tests.conftest import REPOSITORY
-from tests.fakes.engine import CHAT, EMBEDDING, FakeEngine
+from tests.fakes.engine import CHAT, EMBEDDING, FakeEngine, Fault
 from tests.shim.node import Answer, Node, ask, eventually, prepare, running_shim, standing
 
 CHAT_PATH = "/v1/chat/completions"
@@ -521,3 +523,20 @@ def test_the_documented_errors_are_those_there_are() -> None:
     sources = "".join(path.read_text() for path in (REPOSITORY / "appliance").rglob("*.py"))
     for code in documented:
         assert f'"{code}"' in sources, f"nothing raises {code}"
+
+
+@pytest.mark.parametrize("path", [CHAT_PATH, "/v1/messages"])
+def test_a_machine_that_was_too_busy_asks_to_be_asked_again(node: Node, path: str) -> None:
+    busy = machine_busy()
+    node.engine.behaviour.fault = Fault(status(busy), busy.message, busy.code, busy.hint)
+    try:
+        body = {"model": CHAT, "max_tokens": 1, "messages": [{"role": "user", "content": "a"}]}
+        answer = node.request("POST", path, body)
+    finally:
+        node.engine.behaviour.fault = None
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    error = answer.json["error"]
+    said = ("server_error", error.get("code"))
+    if path == "/v1/messages":
+        said = ("api_error", error["details"]["error_code"])
+    assert said == (error["type"], "machine_busy")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,11 +148,10 @@ def test_a_large_image_is_scaled_down_in_bounded_memory(decoder: ImageDecoder) -
 
 
 def test_a_process_that_takes_too_long_is_killed_and_replaced(seeing: BuildSeeing) -> None:
-    decoder = ImageDecoder(seeing("qwen3_vl").vision, seconds=0)
-    before = time.monotonic()
-    with pytest.raises(RefusedImageError, match="too long"):
-        decoder.decode(Image("image/png", png()))
-    assert time.monotonic() - before < 60
+    decoder = ImageDecoder(seeing("qwen3_vl").vision, seconds=0.001)  # its start takes longer
+    for _ in range(2):
+        with pytest.raises(RefusedImageError, match="too long"):
+            decoder.decode(Image("image/png", png()))
     decoder.close()
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.errors import UnavailableError
+from appliance.prompting.child import machine_busy
 
 SECONDS: Final = 30.0
 """Of waiting, on whatever loaded machine; the worker's own limit is of processor time."""
@@ -60,9 +61,7 @@ class Trial:
                 answer = _ask(process, job, time.monotonic() + SECONDS)
             except TimeoutError:
                 self._stop()
-                raise UnavailableError(
-                    "the machine is too busy to compile a grammar", hint="try again"
-                ) from None
+                raise machine_busy() from None
             if answer is None:
                 self._stop()
                 return TOO_MUCH
@@ -118,8 +117,7 @@ def _ask(process: subprocess.Popen[bytes], job: bytes, deadline: float) -> bytes
     poller = select.poll()
     poller.register(process.stdout, select.POLLIN)
     # The answer is one write, and shorter than a pipe's atomic size: one look is enough.
-    left = deadline - time.monotonic()
-    if left <= 0 or not poller.poll(left * 1000):
+    if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
         raise TimeoutError
     line = process.stdout.readline()
     return line if line.endswith(b"\n") else None

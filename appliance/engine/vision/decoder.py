@@ -1,14 +1,14 @@
 """Images as they come in, decoded in a process of its own.
 
-Owns that process, starts it with the first image, and kills it when one takes too long or breaks
-it; the next image starts a new one. Blocking: call it from a thread.
+Owns that process, starts it with the first image, and kills it when one takes too much processor
+time, gets too little, or breaks it; the next image starts a new one. Blocking: call it from a
+thread.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from appliance.bundle.manifest import VisionSpec
 from appliance.engine.vision.worker import HEADER, MEDIA_TYPES
+from appliance.errors import UnavailableError
 from appliance.prompting.child import Child, ChildLostError
 
 MAX_SECONDS = 10.0
+"""Of processor time."""
 MOST_SHOWN = 3 << 19
 """Pixels that an image is scaled down to at most, whatever a model would take: attention among
 its patches takes time with the square of them. 1.5 Mi make 6,144 patches of 16 x 16."""
@@ -54,7 +56,11 @@ class ImageDecoder:
         self._closed = False
 
     def decode(self, image: Image) -> Pixels:
-        """Red, green and blue, [height, width, 3]. Raises RefusedImageError."""
+        """Red, green and blue, [height, width, 3].
+
+        Raises RefusedImageError; UnavailableError with code `machine_busy` if the process was not
+        let run.
+        """
         if image.media_type not in MEDIA_TYPES:
             raise RefusedImageError(f"images of type {image.media_type!r} are not read")
         with self._lock:
@@ -65,9 +71,11 @@ class ImageDecoder:
                 about, data = worker.ask(
                     {"media_type": image.media_type, **self._wanted}, image.data, self._seconds
                 )
+            except UnavailableError:
+                self._end()
+                raise
             except ChildLostError as lost:
-                worker.kill()
-                self._worker = None
+                self._end()
                 raise RefusedImageError(f"decoding it was stopped: {lost}") from None
         if "error" in about:
             raise RefusedImageError(str(about["error"]))
@@ -78,9 +86,12 @@ class ImageDecoder:
         """End the process, for good."""
         with self._lock:
             self._closed = True
-            if self._worker is not None:
-                self._worker.kill()
-                self._worker = None
+            self._end()
+
+    def _end(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
 
 
 class _Worker:
@@ -93,15 +104,15 @@ class _Worker:
     def ask(
         self, about: dict[str, object], data: bytes, seconds: float
     ) -> tuple[dict[str, object], bytes]:
-        """Send one image, wait for its answer. Raises ChildLostError."""
-        deadline = time.monotonic() + seconds
+        """Send one image, wait for its answer. Raises as `Child` does."""
         text = json.dumps(about).encode("ascii")
-        self._child.send(HEADER.pack(len(text), len(data)) + text + data, deadline)
-        sizes = HEADER.unpack(self._child.receive(HEADER.size, deadline))
+        self._child.begin(seconds)
+        self._child.send(HEADER.pack(len(text), len(data)) + text + data)
+        sizes = HEADER.unpack(self._child.receive(HEADER.size))
         if sum(sizes) > _ANSWER_BYTES:
             raise ChildLostError("its process said too much")
         try:
-            answer = json.loads(self._child.receive(sizes[0], deadline))
+            answer = json.loads(self._child.receive(sizes[0]))
         except ValueError:
             raise ChildLostError("its process broke") from None
-        return answer, self._child.receive(sizes[1], deadline)
+        return answer, self._child.receive(sizes[1])
