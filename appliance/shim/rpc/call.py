@@ -10,7 +10,6 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from appliance.shim.rpc.hpack import encode
 from appliance.shim.rpc.status import RpcError, Status
 
 WINDOW = 256 * 1024
@@ -21,8 +20,8 @@ TOGETHER = 64
 """Messages that are taken at once, at most."""
 _PREFIX = 5
 """Bytes before a message: whether it is compressed, and four of length (gRPC over HTTP2)."""
-_HEAD = encode([(":method", "POST"), (":scheme", "http"), (":authority", "localhost")])
-_TYPE = encode([("te", "trailers"), ("content-type", "application/grpc")])
+_HEAD = ((b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"localhost"))
+_TYPE = ((b"te", b"trailers"), (b"content-type", b"application/grpc"))
 
 
 class Carrier(Protocol):
@@ -39,17 +38,14 @@ class Call:
     """Made by a channel. Whoever has one takes it to its end or calls `cancel`."""
 
     def __init__(self, path: str, request: bytes, seconds: float | None = None) -> None:
-        head = _HEAD + encode([(":path", path)]) + _TYPE
+        self.head = [*_HEAD, (b":path", path.encode("ascii")), *_TYPE]
         if seconds is not None:
-            head += encode([("grpc-timeout", f"{max(1, int(seconds * 1000))}m")])
-        self.head = head
+            self.head.append((b"grpc-timeout", b"%dm" % max(1, int(seconds * 1000))))
         self.unsent = memoryview(b"\0" + len(request).to_bytes(4, "big") + request)
         """Of the request."""
         self.carrier: Carrier | None = None
         self.stream = 0
         """Its number in the connection."""
-        self.room = 0
-        """Bytes of the request that may be sent."""
         self.owed = 0
         """Bytes that came, and that the other side was not yet told to be taken."""
         self.ended = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,8 @@ class Server:
     gone: threading.Event = field(default_factory=threading.Event)
     """A caller of `flood` or `hang` gave it up."""
     release: threading.Event = field(default_factory=threading.Event)
+    go_away: Callable[[], object] = lambda: None
+    """Take no more calls, and end those that run when they are released."""
 
     def echo(self, request: bytes, _: grpc.ServicerContext) -> bytes:
         return request
@@ -75,6 +77,7 @@ def serving(socket: Path) -> Iterator[Server]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", handlers),))
     server.add_insecure_port(f"unix:{quote(str(socket))}")
     server.start()
+    methods.go_away = lambda: server.stop(30)
     try:
         yield methods
     finally:

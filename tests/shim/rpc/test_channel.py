@@ -169,6 +169,19 @@ def test_calls_fail_while_nobody_is_there_and_work_when_somebody_is(socket: Path
     run(socket, body)
 
 
+def test_a_server_that_goes_away_ends_what_it_has_taken_on(socket: Path, server: Server) -> None:
+    async def body(channel: Channel) -> None:
+        call = channel.call("/t/hang", b"")
+        assert await call.take() == [b"first"]
+        server.go_away()
+        await until(lambda: not there(channel))
+        assert not call.ended
+        server.release.set()
+        assert await taken(call) == []
+
+    run(socket, body)
+
+
 @pytest.mark.usefixtures("server")
 def test_calls_made_before_there_is_a_connection_share_one(socket: Path) -> None:
     async def body(channel: Channel) -> None:

@@ -11,68 +11,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.shim.rpc import Call, RpcError, Status, frames, hpack
+from appliance.shim.rpc import Call, RpcError, Status
 from appliance.shim.rpc.call import MOST_BYTES, WINDOW
-from appliance.shim.rpc.connection import Connection
-from appliance.shim.rpc.frames import frame
+from tests.shim.rpc.wire import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HAS_PRIORITY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    LAST_STREAM,
+    MAX_CONCURRENT_STREAMS,
+    MAX_FRAME_SIZE,
+    PADDED,
+    PING,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    Talk,
+    answer,
+    block,
+    frame,
+    head,
+    message,
+    reset,
+    setting,
+    tail,
+    window_update,
+)
 
-HEAD = hpack.encode([(":status", "200"), ("content-type", "application/grpc")])
-OK = hpack.encode([("grpc-status", "0")])
-
-
-class Wire(asyncio.Transport):
-    """The other end, as far as a connection sees it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = b""
-        self.ended = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.ended
-        self.bytes += data
-
-    def close(self) -> None:
-        self.ended = True
-
-    def abort(self) -> None:
-        self.ended = True
-
-    def is_closing(self) -> bool:
-        return self.ended
-
-
-class Talk:
-    """A connection and what was said on it."""
-
-    def __init__(self) -> None:
-        self.wire = Wire()
-        self.retired = 0
-        self.connection = Connection(self._retire)
-        self.connection.connection_made(self.wire)
-
-    def _retire(self, _: Connection) -> None:
-        self.retired += 1
-
-    def start(self, request: bytes = b"") -> Call:
-        call = Call("/t/method", request)
-        self.connection.start(call)
-        return call
-
-    def hear(self, *said: bytes) -> None:
-        self.connection.data_received(b"".join(said))
-
-    async def said(self) -> list[tuple[int, int, int, bytes]]:
-        """Kind, flags, stream and payload of what was sent since the last time."""
-        await asyncio.sleep(0)
-        data, self.wire.bytes = self.wire.bytes.removeprefix(frames.PREFACE), b""
-        found = []
-        while data:
-            length = int.from_bytes(data[:3], "big")
-            stream = int.from_bytes(data[5:9], "big")
-            found.append((data[3], data[4], stream, data[9 : 9 + length]))
-            data = data[9 + length :]
-        return found
+HEAD = block({":status": "200", "content-type": "application/grpc"})
+CANCEL = 0x8
 
 
 def run(body: Callable[[Talk], Coroutine[Any, Any, None]]) -> None:
@@ -83,20 +56,6 @@ def run(body: Callable[[Talk], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(within())
 
 
-def message(data: bytes) -> bytes:
-    return b"\0" + len(data).to_bytes(4, "big") + data
-
-
-def answer(stream: int, *messages: bytes, trailers: bytes = OK) -> bytes:
-    return b"".join(
-        [
-            frame(frames.HEADERS, frames.END_HEADERS, stream, HEAD),
-            *(frame(frames.DATA, 0, stream, message(data)) for data in messages),
-            frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream, trailers),
-        ]
-    )
-
-
 async def taken(call: Call) -> list[bytes]:
     messages: list[bytes] = []
     while more := await call.take():
@@ -104,14 +63,15 @@ async def taken(call: Call) -> list[bytes]:
     return messages
 
 
+async def taken_by(talk: Talk, call: Call, stream: int) -> list[bytes]:
+    talk.hear(answer(stream, b"well"))
+    return await taken(call)
+
+
 async def status(call: Call) -> Status:
     with pytest.raises(RpcError) as caught:
         await taken(call)
     return caught.value.status
-
-
-def setting(name: int, value: int) -> bytes:
-    return frames.settings([(name, value)])
 
 
 @settings(max_examples=40, deadline=None)
@@ -141,11 +101,12 @@ def test_messages_may_be_cut_into_frames_anywhere(
 ) -> None:
     async def body(talk: Talk) -> None:
         call, content = talk.start(), b"".join(map(message, messages))
+        talk.hear(head(1))
         while content:
             size = data.draw(st.integers(1, 60))
-            talk.hear(frame(frames.DATA, 0, 1, content[:size]))
+            talk.hear(frame(DATA, 0, 1, content[:size]))
             content = content[size:]
-        talk.hear(frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1, OK))
+        talk.hear(tail(1))
         assert await taken(call) == messages
 
     run(body)
@@ -163,17 +124,38 @@ def test_whatever_comes_every_call_ends_or_waits(data: bytes) -> None:
     run(body)
 
 
+_FRAMES = st.builds(
+    frame, st.integers(0, 11), st.integers(0, 255), st.integers(0, 5), st.binary(max_size=20)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(_FRAMES | st.sampled_from([head(1), head(3), tail(1), answer(3, b"x")])))
+def test_whatever_frames_come_every_call_ends_or_waits(said: list[bytes]) -> None:
+    async def body(talk: Talk) -> None:
+        calls = [talk.start(), talk.start()]
+        for one in said:
+            if not talk.wire.ended:
+                talk.hear(one)
+            await asyncio.sleep(0)
+        assert all(call.ended for call in calls) or not talk.wire.ended
+        talk.connection.connection_lost(None)
+        assert all(call.ended for call in calls)
+
+    run(body)
+
+
 def test_padding_and_priority_and_headers_in_parts_are_read() -> None:
     async def body(talk: Talk) -> None:
         call = talk.start()
-        flags = frames.PADDED | frames.HAS_PRIORITY
+        flags = PADDED | HAS_PRIORITY
         talk.hear(
-            frame(frames.HEADERS, flags, 1, b"\x02" + bytes(5) + HEAD[:7] + bytes(2)),
-            frame(frames.CONTINUATION, 0, 1, HEAD[7:9]),
-            frame(frames.CONTINUATION, frames.END_HEADERS, 1, HEAD[9:]),
-            frame(frames.DATA, frames.PADDED, 1, b"\x03" + message(b"one") + bytes(3)),
+            frame(HEADERS, flags, 1, b"\x02" + bytes(5) + HEAD[:7] + bytes(2)),
+            frame(CONTINUATION, 0, 1, HEAD[7:9]),
+            frame(CONTINUATION, END_HEADERS, 1, HEAD[9:]),
+            frame(DATA, PADDED, 1, b"\x03" + message(b"one") + bytes(3)),
             frame(0x77, 0, 1, b"of another version"),
-            answer(1)[len(frame(frames.HEADERS, 0, 1, HEAD)) :],
+            tail(1),
         )
         assert await taken(call) == [b"one"]
 
@@ -182,15 +164,15 @@ def test_padding_and_priority_and_headers_in_parts_are_read() -> None:
 
 def test_requests_keep_to_the_windows_and_go_on_with_them() -> None:
     async def body(talk: Talk) -> None:
-        talk.hear(setting(frames.INITIAL_WINDOW_SIZE, 10), setting(frames.MAX_FRAME_SIZE, 16384))
+        talk.hear(setting(INITIAL_WINDOW_SIZE, 10), setting(MAX_FRAME_SIZE, 16384))
         await talk.said()
         first, second = talk.start(bytes(15)), talk.start(bytes(15))
-        sent = [part for part in await talk.said() if part[0] == frames.DATA]
+        sent = [part for part in await talk.said() if part[0] == DATA]
         assert [(s, f, len(p)) for _, f, s, p in sent] == [(1, 0, 10), (3, 0, 10)]
-        talk.hear(frames.window_update(1, 4))
+        talk.hear(window_update(1, 4))
         assert [(s, f, len(p)) for _, f, s, p in await talk.said()] == [(1, 0, 4)]
-        talk.hear(setting(frames.INITIAL_WINDOW_SIZE, 100))
-        sent = [part for part in await talk.said() if part[0] == frames.DATA]
+        talk.hear(setting(INITIAL_WINDOW_SIZE, 100))
+        sent = [part for part in await talk.said() if part[0] == DATA]
         assert [(s, f, len(p)) for _, f, s, p in sent] == [(1, 1, 6), (3, 1, 10)]
         talk.hear(answer(1, b"a"), answer(3, b"b"))
         assert (await taken(first), await taken(second)) == ([b"a"], [b"b"])
@@ -200,13 +182,13 @@ def test_requests_keep_to_the_windows_and_go_on_with_them() -> None:
 
 def test_an_answer_before_the_end_of_the_request_stops_it() -> None:
     async def body(talk: Talk) -> None:
-        talk.hear(setting(frames.INITIAL_WINDOW_SIZE, 10))
+        talk.hear(setting(INITIAL_WINDOW_SIZE, 10))
         call = talk.start(bytes(100))
         await talk.said()
-        talk.hear(answer(1, trailers=hpack.encode([("grpc-status", "8")])))
+        talk.hear(answer(1, status="8"))
         assert await status(call) is Status.RESOURCE_EXHAUSTED
-        assert [kind for kind, *_ in await talk.said()] == [frames.RST_STREAM]
-        talk.hear(frames.window_update(1, 1000))
+        assert [kind for kind, *_ in await talk.said()] == [RST_STREAM]
+        talk.hear(window_update(1, 1000))
         assert not await talk.said()
 
     run(body)
@@ -216,12 +198,13 @@ def test_the_server_may_send_more_when_messages_were_taken() -> None:
     async def body(talk: Talk) -> None:
         call = talk.start()
         await talk.said()
-        part = frame(frames.DATA, 0, 1, message(bytes(16000)))
+        talk.hear(head(1))
+        part = frame(DATA, 0, 1, message(bytes(16000)))
         talk.hear(part * (WINDOW // 16005))
         assert not [said for said in await talk.said() if said[2] == 1], "nobody has taken any"
         await call.take()
         (kind, _, _, more), *_ = [said for said in await talk.said() if said[2] == 1]
-        assert kind == frames.WINDOW_UPDATE
+        assert kind == WINDOW_UPDATE
         assert struct.unpack(">I", more)[0] == WINDOW // 16005 * 16005
 
     run(body)
@@ -231,13 +214,14 @@ def test_a_message_larger_than_the_window_gets_through() -> None:
     async def body(talk: Talk) -> None:
         call, content = talk.start(), message(bytes(3 * WINDOW))
         room = WINDOW
+        talk.hear(head(1))
         while content:
             size = min(16384, room)
             assert size, "there is room until the message is whole"
-            talk.hear(frame(frames.DATA, 0, 1, content[:size]))
+            talk.hear(frame(DATA, 0, 1, content[:size]))
             content, room = content[size:], room - size
             for kind, _, stream, payload in await talk.said():
-                if (kind, stream) == (frames.WINDOW_UPDATE, 1):
+                if (kind, stream) == (WINDOW_UPDATE, 1):
                     room += struct.unpack(">I", payload)[0]
         assert await call.take() == [bytes(3 * WINDOW)]
 
@@ -246,7 +230,7 @@ def test_a_message_larger_than_the_window_gets_through() -> None:
 
 def test_no_more_calls_at_once_than_the_server_takes() -> None:
     async def body(talk: Talk) -> None:
-        talk.hear(setting(frames.MAX_CONCURRENT_STREAMS, 2))
+        talk.hear(setting(MAX_CONCURRENT_STREAMS, 2))
         calls = [talk.start() for _ in range(4)]
         assert {stream for kind, _, stream, _ in await talk.said() if kind == 1} == {1, 3}
         calls[2].cancel()
@@ -261,7 +245,7 @@ def test_no_more_calls_at_once_than_the_server_takes() -> None:
 def test_going_away_lets_end_what_was_taken_and_nothing_else() -> None:
     async def body(talk: Talk) -> None:
         taken_on, too_late = talk.start(), talk.start()
-        talk.hear(frame(frames.GOAWAY, 0, 0, struct.pack(">II", 1, 0)))
+        talk.hear(frame(GOAWAY, 0, 0, struct.pack(">II", 1, 0)))
         assert await status(too_late) is Status.UNAVAILABLE
         assert await status(talk.start()) is Status.UNAVAILABLE
         assert (talk.retired, talk.wire.ended) == (1, False)
@@ -272,13 +256,39 @@ def test_going_away_lets_end_what_was_taken_and_nothing_else() -> None:
     run(body)
 
 
+def test_what_was_asked_for_before_the_server_went_away_is_still_said() -> None:
+    async def body(talk: Talk) -> None:
+        await talk.said()
+        call = talk.start(b"whole")
+        talk.hear(setting(MAX_FRAME_SIZE, 16384), frame(GOAWAY, 0, 0, struct.pack(">II", 1, 0)))
+        kinds = [kind for kind, *_ in await talk.said()]
+        assert kinds == [HEADERS, DATA, SETTINGS]
+        talk.hear(answer(1, b"too"))
+        assert await taken(call) == [b"too"]
+
+    run(body)
+
+
+def test_what_many_calls_say_goes_in_one_write() -> None:
+    async def body(talk: Talk) -> None:
+        await talk.said()
+        writes = talk.wire.writes
+        calls = [talk.start(b"one") for _ in range(5)]
+        talk.hear(frame(PING, 0, 0, bytes(8)))
+        calls[0].cancel()
+        assert len(await talk.said()) == 12
+        assert talk.wire.writes == writes + 1
+
+    run(body)
+
+
 def test_a_connection_retires_when_it_has_no_more_numbers() -> None:
     async def body(talk: Talk) -> None:
-        talk.connection._next_stream = frames.LAST_STREAM
+        talk.connection._http.highest_outbound_stream_id = LAST_STREAM - 2
         last = talk.start()
-        assert (last.stream, talk.retired) == (frames.LAST_STREAM, 1)
+        assert (last.stream, talk.retired) == (LAST_STREAM, 1)
         assert not talk.wire.ended
-        talk.hear(answer(frames.LAST_STREAM, b"x"))
+        talk.hear(answer(LAST_STREAM, b"x"))
         assert await taken(last) == [b"x"]
         assert talk.wire.ended
 
@@ -293,7 +303,7 @@ def test_a_connection_retires_when_it_has_no_more_numbers() -> None:
 def test_a_reset_has_the_meaning_that_grpc_gives_it(code: int, meaning: Status) -> None:
     async def body(talk: Talk) -> None:
         call = talk.start()
-        talk.hear(answer(1, b"before")[: -len(frame(1, 0, 1, OK))], frames.reset(1, code))
+        talk.hear(head(1), frame(DATA, 0, 1, message(b"before")), reset(1, code))
         assert await call.take() == [b"before"]
         assert await status(call) is meaning
 
@@ -304,12 +314,12 @@ def test_pings_and_settings_are_answered() -> None:
     async def body(talk: Talk) -> None:
         await talk.said()
         talk.hear(
-            frame(frames.PING, 0, 0, b"12345678"), frame(frames.PING, frames.ACK, 0, bytes(8))
+            frame(PING, 0, 0, b"12345678"), frame(PING, ACK, 0, bytes(8))
         )
-        talk.hear(frame(frames.SETTINGS, 0, 0), frame(frames.SETTINGS, frames.ACK, 0))
+        talk.hear(frame(SETTINGS, 0, 0), frame(SETTINGS, ACK, 0))
         assert await talk.said() == [
-            (frames.PING, frames.ACK, 0, b"12345678"),
-            (frames.SETTINGS, frames.ACK, 0, b""),
+            (PING, ACK, 0, b"12345678"),
+            (SETTINGS, ACK, 0, b""),
         ]
 
     run(body)
@@ -320,10 +330,12 @@ def test_what_comes_for_a_cancelled_call_is_dropped() -> None:
         call = talk.start()
         await talk.said()
         call.cancel()
-        assert await talk.said() == [(frames.RST_STREAM, 0, 1, struct.pack(">I", frames.CANCEL))]
-        talk.hear(answer(1, b"late"), frames.reset(1, 0), frames.window_update(1, 5))
+        assert await talk.said() == [(RST_STREAM, 0, 1, struct.pack(">I", CANCEL))]
+        talk.hear(head(1), frame(DATA, 0, 1, message(b"late")))
+        assert await taken_by(talk, talk.start(), 3) == [b"well"]
+        talk.hear(frame(DATA, 0, 1, message(b"later")), tail(1), reset(1, 0), window_update(1, 5))
+        assert await taken_by(talk, talk.start(), 5) == [b"well"]
         assert await status(call) is Status.CANCELLED
-        assert not talk.wire.ended
 
     run(body)
 
@@ -331,17 +343,17 @@ def test_what_comes_for_a_cancelled_call_is_dropped() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        [frame(frames.DATA, 0, 1, b"\1" + message(b"x")[1:])],
-        [frame(frames.DATA, 0, 1, b"\0" + (MOST_BYTES + 1).to_bytes(4, "big"))],
-        [frame(frames.DATA, frames.END_STREAM, 1, message(b"x"))],
-        [frame(frames.DATA, 0, 1, message(b"cut")[:6]), answer(1)],
-        [frame(frames.HEADERS, 5, 1, hpack.encode([("grpc-status", "none")]))],
+        [frame(DATA, 0, 1, b"\1" + message(b"x")[1:])],
+        [frame(DATA, 0, 1, b"\0" + (MOST_BYTES + 1).to_bytes(4, "big"))],
+        [frame(DATA, END_STREAM, 1, message(b"x"))],
+        [frame(DATA, 0, 1, message(b"cut")[:6]), tail(1)],
+        [tail(1, "none")],
     ],
 )  # fmt: skip
 def test_an_answer_that_is_none_ends_its_call_alone(said: Sequence[bytes]) -> None:
     async def body(talk: Talk) -> None:
         call, other = talk.start(), talk.start()
-        talk.hear(*said)
+        talk.hear(head(1), *said)
         assert await status(call) in {Status.INTERNAL, Status.RESOURCE_EXHAUSTED, Status.UNKNOWN}
         talk.hear(answer(3, b"well"))
         assert await taken(other) == [b"well"]
@@ -352,14 +364,15 @@ def test_an_answer_that_is_none_ends_its_call_alone(said: Sequence[bytes]) -> No
 @pytest.mark.parametrize(
     "said",
     [
-        frame(frames.PUSH_PROMISE, frames.END_HEADERS, 1, bytes(4)),
-        frame(frames.HEADERS, 0, 1, HEAD) + frame(frames.DATA, 0, 1),
-        frame(frames.CONTINUATION, frames.END_HEADERS, 1, HEAD),
-        frame(frames.HEADERS, frames.END_HEADERS, 1, b"\xff\xff\xff"),
-        frame(frames.DATA, frames.PADDED, 1, b"\x05abc"),
-        frame(frames.SETTINGS, 0, 0, bytes(5)),
-        frame(frames.RST_STREAM, 0, 1, b"\0"),
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        frame(PUSH_PROMISE, END_HEADERS, 1, bytes(4)),
+        frame(HEADERS, 0, 1, HEAD) + frame(DATA, 0, 1),
+        frame(CONTINUATION, END_HEADERS, 1, HEAD),
+        frame(HEADERS, END_HEADERS, 1, b"\xff\xff\xff"),
+        frame(DATA, PADDED, 1, b"\x05abc"),
+        frame(SETTINGS, 0, 0, bytes(5)),
+        frame(RST_STREAM, 0, 1, b"\0"),
+        frame(DATA, 0, 1, message(b"before the headers")),
+        frame(PING, 0, 0, bytes(16385)),
     ],
 )
 def test_what_is_no_http2_ends_the_connection_and_every_call(said: bytes) -> None:
