@@ -192,12 +192,11 @@ class Connection(asyncio.Protocol):
             self.taken(call)  # a part of a message, which nobody can take yet
 
     def _response(self, event: ResponseReceived) -> None:
-        headers = _texts(event.headers)
+        headers, call = _texts(event.headers), self._calls.get(event.stream_id)
         if event.stream_ended is not None:
             self._finish(event.stream_id, ended(headers))
-        elif headers.get(":status", "200") != "200":
-            if call := self._calls.get(event.stream_id):
-                call.fail(lost(f"HTTP status {headers[':status']}"))
+        elif call is not None and headers.get(":status", "200") != "200":
+            call.fail(lost(f"HTTP status {headers[':status']}"))
 
     def _go_away(self, last: int) -> None:
         self._retire()

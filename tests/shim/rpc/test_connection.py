@@ -313,9 +313,7 @@ def test_a_reset_has_the_meaning_that_grpc_gives_it(code: int, meaning: Status) 
 def test_pings_and_settings_are_answered() -> None:
     async def body(talk: Talk) -> None:
         await talk.said()
-        talk.hear(
-            frame(PING, 0, 0, b"12345678"), frame(PING, ACK, 0, bytes(8))
-        )
+        talk.hear(frame(PING, 0, 0, b"12345678"), frame(PING, ACK, 0, bytes(8)))
         talk.hear(frame(SETTINGS, 0, 0), frame(SETTINGS, ACK, 0))
         assert await talk.said() == [
             (PING, ACK, 0, b"12345678"),
