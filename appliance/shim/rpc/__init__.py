@@ -1,8 +1,9 @@
 """gRPC from the endpoint to the engine: HTTP/2 over one Unix socket, on the event loop itself.
 
-Owns what a caller of gRPC has to do (gRPC over HTTP2, RFC 9113, RFC 7541): calls with one answer or
-many, deadlines, cancelling, flow control for each call, statuses with their metadata. Refuses what
-the engine's protocol has no use for: several requests in one call, compression, TLS, pushes.
+Owns what gRPC adds to HTTP/2 for a caller (gRPC over HTTP2): calls with one answer or many,
+deadlines, cancelling, statuses with their metadata, and when a reader has taken enough for more to
+come. HTTP/2 itself is the library h2's. Refuses what the engine's protocol has no use for: several
+requests in one call, compression, TLS, pushes.
 """
 
 from appliance.shim.rpc.call import Call

@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """End it, and every call with it."""
         self._end_all(RpcError(Status.CANCELLED, "the channel is closed"))
+        self._hang_up()
 
     @property
     def _full(self) -> bool:

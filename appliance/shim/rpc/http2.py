@@ -40,7 +40,7 @@ class Http2(H2Connection):
     """The client's side; streams may have `window` bytes on their way."""
 
     MAX_CLOSED_STREAMS = 4096
-    """Headers may come that late for a stream that was reset here."""
+    """Of so many it is known how they ended, for headers that come after a reset of ours."""
 
     def __init__(self, window: int) -> None:
         super().__init__(_CONFIGURATION)

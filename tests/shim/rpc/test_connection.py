@@ -256,6 +256,30 @@ def test_going_away_lets_end_what_was_taken_and_nothing_else() -> None:
     run(body)
 
 
+def test_closing_ends_what_the_server_would_have_ended_before_it_went() -> None:
+    async def body(talk: Talk) -> None:
+        call = talk.start()
+        talk.hear(frame(GOAWAY, 0, 0, struct.pack(">II", 1, 0)))
+        assert not talk.wire.ended
+        talk.connection.close()
+        assert await status(call) is Status.CANCELLED
+        assert talk.wire.ended
+
+    run(body)
+
+
+@pytest.mark.parametrize("status_of_http", ["404", "502"])
+def test_an_answer_that_is_not_of_grpc_fails_its_call_and_is_refused(status_of_http: str) -> None:
+    async def body(talk: Talk) -> None:
+        call = talk.start()
+        await talk.said()
+        talk.hear(frame(HEADERS, END_HEADERS, 1, block({":status": status_of_http})))
+        assert await status(call) is Status.UNAVAILABLE
+        assert await talk.said() == [(RST_STREAM, 0, 1, struct.pack(">I", CANCEL))]
+
+    run(body)
+
+
 def test_what_was_asked_for_before_the_server_went_away_is_still_said() -> None:
     async def body(talk: Talk) -> None:
         await talk.said()
