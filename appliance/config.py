@@ -239,6 +239,8 @@ class EngineSettings:
     processor, 2,048 on a GPU."""
     step_milliseconds: int = 400
     """What a step takes, about, while several sequences run; 0 sets no bound but the tokens."""
+    shared_step_milliseconds: int = 100
+    """The same while several callers are served, or were within ten seconds; 0: no shorter one."""
     max_waiting: int = 256
     """Queued sequences per model; more are refused."""
     max_waiting_per_caller: int = 192
@@ -459,6 +461,7 @@ def _check(config: Config) -> None:
         ("engine.max_sequences", engine.max_sequences, 0, 1024),
         ("engine.token_budget", engine.token_budget or 16, 16, 65_536),
         ("engine.step_milliseconds", engine.step_milliseconds, 0, 60_000),
+        ("engine.shared_step_milliseconds", engine.shared_step_milliseconds, 0, 60_000),
         ("engine.max_waiting", engine.max_waiting, 0, 1_000_000),
         ("engine.max_waiting_per_caller", engine.max_waiting_per_caller, 0, 1_000_000),
         ("engine.max_context", engine.max_context, 0, 1 << 24),

@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--no-batch", dest="batch", action="store_false")
     args = parser.parse_args()
     step = args.step_milliseconds
-    engine = "" if step is None else f"step_milliseconds = {step}"
+    engine = "" if step is None else f"shared_step_milliseconds = {step}"
     with (
         tempfile.TemporaryDirectory(prefix="fair") as directory,
         node(Path(directory) / "n", args.hidden, args.layers, engine) as (port, flooding, single),

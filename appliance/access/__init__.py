@@ -2,8 +2,9 @@
 
 Owns the form of a key, its hash at rest, expiry, rotation and revocation, what it may use, and
 the limits that the operator set. Refuses to keep or show a secret after it was made, to answer
-from memory (each check reads the database, so a change that has returned holds for every request
-that follows it), and to count: what was used stands in the audit log.
+from what is older than the file (each check looks whether it changed, so a change that has
+returned holds for every request that follows it), and to count: what was used stands in the audit
+log.
 """
 
 from appliance.access.apis import APIS, api_of

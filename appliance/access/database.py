@@ -16,6 +16,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from appliance.access import schema
+from appliance.change_counter import ChangeCounter
 from appliance.errors import StorageError
 from appliance.fsops import inherit_owner
 
@@ -36,6 +37,7 @@ class AccessDatabase:
             self._db = Database(connection, recursive_triggers=False, execute_plugins=False)
             try:
                 self._prepare()
+                self._counter = ChangeCounter(path)
             except BaseException:
                 self._db.close()
                 raise
@@ -47,6 +49,13 @@ class AccessDatabase:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        self._counter.close()
+
+    @property
+    def state(self) -> bytes:
+        """What is in the file; the same as long as nobody has committed a change."""
+        with self.failures():
+            return self._counter.read()
 
     def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """All rows of a query. Read to the end, so that its lock ends with it."""

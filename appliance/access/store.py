@@ -1,15 +1,15 @@
 """The keys in their database.
 
-Owns storing, finding, rotating, revoking and authenticating them. Each check reads the database:
-there is no copy in memory that could be older than a revocation.
+Owns storing, finding, rotating, revoking and authenticating them. A key that was read is good for
+as long as nobody has committed a change to the file, which each check looks for: no copy in memory
+is older than a revocation.
 """
 
 from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ class KeyStore:
 
     def __init__(self, path: Path) -> None:
         self._db = AccessDatabase(path)
+        self._read: dict[str, tuple[bytes, KeyInfo]] = {}
+        """Digest and key by id, of those that were asked for in the `_state` of the file."""
+        self._state = b""
         self.projects = ProjectStore(self._db)
 
     def __enter__(self) -> KeyStore:
@@ -155,28 +158,41 @@ class KeyStore:
     def authenticate(self, key: str) -> KeyInfo | None:
         """Who presents `key`; None if it is unknown, expired, revoked or of an archived project.
 
-        Reads the database each time. A wrong secret takes as long as a wrong id, and the
-        comparison's time does not depend on where the first difference is.
+        A wrong secret takes as long as a wrong id, and the comparison's time does not depend on
+        where the first difference is.
         """
         key_id = secret.id_of(key)
         if key_id is None:
             return None
-        rows = self._db.rows(f"{_SELECT} WHERE keys.id = ?", key_id)
-        stored = rows[0][-1] if rows else _NO_DIGEST
-        if not hmac.compare_digest(secret.digest(key), stored):
+        stored, info = self._found(key_id) or (_NO_DIGEST, None)
+        if not hmac.compare_digest(secret.digest(key), stored) or info is None:
             return None
-        info = _key(rows[0])
         return info if info.state(time.time()) == "active" else None
 
-    @contextmanager
-    def holding(self, key_id: str) -> Iterator[bool]:
-        """Whether `key_id` is not revoked; while inside, no revocation can become effective.
+    def holds(self, key_id: str) -> bool:
+        """Whether `key_id` is not revoked, nor its project archived.
 
-        So what happens inside happened before any revocation that returns later. It must not
-        wait for anything. An expired key holds: expiry is for requests that begin.
+        So what happened before this call happened before any revocation that returns later. An
+        expired key holds: expiry is for requests that begin.
         """
+        found = self._found(key_id)
+        return found is not None and found[1].revoked is None and not found[1].project_archived
+
+    def _found(self, key_id: str) -> tuple[bytes, KeyInfo] | None:
+        """Digest and key, as they are in the file now."""
+        if self._db.state == self._state and key_id in self._read:
+            return self._read[key_id]
+        # The state is read while nobody can write: it is the one that the rows are of.
         with self._db.standing_still():
-            yield not self.revoked([key_id])
+            rows = self._db.rows(f"{_SELECT} WHERE keys.id = ?", key_id)
+            state = self._db.state
+        if state != self._state:
+            self._read.clear()
+            self._state = state
+        if not rows:
+            return None
+        self._read[key_id] = rows[0][-1], _key(rows[0])
+        return self._read[key_id]
 
     def revoked(self, key_ids: Sequence[str]) -> set[str]:
         """Those of `key_ids` that were revoked, are of an archived project, or unknown."""

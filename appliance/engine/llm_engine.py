@@ -59,6 +59,7 @@ class LLMEngine:
         draft_tokens: int = 0,
         draft: DraftModel | None = None,
         step_seconds: float = 0.0,
+        shared_step_seconds: float = 0.0,
         gathered: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,8 +77,9 @@ class LLMEngine:
             max_waiting_per_caller=max_waiting_per_caller,
             gathered=gathered,
         )
-        self._pieces = Pieces(Pace(token_budget, step_seconds))
         self._clock = clock
+        pace = Pace(token_budget, step_seconds, shared_step_seconds)
+        self._pieces = Pieces(pace, lambda: self._clock())
         self._guessing = Guessing(
             runner,
             draft_tokens,
@@ -133,7 +135,7 @@ class LLMEngine:
             self._scheduler.add(running.sequence for running in group)
             self._sequences |= {running.sequence: running for running in group}
             self._calls[generation.call] = group
-            if self._pieces.make_way():
+            if self._pieces.make_way(generation.caller):
                 self._runner.interrupt()
             if generation.deadline is not None:
                 heapq.heappush(self._deadlines, (generation.deadline, generation.call))

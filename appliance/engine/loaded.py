@@ -117,6 +117,7 @@ class ChatModel:
             draft_tokens=settings.draft_tokens,
             draft=opened.draft,
             step_seconds=settings.step_milliseconds / 1000,
+            shared_step_seconds=settings.shared_step_milliseconds / 1000,
             gathered=opened.gathered,
         )
         self.adapters = Adapters(manifest, self.engine, opened.adapted, settings.max_adapters)

@@ -2,7 +2,8 @@
 
 Owns the estimate of what a prompt token costs on this machine. A sequence that is alone may have
 the whole budget: larger pieces of a prompt are computed faster. Beside others a step is kept
-short, since each of them gets nothing before it ends.
+short, since each of them gets nothing before it ends; shorter still where several callers are
+served, since a newcomer waits for the step that it finds under way.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ class Pace:
     Args:
         most: tokens of a step at most.
         seconds: that a step beside others should take at most; 0 for as long as it takes.
+        shared_seconds: the same beside others' requests; 0 for no shorter one.
     """
 
-    def __init__(self, most: int, seconds: float) -> None:
+    def __init__(self, most: int, seconds: float, shared_seconds: float = 0.0) -> None:
         self._most = most
         self._seconds = seconds
+        self._shared_seconds = min(filter(None, (seconds, shared_seconds)), default=0.0)
         self._each = 0.0
 
     def measured(self, tokens: int, seconds: float) -> None:
@@ -38,8 +41,9 @@ class Pace:
             weight = _WEIGHT_OF_FASTER if each < self._each else _WEIGHT
             self._each += (weight if self._each else 1.0) * (each - self._each)
 
-    def tokens(self, *, alone: bool) -> int:
-        """Of the next step at most."""
-        if alone or not self._seconds or not self._each:
+    def tokens(self, *, alone: bool, shared: bool = False) -> int:
+        """Of the next step at most; `shared`: there are several callers."""
+        seconds = self._shared_seconds if shared else self._seconds
+        if alone or not seconds or not self._each:
             return self._most
-        return min(self._most, max(_LEAST, int(self._seconds / self._each)))
+        return min(self._most, max(_LEAST, int(seconds / self._each)))

@@ -1,6 +1,7 @@
 """How long the pieces of prompts are, and which of them makes way for somebody who arrives.
 
-Owns the rule of decision 0089. Beside others pieces are short. A sequence that is alone is
+Owns the rules of decisions 0089 and 0252. Beside others pieces are short, and shorter while
+several callers are served or were lately. A sequence that is alone is
 computed in long ones, of which one may be given up for a newcomer; then it goes on in a few short
 ones that nobody interrupts, so it comes to its end whoever else arrives. Not thread-safe: the
 engine's lock is held.
@@ -8,20 +9,25 @@ engine's lock is held.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from appliance.engine.pace import Pace
 from appliance.scheduler import Plan, Sequence
 
 _LEAST_FOR_NEWCOMERS = 32
 _SHORT_PIECES = 8
+_LATELY_SECONDS = 10.0
+"""Who asked so long ago at most is likely to ask again."""
 
 
 class Pieces:
     """The token budget of each step."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, clock: Callable[[], float]) -> None:
         self.pace = pace
+        self._clock = clock
+        self._came: dict[str, float] = {}
+        """Callers who asked lately, the one who asked last at the end."""
         self._lone: Sequence | None = None
         """Whose long piece is being computed now."""
         self._interrupted: dict[Sequence, int] = {}
@@ -34,8 +40,10 @@ class Pieces:
         """Nobody was interrupted, or whoever was has had its short pieces."""
         return not self._interrupted
 
-    def make_way(self) -> bool:
-        """Somebody arrives. True if what is being computed is to be given up."""
+    def make_way(self, caller: str) -> bool:
+        """A request of `caller` arrives. True if what is being computed is to be given up."""
+        self._came.pop(caller, None)
+        self._came[caller] = self._clock()
         if self._lone is None or self._newcomer:
             return False
         self._newcomer = True
@@ -44,13 +52,24 @@ class Pieces:
 
     def budget(self, sequences: Collection[Sequence]) -> int:
         """Tokens of the next step, of all the sequences that there are."""
-        tokens = self.pace.tokens(alone=len(sequences) == 1 and self.settled)
+        tokens = self.pace.tokens(
+            alone=len(sequences) == 1 and self.settled, shared=self._are_several(sequences)
+        )
         if self._newcomer:
             self._newcomer = False
             waiting = sum(s.uncomputed for s in sequences if not s.running)
             # Half of a step goes to whose turn it is, who may be the one that was interrupted.
             tokens = min(tokens, max(_LEAST_FOR_NEWCOMERS, 2 * waiting))
         return tokens
+
+    def _are_several(self, sequences: Collection[Sequence]) -> bool:
+        """Whether more than one caller is served, or was lately."""
+        while self._came:
+            first, came = next(iter(self._came.items()))
+            if self._clock() - came <= _LATELY_SECONDS:
+                break
+            del self._came[first]
+        return len(self._came.keys() | {sequence.caller for sequence in sequences}) > 1
 
     def begin(self, plan: Plan, *, alone: bool) -> None:
         """`plan` is computed from now on; `alone`: there is one sequence."""
@@ -74,6 +93,6 @@ class Pieces:
         self._interrupted.pop(sequence, None)
 
     def reset(self) -> None:
-        """Every sequence has ended."""
+        """Every sequence has ended; who asked lately may ask again."""
         self._lone, self._newcomer = None, False
         self._interrupted.clear()

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from appliance.bundle.manifest import RerankSpec
+from appliance.bundle.manifest import RerankSpec, VisionSpec
 from appliance.compiler import Artifact
 from appliance.engine.embedding_engine import EmbeddingOutput
 from appliance.engine.encoder_runner import Pair
@@ -206,6 +206,7 @@ class HostedModel:
         if manifest.prompting is not None:
             shown.supports_tools = bool(manifest.prompting.tool_format)
             shown.supports_thinking = bool(manifest.prompting.reasoning_start)
+        shown.supports_images = isinstance(manifest.vision, VisionSpec)
         if isinstance(self.model, ChatModel):
             shown.context_length = self.model.cache_shape.capacity
             shown.max_sequences = self.model.cache_shape.slots
@@ -231,6 +232,7 @@ class HostedModel:
             error=self.error,
             supports_tools=base.supports_tools,
             supports_thinking=base.supports_thinking,
+            supports_images=base.supports_images,
             base_model=spec.base.name,
         )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from appliance.change_counter import ChangeCounter
 from appliance.errors import StorageError, UsageError
 from appliance.fsops import inherit_owner
 from appliance.metering.money import MICRO
@@ -47,11 +48,15 @@ class PriceTable:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._in_force: dict[str, Price] = {}
+        """By model, of the `_state` of the file."""
+        self._state = b""
         with self._failures():
             connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             self._db = Database(connection, execute_plugins=False)
             try:
                 self._prepare()
+                self._counter = ChangeCounter(path)
             except BaseException:
                 self._db.close()
                 raise
@@ -65,6 +70,7 @@ class PriceTable:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+        self._counter.close()
 
     @contextmanager
     def changing(self, model: str, ordinary: Tariff, batch: Tariff) -> Iterator[Price]:
@@ -88,7 +94,7 @@ class PriceTable:
                         "batch_output": batch.output,
                     }
                 )
-                yield self.current(model)
+                yield self._prices("WHERE model = ? ORDER BY version DESC LIMIT 1", model)[0]
                 self._db.conn.execute("COMMIT")
             except BaseException:
                 if self._db.conn.in_transaction:
@@ -101,9 +107,20 @@ class PriceTable:
             return price
 
     def current(self, model: str) -> Price:
-        """The price in force; version 0 and free if none was ever set."""
-        found = self._prices("WHERE model = ? ORDER BY version DESC LIMIT 1", model)
-        return found[0] if found else no_price(model)
+        """The price in force; version 0 and free if none was ever set. Not inside `changing`."""
+        with self._failures():
+            if self._counter.read() != self._state:
+                self._read_again()
+        return self._in_force.get(model) or no_price(model)
+
+    def _read_again(self) -> None:
+        """All prices, and the state while nobody can write: so it is the one that they are of."""
+        self._db.conn.execute("BEGIN")
+        try:
+            self._in_force = {price.model: price for price in self.list()}
+            self._state = self._counter.read()
+        finally:
+            self._db.conn.execute("COMMIT")
 
     def list(self) -> tuple[Price, ...]:
         """The price in force of each model that has one, by model."""
@@ -149,7 +166,7 @@ class PriceTable:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StorageError(
                 f"the prices in {self._path} cannot be used: {error}",
                 hint="run the command as root; if it says so again, check the disk",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -45,6 +46,8 @@ async def _run(root: Path) -> None:
     alive: list[asyncio.Task[None]] = []
 
     def ready() -> None:
+        # What is there now stays: looking through it for garbage took 36 ms each time.
+        gc.freeze()
         notify_ready()
         alive.append(loop.create_task(_tell_alive()))
 

@@ -57,22 +57,22 @@ class Accounting:
         """
         asked = await self._keep(exchange, "asked", exchange.body)
         exchange.body = b""
-        with self._keys.holding(exchange.key_id) as holds:
-            if not holds:
-                raise key_revoked()
-            request = Request(
-                request_id=exchange.request_id,
-                key_id=exchange.key_id,
-                route=exchange.route,
-                model=exchange.model,
-                tenant=exchange.project,
-                peer=exchange.peer,
-                caller=exchange.caller.subject,
-                caller_sha256=exchange.caller.sha256,
-                bundle_digest=bundle_digest,
-                content_commit=asked.commit,
-                content_ref=asked.ref,
-            )
+        request = Request(
+            request_id=exchange.request_id,
+            key_id=exchange.key_id,
+            route=exchange.route,
+            model=exchange.model,
+            tenant=exchange.project,
+            peer=exchange.peer,
+            caller=exchange.caller.subject,
+            caller_sha256=exchange.caller.sha256,
+            bundle_digest=bundle_digest,
+            content_commit=asked.commit,
+            content_ref=asked.ref,
+        )
+        # Behind the record's time, which a revocation that is not seen here comes after.
+        if not self._keys.holds(exchange.key_id):
+            raise key_revoked()
         await self._writer.record(request)
         exchange.admitted = True
         return Bill(self, exchange, bundle_digest)

@@ -1,7 +1,7 @@
 """Cutting what runs for a key that is no longer valid.
 
 A revocation is a commit in the keys' database by another process. New requests see it because
-each reads the database; this looks four times a second whether a key that something runs for was
+each looks at it; this looks four times a second whether a key that something runs for was
 revoked, or its project archived, and ends that work like a lost caller's: the engine stops, the
 bill is exact, the caller gets an error event. It looks only while something runs.
 """

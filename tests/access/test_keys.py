@@ -6,11 +6,12 @@ import sqlite3
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from appliance.access import KeyInfo, KeyStore, new_key, secret
+from appliance.access import KeyInfo, KeyStore, new_key, new_project, secret
 from appliance.errors import ConflictError, NotFoundError, StorageError, UsageError
 
 
@@ -143,3 +144,60 @@ def test_a_file_that_is_no_database_is_a_typed_error(path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(StorageError, match=r"keys\.db"):
         KeyStore(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda keys, key: keys.revoke(key.id),
+        lambda keys, key: keys.limit(key.id, {"requests_per_minute": 7}),
+        lambda keys, key: keys.reserve(key.id, "", 30),
+        lambda keys, key: keys.projects.limit(key.project, {"tokens_per_day": 9}),
+        lambda keys, key: keys.rotate(key.id, new_key("next", lineage=key.lineage), overlap=60),
+        lambda keys, _: keys.create("another"),
+    ],
+)
+def test_a_key_that_was_read_is_what_a_new_reader_finds(
+    path: Path, change: Callable[[KeyStore, KeyInfo], object]
+) -> None:
+    with KeyStore(path) as ours, KeyStore(path) as others:
+        info, secret_ = ours.create("app")
+        assert ours.authenticate(secret_) == ours.authenticate(secret_) == info
+        change(others, info)
+        with KeyStore(path) as fresh:
+            assert ours.authenticate(secret_) == fresh.authenticate(secret_)
+            assert ours.holds(info.id) is fresh.holds(info.id)
+
+
+def test_a_key_holds_until_it_is_revoked_and_longer_than_it_is_valid(path: Path) -> None:
+    with KeyStore(path) as ours, KeyStore(path) as others:
+        info, _ = ours.create("app", expires=int(time.time()) + 1)
+        assert ours.holds(info.id)
+        time.sleep(max(0.0, (info.expires or 0) - time.time()))
+        assert ours.holds(info.id), "expiry is for requests that begin"
+        others.revoke(info.id)
+        assert not ours.holds(info.id)
+        assert not ours.holds("")
+
+
+def test_a_key_of_an_archived_project_does_not_hold(path: Path) -> None:
+    with KeyStore(path) as ours, KeyStore(path) as others:
+        project = new_project("team")
+        others.projects.add(project)
+        key = new_key("app", project=project.id)
+        others.add(key)
+        assert ours.holds(key.info.id)
+        others.projects.archive(project.id)
+        assert not ours.holds(key.info.id)
+        assert ours.authenticate(key.secret) is None
+
+
+def test_what_was_read_is_worth_nothing_when_the_file_is_damaged(path: Path) -> None:
+    with KeyStore(path) as keys:
+        info, secret_ = keys.create("app")
+        assert keys.authenticate(secret_) is not None
+        path.write_bytes(b"")
+        with pytest.raises(StorageError):
+            keys.authenticate(secret_)
+        with pytest.raises(StorageError):
+            keys.holds(info.id)

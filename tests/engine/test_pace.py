@@ -29,15 +29,21 @@ BUDGET = 256
 @given(
     most=st.integers(1, 4096),
     seconds=st.floats(0, 10),
+    shared_seconds=st.floats(0, 10),
     steps=st.lists(st.tuples(st.integers(0, 4096), st.floats(0, 100)), max_size=20),
 )
 def test_a_budget_is_within_its_bounds_and_never_larger_in_company(
-    most: int, seconds: float, steps: list[tuple[int, float]]
+    most: int, seconds: float, shared_seconds: float, steps: list[tuple[int, float]]
 ) -> None:
     pace = Pace(most, seconds)
     for tokens, took in steps:
         pace.measured(tokens, took)
     assert 1 <= min(most, 16) <= pace.tokens(alone=False) <= pace.tokens(alone=True) == most
+    shared = Pace(most, seconds, shared_seconds)
+    for tokens, took in steps:
+        shared.measured(tokens, took)
+    assert min(most, 16) <= shared.tokens(alone=False, shared=True) <= pace.tokens(alone=False)
+    assert shared.tokens(alone=False) == pace.tokens(alone=False)
 
 
 def test_a_step_beside_others_is_what_the_machine_computes_in_its_time() -> None:
@@ -89,10 +95,11 @@ def on_long_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int],
 
 
 class Steady(Pace):
-    """A machine that computes 100 tokens a second: 40 in a step beside others."""
+    """A machine that computes 100 tokens a second: 40 in a step beside others, 20 for several
+    callers."""
 
     def __init__(self) -> None:
-        super().__init__(BUDGET, 0.4)
+        super().__init__(BUDGET, 0.4, 0.2)
         super().measured(100, 1)
 
     def measured(self, tokens: int, seconds: float) -> None:
@@ -155,6 +162,32 @@ def test_who_arrives_beside_others_interrupts_nobody(
         results.step(engine)
     assert lengths == [], "beside others pieces are short"
     assert results.ends.keys() == {(1, 0), (2, 0)}
+
+
+def test_steps_are_shorter_while_several_callers_are_served_or_were_lately(
+    open_chat: OpenChat,
+) -> None:
+    engine, results = open_paced(open_chat, "bytes").engine, Results()
+    now = 0.0
+    engine._clock = lambda: now
+
+    def first_piece(call: int, caller: str) -> int:
+        """Tokens of a long prompt that the next step computes, beside a sequence that decodes."""
+        engine.add(Generation(call, [call, *LONG], GREEDY, caller=caller))
+        before = engine.counters.prompt_tokens
+        results.step(engine)
+        engine.cancel(call)
+        results.step(engine)
+        return engine.counters.prompt_tokens - before
+
+    engine.add(Generation(1, SHORT, SamplingParams(temperature=0, max_tokens=100), caller="one"))
+    results.step(engine)
+    assert first_piece(2, "one") == 39, "a token of the step is the other sequence's"
+    assert first_piece(3, "other") == 19
+    now = 9.0
+    assert first_piece(4, "one") == 19, "the other was here nine seconds ago"
+    now = 11.0
+    assert first_piece(5, "one") == 39
 
 
 def test_a_prompt_that_is_interrupted_whenever_it_can_be_still_comes_to_its_end(

@@ -483,6 +483,7 @@ def test_a_listed_model_says_what_it_can(make_node: RunNode) -> None:
             assert model.memory_bytes > 16 * 512 * 512
             assert model.supports_tools
             assert model.supports_thinking
+            assert not model.supports_images
             assert model.created == 1_700_000_000
             assert models["words"].dimensions == 64
             assert models["words"].context_length == 64

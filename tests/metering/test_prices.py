@@ -66,6 +66,15 @@ def test_another_process_sees_a_price_as_soon_as_it_is_set(table: PriceTable, pa
         assert other.current("guide") == price
 
 
+def test_a_price_that_was_read_is_followed_by_the_next(table: PriceTable, path: Path) -> None:
+    assert table.current("chat").version == 0
+    with closing(PriceTable(path)) as other:
+        for cost in (1, 2, 3):
+            price = other.set("chat", Tariff(cost, cost, cost))
+            assert table.current("chat") == table.current("chat") == price
+    assert table.current("another").version == 0
+
+
 def test_prices_that_are_none_are_refused(table: PriceTable) -> None:
     for tariff in (Tariff(-1, 0, 0), Tariff(0, 0, 10**13)):
         with pytest.raises(UsageError):

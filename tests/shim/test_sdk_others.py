@@ -138,6 +138,14 @@ def test_a_model_says_what_it_is_for(client: openai.OpenAI) -> None:
     assert shown[EMBEDDING]["dimensions"] == DIMENSIONS
     for name, able in ((CHAT, True), (EMBEDDING, False)):
         assert shown[name]["supports_tools"] is shown[name]["supports_reasoning"] is able
+        assert shown[name]["supports_images"] is False
+
+
+def test_a_model_that_reads_images_says_so(client: openai.OpenAI, node: Node) -> None:
+    node.engine.models[CHAT].supports_images = True
+    shown = client.models.retrieve(CHAT).model_extra
+    assert shown is not None
+    assert shown["supports_images"] is True
 
 
 def test_while_a_version_drains_the_new_one_is_shown(client: openai.OpenAI, node: Node) -> None:

@@ -58,6 +58,13 @@ def client(node: Node) -> Iterator[openai.OpenAI]:
         yield made
 
 
+def test_the_list_of_models_says_who_reads_images(client: openai.OpenAI) -> None:
+    shown = {
+        model.id: (model.model_extra or {})["supports_images"] for model in client.models.list()
+    }
+    assert shown == {"qwen3_vl": True, "qwen2_5_vl": True, "words": False}
+
+
 def shown(*images: str, text: str = "what is this?") -> list[Any]:
     """A conversation with words and images in turn."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": "look "}]

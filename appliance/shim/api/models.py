@@ -34,6 +34,8 @@ class ModelOut(msgspec.Struct, frozen=True):
     """It was trained to call functions."""
     supports_reasoning: bool = False
     """It can think apart from its answer."""
+    supports_images: bool = False
+    """It reads images among the text."""
 
 
 class ModelList(msgspec.Struct, frozen=True):
@@ -99,4 +101,5 @@ def _out(model: pb.Model) -> ModelOut:
         dimensions=model.dimensions,
         supports_tools=model.supports_tools,
         supports_reasoning=model.supports_thinking,
+        supports_images=model.supports_images,
     )
