@@ -46,4 +46,4 @@ class Pace:
         seconds = self._shared_seconds if shared else self._seconds
         if alone or not seconds or not self._each:
             return self._most
-        return min(self._most, max(_LEAST, int(seconds / self._each)))
+        return int(min(self._most, max(_LEAST, seconds / self._each)))
