@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from appliance.engine.pace import Pace
-from appliance.scheduler import Budget, Plan, Sequence
+from appliance.scheduler import Budget, Phase, Plan, Sequence
 
 _LEAST_FOR_NEWCOMERS = 32
 _SHORT_PIECES = 8
@@ -62,7 +62,8 @@ class Pieces:
             waiting = sum(s.uncomputed for s in sequences if not s.running)
             # Half of a step goes to whose turn it is, who may be the one that was interrupted.
             tokens = longer = min(tokens, max(_LEAST_FOR_NEWCOMERS, 2 * waiting))
-        return Budget(tokens, longer)
+        decoding = sum(s.phase is Phase.DECODE for s in sequences)
+        return Budget(tokens + decoding, longer + decoding)
 
     def _are_several(self, sequences: Collection[Sequence]) -> bool:
         """Whether more than one caller is served, or was lately."""

@@ -1,7 +1,8 @@
 """How a step's prompt tokens are divided among the prompts that have a slot.
 
 1. Each owner of a share gets its part of them, as far as its prompts need it.
-2. What is left goes to the highest priority first; in every eighth step to all by age instead.
+2. In every eighth step half of what is left goes to the eldest, whatever else is said here. Then
+   comes the highest priority.
 3. Within a priority first come the prompts of callers who run no more than an equal part beside
    one who runs more: who sends a single request does not wait behind somebody's flood. They may
    have more than a step that is kept short has for all. Then the others divide what they leave.
@@ -56,7 +57,7 @@ def divide(
         longer: what there is, at least `room`, as far as modest callers' prompts need it.
         holdings: the owners of shares.
         callers: how many sequences each caller runs, those of `needs` included.
-        by_age: priorities and turns do not count in this step.
+        by_age: the eldest gets its half in this step.
     """
     given: _Tokens = {}
     for owner, holding in holdings.items():
@@ -65,11 +66,16 @@ def divide(
         given |= _by_priority(theirs, part, part, callers)
     rest = {s: need - given.get(s, 0) for s, need in needs.items() if need > given.get(s, 0)}
     left = room - sum(given.values())
-    if by_age:
-        more = _in_rank(rest, left, lambda sequence: (sequence.arrival,))
-    else:
-        more = _by_priority(rest, left, left + longer - room, callers)
+    aged = _eldest(rest, max(1, left // 2)) if by_age and left > 0 else {}
+    rest = {s: need - aged.get(s, 0) for s, need in rest.items() if need > aged.get(s, 0)}
+    left -= sum(aged.values())
+    more = _added(aged, _by_priority(rest, left, left + longer - room, callers))
     return _added(given, more)
+
+
+def _eldest(needs: Mapping[Sequence, int], room: int) -> _Tokens:
+    eldest = min(needs, key=lambda sequence: sequence.arrival, default=None)
+    return {} if eldest is None else {eldest: min(needs[eldest], room)}
 
 
 def _by_priority(
