@@ -239,8 +239,9 @@ class EngineSettings:
     processor, 2,048 on a GPU."""
     step_milliseconds: int = 400
     """What a step takes, about, while several sequences run; 0 sets no bound but the tokens."""
-    shared_step_milliseconds: int = 100
-    """The same while several callers are served, or were within ten seconds; 0: no shorter one."""
+    shared_step_milliseconds: int = 75
+    """What prompts add to a step, about, while several callers are served, or were within ten
+    seconds; 0 sets no other bound."""
     max_waiting: int = 256
     """Queued sequences per model; more are refused."""
     max_waiting_per_caller: int = 192

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from appliance.engine.pace import Pace
-from appliance.scheduler import Plan, Sequence
+from appliance.scheduler import Budget, Phase, Plan, Sequence
 
 _LEAST_FOR_NEWCOMERS = 32
 _SHORT_PIECES = 8
@@ -50,17 +50,20 @@ class Pieces:
         self._interrupted[self._lone] = _SHORT_PIECES
         return True
 
-    def budget(self, sequences: Collection[Sequence]) -> int:
-        """Tokens of the next step, of all the sequences that there are."""
-        tokens = self.pace.tokens(
-            alone=len(sequences) == 1 and self.settled, shared=self._are_several(sequences)
-        )
+    def budget(self, sequences: Collection[Sequence]) -> Budget:
+        """The next step's, of all the sequences that there are."""
+        alone = len(sequences) == 1 and self.settled
+        tokens = longer = self.pace.tokens(alone=alone)
+        if self._are_several(sequences):
+            # Steps are short for the sake of newcomers, so what is theirs is not cut.
+            tokens = self.pace.tokens(alone=alone, shared=True)
         if self._newcomer:
             self._newcomer = False
             waiting = sum(s.uncomputed for s in sequences if not s.running)
             # Half of a step goes to whose turn it is, who may be the one that was interrupted.
-            tokens = min(tokens, max(_LEAST_FOR_NEWCOMERS, 2 * waiting))
-        return tokens
+            tokens = longer = min(tokens, max(_LEAST_FOR_NEWCOMERS, 2 * waiting))
+        decoding = sum(s.phase is Phase.DECODE for s in sequences)
+        return Budget(tokens + decoding, longer + decoding)
 
     def _are_several(self, sequences: Collection[Sequence]) -> bool:
         """Whether more than one caller is served, or was lately."""

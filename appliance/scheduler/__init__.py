@@ -4,6 +4,7 @@ Owns the queues and the ownership of cache slots. Does no I/O, knows no clock, n
 accelerator; everything here is plain integers, so that property tests can run it a million steps.
 """
 
+from appliance.scheduler.division import Budget
 from appliance.scheduler.plan import Move, Plan, PrefillChunk
 from appliance.scheduler.scheduler import Scheduler
 from appliance.scheduler.sequence import Phase, Sequence, Share
@@ -11,6 +12,7 @@ from appliance.scheduler.shares import MOST_RESERVED, Classes
 
 __all__ = [
     "MOST_RESERVED",
+    "Budget",
     "Classes",
     "Move",
     "Phase",

@@ -1,10 +1,11 @@
 """How a step's prompt tokens are divided among the prompts that have a slot.
 
 1. Each owner of a share gets its part of them, as far as its prompts need it.
-2. What is left goes to the highest priority first; in every eighth step to all by age instead.
+2. In every eighth step half of what is left goes to the eldest, whatever else is said here. Then
+   comes the highest priority.
 3. Within a priority first come the prompts of callers who run no more than an equal part beside
-   one who runs more: who sends a single request does not wait behind somebody's flood. Then the
-   others divide what they leave.
+   one who runs more: who sends a single request does not wait behind somebody's flood. They may
+   have more than a step that is kept short has for all. Then the others divide what they leave.
 4. Among equals the one whose turn it is gets half, so that it is never stopped, and the others come
    shortest first, so that a short prompt does not wait behind a long one.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from appliance.scheduler.sequence import Sequence
 from appliance.scheduler.shares import Holding
@@ -22,10 +24,28 @@ from appliance.scheduler.shares import Holding
 _Tokens = dict[Sequence, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Tokens of one step.
+
+    Attributes:
+        tokens: for all, those that decode first.
+        longer: at least as many: for modest callers' prompts it may have these.
+    """
+
+    tokens: int
+    longer: int
+
+    def within(self, most: int) -> Budget:
+        """With no more than `most`."""
+        return Budget(min(self.tokens, most), min(self.longer, most))
+
+
 def divide(
     needs: Mapping[Sequence, int],
     room: int,
     *,
+    longer: int,
     holdings: Mapping[str, Holding],
     callers: Counter[str],
     by_age: bool,
@@ -34,35 +54,47 @@ def divide(
 
     Args:
         needs: prompts with a slot -> tokens that they lack.
+        longer: what there is, at least `room`, as far as modest callers' prompts need it.
         holdings: the owners of shares.
         callers: how many sequences each caller runs, those of `needs` included.
-        by_age: priorities and turns do not count in this step.
+        by_age: the eldest gets its half in this step.
     """
     given: _Tokens = {}
     for owner, holding in holdings.items():
         theirs = {s: need for s, need in needs.items() if s.share and s.share.owner == owner}
-        given |= _by_priority(theirs, room * holding.percent // 100, callers)
+        part = room * holding.percent // 100
+        given |= _by_priority(theirs, part, part, callers)
     rest = {s: need - given.get(s, 0) for s, need in needs.items() if need > given.get(s, 0)}
     left = room - sum(given.values())
-    if by_age:
-        more = _in_rank(rest, left, lambda sequence: (sequence.arrival,))
-    else:
-        more = _by_priority(rest, left, callers)
+    aged = _eldest(rest, max(1, left // 2)) if by_age and left > 0 else {}
+    rest = {s: need - aged.get(s, 0) for s, need in rest.items() if need > aged.get(s, 0)}
+    left -= sum(aged.values())
+    more = _added(aged, _by_priority(rest, left, left + longer - room, callers))
     return _added(given, more)
 
 
-def _by_priority(needs: Mapping[Sequence, int], room: int, callers: Counter[str]) -> _Tokens:
+def _eldest(needs: Mapping[Sequence, int], room: int) -> _Tokens:
+    eldest = min(needs, key=lambda sequence: sequence.arrival, default=None)
+    return {} if eldest is None else {eldest: min(needs[eldest], room)}
+
+
+def _by_priority(
+    needs: Mapping[Sequence, int], room: int, longer: int, callers: Counter[str]
+) -> _Tokens:
     shares: _Tokens = {}
     for priority in sorted({sequence.priority for sequence in needs}, reverse=True):
         equals = {s: need for s, need in needs.items() if s.priority == priority}
-        shares |= _among_equals(equals, room - sum(shares.values()), callers)
+        given = sum(shares.values())
+        shares |= _among_equals(equals, max(0, room - given), longer - given, callers)
     return shares
 
 
-def _among_equals(needs: Mapping[Sequence, int], room: int, callers: Counter[str]) -> _Tokens:
-    first = _in_rank(_modest(needs, callers), room, _turn)
+def _among_equals(
+    needs: Mapping[Sequence, int], room: int, longer: int, callers: Counter[str]
+) -> _Tokens:
+    first = _in_rank(_modest(needs, callers), longer, _turn)
     later = {s: need - first.get(s, 0) for s, need in needs.items() if need > first.get(s, 0)}
-    return _added(first, _in_rank(later, room - sum(first.values()), _turn))
+    return _added(first, _in_rank(later, max(0, room - sum(first.values())), _turn))
 
 
 def _turn(sequence: Sequence) -> tuple[int, ...]:

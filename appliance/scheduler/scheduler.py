@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 
 from appliance.errors import CapacityError
-from appliance.scheduler.division import divide
+from appliance.scheduler.division import Budget, divide
 from appliance.scheduler.fair_queue import AGED_TURN, FairQueue
 from appliance.scheduler.followers import Followers, may_follow
 from appliance.scheduler.plan import Plan, PrefillChunk
@@ -58,7 +58,8 @@ class Scheduler:
         assert token_budget > 0
         assert max_waiting >= 0
         self.capacity = capacity
-        self._token_budget = self._step_budget = token_budget
+        self._token_budget = token_budget
+        self._budget = Budget(token_budget, token_budget)
         self._max_waiting = max_waiting
         self._max_of_caller = (
             max_waiting if max_waiting_per_caller is None else max_waiting_per_caller
@@ -142,14 +143,15 @@ class Scheduler:
                 del self._private[sequence.namespace]
                 self._slots.forget(sequence.namespace)
 
-    def schedule(self, token_budget: int | None = None) -> Plan:
+    def schedule(self, budget: Budget | None = None) -> Plan:
         """The next step; empty if there is nothing to compute. Commit it before the next one.
 
-        `token_budget` is this step's, if it is to be less than usual.
+        `budget` is this step's, if it is to be less than usual.
         """
         assert not self._planned
         self._planned = True
-        self._step_budget = min(token_budget or self._token_budget, self._token_budget)
+        most = self._token_budget
+        self._budget = Budget(most, most) if budget is None else budget.within(most)
         for sequence in reversed(self._followers.ready()):
             self._waiting.push_back(sequence)
         admitted: list[Sequence] = []
@@ -318,9 +320,11 @@ class Scheduler:
     def _divided(self, needs: Mapping[Sequence, int]) -> dict[Sequence, int]:
         """This step's prompt tokens for those who have a slot or would get one."""
         callers = Counter(sequence.caller for sequence in {*self._running, *needs})
+        decoding = len(self._slots.decoding)
         return divide(
             needs,
-            max(1, self._step_budget - len(self._slots.decoding)),
+            max(1, self._budget.tokens - decoding),
+            longer=max(1, self._budget.longer - decoding),
             holdings=self._shares.holdings,
             callers=callers,
             by_age=self._steps % AGED_TURN == AGED_TURN - 1,

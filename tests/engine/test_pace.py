@@ -182,12 +182,12 @@ def test_steps_are_shorter_while_several_callers_are_served_or_were_lately(
 
     engine.add(Generation(1, SHORT, SamplingParams(temperature=0, max_tokens=100), caller="one"))
     results.step(engine)
-    assert first_piece(2, "one") == 39, "a token of the step is the other sequence's"
-    assert first_piece(3, "other") == 19
+    assert first_piece(2, "one") == 40
+    assert first_piece(3, "other") == 20
     now = 9.0
-    assert first_piece(4, "one") == 19, "the other was here nine seconds ago"
+    assert first_piece(4, "one") == 20, "the other was here nine seconds ago"
     now = 11.0
-    assert first_piece(5, "one") == 39
+    assert first_piece(5, "one") == 40
 
 
 def test_a_prompt_that_is_interrupted_whenever_it_can_be_still_comes_to_its_end(

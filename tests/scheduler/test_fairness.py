@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from appliance.errors import CapacityError
-from appliance.scheduler import Phase, Plan, Scheduler, Sequence
+from appliance.scheduler import Budget, Phase, Plan, Scheduler, Sequence
 from appliance.scheduler.preemption import MOST_PREEMPTIONS
 
 PROMPT, ANSWER = 8, 8
@@ -235,6 +235,25 @@ def test_a_higher_priority_does_not_wait_for_a_lower_one_to_compute_its_prefix()
     assert high.cached == 8
     load.until(lambda: high.generated > 0)
     assert low.generated == 0
+
+
+def test_a_short_step_is_longer_for_a_modest_callers_prompt_and_for_no_other() -> None:
+    load = Load(make(slots=8))
+    load.send("flood", 4)
+    load.step()
+    single, long = Sequence(range(40), caller="single"), Sequence(range(100), caller="flood")
+    load.scheduler.add([long])
+    load.scheduler.add([single])
+    short = Budget(tokens=10, longer=50)
+    plan = load.scheduler.schedule(short)
+    assert len(plan.decodes) == 4
+    assert {c.sequence: c.count for c in plan.prefills} == {single: 40}
+    load.scheduler.commit(plan)
+    for sequence in plan.sampled:
+        load.scheduler.append(sequence, 7)
+    plan = load.scheduler.schedule(short)
+    assert len(plan.decodes) == 5
+    assert {c.sequence: c.count for c in plan.prefills} == {long: 5}
 
 
 def test_the_aged_turn_of_a_lower_priority_holds_nobody_up() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable
 from collections.abc import Sequence as Listing
 from typing import Any
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from appliance.errors import CapacityError
-from appliance.scheduler import Phase, Plan, Scheduler, Sequence
+from appliance.scheduler import Budget, Phase, Plan, Scheduler, Sequence
 from appliance.scheduler.preemption import MOST_PREEMPTIONS
 
 SLOTS, CAPACITY, BUDGET, MAX_WAITING, MAX_OF_CALLER, BLOCK = 4, 24, 8, 5, 3, 2
@@ -22,6 +22,11 @@ TOKENS = st.sampled_from([-1, -2, 7])
 NAMESPACES = st.sampled_from(["", "a", "b"])
 CALLERS, PRIORITIES = st.sampled_from(["x", "y", "z"]), st.integers(0, 1)
 Cell = tuple[Hashable, tuple[int, ...]]
+BUDGETS = st.builds(
+    lambda tokens, more: Budget(tokens, tokens + more),
+    st.integers(1, BUDGET),
+    st.integers(0, BUDGET),
+)
 
 
 class SimulatedCache:
@@ -155,7 +160,7 @@ class Churn(RuleBasedStateMachine):
         tokens=st.lists(TOKENS, min_size=SLOTS, max_size=SLOTS),
         drafts=st.lists(st.lists(TOKENS, max_size=3), min_size=SLOTS, max_size=SLOTS),
         right=st.lists(st.integers(0, 3), min_size=SLOTS, max_size=SLOTS),
-        budget=st.none() | st.integers(1, BUDGET),
+        budget=st.none() | BUDGETS,
         given_up=st.booleans(),
     )
     def step(
@@ -164,7 +169,7 @@ class Churn(RuleBasedStateMachine):
         tokens: list[int],
         drafts: Listing[list[int]] = (),
         right: Listing[int] = (),
-        budget: int | None = None,
+        budget: Budget | None = None,
         given_up: bool = False,
     ) -> None:
         """One step; of each draft the first tokens are right, as many as `right` says.
@@ -177,7 +182,12 @@ class Churn(RuleBasedStateMachine):
             assert 1 <= sequence.preemptions <= MOST_PREEMPTIONS
             assert sequence.phase is not Phase.DECODE
         assert {sequence: sequence.tokens for sequence in self.alive} == before
-        assert plan.token_count <= max(budget or BUDGET, len(plan.decodes) + 1)
+        budget = (budget or Budget(BUDGET, BUDGET)).within(BUDGET)
+        assert plan.token_count <= max(budget.longer, len(plan.decodes) + 1)
+        if plan.token_count > max(budget.tokens, len(plan.decodes) + 1):
+            running = Counter(sequence.caller for sequence in self.alive if sequence.running)
+            most = max(running.values())
+            assert any(running[chunk.sequence.caller] < most for chunk in plan.prefills)
         assert bool(plan.token_count) == self.scheduler.has_work
         for sequence in plan.admitted:
             assert sequence.cached == 0 or sequence.cached >= BLOCK
