@@ -65,7 +65,7 @@ class ProjectStore:
 
     def list(self) -> tuple[Project, ...]:
         """Every project there ever was, oldest first."""
-        return tuple(map(_project, self._db.rows(f"{_SELECT} ORDER BY created, projects.rowid")))
+        return tuple(map(_project, self._db.rows(f"{_SELECT} ORDER BY projects.rowid")))
 
     def get(self, name: str) -> Project:
         """The project with the id or name `name`. Raises NotFoundError."""

@@ -102,7 +102,7 @@ class KeyStore:
 
     def list(self) -> tuple[KeyInfo, ...]:
         """Every key there ever was, oldest first."""
-        return self._keys("ORDER BY keys.created, keys.rowid")
+        return self._keys("ORDER BY keys.rowid")
 
     def get(self, key_id: str) -> KeyInfo:
         """The key `key_id`. Raises NotFoundError."""
