@@ -33,7 +33,7 @@ PHASES = ("queued", "prefill", "first token", "middle", "done")
 
 
 def build_models(root: Path) -> None:
-    EngineNode(root).add(write_qwen3(root / "checkpoint", context=4096), name="chat")
+    EngineNode(root).add(write_qwen3(root / "checkpoint", context=32_768), name="chat")
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def reached(phase: str, before: pb.ModelStats, now: pb.ModelStats) -> bool:
 
 @contextmanager
 def full(node: Node, engine: pb_grpc.EngineStub, number: int) -> Iterator[None]:
-    """All slots are taken."""
+    """All slots are taken, for longer than anything here lasts."""
     with ExitStack() as stack:
         for index in range(SLOTS):
-            caller = Caller(node, ask(number + index, stream=True, words=2) | {"max_tokens": 3000})
+            caller = Caller(node, ask(number + index, stream=True, words=2) | {"max_tokens": 30_000})
             stack.callback(caller.hang_up)
         eventually(lambda: stats(engine).sequences_running == SLOTS, 30)
         yield
