@@ -106,7 +106,9 @@ def full(node: Node, engine: pb_grpc.EngineStub, number: int) -> Iterator[None]:
     """All slots are taken, for longer than anything here lasts."""
     with ExitStack() as stack:
         for index in range(SLOTS):
-            caller = Caller(node, ask(number + index, stream=True, words=2) | {"max_tokens": 30_000})
+            caller = Caller(
+                node, ask(number + index, stream=True, words=2) | {"max_tokens": 30_000}
+            )
             stack.callback(caller.hang_up)
         eventually(lambda: stats(engine).sequences_running == SLOTS, 30)
         yield
