@@ -1,7 +1,8 @@
 """Time to first token of a key that sends single requests: alone, and beside a flood.
 
     scripts/bench-fairness [--flood N] [--singles N] [--rounds N] [--words N]
-                           [--hidden N] [--layers N] [--no-batch] [--step-milliseconds N]
+                           [--hidden N] [--layers N] [--no-batch]
+                           [--shared-step-milliseconds N]
 
 A node of its own, with a random model: the engine, the endpoint and this client are three
 processes. The flood is N requests of another key at once, renewed as they end; then, as a third
@@ -276,10 +277,10 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=300)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--step-milliseconds", type=int)
+    parser.add_argument("--shared-step-milliseconds", type=int)
     parser.add_argument("--no-batch", dest="batch", action="store_false")
     args = parser.parse_args()
-    step = args.step_milliseconds
+    step = args.shared_step_milliseconds
     engine = "" if step is None else f"shared_step_milliseconds = {step}"
     with (
         tempfile.TemporaryDirectory(prefix="fair") as directory,

@@ -60,5 +60,5 @@ class Pace:
             bounds.append(max(self._seconds - self._decoding, self._seconds / 2))
         if shared and self._shared_seconds:
             bounds.append(self._shared_seconds)
-        least = max(_LEAST, min(bounds, default=math.inf) / self._each)
-        return int(min(self._most, least))
+        tokens = min(bounds, default=math.inf) / self._each
+        return int(min(self._most, max(_LEAST, tokens)))

@@ -53,10 +53,9 @@ class Pieces:
     def budget(self, sequences: Collection[Sequence]) -> Budget:
         """The next step's, of all the sequences that there are."""
         alone = len(sequences) == 1 and self.settled
-        tokens = longer = self.pace.tokens(alone=alone)
-        if self._are_several(sequences):
-            # Steps are short for the sake of newcomers, so what is theirs is not cut.
-            tokens = self.pace.tokens(alone=alone, shared=True)
+        # Steps are short for the sake of newcomers, so what is theirs is not cut.
+        longer = self.pace.tokens(alone=alone)
+        tokens = self.pace.tokens(alone=alone, shared=self._are_several(sequences))
         if self._newcomer:
             self._newcomer = False
             waiting = sum(s.uncomputed for s in sequences if not s.running)

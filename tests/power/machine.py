@@ -42,7 +42,7 @@ _SMALL_XFS = {"TEST_DIR": "-", "TEST_DEV": "-", "QA_CHECK_FS": "-"}
 """How the tests of XFS itself tell mkfs.xfs that they mean a disk of less than 300 MB."""
 
 
-def require(system: FileSystem = EXT4) -> None:
+def require(system: FileSystem) -> None:
     """Skip where no disk can be made."""
     tools = all(shutil.which(name) for name in (f"mkfs.{system.name}", "losetup", "mount"))
     if os.geteuid() or not tools or not Path("/dev/fuse").exists():
