@@ -121,6 +121,20 @@ class DraftSpec(_Strict, frozen=True):
     """Its table of tokens may have another length than the model's; what both have is the same."""
 
 
+class HeadSpec(_Strict, frozen=True):
+    """A layer of the model's own that predicts further tokens from the states behind its last one.
+
+    Whatever it predicts is verified. The graph of native operators then gives out these states.
+    """
+
+    graph: str
+    """Path of its graph of native operators, over the model's own weights."""
+    hidden: int
+    """Numbers of a state."""
+    decoder: DecoderSpec
+    """Of the cache of its one layer; the rest is as the model's."""
+
+
 class VisionSpec(_Strict, frozen=True):
     """How images become features that the decoder reads; lengths in pixels, others counts."""
 
@@ -342,6 +356,8 @@ class Manifest(_Strict, frozen=True):
     """Left out if the model reads text only."""
     draft: DraftSpec | msgspec.UnsetType = msgspec.UNSET
     """Left out if no small model guesses for it."""
+    head: HeadSpec | msgspec.UnsetType = msgspec.UNSET
+    """Left out if it has none, or none that this processor's operators compute."""
     reranker: RerankSpec | msgspec.UnsetType = msgspec.UNSET
     parity: Parity | msgspec.UnsetType = msgspec.UNSET
     """Left out by releases that did not compare."""
@@ -364,8 +380,13 @@ class Manifest(_Strict, frozen=True):
             return None
         unset = msgspec.UNSET
         return msgspec.structs.replace(
-            self, graphs=draft.graphs, decoder=draft.decoder, draft=unset, parity=unset
+            self, graphs=draft.graphs, decoder=draft.decoder, draft=unset, head=unset, parity=unset
         )
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a head of its own predicts further tokens."""
+        return isinstance(self.head, HeadSpec)
 
     @property
     def spec(self) -> Spec:
@@ -456,6 +477,8 @@ def _check(manifest: Manifest) -> None:
         named.append(manifest.vision.graph)
     if isinstance(manifest.draft, DraftSpec):
         named += [path for g in manifest.draft.graphs for path in (g.path, *g.others)]
+    if isinstance(manifest.head, HeadSpec):
+        named.append(manifest.head.graph)
     for path in named:
         if path not in paths:
             raise _bad(f"it names {path!r}, which is not among its files")
@@ -481,8 +504,21 @@ def _check(manifest: Manifest) -> None:
     _check_numbers(manifest)
     if isinstance(manifest.draft, DraftSpec):
         _check_draft(manifest, manifest.draft, paths)
+    if isinstance(manifest.head, HeadSpec):
+        _check_head(manifest, manifest.head)
     if isinstance(manifest.parity, Parity):
         _check_parity(manifest.parity)
+
+
+def _check_head(manifest: Manifest, head: HeadSpec) -> None:
+    """It reads states of the graph of native operators, and guesses alone."""
+    decoder = manifest.decoder
+    if decoder is None or manifest.variant("native") is None or head.graph == manifest.graph.path:
+        raise _bad("a head belongs to a chat model with a graph of native operators")
+    if isinstance(manifest.draft, DraftSpec):
+        raise _bad("it has both a draft model and a head")
+    if head.decoder != msgspec.structs.replace(decoder, layers=1):
+        raise _bad("its head has another cache than one layer of the model's")
 
 
 def _check_draft(manifest: Manifest, draft: DraftSpec, paths: list[str]) -> None:
@@ -557,6 +593,8 @@ def _check_numbers(manifest: Manifest) -> None:
         positive |= _decoder_numbers("decoder", manifest.decoder)
     if isinstance(manifest.draft, DraftSpec):
         positive |= _decoder_numbers("draft.decoder", manifest.draft.decoder)
+    if isinstance(manifest.head, HeadSpec):
+        positive["head.hidden"] = manifest.head.hidden
     if isinstance(manifest.vision, VisionSpec):
         positive |= _vision_numbers(manifest)
     if manifest.encoder is not None:

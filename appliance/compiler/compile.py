@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Graph, Manifest, Spec, VisionSpec
+from appliance.bundle.manifest import Graph, HeadSpec, Manifest, Spec, VisionSpec
 from appliance.compiler import golden
 from appliance.compiler.artifact import (
     DRAFT_PREFIX,
     GRAPH_NAME,
     NATIVE_ADAPTED_NAME,
+    NATIVE_HEAD_NAME,
     NATIVE_NAME,
     VISION_NAME,
     VISION_WEIGHTS_NAME,
@@ -95,18 +96,26 @@ def _compile_native(
     weights: Mapping[str, int],
     artifact_dir: Path,
 ) -> None:
-    """Write native.onnx, the graph for adapters if there is one, and weights.bin."""
+    """Write native.onnx, the graphs for adapters and of the head if there are, and weights.bin."""
     folder = bundle_dir / native.weights_folder
     paths = (native.path, *native.others)
-    graphs = [verified_graph(bundle_dir, manifest, path, weights) for path in paths]
-    names = [NATIVE_NAME, NATIVE_ADAPTED_NAME][: len(graphs)]
+    made: dict[str, tuple[str, Spec]] = {
+        name: (path, manifest.spec)
+        for name, path in zip((NATIVE_NAME, NATIVE_ADAPTED_NAME), paths, strict=False)
+    }
+    if isinstance(manifest.head, HeadSpec):
+        made[NATIVE_HEAD_NAME] = manifest.head.graph, manifest.head.decoder
+    graphs = {
+        name: verified_graph(bundle_dir, manifest, path, weights)
+        for name, (path, _) in made.items()
+    }
     with (artifact_dir / WEIGHTS_NAME).open("wb") as file:
         written = NativeWeights(folder, file, WEIGHTS_NAME)
-        laid_out = [written.lay_out(graph) for graph in graphs]
-    for name, before, after in zip(names, graphs, laid_out, strict=True):
-        (artifact_dir / name).write_bytes(after)
-        expected = run_probe(_session(before, _over(folder)), manifest.spec)
-        _compare(expected, run_probe(load(artifact_dir / name), manifest.spec))
+        laid_out = {name: written.lay_out(graph) for name, graph in graphs.items()}
+    for name, (_, spec) in made.items():
+        (artifact_dir / name).write_bytes(laid_out[name])
+        expected = run_probe(_session(graphs[name], _over(folder)), spec)
+        _compare(expected, run_probe(load(artifact_dir / name), spec))
 
 
 def _compile_tower(

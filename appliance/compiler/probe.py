@@ -105,6 +105,8 @@ def advance(
     feed = _decoder_feed(start, ids, rows) | dict(images) | cache
     if "spans" in inputs:  # tokens of several sequences in a row, not a table of them
         feed |= {"input_ids": np.array(ids, np.int64)}
+    if "states" in inputs:
+        feed["states"] = _states(start, len(ids), shapes["states"][1])
     feed |= _adapter_feed(session, len(ids))
     made = _run(session, {name: value for name, value in feed.items() if name in inputs})
     _extend(cache, made, start, len(ids))
@@ -152,6 +154,12 @@ def _adapter_feed(session: ort.InferenceSession, tokens: int) -> dict[str, Array
         for entry in session.get_inputs()
         if entry.name.startswith("adapter_")
     }
+
+
+def _states(start: int, count: int, width: int) -> Array:
+    """What a head takes beside the tokens: some state of each, [count, width]."""
+    numbers = np.arange(start * width, (start + count) * width, dtype=np.float32)
+    return np.sin(numbers).reshape(count, width)
 
 
 def _no_images(start: int, count: int, shapes: Mapping[str, Sequence[Any]]) -> dict[str, Array]:

@@ -26,6 +26,7 @@ from appliance.compiler.artifact import (
     DRAFT_PREFIX,
     GRAPH_NAME,
     NATIVE_ADAPTED_NAME,
+    NATIVE_HEAD_NAME,
     NATIVE_NAME,
     PREFILL_NAME,
     VISION_NAME,
@@ -52,7 +53,7 @@ _ENGINE_FILES = {".onnx", ".engine", ".profile", ".timing"}
 _FILES = frozenset(
     {
         *(GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME),
-        *(NATIVE_NAME, NATIVE_ADAPTED_NAME),
+        *(NATIVE_NAME, NATIVE_ADAPTED_NAME, NATIVE_HEAD_NAME),
         *(VISION_NAME, VISION_WEIGHTS_NAME),
         *(DRAFT_PREFIX + name for name in (GRAPH_NAME, PREFILL_NAME, NATIVE_NAME, WEIGHTS_NAME)),
     }
@@ -161,6 +162,8 @@ class ArtifactWork:
         refuse_if_taken(gpu, fit)
         if self.bundle.manifest.of_draft is not None:
             self.tell(f"the draft model of {self.bundle.name} is for processors: not used on a GPU")
+        if self.bundle.manifest.has_head:
+            self.tell(f"the head of {self.bundle.name} is for processors: not used on a GPU")
         with self._golden(runtime) as logits:
             make_for_child(incoming, self.user)
             arguments = ["--provider", provider, str(self.bundle.directory), str(incoming)]

@@ -116,6 +116,8 @@ def build_bundle(
             f"no file says what this {plan.checkpoint.family} checkpoint is for: it becomes a "
             f"{plan.family.kind} model; if that is wrong, say --kind"
         )
+    if plan.headless:
+        progress.note(f"its head that predicts further tokens is left out: {plan.headless}")
     with unfinished(out) as work:
         manifest = _build(plan, identity, work, progress)
         if signer is not None:
@@ -262,5 +264,6 @@ def _manifest(
         parity=plan.gate.result if plan.gate is not None else msgspec.UNSET,
         vision=plan.vision or msgspec.UNSET,
         draft=_draft(plan, origins) or msgspec.UNSET,
+        head=plan.head_spec or msgspec.UNSET,
         reranker=spec if isinstance(spec, RerankSpec) else msgspec.UNSET,
     )

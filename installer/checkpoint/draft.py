@@ -57,7 +57,8 @@ def with_draft(plan: Plan, directory: Path, license_file: Path | None) -> Plan:
         vision=None,
         drafts=True,
     )
-    return replace(plan, draft=draft)
+    draft = draft.without_head("a draft model does not speculate itself")
+    return replace(plan.without_head("a draft model guesses in its place"), draft=draft)
 
 
 def draft_spec(plan: Plan, origin: str) -> DraftSpec:

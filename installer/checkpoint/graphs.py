@@ -26,6 +26,7 @@ from installer.checkpoint.bundle_layout import (
     GRAPH,
     NATIVE_ADAPTED_GRAPH,
     NATIVE_GRAPH,
+    NATIVE_HEAD_GRAPH,
     OBSERVED,
     PREFILL_GRAPH,
     SHALLOW,
@@ -37,6 +38,7 @@ from installer.checkpoint.graph import adapted
 from installer.checkpoint.graph.attention import (
     BytePrompt,
     ByteSlots,
+    CacheScales,
     FloatSlots,
     HalfSlots,
     Observed,
@@ -45,7 +47,12 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.compact import CompactBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.half import HalfBuilder
-from installer.checkpoint.graph.native import AdaptedNativeBuilder, NativeBuilder, NativeSlots
+from installer.checkpoint.graph.native import (
+    AdaptedNativeBuilder,
+    NativeBuilder,
+    NativeHead,
+    NativeSlots,
+)
 from installer.checkpoint.graph.standard import StandardBuilder
 from installer.checkpoint.graph.static_cache import StaticCache
 from installer.checkpoint.journal import Journal
@@ -74,6 +81,8 @@ def count_weights(plan: Plan) -> int:
     """Bytes of the weights to come. Raises CheckpointError for what is missing or misshapen."""
     checkpoint = Checkpoint(plan.checkpoint.directory)
     shape = plan.family.read(checkpoint)
+    if plan.headless:
+        shape = plan.shape
     forms: list[tuple[Form | None, type[GraphBuilder]]] = [(_first_form(plan), GraphBuilder)]
     forms += [(HalfSlots, HalfBuilder)] if plan.on_gpus else []
     forms += [(HalfSlots, CompactBuilder)] if plan.compact else []
@@ -187,9 +196,21 @@ class _GraphWriter:
         plan = self._plan
         builder = words(plan.checkpoint.tensors, self._files, SCHEMES[plan.precision])
         plan.family.build(builder, shape or plan.shape, *(() if form is None else (form,)))
+        self._save(builder, path)
+
+    def write_head(self, path: Path, scales: CacheScales) -> None:
+        """Write the graph of the head, whose cache has the last of `scales`."""
+        plan = self._plan
+        assert plan.family.head is not None
+        builder = NativeBuilder(plan.checkpoint.tensors, self._files, SCHEMES[plan.precision])
+        own = CacheScales(scales.layers[-1:])
+        plan.family.head(builder, plan.head, partial(NativeHead, scales=own))
+        self._save(builder, path)
+
+    def _save(self, builder: GraphBuilder, path: Path) -> None:
         self._files.flush()
         path.parent.mkdir(exist_ok=True)
-        builder.save(path, name=plan.checkpoint.family)
+        builder.save(path, name=self._plan.checkpoint.family)
 
 
 def _write_joined(
@@ -200,9 +221,10 @@ def _write_joined(
     Returns the form of the first.
     """
     prompts = _calibration_prompts(plan)
+    layers = plan.shape.layers + (plan.head is not None)
     with progress.count("calibrating the cache", sum(map(len, prompts)), "tokens") as advance:
         scales = calibration.calibrate(
-            observed, directory / WEIGHTS, prompts, plan.shape.layers, advance
+            observed, directory / WEIGHTS, prompts, layers, advance
         )
     slots, prefill = partial(ByteSlots, scales=scales), partial(BytePrompt, scales=scales)
     writer.write(directory / GRAPH, slots)
@@ -215,6 +237,8 @@ def _write_joined(
         writer.write(directory / NATIVE_GRAPH, native, NativeBuilder)
         if plan.adapters:
             writer.write(directory / NATIVE_ADAPTED_GRAPH, native, AdaptedNativeBuilder)
+        if plan.head is not None:
+            writer.write_head(directory / NATIVE_HEAD_GRAPH, scales)
     return slots
 
 
@@ -285,6 +309,9 @@ def try_graphs(plan: Plan, directory: Path, progress: Progress) -> None:
         progress.step(f"trying the graph for {graph.variant}{' that drafts' * plan.drafts}")
         for path in (graph.path, *graph.others):
             probe(directory / path, directory / graph.weights_folder, plan.spec)
+    if plan.head_spec is not None and library.supported():
+        progress.step("trying the head that predicts further tokens")
+        probe(directory / NATIVE_HEAD_GRAPH, directory / WEIGHTS, plan.head_spec.decoder)
     if plan.vision is not None:
         progress.step("trying the vision tower")
         probe_tower(directory / VISION_GRAPH, plan.vision)

@@ -151,8 +151,9 @@ def _ask(subject: Subject, shallow: Shallow, scratch: Path) -> Reference:
     if shutil.disk_usage(scratch).free < ALLOWANCE + layout.size:
         raise NotAskedError("the disk has too little room for the first layers in 32-bit floats")
     directory = scratch / "reference"
-    lay_out(checkpoint, shallow.config, layout, directory)
-    asked = trial.asked(directory) | {"architecture": checkpoint.architecture}
+    told = checkpoint.with_config({**shallow.config, **subject.family.stand_in})
+    lay_out(checkpoint, told.config, layout, directory)
+    asked = trial.asked(directory) | {"architecture": told.architecture}
     rows, versions = run_reference(
         asked, directory, layout.size, mxfp4=layout.unpacked_by == "reference"
     )

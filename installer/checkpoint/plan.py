@@ -6,20 +6,20 @@ the bundle will have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from appliance.bundle.manifest import DecoderSpec, Generation, Spec, VisionSpec
+from appliance.bundle.manifest import DecoderSpec, Generation, HeadSpec, Spec, VisionSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.bundle_layout import VISION_GRAPH
+from installer.checkpoint.bundle_layout import NATIVE_HEAD_GRAPH, VISION_GRAPH
 from installer.checkpoint.generation import read_generation
 from installer.checkpoint.graph import adapted
 from installer.checkpoint.graph.compact import has_compact_graph
 from installer.checkpoint.graph.families import Family, family_of, is_ambiguous
-from installer.checkpoint.graph.native import has_native_graph
+from installer.checkpoint.graph.native import has_native_graph, has_native_head
 from installer.checkpoint.graph.purpose import Kind, purpose_of
 from installer.checkpoint.graph.standard import has_standard_graph
 from installer.checkpoint.image_processor import read_vision
@@ -54,6 +54,8 @@ class Plan:
     """Of a small model that guesses for it."""
     drafts: bool = False
     """Whether this is the small one, which lies in a folder of its own."""
+    headless: str = ""
+    """Why the bundle has no head, if the checkpoint has one that could be built."""
 
     @property
     def spec(self) -> Spec:
@@ -81,6 +83,27 @@ class Plan:
             and self.family.standard
             and has_native_graph(self._scheme, self.shape)
         )
+
+    @property
+    def head(self) -> Any:  # noqa: ANN401  # the family's own
+        """The shape of the head that predicts further tokens; None if the bundle has none."""
+        if self.family.head_of is None or not self.shape.predicts:
+            return None
+        return self.family.head_of(self.shape)
+
+    @property
+    def head_spec(self) -> HeadSpec | None:
+        """What the manifest says of it."""
+        if self.head is None:
+            return None
+        decoder = msgspec.structs.replace(self.head.spec(), cache="int8")
+        return HeadSpec(graph=NATIVE_HEAD_GRAPH, hidden=self.shape.hidden, decoder=decoder)
+
+    def without_head(self, reason: str) -> Plan:
+        """The same, if it has a head, without it."""
+        if self.head is None:
+            return self
+        return replace(self, shape=replace(self.shape, predicts=False), headless=reason)
 
     @property
     def compact(self) -> bool:
@@ -126,7 +149,7 @@ def make_plan(
         assert chat is not None
         vision = read_vision(checkpoint, shape, tokenizer, VISION_GRAPH)
         chat.check_images(tokenizer.text_of(vision.image_token))
-    return Plan(
+    plan = Plan(
         checkpoint=checkpoint,
         family=family,
         precision=family.choose(precision),
@@ -145,3 +168,12 @@ def make_plan(
         gate=ParityGate(parity) if parity is not None else None,
         supposed=kind is None and is_ambiguous(checkpoint) and purpose_of(checkpoint) is None,
     )
+    if plan.native and has_native_head(shape):
+        return plan
+    return plan.without_head(f"native operators alone compute it, and {_why_not_native(plan)}")
+
+
+def _why_not_native(plan: Plan) -> str:
+    if not plan.joined:
+        return f"a bundle in {plan.precision} has no graph of them"
+    return "this model's widths are beyond them"

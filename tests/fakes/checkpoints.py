@@ -149,6 +149,32 @@ def write_qwen2(
     return _write_decoder(directory, config, seed, dtype, None)
 
 
+def write_mimo(
+    directory: Path,
+    *,
+    seed: int = 0,
+    vocab: int = 512,
+    hidden: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int = 16,
+    intermediate: int = 128,
+    context: int = 512,
+    tied: bool = False,
+    dtype: DType = "float32",
+    predicts: int = 1,
+) -> Path:
+    """Write a MiMo checkpoint, without `auto_map`: Qwen2's layers and `predicts` heads."""
+    config = _decoder_config(
+        "mimo", vocab, hidden, layers, heads, kv_heads, head_dim, intermediate, context, tied
+    )
+    config |= {"attention_bias": True, "use_sliding_window": False, "sliding_window": None}
+    config |= {"use_mrope": False, "max_window_layers": layers, "rope_theta": 640_000}
+    config |= {"num_nextn_predict_layers": predicts}
+    return _write_decoder(directory, config, seed, dtype, None)
+
+
 def write_llama(
     directory: Path,
     *,
@@ -233,7 +259,8 @@ def _decoder_config(
     context: int,
     tied: bool,
 ) -> dict[str, Any]:
-    architecture = {"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama"}[family]
+    architectures = {"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama", "mimo": "MiMo"}
+    architecture = architectures[family]
     config: dict[str, Any] = {
         "architectures": [f"{architecture}ForCausalLM"],
         "model_type": family,
@@ -372,28 +399,38 @@ def _write_sentence_modules(
 
 def _decoder_weights(config: Mapping[str, Any], seed: int) -> Weights:
     draw = _Draw(seed)
+    hidden = config["hidden_size"]
+    yield "model.embed_tokens.weight", draw.normal(config["vocab_size"], hidden, scale=0.2)
+    for layer in range(config["num_hidden_layers"]):
+        yield from _layer_weights(draw, config, f"model.layers.{layer}")
+    yield "model.norm.weight", draw.gain(hidden)
+    if not config["tie_word_embeddings"]:
+        yield "lm_head.weight", draw.linear(config["vocab_size"], hidden)
+    for head in range(config.get("num_nextn_predict_layers", 0)):
+        at = f"model.mtp_layers.{head}"
+        for name in ("token", "hidden", "final"):
+            yield f"{at}.{name}_layernorm.weight", draw.gain(hidden)
+        yield f"{at}.input_proj.weight", draw.linear(hidden, 2 * hidden)
+        yield from _layer_weights(draw, config, at)
+
+
+def _layer_weights(draw: _Draw, config: Mapping[str, Any], at: str) -> Weights:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or hidden // heads
     family = config["model_type"]
-    yield "model.embed_tokens.weight", draw.normal(config["vocab_size"], hidden, scale=0.2)
-    for layer in range(config["num_hidden_layers"]):
-        at = f"model.layers.{layer}"
-        yield f"{at}.input_layernorm.weight", draw.gain(hidden)
-        for name, width in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
-            yield f"{at}.self_attn.{name}_proj.weight", draw.linear(width * head_dim, hidden)
-            if family == "qwen2":
-                yield f"{at}.self_attn.{name}_proj.bias", draw.normal(width * head_dim, scale=0.2)
-            if family == "qwen3" and name != "v":
-                yield f"{at}.self_attn.{name}_norm.weight", draw.gain(head_dim)
-        yield f"{at}.self_attn.o_proj.weight", draw.linear(hidden, heads * head_dim)
-        yield f"{at}.post_attention_layernorm.weight", draw.gain(hidden)
-        yield f"{at}.mlp.gate_proj.weight", draw.linear(inner, hidden)
-        yield f"{at}.mlp.up_proj.weight", draw.linear(inner, hidden)
-        yield f"{at}.mlp.down_proj.weight", draw.linear(hidden, inner)
-    yield "model.norm.weight", draw.gain(hidden)
-    if not config["tie_word_embeddings"]:
-        yield "lm_head.weight", draw.linear(config["vocab_size"], hidden)
+    yield f"{at}.input_layernorm.weight", draw.gain(hidden)
+    for name, width in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+        yield f"{at}.self_attn.{name}_proj.weight", draw.linear(width * head_dim, hidden)
+        if family in ("qwen2", "mimo"):
+            yield f"{at}.self_attn.{name}_proj.bias", draw.normal(width * head_dim, scale=0.2)
+        if family == "qwen3" and name != "v":
+            yield f"{at}.self_attn.{name}_norm.weight", draw.gain(head_dim)
+    yield f"{at}.self_attn.o_proj.weight", draw.linear(hidden, heads * head_dim)
+    yield f"{at}.post_attention_layernorm.weight", draw.gain(hidden)
+    yield f"{at}.mlp.gate_proj.weight", draw.linear(inner, hidden)
+    yield f"{at}.mlp.up_proj.weight", draw.linear(inner, hidden)
+    yield f"{at}.mlp.down_proj.weight", draw.linear(hidden, inner)
 
 
 def _bert_weights(config: Mapping[str, Any], seed: int) -> Weights:

@@ -65,6 +65,8 @@ class DecoderShape:
         mixture: of the feed-forwards, in families that have experts.
         sinks: whether each head has a number that takes part in the softmax and has no value.
         output_bias: whether what attention gives to the stream has a bias.
+        predicts: whether the bundle has a head that predicts further tokens from the states behind
+            the last layer. It is a layer of the last one of `kinds`, beyond those of the decoder.
     """
 
     vocab: int
@@ -86,6 +88,7 @@ class DecoderShape:
     mixture: Mixture | None = None
     sinks: bool = False
     output_bias: bool = False
+    predicts: bool = False
 
     def spec(self) -> DecoderSpec:
         return DecoderSpec(
@@ -212,14 +215,14 @@ def build_decoder(
     project: Projection,
     feed_forward: FeedForward,
     conclude: Conclusion | None = None,
-) -> None:
-    """Write the whole decoder into `graph`.
+) -> tuple[Attention, ir.Value]:
+    """Write the whole decoder into `graph`; the form, and the states behind the last layer.
 
     The residual stream and each block's result stay apart until the next norm, which adds them
     in the same kernel.
     """
     attention = form(graph, shape)
-    embeddings = Table(graph, f"{shape.root}.embed_tokens.weight", shape.vocab, shape.hidden)
+    embeddings = input_table(graph, shape)
     norms = shape.norms
 
     found = embeddings.lookup(attention.ids)
@@ -230,25 +233,35 @@ def build_decoder(
     result: ir.Value | None = None
     for layer in range(shape.layers):
         at = f"{shape.root}.layers.{layer}"
-        x, stream = _norm(graph, shape, f"{at}.{norms.before_attention}", stream, result)
+        x, stream = norm_of_sum(graph, shape, f"{at}.{norms.before_attention}", stream, result)
         attended = attention.attend(layer, project(graph, shape, at, x))
-        result = (conclude or _conclude)(graph, shape, at, attended)
+        result = (conclude or conclude_plainly)(graph, shape, at, attended)
         result = _norm_after(graph, shape, at, norms.after_attention, result)
-        x, stream = _norm(graph, shape, f"{at}.{norms.before_feed_forward}", stream, result)
+        x, stream = norm_of_sum(graph, shape, f"{at}.{norms.before_feed_forward}", stream, result)
         result = feed_forward(graph, shape, at, x)
         result = _norm_after(graph, shape, at, norms.after_feed_forward, result)
         if enriched is not None:
             result = enriched.deepen(layer, result)
 
     assert result is not None
-    chosen = attention.choose(graph.add(stream, result))
-    if chosen is None:
-        return
-    chosen, _ = _norm(graph, shape, f"{shape.root}.norm", chosen, None)
-    head = embeddings
-    if not shape.tied:
-        head = Table(graph, "lm_head.weight", shape.vocab, shape.hidden)
-    attention.conclude(head.scores(chosen))
+    states = graph.add(stream, result)
+    chosen = attention.choose(states)
+    if chosen is not None:
+        chosen, _ = norm_of_sum(graph, shape, f"{shape.root}.norm", chosen, None)
+        attention.conclude(output_table(graph, shape, embeddings).scores(chosen))
+    return attention, states
+
+
+def input_table(graph: GraphBuilder, shape: DecoderShape) -> Table:
+    """The tokens' vectors."""
+    return Table(graph, f"{shape.root}.embed_tokens.weight", shape.vocab, shape.hidden)
+
+
+def output_table(graph: GraphBuilder, shape: DecoderShape, embeddings: Table) -> Table:
+    """What scores are products with."""
+    if shape.tied:
+        return embeddings
+    return Table(graph, "lm_head.weight", shape.vocab, shape.hidden)
 
 
 def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:
@@ -260,7 +273,9 @@ def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, b
     return queries, keys, values
 
 
-def _conclude(graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value) -> ir.Value:
+def conclude_plainly(
+    graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value
+) -> ir.Value:
     """One linear layer: the plain conclusion."""
     name, inner = f"{at}.self_attn.o_proj", shape.heads * shape.head_dim
     return graph.linear(attended, name, inner, shape.hidden, bias=shape.output_bias)
@@ -297,7 +312,7 @@ def head_norm(
     return graph.norm_heads(x, heads, *gain)
 
 
-def _norm(
+def norm_of_sum(
     graph: GraphBuilder, shape: DecoderShape, name: str, stream: ir.Value, result: ir.Value | None
 ) -> tuple[ir.Value, ir.Value]:
     """RMS norm of stream + result; returns it and the sum."""

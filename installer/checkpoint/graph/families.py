@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.errors import CheckpointError
@@ -19,6 +19,7 @@ from installer.checkpoint.graph import (
     gemma3,
     gpt_oss,
     llama,
+    mimo,
     minimax_m2,
     mistral,
     phi3,
@@ -49,6 +50,10 @@ class Family:
         tower: writes the graph of the vision tower, given its shape; None: it reads text only.
             Such a model has a graph for the CPU alone, which takes what the tower makes.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
+        head: writes the graph of the head that predicts further tokens, given its shape, which
+            `head_of` tells; None: it has none, or what it has is not built.
+        stand_in: what the reference library reads in place of config.json's own words, where it
+            has the architecture under another name.
     """
 
     kind: Kind
@@ -58,6 +63,9 @@ class Family:
     unused_tensors: re.Pattern[str]
     tower: Callable[[GraphBuilder, TowerShape], None] | None = None
     standard: bool = True
+    head: Callable[..., None] | None = None
+    head_of: Callable[[Any], Any] | None = None
+    stand_in: Mapping[str, object] = field(default_factory=dict)
 
     def choose(self, precision: Precision | None) -> Precision:
         """`precision`, or the default. Raises CheckpointError if the family does not bear it."""
@@ -118,6 +126,12 @@ FAMILIES: Mapping[str, Family] = {
         "chat", _DECODER, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
     ),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
+    "mimo": Family(
+        *("chat", _DECODER, mimo.read, mimo.build, _DECODER_UNUSED),
+        head=mimo.build_head,
+        head_of=mimo.head_of,
+        stand_in={"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+    ),
     "minimax_m2": Family(
         "chat", _DECODER, minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED, standard=False
     ),

@@ -138,6 +138,11 @@ class NativeBuilder(GraphBuilder):
         return matrix.integers, _flat(matrix)
 
 
+def has_native_head(shape: DecoderShape) -> bool:
+    """Whether they can express a layer beyond such a decoder, of a state and a token's vector."""
+    return shape.predicts and 2 * shape.hidden <= contract.LARGEST_INNER
+
+
 class AdaptedNativeBuilder(NativeBuilder):
     """The same with room for adapters beside the linear layers (adapted.py): halves of gated
     layers stay apart. Each row of the masks is a token's."""
@@ -225,7 +230,9 @@ class NativeSlots:
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
-        """The rows whose logits are wanted."""
+        """The rows whose logits are wanted. All states are an output where a head reads them."""
+        if self._shape.predicts:
+            self._graph.output(x, "states", ("tokens", self._shape.hidden))
         return choose_rows(self._graph, self._shape, x, self._rows)
 
     def conclude(self, scores: ir.Value) -> None:
@@ -242,3 +249,22 @@ class NativeSlots:
             blocks = ("blocks", head_dim // contract.DEPTH, contract.LANES * contract.DEPTH)
             return (*heads, *blocks), ir.DataType.UINT8
         return (*heads, "capacity", head_dim), ir.DataType.INT8
+
+
+class NativeHead(NativeSlots):
+    """The same for a head that predicts further tokens: a state comes with each token.
+
+    `shape` and `scales` are those of the head's one layer.
+    """
+
+    def __init__(self, graph: GraphBuilder, shape: DecoderShape, scales: CacheScales) -> None:
+        super().__init__(graph, shape, scales)
+        self.states = graph.input("states", ir.DataType.FLOAT, ("tokens", shape.hidden))
+
+    def choose(self, x: ir.Value) -> ir.Value:
+        """The rows from which something is wanted, of x [tokens, any]."""
+        return self._graph.op("Gather", x, self._rows, axis=0)
+
+    def hand_on(self, states: ir.Value) -> None:
+        """Make an output of the chosen rows' states, from which it predicts on."""
+        self._graph.output(states, "next_states", ("rows", self._shape.hidden))
