@@ -1,4 +1,4 @@
-"""When a draft model is asked, and for whom: where its guesses are worth the time that they take.
+"""When a draft model or a head is asked, and for whom: where guesses are worth what they take.
 
 Owns the rule and what asking costs. Sequences that have a draft of their own (a prediction, a
 repetition) are not asked for. The time of the draft model counts like that of the rows which
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 
-from appliance.engine.draft_model import READY, DraftModel
+from appliance.engine.guesser import Guesser
 from appliance.engine.speculation import Guesses, Speculation
 from appliance.scheduler import Sequence
 
@@ -53,7 +53,7 @@ class Asking:
     """
 
     def __init__(
-        self, model: DraftModel, speculation: Speculation, clock: Callable[[], float]
+        self, model: Guesser, speculation: Speculation, clock: Callable[[], float]
     ) -> None:
         self.model = model
         self._speculation = speculation
@@ -77,7 +77,7 @@ class Asking:
             self._forget(batch)
             return
         self._catch_up(behind, self._saved(len(batch), gain), most)
-        ready = [each for each, count in behind.items() if count <= READY]
+        ready = [each for each, count in behind.items() if count <= self.model.ready]
         gain, width = self._gain(everyone, widest, ready)
         if gain >= _STILL_WORTH:
             self._guess({each.slot: each for each in ready}, width)
@@ -117,7 +117,7 @@ class Asking:
         due = {
             each: count
             for each, count in sorted(behind.items(), key=lambda pair: pair[1])
-            if count > READY and each.sequence.generated * saved >= base + count * self._each
+            if count > self.model.ready and each.sequence.generated * saved >= base + count * self._each
         }
         if not due:
             return

@@ -92,7 +92,7 @@ class CacheBudget:
     def take(
         self, decoder: DecoderSpec, settings: EngineSettings, draft: DecoderSpec | None = None
     ) -> CacheShape:
-        """Reserve a cache for a model, and for its draft model's as many slots as long.
+        """Reserve a cache for a model, and for its draft model or head as many slots as long.
 
         A token's bytes are those of both. Raises CapacityError.
         """

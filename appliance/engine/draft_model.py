@@ -36,6 +36,9 @@ class DraftModel:
         gathered: the runner wants a batch to be the first slots of all.
     """
 
+    ready = READY
+    anew = 0
+
     def __init__(
         self,
         runner: DraftRunner,
@@ -56,6 +59,9 @@ class DraftModel:
         own = self._slots.follow(moves)
         if own:
             self._runner.run(Plan(moves=tuple(own)))
+
+    def observe(self, plan: Plan) -> None:
+        """It reads what sequences say, and nothing of how the other model comes to it."""
 
     def forget(self) -> None:
         """What is in the slots cannot be trusted any more."""

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Listing
 
 from appliance.engine.asking import Asking, Candidate
-from appliance.engine.draft_model import DraftModel
 from appliance.engine.forced import divided, forced_runs
+from appliance.engine.guesser import Guesser
 from appliance.engine.runner import Runner
 from appliance.engine.running import Running
 from appliance.engine.speculation import Speculation
@@ -29,7 +29,7 @@ class Guessing:
         draft_tokens: of each sequence at most; 0 has every token computed by itself.
         capacity: of a slot.
         gathered: the runner pads a batch to its longest draft.
-        model: the draft model, if there is one.
+        model: the draft model or head, if there is one.
         clock: seconds.
     """
 
@@ -41,7 +41,7 @@ class Guessing:
         capacity: int,
         token_budget: int,
         gathered: bool,
-        model: DraftModel | None,
+        model: Guesser | None,
         clock: Callable[[], float],
     ) -> None:
         self._runner = runner
@@ -55,6 +55,11 @@ class Guessing:
         """The model's slots are about to be moved as `plan` says."""
         if self.asking is not None:
             self.asking.model.follow(plan.moves)
+
+    def observe(self, plan: Plan) -> None:
+        """The model has just computed `plan`."""
+        if self.asking is not None:
+            self.asking.model.observe(plan)
 
     def forget(self) -> None:
         """What is in the slots cannot be trusted any more."""

@@ -19,8 +19,8 @@ import numpy as np
 
 from appliance.bundle.manifest import Prompting
 from appliance.engine.counters import Counters
-from appliance.engine.draft_model import DraftModel
 from appliance.engine.generation import Generation, Output
+from appliance.engine.guesser import Guesser
 from appliance.engine.guessing import Guessing, forced_tokens
 from appliance.engine.interruption import Interrupted
 from appliance.engine.output import Finished, FinishReason
@@ -57,7 +57,7 @@ class LLMEngine:
         max_waiting: int,
         max_waiting_per_caller: int | None = None,
         draft_tokens: int = 0,
-        draft: DraftModel | None = None,
+        draft: Guesser | None = None,
         step_seconds: float = 0.0,
         shared_step_seconds: float = 0.0,
         gathered: bool = True,
@@ -75,6 +75,7 @@ class LLMEngine:
             token_budget=token_budget,
             max_waiting=max_waiting,
             max_waiting_per_caller=max_waiting_per_caller,
+            anew=0 if draft is None else draft.anew,
             gathered=gathered,
         )
         self._clock = clock
@@ -255,8 +256,9 @@ class LLMEngine:
     def _run(self, plan: Plan) -> Logits:
         start = self._clock()
         logits = self._runner.run(plan)
+        self._guessing.measured(plan, self._sequences, self._clock() - start)
+        self._guessing.observe(plan)
         seconds = self._clock() - start
-        self._guessing.measured(plan, self._sequences, seconds)
         self._pieces.pace.measured(sum(chunk.count for chunk in plan.prefills), seconds)
         return logits
 

@@ -17,6 +17,7 @@ from appliance.bundle.manifest import (
     DraftSpec,
     EncoderSpec,
     Generation,
+    HeadSpec,
     Manifest,
     Prompting,
     RerankSpec,
@@ -89,8 +90,12 @@ class ChatModel:
                 session = open_session(artifact.directory, threads, VISION_NAME)
                 self.eyes = Eyes(session, vision)
             draft = manifest.draft.decoder if isinstance(manifest.draft, DraftSpec) else None
+            head = manifest.head if isinstance(manifest.head, HeadSpec) else None
             self._opened = opened = open_decoder(
-                *(artifact, decoder, settings, budget), sees=self.eyes is not None, draft=draft
+                *(artifact, decoder, settings, budget),
+                sees=self.eyes is not None,
+                draft=draft,
+                head=head,
             )
         except BaseException:
             self.close()
@@ -100,10 +105,10 @@ class ChatModel:
         self.recorded = opened.recorded
         """Whether steps are replayed on a GPU, not started kernel by kernel."""
         self.draft_unused = ""
-        """Why the bundle's draft model does not guess; "" if it does, or there is none."""
-        if draft is not None and opened.draft is None:
-            off = "engine.draft_tokens is 0"
-            self.draft_unused = "a GPU computes this model" if settings.draft_tokens else off
+        """What of the bundle does not guess, and why; "" if it does, or there is nothing."""
+        if opened.draft is None and (draft is not None or head is not None):
+            who = "its draft model" if head is None else "its head that predicts further tokens"
+            self.draft_unused = f"{who} is not used: {_why_unused(artifact, settings)}"
         self.engine = LLMEngine(
             opened.runner,
             self.tokenizer,
@@ -289,6 +294,14 @@ def _chat_parts(manifest: Manifest) -> tuple[DecoderSpec, Generation, Prompting]
     assert generation is not None
     assert prompting is not None
     return decoder, generation, prompting
+
+
+def _why_unused(artifact: Artifact, settings: EngineSettings) -> str:
+    if not settings.draft_tokens:
+        return "engine.draft_tokens is 0"
+    if artifact.provider != "cpu":
+        return "a GPU computes this model"
+    return "this processor lacks what native operators need"
 
 
 def _size(directory: Path) -> int:

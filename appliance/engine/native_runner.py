@@ -7,9 +7,10 @@ the other in one run, and none of them changes a bit of another's numbers
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Listing
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +33,14 @@ class NativeRunner:
         session: the graph of native operators.
         pool: the cache that it reads and writes.
         vocab_size: width of the logits.
+        hidden: numbers of a state, if the graph gives out states and somebody reads them.
     """
 
-    def __init__(self, session: ort.InferenceSession, pool: NativePool, vocab_size: int) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, pool: NativePool, vocab_size: int, hidden: int = 0
+    ) -> None:
         self._pool = pool
-        self._graph = Graph(session, pool)
+        self._graph = Graph(session, pool) if not hidden else _Telling(session, pool, hidden)
         self._adapted: _Adapted | None = None
         rows = pool.shape.slots + DRAFT_ROWS
         self._logits: Array = np.zeros((rows, vocab_size), np.float32)
@@ -52,18 +56,18 @@ class NativeRunner:
         for move in plan.moves:
             self._pool.move(move)
         step = Step()
-        for chunk in plan.prefills:
-            step.add(chunk.sequence, chunk.slot, chunk.start, chunk.tokens, int(chunk.completes))
-        for index, sequence in enumerate(plan.decodes):
-            assert sequence.slot is not None
-            tokens = sequence.tokens[sequence.computed :]
-            if plan.drafts:
-                tokens.extend(plan.drafts[index])
-            step.add(sequence, sequence.slot, sequence.computed, tokens, len(tokens))
+        for piece in pieces(plan):
+            step.add(piece)
         logits = self._logits[: len(step.rows)]
         if step.tokens:
             self._compute(step, logits)
         return logits
+
+    @property
+    def states(self) -> Array:
+        """Of the last run, behind the model's last layer: [tokens, hidden], in `pieces`' order."""
+        assert isinstance(self._graph, _Telling)
+        return self._graph.states
 
     def most_drafted(self, sequences: int) -> int:
         """Drafted tokens that a decode batch of so many can take of each."""
@@ -87,6 +91,29 @@ class NativeRunner:
         run_interruptibly(partial(graph.run, step, logits), self._interruption)
 
 
+class Piece(NamedTuple):
+    """`tokens` of a sequence from `start` on; logits of the last `rows` are wanted."""
+
+    sequence: Sequence
+    slot: int
+    start: int
+    tokens: Listing[int]
+    rows: int
+
+
+def pieces(plan: Plan) -> Iterator[Piece]:
+    """What a plan computes, in the order in which it lies in a run."""
+    for chunk in plan.prefills:
+        rows = int(chunk.completes)
+        yield Piece(chunk.sequence, chunk.slot, chunk.start, chunk.tokens, rows)
+    for index, sequence in enumerate(plan.decodes):
+        assert sequence.slot is not None
+        tokens = sequence.tokens[sequence.computed :]
+        if plan.drafts:
+            tokens.extend(plan.drafts[index])
+        yield Piece(sequence, sequence.slot, sequence.computed, tokens, len(tokens))
+
+
 class Step:
     """What one run computes, in lists."""
 
@@ -97,15 +124,13 @@ class Step:
         self.adapters: list[str] = []
         """Of each span; "" is none."""
 
-    def add(
-        self, sequence: Sequence, slot: int, start: int, tokens: Listing[int], rows: int
-    ) -> None:
-        """`tokens` of a sequence from `start` on; logits of the last `rows` are wanted."""
-        self.spans.append((slot, start, len(tokens)))
-        self.tokens.extend(tokens)
+    def add(self, piece: Piece) -> None:
+        """Compute it, too."""
+        self.spans.append((piece.slot, piece.start, len(piece.tokens)))
+        self.tokens.extend(piece.tokens)
         end = len(self.tokens)
-        self.rows.extend(range(end - rows, end))
-        self.adapters.append(sequence.adapter)
+        self.rows.extend(range(end - piece.rows, end))
+        self.adapters.append(piece.sequence.adapter)
 
 
 class Graph:
@@ -118,20 +143,37 @@ class Graph:
         for name, arrays in zip(PAIR, (pool.keys, pool.values), strict=True):
             for layer, array in enumerate(arrays):
                 self.bind_input(f"past_{name}_{layer}", array)
-                _bind(self._binding.bind_output, f"present_{name}_{layer}", array)
+                self.bind_output(f"present_{name}_{layer}", array)
 
     def run(self, step: Step, logits: Array, options: ort.RunOptions) -> None:
         """Compute `step`; the logits of its rows go to `logits` [rows, vocab]."""
         self.bind_input("input_ids", np.array(step.tokens, np.int64))
         self.bind_input("spans", np.array(step.spans, np.int32))
         self.bind_input("rows", np.array(step.rows, np.int64))
-        _bind(self._binding.bind_output, "logits", logits)
+        self.bind_output("logits", logits)
         self._session.run_with_iobinding(self._binding, options)
 
     def bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:
         """Bind `array` and keep it alive until another takes its place."""
         self._held[name] = array
         _bind(self._binding.bind_input, name, array)
+
+    def bind_output(self, name: str, array: npt.NDArray[np.generic]) -> None:
+        """Have an output written to `array`, which the caller keeps alive until the run's end."""
+        _bind(self._binding.bind_output, name, array)
+
+
+class _Telling(Graph):
+    """Gives out the states behind the last layer, too."""
+
+    def __init__(self, session: ort.InferenceSession, pool: NativePool, hidden: int) -> None:
+        super().__init__(session, pool)
+        self.states: Array = np.zeros((0, hidden), np.float32)
+
+    def run(self, step: Step, logits: Array, options: ort.RunOptions) -> None:
+        self.states = np.empty((len(step.tokens), self.states.shape[1]), np.float32)
+        self.bind_output("states", self.states)
+        super().run(step, logits, options)
 
 
 class _Adapted(Graph):

@@ -12,7 +12,7 @@ from functools import partial
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.manifest import DecoderSpec, HeadSpec
 from appliance.compiler import Artifact
 from appliance.compiler.profiles import Profile, plan, sizes_for
 from appliance.config import EngineSettings
@@ -23,6 +23,9 @@ from appliance.engine.device import CudaDevice, Device
 from appliance.engine.device_pool import ITEM_BYTES, DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.draft_model import DraftModel
+from appliance.engine.guesser import Guesser
+from appliance.engine.head import Head
+from appliance.engine.head_runner import HeadRunner
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_pool import NativePool, whole_blocks
 from appliance.engine.native_runner import NativeRunner
@@ -33,6 +36,7 @@ from appliance.engine.session import (
     DRAFT_PREFIX,
     GRAPH_NAME,
     NATIVE_ADAPTED_NAME,
+    NATIVE_HEAD_NAME,
     NATIVE_NAME,
     PREFILL_NAME,
     open_cuda_session,
@@ -61,7 +65,8 @@ class OpenedDecoder:
         close: gives back what the cache took.
         adapted: what it can do with adapters; None on a GPU.
         gathered: it wants the decoding sequences in the first slots.
-        draft: the small model that guesses for it; None where there is none, or it is not used.
+        draft: the small model or the head that guesses for it; None where there is none, or it is
+            not used.
     """
 
     runner: Runner
@@ -71,7 +76,7 @@ class OpenedDecoder:
     close: Callable[[], None]
     adapted: AdaptedDecoder | None = None
     gathered: bool = True
-    draft: DraftModel | None = None
+    draft: Guesser | None = None
 
 
 def open_decoder(
@@ -82,17 +87,21 @@ def open_decoder(
     *,
     sees: bool = False,
     draft: DecoderSpec | None = None,
+    head: HeadSpec | None = None,
 ) -> OpenedDecoder:
     """Open the artifact on its provider. Raises UnsupportedError, CapacityError.
 
     `sees`: the decoder reads images, which only the processor's graphs do.
-    `draft`: of the small model that the bundle has to guess for it. It is opened on the processor,
-    unless the settings forbid guesses.
+    `draft`, `head`: of the small model or the head that the bundle has to guess for it. It is
+    opened on the processor, unless the settings forbid guesses; a head, where it was compiled.
     """
     if artifact.provider == "cpu":
         settings = settings.sized(gpu=False)
-        guesses = draft if settings.draft_tokens else None
-        return _on_processor(artifact, decoder, settings, budget, sees=sees, draft=guesses)
+        if not settings.draft_tokens:
+            draft = head = None
+        if not (artifact.directory / NATIVE_HEAD_NAME).exists():
+            head = None
+        return _on_processor(artifact, decoder, settings, budget, sees=sees, draft=draft, head=head)
     if artifact.provider == "cuda":
         return _on_cuda(artifact, decoder, settings.sized(gpu=True))
     return _on_tensorrt(artifact, decoder, settings.sized(gpu=True))
@@ -144,15 +153,22 @@ def _on_processor(
     *,
     sees: bool,
     draft: DecoderSpec | None,
+    head: HeadSpec | None,
 ) -> OpenedDecoder:
-    shape = budget.take(decoder, settings, draft)
-    guessing = None
+    shape = budget.take(decoder, settings, draft if head is None else head.decoder)
+    guessing: Guesser | None = None
     try:
         own = replace(shape, token_bytes=token_bytes(decoder))
-        opened = _with_images if sees else _opened
-        runner, used, adapted = opened(artifact, decoder, settings, own)
+        if sees:
+            runner, used, adapted = _with_images(artifact, decoder, settings, own)
+        else:
+            hidden = 0 if head is None else head.hidden
+            runner, used, adapted = _opened(artifact, decoder, settings, own, hidden=hidden)
         if draft is not None:
             guessing = _draft_model(artifact, decoder, draft, settings, used)
+        elif head is not None:
+            assert isinstance(runner, NativeRunner), "a head is compiled with the native graph"
+            guessing = _head(artifact, head, settings, used, runner)
     except BaseException:
         budget.give_back(shape)
         raise
@@ -190,17 +206,36 @@ def _draft_model(
     )
 
 
+def _head(
+    artifact: Artifact,
+    head: HeadSpec,
+    settings: EngineSettings,
+    shape: CacheShape,
+    runner: NativeRunner,
+) -> Head:
+    """The head over as many slots as the cache of `shape` has, as long as those."""
+    pool = NativePool(head.decoder, replace(shape, token_bytes=token_bytes(head.decoder)))
+    session = open_session(artifact.directory, settings.threads, NATIVE_HEAD_NAME, spinning=True)
+    own = HeadRunner(session, pool, head.decoder.vocab_size, head.hidden)
+    return Head(own, lambda: runner.states, slots=shape.slots, capacity=shape.capacity)
+
+
 def _opened(
     artifact: Artifact,
     decoder: DecoderSpec,
     settings: EngineSettings,
     shape: CacheShape,
     prefix: str = "",
+    *,
+    hidden: int = 0,
 ) -> _Opened:
-    """The graphs whose names begin with `prefix`, by native operators where they are compiled."""
-    native = (artifact.directory / (prefix + NATIVE_NAME)).exists()
-    opened = _on_native_operators if native else _on_graphs
-    return opened(artifact, decoder, settings, shape, prefix)
+    """The graphs whose names begin with `prefix`, by native operators where they are compiled.
+
+    `hidden`: of the states that these give out for a head.
+    """
+    if (artifact.directory / (prefix + NATIVE_NAME)).exists():
+        return _on_native_operators(artifact, decoder, settings, shape, prefix, hidden)
+    return _on_graphs(artifact, decoder, settings, shape, prefix)
 
 
 def _on_native_operators(
@@ -209,13 +244,14 @@ def _on_native_operators(
     settings: EngineSettings,
     shape: CacheShape,
     prefix: str,
+    hidden: int,
 ) -> _Opened:
     def session(name: str) -> ort.InferenceSession:
         return open_session(artifact.directory, settings.threads, prefix + name, spinning=True)
 
     used = whole_blocks(shape)
     pool = NativePool(decoder, used)
-    runner = NativeRunner(session(NATIVE_NAME), pool, decoder.vocab_size)
+    runner = NativeRunner(session(NATIVE_NAME), pool, decoder.vocab_size, hidden)
     adapted = AdaptedDecoder(lambda: partial(runner.adopt, session(NATIVE_ADAPTED_NAME)))
     return runner, used, adapted
 

@@ -187,8 +187,7 @@ class ModelRegistry:
             await self._changed(name, True)
             _log.info("%s %s serves", name, bundle.version)
             if isinstance(hosted.model, ChatModel) and hosted.model.draft_unused:
-                why = hosted.model.draft_unused
-                _log.info("%s %s: its draft model is not used: %s", name, bundle.version, why)
+                _log.info("%s %s: %s", name, bundle.version, hosted.model.draft_unused)
         if current is not None:
             self._retire(current)
         return hosted

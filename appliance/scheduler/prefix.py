@@ -49,11 +49,13 @@ class Match:
 
 
 class PrefixIndex:
-    """Prefixes by the hashes of their blocks of `block` tokens."""
+    """Prefixes by the hashes of their blocks of `block` tokens; matches are `anew` tokens shorter
+    than what is equal."""
 
-    def __init__(self, block: int) -> None:
-        assert block > 0
+    def __init__(self, block: int, anew: int = 0) -> None:
+        assert 0 <= anew < block
         self.block = block
+        self._anew = anew
         self._holders: dict[int, dict[Prefix, None]] = {}
 
     def note(self, prefix: Prefix) -> None:
@@ -77,7 +79,7 @@ class PrefixIndex:
         prefix.indexed = 0
 
     def longest(self, sequence: Sequence) -> Match | None:
-        """The longest prefix of `sequence` without its last token; at least a block, or None.
+        """The longest prefix of `sequence` without its last token; None below a block.
 
         Of several, one that ends there is best, since nothing else is lost by taking its slot.
         """
@@ -91,7 +93,10 @@ class PrefixIndex:
             holders = self._holders[sequence.chain[depth - 1]]
             equal = [prefix for prefix in holders if self._equal(prefix, sequence, tokens)]
             if equal:
-                matches = [Match(prefix, _common(prefix, sequence, tokens)) for prefix in equal]
+                matches = [
+                    Match(prefix, _common(prefix, sequence, tokens) - self._anew)
+                    for prefix in equal
+                ]
                 return max(matches, key=lambda match: (match.tokens, -match.prefix.computed))
         return None
 

@@ -40,6 +40,7 @@ class Scheduler:
         max_waiting: sequences that may wait beside those that find a free slot.
         max_waiting_per_caller: how many of them may be one caller's; None: all.
         reuse_block: cached prefixes are reused if they have so many tokens.
+        anew: of a reused prefix's tokens, how many are computed again; less than a block.
         gathered: the decoding sequences have to lie in the first slots.
     """
 
@@ -52,6 +53,7 @@ class Scheduler:
         max_waiting: int,
         max_waiting_per_caller: int | None = None,
         reuse_block: int = REUSE_BLOCK,
+        anew: int = 0,
         gathered: bool = True,
     ) -> None:
         assert capacity > 1
@@ -64,7 +66,7 @@ class Scheduler:
         self._max_of_caller = (
             max_waiting if max_waiting_per_caller is None else max_waiting_per_caller
         )
-        self._slots = SlotTable(slots, reuse_block, gathered=gathered)
+        self._slots = SlotTable(slots, reuse_block, anew=anew, gathered=gathered)
         self._shares = Shares(slots)
         self._waiting = FairQueue()
         self._followers = Followers()

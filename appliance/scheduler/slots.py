@@ -36,10 +36,13 @@ class SlotTable:
     Args:
         count: number of slots.
         reuse_block: shorter prefixes are not reused.
+        anew: a prefix is reused but for so many of its last tokens.
         gathered: the decoding sequences have to lie in the first slots.
     """
 
-    def __init__(self, count: int, reuse_block: int, *, gathered: bool = True) -> None:
+    def __init__(
+        self, count: int, reuse_block: int, *, anew: int = 0, gathered: bool = True
+    ) -> None:
         assert count > 0
         self.count = count
         self._gathered = gathered
@@ -47,8 +50,8 @@ class SlotTable:
         self._held: list[Prefix | None] = [None] * count
         self._decoding: list[Sequence] = []
         self._prefilling: list[Sequence] = []
-        self._index = PrefixIndex(reuse_block)
-        self._promised = PrefixIndex(reuse_block)
+        self._index = PrefixIndex(reuse_block, anew)
+        self._promised = PrefixIndex(reuse_block, anew)
         self._promises: dict[Sequence, Prefix] = {}
         self._moves: list[Move] = []
         self._clock = 0

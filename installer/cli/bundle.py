@@ -259,6 +259,8 @@ def draft_fields(manifest: "Manifest") -> dict[str, object]:
     from appliance.bundle.manifest import DraftSpec
 
     draft = manifest.draft
+    if manifest.has_head:
+        return {"head": "one layer that predicts further tokens"}
     if not isinstance(draft, DraftSpec):
         return {}
     layers, origin = draft.decoder.layers, draft.checkpoint_sha256[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import Mxfp4Config
 
 from appliance.pb import onnx_graph_pb2 as pb
+from installer.checkpoint.graph.families import FAMILIES
 from installer.checkpoint.graph.stacks import block_of_both
 from installer.checkpoint.graph.table import table_block
 from installer.checkpoint.quantize import (
@@ -50,8 +52,8 @@ class ReferenceDecoder:
     """
 
     def __init__(self, checkpoint: Path, *, settled: bool = True) -> None:
-        config = AutoConfig.from_pretrained(checkpoint)
-        options: dict[str, Any] = {"dtype": torch.float32}
+        config = reference_config(checkpoint)
+        options: dict[str, Any] = {"dtype": torch.float32, "config": config}
         if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4":
             options["quantization_config"] = Mxfp4Config(dequantize=True)
         model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, **options)
@@ -75,6 +77,15 @@ class ReferenceDecoder:
                 given, cache = [int(out.logits[0, -1].argmax())], out.past_key_values
                 appended += given
         return appended
+
+
+def reference_config(checkpoint: Path) -> Any:  # the library has no types
+    """The library's configuration; of an architecture that it has under another name, by that."""
+    document = json.loads((checkpoint / "config.json").read_text())
+    family = FAMILIES.get(document["model_type"])
+    if family is None or not family.stand_in:
+        return AutoConfig.from_pretrained(checkpoint)
+    return AutoConfig.for_model(**(document | family.stand_in))
 
 
 def _settle(model: Any) -> None:  # the library has no types

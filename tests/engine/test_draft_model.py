@@ -313,7 +313,7 @@ def test_without_guesses_it_takes_nothing_and_says_so(root: Path) -> None:
     model = opened(root, "partly", CacheBudget(1 << 20), draft_tokens=0)
     assert model.cache_shape.token_bytes == 2 * 2 * 2 * 16
     assert model.engine._guessing.asking is None
-    assert model.draft_unused == "engine.draft_tokens is 0"
+    assert model.draft_unused == "its draft model is not used: engine.draft_tokens is 0"
     model.close()
     model = opened(root, "partly", CacheBudget(1 << 20))
     assert model.draft_unused == ""
