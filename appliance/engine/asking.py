@@ -117,7 +117,8 @@ class Asking:
         due = {
             each: count
             for each, count in sorted(behind.items(), key=lambda pair: pair[1])
-            if count > self.model.ready and each.sequence.generated * saved >= base + count * self._each
+            if count > self.model.ready
+            and each.sequence.generated * saved >= base + count * self._each
         }
         if not due:
             return

@@ -1,7 +1,7 @@
 """Who guesses what a model says next: a small model, or a head of the model's own.
 
-Owns no more than what both can be asked. What they guess is verified, so that none of it can be
-wrong in an answer.
+Owns no more than what both can be asked, and why a bundle's is not. What they guess is verified, so
+that none of it can be wrong in an answer.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from appliance.bundle.manifest import Manifest
+from appliance.compiler import Provider
+from appliance.config import EngineSettings
 from appliance.scheduler import Move, Plan, Sequence
 
 
@@ -65,3 +68,15 @@ class Guesser(Protocol):
     def check_integrity(self) -> None:
         """No slot holds more than it can, or what its sequence did not say."""
         ...
+
+
+def why_unused(manifest: Manifest, provider: Provider, settings: EngineSettings) -> str:
+    """What of a bundle does not guess here, and why; "" if there is nothing that could."""
+    if not manifest.has_head and manifest.of_draft is None:
+        return ""
+    who = "its head that predicts further tokens" if manifest.has_head else "its draft model"
+    if not settings.draft_tokens:
+        return f"{who} is not used: engine.draft_tokens is 0"
+    if provider != "cpu":
+        return f"{who} is not used: a GPU computes this model"
+    return f"{who} is not used: this processor lacks what native operators need"

@@ -116,9 +116,7 @@ class Head:
         if batch.states:
             batch.run(self._runner)
 
-    def _take(
-        self, batch: _Batch, slot: int, sequence: Sequence, count: int, *, rows: int
-    ) -> None:
+    def _take(self, batch: _Batch, slot: int, sequence: Sequence, count: int, *, rows: int) -> None:
         """Put the next `count` positions of a slot into `batch`; they count as filled."""
         told = self._slots[slot]
         start = told.filled

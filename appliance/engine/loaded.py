@@ -32,6 +32,7 @@ from appliance.engine.embedding_engine import EmbeddingEngine
 from appliance.engine.encoder_runner import EncoderRunner, PairRunner, Vectors
 from appliance.engine.grammar.compiler import GrammarCompiler
 from appliance.engine.grammar.turn import Tags
+from appliance.engine.guesser import why_unused
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.opened import OpenedDecoder, open_decoder
 from appliance.engine.reranker import RerankModel
@@ -104,11 +105,10 @@ class ChatModel:
         settings, self.cache_shape = opened.settings, opened.shape
         self.recorded = opened.recorded
         """Whether steps are replayed on a GPU, not started kernel by kernel."""
-        self.draft_unused = ""
+        self.draft_unused = (
+            "" if opened.draft else why_unused(manifest, artifact.provider, settings)
+        )
         """What of the bundle does not guess, and why; "" if it does, or there is nothing."""
-        if opened.draft is None and (draft is not None or head is not None):
-            who = "its draft model" if head is None else "its head that predicts further tokens"
-            self.draft_unused = f"{who} is not used: {_why_unused(artifact, settings)}"
         self.engine = LLMEngine(
             opened.runner,
             self.tokenizer,
@@ -294,14 +294,6 @@ def _chat_parts(manifest: Manifest) -> tuple[DecoderSpec, Generation, Prompting]
     assert generation is not None
     assert prompting is not None
     return decoder, generation, prompting
-
-
-def _why_unused(artifact: Artifact, settings: EngineSettings) -> str:
-    if not settings.draft_tokens:
-        return "engine.draft_tokens is 0"
-    if artifact.provider != "cpu":
-        return "a GPU computes this model"
-    return "this processor lacks what native operators need"
 
 
 def _size(directory: Path) -> int:

@@ -6,7 +6,7 @@ artifact's record makes. Refuses a session that took another provider.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,13 +14,14 @@ import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec, HeadSpec
 from appliance.compiler import Artifact
-from appliance.compiler.profiles import Profile, plan, sizes_for
+from appliance.compiler.profiles import plan, sizes_for
 from appliance.config import EngineSettings
 from appliance.engine.adapted_graphs import AdaptedGraphs
 from appliance.engine.adapters import AdaptedDecoder
-from appliance.engine.cache_budget import CacheBudget, CacheShape, fit, token_bytes
-from appliance.engine.device import CudaDevice, Device
-from appliance.engine.device_pool import ITEM_BYTES, DevicePool
+from appliance.engine.cache_budget import CacheBudget, CacheShape, token_bytes
+from appliance.engine.device import CudaDevice
+from appliance.engine.device_budget import device_shape, static_shape
+from appliance.engine.device_pool import DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.draft_model import DraftModel
 from appliance.engine.guesser import Guesser
@@ -47,7 +48,6 @@ from appliance.engine.slot_pool import SlotPool
 from appliance.engine.static_pool import StaticPool
 from appliance.engine.static_runner import StaticRunner
 from appliance.engine.vision.runner import VisionRunner
-from appliance.errors import CapacityError
 
 _SPARE_BYTES = 1 << 30
 """Left for what the graph computes in between, and for kernels that CUDA loads."""
@@ -105,44 +105,6 @@ def open_decoder(
     if artifact.provider == "cuda":
         return _on_cuda(artifact, decoder, settings.sized(gpu=True))
     return _on_tensorrt(artifact, decoder, settings.sized(gpu=True))
-
-
-def device_shape(
-    decoder: DecoderSpec, settings: EngineSettings, device: Device, spare: int
-) -> CacheShape:
-    """The cache that fits on `device` beside what is there, as `fit` cuts it.
-
-    Half of what is free but for `spare` bytes, so that the model's next version finds room, or
-    `engine.cache_bytes` if that is less. Raises CapacityError.
-    """
-    results = 8 * settings.max_sequences * decoder.vocab_size
-    available = max(0, device.free_bytes() - spare - results) // 2
-    if settings.cache_bytes:
-        available = min(available, settings.cache_bytes)
-    return fit(decoder, settings, available, token_bytes(decoder, ITEM_BYTES))
-
-
-def static_shape(
-    decoder: DecoderSpec,
-    settings: EngineSettings,
-    device: Device,
-    spare: int,
-    profiles: Iterable[Profile],
-) -> CacheShape:
-    """As `device_shape`, with a capacity that there are engines for: the longest that fits.
-
-    Raises CapacityError.
-    """
-    for capacity in sorted({profile.capacity for profile in profiles}, reverse=True):
-        limited = replace(settings, max_context=capacity)
-        shape = device_shape(decoder, limited, device, spare)
-        if shape.capacity == capacity:
-            return shape
-    raise CapacityError(
-        f"the shortest cache that TensorRT was compiled for, {capacity} tokens, does not fit",
-        hint="unload a model, or raise engine.cache_bytes",
-        code="cache_full",
-    )
 
 
 def _on_processor(

@@ -37,13 +37,8 @@ from installer.checkpoint.bundle_layout import DRAFT, LICENCE, MODEL_CARD, READM
 from installer.checkpoint.draft import draft_spec, with_draft
 from installer.checkpoint.graph.attention import FloatSlots
 from installer.checkpoint.graph.purpose import Kind
-from installer.checkpoint.graphs import (
-    count_weights,
-    graphs_of,
-    try_graphs,
-    write_draft,
-    write_graphs,
-)
+from installer.checkpoint.graph_list import graphs_of
+from installer.checkpoint.graphs import count_weights, try_graphs, write_draft, write_graphs
 from installer.checkpoint.parity import Mode, Subject
 from installer.checkpoint.plan import Plan, make_plan
 from installer.checkpoint.prompting import TEMPLATE_PATH

@@ -13,7 +13,7 @@ from pathlib import Path
 from appliance.bundle.manifest import DecoderSpec, DraftSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.families import family_of
-from installer.checkpoint.graphs import graphs_of
+from installer.checkpoint.graph_list import graphs_of
 from installer.checkpoint.licence import find_licence
 from installer.checkpoint.plan import Plan
 from installer.checkpoint.reader import Checkpoint

@@ -1,7 +1,7 @@
 """Every graph of a bundle, over weights that are stored once.
 
 Owns the order in which they are written: first the one with which the weights are stored, then
-those that serve. Counts the weights before, lists the graphs for the manifest, and tries them.
+those that serve. Counts the weights before, and tries the graphs; which there are: graph_list.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from appliance.bundle.manifest import Adapted, FileEntry, Graph
+from appliance.bundle.manifest import FileEntry
 from appliance.native import library
 from installer.checkpoint import calibration
 from installer.checkpoint.bundle_layout import (
@@ -55,6 +53,7 @@ from installer.checkpoint.graph.native import (
 )
 from installer.checkpoint.graph.standard import StandardBuilder
 from installer.checkpoint.graph.static_cache import StaticCache
+from installer.checkpoint.graph_list import graphs_of
 from installer.checkpoint.journal import Journal
 from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.plan import Plan
@@ -223,9 +222,7 @@ def _write_joined(
     prompts = _calibration_prompts(plan)
     layers = plan.shape.layers + (plan.head is not None)
     with progress.count("calibrating the cache", sum(map(len, prompts)), "tokens") as advance:
-        scales = calibration.calibrate(
-            observed, directory / WEIGHTS, prompts, layers, advance
-        )
+        scales = calibration.calibrate(observed, directory / WEIGHTS, prompts, layers, advance)
     slots, prefill = partial(ByteSlots, scales=scales), partial(BytePrompt, scales=scales)
     writer.write(directory / GRAPH, slots)
     writer.write(directory / PREFILL_GRAPH, prefill)
@@ -250,54 +247,6 @@ def _calibration_prompts(plan: Plan) -> list[Sequence[int]]:
     texts += [plan.chat.prompt(text) for text in calibration.TEXTS] + list(calibration.TEXTS)
     prompts = [plan.tokenizer.encode(text)[:length] for text in texts]
     return [*(p for p in prompts if p), calibration.spread(plan.shape.vocab, length)]
-
-
-def graphs_of(plan: Plan) -> tuple[Graph, ...]:
-    """The graphs that the plan's bundle has; of a draft model, those in its own folder."""
-    folder = f"{DRAFT}/" if plan.drafts else ""
-    cpu = Graph(
-        variant="cpu",
-        path=folder + GRAPH,
-        precision=plan.precision,
-        prefill=folder + PREFILL_GRAPH if plan.joined else msgspec.UNSET,
-        adapted=_adapted(plan),
-    )
-    graphs = [cpu]
-    if plan.native:
-        graphs.append(_native(plan, folder))
-    if not plan.on_gpus:
-        return tuple(graphs)
-    graphs.append(Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS))
-    if plan.compact:
-        graphs.append(Graph(variant="cuda", path=COMPACT_GRAPH, precision="int8", weights=WEIGHTS))
-    if plan.standard:
-        graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
-    return tuple(graphs)
-
-
-def _native(plan: Plan, folder: str) -> Graph:
-    return Graph(
-        variant="native",
-        path=folder + NATIVE_GRAPH,
-        precision=plan.precision,
-        weights=folder + WEIGHTS,
-        adapted=(
-            Adapted(path=NATIVE_ADAPTED_GRAPH, targets=adapted.targets(plan.shape))
-            if plan.adapters
-            else msgspec.UNSET
-        ),
-    )
-
-
-def _adapted(plan: Plan) -> Adapted | msgspec.UnsetType:
-    """The graphs for adapters, if the plan's bundle has them."""
-    if not plan.adapters:
-        return msgspec.UNSET
-    return Adapted(
-        path=ADAPTED_GRAPH,
-        targets=adapted.targets(plan.shape),
-        prefill=ADAPTED_PREFILL_GRAPH if plan.joined else msgspec.UNSET,
-    )
 
 
 def try_graphs(plan: Plan, directory: Path, progress: Progress) -> None:

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import token_bytes
 from appliance.engine.device import HostDevice
+from appliance.engine.device_budget import device_shape
 from appliance.engine.device_pool import ITEM_BYTES, DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.opened import device_shape
 from appliance.engine.prompt_groups import MOST_TOGETHER, groups
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import CapacityError

@@ -110,7 +110,7 @@ def open_it(root: Path) -> Iterator[Open]:
             engine._runner = Timed(engine._runner, clock, TARGET)  # type: ignore[arg-type]
             engine._clock = lambda: clock[0]
             if engine._guessing.asking is not None:
-                small = engine._guessing.asking.model
+                small = small_of(model)
                 if twin:
                     other = opened(root, "partly", CacheBudget(64 << 20), draft_tokens=0)
                     stack.callback(other.close)
@@ -123,7 +123,9 @@ def open_it(root: Path) -> Iterator[Open]:
 
 def small_of(model: ChatModel) -> DraftModel:
     assert model.engine._guessing.asking is not None
-    return model.engine._guessing.asking.model
+    small = model.engine._guessing.asking.model
+    assert isinstance(small, DraftModel)
+    return small
 
 
 @pytest.fixture(scope="module")

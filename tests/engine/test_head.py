@@ -57,7 +57,9 @@ def foreseeable(directory: Path, noise: float) -> Path:
     weights[f"{at}.input_proj.weight"] = np.concatenate([noise * unit, unit], axis=1)
     weights[f"{at}.token_layernorm.weight"] = np.ones(hidden, np.float32)
     weights[f"{at}.final_layernorm.weight"] = weights["model.norm.weight"]
-    save_file({name: np.ascontiguousarray(v) for name, v in weights.items()}, path, {"format": "pt"})
+    save_file(
+        {name: np.ascontiguousarray(v) for name, v in weights.items()}, path, {"format": "pt"}
+    )
     return directory
 
 
@@ -311,7 +313,7 @@ def test_a_conversation_that_goes_on_is_not_computed_again(
     (events,) = run(model.engine, then).values()
     end = events[-1]
     assert isinstance(end, Finished)
-    # The last of what is equal is computed again: what the head makes of it depends on what follows.
+    # The last of what is equal is computed again: what the head makes of it is told by the next.
     assert 64 <= end.cached_tokens <= 40 + 40 - 2
     assert timed(model).filled - before < 20
     assert model.engine.counters.accepted_tokens > accepted + 20
@@ -354,7 +356,7 @@ def test_its_cache_is_in_the_budget_to_the_byte(root: Path) -> None:
     assert model.cache_shape.token_bytes == OWN + OWN // 2
     assert budget.total - budget.free == model.cache_shape.total_bytes
     pools = [model.engine._runner, head_of(model)._runner]
-    arrays = [a for runner in pools for a in (*runner._pool.keys, *runner._pool.values)]  # type: ignore[union-attr]
+    arrays = [a for runner in pools for a in (*runner._pool.keys, *runner._pool.values)]  # type: ignore[attr-defined]
     assert sum(array.nbytes for array in arrays) == model.cache_shape.total_bytes
     model.close()
     assert budget.free == budget.total

@@ -88,7 +88,9 @@ def test_what_is_filled_and_what_is_kept_are_the_beginning_of_the_sequence(seed:
         told, said = slots[slot], sequence.tokens
         assert told.tokens == said[:same]
         assert same < len(said)
-        assert memory.slots[slot][: told.filled] == [code(said[: p + 2]) for p in range(told.filled)]
+        assert memory.slots[slot][: told.filled] == [
+            code(said[: p + 2]) for p in range(told.filled)
+        ]
         kept = states(said[:same], told.filled)
         assert np.array_equal(np.array(told.states, np.float32).reshape(-1, 1), kept)
         assert told.filled == 0 or before == sequence.namespace, "nobody finds another's"

@@ -21,10 +21,10 @@ from appliance.compiler.profiles import Profile, Sizes, plan
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.device import HostDevice
+from appliance.engine.device_budget import static_shape
 from appliance.engine.device_pool import ITEM_BYTES
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.opened import static_shape
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.static_pool import StaticPool
 from appliance.engine.static_runner import StaticRunner

@@ -70,9 +70,7 @@ def build_head(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     x, stream = _norm(graph, shape, "input_layernorm", stream, None)
     attended = attention.attend(0, qwen2.project(graph, shape, _AT, x))
     result = decoder.conclude_plainly(graph, shape, _AT, attention.choose(attended))
-    x, stream = _norm(
-        graph, shape, "post_attention_layernorm", attention.choose(stream), result
-    )
+    x, stream = _norm(graph, shape, "post_attention_layernorm", attention.choose(stream), result)
     stream = graph.add(stream, decoder.swiglu(graph, shape, _AT, x))
     states, _ = _norm(graph, shape, "final_layernorm", stream, None)
     attention.hand_on(states)

@@ -1,0 +1,70 @@
+"""Which graphs a bundle has, as its manifest lists them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from appliance.bundle.manifest import Adapted, Graph
+from installer.checkpoint.bundle_layout import (
+    ADAPTED_GRAPH,
+    ADAPTED_PREFILL_GRAPH,
+    COMPACT_GRAPH,
+    CUDA_GRAPH,
+    DRAFT,
+    GRAPH,
+    NATIVE_ADAPTED_GRAPH,
+    NATIVE_GRAPH,
+    PREFILL_GRAPH,
+    TRT_GRAPH,
+    WEIGHTS,
+)
+from installer.checkpoint.graph import adapted
+from installer.checkpoint.plan import Plan
+
+
+def graphs_of(plan: Plan) -> tuple[Graph, ...]:
+    """The graphs that the plan's bundle has; of a draft model, those in its own folder."""
+    folder = f"{DRAFT}/" if plan.drafts else ""
+    cpu = Graph(
+        variant="cpu",
+        path=folder + GRAPH,
+        precision=plan.precision,
+        prefill=folder + PREFILL_GRAPH if plan.joined else msgspec.UNSET,
+        adapted=_adapted(plan),
+    )
+    graphs = [cpu]
+    if plan.native:
+        graphs.append(_native(plan, folder))
+    if not plan.on_gpus:
+        return tuple(graphs)
+    graphs.append(Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS))
+    if plan.compact:
+        graphs.append(Graph(variant="cuda", path=COMPACT_GRAPH, precision="int8", weights=WEIGHTS))
+    if plan.standard:
+        graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
+    return tuple(graphs)
+
+
+def _native(plan: Plan, folder: str) -> Graph:
+    return Graph(
+        variant="native",
+        path=folder + NATIVE_GRAPH,
+        precision=plan.precision,
+        weights=folder + WEIGHTS,
+        adapted=(
+            Adapted(path=NATIVE_ADAPTED_GRAPH, targets=adapted.targets(plan.shape))
+            if plan.adapters
+            else msgspec.UNSET
+        ),
+    )
+
+
+def _adapted(plan: Plan) -> Adapted | msgspec.UnsetType:
+    """The graphs for adapters, if the plan's bundle has them."""
+    if not plan.adapters:
+        return msgspec.UNSET
+    return Adapted(
+        path=ADAPTED_GRAPH,
+        targets=adapted.targets(plan.shape),
+        prefill=ADAPTED_PREFILL_GRAPH if plan.joined else msgspec.UNSET,
+    )
