@@ -69,6 +69,20 @@ QWEN25_YARN = config(
     sliding_window=131_072,
     use_sliding_window=False,
 )
+MIMO_7B = config(
+    "MiMo",
+    (4096, 11_008, 36, 32, 8, 151_680, 32_768),
+    attention_bias=True,
+    attention_dropout=0.0,
+    head_dim=128,
+    max_window_layers=36,
+    num_nextn_predict_layers=1,
+    rope_scaling=None,
+    rope_theta=640_000,
+    sliding_window=None,
+    use_mrope=False,
+    use_sliding_window=False,
+)
 MISTRAL_FIRST = config(
     "Mistral", (4096, 14_336, 32, 32, 8, 32_000, 32_768), sliding_window=4096, rope_theta=10_000.0
 )
@@ -172,6 +186,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], dict[int | None, int], int]] = {
     "DeepSeek-R1-Distill-Qwen-1.5B": (QWEN_DISTILLED, {None: 28}, 131_072),
     "DeepSeek-R1-Distill-Llama-8B": (LLAMA_DISTILLED, {None: 32}, 131_072),
     "Qwen2.5-7B-Instruct with YaRN": (QWEN25_YARN, {None: 28}, 131_072),
+    "MiMo-7B, and the layer of its head": (MIMO_7B, {None: 36 + 1}, 32_768),
     "Mistral-7B-v0.1": (MISTRAL_FIRST, {4096: 32}, 32_768),
     "Mistral-Nemo-2407": (MISTRAL_NEMO, {None: 40}, 1_024_000),
     "Ministral-8B-2410": (MINISTRAL, {None: 36}, 32_768),

@@ -16,9 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from appliance.compiler import Provider
+from appliance.config import EngineSettings, Layout
 from appliance.engine import asking, head, running
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.generation import Generation
+from appliance.engine.guesser import why_unused
 from appliance.engine.head import Head
 from appliance.engine.head_runner import HeadRunner
 from appliance.engine.llm_engine import LLMEngine
@@ -27,6 +30,7 @@ from appliance.engine.native_runner import Step
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
+from appliance.model_store import ModelStore
 from appliance.native import library
 from appliance.scheduler import Move, Plan, PrefillChunk, Sequence
 from tests.conftest import BuildOnce
@@ -138,7 +142,7 @@ def mixed(open_it: Open) -> tuple[LLMEngine, LLMEngine]:
     return open_it("mixed").engine, open_it("mixed", draft_tokens=0).engine
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_in_a_churning_batch_every_sequence_is_what_it_is_without_a_head(
     mixed: tuple[LLMEngine, LLMEngine], data: st.DataObject
@@ -261,7 +265,7 @@ def test_what_it_guesses_does_not_depend_on_what_happened_in_its_slots(
         assert guessed_anew(cold, said, len(answer[0])) == answer
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_nor_on_a_churn_of_any_kind(
     churning: tuple[ChatModel, ChatModel], data: st.DataObject
@@ -372,3 +376,19 @@ def test_without_guesses_it_takes_nothing_and_says_so(root: Path) -> None:
     model = opened(root, "right", CacheBudget(1 << 20))
     assert model.draft_unused == ""
     model.close()
+
+
+@pytest.mark.parametrize(
+    ("provider", "guesses", "why"),
+    [
+        ("cpu", 0, "engine.draft_tokens is 0"),
+        ("cuda", 8, "a GPU computes this model"),
+        ("cpu", 8, "this processor lacks what native operators need"),
+    ],
+)
+def test_the_reason_why_it_is_not_used_is_told(
+    root: Path, provider: Provider, guesses: int, why: str
+) -> None:
+    manifest = ModelStore(Layout(root).models).get("right").manifest
+    told = why_unused(manifest, provider, EngineSettings(draft_tokens=guesses))
+    assert told == f"its head that predicts further tokens is not used: {why}"

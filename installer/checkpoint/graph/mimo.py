@@ -80,7 +80,7 @@ def build_head(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
 def _observe(
     graph: GraphBuilder, shape: DecoderShape, attention: Observed, states: ir.Value
 ) -> None:
-    """Measure the head's keys and values, too; store all of its matrices.
+    """Measure the head's keys and values, too; all else of it is written so that it is stored.
 
     Behind the last token comes that one again, since nothing else is known to.
     """
@@ -92,8 +92,8 @@ def _observe(
     x, stream = _norm(graph, shape, "input_layernorm", stream, None)
     attended = attention.attend(shape.layers, qwen2.project(graph, shape, _AT, x))
     result = decoder.conclude_plainly(graph, shape, _AT, attended)
-    x, _ = _norm(graph, shape, "post_attention_layernorm", stream, result)
-    decoder.swiglu(graph, shape, _AT, x)
+    x, stream = _norm(graph, shape, "post_attention_layernorm", stream, result)
+    _norm(graph, shape, "final_layernorm", stream, decoder.swiglu(graph, shape, _AT, x))
 
 
 def _joined(
