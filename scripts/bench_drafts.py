@@ -1,10 +1,11 @@
-"""Measures what a draft model gains: with it and without, a step each in turns.
+"""Measures what a draft model or a head gains: with it and without, a step each in turns.
 
 Model and draft have random weights, so their guesses would never be right. So both are made to say
 a given text: all of their work is done, then the text's token gets the highest logit; the draft's
 is right as often as `--right` says. The model has the shape of Qwen3-0.6B, or fewer layers or
-tokens; the draft has 4 layers of 512. The time counts from the first token to the last. Where the
-machine does other things too, measure with `--processor`.
+tokens; the draft has 4 layers of 512. With `--head` the model is in MiMo's form and its head
+guesses; what that takes of a prompt is told first. The time counts from the first token to the
+last. Where the machine does other things too, measure with `--processor`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import shutil
 import statistics
 import time
+from collections.abc import Mapping
 from collections.abc import Sequence as Listing
 
 from appliance.compiler import open_artifact
@@ -22,15 +24,19 @@ from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.draft_model import DraftModel, DraftRunner
 from appliance.engine.generation import Generation
+from appliance.engine.guesser import Guesser
+from appliance.engine.head import Head
+from appliance.engine.head_runner import HeadRunner
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
+from appliance.engine.native_runner import Step
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
 from appliance.model_store import ModelStore
-from appliance.scheduler import Plan
+from appliance.scheduler import Move, Plan, PrefillChunk, Sequence
 from appliance.trust.node_key import NodePublicKey
 from scripts.bench_engine import HOME, SHAPE
-from tests.fakes.checkpoints import write_qwen3
+from tests.fakes.checkpoints import write_mimo, write_qwen3
 from tests.fakes.engine_node import EngineNode
 
 PROMPT, LENGTH = 64, 96
@@ -56,14 +62,16 @@ class Clock:
         return time.thread_time() if cls.threads else time.perf_counter()
 
 
-def open_model(layers: int, vocab: int) -> ChatModel:
-    """The model with its draft, compiled; made now if it is not there."""
-    root = HOME / f"node-draft-{layers}-{vocab}"
+def open_model(layers: int, vocab: int, *, head: bool) -> ChatModel:
+    """The model with its draft or head, compiled; made now if it is not there."""
+    root = HOME / f"node-{'head' if head else 'draft'}-{layers}-{vocab}"
     if not (root / ".done").exists():
         shutil.rmtree(root, ignore_errors=True)
         own = SHAPE | {"layers": layers, "vocab": vocab}
-        large = write_qwen3(root / "large", dtype="bfloat16", **own)  # type: ignore[arg-type]
-        small = write_qwen3(root / "small", dtype="bfloat16", **(own | SMALL))  # type: ignore[arg-type]
+        write, small = (write_mimo if head else write_qwen3), None
+        large = write(root / "large", dtype="bfloat16", **own)  # type: ignore[operator]
+        if not head:
+            small = write_qwen3(root / "small", dtype="bfloat16", **(own | SMALL))  # type: ignore[arg-type]
         EngineNode(root).add(large, name="bench", precision="w8a8", draft=small)
         (root / ".done").touch()
     layout = Layout(root)
@@ -103,6 +111,53 @@ class Reciting:
         return logits
 
 
+class RecitingHead(HeadRunner):
+    """The same for a head, which is told whose guesses are wanted before it runs."""
+
+    def __init__(self, runner: HeadRunner, texts: dict[int, Text], right: float) -> None:
+        self._runner = runner
+        self._texts = texts
+        self._right = right
+        self._chance = random.Random(1)
+        self.sequences: Mapping[int, Sequence] = {}
+
+    def move(self, move: Move) -> None:
+        self._runner.move(move)
+
+    def run(self, step: Step, states: Array) -> tuple[Array, Array]:
+        logits, following = self._runner.run(step, states)
+        for row, (slot, start, count) in enumerate(step.spans if step.rows else ()):
+            text = self._texts.get(self.sequences[slot].tokens[0], [])
+            wrong = self._chance.random() >= self._right
+            logits[row, (text + [0] * 16)[start + count + 1 - PROMPT] ^ wrong] = 1e9
+        return logits, following
+
+
+class KnownHead(Head):
+    """Tells its runner whose guesses are wanted."""
+
+    def guess(self, sequences: Mapping[int, Sequence], width: int) -> dict[int, tuple[int, ...]]:
+        assert isinstance(self._runner, RecitingHead)
+        self._runner.sequences = sequences
+        return super().guess(sequences, width)
+
+
+def share_of_prompts(model: ChatModel, count: int, rounds: int) -> float:
+    """What a head takes of the time of a prompt of so many tokens, as a part of the rest."""
+    asking, runner = model.engine._guessing.asking, model.engine._runner
+    assert asking is not None
+    shares = []
+    for _ in range(rounds + 1):
+        plan = Plan(prefills=(PrefillChunk(Sequence([7] * count), 0, 0, count),))
+        asking.model.forget()
+        start = Clock.now()
+        runner.run(plan)
+        between = Clock.now()
+        asking.model.observe(plan)
+        shares.append((Clock.now() - between) / (between - start))
+    return statistics.median(shares[1:])
+
+
 def speeds(engines: Listing[LLMEngine], generations: Listing[Generation]) -> list[float]:
     """Tokens a second of each engine, all under the same load."""
     seconds = [0.0 for _ in engines]
@@ -121,20 +176,27 @@ def speeds(engines: Listing[LLMEngine], generations: Listing[Generation]) -> lis
     return [len(generations) * (LENGTH - 1) / spent for spent in seconds]
 
 
+def stand_in(known: Guesser, texts: dict[int, Text], right: float) -> Guesser:
+    """Does all that `known` does, and is right so often."""
+    if isinstance(known, Head):
+        runner = RecitingHead(known._runner, texts, right)
+        return KnownHead(runner, known._states, slots=SLOTS, capacity=CAPACITY)
+    assert isinstance(known, DraftModel)
+    return DraftModel(
+        Reciting(known._runner, texts, right), slots=SLOTS, capacity=CAPACITY,
+        vocab_size=known._vocab_size, gathered=known._gathered,
+    )  # fmt: skip
+
+
 def engine_of(model: ChatModel, texts: dict[int, Text], right: float | None) -> LLMEngine:
     """With its draft model, right so often; None: without."""
-    asking, draft = model.engine._guessing.asking, None
-    if right is not None:
-        assert asking is not None
-        runner = Reciting(asking.model._runner, texts, right)
-        draft = DraftModel(
-            runner, slots=SLOTS, capacity=CAPACITY, vocab_size=asking.model._vocab_size,
-            gathered=asking.model._gathered,
-        )  # fmt: skip
+    asking = model.engine._guessing.asking
+    assert asking is not None
+    draft = None if right is None else stand_in(asking.model, texts, right)
     return LLMEngine(
         Reciting(model.engine._runner, texts),  # type: ignore[arg-type]
         model.tokenizer, model.prompting,
-        vocab_size=asking.model._vocab_size if asking else 0, slots=SLOTS, capacity=CAPACITY,
+        vocab_size=model.engine._vocab_size, slots=SLOTS, capacity=CAPACITY,
         token_budget=512, max_waiting=0, draft_tokens=8, draft=draft,
         gathered=model.engine._make_scheduler.keywords["gathered"], clock=Clock.now,
     )  # fmt: skip
@@ -150,9 +212,15 @@ def main() -> None:
     parser.add_argument(
         "--processor", action="store_true", help="one thread, and count its processor time"
     )
+    parser.add_argument("--head", action="store_true", help="a head, not a draft model")
     options = parser.parse_args()
     Clock.threads = int(options.processor)
-    models = [open_model(options.layers, options.vocab) for _ in range(2)]
+    models = [open_model(options.layers, options.vocab, head=options.head) for _ in range(2)]
+    if options.head:
+        share = share_of_prompts(models[0], CAPACITY // 2, options.rounds)
+        print(
+            f"of a prompt of {CAPACITY // 2} tokens the head takes {share:.1%} of the model's time"
+        )
     params = SamplingParams(temperature=0, max_tokens=LENGTH)
     chance = random.Random(0)
 

@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 
 from appliance.bundle import manifest as manifests
 from appliance.bundle.manifest import HeadSpec, Manifest, Parity
-from appliance.compiler import compile as compiler
 from appliance.compiler.compile import compile_bundle
 from appliance.errors import CheckpointError, LayoutError
 from appliance.native import library
@@ -257,7 +256,7 @@ def test_it_is_compiled_over_the_packed_weights_of_the_model(
 def test_a_processor_without_native_operators_gets_no_head(
     built: BuildBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiler.library, "supported", lambda: False)
+    monkeypatch.setattr(library, "supported", lambda: False)
     model = built("mimo", "w8a8")
     compile_bundle(model.bundle, model.manifest, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
