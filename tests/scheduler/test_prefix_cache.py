@@ -56,6 +56,15 @@ def test_what_is_shared_is_reused_to_the_token_once_it_is_a_block(shared: int) -
     assert run(scheduler, other).cached == (shared if shared >= BLOCK else 0)
 
 
+@pytest.mark.parametrize("shared", range(len(SYSTEM)))
+def test_but_for_tokens_that_are_to_be_computed_anew(shared: int) -> None:
+    scheduler = make(anew=1)
+    run(scheduler, SYSTEM)
+    other = [*SYSTEM[:shared], *range(8)]
+    assert run(scheduler, other).cached == (shared - 1 if shared >= BLOCK else 0)
+    assert run(scheduler, SYSTEM).cached == len(SYSTEM) - 2
+
+
 def test_of_two_prefixes_the_one_that_shares_more_is_reused() -> None:
     for order in (1, -1):
         scheduler = make()

@@ -78,6 +78,7 @@ class Churn(RuleBasedStateMachine):
     """
 
     gathered = True
+    anew = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,6 +89,7 @@ class Churn(RuleBasedStateMachine):
             max_waiting=MAX_WAITING,
             max_waiting_per_caller=MAX_OF_CALLER,
             reuse_block=BLOCK,
+            anew=self.anew,
             gathered=self.gathered,
         )
         self.cache = SimulatedCache(gathered=self.gathered)
@@ -190,7 +192,7 @@ class Churn(RuleBasedStateMachine):
             assert any(running[chunk.sequence.caller] < most for chunk in plan.prefills)
         assert bool(plan.token_count) == self.scheduler.has_work
         for sequence in plan.admitted:
-            assert sequence.cached == 0 or sequence.cached >= BLOCK
+            assert sequence.cached == 0 or sequence.cached >= BLOCK - self.anew
             assert sequence.cached == sequence.computed < sequence.prompt_length
         if given_up:
             plan = dataclasses.replace(plan, prefills=())
@@ -245,8 +247,15 @@ class Scattered(Churn):
     gathered = False
 
 
+class Shortened(Scattered):
+    """The same where the last token of a reused prefix is computed again."""
+
+    anew = 1
+
+
 TestChurn = Churn.TestCase
 TestScattered = Scattered.TestCase
+TestShortened = Shortened.TestCase
 
 
 def _with_drafts(plan: Plan, drafts: Listing[list[int]]) -> Plan:
