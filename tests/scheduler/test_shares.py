@@ -211,9 +211,7 @@ class Churn(RuleBasedStateMachine):
 
     def everyone(self) -> list[Sequence]:
         scheduler = self.load.scheduler
-        slots = scheduler._slots
-        waiting = [*scheduler._waiting, *scheduler._followers]
-        return sorted((*waiting, *slots.decoding, *slots.prefilling), key=lambda s: s.arrival)
+        return sorted((*scheduler._queue, *scheduler._slots.running), key=lambda s: s.arrival)
 
     @invariant()
     def integrity(self) -> None:
