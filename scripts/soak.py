@@ -33,6 +33,7 @@ def main() -> int:
         faults=options.fault,
         judge_growth=options.minutes >= 30,
     )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soaked") as directory:
         models = options.models or Path(directory) / "models"
         if not models.exists():

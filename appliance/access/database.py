@@ -20,7 +20,13 @@ from appliance.change_counter import ChangeCounter
 from appliance.errors import StorageError
 from appliance.fsops import inherit_owner
 
-_BUSY_SECONDS = 5.0
+_BUSY_SECONDS = 30.0
+"""How long one process waits for another's commit. A disk that was busy with something else was
+seen to keep a commit for more than five seconds; whoever gives up sooner has gained nothing, since
+the next to come waits for the same."""
+
+_HINT = "run the command as root; if it says so again, check the disk"
+_BUSY_HINT = "another command holds them, or the disk is very slow: try again"
 
 
 class AccessDatabase:
@@ -85,7 +91,7 @@ class AccessDatabase:
     def standing_still(self) -> Iterator[None]:
         """While inside, no other process can commit a change: it waits.
 
-        For a moment only, and never across an await: a writer gives up after five seconds.
+        For a moment only, and never across an await: a writer waits, and gives up in the end.
         """
         connection = self.connection
         with self.failures():
@@ -102,9 +108,10 @@ class AccessDatabase:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            busy = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
             raise StorageError(
                 f"the keys in {self._path} cannot be used: {error}",
-                hint="run the command as root; if it says so again, check the disk",
+                hint=_BUSY_HINT if busy else _HINT,
             ) from error
 
     def _prepare(self) -> None:

@@ -150,6 +150,29 @@ class Response(Event, frozen=True, tag="RES"):
     content_ref: str = ""
 
 
+def response_to(
+    request: Request,
+    outcome: Outcome,
+    *,
+    status: int = 0,
+    code: str = "",
+    aborted_boot: str = "",
+) -> Response:
+    """The end of a request for which nothing is billed."""
+    return Response(
+        request_id=request.request_id,
+        key_id=request.key_id,
+        tenant=request.tenant,
+        route=request.route,
+        model=request.model,
+        bundle_digest=request.bundle_digest,
+        outcome=outcome,
+        status=status,
+        code=code,
+        aborted_boot=aborted_boot,
+    )
+
+
 class Reject(Event, frozen=True, tag="REJECT"):
     """A request was refused before it was admitted; there is no REQ for it."""
 

@@ -27,6 +27,7 @@ from appliance.audit.event import (
     Response,
     encode_leaf,
     place,
+    response_to,
 )
 from appliance.audit.journal import Journal
 from appliance.audit.prune import boundary, delete, first_kept
@@ -202,6 +203,11 @@ class AuditLog:
             self.checkpoint()
         return len(orphans)
 
+    def open_requests(self) -> list[Request]:
+        """Those without a RES among the published records."""
+        with self._publishing:
+            return self._tree.open_requests()
+
     def reopen(self) -> None:
         """Verify the journal from the disk and go on from there.
 
@@ -277,16 +283,7 @@ def _holds_records(directory: Path) -> bool:
 
 
 def _aborted(request: Request) -> Response:
-    return Response(
-        request_id=request.request_id,
-        key_id=request.key_id,
-        tenant=request.tenant,
-        route=request.route,
-        model=request.model,
-        bundle_digest=request.bundle_digest,
-        outcome="aborted",
-        aborted_boot=request.boot_id,
-    )
+    return response_to(request, "aborted", aborted_boot=request.boot_id)
 
 
 @contextmanager

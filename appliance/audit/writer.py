@@ -6,6 +6,7 @@ every `checkpoint_seconds` while there is something to publish, and looks after 
 disk. Refuses to acknowledge anything while either of them cannot do its work. On a full disk the
 ballast is given up (room.py): from then on only what closes or explains is recorded, until there
 is room for a ballast again.
+What was refused is made up for (late.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from appliance.audit.event import Event, Heartbeat, Opening
+from appliance.audit.event import Event, Heartbeat, Opening, Response
+from appliance.audit.late import Late, Told
 from appliance.audit.log import AuditLog
 from appliance.audit.room import Room, is_full
 from appliance.config import AuditSettings
@@ -30,7 +32,7 @@ FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 2.0
 
 _logger = logging.getLogger(__name__)
-_Waiting = tuple[Event, asyncio.Future[int] | None]
+_Waiting = tuple[Event, Told | None]
 
 
 class AuditWriter:
@@ -51,6 +53,7 @@ class AuditWriter:
         self._closing_only = False
         self._given_up = False
         """The ballast was given up since the appender last looked."""
+        self._late = Late()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._appender = threading.Thread(target=self._append_forever, name="audit-append")
         self._publisher = threading.Thread(target=self._publish_forever, name="audit-publish")
@@ -70,16 +73,36 @@ class AuditWriter:
         is down, or the disk full and `event` an `Opening`; then the event is not in the log.
         """
         assert self._loop is not None, "the writer was started"
-        future: asyncio.Future[int] = self._loop.create_future()
+        future: Told = self._loop.create_future()
         with self._changed:
             refusal = self._refusal(event)
             if refusal is not None:
                 raise refusal
             if self._closing:
-                raise AuditUnavailableError("the audit log is closing", hint="try again later")
+                raise _closing()
             self._queue.append((event, future))
             self._changed.notify()
-        return await future
+        seq = await future
+        assert seq is not None, "what is recorded in time has a number"
+        return seq
+
+    async def record_late(self, response: Response) -> int | None:
+        """Append a RES that was refused, when the log works again; returns its number.
+
+        None if its request is found closed, since what was refused had reached the disk. Raises
+        AuditUnavailableError when the writer closes before: the next start closes the request.
+        """
+        assert self._loop is not None, "the writer was started"
+        while True:
+            future: Told = self._loop.create_future()
+            with self._changed:
+                if self._closing:
+                    raise _closing()
+                self._late.add(response, future)
+            try:
+                return await future
+            except AuditUnavailableError:
+                continue
 
     @property
     def failure(self) -> ApplianceError | None:
@@ -166,6 +189,8 @@ class AuditWriter:
         self._in_loop(lambda: _answer(answers))
 
     def _refuse(self, batch: Sequence[_Waiting]) -> None:
+        with self._changed:
+            self._late.doubt(event for event, _ in batch)
         failure = self.failure or AuditUnavailableError("the audit log was closed for a moment")
         futures = [future for _, future in batch if future is not None]
         self._in_loop(lambda: _reject(futures, failure))
@@ -189,16 +214,33 @@ class AuditWriter:
         while not self._drained.wait(delay):
             if self._publish():
                 delay = self._settings.checkpoint_seconds
+                self._make_up()
                 self._roll_when_due()
                 self._look_after_room()
             else:
                 delay = min(2 * max(delay, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
         self._publish()
+        with self._changed:
+            waiting = self._late.take().told()
+        self._in_loop(lambda: _reject(waiting, _closing()))
 
     def _publish(self) -> bool:
         if self._log.size != self._log.published.size or "publish" in self._failures:
             return self._attempt("publish", self._log.checkpoint)
         return True
+
+    def _make_up(self) -> None:
+        """Close what is open and has nobody any more to close it; all that is durable is
+        published."""
+        with self._changed:
+            if self.failure is not None or not self._late:
+                return
+            late = self._late.take()
+        still = self._log.open_requests()
+        with self._changed:
+            self._queue.extend(late.missing(still))
+            self._changed.notify()
+        self._in_loop(lambda: _answer([(told, None) for told in late.told(still)]))
 
     def _look_after_room(self) -> None:
         kept = self._room.keep()
@@ -241,16 +283,20 @@ class AuditWriter:
             self._loop.call_soon_threadsafe(callback)
 
 
-def _answer(answers: Sequence[tuple[asyncio.Future[int], int]]) -> None:
+def _answer(answers: Sequence[tuple[Told, int | None]]) -> None:
     for future, seq in answers:
         if not future.done():
             future.set_result(seq)
 
 
-def _reject(futures: Sequence[asyncio.Future[int]], failure: ApplianceError) -> None:
+def _reject(futures: Sequence[Told], failure: ApplianceError) -> None:
     for future in futures:
         if not future.done():
             future.set_exception(_unavailable(failure))
+
+
+def _closing() -> AuditUnavailableError:
+    return AuditUnavailableError("the audit log is closing", hint="try again later")
 
 
 def _full() -> AuditUnavailableError:

@@ -23,7 +23,7 @@ from appliance.metering.money import MICRO
 from appliance.metering.price import Price, Tariff, no_price
 
 _SCHEMA_VERSION = 1
-_BUSY_SECONDS = 5.0
+_BUSY_SECONDS = 30.0
 _MOST = 1_000_000 * MICRO
 """A million units for a million tokens: above that it is a typing error."""
 _COLUMNS = "version, model, since, input, cached, output, batch_input, batch_cached, batch_output"

@@ -32,7 +32,7 @@ def victim_for(sequence: Sequence, slots: SlotTable) -> Sequence | None:
     lower = [other for other in willing if other.priority < sequence.priority]
     if lower:
         return min(lower, key=lambda other: (other.priority, other.computed))
-    callers = Counter(other.caller for other in (*slots.decoding, *slots.prefilling))
+    callers = Counter(other.caller for other in slots.running)
     if sequence.caller in callers:
         return None
     part = slots.count // (len(callers) + 1)

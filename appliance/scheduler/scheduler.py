@@ -4,8 +4,8 @@ Every step computes one token for each decoding sequence and spends what is left
 budget on prompts, so a long prompt slows the others down by a bounded amount and never stops
 them. Sequences join and leave between steps.
 
-Owns the waiting queue and, through SlotTable, the cache slots. Refuses more waiting sequences
-than its bound. Not thread-safe: its owner holds a lock.
+Owns the waiting queue, through Admission, and the cache slots, through SlotTable. Refuses more
+waiting sequences than its bound. Not thread-safe: its owner holds a lock.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 
 from appliance.errors import CapacityError
+from appliance.scheduler.admission import Admission
 from appliance.scheduler.division import Budget, divide
-from appliance.scheduler.fair_queue import AGED_TURN, FairQueue
-from appliance.scheduler.followers import Followers, may_follow
+from appliance.scheduler.fair_queue import AGED_TURN
 from appliance.scheduler.plan import Plan, PrefillChunk
-from appliance.scheduler.preemption import victim_for
-from appliance.scheduler.prefix import Match
 from appliance.scheduler.sequence import Phase, Sequence
 from appliance.scheduler.shares import Classes, Shares
 from appliance.scheduler.slots import SlotTable
@@ -68,8 +66,7 @@ class Scheduler:
         )
         self._slots = SlotTable(slots, reuse_block, anew=anew, gathered=gathered)
         self._shares = Shares(slots)
-        self._waiting = FairQueue()
-        self._followers = Followers()
+        self._queue = Admission(self._slots, self._shares)
         self._private: Counter[Hashable] = Counter()
         self._arrivals = itertools.count()
         self._steps = 0
@@ -77,7 +74,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting) + len(self._followers)
+        return len(self._queue)
 
     @property
     def running(self) -> int:
@@ -86,8 +83,8 @@ class Scheduler:
     @property
     def classes(self) -> Classes:
         """The same by class of capacity."""
-        dedicated = sum(sequence.share is not None for sequence in self._running)
-        waiting = sum(s.share is not None for s in (*self._waiting, *self._followers))
+        dedicated = sum(sequence.share is not None for sequence in self._slots.running)
+        waiting = sum(s.share is not None for s in self._queue)
         return Classes(
             (self.running - dedicated, dedicated),
             (self.waiting - waiting, waiting),
@@ -101,11 +98,7 @@ class Scheduler:
     @property
     def cached_positions(self) -> int:
         """Cache positions that hold a running sequence's keys and values."""
-        return sum(sequence.computed for sequence in self._running)
-
-    @property
-    def _running(self) -> tuple[Sequence, ...]:
-        return self._slots.decoding + self._slots.prefilling
+        return sum(sequence.computed for sequence in self._slots.running)
 
     def add(self, sequences: Iterable[Sequence]) -> None:
         """Queue the sequences of one request, all or none.
@@ -124,18 +117,16 @@ class Scheduler:
                 self._private[alone] += 1
             sequence.arrival = next(self._arrivals)
             self._shares.enter(sequence)
-            self._waiting.push(sequence)
+            self._queue.push(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, finished or cancelled; its slot may be given away from now on."""
         assert not self._planned, "a step is under way: its slots must stay where they are"
         if sequence.phase is Phase.WAITING:
-            if not self._followers.remove(sequence):
-                self._waiting.remove(sequence)
+            self._queue.remove(sequence)
             sequence.phase = Phase.FINISHED
         elif sequence.running:
-            self._give_back(sequence)
-            self._slots.release(sequence)
+            self._queue.release(sequence)
         else:
             return
         self._shares.leave(sequence)
@@ -154,23 +145,12 @@ class Scheduler:
         self._planned = True
         most = self._token_budget
         self._budget = Budget(most, most) if budget is None else budget.within(most)
-        for sequence in reversed(self._followers.ready()):
-            self._waiting.push_back(sequence)
-        admitted: list[Sequence] = []
-        preempted: list[Sequence] = []
-        self._admit_owners(admitted, preempted)
-        self._admit(admitted, preempted)
+        admitted, preempted = self._queue.admit(self._divided)
         self._slots.arrange()
         shares = self._divided({s: s.uncomputed for s in self._slots.prefilling})
         self._steps += 1
         chunks = tuple(_chunk(sequence, count) for sequence, count in shares.items())
-        return Plan(
-            self._slots.take_moves(),
-            chunks,
-            self._slots.decoding,
-            tuple(admitted),
-            tuple(preempted),
-        )
+        return Plan(self._slots.take_moves(), chunks, self._slots.decoding, admitted, preempted)
 
     def commit(self, plan: Plan) -> None:
         """Book what `plan` has computed; sequences whose prompt is complete start to decode."""
@@ -204,21 +184,16 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Every sequence is in one place, no slot is lost, nothing exceeds its bound."""
         self._slots.check_integrity()
-        self._waiting.check_integrity()
+        self._queue.check_integrity()
         # Those that found a free slot, and owners that found their own, wait for the next step.
         assert self.waiting <= self._max_waiting + 2 * self._slots.count
-        waiting = [*self._waiting, *self._followers]
-        for sequence in waiting:
-            assert sequence.phase is Phase.WAITING
-            assert sequence.slot is None
-            assert sequence.computed == 0
         for sequence in self._slots.prefilling:
             assert sequence.computed < len(sequence.tokens)
             assert sequence.generated == 0 or sequence.preemptions
         for sequence in self._slots.decoding:
             assert sequence.prompt_length <= sequence.computed <= len(sequence.tokens)
             assert len(sequence.tokens) <= self.capacity
-        everyone = [*waiting, *self._slots.prefilling, *self._slots.decoding]
+        everyone = [*self._queue, *self._slots.running]
         self._shares.check_integrity(everyone)
         private = Counter(s.namespace for s in everyone if isinstance(s.namespace, _Private))
         assert private == self._private
@@ -233,7 +208,7 @@ class Scheduler:
                 f"the queue is full: {self.waiting} sequences wait", hint=hint, code="queue_full"
             )
         for caller, count in Counter(sequence.caller for sequence in arrivals).items():
-            waiting = self._waiting.count(caller) + self._followers.count(caller)
+            waiting = self._queue.count(caller)
             if count > free + self._max_of_caller - waiting:
                 raise CapacityError(
                     f"this caller's part of the queue is full: {waiting} of its sequences wait",
@@ -246,82 +221,9 @@ class Scheduler:
         (share,) = {sequence.share for sequence in arrivals}
         return 0 if share is None else self._shares.unused(share)
 
-    def _admit_owners(self, admitted: list[Sequence], preempted: list[Sequence]) -> None:
-        """Give the slots that are kept for them to owners who wait; who has borrowed one goes."""
-        self._shares.assign(self._running)
-        while owners := self._shares.wanting():
-            sequence = self._waiting.head_of(owners)
-            if sequence is None:
-                return
-            match = self._slots.match(sequence)
-            if self._follows(sequence, match):
-                continue
-            if not self._slots.available:
-                victim = self._shares.borrower(self._running)
-                assert victim is not None, "not all slots are reserved while an owner lacks one"
-                self._preempt(victim)
-                preempted.append(victim)
-            self._waiting.take_reserved(sequence)
-            self._shares.reserve(sequence)
-            self._start(sequence, match, admitted)
-
-    def _admit(self, admitted: list[Sequence], preempted: list[Sequence]) -> None:
-        """Give slots to those in the queue who would get tokens in this step."""
-        while sequence := self._waiting.head(by_age=self._slots.available > 0):
-            victim = None
-            if not self._slots.available:
-                victim = victim_for(sequence, self._slots)
-                if victim is None:
-                    # Whoever runs nothing need not wait until the clock of who has all is later.
-                    newcomer = self._waiting.newcomer({s.caller for s in self._running})
-                    if newcomer is None:
-                        break
-                    sequence, victim = newcomer, victim_for(newcomer, self._slots)
-                    if victim is None:
-                        break
-            match = self._slots.match(sequence)
-            if self._follows(sequence, match):
-                continue
-            held = match.tokens if match is not None else 0
-            needs = {s: s.uncomputed for s in self._slots.prefilling}
-            needs[sequence] = sequence.uncomputed - held
-            # Whose turn came by age may have to wait for tokens; others must not wait behind it.
-            if sequence not in self._divided(needs) and not self._waiting.aged_turn:
-                break
-            if victim is not None:
-                self._preempt(victim)
-                preempted.append(victim)
-            self._waiting.take(sequence, _fresh(sequence, held))
-            self._start(sequence, match, admitted)
-
-    def _follows(self, sequence: Sequence, match: Match | None) -> bool:
-        """Whether it waits on, for another that computes more of its prompt just now."""
-        promise = self._slots.promise(sequence)
-        held = match.tokens if match is not None else 0
-        if promise is None or promise.tokens <= held or not may_follow(sequence, promise):
-            return False
-        self._waiting.remove(sequence)
-        self._followers.add(sequence, promise)
-        return True
-
-    def _start(self, sequence: Sequence, match: Match | None, admitted: list[Sequence]) -> None:
-        self._slots.claim(sequence, match)
-        if not sequence.preemptions:
-            sequence.cached = sequence.computed
-            admitted.append(sequence)
-
-    def _preempt(self, sequence: Sequence) -> None:
-        """Back into the queue; what it has computed stays cached while there is room."""
-        self._give_back(sequence)
-        self._slots.release(sequence)
-        sequence.phase = Phase.WAITING
-        sequence.computed = 0
-        sequence.preemptions += 1
-        self._waiting.push_back(sequence)
-
     def _divided(self, needs: Mapping[Sequence, int]) -> dict[Sequence, int]:
         """This step's prompt tokens for those who have a slot or would get one."""
-        callers = Counter(sequence.caller for sequence in {*self._running, *needs})
+        callers = Counter(sequence.caller for sequence in {*self._slots.running, *needs})
         decoding = len(self._slots.decoding)
         return divide(
             needs,
@@ -335,22 +237,11 @@ class Scheduler:
     def _decoded(self, sequence: Sequence) -> None:
         """One more token of its answer is computed."""
         self._slots.advance(sequence, 1)
-        if not sequence.reserved:
-            self._waiting.spend(sequence.caller, 1)
-
-    def _give_back(self, sequence: Sequence) -> None:
-        """Its caller's clock does not count what is not computed of its prompt."""
-        if sequence.phase is Phase.PREFILL and sequence.charged:
-            self._waiting.spend(sequence.caller, -_fresh(sequence, sequence.computed))
+        self._queue.decoded(sequence)
 
 
 class _Private:
     """The namespace of one request that shares with nobody."""
-
-
-def _fresh(sequence: Sequence, computed: int) -> int:
-    """Tokens that were never computed for `sequence`, of those behind the first `computed`."""
-    return len(sequence.tokens) - max(computed, sequence.reached)
 
 
 def _chunk(sequence: Sequence, count: int) -> PrefillChunk:

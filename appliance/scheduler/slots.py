@@ -67,6 +67,11 @@ class SlotTable:
         return tuple(self._prefilling)
 
     @property
+    def running(self) -> tuple[Sequence, ...]:
+        """Everyone who has a slot."""
+        return self.decoding + self.prefilling
+
+    @property
     def used(self) -> int:
         return len(self._decoding) + len(self._prefilling)
 

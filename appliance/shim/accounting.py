@@ -2,12 +2,15 @@
 
 Owns the order: REQ is durable before a handler may send anything, RES before it may send its
 last byte, the usage row follows from RES. A request that is not admitted gets a REJECT. Refuses
-to go on when the log cannot be written (AuditUnavailableError): fail closed.
+to go on when the log cannot be written (AuditUnavailableError): fail closed. The RES of a request
+that ends then is owed, and written when the log works again (owed_records.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+
+import msgspec
 
 from appliance.access import KeyStore
 from appliance.audit import AuditWriter
@@ -22,9 +25,11 @@ from appliance.audit.event import (
     clip,
     unix_seconds,
 )
+from appliance.errors import AuditUnavailableError
 from appliance.metering import no_price, usage_row
 from appliance.shim.exchange import Exchange
 from appliance.shim.metrics import Metrics
+from appliance.shim.owed_records import OwedRecords
 from appliance.shim.revocation import key_revoked
 from appliance.shim.settler import Settler
 
@@ -48,6 +53,7 @@ class Accounting:
         self._keys = keys
         self._settler = settler
         self._metrics = metrics
+        self._owed = OwedRecords(writer, self._book)
 
     async def admit(self, exchange: Exchange, *, bundle_digest: str = "") -> Bill:
         """Write the REQ of `exchange`; returns the bill that must be closed.
@@ -103,18 +109,40 @@ class Accounting:
         """Return when every request that has ended is in the usage database."""
         await self._settler.flush()
 
+    async def close(self) -> None:
+        """Nothing more is written late: the next start closes what is open then."""
+        await self._owed.close()
+
     async def _keep(self, exchange: Exchange, part: Part, content: bytes) -> Kept:
         if not self._content.writes:
             return self._content.keep(exchange.request_id, part, content)
         return await asyncio.to_thread(self._content.keep, exchange.request_id, part, content)
 
-    async def _close(self, exchange: Exchange, response: Response) -> None:
-        seq = await self._writer.record(response)
+    async def _close(
+        self, exchange: Exchange, response: Response, answer: bytes, failed: Response
+    ) -> None:
+        """Record `response`, whose answer's content is `answer`; `failed` if that cannot be now."""
+        self._charge(exchange, response)
+        try:
+            kept = await self._keep(exchange, "answered", answer)
+            response, failed = (
+                msgspec.structs.replace(one, content_commit=kept.commit, content_ref=kept.ref)
+                for one in (response, failed)
+            )
+            seq = await self._writer.record(response)
+        except AuditUnavailableError:
+            self._owed.write(failed)
+            raise
         exchange.outcome = response.outcome
-        tokens = response.tokens
+        self._book(seq, response)
+
+    def _charge(self, exchange: Exchange, response: Response) -> None:
         if exchange.reservation is not None:
-            at = unix_seconds(response.t_utc)
-            exchange.reservation.settle(tokens.prompt + tokens.generated, response.cost, at)
+            used = response.tokens.prompt + response.tokens.generated
+            exchange.reservation.settle(used, response.cost, unix_seconds(response.t_utc))
+
+    def _book(self, seq: int, response: Response) -> None:
+        """The RES number `seq` is durable."""
         row = usage_row(seq, response)
         if row is not None:
             self._settler.settle(row)
@@ -149,34 +177,41 @@ class Bill:
         finish_reason: str = "",
         code: str = "",
         answer: bytes = b"",
+        failed_status: int = 503,
     ) -> None:
         """Write the RES; durable when this returns. `status` is 0 if none reached the caller.
 
         `answer` is the content of the answer; it is kept as the settings say, or not at all.
+        `failed_status` is what the caller of a whole answer got if this fails. Raises
+        AuditUnavailableError; then a RES that says so is written as soon as the log works again.
         """
         assert not self._closed, "one RES for each REQ"
         self._closed = True
         exchange = self._exchange
         price = exchange.price or no_price(exchange.model)
-        answered = await self._accounting._keep(exchange, "answered", answer)
-        await self._accounting._close(
-            exchange,
-            Response(
-                request_id=exchange.request_id,
-                key_id=exchange.key_id,
-                route=exchange.route,
-                model=exchange.model,
-                tenant=exchange.project,
-                outcome=outcome,
-                bundle_digest=self._bundle_digest,
-                finish_reason=finish_reason,
-                status=status,
-                code=clip(code),
-                tokens=tokens,
-                price=price.version,
-                cost=price.tariff(batch=exchange.batch).cost(tokens),
-                batch=exchange.batch,
-                content_commit=answered.commit,
-                content_ref=answered.ref,
-            ),
+        response = Response(
+            request_id=exchange.request_id,
+            key_id=exchange.key_id,
+            route=exchange.route,
+            model=exchange.model,
+            tenant=exchange.project,
+            outcome=outcome,
+            bundle_digest=self._bundle_digest,
+            finish_reason=finish_reason,
+            status=status,
+            code=clip(code),
+            tokens=tokens,
+            price=price.version,
+            cost=price.tariff(batch=exchange.batch).cost(tokens),
+            batch=exchange.batch,
         )
+        failed = response if outcome != "ok" else _unfinished(response, failed_status)
+        await self._accounting._close(exchange, response, answer, failed)
+
+
+def _unfinished(response: Response, status: int) -> Response:
+    """What to write of an answer that was not completed because its RES was not written."""
+    code = AuditUnavailableError.code
+    return msgspec.structs.replace(
+        response, outcome="error", finish_reason="", status=status, code=code
+    )

@@ -178,6 +178,7 @@ class Generation:
             status=200,
             finish_reason=",".join(sorted(self._reasons)),
             answer=self._answer(),
+            failed_status=200 if self.started else 503,
         )
 
     async def abandon(self, error: BaseException) -> None:

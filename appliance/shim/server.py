@@ -151,6 +151,7 @@ async def _services(
                     await batches.close()
                 await revocations.close()
                 await engine.close()
+                await accounting.close()
                 await settler.close()
 
 

@@ -7,11 +7,12 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from appliance.access import KeyInfo, KeyStore, new_key, new_project, secret
+from appliance.access import KeyInfo, KeyStore, database, new_key, new_project, secret
 from appliance.errors import ConflictError, NotFoundError, StorageError, UsageError
 
 
@@ -144,6 +145,19 @@ def test_a_file_that_is_no_database_is_a_typed_error(path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(StorageError, match=r"keys\.db"):
         KeyStore(path)
+
+
+def test_whoever_holds_the_file_too_long_is_named_as_the_cause(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.01)
+    with KeyStore(path) as keys, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageError, match="locked") as refused:
+            keys.create("app")
+        assert "another command" in refused.value.hint
+        other.execute("COMMIT")
+        keys.create("app")
 
 
 @pytest.mark.parametrize(

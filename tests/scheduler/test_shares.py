@@ -176,19 +176,30 @@ class Churn(RuleBasedStateMachine):
     @rule()
     def step(self) -> None:
         before = Counter(sequence.owner for sequence in self.everyone())
-        reserved = [s for s in self.everyone() if s.running and s.reserved]
+        running = [s for s in self.everyone() if s.running]
+        reserved = self.oldest_of_each_owner(running)
         plan = self.load.step()
-        admitted = Counter(s.owner for s in self.running_during(plan))
+        ran = self.running_during(plan)
+        started = ran.difference(running).union(ran.intersection(plan.preempted))
+        admitted = Counter(s.owner for s in ran)
         for owner in self.shares:
             assert admitted[owner] >= min(before[owner], self.kept(owner))
         for victim in plan.preempted:
-            own = any(s.owner == victim.owner for s in plan.admitted)
+            own = any(s.owner == victim.owner for s in started)
             assert victim not in reserved or own, "but for its owner's own"
         assert admitted.total() <= SLOTS
         given: Counter[str] = Counter()
         for chunk in plan.prefills:
             given[chunk.sequence.owner] += chunk.count
         assert given.total() <= max(1, 32 - len(plan.decodes))
+
+    def oldest_of_each_owner(self, running: list[Sequence]) -> set[Sequence]:
+        """What is reserved in the next step, whichever of an owner's were when they came."""
+        return {
+            sequence
+            for owner in self.shares
+            for sequence in [s for s in running if s.owner == owner][: self.kept(owner)]
+        }
 
     def running_during(self, plan: Plan) -> set[Sequence]:
         ran = {*plan.decodes, *(chunk.sequence for chunk in plan.prefills)}
@@ -200,9 +211,7 @@ class Churn(RuleBasedStateMachine):
 
     def everyone(self) -> list[Sequence]:
         scheduler = self.load.scheduler
-        slots = scheduler._slots
-        waiting = [*scheduler._waiting, *scheduler._followers]
-        return sorted((*waiting, *slots.decoding, *slots.prefilling), key=lambda s: s.arrival)
+        return sorted((*scheduler._queue, *scheduler._slots.running), key=lambda s: s.arrival)
 
     @invariant()
     def integrity(self) -> None:

@@ -307,6 +307,10 @@ def test_an_answer_that_cannot_be_recorded_is_not_completed(
     assert b"audit_unavailable" in frames[-1]
     assert b"[DONE]" not in b"".join(frames)
     assert b"chat.completion" not in frames[-1]
+    (call,) = node.engine.calls.values()
+    res = assert_billed(node, call.request_id)
+    assert (res.outcome, res.code) == ("error", "audit_unavailable")
+    assert res.status == (200 if stream else 503)
 
 
 @pytest.mark.parametrize(
