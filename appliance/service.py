@@ -1,7 +1,7 @@
 """What a daemon says to its supervisor: that it serves, lives and stops. By sd_notify(3).
 
 Owns the one datagram. Refuses to need systemd: without NOTIFY_SOCKET it does nothing, and a
-supervisor that went away never stops a daemon that serves.
+supervisor that went away, or is there and does not read, never stops a daemon that serves.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ PING_SECONDS = 10.0
 """How often a daemon says that it lives."""
 SILENCE_SECONDS = 60.0
 """So long without a word, and a daemon that serves hangs: its supervisor ends it."""
+_PATIENCE_SECONDS = 1.0
+"""For a supervisor whose queue is full, where missing the word means waiting for it for ever."""
 _VARIABLE = "NOTIFY_SOCKET"
 _log = logging.getLogger(__name__)
 
 
 def notify_ready() -> bool:
     """Say that the daemon serves (`Type=notify` units become active). True if somebody was told."""
-    return _notify("READY=1")
+    return _notify("READY=1", _PATIENCE_SECONDS)
 
 
 def notify_stopping() -> bool:
     """Say that a graceful stop has begun. True if somebody was told."""
-    return _notify("STOPPING=1")
+    return _notify("STOPPING=1", _PATIENCE_SECONDS)
 
 
 def notify_alive(silence_seconds: float = SILENCE_SECONDS) -> bool:
@@ -33,7 +35,7 @@ def notify_alive(silence_seconds: float = SILENCE_SECONDS) -> bool:
     return _notify(f"WATCHDOG=1\nWATCHDOG_USEC={int(silence_seconds * 1_000_000)}")
 
 
-def _notify(state: str) -> bool:
+def _notify(state: str, patience_seconds: float = 0.0) -> bool:
     address = os.environ.get(_VARIABLE)
     if not address:
         return False
@@ -41,8 +43,9 @@ def _notify(state: str) -> bool:
     target = "\0" + address[1:] if address.startswith("@") else address
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
+            client.settimeout(patience_seconds)
             client.sendto(state.encode("ascii"), target)
     except OSError as error:
-        _log.warning("the supervisor could not be told %s: %s", state, error.strerror)
+        _log.warning("the supervisor could not be told %s: %s", state, error)
         return False
     return True

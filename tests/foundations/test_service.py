@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.service import notify_ready, notify_stopping
+from appliance.service import notify_alive, notify_ready, notify_stopping
 
 
 def test_without_a_supervisor_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +33,19 @@ def test_a_supervisor_that_went_away_stops_nobody(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     assert not notify_ready()
+
+
+def test_a_supervisor_that_does_not_read_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        for _ in range(10_000):
+            if not notify_alive():
+                break
+        else:
+            pytest.fail("its queue never fills")
+        supervisor.recv(64)
+        assert notify_alive()
+        assert not notify_stopping()
