@@ -239,7 +239,7 @@ class EngineSettings:
     processor, 2,048 on a GPU."""
     step_milliseconds: int = 400
     """What a step takes, about, while several sequences run; 0 sets no bound but the tokens."""
-    shared_step_milliseconds: int = 75
+    shared_step_milliseconds: int = 35
     """What prompts add to a step, about, while several callers are served, or were within ten
     seconds; 0 sets no other bound."""
     max_waiting: int = 256

@@ -4,12 +4,12 @@
                            [--hidden N] [--layers N] [--no-batch]
                            [--shared-step-milliseconds N]
 
-A node of its own, with a random model: the engine, the endpoint and this client are three
-processes. The flood is N requests of another key at once, renewed as they end; then, as a third
-case, a batch of that key. Prints the median and the 95th percentile of each case in milliseconds,
-both as multiples of those without a flood, and how many of the engine's steps a request took to its
-first token, which depends less on what else the machine does. Last, what the flood itself gets
-done: answers a minute, alone and beside the single requests.
+A node of its own, with a random model: the engine, the endpoint, this client and the flood's are
+four processes. The flood is N requests of another key at once, renewed as they end; then, as a
+third case, a batch of that key. Prints the median and the 95th percentile of each case in
+milliseconds, both as multiples of those without a flood, and how many of the engine's steps a
+request took to its first token, which depends less on what else the machine does. Last, what the
+flood itself gets done: answers a minute, alone and beside the single requests.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import asyncio
 import http.client
 import itertools
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from appliance.access import KeyStore
 from appliance.audit import create_signer
@@ -45,6 +46,7 @@ NUMBERS = itertools.count()
 CHAT = "/v1/chat/completions"
 STEPS = 'appliance_engine_steps_total{model="chat"}'
 FLOOD_SECONDS = 12.0
+_NUMBERS_OF_A_FLOOD = 1_000_000
 
 
 @dataclass
@@ -87,8 +89,6 @@ class Client:
 
     def __init__(self, port: int, secret: str, words: int) -> None:
         self._words = words
-        self._port = port
-        self.answers = 0
         self._address = Address("127.0.0.1", port, tls=False, path="")
         self._headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
 
@@ -119,7 +119,6 @@ class Client:
         body = question(self._words, 64, stream=True)
         async with exchange(self._address, "POST", CHAT, self._headers, body) as answer:
             await answer.body()
-        self.answers += 1
 
     async def singles(self, count: int, case: Case) -> None:
         """First tokens of requests that follow each other."""
@@ -127,20 +126,47 @@ class Client:
             await self.first_token(case)
 
 
-@asynccontextmanager
-async def flood(client: Client, count: int) -> AsyncIterator[None]:
-    """`count` requests of `client` are on their way, always."""
+class Flood:
+    """`count` requests of one key are on their way, always, from a process of their own: what it
+    costs to read their answers is not the other key's."""
+
+    def __init__(self, port: int, secret: str, words: int, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._answers = context.Value("Q", 0, lock=False)
+        first = next(NUMBERS) * _NUMBERS_OF_A_FLOOD
+        self._process = context.Process(
+            target=_flood, args=(port, secret, words, count, first, self._answers), daemon=True
+        )
+
+    @property
+    def answers(self) -> int:
+        """So far."""
+        return int(self._answers.value)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join()
+
+
+def _flood(port: int, secret: str, words: int, count: int, first: int, answers: Any) -> None:  # noqa: ANN401
+    """Ask until killed; count in `answers`. Questions are numbered from `first` on."""
+    global NUMBERS  # of this process
+    NUMBERS = itertools.count(first)
+    client = Client(port, secret, words)
 
     async def stream() -> None:
         while True:
             await client.ask()
+            answers.value += 1
 
-    tasks = [asyncio.create_task(stream()) for _ in range(count)]
-    await asyncio.sleep(3)
-    yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async def streams() -> None:
+        await asyncio.gather(*(stream() for _ in range(count)))
+
+    asyncio.run(streams())
 
 
 class Batches:
@@ -230,10 +256,10 @@ class Throughput:
         self._seconds = 0.0
 
     @contextmanager
-    def counting(self, client: Client) -> Iterator[None]:
-        before, start = client.answers, time.monotonic()
+    def counting(self, flood: Flood) -> Iterator[None]:
+        before, start = flood.answers, time.monotonic()
         yield
-        self._answers += client.answers - before
+        self._answers += flood.answers - before
         self._seconds += time.monotonic() - start
 
     @property
@@ -243,16 +269,17 @@ class Throughput:
 
 async def measure(port: int, flooding: str, single: str, args: argparse.Namespace) -> None:
     """All cases in turn, several times, so that what else the machine does meets all of them."""
-    one, other = Client(port, single, args.words), Client(port, flooding, args.words)
+    one = Client(port, single, args.words)
     alone, beside, batched = Case(), Case(), Case()
     undisturbed, disturbed = Throughput(), Throughput()
     await one.singles(5, Case())
     for _ in range(args.rounds):
         await one.singles(args.singles, alone)
-        async with flood(other, args.flood):
-            with undisturbed.counting(other):
+        with Flood(port, flooding, args.words, args.flood) as flood:
+            await asyncio.sleep(5)
+            with undisturbed.counting(flood):
                 await asyncio.sleep(FLOOD_SECONDS)
-            with disturbed.counting(other):
+            with disturbed.counting(flood):
                 await one.singles(args.singles, beside)
         await asyncio.sleep(2)
         if args.batch:
