@@ -35,7 +35,7 @@ VECTORS = tuple(
     f"-m{feature}"
     for feature in ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
 )
-KERNELS = frozenset({"attention.cpp", "linear.cpp"})
+KERNELS = frozenset({"attention.cpp", "blocks.cpp", "linear.cpp"})
 """The files that only run on processors with VECTORS; the others run on any x86-64."""
 
 

@@ -57,6 +57,52 @@ void gated(const Parallel &parallel, const float *x, std::size_t rows, std::size
 void lookup(const std::uint8_t *packed, const float *scales, std::size_t outer, std::size_t inner,
             const std::int64_t *ids, std::size_t count, float *result);
 
+// A matrix [outer, inner] of unsigned integers in blocks of `block` neighbours of a row, each with a
+// scale and a zero point: weight = (integer - zero) * scale. Packed, sixteen rows side by side:
+//   integers uint8 [outer/16, blocks, block / (32/bits), 16, 4]; of 4 bits a byte's lower half is one
+//            of the first four of eight neighbours, its upper half the one four further on
+//   scales   [outer/16, blocks, 16]
+//   zeros    uint8 [outer/16, blocks, 16], or null: half of the range
+// outer is a multiple of 16, block one of 16, and a row has whole blocks.
+struct BlockMatrix {
+  const std::uint8_t *integers;
+  const float *scales;
+  const std::uint8_t *zeros;
+  const float *bias;  // [outer], or null
+  std::size_t outer, block;
+  float *result;  // [rows, outer]
+};
+
+// Bytes of the packed integers.
+std::size_t packed_block_bytes(std::size_t outer, std::size_t inner, int bits);
+
+// A matrix as bundles have it: integers [outer, inner * bits/8] and zeros [outer, ceil(blocks * bits/8)]
+// (or null), the lower half of a byte first, and scales [outer, blocks].
+struct PlainBlocks {
+  const std::uint8_t *integers, *zeros;
+  const float *scales;
+  std::size_t outer, inner, block;
+  int bits;
+};
+void pack_blocks(const PlainBlocks &plain, std::uint8_t *integers, float *scales,
+                 std::uint8_t *zeros);
+
+std::size_t block_scratch_bytes(std::size_t rows, std::size_t inner, std::size_t block);
+
+// As linear(); all matrices have the same bits and the same block. A block's sum of products is exact
+// and blocks are added in their order, so no row depends on another here either.
+void block_linear(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
+                  int bits, const BlockMatrix *matrices, std::size_t count, void *scratch);
+
+// As gated().
+void block_gated(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
+                 int bits, const BlockMatrix &gate, const BlockMatrix &up, Activation activation,
+                 float *result, void *scratch);
+
+// As lookup().
+void block_lookup(const BlockMatrix &matrix, std::size_t inner, int bits, const std::int64_t *ids,
+                  std::size_t count, float *result);
+
 // One sequence of a step: `count` new tokens that follow `start` cached ones in `slot`.
 struct Span {
   std::int32_t slot, start, count;

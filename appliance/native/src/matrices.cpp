@@ -22,7 +22,8 @@ OrtStatus *check_packed(const Tensor &weight, std::size_t outer) {
   return nullptr;
 }
 
-// [..., inner] -> [..., outer]
+}  // namespace
+
 Tensor with_last(Tensor shape, std::size_t last) {
   shape.sizes[shape.rank - 1] = static_cast<std::int64_t>(last);
   return shape;
@@ -35,7 +36,38 @@ OrtStatus *check_row(const Tensor &x, std::size_t inner) {
   return nullptr;
 }
 
-}  // namespace
+OrtStatus *read_activation(const OrtKernelInfo *info, Activation *activation) {
+  char name[16] = {};
+  std::size_t size = sizeof name;
+  RETURN_IF_BAD(api->KernelInfoGetAttribute_string(info, "activation", name, &size));
+  if (strcmp(name, "silu") == 0) {
+    *activation = Activation::kSilu;
+  } else if (strcmp(name, "gelu_tanh") == 0) {
+    *activation = Activation::kGeluTanh;
+  } else {
+    return refuse("activation '%s' is none of silu, gelu_tanh", name);
+  }
+  return nullptr;
+}
+
+OrtStatus *WantedRows::read(const Node &node, OrtKernelContext *context, std::size_t index,
+                            std::size_t outer, std::size_t inner) {
+  Tensor tensor;
+  RETURN_IF_BAD(node.required(context, index, "ids", kInt64, &tensor));
+  ids = static_cast<const std::int64_t *>(tensor.data);
+  count = tensor.rows() * tensor.last();
+  for (std::size_t i = 0; i < count; ++i) {
+    if (ids[i] < 0 || static_cast<std::size_t>(ids[i]) >= outer) {
+      return refuse("id %lld is not below %zu", static_cast<long long>(ids[i]), outer);
+    }
+  }
+  if (tensor.rank == kMostRank) return refuse("ids have too many axes");
+  tensor.sizes[tensor.rank++] = static_cast<std::int64_t>(inner);
+  void *made = nullptr;
+  RETURN_IF_BAD(output(context, 0, tensor, &made));
+  result = static_cast<float *>(made);
+  return nullptr;
+}
 
 OrtStatus *PackedMatrix::read(OrtKernelContext *context, Matrix *matrix, std::size_t *inner) {
   Tensor weight, scales;
@@ -121,17 +153,7 @@ OrtElementType GatedLinear::input_type(std::size_t index) {
 
 OrtStatus *GatedLinear::open(const OrtKernelInfo *info) {
   RETURN_IF_BAD(node_.open(info));
-  char name[16] = {};
-  std::size_t size = sizeof name;
-  RETURN_IF_BAD(api->KernelInfoGetAttribute_string(info, "activation", name, &size));
-  if (strcmp(name, "silu") == 0) {
-    activation_ = Activation::kSilu;
-  } else if (strcmp(name, "gelu_tanh") == 0) {
-    activation_ = Activation::kGeluTanh;
-  } else {
-    return refuse("activation '%s' is none of silu, gelu_tanh", name);
-  }
-  return nullptr;
+  return read_activation(info, &activation_);
 }
 
 OrtStatus *GatedLinear::compute(OrtKernelContext *context) const {
@@ -172,23 +194,10 @@ OrtStatus *Lookup::compute(OrtKernelContext *context) const {
   Matrix matrix{};
   std::size_t inner = 0;
   RETURN_IF_BAD(packed.read(context, &matrix, &inner));
-  Tensor ids;
-  RETURN_IF_BAD(node_.required(context, 2, "ids", kInt64, &ids));
-  const auto *wanted = static_cast<const std::int64_t *>(ids.data);
-  const std::size_t count = ids.rows() * ids.last();
-  for (std::size_t i = 0; i < count; ++i) {
-    if (wanted[i] < 0 || static_cast<std::size_t>(wanted[i]) >= matrix.outer) {
-      return refuse("id %lld is not below %zu", static_cast<long long>(wanted[i]), matrix.outer);
-    }
-  }
-  if (ids.rank == kMostRank) return refuse("ids have too many axes");
-  Tensor shape = ids;
-  shape.sizes[shape.rank++] = static_cast<std::int64_t>(inner);
-  void *result = nullptr;
-  RETURN_IF_BAD(output(context, 0, shape, &result));
-  if (count == 0 || result == nullptr) return nullptr;
-  lookup(matrix.packed, matrix.scales, matrix.outer, inner, wanted, count,
-         static_cast<float *>(result));
+  WantedRows rows;
+  RETURN_IF_BAD(rows.read(node_, context, 2, matrix.outer, inner));
+  if (rows.count == 0 || rows.result == nullptr) return nullptr;
+  lookup(matrix.packed, matrix.scales, matrix.outer, inner, rows.ids, rows.count, rows.result);
   return nullptr;
 }
 

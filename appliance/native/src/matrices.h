@@ -8,6 +8,25 @@ namespace appliance {
 // Products of several rows' inner numbers stay within 32 bits: 127 * 255 * 65,536 < 2^31.
 constexpr std::size_t kMostInner = 65536;
 
+// [..., inner] -> [..., outer]
+Tensor with_last(Tensor shape, std::size_t last);
+
+// Checks that x has rows of `inner` numbers.
+OrtStatus *check_row(const Tensor &x, std::size_t inner);
+
+OrtStatus *read_activation(const OrtKernelInfo *info, Activation *activation);
+
+// What a lookup is asked for, in a matrix [outer, inner]: ids within it, and where their rows go.
+struct WantedRows {
+  // The ids are input `index`.
+  OrtStatus *read(const Node &node, OrtKernelContext *context, std::size_t index,
+                  std::size_t outer, std::size_t inner);
+
+  const std::int64_t *ids = nullptr;
+  std::size_t count = 0;
+  float *result = nullptr;  // [count, inner]; null where the graph does not want it
+};
+
 // A matrix of a node, packed or int8 [outer, inner]. The first kind is read where it lies; the second,
 // which bundles have, is packed for the run, so that a look at a graph takes no memory for long.
 class PackedMatrix {

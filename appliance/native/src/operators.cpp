@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "attend.h"
+#include "block_matrices.h"
 #include "matrices.h"
 #include "processor.h"
 
@@ -71,7 +72,8 @@ constexpr OrtCustomOp table() {
 }
 
 constexpr OrtCustomOp kOperators[] = {table<Linear>(), table<GatedLinear>(), table<Lookup>(),
-                                      table<Attention>()};
+                                      table<BlockLinear>(), table<BlockGatedLinear>(),
+                                      table<BlockLookup>(), table<Attention>()};
 
 OrtStatus *fill(OrtCustomOpDomain *domain) {
   for (const OrtCustomOp &op : kOperators) RETURN_IF_BAD(api->CustomOpDomain_Add(domain, &op));
