@@ -29,7 +29,14 @@ _PROMPT, _STEPS, _ROWS = 32, 4, 4
 _SEED = 20
 _MAX_BYTES = 1 << 30
 
-BOUNDS: Mapping[str, float] = {"fp32": 0.02, "fp16": 0.02, "int8": 0.1, "int4": 0.1, "w8a8": 0.25}
+BOUNDS: Mapping[str, float] = {
+    "fp32": 0.02,
+    "fp16": 0.02,
+    "int8": 0.1,
+    "int4": 0.1,
+    "w8a8": 0.25,
+    "w4a8": 0.25,
+}
 """Largest relative error of a token's logits, by the grade of the processor's graph.
 
 The graph for the GPU has the same weights in half precision; what is allowed is the rounding of

@@ -139,6 +139,9 @@ NATIVE_OPERATORS: Operators = {
     (contract.DOMAIN, "Attention"): frozenset(
         {"heads", "kv_heads", "scale", "epsilon", "window", "interleaved"}
     ),
+    (contract.DOMAIN, "BlockGatedLinear"): frozenset({"activation", "bits"}),
+    (contract.DOMAIN, "BlockLinear"): frozenset({"bits"}),
+    (contract.DOMAIN, "BlockLookup"): frozenset({"bits"}),
     (contract.DOMAIN, "GatedLinear"): frozenset({"activation"}),
     (contract.DOMAIN, "Linear"): _NONE,
     (contract.DOMAIN, "Lookup"): _NONE,

@@ -27,19 +27,19 @@ _BYTES: Mapping[tuple[str, str], float] = {
     ("w8a8", "int8"): 1.1,
     ("int8", "int8"): 1.0,
     ("int4", "int4"): 1.0,
+    ("w4a8", "int4"): 1.0,
 }
 """Grade of the bundle, precision on the GPU -> bytes there for each byte stored.
 
 Rows of integers become 16-bit floats when the graph is compiled, or blocks of integers with a scale
 each; blocks of integers are multiplied as they are (decisions 0165 and 0168)."""
-_AS_STORED = frozenset({"int8", "int4"})
-"""Grades whose blocks of integers a graph in 16-bit floats multiplies as they are."""
+_AS_STORED: Mapping[str, str] = {"int8": "int8", "int4": "int4", "w4a8": "int4"}
+"""Grades whose blocks of integers a graph in 16-bit floats multiplies as they are, and as what."""
 
 
 def on_gpu(manifest: Manifest, graph: Graph) -> str:
     """What the weights are on a GPU that computes this graph."""
-    grade = manifest.graph.precision
-    return grade if grade in _AS_STORED else graph.precision
+    return _AS_STORED.get(manifest.graph.precision, graph.precision)
 
 
 def candidates(

@@ -47,6 +47,7 @@ BOUNDS: Mapping[Precision, float] = {
     "int8": 0.2,
     "w8a8": 0.4,
     "int4": 0.8,
+    "w4a8": 0.9,
 }
 """Largest relative error, by grade: |got - wanted| / |wanted| over all compared numbers.
 

@@ -68,7 +68,7 @@ class Plan:
     @property
     def joined(self) -> bool:
         """Whether the bundle has two graphs over an 8-bit cache."""
-        return self.family.kind == "chat" and self._scheme.integer_products
+        return self.family.kind == "chat" and self._scheme.byte_cache
 
     @property
     def _scheme(self) -> Scheme:
@@ -168,7 +168,7 @@ def make_plan(
         gate=ParityGate(parity) if parity is not None else None,
         supposed=kind is None and is_ambiguous(checkpoint) and purpose_of(checkpoint) is None,
     )
-    if plan.native and has_native_head(shape):
+    if plan.native and has_native_head(SCHEMES[plan.precision], shape):
         return plan
     return plan.without_head(f"native operators alone compute it, and {_why_not_native(plan)}")
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
-Precision = Literal["fp32", "fp16", "int8", "int4", "w8a8"]
+Precision = Literal["fp32", "fp16", "int8", "int4", "w8a8", "w4a8"]
 
 _SHRINK = (1.0, 0.94, 0.88, 0.82)
 """Fractions of a block's range that are tried: clipping outliers often costs less than a coarse
@@ -32,7 +32,9 @@ class Scheme:
     table_bits: int
     """Embedding and output tables, which rounding hurts most."""
     integer_products: bool = False
-    """Rows with one scale each, multiplied as integers; the cache holds 8 bits too."""
+    """Rows with one scale each, multiplied as integers."""
+    byte_cache: bool = False
+    """The cache holds 8 bits, and native operators round each token's activations to as many."""
 
 
 SCHEMES: dict[Precision, Scheme] = {
@@ -40,7 +42,8 @@ SCHEMES: dict[Precision, Scheme] = {
     "fp16": Scheme(16, 16),
     "int8": Scheme(8, 8),
     "int4": Scheme(4, 8),
-    "w8a8": Scheme(8, 8, integer_products=True),
+    "w8a8": Scheme(8, 8, integer_products=True, byte_cache=True),
+    "w4a8": Scheme(4, 8, byte_cache=True),
 }
 
 

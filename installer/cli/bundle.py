@@ -21,6 +21,7 @@ class PrecisionName(StrEnum):
     """How the weights are stored."""
 
     w8a8 = "w8a8"
+    w4a8 = "w4a8"
     int4 = "int4"
     int8 = "int8"
     fp16 = "fp16"

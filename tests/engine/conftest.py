@@ -32,6 +32,7 @@ def build_node(root: Path) -> None:
     node = EngineNode(root)
     node.add(write_qwen3(root / "chat"), name="chat")
     node.add(root / "chat", name="bytes", precision="w8a8")
+    node.add(root / "chat", name="halves", precision="w4a8")
     node.add(write_qwen3(root / "pair", intermediate=90), name="pair", precision="w8a8")
     node.add(write_bert(root / "words"), name="words")
     node.add(write_qwen3_embedding(root / "last"), name="last")
@@ -48,8 +49,9 @@ def node_root(build_once: BuildOnce) -> Path:
 def open_chat(node_root: Path) -> Iterator[OpenChat]:
     """Opens a chat model with given settings; closed after the test.
 
-    `chat` is in fp32, `bytes` the same model in w8a8 with an 8-bit cache. `pair` is in w8a8, too,
-    with layers of a width that native operators do not take: it has two graphs on any processor.
+    `chat` is in fp32, `bytes` the same model in w8a8 with an 8-bit cache, `halves` in w4a8.
+    `pair` is in w8a8, too, with layers of a width that native operators do not take: it has two
+    graphs on any processor.
     """
     with ExitStack() as stack:
 

@@ -70,10 +70,11 @@ def test_uncut_prompts_give_the_same_tokens_in_a_churning_batch(
 
 
 @pytest.mark.skipif(not library.supported(), reason="this processor lacks the native operators")
+@pytest.mark.parametrize("name", ["bytes", "halves"])
 def test_with_native_operators_prompts_cut_anywhere_give_the_same_tokens(
-    open_chat: OpenChat,
+    open_chat: OpenChat, name: str
 ) -> None:
-    model = open_chat("bytes", max_sequences=5, token_budget=24)
+    model = open_chat(name, max_sequences=5, token_budget=24)
     assert isinstance(model.engine._runner, NativeRunner)
     chance = random.Random(3)
     requests = [
@@ -85,7 +86,7 @@ def test_with_native_operators_prompts_cut_anywhere_give_the_same_tokens(
         )
         for number in range(20)
     ]
-    whole = open_chat("bytes", max_sequences=5, token_budget=2048)
+    whole = open_chat(name, max_sequences=5, token_budget=2048)
     together = churn(model, requests)
     for request in requests:
         alone = run(whole.engine, request).tokens(request.call)

@@ -67,7 +67,9 @@ def _halves(values: Array) -> Array:
 def _blocks(rng: np.random.Generator, outer: int, runs: int, block: int, bits: int = 4) -> Blocks:
     integers = rng.integers(0, 1 << bits, (outer, runs, block)).astype(np.uint8)
     scales = rng.uniform(0.001, 0.01, (outer, runs)).astype(np.float32)
-    return Blocks(integers, scales, rng.integers(0, 1 << bits, (outer, runs)).astype(np.uint8), bits)
+    return Blocks(
+        integers, scales, rng.integers(0, 1 << bits, (outer, runs)).astype(np.uint8), bits
+    )
 
 
 def _named(*matrices: tuple[Array, Array, Array]) -> dict[str, Array]:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.packed.packing import Kept
 from installer.checkpoint.quantize import (
     FLOAT_BITS,
     Blocks,
@@ -204,6 +203,21 @@ class GraphBuilder:
         rows = self.op("Cast", self.op("Gather", matrix.integers, ids), to=ir.DataType.FLOAT)
         return self.op("Mul", rows, self.op("Gather", matrix.scales, ids))
 
+    def gather_blocks(self, matrix: QuantizedMatrix, ids: ir.Value) -> ir.Value:
+        """ids [...] -> rows of the matrix [..., inner]."""
+        # The same bytes as the product's, in the shape that the lookup wants.
+        row_bytes = matrix.inner * matrix.bits // 8
+        flat = alias(matrix.packed, f"{matrix.packed.name}.flat", (matrix.outer, row_bytes))
+        return self.op(
+            "GatherBlockQuantized",
+            *(flat, ids, self.parameter(matrix.scales), matrix.zeros),
+            domain=MICROSOFT,
+            bits=matrix.bits,
+            block_size=matrix.block,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
     def residual(self, x: ir.Value, *, factor: float = 1.0, wide: bool = False) -> ir.Value:
         """x * factor as the stream that every block adds its result to.
 
@@ -284,18 +298,13 @@ class GraphBuilder:
             y = self.op("Mul", y, own if scale is None else self.op("Mul", own, scale))
             return y if addend is None else self.op("Add", y, addend)
         assert scale is None, "only products of integers have factors"
-        weight, bits = self._weight(name, inner, outer), self.scheme.layer_bits
-        if bits in FLOAT_BITS:
-            pieces = self.tensors.transposed(weight)
+        if self.scheme.layer_bits in FLOAT_BITS:
+            pieces = self.tensors.transposed(self._weight(name, inner, outer))
             columns = self.stored(f"{name}.transposed", (inner, outer), pieces)
             y = self.op("MatMul", x, self.parameter(columns))
             return y if addend is None else self.op("Add", y, addend)
-        kept = self.tensors.kept(weight, bits)
-        if kept is not None:
-            return self.multiply(*self._kept(x, name, (outer, inner), kept), addend)
-        rows = self.tensors.rows(weight)
-        matrix = self.quantized(name, (outer, inner), rows, bits, block_size(inner))
-        return self.multiply(x, matrix, addend)
+        matrix, order = self.matrix_in_blocks(name, inner, outer)
+        return self.multiply(self.ordered(x, order), matrix, addend)
 
     def unscaled(
         self, x: ir.Value, name: str, inner: int, outer: int
@@ -359,16 +368,28 @@ class GraphBuilder:
             name, shape, (quantize(piece, bits, block) for piece in rows), bits, block
         )
 
-    def _kept(
-        self, x: ir.Value, name: str, shape: tuple[int, int], kept: Kept
-    ) -> tuple[ir.Value, QuantizedMatrix]:
-        """Store the integers that the checkpoint has; x in their order, and the matrix."""
+    def matrix_in_blocks(
+        self, name: str, inner: int, outer: int
+    ) -> tuple[QuantizedMatrix, ir.Value | None]:
+        """Store the checkpoint's `name`.weight [outer, inner]: the integers that it has if they
+        have the scheme's bits, else rounded; the matrix, and the order of what it is multiplied
+        with if that is another."""
+        weight, bits = self._weight(name, inner, outer), self.scheme.layer_bits
+        kept = self.tensors.kept(weight, bits)
+        if kept is None:
+            rows = self.tensors.rows(weight)
+            return self.quantized(name, (outer, inner), rows, bits, block_size(inner)), None
+        order = None
         if kept.order is not None:
-            order = self.files.write(f"{name}.order", ir.DataType.INT64, (shape[1],), [kept.order])
-            x = self.op("Gather", x, order, axis=-1)
-        return x, self.in_blocks(
-            name, shape, kept.runs(), kept.bits, kept.block, centred=kept.centred
-        )
+            order = self.files.write(f"{name}.order", ir.DataType.INT64, (inner,), [kept.order])
+        runs = kept.runs()
+        return self.in_blocks(
+            name, (outer, inner), runs, kept.bits, kept.block, centred=kept.centred
+        ), order
+
+    def ordered(self, x: ir.Value, order: ir.Value | None) -> ir.Value:
+        """x [..., inner] in the order that `matrix_in_blocks` gave."""
+        return x if order is None else self.op("Gather", x, order, axis=-1)
 
     def in_blocks(
         self,

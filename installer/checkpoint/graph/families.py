@@ -79,20 +79,28 @@ class Family:
         return precision
 
     def _why_not(self, precision: Precision) -> str:
-        lacking = _READERS_LACK if self.tower is None else _PICTURES_LACK
-        return lacking[precision]
+        if self.tower is not None:
+            return _PICTURES_LACK[precision]
+        return (_SPARSE_LACK if self.kind == "chat" else _READERS_LACK)[precision]
 
 
-_DECODER: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
+_DECODER: tuple[Precision, ...] = ("w8a8", "w4a8", "int4", "int8", "fp16", "fp32")
+# Of experts and latents: no native operators, without which w4a8 is int4.
+_SPARSE: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
 _PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp16", "fp32")
 _PICTURES_LACK: Mapping[Precision, str] = {
-    "w8a8": "the two graphs over its 8-bit cache take words alone, and this model sees images"
+    "w8a8": "the two graphs over its 8-bit cache take words alone, and this model sees images",
+    "w4a8": "the graphs over its 8-bit cache take words alone, and this model sees images",
+}
+_SPARSE_LACK: Mapping[Precision, str] = {
+    "w4a8": "native operators compute dense models alone, and without them int4 is as fast",
 }
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 _READERS_LACK: Mapping[Precision, str] = {
     "int4": "its vectors or scores would lose too much",
     "w8a8": "it has no cache, and would be no faster than int8 and less exact",
+    "w4a8": "it has no cache, and would lose too much",
     "fp16": "it runs on the processor, which would widen the weights to 32 bits",
 }
 
@@ -118,12 +126,12 @@ _SIGHT_UNUSED = re.compile(
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
     "deepseek_v3": Family(
-        "chat", _DECODER, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
+        "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
     ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
     "gpt_oss": Family(
-        "chat", _DECODER, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
+        "chat", _SPARSE, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
     ),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
     "mimo": Family(
@@ -133,7 +141,7 @@ FAMILIES: Mapping[str, Family] = {
         stand_in={"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
     ),
     "minimax_m2": Family(
-        "chat", _DECODER, minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED, standard=False
+        "chat", _SPARSE, minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED, standard=False
     ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
@@ -149,7 +157,7 @@ FAMILIES: Mapping[str, Family] = {
         tower=qwen3_vl.build_tower,
     ),
     "qwen3_moe": Family(
-        "chat", _DECODER, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
+        "chat", _SPARSE, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
     ),
     "roberta": _BERT,
     "xlm-roberta": _BERT,

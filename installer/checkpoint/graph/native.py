@@ -1,9 +1,11 @@
-"""Graphs of the appliance's own operators, over the integers that the other graphs of `w8a8` store.
+"""Graphs of the appliance's own operators, over the integers that the other graphs of `w8a8` and
+`w4a8` store.
 
 Owns how a decoder is said in them: linear layers that round their rows themselves, several of the
 same rows in one operator, both halves of a gated layer in one, and attention that norms, turns and
 stores what is new and takes any number of sequences with any number of tokens each. Why there are
-such operators: docs/decisions/0230-native-operators.md; what they compute: appliance/native.
+such operators: docs/decisions/0230-native-operators.md, and for blocks of 4 bits
+0256-four-bits-by-native-operators.md; what they compute: appliance/native.
 """
 
 from __future__ import annotations
@@ -31,9 +33,10 @@ from installer.checkpoint.graph.builder import (
     GraphBuilder,
     IntegerMatrix,
     Matrix,
+    QuantizedMatrix,
 )
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
-from installer.checkpoint.quantize import Scheme
+from installer.checkpoint.quantize import Scheme, block_size
 from installer.checkpoint.tensors import Tensors
 from installer.checkpoint.weights import WeightFiles, alias
 
@@ -48,13 +51,20 @@ class _Gain:
 
 def has_native_graph(scheme: Scheme, shape: DecoderShape) -> bool:
     """Whether the operators can express such a decoder in this grade."""
+    sizes = (shape.hidden, shape.inner, shape.heads * shape.head_dim)
     return (
-        scheme.integer_products
+        scheme.byte_cache
         and shape.mixture is None
         and shape.head_dim <= contract.LARGEST_HEAD
-        and all(size <= contract.LARGEST_INNER for size in (shape.hidden, shape.inner))
-        and all(size % contract.DEPTH == 0 for size in (shape.hidden, shape.inner))
+        and (scheme.integer_products or shape.vocab % contract.LANES == 0)
+        and all(_fits(scheme, size) for size in sizes)
     )
+
+
+def _fits(scheme: Scheme, inner: int) -> bool:
+    """Whether they can multiply with rows of such a width."""
+    unit = contract.DEPTH if scheme.integer_products else block_size(inner)
+    return inner <= contract.LARGEST_INNER and inner % unit == 0
 
 
 class NativeBuilder(GraphBuilder):
@@ -74,6 +84,10 @@ class NativeBuilder(GraphBuilder):
         """ids [...] -> rows of the matrix [..., inner]."""
         return self._native("Lookup", matrix.integers, _flat(matrix), ids)
 
+    def gather_blocks(self, matrix: QuantizedMatrix, ids: ir.Value) -> ir.Value:
+        """ids [...] -> rows of the matrix [..., inner]."""
+        return self._native("BlockLookup", ids, *_inputs(matrix), bits=matrix.bits)
+
     def linear(
         self,
         x: ir.Value,
@@ -92,6 +106,8 @@ class NativeBuilder(GraphBuilder):
         self, x: ir.Value, outer: Mapping[str, int], inner: int, *, bias: bool = False
     ) -> Sequence[ir.Value]:
         """`linear` of the same x by several, whose rows are rounded once."""
+        if not self.scheme.integer_products:
+            return self._linears_in_blocks(x, outer, inner, bias=bias)
         inputs: list[ir.Value | None] = []
         for name, width in outer.items():
             inputs += self._matrix(name, width, inner)
@@ -114,13 +130,16 @@ class NativeBuilder(GraphBuilder):
         activation: Activation,
     ) -> tuple[ir.Value, ir.Value | None]:
         """activation(x by `gate`) * (x by `up`); nothing is left to be multiplied with."""
+        if not self.scheme.integer_products:
+            return self._gated_in_blocks(x, (gate, up), inner, outer, activation), None
         matrices = (*self._matrix(gate, outer, inner), *self._matrix(up, outer, inner))
         return self._native("GatedLinear", x, *matrices, activation=activation), None
 
     def multiply(self, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None) -> ir.Value:
         """x [..., inner] -> [..., outer]."""
-        assert isinstance(matrix, IntegerMatrix)
-        return self._native("Linear", x, matrix.integers, _flat(matrix), bias)
+        if isinstance(matrix, IntegerMatrix):
+            return self._native("Linear", x, matrix.integers, _flat(matrix), bias)
+        return self._native("BlockLinear", x, *_inputs(matrix), bias, bits=matrix.bits)
 
     def norm_heads(
         self, x: ir.Value, heads: int, name: str, width: int, epsilon: float, offset: float = 0.0
@@ -128,6 +147,36 @@ class NativeBuilder(GraphBuilder):
         """x as it is: the attention operator norms its heads."""
         self._gains[x] = _Gain(self.vector(name, width, offset), epsilon)
         return x
+
+    def _linears_in_blocks(
+        self, x: ir.Value, outer: Mapping[str, int], inner: int, *, bias: bool
+    ) -> Sequence[ir.Value]:
+        """One operator if the matrices want the same of x, else one for each."""
+        found = [self.matrix_in_blocks(name, inner, width) for name, width in outer.items()]
+        biases = [self.vector(f"{n}.bias", width) if bias else None for n, width in outer.items()]
+        if not _alike(found):
+            return [
+                self.multiply(self.ordered(x, order), matrix, addend)
+                for (matrix, order), addend in zip(found, biases, strict=True)
+            ]
+        inputs: list[ir.Value | None] = []
+        for (matrix, _), addend in zip(found, biases, strict=True):
+            inputs += [*_inputs(matrix), addend]
+        bits = self.scheme.layer_bits
+        return self.ops(
+            "BlockLinear", x, *inputs, outputs=len(found), domain=contract.DOMAIN, bits=bits
+        )
+
+    def _gated_in_blocks(
+        self, x: ir.Value, names: Sequence[str], inner: int, outer: int, activation: Activation
+    ) -> ir.Value:
+        found = [self.matrix_in_blocks(name, inner, outer) for name in names]
+        if not _alike(found):
+            opened, raised = (self.multiply(self.ordered(x, order), m) for m, order in found)
+            return self.op("Mul", ACTIVATIONS[activation](self, opened), raised)
+        matrices = (value for matrix, _ in found for value in _inputs(matrix))
+        bits = self.scheme.layer_bits
+        return self._native("BlockGatedLinear", x, *matrices, activation=activation, bits=bits)
 
     def _native(self, kind: str, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:
         return self.op(kind, *inputs, domain=contract.DOMAIN, **attributes)
@@ -138,9 +187,9 @@ class NativeBuilder(GraphBuilder):
         return matrix.integers, _flat(matrix)
 
 
-def has_native_head(shape: DecoderShape) -> bool:
+def has_native_head(scheme: Scheme, shape: DecoderShape) -> bool:
     """Whether they can express a layer beyond such a decoder, of a state and a token's vector."""
-    return shape.predicts and 2 * shape.hidden <= contract.LARGEST_INNER
+    return shape.predicts and _fits(scheme, 2 * shape.hidden)
 
 
 class AdaptedNativeBuilder(NativeBuilder):
@@ -173,6 +222,16 @@ class AdaptedNativeBuilder(NativeBuilder):
         """Both halves by `linears`, so that adapters add to each."""
         opened, raised = self.linears(x, {gate: outer, up: outer}, inner)
         return self.op("Mul", ACTIVATIONS[activation](self, opened), raised), None
+
+
+def _alike(found: Sequence[tuple[QuantizedMatrix, ir.Value | None]]) -> bool:
+    """Whether the matrices take x in its own order and in the same blocks."""
+    return all(order is None and matrix.block == found[0][0].block for matrix, order in found)
+
+
+def _inputs(matrix: QuantizedMatrix) -> tuple[ir.Value | None, ...]:
+    """What operators read of it."""
+    return matrix.packed, matrix.scales, matrix.zeros
 
 
 def _flat(matrix: IntegerMatrix) -> ir.Value:

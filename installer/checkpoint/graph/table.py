@@ -11,13 +11,11 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from installer.checkpoint.graph.builder import (
-    MICROSOFT,
     GraphBuilder,
     IntegerMatrix,
     Matrix,
 )
 from installer.checkpoint.quantize import FLOAT_BITS, block_size
-from installer.checkpoint.weights import alias
 
 _SMALLEST_BLOCK = 16
 
@@ -74,18 +72,7 @@ class Table:
             return graph.op("Gather", graph.parameter(part), ids)
         if isinstance(part, IntegerMatrix):
             return graph.gather(part, ids)
-        # The same bytes as the product's, in the shape that the lookup wants.
-        row_bytes = part.inner * part.bits // 8
-        flat = alias(part.packed, f"{part.packed.name}.flat", (part.outer, row_bytes))
-        return graph.op(
-            "GatherBlockQuantized",
-            *(flat, ids, graph.parameter(part.scales), part.zeros),
-            domain=MICROSOFT,
-            bits=part.bits,
-            block_size=part.block,
-            gather_axis=0,
-            quantize_axis=1,
-        )
+        return graph.gather_blocks(part, ids)
 
     def _split(self, x: ir.Value) -> Sequence[ir.Value]:
         graph, widths = self._graph, [stop - start for start, stop in self._ranges]
