@@ -32,7 +32,7 @@ from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
 
 HOME = Path(__file__).resolve().parent.parent / ".build/bench-fast"
-GRADES = ("w8a8", "int4", "int8")
+GRADES = ("w8a8", "w4a8", "int4", "int8")
 CAPACITY, SLOTS, VOCAB = 2304, 16, 151_936
 SHAPE = {
     "layers": 28,

@@ -30,7 +30,7 @@ from installer.checkpoint import build_bundle
 
 GUIDE = Path(__file__).resolve().parent.parent / "model-bundles/guide"
 HANDBOOK = GUIDE.parent.parent / "docs/handbook"
-GRADES = ("w8a8", "int8", "int4")
+GRADES = ("w8a8", "w4a8", "int8", "int4")
 LONGEST = 120
 
 

@@ -1,14 +1,17 @@
-"""Drives the two graphs of a bundle with an 8-bit cache as the engine does."""
+"""Drives the graphs of a bundle with an 8-bit cache as the engine does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.model_runner import ModelRunner
+from appliance.engine.native_pool import NativePool
+from appliance.engine.native_runner import Graph, Step
 from appliance.engine.slot_pool import SlotPool
 from installer.checkpoint.probe import open_graph
 from tests.checkpoint.conftest import Built
@@ -37,6 +40,27 @@ class Bytes:
     def decode(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Floats:
         logits: Floats = np.full((sum(map(len, tokens)), self.spec.vocab_size), np.nan, np.float32)
         self._runner.decode(starts, tokens, logits)
+        return logits
+
+
+class Natively:
+    """The graph of native operators over one slot."""
+
+    def __init__(self, model: Built) -> None:
+        graph = model.manifest.variant("native")
+        assert graph is not None
+        self._vocab = model.spec.vocab_size
+        pool = NativePool(model.spec, CacheShape(1, 128, token_bytes(model.spec)))
+        session = open_graph(model.bundle / graph.path, model.bundle / graph.weights_folder)
+        self._graph = Graph(session, pool)
+
+    def run(self, tokens: Sequence[int], *, start: int = 0) -> Floats:
+        """Logits after each of `tokens`, which follow what is cached up to `start`."""
+        step = Step()
+        step.tokens, step.spans = list(tokens), [(0, start, len(tokens))]
+        step.rows = list(range(len(tokens)))
+        logits: Floats = np.full((len(tokens), self._vocab), np.nan, np.float32)
+        self._graph.run(step, logits, ort.RunOptions())
         return logits
 
 

@@ -57,6 +57,9 @@ MAIN += [name for name, model in _FOUND.items() if model.main]
 ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 """Decoders whose rounded grades are measured for the parity table, too."""
 ROUNDED += [name for name, model in _FOUND.items() if model.main]
+NATIVE = ["qwen3", "qwen2", "llama", "gemma3", "mistral", "phi3", "phi4-mini"]
+NATIVE += ["qwen2-late-windows"]
+"""Of these, what native operators compute in 4 bits: dense, of widths that are whole blocks."""
 DECODERS = [*MAIN, *(name for name, model in _FOUND.items() if not model.main)]
 WRITERS |= {name: model.write for name, model in _FOUND.items()}
 EXPERTS = [name for name, model in _FOUND.items() if model.experts]

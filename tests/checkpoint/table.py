@@ -13,18 +13,23 @@ from typing import Literal
 
 PROPERTY = "parity"
 Group = Literal["decoders", "images", "embedders", "rerankers"]
-RUNS = ("prefill", "chunked", "ragged", "prefix", "tower", "int8", "int4", "w8a8")
+RUNS = ("prefill", "chunked", "ragged", "prefix", "tower", "int8", "int4", "w8a8", "w4a8")
 """The columns, in their order; others follow."""
 _ONCE = "of one model a family"
+_NATIVE = f"{_ONCE}, where native operators compute it"
 _WHOLE = {
     "chunked": "a text is read in one piece",
     "prefix": "there is no cache",
     "int4": "not built, it would lose too much",
     "w8a8": "there is no cache that could have 8 bits",
+    "w4a8": "the same",
 }
 DASHES: Mapping[Group, Mapping[str, str]] = {
-    "decoders": {"int8": _ONCE, "int4": _ONCE, "w8a8": _ONCE},
-    "images": {"w8a8": "not built, its two graphs take words alone"},
+    "decoders": {"int8": _ONCE, "int4": _ONCE, "w8a8": _ONCE, "w4a8": _NATIVE},
+    "images": {
+        "w8a8": "not built, its two graphs take words alone",
+        "w4a8": "not built, as w8a8",
+    },
     "embedders": {**_WHOLE, "int8": _ONCE},
     "rerankers": {**_WHOLE, "int8": _ONCE},
 }

@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from appliance.native import library
 from installer.checkpoint.calibration import spread
-from tests.checkpoint.byte_runner import OTHER_WAY, Bytes, distance
+from tests.checkpoint.byte_runner import OTHER_WAY, Bytes, Natively, distance
 from tests.checkpoint.conftest import BuildBundle
 from tests.checkpoint.reference import ReferenceDecoder
 
@@ -121,3 +122,22 @@ def test_what_calibration_saw_fits_the_cache(built: BuildBundle) -> None:
     runner.prefill(spread(model.spec.vocab_size, 128))
     for array in (*runner.pool.keys, *runner.pool.values):
         assert 20 < np.abs(array.astype(int)).max() < 127
+
+
+@pytest.mark.skipif(not library.supported(), reason="this processor lacks the native operators")
+@pytest.mark.parametrize("name", ["qwen3", "gemma3"])
+def test_in_four_bits_processors_without_native_operators_compute_nearly_the_same(
+    built: BuildBundle, name: str
+) -> None:
+    # There MatMulNBits rounds activations by the block, not by the token.
+    model = built(name, "w4a8")
+    assert distance(Bytes(model).prefill(TOKENS, rows=120), Natively(model).run(TOKENS)) <= 0.1
+
+
+def test_widths_that_are_no_whole_blocks_have_no_native_graph_in_four_bits(
+    built: BuildBundle,
+) -> None:
+    for name in ("qwen3-odd-widths", "llama-vocabulary-of-499"):
+        graphs = [graph.variant for graph in built(name, "w4a8").manifest.graphs]
+        assert graphs == ["cpu", "cuda"], name
+        assert built(name, "w8a8").manifest.variant("native") is not None, name
