@@ -50,8 +50,9 @@ from tests.checkpoint.table import PROPERTY, Cell
 from tests.checkpoint.table import draw as draw_table
 
 TOLERANCE = 1e-4
-FOUR_BITS = 2 * OTHER_WAY
-"""Coarse weights pass on more of a rounding that falls the other way: 0.021 was seen."""
+NATIVELY = 2 * OTHER_WAY
+"""Native operators round queries, too, so more falls the other way: 0.021 was seen, and 0.017 in
+w8a8. Tokens of which nothing does agree to the last bits of a float."""
 TOKENS = np.random.default_rng(7).integers(0, 480, 200).tolist()
 
 
@@ -176,7 +177,7 @@ def test_errors_stay_within_the_bound_of_the_run(
     run: str,
 ) -> None:
     measure = (FLOAT_RUNS | BLOCK_RUNS | BYTE_RUNS | NATIVE_RUNS)[run]
-    bound = {**dict.fromkeys(BYTE_RUNS, OTHER_WAY), "w4a8": FOUR_BITS}.get(run, TOLERANCE)
+    bound = {**dict.fromkeys(BYTE_RUNS, OTHER_WAY), "w4a8": NATIVELY}.get(run, TOLERANCE)
     error = measure(Case(name, built, tmp_path))
     record_property(PROPERTY, Cell(name, run, error, bound).as_property())
     assert error <= bound

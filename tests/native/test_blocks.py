@@ -99,6 +99,9 @@ def _product(x: Array, blocks: Blocks) -> Array:
     seed=st.integers(0),
 )
 @example(rows=13, runs=3, block=128, panels=3, bits=4, seed=0)
+@example(rows=110, runs=3, block=128, panels=3, bits=4, seed=2)
+@example(rows=26, runs=10, block=128, panels=3, bits=4, seed=3)
+@example(rows=26, runs=2, block=1040, panels=2, bits=4, seed=4)
 @example(rows=25, runs=3, block=32, panels=2, bits=8, seed=1)
 def test_linear_is_the_scaled_product_of_integers_whatever_rows_there_are(
     rows: int, runs: int, block: int, panels: int, bits: int, seed: int

@@ -10,6 +10,9 @@ namespace {
 
 constexpr std::size_t kMostRows = 12;  // of a tile: with two panels they fill the registers
 constexpr std::size_t kPanelsOfTask = 2;
+constexpr std::size_t kRowsOfGroup = 4 * kMostRows;  // share what is unpacked
+constexpr std::size_t kWorthGroups = 2 * kMostRows;  // fewer rows are as fast without
+constexpr std::size_t kUnpacked = 1024;              // weights of a row; longer blocks: no groups
 constexpr std::size_t kVector = kLanes * kDepth;  // bytes
 
 // Weights of a row in one vector of sixteen rows.
@@ -197,13 +200,92 @@ void tile_of(std::size_t rows, const Rows &of, std::size_t row, const Panel *con
   }
 }
 
-// All rows, in tiles about as high as each other.
+// Some rows' sums so far, and some blocks of each panel as bytes.
+template <int C>
+struct Group {
+  __m512 totals[kRowsOfGroup][C];
+  alignas(64) std::uint8_t columns[C][kUnpacked * kLanes];
+};
+
+// Integers of 4 bits as bytes; `count` is of weights of a row.
+inline void unpack(const std::uint8_t *packed, std::size_t count, std::uint8_t *columns) {
+  for (std::size_t at = 0; at < count * kLanes; at += 2 * kVector, packed += kVector) {
+    const __m512i bytes = _mm512_loadu_si512(packed);
+    _mm512_store_si512(columns + at, lower(bytes));
+    _mm512_store_si512(columns + at + kVector, upper(bytes));
+  }
+}
+
+// Blocks from `begin` to `end`, which the group has as bytes.
+struct Runs {
+  std::size_t begin, end;
+};
+
+// Adds those blocks of `rows` rows, R or fewer, from `row` on; `totals` are these rows'.
+template <int C, int R>
+void add_runs(std::size_t rows, const Rows &of, std::size_t row, const Panel *const (&panels)[C],
+              Runs runs, const Group<C> &group, __m512 (*totals)[C]) {
+  if constexpr (R > 1) {
+    if (rows < R) return add_runs<C, R - 1>(rows, of, row, panels, runs, group, totals);
+  }
+  for (std::size_t run = runs.begin; run < runs.end; ++run) {
+    const std::uint8_t *columns[C];
+    for (int c = 0; c < C; ++c) {
+      columns[c] = group.columns[c] + (run - runs.begin) * of.block * kLanes;
+    }
+    __m512i sums[R][C];
+    const std::int8_t *x = of.x.integers + row * of.x.inner + run * of.block;
+    products<8, R, C>(x, of.x.inner, columns, of.block, sums);
+    const float *own = of.sums + row * of.runs + run;
+    for (int c = 0; c < C; ++c) {
+      const __m512 zero = panels[c]->zero(run), scale = panels[c]->scale(run);
+      for (int r = 0; r < R; ++r) {
+        totals[r][c] = added(totals[r][c], sums[r][c], own[r * of.runs], zero, scale);
+      }
+    }
+  }
+}
+
+// `rows` rows from `begin` on, some blocks at a time.
+template <int C, typename Finish>
+void group_of(std::size_t rows, const Rows &of, std::size_t begin,
+              const Panel *const (&panels)[C], const Finish &finish) {
+  Group<C> group;
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (int c = 0; c < C; ++c) group.totals[row][c] = _mm512_setzero_ps();
+  }
+  const std::size_t together = kUnpacked / of.block, tiles = blocks(rows, kMostRows);
+  Runs runs{0, 0};
+  while ((runs.begin = runs.end) < of.runs) {
+    runs.end = runs.begin + together < of.runs ? runs.begin + together : of.runs;
+    const std::size_t first = runs.begin * of.block, count = (runs.end - runs.begin) * of.block;
+    for (int c = 0; c < C; ++c) {
+      unpack(panels[c]->integers + first / 2 * kLanes, count, group.columns[c]);
+    }
+    for (std::size_t i = 0, row = 0; i < tiles; ++i) {
+      const std::size_t high = blocks(rows - row, tiles - i);
+      add_runs<C, kMostRows>(high, of, begin + row, panels, runs, group, group.totals + row);
+      row += high;
+    }
+  }
+  for (std::size_t row = 0; row < rows; ++row) {
+    const __m512 step = _mm512_set1_ps(of.x.steps[begin + row]);
+    for (int c = 0; c < C; ++c) finish(begin + row, c, _mm512_mul_ps(group.totals[row][c], step));
+  }
+}
+
+// All rows, in tiles or groups about as high as each other.
 template <int Bits, int C, typename Finish>
 void all_rows(const Rows &of, const Panel *const (&panels)[C], const Finish &finish) {
-  const std::size_t tiles = blocks(of.x.rows, kMostRows);
-  for (std::size_t i = 0, row = 0; i < tiles; ++i) {
-    const std::size_t rows = blocks(of.x.rows - row, tiles - i);
-    tile_of<Bits, C, kMostRows>(rows, of, row, panels, finish);
+  const bool grouped = Bits == 4 && of.x.rows > kWorthGroups && of.block <= kUnpacked;
+  const std::size_t parts = blocks(of.x.rows, grouped ? kRowsOfGroup : kMostRows);
+  for (std::size_t i = 0, row = 0; i < parts; ++i) {
+    const std::size_t rows = blocks(of.x.rows - row, parts - i);
+    if (grouped) {
+      group_of<C>(rows, of, row, panels, finish);
+    } else {
+      tile_of<Bits, C, kMostRows>(rows, of, row, panels, finish);
+    }
     row += rows;
   }
 }
@@ -265,51 +347,7 @@ void gated_task(void *context, std::size_t index) {
   });
 }
 
-// The integer at `index` of `packed`, the lower half of a byte first.
-inline std::uint8_t integer(const std::uint8_t *packed, std::size_t index, int bits) {
-  if (bits == 8) return packed[index];
-  return static_cast<std::uint8_t>(packed[index / 2] >> index % 2 * 4 & 15);
-}
-
-// Where the weight k of row n lies among the packed bytes of an `inner` wide matrix, and how far to
-// shift what is there.
-struct Place {
-  std::size_t byte;
-  int shift;
-};
-
-inline Place place(std::size_t n, std::size_t k, std::size_t inner, int bits) {
-  const std::size_t panel = n / kLanes * kLanes * inner * bits / 8;
-  const std::size_t vector = k / depth(bits), within = k % depth(bits);
-  return {panel + vector * kVector + n % kLanes * kDepth + within % kDepth,
-          within >= kDepth ? 4 : 0};
-}
-
 }  // namespace
-
-std::size_t packed_block_bytes(std::size_t outer, std::size_t inner, int bits) {
-  return outer * inner * bits / 8;
-}
-
-void pack_blocks(const PlainBlocks &plain, std::uint8_t *integers, float *scales,
-                 std::uint8_t *zeros) {
-  const std::size_t inner = plain.inner, runs = inner / plain.block;
-  const int bits = plain.bits;
-  const std::size_t row_bytes = inner * bits / 8, zeros_bytes = blocks(runs * bits, 8);
-  __builtin_memset(integers, 0, packed_block_bytes(plain.outer, inner, bits));
-  for (std::size_t n = 0; n < plain.outer; ++n) {
-    for (std::size_t k = 0; k < inner; ++k) {
-      const Place at = place(n, k, inner, bits);
-      const int value = integer(plain.integers + n * row_bytes, k, bits);
-      integers[at.byte] = static_cast<std::uint8_t>(integers[at.byte] | value << at.shift);
-    }
-    for (std::size_t run = 0; run < runs; ++run) {
-      const std::size_t at = (n / kLanes * runs + run) * kLanes + n % kLanes;
-      scales[at] = plain.scales[n * runs + run];
-      if (zeros != nullptr) zeros[at] = integer(plain.zeros + n * zeros_bytes, run, bits);
-    }
-  }
-}
 
 std::size_t block_scratch_bytes(std::size_t rows, std::size_t inner, std::size_t block) {
   return linear_scratch_bytes(rows, inner) + aligned(rows * (inner / block) * sizeof(float)) + 64;
@@ -332,23 +370,6 @@ void block_gated(const Parallel &parallel, const float *x, std::size_t rows, std
                  activation, result};
   parallel.run(parallel.handle, bits == 4 ? gated_task<4> : gated_task<8>, gate.outer / kLanes,
                &task);
-}
-
-void block_lookup(const BlockMatrix &matrix, std::size_t inner, int bits, const std::int64_t *ids,
-                  std::size_t count, float *result) {
-  const std::size_t runs = inner / matrix.block;
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto id = static_cast<std::size_t>(ids[i]);
-    for (std::size_t k = 0; k < inner; ++k) {
-      const std::size_t run = k / matrix.block;
-      const std::size_t own = (id / kLanes * runs + run) * kLanes + id % kLanes;
-      const int zero = matrix.zeros == nullptr ? 1 << (bits - 1) : matrix.zeros[own];
-      const Place at = place(id, k, inner, bits);
-      const int mask = bits == 4 ? 15 : 255;
-      const int value = matrix.integers[at.byte] >> at.shift & mask;
-      result[i * inner + k] = static_cast<float>(value - zero) * matrix.scales[own];
-    }
-  }
 }
 
 }  // namespace appliance
