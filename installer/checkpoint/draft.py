@@ -28,7 +28,7 @@ def with_draft(plan: Plan, directory: Path, license_file: Path | None) -> Plan:
     if not plan.joined:
         raise CheckpointError(
             f"a {plan.family.kind} model in {plan.precision} takes no draft model: only chat "
-            "models in w8a8 verify guesses",
+            "models in w8a8 and w4a8 verify guesses",
             hint="build it in w8a8, or leave --draft out",
             code="draft_not_verified",
         )

@@ -28,13 +28,14 @@ from appliance.native import library
 from appliance.scheduler import Plan, PrefillChunk
 from appliance.scheduler import Sequence as Said
 from installer.checkpoint.probe import open_graph
+from installer.checkpoint.quantize import Precision
 from tests.checkpoint.byte_runner import OTHER_WAY, distance
 from tests.checkpoint.conftest import BuildBundle, Built
 from tests.checkpoint.reference import (
     RoundingReference,
     _round_rows,
     _RoundingCache,
-    with_rounded_rows,
+    with_rounded_weights,
 )
 from tests.checkpoint.runner import Floats
 
@@ -174,10 +175,14 @@ def states_before_the_norm(reference: RoundingReference) -> Floats:
     return seen[0]
 
 
-@pytest.fixture(scope="module")
-def bench(built: BuildBundle, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    model = built("mimo", "w8a8")
-    rounded = with_rounded_rows(model.checkpoint, tmp_path_factory.mktemp("head") / "rounded")
+@pytest.fixture(scope="module", params=["w8a8", "w4a8"])
+def bench(
+    request: pytest.FixtureRequest, built: BuildBundle, tmp_path_factory: pytest.TempPathFactory
+) -> Bench:
+    grade: Precision = request.param
+    model = built("mimo", grade)
+    folder = tmp_path_factory.mktemp("head") / "rounded"
+    rounded = with_rounded_weights(model.checkpoint, folder, grade)
     main = RoundingReference(rounded, model.graph)
     reference = Reference(rounded, main, model.bundle / head_of(model).graph)
     return Bench(main_states(model), states_before_the_norm(main), head_runner(model), reference)

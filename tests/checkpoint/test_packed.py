@@ -13,13 +13,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from appliance.errors import CheckpointError
+from appliance.native import library
 from installer.checkpoint.graph import builder
 from installer.checkpoint.graph.table import table_block
 from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.quantize import Precision, dequantize, quantize
 from installer.checkpoint.reader import Checkpoint
+from tests.checkpoint.byte_runner import OTHER_WAY, Natively, distance
 from tests.checkpoint.conftest import Built, build_unsigned
-from tests.checkpoint.reference import ReferenceDecoder
+from tests.checkpoint.reference import ReferenceDecoder, RoundingReference
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.fakes.checkpoints import write_llama, write_qwen3
 from tests.fakes.packers import (
@@ -145,6 +147,21 @@ def test_integers_in_activation_order_serve_the_graph_for_cuda(
     runner = SlotRunner(model.bundle / graph.path, model.spec, capacity=64, weights=weights)
     wanted = ReferenceDecoder(twin).logits(TOKENS)[-1]
     assert relative_error(runner.prefill(0, TOKENS), wanted) <= 0.03
+
+
+@pytest.mark.skipif(not library.supported(), reason="this processor lacks the native operators")
+@pytest.mark.parametrize(
+    "name", ["gptq 4 bits, activation order", "gptq 4 bits, whole rows", "awq"]
+)
+def test_native_operators_compute_with_the_same_integers(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path, name: str
+) -> None:
+    directory, twin = packed(name)
+    build_unsigned(directory, tmp_path / "bundle", precision="w4a8")
+    model = Built(directory, tmp_path / "bundle")
+    reference = _with_rounded_tables(twin, tmp_path / "reference")
+    wanted = RoundingReference(reference, model.graph).logits(TOKENS)
+    assert distance(Natively(model).run(TOKENS), wanted) <= 2 * OTHER_WAY
 
 
 @pytest.mark.parametrize("name", ["gptq 4 bits", "fp8"])

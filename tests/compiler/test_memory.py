@@ -19,6 +19,7 @@ GRADES: dict[str, list[tuple[str, float]]] = {
     "w8a8": [("fp16", 2), ("int8", 1.1)],
     "int8": [("int8", 1)],
     "int4": [("int4", 1)],
+    "w4a8": [("int4", 1)],
 }
 
 
