@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from appliance.bundle.manifest import MANIFEST_NAME, decode
 from appliance.compiler import compile_in_process
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.model_runner import ModelRunner
-from appliance.engine.session import PREFILL_NAME, open_session
+from appliance.engine.native_pool import NativePool, whole_blocks
+from appliance.engine.native_runner import Graph, Step
+from appliance.engine.session import NATIVE_NAME, PREFILL_NAME, open_session
 from appliance.engine.slot_pool import Array, SlotPool
 from appliance.prompting.environment import compile_template, render
 from installer.ask.passages import Passage, read_handbook
@@ -38,6 +41,22 @@ LONGEST = 120
 class Case:
     prompt: list[int]
     answer: list[int]
+
+
+class _Natively:
+    """The graph of native operators over one slot, where this processor has them."""
+
+    def __init__(self, artifact: Path, pool: NativePool) -> None:
+        self._graph = Graph(open_session(artifact, 0, NATIVE_NAME), pool)
+
+    def prefill(self, slot: int, start: int, tokens: Sequence[int], logits: Array) -> None:
+        step = Step()
+        step.tokens, step.spans = list(tokens), [(slot, start, len(tokens))]
+        step.rows = list(range(len(tokens) - len(logits), len(tokens)))
+        self._graph.run(step, logits, ort.RunOptions())
+
+    def decode(self, starts: Sequence[int], tokens: Sequence[Sequence[int]], logits: Array) -> None:
+        self.prefill(0, starts[0], tokens[0], logits)
 
 
 class Grade:
@@ -57,11 +76,16 @@ class Grade:
         compile_in_process(bundle, artifact, python=Path(sys.executable))
         spec = decode((bundle / MANIFEST_NAME).read_bytes()).decoder
         assert spec is not None
-        pool = SlotPool(spec, CacheShape(1, spec.context_length, token_bytes(spec)))
-        prompts = open_session(artifact, 0, PREFILL_NAME) if spec.cache == "int8" else None
+        shape = CacheShape(1, spec.context_length, token_bytes(spec))
         self._vocab = spec.vocab_size
+        self._runner: ModelRunner | _Natively
+        if (artifact / NATIVE_NAME).exists():
+            self._runner = _Natively(artifact, NativePool(spec, whole_blocks(shape)))
+            return
+        prompts = open_session(artifact, 0, PREFILL_NAME) if spec.cache == "int8" else None
         self._runner = ModelRunner(
-            open_session(artifact, 0), pool, spec.vocab_size, spec.context_length, prompts
+            *(open_session(artifact, 0), SlotPool(spec, shape)),
+            *(spec.vocab_size, spec.context_length, prompts),
         )
 
     def follow(self, prompt: Sequence[int], answer: Sequence[int]) -> Array:

@@ -123,7 +123,8 @@ def pack_integers(rows: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint
     if bits == 8:
         return _side_by_side(rows)
     fours = _apart(rows, bits).reshape(len(rows), -1, 2, contract.DEPTH)
-    return _side_by_side((fours[:, :, 0] | fours[:, :, 1] << 4).reshape(len(rows), -1))
+    halves: npt.NDArray[np.uint8] = fours[:, :, 0] | fours[:, :, 1] << np.uint8(4)
+    return _side_by_side(halves.reshape(len(rows), -1))
 
 
 def pack_beside(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -204,7 +204,8 @@ def test_matrices_that_do_not_fit_are_refused() -> None:
     integers, scales, zeros = _blocks(rng, 32, 2, 32).plain()
     assert "x has rows of 4 numbers and a matrix of 64" in _refused((integers, scales, zeros), 4)
     for wrong in ((scales[:, :1], zeros), (scales, zeros[:, :0]), (scales[:31], zeros)):
-        assert "not of one shape" in _refused((integers, *(w.copy() for w in wrong)), 64)
+        narrow, short = (array.copy() for array in wrong)
+        assert "not of one shape" in _refused((integers, narrow, short), 64)
     odd = (integers[:31], scales[:31], zeros[:31])
     assert "has 31 rows; a multiple of 16" in _refused(odd, 64)
     assert "have 24 numbers; a multiple of 16" in _refused(
