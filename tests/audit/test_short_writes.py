@@ -65,7 +65,10 @@ def recorded(log: AuditLog) -> dict[str, int]:
                 log.checkpoint()
         except AuditUnavailableError:
             log.reopen()
-    log.checkpoint()
+    try:
+        log.checkpoint()
+    except AuditUnavailableError:
+        log.checkpoint()
     return acknowledged
 
 
