@@ -125,7 +125,7 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _mark(self, state: bytes) -> None:
-        os.pwrite(self._lock, self._token + state, 0)
+        write_at(self._lock, self._token + state, 0)
 
     def _write(self, data: bytes) -> None:
         try:

@@ -33,11 +33,10 @@ from appliance.scheduler import Plan, Sequence
 from appliance.trust.node_key import NodePublicKey
 from tests.conftest import BuildOnce
 from tests.engine.test_speculation import (
-    churned,
-    drain,
+    assert_churn_changes_nothing,
+    crowd,
     run,
     tokens,
-    without_counts,
 )
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
@@ -139,16 +138,7 @@ def partly(open_it: Open) -> tuple[LLMEngine, LLMEngine]:
 def test_in_a_churning_batch_every_sequence_is_what_it_is_without_a_draft_model(
     partly: tuple[LLMEngine, LLMEngine], data: st.DataObject
 ) -> None:
-    guessing, plain = partly
-    requests, said = churned(guessing, data)
-    alone = {key: events for request in requests for key, events in run(plain, request).items()}
-    for key, events in without_counts(said).items():
-        end = events[-1]
-        assert isinstance(end, Finished)
-        if end.reason is FinishReason.CANCELLED:
-            assert tokens(events) == tokens(alone[key])[: end.generated_tokens]
-        else:
-            assert events == alone[key]
+    assert_churn_changes_nothing(*partly, data)
 
 
 def several(temperature: float, count: int = 6, length: int = 50) -> list[Generation]:
@@ -210,20 +200,7 @@ def test_what_it_guesses_does_not_depend_on_what_happened_in_its_slots(
         return answers
 
     small.guess = remembering  # type: ignore[method-assign]
-    shared = list(range(100, 170))
-    for call, (delay, priority) in enumerate([(3, 0), (2, 0), (4, 0), (3, 0), (3, 5), (0, 5)]):
-        params = SamplingParams(temperature=call % 2, seed=call, max_tokens=30)
-        prompt = [*shared[: 20 + 10 * call], call]
-        namespace = "ab"[call // 3]
-        request = Generation(call, prompt, params, cache_namespace=namespace, priority=priority)
-        model.engine.add(request)
-        for _ in range(delay):
-            drain(model.engine, {})
-        if call == 2:
-            model.engine.cancel(1)
-    while model.engine.has_work:
-        drain(model.engine, {})
-    assert model.engine.counters.preemptions > 0
+    crowd(model.engine)
     assert len(guessed) > 20
     for said, answer in guessed.items():
         cold.forget()

@@ -35,7 +35,13 @@ from appliance.native import library
 from appliance.scheduler import Move, Plan, PrefillChunk, Sequence
 from tests.conftest import BuildOnce
 from tests.engine.test_draft_model import DRAFT, TARGET, Timed, opened, several
-from tests.engine.test_speculation import churned, drain, run, tokens, without_counts
+from tests.engine.test_speculation import (
+    assert_churn_changes_nothing,
+    churned,
+    crowd,
+    run,
+    tokens,
+)
 from tests.fakes.checkpoints import write_mimo
 from tests.fakes.engine_node import EngineNode
 
@@ -147,16 +153,7 @@ def mixed(open_it: Open) -> tuple[LLMEngine, LLMEngine]:
 def test_in_a_churning_batch_every_sequence_is_what_it_is_without_a_head(
     mixed: tuple[LLMEngine, LLMEngine], data: st.DataObject
 ) -> None:
-    guessing, plain = mixed
-    requests, said = churned(guessing, data)
-    alone = {key: events for request in requests for key, events in run(plain, request).items()}
-    for key, events in without_counts(said).items():
-        end = events[-1]
-        assert isinstance(end, Finished)
-        if end.reason is FinishReason.CANCELLED:
-            assert tokens(events) == tokens(alone[key])[: end.generated_tokens]
-        else:
-            assert events == alone[key]
+    assert_churn_changes_nothing(*mixed, data)
 
 
 @pytest.mark.parametrize("name", ["mixed", "right"])
@@ -244,22 +241,8 @@ def test_what_it_guesses_does_not_depend_on_what_happened_in_its_slots(
     model, cold = open_it("mixed"), open_it("mixed")
     always(model.engine, 4)
     guessed = remember(head_of(model))
-    shared = list(range(100, 170))
-    for call, (delay, priority) in enumerate([(3, 0), (2, 0), (4, 0), (3, 0), (3, 5), (0, 5)]):
-        params = SamplingParams(temperature=call % 2, seed=call, max_tokens=30)
-        prompt = [*shared[: 20 + 10 * call], call]
-        namespace = "ab"[call // 3]
-        request = Generation(call, prompt, params, cache_namespace=namespace, priority=priority)
-        model.engine.add(request)
-        for _ in range(delay):
-            drain(model.engine, {})
-        if call == 2:
-            model.engine.cancel(1)
-    while model.engine.has_work:
-        drain(model.engine, {})
-    counters = model.engine.counters
-    assert counters.preemptions > 0
-    assert counters.cached_tokens > 0
+    crowd(model.engine)
+    assert model.engine.counters.cached_tokens > 0
     assert len(guessed) > 20
     for said, answer in guessed.items():
         assert guessed_anew(cold, said, len(answer[0])) == answer

@@ -162,12 +162,10 @@ def churned(guessing: LLMEngine, data: st.DataObject) -> tuple[list[Generation],
     return requests, said
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.data())
-def test_in_a_churning_batch_every_sequence_is_what_it_is_without_speculation(
-    engines: tuple[LLMEngine, LLMEngine], data: st.DataObject
+def assert_churn_changes_nothing(
+    guessing: LLMEngine, plain: LLMEngine, data: st.DataObject
 ) -> None:
-    guessing, plain = engines
+    """Of what `guessing` says in a churn, compared with what `plain` says to each request alone."""
     requests, said = churned(guessing, data)
     alone = {key: events for request in requests for key, events in run(plain, request).items()}
     assert said.keys() == alone.keys()
@@ -179,6 +177,31 @@ def test_in_a_churning_batch_every_sequence_is_what_it_is_without_speculation(
             assert tokens(events) == tokens(alone[key])[: end.generated_tokens]
         else:
             assert events == alone[key]
+
+
+def crowd(engine: LLMEngine) -> None:
+    """Requests that share prefixes, are preempted and cancelled, to their ends."""
+    shared = list(range(100, 170))
+    for call, (delay, priority) in enumerate([(3, 0), (2, 0), (4, 0), (3, 0), (3, 5), (0, 5)]):
+        params = SamplingParams(temperature=call % 2, seed=call, max_tokens=30)
+        prompt = [*shared[: 20 + 10 * call], call]
+        namespace = "ab"[call // 3]
+        engine.add(Generation(call, prompt, params, cache_namespace=namespace, priority=priority))
+        for _ in range(delay):
+            drain(engine, {})
+        if call == 2:
+            engine.cancel(1)
+    while engine.has_work:
+        drain(engine, {})
+    assert engine.counters.preemptions > 0
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_in_a_churning_batch_every_sequence_is_what_it_is_without_speculation(
+    engines: tuple[LLMEngine, LLMEngine], data: st.DataObject
+) -> None:
+    assert_churn_changes_nothing(*engines, data)
 
 
 def test_drafts_are_computed_taken_and_dropped(open_grade: Open) -> None:
