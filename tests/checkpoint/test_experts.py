@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from appliance.errors import CheckpointError
 from appliance.pb import onnx_graph_pb2 as pb
 from installer.checkpoint.graph import builder
 from installer.checkpoint.graph.half import HalfBuilder
@@ -277,3 +278,10 @@ def test_an_expert_that_is_missing_or_has_another_shape_is_named(
         rewrite(checkpoint, edit)
         refused(checkpoint, tmp_path, name)
         shutil.rmtree(checkpoint)
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_four_bits_by_native_operators_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    checkpoint = WRITERS[name](tmp_path / "checkpoint")
+    with pytest.raises(CheckpointError, match=r"w4a8: native operators compute dense models alone"):
+        build_unsigned(checkpoint, tmp_path / "out", precision="w4a8")

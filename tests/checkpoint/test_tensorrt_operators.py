@@ -162,7 +162,7 @@ def test_grades_with_zero_points_have_no_graph_for_tensorrt(
     built: BuildBundle, precision: Precision
 ) -> None:
     graph = built("qwen3", precision).manifest.variant("trt")
-    assert (graph is None) == (precision in {"int4", "int8"})
+    assert (graph is None) == (precision in {"int4", "int8", "w4a8"})
 
 
 def test_the_capacity_can_be_fixed_when_the_graph_is_opened(built: BuildBundle) -> None:
