@@ -112,7 +112,7 @@ def test_what_the_caller_beside_it_waits_is_measured(
 
 @contextmanager
 def in_another_process(probe: Probe) -> Iterator[Probe]:
-    """It asks meanwhile, and knows at the end what it met. What requests cost to encode is not its."""
+    """It asks meanwhile, and knows at the end what it met; others' requests cost it nothing."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
     process = context.Process(target=_probing, args=(probe, there))
