@@ -74,7 +74,7 @@ _SAMPLING = (
     _honoured("presence_penalty", "-2 to 2"),
     _honoured("frequency_penalty", "-2 to 2"),
     _honoured("repetition_penalty", "extension; above 0, 1 is off"),
-    _honoured("logit_bias", "token id to -100 to 100"),
+    _honoured("logit_bias", "token id to -100 to 100, up to 1,024 of them"),
     _honoured("seed", "the same seed, model and prompt give the same tokens"),
     _honoured("stop", "one string or up to 16"),
     _honoured("stop_token_ids", "extension"),
