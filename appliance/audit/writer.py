@@ -122,6 +122,9 @@ class AuditWriter:
         await asyncio.to_thread(self._appender.join)
         self._drained.set()
         await asyncio.to_thread(self._publisher.join)
+        with self._changed:  # what was made up for behind the appender's end
+            left, self._queue = self._queue, deque()
+        _reject([future for _, future in left if future is not None], _closing())
 
     async def __aenter__(self) -> Self:
         await self.start()
