@@ -7,7 +7,7 @@ the socket could repeat without end.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -16,31 +16,58 @@ from google.protobuf.message import DecodeError
 _MALFORMED = object()
 
 
-class RefuseMalformed(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not at run time
-    """Stands before every unary-unary and unary-stream method."""
+class Registrar:
+    """A server to the generated `add_..._to_server`: what they add is asked only with messages.
 
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        """The method's handler, asked only with what is a message."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler
-        method: Any = handler.unary_unary
-        make = grpc.unary_unary_rpc_method_handler
-        if handler.response_streaming:
-            method, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
-        # A method of several events may yield them, or write them to the context.
-        answer: Any = (_stream if inspect.isasyncgenfunction(method) else _unary)(method)
-        return make(
-            answer,
-            request_deserializer=_lenient(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
+    Not an interceptor, which makes each handler anew in a task of its own for every call.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(
+        self, handlers: Iterable[grpc.GenericRpcHandler[Any, Any]]
+    ) -> None:
+        self._server.add_generic_rpc_handlers(tuple(map(_Lenient, handlers)))
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Nothing: the same are added above. grpc.aio awaits the next call of each registered
+        method apart, and goes through all of them for each call that comes."""
+
+
+class _Lenient(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not at run time
+    """The unary-unary and unary-stream methods of `asked`, made ready once each."""
+
+    def __init__(self, asked: grpc.GenericRpcHandler[Any, Any]) -> None:
+        self._asked = asked
+        self._ready: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """None for a method that there is not."""
+        method = handler_call_details.method
+        ready = self._ready.get(method)
+        if ready is None:
+            handler = self._asked.service(handler_call_details)
+            if handler is None or handler.request_streaming:
+                return handler
+            ready = self._ready[method] = _ready(handler)
+        return ready
+
+
+def _ready(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    method: Any = handler.unary_unary
+    make = grpc.unary_unary_rpc_method_handler
+    if handler.response_streaming:
+        method, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
+    # A method of several events may yield them, or write them to the context.
+    answer: Any = (_stream if inspect.isasyncgenfunction(method) else _unary)(method)
+    return make(
+        answer,
+        request_deserializer=_lenient(handler.request_deserializer),
+        response_serializer=handler.response_serializer,
+    )
 
 
 def _lenient(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

@@ -18,7 +18,7 @@ from grpc_health.v1._async import HealthServicer  # public as health.aio, which 
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from appliance.config import Config
-from appliance.engine_daemon.malformed import RefuseMalformed
+from appliance.engine_daemon.malformed import Registrar
 from appliance.engine_daemon.registry import ModelRegistry
 from appliance.engine_daemon.service import EngineService
 from appliance.engine_daemon.watchdog import tell
@@ -47,15 +47,16 @@ class EngineServer:
         self._health = HealthServicer()
         self._registry = ModelRegistry(config, self._report)
         self._server = grpc.aio.server(
-            interceptors=[RefuseMalformed()],
             options=[
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            ],
+                # No pings that measure the way: it is a socket of this machine.
+                ("grpc.http2.bdp_probe", 0),
+            ]
         )
-        service = EngineService(self._registry)
-        pb_grpc.add_EngineServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        service, registrar = EngineService(self._registry), Registrar(self._server)
+        pb_grpc.add_EngineServicer_to_server(service, registrar)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, registrar)
 
     async def start(self) -> None:
         """Serve on the socket, then load the active models. Raises StorageError."""
