@@ -36,6 +36,7 @@ class Call:
         self._events: deque[Delta | Finished] = deque()
         self._arrived = asyncio.Event()
         self._ended = asyncio.Event()
+        self._refused = False
 
     @property
     def ended(self) -> bool:
@@ -67,9 +68,19 @@ class Call:
             yield events
 
     async def settled(self) -> list[Finished]:
-        """How each sequence ended, by index, once nothing of the call runs any more."""
+        """How each sequence ended, by index, once nothing of the call runs any more.
+
+        Raises NotFoundError if it was refused meanwhile.
+        """
         await self._ended.wait()
+        if self._refused:
+            raise _not_known()
         return sorted(self.finished, key=lambda finished: finished.index)
+
+    def refuse(self) -> None:
+        """Nothing of the call was computed, nor will be."""
+        self._refused = True
+        self._ended.set()
 
 
 class EmbedCall:
@@ -81,6 +92,7 @@ class EmbedCall:
         self._result: asyncio.Future[Embedded | EmbeddingFailed] = (
             asyncio.get_running_loop().create_future()
         )
+        self._refused = False
 
     @property
     def ended(self) -> bool:
@@ -91,10 +103,20 @@ class EmbedCall:
             self._result.set_result(event)
 
     async def settled(self) -> list[Finished]:
-        """What was computed, as one sequence, once nothing of the call runs any more."""
+        """What was computed, as one sequence, once nothing of the call runs any more.
+
+        Raises NotFoundError if it was refused meanwhile.
+        """
         event = await asyncio.shield(self._result)
+        if self._refused:
+            raise _not_known()
         reason = FinishReason.STOP if isinstance(event, Embedded) else FinishReason.CANCELLED
         return [Finished(0, reason, event.tokens, 0, 0)]
+
+    def refuse(self) -> None:
+        """Nothing of the call was computed, nor will be."""
+        self._refused = True
+        self.deliver(EmbeddingFailed(cancelled=True, tokens=0))
 
     async def results(self) -> Vectors:
         """[texts, ...]. Raises UnavailableError if the call was dropped."""
@@ -141,10 +163,15 @@ class CallLedger:
     def forget(self, call: Call | EmbedCall) -> None:
         """The call was refused: nothing ever ran."""
         self._calls.pop(call.request_id, None)
+        call.refuse()
 
     def get(self, request_id: str) -> Call | EmbedCall:
         """Raises NotFoundError."""
         try:
             return self._calls[request_id]
         except KeyError:
-            raise NotFoundError("no such call is known", code="call_not_found") from None
+            raise _not_known() from None
+
+
+def _not_known() -> NotFoundError:
+    return NotFoundError("no such call is known", code="call_not_found")

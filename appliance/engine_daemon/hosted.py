@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -28,6 +29,11 @@ from appliance.engine_daemon.stepper import Stepper
 from appliance.errors import RequestError, UnavailableError
 from appliance.model_store import StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
+
+HEAD_START_SECONDS = 0.001
+"""How long the first token of a call that is alone has the machine to itself on its way out. Beside
+the next step, which takes all processors and all of the memory's speed, it would be on its way
+twice as long; the token behind it is as much later."""
 
 
 class State(enum.Enum):
@@ -60,6 +66,9 @@ class HostedModel:
         self._refusing = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._awake = asyncio.Event()
+        self._delivered = 0
+        """Whose outputs the stepping thread handed on last; no call has number 0."""
 
     def serve(self, model: LoadedModel, artifact: Artifact) -> None:
         """The model is loaded: take calls."""
@@ -67,10 +76,15 @@ class HostedModel:
 
         def deliver(outputs: Sequence[Output | EmbeddingOutput]) -> None:
             loop.call_soon_threadsafe(self._deliver, outputs)
+            if self._begins_alone(outputs):
+                time.sleep(HEAD_START_SECONDS)
+
+        def awake() -> None:
+            loop.call_soon_threadsafe(self._awake.set)
 
         self.model = model
         self._artifact = artifact
-        self._stepper = Stepper(model.engine, deliver, name=self.bundle.name)
+        self._stepper = Stepper(model.engine, deliver, awake, name=self.bundle.name)
         self.state = State.SERVING
 
     def serve_with(self, base: HostedModel) -> None:
@@ -145,22 +159,28 @@ class HostedModel:
         return self.model
 
     def generate(self, call: Call, generation: Generation) -> None:
-        """Queue a call's sequences. Raises RequestError, CapacityError, UnavailableError."""
-        self._admit()
-        self.chat.engine.add(generation)
-        self._register(call.number, call)
+        """Queue a call's sequences, from any thread. Raises RequestError, CapacityError,
+        UnavailableError."""
+        self._queue(call, lambda: self.chat.engine.add(generation))
+
+    async def taken_up(self) -> None:
+        """Until the stepping thread is awake, if there is something for it to do.
+
+        Of one interpreter's threads one runs at a time: whoever goes on after `generate` without
+        this keeps an engine that slept from beginning.
+        """
+        self._awake.clear()
+        # With work a thread that sleeps was woken already; that it is awake is told behind this.
+        if self._stepper is not None and self._stepper.sleeping and self.chat.engine.has_work:
+            await self._awake.wait()
 
     def embed(self, call: EmbedCall, texts: Sequence[Sequence[int]]) -> None:
         """Queue a call's texts. Raises CapacityError, UnavailableError."""
-        self._admit()
-        self.embedding.engine.add(call.number, texts)
-        self._register(call.number, call)
+        self._queue(call, lambda: self.embedding.engine.add(call.number, texts))
 
     def score(self, call: EmbedCall, pairs: Sequence[Pair]) -> None:
         """Queue a call's pairs. Raises CapacityError, UnavailableError."""
-        self._admit()
-        self.reranker.engine.add(call.number, pairs)
-        self._register(call.number, call)
+        self._queue(call, lambda: self.reranker.engine.add(call.number, pairs))
 
     def cancel(self, number: int) -> None:
         """Drop a call before the next step; unknown and ended ones are left alone."""
@@ -240,11 +260,28 @@ class HostedModel:
         if self._refusing:
             raise UnavailableError("the engine is stopping", hint="try again in a moment")
 
-    def _register(self, number: int, receiver: _Receiver) -> None:
-        assert self._stepper is not None
-        self._calls[number] = receiver
-        self._idle.clear()
-        self._stepper.wake()
+    def _queue(self, call: Call | EmbedCall, add: Callable[[], None]) -> None:
+        """Let `call` have what comes of `add`. Within `preparing`."""
+        self._admit()
+        stepper = self._stepper
+        assert stepper is not None
+        # Before there can be anything to deliver.
+        self._calls[call.number] = call
+        try:
+            add()
+        except BaseException:
+            del self._calls[call.number]
+            raise
+        stepper.wake()
+        if self._refusing:  # since it was looked at above
+            self.cancel(call.number)
+
+    def _begins_alone(self, outputs: Sequence[Output | EmbeddingOutput]) -> bool:
+        """Whether these are the first of the only call. On the stepping thread."""
+        if not outputs:
+            return False
+        before, self._delivered = self._delivered, outputs[-1].call
+        return before != self._delivered and len(self._calls) == 1
 
     def _deliver(self, outputs: Sequence[Output | EmbeddingOutput]) -> None:
         for output in outputs:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,6 +27,7 @@ from appliance.engine_daemon import wire
 from appliance.engine_daemon.calls import Call, CallLedger, EmbedCall
 from appliance.engine_daemon.faults import ServicerContext, answered
 from appliance.engine_daemon.hosted import HostedModel
+from appliance.engine_daemon.queueing import Queueing
 from appliance.engine_daemon.registry import ModelRegistry
 from appliance.engine_daemon.turns import turn
 from appliance.errors import RequestError
@@ -183,24 +183,35 @@ class EngineService(pb_grpc.EngineServicer):
         deadline = _deadline(request, context)
         called = hosted if adapter is None else adapter
         call = self._ledger.open(request.request_id, wire.sequence_count(request))
+        queueing = Queueing(lambda generation: hosted.generate(call, generation))
+
+        def prepare() -> tuple[Generation, Turn]:
+            """The generation, queued unless a grammar has to be made first. In a thread."""
+            generation, asked = _generation(hosted.chat, call, request, deadline, queueing.ended)
+            if adapter is not None:
+                generation = dataclasses.replace(generation, adapter=adapter.bundle.digest)
+            if not asked.constrains:
+                queueing.queue(generation)
+            return generation, asked
+
         try:
-            with hosted.preparing(), _while_awaited() as gone:
-                generation, asked = await asyncio.to_thread(
-                    _generation, hosted.chat, call, request, deadline, gone
-                )
+            with hosted.preparing(), queueing:
+                generation, asked = await asyncio.to_thread(prepare)
                 if asked.constrains:
                     generation = await _held_to(asked, generation, hosted.chat)
-                if adapter is not None:
-                    digest = adapter.bundle.digest
-                    generation = dataclasses.replace(generation, adapter=digest)
-                hosted.generate(call, generation)
+                    queueing.queue(generation)
         except BaseException:
-            self._ledger.forget(call)
+            if queueing.done:
+                hosted.cancel(call.number)
+                self._ledger.close(call)
+            else:
+                self._ledger.forget(call)
             raise
         accepted = pb.Accepted(
             prompt_tokens=len(generation.prompt), bundle_digest=called.bundle.digest
         )
         try:
+            await hosted.taken_up()
             await self._stream(call, accepted, hosted, context)
         finally:
             hosted.cancel(call.number)
@@ -224,16 +235,6 @@ def _deadline(request: pb.GenerateRequest, context: ServicerContext) -> float | 
     if request.deadline_ms:
         seconds.append(request.deadline_ms / 1000)
     return time.monotonic() + min(seconds) if seconds else None
-
-
-@contextmanager
-def _while_awaited() -> Iterator[Callable[[], bool]]:
-    """Whether the caller has gone that awaits what is done within, for the thread that does it."""
-    gone = threading.Event()
-    try:
-        yield gone.is_set
-    finally:
-        gone.set()
 
 
 def _generation(

@@ -23,14 +23,23 @@ class Engine(Protocol):
 
 
 class Stepper:
-    """Owns the thread. `deliver` gets every step's outputs, in that thread."""
+    """Owns the thread. `deliver` gets every step's outputs, in that thread, and `awake` is called
+    there whenever it has woken up."""
 
     def __init__(
-        self, engine: Engine, deliver: Callable[[Sequence[Any]], None], *, name: str
+        self,
+        engine: Engine,
+        deliver: Callable[[Sequence[Any]], None],
+        awake: Callable[[], None],
+        *,
+        name: str,
     ) -> None:
         self._engine = engine
         self._deliver = deliver
+        self._tell_awake = awake
         self._name = name
+        self.sleeping = False
+        """Whether the thread waits to be woken. From any thread."""
         self._awake = threading.Event()
         self._stopping = False
         self._began: float | None = None
@@ -55,8 +64,11 @@ class Stepper:
 
     def _run(self) -> None:
         while not self._stopping:
+            self.sleeping = True
             self._awake.wait()
             self._awake.clear()
+            self.sleeping = False
+            self._tell_awake()
             while self._engine.has_work and not self._stopping:
                 self._deliver(self._step())
 

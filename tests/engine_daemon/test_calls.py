@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.engine.output import Delta, Finished, FinishReason
-from appliance.engine_daemon.calls import MOST_TOGETHER, Call
+from appliance.engine_daemon.calls import MOST_TOGETHER, Call, CallLedger, EmbedCall
+from appliance.errors import NotFoundError
 
 
 def end(index: int) -> Finished:
@@ -47,3 +50,19 @@ def test_what_came_while_nobody_read_is_handed_on_together() -> None:
         [Delta(0, "a", tokens=1), Delta(0, "b", tokens=1), end(0)]
     ]
     assert asyncio.run(handed_on(call, steps)) == steps
+
+
+def test_whoever_waits_for_the_counts_of_a_call_that_is_refused_hears_that_there_is_none() -> None:
+    async def scenario(open_call: Callable[[CallLedger], Call | EmbedCall]) -> None:
+        ledger = CallLedger()
+        call = open_call(ledger)
+        waiting = asyncio.create_task(call.settled())
+        await asyncio.sleep(0)
+        ledger.forget(call)
+        with pytest.raises(NotFoundError):
+            await asyncio.wait_for(waiting, 20)
+        with pytest.raises(NotFoundError):
+            ledger.get("a")
+
+    asyncio.run(scenario(lambda ledger: ledger.open("a", 2)))
+    asyncio.run(scenario(lambda ledger: ledger.open_whole("a")))

@@ -173,6 +173,49 @@ def test_cancelling_a_stream_stops_its_sequences_and_settles_exactly(make_node: 
     run(scenario())
 
 
+def test_calls_that_are_over_as_soon_as_they_begin_are_all_answered(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        async with make_node().run() as client:
+            for _ in range(100):
+                events = await client.generate(chat("user", max_tokens=1))
+                assert events[0].HasField("accepted")
+                assert [end.usage.generated_tokens for end in ends(events)] == [1]
+
+    run(scenario())
+
+
+async def settled_tokens(client: Client, request_id: str) -> int:
+    """How many the call generated; none if it is not known."""
+    try:
+        settled = await client.engine.Settle(pb.SettleRequest(request_id=request_id), timeout=20)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.NOT_FOUND:
+            raise
+        return 0
+    return sum(usage.generated_tokens for usage in settled.sequences)
+
+
+def test_a_call_that_is_cancelled_while_it_is_prepared_is_counted_as_it_was_computed(
+    make_node: RunNode,
+) -> None:
+    async def scenario() -> None:
+        async with make_node(max_sequences=2).run() as client:
+            counted = 0
+            for number in range(80):
+                request = chat(f"{number} " * 40, max_tokens=2)
+                request.request_id = f"req-{number}"
+                stream = client.engine.Generate(request)
+                await asyncio.sleep(number * 1e-4)
+                stream.cancel()
+                counted += await settled_tokens(client, request.request_id)
+            stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
+            assert stats.generated_tokens == counted
+            assert (stats.sequences_running, stats.sequences_waiting) == (0, 0)
+            assert stats.cache_bytes_used == 0
+
+    run(scenario())
+
+
 def test_what_one_step_brings_comes_in_one_message(make_node: RunNode) -> None:
     async def scenario() -> None:
         async with make_node().run() as client:

@@ -67,10 +67,13 @@ class Stuck:
 
 def test_a_stepper_knows_how_long_its_step_lasts() -> None:
     engine, delivered = Stuck(), threading.Event()
-    stepper = Stepper(engine, lambda _: delivered.set(), name="stuck")
+    awake = threading.Event()
+    stepper = Stepper(engine, lambda _: delivered.set(), awake.set, name="stuck")
     assert stepper.step_seconds == 0.0
     stepper.wake()
     assert engine.inside.wait(30)
+    assert awake.is_set()
+    assert not stepper.sleeping
     first = stepper.step_seconds
     assert 0.0 < first < stepper.step_seconds
     engine.go.set()
