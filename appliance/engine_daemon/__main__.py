@@ -10,6 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
+import uvloop
+
 from appliance.config import VENV, Layout, default_root, load_config
 from appliance.errors import ApplianceError
 from appliance.interpreter import engine_python
@@ -25,7 +27,8 @@ def main() -> int:
         level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
     try:
-        asyncio.run(_run(root))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(root))
     except ApplianceError as error:
         logging.getLogger("appliance").error("%s; %s", error.message, error.hint)
         return error.exit_status
