@@ -101,7 +101,7 @@ class EngineClient:
     """Calls to the engine that listens on the Unix socket `socket`."""
 
     def __init__(self, socket: Path) -> None:
-        self._channel = Channel(socket)
+        self._channel = Channel(socket, ahead=_GENERATE.path)
         seconds = EVERY_SECONDS
         self._pulse = Pulse(lambda: self._answers(seconds), every_seconds=seconds)
 

@@ -24,6 +24,14 @@ _HEAD = ((b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"localho
 _TYPE = ((b"te", b"trailers"), (b"content-type", b"application/grpc"))
 
 
+def head_of(path: str, seconds: float | None = None) -> list[tuple[bytes, bytes]]:
+    """The headers of a call of the method `path` that is to be over within so many seconds."""
+    head = [*_HEAD, (b":path", path.encode("ascii")), *_TYPE]
+    if seconds is not None:
+        head.append((b"grpc-timeout", b"%dm" % max(1, int(seconds * 1000))))
+    return head
+
+
 class Carrier(Protocol):
     """What carries a call."""
 
@@ -38,9 +46,7 @@ class Call:
     """Made by a channel. Whoever has one takes it to its end or calls `cancel`."""
 
     def __init__(self, path: str, request: bytes, seconds: float | None = None) -> None:
-        self.head = [*_HEAD, (b":path", path.encode("ascii")), *_TYPE]
-        if seconds is not None:
-            self.head.append((b"grpc-timeout", b"%dm" % max(1, int(seconds * 1000))))
+        self.head = head_of(path, seconds)
         self.unsent = memoryview(b"\0" + len(request).to_bytes(4, "big") + request)
         """Of the request."""
         self.carrier: Carrier | None = None

@@ -17,10 +17,11 @@ from appliance.shim.rpc.status import RpcError, Status, lost
 
 
 class Channel:
-    """Lives on the event loop."""
+    """Lives on the event loop. `ahead` names the method of which a call is opened ahead."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, ahead: str = "") -> None:
         self._socket = socket
+        self._ahead = ahead
         self._connection: Connection | None = None
         self._connections: WeakSet[Connection] = WeakSet()
         """With those that take no more calls and still have some."""
@@ -58,7 +59,7 @@ class Channel:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_unix_connection(
-                lambda: Connection(self._retired), str(self._socket)
+                lambda: Connection(self._retired, self._ahead), str(self._socket)
             )
         except OSError as error:
             self._fail_pending(lost(str(error)))

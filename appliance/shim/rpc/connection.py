@@ -2,7 +2,8 @@
 
 Owns the way from the socket to the calls and back; the protocol is the library's. What comes in one
 read is worked through at once, whichever calls it is for. Every call that it has taken ends: with
-what the server says, or with the connection.
+what the server says, or with the connection. Of one method a call may be opened before anybody
+makes it: then both sides have it ready, and its request alone is on the way when somebody does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from h2.events import (
 )
 from h2.exceptions import H2Error, StreamClosedError
 
-from appliance.shim.rpc.call import WINDOW, Call
+from appliance.shim.rpc.call import WINDOW, Call, head_of
 from appliance.shim.rpc.http2 import Http2
 from appliance.shim.rpc.status import RpcError, Status, ended, lost, reset
 
@@ -35,9 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 class Connection(asyncio.Protocol):
-    """Made by a channel, which is told by `retired` when it takes no more calls."""
+    """Made by a channel, which is told by `retired` when it takes no more calls. `ahead` names the
+    method of which a call is opened ahead, from the end of the first call on."""
 
-    def __init__(self, retired: Callable[[Connection], None]) -> None:
+    def __init__(self, retired: Callable[[Connection], None], ahead: str = "") -> None:
         self._retired = retired
         self._http = Http2(WINDOW)
         self._calls: dict[int, Call] = {}
@@ -45,6 +47,9 @@ class Connection(asyncio.Protocol):
         """Those whose request did not fit into the windows."""
         self._queued: deque[Call] = deque()
         """Those beyond what the server takes at once."""
+        self._ahead = head_of(ahead) if ahead else []
+        self._opened = 0
+        """The stream of the call that was opened ahead; 0 if there is none."""
         self._flushing = False
         self.usable = True
         """Whether it takes further calls."""
@@ -82,10 +87,12 @@ class Connection(asyncio.Protocol):
         if self._full:
             self._queued.append(call)
             return
-        call.stream = self._http.get_next_available_stream_id()
+        first = not self._flushing
+        call.stream = self._stream_for(call)
         self._calls[call.stream] = call
-        self._http.send_headers(call.stream, call.head)
         self._send(call)
+        if first:
+            self._write()  # at once: who called may have much to do before the loop comes round
         if call.stream + 2 > self._http.HIGHEST_ALLOWED_STREAM_ID:
             self._retire()
 
@@ -95,7 +102,7 @@ class Connection(asyncio.Protocol):
 
     def abandon(self, call: Call) -> None:
         if self._calls.get(call.stream) is call:
-            self._reset(call)
+            self._cancel(call.stream)
             self._forget(call)
         elif call in self._queued:
             self._queued.remove(call)
@@ -105,20 +112,54 @@ class Connection(asyncio.Protocol):
         self._end_all(RpcError(Status.CANCELLED, "the channel is closed"))
         self._hang_up()
 
+    # Opening.
+
     @property
     def _full(self) -> bool:
-        return len(self._calls) >= self._http.remote_settings.max_concurrent_streams
+        return len(self._calls) + bool(self._opened) >= self._most
+
+    @property
+    def _most(self) -> int:
+        return self._http.remote_settings.max_concurrent_streams
+
+    def _stream_for(self, call: Call) -> int:
+        """One whose head is sent."""
+        if self._opened and call.head == self._ahead:
+            stream, self._opened = self._opened, 0
+            return stream
+        return self._open(call.head)
+
+    def _open(self, head: list[tuple[bytes, bytes]]) -> int:
+        stream = self._http.get_next_available_stream_id()
+        self._http.send_headers(stream, head)
+        return stream
+
+    def _open_ahead(self) -> None:
+        """Unless it would be in somebody's way."""
+        last = self._http.highest_outbound_stream_id + 4 > self._http.HIGHEST_ALLOWED_STREAM_ID
+        room = len(self._calls) + 1 < self._most and not last
+        if self._ahead and not self._opened and self.usable and room:
+            self._opened = self._open(self._ahead)
+            self._flush_soon()
+
+    def _drop_ahead(self) -> None:
+        stream, self._opened = self._opened, 0
+        if stream:
+            self._cancel(stream)
 
     # Sending.
 
     def _flush_soon(self) -> None:
-        """What many calls send at once goes in one write."""
+        """What is sent until the loop comes round goes in one write."""
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
+        self._write()
+
+    def _write(self) -> None:
         data = self._http.data_to_send()
         if data and not self._transport.is_closing():
             self._transport.write(data)
@@ -147,9 +188,9 @@ class Connection(asyncio.Protocol):
             with suppress(StreamClosedError):
                 self._send(call)
 
-    def _reset(self, call: Call) -> None:
+    def _cancel(self, stream: int) -> None:
         with suppress(StreamClosedError):
-            self._http.reset_stream(call.stream, ErrorCodes.CANCEL)
+            self._http.reset_stream(stream, ErrorCodes.CANCEL)
         self._flush_soon()
 
     def _acknowledge(self, call: Call) -> None:
@@ -171,6 +212,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(event, WindowUpdated):
             self._go_on()
         elif isinstance(event, RemoteSettingsChanged):
+            self._drop_ahead()  # there may be room for fewer
             self._go_on()
             self._start_queued()
         elif isinstance(event, ConnectionTerminated):
@@ -209,10 +251,12 @@ class Connection(asyncio.Protocol):
     def _finish(self, stream: int, error: RpcError | None) -> None:
         """The server has said how a call ended."""
         call = self._calls.get(stream)
+        if stream == self._opened:
+            self._opened = 0
         if call is None:
             return
         if call.unsent:
-            self._reset(call)
+            self._cancel(call.stream)
         self._forget(call)
         call.end(error)
 
@@ -221,6 +265,7 @@ class Connection(asyncio.Protocol):
         self._sending.pop(call.stream, None)
         self._acknowledge(call)
         self._start_queued()
+        self._open_ahead()
         if not self.usable and not self._calls:
             self._hang_up()
 
@@ -233,6 +278,7 @@ class Connection(asyncio.Protocol):
         if not self.usable:
             return
         self.usable = False
+        self._drop_ahead()
         self._retired(self)
         queued, self._queued = self._queued, deque()
         for call in queued:
@@ -243,6 +289,7 @@ class Connection(asyncio.Protocol):
     def _end_all(self, error: RpcError) -> None:
         calls = [*self._calls.values(), *self._queued]
         self._calls.clear()
+        self._opened = 0
         self._sending.clear()
         self._queued.clear()
         self._retire()

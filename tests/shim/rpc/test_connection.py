@@ -293,15 +293,17 @@ def test_what_was_asked_for_before_the_server_went_away_is_still_said() -> None:
     run(body)
 
 
-def test_what_many_calls_say_goes_in_one_write() -> None:
+def test_a_call_goes_out_at_once_and_what_others_say_meanwhile_in_one_more_write() -> None:
     async def body(talk: Talk) -> None:
         await talk.said()
         writes = talk.wire.writes
-        calls = [talk.start(b"one") for _ in range(5)]
+        calls = [talk.start(b"one")]
+        assert talk.wire.writes == writes + 1
+        calls += [talk.start(b"one") for _ in range(4)]
         talk.hear(frame(PING, 0, 0, bytes(8)))
         calls[0].cancel()
         assert len(await talk.said()) == 12
-        assert talk.wire.writes == writes + 1
+        assert talk.wire.writes == writes + 2
 
     run(body)
 

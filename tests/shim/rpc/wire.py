@@ -91,20 +91,23 @@ class Wire(asyncio.Transport):
         return self.ended
 
 
+METHOD = "/t/method"
+
+
 class Talk:
     """A connection and what was said on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead: str = "") -> None:
         self.wire = Wire()
         self.retired = 0
-        self.connection = Connection(self._retire)
+        self.connection = Connection(self._retire, ahead)
         self.connection.connection_made(self.wire)
 
     def _retire(self, _: Connection) -> None:
         self.retired += 1
 
-    def start(self, request: bytes = b"") -> Call:
-        call = Call("/t/method", request)
+    def start(self, request: bytes = b"", path: str = METHOD) -> Call:
+        call = Call(path, request)
         self.connection.start(call)
         return call
 
