@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+_VERSION = re.compile(r"^/(v[12]/)?")
+
 APIS = (
     "chat",
     "completions",
@@ -26,4 +28,4 @@ APIS = (
 
 def api_of(route: str) -> str:
     """The API that the route template `route` belongs to."""
-    return re.sub(r"^/(v[12]/)?", "", route).partition("/")[0]
+    return _VERSION.sub("", route).partition("/")[0]

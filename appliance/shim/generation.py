@@ -241,35 +241,43 @@ async def admitted(
     async with (
         services.admission.generation(exchange, requests) as reservation,
         services.suspects.watching(requests) as suspicion,
+        # The engine first: what this side still has to set up is done beside it.
+        _started(services.engine, requests) as streams,
         services.lifeline(exchange, receive) as lifeline,
     ):
-        streams = [services.engine.generate(request) for request in requests]
+        accepted = await _accepted(streams, suspicion, _patience(requests))
+        reservation.require(sum(answer.prompt_tokens for answer in accepted))
+        bill = await services.accounting.admit(exchange, bundle_digest=accepted[0].bundle_digest)
+        generation = Generation(
+            engine=services.engine,
+            metrics=services.metrics,
+            exchange=exchange,
+            requests=requests,
+            streams=streams,
+            accepted=accepted,
+            lifeline=lifeline,
+            bill=bill,
+            suspicion=suspicion,
+        )
         try:
-            accepted = await _accepted(streams, suspicion, _patience(requests))
-            reservation.require(sum(answer.prompt_tokens for answer in accepted))
-            bill = await services.accounting.admit(
-                exchange, bundle_digest=accepted[0].bundle_digest
-            )
-            generation = Generation(
-                engine=services.engine,
-                metrics=services.metrics,
-                exchange=exchange,
-                requests=requests,
-                streams=streams,
-                accepted=accepted,
-                lifeline=lifeline,
-                bill=bill,
-                suspicion=suspicion,
-            )
-            try:
-                yield generation
-            except BaseException as error:
-                if not generation.closed:
-                    await generation.abandon(error)
-                raise
-        finally:
-            for stream in streams:
-                stream.cancel()
+            yield generation
+        except BaseException as error:
+            if not generation.closed:
+                await generation.abandon(error)
+            raise
+
+
+@asynccontextmanager
+async def _started(
+    engine: EngineClient, requests: Sequence[pb.GenerateRequest]
+) -> AsyncIterator[list[GenerateStream]]:
+    """The calls for `requests`, cancelled in the end."""
+    streams = [engine.generate(request) for request in requests]
+    try:
+        yield streams
+    finally:
+        for stream in streams:
+            stream.cancel()
 
 
 @asynccontextmanager

@@ -67,8 +67,9 @@ class Revocations:
     async def _watch(self) -> None:
         try:
             while self._running:
-                self._cut(self._stopped())
+                # What is over before the first look was checked when it was admitted.
                 await asyncio.sleep(self._seconds)
+                self._cut(self._stopped())
         finally:
             self._look = None
 

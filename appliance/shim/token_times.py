@@ -6,6 +6,7 @@ share the time since the ones before: a histogram of them has each token once.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -29,7 +30,8 @@ class TokenTimes:
         if before is not None:
             self._between.observe((now - before) / count, count)
         elif not self._last:
-            self._note_first(now)
+            # Behind the token itself, which is still on its way out.
+            asyncio.get_running_loop().call_soon(self._note_first, now)
         self._last[choice] = now
 
     def note_all(self, tokens: Mapping[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,9 +101,13 @@ def test_tokens_that_come_together_are_timed_once_each(node: Node, together: int
 def test_each_token_behind_the_first_message_is_timed_once() -> None:
     metrics, exchange = Metrics(lambda: 0), Exchange("req_1", "/", model=CHAT)
     times = TokenTimes(metrics, exchange)
-    times.note_all({0: 2, 1: 1})
-    times.note_all({0: 3, 1: 0})
-    times.note(1, 1)
+
+    async def come() -> None:
+        times.note_all({0: 2, 1: 1})
+        times.note_all({0: 3, 1: 0})
+        times.note(1, 1)
+
+    asyncio.run(come())
     shown = generate_latest(metrics.registry).decode()
     assert f'appliance_inter_token_latency_seconds_count{{model="{CHAT}"}} 4.0' in shown
     assert (

@@ -8,6 +8,7 @@ the address that the endpoint listens on. Refuses everything else before a key i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
 
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from appliance.errors import RequestError
 
 _LOCAL = "localhost"
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
 
 
 class CheckOriginLayer:
@@ -68,8 +70,8 @@ def host_of(authority: str) -> str:
         port = port.removeprefix(":") if bracket else "?"
     else:
         host, _, port = authority.partition(":")
-    good = host and all(c.isalnum() or c in ".-_:" for c in host) and host.isascii()
-    return host.lower() if good and (not port or port.isdecimal()) else ""
+    good = _HOST.fullmatch(host) and (not port or port.isdecimal())
+    return host.lower() if good else ""
 
 
 def _text(value: bytes) -> str:

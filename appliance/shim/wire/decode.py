@@ -58,7 +58,8 @@ def decode(
         raise RequestError("the body is nested too deeply", code="invalid_json") from None
     refuse_duplicates(body)
     for parameter in parameters:
-        parameter.check(request)
+        if parameter.treatment == "limited":
+            parameter.check(request)
     return request
 
 

@@ -13,7 +13,7 @@ from appliance.errors import RequestError
 
 def refuse_duplicates(body: bytes) -> None:
     """Raise RequestError naming the first name that stands twice. `body` is valid JSON."""
-    json.loads(body, object_pairs_hook=_check, parse_int=_nothing, parse_float=_nothing)
+    _DECODER.decode(body.decode("utf-8", "surrogatepass"))
 
 
 def _check(pairs: list[tuple[str, object]]) -> None:
@@ -33,3 +33,6 @@ def _check(pairs: list[tuple[str, object]]) -> None:
 
 def _nothing(_number: str) -> None:
     """Numbers do not matter here, however long they are."""
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_check, parse_int=_nothing, parse_float=_nothing)

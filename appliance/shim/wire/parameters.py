@@ -30,11 +30,10 @@ class Parameter:
     accepts: tuple[object, ...] = ()
 
     def check(self, request: object) -> None:
-        """Raise RequestError if `request` asks for what a limited parameter cannot do."""
-        if self.treatment == "limited":
-            value = getattr(request, self.name)
-            if value is not None and not any(_same(value, known) for known in self.accepts):
-                self.refuse()
+        """Raise RequestError if `request` asks for what this limited parameter cannot do."""
+        value = getattr(request, self.name)
+        if value is not None and not any(_same(value, known) for known in self.accepts):
+            self.refuse()
 
     def refuse(self) -> NoReturn:
         """Raise the RequestError that says what is possible."""
