@@ -20,6 +20,8 @@ def main() -> None:
                         " alone, with a model; both by default")  # fmt: skip
     parser.add_argument("--callers", type=int, default=16, help="requests at once over null")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--singles", type=int, default=stack.SINGLES,
+                        help="single requests in a round beside the engine alone")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement of null")
     parser.add_argument("--node", type=Path, help="root of a node with a compiled chat model")
     parser.add_argument("--model", default="bench", help="its name")
@@ -28,7 +30,9 @@ def main() -> None:
     if "null" in options.what or not options.what:
         over_null(options.callers, options.seconds, options.rounds)
     if "stack" in options.what or not options.what:
-        beside_the_engine(options.node or stack.made(), options.model, options.rounds)
+        beside_the_engine(
+            options.node or stack.made(), options.model, options.rounds, options.singles
+        )
 
 
 def over_null(callers: int, seconds: float, rounds: int) -> None:
@@ -41,13 +45,13 @@ def over_null(callers: int, seconds: float, rounds: int) -> None:
             null.show(uvloop.run(work), callers, together)
 
 
-def beside_the_engine(root: Path, model: str, rounds: int) -> None:
+def beside_the_engine(root: Path, model: str, rounds: int, singles: int) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="overhead") as logs,
         stack.pair(root, model, Path(logs)) as sides,
     ):
         load = stack.Load([sides.alone, sides.engine, sides.shim])
-        stack.show(*stack.rounds(sides, rounds, stack.Texts(time.time_ns())))
+        stack.show(*stack.rounds(sides, rounds, singles, stack.Texts(time.time_ns())))
         print(load.words())
 
 
