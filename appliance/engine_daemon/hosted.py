@@ -76,7 +76,7 @@ class HostedModel:
 
         def deliver(outputs: Sequence[Output | EmbeddingOutput]) -> None:
             loop.call_soon_threadsafe(self._deliver, outputs)
-            if self._begins_alone(outputs):
+            if self._begins_alone(outputs) and model.engine.has_work:
                 time.sleep(HEAD_START_SECONDS)
 
         def awake() -> None:

@@ -22,6 +22,7 @@ from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.reranker import Ranking
+from appliance.engine.tokenizer import Tokenizer
 from appliance.engine.vision.eyes import Shown
 from appliance.engine_daemon import wire
 from appliance.engine_daemon.calls import Call, CallLedger, EmbedCall
@@ -182,6 +183,8 @@ class EngineService(pb_grpc.EngineServicer):
         """Run the call on `hosted`, with an adapter if it was called by that one's name."""
         deadline = _deadline(request, context)
         called = hosted if adapter is None else adapter
+        # The model may be gone before its last events are read.
+        tokenizer = hosted.chat.tokenizer
         call = self._ledger.open(request.request_id, wire.sequence_count(request))
         queueing = Queueing(lambda generation: hosted.generate(call, generation))
 
@@ -212,15 +215,14 @@ class EngineService(pb_grpc.EngineServicer):
         )
         try:
             await hosted.taken_up()
-            await self._stream(call, accepted, hosted, context)
+            await self._stream(call, accepted, tokenizer, context)
         finally:
             hosted.cancel(call.number)
             self._ledger.close(call)
 
     async def _stream(
-        self, call: Call, accepted: pb.Accepted, hosted: HostedModel, context: ServicerContext
+        self, call: Call, accepted: pb.Accepted, tokenizer: Tokenizer, context: ServicerContext
     ) -> None:
-        tokenizer = hosted.chat.tokenizer
         await context.write(pb.GenerateEvent(accepted=accepted))
         async for events in call.events():
             await context.write(wire.generate_event(events, tokenizer))

@@ -36,8 +36,8 @@ _log = logging.getLogger(__name__)
 
 
 class Connection(asyncio.Protocol):
-    """Made by a channel, which is told by `retired` when it takes no more calls. `ahead` names the
-    method of which a call is opened ahead, from the end of the first call on."""
+    """Made by a channel, which is told by `retired` when it takes no more calls. Of the method
+    `ahead` a call is opened ahead, from the end of the first call on."""
 
     def __init__(self, retired: Callable[[Connection], None], ahead: str = "") -> None:
         self._retired = retired
@@ -90,7 +90,8 @@ class Connection(asyncio.Protocol):
         first = not self._flushing
         call.stream = self._stream_for(call)
         self._calls[call.stream] = call
-        self._send(call)
+        with suppress(StreamClosedError):  # as in _go_on
+            self._send(call)
         if first:
             self._write()  # at once: who called may have much to do before the loop comes round
         if call.stream + 2 > self._http.HIGHEST_ALLOWED_STREAM_ID:

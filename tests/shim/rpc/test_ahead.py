@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from appliance.shim.rpc import Call
+import pytest
+
+from appliance.shim.rpc import Call, RpcError, Status
 from tests.shim.rpc.wire import (
     DATA,
     END_HEADERS,
@@ -118,6 +120,23 @@ def test_a_server_that_takes_one_call_at_a_time_takes_that_one() -> None:
             talk.hear(answer(number, b"x"))
             assert await taken(call) == [b"x"]
         assert [f[0] for f in await talk.said()].count(HEADERS) == 2
+
+    run(body)
+
+
+def test_a_call_that_takes_it_when_the_server_has_just_ended_it_ends_alone() -> None:
+    async def body(talk: Talk) -> None:
+        talk.hear(setting(MAX_CONCURRENT_STREAMS, 2))
+        stream = await opened(talk)
+        before = talk.start(path="/t/other")
+        late = talk.start(b"late")
+        talk.hear(answer(before.stream, b"x") + reset(stream, 7))
+        with pytest.raises(RpcError) as caught:
+            await taken(late)
+        assert caught.value.status is Status.UNAVAILABLE
+        assert await taken(before) == [b"x"]
+        assert talk.connection.usable
+        assert not talk.wire.ended
 
     run(body)
 
