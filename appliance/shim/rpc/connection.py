@@ -90,8 +90,7 @@ class Connection(asyncio.Protocol):
         first = not self._flushing
         call.stream = self._stream_for(call)
         self._calls[call.stream] = call
-        with suppress(StreamClosedError):  # as in _go_on
-            self._send(call)
+        self._send(call)
         if first:
             self._write()  # at once: who called may have much to do before the loop comes round
         if call.stream + 2 > self._http.HIGHEST_ALLOWED_STREAM_ID:
@@ -172,22 +171,22 @@ class Connection(asyncio.Protocol):
     def _send(self, call: Call) -> None:
         """As much of the request as may be sent now."""
         http, stream = self._http, call.stream
-        while call.unsent:
-            room = min(http.local_flow_control_window(stream), http.max_outbound_frame_size)
-            if room <= 0:
-                self._sending[stream] = call
-                break
-            piece, call.unsent = call.unsent[:room], call.unsent[room:]
-            http.send_data(stream, piece, end_stream=not call.unsent)
+        # What comes behind may have ended it there, and here only in a moment.
+        with suppress(StreamClosedError):
+            while call.unsent:
+                room = min(http.local_flow_control_window(stream), http.max_outbound_frame_size)
+                if room <= 0:
+                    self._sending[stream] = call
+                    break
+                piece, call.unsent = call.unsent[:room], call.unsent[room:]
+                http.send_data(stream, piece, end_stream=not call.unsent)
         self._flush_soon()
 
     def _go_on(self) -> None:
         """There may be room again."""
         waiting, self._sending = self._sending, {}
         for call in waiting.values():
-            # What comes behind may have ended it there, and here only in a moment.
-            with suppress(StreamClosedError):
-                self._send(call)
+            self._send(call)
 
     def _cancel(self, stream: int) -> None:
         with suppress(StreamClosedError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.shim.rpc import Call, RpcError, Status
+from appliance.shim.rpc import RpcError, Status
 from tests.shim.rpc.wire import (
     DATA,
     END_HEADERS,
@@ -25,6 +25,7 @@ from tests.shim.rpc.wire import (
     message,
     reset,
     setting,
+    taken,
 )
 
 
@@ -34,13 +35,6 @@ def run(body: Callable[[Talk], Coroutine[Any, Any, None]]) -> None:
             await body(Talk(METHOD))
 
     asyncio.run(within())
-
-
-async def taken(call: Call) -> list[bytes]:
-    messages: list[bytes] = []
-    while more := await call.take():
-        messages += more
-    return messages
 
 
 async def opened(talk: Talk) -> int:

@@ -41,6 +41,7 @@ from tests.shim.rpc.wire import (
     reset,
     setting,
     tail,
+    taken,
     window_update,
 )
 
@@ -54,13 +55,6 @@ def run(body: Callable[[Talk], Coroutine[Any, Any, None]]) -> None:
             await body(Talk())
 
     asyncio.run(within())
-
-
-async def taken(call: Call) -> list[bytes]:
-    messages: list[bytes] = []
-    while more := await call.take():
-        messages += more
-    return messages
 
 
 async def taken_by(talk: Talk, call: Call, stream: int) -> list[bytes]:

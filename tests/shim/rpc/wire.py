@@ -91,6 +91,14 @@ class Wire(asyncio.Transport):
         return self.ended
 
 
+async def taken(call: Call) -> list[bytes]:
+    """All messages until the end. Raises RpcError."""
+    messages: list[bytes] = []
+    while more := await call.take():
+        messages += more
+    return messages
+
+
 METHOD = "/t/method"
 
 
