@@ -171,6 +171,10 @@ class EncoderSpec(_Strict, frozen=True):
 
     Kusupati et al., Matryoshka Representation Learning (2022).
     """
+    vocab_size: int | msgspec.UnsetType = msgspec.UNSET
+    """Left out, as the next one, by releases that built no graph for a GPU."""
+    token_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    """Of a GPU's memory, while a token is computed; beside the weights."""
 
 
 class PairPrompt(_Strict, frozen=True):
@@ -196,9 +200,17 @@ class RerankSpec(_Strict, frozen=True):
     """Tokens of a pair, with all that stands around it."""
     prompt: PairPrompt | msgspec.UnsetType = msgspec.UNSET
     """Left out where the tokenizer puts two texts together by itself."""
+    sigmoid: bool | msgspec.UnsetType = msgspec.UNSET
+    """Whether a score is the sigmoid of what the model says, so between 0 and 1; left out, as the
+    next two, by releases that built no graph for a GPU."""
+    vocab_size: int | msgspec.UnsetType = msgspec.UNSET
+    token_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    """As an encoder's."""
 
 
-Spec = DecoderSpec | EncoderSpec | RerankSpec
+Reading = EncoderSpec | RerankSpec
+"""Of models that read whole texts and generate nothing."""
+Spec = DecoderSpec | Reading
 
 
 class AdapterBase(_Strict, frozen=True):
@@ -490,6 +502,7 @@ def _check(manifest: Manifest) -> None:
         raise _bad("an embedding bundle needs encoder")
     if (manifest.kind == "rerank") != isinstance(manifest.reranker, RerankSpec):
         raise _bad("a rerank bundle needs reranker, and no other has one")
+    _check_reading(manifest)
     joined = manifest.decoder is not None and manifest.decoder.cache == "int8"
     if len(manifest.variants("native")) > joined:
         raise _bad("a graph of native operators belongs to an 8-bit cache, and there is one")
@@ -508,6 +521,21 @@ def _check(manifest: Manifest) -> None:
         _check_head(manifest, manifest.head)
     if isinstance(manifest.parity, Parity):
         _check_parity(manifest.parity)
+
+
+def _check_reading(manifest: Manifest) -> None:
+    """What reads whole texts has graphs for CUDA, which need to be reckoned with, and no others."""
+    if manifest.kind == "chat":
+        return
+    spec = manifest.spec
+    assert not isinstance(spec, DecoderSpec)
+    needed: list[object] = [spec.vocab_size, spec.token_bytes]
+    if isinstance(spec, RerankSpec):
+        needed.append(spec.sigmoid)
+    if manifest.variants("cuda") and msgspec.UNSET in needed:
+        raise _bad("a graph for CUDA needs vocab_size, token_bytes and of a reranker sigmoid")
+    if manifest.variants("native") or manifest.variants("trt"):
+        raise _bad("embedders and rerankers have graphs for the CPU and for CUDA alone")
 
 
 def _check_head(manifest: Manifest, head: HeadSpec) -> None:
@@ -601,13 +629,14 @@ def _check_numbers(manifest: Manifest) -> None:
         positive |= {
             "encoder.dimensions": manifest.encoder.dimensions,
             "encoder.max_length": manifest.encoder.max_length,
-        }
+        } | _reading_numbers("encoder", manifest.encoder)
         if isinstance(fewest := manifest.encoder.min_dimensions, int):
             positive["encoder.min_dimensions"] = fewest
             if fewest > manifest.encoder.dimensions:
                 raise _bad(f"encoder.min_dimensions is {fewest}, more than there are")
     if isinstance(manifest.reranker, RerankSpec):
         positive["reranker.max_length"] = manifest.reranker.max_length
+        positive |= _reading_numbers("reranker", manifest.reranker)
     for name, value in positive.items():
         if not 0 < value < 1 << 31:
             raise _bad(f"{name} is {value}")
@@ -617,6 +646,11 @@ def _decoder_numbers(at: str, decoder: DecoderSpec) -> dict[str, int]:
     counts = msgspec.structs.asdict(decoder)
     del counts["cache"]
     return {f"{at}.{name}": count for name, count in counts.items()}
+
+
+def _reading_numbers(at: str, spec: Reading) -> dict[str, int]:
+    counts = {"vocab_size": spec.vocab_size, "token_bytes": spec.token_bytes}
+    return {f"{at}.{name}": n for name, n in counts.items() if isinstance(n, int)}
 
 
 def _vision_numbers(manifest: Manifest) -> dict[str, int]:

@@ -46,7 +46,7 @@ OPERATORS: Operators = {
     ("", "Cast"): frozenset({"to"}),
     ("", "Concat"): frozenset({"axis"}),
     ("", "Cos"): _NONE,
-    ("", "DequantizeLinear"): frozenset({"axis"}),
+    ("", "DequantizeLinear"): frozenset({"axis", "block_size"}),
     ("", "Div"): _NONE,
     ("", "Expand"): _NONE,
     ("", "Gather"): frozenset({"axis"}),

@@ -7,7 +7,7 @@ those that serve. Counts the weights before, and tries the graphs; which there a
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.compact import CompactBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.half import HalfBuilder
+from installer.checkpoint.graph.half_reader import CompactReader, HalfReader
 from installer.checkpoint.graph.native import (
     AdaptedNativeBuilder,
     NativeBuilder,
@@ -76,6 +77,15 @@ def _first_form(plan: Plan) -> Form | None:
     return FloatSlots if plan.family.kind == "chat" else None
 
 
+def _for_cuda(plan: Plan) -> Iterator[tuple[str, Form | None, type[GraphBuilder]]]:
+    """Path, form and words of each graph for CUDA."""
+    if plan.on_gpus:
+        yield (CUDA_GRAPH, None, HalfReader) if plan.reads else (CUDA_GRAPH, HalfSlots, HalfBuilder)
+    if plan.compact:
+        compact = (None, CompactReader) if plan.reads else (HalfSlots, CompactBuilder)
+        yield (COMPACT_GRAPH, *compact)
+
+
 def count_weights(plan: Plan) -> int:
     """Bytes of the weights to come. Raises CheckpointError for what is missing or misshapen."""
     checkpoint = Checkpoint(plan.checkpoint.directory)
@@ -83,8 +93,7 @@ def count_weights(plan: Plan) -> int:
     if plan.headless:
         shape = plan.shape
     forms: list[tuple[Form | None, type[GraphBuilder]]] = [(_first_form(plan), GraphBuilder)]
-    forms += [(HalfSlots, HalfBuilder)] if plan.on_gpus else []
-    forms += [(HalfSlots, CompactBuilder)] if plan.compact else []
+    forms += [(form, words) for _, form, words in _for_cuda(plan)]
     forms += [(StaticCache, StandardBuilder)] if plan.standard else []
 
     def build(files: WeightFiles) -> None:
@@ -123,10 +132,8 @@ def write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[F
             form = _write_joined(plan, writer, first, directory, progress)
         elif plan.adapters:
             writer.write(directory / ADAPTED_GRAPH, FloatSlots, adapted.AdaptedBuilder)
-        if plan.on_gpus:
-            writer.write(directory / CUDA_GRAPH, HalfSlots, HalfBuilder)
-        if plan.compact:
-            writer.write(directory / COMPACT_GRAPH, HalfSlots, CompactBuilder)
+        for path, half, words in _for_cuda(plan):
+            writer.write(directory / path, half, words)
         if plan.standard:
             writer.write(directory / TRT_GRAPH, StaticCache, StandardBuilder)
         if plan.vision is not None:

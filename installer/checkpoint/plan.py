@@ -108,17 +108,26 @@ class Plan:
     @property
     def compact(self) -> bool:
         """Whether the bundle has a second graph for CUDA, for half the memory."""
+        if self.reads:
+            return self._scheme.layer_bits == 8
         return self.on_gpus and has_compact_graph(self._scheme)
 
     @property
     def standard(self) -> bool:
         """Whether the bundle has a graph for TensorRT."""
-        return self.on_gpus and self.family.standard and has_standard_graph(self._scheme)
+        if self.reads or not self.on_gpus:
+            return False
+        return self.family.standard and has_standard_graph(self._scheme)
 
     @property
     def on_gpus(self) -> bool:
         """Whether the bundle has a graph for CUDA."""
-        return self.family.kind == "chat" and self.vision is None and not self.drafts
+        return self.vision is None and not self.drafts
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads whole texts and generates nothing."""
+        return self.family.kind != "chat"
 
 
 def make_plan(

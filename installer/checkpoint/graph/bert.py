@@ -17,6 +17,7 @@ from appliance.bundle.manifest import EncoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import pooling
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.sentence import Sentence, read_sentence
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.quantize import Float32
@@ -60,6 +61,11 @@ class BertShape:
         """Tokens of a text that have positions."""
         return self.positions - self.first
 
+    @property
+    def token_bytes(self) -> int:
+        """As the manifest says it."""
+        return token_bytes(self.hidden, self.inner, 3 * self.hidden)
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderShape:
@@ -74,8 +80,12 @@ class EncoderShape:
         return self.bert.vocab
 
     def spec(self) -> EncoderSpec:
-        longest = self.bert.longest
-        return pooling.spec(self.sentence, self.bert.hidden, longest, self.min_dimensions)
+        bert = self.bert
+        return pooling.spec(
+            *(self.sentence, bert.hidden, bert.longest, self.min_dimensions),
+            vocab=bert.vocab,
+            token_bytes=bert.token_bytes,
+        )
 
 
 def read(checkpoint: Checkpoint) -> EncoderShape:
@@ -137,16 +147,18 @@ def transform(
     types: ir.Value | None = None,
 ) -> ir.Value:
     """Token states [B, S, hidden]; without `types` every token is of the first type."""
-    padding = graph.op("Cast", mask, to=ir.DataType.INT32)
+    padding = graph.padding(mask, shape.hidden // shape.heads)
     x = _embed(graph, shape, ids, types)
     for layer in range(shape.layers):
         at = f"{shape.prefix}encoder.layer.{layer}"
-        attended = _attend(graph, shape, f"{at}.attention.self", x, padding)
+        attended = _attend(graph, shape, f"{at}.attention.self", graph.operand(x), padding)
         result = graph.linear(
             attended, f"{at}.attention.output.dense", shape.hidden, shape.hidden, bias=True
         )
         x = _norm(graph, shape, f"{at}.attention.output.LayerNorm", x, result)
-        inner = graph.linear(x, f"{at}.intermediate.dense", shape.hidden, shape.inner, bias=True)
+        inner = graph.linear(
+            graph.operand(x), f"{at}.intermediate.dense", shape.hidden, shape.inner, bias=True
+        )
         inner = graph.op("Gelu", inner, domain=MICROSOFT)
         result = graph.linear(inner, f"{at}.output.dense", shape.inner, shape.hidden, bias=True)
         x = _norm(graph, shape, f"{at}.output.LayerNorm", x, result)
@@ -170,7 +182,7 @@ def _embed(
         "embeddings.positions", (shape.longest, shape.hidden), _positions(graph, shape, folded)
     )
     positions = graph.op("Slice", table, graph.constant([0]), tokens, graph.constant([0]))
-    embedded = graph.op("Add", words.lookup(ids), positions)
+    embedded = graph.op("Add", graph.full(words.lookup(ids)), positions)
     if types is not None:
         name = f"{at}.token_type_embeddings.weight"
         graph.tensors.expect(name, (shape.types, shape.hidden))
@@ -217,13 +229,4 @@ def _norm(
     graph: GraphBuilder, shape: BertShape, name: str, x: ir.Value, result: ir.Value | None
 ) -> ir.Value:
     """Layer norm of x + result."""
-    gain = graph.vector(f"{name}.weight", shape.hidden)
-    shift = graph.vector(f"{name}.bias", shape.hidden)
-    if result is None:
-        return graph.op("LayerNormalization", x, gain, shift, axis=-1, epsilon=shape.epsilon)
-    return graph.op(
-        "SkipLayerNormalization",
-        *(x, result, gain, shift),
-        domain=MICROSOFT,
-        epsilon=shape.epsilon,
-    )
+    return graph.layer_norm(x, name, shape.hidden, shape.epsilon, result)

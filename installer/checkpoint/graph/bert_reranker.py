@@ -50,7 +50,12 @@ class CrossEncoderShape:
         return self.bert.vocab
 
     def spec(self) -> RerankSpec:
-        return RerankSpec(max_length=self.max_length)
+        return RerankSpec(
+            max_length=self.max_length,
+            sigmoid=self.sigmoid,
+            vocab_size=self.vocab,
+            token_bytes=self.bert.token_bytes,
+        )
 
 
 def read(checkpoint: Checkpoint) -> CrossEncoderShape:
@@ -84,10 +89,11 @@ def build(graph: GraphBuilder, shape: CrossEncoderShape) -> None:
     if shape.bert.types > 1:
         types = graph.input("token_type_ids", ir.DataType.INT64, ("batch", "tokens"))
     first = bert.first_row(graph, bert.transform(graph, shape.bert, ids, mask, types))
+    first = graph.operand(first)
     hidden = shape.bert.hidden
     dense, label = shape.head
     pooled = graph.op("Tanh", graph.linear(first, dense, hidden, hidden, bias=True))
-    logits = _label(graph, pooled, label, hidden)
+    logits = _label(graph, graph.full(pooled), label, hidden)
     conclude(graph, graph.op("Sigmoid", logits) if shape.sigmoid else logits)
 
 
@@ -147,4 +153,6 @@ def _label(graph: GraphBuilder, x: ir.Value, name: str, hidden: int) -> ir.Value
     weight = f"{name}.weight"
     graph.tensors.expect(weight, (1, hidden))
     column = graph.floats(f"{name}.transposed", (hidden, 1), graph.tensors.transposed(weight))
-    return graph.op("Add", graph.op("MatMul", x, column), graph.vector(f"{name}.bias", 1))
+    bias = f"{name}.bias"
+    shift = graph.floats(bias, (1,), [graph.tensors.vector(bias, 1)])
+    return graph.op("Add", graph.op("MatMul", x, column), shift)

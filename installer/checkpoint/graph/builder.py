@@ -273,6 +273,40 @@ class GraphBuilder:
         )
         return outputs[0], outputs[3]
 
+    def full(self, x: ir.Value) -> ir.Value:
+        """x in 32 bits."""
+        return x
+
+    def operand(self, x: ir.Value) -> ir.Value:
+        """x as linear layers take it."""
+        return x
+
+    def layer_norm(
+        self, x: ir.Value, name: str, width: int, epsilon: float, result: ir.Value | None = None
+    ) -> ir.Value:
+        """Layer norm of x + result over the last axis by the checkpoint's module `name` [width]."""
+        gain = self.vector(f"{name}.weight", width)
+        shift = self.vector(f"{name}.bias", width)
+        if result is None:
+            return self.op("LayerNormalization", x, gain, shift, axis=-1, epsilon=epsilon)
+        return self.op(
+            "SkipLayerNormalization",
+            *(x, result, gain, shift),
+            domain=MICROSOFT,
+            epsilon=epsilon,
+        )
+
+    def padding(self, mask: ir.Value, head_dim: int) -> ir.Value:
+        """What attention among all tokens of a text takes of the mask [B, S], 1 for tokens.
+
+        `head_dim`: of the heads that attend.
+        """
+        return self.op("Cast", mask, to=ir.DataType.INT32)
+
+    def unit(self, x: ir.Value, width: int) -> ir.Value:
+        """x [..., width] at unit length."""
+        return self.op("LpNormalization", x, axis=-1, p=2)
+
     def add(self, stream: ir.Value, result: ir.Value) -> ir.Value:
         """stream + result."""
         return self.op("Add", stream, result)

@@ -101,7 +101,7 @@ _READERS_LACK: Mapping[Precision, str] = {
     "int4": "its vectors or scores would lose too much",
     "w8a8": "it has no cache, and would be no faster than int8 and less exact",
     "w4a8": "it has no cache, and would lose too much",
-    "fp16": "it runs on the processor, which would widen the weights to 32 bits",
+    "fp16": "the processor would widen the weights to 32 bits, and a GPU narrows those of fp32",
 }
 
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")

@@ -21,7 +21,7 @@ from installer.checkpoint.quantize import Scheme
 from installer.checkpoint.tensors import Tensors
 from installer.checkpoint.weights import WeightFiles, alias
 
-_MOVES = frozenset({"Gather", "Reshape"})
+_MOVES = frozenset({"Gather", "GatherND", "Reshape", "Squeeze"})
 """Operators that take numbers from one place to another."""
 
 
@@ -41,7 +41,7 @@ class HalfBuilder(GraphBuilder):
         """x * factor as the stream that every block adds its result to."""
         if not wide:
             return super().residual(x, factor=factor)
-        x = self._full(x)
+        x = self.full(x)
         if factor != 1:
             x = self.op("Mul", x, self.constant([factor]))
             self._in_full.add(x)
@@ -62,7 +62,7 @@ class HalfBuilder(GraphBuilder):
             return super().norm(x, name, width, epsilon, offset)
         gain = self._vector(name, width, offset)
         normed = self.op(
-            self.norm_operator, self._full(x), gain, axis=-1, epsilon=epsilon, stash_type=1
+            self.norm_operator, self.full(x), gain, axis=-1, epsilon=epsilon, stash_type=1
         )
         if not wide:
             return self.op("Cast", normed, to=self.dtype)
@@ -88,7 +88,7 @@ class HalfBuilder(GraphBuilder):
         """stream + result, in the stream's precision."""
         if not self._is_full(stream):
             return super().add(stream, result)
-        total = self.op("Add", stream, self._full(result))
+        total = self.op("Add", stream, self.full(result))
         self._in_full.add(total)
         return total
 
@@ -99,7 +99,7 @@ class HalfBuilder(GraphBuilder):
             return self._is_full(node.inputs[0])
         return x in self._in_full
 
-    def _full(self, x: ir.Value) -> ir.Value:
+    def full(self, x: ir.Value) -> ir.Value:
         """x in 32 bits."""
         if self._is_full(x):
             return x

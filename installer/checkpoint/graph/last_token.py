@@ -58,7 +58,7 @@ class LastToken:
         index = graph.op("Unsqueeze", self._last, graph.constant([1]))
         rows = graph.op("GatherND", x, index, batch_dims=1)
         gain = (f"{shape.root}.norm.weight", shape.hidden, shape.epsilon, shape.norms.offset)
-        self._conclude(graph, graph.norm(rows, *gain))
+        self._conclude(graph, graph.norm(rows, *gain, wide=True))
 
     def conclude(self, scores: ir.Value) -> None:
         """No token's score is wanted."""

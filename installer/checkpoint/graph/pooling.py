@@ -15,7 +15,15 @@ from installer.checkpoint.graph.sentence import Sentence
 from installer.checkpoint.settings import Settings
 
 
-def spec(sentence: Sentence, hidden: int, longest: int, fewest: int | None) -> EncoderSpec:
+def spec(
+    sentence: Sentence,
+    hidden: int,
+    longest: int,
+    fewest: int | None,
+    *,
+    vocab: int,
+    token_bytes: int,
+) -> EncoderSpec:
     """The manifest's words; no text may have more than `longest` tokens."""
     return EncoderSpec(
         dimensions=hidden,
@@ -23,6 +31,8 @@ def spec(sentence: Sentence, hidden: int, longest: int, fewest: int | None) -> E
         pooling=sentence.pooling,
         normalize=sentence.normalize,
         min_dimensions=msgspec.UNSET if fewest is None else fewest,
+        vocab_size=vocab,
+        token_bytes=token_bytes,
     )
 
 
@@ -39,6 +49,7 @@ def read_min_dimensions(config: Settings, hidden: int) -> int | None:
 
 def mean(graph: GraphBuilder, x: ir.Value, mask: ir.Value) -> ir.Value:
     """Mean over the tokens that are not padding; x [B, S, hidden] -> [B, hidden]."""
+    x = graph.full(x)
     weights = graph.op("Cast", mask, to=ir.DataType.FLOAT)
     weights = graph.op("Unsqueeze", weights, graph.constant([-1]))
     axis = graph.constant([1])
@@ -49,6 +60,7 @@ def mean(graph: GraphBuilder, x: ir.Value, mask: ir.Value) -> ir.Value:
 
 def conclude(graph: GraphBuilder, pooled: ir.Value, sentence: Sentence, hidden: int) -> None:
     """Make the output of pooled vectors [B, hidden]."""
+    pooled = graph.full(pooled)
     if sentence.normalize:
-        pooled = graph.op("LpNormalization", pooled, axis=-1, p=2)
+        pooled = graph.unit(pooled, hidden)
     graph.output(pooled, "embeddings", ("batch", hidden))

@@ -7,7 +7,7 @@ Reference: Zhang et al., Qwen3 Embedding (2025), and the rerankers' model card.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from installer.checkpoint.graph import pooling, qwen3
 from installer.checkpoint.graph.bert_reranker import SIGMOID, conclude, read_activation
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.last_token import Conclude, LastToken
 from installer.checkpoint.graph.sentence import (
     MODULES,
@@ -65,7 +66,11 @@ class EmbedderShape:
 
     def spec(self) -> EncoderSpec:
         decoder = self.decoder
-        return pooling.spec(self.sentence, decoder.hidden, decoder.context, self.min_dimensions)
+        return pooling.spec(
+            *(self.sentence, decoder.hidden, decoder.context, self.min_dimensions),
+            vocab=decoder.vocab,
+            token_bytes=_token_bytes(decoder),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,13 @@ class RerankerShape:
         return self.decoder.vocab
 
     def spec(self) -> RerankSpec:
-        return RerankSpec(max_length=self.max_length, prompt=PROMPT)
+        return RerankSpec(
+            max_length=self.max_length,
+            prompt=PROMPT,
+            sigmoid=self.sigmoid,
+            vocab_size=self.vocab,
+            token_bytes=_token_bytes(self.decoder),
+        )
 
 
 def read_embedder(checkpoint: Checkpoint) -> EmbedderShape:
@@ -138,16 +149,22 @@ def build_reranker(graph: GraphBuilder, shape: RerankerShape) -> None:
     """Write the graph."""
 
     def odds(graph: GraphBuilder, states: ir.Value) -> None:
-        logits = graph.op("MatMul", states, _difference(graph, shape))
+        logits = graph.op("MatMul", graph.full(states), _difference(graph, shape))
         conclude(graph, graph.op("Sigmoid", logits) if shape.sigmoid else logits)
 
     _build(graph, shape.decoder, odds)
 
 
+def _token_bytes(decoder: DecoderShape) -> int:
+    attended = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
+    return token_bytes(decoder.hidden, decoder.inner, attended)
+
+
 def _build(graph: GraphBuilder, decoder: DecoderShape, end: Conclude) -> None:
     tensors = graph.tensors
     tensors.prefix = _PREFIX if "embed_tokens.weight" in tensors else ""
-    qwen3.build(graph, decoder, partial(LastToken, conclude=end))
+    # A vector has no second try as a token has: what is added up keeps 32 bits on a GPU, too.
+    qwen3.build(graph, replace(decoder, wide=True), partial(LastToken, conclude=end))
 
 
 def _difference(graph: GraphBuilder, shape: RerankerShape) -> ir.Value:

@@ -1,0 +1,126 @@
+"""Half-precision graphs of models that read whole texts, over the weights of the CPU's graphs.
+
+Owns what embedders and rerankers need of 16-bit floats beyond a decoder (half.py): layer norms in
+32 bits over a stream of 32 bits, which texts of a batch are padding, unit length, and what blocks of
+8-bit integers become. Every operator has a kernel in ONNX Runtime's CUDA provider; why these:
+docs/decisions/0260-encoders-on-a-gpu.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from installer.checkpoint.graph.builder import Matrix, QuantizedMatrix
+from installer.checkpoint.graph.half import HalfBuilder
+from installer.checkpoint.weights import alias
+
+_HEAD_UNIT = 8
+"""Numbers of a head that CUDA's attention without a table of all products takes at once."""
+_SMALLEST_SQUARE = 1e-24
+"""Below it a vector is as good as zero, and stays zero."""
+_MIDDLE = 128
+
+
+def token_bytes(hidden: int, inner: int, attended: int) -> int:
+    """Bytes that a token takes while it is computed, at most.
+
+    `hidden` numbers are between the layers, `inner` within a feed-forward, `attended` in queries,
+    keys and values together.
+    """
+    # The stream, its sum and its norm; gate, up, what is made of them; heads, turned and laid out.
+    return 10 * hidden + max(10 * inner, 6 * attended)
+
+
+class CompactReader(HalfBuilder):
+    """A graph whose activations are 16-bit floats and whose blocks of integers stay as they are."""
+
+    def operand(self, x: ir.Value) -> ir.Value:
+        """x in 16 bits."""
+        return self.op("Cast", x, to=self.dtype) if self._is_full(x) else x
+
+    def layer_norm(
+        self, x: ir.Value, name: str, width: int, epsilon: float, result: ir.Value | None = None
+    ) -> ir.Value:
+        """Layer norm of x + result, both in 32 bits and so is what comes out."""
+        total = self.full(x)
+        if result is not None:
+            total = self.add(total, result)
+        gain, shift = (self._vector(f"{name}.{part}", width) for part in ("weight", "bias"))
+        normed = self.op("LayerNormalization", total, gain, shift, axis=-1, epsilon=epsilon)
+        self._in_full.add(normed)
+        return normed
+
+    def padding(self, mask: ir.Value, head_dim: int) -> ir.Value:
+        """Lengths of the texts, then twice where each row of the batch begins and the last ends.
+
+        int32 [3 * B + 2]: the one form of a mask with which the provider keeps no table of all
+        products of queries and keys.
+        """
+        if head_dim % _HEAD_UNIT:
+            return super().padding(mask, head_dim)
+        lengths = self.op("ReduceSum", mask, self.constant([1]), keepdims=0)
+        rows = self.op("Squeeze", self.op("Shape", mask, start=0, end=1))
+        width = self.op("Squeeze", self.op("Shape", mask, start=1, end=2))
+        zero, one = (self._scalar(f"const.count-{n}", np.int64(n)) for n in (0, 1))
+        behind = self.op("Add", self.op("Mul", rows, width), one)
+        starts = self.op("Range", zero, behind, width)
+        return self.op(
+            "Cast", self.op("Concat", lengths, starts, starts, axis=0), to=ir.DataType.INT32
+        )
+
+    def unit(self, x: ir.Value, width: int) -> ir.Value:
+        """x / |x|: what an RMS norm gives, over the root of the width."""
+        gain = self.array(f"const.unit-{width}", np.full(width, width**-0.5, np.float32))
+        return self.op(
+            "SimplifiedLayerNormalization",
+            *(self.full(x), gain),
+            axis=-1,
+            epsilon=_SMALLEST_SQUARE / width,
+            stash_type=1,
+        )
+
+
+class HalfReader(CompactReader):
+    """A graph of 16-bit floats alone: blocks of integers become the floats that they stand for.
+
+    A batch of texts has hundreds of rows; products of floats are as fast there as any.
+    """
+
+    def gather_blocks(self, matrix: QuantizedMatrix, ids: ir.Value) -> ir.Value:
+        """ids [...] -> rows of the matrix [..., inner]."""
+        return self.op("Gather", self._floats(matrix), ids)
+
+    def multiply(self, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None) -> ir.Value:
+        """x [..., inner] -> [..., outer]."""
+        if not isinstance(matrix, QuantizedMatrix):
+            return super().multiply(x, matrix, bias)
+        columns = self.op("Transpose", self._floats(matrix), perm=[1, 0])
+        return self._plus(self.op("MatMul", x, columns), bias)
+
+    def _floats(self, matrix: QuantizedMatrix) -> ir.Value:
+        """The rows that the integers stand for, [outer, inner]."""
+        assert matrix.bits == 8, "readers are built at 8 bits"
+        name = matrix.packed.name
+        assert name is not None
+        if name not in self._converted:
+            scales, zeros, outer = matrix.scales, matrix.zeros, matrix.outer
+            assert scales.shape is not None
+            runs = int(scales.shape[1])
+            integers = alias(matrix.packed, f"{name}.rows", (outer, runs * matrix.block))
+            if zeros is None:
+                zeros = self._middles(outer, runs)
+            # In 32 bits, as with scales of whole rows: many are too small for 16.
+            rows = self.op(
+                "DequantizeLinear", integers, scales, zeros, axis=1, block_size=matrix.block
+            )
+            if runs * matrix.block > matrix.inner:
+                ends = (self.constant([end]) for end in (0, matrix.inner, 1))
+                rows = self.op("Slice", rows, *ends)
+            self._converted[name] = self.op("Cast", rows, to=self.dtype)
+        return self._converted[name]
+
+    def _middles(self, outer: int, runs: int) -> ir.Value:
+        """The zero point of blocks that have none of their own, for each, uint8 [outer, runs]."""
+        middle = self._scalar("const.middle", np.uint8(_MIDDLE))
+        return self.op("Expand", middle, self.constant([outer, runs]))
