@@ -69,7 +69,7 @@ def _compile_for_gpu(
     import msgspec
 
     from appliance.compiler import golden
-    from appliance.compiler.gpu_compile import Target, compile_cuda
+    from appliance.compiler.gpu_compile import CUDA, compile_cuda
     from appliance.compiler.libraries import read_libraries
     from appliance.compiler.profiles import Sizes, plan
     from appliance.compiler.trt_compile import compile_tensorrt
@@ -84,7 +84,7 @@ def _compile_for_gpu(
         profiles = plan(msgspec.json.decode(how, type=Sizes))
         compared = compile_tensorrt(bundle_dir, manifest, out_dir, expected, profiles)
     else:
-        compared = compile_cuda(bundle_dir, manifest, out_dir, expected, Target(), how)
+        compared = compile_cuda(bundle_dir, manifest, out_dir, expected, CUDA, how)
     sys.stdout.write(msgspec.json.encode(compared).decode() + "\n")
 
 

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from appliance.bundle.manifest import Manifest
 from appliance.compiler import golden
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
-from appliance.compiler.libraries import MIXED_PRODUCTS
+from appliance.compiler.libraries import ATTENTION_KERNELS, MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.probe import Array
 from appliance.compiler.record import Comparison
@@ -42,9 +42,12 @@ class Target:
         options: of the provider.
     """
 
-    provider: str = "CUDAExecutionProvider"
-    device: str = "cuda"
+    provider: str
+    device: str
     options: Mapping[str, str] = field(default_factory=dict)
+
+
+CUDA = Target("CUDAExecutionProvider", "cuda", dict([ATTENTION_KERNELS]))
 
 
 def compile_cuda(

@@ -39,6 +39,14 @@ MIXED_PRODUCTS = ("ep.cuda.fpa_intb_gemm", "1")
 
 Without it, it widens the integers first wherever there are more than a few rows of floats."""
 
+_FLASH, _EFFICIENT, _UNFUSED = 1, 2, 16
+ATTENTION_KERNELS = ("sdpa_kernel", str(_FLASH | _EFFICIENT | _UNFUSED))
+"""An option of the CUDA provider: kernels for attention that take any shape as it comes.
+
+By itself it prefers cuDNN's from Hopper on, which plans anew, for a tenth of a second, for each
+number of sequences and of tokens, and keeps every plan (docs/decisions/0258-attention-kernels.md).
+The numbers are ONNX Runtime's `AttentionBackend`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Libraries:

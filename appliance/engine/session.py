@@ -54,7 +54,7 @@ def open_cuda_session(artifact: Path, index: int = 0) -> tuple[ort.InferenceSess
     the processor used instead.
     """
     libraries.preload()
-    settings = {"device_id": str(index)}
+    settings = {"device_id": str(index), **dict([libraries.ATTENTION_KERNELS])}
     try:
         session = _open(
             artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings | {"enable_cuda_graph": "1"}

@@ -23,6 +23,7 @@ from appliance.errors import UnsupportedError
 from appliance.trust.node_key import NodeKey
 from tests.compiler.conftest import stored
 from tests.conftest import BUILD_CACHE, FULL_VARIABLE, REPOSITORY
+from tests.fakes.no_cuda import write_libraries
 
 RUNTIME = BUILD_CACHE / "gpu-runtime"
 
@@ -33,7 +34,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from appliance.bundle.manifest import decode
-from appliance.compiler.gpu_compile import Target, compile_cuda
+from appliance.compiler.gpu_compile import CUDA, compile_cuda
 from appliance.compiler.profiles import Sizes, plan
 from appliance.compiler.trt_compile import compile_tensorrt
 from appliance.errors import ApplianceError
@@ -42,11 +43,38 @@ bundle, out = Path(sys.argv[1]), Path(sys.argv[2])
 manifest = decode((bundle / "bundle.json").read_bytes())
 expected = np.ones((12, manifest.decoder.vocab_size), np.float32)
 profiles = plan(Sizes(slots=2, chunk=64, context=64, engines=2))
-for compile_it, last in ((compile_cuda, Target()), (compile_tensorrt, profiles)):
+for compile_it, last in ((compile_cuda, (CUDA, "fp16")), (compile_tensorrt, (profiles,))):
     try:
-        compile_it(bundle, manifest, out, expected, last)
+        compile_it(bundle, manifest, out, expected, *last)
     except ApplianceError as error:
         print(json.dumps([error.code, error.message]))
+"""
+
+OPTIONS = """
+import json, sys
+from pathlib import Path
+from appliance.compiler.gpu_compile import CUDA, session_options
+from appliance.engine import session
+from appliance.errors import UnsupportedError
+import onnxruntime as ort
+
+graph = str(next(Path(sys.argv[1]).glob("graph/*/model.onnx")))
+served = {}
+def taken(path, options, provider, settings):
+    served.update(settings)
+    raise UnsupportedError("only the settings are looked at")
+session._open = taken
+try:
+    session.open_cuda_session(Path(sys.argv[1]))
+except UnsupportedError:
+    pass
+for options in (dict(CUDA.options), served, {**served, "sdpa_kernels": "19"}):
+    try:
+        ort.InferenceSession(
+            graph, session_options(), providers=[(CUDA.provider, options)], enable_fallback=0
+        )
+    except Exception as error:
+        print(json.dumps([options, str(error)]))
 """
 
 
@@ -110,13 +138,32 @@ def test_a_session_that_takes_the_processor_is_refused(
     assert "TensorRT" in tensorrt[1]
 
 
+def test_the_cuda_provider_reads_the_options_that_it_is_given(
+    on_gpu: Path, bundle: Path, tmp_path: Path
+) -> None:
+    write_libraries(RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so", tmp_path)
+    done = subprocess.run(
+        [on_gpu, "-I", "-c", OPTIONS, bundle],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    compiling, serving, mistyped = (json.loads(line) for line in done.stdout.splitlines())
+    for options, said in (compiling, serving):
+        assert options["sdpa_kernel"] == "19"
+        assert "Unknown provider option" not in said
+        assert "no device" in said
+    assert "Unknown provider option" in mistyped[1]
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_the_compilers_process_names_the_missing_library(
     on_gpu: Path, bundle: Path, tmp_path: Path, provider: str
 ) -> None:
     arguments = ["--provider", provider, str(bundle), str(tmp_path / "out"), str(tmp_path)]
-    if provider == "tensorrt":
-        arguments.append(json.dumps({"slots": 1, "chunk": 16, "context": 64, "engines": 2}))
+    sizes = json.dumps({"slots": 1, "chunk": 16, "context": 64, "engines": 2})
+    arguments.append(sizes if provider == "tensorrt" else "fp16")
     with pytest.raises(UnsupportedError, match=r"libcuda\.so\.1") as caught:
         run_compiler(on_gpu, arguments)
     assert caught.value.code == "library_missing"
