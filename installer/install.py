@@ -138,12 +138,12 @@ def _facts(config: Config, node: Node, gpus: Gpus) -> preflight.Facts:
 
 
 def _gpu_needs(media: Media, node: Node, *, wanted: bool) -> gpu_preflight.GpuNeeds:
-    decoders = [bundle.size for bundle in media.bundles if bundle.manifest.decoder is not None]
+    for_gpus = [bundle.size for bundle in media.bundles if bundle.manifest.variants("cuda")]
     return gpu_preflight.GpuNeeds(
         offered=media.cuda13 is not None,
         wanted=wanted,
         tensorrt=media.cuda13 is not None and media.cuda13.has_tensorrt,
-        smallest_model=min(decoders, default=0),
+        smallest_model=min(for_gpus, default=0),
         system_install=node.is_system,
     )
 

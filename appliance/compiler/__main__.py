@@ -4,7 +4,7 @@ Reads the bundle's manifest, compiles it into the empty OUT_DIR, and says on the
 standard error, as JSON, what went wrong. Other forms:
 
     --machine                                what this interpreter can compute on, as JSON
-    --golden BUNDLE_DIR OUT_DIR              the processor's logits of the golden prompt
+    --golden BUNDLE_DIR OUT_DIR              the processor's results of the golden prompt or texts
     --provider cuda BUNDLE_DIR OUT_DIR GOLDEN_DIR PRECISION
     --provider tensorrt BUNDLE_DIR OUT_DIR GOLDEN_DIR SIZES
                                              compile for a GPU; the comparison, as JSON

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Graph, HeadSpec, Manifest, Spec, VisionSpec
-from appliance.compiler import golden
+from appliance.bundle.manifest import DecoderSpec, Graph, HeadSpec, Manifest, Spec, VisionSpec
+from appliance.compiler import golden, golden_texts
 from appliance.compiler.artifact import (
     DRAFT_PREFIX,
     GRAPH_NAME,
@@ -133,21 +133,24 @@ def _compile_tower(
 
 
 def write_golden(bundle_dir: Path, manifest: Manifest, out_dir: Path) -> None:
-    """Write the golden prompt's logits by this bundle's graphs for the CPU into `out_dir`.
+    """Write what this bundle's graphs for the CPU make of the golden prompt or texts to `out_dir`.
 
     Raises as `compile_bundle` does.
     """
     _quiet()
-    spec, graph = manifest.decoder, manifest.graph
-    assert spec is not None, "only decoders are compared"
+    spec, graph = manifest.spec, manifest.graph
     weights = verified_weights(bundle_dir, manifest)
     folder = bundle_dir / graph.weights_folder
     sessions = [
         _session(verified_graph(bundle_dir, manifest, path, weights), _over(folder))
         for path in plain_graphs(manifest)
     ]
-    # The second graph, where there is one, is for prompts.
-    golden.write(golden.on_processor(sessions[-1], sessions[0], spec), out_dir)
+    if isinstance(spec, DecoderSpec):
+        # The second graph, where there is one, is for prompts.
+        made = golden.on_processor(sessions[-1], sessions[0], spec)
+    else:
+        made = golden_texts.outputs(sessions[0], spec)
+    golden.write(made, out_dir)
 
 
 def load(graph: Path) -> ort.InferenceSession:

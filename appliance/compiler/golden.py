@@ -108,12 +108,14 @@ def on_device(
     return np.concatenate(found)
 
 
-def compare(measured: Array, golden: Array, grade: str) -> Comparison:
-    """How far `measured` is from `golden`, both [rows, vocab]. Raises UnsupportedError."""
-    bound = BOUNDS[grade]
+def compare(
+    measured: Array, golden: Array, grade: str, bounds: Mapping[str, float] = BOUNDS
+) -> Comparison:
+    """How far each row of `measured` is from that of `golden`. Raises UnsupportedError."""
+    bound = bounds[grade]
     if measured.shape != golden.shape:
         raise UnsupportedError(
-            f"the golden logits have the shape {golden.shape}, not {measured.shape}"
+            f"the golden results have the shape {golden.shape}, not {measured.shape}"
         )
     if not np.isfinite(measured).all():
         raise not_finite()
@@ -121,25 +123,25 @@ def compare(measured: Array, golden: Array, grade: str) -> Comparison:
     error = float(away.max())
     if not error <= bound:
         raise UnsupportedError(
-            f"golden logits differ from the processor's by {error:.3f}, more than {bound}",
+            f"golden results differ from the processor's by {error:.3f}, more than {bound}",
             hint="report this with the output of `appliance status --json`",
             code="golden_differs",
         )
     return Comparison(error=round(error, 6), bound=bound)
 
 
-def write(logits: Array, directory: Path) -> None:
-    """Write the golden logits into `directory`."""
-    np.save(directory / NAME, logits.astype(np.float32), allow_pickle=False)
+def write(results: Array, directory: Path) -> None:
+    """Write the golden logits, or what a model that reads gives, into `directory`."""
+    np.save(directory / NAME, results.astype(np.float32), allow_pickle=False)
 
 
 def read(directory: Path) -> Array:
-    """The golden logits in `directory`. Raises UnsupportedError, LayoutError."""
+    """What is written in `directory`. Raises UnsupportedError, LayoutError."""
     data = read_regular(directory / NAME, limit=_MAX_BYTES, name=NAME)
     try:
         logits: Array = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise UnsupportedError(f"the golden logits cannot be read: {error}") from error
+        raise UnsupportedError(f"the golden results cannot be read: {error}") from error
     return logits
 
 

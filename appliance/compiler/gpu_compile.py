@@ -3,7 +3,7 @@
 Owns that compilation, as pure work on directories. ONNX Runtime folds what depends on weights
 alone, so that the artifact holds plain 16-bit weights, optimizes the graph for the provider and
 writes both. Refuses a session that took another provider, work that would run beside the GPU, and
-logits that are not the processor's.
+results that are not the processor's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Manifest
-from appliance.compiler import golden
+from appliance.bundle.manifest import DecoderSpec, Manifest
+from appliance.compiler import golden, golden_texts
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
 from appliance.compiler.libraries import ATTENTION_KERNELS, MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
@@ -26,7 +26,10 @@ from appliance.errors import UnsupportedError
 
 _SMALLEST_EXTERNAL = "1024"
 _HEAVY = frozenset(
-    {"MatMul", "MatMulNBits", "Gemm", "FusedMatMul", "GroupQueryAttention", "MoE", "QMoE"}
+    {
+        *("MatMul", "MatMulNBits", "Gemm", "FusedMatMul", "MoE", "QMoE"),
+        *("GroupQueryAttention", "MultiHeadAttention"),
+    }
 )
 """Operators that must not run on the processor of a node whose model is on the GPU."""
 _NEWER = "the bundle needs another release of the appliance"
@@ -61,22 +64,24 @@ def compile_cuda(
     """Write model.onnx and weights.bin into the empty `artifact_dir`; how near it computes.
 
     `precision` is what the weights shall be on the GPU. `expected` [rows, vocab] are the
-    processor's logits of the golden prompt. Raises DigestError for a file that is not the
-    manifest's, VerificationError for a graph that is not allowed, UnsupportedError if it cannot
-    run here or computes something else.
+    processor's logits of the golden prompt, or what it makes of the golden texts. Raises
+    DigestError for a file that is not the manifest's, VerificationError for a graph that is not
+    allowed, UnsupportedError if it cannot run here or computes something else.
     """
     quiet()
     found = [g for g in manifest.variants("cuda") if on_gpu(manifest, g) == precision]
     assert found, "the ladder chooses what the bundle has"
-    variant, spec = found[0], manifest.decoder
-    assert spec is not None, "graphs for a GPU are decoders"
+    variant, grade = found[0], manifest.graph.precision
     weights = verified_weights(bundle_dir, manifest)
     graph = verified_graph(bundle_dir, manifest, variant.path, weights)
     _optimize(graph, bundle_dir / variant.weights_folder, artifact_dir, target)
     session = load(artifact_dir / GRAPH_NAME, target)
     refuse_the_processor(session, target)
-    measured = golden.on_device(session, session, spec, target.device)
-    return golden.compare(measured, expected, manifest.graph.precision)
+    if isinstance(spec := manifest.spec, DecoderSpec):
+        measured = golden.on_device(session, session, spec, target.device)
+        return golden.compare(measured, expected, grade)
+    golden_texts.read_longest(session, spec)
+    return golden_texts.compare(golden_texts.outputs(session, spec), expected, grade)
 
 
 def load(graph: Path, target: Target) -> ort.InferenceSession:

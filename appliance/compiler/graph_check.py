@@ -46,6 +46,7 @@ OPERATORS: Operators = {
     ("", "Cast"): frozenset({"to"}),
     ("", "Concat"): frozenset({"axis"}),
     ("", "Cos"): _NONE,
+    ("", "CumSum"): _NONE,
     ("", "DequantizeLinear"): frozenset({"axis", "block_size"}),
     ("", "Div"): _NONE,
     ("", "Expand"): _NONE,

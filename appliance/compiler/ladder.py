@@ -96,7 +96,7 @@ def _objections(
     libraries = machine.libraries
     if provider == "tensorrt" and libraries is not None and libraries.missing_tensorrt:
         yield "library_missing", libraries.missing_tensorrt
-    if machine.gpu is not None and manifest.decoder is not None:
+    if machine.gpu is not None:
         yield from _of_memory(provider, manifest, machine.gpu)
 
 
@@ -133,10 +133,11 @@ def _of_memory(provider: Provider, manifest: Manifest, gpu: Gpu) -> Iterator[tup
     options = fits(provider, manifest, gpu)
     if options and choose_precision(options) is None:
         least = min(options, key=needed)
+        beside = "one sequence" if manifest.decoder is not None else "the longest text"
         yield (
             "memory_too_small",
             f"{gpu.name} has {gpu.memory_bytes / GIB:.1f} GiB; weights in {least.precision} take "
-            f"{least.weights / GIB:.1f}, one sequence {least.slot / GIB:.1f}, the rest "
+            f"{least.weights / GIB:.1f}, {beside} {least.slot / GIB:.1f}, the rest "
             f"{(needed(least) - least.weights - least.slot) / GIB:.1f}",
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from appliance.bundle.manifest import DecoderSpec, Graph, Manifest
+from appliance.bundle.manifest import DecoderSpec, Graph, Manifest, Reading, Spec
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files
@@ -25,6 +25,7 @@ _BYTES: Mapping[tuple[str, str], float] = {
     ("fp16", "fp16"): 1.0,
     ("w8a8", "fp16"): 2.0,
     ("w8a8", "int8"): 1.1,
+    ("int8", "fp16"): 2.0,
     ("int8", "int8"): 1.0,
     ("int4", "int4"): 1.0,
     ("w4a8", "int4"): 1.0,
@@ -32,13 +33,16 @@ _BYTES: Mapping[tuple[str, str], float] = {
 """Grade of the bundle, precision on the GPU -> bytes there for each byte stored.
 
 Rows of integers become 16-bit floats when the graph is compiled, or blocks of integers with a scale
-each; blocks of integers are multiplied as they are (decisions 0165 and 0168)."""
+each; blocks of integers are multiplied as they are (decisions 0165 and 0168), or become floats in
+models that read texts (0260)."""
 _AS_STORED: Mapping[str, str] = {"int8": "int8", "int4": "int4", "w4a8": "int4"}
-"""Grades whose blocks of integers a graph in 16-bit floats multiplies as they are, and as what."""
+"""Grades whose blocks of integers a decoder in 16-bit floats multiplies as they are; as what."""
 
 
 def on_gpu(manifest: Manifest, graph: Graph) -> str:
     """What the weights are on a GPU that computes this graph."""
+    if not isinstance(manifest.spec, DecoderSpec):
+        return graph.precision
     return _AS_STORED.get(manifest.graph.precision, graph.precision)
 
 
@@ -49,12 +53,13 @@ def candidates(
 
     The most exact first. `copies` of its weights are there at least.
     """
-    spec = manifest.decoder
-    assert spec is not None, "graphs for a GPU are decoders"
+    graphs = manifest.variants(variant)
+    if not graphs:
+        return ()
     stored = sum(entry.size for entry in weight_files(manifest).values())
-    slot = min(spec.context_length, SLOT_TOKENS) * slot_token_bytes(spec)
+    slot = least_bytes(manifest.spec)
     fits = []
-    for graph in manifest.variants(variant):
+    for graph in graphs:
         precision = on_gpu(manifest, graph)
         weights = int(stored * _BYTES[manifest.graph.precision, precision]) * copies
         fits.append(Fit(precision=precision, weights=weights, slot=slot, memory=memory))
@@ -76,6 +81,19 @@ def refuse_if_taken(gpu: Gpu, fit: Fit) -> None:
             hint="stop what uses the GPU, and compile again",
             code="gpu_busy",
         )
+
+
+def least_bytes(spec: Spec) -> int:
+    """What a model needs beside its weights: the cache of one sequence, or the longest text."""
+    if isinstance(spec, DecoderSpec):
+        return min(spec.context_length, SLOT_TOKENS) * slot_token_bytes(spec)
+    return spec.max_length * reading_bytes(spec)
+
+
+def reading_bytes(spec: Reading) -> int:
+    """What a token takes while a text is read."""
+    assert isinstance(spec.token_bytes, int), "the manifest was checked: it has a graph for a GPU"
+    return spec.token_bytes
 
 
 def slot_token_bytes(spec: DecoderSpec) -> int:

@@ -37,7 +37,7 @@ def run_probe(session: ort.InferenceSession, spec: Spec) -> list[Array]:
     """
     if not isinstance(spec, DecoderSpec):
         ids = np.arange(min(_TOKENS, spec.max_length), dtype=np.int64)[None]
-        return list(_run(session, encoder_feed(session, ids, np.ones_like(ids))).values())
+        return list(run_outputs(session, encoder_feed(session, ids, np.ones_like(ids))).values())
     first = min(_TOKENS, spec.context_length - 1)
     cache = empty_cache(session, spec, contract.LANES)
     results: list[Array] = []
@@ -63,7 +63,7 @@ def run_tower_probe(session: ort.InferenceSession, vision: VisionSpec) -> list[A
         "places": numbers,
     }
     chosen = {name: value for name, value in feed.items() if name in given}
-    return list(_run(session, chosen).values())
+    return list(run_outputs(session, chosen).values())
 
 
 def encoder_feed(session: ort.InferenceSession, ids: Array, mask: Array) -> dict[str, Array]:
@@ -108,7 +108,7 @@ def advance(
     if "states" in inputs:
         feed["states"] = _states(start, len(ids), shapes["states"][1])
     feed |= _adapter_feed(session, len(ids))
-    made = _run(session, {name: value for name, value in feed.items() if name in inputs})
+    made = run_outputs(session, {name: value for name, value in feed.items() if name in inputs})
     _extend(cache, made, start, len(ids))
     return made
 
@@ -175,7 +175,8 @@ def _no_images(start: int, count: int, shapes: Mapping[str, Sequence[Any]]) -> d
     }
 
 
-def _run(session: ort.InferenceSession, feed: dict[str, Array]) -> dict[str, Array]:
+def run_outputs(session: ort.InferenceSession, feed: dict[str, Array]) -> dict[str, Array]:
+    """Name of each output -> what one run gives. Raises UnsupportedError as `run_probe` does."""
     try:
         # The runtime's exceptions share no base class but Exception.
         outputs: list[Array] = session.run(None, feed)

@@ -39,10 +39,12 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How far the logits of the golden prompt are from those that the processor computes.
+    """How far the golden results are from those that the processor computes.
+
+    They are the logits of the golden prompt's tokens, the golden texts' vectors, or their scores.
 
     Attributes:
-        error: relative error, the largest of any token: |a - b| / |b|.
+        error: relative error, the largest of any token or text, or of all scores: |a - b| / |b|.
         bound: what was allowed.
     """
 
@@ -56,7 +58,7 @@ class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     Attributes:
         precision: what the weights are on the GPU.
         weights: all of them.
-        slot: the cache of one sequence.
+        slot: the cache of one sequence, or what the longest text takes while it is read.
         memory: what the GPU has.
     """
 
@@ -98,7 +100,7 @@ def compiled_as(record: Record) -> list[str]:
     """What computes the model, and why nothing faster does: clauses for a person."""
     taken = f"computed by {record.provider}"
     if record.compared is not None:
-        taken += f", golden logits within {record.compared.error:.4f} of the processor's"
+        taken += f", golden results within {record.compared.error:.4f} of the processor's"
     if record.fit is not None:
         taken += f", weights in {record.fit.precision}"
     return [taken, *explained(record.reasons)]

@@ -50,7 +50,7 @@ def compile_tensorrt(
     quiet()
     variant, spec = manifest.variant("trt"), manifest.decoder
     assert variant is not None, "the ladder chooses what the bundle has"
-    assert spec is not None, "graphs for a GPU are decoders"
+    assert spec is not None, "graphs for TensorRT are decoders"
     weights = verified_weights(bundle_dir, manifest)
     graph = verified_graph(bundle_dir, manifest, variant.path, weights)
     for profile in profiles:

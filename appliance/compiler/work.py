@@ -154,7 +154,7 @@ class ArtifactWork:
         return _Found(None, None)
 
     def _compile_for_gpu(self, runtime: Runtime, provider: Provider, incoming: Path) -> _Found:
-        """Compile, and compare with the processor's logits of the golden prompt."""
+        """Compile, and compare with what the processor makes of the golden prompt or texts."""
         gpu = runtime.machine.gpu
         assert gpu is not None, "the ladder has looked"
         fit = choose_precision(fits(provider, self.bundle.manifest, gpu))
@@ -174,12 +174,12 @@ class ArtifactWork:
 
     def _sizes(self, fit: Fit) -> str:
         spec = self.bundle.manifest.decoder
-        assert spec is not None, "graphs for a GPU are decoders"
+        assert spec is not None, "graphs for TensorRT are decoders"
         return msgspec.json.encode(sizes_for(spec, self.settings, fit)).decode()
 
     @contextmanager
     def _golden(self, runtime: Runtime) -> Iterator[Path]:
-        """A directory with the processor's logits."""
+        """A directory with the processor's results."""
         directory = self._incoming()
         try:
             make_for_child(directory, self.user)
@@ -217,7 +217,7 @@ def _comparison(said: bytes) -> Comparison:
         raise UnsupportedError(f"the compiler does not say what it compared: {error}") from None
     if not 0 <= compared.error <= compared.bound:
         raise UnsupportedError(
-            f"golden logits differ from the processor's by {compared.error}, "
+            f"golden results differ from the processor's by {compared.error}, "
             f"more than {compared.bound}",
             code="golden_differs",
         )

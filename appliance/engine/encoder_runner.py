@@ -1,4 +1,8 @@
-"""Runs encoder graphs: texts or pairs of texts in, one row of numbers for each out."""
+"""Runs encoder graphs: texts or pairs of texts in, one row of numbers for each out.
+
+On a GPU as on the processor: what goes in and comes out of a batch is some kilobytes, so nothing is
+bound there and the runtime copies it (docs/decisions/0260-encoders-on-a-gpu.md).
+"""
 
 from __future__ import annotations
 

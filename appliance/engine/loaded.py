@@ -35,6 +35,7 @@ from appliance.engine.grammar.turn import Tags
 from appliance.engine.guesser import why_unused
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.opened import OpenedDecoder, open_decoder
+from appliance.engine.opened_reader import open_reader
 from appliance.engine.reranker import RerankModel
 from appliance.engine.session import VISION_NAME, open_session
 from appliance.engine.tokenizer import Tokenizer
@@ -191,15 +192,16 @@ class EmbeddingModel:
     """An embedding model, ready to embed. Raises as its parts do."""
 
     def __init__(self, bundle: StoredBundle, artifact: Artifact, settings: EngineSettings) -> None:
-        manifest, settings = bundle.manifest, settings.sized(gpu=False)
+        manifest = bundle.manifest
         assert manifest.encoder is not None
+        opened = open_reader(artifact, manifest.encoder, settings)
         self.bundle = bundle
         self.encoder: EncoderSpec = manifest.encoder
         self.tokenizer = Tokenizer(read_checked(bundle, manifest.tokenizer))
         self._vocab_size = self.tokenizer.vocab_size
         self.engine: EmbeddingEngine[Sequence[int]] = EmbeddingEngine(
-            EncoderRunner(open_session(artifact.directory, settings.threads)),
-            token_budget=settings.token_budget,
+            EncoderRunner(opened.session),
+            token_budget=opened.token_budget,
             max_waiting=settings.max_waiting,
         )
         self.memory_bytes = _size(artifact.directory)
@@ -273,15 +275,16 @@ def open_model(
 def _open_reranker(
     bundle: StoredBundle, artifact: Artifact, settings: EngineSettings
 ) -> RerankModel:
-    manifest, settings = bundle.manifest, settings.sized(gpu=False)
+    manifest = bundle.manifest
     assert isinstance(manifest.reranker, RerankSpec)
+    opened = open_reader(artifact, manifest.reranker, settings)
     return RerankModel(
         bundle,
         manifest.reranker,
         Tokenizer(read_checked(bundle, manifest.tokenizer)),
         EmbeddingEngine(
-            PairRunner(open_session(artifact.directory, settings.threads)),
-            token_budget=settings.token_budget,
+            PairRunner(opened.session),
+            token_budget=opened.token_budget,
             max_waiting=settings.max_waiting,
         ),
         _size(artifact.directory),

@@ -71,6 +71,21 @@ def open_cuda_session(artifact: Path, index: int = 0) -> tuple[ort.InferenceSess
     return session, recorded
 
 
+def open_cuda_reader(artifact: Path, index: int = 0) -> ort.InferenceSession:
+    """A session on the GPU number `index` for a graph that reads texts: nothing is recorded, since
+    each batch has a shape of its own, and memory grows by what is asked for.
+
+    Raises UnsupportedError as `open_cuda_session` does.
+    """
+    libraries.preload()
+    settings = {"device_id": str(index), **dict([libraries.ATTENTION_KERNELS])}
+    settings["arena_extend_strategy"] = "kSameAsRequested"
+    session = _open(artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings)
+    if session.get_providers()[0] != CUDA_PROVIDER:
+        raise _another(session, CUDA_PROVIDER)
+    return session
+
+
 def open_tensorrt_session(artifact: Path, name: str, index: int = 0) -> ort.InferenceSession:
     """A session over one engine of the artifact, on the GPU number `index`.
 

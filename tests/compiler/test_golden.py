@@ -82,7 +82,7 @@ def test_logits_of_other_positions_are_far_outside_every_bound(bundle: Path) -> 
     prompts, decoder, spec = sessions(bundle)
     expected = golden.on_processor(prompts, decoder, spec)
     for bound in golden.BOUNDS:
-        with pytest.raises(UnsupportedError, match="golden logits differ") as caught:
+        with pytest.raises(UnsupportedError, match="golden results differ") as caught:
             golden.compare(np.roll(expected, 1, axis=0), expected, bound)
         assert caught.value.code == "golden_differs"
 

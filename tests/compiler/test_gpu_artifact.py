@@ -11,15 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, encode
+from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, encode
 from appliance.compiler import Compiled, Record, ensure_artifacts, open_artifact
 from appliance.compiler import artifact as artifacts
 from appliance.compiler.artifact import open_named
+from appliance.compiler.compile import compile_bundle
+from appliance.compiler.gpu_compile import Target, load
+from appliance.compiler.memory import candidates, needed, reading_bytes
+from appliance.compiler.probe import Array
 from appliance.compiler.record import NAME, Refusal, sign
 from appliance.compiler.runtime import choose_runtime
 from appliance.config import EngineSettings, Layout
+from appliance.engine.encoder_runner import EncoderRunner
 from appliance.errors import LayoutError, NotFoundError, VerificationError
 from appliance.model_store import StoredBundle
 from appliance.pb import onnx_graph_pb2 as pb
@@ -28,6 +34,7 @@ from installer.checkpoint import build_bundle
 from tests.compiler.conftest import stored
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_qwen3
+from tests.fakes.encoder_checkpoints import write_qwen3_reranker
 from tests.fakes.gpu import ALL_LIBRARIES, H100, machine_with, with_driver, write_release
 
 FLOAT16 = 10
@@ -207,34 +214,116 @@ def test_reasons_are_those_of_today(node: Node, bundle: Path, tmp_path: Path) ->
     assert opened.record == node.records[-1]
 
 
-def test_an_embedding_model_beside_one_on_the_gpu_is_computed_by_its_runtime(
-    node: Node, bundle: Path, encoder_bundle: Path
+@pytest.fixture
+def old_encoder(encoder_bundle: Path, tmp_path: Path) -> Path:
+    """An embedding model as an older release built it."""
+    return without_graphs_for_a_gpu(Path(shutil.copytree(encoder_bundle, tmp_path / "old")))
+
+
+def test_an_older_embedding_model_beside_one_on_the_gpu_is_computed_by_its_runtime(
+    node: Node, bundle: Path, old_encoder: Path
 ) -> None:
-    compiled = node.compile(bundle, encoder_bundle)
+    compiled = node.compile(bundle, old_encoder)
     assert compiled.runtime.on_gpu
-    record = node.record(compiled, encoder_bundle)
+    record = node.record(compiled, old_encoder)
     assert record.provider == "cpu"
     assert "gpu" in record.fingerprint
     assert {r.code for r in record.reasons} == {"no_variant"}
 
 
-def test_a_node_with_embedding_models_alone_keeps_the_processors_runtime(
-    node: Node, encoder_bundle: Path
+def test_a_node_with_older_embedding_models_alone_keeps_the_processors_runtime(
+    node: Node, old_encoder: Path
 ) -> None:
-    compiled = node.compile(encoder_bundle)
+    compiled = node.compile(old_encoder)
     assert not compiled.runtime.on_gpu
-    assert {r.code for r in node.record(compiled, encoder_bundle).reasons} == {"no_variant"}
+    assert {r.code for r in node.record(compiled, old_encoder).reasons} == {"no_variant"}
+
+
+@pytest.fixture(scope="module")
+def reranker_bundle(build_once: BuildOnce) -> Path:
+    """A decoder that ranks, in fp32."""
+
+    def build(directory: Path) -> None:
+        checkpoint = write_qwen3_reranker(directory / "checkpoint")
+        build_bundle(
+            checkpoint, directory / "it", name="judge", version="1", signer=None, precision="fp32"
+        )
+
+    return build_once("compiler-reranker", build) / "it"
+
+
+def test_models_that_read_are_compiled_for_cuda_and_compared(
+    node: Node, encoder_bundle: Path, reranker_bundle: Path
+) -> None:
+    compiled = node.compile(encoder_bundle, reranker_bundle)
+    assert compiled.runtime.on_gpu
+    for directory in (encoder_bundle, reranker_bundle):
+        record = node.record(compiled, directory)
+        assert record.provider == "cuda"
+        assert [(r.provider, r.code) for r in record.reasons] == [("tensorrt", "no_variant")]
+        assert record.compared is not None
+        assert 0 < record.compared.error <= record.compared.bound / 2
+        assert record.fit is not None
+        spec = stored(directory).manifest.spec
+        assert not isinstance(spec, DecoderSpec)
+        assert record.fit.precision == "fp16"
+        assert record.fit.slot == spec.max_length * reading_bytes(spec)
+        assert [f.path for f in record.files] == ["model.onnx", "weights.bin"]
+
+
+def test_their_blocks_of_integers_become_floats_where_those_fit(
+    node: Node, encoder_bundle: Path, tmp_path: Path
+) -> None:
+    def operators(compiled: Compiled) -> set[str]:
+        (directory,) = compiled.directories.values()
+        graph = pb.Model.FromString((directory / "model.onnx").read_bytes()).graph
+        return {node.op_type for node in graph.node}
+
+    large = operators(node.compile(encoder_bundle))
+    assert "MultiHeadAttention" in large
+    assert not large & {"DequantizeLinear", "Transpose", "MatMulNBits", "GatherBlockQuantized"}
+    wide, compact = candidates(stored(encoder_bundle).manifest, 0)
+    small = replace(H100, memory_bytes=needed(wide) - 1, free_bytes=needed(wide) - 1)
+    assert needed(compact) <= small.memory_bytes
+    write_release(tmp_path / "release", machine_with(small))
+    shutil.rmtree(node.layout.artifacts)
+    compiled = node.compile(encoder_bundle)
+    fit = node.record(compiled, encoder_bundle).fit
+    assert fit is not None
+    assert fit.precision == "int8"
+    assert "MatMulNBits" in operators(compiled)
+
+
+def test_what_is_compiled_for_cuda_gives_the_processors_vectors_in_any_batch(
+    node: Node, encoder_bundle: Path, tmp_path: Path
+) -> None:
+    def vectors(directory: Path, target: Target) -> Array:
+        runner = EncoderRunner(load(directory / "model.onnx", target))
+        texts = [[2, *range(10, 10 + count), 3] for count in (60, 7, 1, 30)]
+        alone = [runner.run([text])[0] for text in texts]
+        together = runner.run(texts)
+        assert np.abs(together - alone).max() <= 2e-3
+        return together
+
+    (on_gpu,) = node.compile(encoder_bundle).directories.values()
+    beside = tmp_path / "cpu"
+    beside.mkdir()
+    compile_bundle(encoder_bundle, stored(encoder_bundle).manifest, beside)
+    processor = Target("CPUExecutionProvider", "cpu")
+    made, wanted = (vectors(directory, processor) for directory in (on_gpu, beside))
+    # Unit vectors; what differs is what the processor rounds, activations to 8 bits among it.
+    assert np.linalg.norm(made - wanted, axis=1).max() <= 0.05
 
 
 def test_where_one_model_cannot_use_the_gpus_runtime_none_does_and_all_say_why(
-    node: Node, bundle: Path, encoder_bundle: Path, tmp_path: Path
+    node: Node, bundle: Path, old_encoder: Path, tmp_path: Path
 ) -> None:
     # The GPU's runtime dies of everything that is for the processor.
     on_gpu = tmp_path / "release/venv-cuda13/bin/python"
     script = on_gpu.read_text().splitlines()
     script.insert(1, 'case "$4" in --*) ;; *) kill -9 $$ ;; esac')
     on_gpu.write_text("\n".join(script))
-    compiled = node.compile(bundle, encoder_bundle)
+    compiled = node.compile(bundle, old_encoder)
     assert not compiled.runtime.on_gpu
     chat = node.record(compiled, bundle)
     assert chat.provider == "cpu"
@@ -243,7 +332,7 @@ def test_where_one_model_cannot_use_the_gpus_runtime_none_does_and_all_say_why(
         ("cuda", "beside"),
     ]
     assert "signal 9" in chat.reasons[1].message
-    assert {r.code for r in node.record(compiled, encoder_bundle).reasons} == {"no_variant"}
+    assert {r.code for r in node.record(compiled, old_encoder).reasons} == {"no_variant"}
 
 
 def test_a_compilation_that_dies_is_a_reason_and_leaves_nothing_behind(

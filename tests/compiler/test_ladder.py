@@ -113,7 +113,7 @@ def failing(error: ApplianceError) -> Callable[[Provider, tuple[Refusal, ...]], 
 @pytest.mark.parametrize(
     "error",
     [
-        UnsupportedError("golden logits differ by 0.5", code="golden_differs"),
+        UnsupportedError("golden results differ by 0.5", code="golden_differs"),
         CapacityError("the GPU is full"),
     ],
 )

@@ -75,7 +75,7 @@ def test_a_model_on_the_gpu_is_written_down_once_with_what_was_compared(
     }
     reasons = "; ".join(event.reason for event in events)
     assert reasons == (
-        f"computed by cuda, golden logits within {record.compared.error:.4f} of the processor's, "
+        f"computed by cuda, golden results within {record.compared.error:.4f} of the processor's, "
         f"weights in fp16; not by tensorrt: {NO_TENSORRT}"
     )
 

@@ -1,8 +1,8 @@
 """Half-precision graphs of models that read whole texts, over the weights of the CPU's graphs.
 
 Owns what embedders and rerankers need of 16-bit floats beyond a decoder (half.py): layer norms in
-32 bits over a stream of 32 bits, which texts of a batch are padding, unit length, and what blocks of
-8-bit integers become. Every operator has a kernel in ONNX Runtime's CUDA provider; why these:
+32 bits over a stream of 32 bits, what of a batch is padding, unit length, and what blocks of 8-bit
+integers become. Every operator has a kernel in ONNX Runtime's CUDA provider; why these:
 docs/decisions/0260-encoders-on-a-gpu.md.
 """
 
@@ -59,12 +59,13 @@ class CompactReader(HalfBuilder):
         """
         if head_dim % _HEAD_UNIT:
             return super().padding(mask, head_dim)
-        lengths = self.op("ReduceSum", mask, self.constant([1]), keepdims=0)
-        rows = self.op("Squeeze", self.op("Shape", mask, start=0, end=1))
-        width = self.op("Squeeze", self.op("Shape", mask, start=1, end=2))
-        zero, one = (self._scalar(f"const.count-{n}", np.int64(n)) for n in (0, 1))
-        behind = self.op("Add", self.op("Mul", rows, width), one)
-        starts = self.op("Range", zero, behind, width)
+        along = self.constant([1])
+        lengths = self.op("ReduceSum", mask, along, keepdims=0)
+        # From the mask's numbers: arithmetic on its shape would be done on the processor.
+        whole = self.op("Max", mask, self.constant([1]))
+        widths = self.op("ReduceSum", whole, along, keepdims=0)
+        ends = self.op("CumSum", widths, self.constant([0]))
+        starts = self.op("Concat", self.constant([0]), ends, axis=0)
         return self.op(
             "Cast", self.op("Concat", lengths, starts, starts, axis=0), to=ir.DataType.INT32
         )
@@ -105,8 +106,7 @@ class HalfReader(CompactReader):
         assert name is not None
         if name not in self._converted:
             scales, zeros, outer = matrix.scales, matrix.zeros, matrix.outer
-            assert scales.shape is not None
-            runs = int(scales.shape[1])
+            runs = -(-matrix.inner // matrix.block)
             integers = alias(matrix.packed, f"{name}.rows", (outer, runs * matrix.block))
             if zeros is None:
                 zeros = self._middles(outer, runs)
