@@ -45,13 +45,15 @@ def batches(spec: Reading) -> list[tuple[Array, Array]]:
 def outputs(session: ort.InferenceSession, spec: Reading) -> Array:
     """What the graph makes of the golden texts: vectors [texts, dimensions], or one row of scores.
 
-    Scores are taken back to what the model says before a sigmoid, whose ends look alike. Raises
-    UnsupportedError if a run fails or gives no finite numbers.
+    Raises UnsupportedError if a run fails or gives no finite numbers.
     """
     found = np.concatenate([_run(session, ids, mask) for ids, mask in batches(spec)])
-    if not isinstance(spec, RerankSpec):
-        return found
-    return (_log_odds(found) if spec.sigmoid is True else found)[None]
+    return said(found, spec) if isinstance(spec, RerankSpec) else found
+
+
+def said(scores: Array, spec: RerankSpec) -> Array:
+    """What the model says before a sigmoid, whose ends look alike; scores [texts] -> [1, texts]."""
+    return (_log_odds(scores) if spec.sigmoid is True else scores)[None]
 
 
 def read_longest(session: ort.InferenceSession, spec: Reading) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +109,36 @@ def test_wrong_fields_are_refused(manifest: Manifest, fields: dict[str, object])
     with pytest.raises(LayoutError) as caught:
         manifests.decode(changed(manifest, **fields))
     assert caught.value.path == "bundle.json"
+
+
+def test_a_graph_for_cuda_of_a_model_that_reads_needs_to_be_reckoned_with(
+    manifest: Manifest,
+) -> None:
+    encoder = manifest.encoder
+    assert encoder is not None
+    counted = msgspec.structs.replace(encoder, vocab_size=300, token_bytes=2048)
+    cuda = msgspec.structs.replace(
+        manifest.graph, variant="cuda", precision="fp16", weights=manifest.graph.weights_folder
+    )
+    graphs = (manifest.graph, cuda)
+    whole = msgspec.structs.replace(manifest, encoder=counted, graphs=graphs)
+    assert manifests.decode(manifests.encode(whole)) == whole
+    without = msgspec.structs.replace(counted, token_bytes=msgspec.UNSET)
+    for wrong, match in (
+        (msgspec.structs.replace(whole, encoder=without), "needs vocab_size, token_bytes"),
+        (
+            msgspec.structs.replace(whole, encoder=msgspec.structs.replace(counted, vocab_size=0)),
+            "encoder.vocab_size is 0",
+        ),
+        (
+            msgspec.structs.replace(
+                whole, graphs=(manifest.graph, msgspec.structs.replace(cuda, variant="trt"))
+            ),
+            "for CUDA alone",
+        ),
+    ):
+        with pytest.raises(LayoutError, match=match):
+            manifests.decode(manifests.encode(wrong))
 
 
 def test_another_spelling_of_the_same_manifest_is_refused(manifest: Manifest) -> None:

@@ -101,6 +101,23 @@ def test_without_tensorrts_library_cuda_is_taken(manifest: Manifest) -> None:
     assert "libnvinfer.so.10" in reason.message
 
 
+def test_a_model_that_reads_takes_cuda_and_has_no_graph_for_tensorrt(encoder_bundle: Path) -> None:
+    manifest = decode((encoder_bundle / MANIFEST_NAME).read_bytes())
+    rung = choose(manifest, machine_with(H100, ALL_LIBRARIES), succeed)
+    assert rung.made == "cuda"
+    assert [(reason.provider, reason.code) for reason in rung.reasons] == [
+        ("tensorrt", "no_variant")
+    ]
+    small = refused("cuda", manifest, machine_with(replace(H100, memory_bytes=GIB)))
+    assert small is not None
+    assert small.code == "memory_too_small"
+    assert "the longest text" in small.message
+    old = msgspec.structs.replace(manifest, graphs=manifest.graphs[:1])
+    rung = choose(old, machine_with(H100, ALL_LIBRARIES), succeed)
+    assert rung.made is None
+    assert {reason.code for reason in rung.reasons} == {"no_variant"}
+
+
 def failing(error: ApplianceError) -> Callable[[Provider, tuple[Refusal, ...]], Provider]:
     def attempt(provider: Provider, reasons: tuple[Refusal, ...]) -> Provider:
         if provider == "tensorrt":

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.bundle.manifest import MANIFEST_NAME, decode
-from appliance.compiler.memory import candidates, choose_precision, needed, slot_token_bytes
+from appliance.compiler.memory import (
+    candidates,
+    choose_precision,
+    needed,
+    reading_bytes,
+    slot_token_bytes,
+)
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files
 
@@ -65,6 +71,30 @@ def test_a_sequence_is_reckoned_in_half_precision(decoder_bundle: Path) -> None:
     assert slot_token_bytes(spec) == 4 * spec.layers * spec.kv_heads * spec.head_dim
     slots = {fit.slot for fit in candidates(manifest, 0)}
     assert slots == {min(spec.context_length, 4096) * slot_token_bytes(spec)}
+
+
+def test_a_model_that_reads_needs_its_weights_and_the_longest_text(encoder_bundle: Path) -> None:
+    manifest = decode((encoder_bundle / MANIFEST_NAME).read_bytes())
+    spec = manifest.encoder
+    assert spec is not None
+    stored = sum(entry.size for entry in weight_files(manifest).values())
+    wide, compact = candidates(manifest, 0)
+    assert [(f.precision, f.weights) for f in (wide, compact)] == [
+        ("fp16", 2 * stored),
+        ("int8", stored),
+    ]
+    assert {wide.slot, compact.slot} == {spec.max_length * reading_bytes(spec)}
+    assert candidates(manifest, 0, "trt") == ()
+
+
+def test_an_older_model_that_reads_has_nothing_to_reckon(encoder_bundle: Path) -> None:
+    manifest = decode((encoder_bundle / MANIFEST_NAME).read_bytes())
+    assert manifest.encoder is not None
+    encoder = msgspec.structs.replace(
+        manifest.encoder, vocab_size=msgspec.UNSET, token_bytes=msgspec.UNSET
+    )
+    old = msgspec.structs.replace(manifest, graphs=manifest.graphs[:1], encoder=encoder)
+    assert candidates(old, 1 << 34) == ()
 
 
 @given(
