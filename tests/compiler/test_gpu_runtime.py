@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,15 @@ from appliance.compiler.hardware import has_driver
 from appliance.config import Layout
 from appliance.errors import UnsupportedError
 from appliance.trust.node_key import NodeKey
+from installer.checkpoint import build_bundle
 from tests.compiler.conftest import stored
 from tests.conftest import BUILD_CACHE, FULL_VARIABLE, REPOSITORY
+from tests.fakes.checkpoints import write_bert
+from tests.fakes.encoder_checkpoints import (
+    write_cross_encoder,
+    write_qwen3_embedding,
+    write_qwen3_reranker,
+)
 from tests.fakes.no_cuda import write_libraries
 
 RUNTIME = BUILD_CACHE / "gpu-runtime"
@@ -75,6 +84,39 @@ for options in (dict(CUDA.options), served, {**served, "sdpa_kernels": "19"}):
         )
     except Exception as error:
         print(json.dumps([options, str(error)]))
+"""
+
+
+READERS = """
+import json, sys
+from pathlib import Path
+from appliance.bundle.manifest import decode
+from appliance.compiler import gpu_compile, golden_texts
+from appliance.compiler.sources import verified_graph, verified_weights
+from appliance.engine.session import open_cuda_reader
+from appliance.errors import UnsupportedError
+
+bundle, out = Path(sys.argv[1]), Path(sys.argv[2])
+manifest = decode((bundle / "bundle.json").read_bytes())
+weights = verified_weights(bundle, manifest)
+gpu_compile.quiet()
+for graph in manifest.variants("cuda"):
+    made = out / graph.precision
+    made.mkdir()
+    data = verified_graph(bundle, manifest, graph.path, weights)
+    gpu_compile._optimize(data, bundle / graph.weights_folder, made, gpu_compile.CUDA)
+    session = gpu_compile.load(made / "model.onnx", gpu_compile.CUDA)
+    gpu_compile.refuse_the_processor(session, gpu_compile.CUDA)
+    nodes = {}
+    for part in session.get_provider_graph_assignment_info():
+        kinds = nodes.setdefault(part.ep_name, [])
+        kinds += [node.op_type for node in part.get_nodes()]
+    print(json.dumps(nodes), flush=True)
+    print("opened by", open_cuda_reader(made).get_providers()[0], flush=True)
+    try:
+        golden_texts.outputs(session, manifest.spec)
+    except UnsupportedError:
+        pass  # a kernel asked for what stands in for nothing
 """
 
 
@@ -155,6 +197,45 @@ def test_the_cuda_provider_reads_the_options_that_it_is_given(
         assert "Unknown provider option" not in said
         assert "no device" in said
     assert "Unknown provider option" in mistyped[1]
+
+
+@pytest.mark.parametrize(
+    ("write", "kernel", "beside"),
+    [
+        (write_bert, "EFFICIENT_ATTENTION", set()),
+        (write_cross_encoder, "EFFICIENT_ATTENTION", set()),
+        # How long the longest text is, one number that the kernel wants in this machine's memory.
+        (write_qwen3_embedding, "FLASH_ATTENTION", {"Squeeze", "Cast"}),
+        (write_qwen3_reranker, "FLASH_ATTENTION", {"Squeeze", "Cast"}),
+    ],
+)
+def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_no_table_of_products(
+    on_gpu: Path,
+    tmp_path: Path,
+    write: Callable[[Path], Path],
+    kernel: str,
+    beside: set[str],
+) -> None:
+    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
+    write_libraries(capi, tmp_path, device=True)
+    checkpoint, bundle = write(tmp_path / "checkpoint"), tmp_path / "bundle"
+    build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="int8")
+    (tmp_path / "out").mkdir()
+    done = subprocess.run(
+        [on_gpu, "-I", "-c", READERS, bundle, tmp_path / "out"],
+        env=os.environ
+        | {"LD_LIBRARY_PATH": str(tmp_path), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    graphs = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(graphs) == 2
+    for nodes in graphs:
+        assert set(nodes.get("CPUExecutionProvider", ())) == beside
+        assert "CUDAExecutionProvider" in nodes
+    assert done.stdout.count("opened by CUDAExecutionProvider") == 2
+    assert set(re.findall(r"SdpaKernel=(\w+)", done.stdout)) == {kernel}
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

@@ -1,6 +1,9 @@
-"""CUDA's libraries of a machine without a GPU: whatever is called says that there is no device.
+"""CUDA's libraries of a machine without a GPU.
 
-The CUDA provider loads with them and reads its options, which is all that can be had of it here.
+As `write_libraries` makes them whatever is called says that there is no device: the CUDA provider
+loads with them and reads its options. With a `device` every call succeeds, its memory is this
+machine's and its kernels do nothing: sessions open, so it can be seen which nodes the provider
+takes and which kernel for attention it chooses, but no number that comes out means anything.
 """
 
 from __future__ import annotations
@@ -14,8 +17,38 @@ _NEEDED = re.compile(r"\(NEEDED\).*\[(lib(?:cuda|cudart|cublas|cublasLt|curand)\
 _NO_DEVICE = 100
 """cudaErrorNoDevice, CUDA Runtime API, section 6.36."""
 
+_INCLUDED = "#include <stdlib.h>\n#include <string.h>\n"
+_ALLOCATED = "int NAME(void **p, size_t n) { *p = calloc(1, n + 256); return 0; }\n"
+_HANDLE = "int NAME(void **p) { *p = malloc(64); return 0; }\n"
+_COPIED = "int NAME(void *to, void *from, size_t n) { memcpy(to, from, n); return 0; }\n"
+_VERSION = "int NAME(int *n) { *n = 13000; return 0; }\n"
+_DEVICE = {
+    "cudaGetDeviceCount": "int NAME(int *n) { *n = 1; return 0; }\n",
+    "cudaGetDevice": "int NAME(int *n) { *n = 0; return 0; }\n",
+    "cudaDriverGetVersion": _VERSION,
+    "cudaRuntimeGetVersion": _VERSION,
+    # cudaDeviceProp of CUDA 13, CUDA Runtime API, section 7.5: a name, then at these bytes memory,
+    # shared memory and threads of a block, width of a warp, compute capability, multiprocessors.
+    "cudaGetDeviceProperties": (
+        "int NAME(char *p) { memset(p, 0, 700); *p = 'G'; *(size_t *)(p + 288) = 80UL << 30;"
+        " *(size_t *)(p + 296) = 49152; *(int *)(p + 308) = 32; *(int *)(p + 320) = 1024;"
+        " *(int *)(p + 360) = 9; *(int *)(p + 384) = 132; return 0; }\n"
+    ),
+    "cudaMemGetInfo": "int NAME(size_t *f, size_t *t) { *f = *t = 80UL << 30; return 0; }\n",
+    "cudaMalloc": _ALLOCATED,
+    "cudaMallocHost": _ALLOCATED,
+    "cudaHostAlloc": _ALLOCATED,
+    "cudaMemcpy": _COPIED,
+    "cudaMemcpyAsync": _COPIED,
+    "cudaStreamCreateWithFlags": _HANDLE,
+    "cudaEventCreateWithFlags": _HANDLE,
+    "cublasCreate_v2": _HANDLE,
+    "cublasLtCreate": _HANDLE,
+}
+"""What a device answers with more than success."""
 
-def write_libraries(provider: Path, folder: Path) -> None:
+
+def write_libraries(provider: Path, folder: Path, *, device: bool = False) -> None:
     """Put into `folder` each library of CUDA's that the shared object `provider` asks for."""
     names = _NEEDED.findall(_said("readelf", "-dW", str(provider)))
     symbols: dict[str, set[str]] = defaultdict(set)
@@ -25,12 +58,13 @@ def write_libraries(provider: Path, folder: Path) -> None:
             symbols[version if version in names else ""].add(symbol)
     for name in names:
         own = symbols[name] if name in symbols else symbols[""]
-        _write(folder / name, own, versioned=name in symbols)
+        _write(folder / name, own, versioned=name in symbols, device=device)
 
 
-def _write(path: Path, symbols: set[str], *, versioned: bool) -> None:
+def _write(path: Path, symbols: set[str], *, versioned: bool, device: bool) -> None:
     source = path.with_suffix(".c")
-    source.write_text("".join(map(_function, sorted(symbols))))
+    functions = (_function(symbol, device=device) for symbol in sorted(symbols))
+    source.write_text(_INCLUDED + "".join(functions))
     script = path.with_suffix(".map")
     script.write_text(f"{path.name} {{ *; }};" if versioned else "{ global: *; };")
     _said(
@@ -39,10 +73,12 @@ def _write(path: Path, symbols: set[str], *, versioned: bool) -> None:
     )
 
 
-def _function(symbol: str) -> str:
+def _function(symbol: str, *, device: bool) -> str:
     if symbol.endswith(("String", "Name")):
         return f'const char *{symbol}() {{ return "no device"; }}\n'
-    return f"long {symbol}() {{ return {_NO_DEVICE}; }}\n"
+    if device and symbol in _DEVICE:
+        return _DEVICE[symbol].replace("NAME", symbol)
+    return f"long {symbol}() {{ return {0 if device else _NO_DEVICE}; }}\n"
 
 
 def _said(*command: str) -> str:
