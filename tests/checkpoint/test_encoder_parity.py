@@ -120,7 +120,7 @@ def test_minilm_equals_the_reference(
     least: float,
     record_property: Record,
 ) -> None:
-    model = _built_minilm(minilm, build_once, precision)
+    model = built_minilm(minilm, build_once, precision)
     ids, mask = _tokenize(model)
     got, wanted = _embed(model, ids, mask), ReferenceEncoder(minilm).embed(ids, mask)
     assert _cosines(got, wanted).min() >= least
@@ -131,7 +131,7 @@ def test_minilm_equals_the_reference(
 
 
 def test_minilm_does_not_care_who_shares_its_batch(minilm: Path, build_once: BuildOnce) -> None:
-    model = _built_minilm(minilm, build_once, "int8")
+    model = built_minilm(minilm, build_once, "int8")
     ids, mask = _tokenize(model)
     together = _embed(model, ids, mask)
     for row, (tokens, keep) in enumerate(zip(ids, mask, strict=True)):
@@ -141,7 +141,7 @@ def test_minilm_does_not_care_who_shares_its_batch(minilm: Path, build_once: Bui
 
 
 def test_minilm_bundles_an_unpadded_tokenizer(minilm: Path, build_once: BuildOnce) -> None:
-    model = _built_minilm(minilm, build_once, "int8")
+    model = built_minilm(minilm, build_once, "int8")
     published = Tokenizer.from_file(str(minilm / "tokenizer.json"))
     bundled = Tokenizer.from_file(str(model.bundle / model.manifest.tokenizer))
     assert published.padding is not None
@@ -157,7 +157,7 @@ def _record(record: Record, name: str, run: str, error: float) -> None:
     record(PROPERTY, Cell(name, run, error, TOLERANCE, "embedders").as_property())
 
 
-def _built_minilm(minilm: Path, build_once: BuildOnce, precision: Precision) -> Built:
+def built_minilm(minilm: Path, build_once: BuildOnce, precision: Precision) -> Built:
     def pack(directory: Path) -> None:
         build_unsigned(minilm, directory / "it", precision=precision)
 

@@ -5,7 +5,6 @@ They run here on the CPU provider, which has every one of their operators.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,8 +24,9 @@ from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceEncoder
 from tests.checkpoint.runner import relative_error
-from tests.checkpoint.test_encoder_parity import random_batch
+from tests.checkpoint.test_encoder_parity import built_minilm, random_batch
 from tests.checkpoint.test_reranker_parity import CROSS_ENCODERS, JUDGES, reference
+from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert
 from tests.fakes.encoder_checkpoints import write_qwen3_embedding
 
@@ -91,7 +91,7 @@ def test_every_graph_equals_the_processors_and_the_reference(
     model = built(name, precision)
     graphs = model.manifest.variants("cuda")
     assert [g.precision for g in graphs] == ["fp16", "int8"][: 1 + (precision == "int8")]
-    errors: Counter[str] = Counter()
+    errors = {"cpu": 0.0, "reference": 0.0}
     for ids, mask, types in texts(name).values():
         wanted = referred(name, model, ids, mask, types)
         plain = outputs(model, model.manifest.graph, ids, mask, types)
@@ -209,3 +209,27 @@ def test_golden_texts_are_within_half_of_their_bounds(
                 worst = max(worst, golden_texts.compare(made, expected, precision).error)
         record_property("measured", f"golden texts, tiny models {precision}: {worst:.4f}")
         assert worst <= golden_texts.BOUNDS[precision] / 2
+
+
+def test_minilm_is_nearer_to_its_floats_than_the_processor_s_8_bits_are(
+    minilm: Path, build_once: BuildOnce, record_property: Callable[[str, object], None]
+) -> None:
+    exact = built_minilm(minilm, build_once, "fp32")
+    model = built_minilm(minilm, build_once, "int8")
+    spec = exact.manifest.encoder
+    assert spec is not None
+    found: dict[str, Floats] = {}
+    for name, one in (("fp32", exact), ("int8", model)):
+        session = ort.InferenceSession(one.graph, providers=["CPUExecutionProvider"])
+        found[name] = golden_texts.outputs(session, spec)
+        for graph in one.manifest.variants("cuda"):
+            session = open_graph(one.bundle / graph.path, one.graph.parent)
+            made = found[f"{name} as {graph.precision}"] = golden_texts.outputs(session, spec)
+            error = golden_texts.compare(made, found[name], name).error
+            record_property(
+                "measured", f"golden texts, MiniLM {name} as {graph.precision}: {error:.4f}"
+            )
+            assert error <= golden_texts.BOUNDS[name] / 2
+    rounded = relative_error(found["int8"], found["fp32"])
+    for name in ("int8 as fp16", "int8 as int8"):
+        assert relative_error(found[name], found["fp32"]) < rounded
