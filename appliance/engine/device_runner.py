@@ -16,9 +16,11 @@ import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.engine.device_binding import DeviceBinding, StepBuffers
+from appliance.engine.device_draw import DeviceDraw
 from appliance.engine.device_logits import DeviceLogits
 from appliance.engine.device_pool import DevicePool
 from appliance.engine.prompt_groups import MOST_TOGETHER, groups
+from appliance.engine.sampling import SamplingParams
 from appliance.scheduler import Plan
 
 _RECORDED_AFTER = 3
@@ -35,6 +37,7 @@ class DeviceRunner:
         session: the `cuda` graph (docs/bundle-format.md).
         pool: the cache, on whose device everything else is put too.
         max_chunk: most tokens that the prefill chunks of a plan have together.
+        draws: draws from its logits on the same device; closed with it. None: rows are fetched.
         record: decoding is recorded and replayed; the session must be able to.
     """
 
@@ -44,11 +47,13 @@ class DeviceRunner:
         pool: DevicePool,
         decoder: DecoderSpec,
         max_chunk: int,
+        draws: DeviceDraw | None,
         *,
         record: bool,
     ) -> None:
         self._session = session
         self._pool = pool
+        self._draws = draws
         self._vocab = vocab = decoder.vocab_size
         self._record = record
         slots, self._most_tokens = pool.shape.slots, max_chunk
@@ -81,7 +86,7 @@ class DeviceRunner:
             )
             addresses += [self._batch.logits_at(result) for result in range(count)]
             greedy += self._batch.chosen(count)
-        return DeviceLogits(self._pool.device, self._vocab, addresses, greedy)
+        return DeviceLogits(self._pool.device, self._vocab, addresses, greedy, self._draws)
 
     def most_drafted(self, sequences: int) -> int:
         """None: in a batch this graph takes one token of each sequence."""
@@ -125,12 +130,33 @@ class DeviceRunner:
         self._batch.fill([[token] for token in tokens], starts)
         decoder.run()
 
+    def warm_up(self) -> None:
+        """Run steps of most sizes over slots that nobody has yet.
+
+        Each size has kernels of its own, and a device loads them when they are first run, for up to
+        a second: that shall be nobody's first token, and not what the pace is measured by.
+        """
+        longest = min(self._most_tokens, self._pool.shape.capacity)
+        for width in _growing(longest, 4):
+            self.prefill(0, 0, [[0] * width], 0)
+        self.prefill(0, 1, [[0]], 0)
+        for batch in _growing(self._pool.shape.slots, 2):
+            self.decode([0] * batch, [0] * batch)
+        together = min(MOST_TOGETHER, self._pool.shape.slots)
+        width = min(64, self._pool.shape.capacity, self._most_tokens // together)
+        if width:
+            self.prefill(0, 0, [[0] * width] * together, 0)
+        if self._draws is not None:
+            self._draws.weigh(self._batch.logits, [SamplingParams(top_p=0.9)])
+
     def close(self) -> None:
         """Give the device's memory back."""
         self._decoders.clear()
         self._prompts.clear()
         self._prompt.close()
         self._batch.close()
+        if self._draws is not None:
+            self._draws.close()
         self._pool.close()
 
     def _bind(self, buffers: StepBuffers, first: int, batch: int) -> DeviceBinding:
@@ -143,3 +169,8 @@ class DeviceRunner:
             batch=batch,
             recording=self._record,
         )
+
+
+def _growing(most: int, factor: int) -> list[int]:
+    """1, what comes of multiplying it, and `most`."""
+    return sorted({most, *(factor**n for n in range(most.bit_length()) if factor**n < most)})

@@ -6,7 +6,9 @@ artifact's record makes. Refuses a session that took another provider.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,8 +21,9 @@ from appliance.config import EngineSettings
 from appliance.engine.adapted_graphs import AdaptedGraphs
 from appliance.engine.adapters import AdaptedDecoder
 from appliance.engine.cache_budget import CacheBudget, CacheShape, token_bytes
-from appliance.engine.device import CudaDevice
+from appliance.engine.device import CudaDevice, Device
 from appliance.engine.device_budget import device_shape, static_shape
+from appliance.engine.device_draw import DeviceDraw
 from appliance.engine.device_pool import DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.draft_model import DraftModel
@@ -42,12 +45,16 @@ from appliance.engine.session import (
     PREFILL_NAME,
     open_cuda_session,
     open_session,
+    open_small_session,
     open_tensorrt_session,
 )
 from appliance.engine.slot_pool import SlotPool
 from appliance.engine.static_pool import StaticPool
 from appliance.engine.static_runner import StaticRunner
 from appliance.engine.vision.runner import VisionRunner
+from appliance.errors import UnsupportedError
+
+_log = logging.getLogger(__name__)
 
 _SPARE_BYTES = 1 << 30
 """Left for what the graph computes in between, and for kernels that CUDA loads."""
@@ -259,12 +266,14 @@ def _on_cuda(artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings)
     session, recorded = open_cuda_session(artifact.directory)
     device = CudaDevice()
     shape = device_shape(decoder, settings, device, _SPARE_BYTES)
-    pool = DevicePool(decoder, shape, device)
-    try:
-        runner = DeviceRunner(session, pool, decoder, settings.token_budget, record=recorded)
-    except BaseException:
-        pool.close()
-        raise
+    with ExitStack() as opened:
+        pool = DevicePool(decoder, shape, device)
+        opened.callback(pool.close)
+        draws = _draws(device, decoder, opened)
+        runner = DeviceRunner(session, pool, decoder, settings.token_budget, draws, record=recorded)
+        opened.callback(runner.close)
+        runner.warm_up()
+        opened.pop_all()
     return OpenedDecoder(runner, shape, settings, recorded, runner.close)
 
 
@@ -279,10 +288,21 @@ def _on_tensorrt(
     device = CudaDevice()
     shape = static_shape(decoder, settings, device, _SPARE_BYTES, profiles)
     capacities = {p.capacity for p in profiles if p.capacity <= shape.capacity}
-    pool = StaticPool(decoder, shape, device, capacities)
-    try:
-        runner = StaticRunner(sessions, pool, decoder, settings.token_budget)
-    except BaseException:
-        pool.close()
-        raise
+    with ExitStack() as opened:
+        pool = StaticPool(decoder, shape, device, capacities)
+        opened.callback(pool.close)
+        draws = _draws(device, decoder, opened)
+        runner = StaticRunner(sessions, pool, decoder, settings.token_budget, draws)
+        opened.pop_all()
     return OpenedDecoder(runner, shape, settings, False, runner.close)
+
+
+def _draws(device: Device, decoder: DecoderSpec, opened: ExitStack) -> DeviceDraw | None:
+    """Draws on the device, closed with `opened`; None where its provider does not compute them."""
+    try:
+        draws = DeviceDraw(device, decoder.vocab_size, partial(open_small_session, provider="cuda"))
+    except UnsupportedError as error:
+        _log.warning("sampled tokens are drawn by the processor: %s", error.message)
+        return None
+    opened.callback(draws.close)
+    return draws
