@@ -14,9 +14,10 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Manifest
+from appliance.bundle.manifest import Manifest, VisionSpec
 from appliance.compiler import golden
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.compile import compile_tower
 from appliance.compiler.libraries import ATTENTION_KERNELS, MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.probe import Array
@@ -60,6 +61,8 @@ def compile_cuda(
 ) -> Comparison:
     """Write model.onnx and weights.bin into the empty `artifact_dir`; how near it computes.
 
+    A model that reads images has its vision tower there, too, for the processor.
+
     `precision` is what the weights shall be on the GPU. `expected` [rows, vocab] are the
     processor's logits of the golden prompt. Raises DigestError for a file that is not the
     manifest's, VerificationError for a graph that is not allowed, UnsupportedError if it cannot
@@ -76,7 +79,10 @@ def compile_cuda(
     session = load(artifact_dir / GRAPH_NAME, target)
     refuse_the_processor(session, target)
     measured = golden.on_device(session, session, spec, target.device)
-    return golden.compare(measured, expected, manifest.graph.precision)
+    compared = golden.compare(measured, expected, manifest.graph.precision)
+    if isinstance(manifest.vision, VisionSpec):
+        compile_tower(bundle_dir, manifest, manifest.vision, artifact_dir)
+    return compared
 
 
 def load(graph: Path, target: Target) -> ort.InferenceSession:

@@ -118,7 +118,7 @@ class Plan:
     @property
     def on_gpus(self) -> bool:
         """Whether the bundle has a graph for CUDA."""
-        return self.family.kind == "chat" and self.vision is None and not self.drafts
+        return self.family.kind == "chat" and not self.drafts
 
 
 def make_plan(
