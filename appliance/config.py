@@ -231,7 +231,8 @@ class EngineSettings:
 
     threads: int = 0
     cache_bytes: int = 0
-    """Key-value cache of all models together; 0 takes a quarter of the machine's memory."""
+    """Key-value cache of all models together; 0 takes a quarter of the machine's memory, and on a
+    GPU half of what is free there for each model."""
     max_sequences: int = 0
     """Sequences that run at once, per model; 0: 16 on the processor, 128 on a GPU."""
     token_budget: int = 0

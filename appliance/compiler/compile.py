@@ -71,7 +71,7 @@ def compile_bundle(bundle_dir: Path, manifest: Manifest, artifact_dir: Path) -> 
             before = _compile_second(graph, folder, artifact_dir, name, spec)
         _compare(before, run_probe(load(artifact_dir / name), spec))
     if isinstance(manifest.vision, VisionSpec):
-        _compile_tower(bundle_dir, manifest, manifest.vision, artifact_dir)
+        compile_tower(bundle_dir, manifest, manifest.vision, artifact_dir)
 
 
 def _compile_draft(bundle_dir: Path, draft: Manifest, artifact_dir: Path) -> None:
@@ -118,10 +118,13 @@ def _compile_native(
         _compare(expected, run_probe(load(artifact_dir / name), spec))
 
 
-def _compile_tower(
+def compile_tower(
     bundle_dir: Path, manifest: Manifest, vision: VisionSpec, artifact_dir: Path
 ) -> None:
-    """Write vision.onnx and vision-weights.bin."""
+    """Write vision.onnx and vision-weights.bin, for the processor, which looks at images.
+
+    Raises as `compile_bundle` does.
+    """
     folder = vision.graph.rpartition("/")[0]
     weights = verified_weights(bundle_dir, manifest, folder)
     graph = verified_graph(bundle_dir, manifest, vision.graph, weights)

@@ -17,7 +17,14 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec
-from appliance.compiler.probe import Array, advance, cannot_run, empty_cache, not_finite
+from appliance.compiler.probe import (
+    Array,
+    advance,
+    cannot_run,
+    empty_cache,
+    no_images,
+    not_finite,
+)
 from appliance.compiler.record import Comparison
 from appliance.errors import UnsupportedError
 from appliance.fsops import read_regular
@@ -27,6 +34,8 @@ CAPACITY = 64
 """Positions of the slot, where the graph takes any number."""
 _PROMPT, _STEPS, _ROWS = 32, 4, 4
 _SEED = 20
+_SHOWN = 0.05
+"""Standard deviation of an image's features, about that of words."""
 _MAX_BYTES = 1 << 30
 
 BOUNDS: Mapping[str, float] = {
@@ -76,7 +85,8 @@ def on_processor(
     found = []
     for piece in pieces(spec):
         session = prompts if len(piece.ids) > 1 else decoder
-        made = advance(session, cache, piece.start, piece.ids, piece.rows)
+        images = _images(session, piece)
+        made = advance(session, cache, piece.start, piece.ids, piece.rows, images)
         found.append(made["logits"])
     return np.concatenate(found)
 
@@ -161,6 +171,7 @@ def _run(
     binding = session.io_binding()
     names = {entry.name for entry in session.get_inputs()}
     feed = {name: array for name, array in _feed(piece) if name in names}
+    feed |= _images(session, piece)
     for name, array in feed.items():
         binding.bind_cpu_input(name, array)
     for name, slot in slots.items():
@@ -187,3 +198,22 @@ def _feed(piece: Piece) -> Iterator[tuple[str, Array]]:
     yield "total_sequence_length", np.array(total, np.int32)
     yield "starts", np.array([piece.start], np.int64)
     yield "rows", np.arange(count - piece.rows, count, dtype=np.int64)
+
+
+def _images(session: ort.InferenceSession, piece: Piece) -> dict[str, Array]:
+    """What a decoder that reads images takes beside: half of what is more than a token shows one.
+
+    Nothing for one that reads words alone.
+    """
+    feed = no_images(session, piece.start, len(piece.ids))
+    shown = len(piece.ids) // 2
+    if not (feed and shown):
+        return feed
+    nothing = feed["features"]
+    levels, _, width = nothing.shape
+    numbers = np.arange(shown)
+    some = np.random.default_rng(_SEED + piece.start).normal(0, _SHOWN, (levels, shown, width))
+    feed["features"] = np.concatenate([nothing, some.astype(nothing.dtype)], axis=1)
+    feed["feature_index"][0, :shown] = 1 + numbers
+    feed["positions"][0, :shown, 1:] += np.stack(np.divmod(numbers, 4), axis=1)
+    return feed

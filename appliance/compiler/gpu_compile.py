@@ -14,9 +14,10 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, Manifest
+from appliance.bundle.manifest import DecoderSpec, Manifest, VisionSpec
 from appliance.compiler import golden, golden_texts
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.compile import compile_tower
 from appliance.compiler.libraries import ATTENTION_KERNELS, MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.probe import Array
@@ -63,6 +64,8 @@ def compile_cuda(
 ) -> Comparison:
     """Write model.onnx and weights.bin into the empty `artifact_dir`; how near it computes.
 
+    A model that reads images has its vision tower there, too, for the processor.
+
     `precision` is what the weights shall be on the GPU. `expected` [rows, vocab] are the
     processor's logits of the golden prompt, or what it makes of the golden texts. Raises
     DigestError for a file that is not the manifest's, VerificationError for a graph that is not
@@ -77,11 +80,14 @@ def compile_cuda(
     _optimize(graph, bundle_dir / variant.weights_folder, artifact_dir, target)
     session = load(artifact_dir / GRAPH_NAME, target)
     refuse_the_processor(session, target)
-    if isinstance(spec := manifest.spec, DecoderSpec):
-        measured = golden.on_device(session, session, spec, target.device)
-        return golden.compare(measured, expected, grade)
-    golden_texts.read_longest(session, spec)
-    return golden_texts.compare(golden_texts.outputs(session, spec), expected, grade)
+    if not isinstance(spec := manifest.spec, DecoderSpec):
+        golden_texts.read_longest(session, spec)
+        return golden_texts.compare(golden_texts.outputs(session, spec), expected, grade)
+    measured = golden.on_device(session, session, spec, target.device)
+    compared = golden.compare(measured, expected, grade)
+    if isinstance(manifest.vision, VisionSpec):
+        compile_tower(bundle_dir, manifest, manifest.vision, artifact_dir)
+    return compared
 
 
 def load(graph: Path, target: Target) -> ort.InferenceSession:

@@ -101,7 +101,7 @@ def advance(
     """
     shapes = {entry.name: entry.shape for entry in session.get_inputs()}
     inputs = shapes.keys()
-    images = _no_images(start, len(ids), shapes) if beside is None else beside
+    images = no_images(session, start, len(ids)) if beside is None else beside
     feed = _decoder_feed(start, ids, rows) | dict(images) | cache
     if "spans" in inputs:  # tokens of several sequences in a row, not a table of them
         feed |= {"input_ids": np.array(ids, np.int64)}
@@ -162,15 +162,16 @@ def _states(start: int, count: int, width: int) -> Array:
     return np.sin(numbers).reshape(count, width)
 
 
-def _no_images(start: int, count: int, shapes: Mapping[str, Sequence[Any]]) -> dict[str, Array]:
-    """What a decoder that reads images takes beside, for words alone."""
-    if "features" not in shapes:
+def no_images(session: ort.InferenceSession, start: int, count: int) -> dict[str, Array]:
+    """What a decoder that reads images takes beside `count` words from `start` on; else nothing."""
+    features = {e.name: e for e in session.get_inputs()}.get("features")
+    if features is None:
         return {}
-    levels, _, width = shapes["features"]
+    levels, _, width = features.shape
     positions = np.arange(start, start + count, dtype=np.int64)
     return {
         "positions": np.repeat(positions[None, :, None], 3, axis=2),
-        "features": np.zeros((levels, 1, width), np.float32),
+        "features": np.zeros((levels, 1, width), _DTYPES[features.type]),
         "feature_index": np.zeros((1, count), np.int64),
     }
 

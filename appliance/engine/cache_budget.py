@@ -7,7 +7,9 @@ next version of it can be loaded beside it and swapped in without an interruptio
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.config import EngineSettings
@@ -101,6 +103,26 @@ class CacheBudget:
             shape = fit(decoder, settings, self.free // 2, each)
             self._taken += shape.total_bytes
             return shape
+
+    def share(self, settings: EngineSettings) -> int | None:
+        """What a model on a device may take of `engine.cache_bytes`; None if that is not set."""
+        return self.free // 2 if settings.cache_bytes else None
+
+    def book(self, shape: CacheShape, settings: EngineSettings) -> Callable[[], None]:
+        """Count a cache on a device, if `engine.cache_bytes` bounds all of them; ends with the call
+        of what is returned. Raises CapacityError if others have taken it meanwhile.
+        """
+        if not settings.cache_bytes:
+            return lambda: None
+        with self._lock:
+            if shape.total_bytes > self.free:
+                raise CapacityError(
+                    f"the key-value cache has {self.free} bytes left",
+                    hint="load the model again when the others are loaded",
+                    code="cache_full",
+                )
+            self._taken += shape.total_bytes
+        return partial(self.give_back, shape)
 
     def give_back(self, shape: CacheShape) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from appliance.engine.binding import Ids, Lengths
 from appliance.engine.device_pool import DevicePool
+from appliance.engine.vision.device_sight import DeviceSight
 
 _GRAPH_ID = "gpu_graph_id"
 _UNRECORDED = "-1"
@@ -82,6 +83,7 @@ class DeviceBinding:
     """Runs of the graph over `batch` slots from slot `first` on.
 
     Args:
+        sight: what the graph takes beside words; None if it reads them alone.
         recording: the session records every run that it is not told not to.
     """
 
@@ -94,6 +96,7 @@ class DeviceBinding:
         *,
         first: int,
         batch: int,
+        sight: DeviceSight | None = None,
         recording: bool = False,
     ) -> None:
         self._session = session
@@ -102,6 +105,7 @@ class DeviceBinding:
         self._buffers = buffers
         self._vocab = vocab
         self._batch = batch
+        self._sight = sight
         self._total: Lengths = np.zeros((), np.int32)
         self._bind("input", "rows", np.int64, (batch,), buffers.rows)
         if "starts" in {entry.name for entry in session.get_inputs()}:
@@ -127,6 +131,9 @@ class DeviceBinding:
         buffers, batch = self._buffers, self._batch
         self._total[...] = total
         self._bind("input", "input_ids", np.int64, (batch, width), buffers.ids)
+        if self._sight is not None:
+            for name, kind, shape, address in self._sight.inputs(batch, width):
+                self._bind("input", name, kind, shape, address)
         self._bind("output", "logits", np.float32, (batch, self._vocab), buffers.logits_at(result))
         self._bind("output", "greedy", np.int64, (batch,), buffers.greedy_at(result))
 

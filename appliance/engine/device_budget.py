@@ -15,17 +15,21 @@ from appliance.errors import CapacityError
 
 
 def device_shape(
-    decoder: DecoderSpec, settings: EngineSettings, device: Device, spare: int
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    device: Device,
+    spare: int,
+    limit: int | None = None,
 ) -> CacheShape:
     """The cache that fits on `device` beside what is there, as `fit` cuts it.
 
     Half of what is free but for `spare` bytes, so that the model's next version finds room, or
-    `engine.cache_bytes` if that is less. Raises CapacityError.
+    `limit` bytes if that is less. Raises CapacityError.
     """
     results = 8 * settings.max_sequences * decoder.vocab_size
     available = max(0, device.free_bytes() - spare - results) // 2
-    if settings.cache_bytes:
-        available = min(available, settings.cache_bytes)
+    if limit is not None:
+        available = min(available, limit)
     return fit(decoder, settings, available, token_bytes(decoder, ITEM_BYTES))
 
 
@@ -35,6 +39,7 @@ def static_shape(
     device: Device,
     spare: int,
     profiles: Iterable[Profile],
+    limit: int | None = None,
 ) -> CacheShape:
     """As `device_shape`, with a capacity that there are engines for: the longest that fits.
 
@@ -42,7 +47,7 @@ def static_shape(
     """
     for capacity in sorted({profile.capacity for profile in profiles}, reverse=True):
         limited = replace(settings, max_context=capacity)
-        shape = device_shape(decoder, limited, device, spare)
+        shape = device_shape(decoder, limited, device, spare, limit)
         if shape.capacity == capacity:
             return shape
     raise CapacityError(

@@ -19,6 +19,7 @@ import numpy as np
 
 from appliance.bundle.manifest import Prompting
 from appliance.engine.counters import Counters
+from appliance.engine.device_logits import DeviceLogits
 from appliance.engine.generation import Generation, Output
 from appliance.engine.guesser import Guesser
 from appliance.engine.guessing import Guessing, forced_tokens
@@ -269,6 +270,8 @@ class LLMEngine:
         """
         outputs: list[Output] = []
         reading, depth = list(self._rows(plan)), 0
+        if isinstance(logits, DeviceLogits):
+            logits.weigh({row: each.params for each, row in reading if each.drawn_on_device})
         while reading:
             sampled = [running.sample(logits, first + depth) for running, first in reading]
             with self._lock:

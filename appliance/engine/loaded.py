@@ -34,7 +34,8 @@ from appliance.engine.grammar.compiler import GrammarCompiler
 from appliance.engine.grammar.turn import Tags
 from appliance.engine.guesser import why_unused
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.opened import OpenedDecoder, open_decoder
+from appliance.engine.opened import open_decoder
+from appliance.engine.opened_decoder import OpenedDecoder
 from appliance.engine.opened_reader import open_reader
 from appliance.engine.reranker import RerankModel
 from appliance.engine.session import VISION_NAME, open_session

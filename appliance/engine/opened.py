@@ -6,23 +6,17 @@ artifact's record makes. Refuses a session that took another provider.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec, HeadSpec
 from appliance.compiler import Artifact
-from appliance.compiler.profiles import plan, sizes_for
 from appliance.config import EngineSettings
 from appliance.engine.adapted_graphs import AdaptedGraphs
 from appliance.engine.adapters import AdaptedDecoder
 from appliance.engine.cache_budget import CacheBudget, CacheShape, token_bytes
-from appliance.engine.device import CudaDevice
-from appliance.engine.device_budget import device_shape, static_shape
-from appliance.engine.device_pool import DevicePool
-from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.draft_model import DraftModel
 from appliance.engine.guesser import Guesser
 from appliance.engine.head import Head
@@ -30,7 +24,8 @@ from appliance.engine.head_runner import HeadRunner
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_pool import NativePool, whole_blocks
 from appliance.engine.native_runner import NativeRunner
-from appliance.engine.runner import Runner
+from appliance.engine.opened_decoder import OpenedDecoder
+from appliance.engine.opened_on_gpu import on_cuda, on_tensorrt
 from appliance.engine.session import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,
@@ -40,43 +35,10 @@ from appliance.engine.session import (
     NATIVE_HEAD_NAME,
     NATIVE_NAME,
     PREFILL_NAME,
-    open_cuda_session,
     open_session,
-    open_tensorrt_session,
 )
 from appliance.engine.slot_pool import SlotPool
-from appliance.engine.static_pool import StaticPool
-from appliance.engine.static_runner import StaticRunner
 from appliance.engine.vision.runner import VisionRunner
-
-_SPARE_BYTES = 1 << 30
-"""Left for what the graph computes in between, and for kernels that CUDA loads."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedDecoder:
-    """A decoder ready to run.
-
-    Attributes:
-        runner: computes plans.
-        shape: of the cache.
-        settings: the engine's, with the numbers that suit what computes.
-        recorded: steps are replayed, not started kernel by kernel; False on the processor.
-        close: gives back what the cache took.
-        adapted: what it can do with adapters; None on a GPU.
-        gathered: it wants the decoding sequences in the first slots.
-        draft: the small model or the head that guesses for it; None where there is none, or it is
-            not used.
-    """
-
-    runner: Runner
-    shape: CacheShape
-    settings: EngineSettings
-    recorded: bool
-    close: Callable[[], None]
-    adapted: AdaptedDecoder | None = None
-    gathered: bool = True
-    draft: Guesser | None = None
 
 
 def open_decoder(
@@ -103,8 +65,8 @@ def open_decoder(
             head = None
         return _on_processor(artifact, decoder, settings, budget, sees=sees, draft=draft, head=head)
     if artifact.provider == "cuda":
-        return _on_cuda(artifact, decoder, settings.sized(gpu=True))
-    return _on_tensorrt(artifact, decoder, settings.sized(gpu=True))
+        return on_cuda(artifact, decoder, settings.sized(gpu=True), budget)
+    return on_tensorrt(artifact, decoder, settings.sized(gpu=True), budget)
 
 
 def _on_processor(
@@ -253,36 +215,3 @@ def _open_adapted(
     if decoder.cache == "int8":
         prompts = open_session(artifact.directory, settings.threads, ADAPTED_PREFILL_NAME)
     return AdaptedGraphs(session, pool, settings.token_budget, prompts)
-
-
-def _on_cuda(artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings) -> OpenedDecoder:
-    session, recorded = open_cuda_session(artifact.directory)
-    device = CudaDevice()
-    shape = device_shape(decoder, settings, device, _SPARE_BYTES)
-    pool = DevicePool(decoder, shape, device)
-    try:
-        runner = DeviceRunner(session, pool, decoder, settings.token_budget, record=recorded)
-    except BaseException:
-        pool.close()
-        raise
-    return OpenedDecoder(runner, shape, settings, recorded, runner.close)
-
-
-def _on_tensorrt(
-    artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings
-) -> OpenedDecoder:
-    assert artifact.record.fit is not None, "what is compiled for a GPU was found to fit"
-    profiles = plan(sizes_for(decoder, settings, artifact.record.fit))
-    sessions = {
-        profile: open_tensorrt_session(artifact.directory, profile.graph) for profile in profiles
-    }
-    device = CudaDevice()
-    shape = static_shape(decoder, settings, device, _SPARE_BYTES, profiles)
-    capacities = {p.capacity for p in profiles if p.capacity <= shape.capacity}
-    pool = StaticPool(decoder, shape, device, capacities)
-    try:
-        runner = StaticRunner(sessions, pool, decoder, settings.token_budget)
-    except BaseException:
-        pool.close()
-        raise
-    return OpenedDecoder(runner, shape, settings, False, runner.close)

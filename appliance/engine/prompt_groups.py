@@ -15,7 +15,7 @@ _MOST_PADDING = 1.5
 
 def groups(chunks: Listing[PrefillChunk], most_tokens: int) -> Iterator[list[PrefillChunk]]:
     """The chunks in their order; those together that begin and end their prompts, lie in slots
-    side by side and are about as long as each other.
+    side by side and are about as long as each other. Those that show images stay alone.
 
     `most_tokens` bounds what a run computes, padding included; one chunk always fits.
     """
@@ -36,6 +36,7 @@ def _fits(chunks: Listing[PrefillChunk], most_tokens: int) -> bool:
     return (
         len(chunks) <= MOST_TOGETHER
         and all(chunk.start == 0 and chunk.completes for chunk in chunks)
+        and all(chunk.sequence.beside is None for chunk in chunks)
         and [chunk.slot for chunk in chunks] == list(range(first, first + len(chunks)))
         and padded <= min(most_tokens, _MOST_PADDING * tokens)
     )

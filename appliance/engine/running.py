@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 
 from appliance.bundle.manifest import Prompting
 from appliance.engine.device_logits import DeviceLogits
@@ -78,12 +79,20 @@ class Running:
         room, most = capacity - len(self.sequence.tokens), self.params.max_tokens
         return (room if most is None else min(room, most - self.sequence.generated)) - 1
 
+    @property
+    def drawn_on_device(self) -> bool:
+        """Whether its token is drawn from the model's own logits, all of which may be taken."""
+        return self.constraint is None and self.sampler.only_draws
+
     def sample(self, logits: Logits, row: int) -> Sampled:
         """Its next token, from a row of a step's logits."""
         constraint, sampler = self.constraint, self.sampler
         if constraint is None:
-            if sampler.takes_likeliest and isinstance(logits, DeviceLogits):
-                return sampler.take(logits.greedy[row])
+            if isinstance(logits, DeviceLogits):
+                if sampler.takes_likeliest:
+                    return sampler.take(logits.greedy[row])
+                if self.drawn_on_device:
+                    return sampler.draw(partial(logits.draw, row, self.params))
             return sampler.sample(logits[row])
         only = constraint.only()
         if only is None:

@@ -10,7 +10,7 @@ has a grammar, only what it admits; then the filters of `drawing`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,18 @@ class Sampler:
     def takes_likeliest(self) -> bool:
         """Whether the choice is the likeliest token under the model itself, and nothing else."""
         return self._params.greedy and not self._edits_logits and self._params.logprobs is None
+
+    @property
+    def only_draws(self) -> bool:
+        """Whether the choice is a draw from the logits as they are, which nobody else asks for."""
+        params = self._params
+        return not (params.greedy or self._edits_logits or params.logprobs is not None)
+
+    def draw(self, choose: Callable[[float], int]) -> Sampled:
+        """Book what `choose` draws with the sequence's next number, as `sample` would."""
+        assert self.only_draws
+        self._generated += 1
+        return Sampled(choose(self._random.random()))
 
     def take(self, token_id: int) -> Sampled:
         """Book the likeliest token, which the graph has found."""

@@ -100,6 +100,21 @@ def open_tensorrt_session(artifact: Path, name: str, index: int = 0) -> ort.Infe
     return session
 
 
+def open_small_session(graph: bytes, provider: Provider) -> ort.InferenceSession:
+    """A session over a graph of the engine's own, beside a model of that provider.
+
+    Raises UnsupportedError if ONNX Runtime does not compute all of it by the provider.
+    """
+    wanted = PROVIDER if provider == "cpu" else CUDA_PROVIDER
+    settings = {} if provider == "cpu" else {"arena_extend_strategy": "kSameAsRequested"}
+    options = _options(1)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = _open(graph, options, wanted, settings)
+    if {part.ep_name for part in session.get_provider_graph_assignment_info()} != {wanted}:
+        raise _another(session, wanted)
+    return session
+
+
 def _options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
@@ -121,7 +136,7 @@ def _options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
 
 
 def _open(
-    graph: Path, options: ort.SessionOptions, provider: str, settings: Mapping[str, str]
+    graph: Path | bytes, options: ort.SessionOptions, provider: str, settings: Mapping[str, str]
 ) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(
@@ -136,7 +151,7 @@ def _open(
 
 def _another(session: ort.InferenceSession, wanted: str) -> UnsupportedError:
     return UnsupportedError(
-        f"the session took {session.get_providers()[0]}, not {wanted}",
+        f"the session took {', '.join(session.get_providers())}, not {wanted}",
         hint="`appliance status` says what this node lacks",
         code="provider_not_taken",
     )

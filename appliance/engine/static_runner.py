@@ -15,6 +15,7 @@ import onnxruntime as ort
 from appliance.bundle.manifest import DecoderSpec
 from appliance.compiler.profiles import Profile, find
 from appliance.engine.device_binding import DeviceBinding, StepBuffers
+from appliance.engine.device_draw import DeviceDraw
 from appliance.engine.device_logits import DeviceLogits
 from appliance.engine.static_pool import StaticPool
 from appliance.scheduler import Plan
@@ -30,6 +31,7 @@ class StaticRunner:
         sessions: the `trt` graph (docs/bundle-format.md) for each planned profile.
         pool: the cache; its capacities are the profiles'.
         max_chunk: tokens that a prefill chunk has at most.
+        draws: draws from its logits on the same device; closed with it. None: rows are fetched.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class StaticRunner:
         pool: StaticPool,
         decoder: DecoderSpec,
         max_chunk: int,
+        draws: DeviceDraw | None,
     ) -> None:
         self._sessions = sessions
+        self._draws = draws
         self._profiles = tuple(sessions)
         self._pool = pool
         self._vocab = vocab = decoder.vocab_size
@@ -67,7 +71,7 @@ class StaticRunner:
             self.decode(starts, [sequence.tokens[-1] for sequence in plan.decodes])
             addresses += [self._batch.logits_at(result) for result in range(len(starts))]
             greedy += self._batch.chosen(len(starts))
-        return DeviceLogits(self._pool.device, self._vocab, addresses, greedy)
+        return DeviceLogits(self._pool.device, self._vocab, addresses, greedy, self._draws)
 
     def most_drafted(self, sequences: int) -> int:
         """None: in a batch these engines take one token of each sequence."""
@@ -112,6 +116,8 @@ class StaticRunner:
         self._prompts.clear()
         self._prompt.close()
         self._batch.close()
+        if self._draws is not None:
+            self._draws.close()
         self._pool.close()
 
     def _bind(

@@ -122,7 +122,7 @@ class Plan:
     @property
     def on_gpus(self) -> bool:
         """Whether the bundle has a graph for CUDA."""
-        return self.vision is None and not self.drafts
+        return not self.drafts
 
     @property
     def reads(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,8 @@ from appliance.bundle.manifest import DecoderSpec
 from appliance.config import EngineSettings
 from appliance.engine import machine
 from appliance.engine.cache_budget import CacheBudget, CacheShape, fit, token_bytes
+from appliance.engine.device import HostDevice
+from appliance.engine.device_budget import device_shape
 from appliance.engine.slot_pool import SlotPool
 from appliance.errors import CapacityError
 from appliance.scheduler import Move
@@ -69,6 +73,25 @@ def test_a_budget_leaves_room_for_the_next_version_and_takes_all_back() -> None:
     assert shapes[0].total_bytes <= 5_000_000
     for shape in shapes:
         budget.give_back(shape)
+    assert budget.free == budget.total
+
+
+def test_caches_on_a_gpu_count_in_the_budget_where_the_operator_has_set_it() -> None:
+    budget = CacheBudget(10_000_000)
+    chosen = EngineSettings(max_sequences=4, max_context=64, cache_bytes=10_000_000)
+    first = device_shape(TINY, chosen, HostDevice(1 << 30), 0, budget.share(chosen))
+    assert first.total_bytes <= 5_000_000
+    end = budget.book(first, chosen)
+    assert budget.free == budget.total - first.total_bytes
+    assert budget.share(chosen) == budget.free // 2
+    with pytest.raises(CapacityError, match="bytes left"):
+        budget.book(CacheShape(1, 1, budget.free + 1), chosen)
+    end()
+    assert budget.free == budget.total
+
+    unset = dataclasses.replace(chosen, cache_bytes=0)
+    assert budget.share(unset) is None
+    budget.book(CacheShape(1, 1, budget.total + 1), unset)()
     assert budget.free == budget.total
 
 

@@ -6,6 +6,7 @@ others. `scripts/gpu-check` runs the same on a real one.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import token_bytes
 from appliance.engine.device import HostDevice
 from appliance.engine.device_budget import device_shape
+from appliance.engine.device_draw import DeviceDraw
 from appliance.engine.device_pool import ITEM_BYTES, DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.generation import Generation
@@ -31,6 +33,7 @@ from appliance.model_store import ModelStore
 from appliance.scheduler import Move, PrefillChunk, Sequence
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.engine.conftest import OpenChat
+from tests.engine.device import on_processor
 from tests.engine.results import Results, run
 
 NEAR = 0.02
@@ -71,8 +74,10 @@ def open_half(node_root: Path, device: HostDevice, open_chat: OpenChat) -> Itera
         shape = device_shape(decoder, settings, device, 1 << 20)
         assert (shape.slots, shape.capacity) == (slots, capacity)
         pool = DevicePool(decoder, shape, device)
-        runner = DeviceRunner(session, pool, decoder, token_budget, record=False)
+        draws = DeviceDraw(device, decoder.vocab_size, on_processor)
+        runner = DeviceRunner(session, pool, decoder, token_budget, draws, record=False)
         runners.append(runner)
+        runner.warm_up()
         chat = open_chat()
         return LLMEngine(
             runner, chat.tokenizer, chat.prompting, vocab_size=decoder.vocab_size, slots=slots,
@@ -139,6 +144,26 @@ def test_what_is_not_the_likeliest_token_is_drawn_from_the_rows_themselves(open_
     assert results.tokens(2) != [likeliest]
     delta = results.deltas[1, 0][0]
     assert delta.logprobs[0].top[0][0] == likeliest
+
+
+def test_what_is_drawn_on_the_device_is_what_is_drawn_from_the_rows(open_half: Open) -> None:
+    engine = open_half()
+    on_device = [
+        SamplingParams(seed=1, max_tokens=12),
+        SamplingParams(seed=2, max_tokens=12, temperature=0.6, top_p=0.9),
+        SamplingParams(seed=3, max_tokens=12, top_k=9),
+        SamplingParams(seed=4, max_tokens=12, min_p=0.02),
+    ]
+    # Log-probabilities are of all of the row, so it is fetched for them.
+    on_host = [dataclasses.replace(params, logprobs=0) for params in on_device]
+    greedy = SamplingParams(temperature=0, max_tokens=12)
+    drawn, fetched = (
+        run(engine, *(Generation(n, [5, 6, 7 + n], p) for n, p in enumerate([*asked, greedy])))
+        for asked in (on_device, on_host)
+    )
+    for number in range(len(on_device) + 1):
+        assert drawn.tokens(number) == fetched.tokens(number)
+        assert len(drawn.tokens(number)) > 1
 
 
 def test_a_step_that_fails_leaves_an_engine_that_serves(open_half: Open) -> None:

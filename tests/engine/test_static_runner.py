@@ -22,6 +22,7 @@ from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.device import HostDevice
 from appliance.engine.device_budget import static_shape
+from appliance.engine.device_draw import DeviceDraw
 from appliance.engine.device_pool import ITEM_BYTES
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
@@ -33,6 +34,7 @@ from appliance.model_store import ModelStore, StoredBundle
 from appliance.scheduler import Move
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.engine.conftest import OpenChat
+from tests.engine.device import on_processor
 from tests.engine.results import run
 
 NEAR = 0.02
@@ -96,7 +98,8 @@ def open_static(
         assert (shape.slots, shape.capacity) == (slots, CONTEXT)
         pool = StaticPool(decoder, shape, device, {profile.capacity for profile in profiles})
         sessions = {profile: open_engine(bundle, profile) for profile in profiles}
-        runner = StaticRunner(sessions, pool, decoder, token_budget)
+        draws = DeviceDraw(device, decoder.vocab_size, on_processor)
+        runner = StaticRunner(sessions, pool, decoder, token_budget, draws)
         runners.append(runner)
         engine = LLMEngine(
             runner, chat.tokenizer, chat.prompting, vocab_size=decoder.vocab_size, slots=slots,
@@ -227,7 +230,9 @@ def test_a_shape_that_no_engine_was_built_for_is_refused(
     decoder = decoder_of(bundle)
     profiles = plan(Sizes(slots=1, chunk=8, context=32, engines=2))
     pool = StaticPool(decoder, CacheShape(1, 32, token_bytes(decoder, ITEM_BYTES)), device, {32})
-    runner = StaticRunner({p: open_engine(bundle, p) for p in profiles}, pool, decoder, 16)
+    sessions = {p: open_engine(bundle, p) for p in profiles}
+    draws = DeviceDraw(device, decoder.vocab_size, on_processor)
+    runner = StaticRunner(sessions, pool, decoder, 16, draws)
     with pytest.raises(UnsupportedError, match="0 engines are for prefill"):
         runner.prefill(0, 0, [1] * 9, 0)
     runner.close()

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from appliance.audit import create_signer
@@ -77,7 +78,12 @@ def bundles(build_once: BuildOnce) -> Path:
         build_bundle(chat, directory / "chat", name="chat", version="1", signer=None)
         bert = write_bert(directory / "bert-checkpoint")
         build_bundle(bert, directory / "bert", name="bert", version="1", signer=None)
-        for name in ("chat", "bert"):
+        shutil.copytree(directory / "bert", directory / "new-bert")
+        # The one of an older release has no graph for a GPU.
+        manifest = manifests.decode((directory / "bert" / manifests.MANIFEST_NAME).read_bytes())
+        old = msgspec.structs.replace(manifest, graphs=manifest.graphs[:1])
+        (directory / "bert" / manifests.MANIFEST_NAME).write_bytes(manifests.encode(old))
+        for name in ("chat", "bert", "new-bert"):
             (directory / name / manifests.SIGNATURE_NAME).write_text("signature")
 
     return build_once("runtime-bundles", build)
@@ -95,6 +101,11 @@ def test_the_first_model_for_the_gpu_starts_the_engine_with_its_runtime(site: Si
     assert (site.environment, site.node.engine_restarts) == ("venv-cuda13", 1)
     site.models().serve_active()
     assert site.node.engine_restarts == 1, "nothing changed"
+
+
+def test_an_embedder_is_enough_for_the_gpus_runtime(site: Site) -> None:
+    site.serve("new-bert")
+    assert (site.environment, site.node.engine_restarts) == ("venv-cuda13", 1)
 
 
 def test_when_the_last_model_for_the_gpu_goes_the_processors_runtime_is_back(site: Site) -> None:

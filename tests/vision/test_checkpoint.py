@@ -123,7 +123,7 @@ def test_untied_checkpoints_in_the_newer_names_are_built(tmp_path: Path) -> None
     manifest = build_unsigned(
         write_qwen3_vl(tmp_path / "checkpoint", tied=False), tmp_path / "out", precision="int4"
     )
-    assert [graph.variant for graph in manifest.graphs] == ["cpu"]
+    assert [graph.variant for graph in manifest.graphs] == ["cpu", "cuda"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from appliance.compiler.grid import Grid, feed
 from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.engine.runner import Runner
 from appliance.engine.slot_pool import SlotPool
 from appliance.engine.vision.decoder import Pixels
 from appliance.engine.vision.eyes import Eyes, Shown
@@ -69,16 +70,18 @@ class Sequences:
     """Drives the runner as the engine does: plans over slots of one pool."""
 
     def __init__(self, model: Seeing, slots: int = 2) -> None:
+        self._runner = self._open(model, slots)
+
+    def _open(self, model: Seeing, slots: int) -> Runner:
         shape = CacheShape(slots, CAPACITY, token_bytes(model.decoder))
-        self._pool = SlotPool(model.decoder, shape)
-        manifest = model.manifest
-        graph = model.bundle / manifest.graph.path
-        self._runner = VisionRunner(open_graph(graph), self._pool, model.decoder.vocab_size)
+        graph = model.bundle / model.manifest.graph.path
+        pool = SlotPool(model.decoder, shape)
+        return VisionRunner(open_graph(graph), pool, model.decoder.vocab_size)
 
     def prefill(self, sequence: Sequence, slot: int, count: int) -> np.ndarray:
         """The next `count` tokens; logits after the last of all, if it is among them."""
         chunk = PrefillChunk(sequence, slot, sequence.computed, count)
-        logits = self._runner.run(Plan(prefills=(chunk,))).copy()
+        logits = self._run(Plan(prefills=(chunk,)))
         sequence.computed += count
         return logits
 
@@ -90,10 +93,14 @@ class Sequences:
         """One more token of each, in slots 0 and on."""
         for sequence, token in zip(sequences, tokens, strict=True):
             sequence.tokens.append(token)
-        logits = self._runner.run(Plan(decodes=tuple(sequences))).copy()
+        logits = self._run(Plan(decodes=tuple(sequences)))
         for sequence in sequences:
             sequence.computed += 1
         return logits
+
+    def _run(self, plan: Plan) -> np.ndarray:
+        logits = self._runner.run(plan)
+        return np.array([logits[row] for row in range(len(logits))])
 
 
 def sight_of(

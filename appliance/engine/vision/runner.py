@@ -16,7 +16,7 @@ from appliance.engine.binding import GraphBinding, Ids
 from appliance.engine.interruption import Interruption
 from appliance.engine.prompt_graph import run_interruptibly
 from appliance.engine.slot_pool import Array, SlotPool
-from appliance.engine.vision.sight import Sight, words
+from appliance.engine.vision.sight import sight_of, words
 from appliance.scheduler import Plan, PrefillChunk, Sequence
 
 
@@ -104,12 +104,6 @@ class VisionRunner:
         binding.bind_input("features", self._nothing)
         binding.bind_input("feature_index", self._no_index[:batch])
         return binding, positions
-
-
-def sight_of(sequence: Sequence) -> Sight | None:
-    """What a sequence brings beside its tokens."""
-    assert sequence.beside is None or isinstance(sequence.beside, Sight)
-    return sequence.beside
 
 
 def _bind_beside(binding: GraphBinding, positions: Ids, features: Array, index: Ids) -> None:

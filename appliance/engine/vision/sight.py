@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from appliance import scheduler
 from appliance.compiler.grid import Floats, Grid, Ids
 from appliance.engine.vision.decoder import Pixels
 
@@ -115,6 +116,12 @@ class Sight:
             first, stop = max(image.start - start, 0), min(image.stop - start, count)
             if first < stop:
                 yield first, stop, image
+
+
+def sight_of(sequence: scheduler.Sequence) -> Sight | None:
+    """What a sequence brings beside its tokens."""
+    assert sequence.beside is None or isinstance(sequence.beside, Sight)
+    return sequence.beside
 
 
 def words(start: int, count: int) -> Ids:

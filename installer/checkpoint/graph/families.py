@@ -48,7 +48,7 @@ class Family:
         build: writes the graph for that shape; of a chat model, in the form that is given too.
         unused_tensors: tensors that may be present and have no place in the graph.
         tower: writes the graph of the vision tower, given its shape; None: it reads text only.
-            Such a model has a graph for the CPU alone, which takes what the tower makes.
+            Such a decoder takes what the tower makes; it has no graph for TensorRT.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
         head: writes the graph of the head that predicts further tokens, given its shape, which
             `head_of` tells; None: it has none, or what it has is not built.
@@ -150,11 +150,13 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": Family(
         *("chat", _PICTURES, qwen2_5_vl.read, qwen2_5_vl.build, _DECODER_UNUSED),
         tower=qwen2_5_vl.build_tower,
+        standard=False,
     ),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
     "qwen3_vl": Family(
         *("chat", _PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
         tower=qwen3_vl.build_tower,
+        standard=False,
     ),
     "qwen3_moe": Family(
         "chat", _SPARSE, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from appliance.bundle.manifest import DecoderSpec
-from installer.checkpoint.graph.attention import PAIR, FloatSlots, Tables
+from installer.checkpoint.graph.attention import PAIR, FloatSlots, HalfSlots, Tables
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads, ReadKinds
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
@@ -76,9 +76,8 @@ class PictureSlots(FloatSlots):
         self._index = graph.input("feature_index", ir.DataType.INT64, ("batch", "tokens"))
         self._levels = tower.levels
         self._numbers = self._count_rows(positions)
-        cosines, sines = rotations(graph, positions, frequencies(shape.kinds[0].rope))
-        flat = graph.constant([-1, shape.head_dim // 2])
-        self._turns = graph.op("Reshape", cosines, flat), graph.op("Reshape", sines, flat)
+        turns = rotations(graph, positions, frequencies(shape.kinds[0].rope))
+        self._turns = [self._table(x, shape.head_dim // 2) for x in turns]
 
     def embed(self, words: ir.Value) -> ir.Value:
         """What enters the first layer: the word's embedding, or the image's feature."""
@@ -110,6 +109,12 @@ class PictureSlots(FloatSlots):
         """None: positions of three axes are too many for tables."""
         return ()
 
+    def _table(self, x: ir.Value, width: int) -> ir.Value:
+        """Cosines or sines [batch, tokens, width] as the kernel takes them: a row a token."""
+        rows = self._graph.op("Reshape", x, self._graph.constant([-1, width]))
+        narrow = self._graph.dtype != ir.DataType.FLOAT
+        return self._graph.op("Cast", rows, to=self._graph.dtype) if narrow else rows
+
     def _level(self, level: int) -> ir.Value:
         """Features of one level, [batch, tokens, hidden]."""
         graph = self._graph
@@ -130,6 +135,15 @@ class PictureSlots(FloatSlots):
         ends = (graph.array(f"const.{n}", np.asarray(n, np.int64)) for n in (0, 1))
         first, step = ends
         return graph.op("Reshape", graph.op("Range", first, count, step), shape)
+
+
+class HalfPictureSlots(PictureSlots, HalfSlots):
+    """The same over slots of 16-bit floats, for the CUDA provider."""
+
+
+def slots_of(form: object) -> type[PictureSlots]:
+    """The form of a decoder that reads images in place of one that reads words alone."""
+    return HalfPictureSlots if form is HalfSlots else PictureSlots
 
 
 def frequencies(rope: Rope) -> Float32:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder, qwen3, tower
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.pictures import PictureShape, PictureSlots, read_axes
+from installer.checkpoint.graph.pictures import PictureShape, read_axes, slots_of
 from installer.checkpoint.graph.tower import Patches, TowerShape
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
@@ -39,10 +39,10 @@ def read(checkpoint: Checkpoint) -> PictureShape:
     return picture
 
 
-def build(graph: GraphBuilder, shape: PictureShape, _form: object) -> None:
+def build(graph: GraphBuilder, shape: PictureShape, form: object) -> None:
     """Write the decoder."""
-    form = partial(PictureSlots, picture=shape)
-    decoder.build_decoder(graph, shape.decoder, form, qwen3.project, decoder.swiglu)
+    slots = partial(slots_of(form), picture=shape)
+    decoder.build_decoder(graph, shape.decoder, slots, qwen3.project, decoder.swiglu)
 
 
 def build_tower(graph: GraphBuilder, shape: TowerShape) -> None:

@@ -1,0 +1,116 @@
+"""The two small graphs by which a device says what a draw needs of its logits.
+
+Owns their form, for one vocabulary each. `sums` gives the mass of each run of tokens, `likeliest`
+the most likely tokens: a few thousand numbers a row instead of all of them
+(docs/decisions/0259-draws-on-the-device.md). Only standard operators that the CUDA provider and
+the processor's both have, operator set 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from appliance.engine.drawing import RUN
+from appliance.pb import onnx_graph_pb2 as pb
+
+LIKELIEST = 256
+_IR_VERSION, _OPERATORS = 10, 18
+_FLOAT, _INT64 = 1, 7
+"""TensorProto.DataType."""
+_OF_INT = 2
+"""AttributeProto.AttributeType."""
+
+
+def sums(vocab: int) -> bytes:
+    """logits [rows, vocab], temperature [rows, 1] -> highest [rows, 1], sums [rows, runs].
+
+    A sum is that of exp((logit - highest) / temperature) over `RUN` tokens; the last run has 1 to
+    `RUN` of them.
+    """
+    graph = _Graph()
+    graph.input("logits", vocab)
+    graph.input("temperature", 1)
+    last = graph.constant("last", [-1])
+    graph.node("ReduceMax", ["logits", last], "highest")
+    graph.node("Sub", ["logits", "highest"], "below")
+    graph.node("Div", ["below", "temperature"], "scaled")
+    graph.node("Exp", ["scaled"], "weights")
+    graph.output("highest", 1)
+    whole = (vocab - 1) // RUN * RUN
+    if not whole:
+        graph.node("ReduceSum", ["weights", last], "sums")
+        graph.output("sums", 1)
+        return graph.encoded()
+    first, middle, end = (graph.constant(f"at_{at}", [at]) for at in (0, whole, vocab))
+    graph.node("Slice", ["weights", first, middle, last], "front")
+    graph.node("Reshape", ["front", graph.constant("runs", [0, whole // RUN, RUN])], "in_runs")
+    graph.node("ReduceSum", ["in_runs", last], "front_sums", keepdims=0)
+    graph.node("Slice", ["weights", middle, end, last], "rest")
+    graph.node("ReduceSum", ["rest", last], "rest_sum")
+    graph.node("Concat", ["front_sums", "rest_sum"], "sums", axis=1)
+    graph.output("sums", whole // RUN + 1)
+    return graph.encoded()
+
+
+def likeliest(vocab: int) -> bytes:
+    """logits [rows, vocab] -> values, ids [rows, `likeliest_count`], the largest first."""
+    graph = _Graph()
+    graph.input("logits", vocab)
+    count = likeliest_count(vocab)
+    graph.node("TopK", ["logits", graph.constant("count", [count])], "values", "ids")
+    graph.output("values", count)
+    graph.output("ids", count, _INT64)
+    return graph.encoded()
+
+
+def likeliest_count(vocab: int) -> int:
+    """How many of the most likely tokens `likeliest` gives."""
+    return min(LIKELIEST, vocab)
+
+
+def run_count(vocab: int) -> int:
+    """Runs that `sums` gives a mass for."""
+    return (vocab - 1) // RUN + 1
+
+
+class _Graph:
+    """A graph in the making, over any number of rows."""
+
+    def __init__(self) -> None:
+        self._graph = pb.Graph(name="draw")
+
+    def input(self, name: str, width: int) -> None:
+        self._graph.input.append(_value(name, width, _FLOAT))
+
+    def output(self, name: str, width: int, kind: int = _FLOAT) -> None:
+        self._graph.output.append(_value(name, width, kind))
+
+    def constant(self, name: str, numbers: Sequence[int]) -> str:
+        array: npt.NDArray[np.int64] = np.array(numbers, "<i8")
+        self._graph.initializer.append(
+            pb.Tensor(name=name, dims=array.shape, data_type=_INT64, raw_data=array.tobytes())
+        )
+        return name
+
+    def node(self, operator: str, inputs: Sequence[str], *outputs: str, **numbers: int) -> None:
+        attributes = [pb.Attribute(name=n, i=i, type=_OF_INT) for n, i in numbers.items()]
+        self._graph.node.append(
+            pb.Node(op_type=operator, input=inputs, output=outputs, attribute=attributes)
+        )
+
+    def encoded(self) -> bytes:
+        model = pb.Model(
+            ir_version=_IR_VERSION,
+            graph=self._graph,
+            opset_import=[pb.OperatorSet(version=_OPERATORS)],
+        )
+        return model.SerializeToString()
+
+
+def _value(name: str, width: int, kind: int) -> pb.ValueInfo:
+    rows, columns = pb.Dimension(dim_param="rows"), pb.Dimension(dim_value=width)
+    tensor = pb.TensorType(elem_type=kind, shape=pb.Shape(dim=[rows, columns]))
+    return pb.ValueInfo(name=name, type=pb.Type(tensor_type=tensor))

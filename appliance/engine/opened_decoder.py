@@ -1,0 +1,38 @@
+"""What a decoder is once it is opened, on whatever computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from appliance.config import EngineSettings
+from appliance.engine.adapters import AdaptedDecoder
+from appliance.engine.cache_budget import CacheShape
+from appliance.engine.guesser import Guesser
+from appliance.engine.runner import Runner
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedDecoder:
+    """A decoder ready to run.
+
+    Attributes:
+        runner: computes plans.
+        shape: of the cache.
+        settings: the engine's, with the numbers that suit what computes.
+        recorded: steps are replayed, not started kernel by kernel; False on the processor.
+        close: gives back what the cache took.
+        adapted: what it can do with adapters; None on a GPU.
+        gathered: it wants the decoding sequences in the first slots.
+        draft: the small model or the head that guesses for it; None where there is none, or it is
+            not used.
+    """
+
+    runner: Runner
+    shape: CacheShape
+    settings: EngineSettings
+    recorded: bool
+    close: Callable[[], None]
+    adapted: AdaptedDecoder | None = None
+    gathered: bool = True
+    draft: Guesser | None = None
