@@ -9,6 +9,7 @@ computed is the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 
 from appliance.pb import onnx_graph_pb2 as pb
 
@@ -17,14 +18,16 @@ _INT = 2
 _PRODUCTS = frozenset({"MatMul", "Gemm", "MoE"})
 _HALF_PRODUCTS = frozenset({"MatMulNBits"})
 """These the processor has in 16 bits, too."""
-_ACTIVATIONS = frozenset({"Sigmoid", "Gelu", "Mul"})
+_ACTIVATIONS = frozenset({"Sigmoid", "Gelu", "Mul", "Add", "Tanh"})
 """What follows a product, element by element."""
+_ATTENTION = frozenset({"MultiHeadAttention"})
+"""Reads what products gave, and a mask that stays as it is."""
 
 
 def widen_products(graph: bytes) -> bytes:
-    """`graph` with products and activations between conversions, if its cache has 16-bit floats."""
+    """`graph` with products and activations between conversions, if it has 16-bit floats."""
     model = pb.Model.FromString(graph)
-    if not any(value.type.tensor_type.elem_type == _HALF for value in model.graph.input):
+    if not _is_half(model.graph):
         return graph
     wide = {tensor.name for tensor in model.graph.initializer if tensor.data_type == _FLOAT}
 
@@ -33,23 +36,38 @@ def widen_products(graph: bytes) -> bytes:
     for node in model.graph.node:
         if node.op_type in _PRODUCTS | _HALF_PRODUCTS:
             is_narrow = wide.isdisjoint(node.input)
+        elif node.op_type in _ATTENTION:
+            is_narrow = node.input[0] in narrow
         else:
             is_narrow = node.op_type in _ACTIVATIONS and narrow.issuperset(node.input)
-        if is_narrow:
+        if is_narrow or _narrows(node):
             narrow.update(node.output)
         converts = is_narrow and node.op_type not in _HALF_PRODUCTS
-        nodes += _between_casts(node) if converts else (node,)
+        among = narrow if node.op_type in _ATTENTION else frozenset(node.input)
+        nodes += _between_casts(node, among) if converts else (node,)
     copy = pb.Model.FromString(graph)
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
     return copy.SerializeToString(deterministic=True)
 
 
-def _between_casts(node: pb.Node) -> Iterator[pb.Node]:
+def _is_half(graph: pb.Graph) -> bool:
+    """Whether its cache has 16-bit floats, or, where it has none, something is cast to such."""
+    return any(value.type.tensor_type.elem_type == _HALF for value in graph.input) or any(
+        map(_narrows, graph.node)
+    )
+
+
+def _narrows(node: pb.Node) -> bool:
+    return node.op_type == "Cast" and node.attribute[0].i == _HALF
+
+
+def _between_casts(node: pb.Node, narrow: AbstractSet[str]) -> Iterator[pb.Node]:
+    """The node in 32 bits; those of its inputs that are `narrow` are widened before it."""
     wide = pb.Node()
     wide.CopyFrom(node)
     for index, name in enumerate(node.input):
-        if name:
+        if name and name in narrow:
             wide.input[index] = f"{node.name}.wide_{index}"
             yield _cast(name, wide.input[index], _FLOAT)
     wide.output[0] = f"{node.name}.wide"

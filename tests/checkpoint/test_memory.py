@@ -16,7 +16,8 @@ from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.conftest import build_unsigned
 from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families.qwen3_moe import QWEN3_MOE
-from tests.fakes.checkpoints import write_qwen3
+from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.encoder_checkpoints import write_qwen3_embedding
 from tests.fakes.packers import Fp8, write_packed
 
 LARGE = os.environ.get("APPLIANCE_TEST_FULL") == "1"
@@ -60,6 +61,18 @@ def test_peak_memory_follows_the_largest_tensor(
     assert size > 3 * largest + ALLOWANCE, "too small a checkpoint to show anything"
     peak = _peak_anonymous_memory(checkpoint, tmp_path / "bundle", precision)
     assert peak <= 3 * largest + ALLOWANCE
+
+
+@pytest.mark.parametrize("precision", ["int8", pytest.param("fp32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["bert", "qwen3-embedding"])
+def test_so_does_that_of_a_model_that_reads(tmp_path: Path, family: str, precision: str) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    write = write_bert if family == "bert" else write_qwen3_embedding
+    write(checkpoint, hidden=1024, layers=12, intermediate=4096)
+    largest = 4 * 1024 * 4096
+    size = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
+    assert size > 4 * largest + ALLOWANCE
+    assert _peak_anonymous_memory(checkpoint, tmp_path / "it", precision) <= 4 * largest + ALLOWANCE
 
 
 def test_eight_bit_floats_are_widened_a_run_of_rows_at_a_time(tmp_path: Path) -> None:

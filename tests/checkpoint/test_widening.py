@@ -16,6 +16,8 @@ from installer.checkpoint.widening import widen_products
 from tests.checkpoint.conftest import BuildBundle
 
 PLAIN: list[tuple[str, Precision]] = [("qwen3", "w8a8"), ("llama", "fp32")]
+READERS = ["bert", "cross-encoder", "qwen3-embedding"]
+GRADES: list[Precision] = ["fp32", "int8"]
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,8 @@ PLAIN: list[tuple[str, Precision]] = [("qwen3", "w8a8"), ("llama", "fp32")]
     [
         *((name, kind, way) for name, kind in PLAIN for way in ("cuda", "trt")),
         ("qwen3-moe", "fp32", "cuda"),  # its router has 32 bits already
+        ("qwen2", "fp32", "cuda"),  # with biases
+        *((name, kind, "cuda") for name in READERS for kind in GRADES),
     ],
 )
 def test_the_numbers_are_those_of_the_graph_as_it_is(
@@ -41,9 +45,8 @@ def test_the_numbers_are_those_of_the_graph_as_it_is(
     )
     plain = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     widened = open_graph(model.bundle / graph.path, weights)
-    for one, other in zip(
-        run_probe(plain, model.spec), run_probe(widened, model.spec), strict=True
-    ):
+    spec = model.manifest.spec
+    for one, other in zip(run_probe(plain, spec), run_probe(widened, spec), strict=True):
         assert one.dtype == other.dtype
         # Left to itself the runtime drops pairs of conversions, and with them a rounding.
         assert np.allclose(one.astype(np.float32), other.astype(np.float32), rtol=0.02, atol=0.02)

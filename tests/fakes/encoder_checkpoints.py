@@ -80,12 +80,15 @@ def write_qwen3_embedding(
     normalize: bool = True,
     max_length: int = 128,
     window: int | None = None,
+    hidden: int = 64,
+    layers: int = 2,
+    intermediate: int = 128,
 ) -> Path:
     """Write an embedder: tensors without `model.`, an end token behind each text.
 
     `window`: what the second layer sees.
     """
-    write_qwen3(directory, seed=seed)
+    write_qwen3(directory, seed=seed, hidden=hidden, layers=layers, intermediate=intermediate)
     if window is not None:
         config = _read(directory / "config.json")
         config |= {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 1}
@@ -103,11 +106,11 @@ def write_qwen3_embedding(
         ]
     )
     tokenizer.save(str(directory / "tokenizer.json"))
-    _write_sentence_modules(directory, 64, max_length, "lasttoken", normalize)
+    _write_sentence_modules(directory, hidden, max_length, "lasttoken", normalize)
     _write_json(
         directory / "1_Pooling/config.json",
         {
-            "word_embedding_dimension": 64,
+            "word_embedding_dimension": hidden,
             "pooling_mode_cls_token": False,
             "pooling_mode_mean_tokens": False,
             "pooling_mode_max_tokens": False,
