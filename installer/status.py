@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.audit.signer import VKEY_NAME
-from appliance.compiler import Comparison, Fit, Record, Refusal, explained, read_record
+from appliance.compiler import Comparison, Fit, Record, Refusal, read_record, why_not_faster
 from appliance.config import Config, Layout
 from appliance.errors import ApplianceError
 from appliance.model_store import ModelStore, StoredBundle
@@ -44,6 +44,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing faster computes it; empty if nothing is."""
     reasons: tuple[Refusal, ...] = ()
     """The same, for each faster provider."""
+    beside: Refusal | None = None
+    """Why its images are seen by the processor though it is not; None if they are not."""
     golden: Comparison | None = None
     """How near its logits are to the processor's; None for the processor."""
     fit: Fit | None = None
@@ -139,8 +141,9 @@ def served_model(
         state=pb.ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower(),
         provider=model.provider,
         compiled_for=record.provider if record else "",
-        reason="; ".join(explained(record.reasons)) if record else "",
+        reason="; ".join(why_not_faster(record)) if record else "",
         reasons=record.reasons if record else (),
+        beside=record.beside if record else None,
         golden=record.compared if record else None,
         fit=record.fit if record else None,
         context_length=model.context_length,

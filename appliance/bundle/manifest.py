@@ -139,7 +139,7 @@ class VisionSpec(_Strict, frozen=True):
     """How images become features that the decoder reads; lengths in pixels, others counts."""
 
     graph: str
-    """Path of the tower's graph; its weight files lie beside it."""
+    """Path of the tower's graph for the CPU; its weight files lie beside it."""
     image_token: int
     """The token that stands for an image where the chat template writes it."""
     patch: int
@@ -157,6 +157,13 @@ class VisionSpec(_Strict, frozen=True):
     """Of the table of learned positions; left out if there is none."""
     window: int | msgspec.UnsetType = msgspec.UNSET
     """Tokens a side that attend to each other; left out if all do to all."""
+    cuda: str | msgspec.UnsetType = msgspec.UNSET
+    """Path of the tower's graph for the CUDA provider, in the same folder, if there is one."""
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Paths of all of the tower's graphs."""
+        return (self.graph, self.cuda) if isinstance(self.cuda, str) else (self.graph,)
 
 
 class EncoderSpec(_Strict, frozen=True):
@@ -486,7 +493,7 @@ def _check(manifest: Manifest) -> None:
     if manifest.prompting is not None:
         named.append(manifest.prompting.template)
     if isinstance(manifest.vision, VisionSpec):
-        named.append(manifest.vision.graph)
+        named += manifest.vision.graphs
     if isinstance(manifest.draft, DraftSpec):
         named += [path for g in manifest.draft.graphs for path in (g.path, *g.others)]
     if isinstance(manifest.head, HeadSpec):
@@ -663,8 +670,12 @@ def _vision_numbers(manifest: Manifest) -> dict[str, int]:
     counts = {name: getattr(vision, name) for name in names}
     folder = f"{vision.graph.rpartition('/')[0]}/"
     beside = [e.path for e in manifest.files if e.path.startswith(folder)]
-    if len(beside) < 2 or folder == f"{manifest.graph.weights_folder}/":
+    if len(beside) <= len(vision.graphs) or folder == f"{manifest.graph.weights_folder}/":
         raise _bad("the graph of vision has no weight files of its own")
+    if len(set(vision.graphs)) < len(vision.graphs) or any(
+        path.rpartition("/")[0] != folder[:-1] for path in vision.graphs
+    ):
+        raise _bad("the graphs of vision are not two of one folder")
     if vision.max_pixels < max(vision.min_pixels, (vision.patch * vision.merge) ** 2):
         raise _bad("vision.max_pixels is less than the smallest image")
     if not all(0 < value < 1e3 for value in vision.std) or not all(

@@ -21,7 +21,7 @@ from appliance.compiler.record import (
     Record,
     Refusal,
     compiled_as,
-    explained,
+    why_not_faster,
 )
 from appliance.compiler.runtime import Runtime, choose_runtime
 
@@ -41,8 +41,8 @@ __all__ = [
     "disk_bytes",
     "ensure_artifact",
     "ensure_artifacts",
-    "explained",
     "fingerprint",
     "open_artifact",
     "read_record",
+    "why_not_faster",
 ]

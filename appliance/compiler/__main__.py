@@ -72,6 +72,8 @@ def _compile_for_gpu(
     from appliance.compiler.gpu_compile import CUDA, compile_cuda
     from appliance.compiler.libraries import read_libraries
     from appliance.compiler.profiles import Sizes, plan
+    from appliance.compiler.record import Outcome
+    from appliance.compiler.tower_compile import compile_tower_beside
     from appliance.compiler.trt_compile import compile_tensorrt
 
     libraries = read_libraries()
@@ -80,12 +82,15 @@ def _compile_for_gpu(
     if missing:
         raise UnsupportedError(missing, code="library_missing")
     manifest, expected = _manifest(bundle_dir), golden.read(golden_dir)
+    beside = None
     if tensorrt:
         profiles = plan(msgspec.json.decode(how, type=Sizes))
         compared = compile_tensorrt(bundle_dir, manifest, out_dir, expected, profiles)
     else:
         compared = compile_cuda(bundle_dir, manifest, out_dir, expected, CUDA, how)
-    sys.stdout.write(msgspec.json.encode(compared).decode() + "\n")
+        beside = compile_tower_beside(bundle_dir, manifest, out_dir, CUDA)
+    made = Outcome(compared=compared, beside=beside)
+    sys.stdout.write(msgspec.json.encode(made).decode() + "\n")
 
 
 def _manifest(bundle_dir: Path) -> Manifest:

@@ -125,14 +125,26 @@ def compile_tower(
 
     Raises as `compile_bundle` does.
     """
+    graph, folder = _tower(bundle_dir, manifest, vision)
+    target = artifact_dir / VISION_NAME
+    before = run_tower_probe(_optimized(graph, folder, target, VISION_WEIGHTS_NAME), vision)
+    _compare(before, run_tower_probe(load(target), vision))
+
+
+def tower_results(bundle_dir: Path, manifest: Manifest, vision: VisionSpec) -> list[Array]:
+    """What the tower makes of a small image by its graph for the processor.
+
+    Raises as `compile_bundle` does.
+    """
+    graph, folder = _tower(bundle_dir, manifest, vision)
+    return run_tower_probe(_session(graph, _over(folder)), vision)
+
+
+def _tower(bundle_dir: Path, manifest: Manifest, vision: VisionSpec) -> tuple[bytes, Path]:
+    """The tower's graph for the processor, and the folder of its weights; all hashed now."""
     folder = vision.graph.rpartition("/")[0]
     weights = verified_weights(bundle_dir, manifest, folder)
-    graph = verified_graph(bundle_dir, manifest, vision.graph, weights)
-    target = artifact_dir / VISION_NAME
-    before = run_tower_probe(
-        _optimized(graph, bundle_dir / folder, target, VISION_WEIGHTS_NAME), vision
-    )
-    _compare(before, run_tower_probe(load(target), vision))
+    return verified_graph(bundle_dir, manifest, vision.graph, weights), bundle_dir / folder
 
 
 def write_golden(bundle_dir: Path, manifest: Manifest, out_dir: Path) -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, Manifest, VisionSpec
+from appliance.bundle.manifest import DecoderSpec, Manifest
 from appliance.compiler import golden, golden_texts
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
-from appliance.compiler.compile import compile_tower
 from appliance.compiler.libraries import ATTENTION_KERNELS, MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.probe import Array
@@ -64,8 +63,6 @@ def compile_cuda(
 ) -> Comparison:
     """Write model.onnx and weights.bin into the empty `artifact_dir`; how near it computes.
 
-    A model that reads images has its vision tower there, too, for the processor.
-
     `precision` is what the weights shall be on the GPU. `expected` [rows, vocab] are the
     processor's logits of the golden prompt, or what it makes of the golden texts. Raises
     DigestError for a file that is not the manifest's, VerificationError for a graph that is not
@@ -77,17 +74,14 @@ def compile_cuda(
     variant, grade = found[0], manifest.graph.precision
     weights = verified_weights(bundle_dir, manifest)
     graph = verified_graph(bundle_dir, manifest, variant.path, weights)
-    _optimize(graph, bundle_dir / variant.weights_folder, artifact_dir, target)
+    optimize(graph, bundle_dir / variant.weights_folder, artifact_dir, target)
     session = load(artifact_dir / GRAPH_NAME, target)
     refuse_the_processor(session, target)
     if not isinstance(spec := manifest.spec, DecoderSpec):
         golden_texts.read_longest(session, spec)
         return golden_texts.compare(golden_texts.outputs(session, spec), expected, grade)
     measured = golden.on_device(session, session, spec, target.device)
-    compared = golden.compare(measured, expected, grade)
-    if isinstance(manifest.vision, VisionSpec):
-        compile_tower(bundle_dir, manifest, manifest.vision, artifact_dir)
-    return compared
+    return golden.compare(measured, expected, grade)
 
 
 def load(graph: Path, target: Target) -> ort.InferenceSession:
@@ -144,15 +138,24 @@ def quiet() -> None:
     ort.set_default_logger_severity(4)
 
 
-def _optimize(graph: bytes, weights: Path, artifact_dir: Path, target: Target) -> None:
-    """Fold, optimize and save. The session, which holds the weights once more, ends here."""
+def optimize(
+    graph: bytes,
+    weights: Path,
+    artifact_dir: Path,
+    target: Target,
+    names: tuple[str, str] = (GRAPH_NAME, WEIGHTS_NAME),
+) -> None:
+    """Fold, optimize and save as the files of these `names`. `weights`: the folder of the graph's.
+
+    The session, which holds the weights once more, ends here. Raises UnsupportedError.
+    """
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.optimized_model_filepath = str(artifact_dir / GRAPH_NAME)
+    options.optimized_model_filepath = str(artifact_dir / names[0])
     for name, value in (
         # The graph is given as the bytes that were checked, so its folder must be named.
         ("session.model_external_initializers_file_folder_path", str(weights)),
-        ("session.optimized_model_external_initializers_file_name", WEIGHTS_NAME),
+        ("session.optimized_model_external_initializers_file_name", names[1]),
         (
             "session.optimized_model_external_initializers_min_size_in_bytes",
             _SMALLEST_EXTERNAL,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from appliance.bundle.manifest import DecoderSpec, Graph, Manifest, Reading, Spec
+from appliance.bundle.manifest import DecoderSpec, Graph, Manifest, Reading, Spec, VisionSpec
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files
@@ -39,6 +39,10 @@ _AS_STORED: Mapping[str, str] = {"int8": "int8", "int4": "int4", "w4a8": "int4"}
 """Grades whose blocks of integers a decoder in 16-bit floats multiplies as they are; as what."""
 
 
+_IN_FULL: Mapping[str, int] = {"fp32": 1, "fp16": 2, "int8": 4, "int4": 4}
+"""Grade of the bundle -> bytes of its tower in 32-bit floats for each byte stored."""
+
+
 def on_gpu(manifest: Manifest, graph: Graph) -> str:
     """What the weights are on a GPU that computes this graph."""
     if not isinstance(manifest.spec, DecoderSpec):
@@ -62,8 +66,18 @@ def candidates(
     for graph in graphs:
         precision = on_gpu(manifest, graph)
         weights = int(stored * _BYTES[manifest.graph.precision, precision]) * copies
+        weights += _tower_bytes(manifest)
         fits.append(Fit(precision=precision, weights=weights, slot=slot, memory=memory))
     return tuple(fits)
+
+
+def _tower_bytes(manifest: Manifest) -> int:
+    """Of a vision tower that computes on a GPU, in 32-bit floats."""
+    vision = manifest.vision
+    if not (isinstance(vision, VisionSpec) and isinstance(vision.cuda, str)):
+        return 0
+    files = weight_files(manifest, vision.graph.rpartition("/")[0])
+    return sum(entry.size for entry in files.values()) * _IN_FULL[manifest.graph.precision]
 
 
 def choose_precision(options: Sequence[Fit]) -> Fit | None:

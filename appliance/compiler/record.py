@@ -82,6 +82,7 @@ class Record(
         provider: what computes it; sessions over it that take another are closed.
         reasons: for each faster provider, why it was not taken.
         compared: with the processor; None for the processor itself.
+        beside: why the model's vision tower is the processor's though its decoder is not; or None.
         fit: in the GPU's memory; None for the processor.
     """
 
@@ -94,6 +95,14 @@ class Record(
     reasons: tuple[Refusal, ...] = ()
     compared: Comparison | None = None
     fit: Fit | None = None
+    beside: Refusal | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a compilation for a GPU says of itself; attributes as the record's."""
+
+    compared: Comparison
+    beside: Refusal | None = None
 
 
 def compiled_as(record: Record) -> list[str]:
@@ -103,10 +112,16 @@ def compiled_as(record: Record) -> list[str]:
         taken += f", golden results within {record.compared.error:.4f} of the processor's"
     if record.fit is not None:
         taken += f", weights in {record.fit.precision}"
-    return [taken, *explained(record.reasons)]
+    return [taken, *why_not_faster(record)]
 
 
-def explained(reasons: Iterable[Refusal]) -> list[str]:
+def why_not_faster(record: Record) -> list[str]:
+    """What of the model a faster provider could compute, and why it does not: clauses."""
+    tower = [] if record.beside is None else [f"images seen by cpu: {record.beside.message}"]
+    return [*tower, *_explained(record.reasons)]
+
+
+def _explained(reasons: Iterable[Refusal]) -> list[str]:
     """The reasons as clauses; providers that share one share its clause."""
     providers: dict[str, list[str]] = {}
     for refusal in reasons:

@@ -29,6 +29,7 @@ from appliance.compiler.artifact import (
     NATIVE_HEAD_NAME,
     NATIVE_NAME,
     PREFILL_NAME,
+    VISION_CUDA_NAME,
     VISION_NAME,
     VISION_WEIGHTS_NAME,
     WEIGHTS_NAME,
@@ -40,7 +41,7 @@ from appliance.compiler.fingerprint import artifact_key, for_settings
 from appliance.compiler.ladder import Rung, choose, fits
 from appliance.compiler.memory import choose_precision, refuse_if_taken
 from appliance.compiler.profiles import sizes_for
-from appliance.compiler.record import Comparison, Fit, Provider, Record, Refusal
+from appliance.compiler.record import Comparison, Fit, Outcome, Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime
 from appliance.config import EngineSettings, Layout
 from appliance.errors import LayoutError, NotFoundError, UnsupportedError, VerificationError
@@ -54,7 +55,7 @@ _FILES = frozenset(
     {
         *(GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME),
         *(NATIVE_NAME, NATIVE_ADAPTED_NAME, NATIVE_HEAD_NAME),
-        *(VISION_NAME, VISION_WEIGHTS_NAME),
+        *(VISION_NAME, VISION_CUDA_NAME, VISION_WEIGHTS_NAME),
         *(DRAFT_PREFIX + name for name in (GRAPH_NAME, PREFILL_NAME, NATIVE_NAME, WEIGHTS_NAME)),
     }
 )
@@ -131,6 +132,7 @@ class ArtifactWork:
                 reasons=reasons,
                 compared=found.compared,
                 fit=found.fit,
+                beside=found.beside,
             )
             self._sign(record, incoming)
             self.made(self.bundle, record)
@@ -170,7 +172,8 @@ class ArtifactWork:
             arguments.append(str(logits))
             arguments.append(self._sizes(fit) if provider == "tensorrt" else fit.precision)
             said = run_compiler(runtime.python, arguments, self.user)
-        return _Found(_comparison(said), fit)
+        made = _made(said)
+        return _Found(made.compared, fit, made.beside)
 
     def _sizes(self, fit: Fit) -> str:
         spec = self.bundle.manifest.decoder
@@ -207,21 +210,23 @@ class _Found:
 
     compared: Comparison | None
     fit: Fit | None
+    beside: Refusal | None = None
 
 
-def _comparison(said: bytes) -> Comparison:
-    """What the child says of its comparison. Raises UnsupportedError for anything but a success."""
+def _made(said: bytes) -> Outcome:
+    """What the child says that it made. Raises UnsupportedError for anything but a success."""
     try:
-        compared = msgspec.json.decode(said, type=Comparison)
+        made = msgspec.json.decode(said, type=Outcome)
     except msgspec.DecodeError as error:
         raise UnsupportedError(f"the compiler does not say what it compared: {error}") from None
+    compared = made.compared
     if not 0 <= compared.error <= compared.bound:
         raise UnsupportedError(
             f"golden results differ from the processor's by {compared.error}, "
             f"more than {compared.bound}",
             code="golden_differs",
         )
-    return compared
+    return made
 
 
 def is_engine_file(name: str) -> bool:

@@ -38,10 +38,10 @@ from appliance.engine.opened import open_decoder
 from appliance.engine.opened_decoder import OpenedDecoder
 from appliance.engine.opened_reader import open_reader
 from appliance.engine.reranker import RerankModel
-from appliance.engine.session import VISION_NAME, open_session
 from appliance.engine.tokenizer import Tokenizer
 from appliance.engine.vision.decoder import Image
 from appliance.engine.vision.eyes import Eyes, Shown
+from appliance.engine.vision.tower import open_tower
 from appliance.errors import RequestError
 from appliance.model_store import StoredBundle
 from appliance.prompting import ChatTemplate, Conversation
@@ -89,9 +89,7 @@ class ChatModel:
         try:
             vision = manifest.vision
             if isinstance(vision, VisionSpec):
-                threads = settings.sized(gpu=False).threads
-                session = open_session(artifact.directory, threads, VISION_NAME)
-                self.eyes = Eyes(session, vision)
+                self.eyes = Eyes(open_tower(artifact.directory, settings), vision)
             draft = manifest.draft.decoder if isinstance(manifest.draft, DraftSpec) else None
             head = manifest.head if isinstance(manifest.head, HeadSpec) else None
             self._opened = opened = open_decoder(

@@ -28,6 +28,7 @@ NATIVE_NAME = "native.onnx"
 NATIVE_ADAPTED_NAME = "native-adapted.onnx"
 NATIVE_HEAD_NAME = "native-head.onnx"
 VISION_NAME = "vision.onnx"
+VISION_CUDA_NAME = "vision-cuda.onnx"
 DRAFT_PREFIX = "draft-"
 """Before the names of a draft model's graphs."""
 
@@ -71,16 +72,18 @@ def open_cuda_session(artifact: Path, index: int = 0) -> tuple[ort.InferenceSess
     return session, recorded
 
 
-def open_cuda_reader(artifact: Path, index: int = 0) -> ort.InferenceSession:
-    """A session on the GPU number `index` for a graph that reads texts: nothing is recorded, since
-    each batch has a shape of its own, and memory grows by what is asked for.
+def open_cuda_reader(
+    artifact: Path, name: str = GRAPH_NAME, index: int = 0
+) -> ort.InferenceSession:
+    """A session on the GPU number `index` for a graph that reads texts or looks at images: nothing
+    is recorded, since each run has a shape of its own, and memory grows by what is asked for.
 
     Raises UnsupportedError as `open_cuda_session` does.
     """
     libraries.preload()
     settings = {"device_id": str(index), **dict([libraries.ATTENTION_KERNELS])}
     settings["arena_extend_strategy"] = "kSameAsRequested"
-    session = _open(artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings)
+    session = _open(artifact / name, _options(1), CUDA_PROVIDER, settings)
     if session.get_providers()[0] != CUDA_PROVIDER:
         raise _another(session, CUDA_PROVIDER)
     return session

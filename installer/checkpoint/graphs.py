@@ -29,6 +29,7 @@ from installer.checkpoint.bundle_layout import (
     PREFILL_GRAPH,
     SHALLOW,
     TRT_GRAPH,
+    VISION_CUDA_GRAPH,
     VISION_GRAPH,
     WEIGHTS,
 )
@@ -44,6 +45,7 @@ from installer.checkpoint.graph.attention import (
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.compact import CompactBuilder
 from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.floats import FloatBuilder
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.graph.half_reader import CompactReader, HalfReader
 from installer.checkpoint.graph.native import (
@@ -138,7 +140,7 @@ def write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[F
             writer.write(directory / TRT_GRAPH, StaticCache, StandardBuilder)
         if plan.vision is not None:
             progress.step("building the vision tower")
-            _write_tower(plan, directory / VISION_GRAPH)
+            _write_tower(plan, directory / VISION_GRAPH, directory / VISION_CUDA_GRAPH)
         if plan.gate is not None and plan.gate.reference is not None:
             files.sealed = True
             shallow = work.scratch / SHALLOW
@@ -168,16 +170,17 @@ def write_draft(plan: Plan, work: Unfinished, progress: Progress) -> None:
     tensors.finish(plan.family.unused_tensors)
 
 
-def _write_tower(plan: Plan, path: Path) -> None:
+def _write_tower(plan: Plan, path: Path, cuda: Path) -> None:
     """The tower, with weight files of its own: 4 bits would cost it too much."""
     assert plan.family.tower is not None
     shutil.rmtree(path.parent, ignore_errors=True)  # what a build that was stopped left
     path.parent.mkdir()
     with WeightFiles(path.parent, limit=plan.max_file_bytes) as files:
-        builder = GraphBuilder(plan.checkpoint.tensors, files, _tower_scheme(plan))
-        plan.family.tower(builder, plan.shape.tower)
-        files.flush()
-        builder.save(path, name=f"{plan.checkpoint.family}.vision")
+        for name, words in ((path, GraphBuilder), (cuda, FloatBuilder)):
+            builder = words(plan.checkpoint.tensors, files, _tower_scheme(plan))
+            plan.family.tower(builder, plan.shape.tower)
+            files.flush()
+            builder.save(name, name=f"{plan.checkpoint.family}.vision")
 
 
 def _tower_scheme(plan: Plan) -> Scheme:
@@ -270,4 +273,5 @@ def try_graphs(plan: Plan, directory: Path, progress: Progress) -> None:
         probe(directory / NATIVE_HEAD_GRAPH, directory / WEIGHTS, plan.head_spec.decoder)
     if plan.vision is not None:
         progress.step("trying the vision tower")
-        probe_tower(directory / VISION_GRAPH, plan.vision)
+        for tower in (VISION_GRAPH, VISION_CUDA_GRAPH):
+            probe_tower(directory / tower, plan.vision)

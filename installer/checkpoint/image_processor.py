@@ -26,9 +26,16 @@ _HARMLESS = frozenset({"processor_class", "default_to_square"})
 
 
 def read_vision(
-    checkpoint: Checkpoint, shape: PictureShape, tokenizer: CheckpointTokenizer, graph: str
+    checkpoint: Checkpoint,
+    shape: PictureShape,
+    tokenizer: CheckpointTokenizer,
+    graph: str,
+    cuda: str,
 ) -> VisionSpec:
-    """What the manifest says of the tower whose graph is `graph`. Raises CheckpointError."""
+    """What the manifest says of the tower whose graphs are `graph` and, for CUDA, `cuda`.
+
+    Raises CheckpointError.
+    """
     settings = checkpoint.settings(NAME)
     tower = shape.tower
     settings.expect("image_processor_type", *_PROCESSORS)
@@ -48,6 +55,7 @@ def read_vision(
     least, most = _read_size(settings)
     spec = VisionSpec(
         graph=graph,
+        cuda=cuda,
         image_token=_read_token(shape, tokenizer),
         patch=tower.patch,
         temporal=tower.temporal,

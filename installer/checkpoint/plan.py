@@ -14,7 +14,11 @@ import msgspec
 
 from appliance.bundle.manifest import DecoderSpec, Generation, HeadSpec, Spec, VisionSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.bundle_layout import NATIVE_HEAD_GRAPH, VISION_GRAPH
+from installer.checkpoint.bundle_layout import (
+    NATIVE_HEAD_GRAPH,
+    VISION_CUDA_GRAPH,
+    VISION_GRAPH,
+)
 from installer.checkpoint.generation import read_generation
 from installer.checkpoint.graph import adapted
 from installer.checkpoint.graph.compact import has_compact_graph
@@ -156,7 +160,7 @@ def make_plan(
     vision = None
     if family.tower is not None:
         assert chat is not None
-        vision = read_vision(checkpoint, shape, tokenizer, VISION_GRAPH)
+        vision = read_vision(checkpoint, shape, tokenizer, VISION_GRAPH, VISION_CUDA_GRAPH)
         chat.check_images(tokenizer.text_of(vision.image_token))
     plan = Plan(
         checkpoint=checkpoint,

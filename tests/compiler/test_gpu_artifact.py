@@ -369,7 +369,7 @@ def test_what_the_child_claims_is_held_to_the_bound(
 ) -> None:
     on_gpu = tmp_path / "release/venv-cuda13/bin/python"
     for claim, code in (
-        ('{"error": 0.9, "bound": 0.25}', "golden_differs"),
+        ('{"compared": {"error": 0.9, "bound": 0.25}}', "golden_differs"),
         ("fine", "unsupported"),
     ):
         write_release(tmp_path / "release", machine_with())

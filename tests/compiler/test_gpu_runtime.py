@@ -24,17 +24,20 @@ from appliance.config import Layout
 from appliance.errors import UnsupportedError
 from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
+from tests.checkpoint.families import find_models
 from tests.compiler.conftest import stored
 from tests.conftest import BUILD_CACHE, FULL_VARIABLE, REPOSITORY
-from tests.fakes.checkpoints import write_bert
+from tests.fakes.checkpoints import write_bert, write_qwen3
 from tests.fakes.encoder_checkpoints import (
     write_cross_encoder,
     write_qwen3_embedding,
     write_qwen3_reranker,
 )
 from tests.fakes.no_cuda import write_libraries
+from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 
 RUNTIME = BUILD_CACHE / "gpu-runtime"
+MODELS = find_models()
 
 pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
 
@@ -104,7 +107,7 @@ for graph in manifest.variants("cuda"):
     made = out / graph.precision
     made.mkdir()
     data = verified_graph(bundle, manifest, graph.path, weights)
-    gpu_compile._optimize(data, bundle / graph.weights_folder, made, gpu_compile.CUDA)
+    gpu_compile.optimize(data, bundle / graph.weights_folder, made, gpu_compile.CUDA)
     session = gpu_compile.load(made / "model.onnx", gpu_compile.CUDA)
     gpu_compile.refuse_the_processor(session, gpu_compile.CUDA)
     nodes = {}
@@ -117,6 +120,57 @@ for graph in manifest.variants("cuda"):
         golden_texts.outputs(session, manifest.spec)
     except UnsupportedError:
         pass  # a kernel asked for what stands in for nothing
+"""
+
+
+DECODERS = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import onnxruntime as ort
+from appliance.bundle.manifest import VisionSpec, decode
+from appliance.compiler import gpu_compile, golden, tower_compile
+from appliance.compiler.probe import run_tower_probe
+from appliance.compiler.sources import verified_graph, verified_weights
+from appliance.engine import draw_graphs
+from appliance.engine.session import open_cuda_session, open_small_session
+from appliance.errors import UnsupportedError
+
+bundle, out, plain = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "plain"
+manifest = decode((bundle / "bundle.json").read_bytes())
+CUDA = gpu_compile.CUDA
+used = gpu_compile.Target(CUDA.provider, CUDA.device) if plain else CUDA
+
+def say(session):
+    nodes = {}
+    for part in session.get_provider_graph_assignment_info():
+        kinds = nodes.setdefault(part.ep_name, [])
+        kinds += [node.op_type for node in part.get_nodes()]
+    print(json.dumps(nodes), flush=True)
+
+def compile(path, weights_folder, names):
+    weights = verified_weights(bundle, manifest, weights_folder)
+    graph = verified_graph(bundle, manifest, path, weights)
+    gpu_compile.optimize(graph, bundle / weights_folder, out, CUDA, names)
+    session = gpu_compile.load(out / names[0], used)
+    gpu_compile.refuse_the_processor(session, used)
+    say(session)
+    return session
+
+gpu_compile.quiet()
+graph = manifest.variant("cuda")
+session = compile(graph.path, graph.weights_folder, ("model.onnx", "weights.bin"))
+try:
+    golden.on_device(session, session, manifest.decoder, "cuda")
+except (UnsupportedError, IndexError):
+    pass  # nothing that comes out means anything
+print("recorded" if open_cuda_session(out)[1] else "run as they are", flush=True)
+for make in (draw_graphs.sums, draw_graphs.likeliest):
+    say(open_small_session(make(manifest.decoder.vocab_size), "cuda"))
+if isinstance(manifest.vision, VisionSpec):
+    print("tower", flush=True)
+    vision, names = manifest.vision, ("vision.onnx", "vision.bin")
+    run_tower_probe(compile(vision.cuda, vision.graph.rpartition("/")[0], names), vision)
 """
 
 
@@ -236,6 +290,84 @@ def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_no_table_of_pr
         assert "CUDAExecutionProvider" in nodes
     assert done.stdout.count("opened by CUDAExecutionProvider") == 2
     assert set(re.findall(r"SdpaKernel=(\w+)", done.stdout)) == {kernel}
+
+
+def said_of_a_decoder(on_gpu: Path, bundle: Path, folder: Path, how: str) -> str:
+    """What the provider does with all graphs that a GPU has of a chat model."""
+    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
+    write_libraries(capi, folder, device=True)
+    (folder / "out").mkdir()
+    done = subprocess.run(
+        [on_gpu, "-I", "-c", DECODERS, bundle, folder / "out", how],
+        env=os.environ
+        | {"LD_LIBRARY_PATH": str(folder), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+SIZES = {"Concat", "Slice", "Mul", "Squeeze"}
+"""Arithmetic on the sizes of a step, which no provider does elsewhere; its result is recorded."""
+
+
+def kernels(said: str) -> list[str]:
+    """For attention, in the order of the runs, each once for a row of layers."""
+    found = re.findall(r"SdpaKernel=(\w+)", said)
+    return [kernel for kernel, before in zip(found, ["", *found], strict=False) if kernel != before]
+
+
+def providers(said: str) -> list[dict[str, list[str]]]:
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.main])
+def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
+    on_gpu: Path, tmp_path: Path, name: str
+) -> None:
+    checkpoint, bundle = MODELS[name].write(tmp_path / "checkpoint"), tmp_path / "bundle"
+    build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
+    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
+    decoder, *draws = providers(said)
+    assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
+    assert [set(nodes) for nodes in draws] == [{"CUDAExecutionProvider"}] * 2
+    assert "recorded" in said
+    assert "CUDNN_FLASH_ATTENTION" not in kernels(said)
+
+
+def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
+    on_gpu: Path, tmp_path: Path
+) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint", head_dim=128)
+    bundle = tmp_path / "bundle"
+    build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
+    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
+    assert kernels(said) == ["FLASH_ATTENTION", "XQA"]
+
+
+def test_left_alone_it_would_have_cudnn_plan_each_piece_of_a_prompt(
+    on_gpu: Path, tmp_path: Path
+) -> None:
+    checkpoint, bundle = write_qwen3(tmp_path / "checkpoint"), tmp_path / "bundle"
+    build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
+    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "plain")
+    assert kernels(said)[0] == "CUDNN_FLASH_ATTENTION"
+
+
+@pytest.mark.parametrize("write", [write_qwen3_vl, write_qwen2_5_vl])
+def test_the_cuda_provider_takes_models_that_see_and_their_towers(
+    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    checkpoint, bundle = write(tmp_path / "checkpoint"), tmp_path / "bundle"
+    build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="int8")
+    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
+    decoder, *draws, tower = providers(said)
+    assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
+    assert [set(nodes) for nodes in (*draws, tower)] == [{"CUDAExecutionProvider"}] * 3
+    assert "recorded" in said
+    assert "CUDNN_FLASH_ATTENTION" not in kernels(said)
+    assert "EFFICIENT_ATTENTION" in kernels(said.partition("tower")[2]), "no table of products"
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

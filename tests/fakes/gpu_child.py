@@ -16,7 +16,8 @@ from appliance.compiler import __main__ as compiler
 from appliance.compiler import golden
 from appliance.compiler.gpu_compile import Target, compile_cuda
 from appliance.compiler.profiles import Sizes, plan
-from appliance.compiler.record import Comparison
+from appliance.compiler.record import Comparison, Outcome
+from appliance.compiler.tower_compile import compile_tower_beside
 
 
 def main(machine: Path, arguments: list[str]) -> int:
@@ -29,14 +30,17 @@ def main(machine: Path, arguments: list[str]) -> int:
             manifest = decode((Path(bundle) / MANIFEST_NAME).read_bytes())
             expected = golden.read(Path(logits))
             compared = compile_cuda(Path(bundle), manifest, Path(out), expected, target, precision)
-            sys.stdout.write(msgspec.json.encode(compared).decode())
+            beside = compile_tower_beside(Path(bundle), manifest, Path(out), target)
+            made = Outcome(compared=compared, beside=beside)
+            sys.stdout.write(msgspec.json.encode(made).decode())
             return 0
         case ["--provider", "tensorrt", _, out, _, sizes]:
             # Engines that nothing can run; what is done with them on a node does not look inside.
             for profile in plan(msgspec.json.decode(sizes, type=Sizes)):
                 (Path(out) / profile.graph).write_text(f"names {profile.name}")
                 (Path(out) / f"{profile.name}_sm90.engine").write_text(sizes)
-            sys.stdout.write(msgspec.json.encode(Comparison(error=0.01, bound=0.02)).decode())
+            made = Outcome(compared=Comparison(error=0.01, bound=0.02))
+            sys.stdout.write(msgspec.json.encode(made).decode())
             return 0
         case _:
             return compiler.main(arguments)

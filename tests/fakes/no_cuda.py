@@ -2,8 +2,9 @@
 
 As `write_libraries` makes them whatever is called says that there is no device: the CUDA provider
 loads with them and reads its options. With a `device` every call succeeds, its memory is this
-machine's and its kernels do nothing: sessions open, so it can be seen which nodes the provider
-takes and which kernel for attention it chooses, but no number that comes out means anything.
+machine's and its kernels do nothing: sessions open and run, so it can be seen which nodes the
+provider takes and which kernel for attention it chooses, but no number that comes out means
+anything. cuDNN is then there, too, as far as its version: it plans nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 _NEEDED = re.compile(r"\(NEEDED\).*\[(lib(?:cuda|cudart|cublas|cublasLt|curand)\.so\.\d+)\]")
+_CUDNN = re.compile(rb"\0(cudnn[A-Z]\w+)(?=\0)")
 _NO_DEVICE = 100
 """cudaErrorNoDevice, CUDA Runtime API, section 6.36."""
 
@@ -28,10 +30,12 @@ _DEVICE = {
     "cudaDriverGetVersion": _VERSION,
     "cudaRuntimeGetVersion": _VERSION,
     # cudaDeviceProp of CUDA 13, CUDA Runtime API, section 7.5: a name, then at these bytes memory,
-    # shared memory and threads of a block, width of a warp, compute capability, multiprocessors.
+    # shared memory, width of a warp, threads of a block, sides of a block and of a grid, compute
+    # capability, multiprocessors.
     "cudaGetDeviceProperties": (
         "int NAME(char *p) { memset(p, 0, 700); *p = 'G'; *(size_t *)(p + 288) = 80UL << 30;"
         " *(size_t *)(p + 296) = 49152; *(int *)(p + 308) = 32; *(int *)(p + 320) = 1024;"
+        " int sides[] = {1024, 1024, 64, 2147483647, 65535, 65535}; memcpy(p + 324, sides, 24);"
         " *(int *)(p + 360) = 9; *(int *)(p + 384) = 132; return 0; }\n"
     ),
     "cudaMemGetInfo": "int NAME(size_t *f, size_t *t) { *f = *t = 80UL << 30; return 0; }\n",
@@ -40,10 +44,14 @@ _DEVICE = {
     "cudaHostAlloc": _ALLOCATED,
     "cudaMemcpy": _COPIED,
     "cudaMemcpyAsync": _COPIED,
+    "cudaMemcpyFromSymbol": "int NAME(char *p, void *s, size_t n) { memset(p, 0, n); return 0; }\n",
+    "cudaStreamIsCapturing": "int NAME(void *s, int *is) { *is = 0; return 0; }\n",
     "cudaStreamCreateWithFlags": _HANDLE,
     "cudaEventCreateWithFlags": _HANDLE,
     "cublasCreate_v2": _HANDLE,
     "cublasLtCreate": _HANDLE,
+    "cudnnCreate": _HANDLE,
+    "cudnnGetVersion": "size_t NAME() { return 91900; }\n",
 }
 """What a device answers with more than success."""
 
@@ -59,6 +67,11 @@ def write_libraries(provider: Path, folder: Path, *, device: bool = False) -> No
     for name in names:
         own = symbols[name] if name in symbols else symbols[""]
         _write(folder / name, own, versioned=name in symbols, device=device)
+    if device:
+        # Opened by name, so its functions are not among the symbols that are asked for.
+        named = _CUDNN.findall(provider.read_bytes())
+        own = {name.decode() for name in named}
+        _write(folder / "libcudnn.so.9", own, versioned=False, device=True)
 
 
 def _write(path: Path, symbols: set[str], *, versioned: bool, device: bool) -> None:

@@ -12,14 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph.builder import Matrix, QuantizedMatrix
+from installer.checkpoint.graph.floats import BlocksAsFloats
 from installer.checkpoint.graph.half import HalfBuilder
-from installer.checkpoint.weights import alias
 
 _HEAD_UNIT = 8
 """Numbers of a head that CUDA's attention without a table of all products takes at once."""
 _SMALLEST_SQUARE = 1e-24
 """Below it a vector is as good as zero, and stays zero."""
-_MIDDLE = 128
 
 
 def token_bytes(hidden: int, inner: int, attended: int) -> int:
@@ -82,7 +81,7 @@ class CompactReader(HalfBuilder):
         )
 
 
-class HalfReader(CompactReader):
+class HalfReader(BlocksAsFloats, CompactReader):
     """A graph of 16-bit floats alone: blocks of integers become the floats that they stand for.
 
     A batch of texts has hundreds of rows; products of floats are as fast there as any.
@@ -101,26 +100,9 @@ class HalfReader(CompactReader):
 
     def _floats(self, matrix: QuantizedMatrix) -> ir.Value:
         """The rows that the integers stand for, [outer, inner]."""
-        assert matrix.bits == 8, "readers are built at 8 bits"
         name = matrix.packed.name
         assert name is not None
         if name not in self._converted:
-            scales, zeros, outer = matrix.scales, matrix.zeros, matrix.outer
-            runs = -(-matrix.inner // matrix.block)
-            integers = alias(matrix.packed, f"{name}.rows", (outer, runs * matrix.block))
-            if zeros is None:
-                zeros = self._middles(outer, runs)
-            # In 32 bits, as with scales of whole rows: many are too small for 16.
-            rows = self.op(
-                "DequantizeLinear", integers, scales, zeros, axis=1, block_size=matrix.block
-            )
-            if runs * matrix.block > matrix.inner:
-                ends = (self.constant([end]) for end in (0, matrix.inner, 1))
-                rows = self.op("Slice", rows, *ends)
-            self._converted[name] = self.op("Cast", rows, to=self.dtype)
+            # In 32 bits first, as with scales of whole rows: many are too small for 16.
+            self._converted[name] = self.op("Cast", self.floats_of(matrix), to=self.dtype)
         return self._converted[name]
-
-    def _middles(self, outer: int, runs: int) -> ir.Value:
-        """The zero point of blocks that have none of their own, for each, uint8 [outer, runs]."""
-        middle = self._scalar("const.middle", np.uint8(_MIDDLE))
-        return self.op("Expand", middle, self.constant([outer, runs]))
