@@ -19,6 +19,7 @@ from appliance.compiler import golden, golden_texts
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
 from appliance.compiler.libraries import ATTENTION_KERNELS, MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
+from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import Array
 from appliance.compiler.record import Comparison
 from appliance.compiler.sources import verified_graph, verified_weights
@@ -74,6 +75,8 @@ def compile_cuda(
     variant, grade = found[0], manifest.graph.precision
     weights = verified_weights(bundle_dir, manifest)
     graph = verified_graph(bundle_dir, manifest, variant.path, weights)
+    if manifest.decoder is not None:
+        graph = merge_products(graph)
     optimize(graph, bundle_dir / variant.weights_folder, artifact_dir, target)
     session = load(artifact_dir / GRAPH_NAME, target)
     refuse_the_processor(session, target)

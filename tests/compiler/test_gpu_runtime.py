@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import venv
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,7 +130,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from appliance.bundle.manifest import VisionSpec, decode
-from appliance.compiler import gpu_compile, golden, tower_compile
+from appliance.compiler import gpu_compile, golden
+from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import run_tower_probe
 from appliance.compiler.sources import verified_graph, verified_weights
 from appliance.engine import draw_graphs
@@ -151,6 +153,8 @@ def say(session):
 def compile(path, weights_folder, names):
     weights = verified_weights(bundle, manifest, weights_folder)
     graph = verified_graph(bundle, manifest, path, weights)
+    if names[0] == "model.onnx":
+        graph = merge_products(graph)
     gpu_compile.optimize(graph, bundle / weights_folder, out, CUDA, names)
     session = gpu_compile.load(out / names[0], used)
     gpu_compile.refuse_the_processor(session, used)
@@ -344,6 +348,13 @@ def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
     said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
     assert kernels(said) == ["FLASH_ATTENTION", "XQA"]
+    nodes = Counter(providers(said)[0]["CUDAExecutionProvider"])
+    layers = nodes["GroupQueryAttention"]
+    assert nodes["MatMul"] == 4 * layers, "two of seven products, and one of two, are one"
+    # Norms of queries and keys have become attention's own, or there were two more a layer.
+    assert nodes["SimplifiedLayerNormalization"] + nodes["SkipSimplifiedLayerNormalization"] == (
+        2 * layers + 1
+    )
 
 
 def test_left_alone_it_would_have_cudnn_plan_each_piece_of_a_prompt(
