@@ -17,7 +17,7 @@ import onnxruntime as ort
 from appliance.bundle.manifest import DecoderSpec, Manifest
 from appliance.compiler import golden, golden_texts
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
-from appliance.compiler.libraries import ATTENTION_KERNELS, MIXED_PRODUCTS
+from appliance.compiler.libraries import CUDA_OPTIONS, MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import Array
@@ -51,7 +51,7 @@ class Target:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-CUDA = Target("CUDAExecutionProvider", "cuda", dict([ATTENTION_KERNELS]))
+CUDA = Target("CUDAExecutionProvider", "cuda", CUDA_OPTIONS)
 
 
 def compile_cuda(

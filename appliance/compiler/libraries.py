@@ -47,6 +47,12 @@ By itself it prefers cuDNN's from Hopper on, which plans anew, for a tenth of a 
 number of sequences and of tokens, and keeps every plan (docs/decisions/0258-attention-kernels.md).
 The numbers are ONNX Runtime's `AttentionBackend`."""
 
+CUDA_OPTIONS = dict([ATTENTION_KERNELS, ("arena_extend_strategy", "kSameAsRequested")])
+"""Options of the CUDA provider, in every session.
+
+By itself it doubles what it takes of the device's memory each time that it needs more: for weights
+of 16 GB it takes 32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Libraries:

@@ -55,7 +55,7 @@ def open_cuda_session(artifact: Path, index: int = 0) -> tuple[ort.InferenceSess
     the processor used instead.
     """
     libraries.preload()
-    settings = {"device_id": str(index), **dict([libraries.ATTENTION_KERNELS])}
+    settings = {"device_id": str(index), **libraries.CUDA_OPTIONS}
     try:
         session = _open(
             artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings | {"enable_cuda_graph": "1"}
@@ -76,13 +76,12 @@ def open_cuda_reader(
     artifact: Path, name: str = GRAPH_NAME, index: int = 0
 ) -> ort.InferenceSession:
     """A session on the GPU number `index` for a graph that reads texts or looks at images: nothing
-    is recorded, since each run has a shape of its own, and memory grows by what is asked for.
+    is recorded, since each run has a shape of its own.
 
     Raises UnsupportedError as `open_cuda_session` does.
     """
     libraries.preload()
-    settings = {"device_id": str(index), **dict([libraries.ATTENTION_KERNELS])}
-    settings["arena_extend_strategy"] = "kSameAsRequested"
+    settings = {"device_id": str(index), **libraries.CUDA_OPTIONS}
     session = _open(artifact / name, _options(1), CUDA_PROVIDER, settings)
     if session.get_providers()[0] != CUDA_PROVIDER:
         raise _another(session, CUDA_PROVIDER)
@@ -109,7 +108,7 @@ def open_small_session(graph: bytes, provider: Provider) -> ort.InferenceSession
     Raises UnsupportedError if ONNX Runtime does not compute all of it by the provider.
     """
     wanted = PROVIDER if provider == "cpu" else CUDA_PROVIDER
-    settings = {} if provider == "cpu" else {"arena_extend_strategy": "kSameAsRequested"}
+    settings = {} if provider == "cpu" else libraries.CUDA_OPTIONS
     options = _options(1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = _open(graph, options, wanted, settings)

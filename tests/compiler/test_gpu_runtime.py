@@ -178,6 +178,15 @@ if isinstance(manifest.vision, VisionSpec):
 """
 
 
+SERVED = """
+import sys
+from pathlib import Path
+from appliance.engine.session import open_cuda_session
+
+open_cuda_session(Path(sys.argv[2]))
+"""
+
+
 @pytest.fixture(scope="session")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release with both virtual environments."""
@@ -252,6 +261,7 @@ def test_the_cuda_provider_reads_the_options_that_it_is_given(
     compiling, serving, mistyped = (json.loads(line) for line in done.stdout.splitlines())
     for options, said in (compiling, serving):
         assert options["sdpa_kernel"] == "19"
+        assert options["arena_extend_strategy"] == "kSameAsRequested"
         assert "Unknown provider option" not in said
         assert "no device" in said
     assert "Unknown provider option" in mistyped[1]
@@ -364,6 +374,27 @@ def test_left_alone_it_would_have_cudnn_plan_each_piece_of_a_prompt(
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
     said = said_of_a_decoder(on_gpu, bundle, tmp_path, "plain")
     assert kernels(said)[0] == "CUDNN_FLASH_ATTENTION"
+
+
+def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path) -> None:
+    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
+    write_libraries(capi, tmp_path, device=True)
+    checkpoint = write_qwen3(tmp_path / "checkpoint", hidden=512, intermediate=8192, vocab=20_000)
+    bundle = tmp_path / "bundle"
+    build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
+    (tmp_path / "out").mkdir()
+    for program in (DECODERS, SERVED):
+        done = subprocess.run(
+            [on_gpu, "-I", "-c", program, bundle, tmp_path / "out", "ours"],
+            env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    weights = (tmp_path / "out/weights.bin").stat().st_size
+    assert weights > 60 << 20
+    (taken,) = re.findall(r"taken of the device: (\d+)", done.stderr)
+    assert weights <= int(taken) <= 1.1 * weights
 
 
 @pytest.mark.parametrize("write", [write_qwen3_vl, write_qwen2_5_vl])

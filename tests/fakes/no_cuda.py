@@ -4,7 +4,8 @@ As `write_libraries` makes them whatever is called says that there is no device:
 loads with them and reads its options. With a `device` every call succeeds, its memory is this
 machine's and its kernels do nothing: sessions open and run, so it can be seen which nodes the
 provider takes and which kernel for attention it chooses, but no number that comes out means
-anything. cuDNN is then there, too, as far as its version: it plans nothing.
+anything. cuDNN is then there, too, as far as its version: it plans nothing. At its end the process
+says on standard error how much of the device's memory it took.
 """
 
 from __future__ import annotations
@@ -21,6 +22,17 @@ _NO_DEVICE = 100
 
 _INCLUDED = "#include <stdlib.h>\n#include <string.h>\n"
 _ALLOCATED = "int NAME(void **p, size_t n) { *p = calloc(1, n + 256); return 0; }\n"
+_COUNTED = """
+#include <stdio.h>
+static size_t taken;
+static void told(void) { fprintf(stderr, "taken of the device: %zu\\n", taken); }
+int NAME(void **p, size_t n) {
+  if (!taken) atexit(told);
+  taken += n;
+  *p = calloc(1, n + 256);
+  return 0;
+}
+"""
 _HANDLE = "int NAME(void **p) { *p = malloc(64); return 0; }\n"
 _COPIED = "int NAME(void *to, void *from, size_t n) { memcpy(to, from, n); return 0; }\n"
 _VERSION = "int NAME(int *n) { *n = 13000; return 0; }\n"
@@ -39,7 +51,7 @@ _DEVICE = {
         " *(int *)(p + 360) = 9; *(int *)(p + 384) = 132; return 0; }\n"
     ),
     "cudaMemGetInfo": "int NAME(size_t *f, size_t *t) { *f = *t = 80UL << 30; return 0; }\n",
-    "cudaMalloc": _ALLOCATED,
+    "cudaMalloc": _COUNTED,
     "cudaMallocHost": _ALLOCATED,
     "cudaHostAlloc": _ALLOCATED,
     "cudaMemcpy": _COPIED,
