@@ -46,6 +46,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """The same, for each faster provider."""
     beside: Refusal | None = None
     """Why its images are seen by the processor though it is not; None if they are not."""
+    unrecorded: Refusal | None = None
+    """Why its steps on a GPU are not replayed; None if they are."""
     golden: Comparison | None = None
     """How near its logits are to the processor's; None for the processor."""
     fit: Fit | None = None
@@ -144,6 +146,7 @@ def served_model(
         reason="; ".join(why_not_faster(record)) if record else "",
         reasons=record.reasons if record else (),
         beside=record.beside if record else None,
+        unrecorded=record.unrecorded if record else None,
         golden=record.compared if record else None,
         fit=record.fit if record else None,
         context_length=model.context_length,

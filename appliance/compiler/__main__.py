@@ -69,10 +69,12 @@ def _compile_for_gpu(
     import msgspec
 
     from appliance.compiler import golden
+    from appliance.compiler.artifact import GRAPH_NAME
     from appliance.compiler.gpu_compile import CUDA, compile_cuda
     from appliance.compiler.libraries import read_libraries
     from appliance.compiler.profiles import Sizes, plan
     from appliance.compiler.record import Outcome
+    from appliance.compiler.recording import why_unrecorded
     from appliance.compiler.tower_compile import compile_tower_beside
     from appliance.compiler.trt_compile import compile_tensorrt
 
@@ -82,14 +84,16 @@ def _compile_for_gpu(
     if missing:
         raise UnsupportedError(missing, code="library_missing")
     manifest, expected = _manifest(bundle_dir), golden.read(golden_dir)
-    beside = None
+    beside = unrecorded = None
     if tensorrt:
         profiles = plan(msgspec.json.decode(how, type=Sizes))
         compared = compile_tensorrt(bundle_dir, manifest, out_dir, expected, profiles)
     else:
         compared = compile_cuda(bundle_dir, manifest, out_dir, expected, CUDA, how)
         beside = compile_tower_beside(bundle_dir, manifest, out_dir, CUDA)
-    made = Outcome(compared=compared, beside=beside)
+        if manifest.decoder is not None:
+            unrecorded = why_unrecorded(out_dir / GRAPH_NAME, manifest.decoder, CUDA)
+    made = Outcome(compared=compared, beside=beside, unrecorded=unrecorded)
     sys.stdout.write(msgspec.json.encode(made).decode() + "\n")
 
 

@@ -100,14 +100,13 @@ def on_device(
 ) -> Array:
     """The same by graphs in half precision, with their cache in the memory of `device`.
 
-    The cache is bound as past and as present at once, as it is when the model is served. Raises
-    UnsupportedError if a run fails, or if `greedy` is not what the logits say.
+    Raises UnsupportedError if a run fails, or if `greedy` is not what the logits say.
     """
-    slots = _slots(decoder, spec, device, capacity)
+    taken = slots(decoder, spec, device, capacity)
     found = []
     for piece in pieces(spec):
         session = prompts if len(piece.ids) > 1 else decoder
-        logits, greedy = _run(session, slots, piece)
+        logits, greedy = run_piece(session, taken, piece)
         chosen = np.take_along_axis(logits, greedy[:, None], axis=1)[:, 0]
         if not np.array_equal(chosen, logits.max(axis=1)):
             raise UnsupportedError(
@@ -155,8 +154,8 @@ def read(directory: Path) -> Array:
     return logits
 
 
-def _slots(
-    session: ort.InferenceSession, spec: DecoderSpec, device: str, capacity: int
+def slots(
+    session: ort.InferenceSession, spec: DecoderSpec, device: str, capacity: int = CAPACITY
 ) -> dict[str, ort.OrtValue]:
     """Name of each past input -> an empty slot."""
     return {
@@ -165,23 +164,36 @@ def _slots(
     }
 
 
-def _run(
-    session: ort.InferenceSession, slots: Mapping[str, ort.OrtValue], piece: Piece
-) -> tuple[Array, Array]:
-    binding = session.io_binding()
-    names = {entry.name for entry in session.get_inputs()}
-    feed = {name: array for name, array in _feed(piece) if name in names}
-    feed |= _images(session, piece)
-    for name, array in feed.items():
-        binding.bind_cpu_input(name, array)
-    for name, slot in slots.items():
+def bind_slots(binding: ort.IOBinding, taken: Mapping[str, ort.OrtValue]) -> None:
+    """The slots as past and as present at once, as they are when the model is served."""
+    for name, slot in taken.items():
         binding.bind_ortvalue_input(name, slot)
         binding.bind_ortvalue_output(name.replace("past", "present"), slot)
+
+
+def feed(session: ort.InferenceSession, piece: Piece) -> dict[str, Array]:
+    """What the graph takes for a piece, but the cache."""
+    names = {entry.name for entry in session.get_inputs()}
+    given = {name: array for name, array in _feed(piece) if name in names}
+    return given | _images(session, piece)
+
+
+def run_piece(
+    session: ort.InferenceSession,
+    taken: Mapping[str, ort.OrtValue],
+    piece: Piece,
+    options: ort.RunOptions | None = None,
+) -> tuple[Array, Array]:
+    """Logits [rows, vocab] and the likeliest tokens [rows] of a piece. Raises UnsupportedError."""
+    binding = session.io_binding()
+    for name, array in feed(session, piece).items():
+        binding.bind_cpu_input(name, array)
+    bind_slots(binding, taken)
     for name in ("logits", "greedy"):
         binding.bind_output(name, "cpu")
     try:
         # The runtime's exceptions share no base class but Exception.
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
     except Exception as error:
         raise cannot_run(error) from error
     # Outputs come in the order in which they were bound.

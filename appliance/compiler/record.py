@@ -83,6 +83,7 @@ class Record(
         reasons: for each faster provider, why it was not taken.
         compared: with the processor; None for the processor itself.
         beside: why the model's vision tower is the processor's though its decoder is not; or None.
+        unrecorded: why its steps are run kernel by kernel on a GPU, not replayed; or None.
         fit: in the GPU's memory; None for the processor.
     """
 
@@ -96,6 +97,7 @@ class Record(
     compared: Comparison | None = None
     fit: Fit | None = None
     beside: Refusal | None = None
+    unrecorded: Refusal | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -103,6 +105,7 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     compared: Comparison
     beside: Refusal | None = None
+    unrecorded: Refusal | None = None
 
 
 def compiled_as(record: Record) -> list[str]:
@@ -118,7 +121,8 @@ def compiled_as(record: Record) -> list[str]:
 def why_not_faster(record: Record) -> list[str]:
     """What of the model a faster provider could compute, and why it does not: clauses."""
     tower = [] if record.beside is None else [f"images seen by cpu: {record.beside.message}"]
-    return [*tower, *_explained(record.reasons)]
+    steps = [] if record.unrecorded is None else [f"not replayed: {record.unrecorded.message}"]
+    return [*tower, *steps, *_explained(record.reasons)]
 
 
 def _explained(reasons: Iterable[Refusal]) -> list[str]:

@@ -133,6 +133,7 @@ class ArtifactWork:
                 compared=found.compared,
                 fit=found.fit,
                 beside=found.beside,
+                unrecorded=found.unrecorded,
             )
             self._sign(record, incoming)
             self.made(self.bundle, record)
@@ -173,7 +174,7 @@ class ArtifactWork:
             arguments.append(self._sizes(fit) if provider == "tensorrt" else fit.precision)
             said = run_compiler(runtime.python, arguments, self.user)
         made = _made(said)
-        return _Found(made.compared, fit, made.beside)
+        return _Found(made.compared, fit, made.beside, made.unrecorded)
 
     def _sizes(self, fit: Fit) -> str:
         spec = self.bundle.manifest.decoder
@@ -211,6 +212,7 @@ class _Found:
     compared: Comparison | None
     fit: Fit | None
     beside: Refusal | None = None
+    unrecorded: Refusal | None = None
 
 
 def _made(said: bytes) -> Outcome:

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
+from appliance.compiler.recording import GRAPH_ID, UNRECORDED
 from appliance.engine.binding import Ids, Lengths
 from appliance.engine.device_pool import DevicePool
 from appliance.engine.vision.device_sight import DeviceSight
-
-_GRAPH_ID = "gpu_graph_id"
-_UNRECORDED = "-1"
 
 
 class StepBuffers:
@@ -120,7 +118,7 @@ class DeviceBinding:
             self._bind("output", f"present_{name}", np.float16, (batch, *pool.slot_shape), address)
         self._options = ort.RunOptions()
         if recording:
-            self._options.add_run_config_entry(_GRAPH_ID, _UNRECORDED)
+            self._options.add_run_config_entry(GRAPH_ID, UNRECORDED)
 
     def aim(self, width: int, total: int, result: int) -> None:
         """The next runs compute `width` tokens of each sequence, padding included.
@@ -140,7 +138,7 @@ class DeviceBinding:
     def record(self, number: int) -> None:
         """The next run is recorded under `number`, and those after it replay it."""
         self._options = ort.RunOptions()
-        self._options.add_run_config_entry(_GRAPH_ID, str(number))
+        self._options.add_run_config_entry(GRAPH_ID, str(number))
 
     def run(self) -> None:
         """Run the graph on what the buffers hold; the results are there when this returns."""

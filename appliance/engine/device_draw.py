@@ -64,6 +64,8 @@ class WeighedRow:
         """As `drawing.draw`; None if the row has to be looked at for it."""
         if self.likeliest is not None:
             return self._among_likeliest(self.likeliest, params, share)
+        if not self.sums.sum() > 0:
+            return None  # numbers that mean nothing: whoever looks at the row shall say so
         run, rest = find_run(self.sums, share)
         first = run * RUN
         scores = self.read(first, min(RUN, vocab - first))

@@ -39,7 +39,8 @@ def on_cuda(
     artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, budget: CacheBudget
 ) -> OpenedDecoder:
     """By the CUDA provider. Raises UnsupportedError, CapacityError."""
-    session, recorded = open_cuda_session(artifact.directory)
+    recorded = artifact.record.unrecorded is None
+    session = open_cuda_session(artifact.directory, record=recorded)
     device = CudaDevice()
     shape = device_shape(decoder, settings, device, _SPARE_BYTES, budget.share(settings))
     with ExitStack() as opened:

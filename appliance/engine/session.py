@@ -8,6 +8,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from appliance.compiler import Provider, libraries
+from appliance.compiler.recording import RECORDS
 from appliance.engine.machine import physical_cores
 from appliance.errors import UnsupportedError
 from appliance.native import library
@@ -48,28 +49,18 @@ def open_session(
     return session
 
 
-def open_cuda_session(artifact: Path, index: int = 0) -> tuple[ort.InferenceSession, bool]:
-    """A session on the GPU number `index`, and whether it can record runs and replay them.
+def open_cuda_session(artifact: Path, *, record: bool, index: int = 0) -> ort.InferenceSession:
+    """A session on the GPU number `index`; with `record` it records runs and replays them.
 
     Raises UnsupportedError if ONNX Runtime refuses the graph or does not take the GPU: never is
     the processor used instead.
     """
     libraries.preload()
-    settings = {"device_id": str(index), **libraries.CUDA_OPTIONS}
-    try:
-        session = _open(
-            artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings | {"enable_cuda_graph": "1"}
-        )
-        recorded = True
-    except UnsupportedError:
-        # A graph with a node that stays on the processor cannot be recorded, but can be run.
-        session, recorded = (
-            _open(artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings),
-            False,
-        )
+    settings = {"device_id": str(index), **libraries.CUDA_OPTIONS, **(RECORDS if record else {})}
+    session = _open(artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings)
     if session.get_providers()[0] != CUDA_PROVIDER:
         raise _another(session, CUDA_PROVIDER)
-    return session, recorded
+    return session
 
 
 def open_cuda_reader(

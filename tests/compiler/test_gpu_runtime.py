@@ -78,7 +78,7 @@ def taken(path, options, provider, settings):
     raise UnsupportedError("only the settings are looked at")
 session._open = taken
 try:
-    session.open_cuda_session(Path(sys.argv[1]))
+    session.open_cuda_session(Path(sys.argv[1]), record=True)
 except UnsupportedError:
     pass
 for options in (dict(CUDA.options), served, {**served, "sdpa_kernels": "19"}):
@@ -133,9 +133,10 @@ from appliance.bundle.manifest import VisionSpec, decode
 from appliance.compiler import gpu_compile, golden
 from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import run_tower_probe
+from appliance.compiler.recording import why_unrecorded
 from appliance.compiler.sources import verified_graph, verified_weights
 from appliance.engine import draw_graphs
-from appliance.engine.session import open_cuda_session, open_small_session
+from appliance.engine.session import open_small_session
 from appliance.errors import UnsupportedError
 
 bundle, out, plain = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "plain"
@@ -168,7 +169,7 @@ try:
     golden.on_device(session, session, manifest.decoder, "cuda")
 except (UnsupportedError, IndexError):
     pass  # nothing that comes out means anything
-print("recorded" if open_cuda_session(out)[1] else "run as they are", flush=True)
+print("recorded" if why_unrecorded(out / "model.onnx", manifest.decoder, CUDA) is None else "not")
 for make in (draw_graphs.sums, draw_graphs.likeliest):
     say(open_small_session(make(manifest.decoder.vocab_size), "cuda"))
 if isinstance(manifest.vision, VisionSpec):
@@ -183,7 +184,7 @@ import sys
 from pathlib import Path
 from appliance.engine.session import open_cuda_session
 
-open_cuda_session(Path(sys.argv[2]))
+open_cuda_session(Path(sys.argv[2]), record=True)
 """
 
 
@@ -346,7 +347,8 @@ def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
     decoder, *draws = providers(said)
     assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
     assert [set(nodes) for nodes in draws] == [{"CUDAExecutionProvider"}] * 2
-    assert "recorded" in said
+    # Of experts nothing can be run over stand-ins: their kernels ask the device for more.
+    assert ("recorded" in said) != MODELS[name].experts
     assert "CUDNN_FLASH_ATTENTION" not in kernels(said)
 
 
@@ -357,7 +359,8 @@ def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
     bundle = tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
     said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
-    assert kernels(said) == ["FLASH_ATTENTION", "XQA"]
+    assert kernels(said)[:2] == ["FLASH_ATTENTION", "XQA"]
+    assert {*kernels(said)} == {"FLASH_ATTENTION", "XQA"}
     nodes = Counter(providers(said)[0]["CUDAExecutionProvider"])
     layers = nodes["GroupQueryAttention"]
     assert nodes["MatMul"] == 4 * layers, "two of seven products, and one of two, are one"

@@ -58,6 +58,8 @@ _DEVICE = {
     "cudaMemcpyAsync": _COPIED,
     "cudaMemcpyFromSymbol": "int NAME(char *p, void *s, size_t n) { memset(p, 0, n); return 0; }\n",
     "cudaStreamIsCapturing": "int NAME(void *s, int *is) { *is = 0; return 0; }\n",
+    "cudaStreamEndCapture": "int NAME(void *s, void **graph) { *graph = malloc(64); return 0; }\n",
+    "cudaGraphInstantiate": _HANDLE,
     "cudaStreamCreateWithFlags": _HANDLE,
     "cudaEventCreateWithFlags": _HANDLE,
     "cublasCreate_v2": _HANDLE,

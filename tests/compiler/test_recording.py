@@ -1,0 +1,61 @@
+"""Steps are tried as they will be replayed, and what cannot be replayed is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, decode
+from appliance.compiler import golden, recording
+from appliance.compiler.gpu_compile import Target
+from appliance.compiler.record import Record, Refusal, why_not_faster
+from appliance.compiler.recording import UNRECORDED, why_unrecorded
+from installer.checkpoint.probe import open_graph
+from tests.checkpoint.conftest import build_unsigned
+from tests.conftest import BuildOnce
+from tests.fakes.checkpoints import write_qwen3
+from tests.fakes.vision_checkpoints import write_qwen3_vl
+
+PROCESSOR = Target("CPUExecutionProvider", "cpu")
+
+
+@pytest.fixture(params=[write_qwen3, write_qwen3_vl])
+def bundle(request: pytest.FixtureRequest, build_once: BuildOnce) -> Path:
+    write: Callable[[Path], Path] = request.param
+
+    def build(directory: Path) -> None:
+        build_unsigned(write(directory / "checkpoint"), directory / "it", precision="fp32")
+
+    return build_once(f"recording-{write.__name__}", build) / "it"
+
+
+def test_steps_at_addresses_that_stay_give_the_golden_prompts_logits(bundle: Path) -> None:
+    manifest = decode((bundle / MANIFEST_NAME).read_bytes())
+    graph, spec = manifest.variant("cuda"), manifest.decoder
+    assert graph is not None
+    assert spec is not None
+    session = open_graph(bundle / graph.path, bundle / graph.weights_folder)
+    wanted = golden.on_device(session, session, spec, "cpu")
+    single = sum(len(piece.ids) == 1 for piece in golden.pieces(spec))
+    steps = recording._steps(session, spec, "cpu", UNRECORDED)
+    np.testing.assert_array_equal(steps, wanted[-single:])
+
+
+def test_a_graph_that_cannot_be_opened_to_record_is_a_reason_and_no_error(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    spec = DecoderSpec(layers=1, kv_heads=1, head_dim=8, vocab_size=9, context_length=64)
+    reason = why_unrecorded(tmp_path / "model.onnx", spec, Target("CPUExecutionProvider", "cuda"))
+    assert reason is not None
+    assert reason.code == "not_recorded"
+    assert why_unrecorded(tmp_path / "model.onnx", spec, PROCESSOR) is None, "nothing records there"
+
+
+def test_a_record_says_why_steps_are_not_replayed() -> None:
+    why = Refusal(provider="cuda", code="not_recorded", message="a node stays behind")
+    record = Record(
+        bundle="aa", key="cc", fingerprint={}, files=(), created=1, provider="cuda", unrecorded=why
+    )
+    assert why_not_faster(record) == ["not replayed: a node stays behind"]
