@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,11 @@ from appliance.config import Layout
 from appliance.model_store import StoredBundle
 from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
-from tests.conftest import BuildOnce
+from tests.conftest import BUILD_CACHE, FULL_VARIABLE, REPOSITORY, BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
+
+RUNTIME = BUILD_CACHE / "gpu-runtime"
+"""The GPU's ONNX Runtime, which scripts/fetch-gpu-runtime brings."""
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +66,29 @@ def stored(directory: Path) -> StoredBundle:
     data = (directory / MANIFEST_NAME).read_bytes()
     manifest = decode(data)
     return StoredBundle(manifest.name, manifest.version, digest(data), directory, manifest)
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release with both virtual environments."""
+    if not RUNTIME.is_dir():
+        if os.environ.get(FULL_VARIABLE):
+            pytest.fail("run scripts/fetch-gpu-runtime first")
+        pytest.skip("scripts/fetch-gpu-runtime brings the wheel")
+    directory = tmp_path_factory.mktemp("release")
+    (directory / "venv/bin").mkdir(parents=True)
+    script = directory / "venv/bin/python"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    script.chmod(0o755)
+    gpu = directory / "venv-cuda13"
+    venv.create(gpu, symlinks=True)
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    lines = [str(RUNTIME), str(REPOSITORY), *here]
+    (site,) = gpu.glob("lib/python3.*/site-packages")
+    (site / "release.pth").write_text("\n".join(lines) + "\n")
+    return directory
+
+
+@pytest.fixture
+def on_gpu(release: Path) -> Path:
+    return release / "venv-cuda13/bin/python"

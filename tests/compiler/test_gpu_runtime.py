@@ -9,8 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
-import venv
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +24,7 @@ from appliance.errors import UnsupportedError
 from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
 from tests.checkpoint.families import find_models
-from tests.compiler.conftest import stored
-from tests.conftest import BUILD_CACHE, FULL_VARIABLE, REPOSITORY
+from tests.compiler.conftest import RUNTIME, stored
 from tests.fakes.checkpoints import write_bert, write_qwen3
 from tests.fakes.encoder_checkpoints import (
     write_cross_encoder,
@@ -37,7 +34,6 @@ from tests.fakes.encoder_checkpoints import (
 from tests.fakes.no_cuda import write_libraries
 from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 
-RUNTIME = BUILD_CACHE / "gpu-runtime"
 MODELS = find_models()
 
 pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
@@ -186,32 +182,6 @@ from appliance.engine.session import open_cuda_session
 
 open_cuda_session(Path(sys.argv[2]), record=True)
 """
-
-
-@pytest.fixture(scope="session")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A release with both virtual environments."""
-    if not RUNTIME.is_dir():
-        if os.environ.get(FULL_VARIABLE):
-            pytest.fail("run scripts/fetch-gpu-runtime first")
-        pytest.skip("scripts/fetch-gpu-runtime brings the wheel")
-    directory = tmp_path_factory.mktemp("release")
-    (directory / "venv/bin").mkdir(parents=True)
-    script = directory / "venv/bin/python"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    script.chmod(0o755)
-    gpu = directory / "venv-cuda13"
-    venv.create(gpu, symlinks=True)
-    here = [path for path in sys.path if path.endswith("site-packages")]
-    lines = [str(RUNTIME), str(REPOSITORY), *here]
-    (site,) = gpu.glob("lib/python3.*/site-packages")
-    (site / "release.pth").write_text("\n".join(lines) + "\n")
-    return directory
-
-
-@pytest.fixture
-def on_gpu(release: Path) -> Path:
-    return release / "venv-cuda13/bin/python"
 
 
 def test_it_lists_its_providers_and_says_what_it_lacks(on_gpu: Path) -> None:

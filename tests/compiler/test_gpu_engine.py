@@ -1,0 +1,123 @@
+"""The engine over the published CUDA provider and stand-ins for CUDA's libraries.
+
+No kernel computes anything there, so no token means anything; but every binding, copy, recording
+and replay is the provider's own, and each sequence must come to its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.compiler.hardware import has_driver
+from installer.checkpoint import build_bundle
+from tests.compiler.conftest import RUNTIME
+from tests.fakes.checkpoints import write_llama, write_qwen3
+from tests.fakes.no_cuda import write_libraries
+from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
+
+pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
+
+ENGINE = """
+import json, sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+import numpy as np
+from appliance.bundle.manifest import VisionSpec, decode
+from appliance.compiler import gpu_compile
+from appliance.compiler.grid import Grid
+from appliance.compiler.merging import merge_products
+from appliance.compiler.sources import verified_graph, verified_weights
+from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.engine.device import HostDevice
+from appliance.engine.device_draw import DeviceDraw
+from appliance.engine.device_pool import ITEM_BYTES, DevicePool
+from appliance.engine.device_runner import DeviceRunner
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
+from appliance.engine.output import Finished
+from appliance.engine.sampling import SamplingParams
+from appliance.engine.session import open_cuda_session, open_small_session
+from appliance.engine.tokenizer import Tokenizer
+from appliance.engine.vision.sight import Placed, Sight, expanded
+
+bundle, out = Path(sys.argv[1]), Path(sys.argv[2])
+manifest = decode((bundle / "bundle.json").read_bytes())
+decoder, graph = manifest.decoder, manifest.variant("cuda")
+gpu_compile.quiet()
+data = verified_graph(bundle, manifest, graph.path, verified_weights(bundle, manifest))
+merged = merge_products(data)
+gpu_compile.optimize(merged, bundle / graph.weights_folder, out, gpu_compile.CUDA)
+
+class StandIn(HostDevice):
+    kind = "cuda"
+
+memory = 1 << 30
+device = StandIn(memory)
+session = open_cuda_session(out, record=True)
+pool = DevicePool(decoder, CacheShape(4, 256, token_bytes(decoder, ITEM_BYTES)), device)
+draws = DeviceDraw(device, decoder.vocab_size, partial(open_small_session, provider="cuda"))
+runner = DeviceRunner(session, pool, decoder, 64, draws, record=True)
+runner.warm_up()
+engine = LLMEngine(
+    runner, Tokenizer((bundle / manifest.tokenizer).read_bytes()), manifest.prompting,
+    vocab_size=decoder.vocab_size, slots=4, capacity=256, token_budget=64, max_waiting=99,
+)
+wanted = [
+    SamplingParams(temperature=0, max_tokens=20),
+    SamplingParams(seed=1, max_tokens=20),
+    SamplingParams(seed=2, top_p=0.9, max_tokens=20),
+    SamplingParams(temperature=0, logprobs=2, max_tokens=20),
+    SamplingParams(temperature=0, max_tokens=9),
+]
+for number, params in enumerate(wanted):
+    prompt, sight = [1 + number, 2, 3] * (10 + 7 * number), None
+    if isinstance(manifest.vision, VisionSpec) and number % 2:
+        grid, token = Grid(4, 5), manifest.vision.image_token
+        prompt, (start,) = expanded([*prompt, token, 7], token, [grid])
+        levels, _, width = next(e.shape for e in session.get_inputs() if e.name == "features")
+        features = np.ones((levels, grid.tokens, width), np.float32)
+        sight = Sight(len(prompt), token, [Placed(start, grid, (1 << 128) + number, features)])
+    engine.add(Generation(number, prompt, params, sight=sight))
+ends = Counter()
+while engine.has_work:
+    for output in engine.step():
+        if isinstance(output.event, Finished):
+            ends[output.call] = output.event.generated_tokens
+engine.check_integrity()
+recorded = runner._recorded
+runner.close()
+print(json.dumps([dict(ends), recorded, device.free_bytes() == memory]))
+"""
+
+
+@pytest.mark.parametrize("write", [write_llama, write_qwen3, write_qwen3_vl, write_qwen2_5_vl])
+def test_every_sequence_comes_to_its_end_by_recorded_steps(
+    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
+    write_libraries(capi, tmp_path, device=True)
+    bundle = tmp_path / "bundle"
+    build_bundle(
+        write(tmp_path / "checkpoint"), bundle, name="it", version="1", signer=None,
+        precision="fp16",
+    )  # fmt: skip
+    (tmp_path / "out").mkdir()
+    done = subprocess.run(
+        [on_gpu, "-I", "-c", ENGINE, bundle, tmp_path / "out"],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ends, recorded, all_given_back = json.loads(done.stdout.splitlines()[-1])
+    assert ends == {"0": 20, "1": 20, "2": 20, "3": 20, "4": 9}
+    assert recorded >= 2
+    assert all_given_back
