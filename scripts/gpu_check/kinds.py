@@ -2,9 +2,9 @@
 
 Prompts of many lengths, pieces from a prompt's middle, decoding as it is and replayed, moves of
 slots, fetching a row of logits, and drawing tokens; each the first time, when kernels are loaded
-and plans are made, and again. Asked for `pinned` it opens the session that the engine opens, which names its
-attention kernels; for `default` the same artifact with what the provider chooses by itself. On a
-machine without a GPU it runs the same graph over ordinary memory, to be tried out.
+and plans are made, and again. Asked for `pinned` it opens the session that the engine opens, which
+names its attention kernels; for `default` the same artifact with what the provider chooses by
+itself. On a machine without a GPU it runs the same graph over ordinary memory, to be tried out.
 """
 
 from __future__ import annotations
