@@ -7,7 +7,9 @@ sees them.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from appliance.bundle.manifest import Adapted, FileEntry, Manifest
@@ -20,6 +22,9 @@ from appliance.compiler.artifact import (
 from appliance.compiler.graph_check import MAX_GRAPH_BYTES, check_graph
 from appliance.errors import DigestError
 from appliance.fsops import hash_regular, read_regular, resolve_inside
+
+_HASHERS = 4
+"""Files that are hashed at once; more would only make a disk seek."""
 
 
 def compiled_graphs(manifest: Manifest) -> dict[str, str]:
@@ -68,10 +73,14 @@ def verified_weights(
 ) -> dict[str, int]:
     """Name -> size of the weight files in `folder`; all hashed now. Raises DigestError."""
     files = weight_files(manifest, folder)
-    for entry in files.values():
+
+    def check(entry: FileEntry) -> None:
         path = resolve_inside(bundle_dir, entry.path)
         if hash_regular(path, name=entry.path) != (entry.size, entry.sha256):
             raise _altered(entry)
+
+    with ThreadPoolExecutor(min(_HASHERS, os.cpu_count() or 1)) as pool:
+        list(pool.map(check, files.values()))
     return {name: entry.size for name, entry in files.items()}
 
 

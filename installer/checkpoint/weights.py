@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
+import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
@@ -62,6 +64,8 @@ class WeightFiles:
         self._sources = sources
         self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1)
+        """Hashes while the file is written: neither waits for the other."""
         self._count = 0
         self._at = 0
         self._written: dict[str, ir.ExternalTensor] = {}
@@ -115,7 +119,7 @@ class WeightFiles:
         file = self._file_for(size)
         offset = self._at
         for piece in pieces:
-            self._put(file, piece.tobytes())
+            self._put(file, np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
         assert self._at - offset == size, f"{name}: {self._at - offset} bytes for {size}"
         sources = self._sources.taken() if self._sources is not None else ()
         record = Record(
@@ -137,9 +141,10 @@ class WeightFiles:
             )
         return size
 
-    def _put(self, file: BinaryIO, data: bytes) -> None:
+    def _put(self, file: BinaryIO, data: bytes | memoryview) -> None:
+        hashed = self._hasher.submit(self._digest.update, data)
         file.write(data)
-        self._digest.update(data)
+        hashed.result()
         self._at += len(data)
 
     def _remember(self, record: Record) -> None:
@@ -163,6 +168,7 @@ class WeightFiles:
 
     def __exit__(self, *_: object) -> None:
         self._close()
+        self._hasher.shutdown()
 
     def _close(self) -> None:
         if self._file is not None:

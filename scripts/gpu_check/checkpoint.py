@@ -1,16 +1,21 @@
-"""Checkpoints of published shapes with random weights, written as fast as the disk takes them."""
+"""Checkpoints of published shapes with random weights, written as fast as the disk takes them.
+
+Eight billion draws take minutes, so one random block is drawn and every tensor is that block over
+and over, from a place of its own on. The block's length divides no row's: no two rows are equal.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
-import numpy.typing as npt
-from safetensors.numpy import save_file
 
 from bench_peers.checkpoint import FULL, TINY, Shape, make_checkpoint
 
@@ -18,7 +23,12 @@ LARGE = Shape("qwen3-8b", 151_936, 151_643, 4096, 36, 32, 8, 128, 12_288)
 CUT = replace(LARGE, name="qwen3-8b-12", layers=12)
 """A third of the large one, for machines with little time or disk: layers cost the same."""
 SHAPES = {shape.name: shape for shape in (TINY, FULL, LARGE, CUT)}
-_SHARD = 2 << 30
+_SHARD = 1 << 30
+_BLOCK = (1 << 24) - 3
+"""Elements, a prime."""
+_ONE = b"\x80\x3f"
+_ITEM = 2
+_Tensor = tuple[str, tuple[int, ...]]
 
 
 def write_checkpoint(shape: Shape, directory: Path, *, tied: bool) -> None:
@@ -28,15 +38,14 @@ def write_checkpoint(shape: Shape, directory: Path, *, tied: bool) -> None:
     (directory / "model.safetensors").unlink()
     config = directory / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | _config(shape, tied), indent=2))
-    index: dict[str, str] = {}
-    shard: dict[str, npt.NDArray[np.generic]] = {}
-    count = 0
-    for name, sizes in _tensors(shape, tied):
-        if sum(tensor.nbytes for tensor in shard.values()) > _SHARD:
-            count += 1
-            _save(shard, directory, count, index)
-        shard[name] = _random(name, sizes)
-    _save(shard, directory, count + 1, index)
+    shards = list(_shards(_tensors(shape, tied)))
+    block = _block()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        paths = [directory / f"model-{number:05}.safetensors" for number in range(len(shards))]
+        list(pool.map(_save, paths, shards, [block] * len(shards)))
+    index = {
+        name: path.name for path, shard in zip(paths, shards, strict=True) for name, _ in shard
+    }
     (directory / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {}, "weight_map": index})
     )
@@ -54,16 +63,38 @@ def _config(shape: Shape, tied: bool) -> dict[str, object]:
     }
 
 
-def _save(
-    shard: dict[str, npt.NDArray[np.generic]], directory: Path, number: int, index: dict[str, str]
-) -> None:
-    file = f"model-{number:05}.safetensors"
-    save_file(shard, directory / file, metadata={"format": "pt"})
-    index |= dict.fromkeys(shard, file)
-    shard.clear()
+def _shards(tensors: Iterator[_Tensor]) -> Iterator[list[_Tensor]]:
+    """Runs of tensors, each a file's worth."""
+    shard: list[_Tensor] = []
+    size = 0
+    for tensor in tensors:
+        shard.append(tensor)
+        size += _ITEM * math.prod(tensor[1])
+        if size >= _SHARD:
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard
 
 
-def _tensors(shape: Shape, tied: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _save(path: Path, shard: Sequence[_Tensor], block: bytes) -> None:
+    """Write one file; the format is that of installer/checkpoint/safetensors_file.py."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, sizes in shard:
+        end = at + _ITEM * math.prod(sizes)
+        header[name] = {"dtype": "BF16", "shape": sizes, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb", buffering=0) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, sizes in shard:
+            for piece in _random(name, sizes, memoryview(block)):
+                file.write(piece)
+
+
+def _tensors(shape: Shape, tied: bool) -> Iterator[_Tensor]:
     """Names and sizes as Qwen3's publisher has them."""
     hidden, inner = shape.hidden, shape.intermediate
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -86,12 +117,23 @@ def _tensors(shape: Shape, tied: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (shape.vocab, hidden)
 
 
-def _random(name: str, sizes: tuple[int, ...]) -> npt.NDArray[np.generic]:
-    """bfloat16 of either sign between 2^-6 and 2^-5, about as large as trained weights; gains 1."""
-    if len(sizes) == 1:
-        return np.ones(sizes, ml_dtypes.bfloat16)
-    seed = int.from_bytes(name.encode()[-8:], "little") ^ len(name)
-    bits = np.random.default_rng(seed).integers(0, 1 << 16, sizes, np.uint16)
+def _block() -> bytes:
+    """bfloat16 of either sign between 2^-6 and 2^-5, about as large as trained weights."""
+    bits = np.random.default_rng(20_261_127).integers(0, 1 << 16, _BLOCK, np.uint16)
     bits &= 0x807F
     bits |= 0x3C80
-    return bits.view(ml_dtypes.bfloat16)
+    return bits.tobytes()
+
+
+def _random(name: str, sizes: tuple[int, ...], block: memoryview) -> Iterator[memoryview | bytes]:
+    """The bytes of a tensor: of a matrix the block over and over; gains are 1."""
+    left = _ITEM * math.prod(sizes)
+    if len(sizes) == 1:
+        yield _ONE * sizes[0]
+        return
+    at = _ITEM * (zlib.crc32(name.encode()) % _BLOCK)
+    while left:
+        piece = block[at : at + left]
+        left -= len(piece)
+        at = 0
+        yield piece
