@@ -1,134 +1,158 @@
 """`scripts/gpu-check`: what this machine's GPU serves, how exactly, and how fast beside a peer.
 
 Builds a bundle of a published shape with random weights, compiles it for the fastest provider
-there is, compares the golden prompt's logits with the processor's, and measures the engine in
-turns with transformers' continuous batching on the same card. Says plainly which provider ran
-and why no faster one did. Without a GPU it does the same on the processor, with --tiny.
+there is, compares the golden prompt's logits with the processor's, measures what kinds of steps
+cost, and the engine in turns with transformers' continuous batching on the same card. Says plainly
+which provider ran and why no faster one did. What matters most comes first; with --minutes it ends
+in time, and what was not measured is named. Without a GPU it does the same on the processor, with
+--tiny. --pack writes what a GPU machine without a network needs for it, --render makes the page of
+figures that came back.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-from dataclasses import replace
+import datetime
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench_peers.work import REPOSITORY, PeerError, say
+from bench_peers.work import REPOSITORY, say
 from gpu_check import page
+from gpu_check.budget import Budget, OutOfTimeError
 from gpu_check.checkpoint import SHAPES
-from gpu_check.node import Node
-from gpu_check.page import Measured
-from gpu_check.worker import Worker
-from gpu_check.workloads import FIRST, STREAMS, Workload
+from gpu_check.measuring import ATTENTION, Measuring, Setting, ShapeError, kinds_of
+from gpu_check.results import Run
+from gpu_check.workloads import MANY, Workload, core, many
 
 WORK = REPOSITORY / ".build/gpu"
 RELEASE = WORK / "release"
+_HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    if options.pack is not None:
+        from gpu_check.pack import pack
+
+        pack(
+            *(options.pack, options.part_mib << 20, options.python),
+            gpu=not options.no_gpu,
+            cuda_libraries=not options.no_cuda_libraries,
+        )
+    elif options.render:
+        _render()
+    else:
+        _check(options)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", action="append", choices=SHAPES, help="may be repeated")
     parser.add_argument(
         "--tiny", action="store_true", help="try the script out; no page is written"
     )
+    parser.add_argument("--minutes", type=float, help="end after so many")
     parser.add_argument("--grade", default="fp16", help="of the bundle's weights")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="turns that count, at most")
     parser.add_argument("--wanted", type=int, default=128, help="new tokens of each sequence")
-    parser.add_argument("--streams", type=int, default=max(w.streams for w in STREAMS))
+    parser.add_argument("--streams", type=int, default=MANY, help="at most")
     parser.add_argument("--release", type=Path, default=RELEASE, help="with venv and venv-cuda13")
     parser.add_argument("--peer-python", type=Path, help="an interpreter with torch for CUDA")
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--keep", action="store_true", help="leave the nodes where they are")
-    parser.add_argument("--out", type=Path, help="the figures as JSON, too")
-    options = parser.parse_args()
-    shapes = ["tiny"] if options.tiny else options.shape or ["qwen3-0.6b", "qwen3-8b"]
-    results: list[Measured] = []
-    for name in shapes:
-        _measure(SHAPES[name].name, options, results)
-    print(page.write(results))
+    parser.add_argument("--out", type=Path, help="a folder for figures and page, too")
+    parser.add_argument("--render", action="store_true", help="only write the page anew")
+    parser.add_argument("--pack", type=Path, metavar="DIR", help="for a machine without a network")
+    parser.add_argument("--part-mib", type=int, default=60, help="largest part of a pack")
+    parser.add_argument("--python", default=_HERE, help="pack: the machine's version of Python")
+    parser.add_argument("--no-gpu", action="store_true", help="pack: without the GPU's runtime")
+    parser.add_argument(
+        "--no-cuda-libraries", action="store_true",
+        help="pack: the machine has CUDA's libraries in its own Python",
+    )  # fmt: skip
+    return parser.parse_args(arguments)
 
 
-def _write(results: list[Measured], options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace) -> None:
+    names = ["tiny"] if options.tiny else options.shape or ["qwen3-0.6b", "qwen3-8b"]
+    run = Run(datetime.datetime.now(datetime.UTC).date().isoformat())
+    setting = Setting(
+        run=run,
+        budget=Budget(options.minutes),
+        grade=options.grade,
+        rounds=options.rounds,
+        release=options.release,
+        peer_python=options.peer_python,
+        work=options.work,
+        written=lambda: _write(run, options),
+    )
+    first, last = core(options.wanted, options.streams), many(options.wanted, options.streams)
+    planned = [load.words for load in (*first, *last)] + [kinds_of(a) for a in ATTENTION]
+    shapes = [Measuring(SHAPES[name], setting, planned) for name in names]
+    try:
+        with setting.budget.running():
+            _measure(shapes, first, last)
+    except OutOfTimeError:
+        say("the time is over")
+    finally:
+        _write(run, options)
+        for shape in shapes:
+            shape.end(keep=options.keep)
+    print(page.section(run))
+
+
+def _measure(shapes: list[Measuring], first: list[Workload], last: list[Workload]) -> None:
+    """Everything, in the order of what it is worth."""
+    ready = []
+    for shape in shapes:
+        latest = shape is shapes[-1]
+        try:
+            shape.prepare(again=not latest)
+            if shape is shapes[0]:
+                shape.measure_kinds()
+            _measure_speeds(shape, first + last * latest)
+        except ShapeError:
+            shape.close()
+            continue
+        ready.append(shape)
+    for shape in ready:
+        if shape is not shapes[-1] and last:
+            try:
+                _measure_speeds(shape, last)
+            except ShapeError:
+                shape.close()
+    for shape in ready:
+        if shape is not shapes[0]:
+            shape.measure_kinds()
+
+
+def _measure_speeds(shape: Measuring, loads: list[Workload]) -> None:
+    """Raises ShapeError."""
+    shape.open()
+    for workload in loads:
+        shape.measure(workload)
+    shape.close()
+
+
+def _write(run: Run, options: argparse.Namespace) -> None:
     """What there is so far: a card is often lent for a time, and the time ends."""
     if options.out:
-        options.out.write_text(json.dumps([result.plain() for result in results], indent=1))
-    if not options.tiny and all(result.on_gpu for result in results):
-        (REPOSITORY / "docs/benchmarks-gpu.md").write_text(page.write(results))
+        options.out.mkdir(parents=True, exist_ok=True)
+        run.write(options.out / f"{run.name}.json")
+    if run.on_gpu and not options.tiny:
+        page.FIGURES.mkdir(exist_ok=True)
+        run.write(page.FIGURES / f"{run.name}.json")
+        _render()
+        if options.out:
+            (options.out / page.PAGE.name).write_bytes(page.PAGE.read_bytes())
 
 
-def _measure(name: str, options: argparse.Namespace, results: list[Measured]) -> None:
-    say(f"{name}: preparing")
-    node = Node(options.work / name)
-    checkpoint = node.write(SHAPES[name])
-    release = options.release
-    python = release / "venv/bin/python"
-    starting = _peer(options, checkpoint, node.layout.root)
-    bundle = node.add(checkpoint, name, options.grade)
-    peer, refusal = _ready(starting)
-    shutil.rmtree(checkpoint)
-    node.compile(bundle, python)
-    ours = _ours(release, node.layout.root, name)
-    say(f"{name}: {ours.facts['provider']} serves; {'; '.join(ours.facts['reasons'])}")
-    measured = Measured(name, options.grade, node.seconds, ours.facts, peer and peer.facts, refusal)
-    results.append(measured)
-    chosen = [load for load in STREAMS if load.streams <= options.streams]
-    workloads = [FIRST, *(replace(load, wanted=options.wanted) for load in chosen)]
-    for workload in workloads:
-        for turn in range(options.rounds + 1):
-            _turn(measured, workload, turn, ours, peer)
-        _write(results, options)
-    for worker in (ours, peer):
-        if worker is not None:
-            worker.close()
-    if not options.keep:
-        shutil.rmtree(node.layout.root)
-
-
-def _ours(release: Path, root: Path, name: str) -> Worker:
-    """The engine, in the interpreter that the model was compiled for."""
-    for venv in ("venv-cuda13", "venv"):
-        python = release / venv / "bin/python"
-        if not python.exists():
-            continue
-        try:
-            worker = Worker(python, "gpu_check.ours", [str(root), name], root / f"{venv}.log")
-            worker.wait()
-            return worker
-        except PeerError as error:
-            say(f"{venv}: {error}")
-    raise SystemExit("error: the engine did not start with either interpreter")
-
-
-def _peer(options: argparse.Namespace, checkpoint: Path, root: Path) -> Worker:
-    """transformers, which loads the model while the bundle is built."""
-    python = options.peer_python or options.release / "venv/bin/python"
-    return Worker(python, "gpu_check.peer", [str(checkpoint)], root / "peer.log")
-
-
-def _ready(worker: Worker) -> tuple[Worker | None, str]:
-    """A worker that answers, or why it does not."""
-    try:
-        worker.wait()
-    except PeerError as error:
-        say(f"transformers cannot be measured: {error}")
-        return None, str(error)
-    return worker, ""
-
-
-def _turn(
-    measured: Measured, workload: Workload, turn: int, ours: Worker, peer: Worker | None
-) -> None:
-    """Both engines, one after the other; the first turn warms up and does not count."""
-    for side, worker in (("ours", ours), ("peer", peer)):
-        if worker is None:
-            continue
-        seconds = worker.run(workload, turn)
-        say(f"turn {turn}, {workload.streams} x {workload.wanted}: {side} {seconds:.3f} s")
-        if turn:
-            measured.seconds.setdefault((side, workload.streams, workload.wanted), []).append(
-                seconds
-            )
+def _render() -> None:
+    runs = page.runs_in(page.FIGURES)
+    page.PAGE.write_text(page.put_into(page.PAGE.read_text("utf-8"), runs), "utf-8")
 
 
 if __name__ == "__main__":

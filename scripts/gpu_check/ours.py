@@ -20,6 +20,7 @@ from appliance.engine.loaded import ChatModel
 from appliance.engine.sampling import SamplingParams
 from appliance.model_store import ModelStore
 from appliance.trust.node_key import NodePublicKey
+from gpu_check.results import PROCESSOR
 from gpu_check.workloads import Workload, serve
 
 _COPIED = 2 << 30
@@ -42,6 +43,7 @@ def main(root: Path, name: str) -> None:
     serve(
         _Run(model).run,
         provider=artifact.provider,
+        device=device_of(artifact),
         reasons=[f"{no.provider}: {no.message}" for no in artifact.record.reasons],
         compared=_compared(artifact),
         fingerprint=artifact.record.fingerprint,
@@ -70,6 +72,13 @@ class _Run:
         while self._engine.has_work:
             self._engine.step()
         return time.perf_counter() - start
+
+
+def device_of(artifact: Artifact) -> str:
+    """The GPU's name, or PROCESSOR."""
+    if artifact.provider == "cpu":
+        return PROCESSOR
+    return artifact.record.fingerprint["gpu"]
 
 
 def _compared(artifact: Artifact) -> dict[str, float] | None:

@@ -1,94 +1,88 @@
-"""The page of figures, docs/benchmarks-gpu.md."""
+"""The page of figures, docs/benchmarks-gpu.md.
+
+Owns what stands between its two markers: a section for each file of figures, the newest first. The
+rest of the page, with what was measured before there were such files, is written by hand.
+"""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from gpu_check.workloads import FIRST, Workload, median
+from bench_peers.work import REPOSITORY
+from gpu_check.results import Measured, Run
+from gpu_check.workloads import FIRST, Workload
 
-Facts = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One shape: what was prepared, what ran, and the seconds of each turn."""
-
-    shape: str
-    grade: str
-    preparation: Mapping[str, float]
-    ours: Facts
-    peer: Facts | None
-    refusal: str
-    seconds: dict[tuple[str, int, int], list[float]] = field(default_factory=dict)
-
-    @property
-    def on_gpu(self) -> bool:
-        return bool(self.ours["provider"] != "cpu")
-
-    def median(self, side: str, workload: Workload) -> float | None:
-        values = self.seconds.get((side, workload.streams, workload.wanted))
-        return median(values) if values else None
-
-    @property
-    def workloads(self) -> list[Workload]:
-        """What was measured, besides the first token; one stream first."""
-        sizes = {(streams, wanted) for _, streams, wanted in self.seconds}
-        return [
-            Workload(streams, FIRST.given, wanted)
-            for streams, wanted in sorted(sizes)
-            if wanted != FIRST.wanted
-        ]
-
-    @property
-    def limit(self) -> float:
-        """Tokens a second of one stream that memory allows: every weight and key once a token."""
-        alone = self.workloads[0]
-        context = alone.given + alone.wanted / 2
-        touched = self.ours["weights"] + context * self.ours["token_bytes"]
-        return float(self.ours["bandwidth"] / touched)
-
-    def plain(self) -> dict[str, object]:
-        return {
-            "shape": self.shape,
-            "grade": self.grade,
-            "preparation": dict(self.preparation),
-            "ours": dict(self.ours),
-            "peer": None if self.peer is None else dict(self.peer),
-            "seconds": {" ".join(map(str, key)): value for key, value in self.seconds.items()},
-        }
+PAGE = REPOSITORY / "docs/benchmarks-gpu.md"
+FIGURES = REPOSITORY / "docs/benchmarks-gpu"
+BEGIN, END = "<!-- gpu-check: begin -->", "<!-- gpu-check: end -->"
+_NOTHING = "No run has left figures here yet."
 
 
-def write(results: list[Measured]) -> str:
-    """The page, Markdown."""
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    lines = ["# Benchmarks on a GPU", "", f"Written by `scripts/gpu-check` on {today}.", ""]
-    for result in results:
-        lines += _section(result)
-    return "\n".join(lines)
+def runs_in(directory: Path) -> list[Run]:
+    """The runs whose figures are kept, the newest first. Raises ValueError."""
+    return [Run.read(path) for path in sorted(directory.glob("*.json"), reverse=True)]
 
 
-def _section(result: Measured) -> Iterator[str]:
-    ours = result.ours
-    yield f"## {result.shape}, random weights, grade {result.grade}"
+def put_into(page: str, runs: Sequence[Run]) -> str:
+    """`page` with the sections of `runs` between its markers. Raises ValueError without them."""
+    before, _, rest = page.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError("the page has no markers: where are the figures to stand?")
+    sections = "\n\n".join(section(run) for run in runs) or _NOTHING
+    return f"{before}{BEGIN}\n{sections}\n{END}{after}"
+
+
+def section(run: Run) -> str:
+    """The Markdown of one run."""
+    lines = [f"## {run.device}, {run.date}", ""]
+    for shape in run.shapes:
+        lines += _shape(shape)
+    if run.missing:
+        missing = "; ".join(f"{what} ({why})" for what, why in run.missing.items())
+        lines += [f"**Not measured:** {missing}."]
+    return "\n".join(lines).strip()
+
+
+def _shape(result: Measured) -> Iterator[str]:
+    yield f"### {result.shape}, random weights, grade {result.grade}"
     yield ""
-    facts = ", ".join(f"{name} {value}" for name, value in ours["fingerprint"].items())
-    yield f"Provider that ran: **{ours['provider']}** ({facts})."
-    for reason in ours["reasons"]:
-        yield f"Not taken: {reason}."
-    if ours["compared"] is not None:
-        error, bound = ours["compared"]["error"], ours["compared"]["bound"]
-        yield f"Golden logits: relative error {error:.4f} from the processor's, allowed {bound}."
-    yield f"Decoding replays CUDA graphs: {'yes' if ours['recorded'] else 'no'}."
-    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in result.preparation.items())
-    yield f"Preparation: {steps}, loading {ours['loaded']:.1f} s."
-    if result.peer is None:
-        yield f"transformers could not be measured: {result.refusal}."
-    else:
+    yield from _prepared(result)
+    yield ""
+    if result.seconds:
+        yield from _speeds(result)
+        yield ""
+    if result.kinds:
+        yield from _kinds(result)
+        yield ""
+
+
+def _prepared(result: Measured) -> Iterator[str]:
+    steps = [f"{step} {seconds:.1f} s" for step, seconds in result.preparation.items()]
+    ours = result.ours
+    if ours is not None:
+        steps.append(f"loading {ours['loaded']:.1f} s")
+        facts = ", ".join(f"{name} {value}" for name, value in ours["fingerprint"].items())
+        yield f"Provider that ran: **{ours['provider']}** ({facts})."
+        for reason in ours["reasons"]:
+            yield f"Not taken: {reason}."
+        if ours["compared"] is not None:
+            error, bound = ours["compared"]["error"], ours["compared"]["bound"]
+            yield (
+                f"Golden logits: relative error {error:.4f} from the processor's, allowed {bound}."
+            )
+        yield f"Decoding replays CUDA graphs: {'yes' if ours['recorded'] else 'no'}."
+    yield f"Preparation: {', '.join(steps) or 'none was finished'}."
+    if result.peer is not None:
         peer = ", ".join(f"{name} {value}" for name, value in result.peer.items())
         yield f"Beside it on the same card, in turns: transformers' continuous batching ({peer})."
+    if result.refusal:
+        yield f"transformers could not be measured, or not further: {result.refusal}."
+
+
+def _speeds(result: Measured) -> Iterator[str]:
+    yield f"Medians of at least {result.turns} turn{'s' * (result.turns != 1)} after a warm-up:"
     yield ""
     yield "| greedy, 256 tokens in | this engine | transformers | ratio |"
     yield "| --- | ---: | ---: | ---: |"
@@ -97,24 +91,40 @@ def _section(result: Measured) -> Iterator[str]:
     for workload in result.workloads:
         medians = [result.median(side, workload) for side in ("ours", "peer")]
         speeds = [None if x is None else workload.tokens / x for x in medians]
-        yield _row(f"{workload.streams} x {workload.wanted} out, tokens/s", speeds, 1)
-    yield ""
-    if not result.workloads:
-        return
-    alone = result.workloads[0]
+        yield _row(f"{workload.words}, tokens/s", speeds, 1)
+    yield from _against_memory(result)
+
+
+def _against_memory(result: Measured) -> Iterator[str]:
+    """One stream's speed beside what the card's memory would allow."""
+    alone = next((load for load in result.workloads if load.streams == 1), Workload(1, 0, 0))
     seconds, started = result.median("ours", alone), result.median("ours", FIRST)
-    if result.on_gpu and seconds is not None and started is not None:
-        decoding = (alone.wanted - 1) / (seconds - started)
-        yield (
-            f"One stream decodes {decoding:.0f} tokens/s, {100 * decoding / result.limit:.0f} % "
-            f"of the {result.limit:.0f} that a copy's {ours['bandwidth'] / 1e9:.0f} GB/s allow for "
-            f"{ours['weights'] / 1e9:.2f} GB of weights."
-        )
-        yield ""
+    if not result.on_gpu or seconds is None or started is None:
+        return
+    assert result.ours is not None
+    decoding = (alone.wanted - 1) / (seconds - started)
+    yield ""
+    yield (
+        f"One stream decodes {decoding:.0f} tokens/s, {100 * decoding / result.limit:.0f} % "
+        f"of the {result.limit:.0f} that a copy's {result.ours['bandwidth'] / 1e9:.0f} GB/s allow "
+        f"for {result.ours['weights'] / 1e9:.2f} GB of weights."
+    )
+
+
+def _kinds(result: Measured) -> Iterator[str]:
+    chosen = list(result.kinds)
+    yield "What kinds of steps cost, ms the first time / the median of three more, by attention:"
+    yield ""
+    yield f"| step | {' | '.join(chosen)} |"
+    yield f"| --- |{' ---: |' * len(chosen)}"
+    for step in dict.fromkeys(step for steps in result.kinds.values() for step in steps):
+        found = [result.kinds[attention].get(step) for attention in chosen]
+        cells = ["-" if pair is None else f"{pair[0]:.2f} / {pair[1]:.2f}" for pair in found]
+        yield f"| {step} | {' | '.join(cells)} |"
 
 
 def _row(name: str, values: list[float | None], sign: int) -> str:
     ours, peer = values
-    cells = ["-" if value is None else f"{value:.1f}" for value in values]
+    cells = ["-" if value is None else f"{value:,.1f}" for value in values]
     ratio = "-" if ours is None or peer is None else f"{(ours / peer) ** sign:.2f}"
     return f"| {name} | {cells[0]} | {cells[1]} | {ratio} |"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench_peers.work import REPOSITORY, PeerError
 from gpu_check.workloads import Workload, question
+
+_PATIENCE = 30.0
 
 
 class Worker:
@@ -40,18 +42,31 @@ class Worker:
 
     def run(self, workload: Workload, seed: int) -> float:
         """Seconds that it took."""
+        return float(self.ask(question(workload, seed))["seconds"])
+
+    def ask(self, question: Mapping[str, object]) -> dict[str, Any]:
+        """What it answers."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(question(workload, seed) + "\n")
+            self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._dead() from None
-        return float(self._answer()["seconds"])
+        return self._answer()
 
     def close(self) -> None:
+        """Let it end, so that the card's memory is free when this returns."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
+        try:
+            self._process.stdin.close()
+            self._process.wait(_PATIENCE)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self.kill()
+
+    def kill(self) -> None:
+        """End it now, whatever it does."""
+        self._process.kill()
+        self._process.wait(_PATIENCE)
 
     def _answer(self) -> dict[str, Any]:
         """The next line that is a JSON object: libraries print what they like."""
@@ -63,6 +78,9 @@ class Worker:
         raise self._dead()
 
     def _dead(self) -> PeerError:
-        self._process.wait(60)
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.kill()
         lines = self._log.read_text("utf-8", "replace").strip().splitlines()
         return PeerError(f"it ended with status {self._process.returncode}: {lines[-1:]}")

@@ -1,0 +1,52 @@
+"""The time that a card is lent for.
+
+Owns the end: a run is interrupted there wherever it is, so that what was measured is still
+written. A signal does that, since most of the time goes by in other processes and in libraries.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_SHARE = 0.06
+"""Of all the time, for one workload: a dozen of them, and as much again for preparations."""
+
+
+class OutOfTimeError(Exception):
+    """The time is over."""
+
+
+class Budget:
+    """So many minutes from now on; None is as many as it takes."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._seconds = None if minutes is None else 60 * minutes
+        self._start = time.monotonic()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Raises OutOfTimeError in what it encloses when the time is over."""
+        if self._seconds is None:
+            yield
+            return
+        before = signal.signal(signal.SIGALRM, self._over)
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, self._seconds - self._spent))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def allows_another(self, spent: float, last: float) -> bool:
+        """Whether a workload that took `spent` seconds may have a turn as long as its `last`."""
+        return self._seconds is None or spent + last <= _SHARE * self._seconds
+
+    @property
+    def _spent(self) -> float:
+        return time.monotonic() - self._start
+
+    def _over(self, *_: object) -> None:
+        raise OutOfTimeError
