@@ -59,13 +59,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns that count, at most")
     parser.add_argument("--wanted", type=int, default=128, help="new tokens of each sequence")
     parser.add_argument("--streams", type=int, default=MANY, help="at most")
-    parser.add_argument("--release", type=Path, default=RELEASE, help="with venv and venv-cuda13")
-    parser.add_argument("--peer-python", type=Path, help="an interpreter with torch for CUDA")
-    parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--release", type=_path, default=RELEASE, help="with venv and venv-cuda13")
+    parser.add_argument("--peer-python", type=_path, help="an interpreter with torch for CUDA")
+    parser.add_argument("--work", type=_path, default=WORK)
     parser.add_argument("--keep", action="store_true", help="leave the nodes where they are")
-    parser.add_argument("--out", type=Path, help="a folder for figures and page, too")
+    parser.add_argument("--out", type=_path, help="a folder for figures and page, too")
     parser.add_argument("--render", action="store_true", help="only write the page anew")
-    parser.add_argument("--pack", type=Path, metavar="DIR", help="for a machine without a network")
+    parser.add_argument("--pack", type=_path, metavar="DIR", help="for a machine without a network")
     parser.add_argument("--part-mib", type=int, default=60, help="largest part of a pack")
     parser.add_argument("--python", default=_HERE, help="pack: the machine's version of Python")
     parser.add_argument("--no-gpu", action="store_true", help="pack: without the GPU's runtime")
@@ -74,6 +74,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="pack: the machine has CUDA's libraries in its own Python",
     )  # fmt: skip
     return parser.parse_args(arguments)
+
+
+def _path(text: str) -> Path:
+    """Absolute, since the compiler's child starts elsewhere; an environment's Python is a link."""
+    return Path(text).absolute()
 
 
 def _check(options: argparse.Namespace) -> None:

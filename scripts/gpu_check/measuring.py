@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import ApplianceError
-from appliance.model_store import StoredBundle
 from bench_peers.checkpoint import Shape
 from bench_peers.work import PeerError, say
 from gpu_check.budget import Budget
@@ -56,7 +55,7 @@ class Measuring:
     def __init__(self, shape: Shape, setting: Setting, planned: Sequence[str]) -> None:
         """`planned` are the words of what is to be measured of it."""
         self.name = shape.name
-        self._shape, self._setting = shape, setting
+        self._shape, self._setting, self._planned = shape, setting, planned
         self._python: Path | None = None
         self._node: Node | None = None
         self._ours: Worker | None = None
@@ -81,7 +80,7 @@ class Measuring:
             self._await_peer()
             if not again:
                 shutil.rmtree(checkpoint)
-            self._compile(node, bundle)
+            node.compile(bundle, self._setting.release / "venv/bin/python")
 
     def open(self) -> None:
         """Start the engine, and the peer if it does not run. Raises ShapeError."""
@@ -113,9 +112,7 @@ class Measuring:
 
     def measure_kinds(self) -> None:
         """What kinds of steps cost; what fails stays missing, with its reason."""
-        words = [kinds_of(attention) for attention in ATTENTION]
-        if self._node is None:
-            return
+        assert self._node is not None
         try:
             self._kinds = self._start(self._node, "gpu_check.kinds")
             for attention in ATTENTION:
@@ -123,13 +120,11 @@ class Measuring:
                 answer = self._kinds.ask({"attention": attention})
                 self._measured.kinds[attention] = answer["steps"]
                 self._done(kinds_of(attention))
+            self._kinds.close()
         except PeerError as error:
             say(f"{self.name}: kinds of steps: {error}")
-            self._give_up(words, str(error))
-        finally:
-            if self._kinds is not None:
-                self._kinds.close()
-                self._kinds = None
+            self._give_up([kinds_of(attention) for attention in ATTENTION], str(error))
+        self._kinds = None
         self._setting.written()
 
     def close(self) -> None:
@@ -147,13 +142,6 @@ class Measuring:
         self._ours = self._peer = self._kinds = None
         if not keep and self._node is not None:
             shutil.rmtree(self._node.layout.root, ignore_errors=True)
-
-    def give_up(self, reason: str) -> None:
-        """Say of all that is still missing of this shape why."""
-        self._give_up([], reason)
-
-    def _compile(self, node: Node, bundle: StoredBundle) -> None:
-        node.compile(bundle, self._setting.release / "venv/bin/python")
 
     def _start_peer(self, checkpoint: Path) -> Worker:
         """transformers, which loads the model while others work."""
@@ -201,7 +189,7 @@ class Measuring:
                 seconds = worker.run(workload, turn)
             except PeerError as error:
                 if side == "ours":
-                    self._give_up([], str(error))
+                    self._give_up(self._planned, str(error))
                     raise ShapeError(str(error)) from error
                 self._without_peer(error)
                 continue
@@ -216,18 +204,15 @@ class Measuring:
             yield
         except (ApplianceError, PeerError, OSError) as error:
             say(f"{self.name}: {error}")
-            self._give_up([], str(error))
+            self._give_up(self._planned, str(error))
             raise ShapeError(str(error)) from error
 
     def _give_up(self, words: Sequence[str], reason: str) -> None:
-        """`words`: of what; all that is missing of this shape if empty."""
+        """Say of these, as far as they are missing, why."""
         missing = self._setting.run.missing
-        for what in map(self._words, words) if words else self._planned_here():
+        for what in map(self._words, words):
             if what in missing:
                 missing[what] = reason
-
-    def _planned_here(self) -> list[str]:
-        return [what for what in self._setting.run.missing if what.startswith(f"{self.name}: ")]
 
     def _done(self, what: str) -> None:
         self._setting.run.missing.pop(self._words(what), None)

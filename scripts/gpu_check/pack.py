@@ -83,7 +83,7 @@ def _install(packages: Mapping[str, str], target: Path, python: str) -> None:
     lock.write_text("".join(packages.values()))
     subprocess.run(
         [
-            *(sys.executable, "-m", "pip", "install", "-q", "--target", str(target)),
+            *(sys.executable, "-m", "pip", "install", "-qq", "--target", str(target)),
             *("--python-version", python, "--only-binary=:all:", "--no-compile"),
             *("--no-deps", "--require-hashes", "-r", str(lock)),
         ],

@@ -49,6 +49,10 @@ if [ -d "$release/site-cuda13" ]; then
     ln -s "$("$peer" -c 'import nvidia; print(list(nvidia.__path__)[0])')" "$release/site-cuda13/nvidia"
   fi
 fi
+# The 8B shape writes about 40 GB, which memory takes faster than most disks.
+work=$target/work
+shm=$(df -Pk /dev/shm 2> /dev/null | awk 'NR == 2 { print $4 }')
+[ "${shm:-0}" -lt 47185920 ] || work=/dev/shm/gpu-check
 echo "ready; now run, in $repo:"
 echo "PYTHONPATH=$repo:$repo/scripts $release/venv/bin/python -m gpu_check --release $release" \
-  "--work $target/work --out $target/out --minutes 10 --wanted 64${peer:+ --peer-python $peer}"
+  "--work $work --out $target/out --minutes 10 --wanted 64${peer:+ --peer-python $peer}"
