@@ -176,6 +176,9 @@ class Measuring:
             except PeerError as error:
                 reasons.append(f"{venv}: {error}")
                 continue
+            except BaseException:
+                worker.kill()
+                raise
             self._python = python
             self._setting.run.device = worker.facts["device"]
             return worker

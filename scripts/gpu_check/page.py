@@ -39,9 +39,9 @@ def section(run: Run) -> str:
     lines = [f"## {run.device}, {run.date}", ""]
     for shape in run.shapes:
         lines += _shape(shape)
-    if run.missing:
-        missing = "; ".join(f"{what} ({why})" for what, why in run.missing.items())
-        lines += [f"**Not measured:** {missing}."]
+    for why in dict.fromkeys(run.missing.values()):
+        missing = "; ".join(what for what in run.missing if run.missing[what] == why)
+        lines += [f"**Not measured**, since {why}: {missing}.", ""]
     return "\n".join(lines).strip()
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,25 @@ class Worker:
     def close(self) -> None:
         """Let it end, so that the card's memory is free when this returns."""
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-            self._process.wait(_PATIENCE)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
-            self.kill()
+        self._end()
 
     def kill(self) -> None:
         """End it now, whatever it does."""
         self._process.kill()
-        self._process.wait(_PATIENCE)
+        self._end()
+
+    def _end(self) -> None:
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(_PATIENCE)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # a question that was never read
+                pipe.close()
 
     def _answer(self) -> dict[str, Any]:
         """The next line that is a JSON object: libraries print what they like."""
@@ -78,9 +88,7 @@ class Worker:
         raise self._dead()
 
     def _dead(self) -> PeerError:
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self._end()
         lines = self._log.read_text("utf-8", "replace").strip().splitlines()
-        return PeerError(f"it ended with status {self._process.returncode}: {lines[-1:]}")
+        said = lines[-1] if lines else "it said nothing"
+        return PeerError(f"it ended with status {self._process.returncode}: {said}")

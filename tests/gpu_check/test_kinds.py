@@ -1,0 +1,28 @@
+"""Every kind of step is timed over the runner for GPUs, here over ordinary memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench_peers.checkpoint import TINY
+from gpu_check import kinds, measuring
+from gpu_check.kinds import LENGTHS, PIECES, STREAMS, measure_on_host
+from gpu_check.node import Node
+
+
+def test_every_kind_of_step_has_a_first_and_a_further_time(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node")
+    bundle = node.add(node.write(TINY), TINY.name, "fp16")
+    steps = measure_on_host(bundle)
+    assert all(first > 0 and again > 0 for first, again in steps.values())
+    assert steps.keys() == {
+        *(f"prompt of {length}" for length in LENGTHS),
+        *(f"piece of 100 from position {start}" for start in PIECES),
+        *("copy of a slot of 300", "exchange of two slots of 300", "fetching a row of logits"),
+        *(f"decoding {streams}, as it is" for streams in STREAMS),
+    }
+    assert steps["prompt of 2000"][1] > steps["prompt of 16"][1]
+
+
+def test_who_asks_knows_the_kinds_of_attention_that_there_are() -> None:
+    assert measuring.ATTENTION == kinds.ATTENTION

@@ -1,0 +1,73 @@
+"""A run ends in time, says what it did not measure, and leaves its figures in any case."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from gpu_check.__main__ import main
+from gpu_check.budget import Budget, OutOfTimeError
+from gpu_check.page import runs_in
+from gpu_check.results import Run
+from gpu_check.workloads import FIRST, Workload
+
+
+def check(release: Path, *arguments: str) -> Run:
+    """The figures of a small run, whose peer cannot start."""
+    out = release.parent / "out"
+    main(
+        [
+            *("--tiny", "--release", str(release), "--work", str(release.parent / "work")),
+            *("--out", str(out), "--peer-python", "/bin/false", "--wanted", "2", *arguments),
+        ]
+    )
+    (run,) = runs_in(out)
+    return run
+
+
+def test_a_run_measures_all_that_was_planned_and_says_why_there_is_no_peer(release: Path) -> None:
+    run = check(release, "--streams", "8", "--rounds", "1")
+    (shape,) = run.shapes
+    assert run.missing == {}
+    assert run.device == "processor"
+    assert shape.workloads == [Workload(1, 256, 2), Workload(8, 256, 2)]
+    assert shape.median("ours", FIRST) is not None
+    assert shape.median("peer", FIRST) is None
+    assert "ended with status 1" in shape.refusal
+    assert shape.kinds.keys() == {"pinned", "default"}
+    assert not (release.parent / "work/tiny").exists()
+
+
+def test_a_run_whose_time_is_over_names_what_is_missing(release: Path) -> None:
+    run = check(release, "--minutes", "0.01")
+    assert "tiny: 1 x 2 out" in run.missing
+    assert set(run.missing.values()) == {"the time was over before it"}
+    assert not (release.parent / "work/tiny").exists()
+
+
+def test_a_release_without_an_interpreter_is_the_reason_for_all_that_is_missing(
+    release: Path,
+) -> None:
+    (release / "venv").unlink()
+    run = check(release)
+    assert len(run.missing) == 7
+    assert all("cannot be started" in reason for reason in run.missing.values())
+
+
+def test_the_time_ends_whatever_waits() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    start = time.monotonic()
+    with pytest.raises(OutOfTimeError), Budget(0.002).running():
+        time.sleep(30)
+    assert time.monotonic() - start < 20
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_a_workload_gets_its_share_of_the_time_and_no_more() -> None:
+    hour = Budget(60)
+    assert hour.allows_another(spent=100, last=50)
+    assert not hour.allows_another(spent=200, last=50)
+    assert Budget(None).allows_another(spent=1e9, last=1e9)
