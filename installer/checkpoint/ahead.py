@@ -10,27 +10,31 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 _Piece = TypeVar("_Piece")
 _Made = TypeVar("_Made")
-_MOST = 4
+_WORKERS = min(4, os.cpu_count() or 1)
 """Whoever writes and hashes what is made is kept busy by so many."""
+_pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="ahead")
+"""One for all: the allocator keeps memory for each thread that there was."""
 
 
 def ahead(work: Callable[[_Piece], _Made], pieces: Iterable[_Piece]) -> Iterator[_Made]:
-    """`work` of each piece, in their order. Raises what it or `pieces` raises."""
-    workers = min(_MOST, os.cpu_count() or 1)
+    """`work` of each piece, in their order. Raises what it or `pieces` raises.
+
+    `pieces` may come from another `ahead`, `work` may not call one.
+    """
     waiting: deque[Future[_Made]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for piece in pieces:
-                waiting.append(pool.submit(work, piece))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
+    try:
+        for piece in pieces:
+            waiting.append(_pool.submit(work, piece))
+            if len(waiting) >= _WORKERS:
                 yield waiting.popleft().result()
-        finally:
-            for unwanted in waiting:
-                unwanted.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for unwanted in waiting:
+            unwanted.cancel()
+        wait(waiting)

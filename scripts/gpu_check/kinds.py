@@ -134,7 +134,7 @@ def _prompts(
     found: dict[str, tuple[float, float]] = {}
     pool = _pool(device, decoder, _PROMPTS)
     with ExitStack() as closing:
-        runner = DeviceRunner(session, pool, decoder, pool.shape.capacity, record=record)
+        runner = DeviceRunner(session, pool, decoder, _PROMPTS[1], None, record=record)
         closing.callback(runner.close)
         compute(0, _WARM)
         for length in LENGTHS:

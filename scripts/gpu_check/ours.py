@@ -24,8 +24,8 @@ from gpu_check.results import PROCESSOR
 from gpu_check.workloads import Workload, serve
 
 _COPIED = 2 << 30
-_CACHE = 20 << 30
-"""Bytes; the peer shares the card."""
+_CACHE = 40 << 30
+"""Bytes, of which the first model takes half; the peer shares the card."""
 
 
 def main(root: Path, name: str) -> None:
