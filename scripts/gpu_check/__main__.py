@@ -33,13 +33,7 @@ _HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     if options.pack is not None:
-        from gpu_check.pack import pack
-
-        pack(
-            *(options.pack, options.part_mib << 20, options.python),
-            gpu=not options.no_gpu,
-            cuda_libraries=not options.no_cuda_libraries,
-        )
+        _pack(options)
     elif options.render:
         _render()
     else:
@@ -68,6 +62,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pack", type=_path, metavar="DIR", help="for a machine without a network")
     parser.add_argument("--part-mib", type=int, default=60, help="largest part of a pack")
     parser.add_argument("--python", default=_HERE, help="pack: the machine's version of Python")
+    parser.add_argument("--code-only", action="store_true", help="pack: replace the code alone")
     parser.add_argument("--no-gpu", action="store_true", help="pack: without the GPU's runtime")
     parser.add_argument(
         "--no-cuda-libraries", action="store_true",
@@ -153,6 +148,21 @@ def _write(run: Run, options: argparse.Namespace) -> None:
         _render()
         if options.out:
             (options.out / page.PAGE.name).write_bytes(page.PAGE.read_bytes())
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from gpu_check.pack import pack, pack_code
+
+    part_bytes = options.part_mib << 20
+    if options.code_only:
+        pack_code(options.pack, part_bytes)
+        return
+    libraries = not options.no_cuda_libraries
+    pack(
+        *(options.pack, part_bytes, options.python),
+        gpu=not options.no_gpu,
+        cuda_libraries=libraries,
+    )
 
 
 def _render() -> None:

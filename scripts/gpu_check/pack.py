@@ -11,7 +11,8 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -27,35 +28,51 @@ _XZ = ("xz", "-T0", "-6", "-c")
 
 def pack(directory: Path, part_bytes: int, python: str, *, gpu: bool, cuda_libraries: bool) -> None:
     """Write the parts and the script into `directory`, for interpreters of version `python`."""
+    with _stage(directory) as stage:
+        _export(stage / CODE)
+        _install(node_packages(python), stage / SITE, python)
+        if gpu:
+            left_out = frozenset() if cuda_libraries else CUDA_LIBRARIES
+            packages = cuda_packages(python)
+            chosen = {name: packages[name] for name in packages if name not in left_out}
+            _install(chosen, stage / GPU, python)
+        for old in directory.glob("*.part-*"):
+            old.unlink()
+        write_parts(stage, directory, part_bytes)
+        write_script(directory, python)
+
+
+def pack_code(directory: Path, part_bytes: int) -> None:
+    """Replace the code in the pack in `directory`: the other parts stay, and need not go again."""
+    with _stage(directory) as stage:
+        _export(stage / CODE)
+        write_parts(stage, directory, part_bytes)
+
+
+def write_parts(stage: Path, directory: Path, part_bytes: int) -> None:
+    """Each folder in `stage` as NAME.part-000 and so on, and the digests of all that are there."""
+    for folder in sorted(path for path in stage.iterdir() if path.is_dir()):
+        for old in directory.glob(f"{folder.name}.part-*"):
+            old.unlink()
+        parts = _compress(folder, directory, part_bytes)
+        size = sum(part.stat().st_size for part in parts)
+        say(f"{folder.name}: {size / (1 << 20):.1f} MiB in {len(parts)} parts")
+    there = sorted(directory.glob("*.part-*"))
+    lines = [f"{hash_regular(part, name=part.name)[1]}  {part.name}\n" for part in there]
+    (directory / CHECKSUMS).write_text("".join(lines))
+
+
+@contextmanager
+def _stage(directory: Path) -> Iterator[Path]:
+    """A folder for what is packed, which goes away."""
     directory.mkdir(parents=True, exist_ok=True)
     stage = directory / ".stage"
     shutil.rmtree(stage, ignore_errors=True)
-    code = stage / CODE
-    _export(code)
-    archives = {CODE: code, SITE: stage / SITE}
-    _install(node_packages(python), stage / SITE, python)
-    if gpu:
-        packages = cuda_packages(python)
-        if not cuda_libraries:
-            packages = {name: lines for name, lines in packages.items() if not _is_cuda(name)}
-        _install(packages, stage / GPU, python)
-        archives[GPU] = stage / GPU
-    write_parts(archives, directory, part_bytes)
-    write_script(directory, python)
-    shutil.rmtree(stage)
-
-
-def write_parts(archives: Mapping[str, Path], directory: Path, part_bytes: int) -> None:
-    """Each folder as NAME.part-000 and so on, and the digests of all."""
-    for old in directory.glob("*.part-*"):
-        old.unlink()
-    lines: list[str] = []
-    for name, folder in archives.items():
-        parts = _compress(name, folder, directory, part_bytes)
-        size = sum(part.stat().st_size for part in parts)
-        say(f"{name}: {size / (1 << 20):.1f} MiB in {len(parts)} parts")
-        lines += (f"{hash_regular(part, name=part.name)[1]}  {part.name}\n" for part in parts)
-    (directory / CHECKSUMS).write_text("".join(lines))
+    stage.mkdir()
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage)
 
 
 def write_script(directory: Path, python: str) -> None:
@@ -68,7 +85,7 @@ def write_script(directory: Path, python: str) -> None:
 
 def _export(target: Path) -> None:
     """The repository at HEAD, with the compiled operators, which are not in it."""
-    target.mkdir(parents=True)
+    target.mkdir()
     archive = subprocess.run(
         ["git", "archive", "HEAD"], cwd=REPOSITORY, check=True, capture_output=True
     ).stdout
@@ -91,11 +108,7 @@ def _install(packages: Mapping[str, str], target: Path, python: str) -> None:
     )
 
 
-def _is_cuda(name: str) -> bool:
-    return name in CUDA_LIBRARIES
-
-
-def _compress(name: str, folder: Path, directory: Path, part_bytes: int) -> list[Path]:
+def _compress(folder: Path, directory: Path, part_bytes: int) -> list[Path]:
     """A compressed archive of what is in `folder`, cut into parts."""
     with (
         subprocess.Popen(["tar", "-c", "-C", str(folder), "."], stdout=subprocess.PIPE) as tar,
@@ -104,13 +117,13 @@ def _compress(name: str, folder: Path, directory: Path, part_bytes: int) -> list
         assert tar.stdout is not None
         assert xz.stdout is not None
         tar.stdout.close()  # of this process: tar is told when xz ends
-        parts = list(_cut(xz.stdout, directory / name, part_bytes))
+        parts = list(_cut(xz.stdout, directory / folder.name, part_bytes))
     if tar.returncode or xz.returncode:
-        raise SystemExit(f"error: {name} could not be compressed")
+        raise SystemExit(f"error: {folder.name} could not be compressed")
     return parts
 
 
-def _cut(stream: IO[bytes], stem: Path, part_bytes: int) -> Iterable[Path]:
+def _cut(stream: IO[bytes], stem: Path, part_bytes: int) -> Iterator[Path]:
     number = 0
     while piece := stream.read(part_bytes):
         part = stem.with_name(f"{stem.name}.part-{number:03}")

@@ -31,7 +31,7 @@ def packed(tmp_path: Path) -> Path:
         path.write_bytes(data)
     directory = tmp_path / "pack"
     directory.mkdir()
-    write_parts(folders, directory, PART)
+    write_parts(tmp_path / "stage", directory, PART)
     write_script(directory, HERE)
     return directory
 
@@ -64,6 +64,18 @@ def test_parts_are_as_small_as_was_asked_and_become_two_environments(
     noise = tmp_path / "there/release/site/noise.bin"
     assert noise.read_bytes() == (tmp_path / "stage/site/noise.bin").read_bytes()
     assert f"--release {tmp_path}/there/release" in done.stdout
+
+
+def test_another_commit_is_another_part_and_no_more(packed: Path, tmp_path: Path) -> None:
+    before = {part.name: part.read_bytes() for part in packed.glob("*.part-*")}
+    later = tmp_path / "later" / CODE / "appliance"
+    later.mkdir(parents=True)
+    (later / "__init__.py").write_text("later = True")
+    write_parts(tmp_path / "later", packed, PART)
+    after = {part.name: part.read_bytes() for part in packed.glob("*.part-*")}
+    assert {name for name in after if after[name] != before.get(name)} == {"code.part-000"}
+    assert unpack(packed, tmp_path / "there").returncode == 0
+    assert (tmp_path / "there/repo/appliance/__init__.py").read_text() == "later = True"
 
 
 @pytest.mark.parametrize("harm", ["change", "remove"])
