@@ -46,7 +46,8 @@ environment venv "$repo" "$release/site"
 if [ -d "$release/site-cuda13" ]; then
   environment venv-cuda13 "$repo" "$release/site-cuda13" "$release/site"
   if [ ! -e "$release/site-cuda13/nvidia" ] && [ -n "$peer" ]; then
-    ln -s "$("$peer" -c 'import nvidia; print(list(nvidia.__path__)[0])')" "$release/site-cuda13/nvidia"
+    there=$("$peer" -c 'import nvidia; print(list(nvidia.__path__)[0])' 2> /dev/null || true)
+    [ -z "$there" ] || ln -s "$there" "$release/site-cuda13/nvidia"
   fi
 fi
 # The 8B shape writes about 40 GB, which memory takes faster than most disks.

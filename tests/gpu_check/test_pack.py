@@ -36,9 +36,9 @@ def packed(tmp_path: Path) -> Path:
     return directory
 
 
-def unpack(directory: Path, target: Path) -> subprocess.CompletedProcess[str]:
+def unpack(directory: Path, target: Path, *peer: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(directory / UNPACK), str(target)],
+        [str(directory / UNPACK), str(target), *peer],
         env={"PATH": os.environ["PATH"], "PYTHON": sys.executable},
         capture_output=True,
         text=True,
@@ -64,6 +64,20 @@ def test_parts_are_as_small_as_was_asked_and_become_two_environments(
     noise = tmp_path / "there/release/site/noise.bin"
     assert noise.read_bytes() == (tmp_path / "stage/site/noise.bin").read_bytes()
     assert f"--release {tmp_path}/there/release" in done.stdout
+
+
+def test_cuda_libraries_may_be_those_of_the_peers_python(packed: Path, tmp_path: Path) -> None:
+    peer = tmp_path / "peer"
+    peer.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    peer.chmod(0o755)
+    link = tmp_path / "there/release/site-cuda13/nvidia"
+    assert unpack(packed, tmp_path / "there", str(peer)).returncode == 0
+    assert not link.exists()
+    (tmp_path / "nvidia").mkdir()
+    done = unpack(packed, tmp_path / "there", str(peer))
+    assert done.returncode == 0
+    assert link.resolve() == tmp_path / "nvidia"
+    assert f"--peer-python {peer}" in done.stdout
 
 
 def test_another_commit_is_another_part_and_no_more(packed: Path, tmp_path: Path) -> None:
