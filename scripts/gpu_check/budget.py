@@ -14,6 +14,9 @@ from contextlib import contextmanager
 _SHARE = 0.06
 """Of all the time, for one workload: a dozen of them, and as much again for preparations."""
 
+_LONGEST = 0.15
+"""Of all the time, for one answer of a worker: who hangs must not take the rest."""
+
 
 class OutOfTimeError(BaseException):
     """The time is over. No Exception: who takes those of a library for a failure lets it pass."""
@@ -32,17 +35,22 @@ class Budget:
         if self._seconds is None:
             yield
             return
-        before = signal.signal(signal.SIGALRM, self._over)
-        signal.setitimer(signal.ITIMER_REAL, max(1e-3, self._seconds - self._spent))
+        handler = signal.signal(signal.SIGALRM, self._over)
+        timer = signal.setitimer(signal.ITIMER_REAL, max(1e-3, self._seconds - self._spent))
         try:
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_REAL, *timer)
+            signal.signal(signal.SIGALRM, handler)
 
     def allows_another(self, spent: float, last: float) -> bool:
         """Whether a workload that took `spent` seconds may have a turn as long as its `last`."""
         return self._seconds is None or spent + last <= _SHARE * self._seconds
+
+    @property
+    def longest(self) -> float | None:
+        """Seconds that one answer may take."""
+        return None if self._seconds is None else _LONGEST * self._seconds
 
     @property
     def _spent(self) -> float:

@@ -77,10 +77,12 @@ class Measuring:
             checkpoint = node.write(self._shape)
             self._peer = self._start_peer(checkpoint)
             bundle = node.add(checkpoint, self.name, self._setting.grade)
-            self._await_peer()
-            if not again:
+            if not again:  # of a large one there is no room for three copies
+                self._await_peer()
                 shutil.rmtree(checkpoint)
             node.compile(bundle, self._setting.release / "venv/bin/python")
+            if again:
+                self._await_peer()
 
     def open(self) -> None:
         """Start the engine, and the peer if it does not run. Raises ShapeError."""
@@ -117,7 +119,7 @@ class Measuring:
             self._kinds = self._start(self._node, "gpu_check.kinds")
             for attention in ATTENTION:
                 say(f"{self.name}: {kinds_of(attention)}")
-                answer = self._kinds.ask({"attention": attention})
+                answer = self._kinds.ask({"attention": attention}, self._longest)
                 self._measured.kinds[attention] = answer["steps"]
                 self._done(kinds_of(attention))
             self._kinds.close()
@@ -153,7 +155,7 @@ class Measuring:
     def _await_peer(self) -> None:
         assert self._peer is not None
         try:
-            self._peer.wait()
+            self._peer.wait(self._longest)
             self._measured.peer = self._peer.facts
         except PeerError as error:
             self._without_peer(error)
@@ -172,7 +174,7 @@ class Measuring:
                 continue
             worker = Worker(python, module, [str(root), self.name], root / f"{module}-{venv}.log")
             try:
-                worker.wait()
+                worker.wait(self._longest)
             except PeerError as error:
                 reasons.append(f"{venv}: {error}")
                 continue
@@ -189,7 +191,7 @@ class Measuring:
             if worker is None:
                 continue
             try:
-                seconds = worker.run(workload, turn)
+                seconds = worker.run(workload, turn, self._longest)
             except PeerError as error:
                 if side == "ours":
                     self._give_up(self._planned, str(error))
@@ -209,6 +211,10 @@ class Measuring:
             say(f"{self.name}: {error}")
             self._give_up(self._planned, str(error))
             raise ShapeError(str(error)) from error
+
+    @property
+    def _longest(self) -> float | None:
+        return self._setting.budget.longest
 
     def _give_up(self, words: Sequence[str], reason: str) -> None:
         """Say of these, as far as they are missing, why."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 from bench_peers.work import REPOSITORY, PeerError
@@ -37,23 +38,23 @@ class Worker:
             )
         self.facts: dict[str, Any] = {}
 
-    def wait(self) -> None:
-        """Until it can be asked."""
-        self.facts = self._answer()
+    def wait(self, limit: float | None = None) -> None:
+        """Until it can be asked; `limit`: as of `ask`."""
+        self.facts = self._answer(limit)
 
-    def run(self, workload: Workload, seed: int) -> float:
+    def run(self, workload: Workload, seed: int, limit: float | None = None) -> float:
         """Seconds that it took."""
-        return float(self.ask(question(workload, seed))["seconds"])
+        return float(self.ask(question(workload, seed), limit)["seconds"])
 
-    def ask(self, question: Mapping[str, object]) -> dict[str, Any]:
-        """What it answers."""
+    def ask(self, question: Mapping[str, object], limit: float | None = None) -> dict[str, Any]:
+        """What it answers within `limit` seconds; else it is ended."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._dead() from None
-        return self._answer()
+        return self._answer(limit)
 
     def close(self) -> None:
         """Let it end, so that the card's memory is free when this returns."""
@@ -78,13 +79,17 @@ class Worker:
             with suppress(BrokenPipeError):  # a question that was never read
                 pipe.close()
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, limit: float | None) -> dict[str, Any]:
         """The next line that is a JSON object: libraries print what they like."""
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                answer: dict[str, Any] = json.loads(line)
-                return answer
+        with _alarm(limit, self._process.kill) as rung:
+            for line in self._process.stdout:
+                if line.startswith("{"):
+                    answer: dict[str, Any] = json.loads(line)
+                    return answer
+        if rung.is_set():
+            self._end()
+            raise PeerError(f"it did not answer within {limit:.0f} s")
         raise self._dead()
 
     def _dead(self) -> PeerError:
@@ -92,3 +97,23 @@ class Worker:
         lines = self._log.read_text("utf-8", "replace").strip().splitlines()
         said = lines[-1] if lines else "it said nothing"
         return PeerError(f"it ended with status {self._process.returncode}: {said}")
+
+
+@contextmanager
+def _alarm(seconds: float | None, then: Callable[[], None]) -> Iterator[Event]:
+    """Call `then` if what it encloses takes longer; set is what is given if that was so."""
+    rung = Event()
+
+    def ring() -> None:
+        rung.set()
+        then()
+
+    timer = None if seconds is None else Timer(seconds, ring)
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield rung
+    finally:
+        if timer is not None:
+            timer.cancel()
