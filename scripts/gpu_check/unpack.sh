@@ -36,11 +36,13 @@ mkdir -p "$target"
 target=$(cd "$target" && pwd)
 repo=$target/repo release=$target/release
 rm -rf "$repo" "$release"
-join code "$repo" & join site "$release/site" &
-if [ -e "$here/gpu.part-000" ]; then join gpu "$release/site-cuda13" & fi
-wait
-for folder in "$repo/appliance" "$release/site/onnxruntime"; do
-  [ -e "$folder" ] || { echo "error: $folder was not unpacked: is the disk full?" >&2; exit 1; }
+join code "$repo" & running=$!
+join site "$release/site" & running="$running $!"
+if [ -e "$here/gpu.part-000" ]; then
+  join gpu "$release/site-cuda13" & running="$running $!"
+fi
+for one in $running; do
+  wait "$one" || { echo "error: not everything was unpacked: is the disk full?" >&2; exit 1; }
 done
 environment venv "$repo" "$release/site"
 if [ -d "$release/site-cuda13" ]; then
