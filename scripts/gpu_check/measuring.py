@@ -98,18 +98,18 @@ class Measuring:
         say(f"{self.name}: {facts['provider']} serves; {'; '.join(facts['reasons'])}")
 
     def measure(self, workload: Workload) -> None:
-        """Both engines in turns; the first turn warms up. Raises ShapeError if ours fails."""
-        begin = time.monotonic()
-        turn = 0
-        while turn <= self._setting.rounds:
-            start = time.monotonic()
-            self._turn(workload, turn)
-            now = time.monotonic()
-            turn += 1
-            if turn > 1:
-                self._done(workload.words)
-            if turn > 1 and not self._setting.budget.allows_another(now - begin, now - start):
-                break
+        """Both engines in turns; the first turn warms up.
+
+        An engine that fails is started anew for what comes next. Raises ShapeError if that fails.
+        """
+        try:
+            self._turns(workload)
+        except PeerError as error:
+            say(f"{self.name}, {workload.words}: {error}")
+            self._give_up([workload.words], str(error))
+            with self._failing():
+                assert self._node is not None
+                self._ours = self._start(self._node, "gpu_check.ours")
         self._setting.written()
 
     def measure_kinds(self) -> None:
@@ -186,21 +186,32 @@ class Measuring:
             return worker
         raise PeerError("; ".join(reasons) or "there is no interpreter to start it with")
 
-    def _turn(self, workload: Workload, turn: int) -> None:
-        for side, worker in (("ours", self._ours), ("peer", self._peer)):
-            if worker is None:
-                continue
-            try:
-                seconds = worker.run(workload, turn, self._longest)
-            except PeerError as error:
-                if side == "ours":
-                    self._give_up(self._planned, str(error))
-                    raise ShapeError(str(error)) from error
-                self._without_peer(error)
-                continue
-            say(f"{self.name}, turn {turn}, {workload.words}: {side} {seconds:.3f} s")
+    def _turns(self, workload: Workload) -> None:
+        """Raises PeerError if our engine fails."""
+        begin = time.monotonic()
+        for turn in range(self._setting.rounds + 1):
+            start = time.monotonic()
+            self._turn(workload, turn)
+            now = time.monotonic()
             if turn:
-                self._measured.add(side, workload, seconds)
+                self._done(workload.words)
+                if not self._setting.budget.allows_another(now - begin, now - start):
+                    break
+
+    def _turn(self, workload: Workload, turn: int) -> None:
+        assert self._ours is not None
+        self._count("ours", workload, turn, self._ours.run(workload, turn, self._longest))
+        if self._peer is None:
+            return
+        try:
+            self._count("peer", workload, turn, self._peer.run(workload, turn, self._longest))
+        except PeerError as error:
+            self._without_peer(error)
+
+    def _count(self, side: str, workload: Workload, turn: int, seconds: float) -> None:
+        say(f"{self.name}, turn {turn}, {workload.words}: {side} {seconds:.3f} s")
+        if turn:
+            self._measured.add(side, workload, seconds)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

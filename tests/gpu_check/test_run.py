@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from bench_peers.work import PeerError
 from gpu_check.__main__ import main
 from gpu_check.budget import Budget, OutOfTimeError
 from gpu_check.page import runs_in
 from gpu_check.results import Run
-from gpu_check.workloads import FIRST, Workload
+from gpu_check.worker import Worker
+from gpu_check.workloads import FIRST, Workload, question
 
 
 def check(release: Path, *arguments: str) -> Run:
@@ -39,6 +41,24 @@ def test_a_run_measures_all_that_was_planned_and_says_why_there_is_no_peer(relea
     assert "ended with status 1" in shape.refusal
     assert shape.kinds.keys() == {"pinned", "default"}
     assert not (release.parent / "work/tiny").exists()
+
+
+def test_an_engine_that_dies_costs_one_workload(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died: list[Workload] = []
+
+    def run(worker: Worker, workload: Workload, seed: int, limit: float | None = None) -> float:
+        if workload.streams == 1 and not died:
+            died.append(workload)
+            worker.kill()
+            raise PeerError("it ended with status -9")
+        return float(worker.ask(question(workload, seed), limit)["seconds"])
+
+    monkeypatch.setattr(Worker, "run", run)
+    run_made = check(release, "--streams", "8", "--rounds", "1")
+    assert run_made.missing == {"tiny: 1 x 2 out": "it ended with status -9"}
+    assert run_made.shapes[0].workloads == [Workload(8, 256, 2)]
 
 
 def test_a_run_whose_time_is_over_names_what_is_missing(release: Path) -> None:
