@@ -23,6 +23,7 @@ import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.compiler import Artifact, libraries, open_artifact
+from appliance.compiler.recording import RECORDS
 from appliance.config import Layout
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.device import CudaDevice, Device, HostDevice
@@ -89,14 +90,13 @@ def _measure_on_gpu(bundle: StoredBundle, artifact: Artifact, attention: str) ->
     if artifact.provider != "cuda":
         raise UnsupportedError(f"kinds of steps are not told apart on {artifact.provider}")
     assert bundle.manifest.decoder is not None
-    if attention == "pinned":
-        session, record = open_cuda_session(artifact.directory)
-    else:
-        session, record = _open_plainly(artifact.directory), True
+    record = artifact.record.unrecorded is None
+    opens = open_cuda_session if attention == "pinned" else _open_plainly
+    session = opens(artifact.directory, record=record)
     return measure(session, CudaDevice(), bundle.manifest.decoder, record=record)
 
 
-def _open_plainly(artifact: Path) -> ort.InferenceSession:
+def _open_plainly(artifact: Path, *, record: bool) -> ort.InferenceSession:
     """As `open_cuda_session`, without a word about attention."""
     libraries.preload()
     options = ort.SessionOptions()
@@ -105,7 +105,8 @@ def _open_plainly(artifact: Path) -> ort.InferenceSession:
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     options.add_session_config_entry(*libraries.MIXED_PRODUCTS)
-    settings = {"device_id": "0", "enable_cuda_graph": "1"}
+    settings = {"device_id": "0", **libraries.CUDA_OPTIONS, **(RECORDS if record else {})}
+    del settings[libraries.ATTENTION_KERNELS[0]]
     return ort.InferenceSession(
         artifact / GRAPH_NAME, options, providers=[(CUDA_PROVIDER, settings)], enable_fallback=0
     )
