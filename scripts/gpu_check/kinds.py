@@ -98,10 +98,8 @@ def _measure_on_gpu(bundle: StoredBundle, artifact: Artifact, attention: str) ->
         raise UnsupportedError(f"kinds of steps are not told apart on {artifact.provider}")
     assert bundle.manifest.decoder is not None
     record = artifact.record.unrecorded is None
-    if attention == "pinned":
-        session = open_cuda_session(artifact.directory, record=record)
-    else:
-        session = _open_plainly(artifact.directory, record=record)
+    opens = open_cuda_session if attention == "pinned" else _open_plainly
+    session = opens(artifact.directory, record=record)
     return measure(session, CudaDevice(), bundle.manifest.decoder, record=record)
 
 
