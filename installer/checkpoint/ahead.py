@@ -7,6 +7,7 @@ on arrays, reading and hashing do.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,8 @@ _Piece = TypeVar("_Piece")
 _Made = TypeVar("_Made")
 _WORKERS = min(4, os.cpu_count() or 1)
 """Whoever writes and hashes what is made is kept busy by so many."""
+_M_ARENA_MAX = -8
+"""malloc.h of glibc."""
 _pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="ahead")
 """One for all: the allocator keeps memory for each thread that there was."""
 
@@ -38,3 +41,13 @@ def ahead(work: Callable[[_Piece], _Made], pieces: Iterable[_Piece]) -> Iterator
         for unwanted in waiting:
             unwanted.cancel()
         wait(waiting)
+
+
+def share_heap() -> None:
+    """Let the threads allocate from one heap, where the system's allocator can (mallopt(3)).
+
+    Each would have its own, which keeps the most that there ever was in it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)

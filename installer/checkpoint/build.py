@@ -33,6 +33,7 @@ from appliance.config import source_date_epoch
 from appliance.errors import UsageError
 from appliance.fsops import hash_regular, walk_files
 from installer.checkpoint import bom
+from installer.checkpoint.ahead import share_heap
 from installer.checkpoint.bundle_layout import DRAFT, LICENCE, MODEL_CARD, README, TOKENIZER
 from installer.checkpoint.draft import draft_spec, with_draft
 from installer.checkpoint.graph.attention import FloatSlots
@@ -98,6 +99,7 @@ def build_bundle(
         epoch = source_date_epoch()
         created = int(time.time()) if epoch is None else epoch
     progress = progress or NoProgress()
+    share_heap()
     identity = _identity(name, version, created)
     plan = make_plan(
         *(Checkpoint(checkpoint), precision, license_file, max_file_bytes, parity),
