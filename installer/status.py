@@ -44,7 +44,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing faster computes it; empty if nothing is."""
     reasons: tuple[Refusal, ...] = ()
     """The same, for each faster provider."""
-    beside: Refusal | None = None
+    tower: Refusal | None = None
     """Why its images are seen by the processor though it is not; None if they are not."""
     unrecorded: Refusal | None = None
     """Why its steps on a GPU are not replayed; None if they are."""
@@ -145,7 +145,7 @@ def served_model(
         compiled_for=record.provider if record else "",
         reason="; ".join(why_not_faster(record)) if record else "",
         reasons=record.reasons if record else (),
-        beside=record.beside if record else None,
+        tower=record.tower if record else None,
         unrecorded=record.unrecorded if record else None,
         golden=record.compared if record else None,
         fit=record.fit if record else None,

@@ -84,16 +84,16 @@ def _compile_for_gpu(
     if missing:
         raise UnsupportedError(missing, code="library_missing")
     manifest, expected = _manifest(bundle_dir), golden.read(golden_dir)
-    beside = unrecorded = None
+    tower = unrecorded = None
     if tensorrt:
         profiles = plan(msgspec.json.decode(how, type=Sizes))
         compared = compile_tensorrt(bundle_dir, manifest, out_dir, expected, profiles)
     else:
         compared = compile_cuda(bundle_dir, manifest, out_dir, expected, CUDA, how)
-        beside = compile_tower_beside(bundle_dir, manifest, out_dir, CUDA)
+        tower = compile_tower_beside(bundle_dir, manifest, out_dir, CUDA)
         if manifest.decoder is not None:
             unrecorded = why_unrecorded(out_dir / GRAPH_NAME, manifest.decoder, CUDA)
-    made = Outcome(compared=compared, beside=beside, unrecorded=unrecorded)
+    made = Outcome(compared=compared, tower=tower, unrecorded=unrecorded)
     sys.stdout.write(msgspec.json.encode(made).decode() + "\n")
 
 

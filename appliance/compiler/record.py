@@ -82,7 +82,7 @@ class Record(
         provider: what computes it; sessions over it that take another are closed.
         reasons: for each faster provider, why it was not taken.
         compared: with the processor; None for the processor itself.
-        beside: why the model's vision tower is the processor's though its decoder is not; or None.
+        tower: why the model's vision tower is the processor's though its decoder is not; or None.
         unrecorded: why its steps are run kernel by kernel on a GPU, not replayed; or None.
         fit: in the GPU's memory; None for the processor.
     """
@@ -96,7 +96,7 @@ class Record(
     reasons: tuple[Refusal, ...] = ()
     compared: Comparison | None = None
     fit: Fit | None = None
-    beside: Refusal | None = None
+    tower: Refusal | None = None
     unrecorded: Refusal | None = None
 
 
@@ -104,7 +104,7 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """What a compilation for a GPU says of itself; attributes as the record's."""
 
     compared: Comparison
-    beside: Refusal | None = None
+    tower: Refusal | None = None
     unrecorded: Refusal | None = None
 
 
@@ -120,7 +120,7 @@ def compiled_as(record: Record) -> list[str]:
 
 def why_not_faster(record: Record) -> list[str]:
     """What of the model a faster provider could compute, and why it does not: clauses."""
-    tower = [] if record.beside is None else [f"images seen by cpu: {record.beside.message}"]
+    tower = [] if record.tower is None else [f"images seen by cpu: {record.tower.message}"]
     steps = [] if record.unrecorded is None else [f"not replayed: {record.unrecorded.message}"]
     return [*tower, *steps, *_explained(record.reasons)]
 

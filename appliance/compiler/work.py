@@ -132,7 +132,7 @@ class ArtifactWork:
                 reasons=reasons,
                 compared=found.compared,
                 fit=found.fit,
-                beside=found.beside,
+                tower=found.tower,
                 unrecorded=found.unrecorded,
             )
             self._sign(record, incoming)
@@ -174,7 +174,7 @@ class ArtifactWork:
             arguments.append(self._sizes(fit) if provider == "tensorrt" else fit.precision)
             said = run_compiler(runtime.python, arguments, self.user)
         made = _made(said)
-        return _Found(made.compared, fit, made.beside, made.unrecorded)
+        return _Found(made.compared, fit, made.tower, made.unrecorded)
 
     def _sizes(self, fit: Fit) -> str:
         spec = self.bundle.manifest.decoder
@@ -211,7 +211,7 @@ class _Found:
 
     compared: Comparison | None
     fit: Fit | None
-    beside: Refusal | None = None
+    tower: Refusal | None = None
     unrecorded: Refusal | None = None
 
 

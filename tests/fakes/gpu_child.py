@@ -30,8 +30,8 @@ def main(machine: Path, arguments: list[str]) -> int:
             manifest = decode((Path(bundle) / MANIFEST_NAME).read_bytes())
             expected = golden.read(Path(logits))
             compared = compile_cuda(Path(bundle), manifest, Path(out), expected, target, precision)
-            beside = compile_tower_beside(Path(bundle), manifest, Path(out), target)
-            made = Outcome(compared=compared, beside=beside)
+            tower = compile_tower_beside(Path(bundle), manifest, Path(out), target)
+            made = Outcome(compared=compared, tower=tower)
             sys.stdout.write(msgspec.json.encode(made).decode())
             return 0
         case ["--provider", "tensorrt", _, out, _, sizes]:

@@ -82,7 +82,7 @@ def test_what_is_compiled_sees_what_the_reference_sees(
     (record,) = site.records
     assert record.provider == "cuda"
     assert [(r.provider, r.code) for r in record.reasons] == [("tensorrt", "no_variant")]
-    assert record.beside is None
+    assert record.tower is None
     assert record.compared is not None
     assert 0 < record.compared.error <= record.compared.bound
     decoder, tower = {GRAPH_NAME, WEIGHTS_NAME}, {VISION_CUDA_NAME, VISION_WEIGHTS_NAME}
@@ -110,9 +110,9 @@ def test_a_tower_without_a_graph_for_it_stays_on_the_processor_with_the_reason(
     artifact = site.compile(stored(older))
     (record,) = site.records
     assert record.provider == "cuda"
-    assert record.beside is not None
-    assert record.beside.code == "no_variant"
-    assert f"images seen by cpu: {record.beside.message}" in compiled_as(record)
+    assert record.tower is not None
+    assert record.tower.code == "no_variant"
+    assert f"images seen by cpu: {record.tower.message}" in compiled_as(record)
     assert {VISION_NAME, VISION_WEIGHTS_NAME} <= files_of(record)
     open_tower(artifact, EngineSettings(threads=1))
 
