@@ -79,7 +79,9 @@ class SigningKeys:
     def __init__(self, key_dir: Path) -> None:
         """Raises NotFoundError, StorageError, SignatureError if the key is damaged."""
         self._directory = key_dir
-        self._loaded = load_signer(key_dir), self._mark()
+        # The mark first: a key that is rolled in between is then read again, not taken for the new.
+        mark = self._mark()
+        self._loaded = load_signer(key_dir), mark
 
     def in_force(self) -> EpochSigner:
         """The key in force now; another process may have rolled it. Raises as the constructor."""

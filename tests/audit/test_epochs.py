@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.audit import signer
 from appliance.audit.checkpoint import CHECKPOINT_NAME, parse_checkpoint
 from appliance.audit.epochs import epoch_name, read_epoch
 from appliance.audit.event import Keyroll, encode_leaf, place
@@ -15,7 +16,14 @@ from appliance.audit.fsck import verify
 from appliance.audit.log import AuditLog
 from appliance.audit.note import text_of
 from appliance.audit.reader import read_events
-from appliance.audit.signer import NEXT_NAME, SECRET_NAME, SigningKeys, create_signer, load_signer
+from appliance.audit.signer import (
+    NEXT_NAME,
+    SECRET_NAME,
+    EpochSigner,
+    SigningKeys,
+    create_signer,
+    load_signer,
+)
 from appliance.config import AuditSettings
 from appliance.errors import AuditError, SignatureError
 from tests.audit.sample import assert_verifies, check, exchange, open_log, pinned_key
@@ -252,3 +260,21 @@ def test_a_key_that_is_being_destroyed_is_not_taken_for_damaged(tmp_path: Path) 
     thread.join()
     assert epochs == sorted(epochs)
     assert load_signer(tmp_path / "key").epoch == 50
+
+
+def test_whoever_opens_the_keys_in_the_middle_of_a_roll_signs_with_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_log(tmp_path):
+        pass
+    other, rolls = SigningKeys(tmp_path / "key"), iter([True])
+
+    def read_before_a_roll(key_dir: Path) -> EpochSigner:
+        key = load_signer(key_dir)
+        if next(rolls, False):
+            other.prepare()
+            other.promote()
+        return key
+
+    monkeypatch.setattr(signer, "load_signer", read_before_a_roll)
+    assert SigningKeys(tmp_path / "key").in_force().epoch == 1
