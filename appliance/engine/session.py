@@ -49,48 +49,32 @@ def open_session(
     return session
 
 
-def open_cuda_session(artifact: Path, *, record: bool, index: int = 0) -> ort.InferenceSession:
-    """A session on the GPU number `index`; with `record` it records runs and replays them.
+def open_cuda_session(artifact: Path, *, record: bool) -> ort.InferenceSession:
+    """A session on the GPU; with `record` it records runs and replays them.
 
     Raises UnsupportedError if ONNX Runtime refuses the graph or does not take the GPU: never is
     the processor used instead.
     """
-    libraries.preload()
-    settings = {"device_id": str(index), **libraries.CUDA_OPTIONS, **(RECORDS if record else {})}
-    session = _open(artifact / GRAPH_NAME, _options(1), CUDA_PROVIDER, settings)
-    if session.get_providers()[0] != CUDA_PROVIDER:
-        raise _another(session, CUDA_PROVIDER)
-    return session
+    settings = {**libraries.CUDA_OPTIONS, **(RECORDS if record else {})}
+    return _open_on_gpu(artifact / GRAPH_NAME, CUDA_PROVIDER, settings)
 
 
-def open_cuda_reader(
-    artifact: Path, name: str = GRAPH_NAME, index: int = 0
-) -> ort.InferenceSession:
-    """A session on the GPU number `index` for a graph that reads texts or looks at images: nothing
-    is recorded, since each run has a shape of its own.
+def open_cuda_reader(artifact: Path, name: str = GRAPH_NAME) -> ort.InferenceSession:
+    """A session on the GPU for a graph that reads texts or looks at images: nothing is recorded,
+    since each run has a shape of its own.
 
     Raises UnsupportedError as `open_cuda_session` does.
     """
-    libraries.preload()
-    settings = {"device_id": str(index), **libraries.CUDA_OPTIONS}
-    session = _open(artifact / name, _options(1), CUDA_PROVIDER, settings)
-    if session.get_providers()[0] != CUDA_PROVIDER:
-        raise _another(session, CUDA_PROVIDER)
-    return session
+    return _open_on_gpu(artifact / name, CUDA_PROVIDER, libraries.CUDA_OPTIONS)
 
 
-def open_tensorrt_session(artifact: Path, name: str, index: int = 0) -> ort.InferenceSession:
-    """A session over one engine of the artifact, on the GPU number `index`.
+def open_tensorrt_session(artifact: Path, name: str) -> ort.InferenceSession:
+    """A session over one engine of the artifact, on the GPU.
 
     Raises UnsupportedError if ONNX Runtime refuses it or takes another provider: an engine that
     TensorRT does not load is never replaced by one that is built now.
     """
-    libraries.preload()
-    provider = PROVIDERS["tensorrt"]
-    session = _open(artifact / name, _options(1), provider, {"device_id": str(index)})
-    if session.get_providers()[0] != provider:
-        raise _another(session, provider)
-    return session
+    return _open_on_gpu(artifact / name, PROVIDERS["tensorrt"], {})
 
 
 def open_small_session(graph: bytes, provider: Provider) -> ort.InferenceSession:
@@ -126,6 +110,15 @@ def _options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
         library.register(options)
     options.add_session_config_entry(*libraries.MIXED_PRODUCTS)
     return options
+
+
+def _open_on_gpu(graph: Path, provider: str, settings: Mapping[str, str]) -> ort.InferenceSession:
+    libraries.preload()
+    # Number 0 is the model's own GPU: its process sees no other once `preload` ran.
+    session = _open(graph, _options(1), provider, {"device_id": "0", **settings})
+    if session.get_providers()[0] != provider:
+        raise _another(session, provider)
+    return session
 
 
 def _open(
