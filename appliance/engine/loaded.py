@@ -7,6 +7,7 @@ file whose bytes are not the ones in the manifest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -35,7 +36,6 @@ from appliance.engine.grammar.turn import Tags
 from appliance.engine.guesser import why_unused
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.opened import open_decoder
-from appliance.engine.opened_decoder import OpenedDecoder
 from appliance.engine.opened_reader import open_reader
 from appliance.engine.reranker import RerankModel
 from appliance.engine.tokenizer import Tokenizer
@@ -71,62 +71,65 @@ class ChatModel:
                 *visible_tags(prompting.tool_format),
             ),
         )
-        self._template = ChatTemplate(
-            read_checked(bundle, prompting.template).decode("utf-8"),
-            bos_token=prompting.bos_token,
-            eos_token=prompting.eos_token,
-            control=self.tokenizer.control,
-        )
-        self.grammars = GrammarCompiler(
-            read_checked(bundle, manifest.tokenizer),
-            vocab_size=decoder.vocab_size,
-            end_ids=generation.eos_token_ids,
-            tags=Tags(prompting.reasoning_start, prompting.reasoning_end, prompting.tool_format),
-        )
-        self._opened: OpenedDecoder | None = None
         self.eyes: Eyes | None = None
         """None if the model reads text only."""
-        try:
+        with ExitStack() as made:
+            self._template = ChatTemplate(
+                read_checked(bundle, prompting.template).decode("utf-8"),
+                bos_token=prompting.bos_token,
+                eos_token=prompting.eos_token,
+                control=self.tokenizer.control,
+            )
+            made.callback(self._template.close)
+            self.grammars = GrammarCompiler(
+                read_checked(bundle, manifest.tokenizer),
+                vocab_size=decoder.vocab_size,
+                end_ids=generation.eos_token_ids,
+                tags=Tags(
+                    prompting.reasoning_start, prompting.reasoning_end, prompting.tool_format
+                ),
+            )
+            made.callback(self.grammars.close)
             vision = manifest.vision
             if isinstance(vision, VisionSpec):
                 self.eyes = Eyes(open_tower(artifact.directory, settings), vision)
+                made.callback(self.eyes.close)
             draft = manifest.draft.decoder if isinstance(manifest.draft, DraftSpec) else None
             head = manifest.head if isinstance(manifest.head, HeadSpec) else None
-            self._opened = opened = open_decoder(
+            opened = open_decoder(
                 *(artifact, decoder, settings, budget),
                 sees=self.eyes is not None,
                 draft=draft,
                 head=head,
             )
-        except BaseException:
-            self.close()
-            raise
-        self.grammars.await_tables()
-        settings, self.cache_shape = opened.settings, opened.shape
-        self.recorded = opened.recorded
-        """Whether steps are replayed on a GPU, not started kernel by kernel."""
-        self.draft_unused = (
-            "" if opened.draft else why_unused(manifest, artifact.provider, settings)
-        )
-        """What of the bundle does not guess, and why; "" if it does, or there is nothing."""
-        self.engine = LLMEngine(
-            opened.runner,
-            self.tokenizer,
-            prompting,
-            vocab_size=decoder.vocab_size,
-            slots=self.cache_shape.slots,
-            capacity=self.cache_shape.capacity,
-            token_budget=settings.token_budget,
-            max_waiting=settings.max_waiting,
-            max_waiting_per_caller=settings.max_waiting_per_caller,
-            draft_tokens=settings.draft_tokens,
-            draft=opened.draft,
-            step_seconds=settings.step_milliseconds / 1000,
-            shared_step_seconds=settings.shared_step_milliseconds / 1000,
-            gathered=opened.gathered,
-        )
-        self.adapters = Adapters(manifest, self.engine, opened.adapted, settings.max_adapters)
-        self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
+            made.callback(opened.close)
+            self.grammars.await_tables()
+            settings, self.cache_shape = opened.settings, opened.shape
+            self.recorded = opened.recorded
+            """Whether steps are replayed on a GPU, not started kernel by kernel."""
+            self.draft_unused = (
+                "" if opened.draft else why_unused(manifest, artifact.provider, settings)
+            )
+            """What of the bundle does not guess, and why; "" if it does, or there is nothing."""
+            self.engine = LLMEngine(
+                opened.runner,
+                self.tokenizer,
+                prompting,
+                vocab_size=decoder.vocab_size,
+                slots=self.cache_shape.slots,
+                capacity=self.cache_shape.capacity,
+                token_budget=settings.token_budget,
+                max_waiting=settings.max_waiting,
+                max_waiting_per_caller=settings.max_waiting_per_caller,
+                draft_tokens=settings.draft_tokens,
+                draft=opened.draft,
+                step_seconds=settings.step_milliseconds / 1000,
+                shared_step_seconds=settings.shared_step_milliseconds / 1000,
+                gathered=opened.gathered,
+            )
+            self.adapters = Adapters(manifest, self.engine, opened.adapted, settings.max_adapters)
+            self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
+            self._made = made.pop_all()
 
     @property
     def cache_bytes_used(self) -> int:
@@ -178,13 +181,7 @@ class ChatModel:
 
     def close(self) -> None:
         """Free what the cache took and end the processes of template and grammars."""
-        self._template.close()
-        self.grammars.close()
-        if self.eyes is not None:
-            self.eyes.close()
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        self._made.close()
 
 
 class EmbeddingModel:

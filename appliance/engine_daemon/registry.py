@@ -200,7 +200,7 @@ class ModelRegistry:
             base = self.serving(spec.base.name)
             await asyncio.to_thread(base.chat.adapters.add, bundle)
             return lambda: hosted.serve_with(base)
-        model, artifact = await asyncio.to_thread(self._open, bundle)
+        model, artifact = await self._open_in_thread(bundle)
         adapters = self._adapters_of(bundle.name)
         try:
             for adapter in adapters:
@@ -260,6 +260,18 @@ class ModelRegistry:
                 code="model_not_found",
             )
         return bundle
+
+    async def _open_in_thread(self, bundle: StoredBundle) -> tuple[LoadedModel, Artifact]:
+        """As `_open`. A thread cannot be cancelled: what it opens for nobody is closed."""
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, bundle))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait([opening])
+            if opening.exception() is None:
+                model, _ = opening.result()
+                await asyncio.to_thread(model.close)
+            raise
 
     def _open(self, bundle: StoredBundle) -> tuple[LoadedModel, Artifact]:
         layout = self._config.layout

@@ -67,6 +67,7 @@ class ChatTemplate:
         self._max_chars = max_chars
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
+        self._closed = False
         with self._lock:
             self._start()
 
@@ -74,7 +75,7 @@ class ChatTemplate:
         """The prompt for the next assistant turn.
 
         Raises RequestError with code `template_stopped` if the template ran for too long, or died;
-        UnavailableError with code `machine_busy` if it was not let run.
+        UnavailableError with code `machine_busy` if it was not let run, or if it was closed.
         """
         conversation.check()
         messages, tools = conversation.template_messages(), conversation.template_tools()
@@ -103,8 +104,9 @@ class ChatTemplate:
         return Prompt(text, mark if typed else "")
 
     def close(self) -> None:
-        """End the worker."""
+        """End the worker, for good."""
         with self._lock:
+            self._closed = True
             self._end()
 
     def _end(self) -> None:
@@ -114,6 +116,8 @@ class ChatTemplate:
 
     def _render(self, variables: dict[str, object]) -> str:
         with self._lock:
+            if self._closed:
+                raise UnavailableError("the model is being unloaded", hint="try again in a moment")
             worker = self._worker or self._start()
             try:
                 answer = worker.ask(variables, self._seconds, self._late_seconds)

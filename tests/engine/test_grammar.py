@@ -19,9 +19,10 @@ from appliance.engine.grammar.formats import PATTERNS
 from appliance.engine.grammar.pattern import MAX_SIZE, PatternError, check_pattern
 from appliance.engine.grammar.schema import ANNOTATIONS, KEYWORDS, MAX_LITERAL, checked
 from appliance.engine.grammar.tagged import CallableTool
+from appliance.engine.grammar.trial import Trial
 from appliance.engine.grammar.trial_worker import NICENESS
 from appliance.engine.grammar.turn import Structured, Tags, Turn
-from appliance.errors import CapacityError, RequestError, UnsupportedError
+from appliance.errors import CapacityError, RequestError, UnavailableError, UnsupportedError
 from tests.engine.conftest import OpenChat
 from tests.engine.test_structured import FORMAT_CHECKS
 
@@ -45,6 +46,14 @@ ALL_KEYWORDS = frozenset(
 @pytest.fixture
 def compiler(open_chat: OpenChat) -> GrammarCompiler:
     return open_chat().grammars
+
+
+def test_a_compiler_that_was_closed_starts_no_process_again() -> None:
+    trial = Trial()
+    trial.close()
+    with pytest.raises(UnavailableError, match="unloaded"):
+        trial.compile("", {})
+    trial.close()
 
 
 def schema_turn(schema: object) -> Turn:

@@ -14,6 +14,7 @@ from appliance.errors import UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from tests.engine_daemon.conftest import RunNode, chat, eventually, rest, run
 from tests.engine_daemon.test_service import refused, tokens
+from tests.prompting.test_child import workers
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
@@ -196,6 +197,25 @@ def test_unloading_waits_for_what_runs_and_frees_the_rest(make_node: RunNode) ->
             await unloading
             assert ("chat", "1.0") not in await client.states()
             assert await client.health("chat") == NOT_SERVING
+
+    run(scenario())
+
+
+def test_what_a_stop_finds_half_loaded_leaves_no_process(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        before = workers()
+        node = make_node()
+        async with node.run() as client:
+            node.store.activate("other", "1.0")
+            loading = asyncio.create_task(_wait(client.engine.Load(pb.LoadRequest(model="other"))))
+
+            async def begun() -> bool:
+                return ("other", "1.0") in await client.states()
+
+            await eventually(begun)
+        await asyncio.wait([loading])
+        assert loading.cancelled() or isinstance(loading.exception(), grpc.aio.AioRpcError)
+        assert workers() == before
 
     run(scenario())
 

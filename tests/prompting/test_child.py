@@ -107,6 +107,15 @@ def test_a_conversation_is_not_blamed_for_a_stopped_template() -> None:
         template.close()
 
 
+def test_a_template_that_was_closed_starts_no_process_again() -> None:
+    before = workers()
+    template = ChatTemplate("hello")
+    template.close()
+    with pytest.raises(UnavailableError, match="unloaded"):
+        template.render(ASKED)
+    assert workers() == before
+
+
 def _rendered_at_last(template: ChatTemplate) -> str:
     """Tried again as a caller would: this machine may be busy indeed."""
     while True:

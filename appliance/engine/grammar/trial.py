@@ -49,6 +49,7 @@ class Trial:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def compile(self, grammar: str, limits: Mapping[str, object]) -> Verdict:
         """What compiling `grammar` comes to. Raises UnavailableError if nobody can say now."""
@@ -56,6 +57,8 @@ class Trial:
         text = _TOKEN.sub(lambda match: f"<[{int(match[1][-9:]) % _BYTES}]>", grammar)
         job = json.dumps({"grammar": text, "limits": dict(limits)}).encode() + b"\n"
         with self._lock:
+            if self._closed:
+                raise UnavailableError("the model is being unloaded", hint="try again in a moment")
             process = self._process or self._start()
             try:
                 answer = _ask(process, job, time.monotonic() + SECONDS)
@@ -68,8 +71,9 @@ class Trial:
         return Verdict(**json.loads(answer))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, for good."""
         with self._lock:
+            self._closed = True
             self._stop()
 
     def _start(self) -> subprocess.Popen[bytes]:
