@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from appliance.bundle.footprint import artifact_bytes, loaded_bytes
 from appliance.config import Config, Layout
 from appliance.errors import LockedError, NotFoundError, PreflightError, StorageError
 from appliance.fsops import exclusive_lock
@@ -30,11 +31,6 @@ from installer.node import Node
 from installer.progress import Progress
 from installer.pyz import embedded_root
 from installer.staging import InstalledRelease, current_release, space_needed, stage
-
-_ARTIFACT_FACTOR = 2.5
-"""Bytes of a compiled artifact per byte of its bundle; see `appliance.compiler.disk_bytes`."""
-_MEMORY_FACTOR = 1.25
-"""Memory of a loaded model per byte of its bundle, its buffers included."""
 
 
 def install(
@@ -151,7 +147,7 @@ def _gpu_needs(media: Media, node: Node, *, wanted: bool) -> gpu_preflight.GpuNe
 def _needs(media: Media, config: Config, node: Node, *, wanted: bool, gpu: bool) -> preflight.Needs:
     store = ModelStore(node.layout.models)
     missing = [(bundle, store.missing_bytes(bundle)) for bundle in media.bundles]
-    compiled = sum(round(_ARTIFACT_FACTOR * bundle.size) for bundle, count in missing if count)
+    compiled = sum(artifact_bytes(b.manifest, gpu=gpu) for b, count in missing if count)
     return preflight.Needs(
         system_install=node.is_system,
         root=node.layout.root,
@@ -162,7 +158,7 @@ def _needs(media: Media, config: Config, node: Node, *, wanted: bool, gpu: bool)
         + sum(count for _, count in missing)
         + compiled,
         memory=preflight.BASE_MEMORY_BYTES
-        + round(_MEMORY_FACTOR * sum(bundle.size for bundle in media.bundles)),
+        + sum(loaded_bytes(bundle.manifest, gpu=gpu) for bundle in media.bundles),
         issued_at=media.targets.issued_at.timestamp(),
         gpu=_gpu_needs(media, node, wanted=wanted),
     )

@@ -71,7 +71,7 @@ class Graph(_Strict, frozen=True):
 
     There may be several for a GPU, each in another precision, for GPUs with less memory."""
     path: str
-    precision: Literal["fp32", "int8", "int4", "w8a8", "w4a8", "fp16"]
+    precision: Literal["fp32", "int8", "int4", "w8a8", "w4a8", "fp16", "fp8"]
     prefill: str | msgspec.UnsetType = msgspec.UNSET
     """A second graph, for prompts, over the same weight files; left out where one serves both."""
     weights: str | msgspec.UnsetType = msgspec.UNSET

@@ -10,7 +10,6 @@ from appliance.compiler.child import compile_in_process
 from appliance.compiler.fingerprint import artifact_key, fingerprint
 from appliance.compiler.process import (
     Compiled,
-    disk_bytes,
     ensure_artifact,
     ensure_artifacts,
 )
@@ -38,7 +37,6 @@ __all__ = [
     "choose_runtime",
     "compile_in_process",
     "compiled_as",
-    "disk_bytes",
     "ensure_artifact",
     "ensure_artifacts",
     "fingerprint",

@@ -43,6 +43,8 @@ from appliance.native import library
 _SMALLEST_EXTERNAL = "1024"
 _PREPACKED = "0" if has_gpu_runtime() else "1"
 """The GPU's runtime (1.31.1) reads back as NaN what it laid out for this processor and saved."""
+_WIDENED = frozenset({"fp16", "fp8"})
+"""Grades of floats that the processor makes 32-bit floats of."""
 _TOLERANCE = 1e-4
 _PROVIDER = "CPUExecutionProvider"
 
@@ -156,7 +158,7 @@ def write_golden(bundle_dir: Path, manifest: Manifest, out_dir: Path) -> None:
     spec, graph = manifest.spec, manifest.graph
     weights = verified_weights(bundle_dir, manifest)
     options = _over(bundle_dir / graph.weights_folder)
-    if graph.precision == "fp16":
+    if graph.precision in _WIDENED:
         _widen_as_needed(options)
     sessions = [
         _session(verified_graph(bundle_dir, manifest, path, weights), options)
@@ -241,6 +243,8 @@ def _optimized(graph: bytes, folder: Path, target: Path, weights: str) -> ort.In
         ("session.save_external_prepacked_constant_initializers", _PREPACKED),
         # Or 16-bit weights of more than half a gigabyte, as experts have, are widened in each step.
         ("optimization.constant_folding_max_output_size_in_bytes", "0"),
+        # 8-bit floats become what they stand for; otherwise each step would work it out again.
+        ("session.disable_quant_qdq", "1"),
         # Without VNNI integer products of signed weights would overflow; then they are stored
         # unsigned. Changes nothing where the processor has it.
         ("session.x64quantprecision", "1"),

@@ -41,6 +41,7 @@ _MAX_BYTES = 1 << 30
 BOUNDS: Mapping[str, float] = {
     "fp32": 0.02,
     "fp16": 0.02,
+    "fp8": 0.02,
     "int8": 0.1,
     "int4": 0.1,
     "w8a8": 0.25,

@@ -28,7 +28,8 @@ from appliance.errors import UnsupportedError
 _SMALLEST_EXTERNAL = "1024"
 _HEAVY = frozenset(
     {
-        *("MatMul", "MatMulNBits", "Gemm", "FusedMatMul", "MoE", "QMoE"),
+        *("MatMul", "MatMulNBits", "MatMulBlockQuantizedFp8Weight", "Gemm", "FusedMatMul"),
+        *("MoE", "QMoE"),
         *("GroupQueryAttention", "MultiHeadAttention"),
     }
 )

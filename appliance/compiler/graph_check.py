@@ -93,6 +93,7 @@ OPERATORS: Operators = {
             *("k_quant_type", "v_quant_type", "kv_cache_bit_width"),
         }
     ),
+    (MICROSOFT, "MatMulBlockQuantizedFp8Weight"): frozenset({"block_size"}),
     (MICROSOFT, "MatMulIntegerToFloat"): _NONE,
     (MICROSOFT, "MatMulNBits"): frozenset({"K", "N", "bits", "block_size", "accuracy_level"}),
     (MICROSOFT, "MoE"): _EXPERTS,
@@ -154,7 +155,8 @@ _ALLOWED = (
     (NATIVE_OPSETS, NATIVE_OPERATORS),
 )
 
-_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2}  # FLOAT, UINT8, INT8, INT64, FLOAT16
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 7: 8, 10: 2, 17: 1}
+"""TensorProto.DataType: FLOAT, UINT8, INT8, INT64, FLOAT16, FLOAT8E4M3FN."""
 _WEIGHT_FILE = re.compile(r"weights-[0-9]{5}\.bin")
 _EXTERNAL = 1
 

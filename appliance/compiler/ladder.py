@@ -33,6 +33,9 @@ DRIVER = 580
 """First driver that serves CUDA 13."""
 CAPABILITY = (7, 5)
 """Lowest compute capability that onnxruntime-gpu 1.31.1 has kernels for: Turing."""
+BYTE_FLOATS_FROM = (8, 0)
+"""Lowest compute capability that its kernels for 8-bit floats are for, as its document of the
+operator MatMulBlockQuantizedFp8Weight says: Ampere."""
 
 Made = TypeVar("Made")
 
@@ -126,7 +129,12 @@ def _of_the_machine(machine: Machine) -> Iterator[tuple[str, str]]:
 def fits(provider: Provider, manifest: Manifest, gpu: Gpu) -> tuple[Fit, ...]:
     """What the model takes of the GPU in each precision that it can have there by `provider`."""
     copies = WEIGHT_COPIES[provider]
-    return candidates(manifest, gpu.memory_bytes, VARIANTS[provider], copies=copies)
+    found = candidates(manifest, gpu.memory_bytes, VARIANTS[provider], copies=copies)
+    return tuple(fit for fit in found if _has_kernels(gpu, fit))
+
+
+def _has_kernels(gpu: Gpu, fit: Fit) -> bool:
+    return fit.precision != "fp8" or gpu.capability >= BYTE_FLOATS_FROM
 
 
 def _of_memory(provider: Provider, manifest: Manifest, gpu: Gpu) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,8 @@ SLOT_TOKENS = 4096
 _BYTES: Mapping[tuple[str, str], float] = {
     ("fp32", "fp16"): 0.5,
     ("fp16", "fp16"): 1.0,
+    ("fp8", "fp16"): 2.0,
+    ("fp8", "fp8"): 1.0,
     ("w8a8", "fp16"): 2.0,
     ("w8a8", "int8"): 1.1,
     ("int8", "fp16"): 2.0,
@@ -39,7 +41,7 @@ _AS_STORED: Mapping[str, str] = {"int8": "int8", "int4": "int4", "w4a8": "int4"}
 """Grades whose blocks of integers a decoder in 16-bit floats multiplies as they are; as what."""
 
 
-_IN_FULL: Mapping[str, int] = {"fp32": 1, "fp16": 2, "int8": 4, "int4": 4}
+_IN_FULL: Mapping[str, int] = {"fp32": 1, "fp16": 2, "fp8": 2, "int8": 4, "int4": 4}
 """Grade of the bundle -> bytes of its tower in 32-bit floats for each byte stored."""
 
 

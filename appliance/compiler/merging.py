@@ -36,8 +36,9 @@ def merge_products(graph: bytes) -> bytes:
     model = pb.Model.FromString(graph)
     fixed = _constants(model.graph)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    vectors = _vectors(model.graph)
     for node in fixed.values():
-        _note_shape(node, shapes)
+        _note_shape(node, shapes, vectors)
     found = _groups(model.graph, fixed, shapes)
     together = {node.output[0]: group for group in found for node, _ in group}
 
@@ -69,13 +70,28 @@ def _constants(graph: pb.Graph) -> dict[str, pb.Node]:
     return found
 
 
-def _note_shape(node: pb.Node, shapes: dict[str, tuple[int, ...]]) -> None:
+def _vectors(graph: pb.Graph) -> dict[str, tuple[int, ...]]:
+    """Name -> numbers of the short vectors that lie in the graph itself."""
+    return {
+        tensor.name: tuple(np.frombuffer(tensor.raw_data, "<i8").tolist())
+        for tensor in graph.initializer
+        if tensor.data_type == _INT64 and tensor.raw_data
+    }
+
+
+def _note_shape(
+    node: pb.Node,
+    shapes: dict[str, tuple[int, ...]],
+    vectors: Mapping[str, tuple[int, ...]],
+) -> None:
     """Of what a weight goes through; others have none."""
     shape = shapes.get(node.input[0]) if node.input else None
     if shape is None:
         return
     if node.op_type in _KEEP_SHAPE:
         shapes[node.output[0]] = shape
+    elif node.op_type == "Reshape" and node.input[1] in vectors:
+        shapes[node.output[0]] = vectors[node.input[1]]
     elif node.op_type == "Transpose" and len(shape) == 2:
         shapes[node.output[0]] = shape[::-1]
 

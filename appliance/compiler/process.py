@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.bundle.manifest import Manifest, VisionSpec
 from appliance.compiler.ladder import LADDER, Rung
 from appliance.compiler.record import Record, Refusal
 from appliance.compiler.runtime import Runtime, choose_runtime, release_python
@@ -24,9 +23,6 @@ from appliance.trust.node_key import NodeKey
 _LOCK = ".lock"
 Reasons = tuple[Refusal, ...]
 
-_PREPACKED_FACTOR = 2.5
-"""Artifact bytes for each byte of weights; 2.0 to 2.4 measured (decision 0024)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
@@ -39,19 +35,6 @@ class Compiled:
 
     runtime: Runtime
     directories: Mapping[str, Path]
-
-
-def disk_bytes(manifest: Manifest) -> int:
-    """About how many bytes the artifact of a bundle takes, whatever it is compiled for."""
-    if manifest.kind == "adapter":
-        return 0  # computed by its base's graphs
-    parents = {Path(manifest.graph.path).parent}
-    if isinstance(manifest.vision, VisionSpec):
-        parents.add(Path(manifest.vision.graph).parent)
-    if manifest.of_draft is not None:
-        parents.add(Path(manifest.of_draft.graph.path).parent)
-    weights = sum(entry.size for entry in manifest.files if Path(entry.path).parent in parents)
-    return int(weights * _PREPACKED_FACTOR)
 
 
 def ensure_artifact(

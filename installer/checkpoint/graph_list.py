@@ -38,8 +38,10 @@ def graphs_of(plan: Plan) -> tuple[Graph, ...]:
     if not plan.on_gpus:
         return tuple(graphs)
     graphs.append(Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS))
-    if plan.compact:
-        graphs.append(Graph(variant="cuda", path=COMPACT_GRAPH, precision="int8", weights=WEIGHTS))
+    if plan.compact is not None:
+        graphs.append(
+            Graph(variant="cuda", path=COMPACT_GRAPH, precision=plan.compact, weights=WEIGHTS)
+        )
     if plan.standard:
         graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
     return tuple(graphs)

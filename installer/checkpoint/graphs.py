@@ -7,7 +7,7 @@ those that serve. Counts the weights before, and tries the graphs; which there a
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ from installer.checkpoint.journal import Journal
 from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.plan import Plan
 from installer.checkpoint.probe import probe, probe_tower
-from installer.checkpoint.quantize import SCHEMES, Scheme
+from installer.checkpoint.quantize import SCHEMES, Precision, Scheme
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.space import counted
 from installer.checkpoint.unfinished import Unfinished
@@ -83,7 +83,7 @@ def _for_cuda(plan: Plan) -> Iterator[tuple[str, Form | None, type[GraphBuilder]
     """Path, form and words of each graph for CUDA."""
     if plan.on_gpus:
         yield (CUDA_GRAPH, None, HalfReader) if plan.reads else (CUDA_GRAPH, HalfSlots, HalfBuilder)
-    if plan.compact:
+    if plan.compact is not None:
         compact = (None, CompactReader) if plan.reads else (HalfSlots, CompactBuilder)
         yield (COMPACT_GRAPH, *compact)
 
@@ -171,7 +171,8 @@ def write_draft(plan: Plan, work: Unfinished, progress: Progress) -> None:
 
 
 def _write_tower(plan: Plan, path: Path, cuda: Path) -> None:
-    """The tower, with weight files of its own: 4 bits would cost it too much."""
+    """The tower, with weight files of its own: 4 bits would cost it too much, and publishers of
+    8-bit floats leave it plain."""
     assert plan.family.tower is not None
     shutil.rmtree(path.parent, ignore_errors=True)  # what a build that was stopped left
     path.parent.mkdir()
@@ -184,7 +185,8 @@ def _write_tower(plan: Plan, path: Path, cuda: Path) -> None:
 
 
 def _tower_scheme(plan: Plan) -> Scheme:
-    return SCHEMES["int8" if plan.precision == "int4" else plan.precision]
+    instead: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
+    return SCHEMES[instead.get(plan.precision, plan.precision)]
 
 
 class _GraphWriter:

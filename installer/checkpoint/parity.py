@@ -44,6 +44,7 @@ Mode = Literal["auto", "required", "off"]
 BOUNDS: Mapping[Precision, float] = {
     "fp32": 1e-4,
     "fp16": 1e-2,
+    "fp8": 0.2,
     "int8": 0.2,
     "w8a8": 0.4,
     "int4": 0.8,

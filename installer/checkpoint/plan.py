@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -110,11 +110,13 @@ class Plan:
         return replace(self, shape=replace(self.shape, predicts=False), headless=reason)
 
     @property
-    def compact(self) -> bool:
-        """Whether the bundle has a second graph for CUDA, for half the memory."""
+    def compact(self) -> Literal["int8", "fp8"] | None:
+        """What weights are in a second graph for CUDA, for half the memory; None: there is none."""
         if self.reads:
-            return self._scheme.layer_bits == 8
-        return self.on_gpus and has_compact_graph(self._scheme)
+            return "int8" if self._scheme.layer_bits == 8 else None
+        if not self.on_gpus or not has_compact_graph(self._scheme):
+            return None
+        return "fp8" if self._scheme.byte_floats else "int8"
 
     @property
     def standard(self) -> bool:

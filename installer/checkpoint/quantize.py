@@ -1,23 +1,25 @@
 """Weight quantization: in blocks for ONNX Runtime's MatMulNBits, by rows for its integer product.
 
 Owns rounding: each run of `block` weights of a row gets a scale and a zero point, or each row one
-scale. Pure: floats in, packed integers out, row by row, so that a matrix can be quantized in
-pieces. Measurements behind the choices: docs/decisions/0022-weight-quantization.md and
-0080-eight-bit-products.md.
+scale; or a run gets a scale and each weight is an 8-bit float. Pure: floats in, packed numbers out,
+row by row, so that a matrix can be quantized in pieces. Measurements behind the choices:
+docs/decisions/0022-weight-quantization.md, 0080-eight-bit-products.md and 0266-eight-bit-floats.md.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
-Precision = Literal["fp32", "fp16", "int8", "int4", "w8a8", "w4a8"]
+Precision = Literal["fp32", "fp16", "fp8", "int8", "int4", "w8a8", "w4a8"]
 
 _SHRINK = (1.0, 0.94, 0.88, 0.82)
 """Fractions of a block's range that are tried: clipping outliers often costs less than a coarse
@@ -26,7 +28,8 @@ step for all others."""
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How weights are stored. Bits are 4, 8, or 16 and 32 for plain floats."""
+    """How weights are stored. Bits are 4, 8, or 16 and 32 for plain floats; `float_bits` are those
+    of floats that stay plain."""
 
     layer_bits: int
     table_bits: int
@@ -35,11 +38,18 @@ class Scheme:
     """Rows with one scale each, multiplied as integers."""
     byte_cache: bool = False
     """The cache holds 8 bits, and native operators round each token's activations to as many."""
+    byte_floats: bool = False
+    """The 8 bits of layers are floats, with a scale for each run of a row."""
+
+    @property
+    def float_bits(self) -> int:
+        return 16 if self.table_bits == 16 else 32
 
 
 SCHEMES: dict[Precision, Scheme] = {
     "fp32": Scheme(32, 32),
     "fp16": Scheme(16, 16),
+    "fp8": Scheme(8, 16, byte_floats=True),
     "int8": Scheme(8, 8),
     "int4": Scheme(4, 8),
     "w8a8": Scheme(8, 8, integer_products=True, byte_cache=True),
@@ -64,6 +74,45 @@ class Blocks:
     packed: UInt8
     scales: Float32
     zero_points: UInt8 | None
+
+
+LARGEST_BYTE_FLOAT = 448.0
+"""E4M3 has no infinities: "FP8 Formats for Deep Learning" (2022), table 1."""
+_FLOAT_RUN, _SHORTEST_RUN = 128, 16
+"""Neighbours in a row that share a scale; the kernels for GPUs read 16 of them at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloatRows:
+    """Rows of 8-bit floats (E4M3). weight = float * scale.
+
+    Attributes:
+        values: uint8 [rows, width], the floats' bits.
+        scales: float32 [rows, runs].
+    """
+
+    values: UInt8
+    scales: Float32
+
+
+def float_run(width: int, shared: int = _FLOAT_RUN) -> int | None:
+    """The longest run that rows of `width` are whole multiples of, within neighbours that share
+    a scale; None if it would be shorter than kernels take."""
+    run = math.gcd(width, shared, _FLOAT_RUN)
+    return run if run % _SHORTEST_RUN == 0 else None
+
+
+def quantize_floats(rows: Float32, run: int) -> FloatRows:
+    """The 8-bit floats nearest to `rows` [n, width]; the largest of a run is the largest float."""
+    count, width = rows.shape
+    runs = rows.reshape(count, width // run, run)
+    scales = np.abs(runs).max(-1) / np.float32(LARGEST_BYTE_FLOAT)
+    scales = np.where(scales > 0, scales, np.float32(1)).astype(np.float32)
+    scaled = runs / scales[..., None]
+    # What a division's rounding lifts over the largest would become no number.
+    np.clip(scaled, -LARGEST_BYTE_FLOAT, LARGEST_BYTE_FLOAT, out=scaled)
+    values = scaled.astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+    return FloatRows(values.reshape(count, width), scales)
 
 
 def block_size(width: int) -> int:

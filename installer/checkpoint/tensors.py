@@ -23,8 +23,8 @@ import numpy.typing as npt
 from appliance.errors import CheckpointError
 from installer.checkpoint.ahead import ahead
 from installer.checkpoint.byte_rows import ByteRows
-from installer.checkpoint.packed.packing import Kept, Method, Packed, part_of
-from installer.checkpoint.quantize import UInt8
+from installer.checkpoint.packed.packing import Kept, Method, Packed, PackedFloats, part_of
+from installer.checkpoint.quantize import FloatRows, UInt8
 from installer.checkpoint.safetensors_file import Entry, SafetensorsFile
 
 Float32 = npt.NDArray[np.float32]
@@ -112,6 +112,28 @@ class Tensors:
         kept = None if packed is None else packed.kept(bits)
         part = self._parts.get(name)
         return kept if kept is None or part is None else part_of(kept, part.first, part.rows)
+
+    def shared_scale(self, name: str) -> int | None:
+        """Neighbours in a row of the matrix `name` that have one scale, if it is stored in 8-bit
+        floats."""
+        packed = self._packed(name)
+        return packed.shared if isinstance(packed, PackedFloats) else None
+
+    def float_rows(self, name: str, run: int) -> Iterator[FloatRows]:
+        """The matrix `name`, which is stored in 8-bit floats, as runs of whole rows of a few MB
+        with a scale for each `run` of a row."""
+        packed = self._packed(name)
+        assert isinstance(packed, PackedFloats), name
+        count, width = self._matrix(name)
+        _, begin = self._whole(name)
+        step = max(1, _PIECE_BYTES // width)
+        for first in range(begin, begin + count, step):
+            yield packed.float_rows(first, min(first + step, begin + count), run)
+
+    def keeps_plain(self, name: str) -> bool:
+        """Whether the matrix `name` is plain where a method stores others in 8-bit floats."""
+        packing = self._packing
+        return packing is not None and packing.bits is None and self._packed(name) is None
 
     def is_packed(self, name: str) -> bool:
         """Whether a method of quantization stores the matrix `name`."""

@@ -8,13 +8,16 @@ computed is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 from appliance.pb import onnx_graph_pb2 as pb
 
 _FLOAT, _HALF = 1, 10
-_INT = 2
+_INT, _INTS = 2, 7
+_BYTE_FLOATS = "MatMulBlockQuantizedFp8Weight"
+"""ONNX Runtime 1.31.1: x [..., inner], floats [outer, inner], scales [outer, runs], nothing, addend
+[outer]; `block_size` is the length of a run."""
 _PRODUCTS = frozenset({"MatMul", "Gemm", "MoE"})
 _HALF_PRODUCTS = frozenset({"MatMulNBits"})
 """These the processor has in 16 bits, too."""
@@ -51,6 +54,36 @@ def widen_products(graph: bytes) -> bytes:
     return copy.SerializeToString(deterministic=True)
 
 
+def spell_out(graph: bytes) -> bytes:
+    """`graph` with products of 8-bit floats in the words that the processor has, if it has any."""
+    model = pb.Model.FromString(graph)
+    if all(node.op_type != _BYTE_FLOATS for node in model.graph.node):
+        return graph
+    nodes: list[pb.Node] = []
+    for node in model.graph.node:
+        nodes += _spelled_out(node) if node.op_type == _BYTE_FLOATS else (node,)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model.SerializeToString(deterministic=True)
+
+
+def _spelled_out(node: pb.Node) -> Iterator[pb.Node]:
+    """The same product, of what the floats stand for in 16 bits."""
+    x, values, scales, *rest = node.input
+    meant, columns, product = (f"{node.name}.{name}" for name in ("meant", "columns", "product"))
+    (run,) = (attribute.i for attribute in node.attribute if attribute.name == "block_size")
+    runs = [_number("axis", 1), _number("block_size", run)]
+    yield _node("DequantizeLinear", [values, scales], f"{meant}.wide", runs)
+    yield _cast(f"{meant}.wide", meant, _HALF)
+    turned = pb.Attribute(name="perm", ints=[1, 0], type=_INTS)
+    yield _node("Transpose", [meant], columns, [turned])
+    if not rest:
+        yield _node("MatMul", [x, columns], node.output[0])
+        return
+    yield _node("MatMul", [x, columns], product)
+    yield _node("Add", [product, rest[-1]], node.output[0])
+
+
 def _is_half(graph: pb.Graph) -> bool:
     """Whether its cache has 16-bit floats, or, where it has none, something is cast to such."""
     return any(value.type.tensor_type.elem_type == _HALF for value in graph.input) or any(
@@ -76,7 +109,15 @@ def _between_casts(node: pb.Node, narrow: AbstractSet[str]) -> Iterator[pb.Node]
 
 
 def _cast(name: str, to: str, dtype: int) -> pb.Node:
-    attribute = pb.Attribute(name="to", i=dtype, type=_INT)
-    return pb.Node(
-        input=[name], output=[to], name=f"{to}.cast", op_type="Cast", attribute=[attribute]
-    )
+    return _node("Cast", [name], to, [_number("to", dtype)])
+
+
+def _node(
+    kind: str, inputs: Sequence[str], output: str, attributes: Sequence[pb.Attribute] = ()
+) -> pb.Node:
+    name = f"{output}.{kind.lower()}"
+    return pb.Node(input=inputs, output=[output], name=name, op_type=kind, attribute=attributes)
+
+
+def _number(name: str, value: int) -> pb.Attribute:
+    return pb.Attribute(name=name, i=value, type=_INT)

@@ -24,6 +24,7 @@ class PrecisionName(StrEnum):
     w4a8 = "w4a8"
     int4 = "int4"
     int8 = "int8"
+    fp8 = "fp8"
     fp16 = "fp16"
     fp32 = "fp32"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def with_rounded_weights(
         if ".experts." in name:
             weights[name] = _rounded_experts(name, values, SCHEMES[precision])
         elif _TOWER in name and values.ndim > 1 and not any(word in name for word in kept):
-            scheme = SCHEMES["int8" if precision == "int4" else precision]
+            scheme = SCHEMES[_OF_TOWERS.get(precision, precision)]
             flat = values.reshape(len(values), -1)  # what takes patches has more axes
             weights[name] = _rounded(name, flat, scheme).reshape(values.shape)
         elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, _EXPANSION, *kept)):
@@ -155,15 +156,29 @@ def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
         integers, scales = quantize_rows(values)
         return (integers * scales[:, None]).astype(np.float32)
     table = any(word in name for word in ("embed_tokens", "lm_head", "word_embeddings"))
+    if scheme.float_bits == 16:
+        plain = table or not scheme.byte_floats or values.shape[1] % 16 != 0
+        return values.astype(np.float16).astype(np.float32) if plain else _byte_floats(values)
     bits = scheme.table_bits if table else scheme.layer_bits
     width = values.shape[1]
     block = table_block(width) if table else block_size(width)
     return dequantize(quantize(values, bits, block), bits, width)
 
 
+def _byte_floats(values: npt.NDArray[Any]) -> Floats:
+    """Rounded to 8-bit floats by torch, a scale for each 128 of a row or what divides it."""
+    runs = torch.from_numpy(values).reshape(len(values), -1, math.gcd(128, values.shape[1]))
+    scales = runs.abs().amax(-1, keepdim=True) / torch.finfo(torch.float8_e4m3fn).max
+    scales[scales == 0] = 1
+    meant = (runs / scales).to(torch.float8_e4m3fn).float() * scales
+    rounded: Floats = meant.reshape(values.shape).numpy()
+    return rounded
+
+
 _ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
 _EXPANSION = "kv_b_proj.weight"
 """Of latents to keys and values; kept in floats, as routers are."""
+_OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
 _TOWER = "visual."
 """In names of a vision tower's tensors; 4 bits are too few for it."""
 _DOWN = ("down_proj", "down_proj.weight", "w2.weight")

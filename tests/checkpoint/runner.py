@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec
+from installer.checkpoint.widening import spell_out
 
 Floats = npt.NDArray[np.float32]
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
@@ -44,8 +45,9 @@ class SlotRunner:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(weights or graph.parent)
         )
+        # Products of 8-bit floats are the GPU's alone.
         self._session = ort.InferenceSession(
-            graph.read_bytes(), options, providers=["CPUExecutionProvider"]
+            spell_out(graph.read_bytes()), options, providers=["CPUExecutionProvider"]
         )
         self._spec = spec
         shape = (slots, spec.kv_heads, capacity, spec.head_dim)

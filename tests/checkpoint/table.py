@@ -13,19 +13,21 @@ from typing import Literal
 
 PROPERTY = "parity"
 Group = Literal["decoders", "images", "embedders", "rerankers"]
-RUNS = ("prefill", "chunked", "ragged", "prefix", "tower", "int8", "int4", "w8a8", "w4a8")
+RUNS = ("prefill", "chunked", "ragged", "prefix", "tower", "int8", "int4", "fp8", "w8a8", "w4a8")
 """The columns, in their order; others follow."""
 _ONCE = "of one model a family"
 _NATIVE = f"{_ONCE}, where native operators compute it"
+_DENSE = f"{_ONCE}, of those without experts"
 _WHOLE = {
     "chunked": "a text is read in one piece",
     "prefix": "there is no cache",
     "int4": "not built, it would lose too much",
+    "fp8": "not built, int8 takes as much and is more exact",
     "w8a8": "there is no cache that could have 8 bits",
     "w4a8": "the same",
 }
 DASHES: Mapping[Group, Mapping[str, str]] = {
-    "decoders": {"int8": _ONCE, "int4": _ONCE, "w8a8": _ONCE, "w4a8": _NATIVE},
+    "decoders": {"int8": _ONCE, "int4": _ONCE, "fp8": _DENSE, "w8a8": _ONCE, "w4a8": _NATIVE},
     "images": {
         "w8a8": "not built, its two graphs take words alone",
         "w4a8": "not built, as w8a8",

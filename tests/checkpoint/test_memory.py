@@ -51,7 +51,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "precision", ["int4", pytest.param("fp16", marks=pytest.mark.slow), "fp32"]
+    "precision",
+    ["int4", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("fp16", "fp8")), "fp32"],
 )
 def test_peak_memory_follows_the_largest_tensor(
     checkpoint: Path, tmp_path: Path, precision: str

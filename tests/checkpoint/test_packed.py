@@ -8,16 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
 
 from appliance.errors import CheckpointError
 from appliance.native import library
 from installer.checkpoint.graph import builder
 from installer.checkpoint.graph.table import table_block
 from installer.checkpoint.packed.methods import treatment
-from installer.checkpoint.quantize import Precision, dequantize, quantize
+from installer.checkpoint.quantize import Precision, dequantize, float_run, quantize
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.byte_runner import OTHER_WAY, Natively, distance
 from tests.checkpoint.conftest import Built, build_unsigned
@@ -164,6 +169,85 @@ def test_native_operators_compute_with_the_same_integers(
     assert distance(Natively(model).run(TOKENS), wanted) <= 2 * OTHER_WAY
 
 
+@pytest.mark.parametrize("name", FLOATS)
+def test_a_grade_of_8_bit_floats_keeps_the_floats(
+    packed: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    # Runs of a few rows, so that squares are cut.
+    monkeypatch.setattr("installer.checkpoint.tensors._PIECE_BYTES", 5 * 128)
+    directory, twin = packed(name)
+    tensors = Checkpoint(directory).tensors
+    for weight, values in load_file(twin / "model.safetensors").items():
+        shared = tensors.shared_scale(weight)
+        assert (shared is not None) == ("proj" in weight)
+        assert tensors.keeps_plain(weight) == (shared is None)
+        if shared is None:
+            continue
+        run = float_run(values.shape[1], shared)
+        assert run is not None
+        pieces = list(tensors.float_rows(weight, run))
+        assert len(pieces) > 1
+        scales = np.concatenate([piece.scales for piece in pieces])
+        floats = np.concatenate([piece.values for piece in pieces]).view(ml_dtypes.float8_e4m3fn)
+        assert (floats.astype(np.float32) * scales.repeat(run, 1) == values).all(), weight
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_kept_floats_compute_what_the_reference_does_in_every_graph(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path, name: str
+) -> None:
+    directory, twin = packed(name)
+    build_unsigned(directory, tmp_path / "bundle", precision="fp8")
+    model = Built(directory, tmp_path / "bundle")
+    graphs = model.manifest.graphs
+    assert [(graph.variant, graph.precision) for graph in graphs] == [
+        ("cpu", "fp8"),
+        ("cuda", "fp16"),
+        ("cuda", "fp8"),
+        ("trt", "fp16"),
+    ]
+    wanted = ReferenceDecoder(_with_halves(twin, tmp_path / "reference")).logits(TOKENS)[-1]
+    for graph in graphs:
+        weights = model.bundle / graph.weights_folder
+        runner = SlotRunner(model.bundle / graph.path, model.spec, capacity=64, weights=weights)
+        bound = 1e-4 if graph.variant == "cpu" else 0.01
+        assert relative_error(runner.prefill(0, TOKENS), wanted) <= bound, graph
+
+
+def test_what_a_publisher_left_plain_stays_so(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    directory, twin = packed("fp8")
+    plain = "model.layers.1.mlp.down_proj"
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(directory, copy)
+    weights = load_torch(copy / "model.safetensors")
+    del weights[f"{plain}.weight_scale_inv"]
+    meant = load_torch(twin / "model.safetensors")[f"{plain}.weight"]
+    weights[f"{plain}.weight"] = meant.to(torch.bfloat16)
+    save_torch(weights, copy / "model.safetensors", {"format": "pt"})
+    build_unsigned(copy, tmp_path / "bundle", precision="fp8")
+    graph = ir.load(tmp_path / "bundle/graph/cuda/compact.onnx").graph
+    stored = {name: value.dtype for name, value in graph.initializers.items()}
+    kinds = [ir.DataType.FLOAT16, ir.DataType.FLOAT8E4M3FN]
+    assert [stored.get(f"{plain}.{how}") for how in ("transposed", "values")] == [kinds[0], None]
+    other = plain.replace("1", "0")
+    assert [stored.get(f"{other}.{how}") for how in ("transposed", "values")] == [None, kinds[1]]
+
+
+def test_floats_beyond_16_bits_are_refused_by_name(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(packed("fp8")[0], copy)
+    weights = load_torch(copy / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight_scale_inv"][1, 2] = 300.0
+    save_torch(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj") as refusal:
+        build_unsigned(copy, tmp_path / "bundle", precision="fp8")
+    assert "fp32" in (refusal.value.hint or "")
+
+
 @pytest.mark.parametrize("name", ["gptq 4 bits", "fp8"])
 def test_the_default_grade_rounds_what_is_meant(
     packed: Callable[[str], tuple[Path, Path]], tmp_path: Path, name: str
@@ -187,6 +271,16 @@ def _with_rounded_tables(checkpoint: Path, target: Path) -> Path:
     return target
 
 
+def _with_halves(checkpoint: Path, target: Path) -> Path:
+    """A copy whose embedding and output tables have 16 bits."""
+    shutil.copytree(checkpoint, target)
+    weights = load_file(target / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = weights[name].astype(np.float16).astype(np.float32)
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
 def _error(directory: Path, twin: Path, tmp_path: Path, precision: Precision) -> float:
     build_unsigned(directory, tmp_path / "bundle", precision=precision)
     model = Built(directory, tmp_path / "bundle")
@@ -201,7 +295,9 @@ def _error(directory: Path, twin: Path, tmp_path: Path, precision: Precision) ->
         ("gptq 4 bits", "w8a8", "--precision int4"),
         ("compressed 8 bits, whole rows", "int8", "the same integers"),
         ("fp8", "fp16", "what they mean"),
-        ("fp8", "int4", "rounds them again"),
+        ("fp8", "int4", "--precision fp8"),
+        ("compressed fp8, one scale", "fp8", "the same floats"),
+        ("gptq 4 bits", "fp8", "rounds them again; --precision int4"),
     ],
 )
 def test_the_packager_is_told_what_a_grade_does_to_them(

@@ -9,6 +9,7 @@ test_encoder_parity.py and test_reranker_parity.py:
 - int8, int4: the quantized graph with plain activations against the reference on the same rounded
   weights, so that layout, zero points, blocks and shared tables are what is measured. What the
   8-bit activations of bundles change: test_quantized_parity.py.
+- fp8: the same of 8-bit floats, and of tables in 16 bits.
 - tower: the features of images of odd sizes.
 - w8a8: the two graphs with an 8-bit cache against the reference with the same roundings of weights,
   activations, keys and values; in the Euclidean norm, since roundings may fall the other way.
@@ -163,8 +164,10 @@ FLOAT_RUNS = {"prefill": prefill, "chunked": chunked, "ragged": ragged, "prefix"
 BLOCK_RUNS = {"int8": rounded("int8"), "int4": rounded("int4")}
 BYTE_RUNS = {"w8a8": w8a8}
 NATIVE_RUNS = {"w4a8": w4a8}
+DENSE_RUNS = {"fp8": rounded("fp8")}
 CELLS = [(name, run) for name in DECODERS for run in FLOAT_RUNS]
 CELLS += [(name, run) for name in ROUNDED for run in (*BLOCK_RUNS, *BYTE_RUNS)]
+CELLS += [(name, run) for name in (*NATIVE, "qwen3-odd-widths") for run in DENSE_RUNS]
 CELLS += [(name, run) for name in NATIVE for run in NATIVE_RUNS if library.supported()]
 
 
@@ -176,7 +179,7 @@ def test_errors_stay_within_the_bound_of_the_run(
     name: str,
     run: str,
 ) -> None:
-    measure = (FLOAT_RUNS | BLOCK_RUNS | BYTE_RUNS | NATIVE_RUNS)[run]
+    measure = (FLOAT_RUNS | BLOCK_RUNS | BYTE_RUNS | DENSE_RUNS | NATIVE_RUNS)[run]
     bound = {**dict.fromkeys(BYTE_RUNS, OTHER_WAY), "w4a8": NATIVELY}.get(run, TOLERANCE)
     error = measure(Case(name, built, tmp_path))
     record_property(PROPERTY, Cell(name, run, error, bound).as_property())
@@ -194,11 +197,11 @@ def test_the_table_has_a_row_for_each_model_and_a_mark_for_what_is_out_of_bounds
     recorded: list[tuple[str, object]] = [(PROPERTY, cell.as_property()) for cell in cells]
     lines = [line.split() for line in draw_table([("measured", "something else"), *recorded])]
     assert lines[:4] == [
-        ["decoders", "prefill", "int8", "int4", "w8a8", "w4a8"],
-        ["at", "most", "1e-04", "-", "-", "2e-02", "-"],
-        ["another", "3.0e-03!", "-", "-", "-", "-"],
-        ["one", "1.0e-06", "-", "-", "4.0e-03", "-"],
+        ["decoders", "prefill", "int8", "int4", "fp8", "w8a8", "w4a8"],
+        ["at", "most", "1e-04", "-", "-", "-", "2e-02", "-"],
+        ["another", "3.0e-03!", "-", "-", "-", "-", "-"],
+        ["one", "1.0e-06", "-", "-", "-", "4.0e-03", "-"],
     ]
     assert lines[4][:2] == ["-", "int8:"], "a dash has its reason"
-    assert ["tiny", "-", "1.0e-06", "-", "-", "-", "-", "-"] in lines
+    assert ["tiny", "-", "1.0e-06", "-", "-", "-", "-", "-", "-"] in lines
     assert list(draw_table([("measured", "something else")])) == []

@@ -7,9 +7,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from installer.checkpoint.quantize import block_size, dequantize, quantize
+from installer.checkpoint.quantize import (
+    block_size,
+    dequantize,
+    float_run,
+    quantize,
+    quantize_floats,
+)
 
 BITS = [4, 8]
+
+
+def _meaning(byte: int) -> float:
+    """Of E4M3: "FP8 Formats for Deep Learning" (2022), section 3."""
+    sign, exponent, mantissa = -1.0 if byte >> 7 else 1.0, byte >> 3 & 15, byte & 7
+    if byte & 127 == 127:
+        return float("nan")
+    return sign * (
+        mantissa / 8 * 2**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+    )
+
+
+BYTE_FLOATS = np.array([_meaning(byte) for byte in range(256)])
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -82,3 +101,41 @@ def test_clipping_never_costs_more_than_not_clipping() -> None:
 
 def test_blocks_are_finer_where_rows_are_short() -> None:
     assert [block_size(width) for width in (64, 1023, 1024, 8192)] == [32, 32, 128, 128]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 9),
+    runs=st.integers(1, 4),
+    run=st.sampled_from([16, 32, 128]),
+    scale=st.sampled_from([1e-20, 1e-4, 1.0, 1e6]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_each_weight_becomes_the_nearest_8_bit_float_of_its_run(
+    rows: int, runs: int, run: int, scale: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    weights = (random.standard_normal((rows, runs * run)) * scale).astype(np.float32)
+    weights[0, :run] = 0
+    found = quantize_floats(weights, run)
+    assert found.values.shape == weights.shape
+    assert found.scales.shape == (rows, runs)
+    scales = found.scales.repeat(run, axis=1).astype(np.float64)
+    meant = BYTE_FLOATS[found.values] * scales
+    assert np.isfinite(meant).all()
+    finite = BYTE_FLOATS[np.isfinite(BYTE_FLOATS)]
+    away = np.abs(finite[:, None, None] * scales - weights).min(0)
+    # The quotient that is rounded is itself the nearest 32-bit float.
+    assert (np.abs(meant - weights) <= away + 1e-6 * np.abs(weights)).all()
+    for row in range(rows):
+        alone = quantize_floats(weights[row : row + 1], run)
+        assert (alone.values == found.values[row : row + 1]).all()
+        assert (alone.scales == found.scales[row : row + 1]).all()
+
+
+def test_runs_are_as_long_as_rows_and_shared_scales_let_them_be() -> None:
+    assert [float_run(width) for width in (4096, 1600, 96, 48, 40)] == [128, 64, 32, 16, None]
+    assert [float_run(4096, shared) for shared in (4096, 256, 64, 48, 24)] == [
+        *(128, 128, 64, 16),
+        None,
+    ]

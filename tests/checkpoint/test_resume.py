@@ -30,6 +30,7 @@ CASES: list[tuple[str, Precision]] = [
     (SHARDED, "w8a8"),
     ("qwen3-odd-widths", "int4"),
     ("qwen2-fp16", "fp16"),
+    ("qwen3", "fp8"),
     ("bert", "int8"),
 ]
 KILLED = """\

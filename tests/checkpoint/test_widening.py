@@ -10,9 +10,10 @@ import onnxruntime as ort
 import pytest
 
 from appliance.compiler.probe import run_probe
+from appliance.pb import onnx_graph_pb2 as pb
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Precision
-from installer.checkpoint.widening import widen_products
+from installer.checkpoint.widening import spell_out, widen_products
 from tests.checkpoint.conftest import BuildBundle
 
 PLAIN: list[tuple[str, Precision]] = [("qwen3", "w8a8"), ("llama", "fp32")]
@@ -79,6 +80,29 @@ def test_a_weight_is_made_when_its_product_needs_it_and_not_before(
             most = max(most, waiting)
     # The table of tokens has no product, and the run is one of two.
     assert 0 < most <= 3
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen2"])
+def test_products_of_8_bit_floats_are_spelled_out_as_the_graph_of_floats_says_them(
+    built: BuildBundle, name: str
+) -> None:
+    model = built(name, "fp8")
+    wide, compact = model.manifest.variants("cuda")
+    weights = model.bundle / wide.weights_folder
+    runs = [
+        run_probe(open_graph(model.bundle / graph.path, weights), model.spec)
+        for graph in (wide, compact)
+    ]
+    for one, other in zip(*runs, strict=True):
+        assert (one == other).all()
+    data = (model.bundle / compact.path).read_bytes()
+    kinds = [
+        {node.op_type for node in pb.Model.FromString(graph).graph.node}
+        for graph in (data, spell_out(data))
+    ]
+    assert kinds[0] - kinds[1] == {"MatMulBlockQuantizedFp8Weight"}
+    plain = (model.bundle / wide.path).read_bytes()
+    assert spell_out(plain) == plain
 
 
 def test_graphs_for_the_processor_are_left_alone(built: BuildBundle) -> None:

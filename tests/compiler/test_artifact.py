@@ -12,16 +12,16 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from appliance.bundle.footprint import artifact_bytes
 from appliance.bundle.manifest import MANIFEST_NAME
 from appliance.compiler import (
     artifact_key,
     compile_in_process,
-    disk_bytes,
     ensure_artifact,
     fingerprint,
     open_artifact,
 )
-from appliance.compiler.compile import load
+from appliance.compiler.compile import compile_bundle, load
 from appliance.compiler.probe import run_probe
 from appliance.config import Layout
 from appliance.errors import (
@@ -33,8 +33,12 @@ from appliance.errors import (
     UnsupportedError,
     VerificationError,
 )
+from appliance.pb import onnx_graph_pb2 as pb
 from appliance.trust.node_key import NodeKey
+from installer.checkpoint import build_bundle
+from installer.checkpoint.quantize import Precision
 from tests.compiler.conftest import stored
+from tests.fakes.checkpoints import write_qwen3
 
 PYTHON = Path(sys.executable)
 
@@ -70,7 +74,35 @@ def test_the_record_names_everything(bundle: Path, layout: Layout, node_key: Nod
     names = [f.path for f in artifact.record.files]
     assert names == ["model.onnx", "prefill.onnx", "weights.bin"]
     size = sum(f.size for f in artifact.record.files)
-    assert size <= 1.2 * disk_bytes(model.manifest)
+    assert size <= 1.2 * artifact_bytes(model.manifest, gpu=False)
+
+
+GRADES: list[Precision] = ["fp32", "fp16", "fp8", "w8a8", "w4a8", "int8", "int4"]
+
+
+@pytest.mark.parametrize("grade", GRADES)
+def test_what_it_takes_of_the_disk_was_reckoned_before(tmp_path: Path, grade: Precision) -> None:
+    checkpoint = write_qwen3(
+        tmp_path / "checkpoint", hidden=256, intermediate=1024, head_dim=64, layers=3
+    )
+    bundle, out = tmp_path / "bundle", tmp_path / "out"
+    build_bundle(checkpoint, bundle, name="m", version="1", signer=None, precision=grade)
+    out.mkdir()
+    manifest = stored(bundle).manifest
+    compile_bundle(bundle, manifest, out)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    assert size <= 1.05 * artifact_bytes(manifest, gpu=False)
+
+
+def test_8_bit_floats_are_what_they_stand_for_once_compiled(tmp_path: Path) -> None:
+    checkpoint, bundle, out = (tmp_path / name for name in ("checkpoint", "bundle", "out"))
+    build_bundle(
+        write_qwen3(checkpoint), bundle, name="m", version="1", signer=None, precision="fp8"
+    )
+    out.mkdir()
+    compile_bundle(bundle, stored(bundle).manifest, out)
+    graph = pb.Model.FromString((out / "model.onnx").read_bytes()).graph
+    assert not {node.op_type for node in graph.node} & {"DequantizeLinear", "Transpose"}
 
 
 def test_compiling_again_does_nothing(bundle: Path, layout: Layout, node_key: NodeKey) -> None:

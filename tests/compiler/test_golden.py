@@ -19,7 +19,7 @@ from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_qwen3
 
 SPEC = DecoderSpec(layers=1, kv_heads=1, head_dim=8, vocab_size=300, context_length=4096)
-GRADES: list[Precision] = ["fp32", "fp16", "w8a8", "w4a8", "int8", "int4"]
+GRADES: list[Precision] = ["fp32", "fp16", "fp8", "w8a8", "w4a8", "int8", "int4"]
 
 
 @pytest.mark.parametrize("context", [2, 5, 8, 30, 4096])

@@ -25,7 +25,7 @@ from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
 from tests.checkpoint.families import find_models
 from tests.compiler.conftest import RUNTIME, stored
-from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.checkpoints import write_bert, write_qwen2, write_qwen3
 from tests.fakes.encoder_checkpoints import (
     write_cross_encoder,
     write_qwen3_embedding,
@@ -136,6 +136,7 @@ from appliance.engine.session import open_small_session
 from appliance.errors import UnsupportedError
 
 bundle, out, plain = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "plain"
+precision = sys.argv[4]
 manifest = decode((bundle / "bundle.json").read_bytes())
 CUDA = gpu_compile.CUDA
 used = gpu_compile.Target(CUDA.provider, CUDA.device) if plain else CUDA
@@ -159,7 +160,7 @@ def compile(path, weights_folder, names):
     return session
 
 gpu_compile.quiet()
-graph = manifest.variant("cuda")
+(graph,) = [g for g in manifest.variants("cuda") if g.precision == precision]
 session = compile(graph.path, graph.weights_folder, ("model.onnx", "weights.bin"))
 try:
     golden.on_device(session, session, manifest.decoder, "cuda")
@@ -277,13 +278,15 @@ def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_no_table_of_pr
     assert set(re.findall(r"SdpaKernel=(\w+)", done.stdout)) == {kernel}
 
 
-def said_of_a_decoder(on_gpu: Path, bundle: Path, folder: Path, how: str) -> str:
+def said_of_a_decoder(
+    on_gpu: Path, bundle: Path, folder: Path, how: str, precision: str = "fp16"
+) -> str:
     """What the provider does with all graphs that a GPU has of a chat model."""
     capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
     write_libraries(capi, folder, device=True)
     (folder / "out").mkdir()
     done = subprocess.run(
-        [on_gpu, "-I", "-c", DECODERS, bundle, folder / "out", how],
+        [on_gpu, "-I", "-c", DECODERS, bundle, folder / "out", how, precision],
         env=os.environ
         | {"LD_LIBRARY_PATH": str(folder), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
         capture_output=True,
@@ -340,6 +343,23 @@ def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
     )
 
 
+@pytest.mark.parametrize("write", [write_qwen3, write_qwen2])
+def test_8_bit_floats_are_multiplied_as_they_are(
+    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    checkpoint, bundle = write(tmp_path / "checkpoint"), tmp_path / "bundle"
+    build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp8")
+    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours", "fp8")
+    decoder = providers(said)[0]
+    assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
+    nodes = Counter(decoder["CUDAExecutionProvider"])
+    assert nodes["MatMulBlockQuantizedFp8Weight"] == 7 * nodes["GroupQueryAttention"]
+    assert not nodes["MatMul"] + nodes["DequantizeLinear"]
+    assert "recorded" in said
+    stored = sum(path.stat().st_size for path in (bundle / "graph/cpu").glob("weights-*.bin"))
+    assert (tmp_path / "out/weights.bin").stat().st_size < 1.1 * stored, "nothing became floats"
+
+
 def test_left_alone_it_would_have_cudnn_plan_each_piece_of_a_prompt(
     on_gpu: Path, tmp_path: Path
 ) -> None:
@@ -358,7 +378,7 @@ def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path)
     (tmp_path / "out").mkdir()
     for program in (DECODERS, SERVED):
         done = subprocess.run(
-            [on_gpu, "-I", "-c", program, bundle, tmp_path / "out", "ours"],
+            [on_gpu, "-I", "-c", program, bundle, tmp_path / "out", "ours", "fp16"],
             env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
             capture_output=True,
             text=True,

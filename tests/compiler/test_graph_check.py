@@ -50,7 +50,7 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(tmp_path: Path) -> 
     # Every family and precision, biases, tables in parts, both poolings.
     graphs: list[tuple[Callable[[Path], Path], list[Precision]]] = [
         (lambda d: write_qwen3(d, tied=False), ["fp32", "int4"]),
-        (write_qwen2, ["fp32", "fp16", "int8"]),
+        (write_qwen2, ["fp32", "fp16", "fp8", "int8"]),
         (write_llama, ["int4", "w8a8", "w4a8"]),
         (write_bert, ["fp32", "int8"]),
         (lambda d: write_bert(d, pooling="cls"), ["int8"]),

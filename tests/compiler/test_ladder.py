@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode
 from appliance.compiler.hardware import Gpu
-from appliance.compiler.ladder import LADDER, choose, refused, unusable
+from appliance.compiler.ladder import LADDER, choose, fits, refused, unusable
 from appliance.compiler.libraries import Libraries
 from appliance.compiler.machine import Machine, without_gpu
+from appliance.compiler.memory import choose_precision, needed
 from appliance.compiler.record import Provider, Refusal
 from appliance.errors import (
     ApplianceError,
@@ -116,6 +117,36 @@ def test_a_model_that_reads_takes_cuda_and_has_no_graph_for_tensorrt(encoder_bun
     rung = choose(old, machine_with(H100, ALL_LIBRARIES), succeed)
     assert rung.made is None
     assert {reason.code for reason in rung.reasons} == {"no_variant"}
+
+
+def test_weights_are_8_bit_floats_where_others_do_not_fit_and_the_chip_has_kernels_for_them(
+    manifest: Manifest,
+) -> None:
+    cpu, cuda = manifest.graph, manifest.variant("cuda")
+    assert cuda is not None
+    graphs = (
+        msgspec.structs.replace(cpu, precision="fp8"),
+        cuda,
+        msgspec.structs.replace(cuda, precision="fp8"),
+    )
+    floats = msgspec.structs.replace(manifest, graphs=graphs)
+
+    def chosen(gpu: Gpu) -> str | None:
+        fit = choose_precision(fits("cuda", floats, gpu))
+        return None if fit is None else fit.precision
+
+    large = fits("cuda", floats, H100)[0]
+    small = replace(H100, memory_bytes=needed(large) - 1)
+    assert chosen(H100) == "fp16"
+    assert chosen(small) == "fp8"
+    assert chosen(replace(small, capability=(8, 0))) == "fp8"
+    turing = replace(small, capability=(7, 5))
+    assert chosen(turing) is None
+    refusal = refused("cuda", floats, machine_with(turing))
+    assert refusal is not None
+    assert refusal.code == "memory_too_small"
+    assert "in fp16" in refusal.message
+    assert chosen(replace(turing, memory_bytes=needed(large))) == "fp16"
 
 
 def failing(error: ApplianceError) -> Callable[[Provider, tuple[Refusal, ...]], Provider]:

@@ -22,6 +22,7 @@ from appliance.compiler.sources import weight_files
 GRADES: dict[str, list[tuple[str, float]]] = {
     "fp32": [("fp16", 0.5)],
     "fp16": [("fp16", 1)],
+    "fp8": [("fp16", 2), ("fp8", 1)],
     "w8a8": [("fp16", 2), ("int8", 1.1)],
     "int8": [("int8", 1)],
     "int4": [("int4", 1)],
@@ -34,9 +35,9 @@ def test_the_grade_says_what_weights_can_become(decoder_bundle: Path) -> None:
     stored = sum(entry.size for entry in weight_files(manifest).values())
     cuda = manifest.variant("cuda")
     assert cuda is not None
-    compact = msgspec.structs.replace(cuda, precision="int8")
     for grade, expected in GRADES.items():
         graph = msgspec.structs.replace(manifest.graph, precision=grade)
+        compact = msgspec.structs.replace(cuda, precision=expected[-1][0])
         graphs = (graph, cuda, compact)[: 1 + len(expected)]
         changed = msgspec.structs.replace(manifest, graphs=graphs)
         found = candidates(changed, 1 << 34)

@@ -21,7 +21,7 @@ from tests.conftest import BuildOnce
 MODELS = {name: model for name, model in find_models().items() if model.main}
 CASES: list[tuple[str, Precision]] = [
     *((name, "fp16") for name in MODELS),
-    *(("qwen2-late-windows", kind) for kind in ("fp32", "w8a8", "int4")),
+    *(("qwen2-late-windows", kind) for kind in ("fp32", "fp8", "w8a8", "int4")),
 ]
 
 

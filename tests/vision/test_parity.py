@@ -219,12 +219,13 @@ def test_rounded_weights_stay_near(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "fp8"])
 def test_rounded_weights_give_the_reference_s_logits(
     seeing: BuildSeeing, tmp_path: Path, family: str, precision: Precision, record_property: Any
 ) -> None:
     """With plain activations, as the decoders of the parity table."""
-    checkpoint, kept = seeing(family).checkpoint, ("pos_embed",)
+    # What is not a product stays in floats, which this grade has in 16 bits.
+    checkpoint, kept = seeing(family).checkpoint, () if precision == "fp8" else ("pos_embed",)
     rounded = with_rounded_weights(checkpoint, tmp_path / "rounded", precision, kept)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "INT8_ACTIVATIONS", 0)

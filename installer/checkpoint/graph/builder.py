@@ -1,8 +1,9 @@
 """Builds one ONNX graph over onnx-ir while its weights stream into the bundle's files.
 
 Owns the words in which model families are written: an operator, a constant, a vector, a linear
-layer (tables: table.py). Knows how each precision expresses a linear layer: MatMul, MatMulNBits
-with 8-bit activations, or a product of integers. Knows nothing of any architecture.
+layer (tables: table.py). Knows how each precision expresses a linear layer: MatMul, of floats or of
+what 8-bit floats stand for, MatMulNBits with 8-bit activations, or a product of integers. Knows
+nothing of any architecture.
 """
 
 from __future__ import annotations
@@ -22,11 +23,16 @@ from appliance.errors import CheckpointError
 from installer.checkpoint.ahead import ahead
 from installer.checkpoint.quantize import (
     FLOAT_BITS,
+    LARGEST_BYTE_FLOAT,
     Blocks,
     Float32,
+    FloatRows,
     Scheme,
+    UInt8,
     block_size,
+    float_run,
     quantize,
+    quantize_floats,
     quantize_rows,
 )
 from installer.checkpoint.tensors import Tensors
@@ -67,6 +73,17 @@ class IntegerMatrix:
     scales: ir.Value
     outer: int
     inner: int
+
+
+@dataclass(frozen=True, slots=True)
+class FloatMatrix:
+    """A stored matrix [outer, inner] of 8-bit floats, `scales` [outer, inner / run]."""
+
+    values: ir.Value
+    scales: ir.Value
+    outer: int
+    inner: int
+    run: int
 
 
 Matrix = QuantizedMatrix | IntegerMatrix
@@ -175,7 +192,7 @@ class GraphBuilder:
 
     def stored(self, name: str, shape: tuple[int, ...], pieces: Iterable[Float32]) -> ir.Value:
         """Weights as floats of the scheme's width, given in row-major pieces."""
-        if self.scheme.layer_bits != 16:
+        if self.scheme.float_bits != 16:
             return self.floats(name, shape, pieces)
         tensor = name.removesuffix(".transposed")
         narrowed = ahead(partial(_narrowed, tensor), pieces)
@@ -336,13 +353,16 @@ class GraphBuilder:
             y = self.op("Mul", y, own if scale is None else self.op("Mul", own, scale))
             return y if addend is None else self.op("Add", y, addend)
         assert scale is None, "only products of integers have factors"
-        if self.scheme.layer_bits in FLOAT_BITS:
+        matrix = self.byte_floats(name, inner, outer) if self.scheme.byte_floats else None
+        if matrix is not None:
+            return self.multiply_floats(x, matrix, addend)
+        if self.scheme.layer_bits in FLOAT_BITS or self.scheme.byte_floats:
             pieces = self.tensors.transposed(self._weight(name, inner, outer))
             columns = self.stored(f"{name}.transposed", (inner, outer), pieces)
             y = self.op("MatMul", x, self.parameter(columns))
             return y if addend is None else self.op("Add", y, addend)
-        matrix, order = self.matrix_in_blocks(name, inner, outer)
-        return self.multiply(self.ordered(x, order), matrix, addend)
+        blocks, order = self.matrix_in_blocks(name, inner, outer)
+        return self.multiply(self.ordered(x, order), blocks, addend)
 
     def unscaled(
         self, x: ir.Value, name: str, inner: int, outer: int
@@ -397,6 +417,36 @@ class GraphBuilder:
         return IntegerMatrix(
             stored, self.floats(f"{name}.scales", (outer, 1), scales), outer, inner
         )
+
+    def byte_floats(self, name: str, inner: int, outer: int) -> FloatMatrix | None:
+        """Store the checkpoint's `name`.weight [outer, inner] in 8-bit floats: those that it has,
+        else rounded. None where the publisher of others left it plain, or rows are no whole runs.
+
+        Raises CheckpointError if 16-bit floats cannot hold what they stand for.
+        """
+        weight = self._weight(name, inner, outer)
+        shared = self.tensors.shared_scale(weight)
+        run = float_run(inner) if shared is None else float_run(inner, shared)
+        if run is None or self.tensors.keeps_plain(weight):
+            return None
+        if shared is None:
+            rounded = partial(quantize_floats, run=run)
+            rows: Iterable[FloatRows] = ahead(rounded, self.tensors.rows(weight))
+        else:
+            rows = self.tensors.float_rows(weight, run)
+        scales_of: list[Float32] = []
+
+        def values() -> Iterator[UInt8]:
+            for piece in rows:
+                _narrowed(weight, piece.scales * np.float32(LARGEST_BYTE_FLOAT))
+                scales_of.append(piece.scales)
+                yield piece.values
+
+        stored = self.files.write(
+            f"{name}.values", ir.DataType.FLOAT8E4M3FN, (outer, inner), values()
+        )
+        scales = self.floats(f"{name}.scales", (outer, inner // run), scales_of)
+        return FloatMatrix(stored, scales, outer, inner, run)
 
     def quantized(
         self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
@@ -482,6 +532,30 @@ class GraphBuilder:
             accuracy_level=INT8_ACTIVATIONS,
         )
 
+    def multiply_floats(self, x: ir.Value, matrix: FloatMatrix, bias: ir.Value | None) -> ir.Value:
+        """x [..., inner] -> [..., outer]."""
+        columns = self.op("Transpose", self.meant(matrix), perm=[1, 0])
+        y = self.op("MatMul", x, columns)
+        return y if bias is None else self.op("Add", y, bias)
+
+    def meant(self, matrix: FloatMatrix) -> ir.Value:
+        """The rows that 8-bit floats stand for, [outer, inner], in the graph's precision.
+
+        Said with one scale for each run, as one for each row of a matrix: so TensorRT reads it,
+        too. The compiler computes it once.
+        """
+        name, runs = matrix.values.name, matrix.outer * (matrix.inner // matrix.run)
+        assert name is not None
+        if name not in self._converted:
+            values = alias(matrix.values, f"{name}.runs", (runs, matrix.run))
+            scales = alias(matrix.scales, f"{matrix.scales.name}.flat", (runs,))
+            rows = self.op("DequantizeLinear", values, scales, axis=0)
+            if self.dtype != ir.DataType.FLOAT:
+                rows = self.op("Cast", rows, to=self.dtype)
+            shape = self.constant([matrix.outer, matrix.inner])
+            self._converted[name] = self.op("Reshape", rows, shape)
+        return self._converted[name]
+
     def _multiply_integers(self, x: ir.Value, matrix: IntegerMatrix) -> tuple[ir.Value, ir.Value]:
         """The product but for a factor of each row, and that factor.
 
@@ -553,6 +627,7 @@ ACTIVATIONS: Mapping[Activation, Callable[[GraphBuilder, ir.Value], ir.Value]] =
 
 
 def _narrowed(name: str, piece: Float32) -> npt.NDArray[np.float16]:
+    """`piece` in 16 bits. Raises CheckpointError if they cannot hold it."""
     with np.errstate(over="ignore"):
         narrow = piece.astype(np.float16)
     # On the bits: a comparison of 16-bit floats takes half as long as making them.

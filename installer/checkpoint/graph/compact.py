@@ -1,8 +1,9 @@
-"""Half-precision graphs that multiply rows of 8-bit integers as they are.
+"""Half-precision graphs that multiply 8-bit weights as they are.
 
 Owns how the integers of grade `w8a8` become what MatMulNBits reads: the same integers counted from
-0, not from -128, in runs that share their row's scale. Half the memory of 16-bit floats, for
-graphics processors on which those do not fit (docs/decisions/0168-two-precisions-for-cuda.md).
+0, not from -128, in runs that share their row's scale; and the product of 8-bit floats, which the
+CUDA provider alone has. Half the memory of 16-bit floats, for graphics processors on which those do
+not fit (docs/decisions/0168-two-precisions-for-cuda.md, 0266-eight-bit-floats.md).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import MICROSOFT, IntegerMatrix, Matrix
+from installer.checkpoint.graph.builder import MICROSOFT, FloatMatrix, IntegerMatrix, Matrix
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Scheme
 
@@ -20,12 +21,13 @@ _MIDDLE = 128
 
 
 def has_compact_graph(scheme: Scheme) -> bool:
-    """Whether the grade has rows of integers; other grades' blocks are multiplied anyway."""
-    return scheme.integer_products
+    """Whether the grade has rows of integers, or 8-bit floats; other grades' blocks are multiplied
+    anyway."""
+    return scheme.integer_products or scheme.byte_floats
 
 
 class CompactBuilder(HalfBuilder):
-    """A graph whose activations are 16-bit floats and whose weights are integers."""
+    """A graph whose activations are 16-bit floats and whose weights have 8 bits."""
 
     def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
         """ids [...] -> rows of the matrix [..., inner], from the integers that are multiplied."""
@@ -41,6 +43,16 @@ class CompactBuilder(HalfBuilder):
         if isinstance(matrix, IntegerMatrix) and _block(matrix) is not None:
             return self._plus(self._product(x, matrix), bias)
         return super().multiply(x, matrix, bias)
+
+    def multiply_floats(self, x: ir.Value, matrix: FloatMatrix, bias: ir.Value | None) -> ir.Value:
+        """x [..., inner] -> [..., outer]."""
+        return self.op(
+            "MatMulBlockQuantizedFp8Weight",
+            *(x, matrix.values, matrix.scales),
+            *(() if bias is None else (None, bias)),
+            domain=MICROSOFT,
+            block_size=matrix.run,
+        )
 
     def _product(self, x: ir.Value, matrix: IntegerMatrix) -> ir.Value:
         block = _block(matrix)

@@ -84,16 +84,17 @@ class Family:
         return (_SPARSE_LACK if self.kind == "chat" else _READERS_LACK)[precision]
 
 
-_DECODER: tuple[Precision, ...] = ("w8a8", "w4a8", "int4", "int8", "fp16", "fp32")
+_DECODER: tuple[Precision, ...] = ("w8a8", "w4a8", "int4", "int8", "fp8", "fp16", "fp32")
 # Of experts and latents: no native operators, without which w4a8 is int4.
 _SPARSE: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
-_PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp16", "fp32")
+_PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp8", "fp16", "fp32")
 _PICTURES_LACK: Mapping[Precision, str] = {
     "w8a8": "the two graphs over its 8-bit cache take words alone, and this model sees images",
     "w4a8": "the graphs over its 8-bit cache take words alone, and this model sees images",
 }
 _SPARSE_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute dense models alone, and without them int4 is as fast",
+    "fp8": "experts are stored as integers or in 16 bits and more",
 }
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
@@ -101,6 +102,7 @@ _READERS_LACK: Mapping[Precision, str] = {
     "int4": "its vectors or scores would lose too much",
     "w8a8": "it has no cache, and would be no faster than int8 and less exact",
     "w4a8": "it has no cache, and would lose too much",
+    "fp8": "int8 takes as much and is more exact",
     "fp16": "the processor would widen the weights to 32 bits, and a GPU narrows those of fp32",
 }
 

@@ -1,10 +1,10 @@
 """Half-precision graphs over the weights that the CPU's graphs store.
 
 Owns how a linear layer is said in 16-bit floats, from whatever the grade stored: floats are
-narrowed, rows of integers are widened, and blocks of integers are multiplied as they are. What
-depends on weights alone is computed once, by the compiler on the node, so a bundle is hardly
-larger for serving graphics processors too. Owns also which numbers keep 32 bits: a stream that is
-wide, and what is added to it.
+narrowed, rows of integers and 8-bit floats are widened, and blocks of integers are multiplied as
+they are. What depends on weights alone is computed once, by the compiler on the node, so a bundle
+is hardly larger for serving graphics processors too. Owns also which numbers keep 32 bits: a stream
+that is wide, and what is added to it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ OPSETS: Mapping[str, int] = {"": 24}
 
 def has_standard_graph(scheme: Scheme) -> bool:
     """Whether TensorRT can read weights that are stored this way: it knows no zero points."""
-    return scheme.integer_products or scheme.layer_bits in FLOAT_BITS
+    plain = scheme.integer_products or scheme.byte_floats
+    return plain or scheme.layer_bits in FLOAT_BITS
 
 
 class StandardBuilder(HalfBuilder):

@@ -3,7 +3,7 @@
 weight [outer, inner] F8_E4M3, weight_scale_inv [outer / high, inner / wide]: a number is its 8-bit
 float times the scale of its square. DeepSeek-V3 Technical Report (2024), 3.3. How activations were
 rounded on the publisher's hardware (`activation_scheme`) is not the model's meaning: the grades
-have rounding of their own.
+have rounding of their own, and the one of 8-bit floats keeps 16 bits of activations.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.packed.packing import Kept, Packed, Stored
-from installer.checkpoint.quantize import Float32, UInt8
+from installer.checkpoint.packed.packing import Indices, Kept, Packed, Stored
+from installer.checkpoint.quantize import Float32, FloatRows, UInt8
 from installer.checkpoint.settings import Settings
 
 E4M3 = "F8_E4M3"
@@ -96,8 +96,21 @@ class ScaledBytes:
         return self._scaled(values, range(self.shape[0]), range(first, last))
 
     def kept(self, bits: int) -> Kept | None:
-        """None: no grade holds 8-bit floats."""
+        """None: they are no integers."""
         return None
+
+    @property
+    def shared(self) -> int:
+        """Neighbours in a row that have one scale."""
+        return self.shape[1] if self._wide >= self.shape[1] else self._wide
+
+    def float_rows(self, first: int, last: int, run: int) -> FloatRows:
+        """Rows first..last as they are stored, with a scale for each `run`."""
+        stored = self._stored.stored_bytes(self._weight, first, last)
+        self._values(stored)  # refuses what is no number
+        starts = np.arange(0, self.shape[1], run)
+        scales = self._own(np.arange(first, last))[:, starts // self._wide]
+        return FloatRows(stored, np.ascontiguousarray(scales))
 
     def _values(self, packed: UInt8) -> Float32:
         values: Float32 = VALUES[packed]
@@ -106,13 +119,16 @@ class ScaledBytes:
         return values
 
     def _scaled(self, values: Float32, rows: range, columns: range) -> Float32:
+        values *= self._own(np.array(rows))[:, np.array(columns) // self._wide]
+        return values
+
+    def _own(self, rows: Indices) -> Float32:
+        """The scales of these rows, [rows, squares in a row]."""
         if self._scales is None:
             self._scales = self._stored.stored_floats(self._scale_name).reshape(
                 -(-self.shape[0] // self._high), -1
             )
-        own = self._scales[np.array(rows) // self._high]
-        values *= own[:, np.array(columns) // self._wide]
-        return values
+        return self._scales[rows // self._high]
 
 
 def _matrix(stored: Stored, weight: str) -> tuple[int, int]:

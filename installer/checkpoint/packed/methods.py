@@ -46,12 +46,14 @@ def read_method(config: Settings) -> Method | None:
 def treatment(method: Method, precision: Precision) -> str:
     """What the grade `precision` does to a checkpoint's packed matrices, for the packager."""
     scheme = SCHEMES[precision]
-    if scheme.layer_bits in FLOAT_BITS:
+    if scheme.byte_floats and method.bits is None:
+        does = f"{precision} stores the same floats and scales"
+    elif scheme.layer_bits in FLOAT_BITS:
         does = f"{precision} stores what they mean"
     elif scheme.layer_bits == method.bits and _keeps(method, scheme):
         does = f"{precision} stores the same integers and scales"
     elif method.bits is None:
-        does = f"{precision} rounds them again"
+        does = f"{precision} rounds them again; --precision fp8 would keep them"
     else:
         does = f"{precision} rounds them again; --precision int{method.bits} would keep them"
     return f"the checkpoint is quantized ({method.label}): {does}"
@@ -59,4 +61,6 @@ def treatment(method: Method, precision: Precision) -> str:
 
 def _keeps(method: Method, scheme: Scheme) -> bool:
     """Whether a grade of as many bits stores the integers; experts are in blocks in all grades."""
+    if scheme.byte_floats:
+        return False
     return isinstance(method, mxfp4.Mxfp4) or not scheme.integer_products

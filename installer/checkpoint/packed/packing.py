@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from installer.checkpoint.quantize import Blocks, Float32, UInt8
+from installer.checkpoint.quantize import Blocks, Float32, FloatRows, UInt8
 
 Indices = npt.NDArray[np.int64]
 
@@ -102,6 +102,21 @@ class Packed(Protocol):
         ...
 
 
+@runtime_checkable
+class PackedFloats(Packed, Protocol):
+    """One matrix [outer, inner] of 8-bit floats (E4M3)."""
+
+    @property
+    def shared(self) -> int:
+        """Neighbours in a row that have one scale."""
+        ...
+
+    def float_rows(self, first: int, last: int, run: int) -> FloatRows:
+        """Rows first..last as they are stored, with a scale for each `run`, which divides
+        `shared` and `inner`."""
+        ...
+
+
 class Method(Protocol):
     """One method with the numbers that config.json says."""
 
@@ -112,7 +127,7 @@ class Method(Protocol):
 
     @property
     def bits(self) -> int | None:
-        """Bits of the integers that a grade may keep; None if there is no such grade."""
+        """Bits of the integers that a grade may keep; None if 8-bit floats are stored."""
         ...
 
     def matrix(self, stored: Stored, weight: str) -> Packed | None:
