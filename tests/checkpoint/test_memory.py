@@ -61,7 +61,9 @@ def test_peak_memory_follows_the_largest_tensor(
     largest = 4096 * 1024 * 2
     assert size > 3 * largest + ALLOWANCE, "too small a checkpoint to show anything"
     peak = _peak_anonymous_memory(checkpoint, tmp_path / "bundle", precision)
-    assert peak <= 3 * largest + ALLOWANCE
+    # What 8-bit floats stand for has 32 bits while a graph is tried, and is transposed then.
+    widened = 4 * 2 * largest if precision == "fp8" else 0
+    assert peak <= 3 * largest + widened + ALLOWANCE
 
 
 @pytest.mark.parametrize("precision", ["int8", pytest.param("fp32", marks=pytest.mark.slow)])
