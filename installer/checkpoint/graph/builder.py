@@ -1,4 +1,4 @@
-"""Builds one ONNX graph over onnx-ir while its weights stream into the bundle's files.
+"""Builds one ONNX graph over onnx-ir while its weights stream into the bundle's files (storage.py).
 
 Owns the words in which model families are written: an operator, a constant, a vector, a linear
 layer (tables: table.py). Knows how each precision expresses a linear layer: MatMul, of floats or of
@@ -9,9 +9,7 @@ nothing of any architecture.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,22 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from appliance.errors import CheckpointError
-from installer.checkpoint.ahead import ahead
-from installer.checkpoint.quantize import (
-    FLOAT_BITS,
-    LARGEST_BYTE_FLOAT,
-    Blocks,
-    Float32,
-    FloatRows,
-    Scheme,
-    UInt8,
-    block_size,
-    float_run,
-    quantize,
-    quantize_floats,
-    quantize_rows,
+from installer.checkpoint.graph.storage import (
+    FloatMatrix,
+    IntegerMatrix,
+    Matrix,
+    QuantizedMatrix,
+    Storage,
 )
+from installer.checkpoint.quantize import FLOAT_BITS, Scheme
 from installer.checkpoint.tensors import Tensors
 from installer.checkpoint.weights import WeightFiles, alias
 
@@ -43,54 +33,15 @@ OPSETS = {"": 21, MICROSOFT: 1}
 IR_VERSION = 10
 INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy_level: without it the kernel is several times slower."""
-_NOT_FINITE = np.uint16(0x7C00)
-"""The exponent of a 16-bit float that is none."""
 _SMALLEST_PEAK = 1e-10
 """A row of zeros is divided by this, not by zero."""
 
 Dim = int | str
 Attribute = int | float | str | Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedMatrix:
-    """A stored matrix [outer, inner] in blocks along `inner` (installer/checkpoint/quantize.py)."""
-
-    packed: ir.Value
-    scales: ir.Value
-    zeros: ir.Value | None
-    outer: int
-    inner: int
-    bits: int
-    block: int
-
-
-@dataclass(frozen=True, slots=True)
-class IntegerMatrix:
-    """A stored matrix [outer, inner] of 8-bit integers, `scales` [outer, 1]."""
-
-    integers: ir.Value
-    scales: ir.Value
-    outer: int
-    inner: int
-
-
-@dataclass(frozen=True, slots=True)
-class FloatMatrix:
-    """A stored matrix [outer, inner] of 8-bit floats, `scales` [outer, inner / run]."""
-
-    values: ir.Value
-    scales: ir.Value
-    outer: int
-    inner: int
-    run: int
-
-
-Matrix = QuantizedMatrix | IntegerMatrix
 Activation = Literal["silu", "gelu_tanh"]
 
 
-class GraphBuilder:
+class GraphBuilder(Storage):
     """One graph in the making. The values it hands out are the graph's, not arrays.
 
     Attributes:
@@ -102,9 +53,7 @@ class GraphBuilder:
     opsets: Mapping[str, int] = OPSETS
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
-        self.tensors = tensors
-        self.files = files
-        self.scheme = scheme
+        super().__init__(tensors, files, scheme)
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
@@ -186,25 +135,9 @@ class GraphBuilder:
             )
         return self._constants[name]
 
-    def floats(self, name: str, shape: tuple[int, ...], pieces: Iterable[Float32]) -> ir.Value:
-        """A float32 parameter, given in row-major pieces."""
-        return self.files.write(name, ir.DataType.FLOAT, shape, pieces)
-
-    def stored(self, name: str, shape: tuple[int, ...], pieces: Iterable[Float32]) -> ir.Value:
-        """Weights as floats of the scheme's width, given in row-major pieces."""
-        if self.scheme.float_bits != 16:
-            return self.floats(name, shape, pieces)
-        tensor = name.removesuffix(".transposed")
-        narrowed = ahead(partial(_narrowed, tensor), pieces)
-        return self.files.write(name, ir.DataType.FLOAT16, shape, narrowed)
-
     def vector(self, name: str, width: int, offset: float = 0.0) -> ir.Value:
         """The checkpoint's vector `name`, plus `offset`, as a parameter."""
         return self.parameter(self._vector(name, width, offset))
-
-    def _vector(self, name: str, width: int, offset: float = 0.0) -> ir.Value:
-        """The same in 32 bits."""
-        return self.floats(name, (width,), [self.tensors.vector(name, width) + np.float32(offset)])
 
     def parameter(self, stored: ir.Value) -> ir.Value:
         """Stored floats in the precision of the graph."""
@@ -397,123 +330,9 @@ class GraphBuilder:
         product, scale = self.unscaled(x, up, inner, outer)
         return self.op("Mul", opened, product), scale
 
-    def _weight(self, name: str, inner: int, outer: int) -> str:
-        weight = f"{name}.weight"
-        self.tensors.expect(weight, (outer, inner))
-        return weight
-
-    def integers(self, name: str, shape: tuple[int, int], rows: Iterable[Float32]) -> IntegerMatrix:
-        """Round and store the matrix of this shape, given in runs of rows, a scale a row."""
-        outer, inner = shape
-        scales: list[Float32] = []
-
-        def rounded() -> Iterator[npt.NDArray[np.int8]]:
-            for piece in rows:
-                integers, each = quantize_rows(piece)
-                scales.append(each)
-                yield integers
-
-        stored = self.files.write(f"{name}.integers", ir.DataType.INT8, shape, rounded())
-        return IntegerMatrix(
-            stored, self.floats(f"{name}.scales", (outer, 1), scales), outer, inner
-        )
-
-    def byte_floats(self, name: str, inner: int, outer: int) -> FloatMatrix | None:
-        """Store the checkpoint's `name`.weight [outer, inner] in 8-bit floats: those that it has,
-        else rounded. None where the publisher of others left it plain, or rows are no whole runs.
-
-        Raises CheckpointError if 16-bit floats cannot hold what they stand for.
-        """
-        weight = self._weight(name, inner, outer)
-        shared = self.tensors.shared_scale(weight)
-        run = float_run(inner) if shared is None else float_run(inner, shared)
-        if run is None or self.tensors.keeps_plain(weight):
-            return None
-        if shared is None:
-            rounded = partial(quantize_floats, run=run)
-            rows: Iterable[FloatRows] = ahead(rounded, self.tensors.rows(weight))
-        else:
-            rows = self.tensors.float_rows(weight, run)
-        scales_of: list[Float32] = []
-
-        def values() -> Iterator[UInt8]:
-            for piece in rows:
-                _narrowed(weight, piece.scales * np.float32(LARGEST_BYTE_FLOAT))
-                scales_of.append(piece.scales)
-                yield piece.values
-
-        stored = self.files.write(
-            f"{name}.values", ir.DataType.FLOAT8E4M3FN, (outer, inner), values()
-        )
-        scales = self.floats(f"{name}.scales", (outer, inner // run), scales_of)
-        return FloatMatrix(stored, scales, outer, inner, run)
-
-    def quantized(
-        self, name: str, shape: tuple[int, int], rows: Iterable[Float32], bits: int, block: int
-    ) -> QuantizedMatrix:
-        """Quantize and store the matrix of this shape, given in runs of rows."""
-        return self.in_blocks(
-            name, shape, (quantize(piece, bits, block) for piece in rows), bits, block
-        )
-
-    def matrix_in_blocks(
-        self, name: str, inner: int, outer: int
-    ) -> tuple[QuantizedMatrix, ir.Value | None]:
-        """Store the checkpoint's `name`.weight [outer, inner]: the integers that it has if they
-        have the scheme's bits, else rounded; the matrix, and the order of what it is multiplied
-        with if that is another."""
-        weight, bits = self._weight(name, inner, outer), self.scheme.layer_bits
-        kept = self.tensors.kept(weight, bits)
-        if kept is None:
-            rows = self.tensors.rows(weight)
-            return self.quantized(name, (outer, inner), rows, bits, block_size(inner)), None
-        order = None
-        if kept.order is not None:
-            order = self.files.write(f"{name}.order", ir.DataType.INT64, (inner,), [kept.order])
-        runs = kept.runs()
-        return self.in_blocks(
-            name, (outer, inner), runs, kept.bits, kept.block, centred=kept.centred
-        ), order
-
     def ordered(self, x: ir.Value, order: ir.Value | None) -> ir.Value:
         """x [..., inner] in the order that `matrix_in_blocks` gave."""
         return x if order is None else self.op("Gather", x, order, axis=-1)
-
-    def in_blocks(
-        self,
-        name: str,
-        shape: tuple[int, int],
-        runs_of: Iterable[Blocks],
-        bits: int,
-        block: int,
-        *,
-        centred: bool = False,
-    ) -> QuantizedMatrix:
-        """Store the matrix of this shape, given in runs of rows; one that is `centred` has no
-        zero points."""
-        outer, inner = shape
-        runs = -(-inner // block)
-        scales_of: list[Float32] = []
-        zeros_of: list[npt.NDArray[np.uint8]] = []
-
-        def packed() -> Iterator[npt.NDArray[np.uint8]]:
-            for blocks in runs_of:
-                # A view of the integers, however short, would keep them all in memory.
-                scales_of.append(blocks.scales)
-                if blocks.zero_points is not None:
-                    zeros_of.append(blocks.zero_points)
-                yield blocks.packed
-
-        integers = self.files.write(
-            f"{name}.packed", ir.DataType.UINT8, (outer, runs, block * bits // 8), packed()
-        )
-        scales = self.floats(f"{name}.scales", (outer, runs), scales_of)
-        if centred:
-            return QuantizedMatrix(integers, scales, None, outer, inner, bits, block)
-        zeros = self.files.write(
-            f"{name}.zeros", ir.DataType.UINT8, (outer, -(-runs * bits // 8)), zeros_of
-        )
-        return QuantizedMatrix(integers, scales, zeros, outer, inner, bits, block)
 
     def multiply(self, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None) -> ir.Value:
         """x [..., inner] -> [..., outer]."""
@@ -624,15 +443,3 @@ ACTIVATIONS: Mapping[Activation, Callable[[GraphBuilder, ir.Value], ir.Value]] =
     "silu": _silu,
     "gelu_tanh": _gelu,
 }
-
-
-def _narrowed(name: str, piece: Float32) -> npt.NDArray[np.float16]:
-    """`piece` in 16 bits. Raises CheckpointError if they cannot hold it."""
-    with np.errstate(over="ignore"):
-        narrow = piece.astype(np.float16)
-    # On the bits: a comparison of 16-bit floats takes half as long as making them.
-    if ((narrow.view(np.uint16) & _NOT_FINITE) == _NOT_FINITE).any():
-        raise CheckpointError(
-            f"{name} has values that 16-bit floats cannot hold", hint="choose --precision fp32"
-        )
-    return narrow

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import MICROSOFT, FloatMatrix, IntegerMatrix, Matrix
+from installer.checkpoint.graph.builder import MICROSOFT
 from installer.checkpoint.graph.half import HalfBuilder
+from installer.checkpoint.graph.storage import FloatMatrix, IntegerMatrix, Matrix
 from installer.checkpoint.quantize import Scheme
 
 _BLOCKS = (32, 16)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import GraphBuilder, Matrix, QuantizedMatrix
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.storage import Matrix, QuantizedMatrix
 from installer.checkpoint.weights import alias
 
 _MIDDLE = 128

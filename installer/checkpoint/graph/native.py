@@ -31,11 +31,9 @@ from installer.checkpoint.graph.builder import (
     Attribute,
     Dim,
     GraphBuilder,
-    IntegerMatrix,
-    Matrix,
-    QuantizedMatrix,
 )
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.storage import IntegerMatrix, Matrix, QuantizedMatrix
 from installer.checkpoint.quantize import Scheme, block_size
 from installer.checkpoint.tensors import Tensors
 from installer.checkpoint.weights import WeightFiles, alias

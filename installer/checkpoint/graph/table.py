@@ -10,11 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import (
-    GraphBuilder,
-    IntegerMatrix,
-    Matrix,
-)
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.storage import IntegerMatrix, Matrix
 from installer.checkpoint.quantize import FLOAT_BITS, block_size
 
 _SMALLEST_BLOCK = 16
