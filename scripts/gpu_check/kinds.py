@@ -1,10 +1,11 @@
 """The worker that measures what kinds of steps cost: `python -m gpu_check.kinds ROOT NAME`.
 
 Prompts of many lengths, pieces from a prompt's middle, decoding as it is and replayed, moves of
-slots, fetching a row of logits, and drawing tokens; each the first time, when kernels are loaded
-and plans are made, and again. Asked for `pinned` it opens the session that the engine opens, which
-names its attention kernels; for `default` the same artifact with what the provider chooses by
-itself. On a machine without a GPU it runs the same graph over ordinary memory, to be tried out.
+slots, fetching a row of logits, drawing tokens, and products by what weights are; each the first
+time, when kernels are loaded and plans are made, and again. Asked for `pinned` it opens the session
+that the engine opens, which names its attention kernels, and measures the products; for `default`
+the same artifact with what the provider chooses by itself. On a machine without a GPU it runs the
+same graph over ordinary memory, to be tried out.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from appliance.engine.sampling import SamplingParams
 from appliance.engine.session import (
     CUDA_PROVIDER,
     GRAPH_NAME,
+    open_cuda_reader,
     open_cuda_session,
     open_small_session,
 )
@@ -44,6 +46,7 @@ from appliance.model_store import ModelStore, StoredBundle
 from appliance.scheduler import Move
 from appliance.trust.node_key import NodePublicKey
 from gpu_check.ours import device_of
+from gpu_check.products import measure_products
 from gpu_check.workloads import answer_all
 
 LENGTHS = (16, 100, 256, 257, 300, 512, 1000, 2000)
@@ -73,7 +76,7 @@ def main(root: Path, name: str) -> None:
     def answer(asked: dict[str, Any]) -> Mapping[str, object]:
         if artifact.provider == "cpu":
             return {"steps": measure_on_host(bundle)}
-        return {"steps": _measure_on_gpu(bundle, artifact, asked["attention"])}
+        return {"steps": _measure_on_gpu(bundle, artifact, asked["attention"], root)}
 
     answer_all(answer, device=device_of(artifact))
 
@@ -93,14 +96,18 @@ def measure_on_host(bundle: StoredBundle) -> Steps:
     return measure(session, HostDevice(_HOST_MEMORY), decoder, record=False)
 
 
-def _measure_on_gpu(bundle: StoredBundle, artifact: Artifact, attention: str) -> Steps:
+def _measure_on_gpu(bundle: StoredBundle, artifact: Artifact, attention: str, work: Path) -> Steps:
     if artifact.provider != "cuda":
         raise UnsupportedError(f"kinds of steps are not told apart on {artifact.provider}")
     assert bundle.manifest.decoder is not None
     record = artifact.record.unrecorded is None
     opens = open_cuda_session if attention == "pinned" else _open_plainly
     session = opens(artifact.directory, record=record)
-    return measure(session, CudaDevice(), bundle.manifest.decoder, record=record)
+    steps = measure(session, CudaDevice(), bundle.manifest.decoder, record=record)
+    if attention != ATTENTION[0]:
+        return steps
+    del session
+    return {**steps, **measure_products(work / "products", open_cuda_reader, "cuda", timed)}
 
 
 def _open_plainly(artifact: Path, *, record: bool) -> ort.InferenceSession:
@@ -147,17 +154,17 @@ def _prompts(
         closing.callback(runner.close)
         compute(0, _WARM)
         for length in LENGTHS:
-            found[f"prompt of {length}"] = _timed(partial(compute, 0, length))
+            found[f"prompt of {length}"] = timed(partial(compute, 0, length))
         for start in PIECES:
             piece = f"piece of {_PIECE} from position {start}"
-            found[piece] = _timed(partial(compute, start, _PIECE))
-        found[f"copy of a slot of {_HELD}"] = _timed(partial(pool.move, Move(0, 1, _HELD)))
+            found[piece] = timed(partial(compute, start, _PIECE))
+        found[f"copy of a slot of {_HELD}"] = timed(partial(pool.move, Move(0, 1, _HELD)))
         swap = Move(0, 1, _HELD, exchange=True)
-        found[f"exchange of two slots of {_HELD}"] = _timed(partial(pool.move, swap))
+        found[f"exchange of two slots of {_HELD}"] = timed(partial(pool.move, swap))
         row = device.allocate(4 * decoder.vocab_size)
         closing.callback(device.release, row)
         logits = DeviceLogits(device, decoder.vocab_size, [row], [0])
-        found["fetching a row of logits"] = _timed(partial(logits.__getitem__, 0))
+        found["fetching a row of logits"] = timed(partial(logits.__getitem__, 0))
     return found
 
 
@@ -179,10 +186,10 @@ def _decodes(
             )  # fmt: skip
             binding.aim(1, capacity, 0)
             buffers.fill([[1]] * streams, [_HELD] * streams)
-            found[f"decoding {streams}, as it is"] = _timed(binding.run)
+            found[f"decoding {streams}, as it is"] = timed(binding.run)
             if record:
                 binding.record(number + 1)
-                found[f"decoding {streams}, replayed"] = _timed(binding.run)
+                found[f"decoding {streams}, replayed"] = timed(binding.run)
     return found
 
 
@@ -206,7 +213,7 @@ def _draws(device: Device, vocab: int) -> dict[str, tuple[float, float]]:
                     for row in range(len(addresses)):
                         logits.draw(row, params, 0.5)
 
-                found[f"drawing {streams}{how}"] = _timed(draw)
+                found[f"drawing {streams}{how}"] = timed(draw)
     return found
 
 
@@ -217,7 +224,7 @@ def _pool(device: Device, decoder: DecoderSpec, size: tuple[int, int]) -> Device
     )
 
 
-def _timed(step: Callable[[], object]) -> tuple[float, float]:
+def timed(step: Callable[[], object]) -> tuple[float, float]:
     """Milliseconds of the first and of further runs."""
     spent = []
     for _ in range(1 + _AGAIN):

@@ -25,6 +25,7 @@ from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
 from tests.checkpoint.families import find_models
 from tests.compiler.conftest import RUNTIME, stored
+from tests.conftest import REPOSITORY
 from tests.fakes.checkpoints import write_bert, write_qwen2, write_qwen3
 from tests.fakes.encoder_checkpoints import (
     write_cross_encoder,
@@ -182,6 +183,28 @@ from pathlib import Path
 from appliance.engine.session import open_cuda_session
 
 open_cuda_session(Path(sys.argv[2]), record=True)
+"""
+
+
+PRODUCTS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from gpu_check.kinds import timed
+from gpu_check.products import Shape, measure_products, names
+from appliance.compiler import gpu_compile
+from appliance.engine.session import open_cuda_reader
+
+def opened(folder):
+    session = open_cuda_reader(folder)
+    gpu_compile.refuse_the_processor(
+        gpu_compile.load(folder / "model.onnx", gpu_compile.CUDA), gpu_compile.CUDA
+    )
+    return session
+
+shape = Shape(hidden=256, inner=512, times=2)
+steps = measure_products(Path(sys.argv[2]), opened, "cuda", timed, shape)
+print(list(steps) == list(names()))
 """
 
 
@@ -358,6 +381,19 @@ def test_8_bit_floats_are_multiplied_as_they_are(
     assert "recorded" in said
     stored = sum(path.stat().st_size for path in (bundle / "graph/cpu").glob("weights-*.bin"))
     assert (tmp_path / "out/weights.bin").stat().st_size < 1.1 * stored, "nothing became floats"
+
+
+def test_the_products_that_gpu_check_measures_are_all_taken(on_gpu: Path, tmp_path: Path) -> None:
+    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
+    write_libraries(capi, tmp_path, device=True)
+    done = subprocess.run(
+        [on_gpu, "-I", "-c", PRODUCTS, REPOSITORY / "scripts", tmp_path / "products"],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == ["True"], done.stderr
 
 
 def test_left_alone_it_would_have_cudnn_plan_each_piece_of_a_prompt(
