@@ -17,6 +17,7 @@ import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.engine.binding import Ids
+from appliance.engine.choosing import Choice
 from appliance.engine.device_binding import DeviceBinding, StepBuffers
 from appliance.engine.device_draw import DeviceDraw
 from appliance.engine.device_logits import DeviceLogits
@@ -175,7 +176,9 @@ class DeviceRunner:
         if width:
             self.prefill(0, 0, [[0] * width] * together, 0)
         if self._draws is not None:
-            self._draws.weigh(self._batch.logits, [SamplingParams(top_p=0.9)])
+            everything = np.ones(self._vocab, np.bool_)
+            choice = Choice(SamplingParams(top_p=0.9), allowed=everything)
+            self._draws.weigh(self._batch.logits, [choice])
 
     def close(self) -> None:
         """Give the device's memory back."""

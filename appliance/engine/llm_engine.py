@@ -271,7 +271,8 @@ class LLMEngine:
         outputs: list[Output] = []
         reading, depth = list(self._rows(plan)), 0
         if isinstance(logits, DeviceLogits):
-            logits.weigh({row: each.params for each, row in reading if each.drawn_on_device})
+            choices = {row: running.choice() for running, row in reading}
+            logits.weigh({row: choice for row, choice in choices.items() if choice is not None})
         while reading:
             sampled = [running.sample(logits, first + depth) for running, first in reading]
             with self._lock:

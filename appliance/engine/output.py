@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from appliance.bundle.manifest import Prompting
-from appliance.engine.sampler import Sampled, TokenLogprob
+from appliance.engine.choosing import TokenLogprob
+from appliance.engine.sampler import Sampled
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.stops import StopMatcher
 from appliance.engine.tokenizer import Tokenizer

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import partial
 
 from appliance.bundle.manifest import Prompting
+from appliance.engine.choosing import Choice, HostRow, Row
 from appliance.engine.device_logits import DeviceLogits
 from appliance.engine.drafting import Drafter, PredictionDrafter, PromptLookup
 from appliance.engine.generation import Generation
@@ -79,25 +79,31 @@ class Running:
         room, most = capacity - len(self.sequence.tokens), self.params.max_tokens
         return (room if most is None else min(room, most - self.sequence.generated)) - 1
 
-    @property
-    def drawn_on_device(self) -> bool:
-        """Whether its token is drawn from the model's own logits, all of which may be taken."""
-        return self.constraint is None and self.sampler.only_draws
+    def choice(self) -> Choice | None:
+        """How its next token is chosen; None if no logits are needed for it.
+
+        Waits for what its grammar admits.
+        """
+        constraint = self.constraint
+        if constraint is None:
+            return self.sampler.choice()
+        if constraint.only() is None:
+            return self.sampler.choice(constraint.allowed())
+        return None if self.params.logprobs is None else Choice(self.params)
 
     def sample(self, logits: Logits, row: int) -> Sampled:
         """Its next token, from a row of a step's logits."""
-        constraint, sampler = self.constraint, self.sampler
-        if constraint is None:
-            if isinstance(logits, DeviceLogits):
-                if sampler.takes_likeliest:
-                    return sampler.take(logits.greedy[row])
-                if self.drawn_on_device:
-                    return sampler.draw(partial(logits.draw, row, self.params))
-            return sampler.sample(logits[row])
-        only = constraint.only()
-        if only is None:
-            return sampler.sample(logits[row], constraint.allowed())
-        return sampler.take_forced(only, None if self.params.logprobs is None else logits[row])
+        if isinstance(logits, DeviceLogits):
+            # Weighed by its choice, with those of all others.
+            found: Row | None = logits.row(row)
+        else:
+            choice = self.choice()
+            found = None if choice is None else HostRow(logits[row], choice)
+        only = None if self.constraint is None else self.constraint.only()
+        if only is not None:
+            return self.sampler.take_forced(only, found)
+        assert found is not None, "only a forced token needs no logits"
+        return self.sampler.choose(found)
 
     def end_reason(self, token_id: int, *, room: bool) -> FinishReason | None:
         """Why it ends with `token_id`, if it does. `room`: its slot holds another one."""

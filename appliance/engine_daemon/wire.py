@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from appliance.bundle.manifest import Generation
+from appliance.engine.choosing import TokenLogprob
 from appliance.engine.output import Delta, Finished, FinishReason
-from appliance.engine.sampler import TokenLogprob
 from appliance.engine.sampling import MAX_SEQUENCES, SamplingParams
 from appliance.engine.tokenizer import Tokenizer
 from appliance.engine.vision.decoder import Image

@@ -27,6 +27,7 @@ from appliance.compiler import Artifact, Provider, libraries, open_artifact
 from appliance.compiler.recording import RECORDS
 from appliance.config import Layout
 from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.engine.choosing import Choice
 from appliance.engine.device import CudaDevice, Device, HostDevice
 from appliance.engine.device_binding import DeviceBinding, StepBuffers
 from appliance.engine.device_draw import DeviceDraw
@@ -197,7 +198,13 @@ def _draws(device: Device, vocab: int) -> dict[str, tuple[float, float]]:
     """Drawing a token of each of several rows, of logits that are all the same."""
     found: dict[str, tuple[float, float]] = {}
     provider: Provider = "cuda" if device.kind == "cuda" else "cpu"
-    plain, filtered = SamplingParams(), SamplingParams(top_p=0.9, top_k=50)
+    half = np.arange(vocab) % 2 == 0
+    ways = {
+        "drawing {}": Choice(SamplingParams()),
+        "drawing {} by top_p and top_k": Choice(SamplingParams(top_p=0.9, top_k=50)),
+        "drawing {} by a grammar": Choice(SamplingParams(), allowed=half),
+        "choosing {} by a grammar": Choice(SamplingParams(temperature=0), allowed=half),
+    }
     with ExitStack() as closing:
         draws = DeviceDraw(device, vocab, partial(open_small_session, provider=provider))
         closing.callback(draws.close)
@@ -205,15 +212,17 @@ def _draws(device: Device, vocab: int) -> dict[str, tuple[float, float]]:
         closing.callback(device.release, rows)
         for streams in STREAMS:
             addresses = [rows + 4 * vocab * row for row in range(streams)]
-            for how, params in (("", plain), (" by top_p and top_k", filtered)):
+            for how, choice in ways.items():
 
-                def draw(params: SamplingParams = params, addresses: list[int] = addresses) -> None:
+                def draw(choice: Choice = choice, addresses: list[int] = addresses) -> None:
                     logits = DeviceLogits(device, vocab, addresses, [0] * len(addresses), draws)
-                    logits.weigh(dict.fromkeys(range(len(addresses)), params))
-                    for row in range(len(addresses)):
-                        logits.draw(row, params, 0.5)
+                    logits.weigh(dict.fromkeys(range(len(addresses)), choice))
+                    for number in range(len(addresses)):
+                        row = logits.row(number)
+                        assert row is not None
+                        row.best() if choice.params.greedy else row.draw(0.5)
 
-                found[f"drawing {streams}{how}"] = timed(draw)
+                found[how.format(streams)] = timed(draw)
     return found
 
 

@@ -75,6 +75,8 @@ wanted = [
     SamplingParams(seed=2, top_p=0.9, max_tokens=20),
     SamplingParams(temperature=0, logprobs=2, max_tokens=20),
     SamplingParams(temperature=0, max_tokens=9),
+    SamplingParams(temperature=0, repetition_penalty=1.3, max_tokens=9),
+    SamplingParams(seed=3, logit_bias={5: 2.0}, max_tokens=9),
 ]
 for number, params in enumerate(wanted):
     prompt, sight = [1 + number, 2, 3] * (10 + 7 * number), None
@@ -118,6 +120,6 @@ def test_every_sequence_comes_to_its_end_by_recorded_steps(
     )
     assert done.returncode == 0, done.stderr
     ends, recorded, all_given_back = json.loads(done.stdout.splitlines()[-1])
-    assert ends == {"0": 20, "1": 20, "2": 20, "3": 20, "4": 9}
+    assert ends == {"0": 20, "1": 20, "2": 20, "3": 20, "4": 9, "5": 9, "6": 9}
     assert recorded >= 2
     assert all_given_back

@@ -168,7 +168,7 @@ try:
 except (UnsupportedError, IndexError):
     pass  # nothing that comes out means anything
 print("recorded" if why_unrecorded(out / "model.onnx", manifest.decoder, CUDA) is None else "not")
-for make in (draw_graphs.sums, draw_graphs.likeliest):
+for make in (draw_graphs.sums, draw_graphs.likeliest, draw_graphs.changed):
     say(open_small_session(make(manifest.decoder.vocab_size), "cuda"))
 if isinstance(manifest.vision, VisionSpec):
     print("tower", flush=True)
@@ -342,7 +342,7 @@ def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
     said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
     decoder, *draws = providers(said)
     assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
-    assert [set(nodes) for nodes in draws] == [{"CUDAExecutionProvider"}] * 2
+    assert [set(nodes) for nodes in draws] == [{"CUDAExecutionProvider"}] * 3
     # Of experts nothing can be run over stand-ins: their kernels ask the device for more.
     assert ("recorded" in said) != MODELS[name].experts
     assert "CUDNN_FLASH_ATTENTION" not in kernels(said)
@@ -435,7 +435,7 @@ def test_the_cuda_provider_takes_models_that_see_and_their_towers(
     said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
     decoder, *draws, tower = providers(said)
     assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
-    assert [set(nodes) for nodes in (*draws, tower)] == [{"CUDAExecutionProvider"}] * 3
+    assert [set(nodes) for nodes in (*draws, tower)] == [{"CUDAExecutionProvider"}] * 4
     assert "recorded" in said
     assert "CUDNN_FLASH_ATTENTION" not in kernels(said)
     assert "EFFICIENT_ATTENTION" in kernels(said.partition("tower")[2]), "no table of products"

@@ -6,7 +6,7 @@ others. `scripts/gpu-check` runs the same on a real one.
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import token_bytes
+from appliance.engine.choosing import TokenLogprob
 from appliance.engine.device import HostDevice
 from appliance.engine.device_budget import device_shape
 from appliance.engine.device_draw import DeviceDraw
 from appliance.engine.device_pool import ITEM_BYTES, DevicePool
 from appliance.engine.device_runner import DeviceRunner
 from appliance.engine.generation import Generation
+from appliance.engine.grammar.turn import Structured, Turn
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.prompt_groups import MOST_TOGETHER, groups
 from appliance.engine.sampling import SamplingParams
@@ -52,7 +54,9 @@ def open_half(node_root: Path, device: HostDevice, open_chat: OpenChat) -> Itera
     """Opens an engine on the `cuda` graph of the model `chat`; all memory is back at the end."""
     runners: list[DeviceRunner] = []
 
-    def open_it(slots: int = 4, capacity: int = 256, token_budget: int = 512) -> LLMEngine:
+    def open_it(
+        slots: int = 4, capacity: int = 256, token_budget: int = 512, *, draws: bool = True
+    ) -> LLMEngine:
         bundle = ModelStore(Layout(node_root).models).get("chat")
         graph, decoder = bundle.manifest.variant("cuda"), bundle.manifest.decoder
         assert graph is not None
@@ -74,8 +78,8 @@ def open_half(node_root: Path, device: HostDevice, open_chat: OpenChat) -> Itera
         shape = device_shape(decoder, settings, device, 1 << 20)
         assert (shape.slots, shape.capacity) == (slots, capacity)
         pool = DevicePool(decoder, shape, device)
-        draws = DeviceDraw(device, decoder.vocab_size, on_processor)
-        runner = DeviceRunner(session, pool, decoder, token_budget, draws, record=False)
+        chooser = DeviceDraw(device, decoder.vocab_size, on_processor) if draws else None
+        runner = DeviceRunner(session, pool, decoder, token_budget, chooser, record=False)
         runners.append(runner)
         runner.warm_up()
         chat = open_chat()
@@ -126,7 +130,7 @@ def test_a_cached_prefix_is_copied_and_gives_the_same_answer(open_half: Open) ->
     assert both.tokens(2) == both.tokens(3) == first.tokens(1)
 
 
-def test_what_is_not_the_likeliest_token_is_drawn_from_the_rows_themselves(open_half: Open) -> None:
+def test_what_is_not_the_likeliest_token_is_chosen_as_it_was_asked(open_half: Open) -> None:
     engine = open_half()
     prompt = [5, 6, 7]
     wanted = run(engine, Generation(0, prompt, SamplingParams(temperature=0, max_tokens=1)))
@@ -146,24 +150,43 @@ def test_what_is_not_the_likeliest_token_is_drawn_from_the_rows_themselves(open_
     assert delta.logprobs[0].top[0][0] == likeliest
 
 
-def test_what_is_drawn_on_the_device_is_what_is_drawn_from_the_rows(open_half: Open) -> None:
-    engine = open_half()
-    on_device = [
+def test_what_is_chosen_on_the_device_is_what_is_chosen_from_the_rows(
+    open_half: Open, open_chat: OpenChat
+) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    grammar = open_chat().grammars.compiled(Turn(Structured("json_schema", json.dumps(schema))))
+    asked = [
         SamplingParams(seed=1, max_tokens=12),
         SamplingParams(seed=2, max_tokens=12, temperature=0.6, top_p=0.9),
         SamplingParams(seed=3, max_tokens=12, top_k=9),
         SamplingParams(seed=4, max_tokens=12, min_p=0.02),
+        SamplingParams(temperature=0, max_tokens=12),
+        SamplingParams(temperature=0, max_tokens=12, logprobs=4),
+        SamplingParams(seed=5, max_tokens=12, logprobs=0, logit_bias={9: 5.0, 11: -100.0}),
+        SamplingParams(temperature=0, max_tokens=12, repetition_penalty=1.3, logprobs=1),
+        SamplingParams(seed=6, max_tokens=12, presence_penalty=1, frequency_penalty=0.5),
     ]
-    # Log-probabilities are of all of the row, so it is fetched for them.
-    on_host = [dataclasses.replace(params, logprobs=0) for params in on_device]
-    greedy = SamplingParams(temperature=0, max_tokens=12)
-    drawn, fetched = (
-        run(engine, *(Generation(n, [5, 6, 7 + n], p) for n, p in enumerate([*asked, greedy])))
-        for asked in (on_device, on_host)
-    )
-    for number in range(len(on_device) + 1):
-        assert drawn.tokens(number) == fetched.tokens(number)
-        assert len(drawn.tokens(number)) > 1
+    restricted = [
+        SamplingParams(temperature=0, max_tokens=12),
+        SamplingParams(seed=7, max_tokens=12, logprobs=2),
+        SamplingParams(seed=8, max_tokens=12, top_p=0.8, repetition_penalty=1.2),
+    ]
+    requests = [Generation(n, [5, 6, 7 + n], params) for n, params in enumerate(asked)]
+    requests += [
+        Generation(n, [5, 6, 7], params, grammar=grammar.result())
+        for n, params in enumerate(restricted, len(requests))
+    ]
+    there, here = (run(open_half(draws=draws), *requests) for draws in (True, False))
+    for number in range(len(requests)):
+        assert there.tokens(number) == here.tokens(number)
+        assert len(there.tokens(number)) > 1
+        for one, other in zip(_logprobs(there, number), _logprobs(here, number), strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+            assert [token for token, _ in one.top] == [token for token, _ in other.top]
+
+
+def _logprobs(results: Results, call: int) -> list[TokenLogprob]:
+    return [logprob for delta in results.deltas[call, 0] for logprob in delta.logprobs]
 
 
 def test_a_step_that_fails_leaves_an_engine_that_serves(open_half: Open) -> None:

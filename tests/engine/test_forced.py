@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.config import EngineSettings
+from appliance.engine.choosing import Choice, HostRow
 from appliance.engine.forced import divided
 from appliance.engine.generation import Generation
 from appliance.engine.grammar.constraint import CompiledGrammar
@@ -227,8 +228,8 @@ def test_a_forced_token_leaves_the_sampler_as_one_from_a_mask_of_one(
     masked, forced = Sampler(params, [1, 2]), Sampler(params, [1, 2])
     for token in tokens:
         only = np.arange(20) == token
-        scores = None if params.logprobs is None else logits
-        assert masked.sample(logits, only) == forced.take_forced(token, scores)
+        row = None if params.logprobs is None else HostRow(logits, Choice(params))
+        assert masked.sample(logits, only) == forced.take_forced(token, row)
     assert masked.sample(logits) == forced.sample(logits)
 
 

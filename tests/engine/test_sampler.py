@@ -17,8 +17,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from appliance.engine.choosing import logprob
 from appliance.engine.drawing import candidates
-from appliance.engine.sampler import Sampler, logprob
+from appliance.engine.sampler import Sampler
 from appliance.engine.sampling import SamplingParams
 
 VOCAB = 2000
@@ -82,7 +83,10 @@ def test_filters_equal_the_reference(params: SamplingParams, seed: int, scale: f
 def test_the_repetition_penalty_equals_the_reference() -> None:
     row, prompt = logits(1), [3, 5, 5, 1999]
     params = SamplingParams(repetition_penalty=1.7)
-    edited = Sampler(params, prompt)._edited(row)
+    edits = Sampler(params, prompt).choice().edits
+    assert edits is not None
+    edited = row.copy()
+    edited[edits.ids] = edits.of(row[edits.ids])
     expected = reference(row, params, prompt)
     np.testing.assert_allclose(probabilities(edited, SamplingParams()), expected, rtol=1e-4)
 

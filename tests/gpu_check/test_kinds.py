@@ -21,6 +21,7 @@ def test_every_kind_of_step_has_a_first_and_a_further_time(tmp_path: Path) -> No
         *("copy of a slot of 300", "exchange of two slots of 300", "fetching a row of logits"),
         *(f"decoding {streams}, as it is" for streams in STREAMS),
         *(f"drawing {n}{how}" for n in STREAMS for how in ("", " by top_p and top_k")),
+        *(f"{how} {n} by a grammar" for n in STREAMS for how in ("drawing", "choosing")),
     }
     assert steps["prompt of 2000"][1] > steps["prompt of 16"][1]
 
