@@ -32,6 +32,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, in one line; its kind, if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class ApplianceError(Exception):
     """Base of all errors that are not our own bugs.
 

@@ -37,7 +37,7 @@ from appliance.compiler.sources import (
     verified_graph,
     verified_weights,
 )
-from appliance.errors import UnsupportedError
+from appliance.errors import UnsupportedError, first_line
 from appliance.native import library
 
 _SMALLEST_EXTERNAL = "1024"
@@ -282,7 +282,7 @@ def _session(graph: bytes | str, options: ort.SessionOptions) -> ort.InferenceSe
         session = ort.InferenceSession(graph, options, providers=[_PROVIDER])
     except Exception as error:
         raise UnsupportedError(
-            f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}",
+            f"ONNX Runtime refuses the graph: {first_line(error)}",
             hint="the bundle needs another release of the appliance",
         ) from error
     if session.get_providers() != [_PROVIDER]:

@@ -23,7 +23,7 @@ from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import Array
 from appliance.compiler.record import Comparison
 from appliance.compiler.sources import verified_graph, verified_weights
-from appliance.errors import UnsupportedError
+from appliance.errors import UnsupportedError, first_line
 
 _SMALLEST_EXTERNAL = "1024"
 _HEAVY = frozenset(
@@ -107,7 +107,7 @@ def open_on(
         session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:
         raise UnsupportedError(
-            f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}", hint=_NEWER
+            f"ONNX Runtime refuses the graph: {first_line(error)}", hint=_NEWER
         ) from error
     taken = session.get_providers()
     if taken[0] != target.provider:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.bundle.manifest import DecoderSpec, Spec, VisionSpec
-from appliance.errors import UnsupportedError
+from appliance.errors import UnsupportedError, first_line
 from appliance.native import contract
 
 Array = npt.NDArray[Any]
@@ -192,7 +192,7 @@ def run_outputs(session: ort.InferenceSession, feed: dict[str, Array]) -> dict[s
 def cannot_run(error: Exception) -> UnsupportedError:
     """What to raise where the runtime raised `error`."""
     return UnsupportedError(
-        f"ONNX Runtime cannot run the graph: {str(error).splitlines()[0]}",
+        f"ONNX Runtime cannot run the graph: {first_line(error)}",
         hint="the bundle needs another release of the appliance",
     )
 

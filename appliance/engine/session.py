@@ -10,7 +10,7 @@ import onnxruntime as ort
 from appliance.compiler import Provider, libraries
 from appliance.compiler.recording import RECORDS
 from appliance.engine.machine import physical_cores
-from appliance.errors import UnsupportedError
+from appliance.errors import UnsupportedError, first_line
 from appliance.native import library
 
 PROVIDER = "CPUExecutionProvider"
@@ -130,7 +130,7 @@ def _open(
         )
     except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
         raise UnsupportedError(
-            f"ONNX Runtime refuses the compiled graph: {str(error).splitlines()[0]}",
+            f"ONNX Runtime refuses the compiled graph: {first_line(error)}",
             hint="run the installer again: it compiles the model anew for this machine",
         ) from error
 

@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from appliance.bundle.manifest import Spec, VisionSpec
 from appliance.compiler.probe import run_probe, run_tower_probe
-from appliance.errors import CheckpointError, UnsupportedError
+from appliance.errors import CheckpointError, UnsupportedError, first_line
 from appliance.native import library
 from installer.checkpoint.one_expert import one_expert_at_a_time
 from installer.checkpoint.widening import spell_out, widen_products
@@ -64,6 +64,6 @@ def open_graph(
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CheckpointError(
-            f"the runtime refuses the graph: {str(error).splitlines()[0]}",
+            f"the runtime refuses the graph: {first_line(error)}",
             hint="the checkpoint's config.json contradicts its weights, or this is a fault here",
         ) from error

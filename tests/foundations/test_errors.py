@@ -43,3 +43,18 @@ def test_a_preflight_error_carries_every_blocker() -> None:
 def test_a_preflight_error_without_blockers_is_our_own_bug() -> None:
     with pytest.raises(AssertionError):
         errors.PreflightError([])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (RuntimeError("\n  at last\n"), "at last"),
+        (RuntimeError(""), "RuntimeError"),
+        (KeyError(), "KeyError"),
+    ],
+)
+def test_another_librarys_exception_is_one_line_and_never_empty(
+    error: Exception, said: str
+) -> None:
+    assert errors.first_line(error) == said

@@ -39,10 +39,19 @@ def base_tree(cache: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tree.exists():
             if partial.exists():
+                _unmount_below(partial)
                 shutil.rmtree(partial)
             _debootstrap(partial)
             partial.rename(tree)
     return tree
+
+
+def _unmount_below(tree: Path) -> None:
+    """What a run that was killed in the middle of it left mounted."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in sorted(mounts, reverse=True):
+        if Path(mount).is_relative_to(tree.resolve()):
+            subprocess.run(["umount", mount], check=True)
 
 
 def _debootstrap(tree: Path) -> None:
