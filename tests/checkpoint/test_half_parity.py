@@ -14,8 +14,16 @@ from safetensors.numpy import load_file, save_file
 
 from appliance.bundle.manifest import Graph
 from appliance.errors import CheckpointError
+from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.conftest import EXPERTS, MAIN, BuildBundle, Built, build_unsigned
+from tests.checkpoint.conftest import (
+    EXPERTS,
+    MAIN,
+    WRITERS,
+    BuildBundle,
+    Built,
+    build_unsigned,
+)
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.fakes.checkpoints import write_qwen3
@@ -100,6 +108,37 @@ def test_a_checkpoint_in_16_bit_floats_is_kept_as_it_is(built: BuildBundle) -> N
     reference = ReferenceDecoder(model.checkpoint).logits(TOKENS[:40])[-1]
     on_the_processor = SlotRunner(model.graph, model.spec, capacity=64).prefill(0, TOKENS[:40])
     assert relative_error(on_the_processor, reference) <= 1e-4
+
+
+@pytest.mark.parametrize("variant", ["cuda", "trt"])
+def test_numbers_inside_a_layer_may_outgrow_16_bits_where_what_it_gives_is_normed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    checkpoint = _with_large_numbers(tmp_path / "checkpoint")
+    build_unsigned(checkpoint, tmp_path / "bundle", precision="fp16")
+    model = Built(checkpoint, tmp_path / "bundle")
+    graph = model.manifest.variant(variant)
+    assert graph is not None
+    weights = model.bundle / graph.weights_folder
+    runner = SlotRunner(model.bundle / graph.path, model.spec, capacity=64, weights=weights)
+    reference = ReferenceDecoder(checkpoint)
+    wanted = reference.logits(TOKENS[:40])
+    assert relative_error(runner.prefill(0, TOKENS[:40]), wanted[-1]) <= TOLERANCES["fp16"]
+    # As they are they do not fit, which the build finds out.
+    monkeypatch.setattr(HalfBuilder, "shrink", 1.0)
+    with pytest.raises(CheckpointError, match="not finite"):
+        build_unsigned(checkpoint, tmp_path / "other", precision="fp16")
+
+
+def _with_large_numbers(directory: Path) -> Path:
+    """A Gemma 3 whose feed-forwards, between their norms, reach some hundred thousand."""
+    WRITERS["gemma3"](directory)
+    tensors = load_file(directory / "model.safetensors")
+    for name, values in tensors.items():
+        if "gate_proj" in name or "up_proj" in name:
+            tensors[name] = (values / np.abs(values).max() * 60).astype(values.dtype)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    return directory
 
 
 def test_weights_beyond_16_bits_are_refused_by_name(tmp_path: Path) -> None:

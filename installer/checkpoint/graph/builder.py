@@ -47,9 +47,11 @@ class GraphBuilder(Storage):
     Attributes:
         dtype: of activations and of the key-value cache.
         opsets: the operator sets that its graphs are written in.
+        shrink: what numbers inside a layer are divided by, in families that bear it.
     """
 
     dtype = ir.DataType.FLOAT
+    shrink = 1.0
     opsets: Mapping[str, int] = OPSETS
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
@@ -190,12 +192,15 @@ class GraphBuilder(Storage):
         offset: float = 0.0,
         *,
         wide: bool = False,
+        divided: float = 1.0,
     ) -> ir.Value:
         """RMS norm over the last axis by the checkpoint's vector `name` [width], plus `offset`.
 
-        The result is `wide` if it goes to a stream that is.
+        The result is `wide` if it goes to a stream that is, and `divided` by a number.
         """
-        gain = self.vector(name, width, offset)
+        gain = self.parameter(self._vector(name, width, offset))
+        if divided != 1:
+            gain = self.op("Mul", gain, self.parameter(self.constant([1 / divided])))
         return self.op(
             "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
         )
@@ -216,8 +221,11 @@ class GraphBuilder(Storage):
         width: int,
         epsilon: float,
         offset: float = 0.0,
+        *,
+        divided: float = 1.0,
     ) -> tuple[ir.Value, ir.Value]:
-        """RMS norm of stream + result; it and the sum."""
+        """RMS norm of stream + result, `divided` by a number; it and the sum."""
+        assert divided == 1, "only streams of 32 bits have layers of small numbers"
         outputs = self.ops(
             "SkipSimplifiedLayerNormalization",
             *(stream, result, self.vector(name, width, offset)),
@@ -329,6 +337,19 @@ class GraphBuilder(Storage):
         opened = ACTIVATIONS[activation](self, self.linear(x, gate, inner, outer))
         product, scale = self.unscaled(x, up, inner, outer)
         return self.op("Mul", opened, product), scale
+
+    def gated_shrunk(
+        self,
+        x: ir.Value,
+        gate: str,
+        up: str,
+        inner: int,
+        outer: int,
+        activation: Activation,
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """As `gated` of an x that is divided by `shrink`: the result is so by its square."""
+        assert self.shrink == 1, "a graph of small numbers has a way of its own"
+        return self.gated(x, gate, up, inner, outer, activation)
 
     def ordered(self, x: ir.Value, order: ir.Value | None) -> ir.Value:
         """x [..., inner] in the order that `matrix_in_blocks` gave."""

@@ -61,6 +61,8 @@ class DecoderShape:
         scale: what products of queries and keys are multiplied by.
         embedding_scale: what the token's vector is multiplied by.
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
+        shrinks: whether numbers inside a layer may be divided by any number, where they outgrow 16
+            bits, too: queries and keys are normed, and so is all that a layer gives.
         root: in front of the names of all tensors but the output's.
         mixture: of the feed-forwards, in families that have experts.
         sinks: whether each head has a number that takes part in the softmax and has no value.
@@ -84,6 +86,7 @@ class DecoderShape:
     norms: Norms = Norms()
     embedding_scale: float = 1.0
     wide: bool = False
+    shrinks: bool = False
     root: str = "model"
     mixture: Mixture | None = None
     sinks: bool = False
@@ -223,7 +226,7 @@ def build_decoder(
     """
     attention = form(graph, shape)
     embeddings = input_table(graph, shape)
-    norms = shape.norms
+    norms, small = shape.norms, _small(graph, shape)
 
     found = embeddings.lookup(attention.ids)
     enriched = attention if isinstance(attention, Enriched) else None
@@ -233,13 +236,15 @@ def build_decoder(
     result: ir.Value | None = None
     for layer in range(shape.layers):
         at = f"{shape.root}.layers.{layer}"
-        x, stream = norm_of_sum(graph, shape, f"{at}.{norms.before_attention}", stream, result)
+        name = f"{at}.{norms.before_attention}"
+        x, stream = norm_of_sum(graph, shape, name, stream, result, small)
         attended = attention.attend(layer, project(graph, shape, at, x))
         result = (conclude or conclude_plainly)(graph, shape, at, attended)
-        result = _norm_after(graph, shape, at, norms.after_attention, result)
-        x, stream = norm_of_sum(graph, shape, f"{at}.{norms.before_feed_forward}", stream, result)
+        result = _norm_after(graph, shape, at, norms.after_attention, result, small)
+        name = f"{at}.{norms.before_feed_forward}"
+        x, stream = norm_of_sum(graph, shape, name, stream, result, small)
         result = feed_forward(graph, shape, at, x)
-        result = _norm_after(graph, shape, at, norms.after_feed_forward, result)
+        result = _norm_after(graph, shape, at, norms.after_feed_forward, result, small**2)
         if enriched is not None:
             result = enriched.deepen(layer, result)
 
@@ -288,7 +293,11 @@ def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir
 
 def geglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(gelu(gate(x)) * up(x)), gelu by tanh; the same source."""
-    return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner, "gelu_tanh")
+    if not shape.shrinks:
+        return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner, "gelu_tanh")
+    names = (f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj")
+    product, scale = graph.gated_shrunk(x, *names, shape.hidden, shape.inner, "gelu_tanh")
+    return graph.linear(product, f"{at}.mlp.down_proj", shape.inner, shape.hidden, scale=scale)
 
 
 def gated(
@@ -308,25 +317,45 @@ def head_norm(
     graph: GraphBuilder, shape: DecoderShape, name: str, x: ir.Value, heads: int
 ) -> ir.Value:
     """RMS norm of each head on its own: x [B, S, heads * head_dim], gain [head_dim]."""
-    gain = (f"{name}.weight", shape.head_dim, shape.epsilon, shape.norms.offset)
-    return graph.norm_heads(x, heads, *gain)
+    epsilon = shape.epsilon / _small(graph, shape) ** 2
+    return graph.norm_heads(x, heads, f"{name}.weight", shape.head_dim, epsilon, shape.norms.offset)
 
 
 def norm_of_sum(
-    graph: GraphBuilder, shape: DecoderShape, name: str, stream: ir.Value, result: ir.Value | None
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    name: str,
+    stream: ir.Value,
+    result: ir.Value | None,
+    divided: float = 1.0,
 ) -> tuple[ir.Value, ir.Value]:
-    """RMS norm of stream + result; returns it and the sum."""
+    """RMS norm of stream + result, `divided` by a number; returns it and the sum."""
     gain = (f"{name}.weight", shape.hidden, shape.epsilon, shape.norms.offset)
     if result is None:
-        return graph.norm(stream, *gain), stream
-    return graph.norm_sum(stream, result, *gain)
+        return graph.norm(stream, *gain, divided=divided), stream
+    return graph.norm_sum(stream, result, *gain, divided=divided)
+
+
+def _small(graph: GraphBuilder, shape: DecoderShape) -> float:
+    """What the numbers inside a layer are divided by."""
+    return graph.shrink if shape.shrinks else 1.0
 
 
 def _norm_after(
-    graph: GraphBuilder, shape: DecoderShape, at: str, name: str | None, result: ir.Value
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    at: str,
+    name: str | None,
+    result: ir.Value,
+    divided: float,
 ) -> ir.Value:
-    """RMS norm of what a block adds to the stream, where there is one."""
+    """RMS norm of what a block adds to the stream, where there is one.
+
+    The norm of a result that is `divided` by a number is that of the result itself, if what is
+    added to its square is divided by the number's.
+    """
     if name is None:
         return result
-    gain = (f"{at}.{name}.weight", shape.hidden, shape.epsilon, shape.norms.offset)
+    epsilon = shape.epsilon / divided**2
+    gain = (f"{at}.{name}.weight", shape.hidden, epsilon, shape.norms.offset)
     return graph.norm(result, *gain, wide=shape.wide)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.builder import ACTIVATIONS, MICROSOFT, Activation, GraphBuilder
 from installer.checkpoint.graph.storage import IntegerMatrix, Matrix
 from installer.checkpoint.quantize import Scheme
 from installer.checkpoint.tensors import Tensors
@@ -25,6 +25,7 @@ class HalfBuilder(GraphBuilder):
     """A graph whose activations are 16-bit floats."""
 
     dtype = ir.DataType.FLOAT16
+    shrink = 16.0
     full_norms = False
     """Whether all norms are computed in 32 bits."""
     norm_operator = "SimplifiedLayerNormalization"
@@ -52,11 +53,14 @@ class HalfBuilder(GraphBuilder):
         offset: float = 0.0,
         *,
         wide: bool = False,
+        divided: float = 1.0,
     ) -> ir.Value:
         """RMS norm over the last axis, in 32 bits if x or the result has so many."""
         if not (wide or self.full_norms or self._is_full(x)):
-            return super().norm(x, name, width, epsilon, offset)
+            return super().norm(x, name, width, epsilon, offset, divided=divided)
         gain = self._vector(name, width, offset)
+        if divided != 1:
+            gain = self.op("Mul", gain, self.constant([1 / divided]))
         normed = self.op(
             self.norm_operator, self.full(x), gain, axis=-1, epsilon=epsilon, stash_type=1
         )
@@ -73,12 +77,14 @@ class HalfBuilder(GraphBuilder):
         width: int,
         epsilon: float,
         offset: float = 0.0,
+        *,
+        divided: float = 1.0,
     ) -> tuple[ir.Value, ir.Value]:
-        """RMS norm of stream + result; it and the sum."""
+        """RMS norm of stream + result, `divided` by a number; it and the sum."""
         if not self._is_full(stream):
-            return super().norm_sum(stream, result, name, width, epsilon, offset)
+            return super().norm_sum(stream, result, name, width, epsilon, offset, divided=divided)
         total = self.add(stream, result)
-        return self.norm(total, name, width, epsilon, offset), total
+        return self.norm(total, name, width, epsilon, offset, divided=divided), total
 
     def add(self, stream: ir.Value, result: ir.Value) -> ir.Value:
         """stream + result, in the stream's precision."""
@@ -130,6 +136,26 @@ class HalfBuilder(GraphBuilder):
     ) -> tuple[ir.Value, ir.Value | None]:
         """As `linear`; nothing is left to be multiplied with."""
         return self.linear(x, name, inner, outer), None
+
+    def gated_shrunk(
+        self,
+        x: ir.Value,
+        gate: str,
+        up: str,
+        inner: int,
+        outer: int,
+        activation: Activation,
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """activation(x by `gate`) * (x by `up`), of x that is divided by `shrink`.
+
+        What opens is activated as it is, in 32 bits. The result is divided by shrink's square.
+        """
+        opening = self.op("Cast", self.linear(x, gate, inner, outer), to=ir.DataType.FLOAT)
+        opening = self.op("Mul", opening, self.constant([self.shrink]))
+        opened = ACTIVATIONS[activation](self, opening)
+        opened = self.op("Mul", opened, self.constant([1 / self.shrink]))
+        product, scale = self.unscaled(x, up, inner, outer)
+        return self.op("Mul", self.op("Cast", opened, to=self.dtype), product), scale
 
     def multiply(self, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None) -> ir.Value:
         """x [..., inner] -> [..., outer]."""
