@@ -9,8 +9,9 @@ import numpy as np
 from appliance.engine.choosing import Choice, HostRow, Row, TokenLogprob
 from appliance.engine.device import Device
 from appliance.engine.device_change import MOST_ROWS
-from appliance.engine.device_draw import DeviceDraw, WeighedRow
+from appliance.engine.device_draw import DeviceDraw
 from appliance.engine.drawing import Scores
+from appliance.engine.weighed_row import WeighedRow
 
 
 class DeviceLogits:
