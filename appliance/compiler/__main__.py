@@ -16,6 +16,7 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from appliance.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, decode
@@ -30,8 +31,13 @@ def main(arguments: list[str]) -> int:
     """Returns the process's exit status."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold the model
     os.nice(_NICENESS)
+    return reporting(lambda: _dispatch(arguments))
+
+
+def reporting(work: Callable[[], int]) -> int:
+    """The exit status of `work`; what it raises is said as JSON on standard error."""
     try:
-        return _dispatch(arguments)
+        return work()
     except ApplianceError as error:
         report = {"code": error.code, "message": error.message, "hint": error.hint}
         if isinstance(error, VerificationError):

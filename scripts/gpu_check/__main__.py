@@ -2,7 +2,8 @@
 
 Builds a bundle of a published shape with random weights, compiles it for the fastest provider
 there is, compares the golden prompt's logits with the processor's, measures what kinds of steps
-cost, and the engine in turns with transformers' continuous batching on the same card. Says plainly
+cost, and the engine in turns with transformers' continuous batching on the same card; at last the
+golden prompt of a tiny model in every grade, by every graph that a GPU may be given. Says plainly
 which provider ran and why no faster one did. What matters most comes first; with --minutes it ends
 in time, and what was not measured is named. Without a GPU it does the same on the processor, with
 --tiny. --pack writes what a GPU machine without a network needs for it, --render makes the page of
@@ -17,11 +18,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from appliance.errors import ApplianceError
 from bench_peers.work import REPOSITORY, say
 from gpu_check import page
 from gpu_check.budget import Budget, OutOfTimeError
 from gpu_check.checkpoint import SHAPES
-from gpu_check.measuring import ATTENTION, Measuring, Setting, ShapeError, kinds_of
+from gpu_check.grades import GRADES, measure_grade, words_of
+from gpu_check.measuring import ATTENTION, LATE, Measuring, Setting, ShapeError, kinds_of
 from gpu_check.results import Run
 from gpu_check.workloads import MANY, Workload, core, many
 
@@ -95,6 +98,7 @@ def _check(options: argparse.Namespace) -> None:
     try:
         with setting.budget.running():
             _measure(shapes, first, last)
+            _measure_grades(setting)
     except OutOfTimeError:
         say("the time is over")
     finally:
@@ -127,6 +131,25 @@ def _measure(shapes: list[Measuring], first: list[Workload], last: list[Workload
     for shape in ready:
         if shape is not shapes[0]:
             shape.measure_kinds()
+
+
+def _measure_grades(setting: Setting) -> None:
+    """The golden prompt in every grade, where a GPU computes."""
+    run = setting.run
+    if not run.on_gpu:
+        return
+    run.missing |= {words_of(grade): LATE for grade in GRADES}
+    for grade in GRADES:
+        try:
+            for what, found in measure_grade(setting.work / "grade", setting.release, grade):
+                if isinstance(found, str):
+                    run.missing[f"golden prompt, {what}"] = found
+                else:
+                    run.golden[what] = list(found)
+            del run.missing[words_of(grade)]
+        except ApplianceError as error:
+            run.missing[words_of(grade)] = error.message
+        setting.written()
 
 
 def _measure_speeds(shape: Measuring, loads: list[Workload]) -> None:

@@ -39,10 +39,21 @@ def section(run: Run) -> str:
     lines = [f"## {run.device}, {run.date}", ""]
     for shape in run.shapes:
         lines += _shape(shape)
+    if run.golden:
+        lines += [*_golden(run), ""]
     for why in dict.fromkeys(run.missing.values()):
         missing = "; ".join(what for what in run.missing if run.missing[what] == why)
         lines += [f"**Not measured**, since {why}: {missing}.", ""]
     return "\n".join(lines).strip()
+
+
+def _golden(run: Run) -> Iterator[str]:
+    yield "### Golden prompt of a tiny model, each graph that a GPU may be given"
+    yield ""
+    yield "| grade and precision | relative error | allowed |"
+    yield "| --- | ---: | ---: |"
+    for what, (error, bound) in run.golden.items():
+        yield f"| {what} | {error:.4f} | {bound:g} |"
 
 
 def _shape(result: Measured) -> Iterator[str]:

@@ -104,12 +104,14 @@ class Run:
         date: ISO 8601.
         device: the GPU's name, PROCESSOR, or UNKNOWN where nothing was opened.
         missing: what was to be measured and was not -> the reason.
+        golden: grade and precision -> error of the golden prompt and what was allowed.
     """
 
     date: str
     device: str = UNKNOWN
     shapes: list[Measured] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    golden: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def on_gpu(self) -> bool:
@@ -124,7 +126,7 @@ class Run:
         shapes = [shape.plain() for shape in self.shapes]
         document = {
             "format": FORMAT, "date": self.date, "device": self.device,
-            "shapes": shapes, "missing": self.missing,
+            "shapes": shapes, "missing": self.missing, "golden": self.golden,
         }  # fmt: skip
         path.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
 

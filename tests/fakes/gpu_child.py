@@ -21,6 +21,10 @@ from appliance.compiler.tower_compile import compile_tower_beside
 
 
 def main(machine: Path, arguments: list[str]) -> int:
+    return compiler.reporting(lambda: _dispatch(machine, arguments))
+
+
+def _dispatch(machine: Path, arguments: list[str]) -> int:
     match arguments:
         case ["--machine"]:
             sys.stdout.write(machine.read_text())

@@ -26,7 +26,8 @@ def example(device: str = "Example GPU", date: str = "2026-11-28") -> Run:
     shape.add("ours", FIRST, 0.01)
     shape.kinds["pinned"] = {"prompt of 16": [9.0, 3.0]}
     shape.kinds["default"] = {"prompt of 16": [400.0, 3.0]}
-    return Run(date, device, [shape], {"qwen3-8b: 1 x 64 out": "the time was over before it"})
+    missing = {"qwen3-8b: 1 x 64 out": "the time was over before it"}
+    return Run(date, device, [shape], missing, {"fp8 as fp8": [0.0021, 0.02]})
 
 
 def test_the_page_is_what_its_figures_say() -> None:
@@ -55,6 +56,7 @@ def test_a_section_has_medians_ratios_kinds_and_what_is_missing() -> None:
     assert "| prompt of 16 | 9.00 / 3.00 | 400.00 / 3.00 |" in text
     assert "**Not measured**, since the time was over before it: qwen3-8b: 1 x 64 out." in text
     assert "One stream decodes 162 tokens/s" in text
+    assert "| fp8 as fp8 | 0.0021 | 0.02 |" in text
 
 
 def test_a_new_run_leaves_other_devices_and_the_rest_of_the_page(tmp_path: Path) -> None:

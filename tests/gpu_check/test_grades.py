@@ -1,0 +1,67 @@
+"""Every grade's graphs are compared by the compiler's own processes, or say why they were not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gpu_check.__main__ import _measure_grades
+from gpu_check.budget import Budget
+from gpu_check.grades import GRADES, measure_grade, words_of
+from gpu_check.measuring import Setting
+from gpu_check.results import PROCESSOR, Run
+from installer.checkpoint.quantize import SCHEMES
+from tests.fakes.gpu import machine_with, write_release
+
+
+@pytest.fixture
+def on_fake(tmp_path: Path) -> Path:
+    """A release whose GPU is the processor."""
+    write_release(tmp_path / "gpu", machine_with())
+    return tmp_path / "gpu"
+
+
+def setting(release: Path, run: Run) -> Setting:
+    return Setting(
+        run=run, budget=Budget(None), grade="fp16", rounds=1, release=release, peer_python=None,
+        work=release.parent, written=lambda: None,
+    )  # fmt: skip
+
+
+def test_every_grade_but_that_of_native_operators_is_tried() -> None:
+    assert {*GRADES, "w4a8"} == SCHEMES.keys(), "on a GPU w4a8 is computed as int4 is"
+
+
+def test_each_graph_has_its_error_and_its_bound(tmp_path: Path, on_fake: Path) -> None:
+    found = dict(measure_grade(tmp_path / "root", on_fake, "w8a8"))
+    assert found.keys() == {"w8a8 as fp16", "w8a8 as int8"}
+    for measured in found.values():
+        assert not isinstance(measured, str)
+        error, bound = measured
+        assert 0 < error <= bound
+    assert not (tmp_path / "root").exists()
+
+
+def test_what_cannot_be_compiled_says_why(tmp_path: Path, on_fake: Path) -> None:
+    found = dict(measure_grade(tmp_path / "root", on_fake, "fp8"))
+    assert not isinstance(found["fp8 as fp16"], str)
+    # The processor, which stands for the GPU here, has no product of 8-bit floats.
+    assert "MatMulBlockQuantizedFp8Weight" in str(found["fp8 as fp8"])
+
+
+def test_a_run_has_what_was_found_and_the_reasons_for_the_rest(
+    on_fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_check.__main__.GRADES", ("fp8", "int4"))
+    run = Run("2026-11-28", "Example GPU")
+    _measure_grades(setting(on_fake, run))
+    assert run.golden.keys() == {"fp8 as fp16", "int4 as int4"}
+    assert run.missing.keys() == {"golden prompt, fp8 as fp8"}
+    shutil.rmtree(on_fake / "venv")
+    _measure_grades(setting(on_fake, run))
+    assert run.missing.keys() >= {words_of("fp8"), words_of("int4")}
+    on_processor = Run("2026-11-28", PROCESSOR)
+    _measure_grades(setting(on_fake, on_processor))
+    assert on_processor.missing == {}
