@@ -118,7 +118,8 @@ def write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[F
     weights.mkdir(parents=True, exist_ok=True)
     tensors = plan.checkpoint.tensors
     if plan.checkpoint.packing is not None:
-        progress.note(treatment(plan.checkpoint.packing, plan.precision))
+        offered = plan.family.precisions
+        progress.note(treatment(plan.checkpoint.packing, plan.precision, offered))
     with (
         Journal(work.journal, weights) as journal,
         WeightFiles(weights, limit=plan.max_file_bytes, journal=journal, sources=tensors) as files,

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.graph.families import FAMILIES
 from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.packed.mxfp4 import ExpertMatrix
 from installer.checkpoint.quantize import Blocks, UInt8, dequantize
@@ -134,7 +135,8 @@ def test_fewer_experts_than_config_json_says_are_refused(
 def test_the_packager_is_told_what_each_grade_does(built: BuildBundle) -> None:
     method = Checkpoint(built("gpt-oss-published", "int8").checkpoint).packing
     assert method is not None
+    grades = FAMILIES["gpt_oss"].precisions
     for precision in ("int8", "w8a8"):
-        assert "stores the same" in treatment(method, precision)
-    assert "rounds them again" in treatment(method, "int4")
-    assert "stores what they mean" in treatment(method, "fp16")
+        assert "stores the same" in treatment(method, precision, grades)
+    assert "rounds them again" in treatment(method, "int4", grades)
+    assert "stores what they mean" in treatment(method, "fp16", grades)

@@ -20,9 +20,10 @@ from safetensors.torch import save_file as save_torch
 from appliance.errors import CheckpointError
 from appliance.native import library
 from installer.checkpoint.graph import builder
+from installer.checkpoint.graph.families import FAMILIES
 from installer.checkpoint.graph.table import table_block
 from installer.checkpoint.packed.methods import treatment
-from installer.checkpoint.quantize import Precision, dequantize, float_run, quantize
+from installer.checkpoint.quantize import SCHEMES, Precision, dequantize, float_run, quantize
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.byte_runner import OTHER_WAY, Natively, distance
 from tests.checkpoint.conftest import Built, build_unsigned
@@ -305,7 +306,16 @@ def test_the_packager_is_told_what_a_grade_does_to_them(
 ) -> None:
     method = Checkpoint(packed(name)[0]).packing
     assert method is not None
-    assert said in treatment(method, precision)
+    assert said in treatment(method, precision, tuple(SCHEMES))
+
+
+def test_no_grade_is_named_that_the_model_is_not_built_in(
+    packed: Callable[[str], tuple[Path, Path]],
+) -> None:
+    method = Checkpoint(packed("fp8")[0]).packing
+    assert method is not None
+    said = treatment(method, "w8a8", FAMILIES["deepseek_v3"].precisions)
+    assert said.endswith("w8a8 rounds them again")
 
 
 GPTQ = INTEGERS["gptq 4 bits, asymmetric"]

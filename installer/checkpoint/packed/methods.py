@@ -5,7 +5,7 @@ To add one, write its file with `read(settings) -> Method`, and name it here by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.packed import awq, compressed, fp8, gptq, mxfp4
@@ -43,8 +43,11 @@ def read_method(config: Settings) -> Method | None:
     return method
 
 
-def treatment(method: Method, precision: Precision) -> str:
-    """What the grade `precision` does to a checkpoint's packed matrices, for the packager."""
+def treatment(method: Method, precision: Precision, offered: Collection[Precision]) -> str:
+    """What the grade `precision` does to a checkpoint's packed matrices, for the packager.
+
+    `offered`: the grades that the model can be built in.
+    """
     scheme = SCHEMES[precision]
     if scheme.byte_floats and method.bits is None:
         does = f"{precision} stores the same floats and scales"
@@ -52,10 +55,11 @@ def treatment(method: Method, precision: Precision) -> str:
         does = f"{precision} stores what they mean"
     elif scheme.layer_bits == method.bits and _keeps(method, scheme):
         does = f"{precision} stores the same integers and scales"
-    elif method.bits is None:
-        does = f"{precision} rounds them again; --precision fp8 would keep them"
     else:
-        does = f"{precision} rounds them again; --precision int{method.bits} would keep them"
+        does = f"{precision} rounds them again"
+        keeps = "fp8" if method.bits is None else f"int{method.bits}"
+        if keeps in offered:
+            does += f"; --precision {keeps} would keep them"
     return f"the checkpoint is quantized ({method.label}): {does}"
 
 
