@@ -20,6 +20,15 @@ _WIDENED: Mapping[str, float] = {"fp16": 2.0, "fp8": 3.75}
 tables have 16 bits in either grade. On the disk these are there twice, as they are and laid out."""
 
 
+_LEAST: Mapping[str, float] = {"fp16": 2.0, "fp8": 7.0}
+"""Bytes on the disk, compiled for the processor, that no bundle of the grade does without."""
+
+
+def least_bytes(manifest: Manifest) -> int:
+    """Bytes of the disk without which the bundle cannot be compiled for the processor."""
+    return round(_weights(manifest) * _LEAST.get(manifest.graph.precision, 1.0))
+
+
 def artifact_bytes(manifest: Manifest, *, gpu: bool) -> int:
     """About how many bytes of the disk the artifact takes, on a node that computes with its GPU
     or does not."""

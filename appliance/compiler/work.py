@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from appliance.bundle.footprint import least_bytes
 from appliance.bundle.manifest import FileEntry
 from appliance.compiler import record as records
 from appliance.compiler.artifact import (
@@ -39,12 +40,18 @@ from appliance.compiler.artifact import (
 from appliance.compiler.child import compile_in_process, make_for_child, run_compiler
 from appliance.compiler.fingerprint import artifact_key, for_settings
 from appliance.compiler.ladder import Rung, choose, fits
-from appliance.compiler.memory import choose_precision, refuse_if_taken
+from appliance.compiler.memory import GIB, choose_precision, refuse_if_taken
 from appliance.compiler.profiles import sizes_for
 from appliance.compiler.record import Comparison, Fit, Outcome, Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime
 from appliance.config import EngineSettings, Layout
-from appliance.errors import LayoutError, NotFoundError, UnsupportedError, VerificationError
+from appliance.errors import (
+    CapacityError,
+    LayoutError,
+    NotFoundError,
+    UnsupportedError,
+    VerificationError,
+)
 from appliance.fsops import fsync_dir, hash_regular, open_regular, write_durable
 from appliance.model_store import StoredBundle
 from appliance.trust.node_key import NodeKey
@@ -153,6 +160,7 @@ class ArtifactWork:
     def _compile_for_processor(
         self, runtime: Runtime, _provider: Provider, incoming: Path
     ) -> _Found:
+        self._refuse_without_room(least_bytes(self.bundle.manifest))
         compile_in_process(self.bundle.directory, incoming, python=runtime.python, user=self.user)
         return _Found(None, None)
 
@@ -163,6 +171,7 @@ class ArtifactWork:
         fit = choose_precision(fits(provider, self.bundle.manifest, gpu))
         assert fit is not None, "the ladder has looked"
         refuse_if_taken(gpu, fit)
+        self._refuse_without_room(fit.weights)
         if self.bundle.manifest.of_draft is not None:
             self.tell(f"the draft model of {self.bundle.name} is for processors: not used on a GPU")
         if self.bundle.manifest.has_head:
@@ -175,6 +184,20 @@ class ArtifactWork:
             said = run_compiler(runtime.python, arguments, self.user)
         made = _made(said)
         return _Found(made.compared, fit, made.tower, made.unrecorded)
+
+    def _refuse_without_room(self, least: int) -> None:
+        """Raise CapacityError if the disk does not hold so many bytes more.
+
+        A compilation that fills the disk stops whoever writes to it, the audit log among them.
+        """
+        free = shutil.disk_usage(self.layout.artifacts).free
+        if free < least:
+            raise CapacityError(
+                f"compiling {self.bundle.name} takes {least / GIB:.1f} GiB or more; the disk that "
+                f"holds {self.layout.artifacts} has {free / GIB:.1f} free",
+                hint="free some space (`appliance models remove`), then `appliance models compile`",
+                code="disk_full",
+            )
 
     def _sizes(self, fit: Fit) -> str:
         spec = self.bundle.manifest.decoder

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from appliance.bundle.footprint import artifact_bytes
+from appliance.bundle.footprint import artifact_bytes, least_bytes
 from appliance.bundle.manifest import MANIFEST_NAME
 from appliance.compiler import (
     artifact_key,
@@ -26,6 +26,7 @@ from appliance.compiler.probe import run_probe
 from appliance.config import Layout
 from appliance.errors import (
     ApplianceError,
+    CapacityError,
     DigestError,
     LayoutError,
     NotFoundError,
@@ -91,7 +92,26 @@ def test_what_it_takes_of_the_disk_was_reckoned_before(tmp_path: Path, grade: Pr
     manifest = stored(bundle).manifest
     compile_bundle(bundle, manifest, out)
     size = sum(path.stat().st_size for path in out.iterdir())
-    assert size <= 1.05 * artifact_bytes(manifest, gpu=False)
+    assert least_bytes(manifest) <= size <= 1.05 * artifact_bytes(manifest, gpu=False)
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(
+    bundle: Path, layout: Layout, node_key: NodeKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = stored(bundle)
+    needed, real = least_bytes(model.manifest), shutil.disk_usage(bundle)
+
+    def usage(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=free))
+
+    usage(needed - 1)
+    with pytest.raises(CapacityError, match="or more; the disk") as refusal:
+        ensure_artifact(layout, model, node_key)
+    assert refusal.value.code == "disk_full"
+    assert not [path for path in layout.artifacts.iterdir() if path.is_dir()]
+    usage(needed)
+    directory = ensure_artifact(layout, model, node_key)
+    assert sum(path.stat().st_size for path in directory.iterdir()) >= needed
 
 
 def test_8_bit_floats_are_what_they_stand_for_once_compiled(tmp_path: Path) -> None:
