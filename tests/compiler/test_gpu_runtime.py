@@ -88,8 +88,20 @@ for options in (dict(CUDA.options), served, {**served, "sdpa_kernels": "19"}):
 """
 
 
-READERS = """
-import json, sys
+SAY = """
+import json
+
+def say(session):
+    nodes = {}
+    for part in session.get_provider_graph_assignment_info():
+        kinds = nodes.setdefault(part.ep_name, [])
+        kinds += [node.op_type for node in part.get_nodes()]
+    print(json.dumps(nodes), flush=True)
+"""
+"""Who computes which nodes of a session, as a line of JSON."""
+
+READERS = f"""{SAY}
+import sys
 from pathlib import Path
 from appliance.bundle.manifest import decode
 from appliance.compiler import gpu_compile, golden_texts
@@ -108,11 +120,7 @@ for graph in manifest.variants("cuda"):
     gpu_compile.optimize(data, bundle / graph.weights_folder, made, gpu_compile.CUDA)
     session = gpu_compile.load(made / "model.onnx", gpu_compile.CUDA)
     gpu_compile.refuse_the_processor(session, gpu_compile.CUDA)
-    nodes = {}
-    for part in session.get_provider_graph_assignment_info():
-        kinds = nodes.setdefault(part.ep_name, [])
-        kinds += [node.op_type for node in part.get_nodes()]
-    print(json.dumps(nodes), flush=True)
+    say(session)
     print("opened by", open_cuda_reader(made).get_providers()[0], flush=True)
     try:
         golden_texts.outputs(session, manifest.spec)
@@ -121,8 +129,8 @@ for graph in manifest.variants("cuda"):
 """
 
 
-DECODERS = """
-import json, sys
+DECODERS = f"""{SAY}
+import sys
 from pathlib import Path
 import numpy as np
 import onnxruntime as ort
@@ -141,13 +149,6 @@ precision = sys.argv[4]
 manifest = decode((bundle / "bundle.json").read_bytes())
 CUDA = gpu_compile.CUDA
 used = gpu_compile.Target(CUDA.provider, CUDA.device) if plain else CUDA
-
-def say(session):
-    nodes = {}
-    for part in session.get_provider_graph_assignment_info():
-        kinds = nodes.setdefault(part.ep_name, [])
-        kinds += [node.op_type for node in part.get_nodes()]
-    print(json.dumps(nodes), flush=True)
 
 def compile(path, weights_folder, names):
     weights = verified_weights(bundle, manifest, weights_folder)
