@@ -18,8 +18,6 @@ _LOADED = 1.25
 _WIDENED: Mapping[str, float] = {"fp16": 2.0, "fp8": 3.75}
 """Grade -> bytes as 32-bit floats, which the processor computes with, for each byte of weights:
 tables have 16 bits in either grade. On the disk these are there twice, as they are and laid out."""
-
-
 _LEAST: Mapping[str, float] = {"fp16": 2.0, "fp8": 7.0}
 """Bytes on the disk, compiled for the processor, that no bundle of the grade does without."""
 
@@ -32,14 +30,17 @@ def least_bytes(manifest: Manifest) -> int:
 def artifact_bytes(manifest: Manifest, *, gpu: bool) -> int:
     """About how many bytes of the disk the artifact takes, on a node that computes with its GPU
     or does not."""
-    widened = 1.0 if gpu else _WIDENED.get(manifest.graph.precision, 1.0)
-    return round(_weights(manifest) * max(_ARTIFACT, 2 * widened))
+    return round(_weights(manifest) * max(_ARTIFACT, 2 * _widened(manifest, gpu=gpu)))
 
 
 def loaded_bytes(manifest: Manifest, *, gpu: bool) -> int:
     """About how many bytes of the node's memory the model takes while it is served."""
-    widened = 1.0 if gpu else _WIDENED.get(manifest.graph.precision, 1.0)
-    return round(_weights(manifest) * _LOADED * widened)
+    return round(_weights(manifest) * _LOADED * _widened(manifest, gpu=gpu))
+
+
+def _widened(manifest: Manifest, *, gpu: bool) -> float:
+    """Bytes that the node computes with for each byte of weights."""
+    return 1.0 if gpu else _WIDENED.get(manifest.graph.precision, 1.0)
 
 
 def _weights(manifest: Manifest) -> int:

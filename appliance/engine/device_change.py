@@ -44,13 +44,15 @@ class DeviceChange:
         self, device: Device, vocab: int, open_graph: Callable[[bytes], ort.InferenceSession]
     ) -> None:
         self._vocab, self._mask_bytes = vocab, draw_graphs.mask_bytes(vocab)
-        self._graph = DeviceRows(device, open_graph(draw_graphs.changed(vocab)), MOST_ROWS)
-        try:
-            edits = {"ids": 8 * MOST_EDITS, "factors": 4 * MOST_EDITS, "shifts": 4 * MOST_EDITS}
-            self._graph.reserve(**edits, allowed=self._mask_bytes, highest=4, best=8)
-        except BaseException:
-            self.close()
-            raise
+        self._graph = DeviceRows(
+            *(device, open_graph(draw_graphs.changed(vocab)), MOST_ROWS),
+            ids=8 * MOST_EDITS,
+            factors=4 * MOST_EDITS,
+            shifts=4 * MOST_EDITS,
+            allowed=self._mask_bytes,
+            highest=4,
+            best=8,
+        )
 
     def apply(self, address: int, choices: Sequence[Choice | None]) -> Changed:
         """Change the rows from `address` on, one for each of `choices`.

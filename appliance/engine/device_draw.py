@@ -19,7 +19,7 @@ import onnxruntime as ort
 from appliance.engine import draw_graphs
 from appliance.engine.choosing import Choice
 from appliance.engine.device import Device
-from appliance.engine.device_change import MOST_ROWS, Changed, DeviceChange
+from appliance.engine.device_change import MOST_ROWS, DeviceChange
 from appliance.engine.device_rows import DeviceRows
 from appliance.engine.drawing import (
     Scores,
@@ -43,16 +43,21 @@ class DeviceDraw:
         self._device, self._vocab = device, vocab
         self._runs, self._most = draw_graphs.run_count(vocab), draw_graphs.likeliest_count(vocab)
         with ExitStack() as made:
-            self._sums = DeviceRows(device, open_graph(draw_graphs.sums(vocab)), MOST_ROWS)
+            self._sums = DeviceRows(
+                *(device, open_graph(draw_graphs.sums(vocab)), MOST_ROWS),
+                temperature=4,
+                highest=4,
+                sums=4 * self._runs,
+            )
             made.callback(self._sums.close)
             self._likeliest = DeviceRows(
-                device, open_graph(draw_graphs.likeliest(vocab)), MOST_ROWS
+                *(device, open_graph(draw_graphs.likeliest(vocab)), MOST_ROWS),
+                values=4 * self._most,
+                ids=8 * self._most,
             )
             made.callback(self._likeliest.close)
             self._change = DeviceChange(device, vocab, open_graph)
             made.callback(self._change.close)
-            self._sums.reserve(temperature=4, highest=4, sums=4 * self._runs)
-            self._likeliest.reserve(values=4 * self._most, ids=8 * self._most)
             self._made = made.pop_all()
 
     def weigh(self, address: int, choices: Sequence[Choice | None]) -> list[WeighedRow | None]:
@@ -62,7 +67,7 @@ class DeviceDraw:
         are changed in their place; one that cannot be is left as it is, and nothing is known of it.
         """
         own = self._models_own(address, choices)
-        changed: Changed = self._change.apply(address, choices)
+        changed = self._change.apply(address, choices)
         weighed = self._weighed_for_draws(address, choices)
         return [
             None

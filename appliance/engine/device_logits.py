@@ -35,7 +35,7 @@ class DeviceLogits:
         self._addresses = addresses
         self.greedy = greedy
         self._draws = draws
-        self._choices: Mapping[int, Choice] = {}
+        self._choices: Mapping[int, Choice | None] = {}
         self._weighed: dict[int, WeighedRow] = {}
 
     def __len__(self) -> int:
@@ -47,15 +47,15 @@ class DeviceLogits:
         self._device.read(self._addresses[row], logits)
         return logits
 
-    def weigh(self, choices: Mapping[int, Choice]) -> None:
-        """Prepare these choices, each by its row, together.
+    def weigh(self, choices: Mapping[int, Choice | None]) -> None:
+        """Prepare these choices, each by its row, together; None needs nothing of its row.
 
         Once for each run of the model: what is to be changed of a row is changed in its place.
         """
         self._choices = choices
         if self._draws is None:
             return
-        asked = {row: choice for row, choice in choices.items() if _needs_more(choice)}
+        asked = {row: each for row, each in choices.items() if each and _needs_more(each)}
         for rows in self._runs():
             wanted = [asked.get(row) for row in rows]
             if any(choice is not None for choice in wanted):

@@ -20,17 +20,23 @@ Place = tuple[int, tuple[int, int]]
 
 
 class DeviceRows:
-    """Runs `session` over `most_rows` rows at once; `reserve` names what has memory here."""
+    """Runs `session` over `most_rows` rows at once.
 
-    def __init__(self, device: Device, session: ort.InferenceSession, most_rows: int) -> None:
-        self._device, self._session, self._rows = device, session, most_rows
+    `row_bytes`: of a row of each input and output that has memory here. Raises CapacityError.
+    """
+
+    def __init__(
+        self, device: Device, session: ort.InferenceSession, most_rows: int, **row_bytes: int
+    ) -> None:
+        self._device, self._session = device, session
         self._places: dict[str, int] = {}
         self._written: dict[str, Array] = {}
-
-    def reserve(self, **row_bytes: int) -> None:
-        """Memory for inputs and outputs, so many bytes for each row. Raises CapacityError."""
-        for name, size in row_bytes.items():
-            self._places[name] = self._device.allocate(self._rows * size)
+        try:
+            for name, size in row_bytes.items():
+                self._places[name] = device.allocate(most_rows * size)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, name: str, array: Array) -> None:
         """Give the input `name` [rows, width] for the next runs."""

@@ -271,8 +271,7 @@ class LLMEngine:
         outputs: list[Output] = []
         reading, depth = list(self._rows(plan)), 0
         if isinstance(logits, DeviceLogits):
-            choices = {row: running.choice() for running, row in reading}
-            logits.weigh({row: choice for row, choice in choices.items() if choice is not None})
+            logits.weigh({row: running.choice() for running, row in reading})
         while reading:
             sampled = [running.sample(logits, first + depth) for running, first in reading]
             with self._lock:

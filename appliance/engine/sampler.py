@@ -35,7 +35,6 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, prompt: Sequence[int], *, index: int = 0) -> None:
         self._params = params
-        self._prompt = prompt
         seed = np.random.SeedSequence(entropy=params.seed, spawn_key=(index,))
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._counts: dict[int, int] = {}

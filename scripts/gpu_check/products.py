@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,12 +43,8 @@ class Shape:
 
 Open = Callable[[Path], ort.InferenceSession]
 Steps = dict[str, tuple[float, float]]
-
-
-class Timed(Protocol):
-    """Milliseconds of a step, the first time and further ones."""
-
-    def __call__(self, step: Callable[[], object]) -> tuple[float, float]: ...
+Timed = Callable[[Callable[[], object]], tuple[float, float]]
+"""Milliseconds of a step, the first time and further ones."""
 
 
 def measure_products(
@@ -68,7 +63,10 @@ def measure_products(
             (folder / "model.onnx").write_bytes(graph_of(form, shape))
             session = open_graph(folder)
             for rows in ROWS:
-                run = partial(_run, session, _bound(session, device, rows, shape.hidden))
+                # It waits for the device.
+                run = partial(
+                    session.run_with_iobinding, _bound(session, device, rows, shape.hidden)
+                )
                 found[f"products in {form}, {rows} rows"] = timed(run)
             del session
     finally:
@@ -97,11 +95,6 @@ def _bound(session: ort.InferenceSession, device: str, rows: int, width: int) ->
     binding.bind_ortvalue_input("x", ort.OrtValue.ortvalue_from_numpy(x, device, 0))
     binding.bind_output("y", device)
     return binding
-
-
-def _run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
-    """It waits for the device."""
-    session.run_with_iobinding(binding)
 
 
 @dataclass(slots=True)

@@ -198,9 +198,8 @@ class GraphBuilder(Storage):
 
         The result is `wide` if it goes to a stream that is, and `divided` by a number.
         """
-        gain = self.parameter(self._vector(name, width, offset))
-        if divided != 1:
-            gain = self.op("Mul", gain, self.parameter(self.constant([1 / divided])))
+        assert divided == 1, "only streams of 32 bits have layers of small numbers"
+        gain = self.vector(name, width, offset)
         return self.op(
             "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
         )
@@ -332,24 +331,24 @@ class GraphBuilder(Storage):
         inner: int,
         outer: int,
         activation: Activation,
+        *,
+        divided: float = 1.0,
     ) -> tuple[ir.Value, ir.Value | None]:
-        """activation(x by `gate`) * (x by `up`), but for a factor as `unscaled` has it."""
-        opened = ACTIVATIONS[activation](self, self.linear(x, gate, inner, outer))
+        """activation(x by `gate`) * (x by `up`), but for a factor as `unscaled` has it.
+
+        Of an x that is `divided` by a number, the result is so by its square.
+        """
+        opened = self._opened(self.linear(x, gate, inner, outer), activation, divided)
         product, scale = self.unscaled(x, up, inner, outer)
         return self.op("Mul", opened, product), scale
 
-    def gated_shrunk(
-        self,
-        x: ir.Value,
-        gate: str,
-        up: str,
-        inner: int,
-        outer: int,
-        activation: Activation,
-    ) -> tuple[ir.Value, ir.Value | None]:
-        """As `gated` of an x that is divided by `shrink`: the result is so by its square."""
-        assert self.shrink == 1, "a graph of small numbers has a way of its own"
-        return self.gated(x, gate, up, inner, outer, activation)
+    def _opened(self, y: ir.Value, activation: Activation, divided: float) -> ir.Value:
+        """activation(y * divided) / divided; what is divided is activated in 32 bits."""
+        if divided == 1:
+            return ACTIVATIONS[activation](self, y)
+        whole = self.op("Mul", self.full(y), self.constant([divided]))
+        opened = self.op("Mul", ACTIVATIONS[activation](self, whole), self.constant([1 / divided]))
+        return self.op("Cast", opened, to=self.dtype)
 
     def ordered(self, x: ir.Value, order: ir.Value | None) -> ir.Value:
         """x [..., inner] in the order that `matrix_in_blocks` gave."""

@@ -293,11 +293,8 @@ def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir
 
 def geglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(gelu(gate(x)) * up(x)), gelu by tanh; the same source."""
-    if not shape.shrinks:
-        return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner, "gelu_tanh")
-    names = (f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj")
-    product, scale = graph.gated_shrunk(x, *names, shape.hidden, shape.inner, "gelu_tanh")
-    return graph.linear(product, f"{at}.mlp.down_proj", shape.inner, shape.hidden, scale=scale)
+    small = _small(graph, shape)
+    return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner, "gelu_tanh", small)
 
 
 def gated(
@@ -307,9 +304,14 @@ def gated(
     hidden: int,
     inner: int,
     activation: Activation = "silu",
+    divided: float = 1.0,
 ) -> ir.Value:
-    """down(activation(gate(x)) * up(x)) of the module `at`, whose width is `inner`."""
-    product, scale = graph.gated(x, f"{at}.gate_proj", f"{at}.up_proj", hidden, inner, activation)
+    """down(activation(gate(x)) * up(x)) of the module `at`, whose width is `inner`.
+
+    Of an x that is `divided` by a number, the result is so by its square.
+    """
+    names = (f"{at}.gate_proj", f"{at}.up_proj")
+    product, scale = graph.gated(x, *names, hidden, inner, activation, divided=divided)
     return graph.linear(product, f"{at}.down_proj", inner, hidden, scale=scale)
 
 

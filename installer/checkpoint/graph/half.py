@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import ACTIVATIONS, MICROSOFT, Activation, GraphBuilder
+from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
 from installer.checkpoint.graph.storage import IntegerMatrix, Matrix
 from installer.checkpoint.quantize import Scheme
 from installer.checkpoint.tensors import Tensors
@@ -136,26 +136,6 @@ class HalfBuilder(GraphBuilder):
     ) -> tuple[ir.Value, ir.Value | None]:
         """As `linear`; nothing is left to be multiplied with."""
         return self.linear(x, name, inner, outer), None
-
-    def gated_shrunk(
-        self,
-        x: ir.Value,
-        gate: str,
-        up: str,
-        inner: int,
-        outer: int,
-        activation: Activation,
-    ) -> tuple[ir.Value, ir.Value | None]:
-        """activation(x by `gate`) * (x by `up`), of x that is divided by `shrink`.
-
-        What opens is activated as it is, in 32 bits. The result is divided by shrink's square.
-        """
-        opening = self.op("Cast", self.linear(x, gate, inner, outer), to=ir.DataType.FLOAT)
-        opening = self.op("Mul", opening, self.constant([self.shrink]))
-        opened = ACTIVATIONS[activation](self, opening)
-        opened = self.op("Mul", opened, self.constant([1 / self.shrink]))
-        product, scale = self.unscaled(x, up, inner, outer)
-        return self.op("Mul", self.op("Cast", opened, to=self.dtype), product), scale
 
     def multiply(self, x: ir.Value, matrix: Matrix, bias: ir.Value | None = None) -> ir.Value:
         """x [..., inner] -> [..., outer]."""

@@ -126,8 +126,11 @@ class NativeBuilder(GraphBuilder):
         inner: int,
         outer: int,
         activation: Activation,
+        *,
+        divided: float = 1.0,
     ) -> tuple[ir.Value, ir.Value | None]:
         """activation(x by `gate`) * (x by `up`); nothing is left to be multiplied with."""
+        assert divided == self.shrink, "it computes in 32 bits"
         if not self.scheme.integer_products:
             return self._gated_in_blocks(x, (gate, up), inner, outer, activation), None
         matrices = (*self._matrix(gate, outer, inner), *self._matrix(up, outer, inner))
@@ -216,8 +219,11 @@ class AdaptedNativeBuilder(NativeBuilder):
         inner: int,
         outer: int,
         activation: Activation,
+        *,
+        divided: float = 1.0,
     ) -> tuple[ir.Value, ir.Value | None]:
         """Both halves by `linears`, so that adapters add to each."""
+        assert divided == self.shrink, "it computes in 32 bits"
         opened, raised = self.linears(x, {gate: outer, up: outer}, inner)
         return self.op("Mul", ACTIVATIONS[activation](self, opened), raised), None
 

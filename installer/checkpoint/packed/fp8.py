@@ -23,6 +23,7 @@ E4M3 = "F8_E4M3"
 _SUFFIX = ".weight"
 VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 """What each byte means; two of them are not numbers."""
+_NO_NUMBER = np.uint8(0x7F)
 
 
 def read(settings: Settings) -> Squares:
@@ -107,16 +108,20 @@ class ScaledBytes:
     def float_rows(self, first: int, last: int, run: int) -> FloatRows:
         """Rows first..last as they are stored, with a scale for each `run`."""
         stored = self._stored.stored_bytes(self._weight, first, last)
-        self._values(stored)  # refuses what is no number
+        self._expect_numbers(stored)
         starts = np.arange(0, self.shape[1], run)
         scales = self._own(np.arange(first, last))[:, starts // self._wide]
         return FloatRows(stored, np.ascontiguousarray(scales))
 
     def _values(self, packed: UInt8) -> Float32:
+        self._expect_numbers(packed)
         values: Float32 = VALUES[packed]
-        if not np.isfinite(values).all():
-            raise CheckpointError(f"{self._weight} has values that are not finite")
         return values
+
+    def _expect_numbers(self, packed: UInt8) -> None:
+        """Raise CheckpointError for a byte that stands for none, whatever its sign is."""
+        if ((packed & _NO_NUMBER) == _NO_NUMBER).any():
+            raise CheckpointError(f"{self._weight} has values that are not finite")
 
     def _scaled(self, values: Float32, rows: range, columns: range) -> Float32:
         values *= self._own(np.array(rows))[:, np.array(columns) // self._wide]
