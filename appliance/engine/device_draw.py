@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.engine import draw_graphs
@@ -21,13 +20,9 @@ from appliance.engine.choosing import Choice
 from appliance.engine.device import Device
 from appliance.engine.device_change import MOST_ROWS, DeviceChange
 from appliance.engine.device_rows import DeviceRows
-from appliance.engine.drawing import (
-    Scores,
-)
+from appliance.engine.drawing import Scores
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.weighed_row import Likeliest, ModelsOwn, Weighed, WeighedRow
-
-_Array = npt.NDArray[np.float32]
 
 
 class DeviceDraw:
