@@ -23,8 +23,9 @@ from appliance.errors import UnsupportedError
 CPU_WHEEL = "onnxruntime"
 GPU_WHEEL = "onnxruntime-gpu"
 
+_CUDA_RUNTIME = "libcudart.so.13"
 _CUDA = (
-    *("libcuda.so.1", "libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13"),
+    *("libcuda.so.1", _CUDA_RUNTIME, "libcublasLt.so.13", "libcublas.so.13"),
     *("libcurand.so.10", "libcudnn.so.9"),
 )
 """What the CUDA provider of onnxruntime-gpu 1.31.1 is linked with, and cuDNN, which it opens."""
@@ -137,6 +138,12 @@ def read_libraries() -> Libraries:
     )
 
 
+def cuda_runtime() -> ctypes.CDLL | None:
+    """CUDA's runtime library, if this process can load it."""
+    library = _load(_CUDA_RUNTIME)
+    return library if isinstance(library, ctypes.CDLL) else None
+
+
 def _missing(names: tuple[str, ...]) -> str:
     """What the loader says of the first library that cannot be loaded."""
     for name in names:
@@ -155,7 +162,7 @@ def _load(name: str) -> ctypes.CDLL | str:
 
 
 def _cuda_version() -> str:
-    library = _load("libcudart.so.13")
+    library = _load(_CUDA_RUNTIME)
     if isinstance(library, str):
         return ""
     number = ctypes.c_int()

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from appliance.engine.recordings import beside_recordings
 from appliance.errors import CapacityError, UnsupportedError
 
 HostArray = npt.NDArray[Any]
@@ -108,6 +109,7 @@ class CudaDevice:
         self._call("cudaSetDevice", index)
 
     def allocate(self, size: int) -> int:
+        beside_recordings()
         error, address = self._cuda.cudaMalloc(size)
         if error != self._cuda.cudaError_t.cudaSuccess:
             raise _full(size)
@@ -148,6 +150,7 @@ class CudaDevice:
         self._call("cudaStreamSynchronize", 0)
 
     def _call(self, name: str, *arguments: object) -> list[int]:
+        beside_recordings()
         error, *results = getattr(self._cuda, name)(*arguments)
         if error != self._cuda.cudaError_t.cudaSuccess:
             raise UnsupportedError(

@@ -10,6 +10,7 @@ import onnxruntime as ort
 from appliance.compiler import Provider, libraries
 from appliance.compiler.recording import RECORDS
 from appliance.engine.machine import physical_cores
+from appliance.engine.recordings import GpuSession
 from appliance.errors import UnsupportedError, first_line
 from appliance.native import library
 
@@ -50,7 +51,7 @@ def open_session(
 
 
 def open_cuda_session(artifact: Path, *, record: bool) -> ort.InferenceSession:
-    """A session on the GPU; with `record` it records runs and replays them.
+    """A session on the GPU; with `record` it records runs and replays them, in one thread.
 
     Raises UnsupportedError if ONNX Runtime refuses the graph or does not take the GPU: never is
     the processor used instead.
@@ -124,10 +125,9 @@ def _open_on_gpu(graph: Path, provider: str, settings: Mapping[str, str]) -> ort
 def _open(
     graph: Path | bytes, options: ort.SessionOptions, provider: str, settings: Mapping[str, str]
 ) -> ort.InferenceSession:
+    kind = ort.InferenceSession if provider == PROVIDER else GpuSession
     try:
-        return ort.InferenceSession(
-            graph, options, providers=[(provider, dict(settings))], enable_fallback=0
-        )
+        return kind(graph, options, providers=[(provider, dict(settings))], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own exceptions have no common base but this
         raise UnsupportedError(
             f"ONNX Runtime refuses the compiled graph: {first_line(error)}",

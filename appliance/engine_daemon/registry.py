@@ -16,6 +16,7 @@ from appliance.compiler import Artifact, open_artifact
 from appliance.config import Config
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.loaded import ChatModel, LoadedModel, open_model
+from appliance.engine.recordings import beside_recordings
 from appliance.engine_daemon import watchdog
 from appliance.engine_daemon.faults import describe
 from appliance.engine_daemon.hosted import HostedModel, State
@@ -201,6 +202,8 @@ class ModelRegistry:
             await asyncio.to_thread(base.chat.adapters.add, bundle)
             return lambda: hosted.serve_with(base)
         model, artifact = await self._open_in_thread(bundle)
+        if artifact.provider != "cpu":
+            beside_recordings()  # what is left of a model may be freed in this thread
         adapters = self._adapters_of(bundle.name)
         try:
             for adapter in adapters:

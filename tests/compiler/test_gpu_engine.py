@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 
 pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
 
-ENGINE = """
+OPENED = """
 import json, sys
 from collections import Counter
 from functools import partial
@@ -69,6 +70,10 @@ engine = LLMEngine(
     runner, Tokenizer((bundle / manifest.tokenizer).read_bytes()), manifest.prompting,
     vocab_size=decoder.vocab_size, slots=4, capacity=256, token_budget=64, max_waiting=99,
 )
+"""
+VARIOUS = (
+    OPENED
+    + """
 wanted = [
     SamplingParams(temperature=0, max_tokens=20),
     SamplingParams(seed=1, max_tokens=20),
@@ -97,12 +102,67 @@ recorded = runner._recorded
 runner.close()
 print(json.dumps([dict(ends), recorded, device.free_bytes() == memory]))
 """
+)
+BESIDE = (
+    OPENED
+    + """
+from threading import Event, Thread
+
+ended, opened = Event(), []
+
+def load_others():
+    while not ended.is_set():
+        opened.append(open_cuda_session(out, record=True))
+
+def generate():
+    while engine.has_work:
+        for output in engine.step():
+            if isinstance(output.event, Finished):
+                reasons.append(output.event.reason.name)
+
+reasons, raised = [], []
+
+def held(of):
+    try:
+        of()
+    except Exception as error:
+        raised.append(str(error))
+    finally:
+        ended.set()
+
+for number in range(4):
+    params = SamplingParams(temperature=0, max_tokens=20 + 5 * number)
+    engine.add(Generation(number, [1, 2, 3], params))
+threads = [Thread(target=held, args=(of,)) for of in (load_others, generate)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(json.dumps([raised, reasons, len(opened), runner._recorded]))
+"""
+)
 
 
 @pytest.mark.parametrize("write", [write_llama, write_qwen3, write_qwen3_vl, write_qwen2_5_vl])
 def test_every_sequence_comes_to_its_end_by_recorded_steps(
     on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
+    ends, recorded, all_given_back = _ran(VARIOUS, write, on_gpu, tmp_path)
+    assert ends == {"0": 20, "1": 20, "2": 20, "3": 20, "4": 9, "5": 9, "6": 9}
+    assert recorded >= 2
+    assert all_given_back
+
+
+def test_a_model_records_its_steps_while_others_are_loaded(on_gpu: Path, tmp_path: Path) -> None:
+    raised, reasons, opened, recorded = _ran(BESIDE, write_qwen3, on_gpu, tmp_path)
+    assert raised == []
+    assert reasons == ["LENGTH"] * 4
+    assert opened >= 4
+    assert recorded >= 2
+
+
+def _ran(program: str, write: Callable[[Path], Path], on_gpu: Path, tmp_path: Path) -> list[Any]:
+    """What `program` prints of the engine over a model of the checkpoint that `write` writes."""
     capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
     write_libraries(capi, tmp_path, device=True)
     bundle = tmp_path / "bundle"
@@ -112,14 +172,12 @@ def test_every_sequence_comes_to_its_end_by_recorded_steps(
     )  # fmt: skip
     (tmp_path / "out").mkdir()
     done = subprocess.run(
-        [on_gpu, "-I", "-c", ENGINE, bundle, tmp_path / "out"],
+        [on_gpu, "-I", "-c", program, bundle, tmp_path / "out"],
         env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    ends, recorded, all_given_back = json.loads(done.stdout.splitlines()[-1])
-    assert ends == {"0": 20, "1": 20, "2": 20, "3": 20, "4": 9, "5": 9, "6": 9}
-    assert recorded >= 2
-    assert all_given_back
+    printed: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return printed

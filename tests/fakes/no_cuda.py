@@ -17,16 +17,34 @@ from pathlib import Path
 
 _NEEDED = re.compile(r"\(NEEDED\).*\[(lib(?:cuda|cudart|cublas|cublasLt|curand)\.so\.\d+)\]")
 _CUDNN = re.compile(rb"\0(cudnn[A-Z]\w+)(?=\0)")
+_EXCHANGE = "cudaThreadExchangeStreamCaptureMode"
+"""Of the runtime's library; it is asked for by us, not by the provider."""
 _NO_DEVICE = 100
 """cudaErrorNoDevice, CUDA Runtime API, section 6.36."""
 
-_INCLUDED = "#include <stdlib.h>\n#include <string.h>\n"
-_ALLOCATED = "int NAME(void **p, size_t n) { *p = calloc(1, n + 256); return 0; }\n"
+_INCLUDED = """
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static volatile char *recorder;  /* the thread that records in the global mode */
+static volatile int spoilt;
+static __thread char me;         /* has an address of its own in each thread */
+static __thread int mode;        /* 0: the global one */
+static int prohibited(void) {
+  if (!recorder || recorder == &me || mode) return 0;
+  spoilt = 1;
+  return 1;
+}
+#define UNSAFE if (prohibited()) return 900;
+"""
+"""CUDA Runtime API, cudaStreamCaptureModeGlobal; 900 is cudaErrorStreamCaptureUnsupported."""
+_ALLOCATED = "int NAME(void **p, size_t n) { UNSAFE *p = calloc(1, n + 256); return 0; }\n"
 _COUNTED = """
 #include <stdio.h>
 static size_t taken;
 static void told(void) { fprintf(stderr, "taken of the device: %zu\\n", taken); }
 int NAME(void **p, size_t n) {
+  UNSAFE
   if (!taken) atexit(told);
   taken += n;
   *p = calloc(1, n + 256);
@@ -34,7 +52,7 @@ int NAME(void **p, size_t n) {
 }
 """
 _HANDLE = "int NAME(void **p) { *p = malloc(64); return 0; }\n"
-_COPIED = "int NAME(void *to, void *from, size_t n) { memcpy(to, from, n); return 0; }\n"
+_COPY = "int NAME(void *to, void *from, size_t n) { BEFORE memcpy(to, from, n); return 0; }\n"
 _VERSION = "int NAME(int *n) { *n = 13000; return 0; }\n"
 _DEVICE = {
     "cudaGetDeviceCount": "int NAME(int *n) { *n = 1; return 0; }\n",
@@ -54,11 +72,17 @@ _DEVICE = {
     "cudaMalloc": _COUNTED,
     "cudaMallocHost": _ALLOCATED,
     "cudaHostAlloc": _ALLOCATED,
-    "cudaMemcpy": _COPIED,
-    "cudaMemcpyAsync": _COPIED,
+    "cudaFree": "int NAME(void *p) { UNSAFE return 0; }\n",
+    "cudaMemcpy": _COPY.replace("BEFORE", "UNSAFE"),
+    "cudaMemcpyAsync": _COPY.replace("BEFORE", ""),
     "cudaMemcpyFromSymbol": "int NAME(char *p, void *s, size_t n) { memset(p, 0, n); return 0; }\n",
     "cudaStreamIsCapturing": "int NAME(void *s, int *is) { *is = 0; return 0; }\n",
-    "cudaStreamEndCapture": "int NAME(void *s, void **graph) { *graph = malloc(64); return 0; }\n",
+    "cudaStreamBeginCapture": "int NAME() { spoilt = 0; recorder = &me; return 0; }\n",
+    "cudaStreamEndCapture": (
+        "int NAME(void *s, void **graph) { usleep(50000); recorder = 0;"
+        " *graph = malloc(64); return spoilt ? 901 : 0; }\n"
+    ),
+    _EXCHANGE: "int NAME(int *p) { int old = mode; mode = *p; *p = old; return 0; }\n",
     "cudaGraphInstantiate": _HANDLE,
     "cudaStreamCreateWithFlags": _HANDLE,
     "cudaEventCreateWithFlags": _HANDLE,
@@ -80,6 +104,8 @@ def write_libraries(provider: Path, folder: Path, *, device: bool = False) -> No
             symbols[version if version in names else ""].add(symbol)
     for name in names:
         own = symbols[name] if name in symbols else symbols[""]
+        if name.startswith("libcudart."):
+            own = own | {_EXCHANGE}
         _write(folder / name, own, versioned=name in symbols, device=device)
     if device:
         # Opened by name, so its functions are not among the symbols that are asked for.
