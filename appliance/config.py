@@ -234,7 +234,7 @@ class EngineSettings:
     """Key-value cache of all models together; 0 takes a quarter of the machine's memory, and on a
     GPU half of what is free there for each model."""
     max_sequences: int = 0
-    """Sequences that run at once, per model; 0: 16 on the processor, 128 on a GPU."""
+    """Sequences that run at once, per model and GPU; 0: 16 on the processor, 128 on a GPU."""
     token_budget: int = 0
     """Tokens computed per step: decode first, the rest goes to prefill chunks; 0: 512 on the
     processor, 2,048 on a GPU."""
@@ -244,7 +244,7 @@ class EngineSettings:
     """What prompts add to a step, about, while several callers are served, or were within ten
     seconds; 0 sets no other bound."""
     max_waiting: int = 256
-    """Queued sequences per model; more are refused."""
+    """Queued sequences per model and GPU; more are refused."""
     max_waiting_per_caller: int = 192
     """How many of them may be one caller's, so that nobody fills the queue alone."""
     max_context: int = 0

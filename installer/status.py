@@ -38,6 +38,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     state: str = "not loaded"
     provider: str = ""
     """ONNX Runtime's name of what computes it."""
+    gpus: int = 0
+    """On how many it is loaded, whole on each; 0 for the processor."""
     compiled_for: str = ""
     """What its artifact is for: tensorrt, cuda or cpu."""
     reason: str = ""
@@ -142,6 +144,7 @@ def served_model(
         kind=kind,
         state=pb.ModelState.Name(model.state).removeprefix("MODEL_STATE_").lower(),
         provider=model.provider,
+        gpus=model.gpus,
         compiled_for=record.provider if record else "",
         reason="; ".join(why_not_faster(record)) if record else "",
         reasons=record.reasons if record else (),

@@ -1,13 +1,14 @@
-"""The GPU of this machine, as its driver describes it.
+"""The GPUs of this machine, as their driver describes them.
 
-Owns reading it, through NVML. Knows nothing of models. A machine without a GPU, without a driver
-or without the library that asks the driver has no GPU, and the reason is a sentence for a person:
-nothing here raises.
+Owns reading them, through NVML, and which of them are used: those of one kind, since what is
+compiled on one of these runs on each. Knows nothing of models. A machine without a GPU, without a
+driver or without the library that asks the driver has no GPU, and the reason is a sentence for a
+person: nothing here raises.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -43,17 +44,18 @@ class Nvml(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU.
+    """One kind of GPU, of which a machine may have several.
 
     Attributes:
         name: the model, as "NVIDIA H100 80GB HBM3".
         capability: compute capability, major and minor.
-        memory_bytes: all of its memory.
-        free_bytes: of it, what nobody used when it was asked.
+        memory_bytes: all of the memory of one.
+        free_bytes: of it, what nobody used when it was asked, of the one that had most.
         driver: version of the driver, as "580.95.05".
         cuda: newest CUDA that the driver serves, major and minor.
-        index: its number in the order of the PCI bus.
-        count: GPUs of this machine; the others are left alone.
+        numbers: of all GPUs of this kind, in the order of the PCI bus; the one that had most free
+            memory first.
+        count: GPUs of this machine; those of other kinds are left alone.
     """
 
     name: str
@@ -62,7 +64,7 @@ class Gpu:
     free_bytes: int
     driver: str
     cuda: tuple[int, int]
-    index: int
+    numbers: tuple[int, ...]
     count: int
 
 
@@ -74,7 +76,7 @@ class NoGpu:
 
 
 def read_gpu(nvml: Nvml | None = None) -> Gpu | NoGpu:
-    """The GPU to compute on: the one with most memory, the first of equal ones.
+    """The GPUs to compute on: those like the one with most memory, the first of equal ones.
 
     `nvml` is asked instead of this machine's driver.
     """
@@ -86,7 +88,7 @@ def read_gpu(nvml: Nvml | None = None) -> Gpu | NoGpu:
     except library.NVMLError as error:
         return NoGpu(f"the NVIDIA driver does not answer: {error}" if has_driver() else NO_DRIVER)
     try:
-        return _largest(library)
+        return _alike(library)
     except library.NVMLError as error:
         return NoGpu(f"the NVIDIA driver does not say what it drives: {error}")
     finally:
@@ -107,16 +109,27 @@ def _library() -> Nvml | NoGpu:
     return library
 
 
-def _largest(nvml: Nvml) -> Gpu | NoGpu:
+def _alike(nvml: Nvml) -> Gpu | NoGpu:
     count = nvml.nvmlDeviceGetCount()
-    gpus = [_gpu(nvml, index, count) for index in range(count)]
+    gpus = [_gpu(nvml, number, count) for number in range(count)]
     if not gpus:
         return NoGpu("the NVIDIA driver finds no GPU")
-    return max(gpus, key=lambda gpu: (gpu.memory_bytes, -gpu.index))
+    largest = max(gpus, key=lambda gpu: gpu.memory_bytes)
+    alike = [gpu for gpu in gpus if _kind(gpu) == _kind(largest)]
+    alike.sort(key=lambda gpu: -gpu.free_bytes)
+    return replace(
+        largest,
+        free_bytes=alike[0].free_bytes,
+        numbers=tuple(number for gpu in alike for number in gpu.numbers),
+    )
 
 
-def _gpu(nvml: Nvml, index: int, count: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+def _kind(gpu: Gpu) -> tuple[str, tuple[int, int], int]:
+    return gpu.name, gpu.capability, gpu.memory_bytes
+
+
+def _gpu(nvml: Nvml, number: int, count: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(number)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     cuda = nvml.nvmlSystemGetCudaDriverVersion_v2()  # 13020 is 13.2
@@ -127,6 +140,6 @@ def _gpu(nvml: Nvml, index: int, count: int) -> Gpu:
         free_bytes=int(memory.free),
         driver=nvml.nvmlSystemGetDriverVersion(),
         cuda=(cuda // 1000, cuda % 1000 // 10),
-        index=index,
+        numbers=(number,),
         count=count,
     )

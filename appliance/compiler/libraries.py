@@ -13,6 +13,7 @@ import os
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import Distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,9 +104,10 @@ def _runtime() -> tuple[str, str]:
 def preload() -> None:
     """Load what the wheels of this virtual environment bring. Needs the GPU's ONNX Runtime.
 
-    In this process the GPU that `read_gpu` chose is then number 0, and the only one.
+    This process then sees the GPUs that `read_gpu` chose and no others, as numbers 0, 1, ... in
+    that order.
     """
-    _choose_gpu()
+    _choose_gpus()
     import onnxruntime as ort
 
     with redirect_stdout(io.StringIO()):  # it prints what it does not find; `missing` says that
@@ -118,12 +120,14 @@ def preload() -> None:
                 break
 
 
-def _choose_gpu() -> None:
+@cache
+def _choose_gpus() -> None:
+    """Once: CUDA looks at this when it begins, and an order by what is free does not last."""
     # CUDA's own order of GPUs is another than the driver's, which says what each of them is.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     gpu = read_gpu()
     if isinstance(gpu, Gpu) and gpu.count > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu.index)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpu.numbers))
 
 
 def read_libraries() -> Libraries:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from appliance.compiler import libraries
 from appliance.engine.recordings import beside_recordings
 from appliance.errors import CapacityError, UnsupportedError
 
@@ -24,9 +25,11 @@ class Device(Protocol):
 
     Attributes:
         kind: ONNX Runtime's word for it, "cuda" or "cpu".
+        number: which of that kind.
     """
 
     kind: str
+    number: int
 
     def allocate(self, size: int) -> int:
         """The address of `size` zeroed bytes. Raises CapacityError."""
@@ -61,6 +64,7 @@ class HostDevice:
     """Ordinary memory."""
 
     kind = "cpu"
+    number = 0
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -97,19 +101,28 @@ class HostDevice:
 class CudaDevice:
     """The memory of one NVIDIA GPU, through CUDA's runtime API (CUDA Toolkit 13, chapter 6.11).
 
-    Raises UnsupportedError if the driver cannot be used.
+    `number` is the GPU's among those that this process sees. Raises UnsupportedError if the driver
+    cannot be used.
     """
 
     kind = "cuda"
 
-    def __init__(self, index: int = 0) -> None:
-        from cuda.bindings import runtime
+    def __init__(self, number: int = 0) -> None:
+        try:
+            from cuda.bindings import runtime
+        except ImportError as error:
+            raise UnsupportedError(
+                f"this interpreter has no runtime for a GPU: {error}",
+                hint="`appliance status` says what this node lacks",
+                code="no_runtime",
+            ) from None
 
         self._cuda = runtime
-        self._call("cudaSetDevice", index)
+        self.number = number
+        self._choose()
 
     def allocate(self, size: int) -> int:
-        beside_recordings()
+        self._choose()
         error, address = self._cuda.cudaMalloc(size)
         if error != self._cuda.cudaError_t.cudaSuccess:
             raise _full(size)
@@ -146,11 +159,24 @@ class CudaDevice:
         free, _total = self._call("cudaMemGetInfo")
         return int(free)
 
+    def count(self) -> int:
+        """GPUs that this process sees."""
+        (count,) = self._call("cudaGetDeviceCount")
+        return count
+
     def _wait(self) -> None:
         self._call("cudaStreamSynchronize", 0)
 
     def _call(self, name: str, *arguments: object) -> list[int]:
+        self._choose()
+        return self._asked(name, *arguments)
+
+    def _choose(self) -> None:
+        """This GPU is what this thread means: the runtime's sessions may have meant another."""
         beside_recordings()
+        self._asked("cudaSetDevice", self.number)
+
+    def _asked(self, name: str, *arguments: object) -> list[int]:
         error, *results = getattr(self._cuda, name)(*arguments)
         if error != self._cuda.cudaError_t.cudaSuccess:
             raise UnsupportedError(
@@ -159,6 +185,17 @@ class CudaDevice:
                 code="gpu_failed",
             )
         return [int(result) for result in results]
+
+
+def cuda_devices() -> list[CudaDevice]:
+    """The GPUs that this process uses, the one with most free memory first.
+
+    Raises UnsupportedError if the driver cannot be used.
+    """
+    libraries.preload()
+    first = CudaDevice()
+    devices = [first, *(CudaDevice(number) for number in range(1, first.count()))]
+    return sorted(devices, key=lambda device: -device.free_bytes())
 
 
 def _full(size: int) -> CapacityError:

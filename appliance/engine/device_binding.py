@@ -99,7 +99,7 @@ class DeviceBinding:
     ) -> None:
         self._session = session
         self._binding = session.io_binding()
-        self._kind = pool.device.kind
+        self._device = pool.device
         self._buffers = buffers
         self._vocab = vocab
         self._batch = batch
@@ -146,4 +146,4 @@ class DeviceBinding:
 
     def _bind(self, way: str, name: str, dtype: type, shape: tuple[int, ...], address: int) -> None:
         bind = self._binding.bind_input if way == "input" else self._binding.bind_output
-        bind(name, self._kind, 0, dtype, shape, address)
+        bind(name, self._device.kind, self._device.number, dtype, shape, address)

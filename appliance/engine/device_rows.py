@@ -47,19 +47,15 @@ class DeviceRows:
         self, rows: Mapping[str, Place], kept: Mapping[str, Place] | None = None, **outputs: Array
     ) -> None:
         """Run over `rows` of float32 that lie elsewhere, and read `outputs`; `kept` stay there."""
-        binding = self._session.io_binding()
+        binding, where = self._session.io_binding(), (self._device.kind, self._device.number)
         for name, (address, shape) in rows.items():
-            binding.bind_input(name, self._device.kind, 0, np.float32, shape, address)
+            binding.bind_input(name, *where, np.float32, shape, address)
         for name, array in self._written.items():
-            binding.bind_input(
-                name, self._device.kind, 0, array.dtype.type, array.shape, self._places[name]
-            )
+            binding.bind_input(name, *where, array.dtype.type, array.shape, self._places[name])
         for name, (address, shape) in (kept or {}).items():
-            binding.bind_output(name, self._device.kind, 0, np.float32, shape, address)
+            binding.bind_output(name, *where, np.float32, shape, address)
         for name, array in outputs.items():
-            binding.bind_output(
-                name, self._device.kind, 0, array.dtype.type, array.shape, self._places[name]
-            )
+            binding.bind_output(name, *where, array.dtype.type, array.shape, self._places[name])
         self._session.run_with_iobinding(binding)
         for name, array in outputs.items():
             self._device.read(self._places[name], array)

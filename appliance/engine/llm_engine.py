@@ -68,6 +68,7 @@ class LLMEngine:
         self._tokenizer = tokenizer
         self._prompting = prompting
         self._vocab_size = vocab_size
+        self.slots = slots
         self.capacity = capacity
         self._make_scheduler = functools.partial(
             Scheduler,
@@ -128,6 +129,11 @@ class LLMEngine:
         """How many sequences of each class of capacity run and wait."""
         with self._lock:
             return self._scheduler.classes
+
+    def known_tokens(self, sequence: Sequence) -> int:
+        """How many of the first tokens of `sequence` are computed here, or soon will be."""
+        with self._lock:
+            return self._scheduler.known_tokens(sequence)
 
     def add(self, generation: Generation) -> None:
         """Queue a request. Raises RequestError, or CapacityError when the queue is full."""

@@ -35,7 +35,8 @@ from appliance.engine.grammar.compiler import GrammarCompiler
 from appliance.engine.grammar.turn import Tags
 from appliance.engine.guesser import why_unused
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.opened import open_decoder
+from appliance.engine.opened import open_decoders
+from appliance.engine.opened_decoder import OpenedDecoder
 from appliance.engine.opened_reader import open_reader
 from appliance.engine.reranker import RerankModel
 from appliance.engine.tokenizer import Tokenizer
@@ -96,44 +97,61 @@ class ChatModel:
                 made.callback(self.eyes.close)
             draft = manifest.draft.decoder if isinstance(manifest.draft, DraftSpec) else None
             head = manifest.head if isinstance(manifest.head, HeadSpec) else None
-            opened = open_decoder(
+            decoders = open_decoders(
                 *(artifact, decoder, settings, budget),
                 sees=self.eyes is not None,
                 draft=draft,
                 head=head,
             )
-            made.callback(opened.close)
+            for opened in decoders:
+                made.callback(opened.close)
             self.grammars.await_tables()
+            opened = decoders[0]
             settings, self.cache_shape = opened.settings, opened.shape
+            """Of the first engine."""
             self.recorded = opened.recorded
             """Whether steps are replayed on a GPU, not started kernel by kernel."""
             self.draft_unused = (
                 "" if opened.draft else why_unused(manifest, artifact.provider, settings)
             )
             """What of the bundle does not guess, and why; "" if it does, or there is nothing."""
-            self.engine = LLMEngine(
-                opened.runner,
-                self.tokenizer,
-                prompting,
-                vocab_size=decoder.vocab_size,
-                slots=self.cache_shape.slots,
-                capacity=self.cache_shape.capacity,
-                token_budget=settings.token_budget,
-                max_waiting=settings.max_waiting,
-                max_waiting_per_caller=settings.max_waiting_per_caller,
-                draft_tokens=settings.draft_tokens,
-                draft=opened.draft,
-                step_seconds=settings.step_milliseconds / 1000,
-                shared_step_seconds=settings.shared_step_milliseconds / 1000,
-                gathered=opened.gathered,
-            )
+            self.engines = tuple(map(self._engine, decoders))
+            """One, or one on each GPU that it is loaded on; `engine` is the first."""
+            self.engine = self.engines[0]
             self.adapters = Adapters(manifest, self.engine, opened.adapted, settings.max_adapters)
-            self.memory_bytes = _size(artifact.directory) + self.cache_shape.total_bytes
+            self.cache_bytes = sum(opened.shape.total_bytes for opened in decoders)
+            self.memory_bytes = len(decoders) * _size(artifact.directory) + self.cache_bytes
             self._made = made.pop_all()
+
+    def _engine(self, opened: OpenedDecoder) -> LLMEngine:
+        decoder, settings = self.bundle.manifest.decoder, opened.settings
+        assert decoder is not None, "a chat model has one"
+        return LLMEngine(
+            opened.runner,
+            self.tokenizer,
+            self.prompting,
+            vocab_size=decoder.vocab_size,
+            slots=opened.shape.slots,
+            capacity=self.cache_shape.capacity,
+            token_budget=settings.token_budget,
+            max_waiting=settings.max_waiting,
+            max_waiting_per_caller=settings.max_waiting_per_caller,
+            draft_tokens=settings.draft_tokens,
+            draft=opened.draft,
+            step_seconds=settings.step_milliseconds / 1000,
+            shared_step_seconds=settings.shared_step_milliseconds / 1000,
+            gathered=opened.gathered,
+        )
 
     @property
     def cache_bytes_used(self) -> int:
-        return self.engine.cached_positions * self.cache_shape.token_bytes
+        positions = sum(engine.cached_positions for engine in self.engines)
+        return positions * self.cache_shape.token_bytes
+
+    @property
+    def max_sequences(self) -> int:
+        """That are computed at once, over all engines."""
+        return sum(engine.slots for engine in self.engines)
 
     def encode_chat(self, conversation: Conversation) -> tuple[list[int], bool]:
         """Token ids of the rendered conversation, and whether it opens a reasoning tag.
@@ -200,6 +218,7 @@ class EmbeddingModel:
             token_budget=opened.token_budget,
             max_waiting=settings.max_waiting,
         )
+        self.engines = (self.engine,)
         self.memory_bytes = _size(artifact.directory)
 
     def encode(self, inputs: Sequence[str | Sequence[int]]) -> list[Sequence[int]]:

@@ -17,6 +17,7 @@ from appliance.config import EngineSettings
 from appliance.engine.adapted_graphs import AdaptedGraphs
 from appliance.engine.adapters import AdaptedDecoder
 from appliance.engine.cache_budget import CacheBudget, CacheShape, token_bytes
+from appliance.engine.device import cuda_devices
 from appliance.engine.draft_model import DraftModel
 from appliance.engine.guesser import Guesser
 from appliance.engine.head import Head
@@ -25,7 +26,7 @@ from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_pool import NativePool, whole_blocks
 from appliance.engine.native_runner import NativeRunner
 from appliance.engine.opened_decoder import OpenedDecoder
-from appliance.engine.opened_on_gpu import on_cuda, on_tensorrt
+from appliance.engine.opened_on_gpu import on_cuda, on_each, on_tensorrt
 from appliance.engine.session import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,
@@ -41,7 +42,7 @@ from appliance.engine.slot_pool import SlotPool
 from appliance.engine.vision.runner import VisionRunner
 
 
-def open_decoder(
+def open_decoders(
     artifact: Artifact,
     decoder: DecoderSpec,
     settings: EngineSettings,
@@ -50,10 +51,12 @@ def open_decoder(
     sees: bool = False,
     draft: DecoderSpec | None = None,
     head: HeadSpec | None = None,
-) -> OpenedDecoder:
-    """Open the artifact on its provider. Raises UnsupportedError, CapacityError.
+) -> list[OpenedDecoder]:
+    """Open the artifact on its provider: once, or on each GPU that has room for it.
 
-    `sees`: the decoder reads images, which only the processor's graphs do.
+    Raises UnsupportedError, CapacityError.
+
+    `sees`: the decoder reads images, for which the processor has a runner of its own.
     `draft`, `head`: of the small model or the head that the bundle has to guess for it. It is
     opened on the processor, unless the settings forbid guesses; a head, where it was compiled.
     """
@@ -63,10 +66,16 @@ def open_decoder(
             draft = head = None
         if not (artifact.directory / NATIVE_HEAD_NAME).exists():
             head = None
-        return _on_processor(artifact, decoder, settings, budget, sees=sees, draft=draft, head=head)
-    if artifact.provider == "cuda":
-        return on_cuda(artifact, decoder, settings.sized(gpu=True), budget)
-    return on_tensorrt(artifact, decoder, settings.sized(gpu=True), budget)
+        return [
+            _on_processor(artifact, decoder, settings, budget, sees=sees, draft=draft, head=head)
+        ]
+    open_on = on_cuda if artifact.provider == "cuda" else on_tensorrt
+    assert artifact.record.fit is not None, "what is compiled for a GPU was found to fit"
+    return on_each(
+        partial(open_on, artifact, decoder, settings.sized(gpu=True), budget),
+        artifact.record.fit,
+        cuda_devices(),
+    )
 
 
 def _on_processor(

@@ -7,7 +7,7 @@ for the longest text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from appliance.compiler import Artifact
 from appliance.compiler.memory import reading_bytes
 from appliance.compiler.probe import encoder_feed, run_outputs
 from appliance.config import EngineSettings
-from appliance.engine.device import CudaDevice, Device
+from appliance.engine.device import Device, cuda_devices
 from appliance.engine.session import open_cuda_reader, open_session
 from appliance.errors import CapacityError
 
@@ -43,7 +43,7 @@ def open_reader(
     artifact: Artifact,
     spec: Reading,
     settings: EngineSettings,
-    device: Callable[[], Device] = CudaDevice,
+    devices: Callable[[], Sequence[Device]] = cuda_devices,
 ) -> OpenedReader:
     """Open the artifact on its provider. Raises UnsupportedError, CapacityError."""
     if artifact.provider == "cpu":
@@ -51,8 +51,9 @@ def open_reader(
         session = open_session(artifact.directory, settings.threads)
         return OpenedReader(session, settings.token_budget)
     assert artifact.provider == "cuda", "no model that reads texts is compiled for another"
-    session = open_cuda_reader(artifact.directory)
-    budget = tokens_at_once(spec, settings.sized(gpu=True), device())
+    freest = devices()[0]
+    session = open_cuda_reader(artifact.directory, gpu=freest.number)
+    budget = tokens_at_once(spec, settings.sized(gpu=True), freest)
     warm(session, spec, budget)
     return OpenedReader(session, budget)
 

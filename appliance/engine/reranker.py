@@ -55,6 +55,7 @@ class RerankModel:
         self.spec = spec
         self.tokenizer = tokenizer
         self.engine = engine
+        self.engines = (engine,)
         self.memory_bytes = memory_bytes
         prompt = None if isinstance(spec.prompt, msgspec.UnsetType) else spec.prompt
         self._frame = None if prompt is None else _Frame(prompt, tokenizer)

@@ -59,7 +59,7 @@ class Running:
             reasoning=generation.reasoning,
             reasoning_opened=generation.reasoning_opened,
         )
-        sequence = _sequence(generation)
+        sequence = sequence_of(generation)
         return cls(
             generation.call,
             index,
@@ -138,7 +138,8 @@ class Running:
         )
 
 
-def _sequence(generation: Generation) -> Sequence:
+def sequence_of(generation: Generation) -> Sequence:
+    """What scheduling needs to know of each sequence of a request."""
     sight, prompt = generation.sight, generation.prompt
     return Sequence(
         prompt if sight is None else sight.keyed(prompt),

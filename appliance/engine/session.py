@@ -50,41 +50,44 @@ def open_session(
     return session
 
 
-def open_cuda_session(artifact: Path, *, record: bool) -> ort.InferenceSession:
-    """A session on the GPU; with `record` it records runs and replays them, in one thread.
+def open_cuda_session(artifact: Path, *, record: bool, gpu: int = 0) -> ort.InferenceSession:
+    """A session on the GPU number `gpu` of this process; with `record` it records runs and replays
+    them, in one thread.
 
     Raises UnsupportedError if ONNX Runtime refuses the graph or does not take the GPU: never is
     the processor used instead.
     """
     settings = {**libraries.CUDA_OPTIONS, **(RECORDS if record else {})}
-    return _open_on_gpu(artifact / GRAPH_NAME, CUDA_PROVIDER, settings)
+    return _open_on_gpu(artifact / GRAPH_NAME, CUDA_PROVIDER, settings, gpu)
 
 
-def open_cuda_reader(artifact: Path, name: str = GRAPH_NAME) -> ort.InferenceSession:
-    """A session on the GPU for a graph that reads texts or looks at images: nothing is recorded,
+def open_cuda_reader(
+    artifact: Path, name: str = GRAPH_NAME, *, gpu: int = 0
+) -> ort.InferenceSession:
+    """A session on a GPU for a graph that reads texts or looks at images: nothing is recorded,
     since each run has a shape of its own.
 
     Raises UnsupportedError as `open_cuda_session` does.
     """
-    return _open_on_gpu(artifact / name, CUDA_PROVIDER, libraries.CUDA_OPTIONS)
+    return _open_on_gpu(artifact / name, CUDA_PROVIDER, libraries.CUDA_OPTIONS, gpu)
 
 
-def open_tensorrt_session(artifact: Path, name: str) -> ort.InferenceSession:
-    """A session over one engine of the artifact, on the GPU.
+def open_tensorrt_session(artifact: Path, name: str, *, gpu: int = 0) -> ort.InferenceSession:
+    """A session over one engine of the artifact, on a GPU.
 
     Raises UnsupportedError if ONNX Runtime refuses it or takes another provider: an engine that
     TensorRT does not load is never replaced by one that is built now.
     """
-    return _open_on_gpu(artifact / name, PROVIDERS["tensorrt"], {})
+    return _open_on_gpu(artifact / name, PROVIDERS["tensorrt"], {}, gpu)
 
 
-def open_small_session(graph: bytes, provider: Provider) -> ort.InferenceSession:
+def open_small_session(graph: bytes, provider: Provider, *, gpu: int = 0) -> ort.InferenceSession:
     """A session over a graph of the engine's own, beside a model of that provider.
 
     Raises UnsupportedError if ONNX Runtime does not compute all of it by the provider.
     """
     wanted = PROVIDER if provider == "cpu" else CUDA_PROVIDER
-    settings = {} if provider == "cpu" else libraries.CUDA_OPTIONS
+    settings = {} if provider == "cpu" else _numbered(libraries.CUDA_OPTIONS, gpu)
     options = _options(1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = _open(graph, options, wanted, settings)
@@ -113,13 +116,18 @@ def _options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
     return options
 
 
-def _open_on_gpu(graph: Path, provider: str, settings: Mapping[str, str]) -> ort.InferenceSession:
+def _open_on_gpu(
+    graph: Path, provider: str, settings: Mapping[str, str], gpu: int
+) -> ort.InferenceSession:
     libraries.preload()
-    # Number 0 is the model's own GPU: its process sees no other once `preload` ran.
-    session = _open(graph, _options(1), provider, {"device_id": "0", **settings})
+    session = _open(graph, _options(1), provider, _numbered(settings, gpu))
     if session.get_providers()[0] != provider:
         raise _another(session, provider)
     return session
+
+
+def _numbered(settings: Mapping[str, str], gpu: int) -> dict[str, str]:
+    return {"device_id": str(gpu), **settings}
 
 
 def _open(

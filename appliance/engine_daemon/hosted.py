@@ -3,8 +3,8 @@
     LOADING ──> SERVING ──> DRAINING ──> (gone)
        └──────> FAILED
 
-Owns the loaded model, its stepping thread and the calls that wait for its outputs. Lives on the
-event loop; only `Stepper`'s thread is elsewhere.
+Owns the loaded model, a stepping thread for each of its engines, and the calls that wait for their
+outputs. Lives on the event loop; only `Stepper`'s threads are elsewhere.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import enum
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from appliance.bundle.manifest import RerankSpec, VisionSpec
@@ -22,10 +23,11 @@ from appliance.engine.embedding_engine import EmbeddingOutput
 from appliance.engine.encoder_runner import Pair
 from appliance.engine.generation import Generation, Output
 from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel
+from appliance.engine.replicas import place
 from appliance.engine.reranker import RerankModel
 from appliance.engine.session import PROVIDERS
 from appliance.engine_daemon.calls import Call, EmbedCall
-from appliance.engine_daemon.stepper import Stepper
+from appliance.engine_daemon.stepper import Engine, Stepper
 from appliance.errors import RequestError, UnavailableError
 from appliance.model_store import StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
@@ -60,7 +62,7 @@ class HostedModel:
         self.base: HostedModel | None = None
         """Of an adapter: the model that computes it, which has the calls."""
         self._artifact: Artifact | None = None
-        self._stepper: Stepper | None = None
+        self._steppers: tuple[Stepper, ...] = ()
         self._calls: dict[int, _Receiver] = {}
         self._preparing = 0
         self._refusing = False
@@ -68,15 +70,15 @@ class HostedModel:
         self._idle.set()
         self._awake = asyncio.Event()
         self._delivered = 0
-        """Whose outputs the stepping thread handed on last; no call has number 0."""
+        """Whose outputs a stepping thread handed on last; no call has number 0."""
 
     def serve(self, model: LoadedModel, artifact: Artifact) -> None:
         """The model is loaded: take calls."""
         loop = asyncio.get_running_loop()
 
-        def deliver(outputs: Sequence[Output | EmbeddingOutput]) -> None:
+        def deliver(outputs: Sequence[Output | EmbeddingOutput], engine: Engine) -> None:
             loop.call_soon_threadsafe(self._deliver, outputs)
-            if self._begins_alone(outputs) and model.engine.has_work:
+            if self._begins_alone(outputs) and engine.has_work:
                 time.sleep(HEAD_START_SECONDS)
 
         def awake() -> None:
@@ -84,7 +86,11 @@ class HostedModel:
 
         self.model = model
         self._artifact = artifact
-        self._stepper = Stepper(model.engine, deliver, awake, name=self.bundle.name)
+        engines: tuple[Engine, ...] = model.engines
+        self._steppers = tuple(
+            Stepper(engine, partial(deliver, engine=engine), awake, name=self.bundle.name)
+            for engine in engines
+        )
         self.state = State.SERVING
 
     def serve_with(self, base: HostedModel) -> None:
@@ -118,9 +124,9 @@ class HostedModel:
 
     async def close(self) -> None:
         """Free the memory. Calls that are still under way never hear more."""
-        stepper, self._stepper = self._stepper, None
+        steppers, self._steppers = self._steppers, ()
         model, self.model = self.model, None
-        if stepper is not None:
+        for stepper in steppers:
             await asyncio.to_thread(stepper.stop)
         if model is not None:
             await asyncio.to_thread(model.close)
@@ -161,7 +167,7 @@ class HostedModel:
     def generate(self, call: Call, generation: Generation) -> None:
         """Queue a call's sequences, from any thread. Raises RequestError, CapacityError,
         UnavailableError."""
-        self._queue(call, lambda: self.chat.engine.add(generation))
+        self._queue(call, lambda: place(self.chat.engines, generation).add(generation))
 
     async def taken_up(self) -> None:
         """Until the stepping thread is awake, if there is something for it to do.
@@ -171,7 +177,7 @@ class HostedModel:
         """
         self._awake.clear()
         # With work a thread that sleeps was woken already; that it is awake is told behind this.
-        if self._stepper is not None and self._stepper.sleeping and self.chat.engine.has_work:
+        if any(stepper.sleeping and stepper.has_work for stepper in self._steppers):
             await self._awake.wait()
 
     def embed(self, call: EmbedCall, texts: Sequence[Sequence[int]]) -> None:
@@ -184,9 +190,10 @@ class HostedModel:
 
     def cancel(self, number: int) -> None:
         """Drop a call before the next step; unknown and ended ones are left alone."""
-        if self.model is not None and self._stepper is not None:
-            self.model.engine.cancel(number)
-            self._stepper.wake()
+        if self.model is not None:
+            for engine in self.model.engines:
+                engine.cancel(number)
+            self._wake()
 
     def cancel_all(self) -> None:
         """Drop every call, also one that is still being prepared."""
@@ -197,7 +204,7 @@ class HostedModel:
     @property
     def step_seconds(self) -> float:
         """How long the step under way has lasted; 0 if there is none."""
-        return self._stepper.step_seconds if self._stepper is not None else 0.0
+        return max((stepper.step_seconds for stepper in self._steppers), default=0.0)
 
     def describe(self) -> pb.Model:
         """This model as ListModels shows it."""
@@ -216,6 +223,8 @@ class HostedModel:
             created=manifest.created,
             error=self.error,
         )
+        if self.model is not None and self._artifact is not None:
+            shown.gpus = 0 if self._artifact.provider == "cpu" else len(self.model.engines)
         if manifest.encoder is not None:
             shown.dimensions = manifest.encoder.dimensions
             shown.context_length = manifest.encoder.max_length
@@ -229,7 +238,7 @@ class HostedModel:
         shown.supports_images = isinstance(manifest.vision, VisionSpec)
         if isinstance(self.model, ChatModel):
             shown.context_length = self.model.cache_shape.capacity
-            shown.max_sequences = self.model.cache_shape.slots
+            shown.max_sequences = self.model.max_sequences
         return shown
 
     def _describe_adapter(self) -> pb.Model:
@@ -244,6 +253,7 @@ class HostedModel:
             bundle_digest=self.bundle.digest,
             artifact=base.artifact,
             provider=base.provider,
+            gpus=base.gpus,
             context_length=base.context_length,
             max_sequences=base.max_sequences,
             memory_bytes=spec.layers * spec.file_size if self.state is State.SERVING else 0,
@@ -263,8 +273,7 @@ class HostedModel:
     def _queue(self, call: Call | EmbedCall, add: Callable[[], None]) -> None:
         """Let `call` have what comes of `add`. Within `preparing`."""
         self._admit()
-        stepper = self._stepper
-        assert stepper is not None
+        assert self._steppers, "it serves"
         # Before there can be anything to deliver.
         self._calls[call.number] = call
         try:
@@ -272,9 +281,15 @@ class HostedModel:
         except BaseException:
             del self._calls[call.number]
             raise
-        stepper.wake()
+        self._wake()
         if self._refusing:  # since it was looked at above
             self.cancel(call.number)
+
+    def _wake(self) -> None:
+        """Whoever has something to do. From any thread."""
+        for stepper in self._steppers:
+            if stepper.has_work:
+                stepper.wake()
 
     def _begins_alone(self, outputs: Sequence[Output | EmbeddingOutput]) -> bool:
         """Whether these are the first of the only call. On the stepping thread."""

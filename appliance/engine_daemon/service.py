@@ -357,25 +357,30 @@ def _add_stats(stats: pb.ModelStats, hosted: HostedModel) -> None:
     model = hosted.model
     if model is None:
         return
-    stats.sequences_waiting += model.engine.waiting
-    counters = model.engine.counters
-    stats.steps += counters.steps
-    stats.prompt_tokens += counters.prompt_tokens
-    stats.sequences_finished += counters.finished
-    stats.sequences_cancelled += counters.cancelled
+    for engine in model.engines:
+        stats.sequences_waiting += engine.waiting
+        stats.steps += engine.counters.steps
+        stats.prompt_tokens += engine.counters.prompt_tokens
+        stats.sequences_finished += engine.counters.finished
+        stats.sequences_cancelled += engine.counters.cancelled
     if isinstance(model, ChatModel):
-        stats.sequences_running += model.engine.running
-        stats.generated_tokens += model.engine.counters.generated_tokens
-        stats.prefix_cache_queries += model.engine.counters.prefix_queries
-        stats.cached_tokens += model.engine.counters.cached_tokens
-        stats.recomputed_tokens += model.engine.counters.recomputed_tokens
-        stats.preemptions += model.engine.counters.preemptions
-        stats.sequences_expired += model.engine.counters.expired
-        stats.drafted_tokens += model.engine.counters.drafted_tokens
-        stats.accepted_tokens += model.engine.counters.accepted_tokens
-        stats.cache_bytes_total += model.cache_shape.total_bytes
+        for engine in model.engines:
+            _add_chat(stats, engine)
+            _add_classes(stats, engine)
+        stats.cache_bytes_total += model.cache_bytes
         stats.cache_bytes_used += model.cache_bytes_used
-        _add_classes(stats, model.engine)
+
+
+def _add_chat(stats: pb.ModelStats, engine: LLMEngine) -> None:
+    stats.sequences_running += engine.running
+    stats.generated_tokens += engine.counters.generated_tokens
+    stats.prefix_cache_queries += engine.counters.prefix_queries
+    stats.cached_tokens += engine.counters.cached_tokens
+    stats.recomputed_tokens += engine.counters.recomputed_tokens
+    stats.preemptions += engine.counters.preemptions
+    stats.sequences_expired += engine.counters.expired
+    stats.drafted_tokens += engine.counters.drafted_tokens
+    stats.accepted_tokens += engine.counters.accepted_tokens
 
 
 def _add_classes(stats: pb.ModelStats, engine: LLMEngine) -> None:

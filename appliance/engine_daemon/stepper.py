@@ -46,6 +46,11 @@ class Stepper:
         self._thread = threading.Thread(target=self._run, name=f"steps of {name}", daemon=True)
         self._thread.start()
 
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to compute. From any thread."""
+        return self._engine.has_work
+
     def wake(self) -> None:
         """There may be work. From any thread."""
         self._awake.set()

@@ -451,7 +451,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "kind", "bundle_digest", "artifact", "provider", "context_length", "max_sequences", "memory_bytes", "state", "created", "error", "dimensions", "supports_tools", "supports_thinking", "supports_images", "base_model", "pair_tokens")
+    __slots__ = ("name", "version", "kind", "bundle_digest", "artifact", "provider", "context_length", "max_sequences", "memory_bytes", "state", "created", "error", "dimensions", "supports_tools", "supports_thinking", "supports_images", "base_model", "pair_tokens", "gpus")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -470,6 +470,7 @@ class Model(_message.Message):
     SUPPORTS_IMAGES_FIELD_NUMBER: _ClassVar[int]
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     PAIR_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     kind: str
@@ -488,7 +489,8 @@ class Model(_message.Message):
     supports_images: bool
     base_model: str
     pair_tokens: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., provider: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., state: _Optional[_Union[ModelState, str]] = ..., created: _Optional[int] = ..., error: _Optional[str] = ..., dimensions: _Optional[int] = ..., supports_tools: _Optional[bool] = ..., supports_thinking: _Optional[bool] = ..., supports_images: _Optional[bool] = ..., base_model: _Optional[str] = ..., pair_tokens: _Optional[int] = ...) -> None: ...
+    gpus: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., provider: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., state: _Optional[_Union[ModelState, str]] = ..., created: _Optional[int] = ..., error: _Optional[str] = ..., dimensions: _Optional[int] = ..., supports_tools: _Optional[bool] = ..., supports_thinking: _Optional[bool] = ..., supports_images: _Optional[bool] = ..., base_model: _Optional[str] = ..., pair_tokens: _Optional[int] = ..., gpus: _Optional[int] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "chat", "text")

@@ -100,6 +100,12 @@ class Scheduler:
         """Cache positions that hold a running sequence's keys and values."""
         return sum(sequence.computed for sequence in self._slots.running)
 
+    def known_tokens(self, sequence: Sequence) -> int:
+        """How many of the first tokens of a sequence that is not here are in the cache, or will be
+        when the prompts that have a slot are computed."""
+        matches = self._slots.match(sequence), self._slots.promise(sequence)
+        return max((match.tokens for match in matches if match is not None), default=0)
+
     def add(self, sequences: Iterable[Sequence]) -> None:
         """Queue the sequences of one request, all or none.
 

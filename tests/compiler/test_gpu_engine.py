@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -58,12 +59,14 @@ gpu_compile.optimize(merged, bundle / graph.weights_folder, out, gpu_compile.CUD
 
 class StandIn(HostDevice):
     kind = "cuda"
+    number = int(sys.argv[3])
 
 memory = 1 << 30
 device = StandIn(memory)
-session = open_cuda_session(out, record=True)
+session = open_cuda_session(out, record=True, gpu=device.number)
 pool = DevicePool(decoder, CacheShape(4, 256, token_bytes(decoder, ITEM_BYTES)), device)
-draws = DeviceDraw(device, decoder.vocab_size, partial(open_small_session, provider="cuda"))
+open_graph = partial(open_small_session, provider="cuda", gpu=device.number)
+draws = DeviceDraw(device, decoder.vocab_size, open_graph)
 runner = DeviceRunner(session, pool, decoder, 64, draws, record=True)
 runner.warm_up()
 engine = LLMEngine(
@@ -147,22 +150,38 @@ print(json.dumps([raised, reasons, len(opened), runner._recorded]))
 def test_every_sequence_comes_to_its_end_by_recorded_steps(
     on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
-    ends, recorded, all_given_back = _ran(VARIOUS, write, on_gpu, tmp_path)
+    (ends, recorded, all_given_back), _ = _ran(VARIOUS, write, on_gpu, tmp_path)
     assert ends == {"0": 20, "1": 20, "2": 20, "3": 20, "4": 9, "5": 9, "6": 9}
     assert recorded >= 2
     assert all_given_back
 
 
 def test_a_model_records_its_steps_while_others_are_loaded(on_gpu: Path, tmp_path: Path) -> None:
-    raised, reasons, opened, recorded = _ran(BESIDE, write_qwen3, on_gpu, tmp_path)
+    (raised, reasons, opened, recorded), _ = _ran(BESIDE, write_qwen3, on_gpu, tmp_path)
     assert raised == []
     assert reasons == ["LENGTH"] * 4
     assert opened >= 4
     assert recorded >= 2
 
 
-def _ran(program: str, write: Callable[[Path], Path], on_gpu: Path, tmp_path: Path) -> list[Any]:
-    """What `program` prints of the engine over a model of the checkpoint that `write` writes."""
+def test_a_model_that_is_loaded_on_another_gpu_has_its_memory_there(
+    on_gpu: Path, tmp_path: Path
+) -> None:
+    (ends, recorded, all_given_back), taken = _ran(VARIOUS, write_qwen3, on_gpu, tmp_path, gpu=1)
+    assert sum(ends.values()) == 107
+    assert recorded >= 2
+    assert all_given_back
+    assert taken[1] > (tmp_path / "out/weights.bin").stat().st_size
+    # Optimizing, before, was on the first.
+    assert taken[0] < taken[1]
+
+
+def _ran(
+    program: str, write: Callable[[Path], Path], on_gpu: Path, tmp_path: Path, *, gpu: int = 0
+) -> tuple[list[Any], list[int]]:
+    """What `program` prints of the engine over a model of the checkpoint that `write` writes, and
+    how much it took of each device.
+    """
     capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
     write_libraries(capi, tmp_path, device=True)
     bundle = tmp_path / "bundle"
@@ -172,7 +191,7 @@ def _ran(program: str, write: Callable[[Path], Path], on_gpu: Path, tmp_path: Pa
     )  # fmt: skip
     (tmp_path / "out").mkdir()
     done = subprocess.run(
-        [on_gpu, "-I", "-c", program, bundle, tmp_path / "out"],
+        [on_gpu, "-I", "-c", program, bundle, tmp_path / "out", str(gpu)],
         env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -180,4 +199,4 @@ def _ran(program: str, write: Callable[[Path], Path], on_gpu: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     printed: list[Any] = json.loads(done.stdout.splitlines()[-1])
-    return printed
+    return printed, [int(taken) for taken in re.findall(r"taken of device \d: (\d+)", done.stderr)]

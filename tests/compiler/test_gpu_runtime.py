@@ -423,7 +423,7 @@ def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path)
         )
     weights = (tmp_path / "out/weights.bin").stat().st_size
     assert weights > 60 << 20
-    (taken,) = re.findall(r"taken of the device: (\d+)", done.stderr)
+    (taken,) = re.findall(r"taken of device 0: (\d+)", done.stderr)
     assert weights <= int(taken) <= 1.1 * weights
 
 

@@ -191,7 +191,7 @@ machines = st.builds(
         free_bytes=st.just(0),
         driver=st.sampled_from(["", "470.1", "580.1", "600", "beta"]),
         cuda=st.tuples(st.integers(11, 14), st.integers(0, 9)),
-        index=st.just(0),
+        numbers=st.just((0,)),
         count=st.just(1),
     ),
     reason=st.just("none"),

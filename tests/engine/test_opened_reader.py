@@ -53,8 +53,12 @@ def test_what_was_compiled_for_cuda_is_never_computed_by_the_processor(
 ) -> None:
     record = msgspec.structs.replace(artifact.record, provider="cuda")
     copied = Path(shutil.copytree(artifact.directory, tmp_path / "it"))
-    with pytest.raises(UnsupportedError, match="CUDAExecutionProvider"):
+    with pytest.raises(UnsupportedError, match="no runtime for a GPU"):
         open_reader(Artifact(copied, artifact.key, record), SPEC, BUDGET)
+    with pytest.raises(UnsupportedError, match="CUDAExecutionProvider"):
+        open_reader(
+            Artifact(copied, artifact.key, record), SPEC, BUDGET, lambda: [HostDevice(1 << 40)]
+        )
 
 
 @pytest.mark.parametrize(

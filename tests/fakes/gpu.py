@@ -21,7 +21,7 @@ H100 = Gpu(
     free_bytes=84_000_000_000,
     driver="580.95.05",
     cuda=(13, 0),
-    index=0,
+    numbers=(0,),
     count=1,
 )
 NO_TENSORRT = "libnvinfer.so.10: cannot open shared object file: No such file or directory"

@@ -1,11 +1,12 @@
 """CUDA's libraries of a machine without a GPU.
 
 As `write_libraries` makes them whatever is called says that there is no device: the CUDA provider
-loads with them and reads its options. With a `device` every call succeeds, its memory is this
-machine's and its kernels do nothing: sessions open and run, so it can be seen which nodes the
-provider takes and which kernel for attention it chooses, but no number that comes out means
-anything. cuDNN is then there, too, as far as its version: it plans nothing. At its end the process
-says on standard error how much of the device's memory it took.
+loads with them and reads its options. With a `device` there are two of them, every call succeeds,
+their memory is this machine's and their kernels do nothing: sessions open and run, so it can be
+seen which nodes the provider takes and which kernel for attention it chooses, but no number that
+comes out means anything. Recordings are slow, and spoilt by other threads as CUDA's are. cuDNN is
+there, too, as far as its version: it plans nothing. At its end the process says on standard error
+how much of each device's memory it took.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ static volatile char *recorder;  /* the thread that records in the global mode *
 static volatile int spoilt;
 static __thread char me;         /* has an address of its own in each thread */
 static __thread int mode;        /* 0: the global one */
+static __thread int device;
+#define DEVICES 2
 static int prohibited(void) {
   if (!recorder || recorder == &me || mode) return 0;
   spoilt = 1;
@@ -41,12 +44,15 @@ static int prohibited(void) {
 _ALLOCATED = "int NAME(void **p, size_t n) { UNSAFE *p = calloc(1, n + 256); return 0; }\n"
 _COUNTED = """
 #include <stdio.h>
-static size_t taken;
-static void told(void) { fprintf(stderr, "taken of the device: %zu\\n", taken); }
+static size_t taken[DEVICES];
+static void told(void) {
+  for (int n = 0; n < DEVICES; n++) fprintf(stderr, "taken of device %d: %zu\\n", n, taken[n]);
+}
 int NAME(void **p, size_t n) {
+  static int asked;
   UNSAFE
-  if (!taken) atexit(told);
-  taken += n;
+  if (!asked++) atexit(told);
+  taken[device] += n;
   *p = calloc(1, n + 256);
   return 0;
 }
@@ -55,8 +61,9 @@ _HANDLE = "int NAME(void **p) { *p = malloc(64); return 0; }\n"
 _COPY = "int NAME(void *to, void *from, size_t n) { BEFORE memcpy(to, from, n); return 0; }\n"
 _VERSION = "int NAME(int *n) { *n = 13000; return 0; }\n"
 _DEVICE = {
-    "cudaGetDeviceCount": "int NAME(int *n) { *n = 1; return 0; }\n",
-    "cudaGetDevice": "int NAME(int *n) { *n = 0; return 0; }\n",
+    "cudaGetDeviceCount": "int NAME(int *n) { *n = DEVICES; return 0; }\n",
+    "cudaGetDevice": "int NAME(int *n) { *n = device; return 0; }\n",
+    "cudaSetDevice": "int NAME(int n) { device = n; return n < DEVICES ? 0 : 101; }\n",
     "cudaDriverGetVersion": _VERSION,
     "cudaRuntimeGetVersion": _VERSION,
     # cudaDeviceProp of CUDA 13, CUDA Runtime API, section 7.5: a name, then at these bytes memory,

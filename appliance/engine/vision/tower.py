@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from appliance.config import EngineSettings
+from appliance.engine.device import cuda_devices
 from appliance.engine.session import (
     VISION_CUDA_NAME,
     VISION_NAME,
@@ -16,7 +17,10 @@ from appliance.engine.session import (
 
 
 def open_tower(artifact: Path, settings: EngineSettings) -> ort.InferenceSession:
-    """The tower of the artifact, on the GPU or the processor. Raises UnsupportedError."""
+    """The tower of the artifact, on a GPU or the processor. Raises UnsupportedError.
+
+    What it sees goes through this machine's memory, so the decoder may be on any GPU.
+    """
     if (artifact / VISION_CUDA_NAME).exists():
-        return open_cuda_reader(artifact, VISION_CUDA_NAME)
+        return open_cuda_reader(artifact, VISION_CUDA_NAME, gpu=cuda_devices()[0].number)
     return open_session(artifact, settings.sized(gpu=False).threads, VISION_NAME)
