@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -75,7 +76,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     programs: str
     """What the release has programs for, and which GPU there is."""
     serving: bool
-    """The endpoint answers, the engine serves, and the audit log can be written."""
+    """The endpoint answers, the audit log can be written, and no active model failed to load."""
     base_url: str
     services: dict[str, str]
     health: Health
@@ -98,22 +99,28 @@ def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
     store = ModelStore(layout.models)
     health = _health(config)
     release = current_release(layout)
+    models = _models(layout, store)
     disk = shutil.disk_usage(layout.state if layout.state.is_dir() else layout.root)
     return Status(
         root=str(layout.root),
         release=release.version if release else "",
         programs=_programs(look(machine), release),
-        serving=health.status == "ok",
+        serving=all_served(health, models),
         base_url=config.base_url,
         services=node.services(),
         health=health,
-        models=_models(layout, store),
+        models=models,
         generation=store.current_generation().number,
         tls=_certificate(config),
         audit_key=_audit_key(layout),
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
     )
+
+
+def all_served(health: Health, models: Sequence[ServedModel]) -> bool:
+    """Whether the endpoint is well and the engine failed to load none of the active models."""
+    return health.status == "ok" and not any(model.error for model in models)
 
 
 def _programs(gpus: Gpus, release: InstalledRelease | None) -> str:

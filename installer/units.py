@@ -161,6 +161,7 @@ def _engine(layout: Layout, python: Path, gpu: GpuAccess | None) -> str:
             ("RuntimeDirectoryMode", "0750"),
             ("RuntimeDirectoryPreserve", "restart"),
             *(_SANDBOX if gpu is None else _with_devices(gpu)),
+            ("SystemCallFilter", "setpriority"),  # grammars are compiled with less than its share
             ("InaccessiblePaths", " ".join(f"-{path}" for path in hidden)),
             ("PrivateNetwork", "yes"),
             ("IPAddressDeny", "any"),

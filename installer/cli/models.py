@@ -62,11 +62,11 @@ def list_models(root: RootOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"generation": store.current_generation().number, "models": rows})
         return
+    rows = [row | _for_people(row) for row in rows]
     print_table(
         ["NAME", "VERSION", "KIND", "ACTIVE", "SIZE", "BUILT"],
         [
-            (r["name"], r["version"], r["kind"], "yes" if r["active"] else "", r["size"],
-             r["created"])
+            (r["name"], r["version"], r["kind"], r["active"], r["size"], r["created"])
             for r in rows
         ],
         empty="There are no models: `appliance models add` brings one.",
@@ -89,7 +89,7 @@ def show(
     if as_json:
         print_json(document)
     else:
-        print_fields(document)
+        print_fields(document | _for_people(document))
 
 
 @app.command()
@@ -123,8 +123,13 @@ def rollback(root: RootOption = None, as_json: JsonOption = False) -> None:
     """Go back to the models that were served before the last change."""
     models = _models(root, as_json=as_json)
     with models.changing():
+        before = models.store.active()
         models.rollback()
-        _finish(models, list(models.store.active().values()), as_json=as_json)
+        now = models.store.active()
+        _finish(models, list(now.values()), as_json=as_json)
+    if not as_json:
+        for name in sorted(before.keys() - now.keys()):
+            out.print(f"{name} {before[name].version}: no longer served", markup=False)
 
 
 @app.command()
@@ -159,11 +164,19 @@ def _tell(models: "Models", changed: "list[StoredBundle]", *, loaded: bool, as_j
         print_json({"loaded": loaded, "models": rows})
         return
     for bundle in changed:
-        served = active.get(bundle.name)
-        word = "active" if served is not None and served.digest == bundle.digest else "added"
-        out.print(f"{bundle.name} {bundle.version}: {word}", markup=False)
+        out.print(f"{bundle.name} {bundle.version}: {outcome(bundle, active)}", markup=False)
     if not loaded:
         err.print("note: the engine does not run; it loads the active models when it starts")
+
+
+def outcome(bundle: "StoredBundle", active: "Mapping[str, StoredBundle]") -> str:
+    """What became of it; for what is not served, how it would be."""
+    served = active.get(bundle.name)
+    if served is not None and served.digest == bundle.digest:
+        return "active"
+    command = f"`appliance models activate {bundle.name} {bundle.version}`"
+    instead = f" in place of {served.version}" if served is not None else ""
+    return f"added; {command} serves it{instead}"
 
 
 def _models(root: Path | None, *, as_json: bool) -> "Models":
@@ -194,6 +207,13 @@ def _document(bundle: "StoredBundle", active: "Mapping[str, StoredBundle]") -> d
         "created": f"{datetime.fromtimestamp(manifest.created, UTC):%Y-%m-%d}",
         "digest": bundle.digest,
     }
+
+
+def _for_people(document: "Mapping[str, object]") -> dict[str, object]:
+    """What of it people read in another form."""
+    size = document["size"]
+    assert isinstance(size, int)
+    return {"active": "yes" if document["active"] else "no", "size": f"{size / 1e6:.1f} MB"}
 
 
 def _details(bundle: "StoredBundle") -> dict[str, object]:

@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def status(root: RootOption = None, as_json: JsonOption = False) -> None:
-    """Show services, models, health and disk; the exit status is 9 if the node is not serving."""
+    """Show services, models, health and disk; the exit status is 9 if not every model is served."""
     import msgspec
 
     from installer.node import node_at
@@ -41,7 +41,7 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
     else:
         print_fields(
             {
-                "state": "serving" if found.serving else "NOT serving",
+                "state": _state(found),
                 "endpoint": found.base_url,
                 **_certificate(found),
                 "release": found.release or "nothing is installed",
@@ -58,11 +58,14 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
         print_table(
             ["MODEL", "VERSION", "KIND", "STATE", "MEMORY", "PROVIDER"],
             [
-                (m.name, m.version, m.kind, m.error or m.state, _mib(m.memory_bytes), _where(m))
+                (m.name, m.version, m.kind, m.state, _mib(m.memory_bytes), _where(m))
                 for m in found.models
             ],
             empty="No model is active: `appliance models list` shows what there is.",
         )
+        for model in (m for m in found.models if m.error):
+            out.print(f"\n{model.name} {model.version} is not served: {model.error}.", markup=False)
+            out.print("`appliance models compile` makes anew what does not fit this machine.")
         for reason, names in _reasons(found.models).items():
             out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
     if not found.serving:
@@ -72,6 +75,15 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
 def _where(model: "ServedModel") -> str:
     """What computes it."""
     return f"{model.provider}, {model.gpus} GPUs" if model.gpus > 1 else model.provider
+
+
+def _state(found: "Status") -> str:
+    if found.serving:
+        return "serving"
+    failed = [model.name for model in found.models if model.error]
+    if found.health.status == "ok" and failed:
+        return f"NOT serving {', '.join(failed)}"
+    return "NOT serving"
 
 
 def _certificate(found: "Status") -> dict[str, str]:

@@ -15,7 +15,7 @@ from installer.models import Models
 from installer.node import PrefixNode
 from installer.progress import NoProgress
 from installer.staging import InstalledRelease
-from installer.status import status_of
+from installer.status import Health, ServedModel, all_served, status_of
 from tests.fakes.gpu_machine import gpu_machine
 from tests.model_store.bundles import write_bundle
 
@@ -38,6 +38,16 @@ def test_a_node_that_is_down_says_what_it_would_serve(config: Config, tmp_path: 
     assert [(m.name, m.version, m.state) for m in status.models] == [("a", "1", "not loaded")]
     assert status.services == {"appliance serve": "inactive"}
     assert 0 < status.disk_free_bytes <= status.disk_total_bytes
+
+
+def test_a_node_that_could_not_load_an_active_model_does_not_serve() -> None:
+    """For instance after a restore: its compiled form is signed by another node's key."""
+    good = ServedModel(name="a", version="1", kind="chat", state="serving")
+    failed = ServedModel(name="b", version="1", kind="chat", state="failed", error="not signed")
+    well = Health(status="ok", engine=True, audit=True)
+    assert all_served(well, [good])
+    assert not all_served(well, [good, failed])
+    assert not all_served(Health(status="degraded", audit=True), [good])
 
 
 def test_status_says_what_the_release_has_programs_for(config: Config, tmp_path: Path) -> None:
