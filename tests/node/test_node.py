@@ -15,10 +15,11 @@ import pytest
 from appliance.config import Layout
 from appliance.tls.authority import make_authority, names_of
 from installer import units
-from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
+from tests.fakes.node_media import ADAPTER, CHAT, EMBEDDING, GUESSED, RANKS, SEES, NodeMedia
 from tests.node.conftest import MEDIA, InstalledNode, no_network
 from tests.node.lan import CALLER, NAME, NODE, STRANGER, Lan
 from tests.tls.clients import client_certificate
+from tests.vision.pictures import data_uri, png
 
 pytestmark = pytest.mark.node
 
@@ -31,6 +32,42 @@ CHAT_REQUEST: dict[str, object] = {
     "model": CHAT, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8,
 }  # fmt: skip
 JSON_FORM: dict[str, object] = {"type": "json_object"}
+FUNCTION = {
+    "name": "look_up",
+    "parameters": {"type": "object", "properties": {"word": {"type": "string", "maxLength": 4}}},
+}
+EVERYTHING: list[tuple[str, dict[str, object]]] = [
+    ("/v1/chat/completions", {**CHAT_REQUEST, "response_format": JSON_FORM}),
+    (
+        "/v1/chat/completions",
+        {
+            **CHAT_REQUEST,
+            "tools": [{"type": "function", "function": FUNCTION}],
+            "tool_choice": "required",
+        },
+    ),
+    (
+        "/v1/chat/completions",
+        {
+            **CHAT_REQUEST,
+            "model": SEES,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "what is this?"},
+                        {"type": "image_url", "image_url": {"url": data_uri(png())}},
+                    ],
+                }
+            ],
+        },
+    ),
+    ("/v1/rerank", {"model": RANKS, "query": "a b", "documents": ["b", "a b"]}),
+    ("/v1/chat/completions", {**CHAT_REQUEST, "model": GUESSED, "max_tokens": 64}),
+    ("/v1/chat/completions", {**CHAT_REQUEST, "model": ADAPTER}),
+    ("/v1/responses", {"model": CHAT, "input": "hello", "max_output_tokens": 16}),
+    ("/v1/completions", {"model": CHAT, "prompt": "hello", "max_tokens": 8}),
+]
 BOOT_SECONDS = 120
 
 
@@ -113,6 +150,27 @@ def test_the_units_are_what_systemd_understands(node: InstalledNode) -> None:
 
 def test_chat_and_embeddings_work_from_inside(node: InstalledNode) -> None:
     serves(node)
+
+
+def test_whatever_the_engine_can_do_it_can_do_in_its_sandbox(
+    node: InstalledNode, media: NodeMedia
+) -> None:
+    """Each of these has processes, files or system calls that no other needs."""
+    names = [SEES, RANKS, GUESSED, ADAPTER]
+    for name in names:
+        node.machine.copy_in(media.further(name), f"/srv/{name}")
+        node.machine.run("appliance", "models", "add", f"/srv/{name}")
+    try:
+        for path, document in EVERYTHING:
+            usage = node.ask(path, document)["usage"]
+            assert any(usage.values()), (path, document)
+        said = node.machine.run("journalctl", "-b", "-u", units.ENGINE_UNIT, "-q", "-o", "cat")
+        lines = said.stdout.splitlines()
+        assert any(line.startswith("INFO ") for line in lines)
+        assert [line for line in lines if line.startswith(("WARNING ", "ERROR "))] == []
+    finally:
+        for name in reversed(names):
+            node.machine.run("appliance", "models", "remove", name, "1.0", "--active")
 
 
 def test_nothing_listens_beyond_loopback(node: InstalledNode) -> None:
