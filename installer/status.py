@@ -59,6 +59,11 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
     error: str = ""
 
+    @property
+    def computed_by(self) -> str:
+        """The provider, and on how many GPUs if there are several; for people."""
+        return f"{self.provider}, {self.gpus} GPUs" if self.gpus > 1 else self.provider
+
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What the endpoint says of itself."""

@@ -58,7 +58,7 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
         print_table(
             ["MODEL", "VERSION", "KIND", "STATE", "MEMORY", "PROVIDER"],
             [
-                (m.name, m.version, m.kind, m.state, _mib(m.memory_bytes), _where(m))
+                (m.name, m.version, m.kind, m.state, _mib(m.memory_bytes), m.computed_by)
                 for m in found.models
             ],
             empty="No model is active: `appliance models list` shows what there is.",
@@ -70,11 +70,6 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
     if not found.serving:
         raise typer.Exit(NOT_SERVING)
-
-
-def _where(model: "ServedModel") -> str:
-    """What computes it."""
-    return f"{model.provider}, {model.gpus} GPUs" if model.gpus > 1 else model.provider
 
 
 def _state(found: "Status") -> str:

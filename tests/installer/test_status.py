@@ -50,6 +50,16 @@ def test_a_node_that_could_not_load_an_active_model_does_not_serve() -> None:
     assert not all_served(Health(status="degraded", audit=True), [good])
 
 
+def test_a_model_on_several_gpus_says_on_how_many() -> None:
+    shown = [
+        ServedModel(
+            name="a", version="1", kind="chat", provider="CUDAExecutionProvider", gpus=gpus
+        ).computed_by
+        for gpus in (0, 1, 4)
+    ]
+    assert shown == ["CUDAExecutionProvider"] * 2 + ["CUDAExecutionProvider, 4 GPUs"]
+
+
 def test_status_says_what_the_release_has_programs_for(config: Config, tmp_path: Path) -> None:
     node = PrefixNode(config.layout)
     release = InstalledRelease(config.layout.releases / "1-a")
