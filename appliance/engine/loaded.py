@@ -37,7 +37,7 @@ from appliance.engine.guesser import why_unused
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.opened import open_decoders
 from appliance.engine.opened_decoder import OpenedDecoder
-from appliance.engine.opened_reader import open_reader
+from appliance.engine.opened_reader import open_readers
 from appliance.engine.reranker import RerankModel
 from appliance.engine.tokenizer import Tokenizer
 from appliance.engine.vision.decoder import Image
@@ -208,18 +208,22 @@ class EmbeddingModel:
     def __init__(self, bundle: StoredBundle, artifact: Artifact, settings: EngineSettings) -> None:
         manifest = bundle.manifest
         assert manifest.encoder is not None
-        opened = open_reader(artifact, manifest.encoder, settings)
+        readers = open_readers(artifact, manifest.encoder, settings)
         self.bundle = bundle
         self.encoder: EncoderSpec = manifest.encoder
         self.tokenizer = Tokenizer(read_checked(bundle, manifest.tokenizer))
         self._vocab_size = self.tokenizer.vocab_size
-        self.engine: EmbeddingEngine[Sequence[int]] = EmbeddingEngine(
-            EncoderRunner(opened.session),
-            token_budget=opened.token_budget,
-            max_waiting=settings.max_waiting,
+        self.engines: tuple[EmbeddingEngine[Sequence[int]], ...] = tuple(
+            EmbeddingEngine(
+                EncoderRunner(opened.session),
+                token_budget=opened.token_budget,
+                max_waiting=settings.max_waiting,
+            )
+            for opened in readers
         )
-        self.engines = (self.engine,)
-        self.memory_bytes = _size(artifact.directory)
+        """One, or one on each GPU that it is loaded on; `engine` is the first."""
+        self.engine = self.engines[0]
+        self.memory_bytes = len(readers) * _size(artifact.directory)
 
     def encode(self, inputs: Sequence[str | Sequence[int]]) -> list[Sequence[int]]:
         """Token ids of each input. Raises RequestError for one that is empty or too long."""
@@ -292,17 +296,20 @@ def _open_reranker(
 ) -> RerankModel:
     manifest = bundle.manifest
     assert isinstance(manifest.reranker, RerankSpec)
-    opened = open_reader(artifact, manifest.reranker, settings)
+    readers = open_readers(artifact, manifest.reranker, settings)
     return RerankModel(
         bundle,
         manifest.reranker,
         Tokenizer(read_checked(bundle, manifest.tokenizer)),
-        EmbeddingEngine(
-            PairRunner(opened.session),
-            token_budget=opened.token_budget,
-            max_waiting=settings.max_waiting,
-        ),
-        _size(artifact.directory),
+        [
+            EmbeddingEngine(
+                PairRunner(opened.session),
+                token_budget=opened.token_budget,
+                max_waiting=settings.max_waiting,
+            )
+            for opened in readers
+        ],
+        len(readers) * _size(artifact.directory),
     )
 
 

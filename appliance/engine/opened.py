@@ -26,7 +26,7 @@ from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_pool import NativePool, whole_blocks
 from appliance.engine.native_runner import NativeRunner
 from appliance.engine.opened_decoder import OpenedDecoder
-from appliance.engine.opened_on_gpu import on_cuda, on_each, on_tensorrt
+from appliance.engine.opened_on_gpu import on_cuda, on_tensorrt
 from appliance.engine.session import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,
@@ -39,6 +39,7 @@ from appliance.engine.session import (
     open_session,
 )
 from appliance.engine.slot_pool import SlotPool
+from appliance.engine.spread import on_each
 from appliance.engine.vision.runner import VisionRunner
 
 

@@ -1,22 +1,20 @@
-"""A compiled decoder opened on GPUs: on each a runner, and a cache in that GPU's memory.
+"""A compiled decoder opened on a GPU: its runner, and the cache in the GPU's memory.
 
-Owns on how many. Gives back what it took where it cannot be opened whole.
+Gives back what it took where it cannot be opened whole. Refuses a GPU that would give it a shorter
+context than the first one does.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 
 from appliance.bundle.manifest import DecoderSpec
 from appliance.compiler import Artifact
-from appliance.compiler.memory import needed
 from appliance.compiler.profiles import plan, sizes_for
-from appliance.compiler.record import Fit
 from appliance.config import EngineSettings
-from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.cache_budget import CacheBudget, CacheShape
 from appliance.engine.device import Device
 from appliance.engine.device_budget import device_shape, static_shape
 from appliance.engine.device_draw import DeviceDraw
@@ -38,55 +36,22 @@ _SPARE_BYTES = 1 << 30
 """Left for what the graph computes in between, and for kernels that CUDA loads."""
 
 
-def on_each(
-    open_on: Callable[[Device], OpenedDecoder], fit: Fit, devices: Iterable[Device]
-) -> list[OpenedDecoder]:
-    """The decoder on the first of `devices`, and on each other of whose free memory it takes less
-    than half: the rest is for models that are loaded later.
-
-    fit: what it takes. Raises UnsupportedError, CapacityError if the first cannot be opened. A GPU
-    that gives it a shorter context than the first is left out.
-    """
-    first, *others = devices
-    with ExitStack() as made:
-        opened = [open_on(first)]
-        made.callback(opened[0].close)
-        for device in others:
-            another = _on_another(open_on, fit, device)
-            if another is None:
-                continue
-            if another.shape.capacity < opened[0].shape.capacity:
-                another.close()
-                continue
-            opened.append(another)
-            made.callback(another.close)
-        made.pop_all()
-    return opened
-
-
-def _on_another(
-    open_on: Callable[[Device], OpenedDecoder], fit: Fit, device: Device
-) -> OpenedDecoder | None:
-    if 2 * needed(fit) > device.free_bytes():
-        return None
-    try:
-        return open_on(device)
-    except (CapacityError, UnsupportedError) as error:
-        _log.warning("GPU %d is left out: %s", device.number, error.message)
-        return None
-
-
 def on_cuda(
     artifact: Artifact,
     decoder: DecoderSpec,
     settings: EngineSettings,
     budget: CacheBudget,
     device: Device,
+    first: OpenedDecoder | None,
 ) -> OpenedDecoder:
-    """By the CUDA provider. Raises UnsupportedError, CapacityError."""
+    """By the CUDA provider. Raises UnsupportedError, CapacityError.
+
+    first: the same on another GPU.
+    """
     recorded = artifact.record.unrecorded is None
     session = open_cuda_session(artifact.directory, record=recorded, gpu=device.number)
     shape = device_shape(decoder, settings, device, _SPARE_BYTES, budget.share(settings))
+    refuse_shorter(shape, first)
     with ExitStack() as opened:
         opened.callback(budget.book(shape, settings))
         pool = DevicePool(decoder, shape, device)
@@ -105,6 +70,7 @@ def on_tensorrt(
     settings: EngineSettings,
     budget: CacheBudget,
     device: Device,
+    first: OpenedDecoder | None,
 ) -> OpenedDecoder:
     """By TensorRT's engines. Raises UnsupportedError, CapacityError."""
     assert artifact.record.fit is not None, "what is compiled for a GPU was found to fit"
@@ -115,6 +81,7 @@ def on_tensorrt(
     }
     limit = budget.share(settings)
     shape = static_shape(decoder, settings, device, _SPARE_BYTES, profiles, limit)
+    refuse_shorter(shape, first)
     capacities = {p.capacity for p in profiles if p.capacity <= shape.capacity}
     with ExitStack() as opened:
         opened.callback(budget.book(shape, settings))
@@ -125,6 +92,16 @@ def on_tensorrt(
         opened.callback(runner.close)
         kept = opened.pop_all()
     return OpenedDecoder(runner, shape, settings, False, kept.close)
+
+
+def refuse_shorter(shape: CacheShape, first: OpenedDecoder | None) -> None:
+    """Raise CapacityError if the context would be shorter than the first one's."""
+    if first is not None and shape.capacity < first.shape.capacity:
+        raise CapacityError(
+            f"it has room for {shape.capacity} tokens, the first one for {first.shape.capacity}",
+            hint="unload a model, or lower engine.max_context",
+            code="cache_full",
+        )
 
 
 def _draws(device: Device, decoder: DecoderSpec, opened: ExitStack) -> DeviceDraw | None:

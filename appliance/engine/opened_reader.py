@@ -20,6 +20,7 @@ from appliance.compiler.probe import encoder_feed, run_outputs
 from appliance.config import EngineSettings
 from appliance.engine.device import Device, cuda_devices
 from appliance.engine.session import open_cuda_reader, open_session
+from appliance.engine.spread import on_each
 from appliance.errors import CapacityError
 
 _SPARE_BYTES = 1 << 29
@@ -38,24 +39,34 @@ class OpenedReader:
     session: ort.InferenceSession
     token_budget: int
 
+    def close(self) -> None:
+        """Nothing is held outside the session."""
 
-def open_reader(
+
+def open_readers(
     artifact: Artifact,
     spec: Reading,
     settings: EngineSettings,
     devices: Callable[[], Sequence[Device]] = cuda_devices,
-) -> OpenedReader:
-    """Open the artifact on its provider. Raises UnsupportedError, CapacityError."""
+) -> list[OpenedReader]:
+    """Open the artifact on its provider: once, or on each GPU that has room for it.
+
+    Raises UnsupportedError, CapacityError.
+    """
     if artifact.provider == "cpu":
         settings = settings.sized(gpu=False)
         session = open_session(artifact.directory, settings.threads)
-        return OpenedReader(session, settings.token_budget)
+        return [OpenedReader(session, settings.token_budget)]
     assert artifact.provider == "cuda", "no model that reads texts is compiled for another"
-    freest = devices()[0]
-    session = open_cuda_reader(artifact.directory, gpu=freest.number)
-    budget = tokens_at_once(spec, settings.sized(gpu=True), freest)
-    warm(session, spec, budget)
-    return OpenedReader(session, budget)
+    assert artifact.record.fit is not None, "what is compiled for a GPU was found to fit"
+
+    def open_on(device: Device, _first: OpenedReader | None) -> OpenedReader:
+        session = open_cuda_reader(artifact.directory, gpu=device.number)
+        budget = tokens_at_once(spec, settings.sized(gpu=True), device)
+        warm(session, spec, budget)
+        return OpenedReader(session, budget)
+
+    return on_each(open_on, artifact.record.fit, devices())
 
 
 def tokens_at_once(spec: Reading, settings: EngineSettings, device: Device) -> int:

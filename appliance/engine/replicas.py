@@ -7,23 +7,14 @@ choice decides how long the caller waits, and how much of the prompt is there al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
+from appliance.engine.embedding_engine import EmbeddingEngine, Text
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.running import sequence_of
 
 _SLACK = 4
 """So many sequences more than the least busy one may have whoever holds a prompt's beginning."""
-
-
-class Busy(Protocol):
-    """What sequences run and wait in."""
-
-    @property
-    def running(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
 
 
 def place(engines: Sequence[LLMEngine], generation: Generation) -> LLMEngine:
@@ -40,6 +31,11 @@ def place(engines: Sequence[LLMEngine], generation: Generation) -> LLMEngine:
     return max(near, key=lambda engine: (engine.known_tokens(sequence), -busyness(engine)))
 
 
-def busyness(engine: Busy) -> int:
+def busyness(engine: LLMEngine) -> int:
     """Sequences that run or wait there."""
     return engine.running + engine.waiting
+
+
+def least_waiting(engines: Sequence[EmbeddingEngine[Text]]) -> EmbeddingEngine[Text]:
+    """The engine that is to read the next texts."""
+    return min(engines, key=lambda engine: engine.waiting)

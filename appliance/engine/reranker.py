@@ -48,14 +48,15 @@ class RerankModel:
         bundle: StoredBundle,
         spec: RerankSpec,
         tokenizer: Tokenizer,
-        engine: EmbeddingEngine[Pair],
+        engines: Sequence[EmbeddingEngine[Pair]],
         memory_bytes: int,
     ) -> None:
         self.bundle = bundle
         self.spec = spec
         self.tokenizer = tokenizer
-        self.engine = engine
-        self.engines = (engine,)
+        self.engines = tuple(engines)
+        """One, or one on each GPU that it is loaded on; `engine` is the first."""
+        self.engine = self.engines[0]
         self.memory_bytes = memory_bytes
         prompt = None if isinstance(spec.prompt, msgspec.UnsetType) else spec.prompt
         self._frame = None if prompt is None else _Frame(prompt, tokenizer)

@@ -23,7 +23,7 @@ from appliance.engine.embedding_engine import EmbeddingOutput
 from appliance.engine.encoder_runner import Pair
 from appliance.engine.generation import Generation, Output
 from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel
-from appliance.engine.replicas import place
+from appliance.engine.replicas import least_waiting, place
 from appliance.engine.reranker import RerankModel
 from appliance.engine.session import PROVIDERS
 from appliance.engine_daemon.calls import Call, EmbedCall
@@ -182,11 +182,11 @@ class HostedModel:
 
     def embed(self, call: EmbedCall, texts: Sequence[Sequence[int]]) -> None:
         """Queue a call's texts. Raises CapacityError, UnavailableError."""
-        self._queue(call, lambda: self.embedding.engine.add(call.number, texts))
+        self._queue(call, lambda: least_waiting(self.embedding.engines).add(call.number, texts))
 
     def score(self, call: EmbedCall, pairs: Sequence[Pair]) -> None:
         """Queue a call's pairs. Raises CapacityError, UnavailableError."""
-        self._queue(call, lambda: self.reranker.engine.add(call.number, pairs))
+        self._queue(call, lambda: least_waiting(self.reranker.engines).add(call.number, pairs))
 
     def cancel(self, number: int) -> None:
         """Drop a call before the next step; unknown and ended ones are left alone."""

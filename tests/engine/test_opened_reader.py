@@ -12,9 +12,10 @@ from appliance.bundle.manifest import EncoderSpec
 from appliance.compiler import open_artifact
 from appliance.compiler.artifact import Artifact
 from appliance.compiler.libraries import has_gpu_runtime
+from appliance.compiler.record import Fit
 from appliance.config import EngineSettings, Layout
 from appliance.engine.device import HostDevice
-from appliance.engine.opened_reader import open_reader, tokens_at_once, warm
+from appliance.engine.opened_reader import open_readers, tokens_at_once, warm
 from appliance.engine.session import open_session
 from appliance.errors import CapacityError, UnsupportedError
 from appliance.model_store import ModelStore
@@ -42,7 +43,7 @@ def artifact(node_root: Path) -> Artifact:
 
 
 def test_on_the_processor_nothing_has_changed(artifact: Artifact) -> None:
-    opened = open_reader(artifact, SPEC, EngineSettings(threads=1))
+    (opened,) = open_readers(artifact, SPEC, EngineSettings(threads=1))
     assert opened.session.get_providers() == ["CPUExecutionProvider"]
     assert opened.token_budget == EngineSettings().sized(gpu=False).token_budget
 
@@ -51,12 +52,13 @@ def test_on_the_processor_nothing_has_changed(artifact: Artifact) -> None:
 def test_what_was_compiled_for_cuda_is_never_computed_by_the_processor(
     artifact: Artifact, tmp_path: Path
 ) -> None:
-    record = msgspec.structs.replace(artifact.record, provider="cuda")
+    fit = Fit(precision="fp16", weights=1, slot=1, memory=1 << 40)
+    record = msgspec.structs.replace(artifact.record, provider="cuda", fit=fit)
     copied = Path(shutil.copytree(artifact.directory, tmp_path / "it"))
     with pytest.raises(UnsupportedError, match="no runtime for a GPU"):
-        open_reader(Artifact(copied, artifact.key, record), SPEC, BUDGET)
+        open_readers(Artifact(copied, artifact.key, record), SPEC, BUDGET)
     with pytest.raises(UnsupportedError, match="CUDAExecutionProvider"):
-        open_reader(
+        open_readers(
             Artifact(copied, artifact.key, record), SPEC, BUDGET, lambda: [HostDevice(1 << 40)]
         )
 

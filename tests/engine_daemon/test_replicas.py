@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from appliance.engine import loaded
-from appliance.engine.loaded import ChatModel
+from appliance.engine.loaded import ChatModel, LoadedModel
 from appliance.engine.opened import open_decoders
-from appliance.engine.opened_decoder import OpenedDecoder
+from appliance.engine.opened_reader import open_readers
 from appliance.pb import engine_v1_pb2 as pb
 from tests.engine_daemon.conftest import Node, RunNode, chat, eventually, run
 
@@ -21,13 +21,16 @@ COPIES = 3
 
 @pytest.fixture(autouse=True)
 def opened_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every chat model is opened three times, on this machine's processor."""
-    once: Callable[..., list[OpenedDecoder]] = open_decoders
+    """Every model is opened three times, on this machine's processor."""
+    for once in (open_decoders, open_readers):
+        monkeypatch.setattr(loaded, once.__name__, often(once))
 
-    def often(*arguments: Any, **named: Any) -> list[OpenedDecoder]:
+
+def often(once: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    def opened(*arguments: Any, **named: Any) -> list[Any]:
         return [one for _ in range(COPIES) for one in once(*arguments, **named)]
 
-    monkeypatch.setattr(loaded, "open_decoders", often)
+    return opened
 
 
 def test_calls_are_shared_out_and_answered_as_by_one(make_node: RunNode) -> None:
@@ -41,6 +44,27 @@ def test_calls_are_shared_out_and_answered_as_by_one(make_node: RunNode) -> None
             assert all(steps)
             for request, events in zip(requests, together, strict=True):
                 assert tokens(events) == tokens(await client.generate(request))
+
+    run(scenario())
+
+
+def test_texts_are_shared_out_and_read_as_by_one(make_node: RunNode) -> None:
+    async def scenario() -> None:
+        node = make_node()
+        async with node.run() as client:
+            requests = [
+                pb.EmbedRequest(
+                    model="words",
+                    inputs=[pb.EmbedInput(text=f"text {n} {i}" * 20) for i in range(50)],
+                )
+                for n in range(6)
+            ]
+            together = await asyncio.gather(*(client.engine.Embed(r) for r in requests))
+            read = [e.counters.finished for e in model_of(node, "words").engines]
+            assert sum(read) == 6
+            assert all(read)
+            for request, answer in zip(requests, together, strict=True):
+                assert answer == await client.engine.Embed(request)
 
     run(scenario())
 
@@ -63,9 +87,9 @@ def test_its_figures_are_sums(make_node: RunNode) -> None:
                 for model in (await client.engine.ListModels(pb.ListModelsRequest())).models
                 if model.name == "chat"
             )
-            assert model.max_sequences == sum(e.slots for e in model_of(node).engines)
+            assert model.max_sequences == sum(e.slots for e in chat_of(node).engines)
             assert model.gpus == 0
-            assert stats.cache_bytes_total == model_of(node).cache_bytes
+            assert stats.cache_bytes_total == chat_of(node).cache_bytes
 
     run(scenario())
 
@@ -89,7 +113,7 @@ def test_a_call_that_is_cancelled_ends_wherever_it_runs(make_node: RunNode) -> N
                 return not any(engine.has_work for engine in model_of(node).engines)
 
             await eventually(all_ended)
-            cancelled = [engine.counters.cancelled for engine in model_of(node).engines]
+            cancelled = [engine.counters.cancelled for engine in chat_of(node).engines]
             assert sum(cancelled) == 6
 
     run(scenario())
@@ -100,7 +124,7 @@ def test_unloading_it_gives_back_what_every_copy_took(make_node: RunNode) -> Non
         node = make_node(cache_bytes=256 << 20)
         async with node.run() as client:
             budget = node.server._registry.cache_budget
-            assert budget.free == budget.total - model_of(node).cache_bytes
+            assert budget.free == budget.total - chat_of(node).cache_bytes
             await client.engine.Unload(pb.UnloadRequest(model="chat"))
             assert budget.free == budget.total
             with pytest.raises(grpc.aio.AioRpcError):
@@ -109,7 +133,13 @@ def test_unloading_it_gives_back_what_every_copy_took(make_node: RunNode) -> Non
     run(scenario())
 
 
-def model_of(node: Node) -> ChatModel:
+def model_of(node: Node, name: str = "chat") -> LoadedModel:
+    model = node.server._registry.serving(name).model
+    assert model is not None
+    return model
+
+
+def chat_of(node: Node) -> ChatModel:
     return node.server._registry.serving("chat").chat
 
 

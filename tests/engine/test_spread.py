@@ -1,4 +1,4 @@
-"""A decoder is loaded on each GPU that it leaves half of the free memory of."""
+"""A model is loaded on each GPU that it leaves half of the free memory of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from appliance.config import EngineSettings
 from appliance.engine.cache_budget import CacheShape
 from appliance.engine.device import Device, HostDevice
 from appliance.engine.opened_decoder import OpenedDecoder
-from appliance.engine.opened_on_gpu import on_each
+from appliance.engine.opened_on_gpu import refuse_shorter
+from appliance.engine.spread import on_each
 from appliance.errors import CapacityError, UnsupportedError
 from tests.engine.conftest import OpenChat
 
@@ -30,19 +31,17 @@ class Opening:
     errors: dict[int, Exception] = field(default_factory=dict)
     opened: list[Device] = field(default_factory=list)
 
-    def on(self, device: Device) -> OpenedDecoder:
+    def on(self, device: Device, first: OpenedDecoder | None) -> OpenedDecoder:
         error = self.errors.get(len(self.opened))
         capacity = self.capacities.get(len(self.opened), 128)
         self.opened.append(device)
         if error is not None:
             raise error
+        shape = CacheShape(2, capacity, 8)
+        refuse_shorter(shape, first)
         address = device.allocate(MIB)
         return OpenedDecoder(
-            self.decoder.runner,
-            CacheShape(2, capacity, 8),
-            EngineSettings(),
-            False,
-            lambda: device.release(address),
+            self.decoder.runner, shape, EngineSettings(), False, lambda: device.release(address)
         )
 
 
