@@ -222,6 +222,17 @@ def test_unknown_and_revoked_ids_are_typed_errors(layout: Layout) -> None:
         run(layout, "revoke", key["id"])
 
 
+def test_a_name_or_a_whole_key_in_place_of_an_id_is_answered_with_the_id(layout: Layout) -> None:
+    key, other = run_json(layout, "create", "crm"), run_json(layout, "create", "crm")
+    with pytest.raises(NotFoundError) as named:
+        run(layout, "revoke", "crm")
+    assert named.value.hint == f"of that name there is {key['id']}, {other['id']}"
+    with pytest.raises(NotFoundError) as whole:
+        run(layout, "revoke", key["secret"])
+    assert key["id"] in whole.value.hint
+    assert key["secret"] not in whole.value.message + whole.value.hint
+
+
 def test_a_node_that_is_not_installed_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no keys"):
         run(Layout(tmp_path), "list")

@@ -131,6 +131,8 @@ def test_a_report_of_some_days(layout: Layout) -> None:
     assert run_json(layout, "usage", "report", "--until", "2026-11-23")["rows"] == []
     with pytest.raises(UsageError, match="not a day"):
         run(layout, "usage", "report", "--since", "yesterday")
+    with pytest.raises(UsageError, match="nothing lies between"):
+        run(layout, "usage", "report", "--since", "2026-12-01", "--until", "2026-11-01")
 
 
 def test_csv_and_json_say_the_same(layout: Layout) -> None:
