@@ -19,7 +19,9 @@ from appliance.audit import create_signer, read_events
 from appliance.audit.event import Admin
 from appliance.config import Layout
 from appliance.errors import ConflictError, NotFoundError, UsageError
+from appliance.model_store import ModelStore
 from installer.cli.app import app
+from tests.model_store.bundles import write_bundle
 
 
 @pytest.fixture
@@ -114,6 +116,16 @@ def test_a_key_is_made_with_what_the_options_say(layout: Layout) -> None:
         assert word in shown
     assert key["secret"] not in shown
     assert run_json(layout, "show", key["id"]) == {k: v for k, v in key.items() if k != "secret"}
+
+
+def test_a_key_for_a_model_that_is_not_there_is_made_with_a_note(layout: Layout) -> None:
+    bundle = write_bundle(layout.root / "b", name="guide", version="1")
+    ModelStore(layout.models).import_bundle(bundle, advance=lambda _: None)
+    words = ["keys", "create", "crm", "--root", str(layout.root), "--model"]
+    assert "note:" not in CliRunner().invoke(app, [*words, "guide"]).stderr
+    noted = CliRunner().invoke(app, [*words, "giude"])
+    assert "note: no model on this node is called 'giude' yet; there are guide" in noted.stderr
+    assert "sk-" in noted.stdout
 
 
 def test_wrong_options_are_typed_errors_and_make_no_key(layout: Layout) -> None:
