@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
@@ -38,6 +39,16 @@ def unpack(archive: Path, directory: Path) -> None:
         (directory / "installer" / "root.json").write_bytes(outer.read("root.json"))
 
 
+def unpack_or_say(archive: Path, directory: Path) -> None:
+    """`unpack`; what is damaged or has no room ends in a line for people."""
+    try:
+        unpack(archive, directory)
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
+        sys.exit(f"error: {archive} is damaged: {error}\nhint: get fresh media from the packager")
+    except OSError as error:
+        sys.exit(f"error: cannot unpack {archive} into {directory}: {error}")
+
+
 def scratch() -> Path:
     """A private directory that libraries can be loaded from: /tmp is often mounted noexec."""
     for base in (tempfile.gettempdir(), "/var/tmp", Path.home()):  # noqa: S108
@@ -53,7 +64,7 @@ def main() -> None:
         sys.exit(f"error: {reason}")
     directory = scratch()
     try:
-        unpack(Path(__file__).parent, directory)
+        unpack_or_say(Path(__file__).parent, directory)
         sys.path.insert(0, str(directory))
         sys.dont_write_bytecode = True
         from installer.bootstrap import main as bootstrap

@@ -108,11 +108,23 @@ class KeyStore:
         """The key `key_id`. Raises NotFoundError."""
         found = self._keys("WHERE keys.id = ?", key_id)
         if not found:
-            raise NotFoundError(
-                f"there is no key with the ID {key_id!r}",
-                hint="`appliance keys list` shows the IDs",
-            )
+            raise self._unknown(key_id)
         return found[0]
+
+    def _unknown(self, key_id: str) -> NotFoundError:
+        """Names the ID that was meant, if a whole key or a key's name was given in its place."""
+        inside = secret.id_of(key_id)
+        if inside is not None:
+            return NotFoundError(
+                "this is a whole key, not its ID", hint=f"its ID is the part after `sk-`: {inside}"
+            )
+        named = [key.id for key in self._keys("WHERE keys.name = ? ORDER BY keys.rowid", key_id)]
+        return NotFoundError(
+            f"there is no key with the ID {key_id!r}",
+            hint=f"of that name there is {', '.join(named)}"
+            if named
+            else "`appliance keys list` shows the IDs",
+        )
 
     def revoke(self, key_id: str) -> KeyInfo:
         """Make `key_id` invalid, for good and before this returns.

@@ -33,6 +33,8 @@ class Cosigned:
     note: bytes
     cosigner: str
     """The cosigner's vkey."""
+    continued: bool
+    """Whether a head was remembered that the log continues; the first time there is none."""
 
 
 class Cosigner:
@@ -64,7 +66,7 @@ class Cosigner:
             note = _head(directory)
             report = verify(directory, pinned, since=kept)
             if not report.ok:
-                return Cosigned(report, b"", self.vkey)
+                return Cosigned(report, b"", self.vkey, kept is not None)
             text = text_of(note)
             if parse_checkpoint(text).size != report.size:
                 raise AuditError(
@@ -73,7 +75,7 @@ class Cosigner:
                 )
             note += self._key.line(text, int(time.time())).encode()
             write_durable(seen, note)
-        return Cosigned(report, note, self.vkey)
+        return Cosigned(report, note, self.vkey, kept is not None)
 
 
 def _head(directory: Path) -> bytes:

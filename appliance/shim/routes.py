@@ -126,6 +126,14 @@ class _Methods:
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     raise RequestError(
         f"there is nothing at {scope['method']} {scope['path']}",
-        hint="docs/api.md lists what there is",
+        hint=_meant(scope["path"]),
         code="unknown_url",
     )
+
+
+def _meant(path: str) -> str:
+    """What helps: mostly a base URL lacks its /v1, or has it twice."""
+    meant = path.removeprefix("/v1") if path.startswith("/v1/v1/") else f"/v1{path}"
+    if any(operation.path == meant for operation in OPERATIONS):
+        return f"there is {meant}: let the base URL end with /v1, once"
+    return "GET /docs lists what there is"

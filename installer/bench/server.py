@@ -241,4 +241,5 @@ def _choose(models: Sequence[Model], name: str | None) -> Model:
         return chat[0]
     if not chat:
         raise NotFoundError("the server lists no model that can chat", hint=f"it lists: {names}")
-    raise UsageError("the server has several models", hint=f"choose with --model: {names}")
+    able = ", ".join(model.id for model in chat)
+    raise UsageError("the server has several models", hint=f"choose with --model: {able}")

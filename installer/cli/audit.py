@@ -120,8 +120,15 @@ def prune(
 
 
 def log_directory(directory: Path | None, root: Path | None) -> Path:
-    """The log that `--dir` names, else the node's."""
-    return directory if directory is not None else node_config(root).layout.audit
+    """The log that `--dir` names, else the node's. Raises NotFoundError: nothing of a log."""
+    if directory is None:
+        return node_config(root).layout.audit
+    if not any((directory / name).exists() for name in ("checkpoint", "state.json", "tile")):
+        raise NotFoundError(
+            f"there is no audit log in {directory}",
+            hint="name the directory that `appliance audit export` wrote, or a copy of the log's",
+        )
+    return directory
 
 
 def show_report(report: Report, *, as_json: bool, continued: bool = False) -> None:

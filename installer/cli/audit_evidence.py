@@ -99,9 +99,11 @@ def cosign(
         raise StorageError(
             f"{error.filename} cannot be used: {error.strerror}", hint="check the path"
         ) from error
-    show_report(cosigned.report, as_json=as_json, continued=True)
+    show_report(cosigned.report, as_json=as_json, continued=cosigned.continued)
     _write(target, cosigned.note)
     if not as_json:
+        if not cosigned.continued:
+            out.print(f"the first head of this log in {memory}: nothing to compare", markup=False)
         out.print(f"cosigned: {target}", markup=False)
         out.print(f"cosigner key  {cosigned.cosigner}", markup=False)
 

@@ -189,8 +189,10 @@ def verify(
     Accepts the model signers of a trust directory (--keys) or of an installed node (--root).
     """
     from appliance.bundle.verify import verify_contents, verify_metadata
+    from installer.media.opening import require_bundle
     from installer.progress import TerminalProgress
 
+    require_bundle(directory)
     bundle = verify_metadata(directory, _signers(keys, root))
     with TerminalProgress(err).bytes("reading every byte", bundle.size) as advance:
         verify_contents(bundle, advance)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from installer.cli.output import JsonOption, RootOption, err
+from installer.cli.output import RootOption, err
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,10 @@ def install(
         bool,
         typer.Option("--processor-only", help="Leave the GPU of this node, if it has one, unused."),
     ] = False,
-    as_json: JsonOption = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON documents, one a line: events, then the result."),
+    ] = False,
 ) -> None:
     """Install or update the node from MEDIA; running it again is harmless."""
     from appliance.config import default_root, load_config

@@ -9,6 +9,7 @@ import typer
 
 from appliance.errors import ApplianceError, ConflictError, NotFoundError, UsageError
 from installer.cli import limits, reserves
+from installer.cli.names import note_unknown_models
 from installer.cli.output import (
     JsonOption,
     RootOption,
@@ -95,6 +96,8 @@ def create(
         )
         store.add(key)
         _show_new(key, store.get(key.info.id), as_json=as_json)
+    if not as_json:
+        note_unknown_models(config.layout, model or ())
 
 
 @app.command("list")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from appliance.errors import NotFoundError
+from installer.cli.names import note_unknown_models
 from installer.cli.output import (
     JsonOption,
     RootOption,
@@ -84,6 +85,7 @@ def set_price(
         print_json(document(price))
     else:
         out.print(f"{model} has price version {price.version} from now on", markup=False)
+        note_unknown_models(config.layout, [model])
 
 
 @app.command("list")

@@ -75,6 +75,11 @@ def report(
     if chart and (as_json or form is not Format.table):
         raise UsageError("a chart is for people", hint="leave out --chart, or the format")
     first, last = (None if text is None else spans.day(text) for text in (since, until))
+    if first is not None and last is not None and last <= first:
+        raise UsageError(
+            f"nothing lies between {since} and {until}",
+            hint="--until names a later day than --since",
+        )
     config = node_config(root)
     layout = config.layout
     with _open_meter(layout) as meter:

@@ -24,7 +24,7 @@ from installer import pyz
 from installer.keyring import Keyring
 from installer.media.gpu_wheels import GpuWheels, gather, target_path
 from installer.media.lockfile import Pin, write_lock
-from installer.media.opening import DOCS
+from installer.media.opening import DOCS, require_bundle
 from installer.media.pyz_build import build_pyz
 from installer.media.release import (
     BOOTSTRAP,
@@ -103,6 +103,7 @@ class Contents:
         signers = self._keyring.model_signers()
         checked: dict[str, VerifiedBundle] = {}
         for path in bundles:
+            require_bundle(path)
             bundle = verify_metadata(path, signers, prefix=f"{path.name}/")
             directory = describe(bundle).directory
             if directory in checked:

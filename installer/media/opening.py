@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from appliance.bundle.manifest import FileEntry
+from appliance.bundle.manifest import MANIFEST_NAME, FileEntry
 from appliance.bundle.verify import VerifiedBundle, verify_contents, verify_metadata
 from appliance.errors import DigestError, LayoutError, NotFoundError
 from appliance.fsops import hash_regular, resolve_inside, walk_files
@@ -121,6 +121,25 @@ class Media:
         copy_verified(self.path, entry, destination, name=file.path, advance=advance)
 
 
+def require_media(path: Path) -> None:
+    """Refuse what is not media at all. Raises NotFoundError, which names those one level below."""
+    if (path / "metadata").is_dir():
+        return
+    below = sorted(path.glob("*/metadata")) if path.is_dir() else []
+    hint = f"name the directory that holds {pyz.NAME} and metadata"
+    if below:
+        hint += f": {' or '.join(str(found.parent) for found in below)}"
+    raise NotFoundError(f"there are no media at {path}", hint=hint)
+
+
+def require_bundle(directory: Path) -> None:
+    """Refuse a directory that is no bundle, damaged or not. Raises NotFoundError."""
+    if not (directory / MANIFEST_NAME).is_file():
+        raise NotFoundError(
+            f"{directory} is not a bundle", hint=f"name the directory that holds {MANIFEST_NAME}"
+        )
+
+
 def open_media(
     path: Path,
     trust_store: TrustStore,
@@ -134,11 +153,7 @@ def open_media(
     Quick: reads no wheel and no weights. For the arguments see `TrustStore.update`. Raises
     NotFoundError if there are no media, MetadataError, SignatureError, LayoutError, DigestError.
     """
-    if not (path / "metadata").is_dir():
-        raise NotFoundError(
-            f"there are no media at {path}",
-            hint=f"name the directory that holds {pyz.NAME} and metadata",
-        )
+    require_media(path)
     targets = trust_store.update(path, embedded_root, now, allow_expired=allow_expired)
     release = decode_release(targets.read(RELEASE))
     for name in (REQUIREMENTS, BOOTSTRAP):

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from appliance.trust.store import TrustStore
 from installer import pyz
 from installer.keyring import Keyring
-from installer.media.opening import Media, open_media, verify_media
+from installer.media.opening import Media, open_media, require_media, verify_media
 from installer.progress import Progress
 
 
@@ -34,6 +34,7 @@ def verify_written(path: Path, trust_directory: Path | None, progress: Progress)
 
     Raises NotFoundError, and VerificationError naming the file.
     """
+    require_media(path)
     if trust_directory is not None:
         root, anchor = Keyring(trust_directory).roots()[0].read_bytes(), str(trust_directory)
     else:

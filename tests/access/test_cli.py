@@ -19,7 +19,9 @@ from appliance.audit import create_signer, read_events
 from appliance.audit.event import Admin
 from appliance.config import Layout
 from appliance.errors import ConflictError, NotFoundError, UsageError
+from appliance.model_store import ModelStore
 from installer.cli.app import app
+from tests.model_store.bundles import write_bundle
 
 
 @pytest.fixture
@@ -114,6 +116,16 @@ def test_a_key_is_made_with_what_the_options_say(layout: Layout) -> None:
         assert word in shown
     assert key["secret"] not in shown
     assert run_json(layout, "show", key["id"]) == {k: v for k, v in key.items() if k != "secret"}
+
+
+def test_a_key_for_a_model_that_is_not_there_is_made_with_a_note(layout: Layout) -> None:
+    bundle = write_bundle(layout.root / "b", name="guide", version="1")
+    ModelStore(layout.models).import_bundle(bundle, advance=lambda _: None)
+    words = ["keys", "create", "crm", "--root", str(layout.root), "--model"]
+    assert "note:" not in CliRunner().invoke(app, [*words, "guide"]).stderr
+    noted = CliRunner().invoke(app, [*words, "giude"])
+    assert "note: no model on this node is called 'giude' yet; there are guide" in noted.stderr
+    assert "sk-" in noted.stdout
 
 
 def test_wrong_options_are_typed_errors_and_make_no_key(layout: Layout) -> None:
@@ -220,6 +232,17 @@ def test_unknown_and_revoked_ids_are_typed_errors(layout: Layout) -> None:
     run(layout, "revoke", key["id"])
     with pytest.raises(ConflictError):
         run(layout, "revoke", key["id"])
+
+
+def test_a_name_or_a_whole_key_in_place_of_an_id_is_answered_with_the_id(layout: Layout) -> None:
+    key, other = run_json(layout, "create", "crm"), run_json(layout, "create", "crm")
+    with pytest.raises(NotFoundError) as named:
+        run(layout, "revoke", "crm")
+    assert named.value.hint == f"of that name there is {key['id']}, {other['id']}"
+    with pytest.raises(NotFoundError) as whole:
+        run(layout, "revoke", key["secret"])
+    assert key["id"] in whole.value.hint
+    assert key["secret"] not in whole.value.message + whole.value.hint
 
 
 def test_a_node_that_is_not_installed_is_a_typed_error(tmp_path: Path) -> None:

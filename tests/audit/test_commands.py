@@ -93,7 +93,7 @@ def test_tail_prints_the_newest_records_first_to_last(layout: Layout) -> None:
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["seq"] for record in records] == list(range(7))
     done = appliance("audit", "tail", "--dir", str(layout.root / "no"), root=layout.root)
-    assert done.returncode == 5
+    assert done.returncode == 3
 
 
 def test_tail_follows_the_log_until_it_is_interrupted(layout: Layout) -> None:
@@ -125,6 +125,11 @@ def test_evidence_goes_to_the_auditor_and_comes_back(layout: Layout, tmp_path: P
     arguments = [str(tmp_path / "out"), "--key", vkey, "--memory", memory, "--out", head]
     done = run_command("audit", "cosign", *arguments)
     assert done.returncode == 0, done.stderr
+    assert "a continuation" not in done.stdout
+    assert f"the first head of this log in {memory}: nothing to compare" in done.stdout
+    again = run_command("audit", "cosign", *arguments[:-1], f"{head}-2")
+    assert "verified: a continuation of the kept checkpoint" in again.stdout
+    assert "the first head" not in again.stdout
     cosigner = done.stdout.split("cosigner key")[1].strip()
     done = appliance("audit", "import-cosignature", head, "--cosigner", cosigner, root=layout.root)
     assert done.returncode == 0, done.stderr
@@ -140,6 +145,16 @@ def test_evidence_goes_to_the_auditor_and_comes_back(layout: Layout, tmp_path: P
     (tmp_path / "proof.leaf").write_bytes(b"{}")
     done = run_command("audit", "check-proof", *files, "--key", vkey)
     assert done.returncode == 5
+
+
+def test_a_directory_with_nothing_of_a_log_is_no_log_that_was_altered(tmp_path: Path) -> None:
+    done = run_command("audit", "verify", "--dir", str(tmp_path))
+    assert done.returncode == 3
+    assert f"there is no audit log in {tmp_path}" in done.stderr
+    (tmp_path / "tile").mkdir()
+    done = run_command("audit", "verify", "--dir", str(tmp_path))
+    assert done.returncode == 5
+    assert "log_missing" in done.stdout or "file_unreadable" in done.stdout
 
 
 def test_cosigning_what_does_not_verify_gives_nothing(layout: Layout, tmp_path: Path) -> None:

@@ -216,6 +216,11 @@ def test_what_stands_in_the_way_at_the_start_ends_the_run(
     assert words in error.message
 
 
+def test_of_several_models_those_that_chat_are_offered(server: OddServer) -> None:
+    server.habits = Habits(models=("one", "two"), embedders=("vectors",))
+    assert failure(bench(server)).hint == "choose with --model: one, two"
+
+
 def test_the_key_of_another_server_comes_from_the_environment(
     server: OddServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

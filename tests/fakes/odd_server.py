@@ -59,6 +59,8 @@ class Habits:
     ends_early: bool = False
     """Answers of half of the tokens asked for."""
     models: tuple[str, ...] = (MODEL,)
+    embedders: tuple[str, ...] = ()
+    """Further models, which do not chat and say so."""
     key: str | None = None
     tokenize: bool = False
     seconds_per_piece: float = 0.0
@@ -130,7 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/models" or not habits.models:
             self._document(404, {"error": {"message": "nothing here"}})
             return
-        self._document(200, {"object": "list", "data": [{"id": name} for name in habits.models]})
+        data = [{"id": name} for name in habits.models]
+        data += [{"id": name, "kind": "embedding"} for name in habits.embedders]
+        self._document(200, {"object": "list", "data": data})
 
     def do_POST(self) -> None:
         habits, owner = self.server_of.habits, self.server_of

@@ -1,4 +1,4 @@
-"""What `appliance models` says to people: sizes to read, what to type next, what is no longer served."""
+"""What `appliance models` says to people: sizes, what to type next, what is no longer served."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from appliance.errors import DigestError
+from appliance.errors import DigestError, NotFoundError
 from appliance.fsops import hash_regular
 from installer import pyz
 from installer.cli.app import app
@@ -47,6 +47,30 @@ def test_verify_fails_on_altered_media(media: Path) -> None:
     done = CliRunner().invoke(app, ["media", "verify", str(media)])
     assert isinstance(done.exception, DigestError)
     assert done.exception.path == "README.txt"
+
+
+def test_media_one_level_below_are_named(site: Site, tmp_path: Path) -> None:
+    """The stick has them in a folder, and the operator named the stick."""
+    (tmp_path / "stick").mkdir()
+    (tmp_path / "stick" / "appliance").symlink_to(site.media)
+    done = CliRunner().invoke(app, ["media", "verify", str(tmp_path / "stick")])
+    assert isinstance(done.exception, NotFoundError)
+    assert done.exception.hint.endswith(f": {tmp_path / 'stick' / 'appliance'}")
+    elsewhere = CliRunner().invoke(app, ["media", "verify", str(tmp_path / "nowhere")])
+    assert isinstance(elsewhere.exception, NotFoundError)
+
+
+def test_a_directory_that_is_no_bundle_is_not_called_damaged(keys: Path, tmp_path: Path) -> None:
+    for command in (
+        ["bundle", "verify", str(tmp_path)],
+        ["media", "build", "--out", str(tmp_path / "out"), "--bundle", str(tmp_path)],
+    ):
+        (tmp_path / "pw").write_bytes(PASSPHRASE)
+        if command[0] == "media":
+            command += ["--wheels", str(WHEELS), "--passphrase-file", str(tmp_path / "pw")]
+        done = CliRunner().invoke(app, [*command, "--keys", str(keys)])
+        assert isinstance(done.exception, NotFoundError), done.exception
+        assert done.exception.hint == "name the directory that holds bundle.json"
 
 
 @pytest.mark.usefixtures("site")

@@ -92,6 +92,19 @@ def test_a_damaged_installer_is_named(tmp_path: Path, damage: str) -> None:
     assert caught.value.path == pyz.NAME
 
 
+def test_a_damaged_installer_ends_in_a_line_for_people(site: Site, tmp_path: Path) -> None:
+    damaged = tmp_path / pyz.NAME
+    data = bytearray((site.media / pyz.NAME).read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, str(damaged), "install", str(site.media)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {damaged} is damaged: ")
+    assert done.stderr.endswith("\nhint: get fresh media from the packager\n")
+
+
 def test_an_unsupported_interpreter_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unpack.unsupported() == ""
     monkeypatch.setattr("platform.machine", lambda: "aarch64")

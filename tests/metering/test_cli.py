@@ -92,6 +92,13 @@ def test_a_price_is_set_listed_shown_and_recorded(layout: Layout) -> None:
     assert records[0].reason == "0.28/0.028/0.42 batch 0.28/0.028/0.42"
 
 
+def test_a_price_of_a_model_that_is_not_there_is_set_with_a_note(layout: Layout) -> None:
+    words = ["prices", "set", "giude", "--input", "1", "--output", "1", "--root", str(layout.root)]
+    done = CliRunner().invoke(app, words)
+    assert "giude has price version 1" in done.stdout
+    assert "note: no model on this node is called 'giude' yet" in done.stderr
+
+
 def test_a_price_that_cannot_be_recorded_is_not_set(layout: Layout) -> None:
     (layout.audit_key / "audit.key").unlink()
     with pytest.raises(NotFoundError):
@@ -131,6 +138,8 @@ def test_a_report_of_some_days(layout: Layout) -> None:
     assert run_json(layout, "usage", "report", "--until", "2026-11-23")["rows"] == []
     with pytest.raises(UsageError, match="not a day"):
         run(layout, "usage", "report", "--since", "yesterday")
+    with pytest.raises(UsageError, match="nothing lies between"):
+        run(layout, "usage", "report", "--since", "2026-12-01", "--until", "2026-11-01")
 
 
 def test_csv_and_json_say_the_same(layout: Layout) -> None:

@@ -60,6 +60,13 @@ def test_unknown_routes_and_methods(
     assert answer.request_id.startswith("req_")
 
 
+@pytest.mark.parametrize("path", ["/chat/completions", "/v1/v1/chat/completions"])
+def test_a_base_url_without_its_v1_or_with_two_is_told_so(node: Node, path: str) -> None:
+    message = node.request("POST", path, ask()).error["message"]
+    assert f"there is {CHAT_PATH}: let the base URL end with /v1, once" in message
+    assert "GET /docs" in node.request("POST", "/v1/audio/speech", ask()).error["message"]
+
+
 @pytest.mark.parametrize(
     "header",
     [
