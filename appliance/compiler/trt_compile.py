@@ -1,12 +1,12 @@
 """A verified bundle becomes engines of TensorRT, one for each planned profile.
 
 Owns that compilation, as pure work on directories. An engine is a file beside a graph of one node
-that names it; which precision it computes in is the graph's own, so no flag says it again. What
-was found out about kernels' speed is kept, so that the next engine is built faster. Refuses what
-`gpu_compile` refuses.
+that names it. What was found out about kernels' speed is kept, so that the next engine is built
+faster. Refuses what `gpu_compile` refuses.
 
-Nobody has run this against TensorRT itself yet (docs/benchmarks-gpu.md); the golden prompt decides
-on the node whether what was built is used.
+The published provider of ONNX Runtime does all this over stand-ins for TensorRT's libraries
+(tests/compiler/test_tensorrt_runtime.py). Nobody has run it against TensorRT itself yet
+(docs/benchmarks-gpu.md); the golden prompt decides on the node whether what was built is used.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ def _build(
 def _written(artifact_dir: Path, profile: Profile) -> dict[str, str]:
     """The provider's options for what it writes, and where."""
     return {
+        # Else all is computed in 32 bits: ONNX Runtime 1.31.1 does not tell TensorRT to keep to the
+        # graph's own types (decision 0269).
         "trt_fp16_enable": "True",
         # Sessions' settings of the same purpose do not reach this provider.
         "trt_dump_ep_context_model": "True",

@@ -87,6 +87,7 @@ from appliance.engine.session import open_small_session, open_tensorrt_session
 from appliance.engine.static_pool import StaticPool
 from appliance.engine.static_runner import StaticRunner
 from appliance.engine.tokenizer import Tokenizer
+from appliance.errors import UnsupportedError
 
 bundle, out, sizes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 profiles._SHORTEST = 64
@@ -131,7 +132,14 @@ feeds = {
 try:
     session.run(None, feeds)
 except Exception as error:
-    print(error)
+    print(str(error).splitlines()[0], flush=True)
+(engine,) = out.glob(f"{first.name}_*.engine")
+for spoil in (lambda: engine.write_bytes(b"of another release"), engine.unlink):
+    spoil()
+    try:
+        open_tensorrt_session(out, first.graph)
+    except UnsupportedError as error:
+        print(error.message)
 """
 
 OPTIONS = """
@@ -329,12 +337,17 @@ def test_what_was_built_runs_elsewhere_and_nothing_is_built_there(
     stand.log.unlink()
     done = stand.run(OPENED, bundle, moved, sizes())
     assert done.returncode == 0, done.stderr
-    said, outside, *_ = done.stdout.splitlines()
+    said, outside, spoiled, missing = done.stdout.splitlines()
     assert json.loads(said) == [dict.fromkeys("01234", 20), True]
     assert not stand.asked("built") + stand.asked("asked") + stand.asked("parsed")
     assert len(stand.asked("opened")) == len(planned(monkeypatch))
-    assert {path.name: path.read_bytes() for path in moved.iterdir()} == before
+    after = {path.name: path.read_bytes() for path in moved.iterdir()}
+    assert after == {name: before[name] for name in after}
+    assert len(after) == len(before) - 1, "the one that was taken away"
     assert not list((stand.folder / "elsewhere").iterdir())
+    # An engine that cannot be loaded is an error, and neither is one built in its place.
+    assert "could not deserialize engine" in spoiled
+    assert ".engine" in missing
     # A shape that no engine was built for is an error, and neither is one built for it.
     assert "setInputShape() for input 'input_ids'" in outside
     assert stand.asked("outside") == ["outside input_ids 1x49"]
