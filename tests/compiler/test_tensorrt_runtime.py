@@ -22,6 +22,7 @@ from onnx import shape_inference
 from appliance.bundle.manifest import Manifest, decode
 from appliance.compiler.hardware import has_driver
 from appliance.compiler.profiles import Profile, Sizes, plan
+from appliance.compiler.work import is_engine_file
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.families import find_models
@@ -259,6 +260,7 @@ def test_each_planned_engine_is_built_of_the_whole_graph(
     written = {path.name for path in out.iterdir()}
     assert written - named == {"TensorrtExecutionProvider_cache_sm90.timing"}
     assert named <= written
+    assert all(map(is_engine_file, written)), "the node keeps these alone"
     assert not list((stand.folder / "elsewhere").iterdir()), "nothing where the process works"
 
 
