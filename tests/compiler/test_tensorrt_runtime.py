@@ -12,17 +12,20 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import onnx
 import pytest
 from onnx import shape_inference
 
 from appliance.bundle.manifest import Manifest, decode
 from appliance.compiler.hardware import has_driver
-from appliance.compiler.profiles import Profile, Sizes, plan
+from appliance.compiler.profiles import Profile, Sizes, plan, sizes_for
+from appliance.compiler.record import Fit
 from appliance.compiler.work import is_engine_file
+from appliance.config import EngineSettings
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.families import find_models
@@ -42,7 +45,9 @@ GRADES: list[tuple[str, Precision]] = [
     *(("qwen2-late-windows", "fp8"), ("llama-vocabulary-of-499", "w8a8")),
 ]
 
-SIZES = Sizes(slots=3, chunk=48, context=256, engines=99)
+FIT = Fit(precision="fp16", weights=200, slot=0, memory=20_000)
+"""Room for a hundred engines."""
+SETTINGS = EngineSettings(max_sequences=3, token_budget=48, max_context=256)
 
 COMPILED = """
 import json, sys
@@ -71,45 +76,46 @@ except ApplianceError as error:
 OPENED = """
 import json, sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from appliance.bundle.manifest import decode
 from appliance.compiler import profiles
-from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.compiler.record import Fit
+from appliance.config import EngineSettings
+from appliance.engine import opened_on_gpu
+from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.device import HostDevice
-from appliance.engine.device_draw import DeviceDraw
-from appliance.engine.device_pool import ITEM_BYTES
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.output import Finished
 from appliance.engine.sampling import SamplingParams
-from appliance.engine.session import open_small_session, open_tensorrt_session
-from appliance.engine.static_pool import StaticPool
-from appliance.engine.static_runner import StaticRunner
+from appliance.engine.session import open_tensorrt_session
 from appliance.engine.tokenizer import Tokenizer
 from appliance.errors import UnsupportedError
 
-bundle, out, sizes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+bundle, out, fit = Path(sys.argv[1]), Path(sys.argv[2]), Fit(**json.loads(sys.argv[3]))
+settings = EngineSettings(**json.loads(sys.argv[4])).sized(gpu=True)
 profiles._SHORTEST = 64
-sys.path.append(sys.argv[4])
+sys.path.append(sys.argv[5])
 manifest = decode((bundle / "bundle.json").read_bytes())
-decoder, plan = manifest.decoder, profiles.plan(profiles.Sizes(**sizes))
+decoder, devices = manifest.decoder, []
 
 class StandIn(HostDevice):
     kind = "cuda"
 
-memory = 1 << 28
-device = StandIn(memory)
-sessions = {profile: open_tensorrt_session(out, profile.graph) for profile in plan}
-shape = CacheShape(sizes["slots"], sizes["context"], token_bytes(decoder, ITEM_BYTES))
-pool = StaticPool(decoder, shape, device, {profile.capacity for profile in plan})
-draws = DeviceDraw(device, decoder.vocab_size, partial(open_small_session, provider="cuda"))
-runner = StaticRunner(sessions, pool, decoder, sizes["chunk"], draws)
+    def __init__(self, *_which):
+        super().__init__(1 << 32)
+        devices.append(self)
+
+opened_on_gpu.CudaDevice = StandIn
+artifact = SimpleNamespace(directory=out, record=SimpleNamespace(fit=fit))
+opened = opened_on_gpu.on_tensorrt(artifact, decoder, settings, CacheBudget(1 << 30))
+slots, capacity = opened.shape.slots, opened.shape.capacity
 engine = LLMEngine(
-    runner, Tokenizer((bundle / manifest.tokenizer).read_bytes()), manifest.prompting,
-    vocab_size=decoder.vocab_size, slots=sizes["slots"], capacity=sizes["context"],
-    token_budget=sizes["chunk"], max_waiting=99,
+    opened.runner, Tokenizer((bundle / manifest.tokenizer).read_bytes()), manifest.prompting,
+    vocab_size=decoder.vocab_size, slots=slots, capacity=capacity,
+    token_budget=settings.token_budget, max_waiting=99,
 )
 for number in range(5):
     params = SamplingParams(temperature=number % 2, seed=number, max_tokens=20)
@@ -120,10 +126,12 @@ while engine.has_work:
         if isinstance(output.event, Finished):
             ends[output.call] = output.event.generated_tokens
 engine.check_integrity()
-runner.close()
-print(json.dumps([dict(ends), device.free_bytes() == memory]), flush=True)
+opened.close()
+given_back = all(device.free_bytes() == 1 << 32 for device in devices)
+print(json.dumps([dict(ends), slots, capacity, len(devices), given_back]), flush=True)
 
-first, session = next(iter(sessions.items()))
+plan = profiles.plan(profiles.sizes_for(decoder, settings, fit))
+first, session = plan[0], open_tensorrt_session(out, plan[0].graph)
 sizes = {"batch": 1, "tokens": first.tokens.most + 1, "rows": 1}
 kinds = {"tensor(int64)": np.int64, "tensor(float16)": np.float16}
 feeds = {
@@ -200,13 +208,19 @@ def stand(on_gpu: Path, libraries: Path, tmp_path: Path) -> Stand:
     return Stand(on_gpu, libraries, tmp_path)
 
 
-def sizes() -> str:
-    return json.dumps({field: getattr(SIZES, field) for field in SIZES.__struct_fields__})
+def in_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
-def planned(monkeypatch: pytest.MonkeyPatch) -> tuple[Profile, ...]:
+def sizes(manifest: Manifest) -> Sizes:
+    """As the node reckons them, for the compiler and for the engine."""
+    assert manifest.decoder is not None
+    return sizes_for(manifest.decoder, SETTINGS, FIT)
+
+
+def planned(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> tuple[Profile, ...]:
     monkeypatch.setattr("appliance.compiler.profiles._SHORTEST", 64)
-    return plan(SIZES)
+    return plan(sizes(manifest))
 
 
 def bundle_of(stand: Stand, family: str, precision: Precision) -> tuple[Path, Manifest]:
@@ -215,10 +229,10 @@ def bundle_of(stand: Stand, family: str, precision: Precision) -> tuple[Path, Ma
     return bundle, decode((bundle / "bundle.json").read_bytes())
 
 
-def compile_it(stand: Stand, bundle: Path) -> Path:
+def compile_it(stand: Stand, bundle: Path, manifest: Manifest) -> Path:
     """The artifact's folder, once the golden prompt was computed with what was built."""
     out = stand.folder / "out"
-    done = stand.run(COMPILED, bundle, out, sizes())
+    done = stand.run(COMPILED, bundle, out, in_json(sizes(manifest)))
     assert done.returncode == 0, done.stderr
     # Nothing is computed, so only the comparison can fail: all that comes before it was done.
     assert json.loads(done.stdout)[0] == "golden_differs", done.stdout
@@ -246,7 +260,7 @@ def test_each_planned_engine_is_built_of_the_whole_graph(
     stand: Stand, monkeypatch: pytest.MonkeyPatch, family: str, precision: Precision
 ) -> None:
     bundle, manifest = bundle_of(stand, family, precision)
-    out, profiles = compile_it(stand, bundle), planned(monkeypatch)
+    out, profiles = compile_it(stand, bundle, manifest), planned(manifest, monkeypatch)
     assert len(stand.asked("built")) == len(profiles)
     named = set()
     for profile in profiles:
@@ -268,8 +282,7 @@ def test_each_planned_engine_is_built_of_the_whole_graph(
 def test_after_onnx_runtimes_own_optimizations_the_parser_takes_every_node(
     stand: Stand, family: str, precision: Precision
 ) -> None:
-    bundle, _ = bundle_of(stand, family, precision)
-    compile_it(stand, bundle)
+    compile_it(stand, *bundle_of(stand, family, precision))
     for name in ("asked", "parsed"):
         given = onnx.load(stand.folder / "given" / f"{name}.onnx", load_external_data=False)
         typed = shape_inference.infer_shapes(given, check_type=True, data_prop=True)
@@ -307,8 +320,7 @@ def test_the_provider_leaves_types_to_tensorrt_which_is_told_that_16_bits_will_d
 ) -> None:
     # From 1.27 on, with TensorRT 10 (pull request 29779 there). Once a release obeys the graph's
     # types again, the networks have flag 2, and ours has to go, because it forbids that.
-    bundle, _ = bundle_of(stand, "qwen3", "fp16")
-    compile_it(stand, bundle)
+    compile_it(stand, *bundle_of(stand, "qwen3", "fp16"))
     assert set(stand.asked("network")) == {"network 0"}
     assert set(stand.asked("flag")) == {"flag 0"}, "16-bit floats"
 
@@ -333,16 +345,16 @@ def test_options_that_do_not_reach_the_provider_are_refused(
 def test_what_was_built_runs_elsewhere_and_nothing_is_built_there(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle, _ = bundle_of(stand, "qwen3", "fp16")
-    moved = compile_it(stand, bundle).rename(stand.folder / "used")
+    bundle, manifest = bundle_of(stand, "qwen3", "fp16")
+    moved = compile_it(stand, bundle, manifest).rename(stand.folder / "used")
     before = {path.name: path.read_bytes() for path in moved.iterdir()}
     stand.log.unlink()
-    done = stand.run(OPENED, bundle, moved, sizes())
+    done = stand.run(OPENED, bundle, moved, in_json(FIT), in_json(asdict(SETTINGS)))
     assert done.returncode == 0, done.stderr
     said, outside, spoiled, missing = done.stdout.splitlines()
-    assert json.loads(said) == [dict.fromkeys("01234", 20), True]
+    assert json.loads(said) == [dict.fromkeys("01234", 20), 3, 256, 1, True]
     assert not stand.asked("built") + stand.asked("asked") + stand.asked("parsed")
-    assert len(stand.asked("opened")) == len(planned(monkeypatch))
+    assert len(stand.asked("opened")) == len(planned(manifest, monkeypatch)) + 1
     after = {path.name: path.read_bytes() for path in moved.iterdir()}
     assert after == {name: before[name] for name in after}
     assert len(after) == len(before) - 1, "the one that was taken away"
