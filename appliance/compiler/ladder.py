@@ -29,6 +29,9 @@ VARIANTS: Mapping[Provider, Literal["trt", "cuda", "cpu"]] = {
 """Which graph of a bundle each provider computes."""
 WEIGHT_COPIES: Mapping[Provider, int] = {"tensorrt": LEAST_ENGINES, "cuda": 1}
 """TensorRT's engines have their weights to themselves."""
+WIDE_SUMS = frozenset({"gemma3", "gemma3_text"})
+"""Families whose sums outgrow 16 bits. Their graphs say 32, but ONNX Runtime 1.31.1 does not tell
+TensorRT to keep to that (docs/decisions/0269-tensorrt-over-stand-ins.md)."""
 DRIVER = 580
 """First driver that serves CUDA 13."""
 CAPABILITY = (7, 5)
@@ -96,6 +99,11 @@ def _objections(
     yield from _of_the_machine(machine)
     if manifest.variant(VARIANTS[provider]) is None:
         yield "no_variant", "the bundle has no graph for it"
+    if provider == "tensorrt" and manifest.family in WIDE_SUMS:
+        yield (
+            "types_not_kept",
+            f"it may give sums 16 bits, which those of {manifest.family} outgrow",
+        )
     libraries = machine.libraries
     if provider == "tensorrt" and libraries is not None and libraries.missing_tensorrt:
         yield "library_missing", libraries.missing_tensorrt

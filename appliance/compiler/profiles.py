@@ -2,9 +2,9 @@
 
 Owns the plan: one engine for pieces of prompts and one or more for decoding, for each length of
 the cache. Together they hold every shape that the scheduler asks for, each in exactly one of them:
-ONNX Runtime builds anew, silently and for minutes, where a shape is outside. An engine has one
-profile, because its provider (1.31.1) stays on the first one, and each engine has the weights to
-itself; so memory decides how finely batches are told apart. Pure.
+an engine refuses all others. It has one profile, because ONNX Runtime's provider (1.31.1) stays on
+the first one, and each engine has the weights to itself; so memory decides how finely batches are
+told apart. Pure.
 """
 
 from __future__ import annotations

@@ -1,24 +1,26 @@
 """A verified bundle becomes engines of TensorRT, one for each planned profile.
 
 Owns that compilation, as pure work on directories. An engine is a file beside a graph of one node
-that names it; which precision it computes in is the graph's own, so no flag says it again. What
-was found out about kernels' speed is kept, so that the next engine is built faster. Refuses what
-`gpu_compile` refuses.
+that names it. What was found out about kernels' speed is kept, so that the next engine is built
+faster. Refuses what `gpu_compile` refuses.
 
-Nobody has run this against TensorRT itself yet (docs/benchmarks-gpu.md); the golden prompt decides
-on the node whether what was built is used.
+The published provider of ONNX Runtime does all this over stand-ins for TensorRT's libraries
+(tests/compiler/test_tensorrt_runtime.py). Nobody has run it against TensorRT itself yet
+(docs/benchmarks-gpu.md); the golden prompt decides on the node whether what was built is used.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, Graph, Manifest
+from appliance.bundle.manifest import DecoderSpec, Manifest
 from appliance.compiler import golden
+from appliance.compiler.folding import fold
 from appliance.compiler.gpu_compile import (
     Target,
     load,
@@ -53,59 +55,56 @@ def compile_tensorrt(
     assert spec is not None, "graphs for TensorRT are decoders"
     weights = verified_weights(bundle_dir, manifest)
     graph = verified_graph(bundle_dir, manifest, variant.path, weights)
+    scratch = artifact_dir / "folded"
+    scratch.mkdir()
+    graph, folder = fold(graph, bundle_dir / variant.weights_folder, scratch)
     for profile in profiles:
-        _build(graph, bundle_dir, variant, artifact_dir, profile, spec)
+        _build(graph, folder, artifact_dir, profile, spec)
+    shutil.rmtree(scratch)
     return _compare(artifact_dir, profiles, spec, expected, manifest.graph.precision)
 
 
 def _build(
-    graph: bytes,
-    bundle_dir: Path,
-    variant: Graph,
-    artifact_dir: Path,
-    profile: Profile,
-    spec: DecoderSpec,
+    graph: bytes, weights: Path, artifact_dir: Path, profile: Profile, spec: DecoderSpec
 ) -> None:
     """Parse, search kernels, write; minutes for each engine of a large model."""
     options = session_options()
     # The layer that writes the cache wants its length known (decision 0152).
     options.add_free_dimension_override_by_name("capacity", profile.capacity)
     for name, value in (
-        # The graph is given as the bytes that were checked, so its folder must be named.
-        (
-            "session.model_external_initializers_file_folder_path",
-            str(bundle_dir / variant.weights_folder),
-        ),
+        # The graph is given as bytes, so its folder must be named; the parser looks there, too.
+        ("session.model_external_initializers_file_folder_path", str(weights)),
         # Integers that stand for weights become the weights, as for CUDA.
         ("session.disable_quant_qdq", "1"),
         ("optimization.constant_folding_max_output_size_in_bytes", "0"),
-        ("ep.context_enable", "1"),
-        ("ep.context_file_path", str(artifact_dir / profile.graph)),
-        # The engine is a file of its own: a protobuf holds less than 2 GB.
-        ("ep.context_embed_mode", "0"),
     ):
         options.add_session_config_entry(name, value)
-    built = _target(artifact_dir)
-    built = replace(
-        built,
-        options={
-            **built.options,
-            **profile.options(spec),
-            # The parser gets weights beside the protobuf, which holds less than 2 GB.
-            "trt_load_user_initializer": "1",
-            "trt_engine_cache_enable": "1",
-            # Relative to the graph's own folder: the artifact is built in one place and used in
-            # another.
-            "trt_engine_cache_path": "",
-            "trt_engine_cache_prefix": profile.name,
-        },
-    )
-    open_on(graph, options, built)
+    target = _target(artifact_dir)
+    written = {**target.options, **profile.options(spec), **_written(artifact_dir, profile)}
+    open_on(graph, options, replace(target, options=written))
     if not (artifact_dir / profile.graph).is_file():
         raise UnsupportedError(
             f"TensorRT built no engine for {profile.name}",
             hint="report this with the output of `appliance status --json`",
         )
+
+
+def _written(artifact_dir: Path, profile: Profile) -> dict[str, str]:
+    """The provider's options for what it writes, and where."""
+    return {
+        # Else all is computed in 32 bits: ONNX Runtime 1.31.1 does not tell TensorRT to keep to the
+        # graph's own types (decision 0269).
+        "trt_fp16_enable": "True",
+        # Sessions' settings of the same purpose do not reach this provider.
+        "trt_dump_ep_context_model": "True",
+        "trt_ep_context_file_path": str(artifact_dir / profile.graph),
+        # The engine is a file of its own: a protobuf holds less than 2 GB. It lies beside the
+        # graph, which names it without a folder: an artifact is built in one place and used in
+        # another.
+        "trt_ep_context_embed_mode": "0",
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_prefix": profile.name,
+    }
 
 
 def _compare(
@@ -136,7 +135,7 @@ def _target(artifact_dir: Path) -> Target:
         "cuda",
         {
             "device_id": "0",
-            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": str(artifact_dir),
         },
     )

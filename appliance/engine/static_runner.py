@@ -2,7 +2,7 @@
 
 Owns the step where each kind of step has an engine of its own: pieces of one prompt, and decoding
 of so many sequences, for each capacity of the cache. Never asks an engine for a shape that it was
-not built for, since that would build another one, for minutes and unseen.
+not built for, since that is an error.
 """
 
 from __future__ import annotations

@@ -14,6 +14,9 @@ Read on 2026-11-26 from these public sources, each named where it is used:
 The parser's source of 10.16 itself could not be had. Its table of 10.15 and the one of 11.2 say
 the same of all operators here, 10.x takes what an earlier 10.x took, and what 10.16.0.72 says of
 an Attention node that it refuses (NVIDIA/TensorRT, issue 4738) is what the importer above says.
+
+Some attributes are not the builder's: ONNX Runtime hands a graph on with the standard's defaults
+spelled out (tests/compiler/test_tensorrt_runtime.py).
 """
 
 from __future__ import annotations
@@ -87,6 +90,10 @@ def real(a: AttributeProto) -> bool:
     return a.type == AttributeProto.FLOAT
 
 
+def zero(a: AttributeProto) -> bool:
+    return real(a) and a.f == 0
+
+
 def _element_wise(types: Types) -> Accepted:
     return Accepted((Input(types), Input(types)), (TABLE, IMPORTERS), same=(0, 1))
 
@@ -98,7 +105,7 @@ ACCEPTED: Mapping[str, Accepted] = {
         # Becomes TopK with k = 1.
         (Input(NUMBERS),),
         (TABLE, IMPORTERS, CHECKERS),
-        attributes={"axis": whole(), "keepdims": whole(0, 1)},
+        attributes={"axis": whole(), "keepdims": whole(0, 1), "select_last_index": whole(0)},
     ),
     "Attention": Accepted(
         # No past, no present, no softcap, no softmax_precision; heads are the second dimension.
@@ -106,12 +113,23 @@ ACCEPTED: Mapping[str, Accepted] = {
         (TABLE, IMPORTERS, CHECKERS, HELPERS, f"{LAYERS}/Attention.html"),
         least=3,
         same=(0, 1, 2),
-        attributes={"scale": real},
+        attributes={
+            "scale": real,
+            "is_causal": whole(0, 1),
+            "softcap": zero,
+            # Of an output that there is not.
+            "qk_matmul_output_mode": whole(),
+        },
     ),
     "Cast": Accepted(
         (Input(ANY | {TensorProto.UINT8}),),
         (TABLE, CHECKERS),
-        attributes={"to": whole(*sorted(ANY | {TensorProto.UINT8}))},
+        attributes={
+            "to": whole(*sorted(ANY | {TensorProto.UINT8})),
+            # Of 8-bit floats alone, and not looked at.
+            "saturate": whole(),
+            "round_mode": lambda a: a.type == AttributeProto.STRING,
+        },
     ),
     "Concat": Accepted((Input(ANY), Input(ANY)), (TABLE,), attributes={"axis": whole()}),
     "DequantizeLinear": Accepted(
@@ -137,7 +155,7 @@ ACCEPTED: Mapping[str, Accepted] = {
         (TABLE, IMPORTERS),
         least=2,
         same=(0, 1, 2),
-        attributes={"transB": whole(0, 1)},
+        attributes={"transA": whole(0, 1), "transB": whole(0, 1), "alpha": real, "beta": real},
     ),
     "LessOrEqual": _element_wise(NUMBERS),
     "MatMul": _element_wise(FLOATS),
@@ -155,7 +173,9 @@ ACCEPTED: Mapping[str, Accepted] = {
     "Range": Accepted(
         (Input(WHOLE, 0), Input(WHOLE, 0), Input(WHOLE, 0)), (TABLE, IMPORTERS), same=(0, 1, 2)
     ),
-    "Reshape": Accepted((Input(ANY), Input(INT64, 1)), (TABLE, IMPORTERS)),
+    "Reshape": Accepted(
+        (Input(ANY), Input(INT64, 1)), (TABLE, IMPORTERS), attributes={"allowzero": whole(0, 1)}
+    ),
     "RotaryEmbedding": Accepted(
         # Tables [positions, head_dim / 2], positions [batch, tokens].
         (Input(FLOATS, 4), Input(FLOATS, 2), Input(FLOATS, 2), Input(INT64, 2)),

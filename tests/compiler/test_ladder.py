@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode
 from appliance.compiler.hardware import Gpu
-from appliance.compiler.ladder import LADDER, choose, fits, refused, unusable
+from appliance.compiler.ladder import LADDER, WIDE_SUMS, choose, fits, refused, unusable
 from appliance.compiler.libraries import Libraries
 from appliance.compiler.machine import Machine, without_gpu
 from appliance.compiler.memory import choose_precision, needed
@@ -25,6 +25,8 @@ from appliance.errors import (
     UnsupportedError,
     VerificationError,
 )
+from installer.checkpoint.graph import gemma3
+from installer.checkpoint.graph.families import FAMILIES
 from tests.fakes.gpu import ALL_LIBRARIES, H100, LIBRARIES, machine_with
 
 GIB = 1 << 30
@@ -100,6 +102,16 @@ def test_without_tensorrts_library_cuda_is_taken(manifest: Manifest) -> None:
     (reason,) = rung.reasons
     assert (reason.provider, reason.code) == ("tensorrt", "library_missing")
     assert "libnvinfer.so.10" in reason.message
+
+
+def test_a_model_whose_sums_need_32_bits_is_not_left_to_tensorrt(manifest: Manifest) -> None:
+    gemma = msgspec.structs.replace(manifest, family="gemma3")
+    rung = choose(gemma, machine_with(H100, ALL_LIBRARIES), succeed)
+    assert rung.made == "cuda"
+    assert [(reason.provider, reason.code) for reason in rung.reasons] == [
+        ("tensorrt", "types_not_kept")
+    ]
+    assert {name for name, family in FAMILIES.items() if family.build is gemma3.build} == WIDE_SUMS
 
 
 def test_a_model_that_reads_takes_cuda_and_has_no_graph_for_tensorrt(encoder_bundle: Path) -> None:
