@@ -99,18 +99,15 @@ settings = EngineSettings(**json.loads(sys.argv[4])).sized(gpu=True)
 profiles._SHORTEST = 64
 sys.path.append(sys.argv[5])
 manifest = decode((bundle / "bundle.json").read_bytes())
-decoder, devices = manifest.decoder, []
+decoder = manifest.decoder
 
 class StandIn(HostDevice):
     kind = "cuda"
 
-    def __init__(self, *_which):
-        super().__init__(1 << 32)
-        devices.append(self)
-
-opened_on_gpu.CudaDevice = StandIn
+device = StandIn(1 << 32)
 artifact = SimpleNamespace(directory=out, record=SimpleNamespace(fit=fit))
-opened = opened_on_gpu.on_tensorrt(artifact, decoder, settings, CacheBudget(1 << 30))
+budget = CacheBudget(1 << 30)
+opened = opened_on_gpu.on_tensorrt(artifact, decoder, settings, budget, device, None)
 slots, capacity = opened.shape.slots, opened.shape.capacity
 engine = LLMEngine(
     opened.runner, Tokenizer((bundle / manifest.tokenizer).read_bytes()), manifest.prompting,
@@ -127,8 +124,8 @@ while engine.has_work:
             ends[output.call] = output.event.generated_tokens
 engine.check_integrity()
 opened.close()
-given_back = all(device.free_bytes() == 1 << 32 for device in devices)
-print(json.dumps([dict(ends), slots, capacity, len(devices), given_back]), flush=True)
+given_back = device.free_bytes() == 1 << 32
+print(json.dumps([dict(ends), slots, capacity, given_back]), flush=True)
 
 plan = profiles.plan(profiles.sizes_for(decoder, settings, fit))
 first, session = plan[0], open_tensorrt_session(out, plan[0].graph)
@@ -352,7 +349,7 @@ def test_what_was_built_runs_elsewhere_and_nothing_is_built_there(
     done = stand.run(OPENED, bundle, moved, in_json(FIT), in_json(asdict(SETTINGS)))
     assert done.returncode == 0, done.stderr
     said, outside, spoiled, missing = done.stdout.splitlines()
-    assert json.loads(said) == [dict.fromkeys("01234", 20), 3, 256, 1, True]
+    assert json.loads(said) == [dict.fromkeys("01234", 20), 3, 256, True]
     assert not stand.asked("built") + stand.asked("asked") + stand.asked("parsed")
     assert len(stand.asked("opened")) == len(planned(manifest, monkeypatch)) + 1
     after = {path.name: path.read_bytes() for path in moved.iterdir()}
