@@ -41,7 +41,7 @@ from appliance.compiler.child import compile_in_process, make_for_child, run_com
 from appliance.compiler.fingerprint import artifact_key, for_settings
 from appliance.compiler.ladder import Rung, choose, fits
 from appliance.compiler.memory import GIB, choose_precision, refuse_if_taken
-from appliance.compiler.profiles import sizes_for
+from appliance.compiler.profiles import LEAST_ENGINES, Sizes, plan, sizes_for
 from appliance.compiler.record import Comparison, Fit, Outcome, Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime
 from appliance.config import EngineSettings, Layout
@@ -171,7 +171,7 @@ class ArtifactWork:
         fit = choose_precision(fits(provider, self.bundle.manifest, gpu))
         assert fit is not None, "the ladder has looked"
         refuse_if_taken(gpu, fit)
-        self._refuse_without_room(fit.weights)
+        self._refuse_without_room(self._least(provider, fit))
         if self.bundle.manifest.of_draft is not None:
             self.tell(f"the draft model of {self.bundle.name} is for processors: not used on a GPU")
         if self.bundle.manifest.has_head:
@@ -180,7 +180,10 @@ class ArtifactWork:
             make_for_child(incoming, self.user)
             arguments = ["--provider", provider, str(self.bundle.directory), str(incoming)]
             arguments.append(str(logits))
-            arguments.append(self._sizes(fit) if provider == "tensorrt" else fit.precision)
+            if provider == "tensorrt":
+                arguments.append(msgspec.json.encode(self._sizes(fit)).decode())
+            else:
+                arguments.append(fit.precision)
             said = run_compiler(runtime.python, arguments, self.user)
         made = _made(said)
         return _Found(made.compared, fit, made.tower, made.unrecorded)
@@ -199,10 +202,17 @@ class ArtifactWork:
                 code="disk_full",
             )
 
-    def _sizes(self, fit: Fit) -> str:
+    def _least(self, provider: Provider, fit: Fit) -> int:
+        """Bytes of the disk that compiling takes at least."""
+        if provider != "tensorrt":
+            return fit.weights
+        # Each engine has the weights to itself.
+        return fit.weights // LEAST_ENGINES * len(plan(self._sizes(fit)))
+
+    def _sizes(self, fit: Fit) -> Sizes:
         spec = self.bundle.manifest.decoder
         assert spec is not None, "graphs for TensorRT are decoders"
-        return msgspec.json.encode(sizes_for(spec, self.settings, fit)).decode()
+        return sizes_for(spec, self.settings, fit)
 
     @contextmanager
     def _golden(self, runtime: Runtime) -> Iterator[Path]:

@@ -15,8 +15,10 @@ from appliance.config import Layout
 from appliance.model_store import StoredBundle
 from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
+from tests.compiler.stand import Stand
 from tests.conftest import BUILD_CACHE, FULL_VARIABLE, REPOSITORY, BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.no_tensorrt import write_libraries
 
 RUNTIME = BUILD_CACHE / "gpu-runtime"
 """The GPU's ONNX Runtime, which scripts/fetch-gpu-runtime brings."""
@@ -92,3 +94,17 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def on_gpu(release: Path) -> Path:
     return release / "venv-cuda13/bin/python"
+
+
+@pytest.fixture(scope="session")
+def tensorrt_libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tensorrt")
+    write_libraries(RUNTIME / "onnxruntime/capi", folder)
+    return folder
+
+
+@pytest.fixture
+def stand(on_gpu: Path, tensorrt_libraries: Path, tmp_path: Path) -> Stand:
+    for name in ("elsewhere", "given", "out"):
+        (tmp_path / name).mkdir()
+    return Stand(on_gpu, tensorrt_libraries, tmp_path)

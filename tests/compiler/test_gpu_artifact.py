@@ -162,6 +162,22 @@ def test_engines_are_recorded_file_by_file_under_a_key_with_their_shapes(
     assert with_tensorrt.record(other, bundle).key != record.key
 
 
+def test_engines_that_the_disk_has_no_room_for_are_not_begun(
+    with_tensorrt: Node, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = EngineSettings(max_sequences=2, token_budget=64, max_context=128)
+    first = with_tensorrt.compile(bundle, settings=small)
+    fit, real = with_tensorrt.record(first, bundle).fit, shutil.disk_usage(bundle)
+    assert fit is not None
+    shutil.rmtree(with_tensorrt.layout.artifacts)
+    # Three engines, of which each has the weights; `fit` counts two.
+    free = fit.weights // 2 * 3 - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=free))
+    record = with_tensorrt.record(with_tensorrt.compile(bundle, settings=small), bundle)
+    assert record.provider == "cuda"
+    assert [(r.provider, r.code) for r in record.reasons] == [("tensorrt", "disk_full")]
+
+
 def test_a_library_among_the_engines_is_not_trusted(
     with_tensorrt: Node, bundle: Path, tmp_path: Path
 ) -> None:

@@ -50,12 +50,12 @@ struct Config : Object<Config> {
     return true;
   }
   static Face *get_cache(Config *self) { return self->cache; }
-  static void set_pool(Config *, int pool, std::size_t size) { tell("pool %d %zu", pool, size); }
-  static void set_level(Config *, int level) { tell("level %d", level); }
   static Answers answers() {
-    return {{11, slot(&set_flag)},  {25, slot(&add_profile)}, {40, slot(&create_cache)},
-            {41, slot(&set_cache)}, {42, slot(&get_cache)},   {43, slot(&set_pool)},
-            {47, slot(&set_level)}};
+    return {{11, slot(&set_flag)},
+            {25, slot(&add_profile)},
+            {40, slot(&create_cache)},
+            {41, slot(&set_cache)},
+            {42, slot(&get_cache)}};
   }
 };
 
@@ -90,9 +90,11 @@ struct Builder : Object<Builder> {
     return bytes(text);
   }
   static Answers answers() {
-    return {{2, slot(&yes)},            {3, slot(&yes)},            {7, slot(&create_config)},
-            {8, slot(&create_network)}, {9, slot(&create_profile)}, {14, slot(&build)},
-            {17, slot(&yes)}};
+    return {{2, slot(&yes)},  // fast in 16 bits
+            {7, slot(&create_config)},
+            {8, slot(&create_network)},
+            {9, slot(&create_profile)},
+            {14, slot(&build)}};
   }
 };
 

@@ -17,10 +17,8 @@ struct Engine : Object<Engine> {
   std::vector<std::string> names;
   std::map<std::string, Entry> entries;
   std::map<std::string, std::vector<Dims>> profile;
-  std::string text;
 
   bool load(const std::string &given) {
-    text = given;
     std::stringstream lines(given);
     std::string line, word, name, size;
     if (!std::getline(lines, line) || line != "stand-in") return false;
@@ -40,28 +38,16 @@ struct Engine : Object<Engine> {
     return true;
   }
 
-  static Face *serialize(Engine *self) { return bytes(self->text); }
   static Face *create_context(Engine *self, int);
-  static std::int64_t memory(Engine *) { return 1 << 20; }
-  static const char *get_name(Engine *) { return "stand-in"; }
-  static int profiles(Engine *self) { return self->profile.empty() ? 0 : 1; }
-  static Dims shape(Engine *self, const char *name) { return dims(self->entries[name].shape); }
-  static int type(Engine *self, const char *name) { return self->entries[name].type; }
-  static int location(Engine *, const char *) { return 0; }
   static int mode(Engine *self, const char *name) { return self->entries[name].input ? 1 : 2; }
-  static Dims profile_shape(Engine *self, const char *name, int, int which) {
-    return self->profile.count(name) ? self->profile[name][which]
-                                     : dims(self->entries[name].shape);
-  }
   static int count(Engine *self) { return self->names.size(); }
   static const char *at(Engine *self, int i) { return self->names[i].c_str(); }
   static Answers answers() {
-    return {{4, slot(&serialize)}, {5, slot(&create_context)}, {7, slot(&memory)},
-            {8, slot(&no)},        {9, slot(&get_name)},       {10, slot(&profiles)},
-            {19, slot(&shape)},    {20, slot(&type)},          {21, slot(&location)},
-            {22, slot(&no)},       {23, slot(&mode)},          {29, slot(&profile_shape)},
-            {30, slot(&count)},    {31, slot(&at)},            {32, slot(&none)},
-            {52, slot(&memory)}};
+    return {{5, slot(&create_context)},
+            {22, slot(&no)},  // used for shapes
+            {23, slot(&mode)},
+            {30, slot(&count)},
+            {31, slot(&at)}};
   }
 };
 
@@ -112,9 +98,10 @@ struct Context : Object<Context> {
     return true;
   }
   static Answers answers() {
-    return {{17, slot(&yes)},         {21, slot(&set_shape)}, {22, slot(&shape)},
-            {24, slot(&set_address)}, {26, slot(&set_address)}, {27, slot(&set_address)},
-            {37, slot(&enqueue)},     {49, slot(&none)},      {10, slot(&none)}};
+    return {{21, slot(&set_shape)},
+            {22, slot(&shape)},
+            {24, slot(&set_address)},
+            {37, slot(&enqueue)}};
   }
 };
 
@@ -136,7 +123,7 @@ struct Runtime : Object<Runtime> {
     tell("opened");
     return &made->face;
   }
-  static Answers answers() { return {{3, slot(&deserialize)}, {21, slot(&none)}}; }
+  static Answers answers() { return {{3, slot(&deserialize)}}; }
 };
 
 }  // namespace stand_in

@@ -121,17 +121,17 @@ struct Parser {
     return self->read_model("asked", data, size, path ? path : "");
   }
   static std::int64_t parts(Parser *) { return 1; }
-  static bool supported(Parser *, std::int64_t) { return true; }
   static std::int64_t *part(Parser *self, std::int64_t, std::int64_t &count) {
     count = static_cast<std::int64_t>(self->nodes.size());
     return self->nodes.data();
   }
   static void end(Parser *self) { delete self; }
   static Answers answers() {
-    return {{0, slot(&parse)},     {5, slot(&none)},       {8, slot(&kept<Parser>)},
-            {9, slot(&end)},       {14, slot(&none)},      {17, slot(&supports)},
-            {18, slot(&parts)},    {19, slot(&supported)}, {20, slot(&part)},
-            {24, slot(&yes)}};
+    return {{0, slot(&parse)},
+            {9, slot(&end)},
+            {17, slot(&supports)},
+            {18, slot(&parts)},
+            {20, slot(&part)}};
   }
 };
 

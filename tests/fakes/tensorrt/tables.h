@@ -52,9 +52,6 @@ Slot slot(F *function) {
 }
 
 template <class T>
-void kept(void *) {}
-
-template <class T>
 void ended(void *face) {
   delete *reinterpret_cast<T **>(static_cast<char *>(face) + sizeof(Slot *));
 }
@@ -74,7 +71,7 @@ template <class T>
 struct Faces {
   static constexpr const char *kName = T::kName;
   static std::vector<std::pair<int, Slot>> answers() {
-    return {{0, slot(&kept<T>)}, {1, slot(&ended<T>)}};
+    return {{1, slot(&ended<T>)}};
   }
 };
 
@@ -99,6 +96,5 @@ using Answers = std::vector<std::pair<int, Slot>>;
 
 inline bool yes(void *) { return true; }
 inline bool no(void *) { return false; }
-inline int none(void *) { return 0; }
 
 }  // namespace stand_in
