@@ -10,11 +10,14 @@ is built; no bundle has one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
 _MIXTURE = "MoE"
+_EACH_NUMBER = frozenset({"Cast", "Mul"})
+"""Conversions of a stack, and its division by a number."""
 _X, _SCORES, _FIRST_WEIGHT = 0, 1, 2
 """Which of the kernel's inputs they are; experts' tensors from there on."""
 
@@ -26,10 +29,10 @@ def one_expert_at_a_time(graph: bytes) -> bytes:
     stored = {tensor.name for tensor in model.graph.initializer}
     made: list[NodeProto] = []
     for node in model.graph.node:
-        casts = {name: _casts(name, makers) for name in node.input[_FIRST_WEIGHT:] if name}
-        widened = any(len(chain) > 1 for chain in casts.values())
-        if node.op_type == _MIXTURE and widened and all(c[0] in stored for c in casts.values()):
-            made += _loop(node, casts)
+        chains = {name: _chain(name, makers) for name in node.input[_FIRST_WEIGHT:] if name}
+        widened = any(chain.steps for chain in chains.values())
+        if node.op_type == _MIXTURE and widened and all(c.name in stored for c in chains.values()):
+            made += _loop(node, chains)
         else:
             made.append(node)
     del model.graph.node[:]
@@ -38,18 +41,23 @@ def one_expert_at_a_time(graph: bytes) -> bytes:
     return data
 
 
-_Chain = Sequence[str | int]
-"""A stored tensor's name, and the types it is converted to in turn."""
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """A tensor's name, and what is done to each of its numbers in turn."""
+
+    name: str
+    steps: Sequence[NodeProto] = ()
 
 
-def _casts(name: str, makers: Mapping[str, NodeProto]) -> _Chain:
+def _chain(name: str, makers: Mapping[str, NodeProto]) -> _Chain:
     maker = makers.get(name)
-    if maker is None or maker.op_type != "Cast":
-        return (name,)
-    return (*_casts(maker.input[0], makers), maker.attribute[0].i)
+    if maker is None or maker.op_type not in _EACH_NUMBER:
+        return _Chain(name)
+    before = _chain(maker.input[0], makers)
+    return _Chain(before.name, (*before.steps, maker))
 
 
-def _loop(node: NodeProto, casts: Mapping[str, _Chain]) -> Iterator[NodeProto]:
+def _loop(node: NodeProto, chains: Mapping[str, _Chain]) -> Iterator[NodeProto]:
     """The same output as `node`, expert by expert."""
     x, scores, at = node.input[_X], node.input[_SCORES], f"{node.name}.each"
 
@@ -72,7 +80,7 @@ def _loop(node: NodeProto, casts: Mapping[str, _Chain]) -> Iterator[NodeProto]:
     yield helper.make_node("Reshape", [own("shares"), own("rows")], [own("spread")])
     yield helper.make_node("ConstantOfShape", [own("shape")], [own("zero")])
     body = helper.make_graph(
-        list(_body(node, casts, at)),
+        list(_body(node, chains, at)),
         at,
         [
             helper.make_tensor_value_info(own("turn"), TensorProto.INT64, []),
@@ -89,7 +97,7 @@ def _loop(node: NodeProto, casts: Mapping[str, _Chain]) -> Iterator[NodeProto]:
     )
 
 
-def _body(node: NodeProto, casts: Mapping[str, _Chain], at: str) -> Iterator[NodeProto]:
+def _body(node: NodeProto, chains: Mapping[str, _Chain], at: str) -> Iterator[NodeProto]:
     """One turn: what was summed before, and what the turn's expert gives besides."""
     x, scores = node.input[_X], node.input[_SCORES]
 
@@ -104,7 +112,7 @@ def _body(node: NodeProto, casts: Mapping[str, _Chain], at: str) -> Iterator[Nod
     for index, name in enumerate(node.input[_FIRST_WEIGHT:]):
         given.append(own(f"weight_{index}") if name else "")
         if name:
-            yield from _taken(casts[name], own("expert"), given[-1])
+            yield from _taken(chains[name], own("expert"), given[-1])
     kernel = helper.make_node(_MIXTURE, given, [own("result")], domain=node.domain)
     kernel.attribute.extend(one for one in node.attribute if one.name != "k")
     kernel.attribute.append(helper.make_attribute("k", 1))
@@ -116,12 +124,15 @@ def _body(node: NodeProto, casts: Mapping[str, _Chain], at: str) -> Iterator[Nod
 
 
 def _taken(chain: _Chain, expert: str, to: str) -> Iterator[NodeProto]:
-    """The expert's part of a stored stack, converted as the whole stack was."""
-    stored, *types = chain
-    names = [*(f"{to}.{step}" for step in range(len(types))), to]
-    yield helper.make_node("Gather", [str(stored), expert], [names[0]], axis=0)
-    for step, kind in enumerate(types):
-        yield helper.make_node("Cast", [names[step]], [names[step + 1]], to=int(kind))
+    """The expert's part of a stored stack, made into what the whole stack was made into."""
+    names = [*(f"{to}.{step}" for step in range(len(chain.steps))), to]
+    yield helper.make_node("Gather", [chain.name, expert], [names[0]], axis=0)
+    for step, whole in enumerate(chain.steps):
+        part = NodeProto()
+        part.CopyFrom(whole)
+        part.name = names[step + 1]
+        part.input[0], part.output[0] = names[step], names[step + 1]
+        yield part
 
 
 def _needed(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> list[NodeProto]:

@@ -22,7 +22,7 @@ _PRODUCTS = frozenset({"MatMul", "Gemm", "MoE"})
 _HALF_PRODUCTS = frozenset({"MatMulNBits"})
 """These the processor has in 16 bits, too."""
 _ACTIVATIONS = frozenset({"Sigmoid", "Gelu", "Mul", "Add", "Tanh"})
-"""What follows a product, element by element."""
+"""What follows a product or attention, element by element, of numbers of one type."""
 _ATTENTION = frozenset({"MultiHeadAttention"})
 """Reads what products gave, and a mask that stays as it is."""
 
@@ -42,7 +42,7 @@ def widen_products(graph: bytes) -> bytes:
         elif node.op_type in _ATTENTION:
             is_narrow = node.input[0] in narrow
         else:
-            is_narrow = node.op_type in _ACTIVATIONS and narrow.issuperset(node.input)
+            is_narrow = node.op_type in _ACTIVATIONS and not narrow.isdisjoint(node.input)
         if is_narrow or _narrows(node):
             narrow.update(node.output)
         converts = is_narrow and node.op_type not in _HALF_PRODUCTS

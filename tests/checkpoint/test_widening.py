@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from appliance.compiler.probe import run_probe
 from appliance.pb import onnx_graph_pb2 as pb
+from installer.checkpoint.one_expert import one_expert_at_a_time
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.widening import spell_out, widen_products
@@ -27,6 +29,7 @@ GRADES: list[Precision] = ["fp32", "int8"]
         *((name, kind, way) for name, kind in PLAIN for way in ("cuda", "trt")),
         ("qwen3-moe", "fp32", "cuda"),  # its router has 32 bits already
         ("qwen2", "fp32", "cuda"),  # with biases
+        ("gpt-oss", "fp16", "cuda"),  # with biases of experts
         *((name, kind, "cuda") for name in READERS for kind in GRADES),
     ],
 )
@@ -103,6 +106,20 @@ def test_products_of_8_bit_floats_are_spelled_out_as_the_graph_of_floats_says_th
     assert kinds[0] - kinds[1] == {"MatMulBlockQuantizedFp8Weight"}
     plain = (model.bundle / wide.path).read_bytes()
     assert spell_out(plain) == plain
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "gpt-oss"])
+def test_experts_are_widened_one_at_a_time_whatever_their_biases_are_divided_by(
+    built: BuildBundle, name: str
+) -> None:
+    model = built(name, "fp16")
+    (graph,) = model.manifest.variants("cuda")
+    data = widen_products((model.bundle / graph.path).read_bytes())
+    before, after = (
+        Counter(node.op_type for node in pb.Model.FromString(each).graph.node)
+        for each in (data, one_expert_at_a_time(data))
+    )
+    assert before["MoE"] == after["Loop"] > 0 == after["MoE"]
 
 
 def test_graphs_for_the_processor_are_left_alone(built: BuildBundle) -> None:

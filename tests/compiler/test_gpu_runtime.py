@@ -360,7 +360,11 @@ def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
     assert {*kernels(said)} == {"FLASH_ATTENTION", "XQA"}
     nodes = Counter(providers(said)[0]["CUDAExecutionProvider"])
     layers = nodes["GroupQueryAttention"]
-    assert nodes["MatMul"] == 4 * layers, "two of seven products, and one of two, are one"
+    products = nodes["MatMul"] + nodes["FusedMatMul"]
+    assert products == 4 * layers, "two of seven products, and one of two, are one"
+    # What keeps numbers within 16 bits takes one kernel of the whole graph, that of embeddings.
+    assert nodes["FusedMatMul"] == nodes["QuickGelu"] == layers
+    assert nodes["Mul"] == layers + 1
     # Norms of queries and keys have become attention's own, or there were two more a layer.
     assert nodes["SimplifiedLayerNormalization"] + nodes["SkipSimplifiedLayerNormalization"] == (
         2 * layers + 1
@@ -379,6 +383,8 @@ def test_8_bit_floats_are_multiplied_as_they_are(
     nodes = Counter(decoder["CUDAExecutionProvider"])
     assert nodes["MatMulBlockQuantizedFp8Weight"] == 7 * nodes["GroupQueryAttention"]
     assert not nodes["MatMul"] + nodes["DequantizeLinear"]
+    # Gated halves, what heads have read, and once embeddings.
+    assert nodes["Mul"] == 2 * nodes["GroupQueryAttention"] + 1
     assert "recorded" in said
     stored = sum(path.stat().st_size for path in (bundle / "graph/cpu").glob("weights-*.bin"))
     assert (tmp_path / "out/weights.bin").stat().st_size < 1.1 * stored, "nothing became floats"
@@ -424,7 +430,8 @@ def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path)
     weights = (tmp_path / "out/weights.bin").stat().st_size
     assert weights > 60 << 20
     (taken,) = re.findall(r"taken of device 0: (\d+)", done.stderr)
-    assert weights <= int(taken) <= 1.1 * weights
+    # In the file, weights begin at round places.
+    assert 0.99 * weights <= int(taken) <= 1.1 * weights
 
 
 @pytest.mark.parametrize("write", [write_qwen3_vl, write_qwen2_5_vl])

@@ -102,9 +102,10 @@ class AdaptedBuilder(GraphBuilder):
         *,
         bias: bool = False,
         scale: ir.Value | None = None,
+        divided: float = 1.0,
     ) -> ir.Value:
         """As the plain graph's, with what adapters add."""
-        y = super().linear(x, name, inner, outer, bias=bias, scale=scale)
+        y = super().linear(x, name, inner, outer, bias=bias, scale=scale, divided=divided)
         if self.scheme.integer_products:
             return y  # through `unscaled`, which has added it
         return self._adapters.added(y, x, name, inner, outer)

@@ -47,7 +47,7 @@ class GraphBuilder(Storage):
     Attributes:
         dtype: of activations and of the key-value cache.
         opsets: the operator sets that its graphs are written in.
-        shrink: what numbers inside a layer are divided by, in families that bear it.
+        shrink: what large numbers of a decoder are divided by (divisors.py).
     """
 
     dtype = ir.DataType.FLOAT
@@ -137,13 +137,18 @@ class GraphBuilder(Storage):
             )
         return self._constants[name]
 
-    def vector(self, name: str, width: int, offset: float = 0.0) -> ir.Value:
-        """The checkpoint's vector `name`, plus `offset`, as a parameter."""
-        return self.parameter(self._vector(name, width, offset))
+    def vector(
+        self, name: str, width: int, offset: float = 0.0, *, divided: float = 1.0
+    ) -> ir.Value:
+        """The checkpoint's vector `name`, plus `offset`, `divided` by a number, as a parameter."""
+        return self.parameter(self._vector(name, width, offset), divided=divided)
 
-    def parameter(self, stored: ir.Value) -> ir.Value:
-        """Stored floats in the precision of the graph."""
-        return self._cast(stored, self.dtype)
+    def parameter(self, stored: ir.Value, *, divided: float = 1.0) -> ir.Value:
+        """Stored floats in the precision of the graph, `divided` by a number before."""
+        if divided == 1:
+            return self._cast(stored, self.dtype)
+        quotient = self.op("Mul", stored, self.constant([1 / divided]))
+        return self.op("Cast", quotient, to=self.dtype)
 
     def _cast(self, stored: ir.Value, dtype: ir.DataType) -> ir.Value:
         """A stored value in another type; the compiler keeps only the result."""
@@ -198,8 +203,7 @@ class GraphBuilder(Storage):
 
         The result is `wide` if it goes to a stream that is, and `divided` by a number.
         """
-        assert divided == 1, "only streams of 32 bits have layers of small numbers"
-        gain = self.vector(name, width, offset)
+        gain = self.vector(name, width, offset, divided=divided)
         return self.op(
             "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
         )
@@ -224,10 +228,9 @@ class GraphBuilder(Storage):
         divided: float = 1.0,
     ) -> tuple[ir.Value, ir.Value]:
         """RMS norm of stream + result, `divided` by a number; it and the sum."""
-        assert divided == 1, "only streams of 32 bits have layers of small numbers"
         outputs = self.ops(
             "SkipSimplifiedLayerNormalization",
-            *(stream, result, self.vector(name, width, offset)),
+            *(stream, result, self.vector(name, width, offset, divided=divided)),
             outputs=4,
             domain=MICROSOFT,
             epsilon=epsilon,
@@ -272,6 +275,10 @@ class GraphBuilder(Storage):
         """stream + result."""
         return self.op("Add", stream, result)
 
+    def divide(self, x: ir.Value, by: float) -> ir.Value:
+        """x / by."""
+        return x if by == 1 else self.op("Mul", x, self.parameter(self.constant([1 / by])))
+
     def linear(
         self,
         x: ir.Value,
@@ -281,12 +288,14 @@ class GraphBuilder(Storage):
         *,
         bias: bool = False,
         scale: ir.Value | None = None,
+        divided: float = 1.0,
     ) -> ir.Value:
         """x [..., inner] -> [..., outer] by the checkpoint's `name`.weight [outer, inner].
 
-        `scale` [..., 1] is what `unscaled` gave, if x was made from its result.
+        `scale` [..., 1] is what `unscaled` gave, if x was made from its result. Of an x that is
+        `divided` by a number, the result is so with its bias.
         """
-        addend = self.vector(f"{name}.bias", outer) if bias else None
+        addend = self.vector(f"{name}.bias", outer, divided=divided) if bias else None
         if self.scheme.integer_products:
             y, own = self.unscaled(x, name, inner, outer)
             assert own is not None
@@ -338,17 +347,9 @@ class GraphBuilder(Storage):
 
         Of an x that is `divided` by a number, the result is so by its square.
         """
-        opened = self._opened(self.linear(x, gate, inner, outer), activation, divided)
+        opened = ACTIVATIONS[activation](self, self.linear(x, gate, inner, outer), divided)
         product, scale = self.unscaled(x, up, inner, outer)
         return self.op("Mul", opened, product), scale
-
-    def _opened(self, y: ir.Value, activation: Activation, divided: float) -> ir.Value:
-        """activation(y * divided) / divided; what is divided is activated in 32 bits."""
-        if divided == 1:
-            return ACTIVATIONS[activation](self, y)
-        whole = self.op("Mul", self.full(y), self.constant([divided]))
-        opened = self.op("Mul", ACTIVATIONS[activation](self, whole), self.constant([1 / divided]))
-        return self.op("Cast", opened, to=self.dtype)
 
     def ordered(self, x: ir.Value, order: ir.Value | None) -> ir.Value:
         """x [..., inner] in the order that `matrix_in_blocks` gave."""
@@ -451,15 +452,21 @@ class GraphBuilder(Storage):
         path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _silu(graph: GraphBuilder, y: ir.Value) -> ir.Value:
-    return graph.op("Mul", y, graph.op("Sigmoid", y))
+def _silu(graph: GraphBuilder, y: ir.Value, divided: float) -> ir.Value:
+    # y * divided may outgrow the graph's precision: of infinity, too, the sigmoid is one or zero.
+    return graph.op("Mul", y, graph.op("Sigmoid", graph.divide(y, 1 / divided)))
 
 
-def _gelu(graph: GraphBuilder, y: ir.Value) -> ir.Value:
-    return graph.op("Gelu", y, approximate="tanh")
+def _gelu(graph: GraphBuilder, y: ir.Value, divided: float) -> ir.Value:
+    if divided == 1:
+        return graph.op("Gelu", y, approximate="tanh")
+    whole = graph.op("Mul", graph.full(y), graph.constant([divided]))
+    opened = graph.op("Gelu", whole, approximate="tanh")
+    return graph.op("Cast", graph.op("Mul", opened, graph.constant([1 / divided])), to=graph.dtype)
 
 
-ACTIVATIONS: Mapping[Activation, Callable[[GraphBuilder, ir.Value], ir.Value]] = {
+ACTIVATIONS: Mapping[Activation, Callable[[GraphBuilder, ir.Value, float], ir.Value]] = {
     "silu": _silu,
     "gelu_tanh": _gelu,
 }
+"""activation(y * divided) / divided, of y and what it is divided by."""

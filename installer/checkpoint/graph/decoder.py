@@ -17,6 +17,7 @@ import onnx_ir as ir
 from appliance.bundle.manifest import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import Activation, GraphBuilder
+from installer.checkpoint.graph.divisors import Divisors, divisors
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
 from installer.checkpoint.graph.table import Table
@@ -61,8 +62,6 @@ class DecoderShape:
         scale: what products of queries and keys are multiplied by.
         embedding_scale: what the token's vector is multiplied by.
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
-        shrinks: whether numbers inside a layer may be divided by any number, where they outgrow 16
-            bits, too: queries and keys are normed, and so is all that a layer gives.
         root: in front of the names of all tensors but the output's.
         mixture: of the feed-forwards, in families that have experts.
         sinks: whether each head has a number that takes part in the softmax and has no value.
@@ -86,12 +85,16 @@ class DecoderShape:
     norms: Norms = Norms()
     embedding_scale: float = 1.0
     wide: bool = False
-    shrinks: bool = False
     root: str = "model"
     mixture: Mixture | None = None
     sinks: bool = False
     output_bias: bool = False
     predicts: bool = False
+
+    def divisors(self, graph: GraphBuilder) -> Divisors:
+        """What its numbers are divided by in this graph."""
+        after = (self.norms.after_attention, self.norms.after_feed_forward)
+        return divisors(graph.shrink, normed=None not in after)
 
     def spec(self) -> DecoderSpec:
         return DecoderSpec(
@@ -226,25 +229,28 @@ def build_decoder(
     """
     attention = form(graph, shape)
     embeddings = input_table(graph, shape)
-    norms, small = shape.norms, _small(graph, shape)
+    norms, parts = shape.norms, shape.divisors(graph)
 
     found = embeddings.lookup(attention.ids)
     enriched = attention if isinstance(attention, Enriched) else None
     if enriched is not None:
         found = enriched.embed(found)
-    stream = graph.residual(found, factor=shape.embedding_scale, wide=shape.wide)
+    factor = shape.embedding_scale / parts.stream
+    stream = graph.residual(found, factor=factor, wide=shape.wide)
     result: ir.Value | None = None
     for layer in range(shape.layers):
         at = f"{shape.root}.layers.{layer}"
         name = f"{at}.{norms.before_attention}"
-        x, stream = norm_of_sum(graph, shape, name, stream, result, small)
+        x, stream = norm_of_sum(graph, shape, name, stream, result, parts.into_attention)
         attended = attention.attend(layer, project(graph, shape, at, x))
         result = (conclude or conclude_plainly)(graph, shape, at, attended)
-        result = _norm_after(graph, shape, at, norms.after_attention, result, small)
+        result = _norm_after(graph, shape, at, norms.after_attention, result, parts.into_attention)
         name = f"{at}.{norms.before_feed_forward}"
-        x, stream = norm_of_sum(graph, shape, name, stream, result, small)
+        x, stream = norm_of_sum(graph, shape, name, stream, result, parts.into_feed_forward)
         result = feed_forward(graph, shape, at, x)
-        result = _norm_after(graph, shape, at, norms.after_feed_forward, result, small**2)
+        result = _norm_after(
+            graph, shape, at, norms.after_feed_forward, result, parts.into_feed_forward**2
+        )
         if enriched is not None:
             result = enriched.deepen(layer, result)
 
@@ -282,44 +288,42 @@ def conclude_plainly(
     graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value
 ) -> ir.Value:
     """One linear layer: the plain conclusion."""
-    name, inner = f"{at}.self_attn.o_proj", shape.heads * shape.head_dim
-    return graph.linear(attended, name, inner, shape.hidden, bias=shape.output_bias)
+    by, name = shape.divisors(graph).out_of_attention, f"{at}.self_attn.o_proj"
+    inner, bias = shape.heads * shape.head_dim, shape.output_bias
+    return graph.linear(
+        graph.divide(attended, by), name, inner, shape.hidden, bias=bias, divided=by
+    )
 
 
 def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(silu(gate(x)) * up(x)); Shazeer, GLU Variants Improve Transformer (2020)."""
-    return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner)
+    return gated(graph, shape, x, f"{at}.mlp", shape.inner)
 
 
 def geglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(gelu(gate(x)) * up(x)), gelu by tanh; the same source."""
-    small = _small(graph, shape)
-    return gated(graph, x, f"{at}.mlp", shape.hidden, shape.inner, "gelu_tanh", small)
+    return gated(graph, shape, x, f"{at}.mlp", shape.inner, "gelu_tanh")
 
 
 def gated(
     graph: GraphBuilder,
+    shape: DecoderShape,
     x: ir.Value,
     at: str,
-    hidden: int,
     inner: int,
     activation: Activation = "silu",
-    divided: float = 1.0,
 ) -> ir.Value:
-    """down(activation(gate(x)) * up(x)) of the module `at`, whose width is `inner`.
-
-    Of an x that is `divided` by a number, the result is so by its square.
-    """
-    names = (f"{at}.gate_proj", f"{at}.up_proj")
-    product, scale = graph.gated(x, *names, hidden, inner, activation, divided=divided)
-    return graph.linear(product, f"{at}.down_proj", inner, hidden, scale=scale)
+    """down(activation(gate(x)) * up(x)) of the module `at`, whose width is `inner`."""
+    by, names = shape.divisors(graph).into_feed_forward, (f"{at}.gate_proj", f"{at}.up_proj")
+    product, scale = graph.gated(x, *names, shape.hidden, inner, activation, divided=by)
+    return graph.linear(product, f"{at}.down_proj", inner, shape.hidden, scale=scale)
 
 
 def head_norm(
     graph: GraphBuilder, shape: DecoderShape, name: str, x: ir.Value, heads: int
 ) -> ir.Value:
     """RMS norm of each head on its own: x [B, S, heads * head_dim], gain [head_dim]."""
-    epsilon = shape.epsilon / _small(graph, shape) ** 2
+    epsilon = shape.epsilon / shape.divisors(graph).into_attention ** 2
     return graph.norm_heads(x, heads, f"{name}.weight", shape.head_dim, epsilon, shape.norms.offset)
 
 
@@ -330,17 +334,15 @@ def norm_of_sum(
     stream: ir.Value,
     result: ir.Value | None,
     divided: float = 1.0,
+    *,
+    wide: bool = False,
 ) -> tuple[ir.Value, ir.Value]:
     """RMS norm of stream + result, `divided` by a number; returns it and the sum."""
-    gain = (f"{name}.weight", shape.hidden, shape.epsilon, shape.norms.offset)
+    epsilon = shape.epsilon / shape.divisors(graph).stream ** 2
+    gain = (f"{name}.weight", shape.hidden, epsilon, shape.norms.offset)
     if result is None:
-        return graph.norm(stream, *gain, divided=divided), stream
+        return graph.norm(stream, *gain, wide=wide, divided=divided), stream
     return graph.norm_sum(stream, result, *gain, divided=divided)
-
-
-def _small(graph: GraphBuilder, shape: DecoderShape) -> float:
-    """What the numbers inside a layer are divided by."""
-    return graph.shrink if shape.shrinks else 1.0
 
 
 def _norm_after(
@@ -351,11 +353,7 @@ def _norm_after(
     result: ir.Value,
     divided: float,
 ) -> ir.Value:
-    """RMS norm of what a block adds to the stream, where there is one.
-
-    The norm of a result that is `divided` by a number is that of the result itself, if what is
-    added to its square is divided by the number's.
-    """
+    """RMS norm of what a block adds to the stream, where there is one; here it is `divided`."""
     if name is None:
         return result
     epsilon = shape.epsilon / divided**2

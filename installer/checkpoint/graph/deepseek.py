@@ -107,7 +107,7 @@ def _feed_forward(
 ) -> ir.Value:
     if whole.mixture.is_dense(at):
         return decoder.swiglu(graph, shape, at, x)
-    return _mix(graph, whole, f"{at}.mlp", x)
+    return _mix(graph, whole, f"{at}.mlp", x, shape.divisors(graph).into_feed_forward)
 
 
 def _read_latent(config: Settings) -> Latent:
@@ -182,24 +182,29 @@ def _read_routing(config: Settings) -> Routing:
     return routing
 
 
-def _mix(graph: GraphBuilder, shape: DeepseekShape, at: str, x: ir.Value) -> ir.Value:
-    """The chosen experts' results and that of the shared one."""
+def _mix(
+    graph: GraphBuilder, shape: DeepseekShape, at: str, x: ir.Value, divided: float
+) -> ir.Value:
+    """The chosen experts' results and that of the shared one, of an x that is `divided`."""
     mixture, hidden = shape.mixture, shape.decoder.hidden
-    choice = _choose(graph, shape, at, x)
+    choice = _choose(graph, shape, at, x, divided)
     stored = f"{at}.experts"
     gate, up, down = (f"{stored}.{{}}.{name}.weight" for name in _NAMES)
     weights = ExpertWeights(graph.tensors, (gate, up), down)
-    mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored)
+    mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored, divided=divided)
     inner = mixture.inner * shape.routing.shared
-    shared = decoder.gated(graph, x, f"{at}.shared_experts", hidden, inner)
+    shared = decoder.gated(graph, shape.decoder, x, f"{at}.shared_experts", inner)
     return graph.add(mixed, shared)
 
 
-def _choose(graph: GraphBuilder, shape: DeepseekShape, at: str, x: ir.Value) -> Choice:
+def _choose(
+    graph: GraphBuilder, shape: DeepseekShape, at: str, x: ir.Value, divided: float
+) -> Choice:
     """The experts with the highest scores in the best groups; a correction weighs in the choice
     alone."""
     mixture, routing = shape.mixture, shape.routing
-    logits = experts.router(graph, x, f"{at}.gate", shape.decoder.hidden, mixture.experts)
+    name, hidden = f"{at}.gate", shape.decoder.hidden
+    logits = experts.router(graph, x, name, hidden, mixture.experts, divided=divided)
     scores = graph.op("Sigmoid", logits)
     correction = experts.vector(graph, f"{at}.gate.e_score_correction_bias", mixture.experts)
     corrected = _within_groups(graph, graph.op("Add", scores, correction), mixture, routing)

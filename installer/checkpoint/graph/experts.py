@@ -9,7 +9,7 @@ rounding changes which experts are chosen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -48,6 +48,11 @@ class Mixture:
     dense: frozenset[int] = frozenset()
     adds_up: bool = True
 
+    def divided(self, by: float) -> Mixture:
+        """The same for gates and ups that are divided by a number; results are by its square."""
+        limit = None if self.limit is None else self.limit / by
+        return replace(self, alpha=self.alpha * by, beta=self.beta / by, limit=limit)
+
     def is_dense(self, at: str) -> bool:
         """Whether the layer called `at`, as in model.layers.7, is one of `dense`."""
         return int(at.rpartition(".")[2]) in self.dense
@@ -69,9 +74,19 @@ class Choice:
 
 
 def router(
-    graph: GraphBuilder, x: ir.Value, name: str, hidden: int, experts: int, *, bias: bool = False
+    graph: GraphBuilder,
+    x: ir.Value,
+    name: str,
+    hidden: int,
+    experts: int,
+    *,
+    bias: bool = False,
+    divided: float = 1.0,
 ) -> ir.Value:
-    """x [B, S, hidden] -> scores [B * S, experts] by `name`.weight [experts, hidden]."""
+    """x [B, S, hidden] -> scores [B * S, experts] by `name`.weight [experts, hidden].
+
+    x is `divided` by a number, scores are not.
+    """
     graph.tensors.expect(f"{name}.weight", (experts, hidden))
     tokens = graph.op("Reshape", x, graph.constant([-1, hidden]))
     if graph.dtype != ir.DataType.FLOAT:
@@ -79,6 +94,8 @@ def router(
     pieces = graph.tensors.transposed(f"{name}.weight")
     columns = graph.floats(f"{name}.transposed", (hidden, experts), pieces)
     scores = graph.op("MatMul", tokens, columns)
+    if divided != 1:
+        scores = graph.op("Mul", scores, graph.constant([divided]))
     return graph.op("Add", scores, vector(graph, f"{name}.bias", experts)) if bias else scores
 
 
@@ -124,17 +141,19 @@ def mix(
     weights: ExpertWeights,
     hidden: int,
     name: str,
+    *,
+    divided: float = 1.0,
 ) -> ir.Value:
     """x [B, S, hidden] -> the sum of the chosen experts' results, each times its weight.
 
     `name` is what the stored tensors are called by. Where experts are stored in parts, the parts'
-    results are added.
+    results are added. Of an x that is `divided` by a number, the result is so by its square.
     """
     stacks = Stacks(graph, weights, mixture.experts, hidden, mixture.inner, name)
     spread = _spread(graph, choice, mixture)
     total: ir.Value | None = None
     for span in stacks.parts():
-        part = _run(graph, mixture, stacks, span, x, spread)
+        part = _run(graph, mixture, stacks, span, x, spread, divided)
         total = part if total is None else graph.op("Add", total, part)
     assert total is not None
     return total if choice.total is None else _times(graph, total, choice.total, hidden)
@@ -172,11 +191,20 @@ def _run(
     span: Span,
     x: ir.Value,
     spread: ir.Value,
+    divided: float,
 ) -> ir.Value:
-    """What the inner positions of `span` give."""
+    """What the inner positions of `span` give.
+
+    The kernels need not know that x is divided: of a gate that is divided by d, and an alpha that
+    is d times as large, gate * sigmoid(alpha * gate) is divided by d, and the rest is linear.
+    """
+    mixture = mixture.divided(divided)
     biases: list[ir.Value | None] = [None, None]
     if mixture.bias:
-        biases = [stacks.bias("gate_up", span), stacks.bias("down", span)]
+        biases = [
+            stacks.bias("gate_up", span, divided=divided),
+            stacks.bias("down", span, divided=divided**2),
+        ]
     if stacks.block is None:
         gate_up, down = stacks.floats("gate_up", span), stacks.floats("down", span)
         return _kernel(graph, mixture, "MoE", x, spread, gate_up, biases[0], down, biases[1])

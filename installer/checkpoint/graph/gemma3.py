@@ -94,7 +94,6 @@ def _read(config: Settings) -> DecoderShape:
         norms=_NORMS,
         embedding_scale=shape.hidden**0.5,
         wide=True,
-        shrinks=True,
     )
 
 

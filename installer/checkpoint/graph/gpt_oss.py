@@ -73,14 +73,16 @@ def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> 
 
 
 def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
-    mixture = shape.mixture
+    mixture, divided = shape.mixture, shape.divisors(graph).into_feed_forward
     assert mixture is not None
     name = f"{at}.mlp.router"
-    scores = experts.router(graph, x, name, shape.hidden, mixture.experts, bias=True)
+    scores = experts.router(
+        graph, x, name, shape.hidden, mixture.experts, bias=True, divided=divided
+    )
     choice = experts.choose_by_softmax(graph, scores, mixture)
     stored = f"{at}.mlp.experts"
     weights = _weights(graph.tensors, stored)
-    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, stored)
+    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, stored, divided=divided)
 
 
 def _weights(tensors: Tensors, at: str) -> ExpertWeights:

@@ -122,12 +122,13 @@ class HalfBuilder(GraphBuilder):
         *,
         bias: bool = False,
         scale: ir.Value | None = None,
+        divided: float = 1.0,
     ) -> ir.Value:
         """x [..., inner] -> [..., outer] by the checkpoint's `name`.weight [outer, inner]."""
         if not self.scheme.integer_products:
-            return super().linear(x, name, inner, outer, bias=bias, scale=scale)
+            return super().linear(x, name, inner, outer, bias=bias, scale=scale, divided=divided)
         assert scale is None, "nothing is left to be multiplied with"
-        addend = self.vector(f"{name}.bias", outer) if bias else None
+        addend = self.vector(f"{name}.bias", outer, divided=divided) if bias else None
         rows = self.tensors.rows(self._weight(name, inner, outer))
         return self._plus(self._product(x, self.integers(name, (outer, inner), rows)), addend)
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph.attention import angles
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.decoder import DecoderShape, Heads, norm_of_sum
 
 Conclude = Callable[[GraphBuilder, ir.Value], None]
 """Makes the output of the last tokens' states [B, hidden]."""
@@ -57,8 +57,8 @@ class LastToken:
         graph, shape = self._graph, self._shape
         index = graph.op("Unsqueeze", self._last, graph.constant([1]))
         rows = graph.op("GatherND", x, index, batch_dims=1)
-        gain = (f"{shape.root}.norm.weight", shape.hidden, shape.epsilon, shape.norms.offset)
-        self._conclude(graph, graph.norm(rows, *gain, wide=True))
+        states, _ = norm_of_sum(graph, shape, f"{shape.root}.norm", rows, None, wide=True)
+        self._conclude(graph, states)
 
     def conclude(self, scores: ir.Value) -> None:
         """No token's score is wanted."""

@@ -69,6 +69,7 @@ class Latent:
         read = _apart(graph, attended, heads, self.head_dim)
         values = graph.op("MatMul", self._heads_first(graph, read), self._values(graph, heads, at))
         merged = _together(graph, self._heads_first(graph, values), attended, width)
+        merged = graph.divide(merged, shape.divisors(graph).out_of_attention)
         return graph.linear(merged, f"{at}.o_proj", width, shape.hidden)
 
     def _queries(self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:

@@ -73,12 +73,14 @@ def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> 
 
 
 def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
-    mixture = shape.mixture
+    mixture, divided = shape.mixture, shape.divisors(graph).into_feed_forward
     assert mixture is not None
     stored = f"{at}.block_sparse_moe"
-    scores = experts.router(graph, x, f"{stored}.gate", shape.hidden, mixture.experts)
+    name, count = f"{stored}.gate", mixture.experts
+    scores = experts.router(graph, x, name, shape.hidden, count, divided=divided)
     correction = experts.vector(graph, f"{stored}.e_score_correction_bias", mixture.experts)
     choice = experts.choose_by_sigmoid(graph, scores, correction, mixture)
     gate, down, up = (f"{stored}.experts.{{}}.w{number}.weight" for number in (1, 2, 3))
     weights = ExpertWeights(graph.tensors, (gate, up), down)
-    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, f"{stored}.experts")
+    name = f"{stored}.experts"
+    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, name, divided=divided)

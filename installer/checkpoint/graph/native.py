@@ -95,9 +95,11 @@ class NativeBuilder(GraphBuilder):
         *,
         bias: bool = False,
         scale: ir.Value | None = None,
+        divided: float = 1.0,
     ) -> ir.Value:
         """x [..., inner] -> [..., outer] by the checkpoint's `name`.weight [outer, inner]."""
         assert scale is None, "nothing is left to be multiplied with"
+        assert divided == self.shrink, "it computes in 32 bits"
         return self.linears(x, {name: outer}, inner, bias=bias)[0]
 
     def linears(
@@ -174,7 +176,7 @@ class NativeBuilder(GraphBuilder):
         found = [self.matrix_in_blocks(name, inner, outer) for name in names]
         if not _alike(found):
             opened, raised = (self.multiply(self.ordered(x, order), m) for m, order in found)
-            return self.op("Mul", ACTIVATIONS[activation](self, opened), raised)
+            return self.op("Mul", ACTIVATIONS[activation](self, opened, 1.0), raised)
         matrices = (value for matrix, _ in found for value in _inputs(matrix))
         bits = self.scheme.layer_bits
         return self._native("BlockGatedLinear", x, *matrices, activation=activation, bits=bits)
@@ -225,7 +227,7 @@ class AdaptedNativeBuilder(NativeBuilder):
         """Both halves by `linears`, so that adapters add to each."""
         assert divided == self.shrink, "it computes in 32 bits"
         opened, raised = self.linears(x, {gate: outer, up: outer}, inner)
-        return self.op("Mul", ACTIVATIONS[activation](self, opened), raised), None
+        return self.op("Mul", ACTIVATIONS[activation](self, opened, divided), raised), None
 
 
 def _alike(found: Sequence[tuple[QuantizedMatrix, ir.Value | None]]) -> bool:

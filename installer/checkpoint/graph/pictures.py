@@ -90,7 +90,8 @@ class PictureSlots(FloatSlots):
         """`result` of a layer with the features of the next level, which words have zeros of."""
         if layer + 1 >= self._levels:
             return result
-        return self._graph.add(result, self._level(layer + 1))
+        by = self._shape.divisors(self._graph).stream
+        return self._graph.add(result, self._graph.divide(self._level(layer + 1), by))
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         queries, keys, values = heads

@@ -51,13 +51,14 @@ def _read_mixture(config: Settings, layers: int) -> Mixture:
 
 
 def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
-    mixture = shape.mixture
+    mixture, divided = shape.mixture, shape.divisors(graph).into_feed_forward
     assert mixture is not None
     if mixture.is_dense(at):
         return decoder.swiglu(graph, shape, at, x)
-    scores = experts.router(graph, x, f"{at}.mlp.gate", shape.hidden, mixture.experts)
+    name = f"{at}.mlp.gate"
+    scores = experts.router(graph, x, name, shape.hidden, mixture.experts, divided=divided)
     choice = experts.choose_by_softmax(graph, scores, mixture)
     stored = f"{at}.mlp.experts"
     gate, up, down = (f"{stored}.{{}}.{name}.weight" for name in _NAMES)
     weights = ExpertWeights(graph.tensors, (gate, up), down)
-    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, stored)
+    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, stored, divided=divided)

@@ -108,14 +108,16 @@ class Stacks:
             zeros = alias(zeros, f"{name}.zeros.stacked", shape)
         return IntegerStack(packed, graph.parameter(scales), zeros)
 
-    def bias(self, end: End, span: Span) -> ir.Value | None:
-        """Of gates and ups; of the results, which are added once, in the first part."""
+    def bias(self, end: End, span: Span, *, divided: float = 1.0) -> ir.Value | None:
+        """Of gates and ups; of the results, which are added once, in the first part. `divided` by
+        a number."""
         if end == "down" and span.first > 0:
             return None
         width = 2 * (span.last - span.first) if end == "gate_up" else self._hidden
         pieces = self._weights.bias(end, span.first, span.last)
         name = f"{self._called(end, span)}.bias"
-        return self._graph.parameter(self._graph.floats(name, (self._experts, width), pieces))
+        stored = self._graph.floats(name, (self._experts, width), pieces)
+        return self._graph.parameter(stored, divided=divided)
 
     def _choose_block(self) -> int:
         if self._grid is not None:
