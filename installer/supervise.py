@@ -54,6 +54,11 @@ def serve(layout: Layout) -> None:
             f"nothing is installed in {layout.root}", hint="run `appliance install MEDIA` first"
         )
     modules = {"engine": "appliance.engine_daemon", "shim": "appliance.shim"}
+    if is_serving(layout):
+        raise LockedError(
+            f"`appliance serve` runs for {layout.root} already",
+            hint="end it with Ctrl-C where it runs; `appliance status` says how it is",
+        )
     with exclusive_lock(layout.run / LOCK_NAME):
         Supervisor(
             [

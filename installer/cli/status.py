@@ -65,7 +65,8 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
         )
         for model in (m for m in found.models if m.error):
             out.print(f"\n{model.name} {model.version} is not served: {model.error}.", markup=False)
-            out.print("`appliance models compile` makes anew what does not fit this machine.")
+        if any(model.error for model in found.models):
+            out.print("\n`appliance models compile` makes anew what does not fit this machine.")
         for reason, names in _reasons(found.models).items():
             out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
     if not found.serving:

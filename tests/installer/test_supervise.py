@@ -151,5 +151,8 @@ def test_serving_is_refused_where_it_makes_no_sense(tmp_path: Path) -> None:
     layout.run.mkdir(parents=True)
     layout.python.parent.mkdir(parents=True)
     layout.python.symlink_to(sys.executable)
-    with exclusive_lock(layout.run / supervise.LOCK_NAME), pytest.raises(LockedError):
+    with (
+        exclusive_lock(layout.run / supervise.LOCK_NAME),
+        pytest.raises(LockedError, match="runs for"),
+    ):
         supervise.serve(layout)
