@@ -253,6 +253,16 @@ def test_what_compiles_gives_way_to_the_steps(compiler: GrammarCompiler) -> None
     assert os.getpriority(os.PRIO_PROCESS, thread) >= NICENESS
 
 
+def test_where_a_sandbox_lets_nobody_give_way_grammars_are_compiled_all_the_same(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_allowed(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", not_allowed)
+    assert open_chat().grammars.compiled(schema_turn({"const": "all the same"})).result()
+
+
 def test_a_tokenizer_that_is_not_understood_is_refused_at_each_request_and_no_sooner() -> None:
     odd = GrammarCompiler(b"{}", vocab_size=512, end_ids=[0], tags=Tags())
     try:

@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import time
+from contextlib import suppress
 
 import llguidance
 
@@ -42,9 +43,13 @@ def main() -> None:
 
 
 def give_way(thread: int = 0) -> None:
-    """Lower this thread's, or another's, share of a processor that others want as well."""
+    """Lower this thread's, or another's, share of a processor that others want as well.
+
+    Where a sandbox does not allow it the share stays as it is: grammars are compiled all the same.
+    """
     lowest = max(os.getpriority(os.PRIO_PROCESS, thread), NICENESS)
-    os.setpriority(os.PRIO_PROCESS, thread, lowest)
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, thread, lowest)
 
 
 def _try(tokenizer: llguidance.LLTokenizer, job: dict[str, object]) -> str:
