@@ -17,8 +17,8 @@ import torch
 from safetensors.numpy import load_file
 
 from appliance.bundle.manifest import MANIFEST_NAME, Adapted, Manifest, decode
-from appliance.engine.adapted_graphs import AdaptedGraphs
-from appliance.engine.adapter_bank import AdapterBank, AdapterWeights
+from appliance.engine.adapters.bank import AdapterBank, AdapterWeights
+from appliance.engine.adapters.graphs import AdaptedGraphs
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.slot_pool import SlotPool

@@ -21,7 +21,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMS
 
 from appliance.bundle.manifest import HeadSpec
 from appliance.engine.cache_budget import CacheShape, token_bytes
-from appliance.engine.head_runner import HeadRunner
+from appliance.engine.guessing.head_runner import HeadRunner
 from appliance.engine.native_pool import NativePool
 from appliance.engine.native_runner import NativeRunner, Piece, Step
 from appliance.native import library

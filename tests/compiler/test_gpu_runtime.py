@@ -140,7 +140,7 @@ from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import run_tower_probe
 from appliance.compiler.recording import why_unrecorded
 from appliance.compiler.sources import verified_graph, verified_weights
-from appliance.engine import draw_graphs
+from appliance.engine.device import draw_graphs
 from appliance.engine.session import open_small_session
 from appliance.errors import UnsupportedError
 

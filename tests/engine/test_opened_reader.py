@@ -14,7 +14,7 @@ from appliance.compiler.artifact import Artifact
 from appliance.compiler.libraries import has_gpu_runtime
 from appliance.compiler.record import Fit
 from appliance.config import EngineSettings, Layout
-from appliance.engine.device import HostDevice
+from appliance.engine.device.device import HostDevice
 from appliance.engine.opened_reader import open_readers, tokens_at_once, warm
 from appliance.engine.session import open_session
 from appliance.errors import CapacityError, UnsupportedError
