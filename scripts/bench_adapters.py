@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.bundle.manifest import MANIFEST_NAME, Adapted, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode
+from appliance.bundle.specs import Adapted
 from appliance.compiler.compile import compile_bundle
 from appliance.engine.adapters.bank import AdapterBank, AdapterWeights
 from appliance.engine.adapters.graphs import AdaptedGraphs

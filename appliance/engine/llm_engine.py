@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from appliance.bundle.manifest import Prompting
+from appliance.bundle.specs import Prompting
 from appliance.engine.counters import Counters
 from appliance.engine.device.logits import DeviceLogits
 from appliance.engine.generation import Generation, Output

@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from appliance.bundle.manifest import (
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import (
     DecoderSpec,
     DraftSpec,
     EncoderSpec,
     Generation,
     HeadSpec,
-    Manifest,
     Prompting,
     RerankSpec,
     VisionSpec,

@@ -11,7 +11,7 @@ from functools import partial
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, HeadSpec
+from appliance.bundle.specs import DecoderSpec, HeadSpec
 from appliance.compiler import Artifact
 from appliance.config import EngineSettings
 from appliance.engine.adapters.adapters import AdaptedDecoder

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Reading
+from appliance.bundle.specs import Reading
 from appliance.compiler import Artifact
 from appliance.compiler.memory import reading_bytes
 from appliance.compiler.probe import encoder_feed, run_outputs

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from appliance.bundle.manifest import Prompting
+from appliance.bundle.specs import Prompting
 from appliance.engine.choosing import Choice, HostRow, Row
 from appliance.engine.device.logits import DeviceLogits
 from appliance.engine.generation import Generation

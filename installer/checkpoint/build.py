@@ -15,20 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.bundle.manifest import (
-    FORMAT,
-    MANIFEST_NAME,
-    MAX_FILE_BYTES,
-    DecoderSpec,
-    DraftSpec,
-    EncoderSpec,
-    FileEntry,
-    Manifest,
-    RerankSpec,
-    decode,
-    encode,
-    is_name,
-)
+from appliance.bundle.files import FORMAT, MANIFEST_NAME, MAX_FILE_BYTES, is_name
+from appliance.bundle.manifest import Manifest, decode, encode
+from appliance.bundle.specs import DecoderSpec, DraftSpec, EncoderSpec, FileEntry, RerankSpec
 from appliance.config import source_date_epoch
 from appliance.errors import UsageError
 from appliance.fsops import hash_regular, walk_files

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Parity, VisionSpec
+from appliance.bundle.specs import Parity, VisionSpec
 from appliance.errors import CheckpointError, UnsupportedError
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.families import Family

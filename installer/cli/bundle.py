@@ -260,7 +260,7 @@ def _made(manifest: "Manifest") -> dict[str, object]:
 
 def draft_fields(manifest: "Manifest") -> dict[str, object]:
     """What guesses for the model, if anything does."""
-    from appliance.bundle.manifest import DraftSpec
+    from appliance.bundle.specs import DraftSpec
 
     draft = manifest.draft
     if manifest.has_head:
@@ -273,7 +273,7 @@ def draft_fields(manifest: "Manifest") -> dict[str, object]:
 
 def parity_text(manifest: "Manifest") -> str:
     """What a manifest says of the comparison with the reference."""
-    from appliance.bundle.manifest import Parity
+    from appliance.bundle.specs import Parity
 
     parity = manifest.parity
     return str(parity) if isinstance(parity, Parity) else "not compared: built without the gate"

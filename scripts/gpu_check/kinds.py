@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import Artifact, Provider, libraries, open_artifact
 from appliance.compiler.recording import RECORDS
 from appliance.config import Layout

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from appliance.bundle.manifest import Manifest, Parity
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import Parity
 from appliance.errors import CheckpointError
 from installer.checkpoint import build_bundle, parity, parity_child
 from installer.checkpoint.graph import families

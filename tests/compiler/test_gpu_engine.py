@@ -31,7 +31,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 import numpy as np
-from appliance.bundle.manifest import VisionSpec, decode
+from appliance.bundle.manifest import decode
+from appliance.bundle.specs import VisionSpec
 from appliance.compiler import gpu_compile
 from appliance.compiler.grid import Grid
 from appliance.compiler.merging import merge_products

@@ -134,7 +134,8 @@ import sys
 from pathlib import Path
 import numpy as np
 import onnxruntime as ort
-from appliance.bundle.manifest import VisionSpec, decode
+from appliance.bundle.manifest import decode
+from appliance.bundle.specs import VisionSpec
 from appliance.compiler import gpu_compile, golden
 from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import run_tower_probe

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.config import EngineSettings
 from appliance.engine import machine
 from appliance.engine.cache_budget import CacheBudget, CacheShape, fit, token_bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from appliance.bundle.manifest import EncoderSpec
+from appliance.bundle.specs import EncoderSpec
 from appliance.compiler import open_artifact
 from appliance.compiler.artifact import Artifact
 from appliance.compiler.libraries import has_gpu_runtime

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.bundle.adapter import check_base
-from appliance.bundle.manifest import Adapted, Manifest
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import Adapted
 from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.adapters.weights import read_adapter
 from appliance.engine.llm_engine import LLMEngine

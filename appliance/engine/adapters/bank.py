@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from appliance.bundle.manifest import AdapterTarget
+from appliance.bundle.specs import AdapterTarget
 from appliance.engine.slot_pool import Array
 
 Place = tuple[int, str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from appliance.bundle.manifest import AdapterSpec
+from appliance.bundle.specs import AdapterSpec
 from appliance.engine.adapters.bank import AdapterWeights, Place
 from appliance.engine.bundle_files import read_checked
 from appliance.engine.slot_pool import Array

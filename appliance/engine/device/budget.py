@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.profiles import Profile
 from appliance.config import EngineSettings
 from appliance.engine.cache_budget import CacheShape, fit, token_bytes

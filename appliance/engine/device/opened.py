@@ -10,7 +10,7 @@ import logging
 from contextlib import ExitStack
 from functools import partial
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import Artifact
 from appliance.compiler.profiles import plan, sizes_for
 from appliance.config import EngineSettings

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.engine.binding import PAIR
 from appliance.engine.cache_budget import CacheShape
 from appliance.engine.device.device import Device

@@ -15,7 +15,7 @@ from collections.abc import Sequence as Listing
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.engine.binding import Ids
 from appliance.engine.choosing import Choice
 from appliance.engine.device.binding import DeviceBinding, StepBuffers

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.engine.cache_budget import CacheShape
 from appliance.engine.device.device import Device
 from appliance.engine.device.pool import DevicePool

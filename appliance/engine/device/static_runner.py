@@ -12,7 +12,7 @@ from collections.abc import Sequence as Listing
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.profiles import Profile, find
 from appliance.engine.device.binding import DeviceBinding, StepBuffers
 from appliance.engine.device.draw import DeviceDraw

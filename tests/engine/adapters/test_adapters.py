@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from appliance.bundle.manifest import FileEntry
+from appliance.bundle.specs import FileEntry
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget

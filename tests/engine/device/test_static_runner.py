@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.profiles import Profile, Sizes, plan
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheShape, token_bytes
