@@ -237,12 +237,14 @@ def _base(directory: Path | None, keys: Path) -> "VerifiedBundle":
     from appliance.bundle.verify import verify_metadata
     from appliance.errors import UsageError
     from installer.keyring import Keyring
+    from installer.media.opening import require_bundle
 
     if directory is None:
         raise UsageError(
             "this is an adapter, which belongs to one base",
             hint="name the directory of the base's bundle: --base",
         )
+    require_bundle(directory)
     return verify_metadata(directory, Keyring(keys).model_signers())
 
 
