@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from appliance.audit import create_signer
+from appliance.audit import create_signer, read_events
+from appliance.audit.event import Admin
 from appliance.config import Config, Layout
 from appliance.errors import (
     ConflictError,
@@ -67,12 +68,10 @@ class Site:
     def served(self) -> dict[str, str]:
         return {name: bundle.version for name, bundle in self.store.active().items()}
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Admin]:
         """What the audit log has of rollbacks."""
-        segments = sorted((self.config.layout.audit / "segments").iterdir())
-        lines = b"".join(path.read_bytes() for path in segments).splitlines()
-        texts = [line[line.index(b"{") :] for line in lines if b'"releases.rollback"' in line]
-        return [json.JSONDecoder().raw_decode(text.decode())[0] for text in texts]
+        events = [event for _, event in read_events(self.config.layout.audit)]
+        return [e for e in events if isinstance(e, Admin) and e.action == "releases.rollback"]
 
 
 def staged(layout: Layout, name: str) -> InstalledRelease:
@@ -130,7 +129,7 @@ def test_models_chosen_since_are_kept_on_the_way_forward(site: Site, tmp_path: P
 def test_both_releases_are_in_the_audit_log(site: Site) -> None:
     site.back()
     (record,) = site.records()
-    assert (record["target"], record["version"], record["previous"]) == ("1.0-a", "1.0", "2.0-b")
+    assert (record.target, record.version, record.previous) == ("1.0-a", "1.0", "2.0-b")
 
 
 def test_one_that_does_not_prove_itself_leaves_all_as_it_was_and_says_why(site: Site) -> None:
@@ -143,7 +142,7 @@ def test_one_that_does_not_prove_itself_leaves_all_as_it_was_and_says_why(site: 
     assert current_release(site.node.layout) == site.new == site.node.runs
     assert site.served() == {"a": "2"}
     assert read_kept(site.node.layout).going_to == ""
-    assert [record.get("outcome", "ok") for record in site.records()] == ["ok", "error"]
+    assert [record.outcome for record in site.records()] == ["ok", "error"]
 
 
 def test_if_neither_starts_both_reasons_are_said(site: Site) -> None:
