@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from appliance.access import check_readable
 from appliance.config import Config, load_config
 from appliance.errors import ApplianceError, ConflictError
 from appliance.model_store import Generation, ModelStore
@@ -50,6 +51,7 @@ def reinstate(
     The caller holds the node's lock. Raises what reading, compiling, starting and asking raise.
     """
     layout = config.layout
+    check_readable(layout.keys_db)  # first: what serves would be stopped for nothing
     with storage_errors(layout.state):
         tls.ensure(config)
         models = Models(config, node, progress, python=release.python)

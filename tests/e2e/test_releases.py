@@ -32,6 +32,22 @@ class Updated:
     def rollback(self) -> Any:
         return self.prefix.run("releases", "rollback")
 
+    def fails_to_go_back(self) -> str:
+        """What the command says; all is as before."""
+        done = subprocess.run(
+            [self.prefix.command, "releases", "rollback", "--root", self.prefix.root, "--json"],
+            capture_output=True, text=True, env=CLEAN,
+        )  # fmt: skip
+        assert done.returncode == 9, done.stdout + done.stderr
+        error = json.loads(done.stderr)["error"]
+        assert error["code"] == "release_not_reinstated"
+        assert error["hint"]
+        message: str = error["message"]
+        assert f"release {self.new.version} and its models are back" in message
+        assert current_release(Layout(self.prefix.root)) == self.new
+        assert self.states() == {self.new.version: "current", "0.0.9": "former"}
+        return message
+
     def states(self) -> dict[str, str]:
         rows = self.prefix.run("releases", "list")["releases"]
         assert all(row["complete"] for row in rows)
@@ -52,9 +68,12 @@ class Updated:
         return path
 
 
-@pytest.fixture
-def updated(node_media: NodeMedia, installed: Installed, tmp_path: Path) -> Updated:
-    prefix = installed.lend_programs(new_prefix(tmp_path / "n"))
+@pytest.fixture(scope="module")
+def updated(
+    node_media: NodeMedia, installed: Installed, tmp_path_factory: pytest.TempPathFactory
+) -> Updated:
+    """Each test leaves it with the newer release."""
+    prefix = installed.lend_programs(new_prefix(tmp_path_factory.mktemp("releases") / "n"))
     key = prefix.install(node_media)["api_key"]
     layout = Layout(prefix.root)
     new = current_release(layout)
@@ -98,22 +117,20 @@ def test_back_and_forward_again_and_the_newer_media_update_once_more(
     updated.prefix.run("audit", "verify")
 
 
-def test_a_release_that_cannot_read_the_keys_gives_way_to_the_newer_one(updated: Updated) -> None:
-    """It knows an older form of the database of keys, as a release from before a change of it."""
+def test_a_release_that_cannot_serve_this_node_gives_way_to_the_newer_one(
+    updated: Updated,
+) -> None:
+    """It knows an older form of the keys' database; then it starts, and its proof fails."""
     schema = updated.program(updated.old, "appliance/access/schema.py")
-    schema.write_text(schema.read_text().replace("\nVERSION = 4\n", "\nVERSION = 3\n"))
-    done = subprocess.run(
-        [updated.prefix.command, "releases", "rollback", "--root", updated.prefix.root, "--json"],
-        capture_output=True, text=True, env=CLEAN,
-    )  # fmt: skip
-    assert done.returncode == 9, done.stdout + done.stderr
-    error = json.loads(done.stderr)["error"]
-    assert error["code"] == "release_not_reinstated"
-    assert "newer release" in error["message"]
-    assert f"release {updated.new.version} and its models are back" in error["message"]
-    assert error["hint"]
-    assert current_release(Layout(updated.prefix.root)) == updated.new
-    assert updated.states() == {updated.new.version: "current", "0.0.9": "former"}
+    known = schema.read_text()
+    schema.write_text(known.replace("\nVERSION = 4\n", "\nVERSION = 3\n"))
+    assert "keys.db was written by a newer release" in updated.fails_to_go_back()
+    schema.write_text(known)
+    proof = updated.program(updated.old, "installer/proof.py")
+    asked = proof.read_text()
+    proof.write_text(asked.replace("\n_MAX_TOKENS = 16\n", "\n_MAX_TOKENS = -1\n"))
+    assert "the endpoint did not prove itself: status 400" in updated.fails_to_go_back()
+    proof.write_text(asked)
     updated.answers()
 
 
