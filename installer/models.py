@@ -54,7 +54,7 @@ class Models:
         self._read: set[str] = set()
         """Digests of bundles whose artifacts this command has made or read whole."""
 
-    def changing(self) -> AbstractContextManager[None]:
+    def changing(self) -> AbstractContextManager[object]:
         """Hold this for a whole change; waits for an installation or another change to end."""
         return installing(self._layout, self._progress)
 
