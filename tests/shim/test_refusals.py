@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import re
 import socket
@@ -242,7 +243,12 @@ def test_a_compressed_body_is_refused_as_such(node: Node) -> None:
 
 
 def test_an_earlier_answer_may_come_back_with_no_annotations(node: Node) -> None:
-    earlier = {"role": "assistant", "content": "hi", "refusal": None, "annotations": []}
+    earlier: dict[str, object] = {
+        "role": "assistant",
+        "content": "hi",
+        "refusal": None,
+        "annotations": [],
+    }
     again = {"role": "user", "content": "again"}
     assert node.request("POST", CHAT_PATH, ask(messages=[earlier, again])).status == 200
     cited = {**earlier, "annotations": [{"type": "url_citation"}]}
@@ -497,6 +503,61 @@ def test_a_head_without_end_is_cut_off(node: Node) -> None:
     size = http_protocol.HEAD_BYTES // 1000 + 2
     answer = raw(node, b"GET / HTTP/1.1\r\n" + b"".join(b"X: %999d\r\n" % i for i in range(size)))
     assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_head_that_comes_whole_has_the_same_bound(node: Node) -> None:
+    body = json.dumps(ask()).encode()
+    long = b"X: " + b"1" * http_protocol.HEAD_BYTES + b"\r\n"
+    answer = raw(node, _post(node, len(body), long) + body)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"invalid_http" in answer
+
+
+UPGRADE = (
+    b"Connection: Upgrade, HTTP2-Settings\r\n"
+    b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+)
+"""What Java's own client asks for on a connection in clear."""
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_protocol_that_is_not_spoken_costs_nobody_the_answer(
+    node: Node, pieces: int, *, chunked: bool
+) -> None:
+    body = json.dumps(ask()).encode()
+    if chunked:
+        sent = _post(node, None, UPGRADE) + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        sent = _post(node, len(body), UPGRADE) + body
+    with socket.create_connection(("127.0.0.1", node.config.api.listen_port)) as client:
+        client.settimeout(10)
+        for _ in range(2):  # and the connection goes on
+            size = -(-len(sent) // pieces)
+            for start in range(0, len(sent), size):
+                client.sendall(sent[start : start + size])
+                time.sleep(0.01 * (pieces > 1))
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            assert response.status == 200
+            assert json.loads(response.read())["choices"]
+
+
+def test_a_tunnel_is_refused(node: Node) -> None:
+    assert b" 400 " in raw(
+        node, b"CONNECT a:1 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    )
+
+
+def _post(node: Node, length: int | None, further: bytes) -> bytes:
+    """The head of a chat request with a body of so many bytes, or in chunks."""
+    size = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
+    return (
+        b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\n"
+        b"Content-Type: application/json\r\n%s%s\r\n\r\n"
+        % (CHAT_PATH.encode(), node.secret.encode(), further, size)
+    )
 
 
 def test_a_head_that_comes_too_slowly_is_cut_off(
