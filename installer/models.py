@@ -137,22 +137,31 @@ class Models:
 
     def activate(self, name: str, version: str) -> None:
         """Serve this version of `name` from now on. Idempotent."""
-        bundle = self.store.get(name, version)
-        before = self.store.active().get(name)
-        if before is None or before.digest != bundle.digest:
-            self.store.check_activation(bundle)
-            self.compile([bundle])
-            self._refuse_on_gpu(bundle)
-            self.record("models.activate", bundle, previous=before.version if before else "")
-            self.store.activate(name, version)
+        self.activate_all([self.store.get(name, version)])
 
-    def _refuse_on_gpu(self, bundle: StoredBundle) -> None:
+    def activate_all(self, bundles: Sequence[StoredBundle]) -> None:
+        """Serve these from now on, as one change, which one rollback takes back. Idempotent."""
+        before = self.store.active()
+        wanted = {bundle.name: bundle for bundle in bundles if bundle not in before.values()}
+        if not wanted:
+            return
+        changed = list(wanted.values())
+        self.store.check_activation(changed)
+        self.compile(changed)
+        for bundle in changed:
+            self._refuse_on_gpu(bundle, before | wanted)
+        for bundle in changed:
+            previous = before[bundle.name].version if bundle.name in before else ""
+            self.record("models.activate", bundle, previous=previous)
+        self.store.activate_all(changed)
+
+    def _refuse_on_gpu(self, bundle: StoredBundle, served: dict[str, StoredBundle]) -> None:
         """Refuse an adapter whose base was compiled for the GPU. Raises UnsupportedError."""
         adapter = bundle.manifest.as_adapter
         if adapter is None:
             return
-        base = self.store.active()[adapter.base.name]
-        directory = self._ensure([]).directories[base.digest]
+        base = served[adapter.base.name]
+        directory = self._ensure([base]).directories[base.digest]
         if read_record(directory, NodeKey.load(self._layout.node).public).provider != "cpu":
             raise UnsupportedError(
                 f"{base.name} is computed by the GPU, which has no adapters yet",

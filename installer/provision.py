@@ -80,8 +80,7 @@ def provision(
         previous = current_release(layout)
         _remember(layout, previous, release, models)
         with undone_if_it_fails(previous, node, models, progress):
-            for bundle in bundles:
-                models.activate(bundle.name, bundle.version)
+            models.activate_all(bundles)
             models.settle()
             node.deploy(release)
             with node.running(progress):

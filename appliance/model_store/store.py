@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,19 +112,28 @@ class ModelStore:
 
         Raises NotFoundError, and as `check_activation` does.
         """
-        with self._changing():
-            bundle = self.get(name, version)
-            self.check_activation(bundle)
-            current = self._generations.current()
-            return self._generations.advance({**current.models, name: bundle.digest})
+        return self.activate_all([self.get(name, version)])
 
-    def check_activation(self, bundle: StoredBundle) -> None:
-        """Raise unless `bundle` can be served beside what is: adapters need their base.
+    def activate_all(self, bundles: Sequence[StoredBundle]) -> Generation:
+        """Serve these versions from now on, as one change.
+
+        Raises NotFoundError if one was removed, and as `check_activation` does.
+        """
+        with self._changing():
+            kept = [self.get(bundle.name, bundle.version) for bundle in bundles]
+            self.check_activation(kept)
+            current = self._generations.current()
+            return self._generations.advance(
+                current.models | {bundle.name: bundle.digest for bundle in kept}
+            )
+
+    def check_activation(self, bundles: Sequence[StoredBundle]) -> None:
+        """Raise unless `bundles` can be served beside what is: adapters need their base.
 
         Raises ConflictError, UnsupportedError or LayoutError, as `check_set` does.
         """
         served = {name: stored.manifest for name, stored in self.active().items()}
-        check_set(served | {bundle.name: bundle.manifest})
+        check_set(served | {bundle.name: bundle.manifest for bundle in bundles})
 
     def deactivate(self, name: str) -> Generation:
         """Serve `name` no longer; its bundles stay.

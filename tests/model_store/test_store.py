@@ -178,6 +178,19 @@ def test_what_is_served_cannot_be_removed(store: ModelStore, tmp_path: Path) -> 
     assert store.bundles() == []
 
 
+def test_several_models_are_one_change_that_one_rollback_takes_back(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    for name, version in (("a", "1"), ("a", "2"), ("b", "1")):
+        bundle = write_bundle(tmp_path / (name + version), name=name, version=version)
+        store.import_bundle(bundle, advance=ignore)
+    first = store.activate("a", "1")
+    both = store.activate_all([store.get("a", "2"), store.get("b", "1")])
+    assert (both.number, both.parent, set(both.models)) == (2, first.number, {"a", "b"})
+    assert store.activate_all([store.get("b", "1")]) == both
+    assert store.rollback() == first
+
+
 def test_rolling_back_to_a_removed_version_is_refused(store: ModelStore, tmp_path: Path) -> None:
     for version in ("1", "2"):
         bundle = write_bundle(tmp_path / version, name="a", version=version)
