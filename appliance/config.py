@@ -23,6 +23,8 @@ ROOT_VARIABLE = "APPLIANCE_ROOT"
 PASSPHRASE_FILE_VARIABLE = "APPLIANCE_PASSPHRASE_FILE"  # noqa: S105
 API_KEY_VARIABLE = "APPLIANCE_API_KEY"
 SOURCE_DATE_VARIABLE = "SOURCE_DATE_EPOCH"
+_SECONDS_DIGITS = 11
+"""Of Unix seconds up to the year 5138; a calendar ends with 9999."""
 VENV, GPU_VENV = "venv", "venv-cuda13"
 """A release's virtual environments: for the processor, and on a node with a GPU one for that."""
 
@@ -399,7 +401,7 @@ def source_date_epoch() -> int | None:
     text = os.environ.get(SOURCE_DATE_VARIABLE)
     if not text:
         return None
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= _SECONDS_DIGITS):
         raise ConfigError(f"{SOURCE_DATE_VARIABLE} is {text!r}", hint="it must be Unix seconds")
     return int(text)
 

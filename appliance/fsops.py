@@ -89,8 +89,10 @@ def inherit_owner(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path, *, wait: bool = False, mode: int = 0o600) -> Iterator[None]:
-    """Hold an flock(2) on `path`. Raises LockedError at once if it is taken and not `wait`."""
+def exclusive_lock(path: Path, *, wait: bool = False, mode: int = 0o600) -> Iterator[int]:
+    """Hold an flock(2) on `path`; its descriptor, which holds it in whatever process has it.
+
+    Raises LockedError at once if it is taken and not `wait`."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
         try:
@@ -100,7 +102,7 @@ def exclusive_lock(path: Path, *, wait: bool = False, mode: int = 0o600) -> Iter
                 f"another process is working on {path.parent}",
                 hint="wait for it to finish, then run the command again",
             ) from None
-        yield
+        yield fd
     finally:
         os.close(fd)
 

@@ -82,8 +82,10 @@ def hand_over(
 
 
 @contextmanager
-def installing(layout: Layout, progress: Progress) -> Iterator[None]:
+def installing(layout: Layout, progress: Progress) -> Iterator[int]:
     """Hold the node's lock against other changes; waits for another one, and says so.
+
+    Its descriptor, for a program that goes on under it.
 
     Raises NotFoundError if nothing is installed here, StorageError without the right to change it.
     """
@@ -98,11 +100,11 @@ def installing(layout: Layout, progress: Progress) -> Iterator[None]:
         )
     with ExitStack() as lock:
         try:
-            lock.enter_context(exclusive_lock(path))
+            held = lock.enter_context(exclusive_lock(path))
         except LockedError:
             progress.note("another command changes this node: waiting for it")
-            lock.enter_context(exclusive_lock(path, wait=True))
-        yield
+            held = lock.enter_context(exclusive_lock(path, wait=True))
+        yield held
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from appliance.audit import MAX_TEXT, admin_event
 from appliance.bundle.adapter import check_any_base
-from appliance.bundle.manifest import MANIFEST_NAME, Manifest
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
 from appliance.compiler import Compiled, Record, compiled_as, ensure_artifacts, read_record
 from appliance.compiler.runtime import release_python
@@ -53,7 +54,7 @@ class Models:
         self._read: set[str] = set()
         """Digests of bundles whose artifacts this command has made or read whole."""
 
-    def changing(self) -> AbstractContextManager[None]:
+    def changing(self) -> AbstractContextManager[object]:
         """Hold this for a whole change; waits for an installation or another change to end."""
         return installing(self._layout, self._progress)
 

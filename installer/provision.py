@@ -29,6 +29,7 @@ from installer import tls
 from installer.cli.output import err, out, print_error, print_fields
 from installer.first_key import first_key_was_shown, offer_first_key
 from installer.install import installing, now
+from installer.kept import kept_releases, read_kept, write_kept
 from installer.media import DOCS, Media, open_media
 from installer.media.release import RELEASE
 from installer.models import Models
@@ -77,6 +78,7 @@ def provision(
         bundles = models.add(media.bundles)
         _copy_documents(media, layout)
         previous = current_release(layout)
+        _remember(layout, previous, release, models)
         with undone_if_it_fails(previous, node, models, progress):
             for bundle in bundles:
                 models.activate(bundle.name, bundle.version)
@@ -87,8 +89,10 @@ def provision(
                 progress.step("asking for one completion as a proof")
                 proof = prove(config, list(models.store.active().values()))
         _record(config, media, previous)
+        kept = read_kept(layout).with_proved(release)
+        write_kept(layout, kept)
         if previous != release:
-            remove_others(layout, [kept for kept in (release, previous) if kept is not None])
+            remove_others(layout, kept_releases(layout, kept))
         return Installed(
             release=media.release.version,
             base_url=config.base_url,
@@ -104,6 +108,15 @@ def _create_keys(layout: Layout) -> str:
     node_key = NodeKey.create(layout.node)
     with acting_as_owner(layout.audit_key):
         return create_signer(layout.audit_key, f"appliance-{node_key.public.keyid[:16]}")
+
+
+def _remember(
+    layout: Layout, previous: InstalledRelease | None, release: InstalledRelease, models: Models
+) -> None:
+    """Write down what an update begins from: the way back to it, once this release is proved."""
+    number = models.store.current_generation().number
+    if previous is not None and previous != release and previous.is_complete() and number > 0:
+        write_kept(layout, read_kept(layout).with_update(previous, number))
 
 
 def _copy_documents(media: Media, layout: Layout) -> None:

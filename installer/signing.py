@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from appliance.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
+from appliance.bundle.files import MANIFEST_NAME, SIGNATURE_NAME
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
 from appliance.errors import LayoutError, NotFoundError, SignatureError
 from appliance.fsops import walk_files

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.bundle.manifest import MANIFEST_NAME, Adapted, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode
+from appliance.bundle.specs import Adapted
 from appliance.compiler.compile import compile_bundle
-from appliance.engine.adapted_graphs import AdaptedGraphs
-from appliance.engine.adapter_bank import AdapterBank, AdapterWeights
+from appliance.engine.adapters.bank import AdapterBank, AdapterWeights
+from appliance.engine.adapters.graphs import AdaptedGraphs
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.session import (

@@ -22,11 +22,11 @@ from collections.abc import Sequence as Listing
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
-from appliance.engine.draft_model import DraftModel, DraftRunner
 from appliance.engine.generation import Generation
-from appliance.engine.guesser import Guesser
-from appliance.engine.head import Head
-from appliance.engine.head_runner import HeadRunner
+from appliance.engine.guessing.draft_model import DraftModel, DraftRunner
+from appliance.engine.guessing.guesser import Guesser
+from appliance.engine.guessing.head import Head
+from appliance.engine.guessing.head_runner import HeadRunner
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.native_runner import Step

@@ -23,7 +23,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 from safetensors.numpy import save_file
 
-from appliance.bundle.manifest import DecoderSpec, decode
+from appliance.bundle.manifest import decode
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.compile import compile_bundle
 from appliance.engine.session import open_session
 from installer.checkpoint import build_bundle

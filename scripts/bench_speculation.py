@@ -12,8 +12,8 @@ import random
 import statistics
 import time
 
-from appliance.engine.drafting import Prediction
 from appliance.engine.generation import Generation
+from appliance.engine.guessing.drafting import Prediction
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.model_runner import ModelRunner

@@ -8,6 +8,7 @@ log.
 """
 
 from appliance.access.apis import APIS, api_of
+from appliance.access.database import check_readable
 from appliance.access.keys import KeyInfo, KeyKind, KeyState, NewKey, new_key
 from appliance.access.limits import NO_LIMITS, Limits
 from appliance.access.projects import DEFAULT_PROJECT, Project, ProjectStore, new_project
@@ -29,6 +30,7 @@ __all__ = [
     "Project",
     "ProjectStore",
     "api_of",
+    "check_readable",
     "new_key",
     "new_project",
 ]

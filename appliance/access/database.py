@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,28 @@ class AccessDatabase:
 
     def _version(self) -> int:
         version = schema.version_of(self.connection)
-        if version > schema.VERSION:
-            raise StorageError(
-                f"{self._path} was written by a newer release",
-                hint="run that release, or restore the file from a backup",
-            )
+        _refuse_newer(self._path, version)
         return version
+
+
+def check_readable(path: Path) -> None:
+    """Raise StorageError if this release cannot open the keys at `path`; changes nothing.
+
+    What an older release wrote stays as it is, which opening it would upgrade.
+    """
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as file:
+            version = schema.version_of(file)
+    except sqlite3.Error as error:
+        raise StorageError(f"the keys in {path} cannot be used: {error}", hint=_HINT) from error
+    _refuse_newer(path, version)
+
+
+def _refuse_newer(path: Path, version: int) -> None:
+    if version > schema.VERSION:
+        raise StorageError(
+            f"{path} was written by a newer release",
+            hint="run that release, or restore the file from a backup",
+        )

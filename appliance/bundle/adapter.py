@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from appliance.bundle.manifest import Adapted, AdapterSpec, Manifest
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import Adapted, AdapterSpec
 from appliance.errors import ApplianceError, ConflictError, LayoutError, UnsupportedError
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from appliance.bundle.manifest import Manifest, VisionSpec
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import VisionSpec
 
 _ARTIFACT = 2.5
 """Bytes on the disk for each byte of weights; 1.0 to 2.4 measured (decision 0024)."""

@@ -20,7 +20,9 @@ from typing import Literal
 import msgspec
 
 from appliance.bundle import manifest as manifests
-from appliance.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, Manifest
+from appliance.bundle.files import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import FileEntry
 from appliance.errors import DigestError, LayoutError, SignatureError
 from appliance.fsops import hash_regular, read_regular, resolve_inside, walk_files
 from appliance.trust import dsse
@@ -66,7 +68,7 @@ def verify_metadata(
     """
     signature = _read(directory, SIGNATURE_NAME, dsse.MAX_ENVELOPE_BYTES, prefix)
     signer, resources = _signed_resources(signature, signers, prefix + SIGNATURE_NAME)
-    document = _read(directory, MANIFEST_NAME, manifests.MAX_MANIFEST_BYTES, prefix)
+    document = _read(directory, MANIFEST_NAME, MAX_MANIFEST_BYTES, prefix)
     digest = manifests.digest(document)
     if resources.get(MANIFEST_NAME) != digest:
         raise _altered(prefix + MANIFEST_NAME)

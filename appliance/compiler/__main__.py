@@ -19,7 +19,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, decode
+from appliance.bundle.files import MANIFEST_NAME, MAX_MANIFEST_BYTES
+from appliance.bundle.manifest import Manifest, decode
 from appliance.errors import ApplianceError, UnsupportedError, VerificationError
 from appliance.fsops import read_regular
 

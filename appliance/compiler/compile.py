@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, Graph, HeadSpec, Manifest, Spec, VisionSpec
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import DecoderSpec, Graph, HeadSpec, Spec, VisionSpec
 from appliance.compiler import golden, golden_texts
 from appliance.compiler.artifact import (
     DRAFT_PREFIX,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Reading, RerankSpec
+from appliance.bundle.specs import Reading, RerankSpec
 from appliance.compiler import golden
 from appliance.compiler.probe import Array, encoder_feed, run_outputs
 from appliance.compiler.record import Comparison

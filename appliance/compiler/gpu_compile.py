@@ -14,7 +14,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, Manifest
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import golden, golden_texts
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
 from appliance.compiler.libraries import CUDA_OPTIONS, MIXED_PRODUCTS

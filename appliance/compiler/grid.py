@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from appliance.bundle.manifest import VisionSpec
+from appliance.bundle.specs import VisionSpec
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from appliance.bundle.manifest import DecoderSpec, Graph, Manifest, Reading, Spec, VisionSpec
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import DecoderSpec, Graph, Reading, Spec, VisionSpec
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files

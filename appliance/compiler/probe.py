@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, Spec, VisionSpec
+from appliance.bundle.specs import DecoderSpec, Spec, VisionSpec
 from appliance.errors import UnsupportedError, first_line
 from appliance.native import contract
 

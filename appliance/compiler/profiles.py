@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.record import Fit
 from appliance.config import EngineSettings
 from appliance.errors import CapacityError, UnsupportedError

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from appliance.bundle.manifest import FileEntry
+from appliance.bundle.specs import FileEntry
 from appliance.errors import LayoutError
 from appliance.trust.node_key import NodeKey, NodePublicKey
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import golden
 from appliance.compiler.golden import Piece
 from appliance.compiler.gpu_compile import Target, load

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from appliance.bundle.manifest import Adapted, FileEntry, Manifest
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import Adapted, FileEntry
 from appliance.compiler.artifact import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.bundle.manifest import Manifest, VisionSpec
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import VisionSpec
 from appliance.compiler.artifact import VISION_CUDA_NAME, VISION_WEIGHTS_NAME
 from appliance.compiler.compile import compile_tower, tower_results
 from appliance.compiler.golden import BOUNDS

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, Manifest
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import golden
 from appliance.compiler.folding import fold
 from appliance.compiler.gpu_compile import (

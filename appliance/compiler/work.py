@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from appliance.bundle.footprint import least_bytes
-from appliance.bundle.manifest import FileEntry
+from appliance.bundle.specs import FileEntry
 from appliance.compiler import record as records
 from appliance.compiler.artifact import (
     ADAPTED_NAME,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 
-from appliance.engine.guesser import Guesser
-from appliance.engine.speculation import Guesses, Speculation
+from appliance.engine.guessing.guesser import Guesser
+from appliance.engine.guessing.speculation import Guesses, Speculation
 from appliance.scheduler import Sequence
 
 _WORTH, _STILL_WORTH = 1.05, 1.0

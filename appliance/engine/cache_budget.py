@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.config import EngineSettings
 from appliance.engine.machine import memory_bytes
 from appliance.errors import CapacityError

@@ -1,7 +1,7 @@
 """One row of logits, and how a token is chosen from it.
 
 Owns what a request changes of the logits before, and the choice where the row is in this machine's
-memory (where it stays on a device: device_draw.py). Knows no sequence: everything that the choice
+memory (where it stays on a device: device/draw.py). Knows no sequence: everything that the choice
 depends on is in its `Choice`.
 
 Order, as in the transformers library: penalties and bias on the logits; then, if there is a

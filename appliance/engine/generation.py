@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass
 
-from appliance.engine.drafting import Prediction
 from appliance.engine.grammar.constraint import CompiledGrammar
+from appliance.engine.guessing.drafting import Prediction
 from appliance.engine.output import Delta, Finished
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.vision.sight import Sight

@@ -17,12 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from appliance.bundle.manifest import Prompting
+from appliance.bundle.specs import Prompting
 from appliance.engine.counters import Counters
-from appliance.engine.device_logits import DeviceLogits
+from appliance.engine.device.logits import DeviceLogits
 from appliance.engine.generation import Generation, Output
-from appliance.engine.guesser import Guesser
-from appliance.engine.guessing import Guessing, forced_tokens
+from appliance.engine.guessing.guesser import Guesser
+from appliance.engine.guessing.guessing import Guessing, forced_tokens
 from appliance.engine.interruption import Interrupted
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.pace import Pace

@@ -13,27 +13,27 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from appliance.bundle.manifest import (
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import (
     DecoderSpec,
     DraftSpec,
     EncoderSpec,
     Generation,
     HeadSpec,
-    Manifest,
     Prompting,
     RerankSpec,
     VisionSpec,
 )
 from appliance.compiler import Artifact
 from appliance.config import EngineSettings
-from appliance.engine.adapters import Adapters
+from appliance.engine.adapters.adapters import Adapters
 from appliance.engine.bundle_files import read_checked
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.embedding_engine import EmbeddingEngine
 from appliance.engine.encoder_runner import EncoderRunner, PairRunner, Vectors
 from appliance.engine.grammar.compiler import GrammarCompiler
 from appliance.engine.grammar.turn import Tags
-from appliance.engine.guesser import why_unused
+from appliance.engine.guessing.guesser import why_unused
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.opened import open_decoders
 from appliance.engine.opened_decoder import OpenedDecoder

@@ -12,8 +12,8 @@ from collections.abc import Sequence as Listing
 import numpy as np
 import onnxruntime as ort
 
-from appliance.engine.adapted_graphs import AdaptedGraphs
-from appliance.engine.adapter_bank import AdapterBank
+from appliance.engine.adapters.bank import AdapterBank
+from appliance.engine.adapters.graphs import AdaptedGraphs
 from appliance.engine.decode_batch import DecodeBatch
 from appliance.engine.prompt_graph import BytePrompts, Prompts, SlotPrompts
 from appliance.engine.slot_pool import Array, SlotPool

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.engine.cache_budget import CacheShape
 from appliance.engine.slot_pool import move_within, zeros
 from appliance.native import contract

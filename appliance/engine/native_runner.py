@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from appliance.engine.adapter_bank import AdapterBank
+from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.binding import PAIR
 from appliance.engine.interruption import Interruption
 from appliance.engine.model_runner import DRAFT_ROWS

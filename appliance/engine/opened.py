@@ -11,22 +11,23 @@ from functools import partial
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, HeadSpec
+from appliance.bundle.specs import DecoderSpec, HeadSpec
 from appliance.compiler import Artifact
 from appliance.config import EngineSettings
-from appliance.engine.adapted_graphs import AdaptedGraphs
-from appliance.engine.adapters import AdaptedDecoder
+from appliance.engine.adapters.adapters import AdaptedDecoder
+from appliance.engine.adapters.graphs import AdaptedGraphs
 from appliance.engine.cache_budget import CacheBudget, CacheShape, token_bytes
-from appliance.engine.device import cuda_devices
-from appliance.engine.draft_model import DraftModel
-from appliance.engine.guesser import Guesser
-from appliance.engine.head import Head
-from appliance.engine.head_runner import HeadRunner
+from appliance.engine.device.device import cuda_devices
+from appliance.engine.device.opened import on_cuda, on_tensorrt
+from appliance.engine.device.spread import on_each
+from appliance.engine.guessing.draft_model import DraftModel
+from appliance.engine.guessing.guesser import Guesser
+from appliance.engine.guessing.head import Head
+from appliance.engine.guessing.head_runner import HeadRunner
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_pool import NativePool, whole_blocks
 from appliance.engine.native_runner import NativeRunner
 from appliance.engine.opened_decoder import OpenedDecoder
-from appliance.engine.opened_on_gpu import on_cuda, on_tensorrt
 from appliance.engine.session import (
     ADAPTED_NAME,
     ADAPTED_PREFILL_NAME,
@@ -39,7 +40,6 @@ from appliance.engine.session import (
     open_session,
 )
 from appliance.engine.slot_pool import SlotPool
-from appliance.engine.spread import on_each
 from appliance.engine.vision.runner import VisionRunner
 
 

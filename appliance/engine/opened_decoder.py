@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from appliance.config import EngineSettings
-from appliance.engine.adapters import AdaptedDecoder
+from appliance.engine.adapters.adapters import AdaptedDecoder
 from appliance.engine.cache_budget import CacheShape
-from appliance.engine.guesser import Guesser
+from appliance.engine.guessing.guesser import Guesser
 from appliance.engine.runner import Runner
 
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Reading
+from appliance.bundle.specs import Reading
 from appliance.compiler import Artifact
 from appliance.compiler.memory import reading_bytes
 from appliance.compiler.probe import encoder_feed, run_outputs
 from appliance.config import EngineSettings
-from appliance.engine.device import Device, cuda_devices
+from appliance.engine.device.device import Device, cuda_devices
+from appliance.engine.device.spread import on_each
 from appliance.engine.session import open_cuda_reader, open_session
-from appliance.engine.spread import on_each
 from appliance.errors import CapacityError
 
 _SPARE_BYTES = 1 << 29

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from appliance.bundle.manifest import Prompting
+from appliance.bundle.specs import Prompting
 from appliance.engine.choosing import TokenLogprob
 from appliance.engine.sampler import Sampled
 from appliance.engine.sampling import SamplingParams

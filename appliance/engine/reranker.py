@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from appliance.bundle.manifest import PairPrompt, RerankSpec
+from appliance.bundle.specs import PairPrompt, RerankSpec
 from appliance.engine.embedding_engine import EmbeddingEngine
 from appliance.engine.encoder_runner import Pair
 from appliance.engine.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from appliance.engine.device_logits import DeviceLogits
+from appliance.engine.device.logits import DeviceLogits
 from appliance.engine.slot_pool import Array
 from appliance.scheduler import Plan
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from appliance.bundle.manifest import Prompting
+from appliance.bundle.specs import Prompting
 from appliance.engine.choosing import Choice, HostRow, Row
-from appliance.engine.device_logits import DeviceLogits
-from appliance.engine.drafting import Drafter, PredictionDrafter, PromptLookup
+from appliance.engine.device.logits import DeviceLogits
 from appliance.engine.generation import Generation
 from appliance.engine.grammar.constraint import Constraint
+from appliance.engine.guessing.drafting import Drafter, PredictionDrafter, PromptLookup
+from appliance.engine.guessing.speculation import Guesses, ModelRate
 from appliance.engine.output import Finished, FinishReason, OutputReader
 from appliance.engine.runner import Logits
 from appliance.engine.sampler import Sampled, Sampler
 from appliance.engine.sampling import SamplingParams
-from appliance.engine.speculation import Guesses, ModelRate
 from appliance.engine.tokenizer import Tokenizer
 from appliance.scheduler import Sequence
 

@@ -9,8 +9,8 @@ import onnxruntime as ort
 
 from appliance.compiler import Provider, libraries
 from appliance.compiler.recording import RECORDS
+from appliance.engine.device.recordings import GpuSession
 from appliance.engine.machine import physical_cores
-from appliance.engine.recordings import GpuSession
 from appliance.errors import UnsupportedError, first_line
 from appliance.native import library
 

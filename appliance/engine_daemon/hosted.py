@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from appliance.bundle.manifest import RerankSpec, VisionSpec
+from appliance.bundle.specs import RerankSpec, VisionSpec
 from appliance.compiler import Artifact
 from appliance.engine.embedding_engine import EmbeddingOutput
 from appliance.engine.encoder_runner import Pair

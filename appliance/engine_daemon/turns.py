@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from appliance.bundle.manifest import Prompting
+from appliance.bundle.specs import Prompting
 from appliance.engine.grammar.tagged import CallableTool
 from appliance.engine.grammar.turn import Structured, Turn
 from appliance.errors import RequestError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from appliance.bundle.manifest import Generation
+from appliance.bundle.specs import Generation
 from appliance.engine.choosing import TokenLogprob
 from appliance.engine.output import Delta, Finished, FinishReason
 from appliance.engine.sampling import MAX_SEQUENCES, SamplingParams

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from appliance.bundle.manifest import FileEntry
+from appliance.bundle.specs import FileEntry
 from appliance.errors import CapacityError, DigestError, LayoutError, StorageError
 from appliance.fsops import fsync_dir, make_dirs, open_regular, resolve_inside
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.bundle.adapter import adapters_of, check_set
-from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode, digest
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest, decode, digest
 from appliance.bundle.verify import VerifiedBundle
 from appliance.errors import ConflictError, DigestError, NotFoundError, StorageError
 from appliance.fsops import exclusive_lock, fsync_dir, make_dirs

@@ -13,18 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.bundle.adapter import check_base
-from appliance.bundle.manifest import (
-    FORMAT,
-    MANIFEST_NAME,
-    Adapted,
-    AdapterBase,
-    AdapterSpec,
-    FileEntry,
-    Manifest,
-    decode,
-    encode,
-    is_name,
-)
+from appliance.bundle.files import FORMAT, MANIFEST_NAME, is_name
+from appliance.bundle.manifest import Manifest, decode, encode
+from appliance.bundle.specs import Adapted, AdapterBase, AdapterSpec, FileEntry
 from appliance.config import source_date_epoch
 from appliance.errors import (
     CheckpointError,

@@ -21,7 +21,8 @@ import ml_dtypes  # noqa: F401  # teaches NumPy bfloat16, which safetensors hand
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from appliance.bundle.manifest import MAX_RANK, AdapterTarget
+from appliance.bundle.consistency import MAX_RANK
+from appliance.bundle.specs import AdapterTarget
 from appliance.errors import CheckpointError
 from installer.checkpoint.quantize import Float32
 from installer.checkpoint.settings import Settings

@@ -19,7 +19,7 @@ from cyclonedx.model.license import DisjunctiveLicense, LicenseAcknowledgement
 from cyclonedx.output.json import JsonV1Dot6
 
 import appliance
-from appliance.bundle.manifest import DraftSpec, FileEntry
+from appliance.bundle.specs import DraftSpec, FileEntry
 
 NAME = "mlbom.cdx.json"
 

@@ -15,20 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.bundle.manifest import (
-    FORMAT,
-    MANIFEST_NAME,
-    MAX_FILE_BYTES,
-    DecoderSpec,
-    DraftSpec,
-    EncoderSpec,
-    FileEntry,
-    Manifest,
-    RerankSpec,
-    decode,
-    encode,
-    is_name,
-)
+from appliance.bundle.files import FORMAT, MANIFEST_NAME, MAX_FILE_BYTES, SIGNATURE_NAME, is_name
+from appliance.bundle.manifest import Manifest, decode, encode
+from appliance.bundle.specs import DecoderSpec, DraftSpec, EncoderSpec, FileEntry, RerankSpec
 from appliance.config import source_date_epoch
 from appliance.errors import UsageError
 from appliance.fsops import hash_regular, walk_files
@@ -153,6 +142,9 @@ def _build(plan: Plan, identity: Identity, work: Unfinished, progress: Progress)
     for each in plans:
         try_graphs(each, work.bundle, progress)
         each.checkpoint.refuse_changes()
+    for last in (bom.NAME, MANIFEST_NAME, SIGNATURE_NAME):
+        # Of a build that was stopped while it signed: they are made of all other files.
+        (work.bundle / last).unlink(missing_ok=True)
     files = _hash_files(work.bundle, entries)
     subject = _subject(plan, identity, origins)
     (work.bundle / bom.NAME).write_bytes(bom.write_bom(subject, files))

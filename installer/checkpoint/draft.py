@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from appliance.bundle.manifest import DecoderSpec, DraftSpec
+from appliance.bundle.specs import DecoderSpec, DraftSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.families import family_of
 from installer.checkpoint.graph_list import graphs_of

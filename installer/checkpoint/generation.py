@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from appliance.bundle.manifest import Generation
+from appliance.bundle.specs import Generation
 from appliance.errors import CheckpointError
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from appliance.bundle.manifest import Adapted, Graph
+from appliance.bundle.specs import Adapted, Graph
 from installer.checkpoint.bundle_layout import (
     ADAPTED_GRAPH,
     ADAPTED_PREFILL_GRAPH,

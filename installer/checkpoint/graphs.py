@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.manifest import FileEntry
+from appliance.bundle.specs import FileEntry
 from appliance.native import library
 from installer.checkpoint import calibration
 from installer.checkpoint.bundle_layout import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from appliance.bundle.manifest import VisionSpec
+from appliance.bundle.specs import VisionSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.pictures import PictureShape
 from installer.checkpoint.reader import Checkpoint

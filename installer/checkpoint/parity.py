@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Parity, VisionSpec
+from appliance.bundle.specs import Parity, VisionSpec
 from appliance.errors import CheckpointError, UnsupportedError
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.families import Family
@@ -152,7 +152,8 @@ def _ask(subject: Subject, shallow: Shallow, scratch: Path) -> Reference:
     # Once for the graph in 32-bit floats; what is written out for the reference comes before.
     if shutil.disk_usage(scratch).free < ALLOWANCE + layout.size:
         raise NotAskedError("the disk has too little room for the first layers in 32-bit floats")
-    directory = scratch / "reference"
+    # The process has a working directory of its own: a relative path would mean another place.
+    directory = scratch.resolve() / "reference"
     told = checkpoint.with_config({**shallow.config, **subject.family.stand_in})
     lay_out(checkpoint, told.config, layout, directory)
     asked = trial.asked(directory) | {"architecture": told.architecture}

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec, EncoderSpec, RerankSpec, Spec, VisionSpec
+from appliance.bundle.specs import DecoderSpec, EncoderSpec, RerankSpec, Spec, VisionSpec
 from appliance.compiler.grid import Grid, feed
 from appliance.compiler.probe import Array, advance, empty_cache
 from appliance.errors import UnsupportedError

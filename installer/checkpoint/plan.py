@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from appliance.bundle.manifest import DecoderSpec, Generation, HeadSpec, Spec, VisionSpec
+from appliance.bundle.specs import DecoderSpec, Generation, HeadSpec, Spec, VisionSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.bundle_layout import (
     NATIVE_HEAD_GRAPH,

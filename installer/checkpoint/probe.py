@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from appliance.bundle.manifest import Spec, VisionSpec
+from appliance.bundle.specs import Spec, VisionSpec
 from appliance.compiler.probe import run_probe, run_tower_probe
 from appliance.errors import CheckpointError, UnsupportedError, first_line
 from appliance.native import library

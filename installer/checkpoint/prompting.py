@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 from jinja2 import Template
 
-from appliance.bundle.manifest import FillIn, Prompting, ToolFormat
+from appliance.bundle.specs import FillIn, Prompting, ToolFormat
 from appliance.errors import CheckpointError
 from appliance.prompting import harmony
 from appliance.prompting.environment import compile_template, render

@@ -19,12 +19,35 @@ from pathlib import Path
 from appliance.errors import CheckpointError, LayoutError
 from appliance.fsops import read_regular, resolve_inside
 from installer.checkpoint.packed import methods
-from installer.checkpoint.safetensors_file import PLAIN_FILES
+from installer.checkpoint.safetensors_file import (
+    FETCH_POINTERS,
+    IS_POINTER,
+    LFS_POINTER,
+    PLAIN_FILES,
+)
 from installer.checkpoint.settings import Settings
 from installer.checkpoint.tensors import INDEX, PICKLES, WEIGHTS, Tensors
 
 CONFIG = "config.json"
 
+_OTHER_WEIGHTS = (
+    (
+        "*.gguf",
+        "the weights are in GGUF ({})",
+        "name the checkpoint that it was made from: the publisher's directory with safetensors",
+    ),
+    (
+        "*-of-*.safetensors",
+        f"the checkpoint has shards ({{}}), and no {INDEX}",
+        f"download {INDEX}, which says what is in which",
+    ),
+    (
+        "consolidated*.safetensors",
+        "the weights are in the publisher's own layout ({})",
+        "take the checkpoint in the layout of transformers: config.json and model*.safetensors",
+    ),
+)
+"""Patterns of weights that are not read, what they are, and what helps."""
 _MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _HASHERS = 4
@@ -36,6 +59,11 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         """Open `directory`. Raises CheckpointError."""
+        if not directory.is_dir():
+            raise CheckpointError(
+                f"there is no directory {directory}",
+                hint="download the checkpoint first, then name its directory: nothing here does",
+            )
         if not os.path.lexists(directory / CONFIG):
             raise CheckpointError(
                 f"{directory} has no {CONFIG}",
@@ -51,7 +79,8 @@ class Checkpoint:
             if "auto_map" in (self.document(file) if self.has(file) else {}):
                 raise CheckpointError(
                     f"{file}: auto_map asks to run code from the checkpoint",
-                    hint="this appliance runs no remote code; use a checkpoint without it",
+                    hint="this appliance runs no remote code: of a family that it builds, take the "
+                    f"key out of {file} and build again",
                 )
         self.packing = methods.read_method(Settings(self.config, CONFIG))
         """How matrices are quantized already; None if they are plain."""
@@ -95,9 +124,7 @@ class Checkpoint:
     def bytes(self, name: str) -> bytes:
         """The whole of a small file. Raises CheckpointError."""
         if not self.has(name):
-            raise CheckpointError(
-                f"the checkpoint has no {name}", hint="the download is incomplete"
-            )
+            raise CheckpointError(f"the checkpoint has no {name}", hint=self._without(name))
         self._read.add(name)
         try:
             path = resolve_inside(self.directory, name)
@@ -116,17 +143,24 @@ class Checkpoint:
         """A JSON object. Raises CheckpointError."""
         document = self.json(name)
         if not isinstance(document, dict):
-            raise CheckpointError(f"{name} is not a JSON object")
+            raise CheckpointError(
+                f"{name} is not a JSON object", hint="download it again as it is published"
+            )
         return document
 
     def json(self, name: str) -> object:
         """A JSON value. Raises CheckpointError."""
         if name in self._instead:
             return self._instead[name]
+        text = self.text(name)
+        if text.startswith(LFS_POINTER):
+            raise CheckpointError(f"{name} {IS_POINTER}", hint=FETCH_POINTERS)
         try:
-            return json.loads(self.text(name))
+            return json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise CheckpointError(f"{name} is not JSON: {error}") from error
+            raise CheckpointError(
+                f"{name} is not JSON: {error}", hint="the file is damaged: download it again"
+            ) from error
 
     def settings(self, name: str) -> Settings:
         """A JSON object to be read key by key, but for what is known here already."""
@@ -174,9 +208,21 @@ class Checkpoint:
                 f"the weights are pickled ({pickles[0]}): loading them could run code",
                 hint="convert them to safetensors on a machine you can spare",
             )
+        for pattern, message, hint in _OTHER_WEIGHTS:
+            if found := sorted(file.name for file in self.directory.glob(pattern)):
+                return CheckpointError(message.format(found[0]), hint=hint)
         return CheckpointError(
             f"the checkpoint has no {WEIGHTS}", hint="the download is incomplete"
         )
+
+    def _without(self, name: str) -> str:
+        """What helps where the small file `name` is missing."""
+        if name == "tokenizer.json" and self.has("tokenizer.model"):
+            return (
+                "tokenizer.model is an older format: let transformers write the newer, "
+                "AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(CHECKPOINT)"
+            )
+        return "the download is incomplete"
 
 
 def _hash(path: Path, advance: Callable[[int], None]) -> bytes:

@@ -30,6 +30,10 @@ MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 PLAIN_FILES = "a checkpoint is a directory of plain files: copy it with `cp -rL`"
 """For who names a hub's cache, where every file is a link."""
+LFS_POINTER = "version https://git-lfs"
+IS_POINTER = "is a pointer of Git LFS, not the file itself"
+FETCH_POINTERS = "fetch the files: run `git lfs pull` in the checkpoint's clone, or download them"
+"""For who cloned a repository without its large files."""
 _LENGTH_BYTES = 8
 _METADATA = "__metadata__"
 _MAX_AXES = 8
@@ -119,6 +123,8 @@ class SafetensorsFile:
     def _read_header(self, size: int) -> dict[str, Entry]:
         if size < _LENGTH_BYTES:
             raise self._bad(f"it has {size} bytes")
+        if os.pread(self._fd, len(LFS_POINTER), 0) == LFS_POINTER.encode():
+            raise CheckpointError(f"{self.name} {IS_POINTER}", hint=FETCH_POINTERS)
         length = int.from_bytes(os.pread(self._fd, _LENGTH_BYTES, 0), "little")
         start = _LENGTH_BYTES + length
         if length > MAX_HEADER_BYTES or start > size:

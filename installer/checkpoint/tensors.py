@@ -353,7 +353,11 @@ class Tensors:
 
     def _finite(self, name: str, floats: Float32) -> Float32:
         if not np.isfinite(floats).all():
-            raise CheckpointError(f"{name} has values that are not finite")
+            raise CheckpointError(
+                f"{name} has values that are not finite",
+                hint="download the checkpoint again and compare its files with the publisher's "
+                "checksums; if they are the same, it was published so and cannot be built",
+            )
         return floats
 
 
@@ -363,7 +367,10 @@ def _indexed(index: Mapping[str, object]) -> dict[str, str]:
         raise CheckpointError(f"{INDEX} has no weight_map", hint="download the checkpoint again")
     for file in weight_map.values():
         if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
-            raise CheckpointError(f"{INDEX} names {file!r}, which is not a safetensors file here")
+            raise CheckpointError(
+                f"{INDEX} names {file!r}, which is not a safetensors file here",
+                hint="download the checkpoint again",
+            )
     return weight_map
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from appliance.bundle.manifest import ToolFormat
+from appliance.bundle.specs import ToolFormat
 from appliance.prompting import deepseek, harmony
 from appliance.prompting.formats import FORMATS
 

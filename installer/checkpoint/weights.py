@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from appliance.bundle.manifest import MAX_FILE_BYTES
+from appliance.bundle.files import MAX_FILE_BYTES
 from appliance.errors import CheckpointError
 from installer.checkpoint.journal import Journal, Record, digest_to
 

@@ -21,6 +21,7 @@ from installer.cli import (
     models,
     prices,
     projects,
+    releases,
     serve,
     status,
     tls,
@@ -41,7 +42,7 @@ for command in (install, serve, status, ask, bench):
     command.register(app)
 audit_evidence.register(audit.app)
 audit_content.register(audit.app)
-for noun in (models, keys, projects, prices, usage, audit, tls, trust, bundle, media):
+for noun in (models, releases, keys, projects, prices, usage, audit, tls, trust, bundle, media):
     app.add_typer(noun.app)
 
 

@@ -237,12 +237,14 @@ def _base(directory: Path | None, keys: Path) -> "VerifiedBundle":
     from appliance.bundle.verify import verify_metadata
     from appliance.errors import UsageError
     from installer.keyring import Keyring
+    from installer.media.opening import require_bundle
 
     if directory is None:
         raise UsageError(
             "this is an adapter, which belongs to one base",
             hint="name the directory of the base's bundle: --base",
         )
+    require_bundle(directory)
     return verify_metadata(directory, Keyring(keys).model_signers())
 
 
@@ -260,7 +262,7 @@ def _made(manifest: "Manifest") -> dict[str, object]:
 
 def draft_fields(manifest: "Manifest") -> dict[str, object]:
     """What guesses for the model, if anything does."""
-    from appliance.bundle.manifest import DraftSpec
+    from appliance.bundle.specs import DraftSpec
 
     draft = manifest.draft
     if manifest.has_head:
@@ -273,7 +275,7 @@ def draft_fields(manifest: "Manifest") -> dict[str, object]:
 
 def parity_text(manifest: "Manifest") -> str:
     """What a manifest says of the comparison with the reference."""
-    from appliance.bundle.manifest import Parity
+    from appliance.bundle.specs import Parity
 
     parity = manifest.parity
     return str(parity) if isinstance(parity, Parity) else "not compared: built without the gate"

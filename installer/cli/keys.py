@@ -101,13 +101,20 @@ def create(
 
 
 @app.command("list")
-def list_keys(root: RootOption = None, as_json: JsonOption = False) -> None:
-    """List every API key there ever was, without the secrets."""
+def list_keys(
+    every: Annotated[
+        bool, typer.Option("--all", help="Also the revoked ones: every key there ever was.")
+    ] = False,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the API keys, without the secrets and without the revoked ones."""
     with open_store(node_config(root).layout) as store:
-        keys = store.list()
+        known = store.list()
+        keys = [key for key in known if every or key.revoked is None]
         projects = {project.id: project.name for project in store.projects.list()}
     if as_json:
-        print_json({"keys": [document(key) for key in keys]})
+        print_json({"keys": [document(key) for key in keys], "hidden": len(known) - len(keys)})
         return
     now = time.time()
     print_table(
@@ -126,8 +133,13 @@ def list_keys(root: RootOption = None, as_json: JsonOption = False) -> None:
             )
             for key in keys
         ],
-        empty="There is no API key yet: `appliance keys create NAME` makes one.",
+        empty=f"There is no API key{'' if known else ' yet'}: "
+        "`appliance keys create NAME` makes one.",
     )
+    if len(known) > len(keys):
+        hidden = len(known) - len(keys)
+        words = "1 revoked key is" if hidden == 1 else f"{hidden} revoked keys are"
+        err.print(f"note: {words} not shown; --all shows every key")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from appliance.errors import ConflictError, UsageError
+from appliance.errors import ConflictError, StorageError, UsageError
 from appliance.fsops import exclusive_lock, fsync_dir
 from appliance.trust.store import TrustStore
 from installer.keyring import Keyring
@@ -72,10 +72,11 @@ def build_media(
     check_targets(targets)
     now = now or datetime.now(UTC)
     out = out.absolute()
-    partial = _begin(out)
     keyring = Keyring(trust_directory)
-    try:
-        with exclusive_lock(keyring.directory / ".lock"):
+    with exclusive_lock(keyring.directory / ".lock"):
+        # Under the lock: another build to the same place would lose its files.
+        partial = _begin(out)
+        try:
             signer = MediaSigner(keyring, passphrase, now)
             contents = Contents(
                 partial,
@@ -88,14 +89,14 @@ def build_media(
             )
             signed = contents.write(bundles, wheel_cache)
             _write_signed(partial, signed, signer.sign(signed))
-        media = _open_as_a_node(partial, keyring, now)
-        sheet = _write_fingerprint_sheet(out, media, contents.pyz_sha256)
-        os.sync()
-        partial.rename(out)
-        fsync_dir(out.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            media = _open_as_a_node(partial, keyring, now)
+            sheet = _write_fingerprint_sheet(out, media, contents.pyz_sha256)
+            os.sync()
+            partial.rename(out)
+            fsync_dir(out.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     return BuiltMedia(
         path=out,
         version=media.release.version,
@@ -123,9 +124,15 @@ def _begin(out: Path) -> Path:
             f"{out} exists; media are never written over", hint="name a new directory"
         )
     partial = out.with_name(f".{out.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    try:
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(
+            f"{partial} cannot be written: {error.strerror}",
+            hint="name a place with --out where this user may write",
+        ) from error
     return partial
 
 
@@ -148,5 +155,6 @@ def _open_as_a_node(partial: Path, keyring: Keyring, now: datetime) -> Media:
 def _write_fingerprint_sheet(out: Path, media: Media, sha256: str) -> Path:
     sheet = out.with_name(f"{out.name}.fingerprint.txt")
     text = fingerprint_sheet(out.name, media, sha256)
-    sheet.write_text(text, encoding="ascii")
+    # As the directory is named, which may be in any script.
+    sheet.write_text(text, encoding="utf-8")
     return sheet

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import appliance
-from appliance.bundle.manifest import FileEntry
+from appliance.bundle.specs import FileEntry
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
 from appliance.errors import ConflictError
 from appliance.fsops import hash_regular, walk_files

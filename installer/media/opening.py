@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from appliance.bundle.manifest import MANIFEST_NAME, FileEntry
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.specs import FileEntry
 from appliance.bundle.verify import VerifiedBundle, verify_contents, verify_metadata
 from appliance.errors import DigestError, LayoutError, NotFoundError
 from appliance.fsops import hash_regular, resolve_inside, walk_files

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from appliance.bundle.manifest import SIGNATURE_NAME
+from appliance.bundle.files import SIGNATURE_NAME
 from appliance.bundle.verify import VerifiedBundle
 from appliance.errors import LayoutError, UnsupportedError
 from appliance.fsops import check_relative

@@ -2,12 +2,12 @@
 
 Builds a bundle of a published shape with random weights, compiles it for the fastest provider
 there is, compares the golden prompt's logits with the processor's, measures what kinds of steps
-cost, and the engine in turns with transformers' continuous batching on the same card; at last the
-golden prompt of a tiny model in every grade, by every graph that a GPU may be given. Says plainly
-which provider ran and why no faster one did. What matters most comes first; with --minutes it ends
-in time, and what was not measured is named. Without a GPU it does the same on the processor, with
---tiny. --pack writes what a GPU machine without a network needs for it, --render makes the page of
-figures that came back.
+cost, and the engine in turns with transformers' continuous batching on the same card; at last
+whether two models say beside each other what they say alone, and the golden prompt of a tiny model
+in every grade, by every graph that a GPU may be given. Says plainly which provider ran and why no
+faster one did. What matters most comes first; with --minutes it ends in time, and what was not
+measured is named. Without a GPU it does the same on the processor, with --tiny. --pack writes what
+a GPU machine without a network needs for it, --render makes the page of figures that came back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gpu_check import page
 from gpu_check.budget import Budget, OutOfTimeError
 from gpu_check.checkpoint import SHAPES
 from gpu_check.grades import GRADES, measure_grade, words_of
-from gpu_check.measuring import ATTENTION, LATE, Measuring, Setting, ShapeError, kinds_of
+from gpu_check.measuring import ATTENTION, COMPANY, LATE, Measuring, Setting, ShapeError, kinds_of
 from gpu_check.results import Run
 from gpu_check.workloads import MANY, Workload, core, many
 
@@ -94,7 +94,9 @@ def _check(options: argparse.Namespace) -> None:
     )
     first, last = core(options.wanted, options.streams), many(options.wanted, options.streams)
     planned = [load.words for load in (*first, *last)] + [kinds_of(a) for a in ATTENTION]
-    shapes = [Measuring(SHAPES[name], setting, planned) for name in names]
+    shapes = [
+        Measuring(SHAPES[name], setting, planned + [COMPANY] * (name == names[0])) for name in names
+    ]
     try:
         with setting.budget.running():
             _measure(shapes, first, last)
@@ -129,7 +131,9 @@ def _measure(shapes: list[Measuring], first: list[Workload], last: list[Workload
             except ShapeError:
                 shape.close()
     for shape in ready:
-        if shape is not shapes[0]:
+        if shape is shapes[0]:
+            shape.measure_company()
+        else:
             shape.measure_kinds()
 
 

@@ -22,18 +22,18 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import Artifact, Provider, libraries, open_artifact
 from appliance.compiler.recording import RECORDS
 from appliance.config import Layout
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.choosing import Choice
-from appliance.engine.device import CudaDevice, Device, HostDevice
-from appliance.engine.device_binding import DeviceBinding, StepBuffers
-from appliance.engine.device_draw import DeviceDraw
-from appliance.engine.device_logits import DeviceLogits
-from appliance.engine.device_pool import ITEM_BYTES, DevicePool
-from appliance.engine.device_runner import DeviceRunner
+from appliance.engine.device.binding import DeviceBinding, StepBuffers
+from appliance.engine.device.device import CudaDevice, Device, HostDevice
+from appliance.engine.device.draw import DeviceDraw
+from appliance.engine.device.logits import DeviceLogits
+from appliance.engine.device.pool import ITEM_BYTES, DevicePool
+from appliance.engine.device.runner import DeviceRunner
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.session import (
     CUDA_PROVIDER,

@@ -25,6 +25,8 @@ from installer.checkpoint.quantize import Precision
 
 ATTENTION = ("pinned", "default")
 """As gpu_check.kinds has them, which this interpreter cannot import on a GPU machine."""
+COMPANY = "two models at once"
+"""As gpu_check.company has it."""
 LATE = "the time was over before it"
 _VENVS = ("venv-cuda13", "venv")
 """Interpreters of the release, that of the fastest provider first."""
@@ -61,6 +63,7 @@ class Measuring:
         self._ours: Worker | None = None
         self._peer: Worker | None = None
         self._kinds: Worker | None = None
+        self._company: Worker | None = None
         self._measured = Measured(shape.name, setting.grade)
         setting.run.missing |= dict.fromkeys(map(self._words, planned), LATE)
 
@@ -129,6 +132,21 @@ class Measuring:
         self._kinds = None
         self._setting.written()
 
+    def measure_company(self) -> None:
+        """Whether models say the same beside each other as alone; if not, why."""
+        assert self._node is not None
+        try:
+            self._company = self._start(self._node, "gpu_check.company")
+            say(f"{self.name}: {COMPANY}")
+            self._measured.loads_beside = self._company.ask({}, self._longest)["loads"]
+            self._done(COMPANY)
+            self._company.close()
+        except PeerError as error:
+            say(f"{self.name}: {COMPANY}: {error}")
+            self._give_up([COMPANY], str(error))
+        self._company = None
+        self._setting.written()
+
     def close(self) -> None:
         """Let both engines go, so that the card is free."""
         for worker in (self._ours, self._peer):
@@ -138,10 +156,10 @@ class Measuring:
 
     def end(self, *, keep: bool) -> None:
         """Whatever still runs is ended; the node goes unless it is to be kept."""
-        for worker in (self._ours, self._peer, self._kinds):
+        for worker in (self._ours, self._peer, self._kinds, self._company):
             if worker is not None:
                 worker.kill()
-        self._ours = self._peer = self._kinds = None
+        self._ours = self._peer = self._kinds = self._company = None
         if not keep and self._node is not None:
             shutil.rmtree(self._node.layout.root, ignore_errors=True)
 

@@ -67,6 +67,12 @@ def _shape(result: Measured) -> Iterator[str]:
     if result.kinds:
         yield from _kinds(result)
         yield ""
+    if result.loads_beside:
+        yield (
+            f"Loaded and run {result.loads_beside} times beside itself while steps were recorded: "
+            "both said what they say alone."
+        )
+        yield ""
 
 
 def _prepared(result: Measured) -> Iterator[str]:

@@ -29,6 +29,8 @@ class Measured:
         refusal: why the peer does not.
         seconds: of each turn; side, streams and new tokens -> turns.
         kinds: attention -> kind of step -> milliseconds of the first and of further ones.
+        loads_beside: how often it was loaded and run beside itself, and both said what they say
+            alone; 0 if that was not seen.
     """
 
     shape: str
@@ -39,6 +41,7 @@ class Measured:
     refusal: str = ""
     seconds: dict[tuple[str, int, int], list[float]] = field(default_factory=dict)
     kinds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    loads_beside: int = 0
 
     def add(self, side: str, workload: Workload, seconds: float) -> None:
         """A turn that counts."""
@@ -84,6 +87,7 @@ class Measured:
             "refusal": self.refusal,
             "seconds": {" ".join(map(str, key)): value for key, value in self.seconds.items()},
             "kinds": self.kinds,
+            "loads_beside": self.loads_beside,
         }
 
     @classmethod

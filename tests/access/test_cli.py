@@ -70,13 +70,26 @@ def test_list_shows_every_key_with_its_state(layout: Layout) -> None:
     first = run_json(layout, "create", "crm", "--days", "30")
     second = run_json(layout, "create", "wiki")
     run(layout, "revoke", second["id"])
-    keys = run_json(layout, "list")["keys"]
+    keys = run_json(layout, "list", "--all")["keys"]
     assert [(k["id"], k["state"]) for k in keys] == [
         (first["id"], "active"),
         (second["id"], "revoked"),
     ]
     assert keys[0]["expires"] == pytest.approx(keys[0]["created"] + 30 * 86_400, abs=2)
-    assert "revoked" in run(layout, "list")
+    assert "revoked" in run(layout, "list", "--all")
+
+
+def test_revoked_keys_are_counted_and_shown_when_asked_for(layout: Layout) -> None:
+    gone, stays = (run_json(layout, "create", name)["id"] for name in ("proof", "crm"))
+    run(layout, "revoke", gone)
+    assert gone not in run(layout, "list")
+    listed = run_json(layout, "list")
+    assert ([key["id"] for key in listed["keys"]], listed["hidden"]) == ([stays], 1)
+    said = CliRunner().invoke(app, ["keys", "list", "--root", str(layout.root)])
+    assert "1 revoked key is not shown; --all shows every key" in said.stderr
+    assert run_json(layout, "list", "--all")["hidden"] == 0
+    run(layout, "revoke", stays)
+    assert "There is no API key:" in run(layout, "list")
 
 
 def test_creating_and_revoking_are_recorded(layout: Layout) -> None:
@@ -89,7 +102,7 @@ def test_no_key_is_made_that_cannot_be_recorded(layout: Layout) -> None:
     (layout.audit_key / "audit.key").unlink()
     with pytest.raises(NotFoundError):
         run(layout, "create", "crm")
-    assert run_json(layout, "list") == {"keys": []}
+    assert run_json(layout, "list") == {"keys": [], "hidden": 0}
 
 
 def test_a_revocation_that_cannot_be_recorded_holds_and_says_so(layout: Layout) -> None:
@@ -140,7 +153,7 @@ def test_wrong_options_are_typed_errors_and_make_no_key(layout: Layout) -> None:
     ):
         with pytest.raises((UsageError, NotFoundError)):
             run(layout, "create", "crm", *wrong)
-    assert run_json(layout, "list") == {"keys": []}
+    assert run_json(layout, "list") == {"keys": [], "hidden": 0}
     assert not list(layout.audit.iterdir()), "nothing was recorded"
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from appliance.access import KeyInfo, KeyStore, database, new_key, new_project, secret
+from appliance.access import (
+    KeyInfo,
+    KeyStore,
+    check_readable,
+    database,
+    new_key,
+    new_project,
+    secret,
+)
 from appliance.errors import ConflictError, NotFoundError, StorageError, UsageError
 
 
@@ -139,6 +147,22 @@ def test_a_file_of_a_newer_release_is_refused(path: Path) -> None:
     connection.close()
     with pytest.raises(StorageError, match="newer release"):
         KeyStore(path)
+    with pytest.raises(StorageError, match="newer release"):
+        check_readable(path)
+
+
+def test_looking_whether_a_file_can_be_read_upgrades_and_makes_none(path: Path) -> None:
+    check_readable(path)
+    assert not path.exists()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    before = path.read_bytes()
+    check_readable(path)
+    assert path.read_bytes() == before
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(StorageError, match="cannot be used"):
+        check_readable(path)
 
 
 def test_a_file_that_is_no_database_is_a_typed_error(path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from appliance.bundle.adapter import check_any_base, check_base, check_set
-from appliance.bundle.manifest import (
+from appliance.bundle.manifest import Manifest, decode, encode
+from appliance.bundle.specs import (
     Adapted,
     AdapterBase,
     AdapterSpec,
@@ -18,10 +19,7 @@ from appliance.bundle.manifest import (
     FileEntry,
     Generation,
     Graph,
-    Manifest,
     Prompting,
-    decode,
-    encode,
 )
 from appliance.errors import ConflictError, LayoutError, UnsupportedError
 

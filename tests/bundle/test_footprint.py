@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from appliance.bundle.files import MANIFEST_NAME
 from appliance.bundle.footprint import artifact_bytes, loaded_bytes
-from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode
+from appliance.bundle.manifest import Manifest, decode
 from tests.conftest import REPOSITORY
 
 

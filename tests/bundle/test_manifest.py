@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.bundle import manifest as manifests
+from appliance.bundle.files import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
 from appliance.bundle.manifest import Manifest
 from appliance.errors import LayoutError
 from tests.conftest import REPOSITORY
@@ -75,7 +76,7 @@ def test_paths_that_leave_or_deceive_are_refused(manifest: Manifest, path: str) 
         [entry("b"), entry("a")],
         [entry("a", size=0)],
         [entry("a", size=-1)],
-        [entry("a", size=manifests.MAX_FILE_BYTES + 1)],
+        [entry("a", size=MAX_FILE_BYTES + 1)],
         [entry("a") | {"sha256": "0" * 63}],
         [entry("a") | {"sha256": "G" * 64}],
         [entry("a") | {"mode": 7}],
@@ -150,7 +151,7 @@ def test_another_spelling_of_the_same_manifest_is_refused(manifest: Manifest) ->
 
 def test_a_huge_manifest_is_refused_unread() -> None:
     with pytest.raises(LayoutError, match="long"):
-        manifests.decode(b"[" * (manifests.MAX_MANIFEST_BYTES + 1))
+        manifests.decode(b"[" * (MAX_MANIFEST_BYTES + 1))
 
 
 @given(data=st.binary(max_size=400) | st.text(max_size=400).map(str.encode))

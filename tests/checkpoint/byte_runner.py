@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_pool import NativePool

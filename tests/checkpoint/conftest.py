@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, Manifest, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest, decode
+from appliance.bundle.specs import DecoderSpec
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint

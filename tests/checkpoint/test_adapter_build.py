@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest, decode
 from appliance.errors import CheckpointError, ConflictError, UnsupportedError, UsageError
 from installer.checkpoint import build_bundle
 from installer.checkpoint.adapter_build import build_adapter

@@ -16,9 +16,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from appliance.bundle.manifest import MANIFEST_NAME, Adapted, Manifest, decode
-from appliance.engine.adapted_graphs import AdaptedGraphs
-from appliance.engine.adapter_bank import AdapterBank, AdapterWeights
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest, decode
+from appliance.bundle.specs import Adapted
+from appliance.engine.adapters.bank import AdapterBank, AdapterWeights
+from appliance.engine.adapters.graphs import AdaptedGraphs
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.slot_pool import SlotPool

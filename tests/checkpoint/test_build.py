@@ -13,7 +13,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 from safetensors.numpy import load_file, save_file
 
 from appliance.bundle.verify import verify_contents, verify_metadata
-from appliance.errors import CheckpointError, ConflictError, StorageError, UsageError
+from appliance.config import source_date_epoch
+from appliance.errors import CheckpointError, ConfigError, ConflictError, StorageError, UsageError
 from appliance.fsops import walk_files
 from installer.ceremony import hold_ceremony
 from installer.checkpoint import build_bundle
@@ -111,6 +112,15 @@ def test_source_date_epoch_is_the_time_of_the_build(
     assert manifest.created == 0
     bom = json.loads((tmp_path / "it/mlbom.cdx.json").read_bytes())
     assert bom["metadata"]["timestamp"] == "1970-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize("seconds", ["soon", "-5", "1e9", "9" * 20])
+def test_a_source_date_that_is_no_time_is_refused(
+    monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+    with pytest.raises(ConfigError, match="SOURCE_DATE_EPOCH"):
+        source_date_epoch()
 
 
 def test_a_signed_bundle_verifies_as_a_node_would(tmp_path: Path) -> None:

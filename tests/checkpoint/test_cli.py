@@ -51,6 +51,19 @@ def interrupted(self, record):
 Journal.append = interrupted
 """
 
+KILLED = """\
+import os, signal
+from installer.signing import BundleSigner
+
+sign = BundleSigner.sign
+
+def killed(self, directory):
+    sign(self, directory)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+BundleSigner.sign = killed
+"""
+
 
 @pytest.fixture(autouse=True)
 def _environment(packager: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +103,26 @@ def test_a_bundle_is_built_and_verified(packager: Path, tmp_path: Path) -> None:
     done = appliance("verify", str(tmp_path / "it"), "--keys", str(packager / "keys"))
     assert done.returncode == 0, done.stderr
     assert built["digest"] in done.stdout
+
+
+def test_a_build_that_was_killed_while_it_signed_goes_on(packager: Path, tmp_path: Path) -> None:
+    assert build(packager, tmp_path / "it", script=KILLED).returncode < 0
+    assert (tmp_path / ".it.partial/bundle/model.sig").is_file()
+    done = build(packager, tmp_path / "it")
+    assert done.returncode == 0, done.stderr
+    assert "going on" in done.stderr
+    done = appliance("verify", str(tmp_path / "it"), "--keys", str(packager / "keys"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_base_that_is_no_bundle_is_named(packager: Path, tmp_path: Path) -> None:
+    base = write_qwen3(tmp_path / "base")
+    write_adapter(tmp_path / "adapter", base)
+    named = ("--name", "a", "--version", "1", "--out", str(tmp_path / "it"))
+    keys = ("--keys", str(packager / "keys"))
+    done = appliance("build", str(tmp_path / "adapter"), "--base", str(base), *named, *keys)
+    assert done.returncode != 0
+    assert "is not a bundle" in done.stderr
 
 
 def test_a_flipped_byte_is_found_and_named(packager: Path, tmp_path: Path) -> None:

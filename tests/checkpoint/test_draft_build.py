@@ -14,7 +14,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 from typer.testing import CliRunner
 
 from appliance.bundle import manifest as manifests
-from appliance.bundle.manifest import DraftSpec, Manifest
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import DraftSpec
 from appliance.errors import ApplianceError, CheckpointError, LayoutError
 from appliance.fsops import walk_files
 from installer.ceremony import hold_ceremony

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from appliance.bundle.manifest import Graph
+from appliance.bundle.specs import Graph
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Precision

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from appliance.bundle.manifest import DecoderSpec, Graph
+from appliance.bundle.specs import DecoderSpec, Graph
 from appliance.compiler import golden_texts
 from appliance.compiler.graph_check import check_graph
 from appliance.compiler.probe import encoder_feed

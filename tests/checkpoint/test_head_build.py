@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from appliance.bundle import manifest as manifests
-from appliance.bundle.manifest import HeadSpec, Manifest, Parity
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import FileEntry, HeadSpec, Parity
 from appliance.compiler.compile import compile_bundle
 from appliance.errors import CheckpointError, LayoutError
 from appliance.native import library
@@ -78,7 +79,7 @@ def test_tables_of_tokens_are_stored_once(built: BuildBundle, tmp_path: Path) ->
     assert 0 < own - size < 1.2 * layer
 
 
-def _weights(entry: manifests.FileEntry) -> bool:
+def _weights(entry: FileEntry) -> bool:
     return entry.path.endswith(".bin")
 
 

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 from transformers.modeling_layers import MtpLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 
-from appliance.bundle.manifest import HeadSpec
+from appliance.bundle.specs import HeadSpec
 from appliance.engine.cache_budget import CacheShape, token_bytes
-from appliance.engine.head_runner import HeadRunner
+from appliance.engine.guessing.head_runner import HeadRunner
 from appliance.engine.native_pool import NativePool
 from appliance.engine.native_runner import NativeRunner, Piece, Step
 from appliance.native import library

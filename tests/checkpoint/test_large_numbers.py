@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from appliance.bundle.manifest import Graph
+from appliance.bundle.specs import Graph
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Precision

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from appliance.bundle.manifest import Manifest, Parity
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import Parity
 from appliance.errors import CheckpointError
 from installer.checkpoint import build_bundle, parity, parity_child
 from installer.checkpoint.graph import families
@@ -224,6 +226,14 @@ def test_a_reference_beyond_its_limits_is_stopped_and_said(
     monkeypatch.setattr(parity_child, constant, value)
     with pytest.raises(CheckpointError, match=reason):
         build(write_bert(tmp_path / "checkpoint"), tmp_path / "it", "required")
+
+
+def test_a_bundle_at_a_relative_path_is_compared_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest, _ = build(write_bert(Path("checkpoint")), Path("bundles/it"), "required")
+    assert compared(manifest).not_run is msgspec.UNSET
 
 
 def test_the_reference_runs_no_code_of_the_checkpoint(tmp_path: Path) -> None:

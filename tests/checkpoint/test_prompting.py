@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance.bundle.manifest import Generation, Manifest, Prompting, ToolFormat, encode
+from appliance.bundle.manifest import Manifest, encode
+from appliance.bundle.specs import Generation, Prompting, ToolFormat
 from appliance.errors import CheckpointError
 from appliance.prompting.formats import FORMATS
 from installer.checkpoint.generation import read_generation

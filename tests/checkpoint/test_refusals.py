@@ -188,6 +188,42 @@ def test_pickled_weights_are_refused_by_name_and_never_opened(tmp_path: Path) ->
     refused(checkpoint, tmp_path, r"pickled \(pytorch_model.bin\)")
 
 
+@pytest.mark.parametrize(
+    ("there", "named", "helps"),
+    [
+        ("model-q4.gguf", r"GGUF \(model-q4.gguf\)", "publisher's directory with safetensors"),
+        ("model-00001-of-00002.safetensors", "index.json", "download model.safetensors.index"),
+        ("consolidated.safetensors", "own layout", "layout of transformers"),
+        ("model.safetensors.incomplete", "no model.safetensors", "incomplete"),
+    ],
+)
+def test_weights_of_another_form_are_named_and_what_helps(
+    tmp_path: Path, there: str, named: str, helps: str
+) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    (checkpoint / "model.safetensors").rename(checkpoint / there)
+    assert helps in refused(checkpoint, tmp_path, named).hint
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_pointer_in_place_of_a_large_file_is_named(tmp_path: Path, name: str) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 9\n"
+    (checkpoint / name).write_text(pointer)
+    assert "git lfs pull" in refused(checkpoint, tmp_path, f"{name} is a pointer").hint
+
+
+def test_an_older_tokenizer_is_named_and_how_to_convert_it(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    (checkpoint / "tokenizer.json").rename(checkpoint / "tokenizer.model")
+    assert "save_pretrained" in refused(checkpoint, tmp_path, "tokenizer.json").hint
+
+
+def test_a_hub_name_is_no_directory(tmp_path: Path) -> None:
+    error = refused(Path("Qwen/Qwen3-0.6B"), tmp_path, "there is no directory Qwen/Qwen3-0.6B")
+    assert "download" in error.hint
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint")

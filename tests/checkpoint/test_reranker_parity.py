@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from appliance.bundle.manifest import RerankSpec
+from appliance.bundle.specs import RerankSpec
 from installer.checkpoint.graph import builder
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, decode, digest
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode, digest
 from appliance.config import Layout
 from appliance.model_store import StoredBundle
 from appliance.trust.node_key import NodeKey

@@ -12,8 +12,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from appliance.bundle.files import MANIFEST_NAME
 from appliance.bundle.footprint import artifact_bytes, least_bytes
-from appliance.bundle.manifest import MANIFEST_NAME
 from appliance.compiler import (
     artifact_key,
     compile_in_process,

@@ -9,7 +9,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import golden
 from appliance.errors import LayoutError, UnsupportedError
 from installer.checkpoint import build_bundle

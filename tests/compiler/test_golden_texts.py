@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from appliance.bundle.manifest import EncoderSpec, Reading, RerankSpec
+from appliance.bundle.specs import EncoderSpec, Reading, RerankSpec
 from appliance.compiler import golden_texts
 from appliance.compiler.probe import encoder_feed
 from appliance.errors import UnsupportedError

@@ -14,7 +14,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, encode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import encode
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import Compiled, Record, ensure_artifacts, open_artifact
 from appliance.compiler import artifact as artifacts
 from appliance.compiler.artifact import open_named

@@ -31,16 +31,17 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 import numpy as np
-from appliance.bundle.manifest import VisionSpec, decode
+from appliance.bundle.manifest import decode
+from appliance.bundle.specs import VisionSpec
 from appliance.compiler import gpu_compile
 from appliance.compiler.grid import Grid
 from appliance.compiler.merging import merge_products
 from appliance.compiler.sources import verified_graph, verified_weights
 from appliance.engine.cache_budget import CacheShape, token_bytes
-from appliance.engine.device import HostDevice
-from appliance.engine.device_draw import DeviceDraw
-from appliance.engine.device_pool import ITEM_BYTES, DevicePool
-from appliance.engine.device_runner import DeviceRunner
+from appliance.engine.device.device import HostDevice
+from appliance.engine.device.draw import DeviceDraw
+from appliance.engine.device.pool import ITEM_BYTES, DevicePool
+from appliance.engine.device.runner import DeviceRunner
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.output import Finished

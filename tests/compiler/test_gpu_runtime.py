@@ -134,13 +134,14 @@ import sys
 from pathlib import Path
 import numpy as np
 import onnxruntime as ort
-from appliance.bundle.manifest import VisionSpec, decode
+from appliance.bundle.manifest import decode
+from appliance.bundle.specs import VisionSpec
 from appliance.compiler import gpu_compile, golden
 from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import run_tower_probe
 from appliance.compiler.recording import why_unrecorded
 from appliance.compiler.sources import verified_graph, verified_weights
-from appliance.engine import draw_graphs
+from appliance.engine.device import draw_graphs
 from appliance.engine.session import open_small_session
 from appliance.errors import UnsupportedError
 

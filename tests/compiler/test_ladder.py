@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest, decode
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.ladder import LADDER, WIDE_SUMS, choose, fits, refused, unusable
 from appliance.compiler.libraries import Libraries

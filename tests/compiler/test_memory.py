@@ -8,7 +8,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.bundle.manifest import MANIFEST_NAME, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode
 from appliance.compiler.memory import (
     candidates,
     choose_precision,

@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest, decode
 from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import run_probe
 from appliance.pb import onnx_graph_pb2 as pb

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.profiles import Profile, Sizes, capacities, find, plan, sizes
 from appliance.config import EngineSettings
 from appliance.errors import CapacityError, UnsupportedError

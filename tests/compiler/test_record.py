@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from appliance.bundle.manifest import FileEntry
+from appliance.bundle.specs import FileEntry
 from appliance.compiler.record import Comparison, Fit, Record, Refusal, sign, verify
 from appliance.config import Layout
 from appliance.errors import LayoutError

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode
+from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import golden, recording
 from appliance.compiler.gpu_compile import Target
 from appliance.compiler.record import Record, Refusal, why_not_faster

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode
 from appliance.compiler.compile import compile_bundle
 from appliance.compiler.sharing import share_weights
 from appliance.errors import UnsupportedError

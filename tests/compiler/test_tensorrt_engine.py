@@ -26,9 +26,9 @@ from appliance.bundle.manifest import decode
 from appliance.compiler import profiles
 from appliance.compiler.record import Fit
 from appliance.config import EngineSettings
-from appliance.engine import opened_on_gpu
+from appliance.engine.device import opened as opened_on_gpu
 from appliance.engine.cache_budget import CacheBudget
-from appliance.engine.device import HostDevice
+from appliance.engine.device.device import HostDevice
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.output import Finished

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from appliance.engine.draft_model import DraftModel
 from appliance.engine.generation import Generation
+from appliance.engine.guessing.draft_model import DraftModel
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
 from appliance.scheduler import Plan
 from tests.engine.conftest import OpenChat
-from tests.engine.test_speculation_rule import VOCAB, PretendedModel
+from tests.engine.guessing.test_speculation_rule import VOCAB, PretendedModel
 
 
 def spread(tokens: list[int]) -> int:

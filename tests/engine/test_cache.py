@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.config import EngineSettings
 from appliance.engine import machine
 from appliance.engine.cache_budget import CacheBudget, CacheShape, fit, token_bytes
-from appliance.engine.device import HostDevice
-from appliance.engine.device_budget import device_shape
+from appliance.engine.device.budget import device_shape
+from appliance.engine.device.device import HostDevice
 from appliance.engine.slot_pool import SlotPool
 from appliance.errors import CapacityError
 from appliance.scheduler import Move

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import jsonschema
 import pytest
 
-from appliance.bundle.manifest import Prompting, ToolFormat
+from appliance.bundle.specs import Prompting, ToolFormat
 from appliance.config import EngineSettings
 from appliance.engine.bundle_files import read_checked
 from appliance.engine.generation import Generation

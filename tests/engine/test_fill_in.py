@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from appliance.bundle.manifest import FillIn
+from appliance.bundle.specs import FillIn
 from appliance.config import EngineSettings
 from appliance.engine.loaded import ChatModel
 from appliance.errors import RequestError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode, encode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest, decode, encode
 from appliance.compiler import compile_in_process
 from appliance.compiler.ladder import refused
 from appliance.engine.encoder_runner import EncoderRunner, Vectors

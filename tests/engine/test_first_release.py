@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from appliance.bundle.manifest import MANIFEST_NAME, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode
 from appliance.compiler import compile_in_process
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.model_runner import ModelRunner

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from appliance.bundle.manifest import EncoderSpec
+from appliance.bundle.specs import EncoderSpec
 from appliance.compiler import open_artifact
 from appliance.compiler.artifact import Artifact
 from appliance.compiler.libraries import has_gpu_runtime
 from appliance.compiler.record import Fit
 from appliance.config import EngineSettings, Layout
-from appliance.engine.device import HostDevice
+from appliance.engine.device.device import HostDevice
 from appliance.engine.opened_reader import open_readers, tokens_at_once, warm
 from appliance.engine.session import open_session
 from appliance.errors import CapacityError, UnsupportedError

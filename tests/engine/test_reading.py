@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as NativeTokenizer
 
-from appliance.bundle.manifest import Prompting
+from appliance.bundle.specs import Prompting
 from appliance.engine.output import Delta, OutputReader
 from appliance.engine.sampler import Sampled
 from appliance.engine.sampling import SamplingParams

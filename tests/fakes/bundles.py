@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from appliance.bundle import manifest as manifests
-from appliance.bundle.manifest import EncoderSpec, FileEntry, Graph, Manifest
+from appliance.bundle.files import MANIFEST_NAME, SIGNATURE_NAME
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import EncoderSpec, FileEntry, Graph
 from appliance.fsops import hash_regular
 from installer.signing import BundleSigner
 
@@ -51,7 +53,7 @@ def write_manifest(directory: Path, *, name: str = "tiny", version: str = "1.0")
     files = []
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         relative = path.relative_to(directory).as_posix()
-        if relative not in {manifests.MANIFEST_NAME, manifests.SIGNATURE_NAME}:
+        if relative not in {MANIFEST_NAME, SIGNATURE_NAME}:
             size, sha256 = hash_regular(path, name=relative)
             files.append(FileEntry(path=relative, size=size, sha256=sha256))
     manifest = Manifest(
@@ -68,5 +70,5 @@ def write_manifest(directory: Path, *, name: str = "tiny", version: str = "1.0")
         tokenizer="tokenizer/tokenizer.json",
         encoder=EncoderSpec(dimensions=8, max_length=16, pooling="mean", normalize=True),
     )
-    (directory / manifests.MANIFEST_NAME).write_bytes(manifests.encode(manifest))
+    (directory / MANIFEST_NAME).write_bytes(manifests.encode(manifest))
     return manifest

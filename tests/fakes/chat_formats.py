@@ -13,7 +13,7 @@ from typing import Final
 
 from tokenizers import AddedToken, Tokenizer
 
-from appliance.bundle.manifest import ToolFormat
+from appliance.bundle.specs import ToolFormat
 from appliance.prompting.formats import FORMATS
 
 _TURNS: Final = """\

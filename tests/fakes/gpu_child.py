@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.bundle.manifest import MANIFEST_NAME, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode
 from appliance.compiler import __main__ as compiler
 from appliance.compiler import golden
 from appliance.compiler.gpu_compile import Target, compile_cuda

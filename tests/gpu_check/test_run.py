@@ -40,6 +40,7 @@ def test_a_run_measures_all_that_was_planned_and_says_why_there_is_no_peer(relea
     assert shape.median("peer", FIRST) is None
     assert "ended with status 1" in shape.refusal
     assert shape.kinds.keys() == {"pinned", "default"}
+    assert shape.loads_beside > 0
     assert not (release.parent / "work/tiny").exists()
 
 
@@ -73,7 +74,7 @@ def test_a_release_without_an_interpreter_is_the_reason_for_all_that_is_missing(
 ) -> None:
     (release / "venv").unlink()
     run = check(release)
-    assert len(run.missing) == 7
+    assert len(run.missing) == 8
     assert all("cannot be started" in reason for reason in run.missing.values())
 
 

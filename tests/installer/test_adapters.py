@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from appliance.audit import create_signer, read_events
 from appliance.audit.event import Admin
-from appliance.bundle.manifest import MANIFEST_NAME, Manifest, decode, digest
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest, decode, digest
 from appliance.bundle.verify import VerifiedBundle
 from appliance.config import Config, Layout
 from appliance.errors import ApplianceError, ConflictError

@@ -9,7 +9,8 @@ import pytest
 
 from appliance.audit import MAX_TEXT, create_signer, read_events
 from appliance.audit.event import Admin
-from appliance.bundle.manifest import MANIFEST_NAME, decode, digest
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import decode, digest
 from appliance.compiler import Record, read_record
 from appliance.config import Config, Layout
 from appliance.model_store import StoredBundle

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from appliance.audit.event import Request
-from appliance.bundle.manifest import Manifest, RerankSpec
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import RerankSpec
 from appliance.model_store import StoredBundle
 from installer.proof import prove
 from tests.fakes.bundles import write_bundle

@@ -15,6 +15,8 @@ import pytest
 
 from appliance.audit import create_signer
 from appliance.bundle import manifest as manifests
+from appliance.bundle.files import MANIFEST_NAME, SIGNATURE_NAME
+from appliance.bundle.specs import FileEntry
 from appliance.bundle.verify import VerifiedBundle
 from appliance.config import Config, Layout
 from appliance.fsops import hash_regular, walk_files
@@ -62,11 +64,11 @@ class Site:
 
 def verified(directory: Path) -> VerifiedBundle:
     """A bundle as its verification would return it; a signature is not the point here."""
-    data = (directory / manifests.MANIFEST_NAME).read_bytes()
+    data = (directory / MANIFEST_NAME).read_bytes()
     entries = []
     for path in walk_files(directory):
         size, sha256 = hash_regular(directory / path, name=path)
-        entries.append(manifests.FileEntry(path=path, size=size, sha256=sha256))
+        entries.append(FileEntry(path=path, size=size, sha256=sha256))
     manifest = manifests.decode(data)
     return VerifiedBundle(directory, manifest, manifests.digest(data), tuple(entries), SIGNER)
 
@@ -80,11 +82,11 @@ def bundles(build_once: BuildOnce) -> Path:
         build_bundle(bert, directory / "bert", name="bert", version="1", signer=None)
         shutil.copytree(directory / "bert", directory / "new-bert")
         # The one of an older release has no graph for a GPU.
-        manifest = manifests.decode((directory / "bert" / manifests.MANIFEST_NAME).read_bytes())
+        manifest = manifests.decode((directory / "bert" / MANIFEST_NAME).read_bytes())
         old = msgspec.structs.replace(manifest, graphs=manifest.graphs[:1])
-        (directory / "bert" / manifests.MANIFEST_NAME).write_bytes(manifests.encode(old))
+        (directory / "bert" / MANIFEST_NAME).write_bytes(manifests.encode(old))
         for name in ("chat", "bert", "new-bert"):
-            (directory / name / manifests.SIGNATURE_NAME).write_text("signature")
+            (directory / name / SIGNATURE_NAME).write_text("signature")
 
     return build_once("runtime-bundles", build)
 

@@ -16,11 +16,13 @@ from appliance.errors import (
     ConflictError,
     DigestError,
     LayoutError,
+    LockedError,
     MetadataError,
     NotFoundError,
+    StorageError,
     VerificationError,
 )
-from appliance.fsops import check_relative, hash_regular, walk_files
+from appliance.fsops import check_relative, exclusive_lock, hash_regular, walk_files
 from appliance.trust.store import TrustStore
 from installer import pyz
 from installer.keyring import Keyring
@@ -262,6 +264,27 @@ def test_the_fingerprint_sheet_is_not_on_the_media(keys: Path, tmp_path: Path) -
     assert not built.fingerprint_sheet.is_relative_to(built.path)
     assert built.pyz_sha256 in sheet
     assert built.pyz_sha256 not in (built.path / "README.txt").read_text()
+
+
+def test_the_name_of_the_media_may_be_of_any_script(keys: Path, tmp_path: Path) -> None:
+    built = build_media(tmp_path / "mëdia 一", [], keys, pythons=ONE)
+    assert built.path.name in built.fingerprint_sheet.read_text("utf-8")
+
+
+def test_a_place_that_cannot_be_written_is_named(keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot be written"):
+        build_media(tmp_path / "file" / "out", [], keys)
+
+
+def test_a_second_build_of_the_same_media_leaves_the_first_its_files(
+    keys: Path, tmp_path: Path
+) -> None:
+    began = tmp_path / ".out.partial" / "wheels"
+    began.mkdir(parents=True)
+    with exclusive_lock(keys / ".lock"), pytest.raises(LockedError):
+        build_media(tmp_path / "out", [], keys, pythons=ONE)
+    assert began.is_dir()
 
 
 def test_media_are_never_written_over(site: Site, keys: Path, tmp_path: Path) -> None:

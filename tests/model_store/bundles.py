@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 
 from appliance.bundle import manifest as manifests
-from appliance.bundle.manifest import EncoderSpec, FileEntry, Graph, Manifest
+from appliance.bundle.files import MANIFEST_NAME, SIGNATURE_NAME
+from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import EncoderSpec, FileEntry, Graph
 from appliance.bundle.verify import VerifiedBundle
 from appliance.trust.model_signer import ModelSigner
 
@@ -38,7 +40,7 @@ def write_bundle(
         encoder=EncoderSpec(dimensions=8, max_length=8, pooling="mean", normalize=True),
     )
     document = manifests.encode(manifest)
-    contents |= {manifests.MANIFEST_NAME: document, manifests.SIGNATURE_NAME: b"signature"}
+    contents |= {MANIFEST_NAME: document, SIGNATURE_NAME: b"signature"}
     for path, data in contents.items():
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)

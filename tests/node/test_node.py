@@ -69,6 +69,7 @@ EVERYTHING: list[tuple[str, dict[str, object]]] = [
     ("/v1/completions", {"model": CHAT, "prompt": "hello", "max_tokens": 8}),
 ]
 BOOT_SECONDS = 120
+OLD = "0.0.9-0000000000aa"
 
 
 def test_the_installation_proves_itself_with_a_real_completion(
@@ -222,6 +223,62 @@ def test_a_newer_model_can_be_added_activated_and_taken_back(
         served = {m["name"]: m["version"] for m in status["models"] if m["state"] == "serving"}
         assert served == {CHAT: version, EMBEDDING: "1.0"}
         serves(node)
+
+
+def test_the_former_release_takes_over_again_and_the_newer_one_after_it(
+    node: InstalledNode, record_property: Measured
+) -> None:
+    """The former has the same programs under another name; the update to the newer one is real."""
+    updated_from(node, OLD)
+    states = {r["id"]: r["state"] for r in releases(node, "list")["releases"]}
+    assert (len(states), states[OLD.rpartition("-")[2]]) == (2, "former")
+    for expected in (OLD, "0.1.0"):
+        begin = time.monotonic()
+        done = releases(node, "rollback")
+        record_property("measured", f"to release {expected}: {time.monotonic() - begin:.1f} s")
+        assert expected.startswith(done["release"])
+        assert done["proof"]["tokens"] > 0
+        for unit in SERVICES:
+            run = node.machine.run("systemctl", "show", unit, "-p", "ExecStart", "--value").stdout
+            assert f"/opt/appliance/releases/{expected}" in run
+        serves(node)
+    assert node.machine.run("systemctl", "--failed", "--quiet", "--no-legend").stdout == ""
+
+
+def test_a_former_release_that_cannot_read_the_keys_stops_nothing(node: InstalledNode) -> None:
+    (schema,) = node.machine.run(
+        "find", f"/opt/appliance/releases/{OLD}/venv", "-path", "*/appliance/access/schema.py"
+    ).stdout.split()
+    node.machine.run("sed", "-i", "s/^VERSION = .*/VERSION = 1/", schema)
+    before = processes(node)
+    done = node.machine.run("appliance", "releases", "rollback", "--json", check=False)
+    error = json.loads(done.stderr)["error"]
+    assert (done.returncode, error["code"]) == (9, "release_not_reinstated")
+    assert "keys.db was written by a newer release" in error["message"]
+    assert processes(node) == before
+    serves(node)
+
+
+def updated_from(node: InstalledNode, old: str) -> None:
+    """Let the node run a release of this name, then update it from the stick."""
+    script = f"""
+    set -e
+    cd /opt/appliance/releases
+    new=$(basename $(readlink ../current))
+    cp -a $new {old}
+    grep -rlI $new {old}/venv/bin | xargs sed -i s,$new,{old},
+    ln -sfn releases/{old} ../current
+    echo '{{"proved":"{old}"}}' > /var/lib/appliance/install/releases.json
+    """
+    node.machine.run("sh", "-c", script)
+    node.machine.run("appliance", "install", MEDIA)
+
+
+def releases(node: InstalledNode, command: str) -> dict[str, Any]:
+    """The document of `appliance releases`."""
+    done = node.machine.run("appliance", "releases", command, "--json")
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
 def test_a_crashed_engine_comes_back(node: InstalledNode) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.bundle.manifest import ToolFormat
+from appliance.bundle.specs import ToolFormat
 from appliance.prompting import Tool
 from appliance.prompting.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, SEPARATOR
 from appliance.prompting.formats import FORMATS

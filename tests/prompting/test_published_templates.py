@@ -13,7 +13,7 @@ import jinja2
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from appliance.bundle.manifest import ToolFormat
+from appliance.bundle.specs import ToolFormat
 from appliance.errors import RequestError
 from appliance.prompting import ChatTemplate, Conversation, Message
 from appliance.prompting.marks import ControlTokens

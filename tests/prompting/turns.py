@@ -8,7 +8,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from appliance.bundle.manifest import ToolFormat
+from appliance.bundle.specs import ToolFormat
 from appliance.prompting import Conversation, Message
 from appliance.prompting.environment import compile_template, render
 from appliance.prompting.formats import FORMATS

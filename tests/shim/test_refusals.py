@@ -231,6 +231,25 @@ def test_bodies_of_another_media_type(node: Node, media_type: str) -> None:
     assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
 
 
+def test_a_compressed_body_is_refused_as_such(node: Node) -> None:
+    answer = node.request("POST", CHAT_PATH, ask(), headers={"Content-Encoding": "gzip"})
+    assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
+    assert "compressed" in answer.error["message"]
+    assert (
+        node.request("POST", CHAT_PATH, ask(), headers={"Content-Encoding": "identity"}).status
+        == 200
+    )
+
+
+def test_an_earlier_answer_may_come_back_with_no_annotations(node: Node) -> None:
+    earlier = {"role": "assistant", "content": "hi", "refusal": None, "annotations": []}
+    again = {"role": "user", "content": "again"}
+    assert node.request("POST", CHAT_PATH, ask(messages=[earlier, again])).status == 200
+    cited = {**earlier, "annotations": [{"type": "url_citation"}]}
+    answer = node.request("POST", CHAT_PATH, ask(messages=[cited, again]))
+    assert (answer.status, answer.error["param"]) == (400, "messages[0].annotations")
+
+
 def test_a_media_type_may_have_parameters(node: Node) -> None:
     headers = {"Content-Type": "Application/JSON; charset=utf-8"}
     assert node.request("POST", CHAT_PATH, ask(), headers=headers).status == 200

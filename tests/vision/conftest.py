@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, DecoderSpec, Manifest, VisionSpec, decode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import Manifest, decode
+from appliance.bundle.specs import DecoderSpec, VisionSpec
 from appliance.engine.vision.decoder import Pixels
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import build_unsigned

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from appliance.engine.cache_budget import CacheShape, token_bytes
-from appliance.engine.device import HostDevice
-from appliance.engine.device_draw import DeviceDraw
-from appliance.engine.device_pool import ITEM_BYTES, DevicePool
-from appliance.engine.device_runner import DeviceRunner
+from appliance.engine.device.device import HostDevice
+from appliance.engine.device.draw import DeviceDraw
+from appliance.engine.device.pool import ITEM_BYTES, DevicePool
+from appliance.engine.device.runner import DeviceRunner
 from appliance.engine.runner import Runner
 from appliance.scheduler import Plan, PrefillChunk, Sequence
 from installer.checkpoint.probe import open_graph
 from tests.checkpoint.runner import relative_error
-from tests.engine.device import on_processor
+from tests.engine.device.processor import on_processor
 from tests.vision.conftest import FAMILIES, BuildSeeing, Seeing
 from tests.vision.test_parity import (
     CAPACITY,

@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from appliance.bundle.manifest import MANIFEST_NAME, encode
+from appliance.bundle.files import MANIFEST_NAME
+from appliance.bundle.manifest import encode
 from appliance.compiler import Record, ensure_artifacts, golden, tower_compile
 from appliance.compiler.artifact import (
     GRAPH_NAME,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from appliance.bundle.manifest import ToolFormat
+from appliance.bundle.specs import ToolFormat
 from appliance.prompting import deepseek, harmony, llama, mistral
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.minimax import MINIMAX

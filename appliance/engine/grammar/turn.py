@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from appliance.bundle.manifest import ToolFormat
+from appliance.bundle.specs import ToolFormat
 from appliance.engine.grammar.forms import (
     ALL_TAGS,
     FORMS,

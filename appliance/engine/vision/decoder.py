@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from appliance.bundle.manifest import VisionSpec
+from appliance.bundle.specs import VisionSpec
 from appliance.engine.vision.worker import HEADER, MEDIA_TYPES
 from appliance.errors import UnavailableError
 from appliance.prompting.child import Child, ChildLostError

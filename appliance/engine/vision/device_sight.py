@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.engine.binding import Ids
-from appliance.engine.device import Device
+from appliance.engine.device.device import Device
 from appliance.engine.vision.sight import Sight
 
 _AXES = 3

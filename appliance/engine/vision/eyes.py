@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from appliance.bundle.manifest import VisionSpec
+from appliance.bundle.specs import VisionSpec
 from appliance.compiler.grid import Floats, feed
 from appliance.engine.vision.decoder import Image, ImageDecoder, Pixels, RefusedImageError
 from appliance.engine.vision.kept import KeptFeatures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from appliance.bundle.manifest import VisionSpec
+from appliance.bundle.specs import VisionSpec
 from appliance.compiler.grid import Floats, Grid
 from appliance.engine.vision.decoder import Pixels
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from appliance.config import EngineSettings
-from appliance.engine.device import cuda_devices
+from appliance.engine.device.device import cuda_devices
 from appliance.engine.session import (
     VISION_CUDA_NAME,
     VISION_NAME,

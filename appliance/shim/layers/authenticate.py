@@ -53,7 +53,7 @@ def _bearer(headers: list[tuple[bytes, bytes]]) -> str | None:
 
 def _unknown(presented: str | None) -> RequestError:
     if presented is None:
-        message = "no API key was sent"
+        message = "no API key was sent, or more than one"
     else:
         message = "the API key is mistyped, expired or revoked"
     return RequestError(

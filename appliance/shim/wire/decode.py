@@ -125,6 +125,13 @@ def _check_media_type(scope: Scope) -> None:
             hint="send it with `Content-Type: application/json`",
             code="unsupported_media_type",
         )
+    encodings = [value for name, value in scope["headers"] if name == b"content-encoding"]
+    if any(value.strip().lower() not in (b"", b"identity") for value in encodings):
+        raise RequestError(
+            "the body is compressed",
+            hint="send it as it is, without `Content-Encoding`",
+            code="unsupported_media_type",
+        )
 
 
 def _refuse(message: str, parameters: Sequence[Parameter]) -> NoReturn:

@@ -67,13 +67,14 @@ class User(_Message, frozen=True, kw_only=True, tag="user"):
 
 
 class Assistant(_Message, frozen=True, tag="assistant"):
-    """An earlier answer. What the SDKs send back as null with it is taken as null only."""
+    """An earlier answer. What the SDKs send back as null with it is taken as null only,
+    annotations also as an empty list."""
 
     content: Content | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     refusal: None = None
-    annotations: None = None
+    annotations: Annotated[list[object], Meta(max_length=0)] | None = None
     audio: None = None
     function_call: None = None
 

@@ -67,7 +67,7 @@ def _refused(name: str, note: str) -> Parameter:
 
 _SAMPLING = (
     _honoured("temperature", "0 to 2; 0 is greedy; the bundle's default if absent"),
-    _honoured("top_p", "0 to 1; the bundle's default if absent"),
+    _honoured("top_p", "above 0 and up to 1; the bundle's default if absent"),
     _honoured("top_k", "extension; 0 is off"),
     _honoured("min_p", "extension; 0 to 1"),
     _honoured("presence_penalty", "-2 to 2"),
@@ -178,7 +178,7 @@ MESSAGES = (
     _honoured("stop_sequences", "up to 16"),
     _honoured("stream"),
     _honoured("temperature", "0 to 1; 0 is greedy; the bundle's default if absent"),
-    _honoured("top_p", "0 to 1; the bundle's default if absent"),
+    _honoured("top_p", "above 0 and up to 1; the bundle's default if absent"),
     _honoured("top_k", "0 is off"),
     _limited("service_tier", "only `auto` and `standard_only`", "auto", "standard_only"),
     _no_effect("metadata", "`user_id` names your end user; the audit log names your key"),
@@ -215,7 +215,7 @@ RESPONSES = (
     _honoured("instructions", "a system message before the input; not carried over to later turns"),
     _honoured("max_output_tokens", "reasoning included; up to the context if absent"),
     _honoured("temperature", "0 to 2; 0 is greedy; the bundle's default if absent"),
-    _honoured("top_p", "0 to 1; the bundle's default if absent"),
+    _honoured("top_p", "above 0 and up to 1; the bundle's default if absent"),
     _honoured("presence_penalty", "-2 to 2"),
     _honoured("frequency_penalty", "-2 to 2"),
     _honoured("top_logprobs", "0 to 20"),

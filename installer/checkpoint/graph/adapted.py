@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from appliance.bundle.manifest import AdapterTarget
+from appliance.bundle.specs import AdapterTarget
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape
 from installer.checkpoint.quantize import Scheme

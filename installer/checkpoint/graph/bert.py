@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from appliance.bundle.manifest import EncoderSpec
+from appliance.bundle.specs import EncoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import pooling
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder

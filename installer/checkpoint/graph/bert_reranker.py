@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from appliance.bundle.manifest import RerankSpec
+from appliance.bundle.specs import RerankSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import bert
 from installer.checkpoint.graph.bert import BertShape

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import onnx_ir as ir
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import Activation, GraphBuilder
 from installer.checkpoint.graph.divisors import Divisors, divisors

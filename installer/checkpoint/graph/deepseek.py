@@ -12,7 +12,7 @@ from functools import partial
 
 import onnx_ir as ir
 
-from appliance.bundle.manifest import DecoderSpec
+from appliance.bundle.specs import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.expert_weights import ExpertWeights
 from installer.checkpoint.graph import decoder, experts

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 import onnx_ir as ir
 
-from appliance.bundle.manifest import EncoderSpec
+from appliance.bundle.specs import EncoderSpec
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.sentence import Sentence
 from installer.checkpoint.settings import Settings

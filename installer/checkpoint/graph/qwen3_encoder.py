@@ -12,7 +12,7 @@ from functools import partial
 
 import onnx_ir as ir
 
-from appliance.bundle.manifest import EncoderSpec, PairPrompt, RerankSpec
+from appliance.bundle.specs import EncoderSpec, PairPrompt, RerankSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import pooling, qwen3
 from installer.checkpoint.graph.bert_reranker import SIGMOID, conclude, read_activation

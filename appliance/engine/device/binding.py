@@ -1,0 +1,149 @@
+"""What a graph for a GPU reads and writes in a step, bound on the device once and kept.
+
+The graph for CUDA asks for each sequence's last position, the one for TensorRT for its first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+
+from appliance.compiler.recording import GRAPH_ID, UNRECORDED
+from appliance.engine.binding import Ids, Lengths
+from appliance.engine.device.pool import DevicePool
+from appliance.engine.vision.device_sight import DeviceSight
+
+
+class StepBuffers:
+    """A step's integers, which travel to the device in one copy, and its results.
+
+    Args:
+        tokens: in a run at most, padding included.
+        batch: sequences in a run at most.
+        results: rows of logits that are kept at once.
+    """
+
+    def __init__(
+        self, pool: DevicePool, vocab: int, *, tokens: int, batch: int, results: int
+    ) -> None:
+        self._device = pool.device
+        self._vocab = vocab
+        wide = 8 * (tokens + 2 * batch)
+        self._host = np.zeros(wide + 4 * batch, np.uint8)
+        integers: Ids = self._host[:wide].view(np.int64)
+        self._ids, self._rows, self._starts = np.split(integers, [tokens, tokens + batch])
+        self._seqlens: Lengths = self._host[wide:].view(np.int32)
+        self.ids = self._device.allocate(self._host.nbytes)
+        self.rows = self.ids + 8 * tokens
+        self.starts = self.rows + 8 * batch
+        self.seqlens = self.starts + 8 * batch
+        self.logits = self._device.allocate(4 * results * vocab)
+        self.greedy = self._device.allocate(8 * results)
+
+    def fill(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+        """Send what the next run computes: `tokens[i]` from position `starts[i]` on, of each.
+
+        Shorter ones are padded at the end; asked for is what follows each one's last token.
+        """
+        batch, width = len(tokens), max(map(len, tokens))
+        ids = self._ids[: batch * width].reshape(batch, width)
+        for row, new in enumerate(tokens):
+            ids[row, : len(new)] = new
+        counts = np.fromiter(map(len, tokens), np.int64, batch)
+        self._rows[:batch] = np.arange(batch) * width + counts - 1
+        self._starts[:batch] = starts
+        self._seqlens[:batch] = self._starts[:batch] + counts - 1
+        self._device.write(self.ids, self._host)
+
+    def logits_at(self, result: int) -> int:
+        """Address of a row of logits, float32 [vocab]."""
+        return self.logits + 4 * result * self._vocab
+
+    def greedy_at(self, result: int) -> int:
+        return self.greedy + 8 * result
+
+    def chosen(self, count: int) -> list[int]:
+        """The likeliest tokens of the first `count` results."""
+        ids = np.zeros(count, np.int64)
+        if count:
+            self._device.read(self.greedy, ids)
+        tokens: list[int] = ids.tolist()
+        return tokens
+
+    def close(self) -> None:
+        for address in (self.ids, self.logits, self.greedy):
+            self._device.release(address)
+
+
+class DeviceBinding:
+    """Runs of the graph over `batch` slots from slot `first` on.
+
+    Args:
+        sight: what the graph takes beside words; None if it reads them alone.
+        recording: the session records every run that it is not told not to.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        pool: DevicePool,
+        buffers: StepBuffers,
+        vocab: int,
+        *,
+        first: int,
+        batch: int,
+        sight: DeviceSight | None = None,
+        recording: bool = False,
+    ) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self._device = pool.device
+        self._buffers = buffers
+        self._vocab = vocab
+        self._batch = batch
+        self._sight = sight
+        self._total: Lengths = np.zeros((), np.int32)
+        self._bind("input", "rows", np.int64, (batch,), buffers.rows)
+        if "starts" in {entry.name for entry in session.get_inputs()}:
+            self._bind("input", "starts", np.int64, (batch,), buffers.starts)
+        else:
+            self._bind("input", "seqlens_k", np.int32, (batch,), buffers.seqlens)
+            self._binding.bind_input(
+                "total_sequence_length", "cpu", 0, np.int32, (), self._total.ctypes.data
+            )
+        for name, address in pool.addresses(first):
+            self._bind("input", f"past_{name}", np.float16, (batch, *pool.slot_shape), address)
+            self._bind("output", f"present_{name}", np.float16, (batch, *pool.slot_shape), address)
+        self._options = ort.RunOptions()
+        if recording:
+            self._options.add_run_config_entry(GRAPH_ID, UNRECORDED)
+
+    def aim(self, width: int, total: int, result: int) -> None:
+        """The next runs compute `width` tokens of each sequence, padding included.
+
+        `total` is an upper bound of the sequences' lengths, these tokens included; the rows of
+        logits become the results from number `result` on.
+        """
+        buffers, batch = self._buffers, self._batch
+        self._total[...] = total
+        self._bind("input", "input_ids", np.int64, (batch, width), buffers.ids)
+        if self._sight is not None:
+            for name, kind, shape, address in self._sight.inputs(batch, width):
+                self._bind("input", name, kind, shape, address)
+        self._bind("output", "logits", np.float32, (batch, self._vocab), buffers.logits_at(result))
+        self._bind("output", "greedy", np.int64, (batch,), buffers.greedy_at(result))
+
+    def record(self, number: int) -> None:
+        """The next run is recorded under `number`, and those after it replay it."""
+        self._options = ort.RunOptions()
+        self._options.add_run_config_entry(GRAPH_ID, str(number))
+
+    def run(self) -> None:
+        """Run the graph on what the buffers hold; the results are there when this returns."""
+        self._session.run_with_iobinding(self._binding, self._options)
+
+    def _bind(self, way: str, name: str, dtype: type, shape: tuple[int, ...], address: int) -> None:
+        bind = self._binding.bind_input if way == "input" else self._binding.bind_output
+        bind(name, self._device.kind, self._device.number, dtype, shape, address)

@@ -1,0 +1,116 @@
+"""A compiled decoder opened on a GPU: its runner, and the cache in the GPU's memory.
+
+Gives back what it took where it cannot be opened whole. Refuses a GPU that would give it a shorter
+context than the first one does.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from functools import partial
+
+from appliance.bundle.specs import DecoderSpec
+from appliance.compiler import Artifact
+from appliance.compiler.profiles import plan, sizes_for
+from appliance.config import EngineSettings
+from appliance.engine.cache_budget import CacheBudget, CacheShape
+from appliance.engine.device.budget import device_shape, static_shape
+from appliance.engine.device.device import Device
+from appliance.engine.device.draw import DeviceDraw
+from appliance.engine.device.pool import DevicePool
+from appliance.engine.device.runner import DeviceRunner
+from appliance.engine.device.static_pool import StaticPool
+from appliance.engine.device.static_runner import StaticRunner
+from appliance.engine.opened_decoder import OpenedDecoder
+from appliance.engine.session import (
+    open_cuda_session,
+    open_small_session,
+    open_tensorrt_session,
+)
+from appliance.errors import CapacityError, UnsupportedError
+
+_log = logging.getLogger(__name__)
+
+_SPARE_BYTES = 1 << 30
+"""Left for what the graph computes in between, and for kernels that CUDA loads."""
+
+
+def on_cuda(
+    artifact: Artifact,
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    budget: CacheBudget,
+    device: Device,
+    first: OpenedDecoder | None,
+) -> OpenedDecoder:
+    """By the CUDA provider. Raises UnsupportedError, CapacityError.
+
+    first: the same on another GPU.
+    """
+    recorded = artifact.record.unrecorded is None
+    session = open_cuda_session(artifact.directory, record=recorded, gpu=device.number)
+    shape = device_shape(decoder, settings, device, _SPARE_BYTES, budget.share(settings))
+    refuse_shorter(shape, first)
+    with ExitStack() as opened:
+        opened.callback(budget.book(shape, settings))
+        pool = DevicePool(decoder, shape, device)
+        opened.callback(pool.close)
+        draws = _draws(device, decoder, opened)
+        runner = DeviceRunner(session, pool, decoder, settings.token_budget, draws, record=recorded)
+        opened.callback(runner.close)
+        runner.warm_up()
+        kept = opened.pop_all()
+    return OpenedDecoder(runner, shape, settings, recorded, kept.close)
+
+
+def on_tensorrt(
+    artifact: Artifact,
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    budget: CacheBudget,
+    device: Device,
+    first: OpenedDecoder | None,
+) -> OpenedDecoder:
+    """By TensorRT's engines. Raises UnsupportedError, CapacityError."""
+    assert artifact.record.fit is not None, "what is compiled for a GPU was found to fit"
+    profiles = plan(sizes_for(decoder, settings, artifact.record.fit))
+    sessions = {
+        profile: open_tensorrt_session(artifact.directory, profile.graph, gpu=device.number)
+        for profile in profiles
+    }
+    limit = budget.share(settings)
+    shape = static_shape(decoder, settings, device, _SPARE_BYTES, profiles, limit)
+    refuse_shorter(shape, first)
+    capacities = {p.capacity for p in profiles if p.capacity <= shape.capacity}
+    with ExitStack() as opened:
+        opened.callback(budget.book(shape, settings))
+        pool = StaticPool(decoder, shape, device, capacities)
+        opened.callback(pool.close)
+        draws = _draws(device, decoder, opened)
+        runner = StaticRunner(sessions, pool, decoder, settings.token_budget, draws)
+        opened.callback(runner.close)
+        kept = opened.pop_all()
+    return OpenedDecoder(runner, shape, settings, False, kept.close)
+
+
+def refuse_shorter(shape: CacheShape, first: OpenedDecoder | None) -> None:
+    """Raise CapacityError if the context would be shorter than the first one's."""
+    if first is not None and shape.capacity < first.shape.capacity:
+        raise CapacityError(
+            f"it has room for {shape.capacity} tokens, the first one for {first.shape.capacity}",
+            hint="unload a model, or lower engine.max_context",
+            code="cache_full",
+        )
+
+
+def _draws(device: Device, decoder: DecoderSpec, opened: ExitStack) -> DeviceDraw | None:
+    """Draws on the device, closed with `opened`; None where its provider does not compute them."""
+    try:
+        open_graph = partial(open_small_session, provider="cuda", gpu=device.number)
+        draws = DeviceDraw(device, decoder.vocab_size, open_graph)
+    except UnsupportedError as error:
+        _log.warning("sampled tokens are drawn by the processor: %s", error.message)
+        return None
+    opened.callback(draws.close)
+    return draws

@@ -1,0 +1,222 @@
+"""Runs a decoder's graph for CUDA over slots in the device's memory.
+
+Owns the step on a GPU: cache, logits and bindings stay on the device, each step sends tokens and
+lengths and brings back what was chosen. Starting several hundred small kernels one by one takes
+longer than they do, so decoding is recorded for each number of sequences and replayed as a CUDA
+graph, where the session can, and prompts that begin together are computed together
+(docs/decisions/0166-steps-on-a-gpu.md).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence as Listing
+
+import numpy as np
+import onnxruntime as ort
+
+from appliance.bundle.specs import DecoderSpec
+from appliance.engine.binding import Ids
+from appliance.engine.choosing import Choice
+from appliance.engine.device.binding import DeviceBinding, StepBuffers
+from appliance.engine.device.draw import DeviceDraw
+from appliance.engine.device.logits import DeviceLogits
+from appliance.engine.device.pool import DevicePool
+from appliance.engine.device.prompt_groups import MOST_TOGETHER, groups
+from appliance.engine.sampling import SamplingParams
+from appliance.engine.vision.device_sight import DeviceSight, sight_for
+from appliance.engine.vision.sight import Sight, sight_of
+from appliance.scheduler import Plan
+
+_RECORDED_AFTER = 3
+"""Steps of one kind that are run as they are first: recording costs as much as many of them."""
+_KEPT_PROMPTS = 256
+_LENGTHS = (1024, 4096, 16_384, 65_536)
+"""Bounds of the longest sequence that decoding is recorded for: kernels share out work by them."""
+
+
+class DeviceRunner:
+    """Executes plans.
+
+    Args:
+        session: the `cuda` graph (docs/bundle-format.md).
+        pool: the cache, on whose device everything else is put too.
+        max_chunk: most tokens that the prefill chunks of a plan have together.
+        draws: draws from its logits on the same device; closed with it. None: rows are fetched.
+        record: decoding is recorded and replayed; the session must be able to.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        pool: DevicePool,
+        decoder: DecoderSpec,
+        max_chunk: int,
+        draws: DeviceDraw | None,
+        *,
+        record: bool,
+    ) -> None:
+        self._session = session
+        self._pool = pool
+        self._draws = draws
+        self._vocab = vocab = decoder.vocab_size
+        self._record = record
+        slots, self._most_tokens = pool.shape.slots, max_chunk
+        # A chunk that does not end its prompt gives a row all the same, which nobody reads.
+        self._prompt = StepBuffers(
+            pool, vocab, tokens=max_chunk, batch=MOST_TOGETHER, results=slots + 1
+        )
+        self._batch = StepBuffers(pool, vocab, tokens=slots, batch=slots, results=slots)
+        self._shown = sight_for(session, pool.device, tokens=max_chunk, features=max_chunk)
+        self._seen = sight_for(session, pool.device, tokens=slots, features=0)
+        self._prompts: dict[tuple[int, int], DeviceBinding] = {}
+        self._decoders: dict[tuple[int, int], DeviceBinding] = {}
+        self._steps: Counter[tuple[int, int]] = Counter()
+        self._recorded = 0
+
+    def run(self, plan: Plan) -> DeviceLogits:
+        """Compute a plan; the logits of each of `plan.sampled` in turn, until the next run."""
+        for move in plan.moves:
+            self._pool.move(move)
+        ended = 0
+        for together in groups(plan.prefills, self._most_tokens):
+            (first, *_) = together
+            tokens = [chunk.tokens for chunk in together]
+            self.prefill(first.slot, first.start, tokens, ended, sight_of(first.sequence))
+            ended += sum(chunk.completes for chunk in together)
+        addresses = [self._prompt.logits_at(result) for result in range(ended)]
+        greedy = self._prompt.chosen(ended)
+        if plan.decodes:
+            count = len(plan.decodes)
+            self.decode(
+                [sequence.computed for sequence in plan.decodes],
+                [sequence.tokens[-1] for sequence in plan.decodes],
+                [sight_of(sequence) for sequence in plan.decodes],
+            )
+            addresses += [self._batch.logits_at(result) for result in range(count)]
+            greedy += self._batch.chosen(count)
+        return DeviceLogits(self._pool.device, self._vocab, addresses, greedy, self._draws)
+
+    def most_drafted(self, sequences: int) -> int:
+        """None: in a batch this graph takes one token of each sequence."""
+        return 0
+
+    def interrupt(self) -> None:
+        """Nothing: a step on a GPU is over before it could be given up."""
+
+    def prefill(
+        self,
+        slot: int,
+        start: int,
+        tokens: Listing[Listing[int]],
+        result: int,
+        sight: Sight | None = None,
+    ) -> None:
+        """Compute `tokens[i]` from position `start` on in slot `slot` + i, for all at once.
+
+        What follows the last token of each becomes a result of the prompts', from number
+        `result` on. More than one sequence must start at position 0, and show no images.
+        """
+        batch, width = len(tokens), max(map(len, tokens))
+        assert batch == 1 or (start == 0 and sight is None)
+        if self._shown is not None:
+            if sight is None:
+                self._shown.read([start] * batch, width)
+            else:
+                tokens = [sight.plain(start, tokens[0])]
+                self._shown.show(sight, start, width)
+        self._prompt.fill(tokens, [start] * batch)
+        prompts = self._prompts.pop((slot, batch), None)
+        if prompts is None:
+            prompts = self._bind(self._prompt, self._shown, slot, batch)
+        self._prompts[slot, batch] = prompts
+        if len(self._prompts) > _KEPT_PROMPTS:
+            del self._prompts[next(iter(self._prompts))]
+        prompts.aim(width, start + width, result)
+        prompts.run()
+
+    def decode(
+        self,
+        starts: Listing[int],
+        tokens: Listing[int],
+        sights: Listing[Sight | None] | None = None,
+    ) -> None:
+        """Append `tokens[i]` at position `starts[i]` to the sequence in slot i, for all at once."""
+        batch, longest = len(tokens), max(starts) + 1
+        if self._seen is not None:
+            self._seen.read(_positions(starts, sights or [None] * batch), 1)
+        capacity = self._pool.shape.capacity
+        bound = min([capacity, *(length for length in _LENGTHS if length >= longest)])
+        kind = batch, bound
+        decoder = self._decoders.get(kind)
+        if decoder is None:
+            decoder = self._decoders[kind] = self._bind(self._batch, self._seen, 0, batch)
+            decoder.aim(1, bound, 0)
+        self._steps[kind] += 1
+        if self._record and self._steps[kind] == _RECORDED_AFTER:
+            self._recorded += 1
+            decoder.record(self._recorded)
+        self._batch.fill([[token] for token in tokens], starts)
+        decoder.run()
+
+    def warm_up(self) -> None:
+        """Run steps of most sizes over slots that nobody has yet.
+
+        Each size has kernels of its own, and a device loads them when they are first run, for up to
+        a second: that shall be nobody's first token, and not what the pace is measured by.
+        """
+        longest = min(self._most_tokens, self._pool.shape.capacity)
+        for width in _growing(longest, 4):
+            self.prefill(0, 0, [[0] * width], 0)
+        self.prefill(0, 1, [[0]], 0)
+        for batch in _growing(self._pool.shape.slots, 2):
+            self.decode([0] * batch, [0] * batch)
+        together = min(MOST_TOGETHER, self._pool.shape.slots)
+        width = min(64, self._pool.shape.capacity, self._most_tokens // together)
+        if width:
+            self.prefill(0, 0, [[0] * width] * together, 0)
+        if self._draws is not None:
+            everything = np.ones(self._vocab, np.bool_)
+            choice = Choice(SamplingParams(top_p=0.9), allowed=everything)
+            self._draws.weigh(self._batch.logits, [choice])
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        self._decoders.clear()
+        self._prompts.clear()
+        self._prompt.close()
+        self._batch.close()
+        for sight in (self._shown, self._seen):
+            if sight is not None:
+                sight.close()
+        if self._draws is not None:
+            self._draws.close()
+        self._pool.close()
+
+    def _bind(
+        self, buffers: StepBuffers, sight: DeviceSight | None, first: int, batch: int
+    ) -> DeviceBinding:
+        return DeviceBinding(
+            self._session,
+            self._pool,
+            buffers,
+            self._vocab,
+            first=first,
+            batch=batch,
+            sight=sight,
+            recording=self._record,
+        )
+
+
+def _positions(starts: Listing[int], sights: Listing[Sight | None]) -> Ids:
+    """Time, row and column of the next token of each sequence, [batch, 3]."""
+    positions: Ids = np.repeat(np.array(starts, np.int64)[:, None], 3, axis=1)
+    for row, (start, sight) in enumerate(zip(starts, sights, strict=True)):
+        if sight is not None:
+            positions[row] = sight.positions(start, 1)[0]
+    return positions
+
+
+def _growing(most: int, factor: int) -> list[int]:
+    """1, what comes of multiplying it, and `most`."""
+    return sorted({most, *(factor**n for n in range(most.bit_length()) if factor**n < most)})

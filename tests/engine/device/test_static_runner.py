@@ -1,0 +1,255 @@
+"""The runner for TensorRT's engines, with the CPU provider in TensorRT's place.
+
+Each planned profile gets a session of its own whose capacity is fixed, as TensorRT's is, and that
+refuses shapes that its engine would not have been built for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from appliance.bundle.specs import DecoderSpec
+from appliance.compiler.profiles import Profile, Sizes, plan
+from appliance.config import EngineSettings, Layout
+from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.engine.device.budget import static_shape
+from appliance.engine.device.device import HostDevice
+from appliance.engine.device.draw import DeviceDraw
+from appliance.engine.device.pool import ITEM_BYTES
+from appliance.engine.device.static_pool import StaticPool
+from appliance.engine.device.static_runner import StaticRunner
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
+from appliance.engine.sampling import SamplingParams
+from appliance.errors import CapacityError, UnsupportedError
+from appliance.model_store import ModelStore, StoredBundle
+from appliance.scheduler import Move
+from tests.checkpoint.reference import ReferenceDecoder
+from tests.engine.conftest import OpenChat
+from tests.engine.device.processor import on_processor
+from tests.engine.results import run
+
+NEAR = 0.02
+"""Share of the largest logit by which 16-bit floats may take one token for another."""
+MEMORY = 256 << 20
+CONTEXT = 256
+Open = Callable[..., tuple[LLMEngine, StaticPool]]
+
+
+@pytest.fixture
+def device() -> HostDevice:
+    return HostDevice(MEMORY)
+
+
+@pytest.fixture
+def bundle(node_root: Path) -> StoredBundle:
+    return ModelStore(Layout(node_root).models).get("chat")
+
+
+@pytest.fixture
+def short_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capacities of 32, 128 and the context, so that a tiny model meets them all."""
+    monkeypatch.setattr("appliance.compiler.profiles._SHORTEST", 32)
+
+
+def decoder_of(bundle: StoredBundle) -> DecoderSpec:
+    assert bundle.manifest.decoder is not None
+    return bundle.manifest.decoder
+
+
+def open_engine(bundle: StoredBundle, profile: Profile) -> ort.InferenceSession:
+    graph = bundle.manifest.variant("trt")
+    assert graph is not None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_free_dimension_override_by_name("capacity", profile.capacity)
+    for name, size in (("batch", profile.batch), ("tokens", profile.tokens)):
+        if size.least == size.most:
+            options.add_free_dimension_override_by_name(name, size.most)
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path",
+        str(bundle.directory / graph.weights_folder),
+    )
+    return ort.InferenceSession(
+        (bundle.directory / graph.path).read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+@pytest.fixture
+def open_static(
+    bundle: StoredBundle, device: HostDevice, open_chat: OpenChat, short_caches: None
+) -> Iterator[Open]:
+    """Opens an engine on the `trt` graph of the model `chat`; all memory is back at the end."""
+    runners: list[StaticRunner] = []
+
+    def open_it(slots: int = 3, token_budget: int = 48) -> tuple[LLMEngine, StaticPool]:
+        decoder, chat = decoder_of(bundle), open_chat()
+        profiles = plan(Sizes(slots=slots, chunk=token_budget, context=CONTEXT, engines=8))
+        limits = EngineSettings(max_sequences=slots, max_context=CONTEXT)
+        shape = static_shape(decoder, limits, device, 1 << 20, profiles)
+        assert (shape.slots, shape.capacity) == (slots, CONTEXT)
+        pool = StaticPool(decoder, shape, device, {profile.capacity for profile in profiles})
+        sessions = {profile: open_engine(bundle, profile) for profile in profiles}
+        draws = DeviceDraw(device, decoder.vocab_size, on_processor)
+        runner = StaticRunner(sessions, pool, decoder, token_budget, draws)
+        runners.append(runner)
+        engine = LLMEngine(
+            runner, chat.tokenizer, chat.prompting, vocab_size=decoder.vocab_size, slots=slots,
+            capacity=shape.capacity, token_budget=token_budget, max_waiting=99,
+        )  # fmt: skip
+        return engine, pool
+
+    yield open_it
+    for runner in runners:
+        runner.close()
+    assert device.free_bytes() == MEMORY
+
+
+def test_greedy_sequences_that_outgrow_their_slots_are_the_references(
+    open_static: Open, node_root: Path
+) -> None:
+    (engine, pool), reference = open_static(), ReferenceDecoder(node_root / "chat")
+    chance = random.Random(3)
+    lengths = (5, 20, 90, 3, 150, 7, 40, 60, 2)
+    requests = [
+        Generation(
+            number,
+            [chance.randrange(300) for _ in range(length)],
+            SamplingParams(temperature=0, max_tokens=chance.randint(4, 24)),
+        )
+        for number, length in enumerate(lengths)
+    ]
+    assert pool.capacity == 32
+    results = run(engine, *requests)
+    assert pool.capacity == CONTEXT
+    for request in requests:
+        tokens = results.tokens(request.call)
+        assert tokens
+        logits = reference.logits([*request.prompt, *tokens])[len(request.prompt) - 1 : -1]
+        chosen = logits[np.arange(len(tokens)), tokens]
+        assert (logits.max(-1) - chosen <= NEAR * np.abs(logits).max(-1)).all()
+
+
+def test_a_cached_prefix_survives_another_layout(open_static: Open) -> None:
+    engine, pool = open_static()
+    prompt = [random.Random(4).randrange(300) for _ in range(100)]
+    params = SamplingParams(temperature=0, max_tokens=2)
+    first = run(engine, Generation(1, prompt, params, cache_namespace="a"))
+    assert pool.capacity == 128
+    run(engine, Generation(2, [9] * 140, params))
+    assert pool.capacity == CONTEXT
+    again = run(engine, Generation(3, prompt, params, cache_namespace="a"))
+    assert again.ends[3, 0].cached_tokens >= 64
+    assert again.tokens(3) == first.tokens(1)
+
+
+@settings(max_examples=60)
+@given(
+    moves=st.lists(
+        st.one_of(
+            st.tuples(st.integers(0, 3), st.integers(1, 100)),
+            st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()),
+        ),
+        min_size=3,
+        max_size=20,
+    )
+)
+@example(moves=[(0, 80), (2, 30), (3, 30), (0, 5)])
+def test_what_a_slot_holds_is_never_lost(moves: list[tuple[int, ...]]) -> None:
+    device = HostDevice(MEMORY)
+    decoder = DecoderSpec(layers=1, kv_heads=2, head_dim=8, vocab_size=9, context_length=100)
+    pool = StaticPool(decoder, CacheShape(4, 100, 64), device, (40, 60, 80, 100))
+    expected = dict.fromkeys(range(4), (0, 0))
+    stamp = 0
+    for move in moves:
+        if len(move) == 2:
+            slot, end = move
+            pool.hold([(slot, end)])
+            stamp += 1
+            _write(pool, device, slot, end, stamp)
+            expected[slot] = (stamp, end)
+        elif move[0] != move[1]:
+            source, target, exchange = move[0], move[1], bool(move[2])
+            most = max(expected[source][1], expected[target][1])
+            tokens = most if exchange else expected[source][1]
+            pool.move(Move(source, target, tokens, exchange))
+            before = expected[target]
+            expected[target] = expected[source]
+            if exchange:
+                expected[source] = before
+        assert max(end for _, end in expected.values()) <= pool.capacity
+        for slot, (value, end) in expected.items():
+            assert (_read(pool, device, slot)[:, :, :end] == value).all()
+    pool.close()
+    assert device.free_bytes() == MEMORY
+
+
+def test_short_sequences_are_not_computed_over_a_long_cache_for_ever(device: HostDevice) -> None:
+    decoder = DecoderSpec(layers=1, kv_heads=1, head_dim=8, vocab_size=9, context_length=100)
+    pool = StaticPool(decoder, CacheShape(2, 100, 32), device, (10, 40, 100))
+    pool.hold([(0, 90)])
+    assert pool.capacity == 100
+    pool.hold([(0, 21)])
+    assert pool.capacity == 100, "it would soon grow again"
+    pool.hold([(0, 20)])
+    assert pool.capacity == 40
+    pool.hold([(0, 5)])
+    assert pool.capacity == 10
+    pool.close()
+
+
+def test_the_cache_has_a_length_that_there_are_engines_for(
+    bundle: StoredBundle, device: HostDevice, short_caches: None
+) -> None:
+    decoder = decoder_of(bundle)
+    limits = EngineSettings(max_sequences=2, max_context=CONTEXT)
+    profiles = plan(Sizes(slots=2, chunk=16, context=CONTEXT, engines=20))
+    each = 4 * decoder.layers * decoder.kv_heads * decoder.head_dim
+    results = 16 * decoder.vocab_size
+    for tokens, expected in ((600, (2, 256)), (255, (1, 128)), (130, (1, 128)), (40, None)):
+        memory = HostDevice(2 * tokens * each + results)
+        if expected is None:
+            with pytest.raises(CapacityError, match="cache"):
+                static_shape(decoder, limits, memory, 0, profiles)
+        else:
+            shape = static_shape(decoder, limits, memory, 0, profiles)
+            assert (shape.slots, shape.capacity) == expected
+
+
+def test_a_shape_that_no_engine_was_built_for_is_refused(
+    bundle: StoredBundle, device: HostDevice, short_caches: None
+) -> None:
+    decoder = decoder_of(bundle)
+    profiles = plan(Sizes(slots=1, chunk=8, context=32, engines=2))
+    pool = StaticPool(decoder, CacheShape(1, 32, token_bytes(decoder, ITEM_BYTES)), device, {32})
+    sessions = {p: open_engine(bundle, p) for p in profiles}
+    draws = DeviceDraw(device, decoder.vocab_size, on_processor)
+    runner = StaticRunner(sessions, pool, decoder, 16, draws)
+    with pytest.raises(UnsupportedError, match="0 engines are for prefill"):
+        runner.prefill(0, 0, [1] * 9, 0)
+    runner.close()
+
+
+def _write(pool: StaticPool, device: HostDevice, slot: int, end: int, value: int) -> None:
+    for _, address in pool.addresses(slot):
+        contents = np.zeros(pool.slot_shape, np.float16)
+        device.read(address, contents)
+        contents[:, :end] = value
+        device.write(address, contents)
+
+
+def _read(pool: StaticPool, device: HostDevice, slot: int) -> np.ndarray:
+    contents = []
+    for _, address in pool.addresses(slot):
+        block = np.zeros(pool.slot_shape, np.float16)
+        device.read(address, block)
+        contents.append(block)
+    return np.stack(contents)
