@@ -2,10 +2,13 @@
 
 Owns the order of things, readable here, and what is known of an answer afterwards: the handbook
 section whose words it is, or that it is nobody's words and should not be acted upon unchecked.
+Refuses to pass on what cannot be from the sections that the model was shown: the best of them
+answers instead.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +21,21 @@ from installer.ask.reader import Reader, Vectors
 from installer.ask.retrieval import Index, Match, learn, lessons, shown, undecided
 from installer.ask.system_turn import system_turn
 
+REFUSAL = "I can only answer questions about operating this appliance, so I cannot help with that."
+"""How the guide declines; it was trained to say this."""
+SURE = 2.0
+"""Score of a passage from which on a refusal is not believed."""
+
+_LITERAL = re.compile(r"`[^`]+`")
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What retrieval found: the best passages, best first, and whether they settle it."""
 
     matches: tuple[Match, ...]
+    leads: frozenset[str]
+    """Those of the whole handbook."""
 
     @property
     def undecided(self) -> bool:
@@ -38,6 +50,20 @@ class Finding:
         """The passage whose lead `answer` is, word for word."""
         words = answer.split()
         return next((p for p in self.passages if p.lead.split() == words), None)
+
+    def passed_on(self, answer: str) -> str:
+        """`answer`, or the best passage's lead if it is not from the passages."""
+        if not self.passages or self.source_of(answer) or not self._is_foreign(answer):
+            return answer
+        return self.passages[0].lead
+
+    def _is_foreign(self, answer: str) -> bool:
+        """Whether it declines what was found, or has what no passage has."""
+        text = " ".join(answer.split())
+        if text == REFUSAL:
+            return self.matches[0].score >= SURE
+        shown = {literal for p in self.passages for literal in _LITERAL.findall(p.lead)}
+        return text in self.leads or not shown.issuperset(_LITERAL.findall(text))
 
 
 class Guide:
@@ -71,7 +97,8 @@ class Guide:
         reader, asked = reader_and_question(
             self._lessons, question, self._embed, self._learn, self._cache
         )
-        return Finding(tuple(Index(self._passages, reader).nearest(asked)))
+        matches = Index(self._passages, reader).nearest(asked)
+        return Finding(tuple(matches), frozenset(p.lead for p in self._passages))
 
     def answer(self, question: str, finding: Finding, *, think: bool) -> Iterator[Piece]:
         """The guide's answer to `question`, as it comes. Raises as Endpoint does."""

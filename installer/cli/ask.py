@@ -34,7 +34,8 @@ def ask(
     """Ask the guide how to operate this appliance.
 
     It looks the question up in the handbook and answers from what it finds. If two sections
-    fit about equally well, it names them instead. It never runs anything. The API key is that
+    fit about equally well, it names them instead. An answer that is not from these sections is
+    replaced by the words of the best. It never runs anything. The API key is that
     of APPLIANCE_API_KEY, or one that is made for the question and revoked after it.
     """
     with _guide(node_config(root), model, embeddings) as guide:
@@ -88,22 +89,27 @@ def _print_undecided(finding: Finding, question: str, *, as_json: bool) -> None:
 
 def _print_document(question: str, finding: Finding, pieces: Iterator[Piece]) -> None:
     found = list(pieces)
-    answer = "".join(piece.text for piece in found)
+    answer = finding.passed_on("".join(piece.text for piece in found))
     reasoning = "".join(piece.reasoning for piece in found)
     print_json(_document(question, finding, answer=answer, reasoning=reasoning))
 
 
 def _print_live(finding: Finding, pieces: Iterator[Piece]) -> None:
-    answer, reasoned = "", False
+    """Reasoning as it comes; the answer when it is known to be from the passages."""
+    said, reasoned = "", False
     for piece in pieces:
         if piece.reasoning:
             err.print(piece.reasoning, end="", markup=False, style="dim")
             reasoned = True
-        if piece.text and not answer and reasoned:
-            err.print("\n")
-        out.print(piece.text, end="", markup=False)
-        answer += piece.text
-    out.print()
+        said += piece.text
+    if reasoned:
+        err.print("\n")
+    answer = finding.passed_on(said)
+    out.print(answer, markup=False)
+    _print_source(finding, answer)
+
+
+def _print_source(finding: Finding, answer: str) -> None:
     source = finding.source_of(answer)
     if source is not None:
         err.print(f"source: {source.heading} (handbook/{source.page})", markup=False)

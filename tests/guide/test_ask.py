@@ -23,6 +23,10 @@ from appliance.errors import (
     UsageError,
 )
 from appliance.pb import engine_v1_pb2 as pb
+from guide_recipe.sources import OFF_TOPIC, read_sources
+from installer.ask.guide import REFUSAL, SURE, Finding
+from installer.ask.passages import Passage
+from installer.ask.retrieval import FAR, Match
 from installer.cli.app import app
 from installer.cli.ask import KEY_NAME
 from tests.fakes.engine import CHAT, EMBEDDING, FakeEngine, Fault
@@ -122,8 +126,32 @@ def test_a_word_for_word_answer_names_its_section(node: Node) -> None:
 
 
 def test_a_command_in_other_words_comes_with_a_warning(node: Node) -> None:
-    assert "check it there first" in node.ask(f"{QUESTION}: `revoke`").stderr
+    assert "check it there first" in node.ask(f"{QUESTION}: `revoke ID`").stderr
     assert node.ask(QUESTION).stderr == ""
+
+
+def test_a_command_of_no_section_shown_is_not_passed_on(node: Node) -> None:
+    result = node.ask(f"{QUESTION}: `revoke all`")
+    assert result.stdout == f"{LEAD}\n"
+    assert result.stderr == "source: Revoke a key (handbook/letters.md)\n"
+    assert json.loads(node.ask(f"{QUESTION}: `no`", "--json").stdout)["source"] == "revoke-a-key"
+
+
+def finding(score: float) -> Finding:
+    section = Passage("revoke", "letters.md", "Revoke", LEAD, "", ())
+    return Finding((Match(section, score),), frozenset({LEAD, "Fizz."}))
+
+
+def test_another_sections_words_are_not_passed_on() -> None:
+    assert finding(1).passed_on("Fizz.") == LEAD
+    assert finding(1).passed_on("Say `revoke ID`.") == "Say `revoke ID`."
+    assert finding(FAR - 1).passed_on("Fizz.") == "Fizz."
+
+
+def test_a_refusal_is_believed_unless_a_section_surely_fits() -> None:
+    assert finding(SURE - 0.1).passed_on(REFUSAL) == REFUSAL
+    assert finding(SURE).passed_on(REFUSAL) == LEAD
+    assert read_sources().answers[OFF_TOPIC] == REFUSAL
 
 
 def test_json_has_the_answer_and_where_it_is_from(node: Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from guide_recipe.sources import OFF_TOPIC, Questions, Sources, read_dev, read_heldout
+from guide_recipe.sources import LATER, OFF_TOPIC, Questions, Sources, read_dev, read_heldout
 from installer.ask.asked import Question
 
 NEAR = 0.8
@@ -31,14 +31,15 @@ def everything(split: Questions) -> list[Question]:
 
 def test_every_topic_has_enough_phrasings(sources: Sources) -> None:
     counts = Counter(question.topic for question in sources.on_topic)
-    assert min(counts.values()) >= 40
+    assert min(count for topic, count in counts.items() if topic not in LATER) >= 40
+    assert min(counts.values()) >= 15
     assert len(sources.off_topic) >= 300
 
 
-def test_every_topic_is_held_out_and_known(sources: Sources) -> None:
+def test_every_topic_that_was_trained_on_is_held_out_and_known(sources: Sources) -> None:
     for split, least in ((read_heldout(), 5), (read_dev(), 4)):
         counts = Counter(question.topic for question in split.on_topic)
-        assert counts.keys() == set(sources.topics)
+        assert counts.keys() == set(sources.topics) - LATER
         assert min(counts.values()) >= least
         assert {question.topic for question in split.off_topic} == {OFF_TOPIC}
     assert len(read_heldout().off_topic) >= 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guide_recipe.figures import Figures, Mode
-from guide_recipe.sources import DATA
+from guide_recipe.sources import DATA, LATER
 from installer.ask.retrieval import SHOWN
 
 
@@ -17,6 +17,7 @@ def card(figures: Figures, parameters: int) -> str:
             questions=figures.questions,
             off_topic=figures.off_topic,
             shown=SHOWN,
+            later=len(LATER),
             with_passages=_cells(figures.with_passages),
             thinking=_cells(figures.thinking_with_passages),
             alone=_cells(figures.alone),

@@ -17,6 +17,7 @@ from guide_recipe.ranking import index_of
 from guide_recipe.reference_encoder import Embed
 from guide_recipe.sources import OFF_TOPIC, Questions, Sources
 from installer.ask.asked import Question
+from installer.ask.guide import Finding
 from installer.ask.retrieval import Match, shown, undecided
 from installer.ask.system_turn import system_turn
 
@@ -27,7 +28,7 @@ Answers = Callable[[Sequence[Prompt]], list[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How well one way to choose answers does.
+    """How well one way to choose answers does; with passages, what `appliance ask` passes on.
 
     Attributes:
         right: of the questions about the appliance, answered rightly.
@@ -99,6 +100,7 @@ class Measure:
         index = index_of(sources, embed)
         vectors = embed([question.plain for question in self._asked])
         self._matches = [index.nearest(vector) for vector in vectors]
+        self._leads = frozenset(passage.lead for passage in sources.passages)
         self._seen: list[tuple[bool, Answer]] = []
         """Whether thinking was asked for, and the answer, over all modes."""
         self._right: list[bool] = []
@@ -126,6 +128,11 @@ class Measure:
             for question, system in zip(self._asked, systems, strict=True)
         ]
         texts = [answer.text for answer in self._ask(examples, thinking)]
+        if passages:
+            texts = [
+                Finding(tuple(matches), self._leads).passed_on(text)
+                for matches, text in zip(self._matches, texts, strict=True)
+            ]
         given = [topic_of(text, self._sources.answers) for text in texts]
         self.wrong[name] = [
             (question, text)
