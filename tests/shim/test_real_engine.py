@@ -223,6 +223,25 @@ def test_forms_and_forced_calls_hold_in_the_other_apis_too(
     Answer.model_validate(use["input"])
 
 
+def test_a_call_that_is_cut_off_is_an_answer_and_says_so(node: Node) -> None:
+    tool = {"name": "f", "input_schema": {"type": "object", "required": ["a"], "properties": {
+        "a": {"type": "string", "minLength": 200}}, "additionalProperties": False}}  # fmt: skip
+    used = node.request(
+        "POST",
+        "/v1/messages",
+        {
+            **chat(node, max_tokens=60),
+            "thinking": {"type": "disabled"},
+            "tools": [tool],
+            "tool_choice": {"type": "any"},
+        },
+    )
+    assert used.status == 200
+    assert used.json["stop_reason"] == "max_tokens"
+    (use,) = used.json["content"]
+    assert (use["type"], use["name"], use["input"]) == ("tool_use", "f", {})
+
+
 def test_hostile_schemas_disturb_nobody(node: Node) -> None:
     path = "/v1/chat/completions"
     quiet = node.request("POST", path, chat(node, seed=1)).json["choices"][0]["message"]

@@ -57,14 +57,17 @@ class _Block:
             return wire.ThinkingDelta(text)
         return wire.InputDelta(text)
 
-    def whole(self) -> wire.Block:
-        """The block. Raises UnavailableError for arguments that are no JSON object."""
+    def whole(self, *, cut: bool) -> wire.Block:
+        """The block. Arguments that were `cut` off are left out.
+
+        Raises UnavailableError for others that are no JSON object.
+        """
         text = "".join(self.texts)
         if self.kind == "text":
             return wire.TextOut(text)
         if self.kind == "thinking":
             return wire.ThinkingOut(text)
-        return wire.ToolUseOut(self.call_id, self.name, _object(text))
+        return wire.ToolUseOut(self.call_id, self.name, _object(text, cut=cut))
 
 
 class MessageShape:
@@ -114,7 +117,9 @@ class MessageShape:
             self.delta(choice, event)
 
     def whole(self, usage: Usage) -> msgspec.Struct:
-        blocks = [block.whole() for block in self._blocks]
+        # What ends a message early ends its last block.
+        cut = self._end.stop_reason == "max_tokens"
+        blocks = [block.whole(cut=cut and block is self._blocks[-1]) for block in self._blocks]
         return self._message(wire.message_usage(usage), blocks)
 
     def _message(self, usage: wire.MessageUsage, blocks: list[wire.Block]) -> wire.MessageOut:
@@ -158,10 +163,12 @@ class MessageShape:
             yield wire.BlockStop(len(self._blocks) - 1)
 
 
-def _object(text: str) -> dict[str, object]:
+def _object(text: str, *, cut: bool) -> dict[str, object]:
     try:
         return msgspec.json.decode(text or "{}", type=dict[str, object])
     except msgspec.DecodeError:
+        if cut:
+            return {}
         raise UnavailableError(
             "the model called a tool with arguments that are not a JSON object",
             hint="ask again, or with more max_tokens",
