@@ -8,7 +8,7 @@ the graph wants them. By ONNX Runtime's own kernels, so nothing else comes out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from appliance.compiler.beside import Place, begin, pieces, place_of, put
 from appliance.pb import onnx_graph_pb2 as pb
 
 MOST_INSIDE = 1 << 28
 """Bytes of weights that may be folded inside the graph: at most twice as many come out."""
 _FILE = "folded.bin"
 _SMALLEST = 1024
-_ALIGNED = 4096
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10}
 """TensorProto.DataType."""
 
@@ -66,7 +66,7 @@ def _makers(graph: pb.Graph) -> dict[str, pb.Node]:
 def _read_by(makers: Mapping[str, pb.Node], graph: pb.Graph) -> int:
     """Bytes of weights beside the graph that are read by what makes other weights of them."""
     names = {name for node in makers.values() for name in node.input}
-    return sum(_place(t)[2] for t in graph.initializer if t.name in names and t.external_data)
+    return sum(place_of(t).length for t in graph.initializer if t.name in names and t.external_data)
 
 
 def _computed(
@@ -111,46 +111,20 @@ def _needed(name: str, makers: Mapping[str, pb.Node]) -> list[pb.Node]:
 def _copied(tensor: pb.Tensor, weights: Path, file: IO[bytes]) -> pb.Tensor:
     if not tensor.external_data:
         return tensor
-    location, offset, length = _place(tensor)
-    start = _aligned(file)
-    with (weights / location).open("rb") as source:
-        source.seek(offset)
-        left = length
-        while left:
-            part = source.read(min(left, 1 << 24))
-            assert part, "the weights were checked"
-            file.write(part)
-            left -= len(part)
-    copy = pb.Tensor(name=tensor.name, data_type=tensor.data_type)
-    return _beside(copy, tensor.dims, start, length)
+    there = place_of(tensor)
+    start = begin(file)
+    with (weights / there.location).open("rb") as source:
+        source.seek(there.offset)
+        file.writelines(pieces(source, there.length))
+    copy = pb.Tensor(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+    return put(copy, Place(_FILE, start, there.length))
 
 
 def _stored(name: str, array: npt.NDArray[np.generic], file: IO[bytes]) -> pb.Tensor:
-    tensor = pb.Tensor(name=name, data_type=_TYPES[array.dtype.name])
+    tensor = pb.Tensor(name=name, dims=array.shape, data_type=_TYPES[array.dtype.name])
     if array.nbytes < _SMALLEST:
-        tensor.dims.extend(array.shape)
         tensor.raw_data = array.tobytes()
         return tensor
-    start = _aligned(file)
+    start = begin(file)
     file.write(array.data)
-    return _beside(tensor, array.shape, start, array.nbytes)
-
-
-def _place(tensor: pb.Tensor) -> tuple[str, int, int]:
-    """File, first byte and number of bytes of a weight beside the graph."""
-    said = {entry.key: entry.value for entry in tensor.external_data}
-    return said["location"], int(said.get("offset", "0")), int(said["length"])
-
-
-def _beside(tensor: pb.Tensor, shape: Sequence[int], start: int, length: int) -> pb.Tensor:
-    tensor.dims.extend(shape)
-    tensor.data_location = 1
-    for key, value in (("location", _FILE), ("offset", str(start)), ("length", str(length))):
-        tensor.external_data.append(pb.Entry(key=key, value=value))
-    return tensor
-
-
-def _aligned(file: IO[bytes]) -> int:
-    """Where the next weight begins: at a page, so that it can be mapped."""
-    file.seek(-file.tell() % _ALIGNED, 1)
-    return file.tell()
+    return put(tensor, Place(_FILE, start, array.nbytes))

@@ -7,15 +7,12 @@ lie: native_layout.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from appliance.compiler.beside import EXTERNAL, Place, begin, pieces, place_of, put
 from appliance.compiler.native_layout import Layout, layouts
 from appliance.pb import onnx_graph_pb2 as pb
-
-_EXTERNAL = 1
-_PAGE = 4096
 
 
 class NativeWeights:
@@ -32,7 +29,7 @@ class NativeWeights:
         model = pb.Model.FromString(graph)
         found = layouts(model)
         for tensor in model.graph.initializer:
-            if tensor.data_location != _EXTERNAL:
+            if tensor.data_location != EXTERNAL:
                 continue
             if tensor.name not in self._written:
                 self._written[tensor.name] = self._write(tensor, found.get(tensor.name))
@@ -40,32 +37,15 @@ class NativeWeights:
         return model.SerializeToString(deterministic=True)
 
     def _write(self, tensor: pb.Tensor, layout: Layout | None) -> pb.Tensor:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        offset, length = int(entries["offset"]), int(entries["length"])
-        self._file.write(bytes(-self._file.tell() % _PAGE))
-        start = self._file.tell()
-        with (self._folder / entries["location"]).open("rb") as source:
-            source.seek(offset)
-            pieces = layout.pieces(source, tensor.dims) if layout else _plain(source, length)
-            for piece in pieces:
-                self._file.write(piece)
+        there = place_of(tensor)
+        start = begin(self._file)
+        with (self._folder / there.location).open("rb") as source:
+            source.seek(there.offset)
+            self._file.writelines(
+                layout.pieces(source, tensor.dims) if layout else pieces(source, there.length)
+            )
         made = pb.Tensor(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
         if layout is not None:
             made = pb.Tensor(name=tensor.name, data_type=layout.data_type)
             made.dims.extend(layout.shape(tensor.dims))
-        made.data_location = _EXTERNAL
-        for key, value in (
-            ("location", self._name),
-            ("offset", str(start)),
-            ("length", str(self._file.tell() - start)),
-        ):
-            made.external_data.add(key=key, value=value)
-        return made
-
-
-def _plain(source: BinaryIO, length: int) -> Iterator[bytes]:
-    while length:
-        piece = source.read(min(length, 1 << 24))
-        assert piece, "sizes were checked"
-        length -= len(piece)
-        yield piece
+        return put(made, Place(self._name, start, self._file.tell() - start))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from appliance.compiler.beside import EXTERNAL, place_of
 from appliance.errors import UnsupportedError
 from appliance.pb import onnx_graph_pb2 as pb
 
-_INLINE, _EXTERNAL = 0, 1
+_INLINE = 0
 _LARGEST_OWN = 1 << 18
 """Bytes of one weight that only the second graph has."""
 
@@ -51,17 +52,16 @@ def rename_weights(graph: bytes, name: str) -> bytes:
 
 
 def _external(model: pb.Model) -> list[pb.Tensor]:
-    return [t for t in model.graph.initializer if t.data_location == _EXTERNAL]
+    return [t for t in model.graph.initializer if t.data_location == EXTERNAL]
 
 
 def _own(tensor: pb.Tensor, weights: Path) -> bytes:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    length = int(entries["length"])
-    if length > _LARGEST_OWN:
+    there = place_of(tensor)
+    if there.length > _LARGEST_OWN:
         raise _refused(tensor)
     with weights.open("rb") as file:
-        file.seek(int(entries["offset"]))
-        return file.read(length)
+        file.seek(there.offset)
+        return file.read(there.length)
 
 
 def _refused(tensor: pb.Tensor) -> UnsupportedError:
