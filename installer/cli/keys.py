@@ -112,9 +112,10 @@ def list_keys(
     with open_store(node_config(root).layout) as store:
         known = store.list()
         keys = [key for key in known if every or key.revoked is None]
+        hidden = len(known) - len(keys)
         projects = {project.id: project.name for project in store.projects.list()}
     if as_json:
-        print_json({"keys": [document(key) for key in keys], "hidden": len(known) - len(keys)})
+        print_json({"keys": [document(key) for key in keys], "hidden": hidden})
         return
     now = time.time()
     print_table(
@@ -136,8 +137,7 @@ def list_keys(
         empty=f"There is no API key{'' if known else ' yet'}: "
         "`appliance keys create NAME` makes one.",
     )
-    if len(known) > len(keys):
-        hidden = len(known) - len(keys)
+    if hidden:
         words = "1 revoked key is" if hidden == 1 else f"{hidden} revoked keys are"
         err.print(f"note: {words} not shown; --all shows every key")
 
