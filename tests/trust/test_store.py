@@ -106,6 +106,25 @@ def test_a_chain_of_roots_is_walked(node: Node) -> None:
     assert (node.state / "5.root.json").read_bytes() == node.repository.roots[5]
 
 
+def test_after_officers_changed_further_media_are_followed_too(node: Node) -> None:
+    node.insert_new()
+    node.repository.rotate("root")
+    node.insert_new()
+    node.insert_new()
+    assert (node.state / "2.root.json").is_file()
+
+
+def test_a_later_root_is_an_anchor_by_its_own_officers_alone(node: Node) -> None:
+    node.repository.rotate("root")
+    node.anchor = node.repository.roots[2]
+    node.insert_new()
+    signed = Metadata.from_bytes(node.anchor)
+    for signer in node.repository.signers["root"][:2]:
+        del signed.signatures[signer.public_key.keyid]
+    with pytest.raises(MetadataError, match="1 valid signatures where 2"):
+        TrustStore(node.state.with_name("other")).update(node.media, signed.to_bytes(), NOW)
+
+
 def test_a_new_signer_list_retires_the_old_signer(node: Node) -> None:
     node.insert_new()
     node.repository.files["signers.json"] = encode_signers([make_model_signer("second")])
