@@ -10,18 +10,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-    PublicFormat,
-)
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
     DelegatedRole,
@@ -35,12 +26,11 @@ from tuf.api.metadata import (
 from appliance.errors import ConflictError, UsageError
 from appliance.fsops import fsync_dir, write_durable
 from appliance.trust.metadata import DELEGATED_ROLES
-from appliance.trust.model_signer import TARGET, ModelSigner, encode_signers
+from appliance.trust.model_signer import TARGET, encode_signers
 from installer.keyring import MODEL_SIGNER
-
-ROOT_LIFETIME = timedelta(days=5 * 365)
-TARGETS_LIFETIME = timedelta(days=365)
-ONLINE_ROLES = ("targets", "snapshot", "timestamp")
+from installer.rotation.keys import new_key, new_model_signer
+from installer.rotation.officers import ROOT_LIFETIME, TOP_ROLES, name_officers
+from installer.rotation.targets import TARGETS_LIFETIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +93,13 @@ def _fill(
 ) -> Ceremony:
     now = now or datetime.now(UTC)
     names = [f"officer-{number}" for number in range(1, officers + 1)]
-    names += [*ONLINE_ROLES, *DELEGATED_ROLES]
-    private = {name: Ed25519PrivateKey.generate() for name in names}
-    signers = {name: CryptoSigner(key) for name, key in private.items()}
-    for name, key in private.items():
-        _write_key(partial / "private" / f"{name}.pem", key, passphrase)
-    model_signer = _make_model_signer(partial, passphrase)
+    names += [*TOP_ROLES, *DELEGATED_ROLES]
+    keys = {name: new_key(passphrase) for name in names}
+    signers = {name: key.signer for name, key in keys.items()}
+    model_signer, pem = new_model_signer(MODEL_SIGNER, passphrase)
+    private = {name: key.pem for name, key in keys.items()} | {MODEL_SIGNER: pem}
+    for name, content in private.items():
+        write_durable(partial / "private" / f"{name}.pem", content, mode=0o600)
     root = _root(signers, officers, threshold, now)
     write_durable(partial / "metadata/1.root.json", root, mode=0o644)
     signer_list = encode_signers([model_signer])
@@ -124,21 +115,15 @@ def _fill(
     )
 
 
-def _make_model_signer(partial: Path, passphrase: bytes) -> ModelSigner:
-    private = generate_private_key(SECP256R1())
-    _write_key(partial / "private" / f"{MODEL_SIGNER}.pem", private, passphrase)
-    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return ModelSigner(MODEL_SIGNER, public.decode("ascii"))
-
-
 def _root(signers: dict[str, CryptoSigner], officers: int, threshold: int, now: datetime) -> bytes:
     root = Root(expires=now + ROOT_LIFETIME, consistent_snapshot=False)
     names = [f"officer-{number}" for number in range(1, officers + 1)]
     for name in names:
         root.add_key(signers[name].public_key, "root")
     root.roles["root"].threshold = threshold
-    for role in ONLINE_ROLES:
+    for role in TOP_ROLES:
         root.add_key(signers[role].public_key, role)
+    name_officers(root, {name: signers[name].public_key.keyid for name in names})
     metadata = Metadata(root)
     for name in names:
         metadata.sign(signers[name], append=True)
@@ -159,8 +144,3 @@ def _targets(signers: dict[str, CryptoSigner], signer_list: bytes, now: datetime
     metadata = Metadata(targets)
     metadata.sign(signers["targets"])
     return metadata.to_bytes()
-
-
-def _write_key(path: Path, key: PrivateKeyTypes, passphrase: bytes) -> None:
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
-    write_durable(path, pem, mode=0o600)

@@ -4,7 +4,9 @@ Owns the names in it and the loading of keys:
 
     private/    one encrypted PKCS #8 file per key; the officers' belong elsewhere
     metadata/   every N.root.json, and the newest metadata of each other role
-    targets/    signers.json, the accepted model signers
+    targets/    signers.json, the accepted model signers; withdrawn.json, once something is
+    pending/    a root that waits for officers' signatures, and the new keys that it names
+    publishing/ a change that is complete and on its way into the directories above
 
 Refuses to show or write a private key in clear. Keys may be kept on other media: each command
 needs only the keys of the roles it signs for.
@@ -16,15 +18,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import Metadata, Root
 from tuf.api.serialization import DeserializationError
 
-from appliance.errors import MetadataError, NotFoundError, SignatureError
+from appliance.errors import ConflictError, MetadataError, NotFoundError, SignatureError
 from appliance.trust.model_signer import TARGET, ModelSigner, decode_signers
+from appliance.trust.withdrawn import TARGET as WITHDRAWN
+from appliance.trust.withdrawn import Withdrawn, decode_withdrawn, listing
 
 MODEL_SIGNER = "model-signer"
+PUBLISHING = "publishing"
 _ROOT_NAME = re.compile(r"([1-9][0-9]*)\.root\.json")
 
 
@@ -32,7 +43,7 @@ class Keyring:
     """A trust directory that `appliance trust init` made."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises NotFoundError if `directory` is not a trust directory."""
+        """Raises NotFoundError if it is no trust directory, ConflictError amid a change of it."""
         self.directory = directory
         self.metadata_dir = directory / "metadata"
         self.targets_dir = directory / "targets"
@@ -40,6 +51,11 @@ class Keyring:
             raise NotFoundError(
                 f"{directory} is not a trust directory",
                 hint="name the directory that `appliance trust init` made",
+            )
+        if (directory / PUBLISHING).exists():
+            raise ConflictError(
+                f"a change of the keys in {directory} was interrupted",
+                hint="`appliance trust show DIR` completes it",
             )
 
     def key_file(self, name: str) -> Path:
@@ -50,18 +66,12 @@ class Keyring:
         """The key of `role`. Raises NotFoundError, SignatureError."""
         path = self.key_file(role)
         try:
-            return CryptoSigner(load_pem_private_key(path.read_bytes(), passphrase))
+            return signer_in(path, passphrase)
         except FileNotFoundError:
             raise NotFoundError(
                 f"the key of the role {role} is not at {path}",
                 hint="connect the medium that holds this key, or copy it there",
             ) from None
-        except (ValueError, TypeError) as error:
-            raise SignatureError(
-                f"the key {path} cannot be opened: the passphrase is wrong or the file is damaged",
-                path=path.name,
-                hint="check the passphrase",
-            ) from error
 
     def roots(self) -> list[Path]:
         """Every root metadata file, oldest first."""
@@ -72,13 +82,18 @@ class Keyring:
         }
         return [found[version] for version in sorted(found)]
 
+    def root(self) -> Metadata[Root]:
+        """The newest root. Raises MetadataError."""
+        return self._parsed(self.roots()[-1])
+
     def load(self, role: str) -> Metadata[Any] | None:
         """The newest metadata of `role`, or None before the first media. Raises MetadataError."""
         path = self.metadata_dir / f"{role}.json"
+        return self._parsed(path) if path.exists() else None
+
+    def _parsed(self, path: Path) -> Metadata[Any]:
         try:
             return Metadata.from_bytes(path.read_bytes())
-        except FileNotFoundError:
-            return None
         except DeserializationError as error:
             raise MetadataError(
                 f"{path} is damaged: {error}",
@@ -95,3 +110,30 @@ class Keyring:
                 f"{self.targets_dir} holds no {TARGET}",
                 hint="restore the trust directory from its backup",
             ) from None
+
+    def listed(self) -> dict[str, bytes]:
+        """What the top-level targets pin: target path -> content."""
+        names = [TARGET, *([WITHDRAWN] if (self.targets_dir / WITHDRAWN).exists() else [])]
+        return {name: (self.targets_dir / name).read_bytes() for name in names}
+
+    def withdrawn(self) -> Withdrawn:
+        """What was withdrawn from nodes. Raises MetadataError."""
+        path = self.targets_dir / WITHDRAWN
+        return decode_withdrawn(path.read_bytes()) if path.exists() else listing()
+
+
+def signer_in(path: Path, passphrase: bytes) -> CryptoSigner:
+    """The encrypted key in the file `path`. Raises FileNotFoundError, SignatureError."""
+    try:
+        return CryptoSigner(load_pem_private_key(path.read_bytes(), passphrase))
+    except (ValueError, TypeError) as error:
+        raise SignatureError(
+            f"the key {path} cannot be opened: the passphrase is wrong or the file is damaged",
+            path=path.name,
+            hint="check the passphrase",
+        ) from error
+
+
+def encrypted(key: PrivateKeyTypes, passphrase: bytes) -> bytes:
+    """PEM of `key` as PKCS #8 (RFC 5958), encrypted with `passphrase`."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))

@@ -9,18 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from appliance.bundle.files import MANIFEST_NAME, SIGNATURE_NAME
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
-from appliance.errors import LayoutError, NotFoundError, SignatureError
-from appliance.fsops import walk_files
-from appliance.trust.model_signer import ModelSigner
+from appliance.errors import ApplianceError, LayoutError, NotFoundError, SignatureError
+from appliance.fsops import walk_files, write_durable
 from installer.keyring import MODEL_SIGNER, Keyring
+from installer.rotation.keys import listed
 
 
 class BundleSigner:
@@ -40,8 +36,7 @@ class BundleSigner:
             private.curve, SECP256R1
         ):
             raise _unusable(key_file, "it is not an ECDSA P-256 key")
-        public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        self.signer = ModelSigner(name, public.decode("ascii"))
+        self.signer = listed(name, private)
         self._key_file = key_file
         self._passphrase = passphrase
 
@@ -49,10 +44,12 @@ class BundleSigner:
     def load(cls, trust_directory: Path, passphrase: bytes) -> BundleSigner:
         """The model signer of a trust directory. Raises NotFoundError, SignatureError."""
         keyring = Keyring(trust_directory)
-        signer = cls(keyring.key_file(MODEL_SIGNER), passphrase)
-        if signer.signer.hint not in {known.hint for known in keyring.model_signers()}:
-            raise _unusable(keyring.key_file(MODEL_SIGNER), "signers.json does not list it")
-        return signer
+        path = keyring.key_file(MODEL_SIGNER)
+        names = {known.hint: known.name for known in keyring.model_signers()}
+        hint = cls(path, passphrase).signer.hint
+        if hint not in names:
+            raise _unusable(path, "signers.json does not list it")
+        return cls(path, passphrase, name=names[hint])
 
     def sign(self, directory: Path) -> VerifiedBundle:
         """Write `directory`/model.sig over every file in it, and verify it as a node would.
@@ -70,6 +67,23 @@ class BundleSigner:
         )
         key_signer.set_hashing_config(files).sign(directory, directory / SIGNATURE_NAME)
         return verify_metadata(directory, [self.signer])
+
+
+def sign_again(directory: Path, signer: BundleSigner) -> VerifiedBundle:
+    """Replace the signature of a finished bundle, whose digest stays: after a new model signer.
+
+    The files must be those that its manifest names; a refusal leaves the signature as it was.
+    Reads every file once. Raises LayoutError, SignatureError, DigestError.
+    """
+    path = directory / SIGNATURE_NAME
+    former = path.read_bytes() if path.exists() else None
+    try:
+        return signer.sign(directory)
+    except ApplianceError:
+        path.unlink(missing_ok=True)
+        if former is not None:
+            write_durable(path, former, mode=0o644)
+        raise
 
 
 def _check_signable(directory: Path) -> None:

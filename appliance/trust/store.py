@@ -1,9 +1,10 @@
 """The node's trust state: the offline TUF client over a directory.
 
 Owns what the node has verified before (every root, the last metadata of each role, the signer
-list, the newest time it can be sure of) and moves it forward from media. Refuses networks, media
-older than what it has seen, and expired media unless told otherwise; expiry never stops a model
-that is installed. Persists each file only after it verified, so a kill leaves a valid state.
+list, what was withdrawn, the newest time it can be sure of) and moves it forward from media.
+Refuses networks, media older than what it has seen, and expired media unless told otherwise; expiry
+never stops a model that is installed. Persists each file only after it verified, so a kill leaves
+a valid state.
 
 Losing this directory reopens rollback: back it up.
 """
@@ -27,6 +28,8 @@ from appliance.trust.metadata import (
     path_of,
 )
 from appliance.trust.model_signer import TARGET, ModelSigner, decode_signers
+from appliance.trust.withdrawn import TARGET as WITHDRAWN
+from appliance.trust.withdrawn import Withdrawn, decode_withdrawn, encode_withdrawn, listing
 
 TARGETS = "targets"
 MAX_TARGET_BYTES = 4 * 1024 * 1024
@@ -115,6 +118,7 @@ class TrustStore:
         signers = targets.read(TARGET)
         decode_signers(signers)
         self._keep(TARGET, signers)
+        self._keep_withdrawn(targets)
         if not trusted.stale:
             self._keep(_CLOCK, trusted.now.strftime(TIME_FORMAT).encode("ascii"))
         return targets
@@ -128,6 +132,11 @@ class TrustStore:
                 hint="run `appliance install MEDIA` first",
             )
         return decode_signers(data)
+
+    def withdrawn(self) -> Withdrawn:
+        """What the packager has taken back, by the last verified targets. Raises MetadataError."""
+        data = self._kept(WITHDRAWN)
+        return listing() if data is None else decode_withdrawn(data)
 
     def latest_time(self) -> datetime | None:
         """The newest time this node is sure of: a signature's or an import's, whichever is later.
@@ -146,6 +155,13 @@ class TrustStore:
                 path=_CLOCK,
                 hint="restore the trust directory from the backup",
             ) from None
+
+    def _keep_withdrawn(self, targets: Targets) -> None:
+        """Media of a packager who never withdrew anything have no list."""
+        none = encode_withdrawn(listing())
+        data = targets.read(WITHDRAWN) if WITHDRAWN in targets.files else none
+        decode_withdrawn(data)
+        self._keep(WITHDRAWN, data)
 
     def _begin(
         self, embedded_root: bytes | None, now: datetime, *, allow_expired: bool

@@ -220,6 +220,36 @@ def verify(
     )
 
 
+@app.command()
+def sign(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the bundle.")],
+    keys: Annotated[Path, typer.Option("--keys", help="Trust directory whose signer signs.")],
+    passphrase_file: PassphraseFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a finished bundle anew, after the model signer's key was replaced; its digest stays.
+
+    Compare the digest with the one that `bundle build` printed before you sign for it.
+    """
+    from installer.media.opening import require_bundle
+    from installer.passphrase import read_passphrase
+    from installer.signing import BundleSigner, sign_again
+
+    require_bundle(directory)
+    bundle = sign_again(directory, BundleSigner.load(keys, read_passphrase(passphrase_file)))
+    document = {
+        "bundle": str(directory),
+        "name": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "digest": bundle.digest,
+        "signer": bundle.signer.name,
+    }
+    if as_json:
+        print_json(document)
+    else:
+        print_fields(document)
+
+
 def _refuse_for_adapter(
     precision: PrecisionName | None, kind: KindName | None, *, adapters: bool, draft: Path | None
 ) -> None:

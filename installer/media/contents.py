@@ -19,7 +19,6 @@ from appliance.bundle.verify import VerifiedBundle, verify_metadata
 from appliance.errors import ConflictError
 from appliance.fsops import hash_regular, walk_files
 from appliance.model_store.blobs import copy_verified
-from appliance.trust.model_signer import TARGET
 from installer import pyz
 from installer.keyring import Keyring
 from installer.media.gpu_wheels import GpuWheels, gather, target_path
@@ -42,6 +41,7 @@ from installer.media.target import encode as encode_target
 from installer.media.text import readme
 from installer.media.wheelhouse import Locks, Wheel, Wheelhouse, build_own_wheel, checkout
 from installer.progress import Progress
+from installer.rotation.withdraw import refuse_withdrawn, refuse_withdrawn_release
 
 WHEELS = "wheels"
 
@@ -75,6 +75,7 @@ class Contents:
         Raises VerificationError for a bundle, ConflictError, UnavailableError, CapacityError,
         StorageError.
         """
+        refuse_withdrawn_release(self._keyring, appliance.__version__)
         checked = self._checked(bundles)
         locks = self._locks
         with TemporaryDirectory() as scratch:
@@ -89,7 +90,7 @@ class Contents:
         self._copy_documents()
         requirements = locks.node + write_lock([_pin(own)])
         targets = {
-            TARGET: (self._keyring.targets_dir / TARGET).read_bytes(),
+            **self._keyring.listed(),
             RELEASE: encode(self._release(wheels, extra)),
             REQUIREMENTS: requirements.encode("ascii"),
             BOOTSTRAP: locks.bootstrap.encode("ascii"),
@@ -105,6 +106,7 @@ class Contents:
         for path in bundles:
             require_bundle(path)
             bundle = verify_metadata(path, signers, prefix=f"{path.name}/")
+            refuse_withdrawn(self._keyring, bundle.manifest.name, bundle.manifest.version)
             directory = describe(bundle).directory
             if directory in checked:
                 raise ConflictError(

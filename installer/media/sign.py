@@ -16,7 +16,6 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
-    Root,
     Signed,
     Snapshot,
     TargetFile,
@@ -24,11 +23,16 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from appliance.errors import ConflictError, MetadataError
+from appliance.errors import MetadataError
 from appliance.fsops import write_durable
 from appliance.trust.metadata import DELEGATED_ROLES, ISSUED_AT, ROLES, TIME_FORMAT
-from installer.ceremony import TARGETS_LIFETIME
 from installer.keyring import Keyring
+from installer.rotation.targets import (
+    TargetsRevision,
+    check_role_key,
+    current_targets,
+    targets_signer,
+)
 
 MEDIA_LIFETIME = timedelta(days=180)
 """How long media may be imported: the lifetime of snapshot and timestamp."""
@@ -41,7 +45,8 @@ class MediaSigner:
     def __init__(self, keyring: Keyring, passphrase: bytes, now: datetime) -> None:
         """Opens the keys at once, so that a wrong passphrase is found before the long work.
 
-        Raises NotFoundError, SignatureError; MetadataError if root or targets expire too soon.
+        Raises NotFoundError; SignatureError, also for a key that was replaced; MetadataError if
+        root or targets expire too soon.
         """
         self._keyring = keyring
         self._now = now.replace(microsecond=0)
@@ -49,6 +54,8 @@ class MediaSigner:
             role: keyring.signer(role, passphrase)
             for role in ("snapshot", "timestamp", *DELEGATED_ROLES)
         }
+        for role, signer in self._signers.items():
+            check_role_key(keyring, role, signer)
         self._targets = self._current_targets(passphrase)
         _check_root(keyring, now)
 
@@ -84,18 +91,11 @@ class MediaSigner:
 
     def _current_targets(self, passphrase: bytes) -> bytes:
         """The targets metadata, signed anew if they expire before these media do."""
-        metadata = self._keyring.load("targets")
-        if metadata is None:
-            raise ConflictError(
-                f"{self._keyring.directory} has no targets metadata",
-                hint="restore the trust directory from its backup",
-            )
+        metadata = current_targets(self._keyring)
         if metadata.signed.expires >= self._now + MEDIA_LIFETIME:
             return metadata.to_bytes()
-        signer = self._keyring.signer("targets", passphrase)
-        metadata.signed.version += 1
-        metadata.signed.expires = self._now + TARGETS_LIFETIME
-        return _signed(metadata.signed, signer)
+        signer = targets_signer(self._keyring, passphrase)
+        return TargetsRevision(self._keyring, self._now).signed(signer)
 
 
 def _signed(signed: Any, signer: CryptoSigner) -> bytes:  # noqa: ANN401
@@ -110,12 +110,12 @@ def _meta_file(data: bytes) -> MetaFile:
 
 
 def _check_root(keyring: Keyring, now: datetime) -> None:
-    newest = keyring.roots()[-1]
-    root: Metadata[Root] = Metadata.from_bytes(newest.read_bytes())
-    if root.signed.expires < now + MEDIA_LIFETIME:
+    root = keyring.root().signed
+    if root.expires < now + MEDIA_LIFETIME:
+        name = f"{root.version}.root.json"
         raise MetadataError(
-            f"{newest.name} expires on {root.signed.expires:%Y-%m-%d}, before these media would",
-            path=newest.name,
+            f"{name} expires on {root.expires:%Y-%m-%d}, before these media would",
+            path=name,
             code="metadata_expired",
-            hint="the officers must sign a new root first",
+            hint="the officers must sign a new root first: `appliance trust officers DIR`",
         )
