@@ -29,6 +29,7 @@ from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import NodeKey
 from appliance.trust.store import TrustStore
+from appliance.trust.withdrawn import Withdrawn
 from installer.engine_client import connect
 from installer.install import installing, now
 from installer.media import open_media
@@ -73,9 +74,13 @@ class Models:
     def add(self, verified: Sequence[VerifiedBundle]) -> list[StoredBundle]:
         """Import and compile; what is served stays as it is. Idempotent.
 
+        What the packager has withdrawn is refused (ConflictError).
+
         Bases come before their adapters in what is returned. An adapter whose base is neither here
         nor among `verified` is refused before anything is imported.
         """
+        for manifest in (bundle.manifest for bundle in verified):
+            self.withdrawn.check_bundle(manifest.name, manifest.version)
         self._check_bases([bundle.manifest for bundle in verified])
         ordered = sorted(verified, key=lambda bundle: bundle.manifest.kind == "adapter")
         bundles = [self._import(bundle) for bundle in ordered]
@@ -135,9 +140,39 @@ class Models:
         every = (*bundles, *self.store.active().values())
         return [bundle for bundle in every if bundle.manifest.kind != "adapter"]
 
-    def activate(self, name: str, version: str) -> None:
-        """Serve this version of `name` from now on. Idempotent."""
-        self.activate_all([self.store.get(name, version)])
+    def heed_withdrawals(self) -> None:
+        """Say and write down which bundles that are here the packager has withdrawn.
+
+        They go on being served: what becomes of them is the operator's choice.
+        """
+        active = {bundle.digest for bundle in self.store.active().values()}
+        for bundle in self.store.bundles():
+            if (found := self.withdrawn.bundle(bundle.name, bundle.version)) is None:
+                continue
+            served = ", and is being served" if bundle.digest in active else ""
+            self._progress.note(f"{bundle.name} {bundle.version} was {found}{served}")
+            self.record("models.withdrawn", bundle, reason=found.reason)
+
+    @property
+    def withdrawn(self) -> Withdrawn:
+        """What the packager has taken back, as far as this node has heard."""
+        return TrustStore(self._layout.trust).withdrawn()
+
+    def activate(self, name: str, version: str, *, even_withdrawn: bool = False) -> None:
+        """Serve this version of `name` from now on. Idempotent.
+
+        Raises ConflictError if the packager has withdrawn it, unless `even_withdrawn`.
+        """
+        found = self.withdrawn.bundle(name, version)
+        bundle = self.store.get(name, version)
+        if found is not None and bundle not in self.store.active().values():
+            if not even_withdrawn:
+                raise found.refusal(
+                    f"{name} {version}",
+                    hint="choose another version, or add --even-withdrawn, which is recorded",
+                )
+            self.record("models.accept-withdrawn", bundle, reason=found.reason)
+        self.activate_all([bundle])
 
     def activate_all(self, bundles: Sequence[StoredBundle]) -> None:
         """Serve these from now on, as one change, which one rollback takes back. Idempotent."""
@@ -170,7 +205,14 @@ class Models:
             )
 
     def rollback(self) -> None:
-        """Go back to the set of models before the last change."""
+        """Go back to the set of models before the last change.
+
+        Raises ConflictError if that would serve anew what the packager has withdrawn.
+        """
+        now_served = self.store.active().values()
+        for bundle in self.store.earlier().values():
+            if bundle not in now_served:
+                self.withdrawn.check_bundle(bundle.name, bundle.version)
         number = self.store.current_generation().number
         admin_event(
             self._layout, self._config.audit, "models.rollback", previous=f"generation {number}"

@@ -76,6 +76,7 @@ def provision(
         tls.ensure(config)
         models = Models(config, node, progress, python=release.python)
         bundles = models.add(media.bundles)
+        models.heed_withdrawals()
         _copy_documents(media, layout)
         previous = current_release(layout)
         _remember(layout, previous, release, models)

@@ -20,6 +20,8 @@ from appliance.config import Config, Layout
 from appliance.errors import ApplianceError, ConflictError, NotFoundError, UnavailableError
 from appliance.model_store import ModelStore
 from appliance.model_store.blobs import storage_errors
+from appliance.trust.store import TrustStore
+from appliance.trust.withdrawn import Withdrawal
 from installer.install import installing
 from installer.kept import Kept, read_kept, write_kept
 from installer.node import Node
@@ -48,11 +50,17 @@ class WentBack:
 
 
 def roll_back(
-    config: Config, node: Node, progress: Progress, *, take_over: TakeOver | None = None
+    config: Config,
+    node: Node,
+    progress: Progress,
+    *,
+    even_withdrawn: bool = False,
+    take_over: TakeOver | None = None,
 ) -> WentBack:
     """Let the kept former release serve; if it does not prove itself, all comes back.
 
-    Raises NotFoundError if none is kept, ConflictError, UnavailableError with the reason.
+    Raises NotFoundError if none is kept; ConflictError, also for a release that the packager has
+    withdrawn, unless `even_withdrawn`; UnavailableError with the reason.
     """
     layout = config.layout
     with installing(layout, progress) as lock, storage_errors(layout.state):
@@ -60,7 +68,8 @@ def roll_back(
         serving = ModelStore(layout.models).current_generation().number
         kept = read_kept(layout).with_way_back(serving)
         present, former = _ends(node, kept)
-        _record(config, present, former)
+        withdrawn = _check_withdrawn(layout, former, even_withdrawn=even_withdrawn)
+        _record(config, present, former, reason=withdrawn)
         write_kept(layout, kept)
         progress.step(f"going back to release {former.version}")
         try:
@@ -87,9 +96,13 @@ def releases_of(layout: Layout) -> list[dict[str, object]]:
     """
     kept = read_kept(layout)
     present = current_release(layout)
+    withdrawn = TrustStore(layout.trust).withdrawn()
     rank = ["current", "former", "left over"]
     found = [InstalledRelease(path) for path in _directories(layout)]
-    rows = [_row(release, _state(release, present, kept)) for release in found]
+    rows = [
+        _row(release, _state(release, present, kept), withdrawn.release(release.directory.name))
+        for release in found
+    ]
     return sorted(rows, key=lambda row: (rank.index(str(row["state"])), row["version"]))
 
 
@@ -105,14 +118,28 @@ def _state(release: InstalledRelease, present: InstalledRelease | None, kept: Ke
     return "former" if release.directory.name in {kept.proved, kept.former} else "left over"
 
 
-def _row(release: InstalledRelease, state: str) -> dict[str, object]:
+def _row(release: InstalledRelease, state: str, found: Withdrawal | None) -> dict[str, object]:
     return {
         "version": release.version,
         "id": release.directory.name.rpartition("-")[2],
         "state": state,
         "complete": release.is_complete(),
         "gpu": release.uses_gpu(),
+        "withdrawn": found.reason if found is not None else None,
     }
+
+
+def _check_withdrawn(layout: Layout, former: InstalledRelease, *, even_withdrawn: bool) -> str:
+    """What the audit log should say of it. Raises ConflictError if that forbids to go back."""
+    found = TrustStore(layout.trust).withdrawn().release(former.directory.name)
+    if found is None:
+        return ""
+    if not even_withdrawn:
+        raise found.refusal(
+            f"release {former.version}",
+            hint="install newer media, or add --even-withdrawn, which is recorded",
+        )
+    return f"accepted although {found}"
 
 
 def _ends(node: Node, kept: Kept) -> tuple[InstalledRelease, InstalledRelease]:

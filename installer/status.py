@@ -21,6 +21,7 @@ from appliance.errors import ApplianceError
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import PUBLIC_NAME, NodePublicKey
+from appliance.trust.store import TrustStore
 from installer import local_endpoint, tls
 from installer.engine_client import connect
 from installer.gpu import MACHINE, Gpus, look
@@ -58,6 +59,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int = 0
     memory_bytes: int = 0
     error: str = ""
+    withdrawn: str = ""
+    """What the packager said when taking this version back; empty if that has not happened."""
 
     @property
     def computed_by(self) -> str:
@@ -137,8 +140,13 @@ def _programs(gpus: Gpus, release: InstalledRelease | None) -> str:
 
 def _models(layout: Layout, store: ModelStore) -> tuple[ServedModel, ...]:
     loaded = _loaded(layout)
+    withdrawn = TrustStore(layout.trust).withdrawn()
+    found = {name: withdrawn.bundle(b.name, b.version) for name, b in store.active().items()}
     return tuple(
-        served_model(layout, name, bundle, loaded.get(bundle.digest))
+        msgspec.structs.replace(
+            served_model(layout, name, bundle, loaded.get(bundle.digest)),
+            withdrawn=str(found[name] or ""),
+        )
         for name, bundle in store.active().items()
     )
 

@@ -161,6 +161,12 @@ class ModelStore:
                 code="adapter_base_in_use",
             )
 
+    def earlier(self) -> dict[str, StoredBundle]:
+        """What `rollback` would serve, by name. Raises ConflictError if there is nothing."""
+        models = self._generations.before(self._generations.current()).models
+        there = {name: self._bundles / models[name] for name in sorted(models)}
+        return {name: _stored(path) for name, path in there.items() if path.is_dir()}
+
     def rollback(self) -> Generation:
         """Go back to the generation before the current one.
 

@@ -21,6 +21,7 @@ from installer.cli.output import (
 
 if TYPE_CHECKING:
     from appliance.model_store import ModelStore, StoredBundle
+    from appliance.trust.withdrawn import Withdrawn
     from installer.models import Models
 
 app = typer.Typer(name="models", help="Add, choose and remove models.", no_args_is_help=True)
@@ -46,6 +47,7 @@ def add(
     models = _models(root, as_json=as_json)
     with models.changing():
         added = models.add(models.verified(source.absolute()))
+        models.heed_withdrawals()
         for bundle in added:
             models.record("models.add", bundle)
             if bundle.name not in models.store.active():
@@ -56,9 +58,9 @@ def add(
 @app.command("list")
 def list_models(root: RootOption = None, as_json: JsonOption = False) -> None:
     """List every version of every model on this node."""
-    store = _store(root)
+    store, withdrawn = _store(root), _withdrawn(root)
     active = store.active()
-    rows = [_document(bundle, active) for bundle in store.bundles()]
+    rows = [_document(bundle, active, withdrawn) for bundle in store.bundles()]
     if as_json:
         print_json({"generation": store.current_generation().number, "models": rows})
         return
@@ -71,6 +73,9 @@ def list_models(root: RootOption = None, as_json: JsonOption = False) -> None:
         ],
         empty="There are no models: `appliance models add` brings one.",
     )  # fmt: skip
+    for row in rows:
+        if row["withdrawn"]:
+            out.print(f"\n{row['name']} {row['version']} was {row['withdrawn']}.", markup=False)
 
 
 @app.command()
@@ -85,7 +90,7 @@ def show(
     """Show one model."""
     store = _store(root)
     bundle = store.get(name, version)
-    document = _document(bundle, store.active()) | _details(bundle)
+    document = _document(bundle, store.active(), _withdrawn(root)) | _details(bundle)
     if as_json:
         print_json(document)
     else:
@@ -96,13 +101,16 @@ def show(
 def activate(
     name: NameArgument,
     version: VersionArgument,
+    even_withdrawn: Annotated[
+        bool, typer.Option("--even-withdrawn", help="Also if the packager has withdrawn it.")
+    ] = False,
     root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve this version from now on; running requests end on the version they began with."""
     models = _models(root, as_json=as_json)
     with models.changing():
-        models.activate(name, version)
+        models.activate(name, version, even_withdrawn=even_withdrawn)
         _finish(models, [models.store.get(name, version)], as_json=as_json)
 
 
@@ -160,7 +168,7 @@ def _finish(models: "Models", changed: "list[StoredBundle]", *, as_json: bool) -
 def _tell(models: "Models", changed: "list[StoredBundle]", *, loaded: bool, as_json: bool) -> None:
     active = models.store.active()
     if as_json:
-        rows = [_document(bundle, active) for bundle in changed]
+        rows = [_document(bundle, active, models.withdrawn) for bundle in changed]
         print_json({"loaded": loaded, "models": rows})
         return
     for bundle in changed:
@@ -195,7 +203,16 @@ def _store(root: Path | None) -> "ModelStore":
     return ModelStore(node_config(root).layout.models)
 
 
-def _document(bundle: "StoredBundle", active: "Mapping[str, StoredBundle]") -> dict[str, object]:
+def _withdrawn(root: Path | None) -> "Withdrawn":
+    from appliance.trust.store import TrustStore
+
+    return TrustStore(node_config(root).layout.trust).withdrawn()
+
+
+def _document(
+    bundle: "StoredBundle", active: "Mapping[str, StoredBundle]", withdrawn: "Withdrawn"
+) -> dict[str, object]:
+    found = withdrawn.bundle(bundle.name, bundle.version)
     served = active.get(bundle.name)
     manifest = bundle.manifest
     return {
@@ -206,6 +223,7 @@ def _document(bundle: "StoredBundle", active: "Mapping[str, StoredBundle]") -> d
         "size": sum(entry.size for entry in manifest.files),
         "created": f"{datetime.fromtimestamp(manifest.created, UTC):%Y-%m-%d}",
         "digest": bundle.digest,
+        "withdrawn": str(found) if found is not None else None,
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from installer.cli.output import (
@@ -9,6 +11,7 @@ from installer.cli.output import (
     RootOption,
     err,
     node_config,
+    out,
     print_fields,
     print_json,
     print_table,
@@ -44,10 +47,20 @@ def list_releases(root: RootOption = None, as_json: JsonOption = False) -> None:
         ],
         empty="There is no release: `appliance install MEDIA` brings one.",
     )  # fmt: skip
+    for row in rows:
+        if row["withdrawn"] is not None:
+            text = f"\n{row['version']} ({row['id']}) was withdrawn by the packager: "
+            out.print(f"{text}{row['withdrawn']}.", markup=False)
 
 
 @app.command()
-def rollback(root: RootOption = None, as_json: JsonOption = False) -> None:
+def rollback(
+    even_withdrawn: Annotated[
+        bool, typer.Option("--even-withdrawn", help="Also if the packager has withdrawn it.")
+    ] = False,
+    root: RootOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Go back to the release that served before the last update, or forward again.
 
     It must prove itself; if it does not, the present one comes back.
@@ -60,7 +73,7 @@ def rollback(root: RootOption = None, as_json: JsonOption = False) -> None:
 
     config = node_config(root)
     progress = NoProgress() if as_json else TerminalProgress(err)
-    done = roll_back(config, node_at(config.layout), progress)
+    done = roll_back(config, node_at(config.layout), progress, even_withdrawn=even_withdrawn)
     if as_json:
         print_json(asdict(done))
         return

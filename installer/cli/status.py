@@ -67,6 +67,10 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             out.print(f"\n{model.name} {model.version} is not served: {model.error}.", markup=False)
         if any(model.error for model in found.models):
             out.print("\n`appliance models compile` makes anew what does not fit this machine.")
+        for model in (m for m in found.models if m.withdrawn):
+            out.print(f"\n{model.name} {model.version} was {model.withdrawn}.", markup=False)
+        if any(model.withdrawn for model in found.models):
+            out.print("\nIt goes on until you serve another version, or remove it.")
         for reason, names in _reasons(found.models).items():
             out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
     if not found.serving:

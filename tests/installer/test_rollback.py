@@ -22,6 +22,7 @@ from appliance.errors import (
 )
 from appliance.fsops import exclusive_lock
 from appliance.model_store import ModelStore
+from appliance.trust.withdrawn import RELEASE, TARGET, Withdrawal, encode_withdrawn, listing
 from installer.kept import Kept, read_kept, write_kept
 from installer.models import Models
 from installer.progress import NoProgress
@@ -62,8 +63,14 @@ class Site:
             pass
         return {"models": self.served(), "generation": possible[0], "proof": {}}
 
-    def back(self) -> Any:
-        return roll_back(self.config, self.node, NoProgress(), take_over=self.take_over)
+    def back(self, *, even_withdrawn: bool = False) -> Any:
+        return roll_back(
+            self.config,
+            self.node,
+            NoProgress(),
+            even_withdrawn=even_withdrawn,
+            take_over=self.take_over,
+        )
 
     def served(self) -> dict[str, str]:
         return {name: bundle.version for name, bundle in self.store.active().items()}
@@ -99,6 +106,23 @@ def site(tmp_path: Path) -> Site:
     node.deploy(new)
     node.runs = new
     return Site(Config(layout), node, store, old, new)
+
+
+def test_a_withdrawn_release_serves_again_only_by_a_recorded_choice(site: Site) -> None:
+    trust = site.node.layout.trust
+    trust.mkdir(parents=True, exist_ok=True)
+    entry = Withdrawal(RELEASE, "1.0-a", "It leaks", "2026-11-28")
+    (trust / TARGET).write_bytes(encode_withdrawn(listing([entry])))
+    with pytest.raises(ConflictError, match=r"release 1\.0 was withdrawn") as caught:
+        site.back()
+    assert caught.value.code == "release_withdrawn"
+    assert current_release(site.node.layout) == site.new == site.node.runs
+    root = str(site.node.layout.root)
+    assert "1.0 (a) was withdrawn by the packager: It leaks." in run_command(
+        "releases", "list", "--root", root
+    ).stdout  # fmt: skip
+    assert site.back(even_withdrawn=True).release == "1.0"
+    assert [record.reason for record in site.records()] == [f"accepted although {entry}"]
 
 
 def test_the_former_release_serves_what_is_active_and_the_next_time_forward(site: Site) -> None:
@@ -233,6 +257,7 @@ def test_the_list_says_which_is_current_which_former_and_what_was_left_over(site
     listed = json.loads(said(site, "list", "--json"))["releases"]
     assert listed[1] == {
         "version": "1.0", "id": "a", "state": "former", "complete": True, "gpu": False,
+        "withdrawn": None,
     }  # fmt: skip
 
 
