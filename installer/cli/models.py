@@ -9,6 +9,7 @@ import typer
 
 from installer.cli.bundle import draft_fields, parity_text
 from installer.cli.output import (
+    EvenWithdrawnOption,
     JsonOption,
     RootOption,
     err,
@@ -101,9 +102,7 @@ def show(
 def activate(
     name: NameArgument,
     version: VersionArgument,
-    even_withdrawn: Annotated[
-        bool, typer.Option("--even-withdrawn", help="Also if the packager has withdrawn it.")
-    ] = False,
+    even_withdrawn: EvenWithdrawnOption = False,
     root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:

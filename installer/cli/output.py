@@ -25,6 +25,9 @@ RootOption = Annotated[
     Path | None,
     typer.Option("--root", help="Prefix the node is installed in; the system by default."),
 ]
+EvenWithdrawnOption = Annotated[
+    bool, typer.Option("--even-withdrawn", help="Also if the packager has withdrawn it.")
+]
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from installer.cli.output import (
+    EvenWithdrawnOption,
     JsonOption,
     RootOption,
     err,
@@ -55,9 +54,7 @@ def list_releases(root: RootOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def rollback(
-    even_withdrawn: Annotated[
-        bool, typer.Option("--even-withdrawn", help="Also if the packager has withdrawn it.")
-    ] = False,
+    even_withdrawn: EvenWithdrawnOption = False,
     root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
