@@ -21,7 +21,7 @@ from appliance.errors import ApplianceError
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import PUBLIC_NAME, NodePublicKey
-from appliance.trust.store import TrustStore
+from appliance.trust.store import Anchored, TrustStore
 from installer import local_endpoint, tls
 from installer.engine_client import connect
 from installer.gpu import MACHINE, Gpus, look
@@ -92,6 +92,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     tls: tls.Shown | None
     """The endpoint's certificate; None if it has none, or speaks in clear."""
+    trust: Anchored | None
+    """Whose media this node believes; None before the first."""
     audit_key: str
     """Verifier key of the audit log, if this user may read it."""
     disk_free_bytes: int
@@ -120,6 +122,7 @@ def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
         models=models,
         generation=store.current_generation().number,
         tls=_certificate(config),
+        trust=_trust(layout),
         audit_key=_audit_key(layout),
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
@@ -214,6 +217,13 @@ def _certificate(config: Config) -> tls.Shown | None:
     try:
         return tls.shown(config) if config.api.tls else None
     except ApplianceError:
+        return None
+
+
+def _trust(layout: Layout) -> Anchored | None:
+    try:
+        return TrustStore(layout.trust).anchored()
+    except (ApplianceError, OSError):
         return None
 
 

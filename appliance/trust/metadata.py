@@ -219,6 +219,11 @@ def issued_at(timestamp: Timestamp) -> datetime:
         raise _refused("timestamp", f"its {ISSUED_AT} is {text!r}") from None
 
 
+def parse_timestamp(data: bytes) -> Timestamp:
+    """A timestamp that was verified before. Raises MetadataError if it is damaged."""
+    return _parse(data, Timestamp, "timestamp").signed
+
+
 def path_of(role: str) -> str:
     """Where the metadata of `role` are, relative to the media; `root` means the anchor."""
     return "appliance.pyz" if role == "root" else f"metadata/{role}.json"

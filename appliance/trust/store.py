@@ -25,6 +25,7 @@ from appliance.trust.metadata import (
     TIME_FORMAT,
     TrustedMetadata,
     issued_at,
+    parse_timestamp,
     path_of,
 )
 from appliance.trust.model_signer import TARGET, ModelSigner, decode_signers
@@ -87,6 +88,23 @@ class Targets:
         return data
 
 
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """Whom a node believes.
+
+    Attributes:
+        root_version: of the newest root that it has followed.
+        root_sha256: of that root's bytes; who made it can compare.
+        media_version: of the newest media's timestamp; older ones are refused.
+        issued_at: when those media were signed, UTC.
+    """
+
+    root_version: int
+    root_sha256: str
+    media_version: int
+    issued_at: datetime
+
+
 class TrustStore:
     """The trust state in one directory, which need not exist yet."""
 
@@ -122,6 +140,20 @@ class TrustStore:
         if not trusted.stale:
             self._keep(_CLOCK, trusted.now.strftime(TIME_FORMAT).encode("ascii"))
         return targets
+
+    def anchored(self) -> Anchored | None:
+        """Whom this node believes; None before the first media. Raises MetadataError."""
+        roots, data = self._roots(), self._kept("timestamp.json")
+        if not roots or data is None:
+            return None
+        timestamp = parse_timestamp(data)
+        newest = max(roots)
+        return Anchored(
+            root_version=newest,
+            root_sha256=hashlib.sha256(roots[newest]).hexdigest(),
+            media_version=timestamp.version,
+            issued_at=issued_at(timestamp),
+        )
 
     def signers(self) -> tuple[ModelSigner, ...]:
         """The model signers of the last verified targets. Raises NotFoundError, SignatureError."""
@@ -167,7 +199,8 @@ class TrustStore:
         self, embedded_root: bytes | None, now: datetime, *, allow_expired: bool
     ) -> tuple[TrustedMetadata, list[bytes]]:
         """Anchored metadata, and the roots that came before the anchor."""
-        *former, anchor = self._roots() or [embedded_root]
+        *former, newest = [*self._roots().values()] or [b""]
+        anchor = newest or embedded_root
         if anchor is None:
             raise NotFoundError(
                 "there is nothing to verify media with",
@@ -179,7 +212,7 @@ class TrustStore:
         )
         make_dirs(self._directory, mode=0o755)
         self._keep(f"{trusted.root.version}.root.json", anchor)
-        return trusted, [root for root in former if root is not None]
+        return trusted, former
 
     def _walk_roots(self, trusted: TrustedMetadata, media: Path) -> list[bytes]:
         """5.3.3 to 5.3.9: each next root that the media have. Returns the roots left behind."""
@@ -197,12 +230,16 @@ class TrustStore:
             self._keep(f"{name}.json", data)
         return former
 
-    def _roots(self) -> list[bytes | None]:
-        """Every root kept here, oldest first."""
+    def _roots(self) -> dict[int, bytes]:
+        """Every root kept here by its version, oldest first."""
         if not self._directory.is_dir():
-            return []
-        names = [m for path in self._directory.iterdir() if (m := _ROOT_NAME.fullmatch(path.name))]
-        return [self._kept(m[0]) for m in sorted(names, key=lambda m: int(m[1]))]
+            return {}
+        found = {
+            int(match[1]): path.read_bytes()
+            for path in self._directory.iterdir()
+            if (match := _ROOT_NAME.fullmatch(path.name))
+        }
+        return dict(sorted(found.items()))
 
     def _kept(self, name: str) -> bytes | None:
         try:

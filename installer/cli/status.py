@@ -49,6 +49,7 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
                 **found.services,
                 "engine": _word(found.health, found.health.engine),
                 "audit log": _word(found.health, found.health.audit),
+                "root sha256": _root(found),
                 "audit key": found.audit_key or "readable by root only",
                 "disk": f"{_gib(found.disk_free_bytes)} of {_gib(found.disk_total_bytes)} free",
                 "generation": found.generation,
@@ -84,6 +85,14 @@ def _state(found: "Status") -> str:
     if found.health.status == "ok" and failed:
         return f"NOT serving {', '.join(failed)}"
     return "NOT serving"
+
+
+def _root(found: "Status") -> str:
+    """Which root's media the node believes, and the newest of them."""
+    if found.trust is None:
+        return "unknown: no media were verified here"
+    media = f"media {found.trust.media_version} of {found.trust.issued_at:%Y-%m-%d}"
+    return f"{found.trust.root_sha256} (root {found.trust.root_version}, {media})"
 
 
 def _certificate(found: "Status") -> dict[str, str]:

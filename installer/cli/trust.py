@@ -91,6 +91,7 @@ def show(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
         {
             "root": f"version {shown.root_version}, until {shown.root_expires:%Y-%m-%d}; "
             f"{shown.threshold} of {shown.officers} officers must agree",
+            "root sha256": shown.root_sha256,
             "targets": f"version {shown.targets_version}, until {shown.targets_expires:%Y-%m-%d}",
             "last media": f"version {shown.media_version}, signed {issued:%Y-%m-%d}"
             if issued

@@ -5,6 +5,7 @@ Refuses to open a private key: says only whether its file is here.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,8 @@ class Shown:
 
     directory: Path
     root_version: int
+    root_sha256: str
+    """What nodes that have followed so far show in `appliance status`."""
     root_expires: datetime
     threshold: int
     officers: int
@@ -62,6 +65,7 @@ def show(directory: Path) -> Shown:
         return Shown(
             directory=directory,
             root_version=root.version,
+            root_sha256=hashlib.sha256(keyring.roots()[-1].read_bytes()).hexdigest(),
             root_expires=root.expires,
             threshold=root.roles["root"].threshold,
             officers=len(officers_of(root)),

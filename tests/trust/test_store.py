@@ -92,6 +92,18 @@ def test_the_state_replaces_the_embedded_root(node: Node) -> None:
     node.insert()
 
 
+def test_a_node_can_say_whom_it_believes(node: Node) -> None:
+    assert node.store.anchored() is None
+    node.insert_new()
+    node.repository.rotate("root")
+    targets = node.insert_new()
+    anchored = node.store.anchored()
+    assert anchored is not None
+    assert (anchored.root_version, anchored.media_version) == (2, targets.version)
+    assert anchored.root_sha256 == hashlib.sha256(node.repository.roots[2]).hexdigest()
+    assert anchored.issued_at == NOW
+
+
 def test_without_state_or_anchor_nothing_is_trusted(node: Node) -> None:
     node.write()
     with pytest.raises(NotFoundError):
