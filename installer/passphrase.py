@@ -9,7 +9,7 @@ import getpass
 import sys
 from pathlib import Path
 
-from appliance.config import PASSPHRASE_FILE_VARIABLE, passphrase_file
+from appliance.config import PASSPHRASE_FILE_VARIABLE, passphrase_file, token_pin_file
 from appliance.errors import UsageError
 
 MIN_BYTES = 12
@@ -41,6 +41,13 @@ def new_passphrase(file: Path | None) -> bytes:
             hint="use five or more random words",
         )
     return passphrase
+
+
+def read_pin(token: str) -> str:
+    """The PIN of `token`: from APPLIANCE_TOKEN_PIN_FILE's file, or typed. Raises UsageError."""
+    chosen = token_pin_file()
+    pin = _from_file(chosen) if chosen is not None else _typed(f"PIN of {token}: ")
+    return pin.decode("utf-8")
 
 
 def _from_file(path: Path) -> bytes:
