@@ -19,6 +19,7 @@ import onnxruntime as ort
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.probe import (
     Array,
+    adapter_feed,
     advance,
     cannot_run,
     empty_cache,
@@ -176,6 +177,7 @@ def feed(session: ort.InferenceSession, piece: Piece) -> dict[str, Array]:
     """What the graph takes for a piece, but the cache."""
     names = {entry.name for entry in session.get_inputs()}
     given = {name: array for name, array in _feed(piece) if name in names}
+    given |= adapter_feed(session, len(piece.ids), mask=0.0)
     return given | _images(session, piece)
 
 

@@ -107,7 +107,7 @@ def advance(
         feed |= {"input_ids": np.array(ids, np.int64)}
     if "states" in inputs:
         feed["states"] = _states(start, len(ids), shapes["states"][1])
-    feed |= _adapter_feed(session, len(ids))
+    feed |= adapter_feed(session, len(ids))
     made = run_outputs(session, {name: value for name, value in feed.items() if name in inputs})
     _extend(cache, made, start, len(ids))
     return made
@@ -142,14 +142,19 @@ def _decoder_feed(start: int, ids: Sequence[int], rows: int) -> dict[str, Array]
     }
 
 
-def _adapter_feed(session: ort.InferenceSession, tokens: int) -> dict[str, Array]:
-    """Rows of one adapter, large enough to matter, for a graph that has room for them."""
+def adapter_feed(
+    session: ort.InferenceSession, tokens: int, *, mask: float = 1.0
+) -> dict[str, Array]:
+    """Rows of one adapter, large enough to matter, for a graph that has room for them.
+
+    With a `mask` of 0 they are nobody's.
+    """
     sizes = {"batch": 1, "tokens": tokens}
     return {
         entry.name: np.full(
             [size if isinstance(size, int) else sizes.get(size, 2) for size in entry.shape],
-            1.0 if entry.name.startswith("adapter_mask_") else 0.02,
-            np.float32,
+            mask if entry.name.startswith("adapter_mask_") else 0.02,
+            _DTYPES[entry.type],
         )
         for entry in session.get_inputs()
         if entry.name.startswith("adapter_")

@@ -81,11 +81,17 @@ def _first_form(plan: Plan) -> Form | None:
 
 def _for_cuda(plan: Plan) -> Iterator[tuple[str, Form | None, type[GraphBuilder]]]:
     """Path, form and words of each graph for CUDA."""
+    form: Form | None = HalfSlots
+    half: type[GraphBuilder] = HalfBuilder
+    compact: type[GraphBuilder] = CompactBuilder
+    if plan.reads:
+        form, half, compact = None, HalfReader, CompactReader
+    elif plan.adapters:
+        half, compact = adapted.AdaptedHalfBuilder, adapted.AdaptedCompactBuilder
     if plan.on_gpus:
-        yield (CUDA_GRAPH, None, HalfReader) if plan.reads else (CUDA_GRAPH, HalfSlots, HalfBuilder)
+        yield CUDA_GRAPH, form, half
     if plan.compact is not None:
-        compact = (None, CompactReader) if plan.reads else (HalfSlots, CompactBuilder)
-        yield (COMPACT_GRAPH, *compact)
+        yield COMPACT_GRAPH, form, compact
 
 
 def count_weights(plan: Plan) -> int:

@@ -164,6 +164,22 @@ def test_engines_are_recorded_file_by_file_under_a_key_with_their_shapes(
     assert with_tensorrt.record(other, bundle).key != record.key
 
 
+def test_a_base_with_room_for_adapters_is_computed_by_cuda_and_says_why_not_tensorrt(
+    with_tensorrt: Node, tmp_path: Path
+) -> None:
+    checkpoint, out = write_qwen3(tmp_path / "checkpoint"), tmp_path / "it"
+    build_bundle(
+        checkpoint, out, name="base", version="1", signer=None, precision="fp32", adapters=True
+    )
+    record = with_tensorrt.record(with_tensorrt.compile(out), out)
+    assert record.provider == "cuda"
+    (reason,) = record.reasons
+    assert (reason.provider, reason.code) == ("tensorrt", "no_variant")
+    assert reason.message == "the bundle has room for adapters, which graphs for it have not"
+    assert record.compared is not None
+    assert 0 < record.compared.error <= record.compared.bound
+
+
 def test_engines_that_the_disk_has_no_room_for_are_not_begun(
     with_tensorrt: Node, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
