@@ -124,7 +124,8 @@ def unfinished(out: Path, *, goes_on: bool = True) -> Iterator[Unfinished]:
     """The unfinished bundle of `out`, for this process alone.
 
     Raises LockedError if another builds it, ConflictError if `out` exists, StorageError. A refusal
-    leaves what the same command can go on from, and says so; without `goes_on` nothing is left.
+    leaves what the same command can go on from, and says so; without `goes_on` nothing is left, and
+    what another command can go on from is a ConflictError.
     """
     try:
         _absent(out)
@@ -132,6 +133,8 @@ def unfinished(out: Path, *, goes_on: bool = True) -> Iterator[Unfinished]:
         with _locked(directory, out):
             _absent(out)  # another may just have finished
             build = Unfinished(directory)
+            if not goes_on:
+                _refuse_other_work(build)
             try:
                 yield build
             except BaseException as error:
@@ -141,8 +144,18 @@ def unfinished(out: Path, *, goes_on: bool = True) -> Iterator[Unfinished]:
         hint = "check the disk's free space and the permissions of the directories"
         then = "; the same command then goes on where it stopped"
         raise StorageError(
-            f"the bundle cannot be written: {error}", hint=hint + then * goes_on
+            f"the bundle cannot be written: {error.filename or out}: {error.strerror or error}",
+            hint=hint + then * goes_on,
         ) from error
+
+
+def _refuse_other_work(build: Unfinished) -> None:
+    """Raise ConflictError if somebody may want to go on with what is there."""
+    if build.has_weights:
+        raise ConflictError(
+            f"{build.directory} holds the unfinished build of a model",
+            hint="name another directory with --out; to give that build up, remove it",
+        )
 
 
 def _leave(build: Unfinished, error: BaseException, *, goes_on: bool) -> None:

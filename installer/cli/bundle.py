@@ -275,6 +275,8 @@ def parity_text(manifest: "Manifest") -> str:
     """What a manifest says of the comparison with the reference."""
     from appliance.bundle.specs import Parity
 
+    if manifest.as_adapter is not None:
+        return "an adapter is not compared"
     parity = manifest.parity
     return str(parity) if isinstance(parity, Parity) else "not compared: built without the gate"
 

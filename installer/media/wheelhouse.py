@@ -7,10 +7,12 @@ thrown away and fetched again.
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +101,7 @@ class Wheelhouse:
         the lock names something that has no wheel.
         """
         pins = parse_lock(lock)
-        with exclusive_lock(self._directory / ".lock", wait=True):
+        with self._locked():
             status("checking the cached wheels")
             known = self._checked(pins)
             chosen: dict[Path, list[str]] = {}
@@ -141,6 +143,18 @@ class Wheelhouse:
                 size, sha256 = hash_regular(path, name=path.name)
                 found.append(Wheel(path, project, size, sha256, used_by))
         return tuple(found)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone with the cache; one that nobody can change, such as on a disc, needs no lock."""
+        lock = ExitStack()
+        try:
+            lock.enter_context(exclusive_lock(self._directory / ".lock", wait=True))
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+        with lock:
+            yield
 
     def _checked(self, pins: Iterable[Pin]) -> dict[Path, tuple[str, int, str]]:
         """Path -> project, size, SHA-256 of each cached wheel whose hash a pin names."""

@@ -269,6 +269,19 @@ def test_a_second_build_at_the_same_place_is_refused(home: Path, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["it"]
 
 
+def test_an_adapter_leaves_the_unfinished_build_of_a_model_alone(
+    home: Path, tmp_path: Path
+) -> None:
+    with unfinished(tmp_path / "it") as model:
+        model.begin("a key", "graph/cpu")
+        weights = model.bundle / "graph/cpu/weights-00001.bin"
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"hours of work")
+    with pytest.raises(ConflictError, match="unfinished build of a model"):
+        built(home / "lora", tmp_path / "it", home / "base")
+    assert weights.read_bytes() == b"hours of work"
+
+
 def test_an_adapter_that_is_stopped_or_finds_no_room_leaves_nothing(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,11 @@ def leave_room(patch: pytest.MonkeyPatch, free: int) -> None:
     patch.setattr(os, "statvfs", told)
 
 
+def make_read_only(place: Path) -> None:
+    """Of what `small_disk` mounted at `place`."""
+    subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+
+
 @contextmanager
 def small_disk(place: Path, size: int) -> Iterator[None]:
     """Mount an empty file system of `size` bytes at the new directory `place`; for root alone."""

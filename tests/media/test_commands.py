@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ def test_media_one_level_below_are_named(site: Site, tmp_path: Path) -> None:
     assert done.exception.hint.endswith(f": {tmp_path / 'stick' / 'appliance'}")
     elsewhere = CliRunner().invoke(app, ["media", "verify", str(tmp_path / "nowhere")])
     assert isinstance(elsewhere.exception, NotFoundError)
+
+
+def test_a_copy_that_did_not_finish_is_called_so(media: Path) -> None:
+    shutil.rmtree(media / "metadata")
+    done = CliRunner().invoke(app, ["media", "verify", str(media)])
+    assert isinstance(done.exception, NotFoundError)
+    assert "are incomplete" in done.exception.message
+    assert "copy all of them again" in done.exception.hint
 
 
 def test_a_directory_that_is_no_bundle_is_not_called_damaged(keys: Path, tmp_path: Path) -> None:
