@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 
 from appliance.errors import ApplianceError, CapacityError, StorageError
 
@@ -53,12 +54,14 @@ def expect_room(directory: Path, needed: int, what: str) -> None:
 def about_a_file(error: OSError) -> ApplianceError | None:
     """What `error` says of a file or a disk; None if it is about neither, and may be our bug."""
     path = error.filename
+    if error.errno in _FULL:
+        which = "that is written to" if path is None else f"that holds {path}"
+        return CapacityError(
+            f"the disk {which} is full",
+            hint=f"make room, also for temporary files in {gettempdir()}, and run the command again",
+        )
     if path is None:
         return None
-    if error.errno in _FULL:
-        return CapacityError(
-            f"the disk that holds {path} is full", hint="make room and run the command again"
-        )
     if error.errno in _FORBIDDEN:
         return StorageError(
             f"{path} cannot be used: {error.strerror}",
@@ -83,6 +86,4 @@ def refusals_of_the_disk() -> Iterator[None]:
         refusal = about_a_file(error)
         if refusal is None:
             raise
-        if isinstance(refusal, CapacityError):
-            refusal.hint = ELSEWHERE
         raise refusal from error

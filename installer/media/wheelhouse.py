@@ -75,7 +75,8 @@ def build_own_wheel(directory: Path) -> Wheel:
 
     Files carry the time SOURCE_DATE_EPOCH, or a constant. Raises UnavailableError.
     """
-    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory], checkout())
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory]
+    _run(command, checkout(), needs="the checkout is whole and set up (scripts/setup)")
     (path,) = directory.glob("appliance-*.whl")
     size, sha256 = hash_regular(path, name=path.name)
     return Wheel(path, "appliance", size, sha256, PYTHONS)
@@ -234,11 +235,17 @@ def _project(filename: str) -> str:
         return ""
 
 
-def _run(command: Sequence[str | Path], directory: Path | None = None) -> None:
+def _run(
+    command: Sequence[str | Path],
+    directory: Path | None = None,
+    *,
+    needs: str = "the package index is reachable from this machine",
+) -> None:
+    """Run `command` in `directory`; `needs` is what to check if it fails."""
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
         raise UnavailableError(
             f"{' '.join(str(word) for word in command[1:4])} failed: {reason[0]}",
-            hint="check that the package index is reachable from this machine",
+            hint=f"check that {needs}, and that there is room in {tempfile.gettempdir()}",
         )
