@@ -11,11 +11,11 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import gettempdir
 
 from appliance.errors import ApplianceError, CapacityError, StorageError
 
 ELSEWHERE = "make room, or name a directory on another disk with --out"
+TEMPORARY = "temporary files (TMPDIR, else /tmp)"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _BAD = frozenset(
@@ -58,10 +58,10 @@ def about_a_file(error: OSError) -> ApplianceError | None:
         which = "that is written to" if path is None else f"that holds {path}"
         return CapacityError(
             f"the disk {which} is full",
-            hint=f"make room, also for temporary files in {gettempdir()}, and run the command again",
+            hint=f"make room, also for {TEMPORARY}, and run the command again",
         )
     if path is None:
-        return None
+        return _without_path(error)
     if error.errno in _FORBIDDEN:
         return StorageError(
             f"{path} cannot be used: {error.strerror}",
@@ -72,6 +72,13 @@ def about_a_file(error: OSError) -> ApplianceError | None:
             f"{path} cannot be used: {error.strerror}", hint="check the path and the disk"
         )
     return None
+
+
+def _without_path(error: OSError) -> ApplianceError | None:
+    """tempfile's way of saying that nothing can be written anywhere has no path."""
+    if error.errno != errno.ENOENT:
+        return None
+    return StorageError(error.strerror, hint=f"make room for {TEMPORARY}")
 
 
 @contextmanager

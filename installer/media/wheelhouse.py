@@ -22,6 +22,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 import installer
 from appliance.errors import NotFoundError, UnavailableError, UsageError
 from appliance.fsops import exclusive_lock, hash_regular
+from installer.disk import TEMPORARY
 from installer.media.lockfile import PYTHONS, Pin, parse_lock, write_lock
 from installer.media.release import check_file_size
 
@@ -247,5 +248,5 @@ def _run(
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
         raise UnavailableError(
             f"{' '.join(str(word) for word in command[1:4])} failed: {reason[0]}",
-            hint=f"check that {needs}, and that there is room in {tempfile.gettempdir()}",
+            hint=f"check that {needs}, and that there is room for {TEMPORARY}",
         )

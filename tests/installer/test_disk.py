@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
 from pathlib import Path
-from tempfile import gettempdir
 
 import pytest
 
@@ -76,12 +76,23 @@ def test_a_disk_that_fills_up_says_where_else(tmp_path: Path) -> None:
     ):
         with pytest.raises(CapacityError, match="is full") as full, refusals_of_the_disk():
             raise error
-        assert gettempdir() in full.value.hint
+        assert "TMPDIR" in full.value.hint
     with pytest.raises(CapacityError) as full, refusals_of_the_disk():
         raise CapacityError("full", hint="of another command")
     assert "--out" in full.value.hint
     with pytest.raises(StorageError), refusals_of_the_disk():
         raise OSError(errno.EROFS, "Read-only file system", str(tmp_path))
+
+
+def test_a_machine_without_room_for_temporary_files_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/version"])
+    no_room = pytest.raises(StorageError, match="No usable temporary directory")
+    with no_room as full, refusals_of_the_disk(), tempfile.TemporaryDirectory():
+        pass
+    assert "TMPDIR" in full.value.hint
 
 
 def test_room_is_counted_in_whole_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
