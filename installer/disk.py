@@ -78,7 +78,7 @@ def _without_path(error: OSError) -> ApplianceError | None:
     """tempfile's way of saying that nothing can be written anywhere has no path."""
     if error.errno != errno.ENOENT:
         return None
-    return StorageError(error.strerror, hint=f"make room for {TEMPORARY}")
+    return StorageError(error.strerror or str(error), hint=f"make room for {TEMPORARY}")
 
 
 @contextmanager

@@ -76,8 +76,9 @@ def build_own_wheel(directory: Path) -> Wheel:
 
     Files carry the time SOURCE_DATE_EPOCH, or a constant. Raises UnavailableError.
     """
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory]
-    _run(command, checkout(), needs="the checkout is whole and set up (scripts/setup)")
+    needs = "the checkout is whole and set up (scripts/setup)"
+    command = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory)
+    _run(command, checkout(), needs=needs)
     (path,) = directory.glob("appliance-*.whl")
     size, sha256 = hash_regular(path, name=path.name)
     return Wheel(path, "appliance", size, sha256, PYTHONS)
