@@ -1,8 +1,8 @@
 """The writing of media: one directory that any file system can hold.
 
-Owns the order: check everything that goes in, copy while hashing, sign over what was written,
-open the result as a node would, publish by one rename. Refuses bundles that no accepted key
-signed, a directory that exists, and files that FAT32 could not hold.
+Owns the order: check everything that goes in, ask for room, copy while hashing, sign over what was
+written, open the result as a node would, publish by one rename. Refuses bundles that no accepted
+key signed, a directory that exists, and files that FAT32 could not hold.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from appliance.errors import ConflictError, StorageError, UsageError
 from appliance.fsops import exclusive_lock, fsync_dir
 from appliance.trust.store import TrustStore
+from installer.disk import refusals_of_the_disk
 from installer.keyring import Keyring
 from installer.media import target
 from installer.media.contents import Contents
@@ -45,6 +46,7 @@ class BuiltMedia:
     """Whether TensorRT's libraries were given."""
 
 
+@refusals_of_the_disk()
 def build_media(
     out: Path,
     bundles: Sequence[Path],
