@@ -222,6 +222,20 @@ def test_a_crashed_engine_comes_back(node: InstalledNode) -> None:
     serves(node)
 
 
+def test_a_service_started_too_often_is_named_and_the_target_starts_it(node: InstalledNode) -> None:
+    for _ in range(6):
+        node.machine.run("systemctl", "restart", units.SHIM_UNIT, check=False)
+    status = node.machine.run("appliance", "status", "--json", check=False)
+    assert status.returncode == 9, status.stdout + status.stderr
+    (failure,) = json.loads(status.stdout)["failures"]
+    assert (failure["service"], failure["result"]) == ("appliance-shim", "start-limit-hit")
+    shown = node.machine.run("appliance", "status", check=False).stdout
+    assert f"{failure['message']}.\n{failure['hint']}.\n" in shown
+    node.machine.run("systemctl", "restart", units.TARGET)
+    wait_until_serving(node)
+    serves(node)
+
+
 def test_the_target_stops_and_starts_both(node: InstalledNode) -> None:
     node.machine.run("systemctl", "stop", units.TARGET)
     deadline = time.monotonic() + BOOT_SECONDS
