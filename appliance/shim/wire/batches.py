@@ -145,6 +145,12 @@ class InputBody(msgspec.Struct, frozen=True):
     background: bool | None = None
 
 
+class WholeLine(InputLine, frozen=True, forbid_unknown_fields=True):
+    """The same, with what of its body is looked at."""
+
+    body: InputBody  # type: ignore[assignment]  # Raw is what runs, this is what is examined
+
+
 class LineResponse(msgspec.Struct, frozen=True):
     status_code: int
     request_id: str
