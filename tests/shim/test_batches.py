@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from tests.shim.batch_input import (
     jsonl,
     line,
     look,
+    said,
     upload,
 )
 from tests.shim.node import Node, ask, eventually, prepare, running_shim, standing
@@ -240,6 +242,16 @@ def test_a_file_that_is_no_batch_fails_with_the_lines_that_are_wrong(
     assert found == expected
     assert batch["failed_at"]
     assert len(results(shared)) == before
+
+
+def test_a_result_is_one_line_however_its_reader_ends_lines(shared: Node) -> None:
+    """Python's splitlines, which SDK users write, ends them at some of Unicode's characters too."""
+    text = "a\x85b\u2028c\u2029d\x0be"
+    batch = ended(shared, begin(shared, [line("a", text), line("b", text)])["id"])
+    answer = shared.request("GET", f"/v1/files/{batch['output_file_id']}/content")
+    found = answer.body.decode().splitlines()
+    assert len(found) == 2
+    assert {said(json.loads(one)) for one in found} == {text}
 
 
 def test_a_file_as_windows_writes_it_is_a_batch(shared: Node) -> None:

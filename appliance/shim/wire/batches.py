@@ -171,6 +171,19 @@ class OutputLine(msgspec.Struct, frozen=True):
     error: LineError | None
 
 
+_LINE_ENDS = "\x85\u2028\u2029"
+"""Of Unicode; those of ASCII are escaped in JSON anyway."""
+
+
+def one_line(line: OutputLine) -> bytes:
+    """`line` in its file, also for readers that end lines where Unicode does, as `str.splitlines`
+    of Python: these characters stand in strings only, where an escape means the same."""
+    text = msgspec.json.encode(line)
+    for character in _LINE_ENDS:
+        text = text.replace(character.encode(), f"\\u{ord(character):04x}".encode())
+    return text + b"\n"
+
+
 def usage_of(tokens: Tokens) -> BatchUsage:
     """`tokens` as a batch shows them."""
     return BatchUsage(
