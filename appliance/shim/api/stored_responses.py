@@ -28,7 +28,7 @@ Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"
 
 
 class RetrieveQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    stream: Literal["false"] | None = None
+    stream: Literal["false", "true"] | None = None
     include: list[Included] = []
     include_obfuscation: Literal["false"] | None = None
 
@@ -40,11 +40,9 @@ class ItemsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: Literal["asc", "desc"] = "desc"
 
 
-_REFUSED = (
-    Parameter(
-        "starting_after", "refused", "a stored response is given whole; ask until it has ended"
-    ),
-)
+_WHOLE = "a stored response is given whole; ask until it has ended"
+_STREAM = Parameter("stream", "limited", _WHOLE)
+_REFUSED = (Parameter("starting_after", "refused", _WHOLE),)
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,7 +75,8 @@ class ResponseEndpoint(_Stored):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        decode_query(scope, RetrieveQuery, _REFUSED)
+        if decode_query(scope, RetrieveQuery, _REFUSED).stream == "true":
+            raise _STREAM.refusal()
         row = await self._row(scope, exchange)
         await send_recorded(self._services, exchange, send, _RESPONSE.decode(row.body))
 
