@@ -46,6 +46,7 @@ def build(
         app,
         services.settings.max_body_bytes,
         _BODY_SECONDS,
+        services.drain,
         uploads=UPLOADS,
         file_limit=services.settings.max_file_bytes,
     )

@@ -211,6 +211,7 @@ def test_a_line_that_is_refused_is_an_error_and_the_others_go_on(node: Node) -> 
         (jsonl([{"custom_id": "a"}]), [("invalid_request", 1, "method")]),
         (jsonl([line("a", body={})]), [("invalid_request", 1, "body.model")]),
         (jsonl([line("a", body=1)]), [("invalid_request", 1, "body")]),
+        (b'{"custom_id": 1, "body": [\n', [("invalid_request", 1, "custom_id")]),
         (b"{\n" + jsonl([line("a"), line("b")]), [("invalid_json_line", 1, None)]),
         (
             jsonl([line("a"), line("b", body={"model": EMBEDDING})]),

@@ -198,7 +198,7 @@ def test_files_leave_room_on_the_disk_and_can_be_deleted_when_others_filled_it(
         assert (refused.status, refused.error["code"]) == (429, "storage_full")
         assert refused.headers["x-should-retry"] == "false"
         with (small / "others").open("wb") as others:
-            os.posix_fallocate(others.fileno(), 0, shutil.disk_usage(small).free - (1 << 20))
+            os.posix_fallocate(others.fileno(), 0, shutil.disk_usage(small).free - (2 << 20))
         assert node.request("DELETE", f"/v1/files/{made['id']}").status == 200
         assert b"secret secret" not in disk(node)
 

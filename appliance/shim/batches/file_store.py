@@ -27,7 +27,7 @@ PIECE_BYTES = 256 * 1024
 Order = Literal["asc", "desc"]
 _COLUMNS = "id, owner, created, expires, name, purpose, bytes"
 _PIECES = 16
-_REMOVED_BYTES = PIECE_BYTES
+_REMOVED_BYTES = 4 * PIECE_BYTES
 """Overwritten in one transaction, at least; one piece may be larger."""
 _REMOVED_ROWS = 1000
 

@@ -15,7 +15,7 @@ import msgspec
 from appliance.access import KeyInfo
 from appliance.errors import UnavailableError
 from appliance.shim.wire.batches import BatchErrorOut, BatchPath, InputBody, InputLine, WholeLine
-from appliance.shim.wire.decode import refused
+from appliance.shim.wire.decode import as_given, refused
 
 MAX_LINES = 50_000
 _MAX_ERRORS = 100
@@ -107,7 +107,7 @@ class Examination:
             # What it asks for is looked at with the line, so that its place is said with it.
             body = _WHOLE.decode(line.text).body
         except msgspec.ValidationError as error:
-            misfit = refused(str(error), WholeLine, msgspec.json.decode(line.text))
+            misfit = refused(str(error), WholeLine, as_given(line.text))
             self._wrong(number, "invalid_request", misfit.message, misfit.param)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._wrong(number, "invalid_json_line", "the line is not valid JSON")

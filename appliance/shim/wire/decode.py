@@ -72,7 +72,7 @@ def _typed(
         prepare(given)
         return msgspec.convert(given, decoder.type)
     except msgspec.ValidationError as error:
-        given = msgspec.json.decode(body)
+        given = as_given(body)
         if _drop_unasked(given, parameters):
             return _typed(msgspec.json.encode(given), decoder, parameters, prepare)
         raise refused(str(error), decoder.type, given, parameters) from None
@@ -130,6 +130,14 @@ def convert_form(fields: Mapping[str, object], kind: type[T], parameters: Sequen
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
         raise refused(str(error), kind, fields, parameters) from None
+
+
+def as_given(text: bytes) -> object:
+    """`text` as plain values, to say what is in it; UNSET where it is not JSON to its end."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.UNSET
 
 
 def _drop_unasked(given: object, parameters: Sequence[Parameter]) -> bool:
