@@ -162,10 +162,11 @@ class ModelStore:
             )
 
     def earlier(self) -> dict[str, StoredBundle]:
-        """What `rollback` would serve, by name. Raises ConflictError if there is nothing."""
-        models = self._generations.before(self._generations.current()).models
-        there = {name: self._bundles / models[name] for name in sorted(models)}
-        return {name: _stored(path) for name, path in there.items() if path.is_dir()}
+        """What `rollback` would serve, by name. Raises ConflictError as that would."""
+        generation = self._generations.before(self._generations.current())
+        self._check_complete(generation)
+        models = generation.models
+        return {name: _stored(self._bundles / models[name]) for name in sorted(models)}
 
     def rollback(self) -> Generation:
         """Go back to the generation before the current one.
@@ -215,13 +216,16 @@ class ModelStore:
             yield
 
     def _go_back_to(self, generation: Generation) -> None:
+        self._check_complete(generation)
+        self._generations.go_back_to(generation)
+
+    def _check_complete(self, generation: Generation) -> None:
         for name, bundle in generation.models.items():
             if not (self._bundles / bundle).is_dir():
                 raise ConflictError(
                     f"generation {generation.number} needs a version of {name} that was removed",
                     hint=f"add that version again, or use `appliance models activate {name}`",
                 )
-        self._generations.go_back_to(generation)
 
     def _refuse_other_contents(self, verified: VerifiedBundle) -> None:
         name, version = verified.manifest.name, verified.manifest.version

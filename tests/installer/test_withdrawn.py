@@ -151,6 +151,14 @@ def test_what_is_served_is_activated_again_without_a_question(site: Site) -> Non
     assert site.records("models.accept-withdrawn") == []
 
 
+def test_a_rollback_that_cannot_be_is_not_recorded_as_one(site: Site) -> None:
+    site.models.activate("m", "2")
+    site.models.remove("m", "1", even_active=False)
+    with pytest.raises(ConflictError, match="was removed"):
+        site.models.rollback()
+    assert site.records("models.rollback") == []
+
+
 def test_a_rollback_does_not_lead_to_it(site: Site) -> None:
     site.models.activate("m", "2")
     site.withdraw("1")
