@@ -24,7 +24,7 @@ from installer.checkpoint.adapter_checkpoint import AdapterCheckpoint
 from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.prompting import TEMPLATE_FILE
 from installer.checkpoint.unfinished import unfinished
-from installer.disk import expect_room
+from installer.packager_disk import expect_room
 from installer.signing import BundleSigner
 
 LICENCE = "LICENSE"

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.journal import Record
 from installer.checkpoint.weights import WeightFiles
-from installer.disk import expect_room
+from installer.packager_disk import expect_room
 
 ALLOWANCE = 64_000_000
 """Bytes for graphs, tokenizer, texts, and what file systems add to every file."""

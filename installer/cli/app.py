@@ -29,7 +29,7 @@ from installer.cli import (
     usage,
 )
 from installer.cli.output import out, print_error
-from installer.disk import about_a_file
+from installer.packager_disk import about_a_file
 
 app = typer.Typer(
     name="appliance",

@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from appliance.errors import ConflictError, StorageError, UsageError
 from appliance.fsops import exclusive_lock, fsync_dir
 from appliance.trust.store import TrustStore
-from installer.disk import refusals_of_the_disk
 from installer.keyring import Keyring
 from installer.media import target
 from installer.media.contents import Contents
@@ -27,6 +26,7 @@ from installer.media.opening import Media, open_media
 from installer.media.sign import MEDIA_LIFETIME, MediaSigner
 from installer.media.text import fingerprint_sheet
 from installer.media.wheelhouse import Locks
+from installer.packager_disk import refusals_of_the_disk
 from installer.progress import Progress
 
 

@@ -20,7 +20,6 @@ from appliance.errors import ConflictError
 from appliance.fsops import hash_regular, walk_files
 from appliance.model_store.blobs import copy_verified
 from installer import pyz
-from installer.disk import expect_room, taken
 from installer.keyring import Keyring
 from installer.media.gpu_wheels import GpuWheels, gather, target_path
 from installer.media.lockfile import Pin, write_lock
@@ -41,6 +40,7 @@ from installer.media.target import CUDA13, document_of, lock_of
 from installer.media.target import encode as encode_target
 from installer.media.text import readme
 from installer.media.wheelhouse import Locks, Wheel, Wheelhouse, build_own_wheel, checkout
+from installer.packager_disk import expect_room, taken
 from installer.progress import Progress
 from installer.rotation.withdraw import refuse_withdrawn, refuse_withdrawn_release
 

@@ -22,9 +22,9 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 import installer
 from appliance.errors import NotFoundError, UnavailableError, UsageError
 from appliance.fsops import exclusive_lock, hash_regular
-from installer.disk import TEMPORARY
 from installer.media.lockfile import PYTHONS, Pin, parse_lock, write_lock
 from installer.media.release import check_file_size
+from installer.packager_disk import TEMPORARY
 
 GLIBC_MINOR = 36
 """The C library of Debian 12 is 2.36: the newest that wheels may ask for."""

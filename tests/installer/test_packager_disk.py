@@ -12,7 +12,7 @@ import pytest
 
 from appliance.errors import CapacityError, StorageError
 from installer.cli.app import run
-from installer.disk import amount, expect_room, refusals_of_the_disk, taken
+from installer.packager_disk import amount, expect_room, refusals_of_the_disk, taken
 from tests.fakes.command import run_command
 from tests.fakes.disk import leave_room
 from tests.fakes.media import write_passphrase
