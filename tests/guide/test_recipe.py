@@ -203,5 +203,5 @@ def test_the_figures_count_what_they_say(sources: Sources, encoder: Embed) -> No
     silent = Measure(
         sources, split, lambda prompts: [Answer("", None, ended=True) for _ in prompts], encoder
     ).figures()
-    assert silent.alone.refused == silent.form.clean == 0
-    assert silent.form.right_are_verbatim == 0
+    assert silent.alone.refused == silent.alone.right == silent.form.clean == 0
+    assert silent.with_passages.right == 1, "the best section's words are passed on instead"
