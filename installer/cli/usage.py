@@ -164,7 +164,7 @@ def _gathered(
         if row.group in own:
             name = NODE + names[row.group]
             node[name] = _sum(name, node[name], row) if name in node else replace(row, group=name)
-    return [*found, *node.values()]
+    return [*found, *(node[name] for name in sorted(node))]
 
 
 def _sum(name: str, one: ReportRow, other: ReportRow) -> ReportRow:
