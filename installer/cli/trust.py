@@ -240,7 +240,7 @@ def retire(
 ) -> None:
     """Accept a model signer no more; nodes follow with the next media."""
     from installer.passphrase import read_passphrase
-    from installer.rotation.rotate import retire as leave_out
+    from installer.rotation.model_signers import retire as leave_out
 
     left = leave_out(
         directory.absolute(), name, read_passphrase(passphrase_file), datetime.now(UTC)

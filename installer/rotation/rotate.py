@@ -7,8 +7,7 @@ and a passphrase that opens none of the keys that are here: new keys would be lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,15 +15,15 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 
 from appliance.errors import ConflictError, NotFoundError, UsageError
-from appliance.fsops import exclusive_lock
 from appliance.trust.metadata import DELEGATED_ROLES
-from appliance.trust.model_signer import TARGET, ModelSigner, encode_signers
-from installer import hardware_key
-from installer.keyring import MODEL_SIGNER, PEM, Keyring, signer_in
+from installer.keyring import MODEL_SIGNER, PEM, Keyring
+from installer.rotation.at_hand import check_passphrase, officers_at_hand
+from installer.rotation.changing import changing
 from installer.rotation.keys import NewKey, key_files, new_key, new_model_signer
+from installer.rotation.model_signers import next_name, pinned_signers
 from installer.rotation.officers import TOP_ROLES, NextRoot, is_officer, officers_of
 from installer.rotation.pending import PendingRoot, Standing, is_pending
-from installer.rotation.publish import complete, publish
+from installer.rotation.publish import publish
 from installer.rotation.targets import TargetsRevision, targets_signer
 
 _BY_TARGETS = (*DELEGATED_ROLES, MODEL_SIGNER)
@@ -41,19 +40,6 @@ class Changed:
 
     done: tuple[str, ...] = ()
     root: Standing | None = None
-
-
-@contextmanager
-def changing(directory: Path) -> Iterator[Keyring]:
-    """The trust directory, held against other changes; one that was interrupted is completed.
-
-    Raises NotFoundError, LockedError.
-    """
-    if not (directory / "metadata").is_dir():
-        Keyring(directory)  # says what is wrong
-    with exclusive_lock(directory / ".lock"):
-        complete(directory)
-        yield Keyring(directory)
 
 
 def rotate(
@@ -77,11 +63,12 @@ def rotate(
         names, tokens = _known(keyring, names), tokens or {}
         _check_tokens(tokens, names)
         at_root = [name for name in names if name not in _BY_TARGETS]
-        _check_passphrase(keyring, passphrase)
+        check_passphrase(keyring, passphrase)
+        by_targets = [name for name in names if name in _BY_TARGETS]
+        signers: list[Signer] = []
         if at_root:
             _refuse_second(keyring)
-        by_targets = [name for name in names if name in _BY_TARGETS]
-        signers = _officers_here(keyring, officer_keys, passphrase) if at_root else []
+            signers = officers_at_hand(keyring, officer_keys, passphrase, _present(keyring))
         keys = {
             name: new_key(passphrase, tokens.get(name)) for name in names if name != MODEL_SIGNER
         }
@@ -115,9 +102,9 @@ def change_officers(
     Raises as `rotate`; UsageError for a threshold that the officers could not meet.
     """
     with changing(directory) as keyring:
-        _check_passphrase(keyring, passphrase)
+        check_passphrase(keyring, passphrase)
         _refuse_second(keyring)
-        signers = _officers_here(keyring, officer_keys, passphrase)
+        signers = officers_at_hand(keyring, officer_keys, passphrase, _present(keyring))
         keys: dict[str, NewKey] = {}
 
         def change(root: NextRoot) -> None:
@@ -141,7 +128,7 @@ def sign(
     """
     with changing(directory) as keyring:
         pending = PendingRoot(keyring)
-        pending.sign(_officers_here(keyring, officer_keys, passphrase, pending))
+        pending.sign(officers_at_hand(keyring, officer_keys, passphrase, pending.officers))
         return Changed(root=_take_effect_if_complete(pending, keyring, passphrase, now))
 
 
@@ -154,28 +141,9 @@ def discard(directory: Path) -> Standing:
         return standing
 
 
-def retire(directory: Path, name: str, passphrase: bytes, now: datetime) -> tuple[str, ...]:
-    """Accept the model signer `name` no more; the names of those that are left.
-
-    Raises NotFoundError, ConflictError for the last one, SignatureError.
-    """
-    with changing(directory) as keyring:
-        signers = keyring.model_signers()
-        left = [signer for signer in signers if signer.name != name]
-        if len(left) == len(signers):
-            raise NotFoundError(
-                f"there is no model signer {name}",
-                hint=f"those accepted are {', '.join(signer.name for signer in signers)}",
-            )
-        if not left:
-            raise ConflictError(
-                f"{name} is the only model signer",
-                hint=f"replace it: `appliance trust rotate DIR {MODEL_SIGNER}`",
-            )
-        signer = targets_signer(keyring, passphrase)
-        revision = TargetsRevision(keyring, now)
-        publish(keyring.directory, _pinned_signers(revision, left) | revision.file(signer))
-        return tuple(signer.name for signer in left)
+def _present(keyring: Keyring) -> frozenset[str]:
+    """IDs of the keys of the officers who must agree to a change."""
+    return frozenset(officers_of(keyring.root().signed).values())
 
 
 def _known(keyring: Keyring, names: Sequence[str]) -> list[str]:
@@ -198,15 +166,6 @@ def _check_tokens(tokens: Mapping[str, str], names: Sequence[str]) -> None:
             )
 
 
-def _check_passphrase(keyring: Keyring, passphrase: bytes) -> None:
-    """It opens a key that is here, if one is. Raises SignatureError."""
-    here = [path for path in keyring.key_files("*") if path.suffix == PEM]
-    # An officer may have another one for a key that the others never open.
-    shared = [path for path in here if not is_officer(path.stem)] or here
-    if shared:
-        signer_in(shared[0], passphrase)
-
-
 def _refuse_second(keyring: Keyring) -> None:
     if is_pending(keyring):
         raise ConflictError(
@@ -215,39 +174,6 @@ def _refuse_second(keyring: Keyring) -> None:
             "(`appliance trust discard DIR`), then begin again",
             code="root_pending",
         )
-
-
-def _officers_here(
-    keyring: Keyring, given: Sequence[Path], passphrase: bytes, pending: PendingRoot | None = None
-) -> list[Signer]:
-    """The officers' keys in the files `given`, and those that lie in the directory."""
-    signers = []
-    for path in given:
-        try:
-            signers.append(signer_in(path, passphrase))
-        except OSError as error:
-            raise UsageError(
-                f"the key {path} cannot be read: {error.strerror}",
-                hint="connect the officer's medium, and name the file on it",
-            ) from None
-    officers = set(officers_of(keyring.root().signed).values()) | set(
-        pending.officers if pending is not None else ()
-    )
-    for path in keyring.key_files("officer-*"):
-        signer = _at_hand(path, passphrase)
-        if signer is not None and signer.public_key.keyid in officers:
-            signers.append(signer)
-    return signers
-
-
-def _at_hand(path: Path, passphrase: bytes) -> Signer | None:
-    """The key of a file in the directory; None if it is on a token that is not connected."""
-    try:
-        return signer_in(path, passphrase)
-    except NotFoundError as error:
-        if error.code == hardware_key.ABSENT:
-            return None
-        raise
 
 
 def _change_root(
@@ -301,22 +227,10 @@ def _replace_by_targets(
     for name in names:
         if name == MODEL_SIGNER:
             former = keyring.model_signers()
-            new, pem = new_model_signer(_next_name(former), passphrase)
-            files |= _pinned_signers(revision, [*(former if overlap else ()), new])
+            new, pem = new_model_signer(next_name(former), passphrase)
+            files |= pinned_signers(revision, [*(former if overlap else ()), new])
             files |= key_files(name, PEM, pem)
         else:
             revision.replace_key(name, keys[name].signer.public_key)
             files |= keys[name].files(name)
     publish(keyring.directory, files | revision.file(signer))
-
-
-def _pinned_signers(revision: TargetsRevision, signers: Sequence[ModelSigner]) -> dict[str, bytes]:
-    data = encode_signers(signers)
-    revision.pin({TARGET: data})
-    return {f"targets/{TARGET}": data}
-
-
-def _next_name(signers: Sequence[ModelSigner]) -> str:
-    """`model-signer-N`, with a number after the highest of `signers`."""
-    endings = [signer.name.removeprefix(f"{MODEL_SIGNER}-") for signer in signers]
-    return f"{MODEL_SIGNER}-{max([1, *(int(one) for one in endings if one.isdecimal())]) + 1}"

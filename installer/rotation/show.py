@@ -15,9 +15,9 @@ from tuf.api.metadata import Root
 from appliance.trust.metadata import DELEGATED_ROLES, issued_at
 from appliance.trust.withdrawn import Withdrawal
 from installer.keyring import MODEL_SIGNER, Keyring
+from installer.rotation.changing import changing
 from installer.rotation.officers import TOP_ROLES, officers_of
 from installer.rotation.pending import PendingRoot, Standing, is_pending
-from installer.rotation.rotate import changing
 from installer.rotation.targets import current_targets
 
 

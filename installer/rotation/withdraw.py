@@ -21,8 +21,8 @@ from appliance.trust.withdrawn import (
     listing,
 )
 from installer.keyring import Keyring
+from installer.rotation.changing import changing
 from installer.rotation.publish import publish
-from installer.rotation.rotate import changing
 from installer.rotation.targets import TargetsRevision, targets_signer
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")

@@ -26,7 +26,8 @@ from installer.keyring import MODEL_SIGNER, Keyring
 from installer.media import open_media
 from installer.media.verify import verify_written
 from installer.progress import NoProgress
-from installer.rotation.rotate import retire, rotate
+from installer.rotation.model_signers import retire
+from installer.rotation.rotate import rotate
 from installer.rotation.withdraw import give_free, withdraw
 from installer.signing import BundleSigner, sign_again
 from tests.fakes.media import PASSPHRASE, build_media

@@ -17,8 +17,9 @@ from appliance.errors import (
 from appliance.fsops import exclusive_lock
 from installer.keyring import MODEL_SIGNER, encrypted, signer_in
 from installer.media.sign import MediaSigner
+from installer.rotation.model_signers import retire
 from installer.rotation.officers import officers_of
-from installer.rotation.rotate import change_officers, discard, retire, rotate, sign
+from installer.rotation.rotate import change_officers, discard, rotate, sign
 from installer.rotation.show import show
 from installer.signing import BundleSigner
 from tests.fakes.media import PASSPHRASE
@@ -91,6 +92,16 @@ def test_the_replaced_officer_counts_no_more(directory: Directory) -> None:
     assert directory.contents() == before
     sign(directory.path, PASSPHRASE, LATER, officer_keys=[directory.officer(1), *both])
     assert directory.chain().root.version == 3
+
+
+def test_a_key_that_is_no_officers_begins_nothing(directory: Directory) -> None:
+    stranger = directory.officers / "stranger.pem"
+    stranger.write_bytes(directory.keyring.key_file("models").read_bytes())
+    before = directory.contents()
+    for names in (["snapshot"], ["models", "snapshot"]):
+        with pytest.raises(SignatureError, match="is no officer's"):
+            rotate(directory.path, names, PASSPHRASE, LATER, officer_keys=[stranger])
+    assert directory.contents() == before
 
 
 def test_one_officer_who_signs_twice_counts_once(directory: Directory) -> None:
