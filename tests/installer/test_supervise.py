@@ -53,7 +53,8 @@ class Running:
     def __init__(self, work: Path, *names: str) -> None:
         self._said = work / "said"
         self._said.touch()
-        self.log = (work / "log").open("w+")
+        # Read through another descriptor: where this one stands is where the next line is written.
+        self.log = (work / "log").open("a")
         self.process = subprocess.Popen(
             [sys.executable, "-c", _SUPERVISOR, str(self._said), *names], stderr=self.log
         )
@@ -68,8 +69,7 @@ class Running:
             time.sleep(0.02)
 
     def logged(self) -> list[str]:
-        self.log.seek(0)
-        return self.log.read().splitlines()
+        return Path(self.log.name).read_text().splitlines()
 
     def daemon(self, name: str) -> int:
         """Process number of the daemon that was started last under this name."""
