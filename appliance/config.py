@@ -21,6 +21,9 @@ from appliance.errors import ConfigError
 
 ROOT_VARIABLE = "APPLIANCE_ROOT"
 PASSPHRASE_FILE_VARIABLE = "APPLIANCE_PASSPHRASE_FILE"  # noqa: S105
+TOKEN_PIN_FILE_VARIABLE = "APPLIANCE_TOKEN_PIN_FILE"  # noqa: S105
+PKCS11_MODULE_VARIABLE = "PYKCS11LIB"
+"""Which library speaks to tokens; securesystemslib reads it, too."""
 API_KEY_VARIABLE = "APPLIANCE_API_KEY"
 SOURCE_DATE_VARIABLE = "SOURCE_DATE_EPOCH"
 _SECONDS_DIGITS = 11
@@ -389,6 +392,17 @@ def passphrase_file() -> Path | None:
     """The file that holds the key passphrase, if APPLIANCE_PASSPHRASE_FILE names one."""
     named = os.environ.get(PASSPHRASE_FILE_VARIABLE)
     return Path(named) if named else None
+
+
+def token_pin_file() -> Path | None:
+    """The file that holds the PIN of tokens, if APPLIANCE_TOKEN_PIN_FILE names one."""
+    named = os.environ.get(TOKEN_PIN_FILE_VARIABLE)
+    return Path(named) if named else None
+
+
+def pkcs11_module() -> str:
+    """The PKCS #11 library that PYKCS11LIB names; empty if none."""
+    return os.environ.get(PKCS11_MODULE_VARIABLE, "")
 
 
 def api_key() -> str | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import Signer
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -27,7 +28,7 @@ from appliance.errors import ConflictError, UsageError
 from appliance.fsops import fsync_dir, write_durable
 from appliance.trust.metadata import DELEGATED_ROLES
 from appliance.trust.model_signer import TARGET, encode_signers
-from installer.keyring import MODEL_SIGNER
+from installer.keyring import MODEL_SIGNER, PEM, add_signature
 from installer.rotation.keys import new_key, new_model_signer
 from installer.rotation.officers import ROOT_LIFETIME, TOP_ROLES, name_officers
 from installer.rotation.targets import TARGETS_LIFETIME
@@ -51,10 +52,12 @@ def hold_ceremony(
     *,
     officers: int = 3,
     threshold: int = 2,
+    tokens: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> Ceremony:
     """Make `directory` a trust directory with new keys, all encrypted with `passphrase`.
 
+    `tokens`: name of an officer or role -> URI of its key on a token (`hardware_key`).
     Raises UsageError for a threshold that cannot work, ConflictError if `directory` is not empty.
     """
     if not 1 <= threshold <= officers <= 16:
@@ -74,7 +77,7 @@ def hold_ceremony(
     for part in (partial, *(partial / name for name in ("private", "metadata", "targets"))):
         part.mkdir(mode=0o700)
     try:
-        ceremony = _fill(partial, directory, passphrase, officers, threshold, now)
+        ceremony = _fill(partial, directory, passphrase, officers, threshold, tokens or {}, now)
         partial.rename(directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -89,17 +92,23 @@ def _fill(
     passphrase: bytes,
     officers: int,
     threshold: int,
+    tokens: Mapping[str, str],
     now: datetime | None,
 ) -> Ceremony:
     now = now or datetime.now(UTC)
     names = [f"officer-{number}" for number in range(1, officers + 1)]
     names += [*TOP_ROLES, *DELEGATED_ROLES]
-    keys = {name: new_key(passphrase) for name in names}
+    if unknown := tokens.keys() - set(names):
+        raise UsageError(
+            f"there is no key {min(unknown)} that could be on a token",
+            hint=f"those that can are {', '.join(names)}",
+        )
+    keys = {name: new_key(passphrase, tokens.get(name)) for name in names}
     signers = {name: key.signer for name, key in keys.items()}
     model_signer, pem = new_model_signer(MODEL_SIGNER, passphrase)
-    private = {name: key.pem for name, key in keys.items()} | {MODEL_SIGNER: pem}
-    for name, content in private.items():
-        write_durable(partial / "private" / f"{name}.pem", content, mode=0o600)
+    files = {f"{name}{key.suffix}": key.content for name, key in keys.items()}
+    for file, content in (files | {f"{MODEL_SIGNER}{PEM}": pem}).items():
+        write_durable(partial / "private" / file, content, mode=0o600)
     root = _root(signers, officers, threshold, now)
     write_durable(partial / "metadata/1.root.json", root, mode=0o644)
     signer_list = encode_signers([model_signer])
@@ -115,7 +124,7 @@ def _fill(
     )
 
 
-def _root(signers: dict[str, CryptoSigner], officers: int, threshold: int, now: datetime) -> bytes:
+def _root(signers: dict[str, Signer], officers: int, threshold: int, now: datetime) -> bytes:
     root = Root(expires=now + ROOT_LIFETIME, consistent_snapshot=False)
     names = [f"officer-{number}" for number in range(1, officers + 1)]
     for name in names:
@@ -126,11 +135,11 @@ def _root(signers: dict[str, CryptoSigner], officers: int, threshold: int, now: 
     name_officers(root, {name: signers[name].public_key.keyid for name in names})
     metadata = Metadata(root)
     for name in names:
-        metadata.sign(signers[name], append=True)
+        add_signature(metadata, signers[name], append=True)
     return metadata.to_bytes()
 
 
-def _targets(signers: dict[str, CryptoSigner], signer_list: bytes, now: datetime) -> bytes:
+def _targets(signers: dict[str, Signer], signer_list: bytes, now: datetime) -> bytes:
     keys = {role: signers[role].public_key for role in DELEGATED_ROLES}
     roles = {
         role: DelegatedRole(role, [key.keyid], 1, terminating=True, paths=[f"{role}/*"])
@@ -142,5 +151,5 @@ def _targets(signers: dict[str, CryptoSigner], signer_list: bytes, now: datetime
         delegations=Delegations({key.keyid: key for key in keys.values()}, roles),
     )
     metadata = Metadata(targets)
-    metadata.sign(signers["targets"])
+    add_signature(metadata, signers["targets"])
     return metadata.to_bytes()

@@ -2,7 +2,8 @@
 
 Owns the names in it and the loading of keys:
 
-    private/    one encrypted PKCS #8 file per key; the officers' belong elsewhere
+    private/    one encrypted PKCS #8 file per key, or for a key on a token one that names it;
+                the officers' belong elsewhere
     metadata/   every N.root.json, and the newest metadata of each other role
     targets/    signers.json, the accepted model signers; withdrawn.json, once something is
     pending/    a root that waits for officers' signatures, and the new keys that it names
@@ -25,15 +26,24 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Signer
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root
 from tuf.api.serialization import DeserializationError
 
-from appliance.errors import ConflictError, MetadataError, NotFoundError, SignatureError
+from appliance.errors import (
+    ConflictError,
+    MetadataError,
+    NotFoundError,
+    SignatureError,
+    first_line,
+)
 from appliance.trust.model_signer import TARGET, ModelSigner, decode_signers
 from appliance.trust.withdrawn import TARGET as WITHDRAWN
 from appliance.trust.withdrawn import Withdrawn, decode_withdrawn, listing
+from installer import hardware_key
 
+PEM = ".pem"
 MODEL_SIGNER = "model-signer"
 PUBLISHING = "publishing"
 _ROOT_NAME = re.compile(r"([1-9][0-9]*)\.root\.json")
@@ -59,10 +69,16 @@ class Keyring:
             )
 
     def key_file(self, name: str) -> Path:
-        """Where the private key `name` (a role, or the model signer) is kept."""
-        return self.directory / "private" / f"{name}.pem"
+        """Where the private key `name` (a role, or the model signer) is kept, or named."""
+        token = self.directory / "private" / f"{name}{hardware_key.SUFFIX}"
+        return token if token.exists() else token.with_suffix(PEM)
 
-    def signer(self, role: str, passphrase: bytes) -> CryptoSigner:
+    def key_files(self, pattern: str) -> list[Path]:
+        """The files of private keys here whose names without suffix match `pattern`."""
+        found = (self.directory / "private").glob(f"{pattern}.*")
+        return sorted(path for path in found if path.suffix in {PEM, hardware_key.SUFFIX})
+
+    def signer(self, role: str, passphrase: bytes) -> Signer:
         """The key of `role`. Raises NotFoundError, SignatureError."""
         path = self.key_file(role)
         try:
@@ -122,8 +138,13 @@ class Keyring:
         return decode_withdrawn(path.read_bytes()) if path.exists() else listing()
 
 
-def signer_in(path: Path, passphrase: bytes) -> CryptoSigner:
-    """The encrypted key in the file `path`. Raises FileNotFoundError, SignatureError."""
+def signer_in(path: Path, passphrase: bytes) -> Signer:
+    """The key in the file `path`, which is encrypted, or names a token.
+
+    Raises FileNotFoundError, SignatureError; for a token what `hardware_key.signer_at` raises.
+    """
+    if path.suffix == hardware_key.SUFFIX:
+        return hardware_key.signer_in(path)
     try:
         return CryptoSigner(load_pem_private_key(path.read_bytes(), passphrase))
     except (ValueError, TypeError) as error:
@@ -131,6 +152,18 @@ def signer_in(path: Path, passphrase: bytes) -> CryptoSigner:
             f"the key {path} cannot be opened: the passphrase is wrong or the file is damaged",
             path=path.name,
             hint="check the passphrase",
+        ) from error
+
+
+def add_signature(metadata: Metadata[Any], signer: Signer, *, append: bool = False) -> None:
+    """Sign `metadata`, beside the signatures that it has if `append`. Raises SignatureError."""
+    try:
+        metadata.sign(signer, append=append)
+    except UnsignedMetadataError as error:
+        raise SignatureError(
+            f"the key {signer.public_key.keyid:.12} did not sign: "
+            f"{first_line(error.__cause__ or error)}",
+            hint="check the token and its PIN: most tokens lock after a few wrong ones",
         ) from error
 
 

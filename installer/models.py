@@ -19,6 +19,7 @@ from appliance.audit import MAX_TEXT, admin_event
 from appliance.bundle.adapter import check_any_base
 from appliance.bundle.files import MANIFEST_NAME
 from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import Adapted
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
 from appliance.compiler import Compiled, Record, compiled_as, ensure_artifacts, read_record
 from appliance.compiler.runtime import release_python
@@ -191,16 +192,21 @@ class Models:
         self.store.activate_all(changed)
 
     def _refuse_on_gpu(self, bundle: StoredBundle, served: dict[str, StoredBundle]) -> None:
-        """Refuse an adapter whose base was compiled for the GPU. Raises UnsupportedError."""
+        """Refuse an adapter whose base was compiled for the GPU from a graph without room.
+
+        Raises UnsupportedError.
+        """
         adapter = bundle.manifest.as_adapter
         if adapter is None:
             return
         base = served[adapter.base.name]
+        if all(isinstance(g.adapted, Adapted) for g in base.manifest.variants("cuda")):
+            return
         directory = self._ensure([base]).directories[base.digest]
         if read_record(directory, NodeKey.load(self._layout.node).public).provider != "cpu":
             raise UnsupportedError(
-                f"{base.name} is computed by the GPU, which has no adapters yet",
-                hint="serve this base on a node without a GPU to use its adapters",
+                f"{base.name} is computed by the GPU, by a graph without room for adapters",
+                hint="build this base again with --adapters, and add it in a new version",
                 code="adapters_need_processor",
             )
 

@@ -23,6 +23,7 @@ from appliance.errors import NotFoundError, UnavailableError
 from appliance.fsops import fsync_dir, make_dirs, symlink_durable, write_durable
 from appliance.interpreter import engine_python
 from installer import local_endpoint, supervise, units
+from installer.failures import Failure, failure_of
 from installer.gpu import look, unit_nodes
 from installer.progress import Progress
 from installer.readiness import ReadinessSocket
@@ -84,6 +85,9 @@ class Node(Protocol):
     def services(self) -> dict[str, str]:
         """State of each daemon, in the supervisor's words."""
 
+    def failures(self) -> tuple[Failure, ...]:
+        """The daemons that should run and do not, each with the way out."""
+
     def deploy(self, release: InstalledRelease) -> None:
         """Make `release` the one that starts from now on."""
 
@@ -129,8 +133,21 @@ class SystemNode:
         """What systemd says of both units."""
         return {
             unit.removesuffix(".service"): _unit_property(unit, "ActiveState")
-            for unit in (units.ENGINE_UNIT, units.SHIM_UNIT)
+            for unit in units.DAEMONS
         }
+
+    def failures(self) -> tuple[Failure, ...]:
+        """What systemd gave up, or starts again and again."""
+        shown = (
+            failure_of(
+                unit,
+                _unit_property(unit, "ActiveState"),
+                _unit_property(unit, "SubState"),
+                _unit_property(unit, "Result"),
+            )
+            for unit in units.DAEMONS
+        )
+        return tuple(failure for failure in shown if failure)
 
     def deploy(self, release: InstalledRelease) -> None:
         """Units, the `current` link and the command."""
@@ -213,6 +230,10 @@ class PrefixNode:
     def services(self) -> dict[str, str]:
         """`appliance serve` runs both or none."""
         return {"appliance serve": "active" if self.is_running() else "inactive"}
+
+    def failures(self) -> tuple[Failure, ...]:
+        """None: `appliance serve` says itself why it ends, to whom it runs for."""
+        return ()
 
     def deploy(self, release: InstalledRelease) -> None:
         """The `current` link is all there is."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from appliance.access import KeyStore
+from appliance.access import NODE_TAG, KeyStore
 from appliance.config import Layout
 from appliance.errors import NotFoundError
 
@@ -26,7 +26,7 @@ def passing_key(layout: Layout, name: str, *, seconds: int = SECONDS) -> Iterato
             hint="name its prefix with --root, or install it from the stick",
         )
     with KeyStore(layout.keys_db) as keys:
-        info, secret = keys.create(name, expires=int(time.time()) + seconds)
+        info, secret = keys.create(name, expires=int(time.time()) + seconds, tags=(NODE_TAG,))
         try:
             yield secret
         finally:

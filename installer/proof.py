@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.access import KeyStore
+from appliance.access import NODE_TAG, KeyStore
 from appliance.config import Config, Layout
 from appliance.errors import UnavailableError
 from appliance.model_store import StoredBundle
@@ -85,7 +85,9 @@ def _ranking(model: str) -> dict[str, object]:
 @contextmanager
 def _passing_key(layout: Layout) -> Iterator[str]:
     with KeyStore(layout.keys_db) as keys:
-        info, secret = keys.create(KEY_NAME, expires=int(time.time()) + KEY_SECONDS)
+        info, secret = keys.create(
+            KEY_NAME, expires=int(time.time()) + KEY_SECONDS, tags=(NODE_TAG,)
+        )
         try:
             yield secret
         finally:

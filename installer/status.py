@@ -23,7 +23,9 @@ from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import PUBLIC_NAME, NodePublicKey
 from appliance.trust.store import Anchored, TrustStore
 from installer import local_endpoint, tls
+from installer.disks import Disk, disks_of
 from installer.engine_client import connect
+from installer.failures import Failure
 from installer.gpu import MACHINE, Gpus, look
 from installer.node import Node
 from installer.staging import InstalledRelease, current_release
@@ -98,6 +100,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Verifier key of the audit log, if this user may read it."""
     disk_free_bytes: int
     disk_total_bytes: int
+    disks: tuple[Disk, ...]
+    """Where the node writes to, and whether there is room."""
+    failures: tuple[Failure, ...]
+    """Services that systemd does not start any more, or again and again."""
 
 
 def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
@@ -110,7 +116,7 @@ def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
     health = _health(config)
     release = current_release(layout)
     models = _models(layout, store)
-    disk = shutil.disk_usage(layout.state if layout.state.is_dir() else layout.root)
+    disk = shutil.disk_usage(_nearest(layout.state))
     return Status(
         root=str(layout.root),
         release=release.version if release else "",
@@ -126,12 +132,19 @@ def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
         audit_key=_audit_key(layout),
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
+        disks=disks_of(config),
+        failures=node.failures(),
     )
 
 
 def all_served(health: Health, models: Sequence[ServedModel]) -> bool:
     """Whether the endpoint is well and the engine failed to load none of the active models."""
     return health.status == "ok" and not any(model.error for model in models)
+
+
+def _nearest(directory: Path) -> Path:
+    """`directory`, or where it would be made."""
+    return next(each for each in (directory, *directory.parents) if each.is_dir())
 
 
 def _programs(gpus: Gpus, release: InstalledRelease | None) -> str:

@@ -24,6 +24,9 @@ GROUP = "appliance"
 TARGET = "appliance.target"
 ENGINE_UNIT = "appliance-engine.service"
 SHIM_UNIT = "appliance-shim.service"
+DAEMONS = (ENGINE_UNIT, SHIM_UNIT)
+LIMITS_UNIT = "appliance-limits.service"
+"""Lets the operator start the target as often as he likes: only what ends by itself is counted."""
 GPU_UNIT = "appliance-gpu.service"
 """Makes the GPU's files in /dev after a start of the machine; only on a node that uses its GPU."""
 UNIT_DIRECTORY = Path("etc/systemd/system")
@@ -82,6 +85,14 @@ _SANDBOX: Settings = (
     ("MemorySwapMax", "0"),
 )
 
+_CLOSED: Settings = (
+    ("NoNewPrivileges", "yes"),
+    ("ProtectSystem", "strict"),
+    ("ProtectHome", "yes"),
+    ("PrivateTmp", "yes"),
+    ("PrivateNetwork", "yes"),
+)
+"""Of what runs as root for a moment."""
 _MODPROBE_CAPABILITIES = "CAP_SYS_MODULE CAP_MKNOD CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE"
 
 _RESTART: Settings = (
@@ -104,6 +115,7 @@ def unit_files(
     """
     files = {
         TARGET: _target(),
+        LIMITS_UNIT: _limits(),
         ENGINE_UNIT: _engine(layout, python, gpu),
         SHIM_UNIT: _shim(layout, python, api or ApiSettings()),
     }
@@ -132,9 +144,34 @@ def _target() -> str:
     return _text(
         Unit=(
             ("Description", "Appliance: open-weight models behind a local endpoint"),
-            ("Wants", f"{ENGINE_UNIT} {SHIM_UNIT}"),
+            ("Wants", f"{LIMITS_UNIT} {ENGINE_UNIT} {SHIM_UNIT}"),
         ),
         Install=(("WantedBy", "multi-user.target"),),
+    )
+
+
+def _limits() -> str:
+    """Before the daemons whenever the target starts, so that a limit which was hit by hand, or by a
+    setting that is corrected now, holds no more. systemd counts all starts alike, and a target
+    that only wants its services does not say that one was refused.
+    """
+    daemons = " ".join(DAEMONS)
+    return _text(
+        Unit=(
+            ("Description", "Start limits of the appliance's services, set back"),
+            ("PartOf", TARGET),
+            ("Before", daemons),
+            ("StartLimitIntervalSec", "0"),
+        ),
+        Service=(
+            ("Type", "oneshot"),
+            ("RemainAfterExit", "yes"),
+            ("ExecStart", f"systemctl reset-failed {daemons}"),
+            ("CapabilityBoundingSet", ""),
+            *_CLOSED,
+            ("PrivateDevices", "yes"),
+            ("RestrictAddressFamilies", "AF_UNIX"),
+        ),
     )
 
 
@@ -195,11 +232,7 @@ def _gpu(gpu: GpuAccess) -> str:
             # 255 is nvidiactl; -u loads the module for unified memory and makes its files.
             ("ExecStart", f"{gpu.modprobe} -c 255 {minors} -u"),
             ("CapabilityBoundingSet", _MODPROBE_CAPABILITIES),
-            ("NoNewPrivileges", "yes"),
-            ("ProtectSystem", "strict"),
-            ("ProtectHome", "yes"),
-            ("PrivateTmp", "yes"),
-            ("PrivateNetwork", "yes"),
+            *_CLOSED,
         ),
     )
 

@@ -9,7 +9,7 @@ log.
 
 from appliance.access.apis import APIS, api_of
 from appliance.access.database import check_readable
-from appliance.access.keys import KeyInfo, KeyKind, KeyState, NewKey, new_key
+from appliance.access.keys import NODE_TAG, KeyInfo, KeyKind, KeyState, NewKey, new_key
 from appliance.access.limits import NO_LIMITS, Limits
 from appliance.access.projects import DEFAULT_PROJECT, Project, ProjectStore, new_project
 from appliance.access.reserves import ALL_MODELS, MOST_RESERVED
@@ -20,6 +20,7 @@ __all__ = [
     "APIS",
     "DEFAULT_PROJECT",
     "MOST_RESERVED",
+    "NODE_TAG",
     "NO_LIMITS",
     "KeyInfo",
     "KeyKind",

@@ -20,6 +20,10 @@ MAX_WORDS = 32
 """Tags, models or APIs of one key."""
 
 
+NODE_TAG = "appliance:node"
+"""On keys that the node makes for itself; a person's tags do not begin like it."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
     """One key, without its secret. Times are Unix seconds; None means never."""
@@ -53,6 +57,11 @@ class KeyInfo:
     project_reserves: Mapping[str, int] = field(default_factory=dict)
     project_archived: bool = False
     project_shares_cache: bool = False
+
+    @property
+    def of_node(self) -> bool:
+        """Whether the node made it for itself: to prove, to ask, to measure."""
+        return NODE_TAG in self.tags
 
     @property
     def prefix(self) -> str:
@@ -160,4 +169,4 @@ def new_key(
     return NewKey(info, whole)
 
 
-__all__ = ["MAX_NAME", "KeyInfo", "KeyKind", "KeyState", "NewKey", "new_key"]
+__all__ = ["MAX_NAME", "NODE_TAG", "KeyInfo", "KeyKind", "KeyState", "NewKey", "new_key"]

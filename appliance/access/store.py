@@ -64,9 +64,11 @@ class KeyStore:
         """Close the file."""
         self._db.close()
 
-    def create(self, name: str, *, expires: int | None = None) -> tuple[KeyInfo, str]:
+    def create(
+        self, name: str, *, expires: int | None = None, tags: Sequence[str] = ()
+    ) -> tuple[KeyInfo, str]:
         """Make and store a key; returns it with its secret, which is never shown again."""
-        key = new_key(name, expires=expires)
+        key = new_key(name, expires=expires, tags=tags)
         self.add(key)
         return self.get(key.info.id), key.secret
 

@@ -189,8 +189,10 @@ def _check_parity(parity: Parity) -> None:
 
 def _check_adapted(graph: Graph, adapted: Adapted, *, joined: bool) -> None:
     needs_two = joined and graph.variant == "cpu"
-    if graph.variant not in ("cpu", "native") or isinstance(adapted.prefill, str) != needs_two:
-        raise bad("graphs with adapters are for the CPU, and as many as there are without")
+    if graph.variant == "trt" or isinstance(adapted.prefill, str) != needs_two:
+        raise bad("graphs with adapters are for the CPU and CUDA, and as many as there are without")
+    if (adapted.path == graph.path) != (graph.variant == "cuda"):
+        raise bad("a graph for CUDA has room for adapters itself, and no other has")
     _check_targets(adapted.targets)
 
 

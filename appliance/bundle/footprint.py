@@ -25,7 +25,7 @@ _LEAST: Mapping[str, float] = {"fp16": 2.0, "fp8": 7.0}
 
 def least_bytes(manifest: Manifest) -> int:
     """Bytes of the disk without which the bundle cannot be compiled for the processor."""
-    return round(_weights(manifest) * _LEAST.get(manifest.graph.precision, 1.0))
+    return round(_weights(manifest) * _LEAST.get(_grade(manifest), 1.0))
 
 
 def artifact_bytes(manifest: Manifest, *, gpu: bool) -> int:
@@ -41,7 +41,12 @@ def loaded_bytes(manifest: Manifest, *, gpu: bool) -> int:
 
 def _widened(manifest: Manifest, *, gpu: bool) -> float:
     """Bytes that the node computes with for each byte of weights."""
-    return 1.0 if gpu else _WIDENED.get(manifest.graph.precision, 1.0)
+    return 1.0 if gpu else _WIDENED.get(_grade(manifest), 1.0)
+
+
+def _grade(manifest: Manifest) -> str:
+    """Empty for an adapter, which has no graph."""
+    return manifest.graph.precision if manifest.graphs else ""
 
 
 def _weights(manifest: Manifest) -> int:

@@ -36,6 +36,7 @@ class Adapted(Strict, frozen=True):
     """Graphs over the same weights as the plain ones, with room for adapters beside them."""
 
     path: str
+    """For CUDA the graph's own: it has the room itself."""
     targets: tuple[AdapterTarget, ...]
     prefill: str | msgspec.UnsetType = msgspec.UNSET
     """As the plain graph's."""
@@ -64,7 +65,7 @@ class Graph(Strict, frozen=True):
         paths = [self.prefill]
         if isinstance(self.adapted, Adapted):
             paths += [self.adapted.path, self.adapted.prefill]
-        return tuple(path for path in paths if isinstance(path, str))
+        return tuple(path for path in paths if isinstance(path, str) and path != self.path)
 
     @property
     def weights_folder(self) -> str:

@@ -9,7 +9,7 @@ bytes are not the manifest's, graphs that are not allowed, and results that do n
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from appliance.compiler.native_compile import NativeWeights
 from appliance.compiler.probe import Array, run_probe, run_tower_probe
 from appliance.compiler.sharing import rename_weights, share_weights
 from appliance.compiler.sources import (
+    adapted_graphs,
     compiled_graphs,
     plain_graphs,
     verified_graph,
@@ -161,16 +162,25 @@ def write_golden(bundle_dir: Path, manifest: Manifest, out_dir: Path) -> None:
     options = _over(bundle_dir / graph.weights_folder)
     if graph.precision in _WIDENED:
         _widen_as_needed(options)
-    sessions = [
-        _session(verified_graph(bundle_dir, manifest, path, weights), options)
-        for path in plain_graphs(manifest)
-    ]
-    if isinstance(spec, DecoderSpec):
-        # The second graph, where there is one, is for prompts.
-        made = golden.on_processor(sessions[-1], sessions[0], spec)
-    else:
-        made = golden_texts.outputs(sessions[0], spec)
-    golden.write(made, out_dir)
+
+    def opened(paths: Iterable[str]) -> list[ort.InferenceSession]:
+        graphs = (verified_graph(bundle_dir, manifest, path, weights) for path in paths)
+        return [_session(graph, options) for graph in graphs]
+
+    if not isinstance(spec, DecoderSpec):
+        (session,) = opened(plain_graphs(manifest))
+        golden.write(golden_texts.outputs(session, spec), out_dir)
+        return
+
+    def logits(paths: Iterable[str]) -> Array:
+        decoder, *others = opened(paths)
+        (prompts,) = others or [decoder]
+        return golden.on_processor(prompts, decoder, spec)
+
+    found = [logits(plain_graphs(manifest))]
+    if adapted := adapted_graphs(manifest):
+        found.append(logits(adapted))
+    golden.write(np.concatenate(found), out_dir)
 
 
 def _widen_as_needed(options: ort.SessionOptions) -> None:

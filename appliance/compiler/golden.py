@@ -19,6 +19,7 @@ import onnxruntime as ort
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.probe import (
     Array,
+    adapter_feed,
     advance,
     cannot_run,
     empty_cache,
@@ -101,13 +102,29 @@ def on_device(
 ) -> Array:
     """The same by graphs in half precision, with their cache in the memory of `device`.
 
+    Of graphs with room for adapters: with nobody's rows, then once more with those of one.
     Raises UnsupportedError if a run fails, or if `greedy` is not what the logits say.
     """
-    taken = slots(decoder, spec, device, capacity)
+    masks = (0.0, 1.0) if adapter_feed(decoder, 1) else (0.0,)
+    return np.concatenate(
+        [
+            _on_device(prompts, decoder, spec, slots(decoder, spec, device, capacity), mask)
+            for mask in masks
+        ]
+    )
+
+
+def _on_device(
+    prompts: ort.InferenceSession,
+    decoder: ort.InferenceSession,
+    spec: DecoderSpec,
+    taken: Mapping[str, ort.OrtValue],
+    mask: float,
+) -> Array:
     found = []
     for piece in pieces(spec):
         session = prompts if len(piece.ids) > 1 else decoder
-        logits, greedy = run_piece(session, taken, piece)
+        logits, greedy = run_piece(session, taken, piece, mask=mask)
         chosen = np.take_along_axis(logits, greedy[:, None], axis=1)[:, 0]
         if not np.array_equal(chosen, logits.max(axis=1)):
             raise UnsupportedError(
@@ -172,10 +189,11 @@ def bind_slots(binding: ort.IOBinding, taken: Mapping[str, ort.OrtValue]) -> Non
         binding.bind_ortvalue_output(name.replace("past", "present"), slot)
 
 
-def feed(session: ort.InferenceSession, piece: Piece) -> dict[str, Array]:
-    """What the graph takes for a piece, but the cache."""
+def feed(session: ort.InferenceSession, piece: Piece, mask: float = 0.0) -> dict[str, Array]:
+    """What the graph takes for a piece, but the cache; `mask`: see `adapter_feed`."""
     names = {entry.name for entry in session.get_inputs()}
     given = {name: array for name, array in _feed(piece) if name in names}
+    given |= adapter_feed(session, len(piece.ids), mask=mask)
     return given | _images(session, piece)
 
 
@@ -184,10 +202,12 @@ def run_piece(
     taken: Mapping[str, ort.OrtValue],
     piece: Piece,
     options: ort.RunOptions | None = None,
+    *,
+    mask: float = 0.0,
 ) -> tuple[Array, Array]:
     """Logits [rows, vocab] and the likeliest tokens [rows] of a piece. Raises UnsupportedError."""
     binding = session.io_binding()
-    for name, array in feed(session, piece).items():
+    for name, array in feed(session, piece, mask).items():
         binding.bind_cpu_input(name, array)
     bind_slots(binding, taken)
     for name in ("logits", "greedy"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import Adapted
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.machine import Machine
 from appliance.compiler.memory import GIB, candidates, choose_precision, needed
@@ -19,6 +20,7 @@ from appliance.compiler.profiles import LEAST_ENGINES
 from appliance.compiler.record import Fit, Provider, Refusal
 from appliance.errors import CapacityError, UnsupportedError
 
+_NO_ROOM = "room for adapters, which graphs for it have not"
 LADDER: tuple[Provider, ...] = ("tensorrt", "cuda", "cpu")
 """Fastest first."""
 VARIANTS: Mapping[Provider, Literal["trt", "cuda", "cpu"]] = {
@@ -98,7 +100,8 @@ def _objections(
     """Code and message of each, the one to be named first."""
     yield from _of_the_machine(machine)
     if manifest.variant(VARIANTS[provider]) is None:
-        yield "no_variant", "the bundle has no graph for it"
+        room = provider == "tensorrt" and isinstance(manifest.graph.adapted, Adapted)
+        yield "no_variant", f"the bundle has {_NO_ROOM if room else 'no graph for it'}"
     if provider == "tensorrt" and manifest.family in WIDE_SUMS:
         yield (
             "types_not_kept",

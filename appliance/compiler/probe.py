@@ -6,6 +6,7 @@ Owns what a decoder and an encoder are fed for that. Knows nothing of files.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ Cache = dict[str, Array]
 """Name of a past input -> one slot [1, kv_heads, capacity, head_dim]."""
 _TOKENS = 4
 _TOWER_TOKENS = 4
+_GIVEN = 0.1
 _DTYPES: Mapping[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -107,7 +109,7 @@ def advance(
         feed |= {"input_ids": np.array(ids, np.int64)}
     if "states" in inputs:
         feed["states"] = _states(start, len(ids), shapes["states"][1])
-    feed |= _adapter_feed(session, len(ids))
+    feed |= adapter_feed(session, len(ids))
     made = run_outputs(session, {name: value for name, value in feed.items() if name in inputs})
     _extend(cache, made, start, len(ids))
     return made
@@ -142,18 +144,27 @@ def _decoder_feed(start: int, ids: Sequence[int], rows: int) -> dict[str, Array]
     }
 
 
-def _adapter_feed(session: ort.InferenceSession, tokens: int) -> dict[str, Array]:
-    """Rows of one adapter, large enough to matter, for a graph that has room for them."""
+def adapter_feed(
+    session: ort.InferenceSession, tokens: int, *, mask: float = 1.0
+) -> dict[str, Array]:
+    """Rows of one adapter, for a graph that has room for them: the same for every such graph of a
+    model, and large enough to matter. With a `mask` of 0 they are nobody's.
+    """
     sizes = {"batch": 1, "tokens": tokens}
-    return {
-        entry.name: np.full(
-            [size if isinstance(size, int) else sizes.get(size, 2) for size in entry.shape],
-            1.0 if entry.name.startswith("adapter_mask_") else 0.02,
-            np.float32,
-        )
-        for entry in session.get_inputs()
-        if entry.name.startswith("adapter_")
-    }
+    feed = {}
+    for entry in session.get_inputs():
+        if not entry.name.startswith("adapter_"):
+            continue
+        shape = [size if isinstance(size, int) else sizes.get(size, 2) for size in entry.shape]
+        if entry.name.startswith("adapter_mask_"):
+            numbers = np.full(shape, mask)
+        else:
+            # What the rows take of the numbers is about as large as those, and a tenth is given.
+            scale = _GIVEN if entry.name.startswith("adapter_up_") else shape[1] ** -0.5
+            random = np.random.default_rng(zlib.crc32(entry.name.encode()))
+            numbers = random.normal(0, scale, shape)
+        feed[entry.name] = numbers.astype(_DTYPES[entry.type])
+    return feed
 
 
 def _states(start: int, count: int, width: int) -> Array:

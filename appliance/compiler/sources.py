@@ -37,16 +37,17 @@ def compiled_graphs(manifest: Manifest) -> dict[str, str]:
     names = {graph.path: GRAPH_NAME}
     if isinstance(graph.prefill, str):
         names[graph.prefill] = PREFILL_NAME
-    return names | _adapted_graphs(manifest)
+    return names | adapted_graphs(manifest)
 
 
 def plain_graphs(manifest: Manifest) -> list[str]:
     """Paths of the graphs for the CPU that compute the model alone; the last is for prompts."""
-    adapted = _adapted_graphs(manifest)
+    adapted = adapted_graphs(manifest)
     return [path for path in compiled_graphs(manifest) if path not in adapted]
 
 
-def _adapted_graphs(manifest: Manifest) -> dict[str, str]:
+def adapted_graphs(manifest: Manifest) -> dict[str, str]:
+    """The same of the graphs for the CPU that have room for adapters; the last is for prompts."""
     adapted = manifest.graph.adapted
     if not isinstance(adapted, Adapted):
         return {}

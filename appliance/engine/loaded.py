@@ -118,7 +118,10 @@ class ChatModel:
             self.engines = tuple(map(self._engine, decoders))
             """One, or one on each GPU that it is loaded on; `engine` is the first."""
             self.engine = self.engines[0]
-            self.adapters = Adapters(manifest, self.engine, opened.adapted, settings.max_adapters)
+            able = [opened.adapted for opened in decoders]
+            self.adapters = Adapters(
+                manifest, [*zip(self.engines, able, strict=True)], settings.max_adapters
+            )
             self.cache_bytes = sum(opened.shape.total_bytes for opened in decoders)
             self.memory_bytes = len(decoders) * _size(artifact.directory) + self.cache_bytes
             self._made = made.pop_all()

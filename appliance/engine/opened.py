@@ -6,15 +6,18 @@ artifact's record makes. Refuses a session that took another provider.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec, HeadSpec
 from appliance.compiler import Artifact
 from appliance.config import EngineSettings
-from appliance.engine.adapters.adapters import AdaptedDecoder
+from appliance.engine.adapters.adapters import AdaptedDecoder, Prepare, Ready
+from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.adapters.graphs import AdaptedGraphs
 from appliance.engine.cache_budget import CacheBudget, CacheShape, token_bytes
 from appliance.engine.device.device import cuda_devices
@@ -118,6 +121,7 @@ def _on_processor(
     )
 
 
+_Graphs = TypeVar("_Graphs")
 _Opened = tuple[ModelRunner | NativeRunner | VisionRunner, CacheShape, AdaptedDecoder | None]
 
 
@@ -186,7 +190,7 @@ def _on_native_operators(
     used = whole_blocks(shape)
     pool = NativePool(decoder, used)
     runner = NativeRunner(session(NATIVE_NAME), pool, decoder.vocab_size, hidden)
-    adapted = AdaptedDecoder(lambda: partial(runner.adopt, session(NATIVE_ADAPTED_NAME)))
+    adapted = AdaptedDecoder(lambda: _later(runner.adopt, session(NATIVE_ADAPTED_NAME)))
     return runner, used, adapted
 
 
@@ -211,9 +215,14 @@ def _on_graphs(
     pool = SlotPool(decoder, shape)
     runner = ModelRunner(session, pool, decoder.vocab_size, settings.token_budget, prompts)
     adapted = AdaptedDecoder(
-        lambda: partial(runner.adopt, _open_adapted(artifact, decoder, settings, pool))
+        lambda: _later(runner.adopt, _open_adapted(artifact, decoder, settings, pool))
     )
     return runner, shape, adapted
+
+
+def _later(adopt: Callable[[_Graphs, AdapterBank], None], graphs: _Graphs) -> Prepare:
+    """In this machine's own memory there is nothing to prepare."""
+    return lambda bank: Ready(partial(adopt, graphs, bank))
 
 
 def _open_adapted(

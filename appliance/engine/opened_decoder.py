@@ -22,7 +22,7 @@ class OpenedDecoder:
         settings: the engine's, with the numbers that suit what computes.
         recorded: steps are replayed, not started kernel by kernel; False on the processor.
         close: gives back what the cache took.
-        adapted: what it can do with adapters; None on a GPU.
+        adapted: what it can do with adapters; None where its graph has no room for them.
         gathered: it wants the decoding sequences in the first slots.
         draft: the small model or the head that guesses for it; None where there is none, or it is
             not used.

@@ -27,7 +27,7 @@ from appliance.shim.layers.identify import IdentifyLayer
 from appliance.shim.layers.limit_body import LimitBodyLayer
 from appliance.shim.layers.observe import ObserveLayer
 from appliance.shim.layers.record_rejections import RecordRejectionsLayer
-from appliance.shim.operations import ANTHROPIC, PUBLIC, UPLOADS, route_of
+from appliance.shim.operations import ANTHROPIC, PUBLIC, SHARED, UPLOADS, route_of
 from appliance.shim.routes import router
 from appliance.shim.services import Services
 
@@ -46,6 +46,7 @@ def build(
         app,
         services.settings.max_body_bytes,
         _BODY_SECONDS,
+        services.drain,
         uploads=UPLOADS,
         file_limit=services.settings.max_file_bytes,
     )
@@ -56,4 +57,4 @@ def build(
     app = RecordRejectionsLayer(app, services.accounting, PUBLIC)
     app = AnswerErrorsLayer(app)
     app = ObserveLayer(app, services.metrics)
-    return IdentifyLayer(app, route_of, ANTHROPIC)
+    return IdentifyLayer(app, route_of, ANTHROPIC, SHARED)

@@ -8,6 +8,7 @@ when it is deleted. Refuses to know what the tables mean.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,11 @@ class ContentDatabase:
                 return work(transaction)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
+
+    def free_bytes(self) -> int:
+        """Room on its disk, as the endpoint's user sees it. Raises OSError."""
+        found = os.statvfs(self._path.parent)
+        return found.f_bavail * found.f_frsize
 
     async def close(self) -> None:
         """Close the file."""

@@ -7,11 +7,15 @@ server.py does that when `close` returns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from appliance.errors import UnavailableError
+
+T = TypeVar("T")
 
 
 class Drain:
@@ -24,6 +28,7 @@ class Drain:
         self._empty.set()
         self._on_end: set[Callable[[], None]] = set()
         self._left: asyncio.Future[None] | None = None
+        self._ended = False
 
     @property
     def inside(self) -> int:
@@ -41,9 +46,7 @@ class Drain:
     def enter(self) -> None:
         """A request comes in. Raises UnavailableError with code `shutting_down`."""
         if self._closing:
-            raise UnavailableError(
-                "the endpoint is being stopped", hint="try again shortly", code="shutting_down"
-            )
+            raise _stopping()
         self._inside += 1
         self._empty.clear()
 
@@ -62,6 +65,26 @@ class Drain:
         # Shielded: many may wait for the same one.
         await asyncio.shield(self._left)
 
+    async def bounded(self, work: Callable[[], Awaitable[T]], when: float) -> T:
+        """What `work` returns, if it does so before `when` of the loop's clock.
+
+        Raises TimeoutError, or UnavailableError as soon as running requests must come to their end.
+        """
+        if self._ended:
+            raise _stopping()
+        try:
+            async with asyncio.timeout_at(when) as scope:
+                end = partial(_cut, scope)
+                self._on_end.add(end)
+                try:
+                    return await work()
+                finally:
+                    self._on_end.discard(end)
+        except TimeoutError:
+            if self._ended:
+                raise _stopping() from None
+            raise
+
     async def close(self, seconds: float) -> None:
         """Turn new requests away; return when the last one has left.
 
@@ -72,9 +95,21 @@ class Drain:
             async with asyncio.timeout(seconds):
                 await self._empty.wait()
         except TimeoutError:
+            self._ended = True
             for end in list(self._on_end):
                 end()
             await self._empty.wait()
+
+
+def _cut(scope: asyncio.Timeout) -> None:
+    if not scope.expired():
+        scope.reschedule(asyncio.get_running_loop().time())
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError(
+        "the endpoint is being stopped", hint="try again shortly", code="shutting_down"
+    )
 
 
 class DrainLayer:

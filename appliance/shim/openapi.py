@@ -16,10 +16,10 @@ import msgspec
 
 from appliance import __version__
 from appliance.shim.api.health import Readiness
-from appliance.shim.api.messages import VERSIONS
 from appliance.shim.operation import Operation
 from appliance.shim.operations import OPERATIONS
 from appliance.shim.refusals import AnthropicError, ErrorDocument
+from appliance.shim.wire.anthropic_version import VERSIONS
 from appliance.shim.wire.files import FileForm
 from appliance.shim.wire.parameters import Parameter
 from appliance.shim.wire.response_items import GivenMessage
@@ -79,6 +79,7 @@ def _schemas() -> tuple[dict[object, Json], Json]:
         kinds += [operation.body, operation.form, operation.query, operation.stream]
         if not isinstance(operation.answer, str):
             kinds.append(operation.answer)
+        kinds.append(operation.anthropic_answer)
     named = [kind for kind in kinds if kind is not None]
     found, components = msgspec.json.schema_components(
         named, ref_template=_REFERENCE, schema_hook=_anything
@@ -127,7 +128,7 @@ def _operation(operation: Operation, schemas: dict[object, Json], components: Js
     parameters = _path_parameters(operation)
     if operation.query is not None:
         parameters += _query_parameters(_referred(schemas[operation.query], components))
-    if operation.dialect == "anthropic":
+    if operation.dialect == "anthropic" or operation.anthropic_answer is not None:
         parameters.append(_version_parameter())
     if parameters:
         described["parameters"] = parameters
@@ -162,6 +163,8 @@ def _explain(schema: Json, parameters: Iterable[Parameter]) -> None:
 def _responses(operation: Operation, schemas: dict[object, Json]) -> Json:
     kind = AnthropicError if operation.dialect == "anthropic" else ErrorDocument
     error = schemas[kind]
+    if operation.anthropic_answer is not None:
+        error = {"anyOf": [schemas[ErrorDocument], schemas[AnthropicError]]}
     answers: Json = {"200": {"description": "The answer", "content": _content(operation, schemas)}}
     for status in _statuses(operation):
         schema = error
@@ -180,7 +183,7 @@ def _statuses(operation: Operation) -> list[int]:
         found.add(401)
     if operation.query is not None:
         found.add(400)
-    if operation.names:
+    if operation.names or operation.anthropic_answer is not None:
         found |= {400, 404}
     if operation.method == "POST":
         found |= {400, 408, 413}
@@ -194,7 +197,10 @@ def _statuses(operation: Operation) -> list[int]:
 def _content(operation: Operation, schemas: dict[object, Json]) -> Json:
     if isinstance(operation.answer, str):
         return {kind: {"schema": {"type": "string"}} for kind in operation.answer.split("|")}
-    content: Json = {"application/json": {"schema": schemas[operation.answer]}}
+    schema = schemas[operation.answer]
+    if operation.anthropic_answer is not None:
+        schema = {"anyOf": [schema, schemas[operation.anthropic_answer]]}
+    content: Json = {"application/json": {"schema": schema}}
     if operation.stream is not None:
         # OpenAPI 3.1 has no word for a sequence of events; this is the data of each.
         content["text/event-stream"] = {"x-event-schema": schemas[operation.stream]}
@@ -205,7 +211,8 @@ def _security(operation: Operation) -> list[Json]:
     if operation.public:
         return []
     keys: list[Json] = [{"admin": []}] if operation.admin else [{"bearer": []}]
-    return [*keys, {"x-api-key": []}] if operation.dialect == "anthropic" else keys
+    either = operation.dialect == "anthropic" or operation.anthropic_answer is not None
+    return [*keys, {"x-api-key": []}] if either else keys
 
 
 def _path_parameters(operation: Operation) -> list[Json]:

@@ -38,6 +38,8 @@ class Operation:
     """Those that it may answer with besides what all of its kind do."""
     dialect: Dialect = "openai"
     """Whose API it is, and so the shape of its errors."""
+    anthropic_answer: object = None
+    """The type of a 200's JSON for callers that speak Anthropic's API, where both have the path."""
 
     @property
     def names(self) -> list[str]:

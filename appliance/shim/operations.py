@@ -18,6 +18,7 @@ from appliance.shim.operation import Operation
 from appliance.shim.wire import parameters as table
 from appliance.shim.wire.anthropic import CountRequest, MessagesRequest
 from appliance.shim.wire.anthropic_message import MessageEvent, MessageOut, MessageTokens
+from appliance.shim.wire.anthropic_models import ModelInfo, ModelPage
 from appliance.shim.wire.batches import BatchesQuery, BatchList, BatchObject, BatchRequest
 from appliance.shim.wire.chat import ChatChunk, ChatCompletion, ChatRequest
 from appliance.shim.wire.completions import Completion, CompletionRequest
@@ -205,8 +206,20 @@ OPERATIONS = (
         body=DetokenizeRequest,
         parameters=table.DETOKENIZE,
     ),
-    Operation("GET", "/v1/models", "The models that are served now", ModelList),
-    Operation("GET", "/v1/models/{model}", "One of them, or 404", ModelOut),
+    Operation(
+        "GET",
+        "/v1/models",
+        "The models that are served now",
+        ModelList,
+        anthropic_answer=ModelPage,
+    ),
+    Operation(
+        "GET",
+        "/v1/models/{model}",
+        "One of them, or 404",
+        ModelOut,
+        anthropic_answer=ModelInfo,
+    ),
     *ADMINISTRATION_OPERATIONS,
     Operation("GET", "/health", "That the endpoint lives, and what works", Health, public=True),
     Operation(
@@ -238,6 +251,8 @@ UPLOADS = frozenset(o.path for o in OPERATIONS if o.form is not None)
 """Paths whose bodies are files."""
 ANTHROPIC = frozenset(o.path for o in OPERATIONS if o.dialect == "anthropic")
 """Paths whose callers speak Anthropic's API."""
+SHARED = frozenset(o.path for o in OPERATIONS if o.anthropic_answer is not None) | {"unknown"}
+"""Paths that both APIs have: a caller's headers say which it speaks. What is not here is one."""
 _WITH_SLASHES = frozenset({"model"})
 """Variable parts that may hold slashes."""
 _FIXED = frozenset(operation.path for operation in OPERATIONS if not operation.names)

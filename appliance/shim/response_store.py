@@ -132,7 +132,14 @@ def _get(db: sqlite3.Connection, owner: str, response_id: str) -> StoredResponse
 def _chain(db: sqlite3.Connection, owner: str, response_id: str) -> list[StoredResponse]:
     chain = [_get(db, owner, response_id)]
     while chain[-1].previous and len(chain) < MAX_TURNS:
-        chain.append(_get(db, owner, chain[-1].previous))
+        try:
+            chain.append(_get(db, owner, chain[-1].previous))
+        except NotFoundError as error:
+            raise NotFoundError(
+                "an earlier response that this one was built on is not there any more",
+                hint="it was deleted, or has expired: send the whole conversation as `input`",
+                code=error.code,
+            ) from None
     return chain[::-1]
 
 

@@ -26,6 +26,9 @@ REFUSAL = "I can only answer questions about operating this appliance, so I cann
 SURE = 2.0
 """Score of a passage from which on a refusal is not believed."""
 
+COPIER = "guide"
+"""Name of the model that answers in a section's own words or declines (decision 0071)."""
+
 _LITERAL = re.compile(r"`[^`]+`")
 
 
@@ -36,6 +39,9 @@ class Finding:
     matches: tuple[Match, ...]
     leads: frozenset[str]
     """Those of the whole handbook."""
+    copies: bool = False
+    """Whether the model that is asked answers in a section's own words: what it says in others is
+    what it learnt of an earlier handbook."""
 
     @property
     def undecided(self) -> bool:
@@ -58,10 +64,12 @@ class Finding:
         return self.passages[0].lead
 
     def _is_foreign(self, answer: str) -> bool:
-        """Whether it declines what was found, or has what no passage has."""
+        """Whether it declines what was found, or has what no passage has or can have."""
         text = " ".join(answer.split())
         if text == REFUSAL:
             return self.matches[0].score >= SURE
+        if self.copies:
+            return True
         shown = {literal for p in self.passages for literal in _LITERAL.findall(p.lead)}
         return text in self.leads or not shown.issuperset(_LITERAL.findall(text))
 
@@ -98,7 +106,11 @@ class Guide:
             self._lessons, question, self._embed, self._learn, self._cache
         )
         matches = Index(self._passages, reader).nearest(asked)
-        return Finding(tuple(matches), frozenset(p.lead for p in self._passages))
+        return Finding(
+            tuple(matches),
+            frozenset(p.lead for p in self._passages),
+            copies=self._chat_model == COPIER,
+        )
 
     def answer(self, question: str, finding: Finding, *, think: bool) -> Iterator[Piece]:
         """The guide's answer to `question`, as it comes. Raises as Endpoint does."""

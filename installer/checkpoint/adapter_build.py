@@ -2,12 +2,12 @@
 
 Owns the order of the steps and what the bundle consists of. The base is named by its bundle, whose
 manifest says which checkpoint it was made from and which layers adapters may change; so a bundle of
-an adapter fits that model and no other. Appears by one rename, as a model's does.
+an adapter fits that model and no other. Appears by one rename, as a model's does, and under its
+lock; what is made in seconds does not go on after a stop.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +17,20 @@ from appliance.bundle.files import FORMAT, MANIFEST_NAME, is_name
 from appliance.bundle.manifest import Manifest, decode, encode
 from appliance.bundle.specs import Adapted, AdapterBase, AdapterSpec, FileEntry
 from appliance.config import source_date_epoch
-from appliance.errors import (
-    CheckpointError,
-    ConflictError,
-    StorageError,
-    UnsupportedError,
-    UsageError,
-)
+from appliance.errors import CheckpointError, UnsupportedError, UsageError
 from appliance.fsops import hash_regular, read_regular, resolve_inside, walk_files
 from installer.checkpoint import bom
 from installer.checkpoint.adapter_checkpoint import AdapterCheckpoint
 from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.prompting import TEMPLATE_FILE
+from installer.checkpoint.unfinished import unfinished
+from installer.packager_disk import expect_room
 from installer.signing import BundleSigner
 
 LICENCE = "LICENSE"
 PRECISION = "fp32"
+_ALLOWANCE = 4_000_000
+"""Bytes for licence, bill of materials and signature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,9 @@ def build_adapter(
         signer, created: as of a model's bundle.
 
     Raises CheckpointError naming what cannot be expressed, UnsupportedError if the base takes no
-    adapters, ConflictError if `out` exists, UsageError, StorageError.
+    adapters, ConflictError if `out` exists, LockedError if another process builds it, UsageError,
+    CapacityError if the disk has no room, StorageError.
     """
-    if out.exists():
-        raise ConflictError(f"{out} exists", hint="name a new directory: bundles never change")
     for word, value in (("name", name), ("version", version)):
         if not is_name(value):
             raise UsageError(
@@ -80,22 +77,15 @@ def build_adapter(
         epoch = source_date_epoch()
         created = int(time.time()) if epoch is None else epoch
     plan = _plan(checkpoint, base, base_manifest, license_file)
-    unfinished = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-        manifest = _write(plan, unfinished, name, version, created)
+    with unfinished(out, goes_on=False) as work:
+        work.begin_anew()
+        needed = plan.spec.layers * plan.spec.file_size + _ALLOWANCE
+        expect_room(work.directory, needed, "the bundle needs")
+        manifest = _write(plan, work.bundle, name, version, created)
         check_base(manifest, base_manifest)
         if signer is not None:
-            signer.sign(unfinished)
-        unfinished.rename(out)
-    except OSError as error:
-        raise StorageError(
-            f"the bundle cannot be written: {error}",
-            hint="check the disk's free space and the permissions of the directories",
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            signer.sign(work.bundle)
+        work.finish(out)
     return manifest
 
 

@@ -3,7 +3,8 @@
 Owns the order of the steps. Everything that can refuse a checkpoint
 without reading its weights does so first. The bundle appears at its place by one rename when it
 is complete. A build that is killed, or stopped by Ctrl-C or a full disk, leaves its parts beside
-that place, and the same build started again goes on from them; one that is refused leaves nothing.
+that place, and the same build started again goes on from them; so does one that was refused for
+anything but its weights, when it is put right.
 """
 
 from __future__ import annotations
@@ -15,16 +16,23 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.bundle.files import FORMAT, MANIFEST_NAME, MAX_FILE_BYTES, SIGNATURE_NAME, is_name
+from appliance.bundle.files import FORMAT, MANIFEST_NAME, MAX_FILE_BYTES, is_name
 from appliance.bundle.manifest import Manifest, decode, encode
 from appliance.bundle.specs import DecoderSpec, DraftSpec, EncoderSpec, FileEntry, RerankSpec
 from appliance.config import source_date_epoch
 from appliance.errors import UsageError
 from appliance.fsops import hash_regular, walk_files
-from installer.checkpoint import bom
+from installer.checkpoint import bom, licence
 from installer.checkpoint.ahead import share_heap
-from installer.checkpoint.bundle_layout import DRAFT, LICENCE, MODEL_CARD, README, TOKENIZER
-from installer.checkpoint.draft import draft_spec, with_draft
+from installer.checkpoint.bundle_layout import (
+    DRAFT,
+    LICENCE,
+    MODEL_CARD,
+    README,
+    TOKENIZER,
+    WEIGHTS,
+)
+from installer.checkpoint.draft import draft_spec, refusing_draft, with_draft
 from installer.checkpoint.graph.attention import FloatSlots
 from installer.checkpoint.graph.purpose import Kind
 from installer.checkpoint.graph_list import graphs_of
@@ -126,25 +134,30 @@ def _identity(name: str, version: str, created: int) -> Identity:
 def _build(plan: Plan, identity: Identity, work: Unfinished, progress: Progress) -> Manifest:
     """Everything of the bundle but its signature."""
     texts, plans = _texts(plan), [plan, plan.draft] if plan.draft else [plan]
-    weights = sum(map(count_weights, plans))
+    if plan.gate is not None:
+        plan.gate.expect()
+    weights = count_weights(plan)
+    if plan.draft is not None:
+        with refusing_draft():
+            weights += count_weights(plan.draft)
+    # Before the checkpoint is hashed, which may take minutes.
+    check_space(work.directory, weights)
     size = sum(each.checkpoint.size() for each in plans)
     with progress.bytes("hashing the checkpoint", size) as advance:
         origins = [each.checkpoint.digest(advance) for each in plans]
-    if work.begin(_key(plan, origins)):
+    if work.begin(_key(plan), WEIGHTS):
         progress.note("going on with the build that was stopped")
-    check_space(work.bundle, weights)
     if plan.gate is not None:
         plan.gate.begin(_parity_subject(plan), work.scratch, progress)
     entries = write_graphs(plan, work, progress)
-    if plan.draft is not None:
-        write_draft(plan.draft, work, progress)
     _write_texts(texts, work.bundle)
-    for each in plans:
-        try_graphs(each, work.bundle, progress)
-        each.checkpoint.refuse_changes()
-    for last in (bom.NAME, MANIFEST_NAME, SIGNATURE_NAME):
-        # Of a build that was stopped while it signed: they are made of all other files.
-        (work.bundle / last).unlink(missing_ok=True)
+    try_graphs(plan, work.bundle, progress)
+    if plan.draft is not None:
+        with refusing_draft():
+            write_draft(plan.draft, work, progress)
+            try_graphs(plan.draft, work.bundle, progress)
+            plan.draft.checkpoint.refuse_changes()
+    plan.checkpoint.refuse_changes()
     files = _hash_files(work.bundle, entries)
     subject = _subject(plan, identity, origins)
     (work.bundle / bom.NAME).write_bytes(bom.write_bom(subject, files))
@@ -154,13 +167,15 @@ def _build(plan: Plan, identity: Identity, work: Unfinished, progress: Progress)
     return decode(encode(manifest))
 
 
-def _key(plan: Plan, origins: Sequence[str]) -> str:
+def _key(plan: Plan) -> str:
+    """Of the weights alone: texts that only go along, and a draft model, may be other ones."""
     return build_key(
         {
-            "checkpoint": " ".join(origins),
+            "checkpoint": plan.checkpoint.digest_without({README, *licence.FILES}),
             "precision": plan.precision,
             "max_file_bytes": str(plan.max_file_bytes),
             "adapters": str(plan.adapters),
+            "head": str(plan.head is not None),
             "kind": plan.family.kind,
         }
     )

@@ -7,6 +7,8 @@ the bundle's model verifies.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +61,19 @@ def with_draft(plan: Plan, directory: Path, license_file: Path | None) -> Plan:
     )
     draft = draft.without_head("a draft model does not speculate itself")
     return replace(plan.without_head("a draft model guesses in its place"), draft=draft)
+
+
+@contextmanager
+def refusing_draft() -> Iterator[None]:
+    """Say of what is refused within that it is the draft model that is."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the draft model: {error.message}",
+            hint=f"{error.hint}, or take another one, or leave --draft out",
+            code="draft_unfit",
+        ) from error
 
 
 def draft_spec(plan: Plan, origin: str) -> DraftSpec:

@@ -125,7 +125,9 @@ class TransposedStacks(ExpertWeights):
     hidden], as gpt-oss is published without its own quantization."""
 
     def expect(self, expert: int, hidden: int, inner: int) -> None:
-        """Nothing is said of one expert alone; `rows` checks."""
+        """Ask for both stacks, which say nothing of one expert alone; `rows` checks."""
+        for names in self._names.values():
+            self._tensors.shape(names[0])
 
     def rows(self, end: End, expert: int, first: int, last: int) -> Iterator[Float32]:
         (name,) = self._names[end]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from appliance.bundle.specs import Adapted, Graph
@@ -37,14 +39,24 @@ def graphs_of(plan: Plan) -> tuple[Graph, ...]:
         graphs.append(_native(plan, folder))
     if not plan.on_gpus:
         return tuple(graphs)
-    graphs.append(Graph(variant="cuda", path=CUDA_GRAPH, precision="fp16", weights=WEIGHTS))
+    graphs.append(_cuda(plan, CUDA_GRAPH, "fp16"))
     if plan.compact is not None:
-        graphs.append(
-            Graph(variant="cuda", path=COMPACT_GRAPH, precision=plan.compact, weights=WEIGHTS)
-        )
+        graphs.append(_cuda(plan, COMPACT_GRAPH, plan.compact))
     if plan.standard:
         graphs.append(Graph(variant="trt", path=TRT_GRAPH, precision="fp16", weights=WEIGHTS))
     return tuple(graphs)
+
+
+def _cuda(plan: Plan, path: str, precision: Literal["fp16", "int8", "fp8"]) -> Graph:
+    """One for CUDA, which has room for adapters itself or has none."""
+    room = Adapted(path=path, targets=adapted.targets(plan.shape)) if plan.adapters else None
+    return Graph(
+        variant="cuda",
+        path=path,
+        precision=precision,
+        weights=WEIGHTS,
+        adapted=msgspec.UNSET if room is None else room,
+    )
 
 
 def _native(plan: Plan, folder: str) -> Graph:

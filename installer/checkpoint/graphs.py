@@ -6,7 +6,6 @@ those that serve. Counts the weights before, and tries the graphs; which there a
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -81,15 +80,24 @@ def _first_form(plan: Plan) -> Form | None:
 
 def _for_cuda(plan: Plan) -> Iterator[tuple[str, Form | None, type[GraphBuilder]]]:
     """Path, form and words of each graph for CUDA."""
+    form: Form | None = HalfSlots
+    half: type[GraphBuilder] = HalfBuilder
+    compact: type[GraphBuilder] = CompactBuilder
+    if plan.reads:
+        form, half, compact = None, HalfReader, CompactReader
+    elif plan.adapters:
+        half, compact = adapted.AdaptedHalfBuilder, adapted.AdaptedCompactBuilder
     if plan.on_gpus:
-        yield (CUDA_GRAPH, None, HalfReader) if plan.reads else (CUDA_GRAPH, HalfSlots, HalfBuilder)
+        yield CUDA_GRAPH, form, half
     if plan.compact is not None:
-        compact = (None, CompactReader) if plan.reads else (HalfSlots, CompactBuilder)
-        yield (COMPACT_GRAPH, *compact)
+        yield COMPACT_GRAPH, form, compact
 
 
 def count_weights(plan: Plan) -> int:
-    """Bytes of the weights to come. Raises CheckpointError for what is missing or misshapen."""
+    """Bytes of the weights to come.
+
+    Raises CheckpointError for a tensor that is missing, misshapen or without a place.
+    """
     checkpoint = Checkpoint(plan.checkpoint.directory)
     shape = plan.family.read(checkpoint)
     if plan.headless:
@@ -109,7 +117,10 @@ def count_weights(plan: Plan) -> int:
             plan.family.tower(builder, shape.tower)
 
     limit = plan.max_file_bytes
-    return counted(build, limit) + counted(build_tower, limit)
+    total = counted(build, limit) + counted(build_tower, limit)
+    if not plan.drafts:  # whose graphs for the processor alone use some
+        checkpoint.tensors.finish_counting(plan.family.unused_tensors)
+    return total
 
 
 def write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[FileEntry]:
@@ -158,7 +169,6 @@ def write_graphs(plan: Plan, work: Unfinished, progress: Progress) -> Sequence[F
 def write_draft(plan: Plan, work: Unfinished, progress: Progress) -> None:
     """The graphs of a draft model, over weight files of their own."""
     directory = work.bundle / DRAFT
-    shutil.rmtree(directory, ignore_errors=True)  # what a build that was stopped left
     weights = directory / WEIGHTS
     weights.mkdir(parents=True)
     tensors, observed = plan.checkpoint.tensors, work.scratch / f"{DRAFT}-{OBSERVED}"
@@ -175,7 +185,6 @@ def _write_tower(plan: Plan, path: Path, cuda: Path) -> None:
     """The tower, with weight files of its own: 4 bits would cost it too much, and publishers of
     8-bit floats leave it plain."""
     assert plan.family.tower is not None
-    shutil.rmtree(path.parent, ignore_errors=True)  # what a build that was stopped left
     path.parent.mkdir()
     with WeightFiles(path.parent, limit=plan.max_file_bytes) as files:
         for name, words in ((path, GraphBuilder), (cuda, FloatBuilder)):

@@ -15,7 +15,7 @@ from cyclonedx import spdx
 
 from appliance.errors import CheckpointError, UsageError
 
-_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
+FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
 _CARD = "README.md"
 _HEADINGS = (
     (re.compile(r"Apache License\s+Version 2\.0"), "Apache-2.0"),
@@ -60,7 +60,7 @@ def _given_text(file: Path) -> str:
 
 
 def _own_text(checkpoint: Texts) -> str:
-    for name in _FILES:
+    for name in FILES:
         if checkpoint.has(name):
             return checkpoint.text(name)
     raise CheckpointError(

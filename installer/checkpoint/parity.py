@@ -94,6 +94,16 @@ class ParityGate:
         self.result = Parity(not_run="switched off")
         self.reference: Reference | None = None
 
+    def expect(self) -> None:
+        """Find that the libraries are missing before anything long is begun.
+
+        Raises CheckpointError (code parity_not_run) if the comparison is required.
+        """
+        try:
+            expect_libraries()
+        except NotAskedError as error:
+            self._refuse_unasked(error)
+
     def begin(self, subject: Subject, scratch: Path, progress: Progress) -> None:
         """Ask the reference, and compare with it in 32-bit floats.
 
@@ -111,13 +121,16 @@ class ParityGate:
             self.reference = _ask(subject, shallow, scratch)
         except NotAskedError as error:
             self.result = Parity(not_run=error.reason)
-            if self._mode == "required":
-                raise CheckpointError(
-                    f"the model was not compared with its reference: {error.reason}",
-                    hint="see the packager's guide for what it needs, or build with --parity auto",
-                    code="parity_not_run",
-                ) from None
+            self._refuse_unasked(error)
             progress.note(f"not compared: {error.reason}{error.detail}")
+
+    def _refuse_unasked(self, error: NotAskedError) -> None:
+        if self._mode == "required":
+            raise CheckpointError(
+                f"the model was not compared with its reference: {error.reason}",
+                hint="see the packager's guide for what it needs, or build with --parity auto",
+                code="parity_not_run",
+            ) from None
 
     def finish(self, graph: Path, weights: Path, precision: Precision, tower: Path | None) -> None:
         """Compare `graph`, the first layers in the bundle's own weights. Raises CheckpointError.

@@ -120,8 +120,8 @@ class Plan:
 
     @property
     def standard(self) -> bool:
-        """Whether the bundle has a graph for TensorRT."""
-        if self.reads or not self.on_gpus:
+        """Whether the bundle has a graph for TensorRT, which has no room for adapters."""
+        if self.reads or not self.on_gpus or self.adapters:
             return False
         return self.family.standard and has_standard_graph(self._scheme)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
@@ -72,6 +72,7 @@ class Checkpoint:
         self.directory = directory
         self._read: set[str] = set()
         self._states: dict[str, tuple[int, int, int]] = {}
+        self._digests: dict[str, bytes] = {}
         self._instead: dict[str, object] = {}
         """Documents that are taken for those of the directory."""
         self.config = self.document(CONFIG)
@@ -181,10 +182,16 @@ class Checkpoint:
         """SHA-256 over these files: for each, its path, a NUL, its own SHA-256."""
         names = self.files_read()
         self._states = {name: self._state(name) for name in names}
-        outer = hashlib.sha256()
         with ThreadPoolExecutor(min(_HASHERS, os.cpu_count() or 1)) as pool:
             digests = pool.map(lambda name: _hash(self.directory / name, advance), names)
-            for name, inner in zip(names, digests, strict=True):
+            self._digests = dict(zip(names, digests, strict=True))
+        return self.digest_without(())
+
+    def digest_without(self, names: Collection[str]) -> str:
+        """The same without the files `names`, as they were when `digest` was asked."""
+        outer = hashlib.sha256()
+        for name, inner in self._digests.items():
+            if name not in names:
                 outer.update(name.encode("utf-8") + b"\0" + inner)
         return outer.hexdigest()
 

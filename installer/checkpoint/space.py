@@ -7,7 +7,6 @@ shape or fits no file before the first is read. Refuses a disk without the room.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import numpy.typing as npt
 import onnx_ir as ir
 
-from appliance.errors import CapacityError
 from installer.checkpoint.journal import Record
 from installer.checkpoint.weights import WeightFiles
+from installer.packager_disk import expect_room
 
 ALLOWANCE = 64_000_000
 """Bytes for graphs, tokenizer, texts, and what file systems add to every file."""
@@ -37,13 +36,7 @@ def check_space(directory: Path, weights: int) -> None:
     """
     there = sum(path.stat().st_size for path in directory.rglob("weights-*.bin"))
     needed = max(weights - there, 0) + ALLOWANCE
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise CapacityError(
-            f"the bundle needs {needed / 1e9:.2f} GB more, the disk of {directory.parent} has "
-            f"{free / 1e9:.2f} GB free",
-            hint="make room, or name a directory on another disk with --out",
-        )
+    expect_room(directory, needed, "the bundle still needs")
 
 
 class _Counted(WeightFiles):

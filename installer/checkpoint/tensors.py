@@ -79,6 +79,8 @@ class Tensors:
             )
         self._file = where
         self._used: set[str] = set()
+        self._asked: set[str] = set()
+        """Whose shape was asked for, as it is of all that are used."""
         self._taken: list[str] = []
         self._parts: dict[str, _Part] = {}
         self.size = sum((directory / file).stat().st_size for file in self.files)
@@ -151,6 +153,7 @@ class Tensors:
                 f"the checkpoint has no tensor {name}",
                 hint="it is incomplete, or its config.json belongs to another model",
             )
+        self._asked.add(name)
         return self._shape[name]
 
     def stored_type(self, name: str) -> str:
@@ -199,6 +202,10 @@ class Tensors:
 
         Each run but the last has a multiple of `unit` rows.
         """
+        self._matrix(name)  # found missing even by who never looks at the rows
+        return self._rows(name, start, stop, unit)
+
+    def _rows(self, name: str, start: int, stop: int | None, unit: int) -> Iterator[Float32]:
         count, width = self._matrix(name)
         step = max(1, _PIECE_BYTES // (width * 4 * unit)) * unit
         whole, begin = self._whole(name)
@@ -291,7 +298,22 @@ class Tensors:
 
     def finish(self, harmless: re.Pattern[str]) -> None:
         """Refuse the first tensor that no part of the graph used, unless `harmless` matches."""
-        for name in sorted(self._shape.keys() - self._used):
+        self._refuse_but(self._used, harmless)
+
+    def finish_counting(self, harmless: re.Pattern[str]) -> None:
+        """The same before any is read, of graphs that were built without looking at weights.
+
+        Refuses an element type that is not read, too. What a method of quantization stores it
+        passes over: which tensors that takes is known when they are read.
+        """
+        if self._packing is not None:
+            return
+        for name in sorted(self._asked):
+            self._expect_type(name, _FLOATS)
+        self._refuse_but(self._asked | self._used, harmless)
+
+    def _refuse_but(self, names: set[str], harmless: re.Pattern[str]) -> None:
+        for name in sorted(self._shape.keys() - names):
             if not harmless.fullmatch(name):
                 raise CheckpointError(
                     f"the tensor {name} has no place in the graph",
@@ -329,12 +351,15 @@ class Tensors:
         if name not in self._used:
             self._used.add(name)
             self._taken.append(name)
+        self._expect_type(name, types)
+        return self._file[name]
+
+    def _expect_type(self, name: str, types: frozenset[str]) -> None:
         if self._type[name] not in types:
             raise CheckpointError(
                 f"{name} has the element type {self._type[name]}",
                 hint="use the publisher's checkpoint in bfloat16, float16 or float32",
             )
-        return self._file[name]
 
     def _whole(self, name: str) -> tuple[str, int]:
         """The tensor that `name` is stored in, and the row of it where it begins."""

@@ -29,6 +29,7 @@ from installer.cli import (
     usage,
 )
 from installer.cli.output import out, print_error
+from installer.packager_disk import about_a_file
 
 app = typer.Typer(
     name="appliance",
@@ -73,5 +74,11 @@ def run(command: typer.Typer) -> None:
     except ApplianceError as error:
         print_error(error, as_json="--json" in sys.argv)
         sys.exit(error.exit_status)
+    except OSError as error:
+        refusal = about_a_file(error)
+        if refusal is None:
+            raise
+        print_error(refusal, as_json="--json" in sys.argv)
+        sys.exit(refusal.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -113,13 +113,11 @@ def build(
     from installer.checkpoint import build_bundle
     from installer.checkpoint.adapter_build import build_adapter
     from installer.checkpoint.adapter_checkpoint import is_adapter
-    from installer.keyring import MODEL_SIGNER, Keyring
     from installer.passphrase import read_passphrase
     from installer.progress import TerminalProgress
     from installer.signing import BundleSigner
 
-    key_file = Keyring(keys).key_file(MODEL_SIGNER)
-    signer = BundleSigner(key_file, read_passphrase(passphrase_file))
+    signer = BundleSigner.load(keys, read_passphrase(passphrase_file))
     if is_adapter(checkpoint):
         _refuse_for_adapter(precision, kind, adapters=adapters, draft=draft)
         bundle = _base(base, keys)
@@ -307,6 +305,8 @@ def parity_text(manifest: "Manifest") -> str:
     """What a manifest says of the comparison with the reference."""
     from appliance.bundle.specs import Parity
 
+    if manifest.as_adapter is not None:
+        return "an adapter is not compared"
     parity = manifest.parity
     return str(parity) if isinstance(parity, Parity) else "not compared: built without the gate"
 

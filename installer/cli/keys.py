@@ -30,6 +30,8 @@ app = typer.Typer(name="keys", help="Hand out, limit and revoke API keys.", no_a
 
 KeyArgument = Annotated[str, typer.Argument(metavar="ID", help="ID from `appliance keys list`.")]
 _DAY_SECONDS = 86_400
+_RESERVED = "appliance:"
+"""What tags of keys begin with that the node makes for itself."""
 
 
 @app.callback()
@@ -74,6 +76,10 @@ def create(
     from appliance.audit import admin_event
 
     config = node_config(root)
+    if any(word.startswith(_RESERVED) for word in tag or ()):
+        raise UsageError(
+            f"tags that begin with {_RESERVED} are the node's own", hint="take another word"
+        )
     with open_store(config.layout) as store:
         key = new_key(
             name,

@@ -16,6 +16,7 @@ from installer.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from installer.disks import Disk
     from installer.status import Health, ServedModel, Status
 
 NOT_SERVING = 9
@@ -51,7 +52,7 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
                 "audit log": _word(found.health, found.health.audit),
                 "root sha256": _root(found),
                 "audit key": found.audit_key or "readable by root only",
-                "disk": f"{_gib(found.disk_free_bytes)} of {_gib(found.disk_total_bytes)} free",
+                **_disks(found),
                 "generation": found.generation,
             }
         )
@@ -74,6 +75,11 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             out.print("\nIt goes on until you serve another version, or remove it.")
         for reason, names in _reasons(found.models).items():
             out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
+        for failure in found.failures:
+            out.print(f"\n{failure.message}.\n{failure.hint}.", markup=False)
+        for disk in found.disks:
+            if disk.room != "enough":
+                out.print(f"\n{_warning(disk)}", markup=False)
     if not found.serving:
         raise typer.Exit(NOT_SERVING)
 
@@ -105,6 +111,36 @@ def _certificate(found: "Status") -> dict[str, str]:
         return {"certificate": "there is none: `appliance tls create`"}
     until = f"until {day(found.tls.certificate.not_after)}"
     return {"certificate": f"{until}; {found.tls.remark}" if found.tls.remark else until}
+
+
+def _disks(found: "Status") -> dict[str, str]:
+    """A line for each disk; where the state lies is the disk, others are named by what they hold.
+
+    Before anything is installed it is the disk that it would be on.
+    """
+    if not found.disks:
+        return {"disk": f"{_gib(found.disk_free_bytes)} of {_gib(found.disk_total_bytes)} free"}
+    marks = {"enough": "", "short": ", nearly full", "none": ", FULL"}
+    return {
+        f"disk of {disk.holds[0]}" if number else "disk": f"{_free(disk)}{marks[disk.room]}"
+        for number, disk in enumerate(found.disks)
+    }
+
+
+def _warning(disk: "Disk") -> str:
+    """What stops, or will, and what helps."""
+    full = disk.room == "none"
+    state = "is full" if full else "is nearly full"
+    when = "Until there is room" if full else "When it is full"
+    return (
+        f"The disk of {disk.path} {state}: {_free(disk)}. It holds {', '.join(disk.holds)}.\n"
+        f"{when}: {'; '.join(disk.stops)}.\n"
+        f"To make room: {'; '.join(disk.remedies)}."
+    )
+
+
+def _free(disk: "Disk") -> str:
+    return f"{_gib(disk.free_bytes)} of {_gib(disk.total_bytes)} free"
 
 
 def _reasons(models: "Sequence[ServedModel]") -> dict[str, list[str]]:

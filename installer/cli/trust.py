@@ -23,7 +23,18 @@ PassphraseFileOption = Annotated[
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The trust directory.")]
 OfficerKeysOption = Annotated[
     list[Path] | None,
-    typer.Option("--officer-key", help="An officer's key file on another medium; repeat for more."),
+    typer.Option(
+        "--officer-key",
+        help="An officer's key file on another medium, or .token file; repeat for more.",
+    ),
+]
+TokensOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--token",
+        metavar="KEY=URI",
+        help="Use the key on a PKCS #11 token, such as officer-1=hsm:2?label=Officer+1; repeat.",
+    ),
 ]
 
 app = typer.Typer(
@@ -50,6 +61,7 @@ def init(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="New directory for the keys.")],
     officers: Annotated[int, typer.Option(help="Officers who hold a root key each.")] = 3,
     threshold: Annotated[int, typer.Option(help="Officers needed to change any key.")] = 2,
+    tokens: TokensOption = None,
     passphrase_file: PassphraseFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,7 +71,11 @@ def init(
 
     passphrase = new_passphrase(passphrase_file)
     ceremony = hold_ceremony(
-        directory.absolute(), passphrase, officers=officers, threshold=threshold
+        directory.absolute(),
+        passphrase,
+        officers=officers,
+        threshold=threshold,
+        tokens=_tokens(tokens),
     )
     if as_json:
         print_json({**asdict(ceremony), "directory": str(ceremony.directory)})
@@ -101,7 +117,7 @@ def show(directory: DirectoryArgument, as_json: JsonOption = False) -> None:
     out.print()
     print_table(
         ["KEY", "ID", "FILE"],
-        [(k.name, k.keyid[:16], "here" if k.here else "-") for k in (*shown.keys, *shown.signers)],
+        [(k.name, k.keyid[:16], k.file or "elsewhere") for k in (*shown.keys, *shown.signers)],
         empty="",
     )
     for one in shown.withdrawn:
@@ -122,6 +138,7 @@ def rotate(
         ),
     ],
     officer_keys: OfficerKeysOption = None,
+    tokens: TokensOption = None,
     overlap: Annotated[
         bool,
         typer.Option("--overlap", help="Accept the former model signer until it is retired."),
@@ -143,6 +160,7 @@ def rotate(
         read_passphrase(passphrase_file),
         datetime.now(UTC),
         officer_keys=officer_keys or [],
+        tokens=_tokens(tokens),
         overlap=overlap,
     )
     _finish(changed, as_json=as_json)
@@ -273,6 +291,20 @@ def withdraw(
         return
     state = "is free again" if undo else "is withdrawn"
     out.print(f"{kind.value} {name} {state}; nodes learn it with the next media", markup=False)
+
+
+def _tokens(words: list[str] | None) -> dict[str, str]:
+    """Name of a key -> URI. Raises UsageError."""
+    from appliance.errors import UsageError
+
+    pairs = [word.partition("=") for word in words or []]
+    for name, sign_, uri in pairs:
+        if not (name and sign_ and uri):
+            raise UsageError(
+                f"{name!r} does not say which key is on which token",
+                hint="for instance --token officer-1=hsm:2?label=Officer+1",
+            )
+    return {name: uri for name, _, uri in pairs}
 
 
 def _finish(changed: "Changed", *, as_json: bool) -> None:

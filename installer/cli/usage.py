@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from appliance.metering import Meter, ReportRow
 
 app = typer.Typer(name="usage", help="Report what was used.", no_args_is_help=True)
+
+
+NODE = "node "
+"""Before the purpose of keys that the node made for itself, where others have a key's id."""
 
 
 class By(StrEnum):
@@ -87,17 +91,20 @@ def report(
         catch_up(meter, layout.audit)
         rows = meter.report(by.value, since=first, until=last)
         lost = unbilled(meter, layout.audit)
-    names = _names(layout, by)
+    _say_unbilled(lost)
+    names, own = _names(layout, by)
     if as_json or form is Format.json:
-        found = [{**asdict(row), "name": names.get(row.group, row.group)} for row in rows]
+        found = [_document(by, row, names, own) for row in rows]
         print_json({"by": by.value, "currency": config.money.currency, "rows": found})
-    elif form is Format.csv:
+        return
+    rows = _gathered(rows, names, own)
+    names |= {NODE + name: name for name in names.values()}
+    if form is Format.csv:
         out.file.write(_csv(by, rows, names, config.money.currency))
     elif chart:
         _print_chart(rows, names, config.money.currency)
     else:
         _print_table(by, rows, names, config.money.currency)
-    _say_unbilled(lost)
 
 
 @app.command()
@@ -140,15 +147,44 @@ def _open_meter(layout: Layout) -> Iterator[Meter]:
         yield meter
 
 
-def _names(layout: Layout, by: By) -> dict[str, str]:
-    """What keys and projects are called, by their ids; empty for other groups."""
+def _names(layout: Layout, by: By) -> tuple[dict[str, str], frozenset[str]]:
+    """What keys and projects are called, by their ids, and which keys the node made for itself;
+    empty for other groups."""
     from appliance.access import KeyStore
 
     if by not in {By.key, By.project} or not layout.keys_db.exists():
-        return {}
+        return {}, frozenset()
     with KeyStore(layout.keys_db) as store:
-        found = store.list() if by is By.key else store.projects.list()
-        return {item.id: item.name for item in found}
+        if by is By.project:
+            return {project.id: project.name for project in store.projects.list()}, frozenset()
+        keys = store.list()
+        return {k.id: k.name for k in keys}, frozenset(k.id for k in keys if k.of_node)
+
+
+def _document(
+    by: By, row: ReportRow, names: dict[str, str], own: Container[str]
+) -> dict[str, object]:
+    document = {**asdict(row), "name": names.get(row.group, row.group)}
+    return {**document, "node": row.group in own} if by is By.key else document
+
+
+def _gathered(
+    rows: Sequence[ReportRow], names: dict[str, str], own: Container[str]
+) -> list[ReportRow]:
+    """The organisation's rows, then one for each purpose that the node made keys for itself for:
+    each proof, question and benchmark has a key of its own, and nobody is billed for it."""
+    found = [row for row in rows if row.group not in own]
+    node: dict[str, ReportRow] = {}
+    for row in rows:
+        if row.group in own:
+            name = NODE + names[row.group]
+            node[name] = _sum(name, node[name], row) if name in node else replace(row, group=name)
+    return [*found, *node.values()]
+
+
+def _sum(name: str, one: ReportRow, other: ReportRow) -> ReportRow:
+    counts = asdict(one).keys() - {"group"}
+    return replace(one, **{c: getattr(one, c) + getattr(other, c) for c in counts}, group=name)
 
 
 def _print_table(by: By, rows: Sequence[ReportRow], names: dict[str, str], currency: str) -> None:
@@ -159,7 +195,7 @@ def _print_table(by: By, rows: Sequence[ReportRow], names: dict[str, str], curre
         [*named, "requests", "prompt", "cached", "completion", "reasoning", f"cost {currency}"],
         [
             (
-                row.group,
+                _shown(row.group),
                 *([names.get(row.group, "")] if names else []),
                 row.requests,
                 row.prompt_tokens,
@@ -174,6 +210,10 @@ def _print_table(by: By, rows: Sequence[ReportRow], names: dict[str, str], curre
     )
 
 
+def _shown(group: str) -> str:
+    return NODE.strip() if group.startswith(NODE) else group
+
+
 def _csv(by: By, rows: Sequence[ReportRow], names: dict[str, str], currency: str) -> str:
     """RFC 4180, but for the line ends; cost is a decimal with six places."""
     from appliance.metering import format_money
@@ -186,7 +226,7 @@ def _csv(by: By, rows: Sequence[ReportRow], names: dict[str, str], currency: str
         values = asdict(row)
         writer.writerow(
             [
-                row.group,
+                _shown(row.group),
                 names.get(row.group, row.group),
                 *(values[count] for count in counts),
                 format_money(row.cost, places=6),

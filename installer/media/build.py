@@ -1,8 +1,8 @@
 """The writing of media: one directory that any file system can hold.
 
-Owns the order: check everything that goes in, copy while hashing, sign over what was written,
-open the result as a node would, publish by one rename. Refuses bundles that no accepted key
-signed, a directory that exists, and files that FAT32 could not hold.
+Owns the order: check everything that goes in, ask for room, copy while hashing, sign over what was
+written, open the result as a node would, publish by one rename. Refuses bundles that no accepted
+key signed, a directory that exists, and files that FAT32 could not hold.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from installer.media.opening import Media, open_media
 from installer.media.sign import MEDIA_LIFETIME, MediaSigner
 from installer.media.text import fingerprint_sheet
 from installer.media.wheelhouse import Locks
+from installer.packager_disk import refusals_of_the_disk
 from installer.progress import Progress
 
 
@@ -45,6 +46,7 @@ class BuiltMedia:
     """Whether TensorRT's libraries were given."""
 
 
+@refusals_of_the_disk()
 def build_media(
     out: Path,
     bundles: Sequence[Path],

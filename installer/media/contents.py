@@ -1,8 +1,8 @@
 """Everything on the media but their metadata: programs, bundles, documents.
 
 Owns the layout of the directory and the documents that pin it. Refuses bundles that no accepted
-key signed, and two bundles of one name and version. Bundles and wheels are hashed while they are
-copied, so what is signed afterwards is what was checked.
+key signed, two bundles of one name and version, and a disk without room for it all. Bundles and
+wheels are hashed while they are copied, so what is signed afterwards is what was checked.
 """
 
 from __future__ import annotations
@@ -40,10 +40,13 @@ from installer.media.target import CUDA13, document_of, lock_of
 from installer.media.target import encode as encode_target
 from installer.media.text import readme
 from installer.media.wheelhouse import Locks, Wheel, Wheelhouse, build_own_wheel, checkout
+from installer.packager_disk import expect_room, taken
 from installer.progress import Progress
 from installer.rotation.withdraw import refuse_withdrawn, refuse_withdrawn_release
 
 WHEELS = "wheels"
+_ALLOWANCE = 4_000_000
+"""Bytes for README.txt, for what is signed last, and for directories."""
 
 
 class Contents:
@@ -83,9 +86,11 @@ class Contents:
             wheels = [*self._fetched(locks, wheel_cache), own]
             gpu = self._gathered(wheel_cache) if CUDA13 in self._targets else None
             extra = gpu.wheels if gpu is not None else ()
+            programs = build_pyz(wheels, self._keyring.roots()[-1].read_bytes())
+            self._expect_room([*wheels, *extra], programs, checked)
             self._copy_wheels({f"{WHEELS}/{wheel.path.name}": wheel for wheel in wheels})
             self._copy_wheels({target_path(wheel): wheel for wheel in extra})
-            self._write_pyz(wheels)
+            self._write_pyz(programs)
         self._copy_bundles(checked)
         self._copy_documents()
         requirements = locks.node + write_lock([_pin(own)])
@@ -156,22 +161,34 @@ class Contents:
                     name = bundle.prefix + entry.path
                     copy_verified(bundle.directory, entry, target, name=name, advance=advance)
 
-    def _write_pyz(self, wheels: Sequence[Wheel]) -> None:
-        data = build_pyz(wheels, self._keyring.roots()[-1].read_bytes())
+    def _expect_room(
+        self, wheels: Sequence[Wheel], pyz_bytes: bytes, bundles: Sequence[VerifiedBundle]
+    ) -> None:
+        """Ask the disk for everything at once. Raises CapacityError, before anything is copied."""
+        sizes = [wheel.size for wheel in wheels]
+        sizes += [entry.size for bundle in bundles for entry in bundle.files]
+        sizes += [path.stat().st_size for path in self._documents().values()]
+        needed = taken(self._directory, [*sizes, len(pyz_bytes), _ALLOWANCE])
+        expect_room(self._directory, needed, "the media need")
+
+    def _write_pyz(self, data: bytes) -> None:
         (self._directory / pyz.NAME).write_bytes(data)
         self.pyz_sha256 = hashlib.sha256(data).hexdigest()
 
     def _copy_documents(self) -> None:
-        """The checkout's documentation, a README, and every root for nodes that know an old one."""
-        source = checkout()
-        texts = {p.relative_to(source).as_posix(): p for p in (source / DOCS).rglob("*.md")}
-        texts |= {f"metadata/{path.name}": path for path in self._keyring.roots()}
-        for name, path in texts.items():
+        """What `_documents` names, and a README."""
+        for name, path in self._documents().items():
             target = self._directory / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
         text = readme(appliance.__version__)
         (self._directory / "README.txt").write_text(text, encoding="ascii")
+
+    def _documents(self) -> dict[str, Path]:
+        """The checkout's documentation, and every root for nodes that know an old one."""
+        source = checkout()
+        texts = {p.relative_to(source).as_posix(): p for p in (source / DOCS).rglob("*.md")}
+        return texts | {f"metadata/{path.name}": path for path in self._keyring.roots()}
 
     def _release(self, wheels: Sequence[Wheel], extra: Sequence[Wheel]) -> Release:
         files = [*self._pinned(walk_files(self._directory)), *map(_extra_file, extra)]

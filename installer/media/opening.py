@@ -126,6 +126,11 @@ def require_media(path: Path) -> None:
     """Refuse what is not media at all. Raises NotFoundError, which names those one level below."""
     if (path / "metadata").is_dir():
         return
+    if (path / pyz.NAME).is_file():
+        raise NotFoundError(
+            f"the media at {path} are incomplete: they have no metadata",
+            hint="the copy did not finish, perhaps for lack of room: copy all of them again",
+        )
     below = sorted(path.glob("*/metadata")) if path.is_dir() else []
     hint = f"name the directory that holds {pyz.NAME} and metadata"
     if below:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import Signer
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
@@ -26,7 +26,7 @@ from tuf.api.metadata import (
 from appliance.errors import MetadataError
 from appliance.fsops import write_durable
 from appliance.trust.metadata import DELEGATED_ROLES, ISSUED_AT, ROLES, TIME_FORMAT
-from installer.keyring import Keyring
+from installer.keyring import Keyring, add_signature
 from installer.rotation.targets import (
     TargetsRevision,
     check_role_key,
@@ -98,9 +98,9 @@ class MediaSigner:
         return TargetsRevision(self._keyring, self._now).signed(signer)
 
 
-def _signed(signed: Any, signer: CryptoSigner) -> bytes:  # noqa: ANN401
+def _signed(signed: Any, signer: Signer) -> bytes:  # noqa: ANN401
     metadata = Metadata(signed)
-    metadata.sign(signer)
+    add_signature(metadata, signer)
     return metadata.to_bytes()
 
 

@@ -7,10 +7,12 @@ thrown away and fetched again.
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from appliance.errors import NotFoundError, UnavailableError, UsageError
 from appliance.fsops import exclusive_lock, hash_regular
 from installer.media.lockfile import PYTHONS, Pin, parse_lock, write_lock
 from installer.media.release import check_file_size
+from installer.packager_disk import TEMPORARY
 
 GLIBC_MINOR = 36
 """The C library of Debian 12 is 2.36: the newest that wheels may ask for."""
@@ -73,7 +76,9 @@ def build_own_wheel(directory: Path) -> Wheel:
 
     Files carry the time SOURCE_DATE_EPOCH, or a constant. Raises UnavailableError.
     """
-    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory], checkout())
+    needs = "the checkout is whole and set up (scripts/setup)"
+    command = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", directory)
+    _run(command, checkout(), needs=needs)
     (path,) = directory.glob("appliance-*.whl")
     size, sha256 = hash_regular(path, name=path.name)
     return Wheel(path, "appliance", size, sha256, PYTHONS)
@@ -99,7 +104,7 @@ class Wheelhouse:
         the lock names something that has no wheel.
         """
         pins = parse_lock(lock)
-        with exclusive_lock(self._directory / ".lock", wait=True):
+        with self._locked():
             status("checking the cached wheels")
             known = self._checked(pins)
             chosen: dict[Path, list[str]] = {}
@@ -141,6 +146,18 @@ class Wheelhouse:
                 size, sha256 = hash_regular(path, name=path.name)
                 found.append(Wheel(path, project, size, sha256, used_by))
         return tuple(found)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone with the cache; one that nobody can change, such as on a disc, needs no lock."""
+        lock = ExitStack()
+        try:
+            lock.enter_context(exclusive_lock(self._directory / ".lock", wait=True))
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+        with lock:
+            yield
 
     def _checked(self, pins: Iterable[Pin]) -> dict[Path, tuple[str, int, str]]:
         """Path -> project, size, SHA-256 of each cached wheel whose hash a pin names."""
@@ -220,11 +237,17 @@ def _project(filename: str) -> str:
         return ""
 
 
-def _run(command: Sequence[str | Path], directory: Path | None = None) -> None:
+def _run(
+    command: Sequence[str | Path],
+    directory: Path | None = None,
+    *,
+    needs: str = "the package index is reachable from this machine",
+) -> None:
+    """Run `command` in `directory`; `needs` is what to check if it fails."""
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
         raise UnavailableError(
             f"{' '.join(str(word) for word in command[1:4])} failed: {reason[0]}",
-            hint="check that the package index is reachable from this machine",
+            hint=f"check that {needs}, and that there is room for {TEMPORARY}",
         )

@@ -1,4 +1,4 @@
-"""New private keys, and the form in which they are kept.
+"""New private keys, and the form in which they are kept or named.
 
 Owns which scheme a role's key has. Refuses to hand out a private key unencrypted.
 """
@@ -14,24 +14,43 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 )
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Signer
 
 from appliance.trust.model_signer import ModelSigner
-from installer.keyring import encrypted
+from installer import hardware_key
+from installer.keyring import PEM, encrypted
+from installer.rotation.publish import GONE, PRIVATE
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was made just now: what signs with it, and its file's content."""
+    """A key for a name that had another, or none: what signs with it, and its file."""
 
-    signer: CryptoSigner
-    pem: bytes
+    signer: Signer
+    suffix: str
+    content: bytes
+
+    def files(self, name: str) -> dict[str, bytes]:
+        """See `key_files`."""
+        return key_files(name, self.suffix, self.content)
 
 
-def new_key(passphrase: bytes) -> NewKey:
-    """An Ed25519 key (RFC 8032) for a role or an officer."""
+def key_files(name: str, suffix: str, content: bytes) -> dict[str, bytes]:
+    """The files of the key `name`, as `publish` takes them: the one with `suffix`, and no other."""
+    files = {f"{PRIVATE}{name}{other}": GONE for other in (PEM, hardware_key.SUFFIX)}
+    return files | {f"{PRIVATE}{name}{suffix}": content}
+
+
+def new_key(passphrase: bytes, token: str | None = None) -> NewKey:
+    """An Ed25519 key (RFC 8032) for a role or an officer, or the one at the URI `token`.
+
+    Raises what `hardware_key.signer_at` raises.
+    """
+    if token is not None:
+        content = f"{token}\n".encode("ascii", "replace")
+        return NewKey(hardware_key.signer_at(token), hardware_key.SUFFIX, content)
     private = Ed25519PrivateKey.generate()
-    return NewKey(CryptoSigner(private), encrypted(private, passphrase))
+    return NewKey(CryptoSigner(private), PEM, encrypted(private, passphrase))
 
 
 def new_model_signer(name: str, passphrase: bytes) -> tuple[ModelSigner, bytes]:

@@ -1,7 +1,7 @@
 """A root that waits until enough officers have signed it.
 
     pending/root.json          the next root with the signatures that it has so far
-    pending/private/NAME.pem   the new keys that it names
+    pending/private/NAME.pem   the new keys that it names, or NAME.token for one on a token
 
 Owns this directory, and the moment at which the root takes effect: a threshold of the old and of
 the new officers has signed (TUF specification 1.0.34, section 5.3.4), which the node's own verifier
@@ -15,13 +15,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root
 
 from appliance.errors import MetadataError, NotFoundError, SignatureError
 from appliance.fsops import fsync_dir, make_dirs, write_durable
 from appliance.trust.metadata import TrustedMetadata
-from installer.keyring import Keyring, signer_in
+from installer.keyring import Keyring, add_signature, signer_in
+from installer.rotation.keys import NewKey, key_files
 from installer.rotation.officers import TOP_ROLES, officers_of
 from installer.rotation.publish import PRIVATE, publish
 from installer.rotation.targets import ROLE as TARGETS
@@ -96,26 +97,26 @@ class PendingRoot:
         return kept | going | coming
 
     @classmethod
-    def begin(cls, keyring: Keyring, root: Root, keys: Mapping[str, bytes]) -> PendingRoot:
-        """Let `root` wait, with the new private `keys`: name -> PEM. Drops what waited before."""
+    def begin(cls, keyring: Keyring, root: Root, keys: Mapping[str, NewKey]) -> PendingRoot:
+        """Let `root` wait, with the new `keys` by name. Drops what waited before."""
         directory = keyring.directory / DIRECTORY
         stage = directory.with_name(f".{DIRECTORY}.partial")
         for old in (stage, directory):
             shutil.rmtree(old, ignore_errors=True)
         make_dirs(stage / PRIVATE)
-        for name, pem in keys.items():
-            write_durable(stage / f"{PRIVATE}{name}.pem", pem, mode=0o600)
+        for name, key in keys.items():
+            write_durable(stage / f"{PRIVATE}{name}{key.suffix}", key.content, mode=0o600)
         write_durable(stage / _ROOT, Metadata(root).to_bytes(), mode=0o644)
         stage.rename(directory)
         fsync_dir(keyring.directory)
         return cls(keyring)
 
-    def sign(self, signers: Iterable[CryptoSigner]) -> tuple[str, ...]:
+    def sign(self, signers: Iterable[Signer]) -> tuple[str, ...]:
         """Add signatures; the names of those who signed. Raises SignatureError."""
         names = []
         for signer in signers:
             names.append(self._name_of(signer.public_key.keyid))
-            self._metadata.sign(signer, append=True)
+            add_signature(self._metadata, signer, append=True)
         write_durable(self._directory / _ROOT, self._metadata.to_bytes(), mode=0o644)
         return tuple(names)
 
@@ -142,7 +143,8 @@ class PendingRoot:
         TrustedMetadata(anchor, now).update_root(data)
         files = {f"metadata/{self._new.version}.root.json": data}
         private = {path.stem: path for path in (self._directory / PRIVATE).iterdir()}
-        files |= {f"{PRIVATE}{name}.pem": path.read_bytes() for name, path in private.items()}
+        for name, path in private.items():
+            files |= key_files(name, path.suffix, path.read_bytes())
         if TARGETS in private:
             signer = signer_in(private[TARGETS], passphrase)
             files |= TargetsRevision(self._keyring, now).file(signer)

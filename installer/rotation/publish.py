@@ -15,6 +15,8 @@ from appliance.fsops import fsync_dir, make_dirs, write_durable
 from installer.keyring import PUBLISHING
 
 PRIVATE = "private/"
+GONE = b""
+"""As content: the file is to be removed."""
 
 
 def publish(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -41,7 +43,10 @@ def complete(directory: Path) -> bool:
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         target = directory / path.relative_to(source)
         make_dirs(target.parent)
-        path.replace(target)
+        if path.stat().st_size:
+            path.replace(target)
+        else:
+            target.unlink(missing_ok=True)
         fsync_dir(target.parent)
     shutil.rmtree(source)
     fsync_dir(directory)

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import Signer
 
 from appliance.errors import ConflictError, NotFoundError, UsageError
 from appliance.fsops import exclusive_lock
 from appliance.trust.metadata import DELEGATED_ROLES
 from appliance.trust.model_signer import TARGET, ModelSigner, encode_signers
-from installer.keyring import MODEL_SIGNER, Keyring, signer_in
-from installer.rotation.keys import NewKey, new_key, new_model_signer
+from installer import hardware_key
+from installer.keyring import MODEL_SIGNER, PEM, Keyring, signer_in
+from installer.rotation.keys import NewKey, key_files, new_key, new_model_signer
 from installer.rotation.officers import TOP_ROLES, NextRoot, is_officer, officers_of
 from installer.rotation.pending import PendingRoot, Standing, is_pending
 from installer.rotation.publish import complete, publish
@@ -62,27 +63,33 @@ def rotate(
     now: datetime,
     *,
     officer_keys: Sequence[Path] = (),
+    tokens: Mapping[str, str] | None = None,
     overlap: bool = False,
 ) -> Changed:
     """Replace the keys `names`: roles, officers (`officer-2`) or the model signer.
 
     `officer_keys` are key files of officers on other media; those in the directory are found.
+    `tokens`: name -> URI of a key on a token, which takes the old one's place (`hardware_key`).
     With `overlap` the model signer that goes is still accepted. Raises NotFoundError,
     UsageError, ConflictError, SignatureError.
     """
     with changing(directory) as keyring:
-        names = _known(keyring, names)
+        names, tokens = _known(keyring, names), tokens or {}
+        _check_tokens(tokens, names)
         at_root = [name for name in names if name not in _BY_TARGETS]
         _check_passphrase(keyring, passphrase)
         if at_root:
             _refuse_second(keyring)
         by_targets = [name for name in names if name in _BY_TARGETS]
         signers = _officers_here(keyring, officer_keys, passphrase) if at_root else []
+        keys = {
+            name: new_key(passphrase, tokens.get(name)) for name in names if name != MODEL_SIGNER
+        }
         if by_targets:
-            _replace_by_targets(keyring, by_targets, passphrase, now, overlap=overlap)
+            _replace_by_targets(keyring, by_targets, keys, passphrase, now, overlap=overlap)
         if not at_root:
             return Changed(tuple(by_targets))
-        keys = {name: new_key(passphrase) for name in at_root}
+        keys = {name: keys[name] for name in at_root}
 
         def change(root: NextRoot) -> None:
             for name, key in keys.items():
@@ -181,9 +188,19 @@ def _known(keyring: Keyring, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _check_tokens(tokens: Mapping[str, str], names: Sequence[str]) -> None:
+    for name in tokens:
+        if name == MODEL_SIGNER or name not in names:
+            raise UsageError(
+                f"a token is named for {name}, "
+                + ("whose key must be a file" if name == MODEL_SIGNER else "which is not replaced"),
+                hint="name the token of a key that this command makes: KEY=hsm:ID?label=LABEL",
+            )
+
+
 def _check_passphrase(keyring: Keyring, passphrase: bytes) -> None:
     """It opens a key that is here, if one is. Raises SignatureError."""
-    here = sorted(keyring.key_file("x").parent.glob("*.pem"))
+    here = [path for path in keyring.key_files("*") if path.suffix == PEM]
     # An officer may have another one for a key that the others never open.
     shared = [path for path in here if not is_officer(path.stem)] or here
     if shared:
@@ -202,7 +219,7 @@ def _refuse_second(keyring: Keyring) -> None:
 
 def _officers_here(
     keyring: Keyring, given: Sequence[Path], passphrase: bytes, pending: PendingRoot | None = None
-) -> list[CryptoSigner]:
+) -> list[Signer]:
     """The officers' keys in the files `given`, and those that lie in the directory."""
     signers = []
     for path in given:
@@ -216,18 +233,28 @@ def _officers_here(
     officers = set(officers_of(keyring.root().signed).values()) | set(
         pending.officers if pending is not None else ()
     )
-    for path in sorted(keyring.key_file("x").parent.glob("officer-*.pem")):
-        signer = signer_in(path, passphrase)
-        if signer.public_key.keyid in officers:
+    for path in keyring.key_files("officer-*"):
+        signer = _at_hand(path, passphrase)
+        if signer is not None and signer.public_key.keyid in officers:
             signers.append(signer)
     return signers
+
+
+def _at_hand(path: Path, passphrase: bytes) -> Signer | None:
+    """The key of a file in the directory; None if it is on a token that is not connected."""
+    try:
+        return signer_in(path, passphrase)
+    except NotFoundError as error:
+        if error.code == hardware_key.ABSENT:
+            return None
+        raise
 
 
 def _change_root(
     keyring: Keyring,
     change: Callable[[NextRoot], None],
     keys: Mapping[str, NewKey],
-    signers: Sequence[CryptoSigner],
+    signers: Sequence[Signer],
     passphrase: bytes,
     now: datetime,
 ) -> Standing:
@@ -235,9 +262,7 @@ def _change_root(
     following = NextRoot(keyring.root().signed, now)
     change(following)
     following.check()
-    pending = PendingRoot.begin(
-        keyring, following.root, {name: key.pem for name, key in keys.items()}
-    )
+    pending = PendingRoot.begin(keyring, following.root, keys)
     coming = [key.signer for name, key in keys.items() if is_officer(name)]
     pending.sign([*signers, *coming])
     return _take_effect_if_complete(pending, keyring, passphrase, now)
@@ -256,13 +281,19 @@ def _take_effect_if_complete(
 def _remove_former(keyring: Keyring) -> None:
     """Private keys of officers who are none any more."""
     officers = officers_of(keyring.root().signed)
-    for path in keyring.key_file("x").parent.glob("officer-*.pem"):
+    for path in keyring.key_files("officer-*"):
         if path.stem not in officers:
             path.unlink()
 
 
 def _replace_by_targets(
-    keyring: Keyring, names: Sequence[str], passphrase: bytes, now: datetime, *, overlap: bool
+    keyring: Keyring,
+    names: Sequence[str],
+    keys: Mapping[str, NewKey],
+    passphrase: bytes,
+    now: datetime,
+    *,
+    overlap: bool,
 ) -> None:
     signer = targets_signer(keyring, passphrase)
     revision = TargetsRevision(keyring, now)
@@ -272,11 +303,10 @@ def _replace_by_targets(
             former = keyring.model_signers()
             new, pem = new_model_signer(_next_name(former), passphrase)
             files |= _pinned_signers(revision, [*(former if overlap else ()), new])
+            files |= key_files(name, PEM, pem)
         else:
-            key = new_key(passphrase)
-            revision.replace_key(name, key.signer.public_key)
-            pem = key.pem
-        files[f"private/{name}.pem"] = pem
+            revision.replace_key(name, keys[name].signer.public_key)
+            files |= keys[name].files(name)
     publish(keyring.directory, files | revision.file(signer))
 
 

@@ -27,8 +27,8 @@ class ShownKey:
 
     name: str
     keyid: str
-    here: bool
-    """Whether a file of its name is in `private/`."""
+    file: str
+    """Its file in `private/`, which has the key or names its token; empty if it is elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +85,19 @@ def _keys(keyring: Keyring, root: Root) -> tuple[ShownKey, ...]:
     keyids = officers_of(root)
     keyids |= {role: root.roles[role].keyids[0] for role in TOP_ROLES}
     keyids |= {role: targets.get_delegated_role(role).keyids[0] for role in DELEGATED_ROLES}
-    return tuple(
-        ShownKey(name, keyid, keyring.key_file(name).exists()) for name, keyid in keyids.items()
-    )
+    return tuple(ShownKey(name, keyid, _file(keyring, name)) for name, keyid in keyids.items())
 
 
 def _signers(keyring: Keyring) -> tuple[ShownKey, ...]:
     """The accepted model signers; the last is the one whose key bundles are signed with."""
     signers = keyring.model_signers()
-    here = keyring.key_file(MODEL_SIGNER).exists()
+    file = _file(keyring, MODEL_SIGNER)
     return tuple(
-        ShownKey(signer.name, signer.hint, here and signer is signers[-1]) for signer in signers
+        ShownKey(signer.name, signer.hint, file if signer is signers[-1] else "")
+        for signer in signers
     )
+
+
+def _file(keyring: Keyring, name: str) -> str:
+    path = keyring.key_file(name)
+    return path.name if path.exists() else ""

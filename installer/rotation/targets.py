@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Key, Metadata, Root, TargetFile, Targets
 
 from appliance.errors import ConflictError, SignatureError
 from appliance.trust.metadata import DELEGATED_ROLES
-from installer.keyring import Keyring
+from installer.keyring import Keyring, add_signature
 
 TARGETS_LIFETIME = timedelta(days=365)
 ROLE = "targets"
@@ -44,13 +44,13 @@ class TargetsRevision:
             self.targets.revoke_key(keyid, role)
         self.targets.add_key(key, role)
 
-    def signed(self, signer: CryptoSigner) -> bytes:
+    def signed(self, signer: Signer) -> bytes:
         """The metadata, signed."""
         metadata = Metadata(self.targets)
-        metadata.sign(signer)
+        add_signature(metadata, signer)
         return metadata.to_bytes()
 
-    def file(self, signer: CryptoSigner) -> dict[str, bytes]:
+    def file(self, signer: Signer) -> dict[str, bytes]:
         """The same as a file of the trust directory, path -> content."""
         return {f"metadata/{ROLE}.json": self.signed(signer)}
 
@@ -66,14 +66,14 @@ def current_targets(keyring: Keyring) -> Metadata[Targets]:
     return metadata
 
 
-def targets_signer(keyring: Keyring, passphrase: bytes) -> CryptoSigner:
+def targets_signer(keyring: Keyring, passphrase: bytes) -> Signer:
     """The key that the newest root names for targets. Raises NotFoundError, SignatureError."""
     signer = keyring.signer(ROLE, passphrase)
     check_role_key(keyring, ROLE, signer)
     return signer
 
 
-def check_role_key(keyring: Keyring, role: str, signer: CryptoSigner) -> None:
+def check_role_key(keyring: Keyring, role: str, signer: Signer) -> None:
     """Refuse a key that was replaced, or is of another trust directory. Raises SignatureError."""
     if signer.public_key.keyid not in _delegator(keyring, role).get_delegated_role(role).keyids:
         raise SignatureError(

@@ -23,7 +23,7 @@ from bench_peers.work import REPOSITORY, say
 from gpu_check import page
 from gpu_check.budget import Budget, OutOfTimeError
 from gpu_check.checkpoint import SHAPES
-from gpu_check.grades import GRADES, measure_grade, words_of
+from gpu_check.grades import ADAPTED, GRADES, measure_grade, words_of
 from gpu_check.measuring import ATTENTION, COMPANY, LATE, Measuring, Setting, ShapeError, kinds_of
 from gpu_check.results import Run
 from gpu_check.workloads import MANY, Workload, core, many
@@ -142,17 +142,19 @@ def _measure_grades(setting: Setting) -> None:
     run = setting.run
     if not run.on_gpu:
         return
-    run.missing |= {words_of(grade): LATE for grade in GRADES}
-    for grade in GRADES:
+    tried = [*((grade, False) for grade in GRADES), (ADAPTED, True)]
+    run.missing |= {words_of(grade, adapters=adapters): LATE for grade, adapters in tried}
+    for grade, adapters in tried:
+        words, root = words_of(grade, adapters=adapters), setting.work / "grade"
         try:
-            for what, found in measure_grade(setting.work / "grade", setting.release, grade):
+            for what, found in measure_grade(root, setting.release, grade, adapters=adapters):
                 if isinstance(found, str):
                     run.missing[f"golden prompt, {what}"] = found
                 else:
                     run.golden[what] = list(found)
-            del run.missing[words_of(grade)]
+            del run.missing[words]
         except ApplianceError as error:
-            run.missing[words_of(grade)] = error.message
+            run.missing[words] = error.message
         setting.written()
 
 

@@ -39,13 +39,15 @@ class Node:
             write_checkpoint(shape, checkpoint, tied=shape.hidden <= 1024)
         return checkpoint
 
-    def add(self, checkpoint: Path, name: str, precision: Precision) -> StoredBundle:
+    def add(
+        self, checkpoint: Path, name: str, precision: Precision, *, adapters: bool = False
+    ) -> StoredBundle:
         """Build the bundle and bring it into the model store."""
         bundle = self._root / "bundle"
         with _Timed(self.seconds, "bundle build"):
             build_bundle(
                 checkpoint, bundle, name=name, version="1.0", precision=precision,
-                signer=None, created=1_700_000_000,
+                signer=None, created=1_700_000_000, adapters=adapters,
             )  # fmt: skip
         with _Timed(self.seconds, "signing and import"):
             verified = write_signer(self._root).sign(bundle)

@@ -276,3 +276,8 @@ def test_files_that_root_creates_belong_to_the_daemon() -> None:
         made = [*layout.access.iterdir(), *layout.audit.rglob("*")]
         assert layout.keys_db in made
         assert {path.stat().st_uid for path in made} == {owner.pw_uid}
+
+
+def test_a_tag_of_the_nodes_own_keys_cannot_be_given(layout: Layout) -> None:
+    with pytest.raises(UsageError, match="the node's own"):
+        run(layout, "create", "mine", "--tag", "appliance:node")

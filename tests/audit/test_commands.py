@@ -10,11 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from appliance.access import KeyStore
 from appliance.audit.admin import admin_event
 from appliance.audit.log import AuditLog
 from appliance.audit.signer import create_signer
 from appliance.config import AuditSettings, Layout
+from installer.passing_key import passing_key
 from tests.audit.sample import ORIGIN, exchange, response
 from tests.fakes.command import run_command
 
@@ -234,7 +237,35 @@ def test_usage_is_reported_up_to_the_last_acknowledged_record(
         "reasoning_tokens": 0,
         "cost": 0,
         "name": group,
+        **({"node": False} if by == "key" else {}),
     }
+
+
+def test_what_the_node_asked_itself_stands_behind_what_the_organisation_asked(
+    layout: Layout,
+) -> None:
+    layout.keys_db.parent.mkdir(parents=True)
+    with KeyStore(layout.keys_db) as keys:
+        billing, _ = keys.create("billing")
+    for name in ("a bench", "a bench", "a proof"):
+        with passing_key(layout, name):
+            pass
+    with KeyStore(layout.keys_db) as keys:
+        made = [billing.id, *(key.id for key in keys.list() if key.of_node)]
+    with AuditLog.open(layout.audit, layout.audit_key, AuditSettings()) as log:
+        for number, key in enumerate(made):
+            asked, said = exchange(f"own-{number}")
+            log.append([replace(event, key_id=key) for event in (asked, said)])
+    table = appliance("usage", "report", root=layout.root).stdout.splitlines()[1:]
+    assert [line.split()[0] for line in table] == ["key-1", billing.id, "node", "node"]
+    assert ["node", "a", "bench", "2", "14"] in [line.split()[:5] for line in table]
+    text = appliance("usage", "report", "--format", "csv", root=layout.root).stdout
+    assert [line.split(",")[:3] for line in text.splitlines()[-2:]] == [
+        ["node", "a bench", "2"],
+        ["node", "a proof", "1"],
+    ]
+    rows = json.loads(appliance("usage", "report", "--json", root=layout.root).stdout)["rows"]
+    assert {row["group"] for row in rows if row["node"]} == set(made[1:])
 
 
 def test_usage_per_day_is_a_table(layout: Layout) -> None:

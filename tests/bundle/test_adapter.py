@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -56,6 +56,11 @@ def adapter(spec: AdapterSpec = SPEC, **changes: Any) -> Manifest:
     return replace(made, **changes)
 
 
+FILES = (
+    "g/adapted.onnx", "g/cuda.onnx", "g/model.onnx", "g/trt.onnx", "g/weights-00001.bin", "t",
+)  # fmt: skip
+
+
 def base(**changes: Any) -> Manifest:
     graph = Graph(
         variant="cpu",
@@ -72,7 +77,7 @@ def base(**changes: Any) -> Manifest:
         created=1,
         license="MIT",
         checkpoint_sha256="b" * 64,
-        files=tuple(map(entry, ("g/adapted.onnx", "g/model.onnx", "g/weights-00001.bin", "t"))),
+        files=tuple(map(entry, FILES)),
         graphs=(graph,),
         tokenizer="t",
         decoder=DecoderSpec(layers=2, kv_heads=1, head_dim=16, vocab_size=9, context_length=8),
@@ -82,8 +87,16 @@ def base(**changes: Any) -> Manifest:
     return replace(made, **changes)
 
 
+def on_a_gpu(variant: Literal["cuda", "trt"], room: str) -> Graph:
+    """A graph for a GPU, with room for adapters in the one at `room`."""
+    path = f"g/{variant}.onnx"
+    adapted = Adapted(path=room, targets=(Q, UP))
+    return Graph(variant=variant, path=path, precision="fp16", weights="g", adapted=adapted)
+
+
 def test_manifests_survive_their_bytes() -> None:
-    for manifest in (adapter(), base()):
+    for_cuda = base(graphs=(base().graph, on_a_gpu("cuda", "g/cuda.onnx")))
+    for manifest in (adapter(), base(), for_cuda):
         assert decode(encode(manifest)) == manifest
 
 
@@ -130,6 +143,14 @@ def test_a_manifest_without_adapters_has_no_trace_of_them() -> None:
                 )
             ),
             "as many as there are without",
+        ),
+        (base(graphs=(base().graph, on_a_gpu("trt", "g/trt.onnx"))), "are for the CPU and CUDA"),
+        (base(graphs=(base().graph, on_a_gpu("cuda", "t"))), "has room for adapters itself"),
+        (
+            base(
+                graphs=(replace(base().graph, adapted=Adapted(path="g/model.onnx", targets=(Q,))),)
+            ),
+            "has room for adapters itself, and no other has",
         ),
     ],
 )

@@ -14,12 +14,21 @@ from safetensors.numpy import load_file, save_file
 
 from appliance.bundle.files import MANIFEST_NAME
 from appliance.bundle.manifest import Manifest, decode
-from appliance.errors import CheckpointError, ConflictError, UnsupportedError, UsageError
+from appliance.errors import (
+    CapacityError,
+    CheckpointError,
+    ConflictError,
+    LockedError,
+    UnsupportedError,
+    UsageError,
+)
 from installer.checkpoint import build_bundle
 from installer.checkpoint.adapter_build import build_adapter
+from installer.checkpoint.unfinished import unfinished
 from tests.conftest import BuildOnce
 from tests.fakes.adapters import write_adapter
 from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.disk import leave_room
 
 WEIGHTS = "adapter_model.safetensors"
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -246,3 +255,45 @@ def test_sixteen_bit_weights_are_stored_as_they_are(home: Path, tmp_path: Path) 
     assert (stored[: down.size] == down.ravel()).all()
     up = tensors[f"{name}.lora_B.weight"].astype(np.float32).T * np.float32(8 / 4)
     assert (stored[down.size :] == up.ravel()).all()
+
+
+def test_a_second_build_at_the_same_place_is_refused(home: Path, tmp_path: Path) -> None:
+    with unfinished(tmp_path / "it") as first:
+        first.begin_anew()
+        (first.bundle / "of the first").write_bytes(b"")
+        with pytest.raises(LockedError, match="another process"):
+            built(home / "lora", tmp_path / "it", home / "base")
+        assert (first.bundle / "of the first").exists(), "and leaves the first alone"
+    built(home / "lora", tmp_path / "it", home / "base")
+    assert not (tmp_path / "it/of the first").exists(), "what was left is not used"
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_an_adapter_leaves_the_unfinished_build_of_a_model_alone(
+    home: Path, tmp_path: Path
+) -> None:
+    with unfinished(tmp_path / "it") as model:
+        model.begin("a key", "graph/cpu")
+        weights = model.bundle / "graph/cpu/weights-00001.bin"
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"hours of work")
+    with pytest.raises(ConflictError, match="unfinished build of a model"):
+        built(home / "lora", tmp_path / "it", home / "base")
+    assert weights.read_bytes() == b"hours of work"
+
+
+def test_an_adapter_that_is_stopped_or_finds_no_room_leaves_nothing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("installer.checkpoint.adapter_build.check_base", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            built(home / "lora", tmp_path / "it", home / "base")
+    with monkeypatch.context() as patch:
+        leave_room(patch, 1_000_000)
+        with pytest.raises(CapacityError, match="the bundle needs"):
+            built(home / "lora", tmp_path / "it", home / "base")
+    assert list(tmp_path.iterdir()) == []

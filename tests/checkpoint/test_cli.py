@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.conftest import BuildOnce
 from tests.fakes.adapters import write_adapter
 from tests.fakes.checkpoints import write_bert, write_qwen3
 from tests.fakes.command import run_command
+from tests.fakes.media import write_passphrase
 
 PASSPHRASE = "a passphrase for the tests"
 
@@ -28,7 +30,7 @@ def packager(build_once: BuildOnce) -> Path:
 
     def build(directory: Path) -> None:
         hold_ceremony(directory / "keys", PASSPHRASE.encode(), officers=3, threshold=2)
-        (directory / "passphrase").write_text(PASSPHRASE + "\n")
+        write_passphrase(directory / "passphrase", PASSPHRASE.encode() + b"\n")
         write_bert(directory / "checkpoint")
 
     return build_once("bundle-cli", build)
@@ -113,6 +115,18 @@ def test_a_build_that_was_killed_while_it_signed_goes_on(packager: Path, tmp_pat
     assert "going on" in done.stderr
     done = appliance("verify", str(tmp_path / "it"), "--keys", str(packager / "keys"))
     assert done.returncode == 0, done.stderr
+
+
+def test_a_signer_that_no_node_would_accept_is_refused_before_the_work(
+    packager: Path, tmp_path: Path
+) -> None:
+    keys = shutil.copytree(packager / "keys", tmp_path / "keys")
+    hold_ceremony(tmp_path / "other", PASSPHRASE.encode())
+    shutil.copy(tmp_path / "other/private/model-signer.pem", keys / "private")
+    done = build(packager, tmp_path / "it", "--keys", str(keys))
+    assert done.returncode == 5
+    assert "signers.json does not list it" in done.stderr
+    assert "hashing" not in done.stderr
 
 
 def test_a_base_that_is_no_bundle_is_named(packager: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from installer.cli.bundle import app, draft_fields
 from tests.conftest import BuildOnce
 from tests.fakes.adapters import write_adapter
 from tests.fakes.checkpoints import write_bert, write_qwen3
+from tests.fakes.media import write_passphrase
 
 
 def build(checkpoint: Path, out: Path, draft: Path, precision: Precision = "w8a8") -> Manifest:
@@ -227,7 +228,7 @@ def test_a_manifest_with_a_draft_model_that_cannot_be_is_refused(
 
 def test_an_adapter_takes_no_draft_model(home: Path, tmp_path: Path) -> None:
     hold_ceremony(tmp_path / "keys", b"a passphrase for the tests", officers=1, threshold=1)
-    (tmp_path / "passphrase").write_text("a passphrase for the tests\n")
+    write_passphrase(tmp_path / "passphrase", b"a passphrase for the tests\n")
     adapter = write_adapter(tmp_path / "adapter", home / "checkpoint")
     result = CliRunner().invoke(
         app,

@@ -198,6 +198,20 @@ def test_a_graph_that_computes_something_else_is_never_built(
     assert not any(tmp_path.iterdir())
 
 
+def test_weights_that_a_comparison_refused_are_there_for_a_better_one(
+    sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference may be at fault, too: it is found out after the weights were written."""
+    with monkeypatch.context() as patch:
+        patch.setitem(BOUNDS, "int8", 1e-9)
+        with pytest.raises(CheckpointError, match="differ from the reference in int8") as caught:
+            build(sharded, tmp_path / "it", "auto", "int8")
+    assert "what is done is kept" in caught.value.hint
+    manifest, said = build(sharded, tmp_path / "it", "auto", "int8")
+    within_bounds(manifest)
+    assert "going on with the build that was stopped" in said
+
+
 def test_without_the_reference_the_manifest_says_why_nothing_was_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

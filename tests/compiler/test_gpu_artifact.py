@@ -9,9 +9,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from appliance.bundle.files import MANIFEST_NAME
@@ -33,6 +35,8 @@ from appliance.model_store import StoredBundle
 from appliance.pb import onnx_graph_pb2 as pb
 from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
+from installer.checkpoint.graph.adapted import AdapterInputs
+from installer.checkpoint.quantize import Precision
 from tests.compiler.conftest import stored
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_qwen3
@@ -162,6 +166,50 @@ def test_engines_are_recorded_file_by_file_under_a_key_with_their_shapes(
     assert record.fit is not None
     other = with_tensorrt.compile(bundle, settings=replace(small, max_sequences=3))
     assert with_tensorrt.record(other, bundle).key != record.key
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
+def test_a_base_with_room_for_adapters_is_computed_by_cuda_and_says_why_not_tensorrt(
+    with_tensorrt: Node, tmp_path: Path, precision: Precision
+) -> None:
+    checkpoint, out = write_qwen3(tmp_path / "checkpoint"), tmp_path / "it"
+    build_bundle(
+        checkpoint, out, name="base", version="1", signer=None, precision=precision, adapters=True
+    )
+    record = with_tensorrt.record(with_tensorrt.compile(out), out)
+    assert record.provider == "cuda"
+    (reason,) = record.reasons
+    assert (reason.provider, reason.code) == ("tensorrt", "no_variant")
+    assert reason.message == "the bundle has room for adapters, which graphs for it have not"
+    assert record.compared is not None
+    assert 0 < record.compared.error <= record.compared.bound
+
+
+def test_rows_of_adapters_that_are_multiplied_otherwise_are_found_by_the_golden_prompt(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, out = write_qwen3(tmp_path / "checkpoint"), tmp_path / "it"
+    with monkeypatch.context() as patch:
+        # The graph for CUDA leaves half of what adapters add out.
+        added = AdapterInputs.added
+
+        def halved(self: AdapterInputs, y: ir.Value, x: ir.Value, *rest: Any) -> ir.Value:
+            graph = self._graph
+            if graph.dtype != ir.DataType.FLOAT16:
+                return added(self, y, x, *rest)
+            half = graph.constant([0.5])
+            half = graph.op("Cast", half, to=graph.dtype)
+            return graph.op(
+                "Add", y, graph.op("Mul", half, graph.op("Sub", added(self, y, x, *rest), y))
+            )
+
+        patch.setattr(AdapterInputs, "added", halved)
+        build_bundle(
+            checkpoint, out, name="base", version="1", signer=None, precision="fp32", adapters=True
+        )
+    record = node.record(node.compile(out), out)
+    assert record.provider == "cpu"
+    assert [r.code for r in record.reasons if r.provider == "cuda"] == ["golden_differs"]
 
 
 def test_engines_that_the_disk_has_no_room_for_are_not_begun(

@@ -18,6 +18,7 @@ import pytest
 
 from appliance.compiler.hardware import has_driver
 from installer.checkpoint import build_bundle
+from installer.checkpoint.quantize import Precision
 from tests.compiler.conftest import RUNTIME
 from tests.fakes.checkpoints import write_llama, write_qwen3
 from tests.fakes.no_cuda import write_libraries
@@ -145,6 +146,42 @@ for thread in threads:
 print(json.dumps([raised, reasons, len(opened), runner._recorded]))
 """
 )
+ADAPTED = (
+    OPENED
+    + """
+from appliance.engine.adapters.bank import AdapterBank, AdapterWeights
+
+def weights(digest, rank):
+    room, layers = graph.adapted.targets, range(decoder.layers)
+    some = lambda width: np.full((rank, width), 0.01, np.float32)
+    downs = {(layer, t.name): some(t.inner) for layer in layers for t in room}
+    ups = {(layer, t.name): some(t.outer) for layer in layers for t in room}
+    return AdapterWeights(digest, rank, downs, ups)
+
+def adopt(*adapters):
+    bank = AdapterBank(decoder.layers, graph.adapted.targets, adapters)
+    engine.between_steps(runner.prepare(bank).adopt)
+
+ends, counts = Counter(), []
+loaded = device.free_bytes()
+for adapters in ([weights("a", 4)], [weights("a", 4), weights("b", 8)], []):
+    adopt(*adapters)
+    names = ["", *(adapter.digest for adapter in adapters)]
+    for number in range(6):
+        params = SamplingParams(temperature=0, max_tokens=12 + number)
+        name = names[number % len(names)]
+        engine.add(Generation(number, [1, 2, 3] * (1 + number), params, adapter=name))
+    while engine.has_work:
+        for output in engine.step():
+            if isinstance(output.event, Finished):
+                ends[output.call] += output.event.generated_tokens
+    counts.append(runner._recorded)
+engine.check_integrity()
+same = device.free_bytes() == loaded
+runner.close()
+print(json.dumps([dict(ends), counts, same, device.free_bytes() == memory]))
+"""
+)
 
 
 @pytest.mark.parametrize("write", [write_llama, write_qwen3, write_qwen3_vl, write_qwen2_5_vl])
@@ -177,8 +214,28 @@ def test_a_model_that_is_loaded_on_another_gpu_has_its_memory_there(
     assert taken[0] < taken[1]
 
 
+@pytest.mark.parametrize("precision", ["fp16", "w8a8"])
+def test_steps_are_recorded_anew_when_adapters_come_and_go(
+    on_gpu: Path, tmp_path: Path, precision: Precision
+) -> None:
+    (ends, recorded, as_before, all_given_back), _ = _ran(
+        ADAPTED, write_qwen3, on_gpu, tmp_path, precision=precision, adapters=True
+    )
+    assert ends == {str(number): 3 * (12 + number) for number in range(6)}
+    assert 0 < recorded[0] < recorded[1] < recorded[2]
+    assert as_before
+    assert all_given_back
+
+
 def _ran(
-    program: str, write: Callable[[Path], Path], on_gpu: Path, tmp_path: Path, *, gpu: int = 0
+    program: str,
+    write: Callable[[Path], Path],
+    on_gpu: Path,
+    tmp_path: Path,
+    *,
+    gpu: int = 0,
+    precision: Precision = "fp16",
+    adapters: bool = False,
 ) -> tuple[list[Any], list[int]]:
     """What `program` prints of the engine over a model of the checkpoint that `write` writes, and
     how much it took of each device.
@@ -188,7 +245,7 @@ def _ran(
     bundle = tmp_path / "bundle"
     build_bundle(
         write(tmp_path / "checkpoint"), bundle, name="it", version="1", signer=None,
-        precision="fp16",
+        precision=precision, adapters=adapters,
     )  # fmt: skip
     (tmp_path / "out").mkdir()
     done = subprocess.run(

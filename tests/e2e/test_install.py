@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 from appliance.config import Layout
 from installer.staging import InstalledRelease
 from tests.e2e.prefix import CLEAN, Installed, Prefix, new_prefix
-from tests.fakes.node_media import NodeMedia
+from tests.fakes.media import build_media
+from tests.fakes.node_media import ADAPTER, GUESSED, NodeMedia
 
 
 def refused(prefix: Prefix, media: NodeMedia) -> tuple[int, dict[str, object]]:
@@ -99,3 +101,22 @@ def test_a_missing_medium_is_named(tmp_path: Path, node_media: NodeMedia) -> Non
     done = subprocess.run(command, capture_output=True, text=True, env=CLEAN)
     assert done.returncode == 3
     assert "nothing" in json.loads(done.stderr)["error"]["message"]
+
+
+def test_media_with_an_adapter_before_its_base_are_installed_and_both_answer(
+    node_media: NodeMedia, tmp_path: Path
+) -> None:
+    directory = tmp_path / "made"
+    bundles = [node_media.further(ADAPTER), node_media.further(GUESSED)]
+    build_media(
+        directory / "media",
+        bundles,
+        node_media.directory / "trust",
+        pythons=[".".join(platform.python_version_tuple()[:2])],
+    )
+    prefix = new_prefix(tmp_path / "n")
+    result = prefix.install(NodeMedia(directory))
+    assert result["models"] == {ADAPTER: "1.0", GUESSED: "1.0"}
+    with prefix.serving():
+        answers = {prefix.chat(result["api_key"], name, tokens=16) for name in (ADAPTER, GUESSED)}
+    assert len(answers) == 2

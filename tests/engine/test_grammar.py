@@ -22,7 +22,7 @@ from appliance.engine.grammar.tagged import CallableTool
 from appliance.engine.grammar.trial import Trial
 from appliance.engine.grammar.trial_worker import NICENESS
 from appliance.engine.grammar.turn import Structured, Tags, Turn
-from appliance.errors import CapacityError, RequestError, UnavailableError, UnsupportedError
+from appliance.errors import CapacityError, RequestError, UnavailableError
 from tests.engine.conftest import OpenChat
 from tests.engine.test_structured import FORMAT_CHECKS
 
@@ -263,13 +263,18 @@ def test_where_a_sandbox_lets_nobody_give_way_grammars_are_compiled_all_the_same
     assert open_chat().grammars.compiled(schema_turn({"const": "all the same"})).result()
 
 
-def test_a_tokenizer_that_is_not_understood_is_refused_at_each_request_and_no_sooner() -> None:
+def test_a_tokenizer_that_is_not_understood_is_refused_at_each_request_and_no_sooner(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As a request that cannot be met, which nobody tries again; the reason is the operator's."""
     odd = GrammarCompiler(b"{}", vocab_size=512, end_ids=[0], tags=Tags())
     try:
         odd.await_tables()
+        assert "answers cannot be held to a form: " in caplog.text
         for _ in range(2):
-            with pytest.raises(UnsupportedError):
+            with pytest.raises(RequestError) as refused:
                 odd.compiled(schema_turn({})).result()
+            assert refused.value.code == "unsupported_parameter"
     finally:
         odd.close()
 

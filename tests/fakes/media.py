@@ -29,6 +29,13 @@ def make_trust(directory: Path, passphrase: bytes = PASSPHRASE) -> BundleSigner:
     return BundleSigner.load(directory, passphrase)
 
 
+def write_passphrase(file: Path, passphrase: bytes = PASSPHRASE) -> Path:
+    """A passphrase file that only this user can read."""
+    file.touch(mode=0o600)
+    file.write_bytes(passphrase)
+    return file
+
+
 def build_media(
     out: Path,
     bundles: Sequence[Path],

@@ -57,11 +57,13 @@ def test_a_run_has_what_was_found_and_the_reasons_for_the_rest(
     monkeypatch.setattr("gpu_check.__main__.GRADES", ("fp8", "int4"))
     run = Run("2026-11-28", "Example GPU")
     _measure_grades(setting(on_fake, run))
-    assert run.golden.keys() == {"fp8 as fp16", "int4 as int4"}
+    with_adapters = {f"w8a8 as {made} with adapters" for made in ("fp16", "int8")}
+    assert run.golden.keys() == {"fp8 as fp16", "int4 as int4", *with_adapters}
     assert run.missing.keys() == {"golden prompt, fp8 as fp8"}
     shutil.rmtree(on_fake / "venv")
     _measure_grades(setting(on_fake, run))
-    assert run.missing.keys() >= {words_of("fp8"), words_of("int4")}
+    late = {words_of("fp8"), words_of("int4"), words_of("w8a8", adapters=True)}
+    assert run.missing.keys() >= late
     on_processor = Run("2026-11-28", PROCESSOR)
     _measure_grades(setting(on_fake, on_processor))
     assert on_processor.missing == {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -146,6 +147,17 @@ def test_another_sections_words_are_not_passed_on() -> None:
     assert finding(1).passed_on("Fizz.") == LEAD
     assert finding(1).passed_on("Say `revoke ID`.") == "Say `revoke ID`."
     assert finding(FAR - 1).passed_on("Fizz.") == "Fizz."
+
+
+def test_what_the_guide_learnt_of_an_earlier_handbook_is_not_passed_on() -> None:
+    """It copies: words of its own are those of a section as it once was."""
+    stale = "Say that a proxy is needed."
+    assert finding(1).passed_on(stale) == stale, "another model may use words of its own"
+    copying = replace(finding(1), copies=True)
+    assert copying.passed_on(stale) == LEAD
+    assert copying.passed_on(LEAD) == LEAD
+    assert copying.passed_on(REFUSAL) == REFUSAL
+    assert replace(finding(FAR - 1), copies=True).passed_on("Hello.") == "Hello."
 
 
 def test_a_refusal_is_believed_unless_a_section_surely_fits() -> None:

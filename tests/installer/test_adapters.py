@@ -6,18 +6,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from appliance.audit import create_signer, read_events
 from appliance.audit.event import Admin
 from appliance.bundle.files import MANIFEST_NAME
-from appliance.bundle.manifest import Manifest, decode, digest
+from appliance.bundle.manifest import Manifest, decode, digest, encode
 from appliance.bundle.verify import VerifiedBundle
 from appliance.config import Config, Layout
 from appliance.errors import ApplianceError, ConflictError
 from appliance.model_store import ModelStore
 from appliance.trust.model_signer import ModelSigner
+from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
 from installer.cli.models import app
 from installer.models import Models
@@ -26,6 +28,7 @@ from installer.progress import NoProgress
 from tests.conftest import BuildOnce
 from tests.fakes.adapter_node import BASE, NAME, build_adapter_node
 from tests.fakes.bundles import write_signer
+from tests.fakes.gpu import machine_with, write_release
 
 SIGNER = ModelSigner(name="a curator", public_key="never used: verification is behind us")
 Open = Callable[[], Models]
@@ -122,6 +125,32 @@ def test_activating_an_adapter_is_recorded_and_compiles_nothing(models: Models, 
     assert [name for name in now if not name.startswith(".")] == [
         name for name in artifacts if not name.startswith(".")
     ]
+
+
+def test_on_a_gpu_an_adapter_needs_a_base_whose_graph_has_room(root: Path, tmp_path: Path) -> None:
+    layout = Layout(root)
+    NodeKey.create(layout.node)
+    python = write_release(tmp_path / "release", machine_with())
+    models = Models(Config(layout), PrefixNode(layout), NoProgress(), python=python)
+    models.activate("stable", "1.0")
+    assert "stable" in models.store.active()
+
+    room = models.store.get(BASE, "1.0")
+    copy = Path(shutil.copytree(room.directory, tmp_path / "base"))
+    plain = [
+        g if g.variant == "cpu" else msgspec.structs.replace(g, adapted=msgspec.UNSET)
+        for g in room.manifest.graphs
+    ]
+    old = msgspec.structs.replace(room.manifest, version="0.9", graphs=tuple(plain))
+    (copy / MANIFEST_NAME).unlink()
+    (copy / MANIFEST_NAME).write_bytes(encode(old))
+    signed = write_signer(root, "another").sign(copy)
+    models.store.import_bundle(signed, advance=lambda _: None)
+    for name in ("all", "half", "stable"):
+        models.store.deactivate(name)
+    models.activate(BASE, "0.9")
+    assert code(lambda: models.activate("stable", "1.0")) == "adapters_need_processor"
+    assert set(models.store.active()) == {BASE}
 
 
 def test_the_commands_show_an_adapter_and_its_base(root: Path) -> None:

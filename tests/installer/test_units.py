@@ -100,6 +100,16 @@ def test_neither_daemon_sees_what_only_the_other_needs() -> None:
         assert f"-{path}" in shim.split()
 
 
+def test_a_start_of_the_target_sets_the_limits_of_starts_back_before_the_daemons() -> None:
+    found = dict(settings(units.LIMITS_UNIT))
+    assert units.LIMITS_UNIT in dict(settings(units.TARGET))["Wants"].split()
+    assert found["Before"].split() == list(DAEMONS)
+    assert found["PartOf"] == units.TARGET, "else a restart of the target would not run it again"
+    assert found["ExecStart"] == f"systemctl reset-failed {' '.join(DAEMONS)}"
+    assert found["StartLimitIntervalSec"] == "0"
+    assert found["CapabilityBoundingSet"] == ""
+
+
 @pytest.mark.parametrize("unit", FILES)
 def test_no_unit_waits_for_a_network_or_a_time_server(unit: str) -> None:
     for word in ("network-online", "time-sync", "network.target"):

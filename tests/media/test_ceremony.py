@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from installer.ceremony import hold_ceremony
 from installer.cli.app import app
 from installer.keyring import Keyring
 from installer.signing import BundleSigner
-from tests.fakes.media import PASSPHRASE
+from tests.fakes.media import PASSPHRASE, write_passphrase
 
 ROLE_KEYS = {"targets", "snapshot", "timestamp", "appliance", "models", "model-signer"}
 
@@ -111,7 +112,7 @@ def test_a_directory_without_keys_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_the_command_makes_the_keys(tmp_path: Path) -> None:
-    (tmp_path / "pw").write_bytes(PASSPHRASE + b"\n")
+    write_passphrase(tmp_path / "pw", PASSPHRASE + b"\n")
     arguments = ["trust", "init", str(tmp_path / "keys"), "--passphrase-file", str(tmp_path / "pw")]
     done = CliRunner().invoke(app, [*arguments, "--officers", "2", "--json"])
     assert done.exit_code == 0, done.output
@@ -124,11 +125,40 @@ def test_the_command_makes_the_keys(tmp_path: Path) -> None:
 def test_the_passphrase_comes_from_the_environments_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "pw").write_bytes(b"a long passphrase\r\n")
-    monkeypatch.setenv("APPLIANCE_PASSPHRASE_FILE", str(tmp_path / "pw"))
+    file = write_passphrase(tmp_path / "pw", b"a long passphrase\r\n")
+    monkeypatch.setenv("APPLIANCE_PASSPHRASE_FILE", str(file))
     assert passphrase.read_passphrase(None) == b"a long passphrase"
-    (tmp_path / "other").write_bytes(b"another one, longer")
-    assert passphrase.new_passphrase(tmp_path / "other") == b"another one, longer"
+    other = write_passphrase(tmp_path / "other", b"another one, longer")
+    assert passphrase.new_passphrase(other) == b"another one, longer"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o666, 0o755])
+def test_a_passphrase_file_that_others_can_open_is_refused(tmp_path: Path, mode: int) -> None:
+    file = write_passphrase(tmp_path / "my words")
+    file.chmod(mode)
+    for read in (passphrase.read_passphrase, passphrase.new_passphrase):
+        with pytest.raises(UsageError, match=f"its mode is 0{mode:o}") as caught:
+            read(file)
+        assert caught.value.hint == f"chmod 600 '{file}'"
+    file.chmod(0o400)
+    assert passphrase.read_passphrase(file) == PASSPHRASE
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_passphrase_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    file = write_passphrase(tmp_path / "pw")
+    os.chown(file, 12345, 0)
+    with pytest.raises(UsageError, match="belongs to another user") as caught:
+        passphrase.read_passphrase(file)
+    assert caught.value.hint == f"make one of your own: install -m 600 {file} NEW"
+
+
+def test_a_passphrase_may_come_through_a_pipe(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, PASSPHRASE + b"\n")
+    os.close(writing)
+    assert passphrase.read_passphrase(Path(f"/dev/fd/{reading}")) == PASSPHRASE
+    os.close(reading)
 
 
 def test_a_typed_passphrase_is_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +174,9 @@ def test_a_typed_passphrase_is_asked_for_twice(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"short"])
 def test_new_keys_want_a_real_passphrase(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "pw").write_bytes(content)
-    with pytest.raises(UsageError):
-        passphrase.new_passphrase(tmp_path / "pw")
+    file = write_passphrase(tmp_path / "pw", content)
+    with pytest.raises(UsageError, match=r"short|empty"):
+        passphrase.new_passphrase(file)
 
 
 def test_without_a_terminal_nothing_waits_for_a_passphrase(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,12 @@ from appliance.errors import DigestError, NotFoundError
 from appliance.fsops import hash_regular
 from installer import pyz
 from installer.cli.app import app
-from tests.fakes.media import PASSPHRASE, WHEELS
+from tests.fakes.media import WHEELS, write_passphrase
 from tests.media.conftest import Site, replace
 
 
 def test_build_then_verify_as_documented(site: Site, keys: Path, tmp_path: Path) -> None:
-    (tmp_path / "pw").write_bytes(PASSPHRASE)
+    write_passphrase(tmp_path / "pw")
     command = ["media", "build", "--out", str(tmp_path / "out"), "--bundle", str(site.bundle)]
     command += ["--keys", str(keys), "--wheels", str(WHEELS)]
     built = CliRunner().invoke(app, [*command, "--passphrase-file", str(tmp_path / "pw"), "--json"])
@@ -60,12 +61,20 @@ def test_media_one_level_below_are_named(site: Site, tmp_path: Path) -> None:
     assert isinstance(elsewhere.exception, NotFoundError)
 
 
+def test_a_copy_that_did_not_finish_is_called_so(media: Path) -> None:
+    shutil.rmtree(media / "metadata")
+    done = CliRunner().invoke(app, ["media", "verify", str(media)])
+    assert isinstance(done.exception, NotFoundError)
+    assert "are incomplete" in done.exception.message
+    assert "copy all of them again" in done.exception.hint
+
+
 def test_a_directory_that_is_no_bundle_is_not_called_damaged(keys: Path, tmp_path: Path) -> None:
     for command in (
         ["bundle", "verify", str(tmp_path)],
         ["media", "build", "--out", str(tmp_path / "out"), "--bundle", str(tmp_path)],
     ):
-        (tmp_path / "pw").write_bytes(PASSPHRASE)
+        write_passphrase(tmp_path / "pw")
         if command[0] == "media":
             command += ["--wheels", str(WHEELS), "--passphrase-file", str(tmp_path / "pw")]
         done = CliRunner().invoke(app, [*command, "--keys", str(keys)])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import (
+    CapacityError,
     ConflictError,
     DigestError,
     LayoutError,
@@ -32,6 +33,7 @@ from installer.media.verify import verify_written
 from installer.progress import JsonProgress
 from installer.signing import BundleSigner
 from tests.fakes.bundles import write_bundle
+from tests.fakes.disk import leave_room, small_disk
 from tests.fakes.media import PASSPHRASE, build_media
 from tests.media.conftest import Site, replace
 
@@ -285,6 +287,42 @@ def test_a_second_build_of_the_same_media_leaves_the_first_its_files(
     with exclusive_lock(keys / ".lock"), pytest.raises(LockedError):
         build_media(tmp_path / "out", [], keys, pythons=ONE)
     assert began.is_dir()
+
+
+def test_a_disk_without_room_is_found_before_anything_is_copied(
+    site: Site, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[Path] = []
+    monkeypatch.setattr(
+        "installer.media.contents.copy_verified", lambda *it, **_: copied.append(it)
+    )
+    size = sum(walk_files(site.media).values())
+    leave_room(monkeypatch, size - 1_000_000)
+    with pytest.raises(CapacityError, match=r"the media need .* MB, and the disk of .* has") as no:
+        build_media(tmp_path / "out", [site.bundle], keys)
+    assert "--out" in no.value.hint
+    assert copied == []
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_disk_with_just_enough_room_is_enough(
+    site: Site, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = walk_files(site.media)
+    leave_room(monkeypatch, sum(files.values()) + 1000 * len(files) + 4_000_000)
+    build_media(tmp_path / "out", [site.bundle], keys)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+@pytest.mark.parametrize("size", [20, 60])
+def test_a_small_stick_is_refused_by_its_own_figures(
+    site: Site, keys: Path, tmp_path: Path, size: int
+) -> None:
+    stick = tmp_path / "stick"
+    with small_disk(stick, size * 1024**2):
+        with pytest.raises(CapacityError, match=rf"the disk of {stick} has \d+\.\d MB free"):
+            build_media(stick / "out", [site.bundle], keys, pythons=ONE)
+        assert list(stick.iterdir()) == []
 
 
 def test_media_are_never_written_over(site: Site, keys: Path, tmp_path: Path) -> None:

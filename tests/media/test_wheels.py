@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from appliance.errors import UnavailableError, UsageError
 from installer.media.lockfile import PYTHONS, parse_lock, write_lock
 from installer.media.wheelhouse import Locks, Wheelhouse, build_own_wheel
 from tests.conftest import REPOSITORY
+from tests.fakes.disk import make_read_only, small_disk
 from tests.fakes.media import WHEELS
 from tests.media.conftest import Site
 
@@ -121,6 +124,16 @@ def test_a_wheel_whose_hash_is_not_in_the_lock_is_never_taken(
     with pytest.raises(UnavailableError, match="pip"):
         Wheelhouse(cache).wheels(one_wheel)
     assert not list(cache.glob("*.whl"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
+def test_a_cache_that_nobody_can_change_is_used_as_it_is(one_wheel: str, tmp_path: Path) -> None:
+    (wheel,) = Wheelhouse(WHEELS).wheels(one_wheel)
+    with small_disk(tmp_path / "disc", 50_000_000):
+        shutil.copy(wheel.path, tmp_path / "disc")
+        make_read_only(tmp_path / "disc")
+        (found,) = Wheelhouse(tmp_path / "disc").wheels(one_wheel)
+    assert found.sha256 == wheel.sha256
 
 
 def test_without_an_index_the_error_says_what_to_check(

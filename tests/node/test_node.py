@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,59 +15,31 @@ from appliance.config import Layout
 from appliance.tls.authority import make_authority, names_of
 from installer import units
 from tests.fakes.node_media import ADAPTER, CHAT, EMBEDDING, GUESSED, RANKS, SEES, NodeMedia
+from tests.node.asked import (
+    BOOT_SECONDS,
+    EVERYTHING,
+    SERVICES,
+    UNITS,
+    chat_from,
+    exposed,
+    processes,
+    releases,
+    serves,
+    states,
+    updated_from,
+    use_units,
+    wait_until_serving,
+)
 from tests.node.conftest import MEDIA, InstalledNode, no_network
 from tests.node.lan import CALLER, NAME, NODE, STRANGER, Lan
 from tests.tls.clients import client_certificate
-from tests.vision.pictures import data_uri, png
 
 pytestmark = pytest.mark.node
 
 Measured = Callable[[str, object], None]
-SERVICES = {units.ENGINE_UNIT: units.ENGINE_USER, units.SHIM_UNIT: units.API_USER}
 MAX_EXPOSURE = {units.ENGINE_UNIT: 0.3, units.SHIM_UNIT: 2.0}
 MAX_GPU_EXPOSURE = 0.5
-UNITS, TLS = "/etc/systemd/system", "/var/lib/appliance/tls"
-CHAT_REQUEST: dict[str, object] = {
-    "model": CHAT, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8,
-}  # fmt: skip
-JSON_FORM: dict[str, object] = {"type": "json_object"}
-FUNCTION = {
-    "name": "look_up",
-    "parameters": {"type": "object", "properties": {"word": {"type": "string", "maxLength": 4}}},
-}
-EVERYTHING: list[tuple[str, dict[str, object]]] = [
-    ("/v1/chat/completions", {**CHAT_REQUEST, "response_format": JSON_FORM}),
-    (
-        "/v1/chat/completions",
-        {
-            **CHAT_REQUEST,
-            "tools": [{"type": "function", "function": FUNCTION}],
-            "tool_choice": "required",
-        },
-    ),
-    (
-        "/v1/chat/completions",
-        {
-            **CHAT_REQUEST,
-            "model": SEES,
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "text", "text": "what is this?"},
-                        {"type": "image_url", "image_url": {"url": data_uri(png())}},
-                    ],
-                }
-            ],
-        },
-    ),
-    ("/v1/rerank", {"model": RANKS, "query": "a b", "documents": ["b", "a b"]}),
-    ("/v1/chat/completions", {**CHAT_REQUEST, "model": GUESSED, "max_tokens": 64}),
-    ("/v1/chat/completions", {**CHAT_REQUEST, "model": ADAPTER}),
-    ("/v1/responses", {"model": CHAT, "input": "hello", "max_output_tokens": 16}),
-    ("/v1/completions", {"model": CHAT, "prompt": "hello", "max_tokens": 8}),
-]
-BOOT_SECONDS = 120
+TLS = "/var/lib/appliance/tls"
 OLD = "0.0.9-0000000000aa"
 
 
@@ -100,14 +71,6 @@ def test_each_unit_is_hardly_exposed(
     assert exposure <= MAX_EXPOSURE[unit]
 
 
-def exposed(node: InstalledNode, unit: str) -> float:
-    """What systemd thinks of the unit: 0 is best, 10 is worst."""
-    report = node.machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
-    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", report)
-    assert found is not None, report
-    return float(found[1])
-
-
 def test_a_gpu_nodes_engine_is_hardly_more_exposed_and_starts_without_the_gpus_files(
     node: InstalledNode, record_property: Measured
 ) -> None:
@@ -132,15 +95,6 @@ def test_a_gpu_nodes_engine_is_hardly_more_exposed_and_starts_without_the_gpus_f
         machine.run("rm", "-f", f"{UNITS}/{units.GPU_UNIT}")
         use_units(node, {units.ENGINE_UNIT: before})
     serves(node)
-
-
-def use_units(node: InstalledNode, files: Mapping[str, str]) -> None:
-    """Let the node run its engine by these units."""
-    for name, text in files.items():
-        node.machine.run("tee", f"{UNITS}/{name}", stdin=text)
-    node.machine.run("systemctl", "daemon-reload")
-    node.machine.run("systemctl", "restart", units.ENGINE_UNIT)
-    wait_until_serving(node)
 
 
 def test_the_units_are_what_systemd_understands(node: InstalledNode) -> None:
@@ -259,34 +213,26 @@ def test_a_former_release_that_cannot_read_the_keys_stops_nothing(node: Installe
     serves(node)
 
 
-def updated_from(node: InstalledNode, old: str) -> None:
-    """Let the node run a release of this name, then update it from the stick."""
-    script = f"""
-    set -e
-    cd /opt/appliance/releases
-    new=$(basename $(readlink ../current))
-    cp -a $new {old}
-    grep -rlI $new {old}/venv/bin | xargs sed -i s,$new,{old},
-    ln -sfn releases/{old} ../current
-    echo '{{"proved":"{old}"}}' > /var/lib/appliance/install/releases.json
-    """
-    node.machine.run("sh", "-c", script)
-    node.machine.run("appliance", "install", MEDIA)
-
-
-def releases(node: InstalledNode, command: str) -> dict[str, Any]:
-    """The document of `appliance releases`."""
-    done = node.machine.run("appliance", "releases", command, "--json")
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
-
-
 def test_a_crashed_engine_comes_back(node: InstalledNode) -> None:
     before = processes(node)
     node.machine.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", units.ENGINE_UNIT)
     wait_until_serving(node)
     assert processes(node)[units.ENGINE_UNIT] != before[units.ENGINE_UNIT]
     assert processes(node)[units.SHIM_UNIT] == before[units.SHIM_UNIT]
+    serves(node)
+
+
+def test_a_service_started_too_often_is_named_and_the_target_starts_it(node: InstalledNode) -> None:
+    for _ in range(6):
+        node.machine.run("systemctl", "restart", units.SHIM_UNIT, check=False)
+    status = node.machine.run("appliance", "status", "--json", check=False)
+    assert status.returncode == 9, status.stdout + status.stderr
+    (failure,) = json.loads(status.stdout)["failures"]
+    assert (failure["service"], failure["result"]) == ("appliance-shim", "start-limit-hit")
+    shown = node.machine.run("appliance", "status", check=False).stdout
+    assert f"{failure['message']}.\n{failure['hint']}.\n" in shown
+    node.machine.run("systemctl", "restart", units.TARGET)
+    wait_until_serving(node)
     serves(node)
 
 
@@ -379,39 +325,3 @@ def test_after_a_reboot_everything_works_by_itself_and_its_address_may_come_late
     verified = node.machine.run("appliance", "audit", "verify", "--json")
     assert verified.returncode == 0
     assert node.machine.run("systemctl", "--failed", "--quiet", "--no-legend").stdout == ""
-
-
-def chat_from(lan: Lan, **how: Any) -> dict[str, Any]:
-    """One chat from the other machine."""
-    return lan.call("/v1/chat/completions", CHAT_REQUEST, **how)
-
-
-def serves(node: InstalledNode) -> None:
-    """One chat, one answer in a form and one embedding, from inside."""
-    answer = node.ask("/v1/chat/completions", CHAT_REQUEST)
-    assert answer["usage"]["completion_tokens"] > 0
-    formed = node.ask("/v1/chat/completions", {**CHAT_REQUEST, "response_format": JSON_FORM})
-    assert formed["usage"]["completion_tokens"] > 0
-    vectors = node.ask("/v1/embeddings", {"model": EMBEDDING, "input": ["one", "two"]})["data"]
-    assert len(vectors) == 2
-
-
-def wait_until_serving(node: InstalledNode) -> None:
-    """Until `appliance status` says so."""
-    deadline = time.monotonic() + BOOT_SECONDS
-    while node.machine.run("appliance", "status", "--json", check=False).returncode:
-        assert time.monotonic() < deadline, node.machine.run("journalctl", "-b", "-n", "50").stdout
-        time.sleep(0.5)
-
-
-def states(node: InstalledNode) -> set[str]:
-    """What systemd says of the services."""
-    return set(node.machine.run("systemctl", "is-active", *SERVICES, check=False).stdout.split())
-
-
-def processes(node: InstalledNode) -> dict[str, str]:
-    """The process number of each service."""
-    return {
-        unit: node.machine.run("systemctl", "show", unit, "-p", "MainPID", "--value").stdout
-        for unit in SERVICES
-    }

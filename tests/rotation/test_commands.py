@@ -77,9 +77,11 @@ def test_show_lists_every_key_and_what_was_withdrawn(directory: Directory) -> No
     assert ["last", "media", "none", "yet"] in rows
     files = {row[0]: row[2] for row in rows if len(row) == 3 and row[0] not in {"KEY", "root"}}
     assert files == {
-        "officer-1": "-", "officer-2": "-", "officer-3": "-", "targets": "here",
-        "snapshot": "here", "timestamp": "here", "appliance": "here", "models": "here",
-        "model-signer": "-", "model-signer-2": "here",
+        "officer-1": "elsewhere", "officer-2": "elsewhere", "officer-3": "elsewhere",
+        "targets": "targets.pem",
+        "snapshot": "snapshot.pem", "timestamp": "timestamp.pem",
+        "appliance": "appliance.pem", "models": "models.pem",
+        "model-signer": "elsewhere", "model-signer-2": "model-signer.pem",
     }  # fmt: skip
     assert shown.endswith("\nbundle guide-1.0: withdrawn on DAY: It is wrong.\n")
     document = json.loads(said(directory, "show", "--json"))

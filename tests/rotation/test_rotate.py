@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from appliance.errors import (
     ConflictError,
@@ -177,7 +178,7 @@ def test_a_mistyped_passphrase_makes_no_key(directory: Directory) -> None:
 
 
 def test_an_officer_may_have_a_passphrase_of_their_own(directory: Directory) -> None:
-    private = signer_in(directory.officer(2), PASSPHRASE)._private_key
+    private = load_pem_private_key(directory.officer(2).read_bytes(), PASSPHRASE)
     directory.officer(2).write_bytes(encrypted(private, b"known to officer 2 alone"))
     rotate(directory.path, ["targets"], PASSPHRASE, LATER, officer_keys=[directory.officer(1)])
     with pytest.raises(SignatureError, match=r"targets\.pem"):

@@ -169,6 +169,11 @@ def test_buckets_are_whole_and_come_in_pages(office: Office) -> None:
     assert sum(filter(None, values)) == pytest.approx(spent(office.node) / 1e6)
 
 
+def test_a_time_that_is_still_to_come_is_refused_by_its_own_name(office: Office) -> None:
+    answer = office.request("GET", f"costs?start_time={int(time.time()) + DAY}")
+    assert (answer.status, answer.json["error"]["param"]) == (400, "start_time")
+
+
 def test_admin_keys_are_made_listed_and_deleted(office: Office) -> None:
     admin = office.client.admin.organization.admin_api_keys
     made = admin.create(name="robot", expires_in_seconds=3600)

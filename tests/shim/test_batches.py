@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from tests.shim.batch_input import (
     jsonl,
     line,
     look,
+    said,
     upload,
 )
 from tests.shim.node import Node, ask, eventually, prepare, running_shim, standing
@@ -206,7 +208,11 @@ def test_a_line_that_is_refused_is_an_error_and_the_others_go_on(node: Node) -> 
         (jsonl([line("a"), line("b"), line("a")]), [("duplicate_custom_id", 3, "custom_id")]),
         (jsonl([line("a", method="GET")]), [("invalid_method", 1, "method")]),
         (jsonl([line("a", url="/v1/embeddings")]), [("invalid_url", 1, "url")]),
-        (jsonl([{"custom_id": "a"}]), [("invalid_request", 1, None)]),
+        (jsonl([{"custom_id": "a"}]), [("invalid_request", 1, "method")]),
+        (jsonl([line("a", body={})]), [("invalid_request", 1, "body.model")]),
+        (jsonl([line("a", body=1)]), [("invalid_request", 1, "body")]),
+        (b'{"custom_id": 1, "body": [\n', [("invalid_request", 1, "custom_id")]),
+        (b"{\n" + jsonl([line("a"), line("b")]), [("invalid_json_line", 1, None)]),
         (
             jsonl([line("a"), line("b", body={"model": EMBEDDING})]),
             [("mismatched_model", 2, "body.model")],
@@ -221,7 +227,7 @@ def test_a_line_that_is_refused_is_an_error_and_the_others_go_on(node: Node) -> 
             [("invalid_value", 1, "body.background")],
         ),
         (b"\n" + b"x" * 70_000, [("line_too_long", 2, None)]),
-        (jsonl([{}] * 300), [("invalid_request", n, None) for n in range(1, 101)]),
+        (jsonl([{}] * 300), [("invalid_request", n, "custom_id") for n in range(1, 101)]),
     ],
 )
 def test_a_file_that_is_no_batch_fails_with_the_lines_that_are_wrong(
@@ -237,6 +243,27 @@ def test_a_file_that_is_no_batch_fails_with_the_lines_that_are_wrong(
     assert found == expected
     assert batch["failed_at"]
     assert len(results(shared)) == before
+
+
+def test_a_result_is_one_line_however_its_reader_ends_lines(shared: Node) -> None:
+    """Python's splitlines, which SDK users write, ends them at some of Unicode's characters too."""
+    text = "a\x85b\u2028c\u2029d\x0be"
+    batch = ended(shared, begin(shared, [line("a", text), line("b", text)])["id"])
+    answer = shared.request("GET", f"/v1/files/{batch['output_file_id']}/content")
+    found = answer.body.decode().splitlines()
+    assert len(found) == 2
+    assert {said(json.loads(one)) for one in found} == {text}
+
+
+def test_a_file_as_windows_writes_it_is_a_batch(shared: Node) -> None:
+    """With a byte order mark, and two characters at the end of a line."""
+    data = b"\xef\xbb\xbf" + jsonl(lines("a", "b")).replace(b"\n", b"\r\n")
+    body, headers = form(data, purpose="batch")
+    file = shared.request("POST", "/v1/files", body, headers=headers).json
+    asked = {"input_file_id": file["id"], "endpoint": CHAT_PATH, "completion_window": "24h"}
+    batch = ended(shared, shared.request("POST", "/v1/batches", asked).json["id"])
+    assert batch["status"] == "completed"
+    assert content(shared, batch["output_file_id"]).keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize(

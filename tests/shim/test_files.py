@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ import pytest
 from appliance.access import KeyStore, new_key
 from appliance.audit.event import Reject, Request
 from appliance.config import ApiSettings
+from appliance.shim.batches.file_store import SPARE_BYTES
 from tests.fakes.engine import FakeEngine
+from tests.node.machine import mounted
 from tests.shim.batch_input import form, jsonl, line, upload
 from tests.shim.node import Answer, Node, eventually, prepare, running_shim, standing
 
@@ -173,6 +176,45 @@ def test_a_deleted_file_is_gone_from_the_disk_too(node: Node) -> None:
     assert node.request("DELETE", f"/v1/files/{made['id']}").json["deleted"]
     assert b"most private" not in disk(node)
     assert node.config.layout.files_db.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_files_leave_room_on_the_disk_and_can_be_deleted_when_others_filled_it(
+    tmp_path: Path,
+) -> None:
+    """What is overwritten is copied beside first, and there is no room for a whole file's copy."""
+    config = prepare(tmp_path, store_files=True)
+    small = config.layout.files_db.parent
+    small.mkdir(parents=True, exist_ok=True)
+    size = SPARE_BYTES + (8 << 20)
+    with (
+        mounted(["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)], small),
+        FakeEngine(config.layout.engine_socket) as engine,
+        running_shim(config),
+    ):
+        node = Node(config, engine)
+        made = send(node, b"secret " * 900_000, purpose="batch").json
+        refused = send(node, b"x" * 4_000_000, purpose="batch")
+        assert (refused.status, refused.error["code"]) == (429, "storage_full")
+        assert refused.headers["x-should-retry"] == "false"
+        with (small / "others").open("wb") as others:
+            os.posix_fallocate(others.fileno(), 0, shutil.disk_usage(small).free - (2 << 20))
+        assert node.request("DELETE", f"/v1/files/{made['id']}").status == 200
+        assert b"secret secret" not in disk(node)
+
+
+def test_what_could_not_be_overwritten_is_overwritten_after_the_next_start(tmp_path: Path) -> None:
+    config = prepare(tmp_path, store_files=True)
+    with FakeEngine(config.layout.engine_socket) as engine:
+        with running_shim(config):
+            node = Node(config, engine)
+            made = upload(node, [line("a", "most secret")])
+            with closing(sqlite3.connect(config.layout.files_db)) as database, database:
+                database.execute("UPDATE files SET ready = 0")
+            assert node.request("GET", f"/v1/files/{made['id']}").status == 404
+            assert b"most secret" in disk(node)
+        with running_shim(config):
+            assert b"most secret" not in disk(node)
 
 
 def test_an_expired_file_is_not_there_and_then_gone(tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ def test_metrics_are_valid_and_count_requests_and_tokens(node: Node) -> None:
     assert 0 <= node.metric(f"appliance_inter_token_latency_seconds_count{model}") <= 8
 
 
+def test_metrics_show_the_room_where_the_endpoint_writes(node: Node) -> None:
+    for holds in ("audit", "usage", "files"):
+        free = node.metric(f'appliance_disk_free_bytes{{holds="{holds}"}}')
+        assert 0 < free <= node.metric(f'appliance_disk_size_bytes{{holds="{holds}"}}')
+
+
 def test_metrics_are_there_without_an_engine(node: Node) -> None:
     node.engine.stop()
     assert node.metric("appliance_engine_up") == 0

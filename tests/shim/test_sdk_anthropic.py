@@ -254,7 +254,8 @@ def test_two_different_keys_are_none(node: Node) -> None:
 
 def test_the_other_header_opens_no_other_route(node: Node) -> None:
     headers = {"Authorization": "", "x-api-key": node.secret}
-    assert node.request("GET", "/v1/models", headers=headers).status == 401
+    for path in ("/v1/chat/completions", "/v1/embeddings"):
+        assert node.request("POST", path, {}, headers=headers).status == 401
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,14 +21,17 @@ from appliance.config import Config
 from appliance.errors import NotFoundError, UnavailableError
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import FakeEngine
+from tests.shim.batch_input import form
 from tests.shim.node import Frames, Node, ShimThread, ask, eventually, prepare
 
 CHAT_PATH = "/v1/chat/completions"
 
 
 @contextmanager
-def started(tmp_path: Path, drain_seconds: float) -> Iterator[tuple[Node, ShimThread]]:
-    config = prepare(tmp_path, drain_seconds=drain_seconds)
+def started(
+    tmp_path: Path, drain_seconds: float, **settings: Any
+) -> Iterator[tuple[Node, ShimThread]]:
+    config = prepare(tmp_path, drain_seconds=drain_seconds, **settings)
     with FakeEngine(config.layout.engine_socket) as engine:
         shim = ShimThread(config)
         shim.start()
@@ -75,6 +80,38 @@ def test_a_stream_that_does_not_end_is_ended_with_an_error_and_billed(tmp_path: 
         assert (res.outcome, res.code, res.tokens.generated) == ("error", "shutting_down", 2)
         assert node.engine.calls[answer.request_id].cancelled
         assert node.row(answer.request_id).completion_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/v1/files", "multipart/form-data; boundary=xyz"), (CHAT_PATH, "application/json")],
+)
+def test_a_body_that_is_still_coming_holds_up_no_stop(tmp_path: Path, path: str, kind: str) -> None:
+    """For longer than any request may: silence in a body would otherwise be waited out."""
+    with started(tmp_path, drain_seconds=0.2, store_files=True) as (node, shim):
+        connection = node.connect()
+        connection.putrequest("POST", path)
+        connection.putheader("Authorization", f"Bearer {node.secret}")
+        connection.putheader("Content-Type", kind)
+        connection.putheader("Content-Length", "100000")
+        connection.endheaders()
+        connection.send(form(b"most private" * 50, purpose="batch")[0][:400])
+        eventually(
+            lambda: (
+                b"appliance_http_requests_in_progress 2.0" in node.request("GET", "/metrics").body
+                or None
+            )
+        )
+        begin = time.monotonic()
+        shim.stop()
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["error"]["code"]) == (
+            503,
+            "shutting_down",
+        )
+        shim.join()
+        assert time.monotonic() - begin < 10
+        connection.close()
 
 
 def test_an_idle_shim_stops_at_once(tmp_path: Path) -> None:

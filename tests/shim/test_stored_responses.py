@@ -60,6 +60,23 @@ def test_a_streamed_response_is_stored_before_its_last_event(client: openai.Open
     assert client.responses.retrieve(last.response.id) == last.response
 
 
+def test_what_a_response_was_made_with_may_be_asked_for_and_an_earlier_stream_may_not(
+    client: openai.OpenAI,
+) -> None:
+    made = client.responses.create(model=CHAT, input="hello")
+    logprobs: Any = ["message.output_text.logprobs"]
+    assert client.responses.retrieve(made.id, include=logprobs, stream=False) == made
+    assert client.responses.input_items.list(made.id, include=logprobs).data
+    for param, again in (
+        ("stream", lambda: client.responses.retrieve(made.id, stream=True)),
+        ("starting_after", lambda: client.responses.retrieve(made.id, starting_after=1)),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            again()
+        assert (refused.value.param, refused.value.code) == (param, "unsupported_parameter")
+        assert "ask until it has ended" in refused.value.message
+
+
 def test_a_declined_response_is_nowhere(node: Node) -> None:
     made = create(node, store=False)
     answer = node.request("GET", f"{PATH}/{made['id']}")
@@ -140,6 +157,22 @@ def test_a_deleted_response_is_gone_from_the_file_too(client: openai.OpenAI, nod
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(made.id)
     assert b"most private" not in path.read_bytes()
+
+
+def test_what_was_built_on_a_deleted_response_says_that_it_is_the_earlier_one_that_is_gone(
+    client: openai.OpenAI,
+) -> None:
+    first = client.responses.create(model=CHAT, input="one")
+    second = client.responses.create(model=CHAT, input="two", previous_response_id=first.id)
+    client.responses.delete(first.id)
+    assert client.responses.retrieve(second.id).id == second.id
+    for call in (
+        lambda: client.responses.input_items.list(second.id),
+        lambda: client.responses.create(model=CHAT, input="x", previous_response_id=second.id),
+    ):
+        with pytest.raises(openai.NotFoundError, match="an earlier response") as refused:
+            call()
+        assert refused.value.code == "response_not_found"
 
 
 def test_nobody_else_on_the_machine_may_read_the_file(node: Node) -> None:

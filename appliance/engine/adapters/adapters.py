@@ -1,14 +1,16 @@
 """The adapters that a loaded model has beside itself: added and removed while it serves.
 
-Owns the order of that: everything is checked and read first, then the runner takes the new bank
-up between two steps. The graphs with adapters are opened with the first one; a model without
-adapters pays nothing. Refuses more than the setting allows, and models on a GPU.
+Owns the order of that: everything is checked and read first, then the runners take the new bank
+up between two steps; on a node with several GPUs there is one on each. The graphs with adapters are
+opened with the first one; on the processor a model without adapters pays nothing. Refuses more than
+the setting allows, and models whose graph for the GPU has no room.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from appliance.bundle.adapter import check_base
@@ -20,8 +22,22 @@ from appliance.engine.llm_engine import LLMEngine
 from appliance.errors import CapacityError, UnsupportedError
 from appliance.model_store import StoredBundle
 
-Adopt = Callable[[AdapterBank], None]
-"""Compute with these adapters from the next run on; not while one is under way."""
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Adapters that could compute.
+
+    Attributes:
+        adopt: lets them, from the next run on; not to be called while one is under way.
+        discard: gives back what they take, instead.
+    """
+
+    adopt: Callable[[], None]
+    discard: Callable[[], None] = lambda: None
+
+
+Prepare = Callable[[AdapterBank], Ready]
+"""Makes adapters ready for one engine. Raises CapacityError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +48,27 @@ class AdaptedDecoder:
         open: opens the graphs. Raises UnsupportedError.
     """
 
-    open: Callable[[], Adopt]
+    open: Callable[[], Prepare]
 
 
 class Adapters:
-    """The adapters of the model `base`, which `engine` runs. Thread-safe.
+    """The adapters of the model `base`. Thread-safe.
 
     Args:
-        decoder: None where what computes has no adapters.
+        engines: that run it, each with what its runner can do; None where that has no adapters.
         most: adapters at once.
     """
 
     def __init__(
-        self, base: Manifest, engine: LLMEngine, decoder: AdaptedDecoder | None, most: int
+        self,
+        base: Manifest,
+        engines: Sequence[tuple[LLMEngine, AdaptedDecoder | None]],
+        most: int,
     ) -> None:
         self._base = base
-        self._engine = engine
-        self._decoder = decoder
+        self._engines = engines
         self._most = most
-        self._adopt: Adopt | None = None
+        self._opened: list[tuple[LLMEngine, Prepare]] | None = None
         self._bank: AdapterBank | None = None
         self._lock = threading.Lock()
 
@@ -69,30 +87,47 @@ class Adapters:
             check_base(bundle.manifest, self._base)
             if bundle.digest in self.digests:
                 return
-            if self._decoder is None:
-                raise UnsupportedError(
-                    f"{self._base.name} is computed by the GPU, which has no adapters yet",
-                    hint="serve this base on a node without a GPU to use its adapters",
-                    code="adapters_need_processor",
-                )
             if len(self.digests) >= self._most:
                 raise CapacityError(
                     f"{self._base.name} has {self._most} adapters loaded, as many as may be",
                     hint="remove one, or raise engine.max_adapters",
                     code="adapters_full",
                 )
+            opened = self._open()
             weights = read_adapter(bundle)
-            adopt = self._adopt = self._adopt or self._decoder.open()
-            self._change(adopt, (self._bank or self._empty()).adding(weights))
+            self._change(opened, (self._bank or self._empty()).adding(weights))
 
     def remove(self, digest: str) -> None:
         """Unload an adapter, of which no sequence may be left; unknown ones are left alone."""
         with self._lock:
-            if self._bank is not None and self._adopt is not None and digest in self.digests:
-                self._change(self._adopt, self._bank.without(digest))
+            if self._bank is not None and self._opened is not None and digest in self.digests:
+                self._change(self._opened, self._bank.without(digest))
 
-    def _change(self, adopt: Adopt, bank: AdapterBank) -> None:
-        self._engine.between_steps(lambda: adopt(bank))
+    def _open(self) -> list[tuple[LLMEngine, Prepare]]:
+        """The graphs with adapters, opened once. Raises UnsupportedError."""
+        if self._opened is None:
+            self._opened = [(engine, self._able(d).open()) for engine, d in self._engines]
+        return self._opened
+
+    def _able(self, decoder: AdaptedDecoder | None) -> AdaptedDecoder:
+        if decoder is None:
+            raise UnsupportedError(
+                f"{self._base.name} is computed by a graph that has no room for adapters",
+                hint="build the base again with --adapters by a release that puts them on a GPU",
+                code="adapters_need_processor",
+            )
+        return decoder
+
+    def _change(self, opened: Sequence[tuple[LLMEngine, Prepare]], bank: AdapterBank) -> None:
+        """Ready on every engine before any of them takes it up. Raises CapacityError."""
+        with ExitStack() as made:
+            ready = []
+            for engine, prepare in opened:
+                ready.append((engine, prepare(bank)))
+                made.callback(ready[-1][1].discard)
+            made.pop_all()
+        for engine, bank_there in ready:
+            engine.between_steps(bank_there.adopt)
         self._bank = bank
 
     def _empty(self) -> AdapterBank:

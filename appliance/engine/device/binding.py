@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from appliance.compiler.recording import GRAPH_ID, UNRECORDED
 from appliance.engine.binding import Ids, Lengths
+from appliance.engine.device.adapters import DeviceAdapters
 from appliance.engine.device.pool import DevicePool
 from appliance.engine.vision.device_sight import DeviceSight
 
@@ -82,6 +83,7 @@ class DeviceBinding:
 
     Args:
         sight: what the graph takes beside words; None if it reads them alone.
+        adapters: those of the graph; None if it has no room for any.
         recording: the session records every run that it is not told not to.
     """
 
@@ -95,6 +97,7 @@ class DeviceBinding:
         first: int,
         batch: int,
         sight: DeviceSight | None = None,
+        adapters: DeviceAdapters | None = None,
         recording: bool = False,
     ) -> None:
         self._session = session
@@ -116,6 +119,8 @@ class DeviceBinding:
         for name, address in pool.addresses(first):
             self._bind("input", f"past_{name}", np.float16, (batch, *pool.slot_shape), address)
             self._bind("output", f"present_{name}", np.float16, (batch, *pool.slot_shape), address)
+        for name, shape, address in () if adapters is None else adapters.inputs(batch):
+            self._bind("input", name, np.float16, shape, address)
         self._options = ort.RunOptions()
         if recording:
             self._options.add_run_config_entry(GRAPH_ID, UNRECORDED)

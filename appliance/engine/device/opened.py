@@ -14,6 +14,7 @@ from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import Artifact
 from appliance.compiler.profiles import plan, sizes_for
 from appliance.config import EngineSettings
+from appliance.engine.adapters.adapters import AdaptedDecoder
 from appliance.engine.cache_budget import CacheBudget, CacheShape
 from appliance.engine.device.budget import device_shape, static_shape
 from appliance.engine.device.device import Device
@@ -61,7 +62,8 @@ def on_cuda(
         opened.callback(runner.close)
         runner.warm_up()
         kept = opened.pop_all()
-    return OpenedDecoder(runner, shape, settings, recorded, kept.close)
+    adapted = AdaptedDecoder(lambda: runner.prepare) if runner.takes_adapters else None
+    return OpenedDecoder(runner, shape, settings, recorded, kept.close, adapted)
 
 
 def on_tensorrt(

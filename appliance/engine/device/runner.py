@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence as Listing
+from functools import partial
 
 import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
+from appliance.engine.adapters.adapters import Ready
+from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.binding import Ids
 from appliance.engine.choosing import Choice
+from appliance.engine.device.adapters import DeviceAdapters, HeldAdapters, has_room
 from appliance.engine.device.binding import DeviceBinding, StepBuffers
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.logits import DeviceLogits
@@ -69,6 +73,7 @@ class DeviceRunner:
         self._batch = StepBuffers(pool, vocab, tokens=slots, batch=slots, results=slots)
         self._shown = sight_for(session, pool.device, tokens=max_chunk, features=max_chunk)
         self._seen = sight_for(session, pool.device, tokens=slots, features=0)
+        self._adapters = _adapters_of(session, pool)
         self._prompts: dict[tuple[int, int], DeviceBinding] = {}
         self._decoders: dict[tuple[int, int], DeviceBinding] = {}
         self._steps: Counter[tuple[int, int]] = Counter()
@@ -82,12 +87,14 @@ class DeviceRunner:
         for together in groups(plan.prefills, self._most_tokens):
             (first, *_) = together
             tokens = [chunk.tokens for chunk in together]
+            self._choose([chunk.sequence.adapter for chunk in together])
             self.prefill(first.slot, first.start, tokens, ended, sight_of(first.sequence))
             ended += sum(chunk.completes for chunk in together)
         addresses = [self._prompt.logits_at(result) for result in range(ended)]
         greedy = self._prompt.chosen(ended)
         if plan.decodes:
             count = len(plan.decodes)
+            self._choose([sequence.adapter for sequence in plan.decodes])
             self.decode(
                 [sequence.computed for sequence in plan.decodes],
                 [sequence.tokens[-1] for sequence in plan.decodes],
@@ -159,6 +166,28 @@ class DeviceRunner:
         self._batch.fill([[token] for token in tokens], starts)
         decoder.run()
 
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether the graph has room for them."""
+        return self._adapters is not None
+
+    def prepare(self, bank: AdapterBank) -> Ready:
+        """Put `bank` onto the device. Raises CapacityError."""
+        assert self._adapters is not None, "the graph was asked"
+        held = self._adapters.prepare(bank)
+        return Ready(partial(self._adopt, self._adapters, held), held.close)
+
+    def _adopt(self, adapters: DeviceAdapters, held: HeldAdapters) -> None:
+        """Nothing that was bound or recorded has the new addresses."""
+        self._decoders.clear()
+        self._prompts.clear()
+        self._steps.clear()
+        adapters.use(held)
+
+    def _choose(self, adapters: Listing[str]) -> None:
+        if self._adapters is not None:
+            self._adapters.choose(adapters)
+
     def warm_up(self) -> None:
         """Run steps of most sizes over slots that nobody has yet.
 
@@ -186,11 +215,9 @@ class DeviceRunner:
         self._prompts.clear()
         self._prompt.close()
         self._batch.close()
-        for sight in (self._shown, self._seen):
-            if sight is not None:
-                sight.close()
-        if self._draws is not None:
-            self._draws.close()
+        for part in (self._shown, self._seen, self._draws, self._adapters):
+            if part is not None:
+                part.close()
         self._pool.close()
 
     def _bind(
@@ -204,8 +231,16 @@ class DeviceRunner:
             first=first,
             batch=batch,
             sight=sight,
+            adapters=self._adapters,
             recording=self._record,
         )
+
+
+def _adapters_of(session: ort.InferenceSession, pool: DevicePool) -> DeviceAdapters | None:
+    """Room for the adapters of the steps' sequences; None if the graph has none."""
+    if not has_room(session):
+        return None
+    return DeviceAdapters(session, pool.device, max(pool.shape.slots, MOST_TOGETHER))
 
 
 def _positions(starts: Listing[int], sights: Listing[Sight | None]) -> Ids:

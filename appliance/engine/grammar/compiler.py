@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
@@ -26,7 +27,9 @@ from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.trial import Trial, Verdict
 from appliance.engine.grammar.trial_worker import give_way
 from appliance.engine.grammar.turn import Grammar, Part, Tags, Turn, grammar, schema_grammar
-from appliance.errors import ApplianceError, CapacityError, RequestError, UnsupportedError
+from appliance.errors import ApplianceError, CapacityError, RequestError, first_line
+
+_log = logging.getLogger(__name__)
 
 LIMITS: Final[dict[str, Any]] = {
     "initial_lexer_fuel": 500_000,
@@ -180,12 +183,13 @@ class GrammarCompiler:
         )
 
     def _tokens(self) -> llguidance.LLTokenizer:
-        """Raises UnsupportedError."""
+        """Raises RequestError."""
         made = self._tokenizer.result()
         if made is None:
-            raise UnsupportedError(
+            raise RequestError(
                 "this model's tokenizer cannot be held to a grammar",
                 hint="ask without a response format, and without a forced tool",
+                code="unsupported_parameter",
             )
         return made
 
@@ -196,7 +200,9 @@ class GrammarCompiler:
             tokenizer = llguidance.LLTokenizer(
                 data.decode(), n_vocab=self._vocab_size, eos_token=sorted(self._end_ids)
             )
-        except Exception:  # the native library raises bare Exception
+        except Exception as error:  # the native library raises bare Exception
+            # It speaks of the bundle's own file, never of what callers sent.
+            _log.warning("answers cannot be held to a form: %s", first_line(error))
             return None
         added = json.loads(data).get("added_tokens") or ()
         self._specials = [json.dumps(token["content"])[1:-1] for token in added]

@@ -233,7 +233,9 @@ def _filter(scope: Scope, kind: Kind) -> tuple[Filter, int, int]:
 def _check(query: _SpanQuery, end: int, most: int) -> None:
     """Raise RequestError where two parameters contradict each other."""
     wrong = ""
-    if end <= query.start_time:
+    if query.end_time is None and end <= query.start_time:
+        wrong, why = "start_time", "is still to come, by this node's clock"
+    elif end <= query.start_time:
         wrong, why = "end_time", "is not after `start_time`"
     elif query.page is not None and query.page < query.start_time:
         wrong, why = "page", "is before `start_time`"

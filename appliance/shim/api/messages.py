@@ -6,7 +6,6 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from appliance.audit.event import clip
-from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_answer, send_recorded
 from appliance.shim.api.message_shape import MessageShape
@@ -17,12 +16,11 @@ from appliance.shim.renamed import renamed
 from appliance.shim.services import Services
 from appliance.shim.wire.anthropic import CountRequest, MessagesRequest
 from appliance.shim.wire.anthropic_message import MessageTokens
+from appliance.shim.wire.anthropic_version import check_version
 from appliance.shim.wire.decode import decode
 from appliance.shim.wire.parameters import COUNT_TOKENS, MESSAGES
 from appliance.shim.wire.structured import in_the_callers_words
 
-VERSIONS = (b"2023-06-01", b"2026-10-21")
-"""What is served here is the same in both."""
 _MESSAGES = msgspec.json.Decoder(MessagesRequest)
 _COUNT = msgspec.json.Decoder(CountRequest)
 
@@ -35,7 +33,7 @@ class MessagesEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        _check_version(scope)
+        check_version(scope)
         request = decode(scope, await read_body(receive), _MESSAGES, MESSAGES)
         exchange.model = clip(request.model)
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace)
@@ -61,21 +59,10 @@ class CountTokensEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        _check_version(scope)
+        check_version(scope)
         request = decode(scope, await read_body(receive), _COUNT, COUNT_TOKENS)
         exchange.model = clip(request.model)
         prompt = pb.TokenizeRequest(model=request.model, chat=request.prompt())
         async with self._services.watched(exchange, receive):
             ids = await self._services.engine.tokenize(prompt)
         await send_recorded(self._services, exchange, send, MessageTokens(len(ids)))
-
-
-def _check_version(scope: Scope) -> None:
-    """Raise RequestError for a version of the API that this is not; none at all means this."""
-    for name, value in scope["headers"]:
-        if name == b"anthropic-version" and value.strip() not in VERSIONS:
-            raise RequestError(
-                f"`anthropic-version` must be {b' or '.join(VERSIONS).decode()}",
-                param="anthropic-version",
-                code="invalid_value",
-            )

@@ -1,4 +1,4 @@
-"""/v1/models: what the engine serves now."""
+"""/v1/models: what the engine serves now, in the shape of the API that the caller speaks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from appliance.shim.answer import send_document
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.exchange import exchange_of
 from appliance.shim.serving import serving
+from appliance.shim.wire.anthropic_models import ModelInfo, ModelsQuery, NoQuery, info, page
+from appliance.shim.wire.anthropic_version import check_version
+from appliance.shim.wire.decode import decode_query
+
+_CHAT = "chat"
+"""The kind of models that generate."""
 
 
 class ModelOut(msgspec.Struct, frozen=True):
@@ -51,6 +57,11 @@ class ModelsEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         served = _open_to(scope, serving(await self._engine.models()))
+        if exchange_of(scope).dialect == "anthropic":
+            check_version(scope)
+            query = decode_query(scope, ModelsQuery)
+            await send_document(send, page(_for_messages(served), query))
+            return
         await send_document(send, ModelList([_out(model) for model in served]))
 
 
@@ -64,6 +75,13 @@ class ModelEndpoint:
         model = await served(self._engine, scope["path_params"]["model"])
         if not _open_to(scope, [model]):
             raise _not_served(model.name)
+        if exchange_of(scope).dialect == "anthropic":
+            check_version(scope)
+            decode_query(scope, NoQuery)
+            if not (found := _for_messages([model])):
+                raise _not_served(model.name)
+            await send_document(send, found[0])
+            return
         await send_document(send, _out(model))
 
 
@@ -87,6 +105,15 @@ def _open_to(scope: Scope, models: list[pb.Model]) -> list[pb.Model]:
     """Those of `models` that the caller's key may use."""
     key = exchange_of(scope).key
     return [model for model in models if key is None or key.may_use(model.name)]
+
+
+def _for_messages(models: list[pb.Model]) -> list[ModelInfo]:
+    """Those that /v1/messages may name."""
+    return [
+        info(model.name, model.created, model.context_length)
+        for model in models
+        if model.kind == _CHAT
+    ]
 
 
 def _out(model: pb.Model) -> ModelOut:

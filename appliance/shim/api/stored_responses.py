@@ -16,20 +16,33 @@ from appliance.shim.exchange import Exchange, exchange_of
 from appliance.shim.response_store import ResponseStore, StoredResponse
 from appliance.shim.services import Services
 from appliance.shim.wire.decode import decode_query
+from appliance.shim.wire.parameters import Parameter
 from appliance.shim.wire.response_object import DeletedResponse, ItemList, ResponseObject
 
 _RESPONSE = msgspec.json.Decoder(ResponseObject)
 _ITEMS = msgspec.json.Decoder(list[dict[str, object]])
 
 
+Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
+"""What a response was made with is there in any case, and nothing else."""
+
+
 class RetrieveQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    stream: Literal["false"] | None = None
+    stream: Literal["false", "true"] | None = None
+    include: list[Included] = []
+    include_obfuscation: Literal["false"] | None = None
 
 
 class ItemsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    include: list[Included] = []
     after: str | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
     order: Literal["asc", "desc"] = "desc"
+
+
+_WHOLE = "a stored response is given whole; ask until it has ended"
+_STREAM = Parameter("stream", "limited", _WHOLE)
+_REFUSED = (Parameter("starting_after", "refused", _WHOLE),)
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,7 +75,8 @@ class ResponseEndpoint(_Stored):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        decode_query(scope, RetrieveQuery)
+        if decode_query(scope, RetrieveQuery, _REFUSED).stream == "true":
+            raise _STREAM.refusal()
         row = await self._row(scope, exchange)
         await send_recorded(self._services, exchange, send, _RESPONSE.decode(row.body))
 

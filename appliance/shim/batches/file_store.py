@@ -2,6 +2,10 @@
 
 A file belongs to a lineage of keys, so that a rotated key still has its files. Refuses to find
 another's file: to its caller there is none. An upload that was not completed is no file.
+
+What is removed is out of sight at once, in one transaction, and then overwritten in many small
+ones: each needs room on the disk for a copy of what it overwrites, and a disk that is nearly full
+has no room for a copy of a whole file. What fails on the way, or is cut off, is gone on with later.
 """
 
 from __future__ import annotations
@@ -10,16 +14,22 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from typing import Literal
 
 from appliance.errors import CapacityError, ConflictError, NotFoundError, RequestError
 from appliance.shim.content_database import ContentDatabase
 
+SPARE_BYTES = 256 * 1024 * 1024
+"""Of the disk that no upload takes: what callers keep must not stop the log, and so everything."""
 PIECE_BYTES = 256 * 1024
 """Of an upload; what a reader takes at once is a few of them."""
 Order = Literal["asc", "desc"]
 _COLUMNS = "id, owner, created, expires, name, purpose, bytes"
 _PIECES = 16
+_REMOVED_BYTES = 4 * PIECE_BYTES
+"""Overwritten in one transaction, at least; one piece may be larger."""
+_REMOVED_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,8 @@ class FileStore:
     def __init__(self, db: ContentDatabase, most: int) -> None:
         self._db = db
         self._most = most
+        self._leaving: set[str] = set()
+        """Out of sight, and not yet overwritten to the end."""
 
     async def begin(self, file: StoredFile) -> None:
         """`file` is going to be written; nobody sees it yet."""
@@ -67,7 +79,7 @@ class FileStore:
 
     async def discard(self, file_id: str) -> None:
         """Remove what was begun, and is not wanted."""
-        await self._db.run(lambda db: _remove(db, file_id))
+        await self._remove([file_id])
 
     async def get(self, owner: str, file_id: str) -> StoredFile:
         """The file. Raises NotFoundError with code `file_not_found`."""
@@ -84,7 +96,8 @@ class FileStore:
 
     async def delete(self, owner: str, file_id: str) -> None:
         """Remove it for good. Raises NotFoundError, ConflictError while a batch reads it."""
-        await self._db.run(lambda db: _delete(db, owner, file_id))
+        await self._db.run(lambda db: _hide(db, owner, file_id))
+        await self._remove([file_id])
 
     async def pieces(self, file_id: str) -> AsyncGenerator[bytes, None]:
         """Its bytes in order, a few pieces at a time; ends early if it is deleted meanwhile."""
@@ -98,17 +111,31 @@ class FileStore:
         return await self._db.run(_total)
 
     async def sweep(self) -> None:
-        """Remove what has expired, unless a batch that runs needs it."""
-        await self._db.run(_sweep)
+        """Remove what has expired, unless a batch that runs needs it, and what is left over."""
+        await self._remove([*self._leaving, *await self._db.run(_expired)])
 
     async def discard_unfinished(self) -> None:
         """Remove uploads that the last end of the endpoint cut off."""
-        await self._db.run(_discard_unfinished)
+        await self._remove(await self._db.run(_unfinished))
+
+    async def _remove(self, file_ids: Sequence[str]) -> None:
+        """Overwrite files that nobody sees any more."""
+        self._leaving.update(file_ids)
+        for file_id in file_ids:
+            while await self._db.run(partial(_remove_some, file_id=file_id)):
+                pass
+            self._leaving.discard(file_id)
 
     async def _next(self, file_id: str, last: int) -> list[tuple[int, bytes]]:
         return await self._db.run(lambda db: _pieces(db, file_id, last))
 
     def _append(self, db: sqlite3.Connection, file_id: str, number: int, data: bytes) -> None:
+        if self._db.free_bytes() < SPARE_BYTES:
+            raise CapacityError(
+                "the disk has no room for files: the rest of it is kept for the audit log",
+                hint="have the operator make room",
+                code="storage_full",
+            )
         if _total(db) + len(data) > self._most:
             raise CapacityError(
                 f"the files that are kept would exceed {self._most} bytes",
@@ -149,9 +176,23 @@ def place_of(db: sqlite3.Connection, table: str, owner: str, after: str) -> tupl
     return int(row[0]), int(row[1])
 
 
-def _remove(db: sqlite3.Connection, file_id: str) -> None:
-    db.execute("DELETE FROM parts WHERE file = ?", (file_id,))
-    db.execute("DELETE FROM files WHERE id = ?", (file_id,))
+def _remove_some(db: sqlite3.Connection, file_id: str) -> bool:
+    """Overwrite some of a file from its end, and at last its row; whether there is more."""
+    rows = db.execute(
+        "SELECT number, length(data) FROM parts WHERE file = ? ORDER BY number DESC LIMIT ?",
+        (file_id, _REMOVED_ROWS),
+    )
+    size, first = 0, None
+    for number, length in rows:
+        size, first = size + length, number
+        if size >= _REMOVED_BYTES:
+            break
+    if first is None:
+        db.execute("DELETE FROM files WHERE id = ?", (file_id,))
+        return False
+    db.execute("DELETE FROM parts WHERE file = ? AND number >= ?", (file_id, first))
+    db.execute("UPDATE files SET bytes = max(bytes - ?, 0) WHERE id = ?", (size, file_id))
+    return True
 
 
 def _page(
@@ -175,7 +216,7 @@ def _page(
     return rows[:limit], len(rows) > limit
 
 
-def _delete(db: sqlite3.Connection, owner: str, file_id: str) -> None:
+def _hide(db: sqlite3.Connection, owner: str, file_id: str) -> None:
     get(db, owner, file_id)
     used = "SELECT id FROM batches WHERE input = ? AND ended IS NULL"
     running = db.execute(used, (file_id,)).fetchone()
@@ -183,7 +224,7 @@ def _delete(db: sqlite3.Connection, owner: str, file_id: str) -> None:
         raise ConflictError(
             f"the batch {running[0]} reads the file", hint="cancel it, or wait until it has ended"
         )
-    _remove(db, file_id)
+    db.execute("UPDATE files SET ready = 0 WHERE id = ?", (file_id,))
 
 
 def _pieces(db: sqlite3.Connection, file_id: str, last: int) -> list[tuple[int, bytes]]:
@@ -197,19 +238,17 @@ def _total(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT coalesce(sum(bytes), 0) FROM files").fetchone()[0])
 
 
-def _sweep(db: sqlite3.Connection) -> None:
-    expired = db.execute(
+def _expired(db: sqlite3.Connection) -> list[str]:
+    found = db.execute(
         "SELECT id FROM files WHERE expires <= ? AND ready = 1"
         " AND id NOT IN (SELECT input FROM batches WHERE ended IS NULL)",
         (_now(),),
-    ).fetchall()
-    for (file_id,) in expired:
-        _remove(db, file_id)
+    )
+    return [file_id for (file_id,) in found.fetchall()]
 
 
-def _discard_unfinished(db: sqlite3.Connection) -> None:
-    for (file_id,) in db.execute("SELECT id FROM files WHERE ready = 0").fetchall():
-        _remove(db, file_id)
+def _unfinished(db: sqlite3.Connection) -> list[str]:
+    return [file_id for (file_id,) in db.execute("SELECT id FROM files WHERE ready = 0")]
 
 
 def _rows(db: sqlite3.Connection, where: str, *values: object) -> list[StoredFile]:

@@ -14,13 +14,16 @@ import msgspec
 
 from appliance.access import KeyInfo
 from appliance.errors import UnavailableError
-from appliance.shim.wire.batches import BatchErrorOut, BatchPath, InputBody, InputLine
+from appliance.shim.wire.batches import BatchErrorOut, BatchPath, InputBody, InputLine, WholeLine
+from appliance.shim.wire.decode import as_given, refused
 
 MAX_LINES = 50_000
 _MAX_ERRORS = 100
 """Of one file that are told."""
+_BOM = b"\xef\xbb\xbf"
+"""What editors and shells of Windows write before UTF-8."""
 _LINE = msgspec.json.Decoder(InputLine)
-_BODY = msgspec.json.Decoder(InputBody)
+_WHOLE = msgspec.json.Decoder(WholeLine)
 
 
 class LongLineError(Exception):
@@ -48,6 +51,8 @@ async def text_lines(pieces: AsyncIterator[bytes], most: int) -> AsyncIterator[T
     """The lines of a file that comes in `pieces`. Raises LongLineError above `most` bytes."""
     number, rest = 0, b""
     async for piece in pieces:
+        if not number:
+            piece = piece.removeprefix(_BOM) if not rest else piece
         *whole, rest = (rest + piece).split(b"\n")
         for text in whole:
             number += 1
@@ -99,9 +104,11 @@ class Examination:
         number = line.number
         try:
             request = line.request
-            body = _BODY.decode(request.body)
+            # What it asks for is looked at with the line, so that its place is said with it.
+            body = _WHOLE.decode(line.text).body
         except msgspec.ValidationError as error:
-            self._wrong(number, "invalid_request", f"the line does not fit: {error}")
+            misfit = refused(str(error), WholeLine, as_given(line.text))
+            self._wrong(number, "invalid_request", misfit.message, misfit.param)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._wrong(number, "invalid_json_line", "the line is not valid JSON")
         else:
@@ -126,7 +133,7 @@ class Examination:
             self._wrong(
                 number, "invalid_value", "a line cannot be in the background", "body.background"
             )
-        if self.total == 1:
+        if not self.model:
             self.model = body.model
             self._examine_model(number)
         elif body.model != self.model:

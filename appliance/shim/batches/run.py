@@ -37,6 +37,7 @@ from appliance.shim.wire.batches import (
     LineResponse,
     OutputLine,
     RequestCounts,
+    one_line,
 )
 
 _log = logging.getLogger(__name__)
@@ -287,7 +288,7 @@ class Run:
         async for line in self._to_do():
             exchange = f"batch_req_{self._batch.id.removeprefix('batch_')}_{line.number}"
             text = OutputLine(exchange, line.request.custom_id, None, _EXPIRED)
-            errors.append((line.number, "", msgspec.json.encode(text) + b"\n"))
+            errors.append((line.number, "", one_line(text)))
         await self._office.batches.fail(self._batch, errors)
 
     async def _save(self) -> None:
@@ -297,7 +298,7 @@ class Run:
 
 def _line(exchange: Exchange, custom_id: str, response: LineResponse) -> bytes:
     name = f"batch_req_{exchange.request_id.removeprefix('req_')}"
-    return msgspec.json.encode(OutputLine(name, custom_id, response, None)) + b"\n"
+    return one_line(OutputLine(name, custom_id, response, None))
 
 
 def _now() -> int:

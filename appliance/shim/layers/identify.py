@@ -11,22 +11,31 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.shim.caller_certificate import NO_CERTIFICATE, SCOPE_NAME
-from appliance.shim.exchange import Exchange, new_request_id
+from appliance.shim.exchange import Dialect, Exchange, new_request_id
 from appliance.shim.rate_limit_headers import rate_limit_headers
+
+_ANTHROPIC = frozenset({b"anthropic-version", b"x-api-key"})
+"""Headers that say of their sender that it speaks Anthropic's API."""
 
 
 class IdentifyLayer:
     """Ids are made here and never taken from the caller: the bill is keyed by them.
 
     `anthropic` are the routes whose callers speak Anthropic's API; it has a header of its own.
+    On `shared` routes those do who send a header that only Anthropic's API has.
     """
 
     def __init__(
-        self, app: ASGIApp, route_of: Callable[[str], str], anthropic: frozenset[str]
+        self,
+        app: ASGIApp,
+        route_of: Callable[[str], str],
+        anthropic: frozenset[str],
+        shared: frozenset[str],
     ) -> None:
         self._app = app
         self._route_of = route_of
         self._anthropic = anthropic
+        self._shared = shared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "websockets and lifespan are switched off in the server"
@@ -34,7 +43,7 @@ class IdentifyLayer:
         exchange = Exchange(
             request_id=new_request_id(),
             route=route,
-            dialect="anthropic" if route in self._anthropic else "openai",
+            dialect=self._dialect(route, scope),
             peer=scope["client"][0] if scope.get("client") else "",
             caller=scope.get(SCOPE_NAME, NO_CERTIFICATE),
         )
@@ -52,3 +61,8 @@ class IdentifyLayer:
             await send(message)
 
         await self._app(scope, receive, stamped)
+
+    def _dialect(self, route: str, scope: Scope) -> Dialect:
+        if route in self._shared and any(name in _ANTHROPIC for name, _ in scope["headers"]):
+            return "anthropic"
+        return "anthropic" if route in self._anthropic else "openai"

@@ -3,16 +3,19 @@
 Uvicorn has no deadline for a body; a caller that sends it byte by byte would hold a handler for
 ever. Below this layer the body is one message, and `receive` then waits for the disconnect. An
 upload is handed down as it comes instead, up to a size of its own and within times of its own.
+A body that is still coming when the endpoint stops is waited for as long as any running request.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.errors import RequestError
 from appliance.shim.batches.upload import too_large
+from appliance.shim.drain import Drain
 from appliance.shim.exchange import exchange_of
 from appliance.shim.lifeline import DisconnectedError
 
@@ -33,6 +36,7 @@ class LimitBodyLayer:
         app: ASGIApp,
         limit: int,
         seconds: float,
+        drain: Drain,
         *,
         uploads: frozenset[str] = frozenset(),
         file_limit: int = 0,
@@ -40,6 +44,7 @@ class LimitBodyLayer:
         self._app = app
         self._limit = limit
         self._seconds = seconds
+        self._drain = drain
         self._uploads = uploads
         self._file_limit = file_limit
 
@@ -50,8 +55,8 @@ class LimitBodyLayer:
         if announced(scope) > self._limit:
             raise self._too_large()
         try:
-            async with asyncio.timeout(self._seconds):
-                body = await self._read(receive)
+            end = asyncio.get_running_loop().time() + self._seconds
+            body = await self._drain.bounded(partial(self._read, receive), end)
         except TimeoutError:
             raise RequestError(
                 f"the body did not arrive within {self._seconds:g} seconds", code="body_timeout"
@@ -92,8 +97,8 @@ class LimitBodyLayer:
         async def bounded() -> Message:
             nonlocal size
             try:
-                async with asyncio.timeout_at(min(end, loop.time() + self._seconds)):
-                    message = await receive()
+                until = min(end, loop.time() + self._seconds)
+                message = await self._drain.bounded(receive, until)
             except TimeoutError:
                 raise RequestError("the file did not arrive in time", code="body_timeout") from None
             size += len(message.get("body", b""))

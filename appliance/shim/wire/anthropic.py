@@ -18,7 +18,7 @@ from appliance.shim.wire import images
 from appliance.shim.wire.anthropic_choice import Choice, OutputConfig, choose, parallel
 from appliance.shim.wire.messages import tool_to_engine
 from appliance.shim.wire.prompt import chat_prompt, chat_request, thinking_mode
-from appliance.shim.wire.sampling import MAX_STOPS, Count, Share, Stop
+from appliance.shim.wire.sampling import MAX_STOPS, Count, Share, Stop, TopP
 
 MAX_TOOLS = 128
 
@@ -187,7 +187,7 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True):
     stop_sequences: Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     temperature: Share | None = None
-    top_p: Share | None = None
+    top_p: TopP | None = None
     top_k: Count | None = None
     service_tier: object = None
     metadata: Metadata | None = None

@@ -145,6 +145,12 @@ class InputBody(msgspec.Struct, frozen=True):
     background: bool | None = None
 
 
+class WholeLine(InputLine, frozen=True, forbid_unknown_fields=True):
+    """The same, with what of its body is looked at."""
+
+    body: InputBody  # type: ignore[assignment]  # Raw is what runs, this is what is examined
+
+
 class LineResponse(msgspec.Struct, frozen=True):
     status_code: int
     request_id: str
@@ -163,6 +169,19 @@ class OutputLine(msgspec.Struct, frozen=True):
     custom_id: str
     response: LineResponse | None
     error: LineError | None
+
+
+_LINE_ENDS = "\x85\u2028\u2029"
+"""Of Unicode; those of ASCII are escaped in JSON anyway."""
+
+
+def one_line(line: OutputLine) -> bytes:
+    """`line` in its file, also for readers that end lines where Unicode does, as `str.splitlines`
+    of Python: these characters stand in strings only, where an escape means the same."""
+    text = msgspec.json.encode(line)
+    for character in _LINE_ENDS:
+        text = text.replace(character.encode(), f"\\u{ord(character):04x}".encode())
+    return text + b"\n"
 
 
 def usage_of(tokens: Tokens) -> BatchUsage:

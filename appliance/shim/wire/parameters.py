@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Literal
 
 from appliance.errors import RequestError
 
@@ -21,7 +21,7 @@ class Parameter:
 
     honoured: does what the API says. no effect: taken, and by its own definition changes nothing
     in the answer of this appliance. limited: only the values in `accepts` (or null) are taken.
-    refused: known, and a 400.
+    refused: known, and a 400 unless it is null, which asks for nothing.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Parameter:
         """Raise RequestError if `request` asks for what this limited parameter cannot do."""
         value = getattr(request, self.name)
         if value is not None and not any(_same(value, known) for known in self.accepts):
-            self.refuse()
+            raise self.refusal()
 
-    def refuse(self) -> NoReturn:
-        """Raise the RequestError that says what is possible."""
-        raise RequestError(
+    def refusal(self) -> RequestError:
+        """The error that says what is possible."""
+        return RequestError(
             f"`{self.name}` is not supported here" + (f": {self.note}" if self.note else ""),
             param=self.name,
             hint="leave the parameter out",
@@ -99,7 +99,8 @@ CHAT = (
     _honoured("model"),
     _honoured(
         "messages",
-        "roles system, developer, user, assistant, tool; content as a string or text parts, "
+        "roles system, developer, user, assistant, tool, not the older function; "
+        "content as a string or text parts, "
         "a user's also as `image_url` parts with a data URI; "
         "`reasoning_content` of earlier assistant turns",
     ),
@@ -268,6 +269,7 @@ EMBEDDINGS = (
     _honoured("encoding_format", "`float` or `base64` (little-endian float32)"),
     _honoured("dimensions", "where the model can"),
     *_IDENTIFIERS,
+    _refused("input_type", "write what the model wants before a query or a passage into the text"),
 )
 
 _PAIRS = (

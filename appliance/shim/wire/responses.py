@@ -15,7 +15,7 @@ from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
 from appliance.shim.wire.messages import tool_to_engine
 from appliance.shim.wire.prompt import Effort, chat_request, effort_mode, thinking_mode
 from appliance.shim.wire.response_items import GivenMessage, Item, to_engine
-from appliance.shim.wire.sampling import Penalty, Share
+from appliance.shim.wire.sampling import Penalty, TopP
 from appliance.shim.wire.structured import (
     JsonObjectFormat,
     Name,
@@ -91,7 +91,7 @@ class ResponsesRequest(_Strict, frozen=True):
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=(1 << 31) - 1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Share | None = None
+    top_p: TopP | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None

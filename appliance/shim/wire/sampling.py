@@ -18,6 +18,7 @@ TokenId = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+TopP = Annotated[float, Meta(gt=0, le=1)]
 Stop = Annotated[str, Meta(min_length=1, max_length=1024)]
 _SEEDS = 1 << 64
 
@@ -32,7 +33,7 @@ class Sampling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     model: str
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Share | None = None
+    top_p: TopP | None = None
     top_k: Count | None = None
     min_p: Share | None = None
     presence_penalty: Penalty | None = None

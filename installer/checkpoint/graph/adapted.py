@@ -5,9 +5,10 @@ rows lie one below the other. A mask says which of them are a sequence's own; a 
 is all zeros gets what the plain graph gives it, to the bit. Hu et al., LoRA (2021).
 
 Inputs for each target t, such as `q` (the layer `q_proj`), docs/bundle-format.md:
-    adapter_mask_t            float32 [batch, 1, ranks]; [tokens, ranks] in native graphs
-    adapter_down_LAYER_t      float32 [ranks, inner]
-    adapter_up_LAYER_t        float32 [ranks, outer], the adapter's scale in it
+    adapter_mask_t            [batch, 1, ranks]; [tokens, ranks] in native graphs
+    adapter_down_LAYER_t      [ranks, inner]
+    adapter_up_LAYER_t        [ranks, outer], the adapter's scale in it
+float32 for the processor, float16 for a GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import onnx_ir as ir
 
 from appliance.bundle.specs import AdapterTarget
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.compact import CompactBuilder
 from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Scheme
 from installer.checkpoint.tensors import Tensors
 from installer.checkpoint.weights import WeightFiles
@@ -71,7 +74,7 @@ class AdapterInputs:
         found = LAYER.fullmatch(name)
         if found is None:
             return y
-        graph, kind = self._graph, ir.DataType.FLOAT
+        graph, kind = self._graph, self._graph.dtype
         layer, target = found.groups()
         ranks = f"ranks_{target}"
         if target not in self._masks:
@@ -122,3 +125,30 @@ class AdaptedBuilder(GraphBuilder):
         if factor is not None:
             y = self._adapters.added(y, x, name, inner, outer, factor)
         return y, factor
+
+
+class AdaptedHalfBuilder(HalfBuilder):
+    """A graph for CUDA whose linear layers take adapters."""
+
+    def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
+        super().__init__(tensors, files, scheme)
+        self._adapters = AdapterInputs(self, ("batch", 1))
+
+    def linear(
+        self,
+        x: ir.Value,
+        name: str,
+        inner: int,
+        outer: int,
+        *,
+        bias: bool = False,
+        scale: ir.Value | None = None,
+        divided: float = 1.0,
+    ) -> ir.Value:
+        """As the plain graph's, with what adapters add: of an x that is divided as it is there."""
+        y = super().linear(x, name, inner, outer, bias=bias, scale=scale, divided=divided)
+        return self._adapters.added(y, x, name, inner, outer)
+
+
+class AdaptedCompactBuilder(AdaptedHalfBuilder, CompactBuilder):
+    """The same over weights of 8 bits."""

@@ -197,13 +197,15 @@ def _positions(graph: GraphBuilder, shape: BertShape, folded: bool) -> Iterator[
     `folded`: plus the embedding of token type 0, where no token has another.
     """
     at = f"{shape.prefix}embeddings"
-    types, added = f"{at}.token_type_embeddings.weight", np.float32(0)
+    types, table = f"{at}.token_type_embeddings.weight", f"{at}.position_embeddings.weight"
+    graph.tensors.expect(table, (shape.positions, shape.hidden))
     if folded:
         graph.tensors.expect(types, (shape.types, shape.hidden))
-        added = next(graph.tensors.rows(types))[0]
-    table = f"{at}.position_embeddings.weight"
-    graph.tensors.expect(table, (shape.positions, shape.hidden))
-    skip = shape.first
+    return _sums(graph, table, types if folded else None, shape.first)
+
+
+def _sums(graph: GraphBuilder, table: str, types: str | None, skip: int) -> Iterator[Float32]:
+    added = np.float32(0) if types is None else next(graph.tensors.rows(types))[0]
     for piece in graph.tensors.rows(table):
         rows, skip = piece[skip:], max(0, skip - len(piece))
         yield np.add(rows, added, dtype=np.float32)

@@ -111,8 +111,8 @@ class Latent:
         """Rows of plain keys and of values of some heads at a time, [n, plain + values, rank]."""
         unit, weight = self.plain + self.values, f"{at}.kv_b_proj.weight"
         graph.tensors.expect(weight, (heads * unit, self.rank))
-        for run in graph.tensors.rows(weight, unit=unit):
-            yield run.reshape(-1, unit, self.rank)
+        runs = graph.tensors.rows(weight, unit=unit)
+        return (run.reshape(-1, unit, self.rank) for run in runs)
 
     def _heads_first(self, graph: GraphBuilder, x: ir.Value) -> ir.Value:
         """[tokens, heads, n] -> [heads, tokens, n], and back."""

@@ -130,7 +130,7 @@ class Measure:
         texts = [answer.text for answer in self._ask(examples, thinking)]
         if passages:
             texts = [
-                Finding(tuple(matches), self._leads).passed_on(text)
+                Finding(tuple(matches), self._leads, copies=True).passed_on(text)
                 for matches, text in zip(self._matches, texts, strict=True)
             ]
         given = [topic_of(text, self._sources.answers) for text in texts]

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.config import EngineSettings, Layout
+from appliance.config import EngineSettings
 from appliance.engine.cache_budget import token_bytes
 from appliance.engine.choosing import TokenLogprob
 from appliance.engine.device.budget import device_shape
@@ -31,47 +30,31 @@ from appliance.engine.grammar.turn import Structured, Turn
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import CapacityError
-from appliance.model_store import ModelStore
+from appliance.model_store import StoredBundle
 from appliance.scheduler import Move, PrefillChunk, Sequence
-from tests.checkpoint.reference import ReferenceDecoder
 from tests.engine.conftest import OpenChat
+from tests.engine.device.on_host import (
+    MEMORY,
+    assert_the_references,
+    decoder_of,
+    engine_over,
+    open_graph,
+)
 from tests.engine.device.processor import on_processor
 from tests.engine.results import Results, run
 
-NEAR = 0.02
-"""Share of the largest logit by which 16-bit floats may take one token for another."""
-MEMORY = 256 << 20
 Open = Callable[..., LLMEngine]
 
 
 @pytest.fixture
-def device() -> HostDevice:
-    return HostDevice(MEMORY)
-
-
-@pytest.fixture
-def open_half(node_root: Path, device: HostDevice, open_chat: OpenChat) -> Iterator[Open]:
+def open_half(bundle: StoredBundle, device: HostDevice, open_chat: OpenChat) -> Iterator[Open]:
     """Opens an engine on the `cuda` graph of the model `chat`; all memory is back at the end."""
     runners: list[DeviceRunner] = []
 
     def open_it(
         slots: int = 4, capacity: int = 256, token_budget: int = 512, *, draws: bool = True
     ) -> LLMEngine:
-        bundle = ModelStore(Layout(node_root).models).get("chat")
-        graph, decoder = bundle.manifest.variant("cuda"), bundle.manifest.decoder
-        assert graph is not None
-        assert decoder is not None
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path",
-            str(bundle.directory / graph.weights_folder),
-        )
-        session = ort.InferenceSession(
-            (bundle.directory / graph.path).read_bytes(),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
+        decoder, session = decoder_of(bundle), open_graph(bundle, "cuda")
         settings = EngineSettings(
             max_sequences=slots, max_context=capacity, token_budget=token_budget
         )
@@ -82,10 +65,9 @@ def open_half(node_root: Path, device: HostDevice, open_chat: OpenChat) -> Itera
         runner = DeviceRunner(session, pool, decoder, token_budget, chooser, record=False)
         runners.append(runner)
         runner.warm_up()
-        chat = open_chat()
-        return LLMEngine(
-            runner, chat.tokenizer, chat.prompting, vocab_size=decoder.vocab_size, slots=slots,
-            capacity=capacity, token_budget=token_budget, max_waiting=99,
+        return engine_over(
+            runner, open_chat(), decoder.vocab_size, slots=slots, capacity=capacity,
+            token_budget=token_budget,
         )  # fmt: skip
 
     yield open_it
@@ -97,7 +79,7 @@ def open_half(node_root: Path, device: HostDevice, open_chat: OpenChat) -> Itera
 def test_greedy_sequences_that_join_and_leave_are_the_references(
     open_half: Open, node_root: Path
 ) -> None:
-    engine, reference = open_half(token_budget=48), ReferenceDecoder(node_root / "chat")
+    engine = open_half(token_budget=48)
     chance = random.Random(3)
     requests = [
         Generation(
@@ -107,13 +89,7 @@ def test_greedy_sequences_that_join_and_leave_are_the_references(
         )
         for number in range(14)
     ]
-    results = run(engine, *requests)
-    for request in requests:
-        tokens = results.tokens(request.call)
-        assert tokens
-        logits = reference.logits([*request.prompt, *tokens])[len(request.prompt) - 1 : -1]
-        chosen = logits[np.arange(len(tokens)), tokens]
-        assert (logits.max(-1) - chosen <= NEAR * np.abs(logits).max(-1)).all()
+    assert_the_references(run(engine, *requests), requests, node_root / "chat")
 
 
 def test_a_cached_prefix_is_copied_and_gives_the_same_answer(open_half: Open) -> None:
@@ -198,10 +174,9 @@ def test_a_step_that_fails_leaves_an_engine_that_serves(open_half: Open) -> None
 
 
 def test_slots_are_copied_and_exchanged_position_by_position(
-    node_root: Path, device: HostDevice
+    bundle: StoredBundle, device: HostDevice
 ) -> None:
-    decoder = ModelStore(Layout(node_root).models).get("chat").manifest.decoder
-    assert decoder is not None
+    decoder = decoder_of(bundle)
     settings = EngineSettings(max_sequences=3, max_context=16)
     shape = device_shape(decoder, settings, device, 0)
     pool = DevicePool(decoder, shape, device)
@@ -224,9 +199,10 @@ def test_slots_are_copied_and_exchanged_position_by_position(
     assert device.free_bytes() == MEMORY
 
 
-def test_a_cache_that_does_not_fit_is_refused_and_leaves_nothing_behind(node_root: Path) -> None:
-    decoder = ModelStore(Layout(node_root).models).get("chat").manifest.decoder
-    assert decoder is not None
+def test_a_cache_that_does_not_fit_is_refused_and_leaves_nothing_behind(
+    bundle: StoredBundle,
+) -> None:
+    decoder = decoder_of(bundle)
     settings = EngineSettings(max_sequences=2, max_context=64)
     each = token_bytes(decoder, ITEM_BYTES)
     small = HostDevice(2 * 2 * 64 * each)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.profiles import Profile, Sizes, plan
-from appliance.config import EngineSettings, Layout
+from appliance.config import EngineSettings
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.device.budget import static_shape
 from appliance.engine.device.device import HostDevice
@@ -30,28 +30,21 @@ from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import CapacityError, UnsupportedError
-from appliance.model_store import ModelStore, StoredBundle
+from appliance.model_store import StoredBundle
 from appliance.scheduler import Move
-from tests.checkpoint.reference import ReferenceDecoder
 from tests.engine.conftest import OpenChat
+from tests.engine.device.on_host import (
+    MEMORY,
+    assert_the_references,
+    decoder_of,
+    engine_over,
+    open_graph,
+)
 from tests.engine.device.processor import on_processor
 from tests.engine.results import run
 
-NEAR = 0.02
-"""Share of the largest logit by which 16-bit floats may take one token for another."""
-MEMORY = 256 << 20
 CONTEXT = 256
 Open = Callable[..., tuple[LLMEngine, StaticPool]]
-
-
-@pytest.fixture
-def device() -> HostDevice:
-    return HostDevice(MEMORY)
-
-
-@pytest.fixture
-def bundle(node_root: Path) -> StoredBundle:
-    return ModelStore(Layout(node_root).models).get("chat")
 
 
 @pytest.fixture
@@ -60,27 +53,12 @@ def short_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.compiler.profiles._SHORTEST", 32)
 
 
-def decoder_of(bundle: StoredBundle) -> DecoderSpec:
-    assert bundle.manifest.decoder is not None
-    return bundle.manifest.decoder
-
-
 def open_engine(bundle: StoredBundle, profile: Profile) -> ort.InferenceSession:
-    graph = bundle.manifest.variant("trt")
-    assert graph is not None
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_free_dimension_override_by_name("capacity", profile.capacity)
+    fixed = {"capacity": profile.capacity}
     for name, size in (("batch", profile.batch), ("tokens", profile.tokens)):
         if size.least == size.most:
-            options.add_free_dimension_override_by_name(name, size.most)
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path",
-        str(bundle.directory / graph.weights_folder),
-    )
-    return ort.InferenceSession(
-        (bundle.directory / graph.path).read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
+            fixed[name] = size.most
+    return open_graph(bundle, "trt", fixed)
 
 
 @pytest.fixture
@@ -91,7 +69,7 @@ def open_static(
     runners: list[StaticRunner] = []
 
     def open_it(slots: int = 3, token_budget: int = 48) -> tuple[LLMEngine, StaticPool]:
-        decoder, chat = decoder_of(bundle), open_chat()
+        decoder = decoder_of(bundle)
         profiles = plan(Sizes(slots=slots, chunk=token_budget, context=CONTEXT, engines=8))
         limits = EngineSettings(max_sequences=slots, max_context=CONTEXT)
         shape = static_shape(decoder, limits, device, 1 << 20, profiles)
@@ -101,9 +79,9 @@ def open_static(
         draws = DeviceDraw(device, decoder.vocab_size, on_processor)
         runner = StaticRunner(sessions, pool, decoder, token_budget, draws)
         runners.append(runner)
-        engine = LLMEngine(
-            runner, chat.tokenizer, chat.prompting, vocab_size=decoder.vocab_size, slots=slots,
-            capacity=shape.capacity, token_budget=token_budget, max_waiting=99,
+        engine = engine_over(
+            runner, open_chat(), decoder.vocab_size, slots=slots, capacity=shape.capacity,
+            token_budget=token_budget,
         )  # fmt: skip
         return engine, pool
 
@@ -116,7 +94,7 @@ def open_static(
 def test_greedy_sequences_that_outgrow_their_slots_are_the_references(
     open_static: Open, node_root: Path
 ) -> None:
-    (engine, pool), reference = open_static(), ReferenceDecoder(node_root / "chat")
+    engine, pool = open_static()
     chance = random.Random(3)
     lengths = (5, 20, 90, 3, 150, 7, 40, 60, 2)
     requests = [
@@ -130,12 +108,7 @@ def test_greedy_sequences_that_outgrow_their_slots_are_the_references(
     assert pool.capacity == 32
     results = run(engine, *requests)
     assert pool.capacity == CONTEXT
-    for request in requests:
-        tokens = results.tokens(request.call)
-        assert tokens
-        logits = reference.logits([*request.prompt, *tokens])[len(request.prompt) - 1 : -1]
-        chosen = logits[np.arange(len(tokens)), tokens]
-        assert (logits.max(-1) - chosen <= NEAR * np.abs(logits).max(-1)).all()
+    assert_the_references(results, requests, node_root / "chat")
 
 
 def test_a_cached_prefix_survives_another_layout(open_static: Open) -> None:

@@ -1,0 +1,154 @@
+"""Adapters in a GPU's memory, as a graph with room for them reads them.
+
+Owns the rows of a bank in 16-bit floats, and the masks that say whose rows are whose in a step. All
+lies at addresses that stay until another bank comes, so that recorded steps find it. A graph has
+room for adapters in every step or in none: a second one beside it would hold the weights once more.
+Refuses a bank that the memory has no room for; the one before it then stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+
+from appliance.bundle.specs import AdapterTarget
+from appliance.engine.adapters.bank import AdapterBank
+from appliance.engine.device.device import Device
+from appliance.engine.slot_pool import Array
+from appliance.errors import CapacityError
+
+_PREFIX = "adapter_"
+_DOWN = re.compile(r"adapter_down_(\d+)_(\w+)")
+_ALIGNED = 256
+"""Bytes; what CUDA gives to whole allocations, and its kernels for matrices like best."""
+Input = tuple[str, tuple[int, ...], int]
+"""Name, shape and address of an input of 16-bit floats."""
+
+
+def has_room(session: ort.InferenceSession) -> bool:
+    """Whether the graph takes adapters."""
+    return any(entry.name.startswith(_PREFIX) for entry in session.get_inputs())
+
+
+class DeviceAdapters:
+    """The adapters of one graph.
+
+    Args:
+        sequences: in a step at most.
+
+    Raises CapacityError.
+    """
+
+    def __init__(self, session: ort.InferenceSession, device: Device, sequences: int) -> None:
+        self._device = device
+        self._sequences = sequences
+        self._held = HeldAdapters(_nobody(session), device, sequences)
+        self._chosen: list[str] = [""] * sequences
+
+    def prepare(self, bank: AdapterBank) -> HeldAdapters:
+        """`bank` in the device's memory, for `use`. Raises CapacityError."""
+        return HeldAdapters(bank, self._device, self._sequences)
+
+    def use(self, held: HeldAdapters) -> None:
+        """Compute with what was prepared. What was bound before must not be run any more."""
+        self._held.close()
+        self._held = held
+        self._chosen = [""] * self._sequences
+
+    def inputs(self, batch: int) -> Iterator[Input]:
+        """What a step of `batch` sequences is to be bound to."""
+        return self._held.inputs(batch)
+
+    def choose(self, adapters: Sequence[str]) -> None:
+        """Let row i of the next step have the adapter `adapters[i]`, none for ""."""
+        if list(adapters) == self._chosen[: len(adapters)]:
+            return
+        assert {*adapters} <= {"", *self._held.bank.digests}, "adapters come before their sequences"
+        self._chosen[: len(adapters)] = adapters
+        self._held.mask(self._chosen)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._held.close()
+
+
+class HeldAdapters:
+    """A bank in the device's memory, and masks [sequences, ranks] for each target before it."""
+
+    def __init__(self, bank: AdapterBank, device: Device, sequences: int) -> None:
+        self.bank = bank
+        self._device = device
+        self._sequences = sequences
+        self._masks = np.zeros(sequences * sum(bank.ranks.values()), np.float16)
+        self._places: dict[str, tuple[tuple[int, int], int]] = {}
+        """Name of a matrix -> shape, and offset."""
+        end = _rounded(self._masks.nbytes)
+        for (layer, target), rows in self._matrices():
+            for kind, matrix in zip(("down", "up"), rows, strict=True):
+                shape = (matrix.shape[0], matrix.shape[1])
+                self._places[f"{_PREFIX}{kind}_{layer}_{target}"] = shape, end
+                end += _rounded(2 * matrix.size)
+        try:
+            self._address = device.allocate(end)
+        except CapacityError as error:
+            raise CapacityError(
+                f"the GPU has no {end} bytes left for adapters",
+                hint="unload an adapter, or lower engine.cache_bytes and load the model again",
+                code="adapters_full",
+            ) from error
+        self._write()
+
+    def inputs(self, batch: int) -> Iterator[Input]:
+        offset = 0
+        for target, ranks in self.bank.ranks.items():
+            yield f"{_PREFIX}mask_{target}", (batch, 1, ranks), self._address + offset
+            offset += 2 * self._sequences * ranks
+        for name, (shape, offset) in self._places.items():
+            yield name, shape, self._address + offset
+
+    def mask(self, adapters: Sequence[str]) -> None:
+        """Row i of every mask is that of `adapters[i]`."""
+        self._masks[:] = 0
+        start = 0
+        for target, ranks in self.bank.ranks.items():
+            end = start + self._sequences * ranks
+            mask = self._masks[start:end].reshape(self._sequences, ranks)
+            for row, adapter in enumerate(adapters):
+                if (own := self.bank.rows(adapter, target)) is not None:
+                    mask[row, own] = 1
+            start = end
+        self._device.write(self._address, self._masks)
+
+    def close(self) -> None:
+        self._device.release(self._address)
+
+    def _matrices(self) -> Iterator[tuple[tuple[int, str], tuple[Array, Array]]]:
+        return ((place, self.bank.all(place)) for place in self.bank.places())
+
+    def _write(self) -> None:
+        for (layer, target), rows in self._matrices():
+            for kind, matrix in zip(("down", "up"), rows, strict=True):
+                _, offset = self._places[f"{_PREFIX}{kind}_{layer}_{target}"]
+                narrow = np.ascontiguousarray(matrix, np.float16)
+                self._device.write(self._address + offset, narrow)
+
+
+def _nobody(session: ort.InferenceSession) -> AdapterBank:
+    """A bank without adapters, of the places that the graph has."""
+    shapes = {entry.name: entry.shape for entry in session.get_inputs()}
+    places = [match for name in shapes if (match := _DOWN.fullmatch(name))]
+    first = [match for match in places if match[1] == "0"]
+    widths = ((m[2], shapes[m[0]][1], shapes[f"adapter_up_0_{m[2]}"][1]) for m in first)
+    targets = [
+        msgspec.convert({"name": name, "inner": inner, "outer": outer}, AdapterTarget)
+        for name, inner, outer in widths
+    ]
+    return AdapterBank(1 + max(int(match[1]) for match in places), targets)
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED

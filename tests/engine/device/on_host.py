@@ -1,0 +1,72 @@
+"""An engine over the device that every machine has, its own memory, with the CPU provider.
+
+What the tests of the runners for CUDA and for TensorRT share; what they differ in they open
+themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from appliance.bundle.specs import DecoderSpec
+from appliance.engine.generation import Generation
+from appliance.engine.llm_engine import LLMEngine
+from appliance.engine.loaded import ChatModel
+from appliance.engine.runner import Runner
+from appliance.model_store import StoredBundle
+from tests.checkpoint.reference import ReferenceDecoder
+from tests.engine.results import Results
+
+NEAR = 0.02
+"""Share of the largest logit by which 16-bit floats may take one token for another."""
+MEMORY = 256 << 20
+"""Bytes of the device."""
+
+
+def decoder_of(bundle: StoredBundle) -> DecoderSpec:
+    assert bundle.manifest.decoder is not None
+    return bundle.manifest.decoder
+
+
+def open_graph(
+    bundle: StoredBundle, variant: str, sizes: Mapping[str, int] | None = None
+) -> ort.InferenceSession:
+    """A session over the bundle's graph for `variant`; `sizes` are of dimensions that it fixes."""
+    graph = bundle.manifest.variant(variant)
+    assert graph is not None
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    for name, size in (sizes or {}).items():
+        options.add_free_dimension_override_by_name(name, size)
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path",
+        str(bundle.directory / graph.weights_folder),
+    )
+    return ort.InferenceSession(
+        (bundle.directory / graph.path).read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def engine_over(
+    runner: Runner, chat: ChatModel, vocab: int, *, slots: int, capacity: int, token_budget: int
+) -> LLMEngine:
+    """An engine that speaks as `chat` does."""
+    return LLMEngine(
+        runner, chat.tokenizer, chat.prompting, vocab_size=vocab, slots=slots,
+        capacity=capacity, token_budget=token_budget, max_waiting=99,
+    )  # fmt: skip
+
+
+def assert_the_references(results: Results, requests: list[Generation], checkpoint: Path) -> None:
+    """Every token is the likeliest of the reference's, or as near as 16 bits can tell."""
+    reference = ReferenceDecoder(checkpoint)
+    for request in requests:
+        tokens = results.tokens(request.call)
+        assert tokens
+        logits = reference.logits([*request.prompt, *tokens])[len(request.prompt) - 1 : -1]
+        chosen = logits[np.arange(len(tokens)), tokens]
+        assert (logits.max(-1) - chosen <= NEAR * np.abs(logits).max(-1)).all()
