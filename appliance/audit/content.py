@@ -125,11 +125,17 @@ def unseal(sealed: bytes, ref: str, private: X25519PrivateKey, commit: str) -> b
         opened = _SUITE.decrypt(sealed, private, info=_info(ref))
     except (InvalidTag, ValueError):
         raise AuditError(
-            "the content does not open", path=ref, hint="use the auditor's private key"
+            "the content does not open",
+            path=ref,
+            hint="use the private key that it was sealed to; if that is it, the file was altered",
         ) from None
     salt, content = opened[:_SALT_BYTES], opened[_SALT_BYTES:]
     if not hmac.compare_digest(commitment(salt, content), commit):
-        raise AuditError("the content is not what the record commits to", path=ref)
+        raise AuditError(
+            "the content is not what the record commits to",
+            path=ref,
+            hint="another content was put in its place: keep the file, and find out who had access",
+        )
     return content
 
 

@@ -37,7 +37,7 @@ from appliance.audit.signer import VKEY_NAME, EpochSigner, SigningKeys
 from appliance.audit.state import read_state
 from appliance.audit.tree import Tree
 from appliance.config import AuditSettings
-from appliance.errors import AuditError, AuditUnavailableError
+from appliance.errors import AuditError, AuditUnavailableError, NotFoundError, VerificationError
 from appliance.fsops import create_durable, exclusive_lock, make_dirs
 
 CREATE_LOCK_NAME = "create.lock"
@@ -75,7 +75,7 @@ class AuditLog:
         Raises AuditError or SignatureError if it does not verify, AuditUnavailableError if the
         disk fails, NotFoundError without a key.
         """
-        keys = SigningKeys(key_dir)
+        keys = _keys_of(directory, key_dir)
         with _unavailable_on_failure():
             make_dirs(directory)
             _create_once(directory, keys.in_force())
@@ -252,6 +252,15 @@ class AuditLog:
         self.close()
 
 
+def _keys_of(directory: Path, key_dir: Path) -> SigningKeys:
+    try:
+        return SigningKeys(key_dir)
+    except NotFoundError as error:
+        if (directory / CHECKPOINT_NAME).exists():  # a new key would not fit: none must be made
+            error.hint = "restore audit-key from the backup that the audit log belongs to"
+        raise
+
+
 def _create_once(directory: Path, key: EpochSigner) -> None:
     """Begin a new log: journal, state, checkpoint. Harmless when it exists or was begun."""
     if (directory / CHECKPOINT_NAME).exists():
@@ -259,17 +268,17 @@ def _create_once(directory: Path, key: EpochSigner) -> None:
     with exclusive_lock(directory / CREATE_LOCK_NAME, wait=True):
         if (directory / CHECKPOINT_NAME).exists():
             return
-        if key.epoch:
-            raise AuditError(
-                f"the log is gone, and its signing key is that of epoch {key.epoch}",
-                path=CHECKPOINT_NAME,
-                hint="restore the log; only a new key may begin a new one",
-            )
         if _holds_records(directory):
             raise AuditError(
                 "the log has records but no checkpoint",
                 path=CHECKPOINT_NAME,
                 hint="keep the log as it is and call the auditor",
+            )
+        if key.epoch:
+            raise AuditError(
+                f"the log is gone, and its signing key is that of epoch {key.epoch}",
+                path=CHECKPOINT_NAME,
+                hint="restore the log; only a new key may begin a new one",
             )
         Journal.create(directory)
         create_durable(directory / VKEY_NAME, f"{key.verifier.vkey}\n".encode(), mode=0o644)
@@ -290,6 +299,9 @@ def _aborted(request: Request) -> Response:
 def _unavailable_on_failure() -> Iterator[None]:
     try:
         yield
+    except VerificationError as error:
+        error.hint = error.hint or "keep the log as it is and run `appliance audit verify`"
+        raise
     except FileNotFoundError as error:
         name = Path(str(error.filename)).name
         raise AuditError(

@@ -140,10 +140,16 @@ def create_signer(key_dir: Path, name: str) -> str:
     """Create the first signing key of the log called `name` and return its vkey.
 
     A key that exists already is kept, whatever its name. Raises SignatureError for a name that
-    cannot be a key's, StorageError.
+    cannot be a key's, NotFoundError if the key was lost, since another would not continue the log,
+    StorageError.
     """
     try:
         if not (key_dir / SECRET_NAME).exists():
+            if (key_dir / VKEY_NAME).exists():  # it was made after the secret one
+                raise NotFoundError(
+                    f"the audit signing key in {key_dir} is gone",
+                    hint="restore audit-key from the backup that the audit log belongs to",
+                )
             signer = EpochSigner(0, Ed25519Signer.generate(name))
             make_dirs(key_dir)
             create_durable(key_dir / SECRET_NAME, signer.encoded)

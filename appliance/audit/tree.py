@@ -26,7 +26,7 @@ from appliance.audit.signer import EpochSigner
 from appliance.audit.state import STATE_NAME, State, read_state
 from appliance.audit.storage import replace_files
 from appliance.audit.tiles import TILE_WIDTH, Tile, TileReader
-from appliance.errors import AuditError
+from appliance.errors import AuditError, SignatureError
 from appliance.fsops import exclusive_lock, fsync_dir
 
 LOCK_NAME = "publish.lock"
@@ -134,7 +134,7 @@ class Tree:
 
     def _load(self) -> None:
         data = (self._directory / CHECKPOINT_NAME).read_bytes()
-        published = open_checkpoint(data, self._key().verifiers)
+        published = _open_published(data, self._key())
         state = read_state(self._directory)
         edge = Edge.load(self._directory, state.size)
         reader = TileReader(self._directory, state.size)
@@ -200,6 +200,17 @@ class Tree:
                     path.unlink()
                 partials.rmdir()
                 fsync_dir(partials.parent)
+
+
+def _open_published(data: bytes, key: EpochSigner) -> Checkpoint:
+    try:
+        return open_checkpoint(data, key.verifiers)
+    except SignatureError as error:
+        raise SignatureError(
+            f"the audit log's checkpoint is not signed by the key in force: {error.message}",
+            hint="keep the log as it is and run `appliance audit verify`; after a restore: "
+            "audit and audit-key must be of the same backup",
+        ) from error
 
 
 def _open_requests(reader: TileReader, state: State) -> OpenRequests:

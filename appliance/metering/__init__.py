@@ -5,7 +5,7 @@ seeded from usage.
 """
 
 from appliance.metering.account import Account, Amount, Demand
-from appliance.metering.fold import catch_up, rebuild
+from appliance.metering.fold import catch_up, rebuild, unbilled
 from appliance.metering.limiter import Clock, Limiter, Reservation, Standing, Subject
 from appliance.metering.meter import Meter
 from appliance.metering.money import MICRO, format_money, parse_money
@@ -52,5 +52,6 @@ __all__ = [
     "parse_money",
     "prune_settled",
     "rebuild",
+    "unbilled",
     "usage_row",
 ]

@@ -42,6 +42,16 @@ def rebuild(meter: Meter, audit: Path) -> int:
     return meter.replace_all(fold, settled_to=lambda: fold.end, first=first)
 
 
+def unbilled(meter: Meter, audit: Path) -> int:
+    """How many records were pruned of the log in `audit`, if the database has no request of any.
+
+    Pruning waits until everything is settled, so then the database was lost since, unless there was
+    no request among them. 0 if nothing was pruned.
+    """
+    first = first_record(audit)
+    return 0 if meter.reaches_below(first) else first
+
+
 class _Fold(Iterator[UsageRow]):
     """The rows of a log from one record on; `end` is behind the last record read."""
 

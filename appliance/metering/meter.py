@@ -95,6 +95,12 @@ class Meter:
         with self._translated():
             return report.buckets(self._db, wanted)
 
+    def reaches_below(self, seq: int) -> bool:
+        """Whether any settled request has a lower audit number than `seq`."""
+        with self._translated():
+            query = "select 1 from usage where audit_seq < ? limit 1"
+            return any(True for _ in self._db.query(query, [seq]))
+
     @property
     def settled_to(self) -> int:
         """Every RES with a lower audit number is settled; later ones may be."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -142,7 +142,7 @@ def show_report(report: Report, *, as_json: bool, continued: bool = False) -> No
         raise AuditError(
             f"the audit log does not verify: {count} finding{'s' if count > 1 else ''}",
             path=report.findings[0].path,
-            hint="keep the log as it is, copy it, and call the auditor",
+            hint="keep the log as it is, copy it; the auditor's guide says what the findings mean",
         )
 
 
@@ -188,6 +188,14 @@ def _cosigned(report: Report) -> str:
     return f"the first {report.cosigned} records, {at:%Y-%m-%dT%H:%M:%SZ}"
 
 
+def _clock(report: Report) -> str:
+    if not report.clock_set:
+        return "-"
+    step = f"{'-' if report.clock_step < 0 else '+'}{timedelta(seconds=abs(report.clock_step))}"
+    times = f"{report.clock_set} time{'s' if report.clock_set > 1 else ''}"
+    return f"{times}, most {step} before record {report.clock_record}"
+
+
 def _print_report(report: Report, continued: bool) -> None:
     print_fields(
         {
@@ -201,15 +209,16 @@ def _print_report(report: Report, continued: bool) -> None:
             "in flight": report.open_requests,
             "not yet signed": report.unpublished,
             "key": report.key or "unknown",
-            "newest key": report.newest_key or report.key or "unknown",
+            "newest key": report.head_key or "unknown",
             "cosigned": _cosigned(report),
+            "clock set": _clock(report),
         }
     )
     if report.findings:
         out.print()
         print_table(
             ["finding", "where", "record", "what"],
-            [(f.code, f.path, "" if f.seq is None else f.seq, f.message) for f in report.findings],
+            [(f.code, f.path, f.records, f.message) for f in report.findings],
             empty="",
         )
         return

@@ -64,9 +64,13 @@ def open_content(
     if not found.content_ref:
         raise NotFoundError(f"record {record} has no sealed content")
     private = _private(key)
-    content = unseal(
-        _read(sealed / found.content_ref), found.content_ref, private, found.content_commit
-    )
+    path = sealed / found.content_ref
+    if not path.exists():
+        raise NotFoundError(
+            f"{path} is not there",
+            hint="name the node's audit-content, or a copy of it; if it is, the content was erased",
+        )
+    content = unseal(_read(path), found.content_ref, private, found.content_commit)
     sys.stdout.buffer.write(content)
 
 
@@ -82,6 +86,16 @@ def match_content(
 
     layout = node_config(root).layout
     found = _record(layout.audit, record)
+    if not found.content_commit:
+        raise NotFoundError(
+            f"record {record} commits to no content",
+            hint="there was none, or audit.content said to keep nothing then",
+        )
+    if found.content_ref:
+        raise UsageError(
+            f"the content of record {record} is sealed, and its salt with it",
+            hint="the auditor opens it with `appliance audit open-content`, and compares",
+        )
     part = "asked" if isinstance(found, Request) else "answered"
     if committed(layout, found.request_id, part, _read(content)) != found.content_commit:  # type: ignore[arg-type]
         raise AuditError(

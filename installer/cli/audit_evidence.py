@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from appliance.errors import NotFoundError, StorageError
+from appliance.errors import NotFoundError, SignatureError, StorageError
 from installer.cli.audit import DirectoryOption, log_directory, show_report
 from installer.cli.output import JsonOption, RootOption, node_config, out, print_fields, print_json
 
@@ -61,7 +61,9 @@ def prove(
 def check_proof(
     proof_file: Annotated[Path, typer.Argument(help="The proof.")],
     leaf: Annotated[Path, typer.Argument(help="The record that it proves.")],
-    key: Annotated[str, typer.Option("--key", help="The log's verifier key, or its newest one.")],
+    key: Annotated[
+        str, typer.Option("--key", help="The log's newest verifier key when the proof was made.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Check a proof without the log."""
@@ -69,7 +71,12 @@ def check_proof(
     from appliance.audit.proof import parse_proof
 
     proof = parse_proof(_read(proof_file))
-    head = proof.check(_read(leaf), [Ed25519Verifier.parse(key)])
+    try:
+        head = proof.check(_read(leaf), [Ed25519Verifier.parse(key)])
+    except SignatureError as error:
+        raise SignatureError(
+            error.message, hint="use the key that was the newest when the proof was made"
+        ) from error
     if as_json:
         print_json({"ok": True, "record": proof.index, "log": head.origin, "records": head.size})
     else:

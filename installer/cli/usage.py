@@ -18,6 +18,7 @@ from installer.cli.chart import bars
 from installer.cli.output import (
     JsonOption,
     RootOption,
+    err,
     node_config,
     out,
     print_json,
@@ -74,7 +75,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Print requests, tokens and cost, up to the last acknowledged record."""
-    from appliance.metering import catch_up
+    from appliance.metering import catch_up, unbilled
 
     if chart and (as_json or form is not Format.table):
         raise UsageError("a chart is for people", hint="leave out --chart, or the format")
@@ -89,6 +90,8 @@ def report(
     with _open_meter(layout) as meter:
         catch_up(meter, layout.audit)
         rows = meter.report(by.value, since=first, until=last)
+        lost = unbilled(meter, layout.audit)
+    _say_unbilled(lost)
     names, own = _names(layout, by)
     if as_json or form is Format.json:
         found = [_document(by, row, names, own) for row in rows]
@@ -108,14 +111,26 @@ def report(
 def rebuild(root: RootOption = None, as_json: JsonOption = False) -> None:
     """Make the usage database anew from the audit log."""
     from appliance.metering import rebuild as rebuild_from
+    from appliance.metering import unbilled
 
     layout = node_config(root).layout
     with _open_meter(layout) as meter:
         requests = rebuild_from(meter, layout.audit)
+        lost = unbilled(meter, layout.audit)
     if as_json:
         print_json({"requests": requests})
     else:
-        out.print(f"rebuilt from the audit log: {requests} requests")
+        out.print(f"rebuilt from the audit log, pruned rows kept: {requests} requests in all")
+    _say_unbilled(lost)
+
+
+def _say_unbilled(records: int) -> None:
+    """Note that the database does not reach back to what was pruned from the log."""
+    if records:
+        err.print(
+            f"note: the log's first {records} records were pruned, and this database has no "
+            "request of them. If they had any, it was lost: restore `metering` from a backup."
+        )
 
 
 @contextmanager

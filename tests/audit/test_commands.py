@@ -150,6 +150,42 @@ def test_evidence_goes_to_the_auditor_and_comes_back(layout: Layout, tmp_path: P
     assert done.returncode == 5
 
 
+def newest_key(layout: Layout) -> str:
+    """As the auditor reads it."""
+    [line] = [
+        line
+        for line in appliance("audit", "verify", root=layout.root).stdout.splitlines()
+        if line.startswith("newest key")
+    ]
+    return line.split()[-1]
+
+
+def test_the_newest_key_checks_a_proof_also_when_an_epoch_has_just_ended(
+    layout: Layout, tmp_path: Path
+) -> None:
+    with AuditLog.open(layout.audit, layout.audit_key, AuditSettings()) as log:
+        log.roll()
+    files = [str(tmp_path / "proof"), str(tmp_path / "proof.leaf")]
+    assert appliance("audit", "prove", "2", files[0], root=layout.root).returncode == 0
+    done = run_command("audit", "check-proof", *files, "--key", newest_key(layout))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_proof_is_checked_with_the_key_of_its_time(layout: Layout, tmp_path: Path) -> None:
+    vkey = (layout.audit_key / "audit.vkey").read_text().strip()
+    with AuditLog.open(layout.audit, layout.audit_key, AuditSettings()) as log:
+        log.roll()
+        log.append(exchange("after"))
+        log.checkpoint()
+    files = [str(tmp_path / "proof"), str(tmp_path / "proof.leaf")]
+    assert appliance("audit", "prove", "2", files[0], root=layout.root).returncode == 0
+    newest = newest_key(layout)
+    assert run_command("audit", "check-proof", *files, "--key", newest).returncode == 0
+    done = run_command("audit", "check-proof", *files, "--key", vkey)
+    assert done.returncode == 5
+    assert "the newest when the proof was made" in done.stderr
+
+
 def test_a_directory_with_nothing_of_a_log_is_no_log_that_was_altered(tmp_path: Path) -> None:
     done = run_command("audit", "verify", "--dir", str(tmp_path))
     assert done.returncode == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from appliance.audit.content import ContentKeeper, committed, parse_auditor, unseal
+from appliance.audit.event import Request
+from appliance.audit.log import AuditLog
 from appliance.audit.signer import create_signer
 from appliance.config import AuditSettings, Layout, parse_config
 from appliance.errors import AuditError, AuditUnavailableError, ConfigError, UsageError
 from tests.audit.sample import ORIGIN
+from tests.fakes.command import run_command
 
 CANARY = b'{"messages": "the canary sings at noon"}'
 
@@ -121,3 +125,57 @@ def test_an_auditor_s_key_is_taken(tmp_path: Path, auditor: X25519PrivateKey) ->
     assert parse_auditor(settings.auditor_key) == auditor.public_key().public_bytes_raw()
     with pytest.raises(UsageError):
         parse_auditor("AAAA")
+
+
+def record_exchange(layout: Layout, settings: AuditSettings) -> int:
+    """Keep the canary as what was asked; the number of the record."""
+    kept = ContentKeeper(layout, settings).keep("req-1", "asked", CANARY)
+    asked = Request(
+        request_id="req-1",
+        key_id="key-1",
+        route="/v1/chat/completions",
+        model="guide",
+        content_commit=kept.commit,
+        content_ref=kept.ref,
+    )
+    with AuditLog.open(layout.audit, layout.audit_key, settings) as log:
+        [number] = log.append([asked])
+        log.checkpoint()
+    return number
+
+
+def match(layout: Layout, number: int) -> subprocess.CompletedProcess[str]:
+    body = layout.root / "body"
+    body.write_bytes(CANARY)
+    root = ["--root", str(layout.root)]
+    return run_command("audit", "match-content", str(number), str(body), *root)
+
+
+def test_only_what_was_committed_to_can_be_matched(
+    layout: Layout, auditor: X25519PrivateKey
+) -> None:
+    for settings, status, said in (
+        (AuditSettings(content="commit"), 0, "commits to exactly this"),
+        (AuditSettings(), 3, "commits to no content"),
+        (sealing(auditor), 2, "is sealed, and its salt with it"),
+    ):
+        done = match(layout, record_exchange(layout, settings))
+        assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done.stderr
+
+
+def test_sealed_content_that_was_erased_or_altered_is_said_to_be(
+    layout: Layout, auditor: X25519PrivateKey
+) -> None:
+    number = record_exchange(layout, sealing(auditor))
+    key = layout.root / "private"
+    key.write_bytes(base64.b64encode(auditor.private_bytes_raw()))
+
+    def open_it() -> subprocess.CompletedProcess[str]:
+        arguments = [str(number), str(layout.audit_content), "--key", str(key)]
+        return run_command("audit", "open-content", *arguments, "--dir", str(layout.audit))
+
+    [file] = layout.audit_content.rglob("*.asked")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert "the file was altered" in open_it().stderr
+    file.unlink()
+    assert "the content was erased" in open_it().stderr

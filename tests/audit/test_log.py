@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def test_a_key_is_created_once(tmp_path: Path) -> None:
 def test_a_log_is_not_continued_with_another_key(tmp_path: Path) -> None:
     with open_log(tmp_path):
         pass
-    (tmp_path / "key" / SECRET_NAME).unlink()
+    shutil.rmtree(tmp_path / "key")
     with pytest.raises(SignatureError), open_log(tmp_path):
         pass
 

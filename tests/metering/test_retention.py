@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from appliance.audit.log import AuditLog
 from appliance.audit.reader import first_record
-from appliance.config import Layout
+from appliance.audit.signer import create_signer
+from appliance.config import AuditSettings, Layout
 from appliance.metering import Meter, prune_settled, rebuild
 from tests.audit.sample import assert_verifies, exchange, open_log
+from tests.fakes.command import run_command
 
 
 def test_pruned_requests_stay_in_the_usage_database(tmp_path: Path) -> None:
@@ -25,6 +29,23 @@ def test_pruned_requests_stay_in_the_usage_database(tmp_path: Path) -> None:
         assert len(list(meter.rows())) == 400
         assert rebuild(meter, tmp_path / "audit") == 401
         assert [row.audit_seq for row in meter.rows()][:3] == [1, 3, 5]
+
+
+def test_a_database_lost_after_pruning_is_told_and_not_taken_for_whole(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    create_signer(layout.audit_key, "node.example/audit")
+    layout.metering.mkdir(parents=True)
+    report = ["usage", "report", "--root", str(tmp_path), "--json"]
+    with AuditLog.open(layout.audit, layout.audit_key, AuditSettings()) as log:
+        log.append([event for i in range(400) for event in exchange(i)])
+        assert run_command(*report).stderr == ""
+        assert prune_settled(log, layout, days=0.0) == 768
+    assert run_command(*report).stderr == ""
+    layout.usage_db.unlink()
+    done = run_command(*report)
+    assert json.loads(done.stdout)["rows"][0]["requests"] == 16
+    assert "first 768 records were pruned" in done.stderr
+    assert "it was lost" in run_command("usage", "rebuild", "--root", str(tmp_path)).stderr
 
 
 def test_nothing_younger_is_pruned(tmp_path: Path) -> None:

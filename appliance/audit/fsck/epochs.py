@@ -31,6 +31,9 @@ class EpochCheck:
         self.verifier = first
         """The key that signs a head whose last record is the one that was told last."""
         self._end = self._read_end()
+        self._size = 0
+        self._unsigned = -1
+        """The epoch that was said to have no signed end last."""
 
     def check(
         self, size: int, root: Callable[[], bytes], value: bytes, keyroll: Keyroll | None
@@ -39,21 +42,21 @@ class EpochCheck:
 
         `keyroll` is the record if it is one and was read.
         """
-        self.verifier = self._next_key
+        self.verifier, self._size = self._next_key, size
         end, name = self._end, epoch_name(self._epoch)
         if end is not None and end.checkpoint.size == size:
             self._check_end(end, root(), value, name)
             self._begin(end.next_key)
         elif keyroll is not None:
             if size < self._report.size:
-                self._report.add(
-                    "epoch_unsigned", "the head that ends this epoch is missing", path=name
-                )
+                self._miss_end()
             self._begin(self._named_by(keyroll))
 
     def check_epoch(self, epoch: int, seq: int, path: str) -> None:
         """The record `seq`, not yet told, says that it belongs to `epoch`."""
         if epoch != self._epoch:
+            if epoch > self._epoch and self._end is None:
+                self._miss_end()  # its KEYROLL is gone, too: pruned, or not to be read
             self._report.add(
                 "epoch_wrong",
                 f"it says epoch {epoch} and lies in epoch {self._epoch}",
@@ -76,7 +79,8 @@ class EpochCheck:
 
     def check_files(self, *, still_growing: bool) -> None:
         """Every file in `epochs` must be the end of an epoch that ended."""
-        if self._end is not None and not still_growing:
+        beyond = self._end is not None and self._end.checkpoint.size > self._size
+        if self._end is not None and beyond and not still_growing:
             self._report.add(
                 "rolled_back",
                 f"it covers {self._end.checkpoint.size} records, and there are fewer now",
@@ -96,6 +100,14 @@ class EpochCheck:
         self.check_head(end.note, end.checkpoint, root, name)
         if leaf_hash(end.leaf) != value:
             self._report.add("record_differs", "its KEYROLL is not the one in the tree", path=name)
+
+    def _miss_end(self) -> None:
+        if self._unsigned != self._epoch:
+            self._unsigned = self._epoch
+            name = epoch_name(self._epoch)
+            self._report.add(
+                "epoch_unsigned", "the head that ends this epoch is missing", path=name
+            )
 
     def _begin(self, key: Ed25519Verifier | None) -> None:
         self._epoch += 1

@@ -30,10 +30,13 @@ class HeadCheck:
         self._report = report
         self._cosigner = cosigner
         self._heads: list[tuple[str, bytes, Checkpoint]] = []
+        self._own = False
 
-    def read(self, own: bytes, since: bytes | None) -> None:
-        """The log's own head first: the others must not be beyond it."""
-        self._add(CHECKPOINT_NAME, own)
+    def read(self, own: bytes | None, since: bytes | None) -> None:
+        """The log's own head first, None if it cannot be read: the others must not be beyond it."""
+        self._own = own is not None
+        if own is not None:
+            self._add(CHECKPOINT_NAME, own)
         if since is not None:
             self._add(KEPT, since)
         for size in cosigned_sizes(self._directory):
@@ -42,12 +45,32 @@ class HeadCheck:
                 self._add(name, read_regular(self._directory / name, MAX_COSIGNED_BYTES))
             except OSError as error:
                 self._report.add("file_unreadable", str(error.strerror), path=name)
+        self._expect_cosigned()
 
     def check(self, tree: Retrace, epochs: EpochCheck) -> None:
         """Compare the heads of the tree's size with it."""
         for name, note, head in self._heads:
             if head.size == tree.size:
-                epochs.check_head(note, head, tree.root(), name)
+                genuine = epochs.check_head(note, head, tree.root(), name)
+                if name == CHECKPOINT_NAME and genuine and epochs.verifier is not None:
+                    self._report.head_key = epochs.verifier.vkey
+
+    def check_end(self, size: int) -> None:
+        """The log ends with `size` records: without a head of its own, that must be enough."""
+        for name, _, head in () if self._own else self._heads:
+            if head.size > size:
+                self._rolled_back(name, head)
+
+    def _expect_cosigned(self) -> None:
+        """Somebody who removed every cosigned head must not go unseen by who asks for them."""
+        known = self._cosigner
+        if known is not None and not self._report.cosigned:
+            message = f"no head that {known.name} cosigned lies with the log"
+            self._report.add("cosignature_missing", message, path=COSIGNED)
+
+    def _rolled_back(self, name: str, head: Checkpoint) -> None:
+        message = f"the log had {head.size} records and has fewer now"
+        self._report.add("rolled_back", message, path=name)
 
     def _add(self, name: str, note: bytes) -> None:
         try:
@@ -59,10 +82,8 @@ class HeadCheck:
         if name == CHECKPOINT_NAME:
             self._report.origin, self._report.size = head.origin, head.size
             self._report.root = base64.b64encode(head.root).decode()
-        elif head.size > self._report.size:
-            self._report.add(
-                "rolled_back", f"the log had {head.size} records and has fewer now", path=name
-            )
+        elif self._own and head.size > self._report.size:
+            self._rolled_back(name, head)
         if name.startswith(COSIGNED):
             self._check_cosigned(name, note, head)
 

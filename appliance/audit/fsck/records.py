@@ -9,6 +9,7 @@ to a limit.
 from __future__ import annotations
 
 from appliance.audit.event import AnyEvent, Prune, Request, Response, decode_leaf
+from appliance.audit.fsck.clock import ClockCheck
 from appliance.audit.fsck.report import Report
 from appliance.errors import AuditError
 
@@ -21,6 +22,7 @@ class RecordCheck:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._open: dict[str, int] = {}
+        self._clock = ClockCheck(report)
         self._unpaired = 0
         self._first_unpaired: tuple[int, str] | None = None
         self.pruned_to = 0
@@ -34,9 +36,8 @@ class RecordCheck:
             self._report.add("record_invalid", error.message, path=path, seq=seq)
             return None
         if record.seq != seq:
-            self._report.add(
-                "record_misplaced", f"record {record.seq} is in place {seq}", path=path, seq=seq
-            )
+            self._report.add("record_misplaced", _misplaced(record.seq - seq), path=path, seq=seq)
+        self._clock.check(seq, record)
         if isinstance(record, Request):
             self._opened(seq, record, path)
         elif isinstance(record, Response):
@@ -53,7 +54,7 @@ class RecordCheck:
             self._report.add(
                 "record_missing",
                 f"records {self.pruned_to} to {self._report.pruned - 1} are gone, and no PRUNE "
-                "says so",
+                "that is left says so",
                 path="tile/entries",
                 seq=self.pruned_to,
             )
@@ -107,3 +108,7 @@ class RecordCheck:
         self._report.records[kind] = self._report.records.get(kind, 0) + 1
         self._report.first_time = self._report.first_time or t_utc
         self._report.last_time = t_utc
+
+
+def _misplaced(by: int) -> str:
+    return f"its own number is {abs(by)} {'higher' if by > 0 else 'lower'} than its place"

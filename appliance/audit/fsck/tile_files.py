@@ -35,13 +35,17 @@ class TileFiles:
         self._size = size
         self._report = report
         self._beyond: dict[tuple[int, int], bytes] = {}
+        self._missing: set[tuple[int, int]] = set()
+        """Tiles of which the version that must be there cannot be read."""
 
     def read(self, tile: Tile) -> bytes | None:
         """The bytes of a tile that must be there; None, and a finding, if it is not."""
         try:
             return read_tile(self._directory, tile)
         except AuditError as error:
-            self._report.add("tile_missing", error.message, path=tile.path)
+            if (tile.level, tile.index) not in self._missing:
+                self._missing.add((tile.level, tile.index))
+                self._report.add("tile_missing", error.message, path=tile.path)
             return None
 
     def exists(self, tile: Tile) -> bool:
@@ -90,7 +94,8 @@ class TileFiles:
             return
         known = self._known(tile)
         if known is None or len(known) < len(data):
-            if not still_growing:
+            missing = (tile.level, tile.index) in self._missing  # and an older version is left
+            if not still_growing and not missing:
                 self._report.add("file_unexpected", "no record belongs to this tile", path=name)
         elif not known.startswith(data) or _count(tile, data) != tile.width:
             self._report.add("tile_wrong", "it contradicts the newer version of it", path=name)

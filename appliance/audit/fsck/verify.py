@@ -111,6 +111,7 @@ class _Verification:
         self._check_edge()
         self._check_state()
         self._check_tail()
+        self._heads.check_end(self._tree.size)
         self._records.check_pruned()
         self._check_files()
         return self._report
@@ -118,12 +119,15 @@ class _Verification:
     # What there is to verify against
 
     def _find_key(self, vkey: str | None) -> Ed25519Verifier | None:
-        stored = self._read(VKEY_NAME).decode("utf-8", "replace")
+        data = self._read(VKEY_NAME)
+        stored = (data or b"").decode("utf-8", "replace")
         if vkey is not None:
             verifier = Ed25519Verifier.parse(vkey)
             self._report.key_pinned = True
-            if stored != f"{verifier.vkey}\n":
+            if data is not None and stored != f"{verifier.vkey}\n":
                 self._report.add("key_differs", "this is not the given key", path=VKEY_NAME)
+        elif data is None:
+            return None
         else:
             try:
                 verifier = Ed25519Verifier.parse(stored)
@@ -136,22 +140,24 @@ class _Verification:
         return verifier
 
     def _read_state(self) -> State | None:
+        data = self._read(STATE_NAME)
         try:
-            state = decode_state(self._read(STATE_NAME))
+            state = decode_state(data) if data is not None else None
         except AuditError as error:
             self._report.add("state_invalid", error.message, path=STATE_NAME)
             return None
-        if state.size < self._report.size:
+        if state is not None and state.size < self._report.size:
             self._report.add("state_behind", "it is older than the checkpoint", path=STATE_NAME)
             return None
         return state
 
-    def _read(self, name: str) -> bytes:
+    def _read(self, name: str) -> bytes | None:
+        """A file that must be there; None, and a finding, if it is not."""
         try:
             return read_regular(self._directory / name, MAX_NOTE_BYTES)
         except OSError as error:
             self._report.add("file_unreadable", str(error.strerror), path=name)
-            return b""
+            return None
 
     # The pass over the records
 
