@@ -2,6 +2,7 @@
 
 Owns the end: a run is interrupted there wherever it is, so that what was measured is still
 written. A signal does that, since most of the time goes by in other processes and in libraries.
+What is raised while an object is being finalized is lost: there the end waits a moment.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 _SHARE = 0.06
 """Of all the time, for one workload: a dozen of them, and as much again for preparations."""
 
 _LONGEST = 0.15
 """Of all the time, for one answer of a worker: who hangs must not take the rest."""
+
+
+_MOMENT = 0.01
+"""Seconds until the next attempt to end a run that could not be ended where it was."""
+_WEAK_REFERENCES = ("weakref.py", "_weakrefset.py")
 
 
 class OutOfTimeError(BaseException):
@@ -56,5 +63,18 @@ class Budget:
     def _spent(self) -> float:
         return time.monotonic() - self._start
 
-    def _over(self, *_: object) -> None:
+    def _over(self, _signal: int, frame: FrameType | None) -> None:
+        if _finalizes(frame):
+            signal.setitimer(signal.ITIMER_REAL, _MOMENT)
+            return
         raise OutOfTimeError
+
+
+def _finalizes(frame: FrameType | None) -> bool:
+    """Whether a `__del__` or a weak reference's callback runs, which swallow what is raised."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__del__" or code.co_filename.endswith(_WEAK_REFERENCES):
+            return True
+        frame = frame.f_back
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,48 @@ def test_the_time_ends_whatever_waits() -> None:
         time.sleep(30)
     assert time.monotonic() - start < 20
     assert signal.getsignal(signal.SIGALRM) is before
+
+
+class Lingers:
+    """Takes its time to go, as a library's object may; whatever is raised meanwhile is lost."""
+
+    def __del__(self) -> None:
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            pass
+
+
+def test_the_time_ends_also_if_it_was_over_while_an_object_went(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    start = time.monotonic()
+    with pytest.raises(OutOfTimeError), Budget(0.002).running():
+        linger_and_wait()
+    assert time.monotonic() - start < 20
+    assert not recwarn.list
+
+
+def test_the_time_ends_also_if_it_was_over_in_a_weak_references_callback() -> None:
+    with pytest.raises(OutOfTimeError), Budget(0.002).running():
+        forget_for_ever()
+
+
+class Plain:
+    pass
+
+
+def linger_and_wait() -> None:
+    Lingers()
+    time.sleep(30)
+
+
+def forget_for_ever() -> None:
+    """Most of its time goes by in callbacks."""
+    while True:
+        some = [Plain() for _ in range(1000)]
+        weak = weakref.WeakKeyDictionary(dict.fromkeys(some))
+        del some
+        assert not weak
 
 
 def test_a_workload_gets_its_share_of_the_time_and_no_more() -> None:
