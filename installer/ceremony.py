@@ -18,7 +18,6 @@ from securesystemslib.signer import Signer
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
-    Metadata,
     Root,
     TargetFile,
     Targets,
@@ -28,7 +27,7 @@ from appliance.errors import ConflictError, UsageError
 from appliance.fsops import fsync_dir, write_durable
 from appliance.trust.metadata import DELEGATED_ROLES
 from appliance.trust.model_signer import TARGET, encode_signers
-from installer.keyring import MODEL_SIGNER, PEM, add_signature
+from installer.keyring import MODEL_SIGNER, PEM, signed_by
 from installer.rotation.keys import new_key, new_model_signer
 from installer.rotation.officers import ROOT_LIFETIME, TOP_ROLES, name_officers
 from installer.rotation.targets import TARGETS_LIFETIME
@@ -133,10 +132,7 @@ def _root(signers: dict[str, Signer], officers: int, threshold: int, now: dateti
     for role in TOP_ROLES:
         root.add_key(signers[role].public_key, role)
     name_officers(root, {name: signers[name].public_key.keyid for name in names})
-    metadata = Metadata(root)
-    for name in names:
-        add_signature(metadata, signers[name], append=True)
-    return metadata.to_bytes()
+    return signed_by(root, *(signers[name] for name in names))
 
 
 def _targets(signers: dict[str, Signer], signer_list: bytes, now: datetime) -> bytes:
@@ -150,6 +146,4 @@ def _targets(signers: dict[str, Signer], signer_list: bytes, now: datetime) -> b
         targets={TARGET: TargetFile.from_data(TARGET, signer_list, ["sha256"])},
         delegations=Delegations({key.keyid: key for key in keys.values()}, roles),
     )
-    metadata = Metadata(targets)
-    add_signature(metadata, signers["targets"])
-    return metadata.to_bytes()
+    return signed_by(targets, signers["targets"])

@@ -7,7 +7,7 @@ will last: what is used next, a model or a million requests, nobody knows.
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
@@ -105,10 +105,9 @@ def _parts(config: Config) -> Iterable[_Part]:
 
 
 def _disk(parts: list[_Part], full: int) -> Disk:
-    found = os.statvfs(parts[0].directory)
+    found = shutil.disk_usage(parts[0].directory)
     # As an ordinary user sees it: what is kept for root is neither free nor there.
-    free = found.f_bavail * found.f_frsize
-    total = free + (found.f_blocks - found.f_bfree) * found.f_frsize
+    free, total = found.free, found.free + found.used
     # What makes most room is said first.
     remedies = dict.fromkeys(part.remedy for part in reversed(parts))
     return Disk(

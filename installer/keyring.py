@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.exceptions import UnsignedMetadataError
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from appliance.errors import (
@@ -165,6 +165,14 @@ def add_signature(metadata: Metadata[Any], signer: Signer, *, append: bool = Fal
             f"{first_line(error.__cause__ or error)}",
             hint="check the token and its PIN: most tokens lock after a few wrong ones",
         ) from error
+
+
+def signed_by(signed: Root | Snapshot | Targets | Timestamp, *signers: Signer) -> bytes:
+    """The metadata of `signed` with a signature by each. Raises SignatureError."""
+    metadata: Metadata[Any] = Metadata(signed)
+    for signer in signers:
+        add_signature(metadata, signer, append=True)
+    return metadata.to_bytes()
 
 
 def encrypted(key: PrivateKeyTypes, passphrase: bytes) -> bytes:

@@ -80,8 +80,9 @@ class Models:
         Bases come before their adapters in what is returned. An adapter whose base is neither here
         nor among `verified` is refused before anything is imported.
         """
+        withdrawn = self.withdrawn
         for manifest in (bundle.manifest for bundle in verified):
-            self.withdrawn.check_bundle(manifest.name, manifest.version)
+            withdrawn.check_bundle(manifest.name, manifest.version)
         self._check_bases([bundle.manifest for bundle in verified])
         ordered = sorted(verified, key=lambda bundle: bundle.manifest.kind == "adapter")
         bundles = [self._import(bundle) for bundle in ordered]
@@ -146,9 +147,10 @@ class Models:
 
         They go on being served: what becomes of them is the operator's choice.
         """
+        withdrawn = self.withdrawn
         active = {bundle.digest for bundle in self.store.active().values()}
         for bundle in self.store.bundles():
-            if (found := self.withdrawn.bundle(bundle.name, bundle.version)) is None:
+            if (found := withdrawn.bundle(bundle.name, bundle.version)) is None:
                 continue
             served = ", and is being served" if bundle.digest in active else ""
             self._progress.note(f"{bundle.name} {bundle.version} was {found}{served}")
@@ -215,10 +217,10 @@ class Models:
 
         Raises ConflictError if that would serve anew what the packager has withdrawn.
         """
-        now_served = self.store.active().values()
+        withdrawn, now_served = self.withdrawn, self.store.active().values()
         for bundle in self.store.earlier().values():
             if bundle not in now_served:
-                self.withdrawn.check_bundle(bundle.name, bundle.version)
+                withdrawn.check_bundle(bundle.name, bundle.version)
         number = self.store.current_generation().number
         admin_event(
             self._layout, self._config.audit, "models.rollback", previous=f"generation {number}"

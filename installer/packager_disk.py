@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,7 @@ def expect_room(directory: Path, needed: int, what: str) -> None:
 
     `what` needs them, in the words of the refusal.
     """
-    found = os.statvfs(directory)
-    free = found.f_bavail * found.f_frsize
+    free = shutil.disk_usage(directory).free
     if needed > free:
         raise CapacityError(
             f"{what} {amount(needed)}, and the disk of {directory.parent} has {amount(free)} free",

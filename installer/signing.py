@@ -45,11 +45,12 @@ class BundleSigner:
         """The model signer of a trust directory. Raises NotFoundError, SignatureError."""
         keyring = Keyring(trust_directory)
         path = keyring.key_file(MODEL_SIGNER)
-        names = {known.hint: known.name for known in keyring.model_signers()}
-        hint = cls(path, passphrase).signer.hint
-        if hint not in names:
+        signer = cls(path, passphrase)
+        known = [each for each in keyring.model_signers() if each.hint == signer.signer.hint]
+        if not known:
             raise _unusable(path, "signers.json does not list it")
-        return cls(path, passphrase, name=names[hint])
+        (signer.signer,) = known
+        return signer
 
     def sign(self, directory: Path) -> VerifiedBundle:
         """Write `directory`/model.sig over every file in it, and verify it as a node would.

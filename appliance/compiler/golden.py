@@ -25,6 +25,7 @@ from appliance.compiler.probe import (
     empty_cache,
     no_images,
     not_finite,
+    takes_adapters,
 )
 from appliance.compiler.record import Comparison
 from appliance.errors import UnsupportedError
@@ -105,7 +106,7 @@ def on_device(
     Of graphs with room for adapters: with nobody's rows, then once more with those of one.
     Raises UnsupportedError if a run fails, or if `greedy` is not what the logits say.
     """
-    masks = (0.0, 1.0) if adapter_feed(decoder, 1) else (0.0,)
+    masks = (0.0, 1.0) if takes_adapters(decoder) else (0.0,)
     return np.concatenate(
         [
             _on_device(prompts, decoder, spec, slots(decoder, spec, device, capacity), mask)

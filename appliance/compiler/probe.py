@@ -21,6 +21,8 @@ from appliance.native import contract
 Array = npt.NDArray[Any]
 Cache = dict[str, Array]
 """Name of a past input -> one slot [1, kv_heads, capacity, head_dim]."""
+ADAPTER = "adapter_"
+"""How the names of inputs for adapters begin."""
 _TOKENS = 4
 _TOWER_TOKENS = 4
 _GIVEN = 0.1
@@ -144,6 +146,11 @@ def _decoder_feed(start: int, ids: Sequence[int], rows: int) -> dict[str, Array]
     }
 
 
+def takes_adapters(session: ort.InferenceSession) -> bool:
+    """Whether the graph has room for adapters."""
+    return any(entry.name.startswith(ADAPTER) for entry in session.get_inputs())
+
+
 def adapter_feed(
     session: ort.InferenceSession, tokens: int, *, mask: float = 1.0
 ) -> dict[str, Array]:
@@ -153,14 +160,14 @@ def adapter_feed(
     sizes = {"batch": 1, "tokens": tokens}
     feed = {}
     for entry in session.get_inputs():
-        if not entry.name.startswith("adapter_"):
+        if not entry.name.startswith(ADAPTER):
             continue
         shape = [size if isinstance(size, int) else sizes.get(size, 2) for size in entry.shape]
-        if entry.name.startswith("adapter_mask_"):
+        if entry.name.startswith(f"{ADAPTER}mask_"):
             numbers = np.full(shape, mask)
         else:
             # What the rows take of the numbers is about as large as those, and a tenth is given.
-            scale = _GIVEN if entry.name.startswith("adapter_up_") else shape[1] ** -0.5
+            scale = _GIVEN if entry.name.startswith(f"{ADAPTER}up_") else shape[1] ** -0.5
             random = np.random.default_rng(zlib.crc32(entry.name.encode()))
             numbers = random.normal(0, scale, shape)
         feed[entry.name] = numbers.astype(_DTYPES[entry.type])

@@ -8,7 +8,7 @@ when it is deleted. Refuses to know what the tables mean.
 from __future__ import annotations
 
 import asyncio
-import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,8 +62,7 @@ class ContentDatabase:
 
     def free_bytes(self) -> int:
         """Room on its disk, as the endpoint's user sees it. Raises OSError."""
-        found = os.statvfs(self._path.parent)
-        return found.f_bavail * found.f_frsize
+        return shutil.disk_usage(self._path.parent).free
 
     async def close(self) -> None:
         """Close the file."""

@@ -6,7 +6,7 @@ Owns two gauges. Refuses to speak of the models' disk: the endpoint cannot see i
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -37,11 +37,10 @@ class DiskCollector(Collector):
         )
         for holds, directory in self._directories.items():
             try:
-                found = os.statvfs(directory)
+                found = shutil.disk_usage(directory)
             except OSError:
                 continue
-            usable = found.f_blocks - found.f_bfree + found.f_bavail
-            free.add_metric((holds,), found.f_bavail * found.f_frsize)
-            size.add_metric((holds,), usable * found.f_frsize)
+            free.add_metric((holds,), found.free)
+            size.add_metric((holds,), found.used + found.free)
         yield free
         yield size

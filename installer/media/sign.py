@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
-from securesystemslib.signer import Signer
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
-    Signed,
     Snapshot,
     TargetFile,
     Targets,
@@ -26,7 +23,7 @@ from tuf.api.metadata import (
 from appliance.errors import MetadataError
 from appliance.fsops import write_durable
 from appliance.trust.metadata import DELEGATED_ROLES, ISSUED_AT, ROLES, TIME_FORMAT
-from installer.keyring import Keyring, add_signature
+from installer.keyring import Keyring, signed_by
 from installer.rotation.targets import (
     TargetsRevision,
     check_role_key,
@@ -83,11 +80,13 @@ class MediaSigner:
             write_durable(self._keyring.metadata_dir / f"{role}.json", made[role], mode=0o644)
         return {f"{role}.json": made[role] for role in ROLES}
 
-    def _make(self, role: str, signed: Signed, lifetime: timedelta) -> bytes:
+    def _make(
+        self, role: str, signed: Targets | Snapshot | Timestamp, lifetime: timedelta
+    ) -> bytes:
         previous = self._keyring.load(role)
         signed.version = previous.signed.version + 1 if previous else 1
         signed.expires = self._now + lifetime
-        return _signed(signed, self._signers[role])
+        return signed_by(signed, self._signers[role])
 
     def _current_targets(self, passphrase: bytes) -> bytes:
         """The targets metadata, signed anew if they expire before these media do."""
@@ -96,12 +95,6 @@ class MediaSigner:
             return metadata.to_bytes()
         signer = targets_signer(self._keyring, passphrase)
         return TargetsRevision(self._keyring, self._now).signed(signer)
-
-
-def _signed(signed: Any, signer: Signer) -> bytes:  # noqa: ANN401
-    metadata = Metadata(signed)
-    add_signature(metadata, signer)
-    return metadata.to_bytes()
 
 
 def _meta_file(data: bytes) -> MetaFile:

@@ -15,7 +15,7 @@ from tuf.api.metadata import Key, Metadata, Root, TargetFile, Targets
 
 from appliance.errors import ConflictError, SignatureError
 from appliance.trust.metadata import DELEGATED_ROLES
-from installer.keyring import Keyring, add_signature
+from installer.keyring import Keyring, signed_by
 
 TARGETS_LIFETIME = timedelta(days=365)
 ROLE = "targets"
@@ -46,9 +46,7 @@ class TargetsRevision:
 
     def signed(self, signer: Signer) -> bytes:
         """The metadata, signed."""
-        metadata = Metadata(self.targets)
-        add_signature(metadata, signer)
-        return metadata.to_bytes()
+        return signed_by(self.targets, signer)
 
     def file(self, signer: Signer) -> dict[str, bytes]:
         """The same as a file of the trust directory, path -> content."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import anthropic
 import openai
 import pytest
 
@@ -23,6 +24,18 @@ def client(node: Node) -> Iterator[openai.OpenAI]:
     """The official SDK with only base_url and key changed, checking every answer strictly."""
     with openai.OpenAI(
         base_url=node.base_url,
+        api_key=node.secret,
+        max_retries=0,
+        _strict_response_validation=True,
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def claude(node: Node) -> Iterator[anthropic.Anthropic]:
+    """Anthropic's SDK with only base_url and key changed, checking every answer strictly."""
+    with anthropic.Anthropic(
+        base_url=node.base_url.removesuffix("/v1"),
         api_key=node.secret,
         max_retries=0,
         _strict_response_validation=True,

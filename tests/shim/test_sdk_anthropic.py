@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -27,18 +26,6 @@ WEATHER: ToolParam = {
 }
 CALL: list[MessageParam] = [{"role": "user", "content": 'call weather {"city": "Bern"}'}]
 BASE: dict[str, Any] = {"model": CHAT, "max_tokens": 100, "messages": HELLO}
-
-
-@pytest.fixture
-def claude(node: Node) -> Iterator[anthropic.Anthropic]:
-    """The official SDK with only base_url and key changed, checking every answer strictly."""
-    with anthropic.Anthropic(
-        base_url=node.base_url.removesuffix("/v1"),
-        api_key=node.secret,
-        max_retries=0,
-        _strict_response_validation=True,
-    ) as made:
-        yield made
 
 
 def last_request(node: Node) -> pb.GenerateRequest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -11,18 +10,6 @@ import pytest
 
 from tests.fakes.engine import CHAT, CONTEXT, EMBEDDING
 from tests.shim.node import Node
-
-
-@pytest.fixture
-def claude(node: Node) -> Iterator[anthropic.Anthropic]:
-    """With only base_url and key changed, checking every answer strictly."""
-    with anthropic.Anthropic(
-        base_url=node.base_url.removesuffix("/v1"),
-        api_key=node.secret,
-        max_retries=0,
-        _strict_response_validation=True,
-    ) as made:
-        yield made
 
 
 def test_the_list_has_the_models_that_messages_may_name(claude: anthropic.Anthropic) -> None:

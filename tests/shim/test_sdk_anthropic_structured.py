@@ -18,13 +18,11 @@ from tests.shim.test_sdk_anthropic import (
     HELLO,
     PATH,
     WEATHER,
-    claude,
     error_of,
     last_request,
 )
 from tests.shim.test_sdk_structured import Color, Plan, Step
 
-__all__ = ["claude"]
 TIME: ToolParam = {"name": "time", "input_schema": {"type": "object", "properties": {}}}
 UNIQUE: dict[str, object] = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
 

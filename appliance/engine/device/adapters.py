@@ -16,22 +16,17 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.specs import AdapterTarget
+from appliance.compiler.probe import ADAPTER
 from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.device.device import Device
 from appliance.engine.slot_pool import Array
 from appliance.errors import CapacityError
 
-_PREFIX = "adapter_"
-_DOWN = re.compile(r"adapter_down_(\d+)_(\w+)")
+_DOWN = re.compile(rf"{ADAPTER}down_(\d+)_(\w+)")
 _ALIGNED = 256
 """Bytes; what CUDA gives to whole allocations, and its kernels for matrices like best."""
 Input = tuple[str, tuple[int, ...], int]
 """Name, shape and address of an input of 16-bit floats."""
-
-
-def has_room(session: ort.InferenceSession) -> bool:
-    """Whether the graph takes adapters."""
-    return any(entry.name.startswith(_PREFIX) for entry in session.get_inputs())
 
 
 class DeviceAdapters:
@@ -90,7 +85,7 @@ class HeldAdapters:
         for (layer, target), rows in self._matrices():
             for kind, matrix in zip(("down", "up"), rows, strict=True):
                 shape = (matrix.shape[0], matrix.shape[1])
-                self._places[f"{_PREFIX}{kind}_{layer}_{target}"] = shape, end
+                self._places[f"{ADAPTER}{kind}_{layer}_{target}"] = shape, end
                 end += _rounded(2 * matrix.size)
         try:
             self._address = device.allocate(end)
@@ -105,7 +100,7 @@ class HeldAdapters:
     def inputs(self, batch: int) -> Iterator[Input]:
         offset = 0
         for target, ranks in self.bank.ranks.items():
-            yield f"{_PREFIX}mask_{target}", (batch, 1, ranks), self._address + offset
+            yield f"{ADAPTER}mask_{target}", (batch, 1, ranks), self._address + offset
             offset += 2 * self._sequences * ranks
         for name, (shape, offset) in self._places.items():
             yield name, shape, self._address + offset
@@ -132,7 +127,7 @@ class HeldAdapters:
     def _write(self) -> None:
         for (layer, target), rows in self._matrices():
             for kind, matrix in zip(("down", "up"), rows, strict=True):
-                _, offset = self._places[f"{_PREFIX}{kind}_{layer}_{target}"]
+                _, offset = self._places[f"{ADAPTER}{kind}_{layer}_{target}"]
                 narrow = np.ascontiguousarray(matrix, np.float16)
                 self._device.write(self._address + offset, narrow)
 
@@ -142,7 +137,7 @@ def _nobody(session: ort.InferenceSession) -> AdapterBank:
     shapes = {entry.name: entry.shape for entry in session.get_inputs()}
     places = [match for name in shapes if (match := _DOWN.fullmatch(name))]
     first = [match for match in places if match[1] == "0"]
-    widths = ((m[2], shapes[m[0]][1], shapes[f"adapter_up_0_{m[2]}"][1]) for m in first)
+    widths = ((m[2], shapes[m[0]][1], shapes[f"{ADAPTER}up_0_{m[2]}"][1]) for m in first)
     targets = [
         msgspec.convert({"name": name, "inner": inner, "outer": outer}, AdapterTarget)
         for name, inner, outer in widths

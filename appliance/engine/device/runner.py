@@ -17,11 +17,12 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
+from appliance.compiler.probe import takes_adapters
 from appliance.engine.adapters.adapters import Ready
 from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.binding import Ids
 from appliance.engine.choosing import Choice
-from appliance.engine.device.adapters import DeviceAdapters, HeldAdapters, has_room
+from appliance.engine.device.adapters import DeviceAdapters, HeldAdapters
 from appliance.engine.device.binding import DeviceBinding, StepBuffers
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.logits import DeviceLogits
@@ -238,7 +239,7 @@ class DeviceRunner:
 
 def _adapters_of(session: ort.InferenceSession, pool: DevicePool) -> DeviceAdapters | None:
     """Room for the adapters of the steps' sequences; None if the graph has none."""
-    if not has_room(session):
+    if not takes_adapters(session):
         return None
     return DeviceAdapters(session, pool.device, max(pool.shape.slots, MOST_TOGETHER))
 

@@ -90,7 +90,7 @@ class AdapterInputs:
 
 
 class AdaptedBuilder(GraphBuilder):
-    """A graph for the processor whose linear layers take adapters."""
+    """A graph whose linear layers take adapters; for the processor, if nothing else is mixed in."""
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
         super().__init__(tensors, files, scheme)
@@ -109,9 +109,14 @@ class AdaptedBuilder(GraphBuilder):
     ) -> ir.Value:
         """As the plain graph's, with what adapters add."""
         y = super().linear(x, name, inner, outer, bias=bias, scale=scale, divided=divided)
-        if self.scheme.integer_products:
+        if self._leaves_factors:
             return y  # through `unscaled`, which has added it
         return self._adapters.added(y, x, name, inner, outer)
+
+    @property
+    def _leaves_factors(self) -> bool:
+        """Whether layers are `unscaled` with a factor that is still to come."""
+        return self.scheme.integer_products
 
     def unscaled(
         self, x: ir.Value, name: str, inner: int, outer: int
@@ -127,27 +132,12 @@ class AdaptedBuilder(GraphBuilder):
         return y, factor
 
 
-class AdaptedHalfBuilder(HalfBuilder):
-    """A graph for CUDA whose linear layers take adapters."""
+class AdaptedHalfBuilder(AdaptedBuilder, HalfBuilder):
+    """A graph for CUDA whose linear layers take adapters, of an x divided as it is there."""
 
-    def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
-        super().__init__(tensors, files, scheme)
-        self._adapters = AdapterInputs(self, ("batch", 1))
-
-    def linear(
-        self,
-        x: ir.Value,
-        name: str,
-        inner: int,
-        outer: int,
-        *,
-        bias: bool = False,
-        scale: ir.Value | None = None,
-        divided: float = 1.0,
-    ) -> ir.Value:
-        """As the plain graph's, with what adapters add: of an x that is divided as it is there."""
-        y = super().linear(x, name, inner, outer, bias=bias, scale=scale, divided=divided)
-        return self._adapters.added(y, x, name, inner, outer)
+    @property
+    def _leaves_factors(self) -> bool:
+        return False
 
 
 class AdaptedCompactBuilder(AdaptedHalfBuilder, CompactBuilder):
