@@ -2,7 +2,7 @@
 
 Owns the end: a run is interrupted there wherever it is, so that what was measured is still
 written. A signal does that, since most of the time goes by in other processes and in libraries.
-What is raised while an object is being finalized is lost: there the end waits a moment.
+What is raised while an object is being finalized is lost, so it comes again until it is heard.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 _SHARE = 0.06
 """Of all the time, for one workload: a dozen of them, and as much again for preparations."""
@@ -19,10 +18,9 @@ _SHARE = 0.06
 _LONGEST = 0.15
 """Of all the time, for one answer of a worker: who hangs must not take the rest."""
 
-
-_MOMENT = 0.01
-"""Seconds until the next attempt to end a run that could not be ended where it was."""
-_WEAK_REFERENCES = ("weakref.py", "_weakrefset.py")
+_AGAIN = 5.0
+"""Seconds until a run is ended once more that did not hear of it. What it does last, such as ending
+its processes, has as long."""
 
 
 class OutOfTimeError(BaseException):
@@ -43,7 +41,8 @@ class Budget:
             yield
             return
         handler = signal.signal(signal.SIGALRM, self._over)
-        timer = signal.setitimer(signal.ITIMER_REAL, max(1e-3, self._seconds - self._spent))
+        left = max(1e-3, self._seconds - self._spent)
+        timer = signal.setitimer(signal.ITIMER_REAL, left, _AGAIN)
         try:
             yield
         finally:
@@ -56,25 +55,16 @@ class Budget:
 
     @property
     def longest(self) -> float | None:
-        """Seconds that one answer may take."""
-        return None if self._seconds is None else _LONGEST * self._seconds
+        """Seconds that one answer may take. Raises OutOfTimeError if there are none left."""
+        if self._seconds is None:
+            return None
+        if self._spent >= self._seconds:
+            raise OutOfTimeError
+        return _LONGEST * self._seconds
 
     @property
     def _spent(self) -> float:
         return time.monotonic() - self._start
 
-    def _over(self, _signal: int, frame: FrameType | None) -> None:
-        if _finalizes(frame):
-            signal.setitimer(signal.ITIMER_REAL, _MOMENT)
-            return
+    def _over(self, *_: object) -> None:
         raise OutOfTimeError
-
-
-def _finalizes(frame: FrameType | None) -> bool:
-    """Whether a `__del__` or a weak reference's callback runs, which swallow what is raised."""
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "__del__" or code.co_filename.endswith(_WEAK_REFERENCES):
-            return True
-        frame = frame.f_back
-    return False
