@@ -26,7 +26,7 @@ from appliance.native import library
 
 REVISION = "2"
 """Raised when this package compiles differently for the CPU."""
-GPU_REVISION = "4"
+GPU_REVISION = "5"
 """Raised when it compiles differently for a GPU."""
 
 _IDENTITY = ("vendor_id", "cpu family", "model", "model name")

@@ -20,6 +20,9 @@ NAME = "record.json"
 PAYLOAD_TYPE = "application/vnd.appliance.artifact+json"
 MAX_BYTES = 1024 * 1024
 
+NOT_RECORDED, DRAFTS_NOT_RECORDED = "not_recorded", "drafts_not_recorded"
+"""Codes of why steps are not replayed: any, or those of several tokens of a sequence."""
+
 Provider = Literal["tensorrt", "cuda", "cpu"]
 """What computes: ONNX Runtime's provider for TensorRT, for CUDA, or for the processor."""
 
@@ -83,7 +86,8 @@ class Record(
         reasons: for each faster provider, why it was not taken.
         compared: with the processor; None for the processor itself.
         tower: why the model's vision tower is the processor's though its decoder is not; or None.
-        unrecorded: why its steps are run kernel by kernel on a GPU, not replayed; or None.
+        unrecorded: why its steps, or those with a draft, are run kernel by kernel on a GPU, not
+            replayed; or None.
         fit: in the GPU's memory; None for the processor.
     """
 
@@ -98,6 +102,16 @@ class Record(
     fit: Fit | None = None
     tower: Refusal | None = None
     unrecorded: Refusal | None = None
+
+    @property
+    def replays(self) -> bool:
+        """Whether steps are recorded on a GPU and replayed."""
+        return self.unrecorded is None or self.unrecorded.code == DRAFTS_NOT_RECORDED
+
+    @property
+    def replays_drafts(self) -> bool:
+        """Whether those of several tokens of a sequence are, too."""
+        return self.unrecorded is None
 
 
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

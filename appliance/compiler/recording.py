@@ -19,7 +19,7 @@ from appliance.compiler import golden
 from appliance.compiler.golden import Piece
 from appliance.compiler.gpu_compile import Target, load
 from appliance.compiler.probe import Array, cannot_run
-from appliance.compiler.record import Refusal
+from appliance.compiler.record import DRAFTS_NOT_RECORDED, NOT_RECORDED, Refusal
 from appliance.errors import UnsupportedError
 
 GRAPH_ID = "gpu_graph_id"
@@ -28,38 +28,60 @@ UNRECORDED = "-1"
 RECORDS = {"enable_cuda_graph": "1"}
 """The provider's option for such a session."""
 _NUMBER = "1"
+_DRAFTED = 2
+"""Tokens of a step that stands for those with a draft."""
 _BOUND = 1e-3
 
 
 def why_unrecorded(graph: Path, spec: DecoderSpec, target: Target) -> Refusal | None:
-    """Why the decoder's steps have to be run kernel by kernel; None if they do not."""
+    """Why the decoder's steps, or those with a draft, have to be run kernel by kernel.
+
+    None if they do not.
+    """
     if target.device != "cuda":
         return None
-    try:
-        session = load(graph, replace(target, options={**target.options, **RECORDS}))
-        run, replayed = (_steps(session, spec, target.device, how) for how in (UNRECORDED, _NUMBER))
-    except UnsupportedError as error:
-        return _refusal(error.message)
-    away = float(np.linalg.norm(run - replayed))
-    if not away <= _BOUND * float(np.linalg.norm(run)):
-        return _refusal(f"replayed steps differ by {away:.3g} from those that are run")
+    recording = replace(target, options={**target.options, **RECORDS})
+    for width, code in ((1, NOT_RECORDED), (_DRAFTED, DRAFTS_NOT_RECORDED)):
+        try:
+            _try(graph, spec, recording, width)
+        except UnsupportedError as error:
+            return Refusal(provider="cuda", code=code, message=error.message)
     return None
 
 
-def _refusal(message: str) -> Refusal:
-    return Refusal(provider="cuda", code="not_recorded", message=message)
+def _try(graph: Path, spec: DecoderSpec, target: Target, width: int) -> None:
+    """Raise UnsupportedError if steps of `width` tokens are not, replayed, what they are run.
+
+    In a session of its own: of one whose recording has failed nothing is known.
+    """
+    session = load(graph, target)
+    run, replayed = (
+        _steps(session, spec, target.device, how, width) for how in (UNRECORDED, _NUMBER)
+    )
+    away = float(np.linalg.norm(run - replayed))
+    if not away <= _BOUND * float(np.linalg.norm(run)):
+        raise UnsupportedError(f"replayed steps differ by {away:.3g} from those that are run")
 
 
-def _steps(session: ort.InferenceSession, spec: DecoderSpec, device: str, how: str) -> Array:
-    """Logits [steps, vocab] of the golden prompt's single tokens, run under the number `how`."""
+def _steps(
+    session: ort.InferenceSession, spec: DecoderSpec, device: str, how: str, width: int = 1
+) -> Array:
+    """Logits [tokens, vocab] of the golden prompt's single tokens, `width` in a step, run under
+    the number `how`.
+    """
     slots = golden.slots(session, spec, device)
-    step = _Step(session, slots, spec, device)
-    found = []
+    step = _Step(session, slots, spec, device, width)
+    singles = []
     for piece in golden.pieces(spec):
         if len(piece.ids) > 1:
             golden.run_piece(session, slots, piece, _options(UNRECORDED))
         else:
-            found.append(step.run(piece, _options(how)))
+            singles.append(piece)
+    found = []
+    for first in range(0, len(singles) - width + 1, width):
+        together = singles[first : first + width]
+        ids = tuple(token for piece in together for token in piece.ids)
+        found.append(step.run(Piece(together[0].start, ids, width), _options(how)))
     return np.concatenate(found)
 
 
@@ -70,7 +92,7 @@ def _options(how: str) -> ort.RunOptions:
 
 
 class _Step:
-    """One token a run, at addresses that stay."""
+    """`width` tokens a run, at addresses that stay."""
 
     def __init__(
         self,
@@ -78,11 +100,12 @@ class _Step:
         slots: Mapping[str, ort.OrtValue],
         spec: DecoderSpec,
         device: str,
+        width: int,
     ) -> None:
         self._session = session
         self._binding = session.io_binding()
         self._given: dict[str, ort.OrtValue] = {}
-        for name, array in golden.feed(session, Piece(0, (0,), 1)).items():
+        for name, array in golden.feed(session, Piece(0, (0,) * width, width)).items():
             if name == "total_sequence_length":
                 array[...] = golden.CAPACITY
                 self._binding.bind_cpu_input(name, array)
@@ -91,14 +114,14 @@ class _Step:
             self._binding.bind_ortvalue_input(name, self._given[name])
         golden.bind_slots(self._binding, slots)
         self._logits = ort.OrtValue.ortvalue_from_numpy(
-            np.zeros((1, spec.vocab_size), np.float32), device, 0
+            np.zeros((width, spec.vocab_size), np.float32), device, 0
         )
-        self._greedy = ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.int64), device, 0)
+        self._greedy = ort.OrtValue.ortvalue_from_numpy(np.zeros(width, np.int64), device, 0)
         self._binding.bind_ortvalue_output("logits", self._logits)
         self._binding.bind_ortvalue_output("greedy", self._greedy)
 
     def run(self, piece: Piece, options: ort.RunOptions) -> Array:
-        """Its logits, [1, vocab]. Raises UnsupportedError."""
+        """Its logits, [width, vocab]. Raises UnsupportedError."""
         for name, array in golden.feed(self._session, piece).items():
             if name in self._given:
                 self._given[name].update_inplace(array)

@@ -263,7 +263,8 @@ class LLMEngine:
     def _run(self, plan: Plan) -> Logits:
         start = self._clock()
         logits = self._runner.run(plan)
-        self._guessing.measured(plan, self._sequences, self._clock() - start)
+        if not (isinstance(logits, DeviceLogits) and logits.prepared):
+            self._guessing.measured(plan, self._sequences, self._clock() - start)
         self._guessing.observe(plan)
         seconds = self._clock() - start
         self._pieces.pace.measured(sum(chunk.count for chunk in plan.prefills), seconds)
@@ -276,9 +277,9 @@ class LLMEngine:
         """
         outputs: list[Output] = []
         reading, depth = list(self._rows(plan)), 0
-        if isinstance(logits, DeviceLogits):
-            logits.weigh({row: running.choice() for running, row in reading})
         while reading:
+            if isinstance(logits, DeviceLogits):
+                logits.weigh({first + depth: running.choice() for running, first in reading})
             sampled = [running.sample(logits, first + depth) for running, first in reading]
             with self._lock:
                 held = [

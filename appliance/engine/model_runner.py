@@ -71,11 +71,8 @@ class ModelRunner:
             row += len(wanted)
         if plan.decodes:
             starts = [sequence.computed for sequence in plan.decodes]
-            tokens = [sequence.tokens[sequence.computed :] for sequence in plan.decodes]
-            for index, draft in enumerate(plan.drafts):
-                tokens[index].extend(draft)
             adapters = [sequence.adapter for sequence in plan.decodes]
-            self._decode(adapters, starts, tokens, self._logits[row : sum(plan.rows)])
+            self._decode(adapters, starts, plan.decoded, self._logits[row : sum(plan.rows)])
         return self._logits[: sum(plan.rows)]
 
     def most_drafted(self, sequences: int) -> int:

@@ -106,11 +106,8 @@ def pieces(plan: Plan) -> Iterator[Piece]:
     for chunk in plan.prefills:
         rows = int(chunk.completes)
         yield Piece(chunk.sequence, chunk.slot, chunk.start, chunk.tokens, rows)
-    for index, sequence in enumerate(plan.decodes):
+    for sequence, tokens in zip(plan.decodes, plan.decoded, strict=True):
         assert sequence.slot is not None
-        tokens = sequence.tokens[sequence.computed :]
-        if plan.drafts:
-            tokens.extend(plan.drafts[index])
         yield Piece(sequence, sequence.slot, sequence.computed, tokens, len(tokens))
 
 

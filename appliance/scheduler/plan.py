@@ -67,6 +67,15 @@ class Plan:
         return tuple(c.sequence for c in self.prefills if c.completes) + self.decodes
 
     @property
+    def decoded(self) -> list[list[int]]:
+        """What is computed of each of `decodes`: what is not in its slot yet, and its draft."""
+        drafts = self.drafts or ((),) * len(self.decodes)
+        return [
+            [*sequence.tokens[sequence.computed :], *draft]
+            for sequence, draft in zip(self.decodes, drafts, strict=True)
+        ]
+
+    @property
     def token_count(self) -> int:
         drafted = sum(map(len, self.drafts))
         return sum(chunk.count for chunk in self.prefills) + len(self.decodes) + drafted

@@ -54,6 +54,8 @@ LENGTHS = (16, 100, 256, 257, 300, 512, 1000, 2000)
 PIECES = (200, 300)
 """Where pieces of 100 tokens start: the second has the same length and another place."""
 STREAMS = (1, 8, 32, 128)
+DRAFTED = (1, 4, 8)
+"""Tokens beyond one in a step of a sequence alone."""
 ATTENTION = ("pinned", "default")
 """In this order: kernels that both need are loaded by the first, and plans are the second's."""
 _PIECE, _HELD, _AGAIN = 100, 300, 3
@@ -61,6 +63,7 @@ _WARM = 40
 """Tokens of a prompt that is not measured."""
 _PROMPTS, _DECODES = (2, 2048), (max(STREAMS), 512)
 """Slots and their capacity."""
+_SHAPES = [(streams, 0) for streams in STREAMS] + [(1, drafted) for drafted in DRAFTED]
 _HOST_MEMORY = 8 << 30
 
 Steps = Mapping[str, tuple[float, float]]
@@ -101,7 +104,7 @@ def _measure_on_gpu(bundle: StoredBundle, artifact: Artifact, attention: str, wo
     if artifact.provider != "cuda":
         raise UnsupportedError(f"kinds of steps are not told apart on {artifact.provider}")
     assert bundle.manifest.decoder is not None
-    record = artifact.record.unrecorded is None
+    record = artifact.record.replays_drafts
     opens = open_cuda_session if attention == "pinned" else _open_plainly
     session = opens(artifact.directory, record=record)
     steps = measure(session, CudaDevice(), bundle.manifest.decoder, record=record)
@@ -178,19 +181,23 @@ def _decodes(
     slots, capacity = _DECODES
     with ExitStack() as closing:
         closing.callback(pool.close)
-        buffers = StepBuffers(pool, decoder.vocab_size, tokens=slots, batch=slots, results=slots)
+        buffers = StepBuffers(
+            pool, decoder.vocab_size, tokens=slots, batch=slots, rows=slots, results=slots
+        )
         closing.callback(buffers.close)
-        for number, streams in enumerate(STREAMS):
+        for number, (streams, drafted) in enumerate(_SHAPES):
             binding = DeviceBinding(
                 session, pool, buffers, decoder.vocab_size,
                 first=0, batch=streams, recording=record,
             )  # fmt: skip
-            binding.aim(1, capacity, 0)
-            buffers.fill([[1]] * streams, [_HELD] * streams)
-            found[f"decoding {streams}, as it is"] = timed(binding.run)
+            width = 1 + drafted
+            binding.aim(width, capacity, 0, rows=width)
+            buffers.fill([[1] * width] * streams, [_HELD] * streams, rows=width)
+            what = f"decoding {streams}" + (f" with {drafted} drafted" if drafted else "")
+            found[f"{what}, as it is"] = timed(binding.run)
             if record:
                 binding.record(number + 1)
-                found[f"decoding {streams}, replayed"] = timed(binding.run)
+                found[f"{what}, replayed"] = timed(binding.run)
     return found
 
 

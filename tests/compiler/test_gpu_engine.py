@@ -30,6 +30,7 @@ OPENED = """
 import json, sys
 from collections import Counter
 from functools import partial
+from itertools import count
 from pathlib import Path
 import numpy as np
 from appliance.bundle.manifest import decode
@@ -69,11 +70,12 @@ session = open_cuda_session(out, record=True, gpu=device.number)
 pool = DevicePool(decoder, CacheShape(4, 256, token_bytes(decoder, ITEM_BYTES)), device)
 open_graph = partial(open_small_session, provider="cuda", gpu=device.number)
 draws = DeviceDraw(device, decoder.vocab_size, open_graph)
-runner = DeviceRunner(session, pool, decoder, 64, draws, record=True)
+runner = DeviceRunner(session, pool, decoder, 64, draws, record=True, record_drafts=True)
 runner.warm_up()
 engine = LLMEngine(
     runner, Tokenizer((bundle / manifest.tokenizer).read_bytes()), manifest.prompting,
     vocab_size=decoder.vocab_size, slots=4, capacity=256, token_budget=64, max_waiting=99,
+    draft_tokens=8, clock=count(1.0).__next__,
 )
 """
 VARIOUS = (
@@ -106,6 +108,25 @@ engine.check_integrity()
 recorded = runner._recorded
 runner.close()
 print(json.dumps([dict(ends), recorded, device.free_bytes() == memory]))
+"""
+)
+DRAFTED = (
+    OPENED
+    + """
+from appliance.engine.guessing.drafting import Prediction
+
+said = []
+for number in range(3):
+    params = SamplingParams(temperature=0, max_tokens=100)
+    guess = Prediction(list(said)) if said else None
+    engine.add(Generation(number, [1, 2, 3], params, prediction=guess))
+    said = []
+    while engine.has_work:
+        for output in engine.step():
+            if not isinstance(output.event, Finished):
+                said += output.event.token_ids
+widths = {kind.width for kind, steps in runner._steps.items() if steps >= 3}
+print(json.dumps([len(said), engine.counters.accepted_tokens, sorted(widths), runner._recorded]))
 """
 )
 BESIDE = (
@@ -192,6 +213,16 @@ def test_every_sequence_comes_to_its_end_by_recorded_steps(
     assert ends == {"0": 20, "1": 20, "2": 20, "3": 20, "4": 9, "5": 9, "6": 9}
     assert recorded >= 2
     assert all_given_back
+
+
+def test_steps_of_several_tokens_of_a_sequence_are_recorded_too(
+    on_gpu: Path, tmp_path: Path
+) -> None:
+    (said, accepted, widths, recorded), _ = _ran(DRAFTED, write_qwen3, on_gpu, tmp_path)
+    assert said == 100
+    assert accepted > 100
+    assert widths[-1] > 1
+    assert recorded >= len(widths)
 
 
 def test_a_model_records_its_steps_while_others_are_loaded(on_gpu: Path, tmp_path: Path) -> None:

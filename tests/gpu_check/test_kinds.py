@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench_peers.checkpoint import TINY
 from gpu_check import kinds, measuring
-from gpu_check.kinds import LENGTHS, PIECES, STREAMS, measure_on_host
+from gpu_check.kinds import DRAFTED, LENGTHS, PIECES, STREAMS, measure_on_host
 from gpu_check.node import Node
 
 
@@ -20,6 +20,7 @@ def test_every_kind_of_step_has_a_first_and_a_further_time(tmp_path: Path) -> No
         *(f"piece of 100 from position {start}" for start in PIECES),
         *("copy of a slot of 300", "exchange of two slots of 300", "fetching a row of logits"),
         *(f"decoding {streams}, as it is" for streams in STREAMS),
+        *(f"decoding 1 with {drafted} drafted, as it is" for drafted in DRAFTED),
         *(f"drawing {n}{how}" for n in STREAMS for how in ("", " by top_p and top_k")),
         *(f"{how} {n} by a grammar" for n in STREAMS for how in ("drawing", "choosing")),
     }

@@ -103,6 +103,24 @@ def test_logits_after_images_are_the_references_whole_in_pieces_and_decoded(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_draft_behind_images_is_verified_in_one_step(seeing: BuildSeeing, family: str) -> None:
+    model = seeing(family)
+    reference = Reference(model)
+    ids, sight = sight_of(model, prompt_of(model, len(IMAGES)), IMAGES)
+    seen = Sequence(sight.keyed(ids), beside=sight)
+    with on_device(model) as runner:
+        runner.prefill(seen, 0, len(ids))
+        seen.tokens.append(17)
+        assert runner.runner.most_drafted(1) >= 2
+        logits = runner.runner.run(Plan(decodes=(seen,), drafts=((3, 250),)))
+        assert len(logits) == 3
+        for row, end in enumerate((17, 3, 250)):
+            ids = [*ids, end]
+            wanted = reference.logits(ids, IMAGES)[-1]
+            assert relative_error(logits[row], wanted) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_words_beside_an_image_are_as_without_it(seeing: BuildSeeing, family: str) -> None:
     model = seeing(family)
     reference = Reference(model)

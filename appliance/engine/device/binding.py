@@ -23,37 +23,39 @@ class StepBuffers:
     Args:
         tokens: in a run at most, padding included.
         batch: sequences in a run at most.
+        rows: whose logits a run is asked for at most.
         results: rows of logits that are kept at once.
     """
 
     def __init__(
-        self, pool: DevicePool, vocab: int, *, tokens: int, batch: int, results: int
+        self, pool: DevicePool, vocab: int, *, tokens: int, batch: int, rows: int, results: int
     ) -> None:
         self._device = pool.device
         self._vocab = vocab
-        wide = 8 * (tokens + 2 * batch)
+        wide = 8 * (tokens + rows + batch)
         self._host = np.zeros(wide + 4 * batch, np.uint8)
         integers: Ids = self._host[:wide].view(np.int64)
-        self._ids, self._rows, self._starts = np.split(integers, [tokens, tokens + batch])
+        self._ids, self._rows, self._starts = np.split(integers, [tokens, tokens + rows])
         self._seqlens: Lengths = self._host[wide:].view(np.int32)
         self.ids = self._device.allocate(self._host.nbytes)
         self.rows = self.ids + 8 * tokens
-        self.starts = self.rows + 8 * batch
+        self.starts = self.rows + 8 * rows
         self.seqlens = self.starts + 8 * batch
         self.logits = self._device.allocate(4 * results * vocab)
         self.greedy = self._device.allocate(8 * results)
 
-    def fill(self, tokens: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+    def fill(self, tokens: Sequence[Sequence[int]], starts: Sequence[int], rows: int = 1) -> None:
         """Send what the next run computes: `tokens[i]` from position `starts[i]` on, of each.
 
-        Shorter ones are padded at the end; asked for is what follows each one's last token.
+        Shorter ones are padded at the end; asked for is what follows the last `rows` of each.
         """
         batch, width = len(tokens), max(map(len, tokens))
         ids = self._ids[: batch * width].reshape(batch, width)
         for row, new in enumerate(tokens):
             ids[row, : len(new)] = new
         counts = np.fromiter(map(len, tokens), np.int64, batch)
-        self._rows[:batch] = np.arange(batch) * width + counts - 1
+        firsts = np.arange(batch) * width + counts - rows
+        self._rows[: batch * rows] = (firsts[:, None] + np.arange(rows)).ravel()
         self._starts[:batch] = starts
         self._seqlens[:batch] = self._starts[:batch] + counts - 1
         self._device.write(self.ids, self._host)
@@ -108,7 +110,6 @@ class DeviceBinding:
         self._batch = batch
         self._sight = sight
         self._total: Lengths = np.zeros((), np.int32)
-        self._bind("input", "rows", np.int64, (batch,), buffers.rows)
         if "starts" in {entry.name for entry in session.get_inputs()}:
             self._bind("input", "starts", np.int64, (batch,), buffers.starts)
         else:
@@ -125,11 +126,11 @@ class DeviceBinding:
         if recording:
             self._options.add_run_config_entry(GRAPH_ID, UNRECORDED)
 
-    def aim(self, width: int, total: int, result: int) -> None:
+    def aim(self, width: int, total: int, result: int, rows: int = 1) -> None:
         """The next runs compute `width` tokens of each sequence, padding included.
 
-        `total` is an upper bound of the sequences' lengths, these tokens included; the rows of
-        logits become the results from number `result` on.
+        `total` is an upper bound of the sequences' lengths, these tokens included; the logits of
+        `rows` tokens of each become the results from number `result` on.
         """
         buffers, batch = self._buffers, self._batch
         self._total[...] = total
@@ -137,8 +138,10 @@ class DeviceBinding:
         if self._sight is not None:
             for name, kind, shape, address in self._sight.inputs(batch, width):
                 self._bind("input", name, kind, shape, address)
-        self._bind("output", "logits", np.float32, (batch, self._vocab), buffers.logits_at(result))
-        self._bind("output", "greedy", np.int64, (batch,), buffers.greedy_at(result))
+        count, vocab = batch * rows, self._vocab
+        self._bind("input", "rows", np.int64, (count,), buffers.rows)
+        self._bind("output", "logits", np.float32, (count, vocab), buffers.logits_at(result))
+        self._bind("output", "greedy", np.int64, (count,), buffers.greedy_at(result))
 
     def record(self, number: int) -> None:
         """The next run is recorded under `number`, and those after it replay it."""

@@ -20,7 +20,12 @@ class DeviceLogits:
     Args:
         greedy: the likeliest token of each row.
         draws: chooses from rows on the device; None: each row is fetched for it.
+
+    Attributes:
+        prepared: what computed them was recorded in that run, which took longer than it will.
     """
+
+    prepared = False
 
     def __init__(
         self,
@@ -50,7 +55,8 @@ class DeviceLogits:
     def weigh(self, choices: Mapping[int, Choice | None]) -> None:
         """Prepare these choices, each by its row, together; None needs nothing of its row.
 
-        Once for each run of the model: what is to be changed of a row is changed in its place.
+        Once for each row: what is to be changed of it is changed in its place. Others' choices
+        that were prepared before are dropped.
         """
         self._choices = choices
         if self._draws is None:

@@ -49,8 +49,8 @@ def on_cuda(
 
     first: the same on another GPU.
     """
-    recorded = artifact.record.unrecorded is None
-    session = open_cuda_session(artifact.directory, record=recorded, gpu=device.number)
+    record = artifact.record
+    session = open_cuda_session(artifact.directory, record=record.replays, gpu=device.number)
     shape = device_shape(decoder, settings, device, _SPARE_BYTES, budget.share(settings))
     refuse_shorter(shape, first)
     with ExitStack() as opened:
@@ -58,12 +58,16 @@ def on_cuda(
         pool = DevicePool(decoder, shape, device)
         opened.callback(pool.close)
         draws = _draws(device, decoder, opened)
-        runner = DeviceRunner(session, pool, decoder, settings.token_budget, draws, record=recorded)
+        runner = DeviceRunner(
+            *(session, pool, decoder, settings.token_budget, draws),
+            record=record.replays,
+            record_drafts=record.replays_drafts,
+        )
         opened.callback(runner.close)
         runner.warm_up()
         kept = opened.pop_all()
     adapted = AdaptedDecoder(lambda: runner.prepare) if runner.takes_adapters else None
-    return OpenedDecoder(runner, shape, settings, recorded, kept.close, adapted)
+    return OpenedDecoder(runner, shape, settings, record.replays, kept.close, adapted)
 
 
 def on_tensorrt(

@@ -4,7 +4,8 @@ Owns the step on a GPU: cache, logits and bindings stay on the device, each step
 lengths and brings back what was chosen. Starting several hundred small kernels one by one takes
 longer than they do, so decoding is recorded for each number of sequences and replayed as a CUDA
 graph, where the session can, and prompts that begin together are computed together
-(docs/decisions/0166-steps-on-a-gpu.md).
+(docs/decisions/0166-steps-on-a-gpu.md). A sequence alone may have several tokens in a step, for a
+draft: the graph takes more of one than one only where no other is beside it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence as Listing
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.probe import takes_adapters
+from appliance.compiler.profiles import MOST_ROWS
 from appliance.engine.adapters.adapters import Ready
 from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.binding import Ids
@@ -40,6 +43,14 @@ _LENGTHS = (1024, 4096, 16_384, 65_536)
 """Bounds of the longest sequence that decoding is recorded for: kernels share out work by them."""
 
 
+class _Kind(NamedTuple):
+    """Of steps that are computed alike: sequences, tokens of each, bound of the longest."""
+
+    batch: int
+    width: int
+    bound: int
+
+
 class DeviceRunner:
     """Executes plans.
 
@@ -49,6 +60,7 @@ class DeviceRunner:
         max_chunk: most tokens that the prefill chunks of a plan have together.
         draws: draws from its logits on the same device; closed with it. None: rows are fetched.
         record: decoding is recorded and replayed; the session must be able to.
+        record_drafts: so are steps of several tokens of a sequence.
     """
 
     def __init__(
@@ -60,31 +72,37 @@ class DeviceRunner:
         draws: DeviceDraw | None,
         *,
         record: bool,
+        record_drafts: bool = False,
     ) -> None:
         self._session = session
         self._pool = pool
         self._draws = draws
         self._vocab = vocab = decoder.vocab_size
-        self._record = record
+        self._record, self._record_drafts = record, record and record_drafts
         slots, self._most_tokens = pool.shape.slots, max_chunk
         # A chunk that does not end its prompt gives a row all the same, which nobody reads.
         self._prompt = StepBuffers(
-            pool, vocab, tokens=max_chunk, batch=MOST_TOGETHER, results=slots + 1
+            *(pool, vocab),
+            tokens=max_chunk,
+            batch=MOST_TOGETHER,
+            rows=MOST_TOGETHER,
+            results=slots + 1,
         )
-        self._batch = StepBuffers(pool, vocab, tokens=slots, batch=slots, results=slots)
+        most = max(slots, MOST_ROWS)
+        self._batch = StepBuffers(pool, vocab, tokens=most, batch=slots, rows=most, results=most)
         self._shown = sight_for(session, pool.device, tokens=max_chunk, features=max_chunk)
-        self._seen = sight_for(session, pool.device, tokens=slots, features=0)
+        self._seen = sight_for(session, pool.device, tokens=most, features=0)
         self._adapters = _adapters_of(session, pool)
         self._prompts: dict[tuple[int, int], DeviceBinding] = {}
-        self._decoders: dict[tuple[int, int], DeviceBinding] = {}
-        self._steps: Counter[tuple[int, int]] = Counter()
+        self._decoders: dict[_Kind, DeviceBinding] = {}
+        self._steps: Counter[_Kind] = Counter()
         self._recorded = 0
 
     def run(self, plan: Plan) -> DeviceLogits:
         """Compute a plan; the logits of each of `plan.sampled` in turn, until the next run."""
         for move in plan.moves:
             self._pool.move(move)
-        ended = 0
+        recorded, ended = self._recorded, 0
         for together in groups(plan.prefills, self._most_tokens):
             (first, *_) = together
             tokens = [chunk.tokens for chunk in together]
@@ -94,20 +112,23 @@ class DeviceRunner:
         addresses = [self._prompt.logits_at(result) for result in range(ended)]
         greedy = self._prompt.chosen(ended)
         if plan.decodes:
-            count = len(plan.decodes)
+            new = plan.decoded
+            count = sum(map(len, new))
             self._choose([sequence.adapter for sequence in plan.decodes])
             self.decode(
                 [sequence.computed for sequence in plan.decodes],
-                [sequence.tokens[-1] for sequence in plan.decodes],
+                new,
                 [sight_of(sequence) for sequence in plan.decodes],
             )
             addresses += [self._batch.logits_at(result) for result in range(count)]
             greedy += self._batch.chosen(count)
-        return DeviceLogits(self._pool.device, self._vocab, addresses, greedy, self._draws)
+        logits = DeviceLogits(self._pool.device, self._vocab, addresses, greedy, self._draws)
+        logits.prepared = self._recorded > recorded
+        return logits
 
     def most_drafted(self, sequences: int) -> int:
-        """None: in a batch this graph takes one token of each sequence."""
-        return 0
+        """None in a batch, of which the graph takes one token of each sequence."""
+        return MOST_ROWS - 1 if sequences == 1 else 0
 
     def interrupt(self) -> None:
         """Nothing: a step on a GPU is over before it could be given up."""
@@ -146,25 +167,30 @@ class DeviceRunner:
     def decode(
         self,
         starts: Listing[int],
-        tokens: Listing[int],
+        tokens: Listing[Listing[int]],
         sights: Listing[Sight | None] | None = None,
     ) -> None:
-        """Append `tokens[i]` at position `starts[i]` to the sequence in slot i, for all at once."""
-        batch, longest = len(tokens), max(starts) + 1
+        """Append `tokens[i]` from position `starts[i]` on to the sequence in slot i, for all at
+        once: one of each, or up to `MOST_ROWS` of a sequence alone. Each gives a result.
+        """
+        batch, width = len(tokens), len(tokens[0])
+        assert width == 1 or batch == 1
+        longest = max(starts) + width
         if self._seen is not None:
-            self._seen.read(_positions(starts, sights or [None] * batch), 1)
+            self._seen.read(_positions(starts, sights or [None] * batch), width)
         capacity = self._pool.shape.capacity
         bound = min([capacity, *(length for length in _LENGTHS if length >= longest)])
-        kind = batch, bound
+        kind = _Kind(batch, width, bound)
         decoder = self._decoders.get(kind)
         if decoder is None:
             decoder = self._decoders[kind] = self._bind(self._batch, self._seen, 0, batch)
-            decoder.aim(1, bound, 0)
+            decoder.aim(width, bound, 0, rows=width)
         self._steps[kind] += 1
-        if self._record and self._steps[kind] == _RECORDED_AFTER:
+        replays = self._record if width == 1 else self._record_drafts
+        if replays and self._steps[kind] == _RECORDED_AFTER:
             self._recorded += 1
             decoder.record(self._recorded)
-        self._batch.fill([[token] for token in tokens], starts)
+        self._batch.fill(tokens, starts, rows=width)
         decoder.run()
 
     @property
@@ -200,7 +226,9 @@ class DeviceRunner:
             self.prefill(0, 0, [[0] * width], 0)
         self.prefill(0, 1, [[0]], 0)
         for batch in _growing(self._pool.shape.slots, 2):
-            self.decode([0] * batch, [0] * batch)
+            self.decode([0] * batch, [[0]] * batch)
+        for width in range(2, 1 + min(MOST_ROWS, self._pool.shape.capacity)):
+            self.decode([0], [[0] * width])
         together = min(MOST_TOGETHER, self._pool.shape.slots)
         width = min(64, self._pool.shape.capacity, self._most_tokens // together)
         if width:
@@ -245,7 +273,8 @@ def _adapters_of(session: ort.InferenceSession, pool: DevicePool) -> DeviceAdapt
 
 
 def _positions(starts: Listing[int], sights: Listing[Sight | None]) -> Ids:
-    """Time, row and column of the next token of each sequence, [batch, 3]."""
+    """Time, row and column of the next token of each sequence, [batch, 3]; all three grow by one
+    with each token behind the prompt."""
     positions: Ids = np.repeat(np.array(starts, np.int64)[:, None], 3, axis=1)
     for row, (start, sight) in enumerate(zip(starts, sights, strict=True)):
         if sight is not None:

@@ -2,7 +2,8 @@
 
 Owns the step where each kind of step has an engine of its own: pieces of one prompt, and decoding
 of so many sequences, for each capacity of the cache. Never asks an engine for a shape that it was
-not built for, since that is an error.
+not built for, since that is an error. A sequence alone with a draft is computed as a piece of a
+prompt is, of which several rows are asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence as Listing
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
-from appliance.compiler.profiles import Profile, find
+from appliance.compiler.profiles import MOST_ROWS, Profile, find
 from appliance.engine.device.binding import DeviceBinding, StepBuffers
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.logits import DeviceLogits
@@ -49,8 +50,10 @@ class StaticRunner:
         self._vocab = vocab = decoder.vocab_size
         slots = pool.shape.slots
         # A chunk that does not end its prompt gives a row all the same, which nobody reads.
-        self._prompt = StepBuffers(pool, vocab, tokens=max_chunk, batch=1, results=slots + 1)
-        self._batch = StepBuffers(pool, vocab, tokens=slots, batch=slots, results=slots)
+        self._prompt = StepBuffers(
+            pool, vocab, tokens=max_chunk, batch=1, rows=MOST_ROWS, results=slots + MOST_ROWS
+        )
+        self._batch = StepBuffers(pool, vocab, tokens=slots, batch=slots, rows=slots, results=slots)
         self._prompts: dict[tuple[int, int], DeviceBinding] = {}
         self._decoders: dict[tuple[int, int], DeviceBinding] = {}
 
@@ -59,33 +62,40 @@ class StaticRunner:
         for move in plan.moves:
             self._pool.move(move)
         prompts = [(chunk.slot, chunk.start + chunk.count) for chunk in plan.prefills]
-        starts = [sequence.computed for sequence in plan.decodes]
-        self._pool.hold([*prompts, *((slot, start + 1) for slot, start in enumerate(starts))])
+        starts, new = [sequence.computed for sequence in plan.decodes], plan.decoded
+        ends = [start + len(tokens) for start, tokens in zip(starts, new, strict=True)]
+        self._pool.hold([*prompts, *enumerate(ends)])
         ended = 0
         for chunk in plan.prefills:
             self.prefill(chunk.slot, chunk.start, chunk.tokens, ended)
             ended += chunk.completes
+        if any(plan.drafts):
+            (tokens,), (start,) = new, starts
+            self.prefill(0, start, tokens, ended, rows=len(tokens))
+            ended, starts = ended + len(tokens), []
         addresses = [self._prompt.logits_at(result) for result in range(ended)]
         greedy = self._prompt.chosen(ended)
         if starts:
-            self.decode(starts, [sequence.tokens[-1] for sequence in plan.decodes])
+            self.decode(starts, [token for (token,) in new])
             addresses += [self._batch.logits_at(result) for result in range(len(starts))]
             greedy += self._batch.chosen(len(starts))
         return DeviceLogits(self._pool.device, self._vocab, addresses, greedy, self._draws)
 
     def most_drafted(self, sequences: int) -> int:
-        """None: in a batch these engines take one token of each sequence."""
-        return 0
+        """None in a batch, of which the engines take one token of each sequence."""
+        return MOST_ROWS - 1 if sequences == 1 else 0
 
     def interrupt(self) -> None:
         """Nothing: a step on a GPU is over before it could be given up."""
 
-    def prefill(self, slot: int, start: int, tokens: Listing[int], result: int) -> None:
+    def prefill(
+        self, slot: int, start: int, tokens: Listing[int], result: int, rows: int = 1
+    ) -> None:
         """Compute `tokens` from position `start` on in `slot`, for which the pool has room.
 
-        What follows the last becomes a result of the prompts', number `result`.
+        What follows the last `rows` becomes results of the prompts', from number `result` on.
         """
-        self._prompt.fill([tokens], [start])
+        self._prompt.fill([tokens], [start], rows)
         key = slot, self._pool.capacity
         prompts = self._prompts.pop(key, None)
         if prompts is None:
@@ -94,7 +104,7 @@ class StaticRunner:
         self._prompts[key] = prompts
         if len(self._prompts) > _KEPT:
             del self._prompts[next(iter(self._prompts))]
-        prompts.aim(len(tokens), start + len(tokens), result)
+        prompts.aim(len(tokens), start + len(tokens), result, rows)
         prompts.run()
 
     def decode(self, starts: Listing[int], tokens: Listing[int]) -> None:

@@ -6,6 +6,7 @@ themselves.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
+from appliance.compiler.profiles import Profile
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
@@ -51,13 +53,33 @@ def open_graph(
     )
 
 
+def open_engine(bundle: StoredBundle, profile: Profile) -> ort.InferenceSession:
+    """A session over the `trt` graph with what of the profile's shapes does not vary fixed."""
+    fixed = {"capacity": profile.capacity}
+    for name, size in (("batch", profile.batch), ("tokens", profile.tokens)):
+        if size.least == size.most:
+            fixed[name] = size.most
+    return open_graph(bundle, "trt", fixed)
+
+
 def engine_over(
-    runner: Runner, chat: ChatModel, vocab: int, *, slots: int, capacity: int, token_budget: int
+    runner: Runner,
+    chat: ChatModel,
+    vocab: int,
+    *,
+    slots: int,
+    capacity: int,
+    token_budget: int,
+    draft_tokens: int = 0,
 ) -> LLMEngine:
-    """An engine that speaks as `chat` does."""
+    """An engine that speaks as `chat` does.
+
+    Its clock says that every step takes as long as any other, so drafts always seem worth it.
+    """
     return LLMEngine(
-        runner, chat.tokenizer, chat.prompting, vocab_size=vocab, slots=slots,
-        capacity=capacity, token_budget=token_budget, max_waiting=99,
+        runner, chat.tokenizer, chat.prompting, vocab_size=vocab, slots=slots, capacity=capacity,
+        token_budget=token_budget, max_waiting=99, draft_tokens=draft_tokens,
+        clock=itertools.count(1.0).__next__,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,63 +20,26 @@ from appliance.engine.cache_budget import token_bytes
 from appliance.engine.choosing import TokenLogprob
 from appliance.engine.device.budget import device_shape
 from appliance.engine.device.device import HostDevice
-from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.pool import ITEM_BYTES, DevicePool
 from appliance.engine.device.prompt_groups import MOST_TOGETHER, groups
-from appliance.engine.device.runner import DeviceRunner
 from appliance.engine.generation import Generation
 from appliance.engine.grammar.turn import Structured, Turn
-from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import CapacityError
 from appliance.model_store import StoredBundle
 from appliance.scheduler import Move, PrefillChunk, Sequence
 from tests.engine.conftest import OpenChat
+from tests.engine.device.conftest import OpenHalf
 from tests.engine.device.on_host import (
     MEMORY,
     assert_the_references,
     decoder_of,
-    engine_over,
-    open_graph,
 )
-from tests.engine.device.processor import on_processor
 from tests.engine.results import Results, run
-
-Open = Callable[..., LLMEngine]
-
-
-@pytest.fixture
-def open_half(bundle: StoredBundle, device: HostDevice, open_chat: OpenChat) -> Iterator[Open]:
-    """Opens an engine on the `cuda` graph of the model `chat`; all memory is back at the end."""
-    runners: list[DeviceRunner] = []
-
-    def open_it(
-        slots: int = 4, capacity: int = 256, token_budget: int = 512, *, draws: bool = True
-    ) -> LLMEngine:
-        decoder, session = decoder_of(bundle), open_graph(bundle, "cuda")
-        settings = EngineSettings(
-            max_sequences=slots, max_context=capacity, token_budget=token_budget
-        )
-        shape = device_shape(decoder, settings, device, 1 << 20)
-        assert (shape.slots, shape.capacity) == (slots, capacity)
-        pool = DevicePool(decoder, shape, device)
-        chooser = DeviceDraw(device, decoder.vocab_size, on_processor) if draws else None
-        runner = DeviceRunner(session, pool, decoder, token_budget, chooser, record=False)
-        runners.append(runner)
-        runner.warm_up()
-        return engine_over(
-            runner, open_chat(), decoder.vocab_size, slots=slots, capacity=capacity,
-            token_budget=token_budget,
-        )  # fmt: skip
-
-    yield open_it
-    for runner in runners:
-        runner.close()
-    assert device.free_bytes() == MEMORY
 
 
 def test_greedy_sequences_that_join_and_leave_are_the_references(
-    open_half: Open, node_root: Path
+    open_half: OpenHalf, node_root: Path
 ) -> None:
     engine = open_half(token_budget=48)
     chance = random.Random(3)
@@ -92,7 +54,7 @@ def test_greedy_sequences_that_join_and_leave_are_the_references(
     assert_the_references(run(engine, *requests), requests, node_root / "chat")
 
 
-def test_a_cached_prefix_is_copied_and_gives_the_same_answer(open_half: Open) -> None:
+def test_a_cached_prefix_is_copied_and_gives_the_same_answer(open_half: OpenHalf) -> None:
     engine = open_half()
     prompt = [random.Random(4).randrange(300) for _ in range(100)]
     params = SamplingParams(temperature=0, max_tokens=8)
@@ -106,7 +68,7 @@ def test_a_cached_prefix_is_copied_and_gives_the_same_answer(open_half: Open) ->
     assert both.tokens(2) == both.tokens(3) == first.tokens(1)
 
 
-def test_what_is_not_the_likeliest_token_is_chosen_as_it_was_asked(open_half: Open) -> None:
+def test_what_is_not_the_likeliest_token_is_chosen_as_it_was_asked(open_half: OpenHalf) -> None:
     engine = open_half()
     prompt = [5, 6, 7]
     wanted = run(engine, Generation(0, prompt, SamplingParams(temperature=0, max_tokens=1)))
@@ -127,7 +89,7 @@ def test_what_is_not_the_likeliest_token_is_chosen_as_it_was_asked(open_half: Op
 
 
 def test_what_is_chosen_on_the_device_is_what_is_chosen_from_the_rows(
-    open_half: Open, open_chat: OpenChat
+    open_half: OpenHalf, open_chat: OpenChat
 ) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     grammar = open_chat().grammars.compiled(Turn(Structured("json_schema", json.dumps(schema))))
@@ -165,7 +127,7 @@ def _logprobs(results: Results, call: int) -> list[TokenLogprob]:
     return [logprob for delta in results.deltas[call, 0] for logprob in delta.logprobs]
 
 
-def test_a_step_that_fails_leaves_an_engine_that_serves(open_half: Open) -> None:
+def test_a_step_that_fails_leaves_an_engine_that_serves(open_half: OpenHalf) -> None:
     engine = open_half(slots=1)
     engine.add(Generation(1, [1, 2, 3], SamplingParams(temperature=0, max_tokens=9)))
     Results().step(engine)

@@ -7,17 +7,15 @@ refuses shapes that its engine would not have been built for.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from appliance.bundle.specs import DecoderSpec
-from appliance.compiler.profiles import Profile, Sizes, plan
+from appliance.compiler.profiles import Sizes, plan
 from appliance.config import EngineSettings
 from appliance.engine.cache_budget import CacheShape, token_bytes
 from appliance.engine.device.budget import static_shape
@@ -27,72 +25,23 @@ from appliance.engine.device.pool import ITEM_BYTES
 from appliance.engine.device.static_pool import StaticPool
 from appliance.engine.device.static_runner import StaticRunner
 from appliance.engine.generation import Generation
-from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import CapacityError, UnsupportedError
 from appliance.model_store import StoredBundle
 from appliance.scheduler import Move
-from tests.engine.conftest import OpenChat
+from tests.engine.device.conftest import CONTEXT, OpenStatic
 from tests.engine.device.on_host import (
     MEMORY,
     assert_the_references,
     decoder_of,
-    engine_over,
-    open_graph,
+    open_engine,
 )
 from tests.engine.device.processor import on_processor
 from tests.engine.results import run
 
-CONTEXT = 256
-Open = Callable[..., tuple[LLMEngine, StaticPool]]
-
-
-@pytest.fixture
-def short_caches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Capacities of 32, 128 and the context, so that a tiny model meets them all."""
-    monkeypatch.setattr("appliance.compiler.profiles._SHORTEST", 32)
-
-
-def open_engine(bundle: StoredBundle, profile: Profile) -> ort.InferenceSession:
-    fixed = {"capacity": profile.capacity}
-    for name, size in (("batch", profile.batch), ("tokens", profile.tokens)):
-        if size.least == size.most:
-            fixed[name] = size.most
-    return open_graph(bundle, "trt", fixed)
-
-
-@pytest.fixture
-def open_static(
-    bundle: StoredBundle, device: HostDevice, open_chat: OpenChat, short_caches: None
-) -> Iterator[Open]:
-    """Opens an engine on the `trt` graph of the model `chat`; all memory is back at the end."""
-    runners: list[StaticRunner] = []
-
-    def open_it(slots: int = 3, token_budget: int = 48) -> tuple[LLMEngine, StaticPool]:
-        decoder = decoder_of(bundle)
-        profiles = plan(Sizes(slots=slots, chunk=token_budget, context=CONTEXT, engines=8))
-        limits = EngineSettings(max_sequences=slots, max_context=CONTEXT)
-        shape = static_shape(decoder, limits, device, 1 << 20, profiles)
-        assert (shape.slots, shape.capacity) == (slots, CONTEXT)
-        pool = StaticPool(decoder, shape, device, {profile.capacity for profile in profiles})
-        sessions = {profile: open_engine(bundle, profile) for profile in profiles}
-        draws = DeviceDraw(device, decoder.vocab_size, on_processor)
-        runner = StaticRunner(sessions, pool, decoder, token_budget, draws)
-        runners.append(runner)
-        engine = engine_over(
-            runner, open_chat(), decoder.vocab_size, slots=slots, capacity=shape.capacity,
-            token_budget=token_budget,
-        )  # fmt: skip
-        return engine, pool
-
-    yield open_it
-    for runner in runners:
-        runner.close()
-    assert device.free_bytes() == MEMORY
-
 
 def test_greedy_sequences_that_outgrow_their_slots_are_the_references(
-    open_static: Open, node_root: Path
+    open_static: OpenStatic, node_root: Path
 ) -> None:
     engine, pool = open_static()
     chance = random.Random(3)
@@ -111,7 +60,7 @@ def test_greedy_sequences_that_outgrow_their_slots_are_the_references(
     assert_the_references(results, requests, node_root / "chat")
 
 
-def test_a_cached_prefix_survives_another_layout(open_static: Open) -> None:
+def test_a_cached_prefix_survives_another_layout(open_static: OpenStatic) -> None:
     engine, pool = open_static()
     prompt = [random.Random(4).randrange(300) for _ in range(100)]
     params = SamplingParams(temperature=0, max_tokens=2)
