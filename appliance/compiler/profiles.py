@@ -4,7 +4,7 @@ Owns the plan: one engine for pieces of prompts and one or more for decoding, fo
 the cache. Together they hold every shape that the scheduler asks for, each in exactly one of them:
 an engine refuses all others. It has one profile, because ONNX Runtime's provider (1.31.1) stays on
 the first one, and each engine has the weights to itself; so memory decides how finely batches are
-told apart. Pure.
+told apart, and the time that an operator waits for all of them to be built. Pure.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ Phase = Literal["prefill", "decode"]
 
 LEAST_ENGINES = 2
 """One for prompts and one for decoding, and so many copies of the weights."""
+MOST_ENGINES = 12
+"""They are built one after the other before a model serves, and TensorRT looks for kernels."""
 MOST_ROWS = 9
 """Rows of logits asked for of a piece of a prompt: as many as tokens are guessed ahead, and one."""
 _SHORTEST = 1024
@@ -141,15 +143,11 @@ def plan(sizes: Sizes) -> tuple[Profile, ...]:
     Where there are too few engines, batches are told apart less finely first, then lengths of the
     cache. Raises CapacityError for fewer than two engines.
     """
-    engines = sizes.engines
-    lengths = capacities(sizes.context)
-    bounds = _doubling(1, sizes.slots)
-    while len(bounds) > 1 and len(lengths) * (len(bounds) + 1) > engines:
-        bounds = bounds[1:]
-    while len(lengths) > 1 and 2 * len(lengths) > engines:
-        lengths = lengths[1:]
-    if engines < LEAST_ENGINES:
+    if sizes.engines < LEAST_ENGINES:
         raise CapacityError("TensorRT needs room for two engines, each with the model's weights")
+    engines = min(sizes.engines, MOST_ENGINES)
+    lengths = capacities(sizes.context)[-(engines // LEAST_ENGINES) :]
+    bounds = _bounds(sizes.slots, engines // len(lengths) - 1)
     return tuple(
         profile
         for capacity in lengths
@@ -195,10 +193,10 @@ def _decodes(bounds: Sequence[int], capacity: int) -> Iterator[Profile]:
         least = most + 1
 
 
-def _doubling(first: int, last: int) -> list[int]:
-    """`first`, twice that, and so on, and `last`."""
-    sizes = []
-    while first < last:
-        sizes.append(first)
-        first *= 2
-    return [*sizes, last]
+def _bounds(slots: int, most: int) -> list[int]:
+    """Upper bounds of batches up to `slots` sequences, `most` of them: 1, since who is alone waits
+    for each token, and on at about equal ratios. `slots` alone if it is one.
+    """
+    doubling = [*(1 << n for n in range((slots - 1).bit_length())), slots]
+    last, steps = len(doubling) - 1, min(most, len(doubling)) - 1
+    return [slots] if not steps else [doubling[-(-n * last // steps)] for n in range(steps + 1)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.bundle.specs import DecoderSpec
-from appliance.compiler.profiles import Profile, Sizes, capacities, find, plan, sizes
+from appliance.compiler.profiles import MOST_ENGINES, Profile, Sizes, capacities, find, plan, sizes
 from appliance.config import EngineSettings
 from appliance.errors import CapacityError, UnsupportedError
 
@@ -23,7 +23,7 @@ def test_every_step_is_in_exactly_one_engine(
     slots: int, chunk: int, context: int, engines: int, data: st.DataObject
 ) -> None:
     profiles = plan(Sizes(slots=slots, chunk=chunk, context=context, engines=engines))
-    assert len(profiles) <= engines
+    assert len(profiles) <= min(engines, MOST_ENGINES)
     assert len({profile.name for profile in profiles}) == len(profiles)
     lengths = sorted({profile.capacity for profile in profiles})
     assert lengths[-1] == context
@@ -53,19 +53,35 @@ def names(profiles: tuple[Profile, ...]) -> list[str]:
 
 
 def test_with_memory_enough_batches_double_and_caches_quadruple() -> None:
-    profiles = plan(Sizes(slots=6, chunk=512, context=5000, engines=100))
+    profiles = plan(Sizes(slots=6, chunk=512, context=3000, engines=100))
     assert names(profiles) == [
         f"{phase}-of-{capacity}"
-        for capacity in (1024, 4096, 5000)
+        for capacity in (1024, 3000)
         for phase in ("prefill", "decode-1-1", "decode-2-2", "decode-3-4", "decode-5-6")
     ]
 
 
+def test_a_small_model_on_a_large_gpu_has_not_more_engines_than_somebody_waits_for() -> None:
+    profiles = plan(Sizes(slots=128, chunk=2048, context=40_960, engines=60))
+    assert names(profiles) == [
+        f"{phase}-of-{capacity}"
+        for capacity in (1024, 4096, 16_384, 40_960)
+        for phase in ("prefill", "decode-1-1", "decode-2-128")
+    ]
+    short = plan(Sizes(slots=128, chunk=2048, context=4096, engines=60))
+    assert names(short)[6:] == [
+        f"{phase}-of-4096"
+        for phase in ("prefill", "decode-1-1", "decode-2-4", "decode-5-16", "decode-17-64")
+    ] + ["decode-65-128-of-4096"]
+
+
 def test_with_less_batches_are_joined_first_and_then_lengths() -> None:
     few = plan(Sizes(slots=8, chunk=512, context=4096, engines=6))
-    assert names(few)[:3] == ["prefill-of-1024", "decode-1-4-of-1024", "decode-5-8-of-1024"]
+    assert names(few)[:3] == ["prefill-of-1024", "decode-1-1-of-1024", "decode-2-8-of-1024"]
     fewer = plan(Sizes(slots=8, chunk=512, context=4096, engines=3))
-    assert names(fewer) == ["prefill-of-4096", "decode-1-8-of-4096"]
+    assert names(fewer) == ["prefill-of-4096", "decode-1-1-of-4096", "decode-2-8-of-4096"]
+    least = plan(Sizes(slots=8, chunk=512, context=4096, engines=2))
+    assert names(least) == ["prefill-of-4096", "decode-1-8-of-4096"]
     with pytest.raises(CapacityError, match="two engines"):
         plan(Sizes(slots=8, chunk=512, context=4096, engines=1))
 
