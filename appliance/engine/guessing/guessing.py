@@ -76,7 +76,7 @@ class Guessing:
 
         catch_up: tokens that the draft model may compute of what was said before.
         """
-        if not (plan.decodes and self.speculation.most and self._runner.most_drafted(1)):
+        if not (plan.decodes and self.speculation.most and self._takes_drafts(plan)):
             return plan
         if any(sequence.adapter for sequence in plan.decodes):
             # Several of its tokens at once would be rounded otherwise than one by one.
@@ -106,6 +106,10 @@ class Guessing:
         if plan.decodes and not plan.prefills and not plan.moves and chosen:
             width = max(map(len, plan.drafts), default=0)
             self.speculation.measured(len(plan.decodes), width, seconds)
+
+    def _takes_drafts(self, plan: Plan) -> bool:
+        """Whether the runner has rows for any; where batches are not padded, for a part of one."""
+        return self._runner.most_drafted(len(plan.decodes) if self._pads(plan) else 1) > 0
 
     def _pads(self, plan: Plan) -> bool:
         """Whether a draft costs others rows, so that the rule has to weigh what is forced, too."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from appliance.engine.generation import Generation
+from appliance.engine.guessing.drafting import Draft, PromptLookup
 from appliance.engine.guessing.speculation import WIDTHS
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.sampling import SamplingParams
@@ -125,6 +126,24 @@ def test_wrong_guesses_cost_next_to_nothing(
     engine_of: Callable[..., LLMEngine], following: Next, row: float, slots: int
 ) -> None:
     assert gain(engine_of, following, row, slots) >= 0.97
+
+
+def test_nobody_is_asked_for_guesses_where_a_batch_takes_none(
+    engine_of: Callable[..., LLMEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def propose(_lookup: PromptLookup, most: int) -> Draft | None:
+        asked.append(most)
+        return None
+
+    monkeypatch.setattr(PromptLookup, "propose", propose)
+    alone = PretendedModel(cycle, row=0.05, most=1)
+    say(engine_of(alone), 50)
+    assert asked
+    asked.clear()
+    say(engine_of(PretendedModel(cycle, row=0.05, most=1), slots=2), 50, calls=2)
+    assert not asked
 
 
 def test_rows_that_cost_more_than_steps_are_left_alone(
