@@ -1,8 +1,10 @@
 """The golden prompt: what a graph for a GPU must compute as the processor does.
 
 Owns the prompt, the two ways through it, and the comparison. Both go the same way: a prompt in
-two pieces over a cache, then single tokens, whatever the model would have said. The processor's
-logits come from another interpreter as a file, because the two runtimes cannot be in one.
+two pieces over a cache, then single tokens and two at once as with a draft, whatever the model
+would have said. As when it is served, the graph is told of steps only a bound of how long they are.
+The processor's logits come from another interpreter as a file, because the two runtimes cannot be
+in one.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ NAME = "golden.npy"
 CAPACITY = 64
 """Positions of the slot, where the graph takes any number."""
 _PROMPT, _STEPS, _ROWS = 32, 4, 4
+_SINGLE = 2
+"""Steps of one token; what is left of `_STEPS` is one with a draft."""
 _SEED = 20
 _SHOWN = 0.05
 """Standard deviation of an image's features, about that of words."""
@@ -57,23 +61,43 @@ the processor's own arithmetic: none, of weights alone, or of activations and ca
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens `ids` from position `start` on; the logits of the last `rows` are compared."""
+    """Tokens `ids` from position `start` on; the logits of the last `rows` are compared.
+
+    `bound` is of the sequence's length, these tokens included.
+    """
 
     start: int
     ids: tuple[int, ...]
     rows: int
+    bound: int
 
 
 def pieces(spec: DecoderSpec) -> list[Piece]:
     """The golden prompt of a model: the same on each call, for the same vocabulary and context."""
+    prompt, ids = _tokens(spec)
+    bounds = {0, prompt // 2, prompt, *range(prompt, min(prompt + _SINGLE, len(ids)) + 1), len(ids)}
+    prompts = [
+        Piece(start, ids[start:end], min(_ROWS, end - start), end)
+        for start, end in pairwise(sorted(bound for bound in bounds if bound <= prompt))
+    ]
+    return prompts + [
+        Piece(start, ids[start:end], end - start, CAPACITY)
+        for start, end in pairwise(sorted(bound for bound in bounds if bound >= prompt))
+    ]
+
+
+def steps(spec: DecoderSpec, width: int) -> list[Piece]:
+    """What comes behind the golden prompt's two pieces, `width` tokens a step; the rest is cut."""
+    prompt, ids = _tokens(spec)
+    starts = range(prompt, len(ids) - width + 1, width)
+    return [Piece(start, ids[start : start + width], width, CAPACITY) for start in starts]
+
+
+def _tokens(spec: DecoderSpec) -> tuple[int, tuple[int, ...]]:
+    """How many tokens the prompt has, and these with those behind it."""
     total = min(_PROMPT + _STEPS, CAPACITY, spec.context_length)
     ids = np.random.default_rng(_SEED).integers(0, spec.vocab_size, total).tolist()
-    prompt = max(total - _STEPS, 1)
-    bounds = sorted({0, prompt // 2, *range(prompt, total + 1)})
-    return [
-        Piece(start, tuple(ids[start:end]), min(_ROWS, end - start))
-        for start, end in pairwise(bounds)
-    ]
+    return max(total - _STEPS, 1), tuple(ids)
 
 
 def on_processor(
@@ -229,7 +253,7 @@ def _feed(piece: Piece) -> Iterator[tuple[str, Array]]:
     total = piece.start + count
     yield "input_ids", np.array([piece.ids], np.int64)
     yield "seqlens_k", np.array([total - 1], np.int32)
-    yield "total_sequence_length", np.array(total, np.int32)
+    yield "total_sequence_length", np.array(piece.bound, np.int32)
     yield "starts", np.array([piece.start], np.int64)
     yield "rows", np.arange(count - piece.rows, count, dtype=np.int64)
 

@@ -66,23 +66,16 @@ def _try(graph: Path, spec: DecoderSpec, target: Target, width: int) -> None:
 def _steps(
     session: ort.InferenceSession, spec: DecoderSpec, device: str, how: str, width: int = 1
 ) -> Array:
-    """Logits [tokens, vocab] of the golden prompt's single tokens, `width` in a step, run under
-    the number `how`.
+    """Logits [tokens, vocab] of the golden prompt's steps, of `width` tokens each, run under the
+    number `how`.
     """
     slots = golden.slots(session, spec, device)
-    step = _Step(session, slots, spec, device, width)
-    singles = []
+    steps = golden.steps(spec, width)
     for piece in golden.pieces(spec):
-        if len(piece.ids) > 1:
+        if piece.start < steps[0].start:
             golden.run_piece(session, slots, piece, _options(UNRECORDED))
-        else:
-            singles.append(piece)
-    found = []
-    for first in range(0, len(singles) - width + 1, width):
-        together = singles[first : first + width]
-        ids = tuple(token for piece in together for token in piece.ids)
-        found.append(step.run(Piece(together[0].start, ids, width), _options(how)))
-    return np.concatenate(found)
+    step = _Step(session, slots, spec, device, width)
+    return np.concatenate([step.run(piece, _options(how)) for piece in steps])
 
 
 def _options(how: str) -> ort.RunOptions:
@@ -105,9 +98,8 @@ class _Step:
         self._session = session
         self._binding = session.io_binding()
         self._given: dict[str, ort.OrtValue] = {}
-        for name, array in golden.feed(session, Piece(0, (0,) * width, width)).items():
+        for name, array in golden.feed(session, golden.steps(spec, width)[0]).items():
             if name == "total_sequence_length":
-                array[...] = golden.CAPACITY
                 self._binding.bind_cpu_input(name, array)
                 continue
             self._given[name] = ort.OrtValue.ortvalue_from_numpy(array, device, 0)

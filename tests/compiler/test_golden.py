@@ -36,8 +36,18 @@ def test_the_pieces_are_one_prompt_without_gaps(context: int) -> None:
     assert all(1 <= piece.rows <= len(piece.ids) for piece in pieces)
 
 
-def test_a_usual_prompt_is_cut_once_and_then_decoded() -> None:
-    assert [len(piece.ids) for piece in golden.pieces(SPEC)] == [16, 16, 1, 1, 1, 1]
+def test_a_usual_prompt_is_cut_once_and_then_decoded_with_a_draft_at_the_end() -> None:
+    pieces = golden.pieces(SPEC)
+    assert [len(piece.ids) for piece in pieces] == [16, 16, 1, 1, 2]
+    assert [piece.bound for piece in pieces] == [16, 32, *3 * [golden.CAPACITY]]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_steps_are_what_comes_behind_the_prompt(width: int) -> None:
+    said = [token for piece in golden.pieces(SPEC)[2:] for token in piece.ids]
+    steps = golden.steps(SPEC, width)
+    assert [token for piece in steps for token in piece.ids] == said
+    assert [piece.start for piece in steps] == list(range(32, 36, width))
 
 
 @pytest.fixture(scope="module", params=GRADES)
