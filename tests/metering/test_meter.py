@@ -177,6 +177,6 @@ def test_two_processes_settle_into_one_database(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(path)]
     processes = [subprocess.Popen([*command, start], cwd=REPOSITORY) for start in ("0", "1")]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0]
     with Meter(path) as meter:
         assert [row.request_id for row in meter.rows()] == [f"req-{i}" for i in range(61)]
