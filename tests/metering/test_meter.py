@@ -172,7 +172,7 @@ def test_two_processes_settle_into_one_database(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from appliance.metering import Meter;"
         "from tests.metering.test_meter import numbered\n"
-        "with Meter(Path(sys.argv[1])) as meter:\n"
+        "with Meter(Path(sys.argv[1]), busy_seconds=300) as meter:\n"
         "    for i in range(int(sys.argv[2]), 60, 2): meter.settle(numbered(i), numbered(i + 1))"
     )
     command = [sys.executable, "-c", script, str(path)]
