@@ -50,6 +50,8 @@ class AuditWriter:
         self._drained = threading.Event()
         self._failures: dict[str, ApplianceError] = {}
         self._room = Room(log.directory, self._settings.ballast_bytes)
+        self._looking_after_room = threading.Lock()
+        """Held while the ballast and `_closing_only` change: both threads do that."""
         self._closing_only = False
         self._given_up = False
         """The ballast was given up since the appender last looked."""
@@ -246,11 +248,18 @@ class AuditWriter:
         self._in_loop(lambda: _answer([(told, None) for told in late.told(still)]))
 
     def _look_after_room(self) -> None:
-        kept = self._room.keep()
-        if kept == self._closing_only:
-            self._closing_only = not kept
-            _logger.warning("audit log: %s", "there is room again" if kept else "no room is left")
-        self._room.warn()
+        with self._looking_after_room:
+            kept = self._room.keep()
+            if kept == self._closing_only:
+                self._closing_only = not kept
+                said = "there is room again" if kept else "no room is left"
+                _logger.warning("audit log: %s", said)
+            self._room.warn()
+
+    def _give_up_room(self) -> None:
+        with self._looking_after_room:
+            if self._room.give_up():
+                self._closing_only = self._given_up = True
 
     def _roll_when_due(self) -> None:
         """Begin the next epoch if it is time. What fails is tried again; meanwhile the old key
@@ -269,8 +278,8 @@ class AuditWriter:
             if part not in self._failures:
                 _logger.error("audit log: %s failed: %s", part, error.message)
             self._failures[part] = error
-            if is_full(error) and self._room.give_up():
-                self._closing_only = self._given_up = True
+            if is_full(error):
+                self._give_up_room()
             return False
         except Exception:  # a bug of ours: nobody may wait for ever because of it
             _logger.exception("audit log: %s failed", part)

@@ -33,6 +33,7 @@ class Budget:
     def __init__(self, minutes: float | None) -> None:
         self._seconds = None if minutes is None else 60 * minutes
         self._start = time.monotonic()
+        self._ended = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -40,12 +41,14 @@ class Budget:
         if self._seconds is None:
             yield
             return
-        handler = signal.signal(signal.SIGALRM, self._over)
+        self._ended = False
+        handler, timer = signal.signal(signal.SIGALRM, self._over), (0.0, 0.0)
         left = max(1e-3, self._seconds - self._spent)
-        timer = signal.setitimer(signal.ITIMER_REAL, left, _AGAIN)
         try:
+            timer = signal.setitimer(signal.ITIMER_REAL, left, _AGAIN)
             yield
         finally:
+            self._ended = True  # or an alarm of now would leave itself behind
             signal.setitimer(signal.ITIMER_REAL, *timer)
             signal.signal(signal.SIGALRM, handler)
 
@@ -67,4 +70,5 @@ class Budget:
         return time.monotonic() - self._start
 
     def _over(self, *_: object) -> None:
-        raise OutOfTimeError
+        if not self._ended:
+            raise OutOfTimeError

@@ -75,7 +75,7 @@ def test_list_shows_every_key_with_its_state(layout: Layout) -> None:
         (first["id"], "active"),
         (second["id"], "revoked"),
     ]
-    assert keys[0]["expires"] == pytest.approx(keys[0]["created"] + 30 * 86_400, abs=2)
+    assert keys[0]["expires"] == pytest.approx(keys[0]["created"] + 30 * 86_400, abs=60)
     assert "revoked" in run(layout, "list", "--all")
 
 
@@ -163,7 +163,7 @@ def test_a_rotation_shows_a_new_secret_and_keeps_the_old_one_for_a_while(layout:
     assert (new["owner"], new["models"], new["lineage"]) == ("Ada", ["guide"], old["id"])
     assert (old["priority"], new["priority"]) == (True, True)
     assert new["replaces"]["id"] == old["id"]
-    assert new["replaces"]["expires"] == pytest.approx(new["created"] + 7200, abs=2)
+    assert new["replaces"]["expires"] == pytest.approx(new["created"] + 7200, abs=60)
     with KeyStore(layout.keys_db) as store:
         assert store.authenticate(old["secret"]) is not None
         assert store.authenticate(new["secret"]) is not None
@@ -176,7 +176,7 @@ def test_a_successor_lives_as_long_as_the_old_key_was_meant_to(layout: Layout) -
     for options, seconds in (([], 30 * 86_400), (["--expires", "7d"], 7 * 86_400)):
         old = run_json(layout, "create", "crm", "--expires", "30d")
         new = run_json(layout, "rotate", old["id"], *options)
-        assert new["expires"] == pytest.approx(new["created"] + seconds, abs=2)
+        assert new["expires"] == pytest.approx(new["created"] + seconds, abs=60)
     eternal = run_json(layout, "create", "crm")
     assert run_json(layout, "rotate", eternal["id"])["expires"] is None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,16 +26,28 @@ both_ways = pytest.mark.parametrize("kept", [False, True], ids=["cut off", "kept
 
 
 @contextmanager
-def failing_flush(monkeypatch: pytest.MonkeyPatch, *, kept: bool) -> Iterator[None]:
-    """No flush is acknowledged; if `kept`, nothing can be cut off either."""
+def failing_flush(monkeypatch: pytest.MonkeyPatch, *, kept: bool) -> Iterator[list[str]]:
+    """No flush is acknowledged; if `kept`, nothing can be cut off either. Gives what has failed."""
+    failed: list[str] = []
 
-    def fail(*_: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    def failing(name: str) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            failed.append(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        return fail
 
     with monkeypatch.context() as patch:
-        for name in ("fdatasync", "fsync", *(["ftruncate"] if kept else [])):
-            patch.setattr(os, name, fail)
-        yield
+        # What was patched first is put back last: nothing is cut off while a flush still fails.
+        for name in (*(["ftruncate"] if kept else []), "fdatasync", "fsync"):
+            patch.setattr(os, name, failing(name))
+        yield failed
+
+
+async def published(log: AuditLog) -> None:
+    """Nothing is being written: what fails from now on is what is recorded next, not a checkpoint,
+    after which nothing would reach the disk."""
+    await eventually(lambda: log.published.size == log.size)
 
 
 def responses(base: Path) -> list[Response]:
@@ -50,10 +62,12 @@ def test_a_refused_request_leaves_nothing_open(
         async with AuditWriter(log, SETTINGS) as writer:
             await writer.record(request("before"))
             await writer.record(response("before"))
+            await published(log)
             with failing_flush(monkeypatch, kept=kept), pytest.raises(AuditUnavailableError):
                 await writer.record(request("a"))
             await eventually(lambda: writer.available)
-            await eventually(lambda: not log.open_requests() and log.published.size == log.size)
+            await eventually(lambda: not log.open_requests())
+            await published(log)
 
     with open_log(tmp_path) as log:
         asyncio.run(scenario(log))
@@ -73,11 +87,12 @@ def test_the_end_of_a_request_is_recorded_once_when_the_log_works_again(
     async def scenario(log: AuditLog) -> int | None:
         async with AuditWriter(log, SETTINGS) as writer:
             await writer.record(request("a"))
-            with failing_flush(monkeypatch, kept=kept):
+            await published(log)
+            with failing_flush(monkeypatch, kept=kept) as failed:
                 with pytest.raises(AuditUnavailableError):
                     await writer.record(response("a"))
                 late = asyncio.create_task(writer.record_late(response("a")))
-                await asyncio.sleep(0.3)  # several attempts
+                await eventually(lambda: failed.count("fsync") >= 2)  # attempts to go on
                 assert not late.done()
             return await late
 

@@ -47,7 +47,7 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Checker:
 
     def run(*arguments: str | Path) -> tuple[int, str]:
         done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, check=False, timeout=120
+            [program, *arguments], capture_output=True, text=True, check=False, timeout=600
         )
         return done.returncode, done.stdout + done.stderr
 

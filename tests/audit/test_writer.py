@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +29,7 @@ SETTINGS = AuditSettings(checkpoint_seconds=0.05)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - what is awaited happens in other threads
             await asyncio.sleep(0.01)
 
@@ -236,6 +238,52 @@ def test_on_a_full_disk_what_has_begun_is_closed_and_nothing_new_begins(small_di
     assert report.open_requests == 0
     assert report.records["RES"] == report.records["REQ"] == len(open_requests)
     assert report.records["ADMIN"] == 1
+
+
+def test_room_seen_just_before_it_was_given_up_is_not_taken_for_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The publisher has seen the ballast when the appender gives it up."""
+    settings = replace(SETTINGS, ballast_bytes=128 * 1024)
+    seen, given_up = threading.Event(), threading.Event()
+    size, give_up, flush = Room._size, Room.give_up, os.fdatasync
+
+    def sized(room: Room) -> int:
+        found = size(room)
+        seen.set()
+        given_up.wait(1)  # in vain if the appender waits for us
+        return found
+
+    def gives_up(room: Room) -> bool:
+        done = give_up(room)
+        given_up.set()
+        return done
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full_once(fd: int) -> None:
+        monkeypatch.setattr(os, "fdatasync", flush)
+        full()
+
+    async def scenario(log: AuditLog) -> None:
+        async with AuditWriter(log, settings) as writer:
+            await writer.record(request("first"))
+            monkeypatch.setattr(Room, "_size", sized)
+            monkeypatch.setattr(Room, "give_up", gives_up)
+            monkeypatch.setattr(Room, "_reserve", full)
+            await asyncio.to_thread(seen.wait)
+            monkeypatch.setattr(os, "fdatasync", full_once)
+            for name in ("refused at the disk", "refused at once"):
+                with pytest.raises(AuditUnavailableError):
+                    await writer.record(request(name))
+            await writer.record(response("first"))
+
+    with open_log(tmp_path, settings) as log:
+        asyncio.run(scenario(log))
+    assert given_up.is_set()
+    assert "there is room again" not in caplog.text
+    assert assert_verifies(tmp_path).records == {"REQ": 1, "RES": 1}
 
 
 def test_an_administrative_record_takes_the_ballast_of_a_full_disk(small_disk: Path) -> None:

@@ -341,7 +341,7 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 def test_a_server_that_does_not_speak_http_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(20)
+        listener.settimeout(300)
 
         def answer() -> None:
             connection, _ = listener.accept()

@@ -254,7 +254,7 @@ def test_the_reference_runs_no_code_of_the_checkpoint(tmp_path: Path) -> None:
     # It is told the architecture's class, from the library; a name that is not there is nothing.
     asked = {"architecture": "no_such_class", "memory": 4_000_000_000}
     with pytest.raises(parity_child.NotAskedError, match="has no no_such_class"):
-        parity_child.answer(asked, tmp_path, 120.0)
+        parity_child.answer(asked, tmp_path, 600.0)
 
 
 @pytest.mark.parametrize(

@@ -132,16 +132,21 @@ print(json.dumps([len(said), engine.counters.accepted_tokens, sorted(widths), ru
 BESIDE = (
     OPENED
     + """
+from itertools import count
 from threading import Event, Thread
 
-ended, opened = Event(), []
+begun, ended, opened = Event(), Event(), []
 
 def load_others():
     while not ended.is_set():
         opened.append(open_cuda_session(out, record=True))
+        begun.set()
 
 def generate():
-    while engine.has_work:
+    begun.wait()
+    while engine.has_work or (len(opened) < 4 and not ended.is_set()):
+        if not engine.has_work:
+            add()
         for output in engine.step():
             if isinstance(output.event, Finished):
                 reasons.append(output.event.reason.name)
@@ -154,11 +159,17 @@ def held(of):
     except Exception as error:
         raised.append(str(error))
     finally:
+        begun.set()
         ended.set()
 
-for number in range(4):
-    params = SamplingParams(temperature=0, max_tokens=20 + 5 * number)
-    engine.add(Generation(number, [1, 2, 3], params))
+numbers = count()
+
+def add():
+    for tokens in (20, 25, 30, 35):
+        params = SamplingParams(temperature=0, max_tokens=tokens)
+        engine.add(Generation(next(numbers), [1, 2, 3], params))
+
+add()
 threads = [Thread(target=held, args=(of,)) for of in (load_others, generate)]
 for thread in threads:
     thread.start()
@@ -228,7 +239,8 @@ def test_steps_of_several_tokens_of_a_sequence_are_recorded_too(
 def test_a_model_records_its_steps_while_others_are_loaded(on_gpu: Path, tmp_path: Path) -> None:
     (raised, reasons, opened, recorded), _ = _ran(BESIDE, write_qwen3, on_gpu, tmp_path)
     assert raised == []
-    assert reasons == ["LENGTH"] * 4
+    assert len(reasons) >= 4
+    assert set(reasons) == {"LENGTH"}
     assert opened >= 4
     assert recorded >= 2
 

@@ -40,6 +40,15 @@ def build_node(root: Path) -> None:
     node.add(write_qwen3_reranker(root / "judge"), name="judge")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _patient_trials() -> Iterator[None]:
+    """Grammars are tried by a process that gives way to all others. Where the tests share their
+    machine it may get a second of processor time in minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("appliance.engine.grammar.trial.SECONDS", 300.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def node_root(build_once: BuildOnce) -> Path:
     return build_once("engine-node", build_node)

@@ -70,23 +70,53 @@ class DyingEngine:
 Request = pb.GenerateRequest | pb.EmbedRequest | pb.ScoreRequest
 
 
-def fatal(requests: list[Request]) -> Iterator[signal.Signals]:
-    """The signals that new requests ask for."""
+class Watched(list[Request]):
+    """Requests to `engine`, which says no third token from the first fatal one on: however late
+    its end comes, no answer is complete before."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        super().__init__()
+        self._engine = engine
+
+    def append(self, request: Request) -> None:
+        if signal_of(request) is not None:
+            self._engine.behaviour.pause_after = 2
+        super().append(request)
+
+
+def signal_of(request: Request) -> signal.Signals | None:
+    """What `request` ends the process by."""
+    text = str(request)
+    return next((number for word, number in FATAL.items() if word in text), None)
+
+
+def fatal(engine: FakeEngine) -> Iterator[signal.Signals]:
+    """The signals that new requests ask for, each once the first token of its request has left."""
     seen = 0
     while True:
-        for request in requests[seen:]:
+        for request in engine.requests[seen:]:
+            number = signal_of(request)
+            if number is not None:
+                _await_second_token(engine, request.request_id)
+                yield number
             seen += 1
-            text = str(request)
-            yield from (number for word, number in FATAL.items() if word in text)
+        time.sleep(0.01)
+
+
+def _await_second_token(engine: FakeEngine, request_id: str) -> None:
+    """It is made when the first one was handed over."""
+    while (call := engine.calls.get(request_id)) is None or not (
+        call.ended.is_set() or call.sequences[0].generated_tokens > 1
+    ):
         time.sleep(0.01)
 
 
 def main() -> None:
     with FakeEngine(Path(sys.argv[1])) as engine:
         engine.behaviour.seconds_per_step = 0.02
+        engine.requests = Watched(engine)
         os.write(1, b"up\n")
-        for number in fatal(engine.requests):
-            time.sleep(0.1)  # its first token leaves first
+        for number in fatal(engine):
             os.kill(os.getpid(), number)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def test_without_a_supervisor_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -
 def test_a_supervisor_hears_each_state(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, abstract: bool
 ) -> None:
-    name = f"{tmp_path.name}-{tmp_path.parent.name}"
+    name = f"{os.getpid()}-{tmp_path.name}"  # of this machine, not of this run
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(f"\0{name}" if abstract else str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}" if abstract else str(tmp_path / "notify"))

@@ -34,9 +34,9 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
 
 
 def test_answers_are_told_from_what_libraries_print(worker: Worker) -> None:
-    worker.wait(60)
+    worker.wait(300)
     assert worker.facts == {"name": "it"}
-    assert worker.run(FIRST, 0, 60) == 0.5
+    assert worker.run(FIRST, 0, 300) == 0.5
     worker.close()
 
 

@@ -12,7 +12,10 @@ from rich.console import Console
 from installer.progress import JsonProgress, TerminalProgress, _duration, progress_for
 
 
-def test_json_lines_say_step_note_and_progress_to_the_last_byte() -> None:
+def test_json_lines_say_step_note_and_progress_to_the_last_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("installer.progress._REPORT_SECONDS", 3600.0)
     stream = io.StringIO()
     progress = JsonProgress(stream)
     progress.step("verifying")

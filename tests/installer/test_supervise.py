@@ -16,18 +16,18 @@ from appliance.errors import ConflictError, LockedError, NotFoundError
 from appliance.fsops import exclusive_lock
 from installer import supervise
 
-# argv: where to write, the daemons' names; a daemon called "bad…" ends at once, the
-# others serve; all but "mute…" say that they live.
+# argv: where to write, how long daemons may be silent, their names; a daemon called "bad…" ends at
+# once, the others serve; all but "mute…" say that they live.
 _SUPERVISOR = """
 import logging, sys
 from installer import supervise
 supervise.RESTART_SECONDS = 0.05
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-work, *names = sys.argv[1:]
+work, silence, *names = sys.argv[1:]
 code = '''
 import signal, sys, time
 from appliance.service import notify_alive, notify_ready
-path, name = sys.argv[1:]
+path, silence, name = sys.argv[1:]
 def say(word):
     with open(path, "a") as f: f.write(name + " " + word + "\\\\n")
 def stop(*_):
@@ -38,32 +38,34 @@ if name.startswith("bad"): sys.exit(3)
 time.sleep(0.2)
 notify_ready()
 while not name.startswith("mute"):
-    notify_alive(1.0)
+    notify_alive(float(silence))
     time.sleep(0.1)
 time.sleep(600)
 '''
-daemons = [supervise.Daemon(n, [sys.executable, "-c", code, work, n]) for n in names]
+daemons = [supervise.Daemon(n, [sys.executable, "-c", code, work, silence, n]) for n in names]
 supervise.Supervisor(daemons).run()
 """
+PATIENCE = 300.0
 
 
 class Running:
     """A supervisor in a process of its own."""
 
-    def __init__(self, work: Path, *names: str) -> None:
+    def __init__(self, work: Path, *names: str, silence: float = 300.0) -> None:
         self._said = work / "said"
         self._said.touch()
         # Read through another descriptor: where this one stands is where the next line is written.
         self.log = (work / "log").open("a")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _SUPERVISOR, str(self._said), *names], stderr=self.log
+            [sys.executable, "-c", _SUPERVISOR, str(self._said), str(silence), *names],
+            stderr=self.log,
         )
 
     def said(self) -> list[str]:
         return self._said.read_text().splitlines()
 
     def wait_for(self, text: str, *, count: int = 1) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while sum(text in line for line in [*self.said(), *self.logged()]) < count:
             assert time.monotonic() < deadline, (self.said(), self.logged())
             time.sleep(0.02)
@@ -78,7 +80,7 @@ class Running:
 
     def stop(self) -> int:
         self.process.terminate()
-        status = self.process.wait(60)
+        status = self.process.wait(PATIENCE)
         self.log.close()
         return status
 
@@ -104,7 +106,7 @@ def test_a_daemon_that_dies_is_started_again(tmp_path: Path) -> None:
 
 def test_a_daemon_that_keeps_failing_ends_the_supervisor(tmp_path: Path) -> None:
     running = Running(tmp_path, "engine", "bad")
-    assert running.process.wait(60) != 0
+    assert running.process.wait(PATIENCE) != 0
     assert running.said().count("bad started") == supervise.MAX_STARTS
     assert "engine stopped" in running.said(), "the other was stopped properly"
     assert any("the bad ended 5 times" in line for line in running.logged())
@@ -112,7 +114,7 @@ def test_a_daemon_that_keeps_failing_ends_the_supervisor(tmp_path: Path) -> None
 
 
 def test_a_daemon_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
-    running = Running(tmp_path, "engine", "mute")
+    running = Running(tmp_path, "engine", "mute", silence=3.0)
     running.wait_for("mute serves")
     first = running.daemon("engine")
     os.kill(first, signal.SIGSTOP)
@@ -127,7 +129,7 @@ def test_daemons_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     running = Running(tmp_path, "engine", "shim")
     running.wait_for("shim serves")
     running.process.kill()
-    running.process.wait(60)
+    running.process.wait(PATIENCE)
     running.wait_for("engine stopped")
     running.wait_for("shim stopped")
     running.log.close()

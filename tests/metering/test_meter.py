@@ -172,11 +172,11 @@ def test_two_processes_settle_into_one_database(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from appliance.metering import Meter;"
         "from tests.metering.test_meter import numbered\n"
-        "with Meter(Path(sys.argv[1])) as meter:\n"
+        "with Meter(Path(sys.argv[1]), busy_seconds=300) as meter:\n"
         "    for i in range(int(sys.argv[2]), 60, 2): meter.settle(numbered(i), numbered(i + 1))"
     )
     command = [sys.executable, "-c", script, str(path)]
     processes = [subprocess.Popen([*command, start], cwd=REPOSITORY) for start in ("0", "1")]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0]
     with Meter(path) as meter:
         assert [row.request_id for row in meter.rows()] == [f"req-{i}" for i in range(61)]

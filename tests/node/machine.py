@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-BOOT_SECONDS = 90
+BOOT_SECONDS = 300
 _REBOOT = 133
 """With --keep-unit, systemd-nspawn leaves starting again to who started it."""
 _ENFORCING = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
@@ -70,14 +70,14 @@ class Machine:
         with suppress(AssertionError, OSError):
             self.run("systemctl", "poweroff", check=False)
         try:
-            process.wait(timeout=60)
+            process.wait(timeout=BOOT_SECONDS)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
         self._process = None
 
     def run(
-        self, *command: str, check: bool = True, timeout: float = 300, stdin: str | None = None
+        self, *command: str, check: bool = True, timeout: float = 900, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `command` as root inside the node, with a clean environment."""
         leader = self._leader()

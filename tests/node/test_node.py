@@ -34,7 +34,7 @@ from tests.node.conftest import MEDIA, InstalledNode, no_network
 from tests.node.lan import CALLER, NAME, NODE, STRANGER, Lan
 from tests.tls.clients import client_certificate
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.timeout(1800)]
 
 Measured = Callable[[str, object], None]
 MAX_EXPOSURE = {units.ENGINE_UNIT: 0.3, units.SHIM_UNIT: 2.0}

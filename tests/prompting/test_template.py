@@ -116,7 +116,10 @@ def test_prompts_equal_the_reference_implementation(name: str, source: str) -> N
     conversation = CONVERSATIONS[name]
     template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
     try:
-        assert template.render(conversation).text == reference(source, conversation)
+        before = reference(source, conversation)
+        # One of them names the month, and a month may end in between.
+        text = template.render(conversation).text
+        assert text in (before, reference(source, conversation))
     finally:
         template.close()
 
