@@ -167,7 +167,7 @@ class FakeEngine:
         """`call` runs from now on."""
         self.calls[call.request_id] = self.under_way[call.request_id] = call
 
-    def wait_until_idle(self, seconds: float = 5.0) -> None:
+    def wait_until_idle(self, seconds: float = 120.0) -> None:
         """Return when nothing runs. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         for call in list(self.calls.values()):
@@ -376,7 +376,7 @@ class _Servicer(pb_grpc.EngineServicer):
         call = self._engine.calls.get(request.request_id)
         if call is None:
             _abort(context, Fault(grpc.StatusCode.NOT_FOUND, "no such call", code="not_found"))
-        call.ended.wait(5)
+        call.ended.wait(60)
         return pb.SettleResponse(sequences=call.sequences)
 
     def Load(  # noqa: N802
