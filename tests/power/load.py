@@ -129,7 +129,7 @@ def asked(
     config: Config, secret: str, text: str, tokens: int, *, stream: bool = False
 ) -> http.client.HTTPConnection:
     """A connection on which one greedy request was sent."""
-    connection = http.client.HTTPConnection("127.0.0.1", config.api.listen_port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", config.api.listen_port, timeout=180)
     body = {
         "model": "chat",
         "messages": [{"role": "user", "content": text}],

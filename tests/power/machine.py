@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.shim.node import eventually
+from tests.shim.node import PATIENCE, eventually
 
 MIB = 1024 * 1024
 
@@ -63,12 +63,12 @@ def recorded(base: Path, mounted: Path, system: FileSystem) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.power.disk", str(image), str(node)]
     with subprocess.Popen([*command, str(base / "journal")], cwd=REPOSITORY) as disk:
         try:
-            eventually(lambda: disk.poll() is not None or node.stat().st_size > 0, 20)
+            eventually(lambda: disk.poll() is not None or node.stat().st_size > 0)
             with looped(node, mounted, system):
                 yield
         finally:
             subprocess.run(["umount", str(node)], check=False)
-            disk.wait(20)
+            disk.wait(PATIENCE)
 
 
 @contextmanager
