@@ -56,7 +56,7 @@ EVERYTHING: list[tuple[str, dict[str, object]]] = [
     ("/v1/responses", {"model": CHAT, "input": "hello", "max_output_tokens": 16}),
     ("/v1/completions", {"model": CHAT, "prompt": "hello", "max_tokens": 8}),
 ]
-BOOT_SECONDS = 120
+BOOT_SECONDS = 240
 
 
 def exposed(node: InstalledNode, unit: str) -> float:

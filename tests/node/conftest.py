@@ -39,7 +39,7 @@ class InstalledNode:
 _REQUEST = """
 import http.client, sys
 path, key = sys.argv[1:]
-c = http.client.HTTPConnection("127.0.0.1", 8400, timeout=60)
+c = http.client.HTTPConnection("127.0.0.1", 8400, timeout=180)
 headers = {"authorization": "Bearer " + key, "content-type": "application/json"}
 c.request("POST", path, sys.stdin.read(), headers)
 r = c.getresponse()

@@ -96,7 +96,7 @@ class Lan:
         given = {
             "host": NODE, "key": self.api_key, "path": path, "body": body, "source": source,
             "name": name, "tls": tls, "ca": ca, "certificate": certificate, "version": version,
-            "seconds": _DROPPED_SECONDS if source == STRANGER else 60,
+            "seconds": _DROPPED_SECONDS if source == STRANGER else 180,
         }  # fmt: skip
         command = ["ip", "netns", "exec", "caller", "python3", "-c", _CALL]
         said: dict[str, Any] = json.loads(

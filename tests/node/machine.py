@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-BOOT_SECONDS = 90
+BOOT_SECONDS = 240
 _REBOOT = 133
 """With --keep-unit, systemd-nspawn leaves starting again to who started it."""
 _ENFORCING = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
@@ -70,7 +70,7 @@ class Machine:
         with suppress(AssertionError, OSError):
             self.run("systemctl", "poweroff", check=False)
         try:
-            process.wait(timeout=60)
+            process.wait(timeout=120)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
