@@ -94,8 +94,7 @@ class Node:
     def slow(self, name: str = "chat") -> Iterator[None]:
         """The model takes its time for a step meanwhile: what it computes outlasts what is asked
         beside it, on a busy machine too."""
-        model = self.server._registry.serving(name).model
-        assert model is not None
+        model: Any = self.server._registry.serving(name).model
         engines = [vars(engine) for engine in model.engines]
         for engine, own in zip(model.engines, engines, strict=True):
             own["step"] = partial(_late, engine.step)
