@@ -39,8 +39,8 @@ from installer.bench.recorder import Recorder
 from installer.readiness import ReadinessSocket
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
+from tests.fakes.ports import own_port
 from tests.shim.batch_input import form, jsonl
-from tests.shim.node import free_port
 
 NUMBERS = itertools.count()
 CHAT = "/v1/chat/completions"
@@ -224,7 +224,7 @@ def node(root: Path, hidden: int, layers: int, engine: str) -> Iterator[tuple[in
     create_signer(layout.audit_key, "bench")
     with KeyStore(layout.keys_db) as keys:
         secrets = [keys.create(name)[1] for name in ("flood", "single")]
-    port = free_port()
+    port = own_port()
     layout.config_file.parent.mkdir(parents=True, exist_ok=True)
     layout.config_file.write_text(
         f"[api]\nlisten_port = {port}\nstore_files = true\n[engine]\n{engine}\n"

@@ -13,7 +13,7 @@ from appliance.access import KeyStore
 from appliance.audit import create_signer
 from appliance.config import Layout
 from installer.readiness import ReadinessSocket
-from tests.shim.node import free_port
+from tests.fakes.ports import own_port
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -85,7 +85,7 @@ def prepare(root: Path, settings: str = "") -> tuple[int, str]:
         create_signer(layout.audit_key, "bench")
     with KeyStore(layout.keys_db) as keys:
         _, secret = keys.create("bench")
-    port = free_port()
+    port = own_port()
     layout.config_file.parent.mkdir(parents=True, exist_ok=True)
     layout.config_file.write_text(f"[api]\nlisten_port = {port}\n{settings}")
     return port, secret

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,9 +21,10 @@ from installer.readiness import ReadinessSocket
 from tests.conftest import BuildOnce
 from tests.e2e.egress import strace, untraceable
 from tests.fakes.node_media import NodeMedia
+from tests.fakes.ports import own_port
 
-START_SECONDS = 120
-STOP_SECONDS = 60
+START_SECONDS = 240
+STOP_SECONDS = 180
 CLEAN = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"}
 
 
@@ -89,7 +89,7 @@ class Prefix:
 
     def post(self, path: str, key: str, document: dict[str, object]) -> dict[str, Any]:
         """The answer to one API request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         connection.request("POST", path, json.dumps(document), headers)
         response = connection.getresponse()
@@ -132,9 +132,7 @@ def _inner(process: subprocess.Popen[bytes], *, wrapped: bool) -> int:
 
 def new_prefix(root: Path) -> Prefix:
     """An empty prefix with a port of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = own_port()
     settings = root / "etc/appliance/appliance.toml"
     settings.parent.mkdir(parents=True)
     settings.write_text(f"[api]\nlisten_port = {port}\n")

@@ -22,10 +22,16 @@ from tests.fakes.node_media import CHAT, EMBEDDING, NodeMedia
 
 @dataclass(frozen=True, slots=True)
 class ServingNode:
-    """A prefix that serves, and a key for it."""
+    """A prefix that serves, a key for it, and what was done to its models, by any test."""
 
     prefix: Prefix
     key: str
+    done: set[str] = field(default_factory=set)
+
+    def models(self, action: str, *arguments: str) -> None:
+        """`appliance models` with what is noted as `models.action`."""
+        self.prefix.run("models", action, *arguments)
+        self.done.add("deactivate" if "--active" in arguments else action)
 
 
 @dataclass(slots=True)
@@ -40,16 +46,16 @@ class Stream:
     def __post_init__(self) -> None:
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
-        assert self.begun.wait(60)
+        assert self.begun.wait(180)
 
     def finish(self) -> None:
         """Wait for the end, which must be a proper one."""
-        self.thread.join(120)
+        self.thread.join(180)
         assert self.frames[-1] == "[DONE]", self.frames[-3:]
         assert not any('"error"' in frame for frame in self.frames)
 
     def _read(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.node.prefix.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.node.prefix.port, timeout=180)
         headers = {
             "authorization": f"Bearer {self.node.key}",
             "content-type": "application/json",
@@ -78,6 +84,38 @@ def node(
         yield ServingNode(prefix, key)
 
 
+@pytest.fixture
+def with_newer(node: ServingNode, node_media: NodeMedia) -> ServingNode:
+    """The chat model's newer version is there beside the one that is served."""
+    if "2.0" not in versions(node, CHAT):
+        node.models("add", str(node_media.newer_chat))
+    return node
+
+
+@pytest.fixture
+def without_newer(node: ServingNode) -> ServingNode:
+    """The chat model has one version."""
+    if "2.0" in versions(node, CHAT):
+        node.models("remove", CHAT, "2.0")
+    return node
+
+
+@pytest.fixture
+def with_embedding(node: ServingNode, node_media: NodeMedia) -> ServingNode:
+    """All models of the media are there."""
+    if not versions(node, EMBEDDING):
+        node.models("add", str(node_media.media))
+    return node
+
+
+@pytest.fixture
+def without_embedding(node: ServingNode) -> ServingNode:
+    """The embedding model is away."""
+    if versions(node, EMBEDDING):
+        node.models("remove", EMBEDDING, "1.0", "--active")
+    return node
+
+
 def versions(node: ServingNode, name: str) -> dict[str, bool]:
     """Version -> whether it is active."""
     rows: list[dict[str, Any]] = node.prefix.run("models", "list")["models"]
@@ -94,47 +132,52 @@ def served(node: ServingNode, name: str) -> str:
 
 
 def test_a_new_version_is_added_beside_the_one_that_is_served(
-    node: ServingNode, node_media: NodeMedia
+    without_newer: ServingNode, node_media: NodeMedia
 ) -> None:
+    node = without_newer
     stream = Stream(node)
-    node.prefix.run("models", "add", str(node_media.newer_chat))
+    node.models("add", str(node_media.newer_chat))
     assert versions(node, CHAT) == {"1.0": True, "2.0": False}
     assert served(node, CHAT) == "1.0"
     stream.finish()
 
 
-def test_activating_and_rolling_back_let_running_answers_end(node: ServingNode) -> None:
+def test_activating_and_rolling_back_let_running_answers_end(with_newer: ServingNode) -> None:
+    node = with_newer
     for command, expected in ((["activate", CHAT, "2.0"], "2.0"), (["rollback"], "1.0")):
         stream = Stream(node)
-        node.prefix.run("models", *command)
+        node.models(*command)
         assert served(node, CHAT) == expected
         node.prefix.chat(node.key, CHAT)
         stream.finish()
 
 
+@pytest.mark.usefixtures("with_newer", "with_embedding")
 def test_adding_again_changes_nothing(node: ServingNode, node_media: NodeMedia) -> None:
     before = node.prefix.run("models", "list")
-    node.prefix.run("models", "add", str(node_media.newer_chat))
-    node.prefix.run("models", "add", str(node_media.media))
+    node.models("add", str(node_media.newer_chat))
+    node.models("add", str(node_media.media))
     assert node.prefix.run("models", "list") == before
 
 
+@pytest.mark.usefixtures("with_newer", "with_embedding")
 def test_an_inactive_version_can_be_removed_and_an_active_one_only_on_purpose(
     node: ServingNode,
 ) -> None:
-    node.prefix.run("models", "remove", CHAT, "2.0")
+    node.models("remove", CHAT, "2.0")
     assert versions(node, CHAT) == {"1.0": True}
     done = _raw(node, "models", "remove", EMBEDDING, "1.0")
     assert done.returncode == 4
-    node.prefix.run("models", "remove", EMBEDDING, "1.0", "--active")
+    node.models("remove", EMBEDDING, "1.0", "--active")
     assert versions(node, EMBEDDING) == {}
     node.prefix.chat(node.key, CHAT)
 
 
 def test_a_model_that_was_away_is_served_as_soon_as_it_is_added(
-    node: ServingNode, node_media: NodeMedia
+    without_embedding: ServingNode, node_media: NodeMedia
 ) -> None:
-    node.prefix.run("models", "add", str(node_media.media))
+    node = without_embedding
+    node.models("add", str(node_media.media))
     assert versions(node, EMBEDDING) == {"1.0": True}
     assert any(node.prefix.embed(node.key, EMBEDDING, "hello"))
 
@@ -152,10 +195,20 @@ def test_a_bundle_signed_by_strangers_is_refused(node: ServingNode, tmp_path: Pa
     assert versions(node, "stranger") == {}
 
 
-def test_every_change_is_in_the_audit_log(node: ServingNode) -> None:
+@pytest.mark.usefixtures("with_embedding")
+def test_every_change_is_in_the_audit_log(with_newer: ServingNode, node_media: NodeMedia) -> None:
+    """Those of the tests before it, or if it runs alone its own."""
+    node = with_newer
+    changes = ("add", "activate", "rollback", "remove", "deactivate")
+    if not node.done.issuperset(changes):
+        node.models("activate", CHAT, "2.0")
+        node.models("rollback")
+        node.models("remove", CHAT, "2.0")
+        node.models("remove", EMBEDDING, "1.0", "--active")
+        node.models("add", str(node_media.media))
     layout_audit = node.prefix.root / "var/lib/appliance/audit"
     text = b"".join(path.read_bytes() for path in (layout_audit / "segments").iterdir())
-    for action in ("add", "activate", "rollback", "remove", "deactivate"):
+    for action in changes:
         assert f'"models.{action}"'.encode() in text, action
     node.prefix.run("audit", "verify")
 

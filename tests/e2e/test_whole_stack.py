@@ -149,17 +149,17 @@ def test_greedy_output_equals_the_reference_while_seven_others_run(served: Serve
             for chunk in stream:
                 chunks += bool(chunk.choices)
                 if chunks == 2:
-                    running.wait(60)
+                    running.wait(120)
                 if chunks > 2 and stop.is_set():  # one chunk more: it was still running
                     break
         return chunks
 
     with ThreadPoolExecutor(7) as pool:
         others = [pool.submit(other, number) for number in range(7)]
-        running.wait(60)
+        running.wait(120)
         got = greedy_through_the_stack(served, QUESTION)
         stop.set()
-        assert all(other.result(60) > 2 for other in others)
+        assert all(other.result(120) > 2 for other in others)
     assert got == expected
 
 
@@ -205,10 +205,10 @@ def test_a_new_version_never_interrupts_a_running_answer(served: Served) -> None
     first = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(greedy_long, served, first)
-        assert first.wait(60)
+        assert first.wait(120)
         served.prefix.run("models", "add", str(served.media.newer_chat))
         served.prefix.run("models", "activate", CHAT, "2.0")
-        assert answer.result(60) == expected
+        assert answer.result(120) == expected
     assert greedy_long(served) != expected
     versions = {
         model["version"]: model["active"]

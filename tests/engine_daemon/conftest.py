@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,25 @@ class Node:
         finally:
             await server.stop()
 
+    @contextmanager
+    def slow(self, name: str = "chat") -> Iterator[None]:
+        """The model takes its time for a step meanwhile: what it computes outlasts what is asked
+        beside it, on a busy machine too."""
+        model: Any = self.server._registry.serving(name).model
+        engines = [vars(engine) for engine in model.engines]
+        for engine, own in zip(model.engines, engines, strict=True):
+            own["step"] = partial(_late, engine.step)
+        try:
+            yield
+        finally:
+            for own in engines:
+                del own["step"]
+
+
+def _late(step: Callable[[], Any]) -> Any:
+    time.sleep(0.05)
+    return step()
+
 
 RunNode = Callable[..., Node]
 
@@ -99,7 +120,7 @@ def make_node(node_root: Path) -> RunNode:
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     """Run an asynchronous test with a bound on its time."""
-    asyncio.run(asyncio.wait_for(test, 120))
+    asyncio.run(asyncio.wait_for(test, 300))
 
 
 async def rest(stream: Any) -> list[pb.GenerateEvent]:
@@ -120,12 +141,10 @@ def apart(messages: Iterable[pb.GenerateEvent]) -> list[pb.GenerateEvent]:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until `condition` holds; fails after some seconds."""
-    for _ in range(2000):
-        if await condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came true")
+    """Wait until `condition` holds; fails after some minutes."""
+    async with asyncio.timeout(120):
+        while not await condition():  # noqa: ASYNC110 - another thread computes
+            await asyncio.sleep(0.005)
 
 
 def chat(text: str, model: str = "chat", **sampling: Any) -> pb.GenerateRequest:

@@ -29,7 +29,7 @@ async def handed_on(call: Call, steps: list[list[Delta | Finished]]) -> list[lis
         for event in step:
             call.deliver(event)
         await asyncio.sleep(0)
-    return await asyncio.wait_for(reading, 20)
+    return await asyncio.wait_for(reading, 120)
 
 
 @given(st.lists(st.integers(0, 2 * MOST_TOGETHER), max_size=6), st.integers(1, 3))
@@ -60,7 +60,7 @@ def test_whoever_waits_for_the_counts_of_a_call_that_is_refused_hears_that_there
         await asyncio.sleep(0)
         ledger.forget(call)
         with pytest.raises(NotFoundError):
-            await asyncio.wait_for(waiting, 20)
+            await asyncio.wait_for(waiting, 120)
         with pytest.raises(NotFoundError):
             ledger.get("a")
 

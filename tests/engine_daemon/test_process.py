@@ -24,6 +24,9 @@ from appliance.pb import engine_v1_pb2 as pb
 from tests.engine_daemon.conftest import Client, RunNode, chat, rest, run
 from tests.engine_daemon.test_service import ends, refused, tokens
 
+PATIENCE = 120.0
+"""Seconds until a test gives up."""
+
 
 @contextmanager
 def daemon(root: Path) -> Iterator[subprocess.Popen[bytes]]:
@@ -32,7 +35,7 @@ def daemon(root: Path) -> Iterator[subprocess.Popen[bytes]]:
         address = root / "notify"
         address.unlink(missing_ok=True)
         supervisor.bind(str(address))
-        supervisor.settimeout(60)
+        supervisor.settimeout(PATIENCE)
         process = subprocess.Popen(
             [sys.executable, "-m", "appliance.engine_daemon", "--root", str(root)],
             env=os.environ | {"NOTIFY_SOCKET": str(address)},
@@ -53,7 +56,7 @@ def test_the_daemon_serves_stops_on_a_signal_and_leaves_no_socket(make_node: Run
         assert stat.S_ISSOCK(mode)
         assert stat.S_IMODE(mode) == 0o660
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, log
         assert b"chat 1.0 serves" in log
         assert b"Traceback" not in log
@@ -68,13 +71,13 @@ def test_a_killed_daemons_socket_does_not_stand_in_the_way(make_node: RunNode) -
     assert node.socket.exists()
     with daemon(node.config.layout.root) as process:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_node_without_models_is_served() -> None:
     with tempfile.TemporaryDirectory(prefix="empty") as root, daemon(Path(root)) as process:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_stop_in_the_middle_of_loading_is_a_clean_one(make_node: RunNode) -> None:
@@ -83,12 +86,12 @@ def test_a_stop_in_the_middle_of_loading_is_a_clean_one(make_node: RunNode) -> N
         [sys.executable, "-m", "appliance.engine_daemon", "--root", str(node.config.layout.root)],
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not node.socket.exists():
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.terminate()
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, log
     assert b"Traceback" not in log
     assert not node.socket.exists()
@@ -101,7 +104,7 @@ def test_a_second_daemon_is_refused(make_node: RunNode) -> None:
         second = subprocess.run(
             [sys.executable, "-m", "appliance.engine_daemon", "--root", str(root)],
             capture_output=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert second.returncode == 4
@@ -118,7 +121,7 @@ def test_children_do_not_outlive_a_killed_daemon(make_node: RunNode) -> None:
         assert pids, "the template's process"
         process.kill()
         process.wait()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while any(Path(f"/proc/{pid}").exists() for pid in pids):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -134,7 +137,7 @@ def test_a_stop_lets_answers_end(make_node: RunNode) -> None:
                 await stream.read()
                 process.terminate()
                 assert len(tokens(await rest(stream))) == 400
-            assert await asyncio.to_thread(process.wait, 30) == 0
+            assert await asyncio.to_thread(process.wait, PATIENCE) == 0
 
     run(scenario())
 

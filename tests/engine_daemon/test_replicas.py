@@ -38,7 +38,8 @@ def test_calls_are_shared_out_and_answered_as_by_one(make_node: RunNode) -> None
         node = make_node(max_sequences=4, max_waiting=100, cache_bytes=256 << 20)
         async with node.run() as client:
             requests = [chat(f"call {n}", max_tokens=5 + n) for n in range(12)]
-            together = await asyncio.gather(*(client.generate(r) for r in requests))
+            with node.slow():
+                together = await asyncio.gather(*(client.generate(r) for r in requests))
             steps = [engine.counters.finished for engine in model_of(node).engines]
             assert sum(steps) == 12
             assert all(steps)
@@ -59,7 +60,8 @@ def test_texts_are_shared_out_and_read_as_by_one(make_node: RunNode) -> None:
                 )
                 for n in range(6)
             ]
-            together = await asyncio.gather(*(client.engine.Embed(r) for r in requests))
+            with node.slow("words"):
+                together = await asyncio.gather(*(client.engine.Embed(r) for r in requests))
             read = [e.counters.finished for e in model_of(node, "words").engines]
             assert sum(read) == 6
             assert all(read)
@@ -98,21 +100,21 @@ def test_a_call_that_is_cancelled_ends_wherever_it_runs(make_node: RunNode) -> N
     async def scenario() -> None:
         node = make_node(max_sequences=2, max_context=512, cache_bytes=256 << 20)
         async with node.run() as client:
-            streams = [client.engine.Generate(chat(f"{n}", max_tokens=400)) for n in range(6)]
-            for stream in streams:
-                await stream.read()
 
             async def all_begun() -> bool:
                 return all(engine.has_work for engine in model_of(node).engines)
 
-            await eventually(all_begun)
-            for stream in streams:
-                stream.cancel()
-
             async def all_ended() -> bool:
                 return not any(engine.has_work for engine in model_of(node).engines)
 
-            await eventually(all_ended)
+            with node.slow():
+                streams = [client.engine.Generate(chat(f"{n}", max_tokens=400)) for n in range(6)]
+                for stream in streams:
+                    await stream.read()
+                await eventually(all_begun)
+                for stream in streams:
+                    stream.cancel()
+                await eventually(all_ended)
             cancelled = [engine.counters.cancelled for engine in chat_of(node).engines]
             assert sum(cancelled) == 6
 

@@ -151,17 +151,19 @@ def test_embeddings_keep_their_order(make_node: RunNode) -> None:
 
 def test_cancelling_a_stream_stops_its_sequences_and_settles_exactly(make_node: RunNode) -> None:
     async def scenario() -> None:
-        async with make_node(max_sequences=1).run() as client:
+        node = make_node(max_sequences=1)
+        async with node.run() as client:
             request = chat("user", max_tokens=480)
             request.request_id = "req-1"
-            stream = client.engine.Generate(request)
-            received = 0
-            async for message in stream:
-                received += sum(event.delta.tokens for event in apart([message]))
-                if received >= 3:
-                    break
-            stream.cancel()
-            settled = await client.engine.Settle(pb.SettleRequest(request_id="req-1"))
+            with node.slow():
+                stream = client.engine.Generate(request)
+                received = 0
+                async for message in stream:
+                    received += sum(event.delta.tokens for event in apart([message]))
+                    if received >= 3:
+                        break
+                stream.cancel()
+                settled = await client.engine.Settle(pb.SettleRequest(request_id="req-1"))
             (usage,) = settled.sequences
             assert 3 <= usage.generated_tokens < 480
             stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
@@ -187,7 +189,7 @@ def test_calls_that_are_over_as_soon_as_they_begin_are_all_answered(make_node: R
 async def settled_tokens(client: Client, request_id: str) -> int:
     """How many the call generated; none if it is not known."""
     try:
-        settled = await client.engine.Settle(pb.SettleRequest(request_id=request_id), timeout=20)
+        settled = await client.engine.Settle(pb.SettleRequest(request_id=request_id), timeout=120)
     except grpc.aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.NOT_FOUND:
             raise
@@ -329,13 +331,15 @@ def test_a_deadline_of_the_request_ends_its_sequences_and_says_so(make_node: Run
 
 def test_a_higher_priority_preempts_and_the_other_goes_on(make_node: RunNode) -> None:
     async def scenario() -> None:
-        async with make_node(max_sequences=1).run() as client:
+        node = make_node(max_sequences=1)
+        async with node.run() as client:
             alone = tokens(await client.generate(chat("user", max_tokens=200)))
             low, high = chat("user", max_tokens=200), chat("system", max_tokens=2)
             low.caller, high.caller, high.priority = "a", "b", 1
-            stream = client.engine.Generate(low)
-            events = apart([await stream.read(), await stream.read()])
-            await client.generate(high)
+            with node.slow():
+                stream = client.engine.Generate(low)
+                events = apart([await stream.read(), await stream.read()])
+                await client.generate(high)
             assert tokens([*events, *await rest(stream)]) == alone
             stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
             assert stats.preemptions == 1
@@ -350,10 +354,11 @@ def test_a_caller_has_a_bound_of_its_own_in_the_queue(make_node: RunNode) -> Non
         async with node.run() as client:
             request = chat("user", max_tokens=480)
             request.caller = "a"
-            streams = [client.engine.Generate(request) for _ in range(2)]
-            for stream in streams:
-                await stream.read()
-            code, trailing, _ = await refused(client.generate(request))
+            with node.slow():
+                streams = [client.engine.Generate(request) for _ in range(2)]
+                for stream in streams:
+                    await stream.read()
+                code, trailing, _ = await refused(client.generate(request))
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert trailing["appliance-code"] == "caller_queue_full"
             request.caller, request.sampling.max_tokens = "b", 1
@@ -458,11 +463,13 @@ def test_an_unknown_model_is_not_found(make_node: RunNode) -> None:
 
 def test_a_full_queue_is_refused_as_exhausted(make_node: RunNode) -> None:
     async def scenario() -> None:
-        async with make_node(max_sequences=1, max_waiting=1).run() as client:
-            streams = [client.engine.Generate(chat("user", max_tokens=480)) for _ in range(2)]
-            for stream in streams:
-                await stream.read()
-            code, trailing, _ = await refused(client.generate(chat("user")))
+        node = make_node(max_sequences=1, max_waiting=1)
+        async with node.run() as client:
+            with node.slow():
+                streams = [client.engine.Generate(chat("user", max_tokens=480)) for _ in range(2)]
+                for stream in streams:
+                    await stream.read()
+                code, trailing, _ = await refused(client.generate(chat("user")))
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert trailing["appliance-code"] == "queue_full"
             assert trailing["appliance-hint"]
@@ -474,12 +481,14 @@ def test_a_full_queue_is_refused_as_exhausted(make_node: RunNode) -> None:
 
 def test_a_request_id_serves_one_call_at_a_time(make_node: RunNode) -> None:
     async def scenario() -> None:
-        async with make_node().run() as client:
-            request = chat("user", max_tokens=100)
+        node = make_node()
+        async with node.run() as client:
+            request = chat("user", max_tokens=480)
             request.request_id = "same"
-            stream = client.engine.Generate(request)
-            await stream.read()
-            code, _, _ = await refused(client.generate(request))
+            with node.slow():
+                stream = client.engine.Generate(request)
+                await stream.read()
+                code, _, _ = await refused(client.generate(request))
             assert code is grpc.StatusCode.FAILED_PRECONDITION
             stream.cancel()
 
@@ -640,14 +649,16 @@ def test_a_form_that_cannot_be_had_names_its_parameter(make_node: RunNode) -> No
 
 def test_an_owner_takes_its_slot_and_stats_tell_the_classes_apart(make_node: RunNode) -> None:
     async def scenario() -> None:
-        async with make_node(max_sequences=2).run() as client:
-            streams = [client.engine.Generate(chat("user", max_tokens=200)) for _ in range(2)]
-            for stream in streams:
-                await stream.read()
-                await stream.read()
+        node = make_node(max_sequences=2)
+        async with node.run() as client:
             owned = chat("system", max_tokens=2)
             owned.share.owner, owned.share.percent = "o", 50
-            await client.generate(owned)
+            with node.slow():
+                streams = [client.engine.Generate(chat("user", max_tokens=200)) for _ in range(2)]
+                for stream in streams:
+                    await stream.read()
+                    await stream.read()
+                await client.generate(owned)
             stats = (await client.engine.Stats(pb.StatsRequest())).models[0]
             shared, dedicated = stats.classes
             assert (shared.name, dedicated.name) == ("shared", "dedicated")

@@ -3,7 +3,8 @@
     python -m tests.fakes.dying_engine SOCKET
 
 A prompt with "poison" in it kills the process after the first token, one with "freeze" stops it
-(SIGSTOP). It writes `up` when it serves.
+(SIGSTOP). While SOCKET.held exists no answer goes on behind its third token. It writes `up` when it
+serves.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from appliance.pb import engine_v1_pb2 as pb
@@ -38,6 +40,16 @@ class DyingEngine:
     def revive(self) -> None:
         """End a process that is stopped, as a watchdog would; another one takes its place."""
         self._process.kill()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """No answer comes to its end meanwhile."""
+        held = held_by(self._socket)
+        held.touch()
+        try:
+            yield
+        finally:
+            held.unlink()
 
     def close(self) -> None:
         self._stopping = True
@@ -70,53 +82,52 @@ class DyingEngine:
 Request = pb.GenerateRequest | pb.EmbedRequest | pb.ScoreRequest
 
 
-class Watched(list[Request]):
-    """Requests to `engine`, which says no third token from the first fatal one on: however late
-    its end comes, no answer is complete before."""
+def held_by(socket: Path) -> Path:
+    """The file that holds answers back."""
+    return socket.with_suffix(".held")
 
-    def __init__(self, engine: FakeEngine) -> None:
+
+class Gate(threading.Event):
+    """Open while there is no such file."""
+
+    def __init__(self, held: Path) -> None:
         super().__init__()
-        self._engine = engine
+        self._held = held
 
-    def append(self, request: Request) -> None:
-        if signal_of(request) is not None:
-            self._engine.behaviour.pause_after = 2
-        super().append(request)
+    def is_set(self) -> bool:
+        return not self._held.exists()
 
 
-def signal_of(request: Request) -> signal.Signals | None:
-    """What `request` ends the process by."""
-    text = str(request)
-    return next((number for word, number in FATAL.items() if word in text), None)
-
-
-def fatal(engine: FakeEngine) -> Iterator[signal.Signals]:
-    """The signals that new requests ask for, each once the first token of its request has left."""
+def fatal(requests: list[Request]) -> Iterator[tuple[str, signal.Signals]]:
+    """The ids of new requests that ask for a signal, and which."""
     seen = 0
     while True:
-        for request in engine.requests[seen:]:
-            number = signal_of(request)
-            if number is not None:
-                _await_second_token(engine, request.request_id)
-                yield number
+        for request in requests[seen:]:
             seen += 1
+            text = str(request)
+            asked = [number for word, number in FATAL.items() if word in text]
+            yield from ((request.request_id, number) for number in asked)
         time.sleep(0.01)
 
 
-def _await_second_token(engine: FakeEngine, request_id: str) -> None:
-    """It is made when the first one was handed over."""
-    while (call := engine.calls.get(request_id)) is None or not (
-        call.ended.is_set() or call.sequences[0].generated_tokens > 1
-    ):
+def wait_for_a_token(engine: FakeEngine, request_id: str) -> None:
+    """Return when the first token of this call has left: the second one is computed then."""
+    while True:
+        call = engine.calls.get(request_id)
+        if call is not None and call.sequences[0].generated_tokens >= 2:
+            return
         time.sleep(0.01)
 
 
 def main() -> None:
-    with FakeEngine(Path(sys.argv[1])) as engine:
+    socket = Path(sys.argv[1])
+    with FakeEngine(socket) as engine:
         engine.behaviour.seconds_per_step = 0.02
-        engine.requests = Watched(engine)
+        engine.behaviour.pause_after = 3
+        engine.behaviour.release = Gate(held_by(socket))
         os.write(1, b"up\n")
-        for number in fatal(engine):
+        for request_id, number in fatal(engine.requests):
+            wait_for_a_token(engine, request_id)
             os.kill(os.getpid(), number)
 
 

@@ -167,7 +167,7 @@ class FakeEngine:
         """`call` runs from now on."""
         self.calls[call.request_id] = self.under_way[call.request_id] = call
 
-    def wait_until_idle(self, seconds: float = 60.0) -> None:
+    def wait_until_idle(self, seconds: float = 120.0) -> None:
         """Return when nothing runs. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         for call in list(self.calls.values()):

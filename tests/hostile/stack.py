@@ -34,7 +34,7 @@ from tests.fakes.checkpoints import write_bert, write_qwen3
 from tests.fakes.engine_node import EngineNode
 from tests.shim.node import eventually, prepare
 
-SECONDS = 20.0
+SECONDS = 120.0
 _MEMORY_SLACK = 96 * 1024 * 1024
 """Heaps keep what they once needed; a leak for each of hundreds of cases shows beyond this."""
 
@@ -81,7 +81,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
             )
-        assert readiness.wait(120, until=lambda: not self.lives), self._log.read_text()
+        assert readiness.wait(SECONDS, until=lambda: not self.lives), self._log.read_text()
         readiness.close()
 
     @property
@@ -100,7 +100,7 @@ class Daemon:
 
     def stop(self) -> None:
         self._process.terminate()
-        assert self._process.wait(60) == 0, self.log
+        assert self._process.wait(SECONDS) == 0, self.log
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Probe:
 
     def once(self, **more: Any) -> None:
         """One request, counted."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         messages = [{"role": "user", "content": "hello"}]
         body = {"model": "chat", "messages": messages, "max_tokens": 4, "temperature": 0}
         body |= more
@@ -152,9 +152,9 @@ class Probe:
             connection.close()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        self.once()
+        while not self._stop.wait(self.pace):
             self.once()
-            self._stop.wait(self.pace)
 
 
 class Stack:
@@ -211,18 +211,27 @@ class Stack:
     def _faults_of_records(self) -> list[str]:
         """The log verifies, each request has one result, the bill is what callers were told."""
         found = []
-        try:
-            eventually(lambda: self._billed() == self.billed, SECONDS)
-        except TimeoutError:
-            found.append(f"{self._billed()} tokens are billed, callers were told {self.billed}")
+        for holds, fault in (
+            (lambda: self._billed() == self.billed, "callers were told of other tokens"),
+            (lambda: len(set(map(tuple, self._recorded()))) == 1, "not each request has a result"),
+        ):
+            try:
+                eventually(holds, SECONDS)
+            except TimeoutError:
+                asked, answered = map(len, self._recorded())
+                found.append(
+                    f"{fault}: {self._billed()} tokens are billed, {self.billed} were told, "
+                    f"{asked} requests were recorded and {answered} results"
+                )
         report = verify(self.config.layout.audit)
         found += [f"audit: {finding}" for finding in report.findings]
-        events = [event for _, event in read_events(self.config.layout.audit)]
-        asked = sorted(e.request_id for e in events if isinstance(e, Request))
-        answered = sorted(e.request_id for e in events if isinstance(e, Response))
-        if asked != answered:
-            found.append(f"{len(asked)} requests were recorded and {len(answered)} results")
         return found
+
+    def _recorded(self) -> list[list[str]]:
+        """The requests that were recorded, and those whose results were."""
+        events = [event for _, event in read_events(self.config.layout.audit)]
+        kinds = (Request, Response)
+        return [sorted(e.request_id for e in events if isinstance(e, kind)) for kind in kinds]
 
     def _billed(self) -> int:
         meter = Meter(self.config.layout.usage_db)

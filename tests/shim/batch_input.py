@@ -65,14 +65,14 @@ def look(node: Node, batch_id: str) -> Any:
     return answer.json
 
 
-def ended(node: Node, batch_id: str, seconds: float = 30.0) -> Any:
+def ended(node: Node, batch_id: str) -> Any:
     """The batch, when it has ended."""
 
     def find() -> Any:
         batch = look(node, batch_id)
         return batch if batch["status"] in ENDED else None
 
-    return eventually(find, seconds)
+    return eventually(find)
 
 
 def content(node: Node, file_id: str | None) -> dict[str, Any]:

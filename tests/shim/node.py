@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import http.client
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,18 +29,15 @@ from appliance.shim.server import serve
 from installer.local_endpoint import connection
 from installer.tls import ensure
 from tests.fakes.engine import CHAT, FakeEngine
+from tests.fakes.ports import own_port
+
+PATIENCE = 120.0
+"""Seconds until a test gives up: what comes late on a busy machine has not failed to come."""
 
 
 def ask(text: str = "hello", **more: Any) -> dict[str, Any]:
     """The body of a chat request with one user message."""
     return {"model": CHAT, "messages": [{"role": "user", "content": text}], **more}
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def prepare(root: Path, **settings: Any) -> Config:
@@ -50,7 +46,7 @@ def prepare(root: Path, **settings: Any) -> Config:
     for directory in (layout.audit, layout.access, layout.metering, layout.responses, layout.run):
         directory.mkdir(parents=True)
     create_signer(layout.audit_key, "test")
-    config = Config(layout, api=ApiSettings(listen_port=free_port(), **settings))
+    config = Config(layout, api=ApiSettings(listen_port=own_port(), **settings))
     ensure(config)
     return config
 
@@ -78,7 +74,7 @@ class Node:
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection of the caller's own."""
-        return connection(self.config, 20)
+        return connection(self.config, PATIENCE)
 
     def request(
         self,
@@ -115,7 +111,7 @@ class Node:
         ]
         return found
 
-    def res(self, request_id: str = "", *, seconds: float = 5.0) -> Response:
+    def res(self, request_id: str = "") -> Response:
         """The one RES of a request (of the last one), as soon as it is there."""
 
         def find() -> Response | None:
@@ -124,7 +120,7 @@ class Node:
             assert not request_id or len(chosen) <= 1, "one RES for each REQ"
             return chosen[-1] if chosen else None
 
-        return eventually(find, seconds)
+        return eventually(find)
 
     def reject(self, request_id: str) -> Reject:
         """The one REJECT of a request, which has no REQ."""
@@ -133,7 +129,7 @@ class Node:
         assert isinstance(event, Reject)
         return event
 
-    def row(self, request_id: str, *, seconds: float = 5.0) -> UsageRow:
+    def row(self, request_id: str) -> UsageRow:
         """The usage row of a request, as soon as it is there."""
 
         def find() -> UsageRow | None:
@@ -143,7 +139,7 @@ class Node:
             finally:
                 meter.close()
 
-        return eventually(find, seconds)
+        return eventually(find)
 
     def stream(
         self, body: object, path: str = "/v1/chat/completions", *, secret: str = ""
@@ -239,7 +235,7 @@ class Answer:
 T = TypeVar("T")
 
 
-def eventually(find: Callable[[], T | None], seconds: float = 5.0) -> T:
+def eventually(find: Callable[[], T | None], seconds: float = PATIENCE) -> T:
     """What `find` returns as soon as it returns something."""
     deadline = time.monotonic() + seconds
     while True:
@@ -276,7 +272,7 @@ class ShimThread:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._ready.wait(20), "the shim did not start"
+        assert self._ready.wait(PATIENCE), "the shim did not start"
         if self._error is not None:
             raise self._error
 
@@ -285,7 +281,7 @@ class ShimThread:
         if self._loop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
 
-    def join(self, seconds: float = 30.0) -> None:
+    def join(self, seconds: float = PATIENCE) -> None:
         """Wait until it has ended."""
         self._thread.join(seconds)
         assert not self._thread.is_alive(), "the shim did not stop"

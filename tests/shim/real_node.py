@@ -13,7 +13,7 @@ from typing import Any
 from installer.readiness import ReadinessSocket
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import FakeEngine
-from tests.shim.node import Node, prepare, running_shim
+from tests.shim.node import PATIENCE, Node, prepare, running_shim
 
 
 @contextmanager
@@ -35,10 +35,10 @@ def standing_on(models: Path, engine_settings: str = "", **settings: Any) -> Ite
             cwd=REPOSITORY,
         )
         try:
-            assert readiness.wait(60, until=lambda: engine.poll() is not None)
+            assert readiness.wait(PATIENCE, until=lambda: engine.poll() is not None)
             with running_shim(config):
                 yield Node(config, FakeEngine(config.layout.engine_socket))
         finally:
             engine.terminate()
-            engine.wait(30)
+            engine.wait(PATIENCE)
             readiness.close()

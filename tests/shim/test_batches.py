@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import msgspec
@@ -36,7 +36,6 @@ from tests.shim.batch_input import (
 )
 from tests.shim.node import Node, ask, eventually, prepare, running_shim, standing
 
-T = TypeVar("T")
 NAMES = [f"line-{n}" for n in range(12)]
 
 
@@ -64,14 +63,9 @@ def results(node: Node) -> list[Response]:
     return [e for e in node.events() if isinstance(e, Response) and e.batch]
 
 
-def soon(find: Callable[[], T | None]) -> T:
-    """What `find` returns, on a slow machine too."""
-    return eventually(find, 30)
-
-
 def running(node: Node, count: int) -> None:
     """Wait until the engine works on `count` calls."""
-    soon(lambda: node.engine.running == count)
+    eventually(lambda: node.engine.running == count)
 
 
 def test_the_strict_sdk_runs_a_batch(client: openai.OpenAI) -> None:
@@ -90,7 +84,7 @@ def test_the_strict_sdk_runs_a_batch(client: openai.OpenAI) -> None:
         batch = client.batches.retrieve(made.id)
         return batch if batch.status == "completed" else None
 
-    batch = soon(find)
+    batch = eventually(find)
     counts, usage = batch.request_counts, batch.usage
     assert (counts.total, counts.completed, counts.failed) == (12, 12, 0)
     assert usage.output_tokens == sum(len(name) + 1 for name in NAMES)
@@ -324,8 +318,10 @@ def test_a_result_is_no_input(shared: Node) -> None:
 def test_a_cancelled_batch_stops_at_once_and_keeps_what_is_finished(node: Node) -> None:
     node.engine.behaviour.pause_after = 7
     batch_id = begin(node, [*lines("a", "b"), line("long", "x" * 50)])["id"]
-    soon(lambda: look(node, batch_id)["request_counts"]["completed"] == 2)
+    eventually(lambda: look(node, batch_id)["request_counts"]["completed"] == 2)
     running(node, 1)
+    (call,) = node.engine.under_way.values()
+    eventually(lambda: call.sequences[0].generated_tokens == 7)
     answer = node.request("POST", f"/v1/batches/{batch_id}/cancel")
     assert answer.json["status"] in ("cancelling", "cancelled")
     batch = ended(node, batch_id)
@@ -334,7 +330,7 @@ def test_a_cancelled_batch_stops_at_once_and_keeps_what_is_finished(node: Node) 
     assert set(content(node, batch["output_file_id"])) == {"a", "b"}
     assert batch["error_file_id"] is None
     node.engine.wait_until_idle()
-    cut = [e for e in results(node) if e.outcome == "cancelled"]
+    cut = eventually(lambda: [e for e in results(node) if e.outcome == "cancelled"])
     assert [e.tokens.generated for e in cut] == [7]
     again = node.request("POST", f"/v1/batches/{batch_id}/cancel")
     assert (again.status, again.error["code"]) == (409, "conflict")
@@ -388,7 +384,7 @@ def test_lines_leave_a_slot_of_the_engine_to_whoever_comes_next(node: Node) -> N
 def test_what_passes_is_tried_again_and_billed_once(node: Node) -> None:
     node.engine.behaviour.fault = Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, code="queue_full")
     batch_id = begin(node, lines("a"))["id"]
-    soon(lambda: [e for e in node.events() if isinstance(e, Reject)])
+    eventually(lambda: [e for e in node.events() if isinstance(e, Reject)])
     assert look(node, batch_id)["request_counts"] == {"total": 1, "completed": 0, "failed": 0}
     node.engine.behaviour.fault = None
     batch = ended(node, batch_id)
@@ -403,7 +399,7 @@ def test_a_model_that_goes_and_comes_back_is_waited_for(node: Node) -> None:
     model = node.engine.models.pop(CHAT)
     node.engine.behaviour.fault = Fault(grpc.StatusCode.UNAVAILABLE, after_tokens=0)
     node.engine.behaviour.release.set()
-    soon(lambda: [e for e in node.events() if getattr(e, "code", "") == "model_not_found"])
+    eventually(lambda: [e for e in node.events() if getattr(e, "code", "") == "model_not_found"])
     node.engine.behaviour.fault = None
     node.engine.models[CHAT] = model
     batch = ended(node, batch_id)
@@ -415,7 +411,7 @@ def test_a_model_that_is_being_loaded_is_waited_for_before_the_lines_are_looked_
 ) -> None:
     node.engine.models[CHAT].state = pb.MODEL_STATE_LOADING
     batch_id = begin(node, lines("a"))["id"]
-    soon(lambda: "model_loading" in caplog.text)
+    eventually(lambda: "model_loading" in caplog.text)
     node.engine.models[CHAT].state = pb.MODEL_STATE_SERVING
     assert ended(node, batch_id)["request_counts"]["completed"] == 1
 
@@ -462,7 +458,7 @@ def test_a_revoked_key_gives_errors_and_an_end(node: Node) -> None:
         keys.add(reader)
     node.engine.behaviour.pause_after = 2
     batch_id = begin(node, [line("a"), line("long", "x" * 50), *lines(*NAMES)])["id"]
-    soon(lambda: look(node, batch_id)["request_counts"]["completed"] == 1)
+    eventually(lambda: look(node, batch_id)["request_counts"]["completed"] == 1)
     running(node, 1 + len(NAMES))
     with KeyStore(node.config.layout.keys_db) as keys:
         keys.revoke(node.key.id)
@@ -531,7 +527,7 @@ def test_a_stop_lets_lines_end_and_the_next_start_goes_on(tmp_path: Path) -> Non
             node = Node(config, engine)
             engine.behaviour.pause_after = 7
             batch_id = begin(node, [*lines("a"), line("long", "x" * 50)])["id"]
-            soon(lambda: look(node, batch_id)["request_counts"]["completed"] == 1)
+            eventually(lambda: look(node, batch_id)["request_counts"]["completed"] == 1)
             shim.stop()
             engine.behaviour.release.set()
         with running_shim(config):
@@ -549,7 +545,7 @@ def test_a_batch_whose_window_is_over_keeps_what_is_finished(tmp_path: Path) -> 
             batch_id = begin(node, [*lines("a"), line("long", "x" * 50), line("more", "y" * 50)])[
                 "id"
             ]
-            soon(lambda: look(node, batch_id)["request_counts"]["completed"] == 1)
+            eventually(lambda: look(node, batch_id)["request_counts"]["completed"] == 1)
         change(node, batch_id, expires_at=int(time.time()) + 1)
         with running_shim(config):
             batch = ended(node, batch_id)
@@ -575,5 +571,5 @@ def test_a_batch_that_ended_long_ago_is_forgotten(tmp_path: Path) -> None:
             database.execute("UPDATE files SET expires = 0")
         with running_shim(config):
             path = f"/v1/batches/{batch['id']}"
-            soon(lambda: node.request("GET", path).status == 404)
-            soon(lambda: b"most-private" not in config.layout.files_db.read_bytes())
+            eventually(lambda: node.request("GET", path).status == 404)
+            eventually(lambda: b"most-private" not in config.layout.files_db.read_bytes())

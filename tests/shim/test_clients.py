@@ -39,7 +39,7 @@ def found(node: Node, *command: object, **environment: str) -> Any:
             **environment,
         },
         capture_output=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from appliance.pb import engine_v1_pb2_grpc as pb_grpc
 from tests.conftest import FULL_VARIABLE, BuildOnce
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
-from tests.shim.node import Node, eventually
+from tests.shim.node import PATIENCE, Node, eventually
 from tests.shim.real_node import standing_on
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,16 @@ SLOTS = 2
 TIMES = 20 if os.environ.get(FULL_VARIABLE) else 1
 """For each phase, streamed and not: 200 in all, or 10."""
 ANSWER = 600
-PHASES = ("queued", "prefill", "first token", "middle", "done")
+PHASES = {
+    "queued": "queued",
+    "prefill": "prefill",
+    "first token": "generating",
+    "middle": "generating",
+    "done": "done",
+}
+"""When a caller hangs up, and where the engine has to be stopped then."""
+TRIES = 50
+"""On a busy machine the engine may be further than it was when it was asked."""
 
 
 def build_models(root: Path) -> None:
@@ -73,7 +83,7 @@ class Caller:
 
     def __init__(self, node: Node, body: dict[str, Any]) -> None:
         self._connection = http.client.HTTPConnection(
-            "127.0.0.1", node.config.api.listen_port, timeout=60
+            "127.0.0.1", node.config.api.listen_port, timeout=PATIENCE
         )
         headers = {"Authorization": f"Bearer {node.secret}", "Content-Type": "application/json"}
         self._connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
@@ -110,7 +120,7 @@ def full(node: Node, engine: pb_grpc.EngineStub, number: int) -> Iterator[None]:
                 node, ask(number + index, stream=True, words=2) | {"max_tokens": 30_000}
             )
             stack.callback(caller.hang_up)
-        eventually(lambda: stats(engine).sequences_running == SLOTS, 30)
+        eventually(lambda: stats(engine).sequences_running == SLOTS)
         yield
 
 
@@ -136,7 +146,7 @@ class Ledger:
             new = [e for name, e in self._bills().items() if name not in self._seen]
             return new if len(new) >= count else None
 
-        new = eventually(find, 60)
+        new = eventually(find)
         assert len(new) == count
         return new
 
@@ -159,17 +169,14 @@ def test_hanging_up_at_any_moment_frees_the_slot_and_bills_what_was_computed(
     node: Node, engine: pb_grpc.EngineStub
 ) -> None:
     ledger = Ledger(node, engine)
-    number = 0
-    for phase in PHASES:
-        for stream in (True, False):
-            for _ in range(TIMES):
-                number += 10
-                bill = hang_up(node, engine, ledger, phase, number, stream=stream)
-                ledger.phases[named(bill)] += 1
+    numbers = itertools.count(10, 10)
+    for phase, stopped in PHASES.items():
+        for stream in [True, False] * TIMES:
+            assert any(
+                stopped == hang_up(node, engine, ledger, phase, next(numbers), stream=stream)
+                for _ in range(TRIES)
+            ), phase
     _log.info("hung up: %s; steps until free: %s", dict(ledger.phases), sorted(ledger.late))
-    assert set(ledger.phases) == {"queued", "prefill", "generating", "done"}
-    assert ledger.phases["done"] >= 2 * TIMES
-    assert sum(ledger.phases.values()) == len(PHASES) * 2 * TIMES
 
 
 def hang_up(
@@ -180,8 +187,9 @@ def hang_up(
     number: int,
     *,
     stream: bool,
-) -> Response:
-    """One request whose caller hangs up in `phase`; returns its bill, which is right."""
+) -> str:
+    """One request whose caller hangs up in `phase`; returns where it was stopped. Its bill is
+    right wherever that was."""
     with ExitStack() as stack:
         if phase == "queued":
             stack.enter_context(full(node, engine, number))
@@ -190,7 +198,7 @@ def hang_up(
         if phase == "done":
             caller.read_all()
         else:
-            eventually(lambda: reached(phase, before, stats(engine)), 60)
+            eventually(lambda: reached(phase, before, stats(engine)))
         at = stats(engine)
         caller.hang_up()
         (bill,) = ledger.wait(1)
@@ -199,7 +207,8 @@ def hang_up(
     others = SLOTS if phase == "queued" else 0
     bills = ledger.wait(1 + others)
     ledger.settle(bills)
-    return bill
+    ledger.phases[named(bill)] += 1
+    return named(bill)
 
 
 def named(bill: Response) -> str:

@@ -23,7 +23,7 @@ from appliance.shim.batches.file_store import SPARE_BYTES
 from tests.fakes.engine import FakeEngine
 from tests.node.machine import mounted
 from tests.shim.batch_input import form, jsonl, line, upload
-from tests.shim.node import Answer, Node, eventually, prepare, running_shim, standing
+from tests.shim.node import PATIENCE, Answer, Node, eventually, prepare, running_shim, standing
 
 LIMIT = 1 << 20
 
@@ -141,7 +141,9 @@ def test_more_than_a_file_may_have_is_refused_while_it_is_read(node: Node) -> No
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(node: Node) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", node.config.api.listen_port, timeout=20)
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", node.config.api.listen_port, timeout=PATIENCE
+    )
     body, _ = form(b"most private" * 50_000, purpose="batch")
     connection.putrequest("POST", "/v1/files")
     connection.putheader("Authorization", f"Bearer {node.secret}")
@@ -155,7 +157,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(node: Node) -> None:
         rejects = [e for e in node.events() if isinstance(e, Reject)]
         return [e.code for e in rejects] == ["disconnected"]
 
-    eventually(gone, 30)
+    eventually(gone)
     assert b"most private" not in disk(node)
 
 
@@ -229,7 +231,7 @@ def test_an_expired_file_is_not_there_and_then_gone(tmp_path: Path) -> None:
             assert (answer.status, answer.error["code"]) == (404, "file_not_found")
             assert node.request("GET", "/v1/files").json["data"] == []
         with running_shim(config):
-            eventually(lambda: b"most private" not in disk(node), 30)
+            eventually(lambda: b"most private" not in disk(node))
 
 
 def test_a_rotated_key_has_its_files_and_another_has_not(node: Node) -> None:

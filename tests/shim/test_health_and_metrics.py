@@ -10,14 +10,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from appliance.audit import AuditWriter
 from tests.fakes.engine import CHAT, EMBEDDING, RERANK
-from tests.shim.node import Node, ask
+from tests.shim.node import PATIENCE, Node, ask
 
 CHAT_PATH = "/v1/chat/completions"
 
 
 def public(node: Node, method: str, path: str) -> tuple[int, bytes]:
     """A request without a key."""
-    connection = http.client.HTTPConnection("127.0.0.1", node.config.api.listen_port, timeout=10)
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", node.config.api.listen_port, timeout=PATIENCE
+    )
     connection.request(method, path)
     response = connection.getresponse()
     try:
@@ -59,6 +61,7 @@ def test_metrics_are_valid_and_count_requests_and_tokens(node: Node) -> None:
     answer.documents()
     node.res(answer.request_id)
     node.request("POST", CHAT_PATH, b"{")
+    node.engine.wait_until_idle()  # it counts a call when its last message has left
     status, body = public(node, "GET", "/metrics")
     assert status == 200
     families = {f.name for f in text_string_to_metric_families(body.decode())}

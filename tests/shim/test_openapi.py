@@ -205,7 +205,7 @@ def test_each_refusal_is_as_it_is_described(
 def test_a_key_is_needed_exactly_where_the_document_says(
     node: Node, document: Any, operation: Operation
 ) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", node.config.api.listen_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", node.config.api.listen_port, timeout=120)
     connection.request(operation.method, operation.path.replace("{", "").replace("}", ""))
     status = connection.getresponse().status
     connection.close()

@@ -283,7 +283,7 @@ def test_the_sum_of_all_bills_is_what_the_engine_computed(node: Node) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    eventually(lambda: node.metric("appliance_http_requests_in_progress") == 1, 30)
+    eventually(lambda: node.metric("appliance_http_requests_in_progress") == 1)
     requests = {e.request_id for e in node.events() if isinstance(e, Request)} - seen
     bills = [e for e in node.events() if isinstance(e, Response) and e.request_id in requests]
     assert len(bills) == len(requests) == 24

@@ -9,7 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from appliance.shim import http_protocol
 from appliance.shim.refusals import STATUS_OF_CODE, refusal
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, EMBEDDING, FakeEngine, Fault
-from tests.shim.node import Answer, Node, ask, eventually, prepare, running_shim, standing
+from tests.shim.node import PATIENCE, Answer, Node, ask, eventually, prepare, running_shim, standing
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -146,7 +146,7 @@ def test_connections_beyond_the_cap_are_refused_and_room_returns(
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(socket.create_connection(address))
-        one_more = stack.enter_context(socket.create_connection(address, timeout=20))
+        one_more = stack.enter_context(socket.create_connection(address, timeout=PATIENCE))
         answer = one_more.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"too_many_connections" in answer
@@ -482,14 +482,15 @@ def test_a_body_that_does_not_arrive_is_given_up(
 
 
 def raw(node: Node, data: bytes) -> bytes:
-    """What the server says to `data` until it closes the connection."""
-    with socket.create_connection(("127.0.0.1", node.config.api.listen_port)) as client:
-        client.settimeout(10)
-        client.sendall(data)
-        answer = b""
-        while part := client.recv(65536):
-            answer += part
-        return answer
+    """What the server says to `data` until it closes the connection, maybe before its end."""
+    address, answer = ("127.0.0.1", node.config.api.listen_port), b""
+    with socket.create_connection(address, timeout=PATIENCE) as client:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            client.sendall(data)
+        with suppress(ConnectionResetError):
+            while part := client.recv(65536):
+                answer += part
+    return answer
 
 
 def test_what_is_not_http_is_answered_in_the_same_shape(node: Node) -> None:
@@ -532,7 +533,7 @@ def test_a_protocol_that_is_not_spoken_costs_nobody_the_answer(
     else:
         sent = _post(node, len(body), UPGRADE) + body
     with socket.create_connection(("127.0.0.1", node.config.api.listen_port)) as client:
-        client.settimeout(10)
+        client.settimeout(PATIENCE)
         for _ in range(2):  # and the connection goes on
             size = -(-len(sent) // pieces)
             for start in range(0, len(sent), size):
@@ -564,16 +565,16 @@ def test_a_head_that_comes_too_slowly_is_cut_off(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
-    begin = time.monotonic()
     assert raw(node, b"GET / HTTP/1.1\r\nX: ") == b""
-    assert time.monotonic() - begin < 5
 
 
 def test_an_idle_connection_between_requests_is_kept(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
     connection = node.connect()
+    assert node.request("GET", "/health", connection=connection).status == 200
+    # Only now: a new connection has so long for its first head.
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
     assert node.request("GET", "/health", connection=connection).status == 200
     time.sleep(0.4)
     assert node.request("GET", "/health", connection=connection).status == 200

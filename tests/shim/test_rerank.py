@@ -11,7 +11,7 @@ import pytest
 
 from appliance.audit.event import Tokens
 from tests.fakes.engine import CHAT, DIGEST, EMBEDDING, PAIR_TOKENS, RERANK
-from tests.shim.node import Answer, Node, eventually, standing
+from tests.shim.node import PATIENCE, Answer, Node, eventually, standing
 from tests.shim.test_limits import limit, limits_of
 from tests.shim.test_revocation import new_secret, revoke
 
@@ -189,5 +189,5 @@ def test_scores_for_a_revoked_key_are_not_given(node: Node) -> None:
     caller.start()
     eventually(lambda: node.engine.calls)
     revoke(node, node.key.id)
-    caller.join(20)
+    caller.join(PATIENCE)
     assert (answers[0].status, answers[0].error["code"]) == (401, "key_revoked")

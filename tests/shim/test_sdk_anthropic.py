@@ -215,7 +215,9 @@ def test_the_asynchronous_sdk_streams(node: Node) -> None:
     async def run() -> str:
         base_url = node.base_url.removesuffix("/v1")
         async with (
-            anthropic.AsyncAnthropic(base_url=base_url, api_key=node.secret) as client,
+            anthropic.AsyncAnthropic(
+                base_url=base_url, api_key=node.secret, max_retries=0
+            ) as client,
             client.messages.stream(**BASE) as stream,
         ):
             return "".join([text async for text in stream.text_stream])

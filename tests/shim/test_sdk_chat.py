@@ -83,7 +83,9 @@ def test_the_asynchronous_sdk_streams_many_answers_at_once(node: Node) -> None:
         return "".join([c.choices[0].delta.content or "" async for c in stream])
 
     async def all_of_them() -> list[str]:
-        async with openai.AsyncOpenAI(base_url=node.base_url, api_key=node.secret) as client:
+        async with openai.AsyncOpenAI(
+            base_url=node.base_url, api_key=node.secret, max_retries=0
+        ) as client:
             return await asyncio.gather(*(one(client, number) for number in range(16)))
 
     assert asyncio.run(all_of_them()) == [f"to {number}" for number in range(16)]

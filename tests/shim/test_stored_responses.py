@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -340,8 +339,12 @@ def test_a_stop_waits_for_the_background(tmp_path: Path) -> None:
             node = Node(config, engine)
             engine.behaviour.pause_after = 2
             made = create(node, background=True)
+            waiting = node.connect()
+            assert node.request("GET", "/v1/models", connection=waiting).status == 200
             shim.stop()
-            threading.Timer(0.2, engine.behaviour.release.set).start()
+            eventually(lambda: node.request("GET", "/v1/models", connection=waiting).status == 503)
+            waiting.close()
+            engine.behaviour.release.set()
         with running_shim(config):
             assert ended(node, made["id"])["status"] == "completed"
 

@@ -32,7 +32,7 @@ class Pair:
         return answer.status, answer.body
 
     def until_ready(self) -> None:
-        eventually(lambda: self.node.request("GET", "/ready").status == 200 or None, 60.0)
+        eventually(lambda: self.node.request("GET", "/ready").status == 200 or None)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +72,12 @@ def test_what_ended_the_engine_twice_is_refused_and_who_was_there_by_chance_is_n
     before = pair.engine.deaths
     for deaths in (1, 2):
         pair.until_ready()
-        bystander = pair.node.stream(ask("an innocent question " * 2, stream=True))
-        assert pair.node.request("POST", PATH, ask("poison")).status == 503
-        assert bystander.documents()[-1]["error"]["code"] == "engine_unavailable"
+        with pair.engine.holding():
+            bystander = pair.node.stream(ask("an innocent question " * 2, stream=True))
+            assert pair.node.request("POST", PATH, ask("poison")).status == 503
+            assert bystander.documents()[-1]["error"]["code"] == "engine_unavailable"
         wanted = before + deaths
-        eventually(lambda wanted=wanted: pair.engine.deaths == wanted or None, 60.0)  # type: ignore[misc]
+        eventually(lambda wanted=wanted: pair.engine.deaths == wanted or None)  # type: ignore[misc]
         assert pair.chat("an innocent question " * 2)[0] == 200
     status, body = pair.chat("poison")
     assert status == 400

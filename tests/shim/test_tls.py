@@ -24,11 +24,12 @@ from installer.local_endpoint import is_as_set
 from installer.node import PrefixNode
 from installer.status import status_of
 from tests.fakes.engine import CHAT, FakeEngine
+from tests.fakes.ports import own_port
 from tests.hostile import http_cases
 from tests.hostile.oracle import faults_of, send
 from tests.hostile.stack import Keys
 from tests.shim import node as shim_node
-from tests.shim.node import Node, ask, eventually, free_port, prepare, running_shim, standing
+from tests.shim.node import PATIENCE, Node, ask, eventually, prepare, running_shim, standing
 from tests.tls.clients import client_certificate
 
 
@@ -47,7 +48,7 @@ def trusting(node: Node) -> ssl.SSLContext:
 
 
 def dial(node: Node, context: ssl.SSLContext, name: str = "127.0.0.1") -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", node.config.api.listen_port), timeout=20)
+    plain = socket.create_connection(("127.0.0.1", node.config.api.listen_port), timeout=PATIENCE)
     return context.wrap_socket(plain, server_hostname=name)
 
 
@@ -84,7 +85,7 @@ def test_only_the_newest_version_is_spoken(node: Node) -> None:
 
 
 def test_a_request_in_clear_is_told_so(node: Node) -> None:
-    plain = http.client.HTTPConnection("127.0.0.1", node.config.api.listen_port, timeout=20)
+    plain = http.client.HTTPConnection("127.0.0.1", node.config.api.listen_port, timeout=PATIENCE)
     plain.request("GET", "/health")
     response = plain.getresponse()
     assert response.status == 400
@@ -94,7 +95,9 @@ def test_a_request_in_clear_is_told_so(node: Node) -> None:
 
 @pytest.mark.parametrize("data", [b"\x16\x03\x01\xff\xffgarbage", b"\x00" * 64, b"\x16" * 4096])
 def test_garbage_ends_the_connection(node: Node, data: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", node.config.api.listen_port), timeout=20) as caller:
+    with socket.create_connection(
+        ("127.0.0.1", node.config.api.listen_port), timeout=PATIENCE
+    ) as caller:
         caller.sendall(data)
         caller.shutdown(socket.SHUT_WR)
         while caller.recv(4096):
@@ -104,7 +107,9 @@ def test_garbage_ends_the_connection(node: Node, data: bytes) -> None:
 
 def test_a_slow_handshake_is_ended(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.shim.tls_connection.HANDSHAKE_SECONDS", 0.2)
-    with socket.create_connection(("127.0.0.1", node.config.api.listen_port), timeout=20) as caller:
+    with socket.create_connection(
+        ("127.0.0.1", node.config.api.listen_port), timeout=PATIENCE
+    ) as caller:
         caller.sendall(b"\x16\x03")
         assert is_ended(caller)
 
@@ -121,9 +126,12 @@ def test_handshakes_count_as_connections(node: Node, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("appliance.shim.tls_front.CONNECTIONS", 2)
     monkeypatch.setattr("appliance.shim.tls_front.SPARE", 0)
     address = ("127.0.0.1", node.config.api.listen_port)
-    with socket.create_connection(address, timeout=20), socket.create_connection(address) as _:
+    with (
+        socket.create_connection(address, timeout=PATIENCE),
+        socket.create_connection(address) as _,
+    ):
         reason = 'appliance_tls_handshakes_failed_total{reason="too_many_connections"}'
-        with socket.create_connection(address, timeout=20) as third:
+        with socket.create_connection(address, timeout=PATIENCE) as third:
             assert is_ended(third)
     monkeypatch.undo()
     assert eventually(lambda: node.metric(reason)) >= 1
@@ -144,7 +152,7 @@ def test_a_caller_that_hangs_up_ends_its_request(node: Node) -> None:
     next(iter(stream))
     stream.hang_up()
     node.engine.behaviour.release.set()
-    assert node.res(stream.request_id, seconds=20).outcome in {"cancelled", "ok"}
+    assert node.res(stream.request_id).outcome in {"cancelled", "ok"}
 
 
 def test_hostile_http_is_refused_as_it_is_in_clear(node: Node) -> None:
@@ -244,7 +252,7 @@ def more_rejects(node: Node, before: int) -> list[Reject]:
 
 def _chat_by(node: Node, context: ssl.SSLContext) -> shim_node.Answer:
     connection = http.client.HTTPSConnection(
-        "127.0.0.1", node.config.api.listen_port, timeout=20, context=context
+        "127.0.0.1", node.config.api.listen_port, timeout=PATIENCE, context=context
     )
     try:
         return node.request("POST", "/v1/chat/completions", ask(), connection=connection)
@@ -287,7 +295,7 @@ def test_an_endpoint_by_other_settings_is_told_from_one_that_runs_as_set(node: N
     assert is_as_set(node.config)
     for other in (
         replace(api, tls=False),
-        replace(api, listen_port=free_port()),
+        replace(api, listen_port=own_port()),
         replace(api, listen_host="127.0.0.2"),
     ):
         assert not is_as_set(Config(layout, api=other)), other

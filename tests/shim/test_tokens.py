@@ -78,7 +78,7 @@ def test_what_cannot_be_counted_is_refused_by_name(
 
 @pytest.mark.parametrize("prompt", ["ab", ids("ab")], ids=["text", "tokens"])
 def test_an_echo_stands_before_each_answer(node: Node, prompt: Any) -> None:
-    with openai.OpenAI(base_url=node.base_url, api_key=node.secret) as client:
+    with openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=0) as client:
         whole = client.completions.create(model=CHAT, prompt=prompt, echo=True, n=2)
         assert [choice.text for choice in whole.choices] == ["abab", "abab #1"]
         texts = {0: "", 1: ""}

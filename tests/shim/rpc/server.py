@@ -21,6 +21,8 @@ class Server:
 
     sent: int = 0
     """Bytes that `flood` has handed to gRPC."""
+    begun: threading.Event = field(default_factory=threading.Event)
+    """`hang` was called."""
     gone: threading.Event = field(default_factory=threading.Event)
     """A caller of `flood` or `hang` gave it up."""
     release: threading.Event = field(default_factory=threading.Event)
@@ -37,15 +39,18 @@ class Server:
 
     def flood(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Messages of 64 KiB, `request` of them."""
-        context.add_callback(self.gone.set)
+        if not context.add_callback(self.gone.set):
+            self.gone.set()
         for _ in range(int(request)):
             self.sent += 65536
             yield bytes(65536)
 
     def hang(self, _: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        context.add_callback(self._leave)
+        if not context.add_callback(self._leave):  # it was given up before it began
+            self._leave()
+        self.begun.set()
         yield b"first"
-        self.release.wait(30)
+        self.release.wait(120)
 
     def _leave(self) -> None:
         self.gone.set()
@@ -77,7 +82,7 @@ def serving(socket: Path) -> Iterator[Server]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t", handlers),))
     server.add_insecure_port(f"unix:{quote(str(socket))}")
     server.start()
-    methods.go_away = lambda: server.stop(30)
+    methods.go_away = lambda: server.stop(120)
     try:
         yield methods
     finally:

@@ -31,7 +31,7 @@ from tests.shim.rpc.wire import (
 
 def run(body: Callable[[Talk], Coroutine[Any, Any, None]]) -> None:
     async def within() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await body(Talk(METHOD))
 
     asyncio.run(within())

@@ -33,7 +33,7 @@ def run(socket: Path, body: Callable[[Channel], Awaitable[T]]) -> T:
     async def within() -> T:
         channel = Channel(socket)
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 return await body(channel)
         finally:
             await channel.close()
@@ -127,7 +127,7 @@ def test_cancelling_reaches_the_server_and_later_calls_go_on(socket: Path, serve
 def test_a_waiter_that_is_cancelled_cancels_its_call(socket: Path, server: Server) -> None:
     async def body(channel: Channel) -> None:
         waiting = asyncio.create_task(channel.call("/t/hang", b"").answer())
-        await asyncio.sleep(0.1)
+        await until(server.begun.is_set)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

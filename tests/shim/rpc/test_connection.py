@@ -51,7 +51,7 @@ CANCEL = 0x8
 
 def run(body: Callable[[Talk], Coroutine[Any, Any, None]]) -> None:
     async def within() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await body(Talk())
 
     asyncio.run(within())
