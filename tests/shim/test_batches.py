@@ -304,6 +304,14 @@ def test_a_key_has_so_many_batches_at_once(node: Node) -> None:
     made = [node.request("POST", "/v1/batches", body) for _ in range(MAX_RUNNING + 1)]
     assert [answer.status for answer in made] == [200] * MAX_RUNNING + [429]
     assert made[-1].error["code"] == "too_many_batches"
+    before = len(node.events())
+    with (
+        openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=5) as client,
+        pytest.raises(openai.RateLimitError) as caught,
+    ):
+        client.batches.create(input_file_id=file_id, endpoint=CHAT_PATH, completion_window="24h")
+    assert "retry-after" not in caught.value.response.headers
+    assert len(node.events()) == before + 1, "one REJECT: the SDK did not try again"
     node.engine.behaviour.release.set()
     ended(node, made[0].json["id"])
     assert node.request("POST", "/v1/batches", body).status == 200
