@@ -87,7 +87,7 @@ def _parts(config: Config) -> Iterable[_Part]:
         yield _Part(
             layout.responses,
             "stored responses and files",
-            "uploads are refused, and batches wait",
+            "uploads are refused, and batches end with what was done",
             "a smaller `api.stored_file_hours`",
         )
     yield _Part(
