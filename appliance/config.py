@@ -342,7 +342,8 @@ def load_money(root: Path) -> MoneySettings:
     Raises ConfigError naming the setting and the file.
     """
     layout = Layout(root)
-    money = _section("money", MoneySettings, _document(_text(layout), layout).get("money", {}))
+    table = _document(_text(layout), layout).get("money", {})
+    money: MoneySettings = _section("money", MoneySettings, table)
     _check_money(money)
     return money
 

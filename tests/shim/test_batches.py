@@ -392,7 +392,9 @@ def test_a_key_has_so_many_batches_at_once(node: Node) -> None:
         openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=5) as client,
         pytest.raises(openai.RateLimitError) as caught,
     ):
-        client.batches.create(input_file_id=file_id, endpoint=CHAT_PATH, completion_window="24h")
+        client.batches.create(
+            input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
     assert "retry-after" not in caught.value.response.headers
     assert len(node.events()) == before + 1, "one REJECT: the SDK did not try again"
     node.engine.behaviour.release.set()
