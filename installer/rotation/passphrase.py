@@ -87,7 +87,7 @@ def _reencrypted(path: Path, old: bytes, new: bytes) -> bytes:
         raise SignatureError(
             f"the key {path} cannot be opened: the passphrase is wrong or the file is damaged",
             path=path.name,
-            hint="if only this key has another passphrase, name the files of the others",
+            hint="check the passphrase; if only this key has another, name the files of the others",
         ) from error
     content = encrypted(key, new)
     assert load_pem_private_key(content, new).public_key() == key.public_key()

@@ -193,6 +193,7 @@ def test_half_of_what_is_free_for_the_log_is_not_for_running_lines_either(
     assert batch["errors"]["data"][0]["code"] == "storage_full"
     (event,) = results(node)
     assert (event.outcome, event.code) == ("error", "storage_full")
+    assert event.tokens.generated == len("line-a") + 1, "it was computed, and not again"
     assert batch["request_counts"] == {"total": 1, "completed": 0, "failed": 0}
 
 
