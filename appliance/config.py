@@ -333,20 +333,46 @@ def load_config(root: Path) -> Config:
     Raises ConfigError naming the setting and the file.
     """
     layout = Layout(root)
+    return parse_config(_text(layout), layout)
+
+
+def load_money(root: Path) -> MoneySettings:
+    """Only `[money]` of `root`'s appliance.toml: a report needs no other section to be right.
+
+    Raises ConfigError naming the setting and the file.
+    """
+    layout = Layout(root)
+    table = _document(_text(layout), layout).get("money", {})
+    money: MoneySettings = _section("money", MoneySettings, table)
+    _check_money(money)
+    return money
+
+
+def _text(layout: Layout) -> bytes:
+    """What the file says; nothing if there is none."""
     try:
-        text = layout.config_file.read_bytes()
+        return layout.config_file.read_bytes()
     except FileNotFoundError:
-        return Config(layout)
+        return b""
     except OSError as error:
         raise ConfigError(
             f"{layout.config_file} cannot be read: {error.strerror}",
             hint="run the command as root or as a member of the group `appliance`",
         ) from error
-    return parse_config(text, layout)
 
 
 def parse_config(text: bytes, layout: Layout) -> Config:
     """Parse the bytes of an appliance.toml. Raises ConfigError."""
+    document = _document(text, layout)
+    sections = {
+        name: _section(name, kind, document.get(name, {})) for name, kind in _SECTIONS.items()
+    }
+    config = Config(layout, **sections)
+    _check(config)
+    return config
+
+
+def _document(text: bytes, layout: Layout) -> dict[str, object]:
     try:
         document = tomllib.loads(text.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -359,12 +385,7 @@ def parse_config(text: bytes, layout: Layout) -> Config:
             f"unknown section [{unknown[0]}] in {layout.config_file}",
             hint=f"sections are {', '.join(_SECTIONS)}",
         )
-    sections = {
-        name: _section(name, kind, document.get(name, {})) for name, kind in _SECTIONS.items()
-    }
-    config = Config(layout, **sections)
-    _check(config)
-    return config
+    return document
 
 
 def gpu_python(python: Path) -> Path:
@@ -456,13 +477,7 @@ def _check(config: Config) -> None:
     api, engine, audit = config.api, config.engine, config.audit
     check_listening(api)
     _check_content(audit)
-    currency = config.money.currency
-    if not (
-        len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
-    ):
-        raise ConfigError(
-            f"money.currency is {currency!r}", hint='it must be three capital letters, as "EUR"'
-        )
+    _check_money(config.money)
     bounds: tuple[tuple[str, float, float, float], ...] = (
         ("api.listen_port", api.listen_port, 1, 65535),
         ("api.max_body_bytes", api.max_body_bytes, 1024, 1 << 30),
@@ -498,6 +513,16 @@ def _check(config: Config) -> None:
     for name, value, low, high in bounds:
         if not low <= value <= high:
             raise ConfigError(f"{name} is {value}", hint=f"it must be between {low} and {high}")
+
+
+def _check_money(money: MoneySettings) -> None:
+    currency = money.currency
+    if not (
+        len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
+    ):
+        raise ConfigError(
+            f"money.currency is {currency!r}", hint='it must be three capital letters, as "EUR"'
+        )
 
 
 def check_listening(api: ApiSettings) -> None:

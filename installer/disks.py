@@ -1,13 +1,14 @@
 """What is left on the disks of a node, and what stops without it.
 
 Owns which part of a node stops when its disk is full, and from when on that is said: while there is
-still room to make room. Directories on one file system are one disk. Refuses to reckon how long it
-will last: what is used next, a model or a million requests, nobody knows.
+still room to make room. Directories on one file system are one disk. A disk is full, too, when it
+can hold no more files, its inodes being used up. Refuses to reckon how long it will last: what is
+used next, a model or a million requests, nobody knows.
 """
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
@@ -21,8 +22,13 @@ NEAR_BYTES: Final = 10 * 1024**3
 """A disk is nearly full when less than this share of it is free, and less than so many bytes."""
 FULL_BYTES: Final = 8 * 1024 * 1024
 """And full when less than this is free, or than twice the ballast of the audit log."""
+NEAR_INODES: Final = 10_000
+"""As NEAR_BYTES, of files that the disk can still hold: the log has one for 256 records."""
+FULL_INODES: Final = 16
+"""As FULL_BYTES: what is replaced is written beside first."""
 
 Room = Literal["enough", "short", "none"]
+_WORSE: Final = ("enough", "short", "none")
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +40,13 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     """What of the node lies there."""
     free_bytes: int
     total_bytes: int
+    free_inodes: int
+    total_inodes: int
+    """0 where the file system makes them as it needs them."""
     room: Room
+    """Of bytes or of inodes, whichever has less."""
+    inodes: Room
+    """Of inodes alone."""
     stops: tuple[str, ...]
     """What does not work while it is full."""
     remedies: tuple[str, ...]
@@ -69,6 +81,15 @@ def room_of(free: int, total: int, full: int = FULL_BYTES) -> Room:
     return "short" if free < min(NEAR_SHARE * total, NEAR_BYTES) else "enough"
 
 
+def inodes_of(free: int, total: int) -> Room:
+    """Whether `free` of `total` inodes are enough; always where there is no total."""
+    if not total:
+        return "enough"
+    if free < FULL_INODES:
+        return "none"
+    return "short" if free < min(NEAR_SHARE * total, NEAR_INODES) else "enough"
+
+
 def _parts(config: Config) -> Iterable[_Part]:
     layout = config.layout
     yield _Part(
@@ -76,6 +97,12 @@ def _parts(config: Config) -> Iterable[_Part]:
         "keys and usage",
         "keys, projects and prices cannot be changed, and usage is added up later",
         "a larger disk",
+    )
+    yield _Part(
+        layout.releases,
+        "programs",
+        "no release can be installed",
+        "a larger disk for /opt",
     )
     yield _Part(
         layout.audit,
@@ -87,7 +114,7 @@ def _parts(config: Config) -> Iterable[_Part]:
         yield _Part(
             layout.responses,
             "stored responses and files",
-            "uploads are refused, and batches wait",
+            "uploads are refused, and batches end with what was done",
             "a smaller `api.stored_file_hours`",
         )
     yield _Part(
@@ -105,17 +132,24 @@ def _parts(config: Config) -> Iterable[_Part]:
 
 
 def _disk(parts: list[_Part], full: int) -> Disk:
-    found = shutil.disk_usage(parts[0].directory)
+    found = os.statvfs(parts[0].directory)
     # As an ordinary user sees it: what is kept for root is neither free nor there.
-    free, total = found.free, found.free + found.used
+    free, used = (n * found.f_frsize for n in (found.f_bavail, found.f_blocks - found.f_bfree))
+    rooms: tuple[Room, Room] = (
+        room_of(free, free + used, full),
+        inodes_of(found.f_favail, found.f_files),
+    )
     # What makes most room is said first.
     remedies = dict.fromkeys(part.remedy for part in reversed(parts))
     return Disk(
         path=str(parts[0].directory),
         holds=tuple(part.holds for part in parts),
         free_bytes=free,
-        total_bytes=total,
-        room=room_of(free, total, full),
+        total_bytes=free + used,
+        free_inodes=found.f_favail,
+        total_inodes=found.f_files,
+        room=max(rooms, key=_WORSE.index),
+        inodes=rooms[1],
         stops=tuple(part.stops for part in parts),
         remedies=tuple(remedies),
     )

@@ -164,18 +164,22 @@ class Models:
     def activate(self, name: str, version: str, *, even_withdrawn: bool = False) -> None:
         """Serve this version of `name` from now on. Idempotent.
 
-        Raises ConflictError if the packager has withdrawn it, unless `even_withdrawn`.
+        Raises ConflictError if the packager has withdrawn it, unless `even_withdrawn`: then that
+        is recorded, and once it is served, that it is.
         """
         found = self.withdrawn.bundle(name, version)
         bundle = self.store.get(name, version)
-        if found is not None and bundle not in self.store.active().values():
-            if not even_withdrawn:
-                raise found.refusal(
-                    f"{name} {version}",
-                    hint="choose another version, or add --even-withdrawn, which is recorded",
-                )
-            self.record("models.accept-withdrawn", bundle, reason=found.reason)
+        if found is None or bundle in self.store.active().values():
+            self.activate_all([bundle])
+            return
+        if not even_withdrawn:
+            raise found.refusal(
+                f"{name} {version}",
+                hint="choose another version, or add --even-withdrawn, which is recorded",
+            )
+        self.record("models.insist-withdrawn", bundle, reason=found.reason)
         self.activate_all([bundle])
+        self.record("models.accept-withdrawn", bundle, reason=found.reason)
 
     def activate_all(self, bundles: Sequence[StoredBundle]) -> None:
         """Serve these from now on, as one change, which one rollback takes back. Idempotent."""

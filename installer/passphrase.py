@@ -33,9 +33,13 @@ def read_passphrase(file: Path | None) -> bytes:
 
 def new_passphrase(file: Path | None) -> bytes:
     """As `read_passphrase`, for new keys: typed twice, and not too short. Raises UsageError."""
-    chosen = file or passphrase_file()
-    if chosen is not None:
-        passphrase = _from_file(chosen)
+    return following_passphrase(file or passphrase_file())
+
+
+def following_passphrase(file: Path | None) -> bytes:
+    """As `new_passphrase`, to come after another one: the environment's file has that one."""
+    if file is not None:
+        passphrase = _from_file(file)
     else:
         passphrase = _typed("New passphrase for the keys: ")
         if _typed("The same again: ") != passphrase:

@@ -29,7 +29,7 @@ from appliance.shim.batches.batches import Batches, kept_files
 from appliance.shim.batches.gate import Gate
 from appliance.shim.batches.line_caller import LineCaller
 from appliance.shim.batches.office import Office
-from appliance.shim.disk_collector import DiskCollector, written_to
+from appliance.shim.disk_collector import DiskCollector, disks_seen
 from appliance.shim.drain import Drain
 from appliance.shim.engine_client import EngineClient
 from appliance.shim.http_protocol import BoundedHttpProtocol
@@ -119,7 +119,7 @@ async def _services(
         limiter.seed(meter.spent(limiter.seed_since), lineages)
         drain = Drain()
         metrics = Metrics(lambda: drain.inside)
-        metrics.registry.register(DiskCollector(written_to(layout)))
+        metrics.registry.register(DiskCollector(disks_seen(layout)))
         settler = Settler(meter)
         engine = EngineClient(layout.engine_socket)
         content = ContentKeeper(layout, config.audit)

@@ -13,14 +13,12 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from appliance.errors import RequestError
 from appliance.shim.caller_certificate import SCOPE_NAME, CallerCertificate, caller_certificate
 from appliance.shim.http_protocol import BoundedHttpProtocol, closing_answer
-
-if TYPE_CHECKING:
-    from appliance.shim.tls_front import TlsFront
+from appliance.tls.contexts import ServerContexts
 
 HANDSHAKE_SECONDS = 10.0
 LINGER_SECONDS = 2.0
@@ -37,10 +35,27 @@ _CODES = {
 }
 
 
+class Front(Protocol):
+    """Where connections arrive: what each of them asks, and tells."""
+
+    @property
+    def contexts(self) -> ServerContexts:
+        """The certificate that new connections are shown, and whom they believe."""
+
+    def arrived(self, connection: TlsConnection, peer: str, here: str, established: int) -> bool:
+        """A connection begins its handshake, beside so many that are HTTP's; false: it may not."""
+
+    def greeted(self, connection: TlsConnection) -> None:
+        """It is HTTP's now, or gone. May be said more than once."""
+
+    def failed(self, peer: str, code: str) -> None:
+        """Its handshake was refused."""
+
+
 class TlsConnection(asyncio.Protocol):
     """The socket's side."""
 
-    def __init__(self, front: TlsFront, http: BoundedHttpProtocol) -> None:
+    def __init__(self, front: Front, http: BoundedHttpProtocol) -> None:
         self._front = front
         self._http = http
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

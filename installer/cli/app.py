@@ -26,6 +26,7 @@ from installer.cli import (
     status,
     tls,
     trust,
+    trust_passphrase,
     usage,
 )
 from installer.cli.output import out, print_error
@@ -43,6 +44,7 @@ for command in (install, serve, status, ask, bench):
     command.register(app)
 audit_evidence.register(audit.app)
 audit_content.register(audit.app)
+trust_passphrase.register(trust.app)
 for noun in (models, releases, keys, projects, prices, usage, audit, tls, trust, bundle, media):
     app.add_typer(noun.app)
 

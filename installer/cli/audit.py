@@ -14,6 +14,7 @@ from installer.cli.output import (
     JsonOption,
     RootOption,
     node_config,
+    node_layout,
     out,
     print_fields,
     print_json,
@@ -122,7 +123,7 @@ def prune(
 def log_directory(directory: Path | None, root: Path | None) -> Path:
     """The log that `--dir` names, else the node's. Raises NotFoundError: nothing of a log."""
     if directory is None:
-        return node_config(root).layout.audit
+        return node_layout(root).audit
     if not any((directory / name).exists() for name in ("checkpoint", "state.json", "tile")):
         raise NotFoundError(
             f"there is no audit log in {directory}",

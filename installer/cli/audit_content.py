@@ -11,7 +11,7 @@ import typer
 
 from appliance.errors import AuditError, NotFoundError, StorageError, UsageError
 from installer.cli.audit import DirectoryOption, log_directory
-from installer.cli.output import JsonOption, RootOption, node_config, out, print_json
+from installer.cli.output import JsonOption, RootOption, node_layout, out, print_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -84,7 +84,7 @@ def match_content(
     from appliance.audit.content import committed
     from appliance.audit.event import Request
 
-    layout = node_config(root).layout
+    layout = node_layout(root)
     found = _record(layout.audit, record)
     if not found.content_commit:
         raise NotFoundError(

@@ -317,6 +317,6 @@ def _signers(keys: Path | None, root: Path | None) -> "tuple[ModelSigner, ...]":
 
         return Keyring(keys).model_signers()
     from appliance.trust.store import TrustStore
-    from installer.cli.output import node_config
+    from installer.cli.output import node_layout
 
-    return TrustStore(node_config(root).layout.trust).signers()
+    return TrustStore(node_layout(root).trust).signers()

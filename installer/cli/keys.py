@@ -15,6 +15,7 @@ from installer.cli.output import (
     RootOption,
     err,
     node_config,
+    node_layout,
     out,
     print_fields,
     print_json,
@@ -115,7 +116,7 @@ def list_keys(
     as_json: JsonOption = False,
 ) -> None:
     """List the API keys, without the secrets and without the revoked ones."""
-    with open_store(node_config(root).layout) as store:
+    with open_store(node_layout(root)) as store:
         known = store.list()
         keys = [key for key in known if every or key.revoked is None]
         hidden = len(known) - len(keys)
@@ -151,7 +152,7 @@ def list_keys(
 @app.command()
 def show(key_id: KeyArgument, root: RootOption = None, as_json: JsonOption = False) -> None:
     """Show what a key may use, and its limits."""
-    with open_store(node_config(root).layout) as store:
+    with open_store(node_layout(root)) as store:
         key = store.get(key_id)
         project = store.projects.get(key.project)
     if as_json:

@@ -14,6 +14,7 @@ from installer.cli.output import (
     RootOption,
     err,
     node_config,
+    node_layout,
     out,
     print_fields,
     print_json,
@@ -199,13 +200,13 @@ def _models(root: Path | None, *, as_json: bool) -> "Models":
 def _store(root: Path | None) -> "ModelStore":
     from appliance.model_store import ModelStore
 
-    return ModelStore(node_config(root).layout.models)
+    return ModelStore(node_layout(root).models)
 
 
 def _withdrawn(root: Path | None) -> "Withdrawn":
     from appliance.trust.store import TrustStore
 
-    return TrustStore(node_config(root).layout.trust).withdrawn()
+    return TrustStore(node_layout(root).trust).withdrawn()
 
 
 def _document(

@@ -17,8 +17,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from appliance.config import Config, default_root, load_config
-from appliance.errors import ApplianceError, PreflightError, RequestError, VerificationError
+from appliance.config import (
+    Config,
+    Layout,
+    MoneySettings,
+    default_root,
+    load_config,
+    load_money,
+)
+from appliance.errors import (
+    ApplianceError,
+    ConfigError,
+    PreflightError,
+    RequestError,
+    VerificationError,
+)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 RootOption = Annotated[
@@ -35,7 +48,36 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def node_config(root: Path | None) -> Config:
     """The configuration of the node that `--root` names, or the one this command belongs to."""
-    return load_config(root.absolute() if root is not None else default_root())
+    return load_config(_node_root(root))
+
+
+def node_layout(root: Path | None) -> Layout:
+    """Where the node's files are, for commands that use none of its settings.
+
+    Settings that are wrong stop nobody here, such as an auditor; a note says which.
+    """
+    found = _node_root(root)
+    _note_wrong(found)
+    return Layout(found)
+
+
+def node_money(root: Path | None) -> tuple[Layout, MoneySettings]:
+    """As `node_layout`, with `[money]`: for reports. Raises ConfigError if that is wrong."""
+    found = _node_root(root)
+    money = load_money(found)
+    _note_wrong(found)
+    return Layout(found), money
+
+
+def _node_root(root: Path | None) -> Path:
+    return root.absolute() if root is not None else default_root()
+
+
+def _note_wrong(root: Path) -> None:
+    try:
+        load_config(root)
+    except ConfigError as error:
+        err.print(f"note: {error.message}; this command does without", markup=False)
 
 
 def print_json(document: object) -> None:

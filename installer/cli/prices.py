@@ -14,6 +14,7 @@ from installer.cli.output import (
     JsonOption,
     RootOption,
     node_config,
+    node_money,
     out,
     print_json,
     print_table,
@@ -91,23 +92,23 @@ def set_price(
 @app.command("list")
 def list_prices(root: RootOption = None, as_json: JsonOption = False) -> None:
     """List the price in force of each model that has one."""
-    config = node_config(root)
-    with _open_table(config.layout) as table:
+    layout, money = node_money(root)
+    with _open_table(layout) as table:
         prices = table.list()
-    _print(prices, config.money.currency, as_json=as_json)
+    _print(prices, money.currency, as_json=as_json)
 
 
 @app.command()
 def show(model: ModelArgument, root: RootOption = None, as_json: JsonOption = False) -> None:
     """Show every price that a model ever had."""
-    config = node_config(root)
-    with _open_table(config.layout) as table:
+    layout, money = node_money(root)
+    with _open_table(layout) as table:
         prices = table.history(model)
     if not prices:
         raise NotFoundError(
             f"{model!r} has no price", hint="`appliance prices set` gives it one; it is free now"
         )
-    _print(prices, config.money.currency, as_json=as_json)
+    _print(prices, money.currency, as_json=as_json)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from installer.cli.output import (
     JsonOption,
     RootOption,
     node_config,
+    node_layout,
     out,
     print_fields,
     print_json,
@@ -64,7 +65,7 @@ def create(
 @app.command("list")
 def list_projects(root: RootOption = None, as_json: JsonOption = False) -> None:
     """List every project there ever was."""
-    with open_store(node_config(root).layout) as store:
+    with open_store(node_layout(root)) as store:
         projects = store.projects.list()
         counts: dict[str, int] = {}
         for key in store.list():

@@ -10,6 +10,7 @@ from installer.cli.output import (
     RootOption,
     err,
     node_config,
+    node_layout,
     out,
     print_fields,
     print_json,
@@ -33,7 +34,7 @@ def list_releases(root: RootOption = None, as_json: JsonOption = False) -> None:
     """List the releases on this node's disk: the current one, and the former that is kept."""
     from installer.rollback import releases_of
 
-    rows = releases_of(node_config(root).layout)
+    rows = releases_of(node_layout(root))
     if as_json:
         print_json({"releases": rows})
         return

@@ -140,7 +140,10 @@ def _warning(disk: "Disk") -> str:
 
 
 def _free(disk: "Disk") -> str:
-    return f"{_gib(disk.free_bytes)} of {_gib(disk.total_bytes)} free"
+    free = f"{_gib(disk.free_bytes)} of {_gib(disk.total_bytes)} free"
+    if disk.inodes == "enough":
+        return free
+    return f"{free}, and room for {disk.free_inodes} of {disk.total_inodes} files (inodes)"
 
 
 def _reasons(models: "Sequence[ServedModel]") -> dict[str, list[str]]:

@@ -19,7 +19,8 @@ from installer.cli.output import (
     JsonOption,
     RootOption,
     err,
-    node_config,
+    node_layout,
+    node_money,
     out,
     print_json,
     print_table,
@@ -85,8 +86,7 @@ def report(
             f"nothing lies between {since} and {until}",
             hint="--until names a later day than --since",
         )
-    config = node_config(root)
-    layout = config.layout
+    layout, money = node_money(root)
     with _open_meter(layout) as meter:
         catch_up(meter, layout.audit)
         rows = meter.report(by.value, since=first, until=last)
@@ -95,16 +95,16 @@ def report(
     names, own = _names(layout, by)
     if as_json or form is Format.json:
         found = [_document(by, row, names, own) for row in rows]
-        print_json({"by": by.value, "currency": config.money.currency, "rows": found})
+        print_json({"by": by.value, "currency": money.currency, "rows": found})
         return
     rows = _gathered(rows, names, own)
     names |= {NODE + name: name for name in names.values()}
     if form is Format.csv:
-        out.file.write(_csv(by, rows, names, config.money.currency))
+        out.file.write(_csv(by, rows, names, money.currency))
     elif chart:
-        _print_chart(rows, names, config.money.currency)
+        _print_chart(rows, names, money.currency)
     else:
-        _print_table(by, rows, names, config.money.currency)
+        _print_table(by, rows, names, money.currency)
 
 
 @app.command()
@@ -113,7 +113,7 @@ def rebuild(root: RootOption = None, as_json: JsonOption = False) -> None:
     from appliance.metering import rebuild as rebuild_from
     from appliance.metering import unbilled
 
-    layout = node_config(root).layout
+    layout = node_layout(root)
     with _open_meter(layout) as meter:
         requests = rebuild_from(meter, layout.audit)
         lost = unbilled(meter, layout.audit)

@@ -97,8 +97,13 @@ class PendingRoot:
         return kept | going | coming
 
     @classmethod
-    def begin(cls, keyring: Keyring, root: Root, keys: Mapping[str, NewKey]) -> PendingRoot:
-        """Let `root` wait, with the new `keys` by name. Drops what waited before."""
+    def begin(
+        cls, keyring: Keyring, root: Metadata[Root], keys: Mapping[str, NewKey]
+    ) -> PendingRoot:
+        """Let `root` wait, as far as it is signed, with the new `keys` by name.
+
+        Drops what waited before.
+        """
         directory = keyring.directory / DIRECTORY
         stage = directory.with_name(f".{DIRECTORY}.partial")
         for old in (stage, directory):
@@ -106,7 +111,7 @@ class PendingRoot:
         make_dirs(stage / PRIVATE)
         for name, key in keys.items():
             write_durable(stage / f"{PRIVATE}{name}{key.suffix}", key.content, mode=0o600)
-        write_durable(stage / _ROOT, Metadata(root).to_bytes(), mode=0o644)
+        write_durable(stage / _ROOT, root.to_bytes(), mode=0o644)
         stage.rename(directory)
         fsync_dir(keyring.directory)
         return cls(keyring)

@@ -2,7 +2,8 @@
 
 Owns which signatures each change takes: keys of the delegated roles and model signers need the
 release manager, everything else the officers. Refuses a second change of the root while one waits,
-and a passphrase that opens none of the keys that are here: new keys would be lost to it.
+and a passphrase that opens none of the keys that are here: new keys would be lost to it. All
+signatures come before the first change: one that is refused leaves everything as it was.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from datetime import datetime
 from pathlib import Path
 
 from securesystemslib.signer import Signer
+from tuf.api.metadata import Metadata, Root
 
 from appliance.errors import ConflictError, NotFoundError, UsageError
 from appliance.trust.metadata import DELEGATED_ROLES
-from installer.keyring import MODEL_SIGNER, PEM, Keyring
+from installer.keyring import MODEL_SIGNER, PEM, Keyring, add_signature
 from installer.rotation.at_hand import check_passphrase, officers_at_hand
 from installer.rotation.changing import changing
 from installer.rotation.keys import NewKey, key_files, new_key, new_model_signer
@@ -24,6 +26,7 @@ from installer.rotation.model_signers import next_name, pinned_signers
 from installer.rotation.officers import TOP_ROLES, NextRoot, is_officer, officers_of
 from installer.rotation.pending import PendingRoot, Standing, is_pending
 from installer.rotation.publish import publish
+from installer.rotation.targets import ROLE as TARGETS
 from installer.rotation.targets import TargetsRevision, targets_signer
 
 _BY_TARGETS = (*DELEGATED_ROLES, MODEL_SIGNER)
@@ -72,17 +75,18 @@ def rotate(
         keys = {
             name: new_key(passphrase, tokens.get(name)) for name in names if name != MODEL_SIGNER
         }
-        if by_targets:
-            _replace_by_targets(keyring, by_targets, keys, passphrase, now, overlap=overlap)
-        if not at_root:
-            return Changed(tuple(by_targets))
-        keys = {name: keys[name] for name in at_root}
+        root_keys = {name: keys[name] for name in at_root}
 
         def change(root: NextRoot) -> None:
-            for name, key in keys.items():
+            for name, key in root_keys.items():
                 root.replace(name, key.signer.public_key)
 
-        standing = _change_root(keyring, change, keys, signers, passphrase, now)
+        root = _signed_root(keyring, change, root_keys, signers, now) if at_root else None
+        if by_targets:
+            _replace_by_targets(keyring, by_targets, keys, passphrase, now, overlap=overlap)
+        if root is None:
+            return Changed(tuple(by_targets))
+        standing = _change_root(keyring, root, root_keys, passphrase, now)
     done = (*by_targets, *(at_root if standing.complete else ()))
     return Changed(done, standing)
 
@@ -116,7 +120,8 @@ def change_officers(
             if threshold is not None:
                 root.set_threshold(threshold)
 
-        return Changed(root=_change_root(keyring, change, keys, signers, passphrase, now))
+        root = _signed_root(keyring, change, keys, signers, now)
+        return Changed(root=_change_root(keyring, root, keys, passphrase, now))
 
 
 def sign(
@@ -176,21 +181,39 @@ def _refuse_second(keyring: Keyring) -> None:
         )
 
 
-def _change_root(
+def _signed_root(
     keyring: Keyring,
     change: Callable[[NextRoot], None],
     keys: Mapping[str, NewKey],
     signers: Sequence[Signer],
-    passphrase: bytes,
     now: datetime,
-) -> Standing:
-    """Begin the next root, signed by `signers` and by the new officers among `keys`."""
+) -> Metadata[Root]:
+    """The next root, signed by `signers` and by the new officers among `keys`.
+
+    Changes nothing yet: a token may refuse to sign, as one does whose PIN is wrong.
+    """
     following = NextRoot(keyring.root().signed, now)
     change(following)
     following.check()
-    pending = PendingRoot.begin(keyring, following.root, keys)
+    metadata = Metadata(following.root)
     coming = [key.signer for name, key in keys.items() if is_officer(name)]
-    pending.sign([*signers, *coming])
+    for signer in (*signers, *coming):
+        add_signature(metadata, signer, append=True)
+    if TARGETS in keys:
+        # It will sign when the root takes effect: better to know now that it does.
+        TargetsRevision(keyring, now).signed(keys[TARGETS].signer)
+    return metadata
+
+
+def _change_root(
+    keyring: Keyring,
+    root: Metadata[Root],
+    keys: Mapping[str, NewKey],
+    passphrase: bytes,
+    now: datetime,
+) -> Standing:
+    """Let the next root wait, or take effect if enough have signed it."""
+    pending = PendingRoot.begin(keyring, root, keys)
     return _take_effect_if_complete(pending, keyring, passphrase, now)
 
 

@@ -50,6 +50,32 @@ def test_verify_prints_what_it_verified(layout: Layout) -> None:
     assert "The key came from the log itself" in done.stdout
 
 
+def test_a_wrong_setting_stops_no_reader_of_the_log_and_is_named(layout: Layout) -> None:
+    layout.config_file.parent.mkdir(parents=True)
+    layout.config_file.write_text('[engine]\nthreads = "four"\n')
+    for command in (["verify"], ["tail"], ["export", str(layout.root / "copy")]):
+        done = appliance("audit", *command, root=layout.root)
+        assert done.returncode == 0, done.stderr
+        assert "note: engine.threads must be a whole number, not 'four'" in done.stderr
+
+
+def test_a_wrong_setting_stops_no_report_unless_it_is_of_money(layout: Layout) -> None:
+    layout.config_file.parent.mkdir(parents=True)
+    layout.config_file.write_text('[api]\nlisten_port = 0\n[money]\ncurrency = "EUR"\n')
+    done = appliance("usage", "report", root=layout.root)
+    assert done.returncode == 0, done.stderr
+    assert "cost EUR" in done.stdout
+    assert "note: api.listen_port is 0" in done.stderr
+    for wrong, said in (
+        ('[money]\ncurrency = "euro"\n', "money.currency is 'euro'"),
+        ('[monye]\ncurrency = "EUR"\n', "unknown section [monye]"),
+    ):
+        layout.config_file.write_text(wrong)
+        done = appliance("usage", "report", root=layout.root)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert said in done.stderr
+
+
 def test_verify_needs_only_the_directory_and_the_key(layout: Layout, tmp_path: Path) -> None:
     vkey = (layout.audit_key / "audit.vkey").read_text().strip()
     copy = layout.audit.rename(tmp_path / "copy")

@@ -22,7 +22,7 @@ def broken_node(tmp_path: Path) -> Path:
 
 
 def test_an_error_is_one_line_and_a_hint_on_standard_error(tmp_path: Path) -> None:
-    done = run("keys", "list", "--root", str(broken_node(tmp_path)))
+    done = run("keys", "create", "app", "--root", str(broken_node(tmp_path)))
     assert done.returncode == 2
     assert done.stdout == ""
     first, second = done.stderr.splitlines()
@@ -31,7 +31,7 @@ def test_an_error_is_one_line_and_a_hint_on_standard_error(tmp_path: Path) -> No
 
 
 def test_with_json_an_error_is_one_document_on_standard_error(tmp_path: Path) -> None:
-    done = run("keys", "list", "--json", "--root", str(broken_node(tmp_path)))
+    done = run("keys", "create", "app", "--json", "--root", str(broken_node(tmp_path)))
     assert done.returncode == 2
     assert done.stdout == ""
     assert json.loads(done.stderr)["error"]["code"] == "config_invalid"

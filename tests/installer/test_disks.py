@@ -13,7 +13,15 @@ from typer.testing import CliRunner
 
 from appliance.config import ApiSettings, Config, Layout
 from installer.cli.app import app
-from installer.disks import FULL_BYTES, NEAR_BYTES, disks_of, room_of
+from installer.disks import (
+    FULL_BYTES,
+    FULL_INODES,
+    NEAR_BYTES,
+    Disk,
+    disks_of,
+    inodes_of,
+    room_of,
+)
 from installer.node import PrefixNode
 from installer.status import status_of
 
@@ -33,6 +41,20 @@ def audit_disk(config: Config) -> Iterator[Path]:
     """A file system of 128 MiB for the audit log alone."""
     mount_point = config.layout.audit
     command = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(mount_point)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    try:
+        yield mount_point
+    finally:
+        subprocess.run(["umount", str(mount_point)], check=True)
+
+
+@pytest.fixture
+def many_files(config: Config) -> Iterator[Path]:
+    """A file system for the programs alone that holds 1,000 files."""
+    mount_point = config.layout.releases
+    mount_point.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=128m,nr_inodes=1000", "tmpfs", str(mount_point)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system is not permitted here")
     try:
@@ -66,10 +88,33 @@ def test_a_tenth_or_ten_gib_of_a_large_disk_is_nearly_full(
     assert room_of(free, total) == room
 
 
+@pytest.mark.parametrize(
+    ("free", "total", "room"),
+    [
+        (99, 1000, "short"),
+        (100, 1000, "enough"),
+        (9_999, 1_000_000, "short"),
+        (10_000, 1_000_000, "enough"),
+        (FULL_INODES - 1, 1000, "none"),
+        (0, 0, "enough"),
+    ],
+)
+def test_a_tenth_or_ten_thousand_of_many_inodes_is_nearly_none(
+    free: int, total: int, room: str
+) -> None:
+    assert inodes_of(free, total) == room
+
+
 def test_what_is_on_one_file_system_is_one_disk(config: Config) -> None:
     (disk,) = disks_of(config)
     assert disk.path == str(config.layout.state)
-    assert disk.holds == ("keys and usage", "the audit log", "models", "compiled models")
+    assert disk.holds == (
+        "keys and usage",
+        "programs",
+        "the audit log",
+        "models",
+        "compiled models",
+    )
     assert 0 < disk.free_bytes <= disk.total_bytes
     assert disk.remedies[0] == "`appliance models remove NAME VERSION`"
 
@@ -108,3 +153,26 @@ def test_a_disk_of_the_logs_own_is_warned_of_by_itself(config: Config, audit_dis
     assert "FULL" in said()
     assert "Until there is room: requests are refused" in said()
     assert "To make room: `appliance audit prune --older-than DAYS`" in said()
+
+
+def test_a_disk_that_can_hold_no_more_files_is_full(config: Config, many_files: Path) -> None:
+    def said() -> str:
+        return CliRunner().invoke(app, ["status", "--root", str(config.layout.root)]).stdout
+
+    def programs() -> Disk:
+        (found,) = [disk for disk in disks_of(config) if disk.holds == ("programs",)]
+        return found
+
+    assert programs().room == "enough"
+    assert str(many_files) not in said()
+    for number in range(programs().free_inodes - 50):
+        (many_files / str(number)).touch()
+    assert (programs().room, programs().inodes) == ("short", "short")
+    assert f"The disk of {many_files} is nearly full: 0.12 GiB of 0.12 GiB free" in said()
+    assert "room for 50 of 1000 files (inodes). It holds programs." in said()
+    assert "When it is full: no release can be installed." in said()
+    for number in range(programs().free_inodes - FULL_INODES + 1):
+        (many_files / f"more-{number}").touch()
+    assert programs().room == "none"
+    assert "disk of programs  " in said()
+    assert ", FULL" in said()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from appliance.audit import create_signer, read_events
 from appliance.audit.event import Admin
 from appliance.bundle.verify import VerifiedBundle, verify_metadata
 from appliance.config import ApiSettings, Config, Layout
-from appliance.errors import ConflictError
+from appliance.errors import ApplianceError, ConflictError
 from appliance.trust.node_key import NodeKey
 from appliance.trust.withdrawn import (
     BUNDLE,
@@ -140,9 +141,26 @@ def test_it_is_served_anew_only_by_a_recorded_choice(site: Site) -> None:
     assert "--even-withdrawn" in caught.value.hint
     assert site.served() == "1"
     assert site.records("models.accept-withdrawn") == []
+    assert site.records("models.insist-withdrawn") == []
     site.models.activate("m", "2", even_withdrawn=True)
     assert site.served() == "2"
-    assert site.records("models.accept-withdrawn") == [("m", "2", "It is wrong")]
+    for action in ("models.insist-withdrawn", "models.accept-withdrawn"):
+        assert site.records(action) == [("m", "2", "It is wrong")]
+    events = [event for _, event in read_events(site.config.layout.audit)]
+    actions = [event.action for event in events if isinstance(event, Admin)]
+    assert actions[-3:] == ["models.insist-withdrawn", "models.activate", "models.accept-withdrawn"]
+
+
+def test_an_activation_that_fails_is_recorded_as_wished_and_not_as_accepted(site: Site) -> None:
+    site.withdraw("2")
+    (site.config.layout.node / "node.key").unlink()
+    shutil.rmtree(site.config.layout.artifacts)
+    models = Models(site.config, PrefixNode(site.config.layout), site.progress)
+    with pytest.raises(ApplianceError):
+        models.activate("m", "2", even_withdrawn=True)
+    assert site.served() == "1"
+    assert site.records("models.insist-withdrawn") == [("m", "2", "It is wrong")]
+    assert site.records("models.accept-withdrawn") == []
 
 
 def test_what_is_served_is_activated_again_without_a_question(site: Site) -> None:

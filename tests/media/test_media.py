@@ -26,6 +26,7 @@ from appliance.errors import (
 from appliance.fsops import check_relative, exclusive_lock, hash_regular, walk_files
 from appliance.trust.store import TrustStore
 from installer import pyz
+from installer.ceremony import hold_ceremony
 from installer.keyring import Keyring
 from installer.media import open_media, verify_media
 from installer.media.lockfile import PYTHONS, parse_lock
@@ -214,6 +215,31 @@ def test_media_verify_names_the_altered_file(media: Path, site: Site, name: str)
         with pytest.raises(VerificationError) as caught:
             verify_written(media, keys, JsonProgress(sys.stderr))
         assert caught.value.path == name
+        assert "copy the media again" in caught.value.hint
+
+
+def test_media_verify_tells_a_packager_what_a_packager_can_do(
+    media: Path, site: Site, keys: Path, tmp_path: Path
+) -> None:
+    def hint(anchor: Path | None = site.keys, media: Path = media) -> str:
+        with pytest.raises(VerificationError) as caught:
+            verify_written(media, anchor, JsonProgress(sys.stderr))
+        assert "packager" not in caught.value.hint
+        return caught.value.hint
+
+    hold_ceremony(tmp_path / "others", PASSPHRASE, officers=1, threshold=1)
+    assert hint(tmp_path / "others").startswith("name with --keys the trust directory")
+    (media / "notes.txt").write_text("call Ada")
+    assert "with nothing else in their directory" in hint()
+    (media / "notes.txt").unlink()
+    good = (media / pyz.NAME).read_bytes()
+    replace(media / pyz.NAME, b"not a zip")
+    assert "copy the media again" in hint(None)
+    replace(media / pyz.NAME, good)
+    old = build_media(
+        tmp_path / "old", [], keys, pythons=ONE, now=datetime.now(UTC) - timedelta(days=400)
+    )
+    assert hint(keys, old.path).startswith("build media again")
 
 
 def test_an_installer_with_a_foreign_root_is_refused(media: Path, site: Site) -> None:

@@ -21,7 +21,7 @@ from installer.ceremony import hold_ceremony
 from installer.keyring import MODEL_SIGNER, Keyring
 from installer.media import open_media
 from installer.rotation.officers import officers_of
-from installer.rotation.rotate import rotate, sign
+from installer.rotation.rotate import change_officers, rotate, sign
 from installer.rotation.show import show
 from tests.fakes.media import PASSPHRASE, build_media
 from tests.media.test_media import ONE
@@ -154,12 +154,38 @@ def test_a_wrong_pin_signs_nothing(directory: Directory, pin_file: Path) -> None
     pin_file.write_text("000000")
     hardware_key._pin_of.cache_clear()
     rotated = directory.contents()
+    for name in ("officer-1", "targets"):
+        tokens = {name: uri("Officer 1")}
+        # The key of `models` needs no officer: it stays, too.
+        names = [name, "models"]
+        with pytest.raises(SignatureError, match="PinIncorrect") as caught:
+            rotate(directory.path, names, PASSPHRASE, LATER, officer_keys=files, tokens=tokens)
+        assert "lock" in caught.value.hint
+        assert directory.contents() == rotated
+
+
+def test_an_officer_whose_pin_is_wrong_leaves_nothing_waiting(
+    directory: Directory, pin_file: Path
+) -> None:
     tokens = {"officer-1": uri("Officer 1")}
-    with pytest.raises(SignatureError, match="PinIncorrect") as caught:
-        rotate(directory.path, ["officer-1"], PASSPHRASE, LATER, officer_keys=files, tokens=tokens)
-    assert "lock" in caught.value.hint
-    after = {name: data for name, data in directory.contents().items() if "pending" not in name}
-    assert after == rotated
+    files = [directory.officer(1), directory.officer(2)]
+    rotate(directory.path, ["officer-1"], PASSPHRASE, LATER, officer_keys=files, tokens=tokens)
+    before = directory.contents()
+    pin_file.write_text("000000")
+    hardware_key._pin_of.cache_clear()
+    with pytest.raises(SignatureError, match="PinIncorrect"):
+        change_officers(directory.path, PASSPHRASE, LATER, add=1)
+    assert directory.contents() == before
+    pin_file.write_text(PIN)
+    hardware_key._pin_of.cache_clear()
+    waiting = change_officers(directory.path, PASSPHRASE, LATER, add=1).root
+    assert waiting is not None
+    before = directory.contents()
+    pin_file.write_text("000000")
+    hardware_key._pin_of.cache_clear()
+    with pytest.raises(SignatureError, match="PinIncorrect"):
+        sign(directory.path, PASSPHRASE, LATER)
+    assert directory.contents() == before, "what waited before goes on waiting"
 
 
 def test_what_is_no_token_is_refused_before_anything_changes(

@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai.types.admin.organization.usage_costs_response import DataResultOrganizationCostsResult
 
-from appliance.access import KeyStore, new_key, new_project
+from appliance.access import NODE_TAG, KeyStore, new_key, new_project
 from appliance.audit import admin_event
 from appliance.audit.event import Admin, Response
 from appliance.metering import PriceTable, Tariff
@@ -139,6 +139,36 @@ def test_costs_are_exact(office: Office) -> None:
     whole = office.request("GET", f"costs?start_time={start}").body
     micro = spent(office.node)
     assert f'"value":{micro // 10**6}.{micro % 10**6:06d}'.encode() in whole
+
+
+def test_the_nodes_own_keys_are_one_group_without_an_id(office: Office) -> None:
+    serve_some(office.node)
+    with KeyStore(office.node.config.layout.keys_db) as keys:
+        own = [keys.create(name, tags=(NODE_TAG,)) for name in ("bench", "ask", "ask")]
+    for _, secret in own:
+        headers = {"Authorization": f"Bearer {secret}"}
+        assert office.node.request("POST", CHAT_PATH, ask(), headers=headers).status == 200
+    usage, start = office.client.admin.organization.usage, int(time.time()) - 60
+    by_key = usage.completions(start_time=start, group_by=["api_key_id", "model"])
+    found = [r for bucket in by_key.data for r in bucket.results]
+    counts = [
+        (r.api_key_id, r.model, r.num_model_requests, r.input_tokens)
+        for r in found
+        if r.object == "organization.usage.completions.result"
+    ]
+    assert counts == [
+        (office.node.key.id, CHAT, 2, 2 * PROMPT),
+        (None, CHAT, 3, 3 * PROMPT),
+    ]
+    whole = office.request("GET", f"costs?start_time={start}").json
+    parts = office.request("GET", f"costs?start_time={start}&group_by[]=api_key_id").json
+    (total,), split = (
+        [r["amount"]["value"] for bucket in page["data"] for r in bucket["results"]]
+        for page in (whole, parts)
+    )
+    assert len(split) == 2
+    assert sum(split) == pytest.approx(total)
+    assert total == pytest.approx(spent(office.node) / 1e6)
 
 
 def test_buckets_are_whole_and_come_in_pages(office: Office) -> None:

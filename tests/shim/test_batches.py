@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -20,8 +22,10 @@ from appliance.audit.event import Reject, Response
 from appliance.metering import PriceTable, Tariff
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.batches.batch_store import MAX_RUNNING
+from appliance.shim.batches.file_store import SPARE_BYTES
 from appliance.shim.batches.gate import PRIORITY
 from tests.fakes.engine import CHAT, EMBEDDING, RERANK, FakeEngine, Fault
+from tests.node.machine import mounted
 from tests.shim.batch_input import (
     CHAT_PATH,
     begin,
@@ -105,6 +109,86 @@ def test_the_strict_sdk_runs_a_batch(client: openai.OpenAI) -> None:
         said[item["custom_id"]] = answer.choices[0].message.content
     assert said == {name: name for name in NAMES}
     assert [b.id for b in client.batches.list()] == [made.id]
+
+
+@pytest.fixture
+def cramped(tmp_path: Path) -> Iterator[tuple[Node, Path]]:
+    """A node whose files lie on a disk with room for little more than what stays free."""
+    config = prepare(tmp_path, store_files=True)
+    small = config.layout.files_db.parent
+    small.mkdir(parents=True, exist_ok=True)
+    size = f"size={SPARE_BYTES + (8 << 20)}"
+    with (
+        mounted(["-t", "tmpfs", "-o", size, "tmpfs", str(small)], small),
+        FakeEngine(config.layout.engine_socket) as engine,
+        running_shim(config),
+    ):
+        yield Node(config, engine), small
+
+
+def fill(place: Path, free: int) -> None:
+    """Let others use the disk at `place` until so many bytes are free."""
+    with (place / "others").open("wb") as others:
+        os.posix_fallocate(others.fileno(), 0, shutil.disk_usage(place).free - free)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_batch_ends_where_the_disk_is_kept_for_the_log_and_what_was_done_stays(
+    cramped: tuple[Node, Path],
+) -> None:
+    node, place = cramped
+    node.engine.behaviour.pause_after = 3
+    batch_id = begin(node, lines(*(f"line-{n:03}" for n in range(200))))["id"]
+    soon(lambda: node.engine.running > 1)
+    fill(place, SPARE_BYTES - (1 << 20))
+    node.engine.behaviour.release.set()
+    batch = ended(node, batch_id)
+    assert (batch["status"], batch["completed_at"]) == ("failed", None)
+    (error,) = batch["errors"]["data"]
+    assert (error["code"], error["line"]) == ("storage_full", None)
+    kept = content(node, batch["output_file_id"])
+    counts = batch["request_counts"]
+    assert counts == {"total": 200, "completed": len(kept), "failed": 0}
+    assert 1 < len(kept) < 200
+    assert {said(item) for item in kept.values()} == set(kept)
+    billed = results(node)
+    assert [e.outcome for e in billed] == ["ok"] * len(kept), "a bill for each result, no other"
+    assert batch["usage"]["total_tokens"] == sum(
+        e.tokens.prompt + e.tokens.generated for e in billed
+    )
+    again = ended(node, begin_again(node, batch)["id"])
+    assert again["errors"]["data"][0]["code"] == "storage_full"
+    assert len(results(node)) == len(billed), "nothing more was computed"
+    (place / "others").unlink()
+    assert ended(node, begin_again(node, batch)["id"])["status"] == "completed"
+
+
+def begin_again(node: Node, batch: dict[str, Any]) -> Any:
+    body = {key: batch[key] for key in ("input_file_id", "endpoint", "completion_window")}
+    answer = node.request("POST", "/v1/batches", body)
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_half_of_what_is_free_for_the_log_is_not_for_running_lines_either(
+    cramped: tuple[Node, Path],
+) -> None:
+    node, place = cramped
+    node.engine.behaviour.pause_after = 3
+    batch_id = begin(node, lines("line-a"))["id"]
+    running(node, 1)
+    fill(place, SPARE_BYTES // 2)
+    node.engine.behaviour.release.set()
+    batch = ended(node, batch_id)
+    assert (batch["status"], batch["output_file_id"], batch["error_file_id"]) == (
+        "failed", None, None,
+    )  # fmt: skip
+    assert batch["errors"]["data"][0]["code"] == "storage_full"
+    (event,) = results(node)
+    assert (event.outcome, event.code) == ("error", "storage_full")
+    assert event.tokens.generated == len("line-a") + 1, "it was computed, and not again"
+    assert batch["request_counts"] == {"total": 1, "completed": 0, "failed": 0}
 
 
 def test_pages_of_batches_follow_each_other(client: openai.OpenAI, node: Node) -> None:
@@ -298,6 +382,16 @@ def test_a_key_has_so_many_batches_at_once(node: Node) -> None:
     made = [node.request("POST", "/v1/batches", body) for _ in range(MAX_RUNNING + 1)]
     assert [answer.status for answer in made] == [200] * MAX_RUNNING + [429]
     assert made[-1].error["code"] == "too_many_batches"
+    before = len(node.events())
+    with (
+        openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=5) as client,
+        pytest.raises(openai.RateLimitError) as caught,
+    ):
+        client.batches.create(
+            input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+    assert "retry-after" not in caught.value.response.headers
+    assert len(node.events()) == before + 1, "one REJECT: the SDK did not try again"
     node.engine.behaviour.release.set()
     ended(node, made[0].json["id"])
     assert node.request("POST", "/v1/batches", body).status == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 
 import pytest
 from grpc_health.v1 import health_pb2
@@ -84,10 +85,17 @@ def test_metrics_are_valid_and_count_requests_and_tokens(node: Node) -> None:
     assert 0 <= node.metric(f"appliance_inter_token_latency_seconds_count{model}") <= 8
 
 
-def test_metrics_show_the_room_where_the_endpoint_writes(node: Node) -> None:
-    for holds in ("audit", "usage", "files"):
+def test_metrics_show_the_room_where_the_endpoint_writes_and_where_programs_are(
+    node: Node,
+) -> None:
+    layout = node.config.layout
+    layout.releases.mkdir(parents=True)
+    for holds in ("audit", "usage", "files", "programs"):
         free = node.metric(f'appliance_disk_free_bytes{{holds="{holds}"}}')
         assert 0 < free <= node.metric(f'appliance_disk_size_bytes{{holds="{holds}"}}')
+        if inodes := os.statvfs(layout.releases).f_files:
+            assert node.metric(f'appliance_disk_inodes{{holds="{holds}"}}') == inodes
+            assert 0 < node.metric(f'appliance_disk_free_inodes{{holds="{holds}"}}') <= inodes
 
 
 def test_metrics_are_there_without_an_engine(node: Node) -> None:

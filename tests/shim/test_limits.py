@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import anthropic
 import openai
 import pytest
 
@@ -142,6 +143,26 @@ def test_a_used_up_budget_is_refused_before_the_engine_computes(
     assert "retry-after" not in headers
     assert len(node.engine.calls) == computed
     assert node.reject(headers["x-request-id"]).code == "insufficient_quota"
+
+
+@pytest.mark.parametrize("limits", [{"tokens_per_day": 1}, {"tokens_per_minute": 1}])
+def test_neither_sdk_repeats_what_is_beyond_a_limit(node: Node, limits: dict[str, int]) -> None:
+    limit(node, **limits)
+    before = len(node.events())
+    with (
+        openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=5) as client,
+        pytest.raises(openai.RateLimitError),
+    ):
+        client.responses.create(model=CHAT, input="a", max_output_tokens=8)
+    url = node.base_url.removesuffix("/v1")
+    with (
+        anthropic.Anthropic(base_url=url, api_key=node.secret, max_retries=5) as claude,
+        pytest.raises(anthropic.RateLimitError),
+    ):
+        claude.messages.create(
+            model=CHAT, max_tokens=8, messages=[{"role": "user", "content": "a"}]
+        )
+    assert len(node.events()) == before + 2, "one REJECT each"
 
 
 def test_the_sdk_does_not_retry_a_used_up_budget_and_does_retry_a_busy_one(node: Node) -> None:

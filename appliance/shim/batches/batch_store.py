@@ -15,7 +15,14 @@ from typing import TypeVar
 
 from appliance.audit.event import Tokens
 from appliance.errors import CapacityError, NotFoundError
-from appliance.shim.batches.file_store import StoredFile, add, get, place_of
+from appliance.shim.batches.file_store import (
+    SPARE_BYTES,
+    StoredFile,
+    add,
+    check_room,
+    get,
+    place_of,
+)
 from appliance.shim.content_database import ContentDatabase
 
 T = TypeVar("T")
@@ -99,9 +106,18 @@ class BatchStore:
     async def keep(
         self, batch: StoredBatch, number: int, request_id: str, result: bytes, tokens: Tokens
     ) -> None:
-        """The result of a line, before its RES; `settle` it afterwards, or `discard` it."""
+        """The result of a line, before its RES; `settle` it afterwards, or `discard` it.
+
+        Raises CapacityError if the disk has no room: a line that ran while the disk filled may use
+        half of what no other may.
+        """
         line = _Line(batch.id, number, False, request_id, False, tokens)
-        await self._run(lambda db: _add_line(db, line, batch.output, result))
+
+        def work(db: sqlite3.Connection) -> None:
+            check_room(self._db, len(result) + SPARE_BYTES // 2)
+            _add_line(db, line, batch.output, result)
+
+        await self._run(work)
 
     def settle(self, batch: StoredBatch, number: int) -> None:
         """The RES of a kept result is durable."""

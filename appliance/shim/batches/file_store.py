@@ -21,7 +21,10 @@ from appliance.errors import CapacityError, ConflictError, NotFoundError, Reques
 from appliance.shim.content_database import ContentDatabase
 
 SPARE_BYTES = 256 * 1024 * 1024
-"""Of the disk that no upload takes: what callers keep must not stop the log, and so everything."""
+"""Of the disk that no upload takes, and on which no line of a batch begins: what callers keep must
+not stop the log, and so everything."""
+FULL = "storage_full"
+"""Code of the error about it."""
 PIECE_BYTES = 256 * 1024
 """Of an upload; what a reader takes at once is a few of them."""
 Order = Literal["asc", "desc"]
@@ -106,6 +109,10 @@ class FileStore:
             last = rows[-1][0]
             yield b"".join(data for _, data in rows)
 
+    async def check_room(self) -> None:
+        """Whether there is room for what is yet to be computed. Raises CapacityError."""
+        await self._db.run(lambda _: check_room(self._db, SPARE_BYTES))
+
     async def total_bytes(self) -> int:
         """Bytes of all files."""
         return await self._db.run(_total)
@@ -130,21 +137,26 @@ class FileStore:
         return await self._db.run(lambda db: _pieces(db, file_id, last))
 
     def _append(self, db: sqlite3.Connection, file_id: str, number: int, data: bytes) -> None:
-        if self._db.free_bytes() < SPARE_BYTES:
-            raise CapacityError(
-                "the disk has no room for files: the rest of it is kept for the audit log",
-                hint="have the operator make room",
-                code="storage_full",
-            )
+        check_room(self._db, SPARE_BYTES)
         if _total(db) + len(data) > self._most:
             raise CapacityError(
                 f"the files that are kept would exceed {self._most} bytes",
                 hint="delete some, or have api.max_stored_bytes raised",
-                code="storage_full",
+                code=FULL,
             )
         query = "INSERT INTO parts (file, number, data) VALUES (?, ?, ?)"
         db.execute(query, (file_id, number, data))
         db.execute("UPDATE files SET bytes = bytes + ? WHERE id = ?", (len(data), file_id))
+
+
+def check_room(database: ContentDatabase, least: int) -> None:
+    """Raise CapacityError if fewer bytes than `least` are free on its disk."""
+    if database.free_bytes() < least:
+        raise CapacityError(
+            "the disk has no room for files: the rest of it is kept for the audit log",
+            hint="have the operator make room",
+            code=FULL,
+        )
 
 
 def add(db: sqlite3.Connection, file: StoredFile, *, ready: bool = True) -> None:

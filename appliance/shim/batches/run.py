@@ -1,6 +1,7 @@
 """One batch on its way: validating, in_progress, finalizing, completed.
 
     validating -> failed                the input is no batch
+    in_progress -> failed               the disk has no room for more results
     validating, in_progress -> expired  the window is over: what was not run is an error line
                             -> cancelling -> cancelled
 
@@ -8,6 +9,7 @@ Owns the order of things. A result is kept before its RES and counts after it (b
 a line that was billed for a result is never run again, whenever the process is killed. An error
 that passes is no result: the line is tried again, after the wait that the error names, for as
 long as the window is open. Cancelling and the window's end stop lines like a caller hanging up.
+Where the disk fills no line begins, those that run may end, and what was done is kept.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from appliance.audit.event import Tokens
-from appliance.errors import ApplianceError, ConflictError, UnavailableError
+from appliance.errors import ApplianceError, CapacityError, ConflictError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.batches.batch_store import StoredBatch
+from appliance.shim.batches.file_store import FULL
 from appliance.shim.batches.input_file import Examination, TextLine, text_lines
 from appliance.shim.batches.line_caller import LineAnswer
 from appliance.shim.batches.office import Office
 from appliance.shim.exchange import Exchange
 from appliance.shim.serving import serving
 from appliance.shim.wire.batches import (
+    BatchErrorOut,
     BatchErrors,
     BatchObject,
     LineError,
@@ -74,6 +78,8 @@ class Run:
         self._slots = _EMBEDDING_SLOTS
         self._not_before = 0.0
         self._vain = 0
+        self._full: CapacityError | None = None
+        """A result could not be kept: the disk has no room."""
         self.object = _OBJECT.decode(batch.body)
 
     async def live(self) -> None:
@@ -113,6 +119,11 @@ class Run:
                     await self._run_lines()
         except TimeoutError:
             pass  # cancelled, or the window is over: the status says which
+        except CapacityError as error:
+            if error.code != FULL:
+                raise
+            if self.object.status == "in_progress":
+                self._fail(error)
         finally:
             self._scope = None
         await self._end()
@@ -151,17 +162,25 @@ class Run:
                 else:
                     await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         except ApplianceError:
-            # The endpoint is being stopped: what runs may end in the time that it is given.
+            # The endpoint is being stopped, or the disk is full: what runs may end.
             await self._emptied()
             raise
         finally:
             self._hang_up.set()
             await self._emptied()
             self._again.clear()
+        if self._full is not None:
+            raise self._full
         if self.object.status == "in_progress":
             self.object.status = "finalizing"
             self.object.finalizing_at = _now()
             await self._save()
+
+    def _fail(self, error: CapacityError) -> None:
+        """Lines without a result stay without one; nobody was billed for them."""
+        self.object.status = "failed"
+        self.object.failed_at = _now()
+        self.object.errors = BatchErrors([BatchErrorOut(error.code, error.message)])
 
     async def _slots_now(self) -> int:
         """Sequences that the model runs at once. Raises UnavailableError while it is away."""
@@ -182,10 +201,13 @@ class Run:
         return text_lines(self._office.files.pieces(self._batch.input), most)
 
     async def _launch(self, attempt: _Try) -> None:
-        """Run a line as soon as it may."""
+        """Run a line as soon as it may. Raises CapacityError if the disk has no room."""
         while len(self._tasks) >= self._most():
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(self._not_before - asyncio.get_running_loop().time())
+        if self._full is not None:
+            raise self._full
+        await self._office.files.check_room()
         await self._office.gate.enter(self._slots)
         task = asyncio.create_task(self._try(attempt))
         self._tasks.add(task)
@@ -220,7 +242,11 @@ class Run:
         async def keep(document: msgspec.Struct, tokens: Tokens) -> None:
             body = msgspec.Raw(msgspec.json.encode(document))
             text = _line(exchange, request.custom_id, LineResponse(200, exchange.request_id, body))
-            await office.batches.keep(self._batch, number, exchange.request_id, text, tokens)
+            try:
+                await office.batches.keep(self._batch, number, exchange.request_id, text, tokens)
+            except CapacityError as error:
+                self._full = error
+                raise
 
         key = office.caller.holder(self._batch.key_id)
         exchange = office.caller.exchange(self.object.endpoint, key, keep)
@@ -231,7 +257,7 @@ class Run:
             self._vain = 0
             return
         await office.batches.discard(self._batch, number)
-        if answer is not None:
+        if answer is not None and answer.code != FULL:
             await self._failed(attempt, exchange, request.custom_id, answer)
 
     async def _failed(
