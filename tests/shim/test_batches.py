@@ -139,7 +139,7 @@ def test_a_batch_ends_where_the_disk_is_kept_for_the_log_and_what_was_done_stays
     node, place = cramped
     node.engine.behaviour.pause_after = 3
     batch_id = begin(node, lines(*(f"line-{n:03}" for n in range(200))))["id"]
-    soon(lambda: node.engine.running > 1)
+    eventually(lambda: node.engine.running > 1)
     fill(place, SPARE_BYTES - (1 << 20))
     node.engine.behaviour.release.set()
     batch = ended(node, batch_id)
