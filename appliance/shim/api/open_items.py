@@ -10,7 +10,7 @@ from msgspec import UNSET
 from appliance.shim.api.custom_input import CustomInput
 from appliance.shim.wire import response_items as items
 from appliance.shim.wire import response_object as wire
-from appliance.shim.wire.response_tools import Callable
+from appliance.shim.wire.response_tools import CallableTool
 
 
 class OpenItem:
@@ -62,7 +62,7 @@ class OpenReasoning(OpenText):
 class OpenCall(OpenItem):
     """A call of a function; `tool` is None where the model made its name up."""
 
-    def __init__(self, item_id: str, call_id: str, name: str, tool: Callable | None) -> None:
+    def __init__(self, item_id: str, call_id: str, name: str, tool: CallableTool | None) -> None:
         super().__init__(item_id)
         self.call_id = call_id
         self.name = name if tool is None else tool.tool.name
@@ -79,7 +79,7 @@ class OpenCall(OpenItem):
 class OpenCustomCall(OpenItem):
     """A call with a text, which comes as the one argument of a function."""
 
-    def __init__(self, item_id: str, call_id: str, tool: Callable) -> None:
+    def __init__(self, item_id: str, call_id: str, tool: CallableTool) -> None:
         super().__init__(item_id)
         self.call_id = call_id
         self._tool = tool

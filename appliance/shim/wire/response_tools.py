@@ -111,7 +111,7 @@ AnyToolOut = ToolOut | CustomOut | NamespaceOut
 
 
 @dataclass(frozen=True, slots=True)
-class Callable:
+class CallableTool:
     """One tool that can be called. `place` is where the caller wrote it."""
 
     tool: FunctionTool | CustomTool
@@ -152,7 +152,7 @@ def called(name: str, namespace: str | UnsetType | None) -> str:
     return f"{namespace}__{name}" if namespace else name
 
 
-def callables(tools: Sequence[Tool]) -> list[Callable]:
+def callables(tools: Sequence[Tool]) -> list[CallableTool]:
     """`tools` one by one. Raises RequestError if there are too many, or two have one name."""
     found = list(_each(tools))
     if len(found) > MAX_TOOLS:
@@ -199,15 +199,15 @@ def _is(kind: object, name: str) -> bool:
     return isinstance(kind, str) and (kind == name or kind.startswith(f"{name}_20"))
 
 
-def _each(tools: Sequence[Tool]) -> Iterator[Callable]:
+def _each(tools: Sequence[Tool]) -> Iterator[CallableTool]:
     for index, tool in enumerate(tools):
         place = f"tools[{index}]"
         if not isinstance(tool, NamespaceTool):
-            yield Callable(tool, place)
+            yield CallableTool(tool, place)
             continue
         for number, one in enumerate(tool.tools):
             about = (tool.description or "") if number == 0 else ""
-            yield Callable(one, f"{place}.tools[{number}]", tool.name, about)
+            yield CallableTool(one, f"{place}.tools[{number}]", tool.name, about)
 
 
 def _text_schema(tool: CustomTool, place: str) -> dict[str, object]:

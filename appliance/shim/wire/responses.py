@@ -14,7 +14,13 @@ from appliance.shim.service_tier import Asked
 from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
 from appliance.shim.wire.prompt import Effort, chat_request, effort_mode, thinking_mode
 from appliance.shim.wire.response_items import GivenMessage, Item, ItemReference, to_engine
-from appliance.shim.wire.response_tools import MAX_TOOLS, Callable, Tool, callables, refuse_hosted
+from appliance.shim.wire.response_tools import (
+    MAX_TOOLS,
+    CallableTool,
+    Tool,
+    callables,
+    refuse_hosted,
+)
 from appliance.shim.wire.sampling import Penalty, TopP
 from appliance.shim.wire.structured import (
     JsonObjectFormat,
@@ -184,7 +190,7 @@ class ResponsesRequest(_Strict, frozen=True):
         )
 
     @property
-    def callables(self) -> list[Callable]:
+    def callables(self) -> list[CallableTool]:
         """The tools one by one. Raises RequestError if they cannot be told apart."""
         return callables(self.tools or ())
 
