@@ -11,7 +11,7 @@ import json
 import threading
 from dataclasses import dataclass
 
-from appliance.errors import RequestError, UnavailableError, UnsupportedError
+from appliance.errors import ObjectionError, RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
 from appliance.prompting.conversation import Conversation
 from appliance.prompting.marks import ControlTokens, unused_characters
@@ -74,10 +74,24 @@ class ChatTemplate:
     def render(self, conversation: Conversation) -> Prompt:
         """The prompt for the next assistant turn.
 
+        Many templates want a single system message, or roles that alternate, and many programs
+        send several messages of a role in a row. What a template refuses it is shown once more
+        with these as one.
+
         Raises RequestError with code `template_stopped` if the template ran for too long, or died;
-        UnavailableError with code `machine_busy` if it was not let run, or if it was closed.
+        UnavailableError with code `machine_busy` if it was not let run, or if it was closed;
+        ObjectionError if the template refuses the conversation.
         """
         conversation.check()
+        try:
+            return self._prompt(conversation)
+        except ObjectionError:
+            joined = conversation.joined()
+            if len(joined.messages) == len(conversation.messages):
+                raise
+            return self._prompt(joined)
+
+    def _prompt(self, conversation: Conversation) -> Prompt:
         messages, tools = conversation.template_messages(), conversation.template_tools()
         unused = unused_characters(messages, tools, self._source)
         mark, cut = next(unused), next(unused)
@@ -133,7 +147,7 @@ class ChatTemplate:
                     code="template_stopped",
                 ) from None
         if "error" in answer:
-            raise RequestError(
+            raise ObjectionError(
                 f"the chat template refuses this conversation: {answer['error']}", param="messages"
             )
         return answer["text"]
