@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.errors import RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
 from appliance.prompting.conversation import Conversation
+from appliance.prompting.later_systems import MARK, TRIALS, folded, has_later
 from appliance.prompting.marks import ControlTokens, unused_characters
 from appliance.prompting.worker import HEADER
 
@@ -68,16 +69,41 @@ class ChatTemplate:
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         self._closed = False
+        self._shows_later: bool | None = None
         with self._lock:
             self._start()
 
     def render(self, conversation: Conversation) -> Prompt:
         """The prompt for the next assistant turn.
 
+        System messages behind the first are shown where they stand, or by `folded`.
+
         Raises RequestError with code `template_stopped` if the template ran for too long, or died;
         UnavailableError with code `machine_busy` if it was not let run, or if it was closed.
         """
         conversation.check()
+        if has_later(conversation.messages) and not self.shows_later():
+            conversation = replace(conversation, messages=folded(conversation.messages))
+        return self._prompt(conversation)
+
+    def shows_later(self) -> bool:
+        """Whether it shows system messages wherever they stand; it is tried out once.
+
+        Raises as `render` does.
+        """
+        if self._shows_later is None:
+            self._shows_later = all(map(self._shows_mark, TRIALS))
+        return self._shows_later
+
+    def _shows_mark(self, trial: Conversation) -> bool:
+        try:
+            return MARK in self._prompt(trial).text
+        except RequestError as error:
+            if error.code == "template_stopped":
+                raise
+            return False
+
+    def _prompt(self, conversation: Conversation) -> Prompt:
         messages, tools = conversation.template_messages(), conversation.template_tools()
         unused = unused_characters(messages, tools, self._source)
         mark, cut = next(unused), next(unused)

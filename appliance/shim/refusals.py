@@ -80,8 +80,11 @@ _ANTHROPIC_TYPES: dict[int, AnthropicErrorType] = {
 _TYPE_OF_STATUS = {429: "rate_limit_error"}
 _TYPE_OF_CODE = {"insufficient_quota": "insufficient_quota"}
 _RETRY_AFTER_SECONDS = {429: 1, 503: 1}
-_NO_RETRY = frozenset({"timeout", "insufficient_quota", "conflict", "storage_full"})
-"""Trying again would fail as well, after computing as long again; a budget comes back tomorrow."""
+_NO_RETRY = frozenset(
+    {"timeout", "insufficient_quota", "conflict", "storage_full", "invalid_api_key", "key_revoked"}
+)
+"""Trying again would fail as well, after computing as long again; a budget comes back tomorrow, and
+some clients try a wrong key again for minutes."""
 _MOST = 600
 """Characters of a message: it may quote a name that a caller made very long."""
 _CLOSING = frozenset({"body_timeout", "body_too_large", "file_too_large"})

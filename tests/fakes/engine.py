@@ -51,6 +51,7 @@ CONTEXT = 4096
 VOCABULARY = 0xD800
 """Code points from here on may not be characters."""
 LOGPROB = -0.5
+NO_EYES = "could not process image: this model reads text only"
 _NEVER = 1 << 30
 
 
@@ -204,7 +205,7 @@ class _Servicer(pb_grpc.EngineServicer):
                 context,
                 Fault(
                     grpc.StatusCode.INVALID_ARGUMENT,
-                    f"the prompt has {len(prompt)} tokens, the context {CONTEXT}",
+                    f"prompt is too long: {len(prompt)} tokens > {CONTEXT} maximum",
                     code="context_length_exceeded",
                     param="messages",
                 ),
@@ -658,7 +659,7 @@ def check(request: pb.GenerateRequest) -> None:
     for index, message in enumerate(chat.messages):
         for at, part in enumerate(message.content):
             if part.WhichOneof("part") == "image":
-                raise UnfitError("this model reads text only", f"messages[{index}].content[{at}]")
+                raise UnfitError(NO_EYES, f"messages[{index}].content[{at}]")
     if chat.tool_choice in forced and not chat.tools:
         raise UnfitError("there are no tools to call", "tool_choice")
     if chat.tool_choice == pb.TOOL_CHOICE_NAMED and chat.tool_choice_name not in {
