@@ -4,6 +4,7 @@
     ├── UsageError                      the caller's input is wrong (exit 2)
     │   ├── ConfigError                 a setting in appliance.toml is wrong
     │   └── RequestError                a request to the engine or the API is wrong
+    │       └── ObjectionError          the model's own template will not have this conversation
     ├── NotFoundError                   a named thing does not exist (exit 3)
     ├── ConflictError                   the state of the node forbids it now (exit 4)
     │   └── LockedError                 another process holds the lock
@@ -78,6 +79,10 @@ class RequestError(UsageError):
     ) -> None:
         super().__init__(message, hint=hint, code=code)
         self.param = param
+
+
+class ObjectionError(RequestError):
+    """A chat template's own refusal of what it was given."""
 
 
 class NotFoundError(ApplianceError):

@@ -7,12 +7,14 @@ every published template is written against them.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from appliance.errors import RequestError
 
 ROLES = ("system", "user", "assistant", "tool")
+_JOINED = ("system", "user")
+_BETWEEN = "\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,18 @@ class Message:
     tool_call_id: str = ""
     parts: tuple[str | None, ...] = ()
     """Texts, and None for each image, if there is one: then templates read these, not `content`."""
+
+    def goes_on_in(self, other: Message) -> bool:
+        """Whether both are one voice, so that nothing is lost if they are one message."""
+        return self.role in _JOINED and (self.role, self.name) == (other.role, other.name)
+
+    def with_behind(self, other: Message) -> Message:
+        """This and `other` as one message, a blank line between them."""
+        content = f"{self.content}{_BETWEEN}{other.content}"
+        if not self.parts and not other.parts:
+            return replace(self, content=content)
+        parts = (*(self.parts or (self.content,)), _BETWEEN, *(other.parts or (other.content,)))
+        return replace(self, content=content, parts=parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,15 @@ class Conversation:
                 param=f"messages[{len(self.messages) - 1}].role",
                 hint="end the messages with the beginning of the assistant's answer",
             )
+
+    def joined(self) -> Conversation:
+        """The same with neighbours of one role, system or user, as one message."""
+        messages: list[Message] = []
+        for message in self.messages:
+            if messages and messages[-1].goes_on_in(message):
+                message = messages.pop().with_behind(message)
+            messages.append(message)
+        return replace(self, messages=tuple(messages))
 
     def template_messages(self) -> list[dict[str, object]]:
         """The messages as templates read them. Raises RequestError for arguments not in JSON."""

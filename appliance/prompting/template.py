@@ -11,7 +11,7 @@ import json
 import threading
 from dataclasses import dataclass, replace
 
-from appliance.errors import RequestError, UnavailableError, UnsupportedError
+from appliance.errors import ObjectionError, RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
 from appliance.prompting.conversation import Conversation
 from appliance.prompting.later_systems import MARK, TRIALS, folded, has_later
@@ -76,20 +76,29 @@ class ChatTemplate:
     def render(self, conversation: Conversation) -> Prompt:
         """The prompt for the next assistant turn.
 
-        System messages behind the first are shown where they stand, or by `folded`.
+        System messages behind the first are shown where they stand, or as `folded` has them. Many
+        templates want roles that alternate, and many programs send several messages of a role in a
+        row. What a template refuses it is shown once more with these as one.
 
         Raises RequestError with code `template_stopped` if the template ran for too long, or died;
-        UnavailableError with code `machine_busy` if it was not let run, or if it was closed.
+        UnavailableError with code `machine_busy` if it was not let run, or if it was closed;
+        ObjectionError if the template refuses the conversation.
         """
         conversation.check()
         if has_later(conversation.messages) and not self.shows_later():
             conversation = replace(conversation, messages=folded(conversation.messages))
-        return self._prompt(conversation)
+        try:
+            return self._prompt(conversation)
+        except ObjectionError:
+            joined = conversation.joined()
+            if len(joined.messages) == len(conversation.messages):
+                raise
+            return self._prompt(joined)
 
     def shows_later(self) -> bool:
         """Whether it shows system messages wherever they stand; it is tried out once.
 
-        Raises as `render` does.
+        Raises as `render` does, but not ObjectionError.
         """
         if self._shows_later is None:
             self._shows_later = all(map(self._shows_mark, TRIALS))
@@ -98,9 +107,7 @@ class ChatTemplate:
     def _shows_mark(self, trial: Conversation) -> bool:
         try:
             return MARK in self._prompt(trial).text
-        except RequestError as error:
-            if error.code == "template_stopped":
-                raise
+        except ObjectionError:
             return False
 
     def _prompt(self, conversation: Conversation) -> Prompt:
@@ -159,7 +166,7 @@ class ChatTemplate:
                     code="template_stopped",
                 ) from None
         if "error" in answer:
-            raise RequestError(
+            raise ObjectionError(
                 f"the chat template refuses this conversation: {answer['error']}", param="messages"
             )
         return answer["text"]

@@ -13,7 +13,8 @@ The answer of the chat model, sequence i of n:
     tool calls instead of it if tools are given and the message has lines "call NAME ARGUMENTS";
     only the first of them if calls may not be parallel, only of the named function if one is named;
     where a call is required and no line makes one, the first function with the least arguments;
-    if the answer has a form: the message where it has that form, else the least value that has.
+    if the answer has a form: the message where it has that form, else the least value that has;
+    the next of `Behaviour.answers` instead of all this, while there is one.
 A prediction is right as far as the answer begins with it, and all of the rest was tried in vain.
 One end token follows, unless a limit or a stop ends it.
 """
@@ -25,7 +26,7 @@ import json
 import math
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -54,6 +55,9 @@ LOGPROB = -0.5
 NO_EYES = "could not process image: this model reads text only"
 _NEVER = 1 << 30
 
+Said = str | list[tuple[str, str]]
+"""A text, or (name, arguments) of each call."""
+
 
 @dataclass
 class Fault:
@@ -80,6 +84,9 @@ class Behaviour:
     together: int = 1
     """Events in one message at most; one where steps are slow, or to end in a fault."""
     slots: int = 64
+    context: int = CONTEXT
+    answers: deque[Said] = field(default_factory=deque)
+    """What the chat model says to the next prompts, whatever they ask: a text, or calls."""
     release: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -200,12 +207,13 @@ class _Servicer(pb_grpc.EngineServicer):
         if not prompt:
             message = "the prompt is empty"
             _abort(context, Fault(grpc.StatusCode.INVALID_ARGUMENT, message, param="prompt"))
-        if len(prompt) >= CONTEXT:
+        context_length = engine.behaviour.context
+        if len(prompt) >= context_length:
             _abort(
                 context,
                 Fault(
                     grpc.StatusCode.INVALID_ARGUMENT,
-                    f"prompt is too long: {len(prompt)} tokens > {CONTEXT} maximum",
+                    f"prompt is too long: {len(prompt)} tokens > {context_length} maximum",
                     code="context_length_exceeded",
                     param="messages",
                 ),
@@ -246,8 +254,8 @@ class _Servicer(pb_grpc.EngineServicer):
     ) -> Iterator[pb.GenerateEvent]:
         behaviour = self._engine.behaviour
         cached = self._cached(request.cache_namespace, prompt)
-        scripts = [_script(request, index) for index in range(len(call.sequences))]
-        limit = request.sampling.max_tokens or CONTEXT - len(prompt)
+        scripts = [self._script(request, index) for index in range(len(call.sequences))]
+        limit = request.sampling.max_tokens or behaviour.context - len(prompt)
         running, said = dict(enumerate(scripts)), [""] * len(scripts)
         deadline = time.monotonic() + (request.deadline_ms or _NEVER) / 1000
         for step in itertools.count():
@@ -287,6 +295,15 @@ class _Servicer(pb_grpc.EngineServicer):
                     )
             if not running:
                 return
+
+    def _script(self, request: pb.GenerateRequest, index: int) -> list[Piece]:
+        answers = self._engine.behaviour.answers
+        if not answers or request.WhichOneof("prompt") != "chat":
+            return _script(request, index)
+        said = answers.popleft()
+        calls = () if isinstance(said, str) else _said(said)
+        text = [Piece("text", char) for char in said] if isinstance(said, str) else ()
+        return [*_thoughts(request), *text, *calls, Piece("end", "")]
 
     def Embed(  # noqa: N802
         self, request: pb.EmbedRequest, context: grpc.ServicerContext
@@ -516,15 +533,10 @@ def overlap(query: str, document: str) -> float:
 
 def _script(request: pb.GenerateRequest, index: int) -> list[Piece]:
     """Every token that sequence `index` would sample."""
-    pieces: list[Piece] = []
-    if request.chat.thinking not in (pb.THINKING_MODE_DEFAULT, pb.THINKING_MODE_OFF):
-        pieces += [Piece("reasoning", char) for char in "hm"]
+    pieces = _thoughts(request)
     calls = _calls(request)
     if calls:
-        for number, (name, arguments) in enumerate(calls):
-            pieces.append(Piece("call", name, number))
-            pieces += [Piece("arguments", char, number) for char in arguments]
-        return [*pieces, Piece("end", "")]
+        return [*pieces, *_said(calls), Piece("end", "")]
     text = _answer(request, index)
     stop = min((text.find(s) for s in request.sampling.stop if s in text), default=-1)
     if stop >= 0:
@@ -538,6 +550,18 @@ def _script(request: pb.GenerateRequest, index: int) -> list[Piece]:
     if request.sampling.ignore_eos:
         return pieces + [Piece("text", ".")] * CONTEXT
     return [*pieces, Piece("end", "")]
+
+
+def _thoughts(request: pb.GenerateRequest) -> list[Piece]:
+    if request.chat.thinking in (pb.THINKING_MODE_DEFAULT, pb.THINKING_MODE_OFF):
+        return []
+    return [Piece("reasoning", char) for char in "hm"]
+
+
+def _said(calls: Iterable[tuple[str, str]]) -> Iterator[Piece]:
+    for number, (name, arguments) in enumerate(calls):
+        yield Piece("call", name, number)
+        yield from (Piece("arguments", char, number) for char in arguments)
 
 
 def _answer(request: pb.GenerateRequest, index: int) -> str:

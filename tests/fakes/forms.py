@@ -14,8 +14,9 @@ from appliance.pb import engine_v1_pb2 as pb
 
 KNOWN = frozenset(
     {
-        "$defs", "$ref", "additionalProperties", "anyOf", "const", "default", "description", "enum",
-        "items", "minItems", "minimum", "properties", "required", "title", "type",
+        "$defs", "$ref", "$schema", "additionalProperties", "anyOf", "const", "default",
+        "description", "enum", "items", "minItems", "minimum", "properties", "required",
+        "title", "type",
     }
 )  # fmt: skip
 _LEAST: dict[str, Any] = {

@@ -182,6 +182,52 @@ def test_the_templates_own_objection_reaches_the_caller() -> None:
         template.close()
 
 
+ALTERNATES = """
+{%- for message in messages -%}
+{%- if message.role == "system" and not loop.first -%}
+{{- raise_exception("the system message comes first") -}}
+{%- endif -%}
+{%- if loop.previtem and loop.previtem.role == message.role -%}
+{{- raise_exception("roles must alternate") -}}
+{%- endif -%}
+[{{ message.role }}] {{ message.content }}
+{%- endfor -%}
+"""
+
+
+def test_messages_of_a_role_are_one_where_the_template_wants_it() -> None:
+    several = (
+        Message("system", "a"),
+        Message("system", "b"),
+        Message("user", "c"),
+        Message("user", "d"),
+        Message("assistant", "e"),
+        Message("user", "f"),
+    )
+    template = ChatTemplate(ALTERNATES)
+    try:
+        text = template.render(Conversation(several)).text
+    finally:
+        template.close()
+    assert text == "[system] a\n\nb[user] c\n\nd[assistant] e[user] f"
+
+
+def test_what_a_template_refuses_for_another_reason_stays_refused() -> None:
+    template = ChatTemplate(ALTERNATES)
+    twice = (Message("assistant", "a"), Message("assistant", "b"))
+    try:
+        with pytest.raises(RequestError, match="must alternate"):
+            template.render(Conversation(twice))
+    finally:
+        template.close()
+
+
+def test_images_keep_their_places_where_messages_are_joined() -> None:
+    seen = Message("user", "ab", parts=("a", None, "b"))
+    (message,) = Conversation((seen, Message("user", "c"))).joined().messages
+    assert message.parts == ("a", None, "b", "\n\n", "c")
+
+
 def test_renderings_from_many_threads_do_not_mix(template: ChatTemplate) -> None:
     results: dict[int, str] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from appliance.shim.generation import Generation
 from appliance.shim.wire import response_object as wire
+from appliance.shim.wire.response_tools import shown
 from appliance.shim.wire.responses import ResponsesRequest, SchemaFormat
 from appliance.shim.wire.structured import TextFormat
 
@@ -33,10 +34,7 @@ def draft(
         parallel_tool_calls=request.parallel_tool_calls is not False,
         text=_text(request),
         tool_choice=request.tool_choice or "auto",
-        tools=[
-            wire.ToolOut(tool.name, tool.description, tool.parameters, strict=bool(tool.strict))
-            for tool in request.tools or ()
-        ],
+        tools=[shown(tool) for tool in request.tools or ()],
         top_logprobs=request.top_logprobs or 0,
         top_p=_given(request.top_p, 1.0),
         presence_penalty=_given(request.presence_penalty, 0.0),

@@ -2,7 +2,7 @@
 
     created, in_progress
     for each item:  output_item.added, content_part.added, deltas, done, content_part.done,
-                    output_item.done            (function calls have arguments instead of parts)
+                    output_item.done            (calls have arguments or an input instead of parts)
     completed | incomplete | failed
 
 Owns which item is open. One is open at a time: a delta of another kind closes it first.
@@ -15,15 +15,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.api.custom_input import CustomInput
 from appliance.shim.api.response_draft import draft
 from appliance.shim.event_stream import RESPONSE_EVENTS
 from appliance.shim.generation import Generation
 from appliance.shim.refusals import refusal
 from appliance.shim.wire import response_items as items
 from appliance.shim.wire import response_object as wire
+from appliance.shim.wire.response_tools import Callable
 from appliance.shim.wire.responses import ResponsesRequest
 from appliance.shim.wire.usage import Usage
 
@@ -41,6 +44,7 @@ class ResponseShape:
         self._numbers = 0
         self._suffix = self.response.id.removeprefix("resp_")
         self._wants_logprobs = request.logprobs is not None
+        self._tools = {tool.called: tool for tool in request.callables}
         self._open: _OpenItem | None = None
 
     def first(self) -> Sequence[msgspec.Struct]:
@@ -111,10 +115,22 @@ class ResponseShape:
     def _call(self, call: pb.ToolCallDelta) -> Events:
         if call.name:
             yield from self._close("completed")
-            name = f"fc_{self._suffix}_{len(self.response.output)}"
-            yield from self._begin(_OpenCall(name, call.id, call.name))
+            yield from self._begin(self._opened(call))
         if call.arguments_json:
-            yield from self._add(call.arguments_json, [])
+            yield from self._argue(call.arguments_json)
+
+    def _opened(self, call: pb.ToolCallDelta) -> _OpenItem:
+        tool, place = self._tools.get(call.name), f"{self._suffix}_{len(self.response.output)}"
+        if tool is not None and tool.custom:
+            return _OpenCustomCall(f"ctc_{place}", call.id, tool)
+        return _OpenCall(f"fc_{place}", call.id, call.name, tool)
+
+    def _argue(self, arguments: str) -> Events:
+        item = self._open
+        if not isinstance(item, _OpenCustomCall):
+            yield from self._add(arguments, [])
+        elif text := item.read(arguments):
+            yield from self._add(text, [])
 
     def _finish(self, status: items.Status) -> Events:
         if self._open is None and not self.response.output:
@@ -143,6 +159,8 @@ class ResponseShape:
             yield self._within(wire.TextDelta, delta=text, logprobs=logprobs)
         elif isinstance(item, _OpenReasoning):
             yield self._within(wire.ReasoningDelta, delta=text)
+        elif isinstance(item, _OpenCustomCall):
+            yield self._within(wire.InputDelta, delta=text)
         else:
             yield self._within(wire.ArgumentsDelta, delta=text)
 
@@ -157,6 +175,8 @@ class ResponseShape:
             yield self._within(wire.ReasoningDone, text=text)
         elif isinstance(item, _OpenCall):
             yield self._within(wire.ArgumentsDone, name=item.name, arguments=text)
+        elif isinstance(item, _OpenCustomCall):
+            yield self._within(wire.InputDone, input=text)
         if isinstance(item, _OpenText):
             yield self._within(wire.PartDone, part=item.part(text, item.logprobs))
         done = item.item(status)
@@ -221,16 +241,43 @@ class _OpenReasoning(_OpenText):
 
 
 class _OpenCall(_OpenItem):
-    def __init__(self, item_id: str, call_id: str, name: str) -> None:
+    """A call of a function; `tool` is None where the model made its name up."""
+
+    def __init__(self, item_id: str, call_id: str, name: str, tool: Callable | None) -> None:
         super().__init__(item_id)
         self.call_id = call_id
-        self.name = name
+        self.name = name if tool is None else tool.tool.name
+        self.namespace = UNSET if tool is None else tool.namespace
 
     def begun(self) -> items.OutputItem:
-        return items.OutputCall(self.id, self.call_id, self.name, "", "in_progress")
+        return self.item("in_progress")
 
     def item(self, status: items.Status) -> items.OutputItem:
-        return items.OutputCall(self.id, self.call_id, self.name, "".join(self.texts), status)
+        arguments = "".join(self.texts)
+        return items.OutputCall(self.id, self.call_id, self.name, arguments, status, self.namespace)
+
+
+class _OpenCustomCall(_OpenItem):
+    """A call with a text, which comes as the one argument of a function."""
+
+    def __init__(self, item_id: str, call_id: str, tool: Callable) -> None:
+        super().__init__(item_id)
+        self.call_id = call_id
+        self._tool = tool
+        self._reader = CustomInput()
+
+    def read(self, arguments: str) -> str:
+        """What a further piece of the arguments adds to the text."""
+        return self._reader.add(arguments)
+
+    def begun(self) -> items.OutputItem:
+        return self.item("in_progress")
+
+    def item(self, status: items.Status) -> items.OutputItem:
+        name, text = self._tool.tool.name, "".join(self.texts)
+        return items.OutputCustomCall(
+            self.id, self.call_id, name, text, status, self._tool.namespace
+        )
 
 
 def response_error(error: ApplianceError) -> wire.ResponseError:

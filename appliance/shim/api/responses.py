@@ -30,7 +30,7 @@ from appliance.shim.wire.decode import decode
 from appliance.shim.wire.parameters import RESPONSES
 from appliance.shim.wire.response_items import Item, listed
 from appliance.shim.wire.response_object import ResponseObject
-from appliance.shim.wire.responses import ResponsesRequest, name_messages
+from appliance.shim.wire.responses import ResponsesRequest, prepare
 from appliance.shim.wire.structured import in_the_callers_words
 
 _log = logging.getLogger(__name__)
@@ -84,18 +84,20 @@ class ResponsesEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        request = decode(scope, await read_body(receive), _DECODER, RESPONSES, name_messages)
+        request = decode(scope, await read_body(receive), _DECODER, RESPONSES, prepare)
         exchange.model = clip(request.model)
         serve_as(exchange, request.service_tier)
         store = self._store_for(request)
         earlier = await self._earlier(exchange, request)
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace, earlier)
         call = _Call(request, engine_request, exchange, store)
-        kept = places([tool.name for tool in request.tools or ()], engine_request.chat.tools)
+        tools = request.callables
+        kept = places([tool.called for tool in tools], engine_request.chat.tools)
+        inside = [tool.place_of for tool in tools]
         with (
             renamed("messages", "input"),
             renamed("thinking", "reasoning.effort"),
-            in_the_callers_words("text.format.schema", "parameters", kept),
+            in_the_callers_words("text.format.schema", kept=kept, inside=inside),
         ):
             if request.background:
                 await self._begin(call, send)

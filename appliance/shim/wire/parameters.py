@@ -222,8 +222,7 @@ RESPONSES = (
     _honoured(
         "input",
         "a string or items: messages of text and `input_image` parts, `function_call`, "
-        "`function_call_output`, "
-        "`reasoning`",
+        "`custom_tool_call`, their outputs, `reasoning`",
     ),
     _honoured("instructions", "a system message before the input; not carried over to later turns"),
     _honoured("max_output_tokens", "reasoning included; up to the context if absent"),
@@ -239,9 +238,10 @@ RESPONSES = (
     ),
     _honoured(
         "tools",
-        "functions; with `strict`, false if absent, their arguments always satisfy the schema",
+        "`function`; with `strict`, false if absent, its arguments always satisfy the schema; "
+        "`custom`, as text or with a `regex`; `namespace` of both",
     ),
-    _honoured("tool_choice", "`auto`, `none`, `required`, one function, or `allowed_tools`"),
+    _honoured("tool_choice", "`auto`, `none`, `required`, one tool, or `allowed_tools`"),
     _honoured("parallel_tool_calls", "false: at most one call"),
     _honoured(
         "reasoning",
@@ -265,6 +265,7 @@ RESPONSES = (
     *_IDENTIFIERS,
     _no_effect("safety_identifier", "names your end user; the audit log names your key"),
     _no_effect("prompt_cache_key", "a hint; the prefix cache is separate for each API key"),
+    _no_effect("client_metadata", "what a program says about itself; not kept"),
     _refused("access_programs", "there are none"),
     _refused("background_options", "a background response starts at once"),
     _refused("context_management", "send the items that you want to be read"),

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.wire import images
+from appliance.shim.wire.response_tools import INPUT, called
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -68,13 +69,33 @@ class GivenCall(_Strict, frozen=True, tag_field="type", tag="function_call"):
     call_id: str
     name: str
     arguments: str
+    namespace: str | None = None
     id: str | None = None
     status: Status | None = None
 
 
+class GivenCustomCall(_Strict, frozen=True, tag_field="type", tag="custom_tool_call"):
+    call_id: str
+    name: str
+    input: str
+    namespace: str | None = None
+    id: str | None = None
+    status: Status | None = None
+
+
+Output = str | Annotated[list[InputText | PlainText | InputImage], Meta(min_length=1)]
+
+
 class GivenCallOutput(_Strict, frozen=True, tag_field="type", tag="function_call_output"):
     call_id: str
-    output: str | Annotated[list[InputText | PlainText | InputImage], Meta(min_length=1)]
+    output: Output
+    id: str | None = None
+    status: Status | None = None
+
+
+class GivenCustomOutput(_Strict, frozen=True, tag_field="type", tag="custom_tool_call_output"):
+    call_id: str
+    output: Output
     id: str | None = None
     status: Status | None = None
 
@@ -97,7 +118,14 @@ class GivenReasoning(_Strict, frozen=True, tag_field="type", tag="reasoning"):
     status: Status | None = None
 
 
-Item = GivenMessage | GivenCall | GivenCallOutput | GivenReasoning
+Item = (
+    GivenMessage
+    | GivenCall
+    | GivenCallOutput
+    | GivenCustomCall
+    | GivenCustomOutput
+    | GivenReasoning
+)
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
@@ -141,9 +169,19 @@ class OutputCall(msgspec.Struct, frozen=True, tag_field="type", tag="function_ca
     name: str
     arguments: str
     status: Status
+    namespace: str | UnsetType = UNSET
 
 
-OutputItem = OutputMessage | OutputReasoning | OutputCall
+class OutputCustomCall(msgspec.Struct, frozen=True, tag_field="type", tag="custom_tool_call"):
+    id: str
+    call_id: str
+    name: str
+    input: str
+    status: Status
+    namespace: str | UnsetType = UNSET
+
+
+OutputItem = OutputMessage | OutputReasoning | OutputCall | OutputCustomCall
 
 
 def to_engine(items: Iterable[Item], *, earlier: int = 0) -> list[pb.ChatMessage]:
@@ -177,6 +215,8 @@ def listed(item: Item, fallback_id: str) -> dict[str, object]:
         return {**shown, "type": "message", "role": item.role, "content": content}
     fields = {name: getattr(item, name) for name in item.__struct_fields__}
     fields.pop("encrypted_content", None)
+    if fields.get("namespace", "") is None:
+        del fields["namespace"]
     return {**fields, **shown, "type": item.__struct_config__.tag}
 
 
@@ -194,7 +234,7 @@ def _listed_part(part: str | Part, kind: str) -> dict[str, object]:
 def _is_assistant(item: Item) -> bool:
     if isinstance(item, GivenMessage):
         return item.role == "assistant"
-    return isinstance(item, GivenCall | GivenReasoning)
+    return isinstance(item, GivenCall | GivenCustomCall | GivenReasoning)
 
 
 def _begins_another(turn: pb.ChatMessage, item: Item) -> bool:
@@ -209,14 +249,19 @@ def _add(turn: pb.ChatMessage, item: Item, at: str) -> None:
         texts = item.content if item.content is not None else item.summary
         turn.reasoning = "".join(part.text for part in texts)
     elif isinstance(item, GivenCall):
-        turn.tool_calls.add(id=item.call_id, name=item.name, arguments_json=item.arguments)
+        name = called(item.name, item.namespace)
+        turn.tool_calls.add(id=item.call_id, name=name, arguments_json=item.arguments)
+    elif isinstance(item, GivenCustomCall):
+        name = called(item.name, item.namespace)
+        arguments = msgspec.json.encode({INPUT: item.input}).decode()
+        turn.tool_calls.add(id=item.call_id, name=name, arguments_json=arguments)
     else:
         assert isinstance(item, GivenMessage)
         turn.content.extend(_parts(item.content, f"{at}.content"))
 
 
 def _turn(item: Item, at: str) -> pb.ChatMessage:
-    if isinstance(item, GivenCallOutput):
+    if isinstance(item, GivenCallOutput | GivenCustomOutput):
         content = _parts(item.output, f"{at}.output")
         return pb.ChatMessage(role="tool", tool_call_id=item.call_id, content=content)
     assert isinstance(item, GivenMessage)

@@ -17,7 +17,8 @@ from appliance.shim.wire.response_items import (
     OutputText,
     ReasoningText,
 )
-from appliance.shim.wire.responses import FunctionChoice
+from appliance.shim.wire.response_tools import AnyToolOut
+from appliance.shim.wire.responses import ToolChoice
 from appliance.shim.wire.structured import JsonObjectFormat, TextFormat
 from appliance.shim.wire.usage import Usage
 
@@ -53,14 +54,6 @@ class ResponseError(msgspec.Struct, frozen=True):
 
 class IncompleteDetails(msgspec.Struct, frozen=True):
     reason: Literal["max_output_tokens"] = "max_output_tokens"
-
-
-class ToolOut(msgspec.Struct, frozen=True):
-    name: str
-    description: str | None
-    parameters: dict[str, object] | None
-    strict: bool
-    type: Literal["function"] = "function"
 
 
 class SchemaFormatOut(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
@@ -107,8 +100,8 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     temperature: float = 1.0
     """1 also stands for the bundle's default, if the request left it alone."""
     text: TextOut = TextOut()
-    tool_choice: FunctionChoice = "auto"
-    tools: list[ToolOut] = []
+    tool_choice: ToolChoice = "auto"
+    tools: list[AnyToolOut] = []
     top_logprobs: int = 0
     top_p: float = 1.0
     presence_penalty: float = 0.0
@@ -212,6 +205,14 @@ class ArgumentsDone(_Within, frozen=True, tag="response.function_call_arguments.
     arguments: str
 
 
+class InputDelta(_Within, frozen=True, tag="response.custom_tool_call_input.delta"):
+    delta: str
+
+
+class InputDone(_Within, frozen=True, tag="response.custom_tool_call_input.done"):
+    input: str
+
+
 ResponseEvent = (
     Created
     | InProgress
@@ -223,6 +224,8 @@ ResponseEvent = (
     | TextDone
     | ArgumentsDelta
     | ArgumentsDone
+    | InputDelta
+    | InputDone
     | PartDone
     | ItemDone
     | Completed

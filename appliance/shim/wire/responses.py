@@ -12,9 +12,9 @@ from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.service_tier import Asked
 from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
-from appliance.shim.wire.messages import tool_to_engine
 from appliance.shim.wire.prompt import Effort, chat_request, effort_mode, thinking_mode
 from appliance.shim.wire.response_items import GivenMessage, Item, to_engine
+from appliance.shim.wire.response_tools import MAX_TOOLS, Callable, Tool, callables, refuse_hosted
 from appliance.shim.wire.sampling import Penalty, TopP
 from appliance.shim.wire.structured import (
     JsonObjectFormat,
@@ -24,7 +24,6 @@ from appliance.shim.wire.structured import (
     structured,
 )
 
-MAX_TOOLS = 128
 MAX_ITEMS = 4096
 LOGPROBS = "message.output_text.logprobs"
 _INCLUDED = frozenset({LOGPROBS, "reasoning.encrypted_content"})
@@ -33,14 +32,6 @@ _INCLUDED = frozenset({LOGPROBS, "reasoning.encrypted_content"})
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pass
-
-
-class FunctionTool(_Strict, frozen=True, tag_field="type", tag="function"):
-    name: Name
-    description: str | None = None
-    parameters: dict[str, object] | None = None
-    strict: bool | None = None
-    """Absent is false, unlike in OpenAI's service: decision 0106."""
 
 
 class ReasoningOptions(_Strict, frozen=True):
@@ -69,14 +60,20 @@ class NamedFunction(_Strict, frozen=True, tag_field="type", tag="function"):
     name: Name
 
 
-class AllowedFunctions(_Strict, frozen=True, tag_field="type", tag="allowed_tools"):
+class NamedCustom(_Strict, frozen=True, tag_field="type", tag="custom"):
+    """The same of a custom tool."""
+
+    name: Name
+
+
+class AllowedTools(_Strict, frozen=True, tag_field="type", tag="allowed_tools"):
     """Of the tools only these, for this request."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedFunction], Meta(min_length=1)]
+    tools: Annotated[list[NamedFunction | NamedCustom], Meta(min_length=1)]
 
 
-FunctionChoice = Literal["auto", "none", "required"] | NamedFunction | AllowedFunctions
+ToolChoice = Literal["auto", "none", "required"] | NamedFunction | NamedCustom | AllowedTools
 
 
 class ResponseStreamOptions(_Strict, frozen=True):
@@ -96,8 +93,8 @@ class ResponsesRequest(_Strict, frozen=True):
     frequency_penalty: Penalty | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     include: list[str] | None = None
-    tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: FunctionChoice | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningOptions | None = None
     text: TextOptions | None = None
@@ -123,6 +120,7 @@ class ResponsesRequest(_Strict, frozen=True):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    client_metadata: dict[str, str] | None = None
 
     @property
     def items(self) -> list[Item]:
@@ -178,11 +176,13 @@ class ResponsesRequest(_Strict, frozen=True):
             structured=self._form(),
         )
 
+    @property
+    def callables(self) -> list[Callable]:
+        """The tools one by one. Raises RequestError if they cannot be told apart."""
+        return callables(self.tools or ())
+
     def _chosen(self) -> Chosen:
-        tools = [
-            tool_to_engine(tool.name, tool.description, tool.parameters, strict=bool(tool.strict))
-            for tool in self.tools or ()
-        ]
+        tools = [one.to_engine() for one in self.callables]
         match self.tool_choice:
             case None | "auto":
                 return free(tools)
@@ -190,11 +190,11 @@ class ResponsesRequest(_Strict, frozen=True):
                 return Chosen()
             case "required":
                 return forced(tools, "tool_choice")
-            case NamedFunction(name=name):
-                return named(tools, name, "tool_choice.name")
-            case AllowedFunctions(mode=mode, tools=some):
+            case AllowedTools(mode=mode, tools=some):
                 names = {f"tool_choice.tools[{i}].name": tool.name for i, tool in enumerate(some)}
                 return allowed(tools, names, required=mode == "required")
+            case NamedFunction(name=name) | NamedCustom(name=name):
+                return named(tools, name, "tool_choice.name")
 
     def _form(self) -> pb.StructuredOutput | None:
         wanted = self.text.format if self.text is not None else None
@@ -209,8 +209,12 @@ class ResponsesRequest(_Strict, frozen=True):
         return [pb.ChatMessage(role="system", content=[part])]
 
 
-def name_messages(body: object) -> None:
-    """Give the input's messages the `type` that callers may leave out."""
+def prepare(body: object) -> None:
+    """Give the input's messages the `type` that callers may leave out.
+
+    Raises RequestError for a tool that the appliance would have to run itself.
+    """
+    refuse_hosted(body)
     given = body.get("input") if isinstance(body, dict) else None
     for item in given if isinstance(given, list) else ():
         if isinstance(item, dict) and "role" in item:

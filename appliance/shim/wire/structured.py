@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
 
 Name = Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 _ANSWER_S = re.compile(r"^structured\.json_schema")
-_FUNCTION_S = re.compile(r"^tools\[(\d+)\]\.function\.parameters")
+_FUNCTION_S = re.compile(r"^tools\[(\d+)\]\.function\.parameters(.*)", re.DOTALL)
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -113,17 +113,24 @@ def choose(choice: ToolChoice | None, tools: Sequence[pb.Tool]) -> Chosen:
 
 @contextmanager
 def in_the_callers_words(
-    form: str, parameters: str = "function.parameters", kept: Sequence[int] | None = None
+    form: str,
+    parameters: str = "function.parameters",
+    kept: Sequence[int] | None = None,
+    inside: Sequence[Callable[[str], str]] | None = None,
 ) -> Iterator[None]:
     """The engine's errors name a place in a schema; let them name it as the caller knows it.
 
     form: the place of the answer's schema. parameters: that of a function's, within its tool.
     kept: which of the caller's tools the engine has; None: all.
+    inside: for each tool the caller's name of a place in its schema; None: as `parameters` says.
     """
 
     def function_s(match: re.Match[str]) -> str:
         index = int(match[1])
-        return f"tools[{index if kept is None else kept[index]}].{parameters}"
+        index = index if kept is None else kept[index]
+        return (
+            f"tools[{index}].{parameters}{match[2]}" if inside is None else inside[index](match[2])
+        )
 
     try:
         yield
