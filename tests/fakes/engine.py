@@ -622,7 +622,8 @@ def _delta(request: pb.GenerateRequest, index: int, piece: Piece) -> pb.Delta:
     elif piece.kind == "reasoning":
         delta.reasoning = piece.token
     elif piece.kind == "call":
-        delta.tool_calls.add(index=piece.call, id=f"call_{index}_{piece.call}", name=piece.token)
+        number = piece.call + sum(len(m.tool_calls) for m in request.chat.messages)
+        delta.tool_calls.add(index=piece.call, id=f"call_{index}_{number}", name=piece.token)
     elif piece.kind == "arguments":
         delta.tool_calls.add(index=piece.call, arguments_json=piece.token)
     return delta

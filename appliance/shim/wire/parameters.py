@@ -198,6 +198,7 @@ MESSAGES = (
     _refused("container", "there are no containers"),
     _refused("diagnostics", "the prefix cache tells nothing but its counts"),
     _refused("inference_geo", "it is computed on this machine"),
+    _refused("safeguards", "there is no classifier: nobody here judges the model's calls"),
 )
 
 COUNT_TOKENS = _PROMPT_OF_MESSAGES

@@ -1,0 +1,182 @@
+"""Claude Code, unmodified, where scripts/fetch-clients has put it: whole tasks, and trouble.
+
+The scripted engine calls the assistant's own tools, which it runs in a folder of the test's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.audit.event import Reject
+from tests.conftest import REPOSITORY
+from tests.fakes.engine import CHAT, Said
+from tests.shim.node import Node, standing
+from tests.shim.test_clients import CLIENTS
+from tests.shim.test_messages_thinking import PIXEL
+
+PROGRAM = next(
+    CLIENTS.glob("claude/node_modules/@anthropic-ai/claude-code-linux-*/claude"), Path("none")
+)
+CONTEXT = 400_000
+"""The assistant sends 75,000 characters before the first word, and here a character is a token."""
+OFFLINE = {
+    "ANTHROPIC_MODEL": CHAT,
+    "ANTHROPIC_DEFAULT_OPUS_MODEL": CHAT,
+    "ANTHROPIC_DEFAULT_SONNET_MODEL": CHAT,
+    "ANTHROPIC_DEFAULT_HAIKU_MODEL": CHAT,
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(CONTEXT),
+    "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "8000",
+    "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
+    "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1",
+    "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1",
+}
+"""As docs/api.md says it."""
+LEAST = {
+    "ANTHROPIC_MODEL": CHAT,
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+}
+"""What somebody sets who has not read it."""
+
+
+@dataclass
+class Desk:
+    """A project's folder, and an endpoint that the assistant is pointed at."""
+
+    node: Node
+    project: Path
+    trap: socket.socket
+    """Where it would go with whatever is not for the endpoint."""
+
+    def run(
+        self,
+        *more: str,
+        key: str = "",
+        scripted: tuple[Said, ...] = (),
+        environment: Mapping[str, str] = OFFLINE,
+    ) -> Any:
+        """What the assistant ends with on `scripted` answers."""
+        self.node.engine.behaviour.answers.extend(scripted)
+        command = [PROGRAM, "-p", "do it", "--permission-mode", "acceptEdits", *more]
+        return subprocess.run(
+            [*command, "--allowedTools", "Bash,Read,Edit,Write"],
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.project.parent),
+                "ANTHROPIC_BASE_URL": self.node.base_url.removesuffix("/v1"),
+                "ANTHROPIC_AUTH_TOKEN": key or self.node.secret,
+                "HTTPS_PROXY": f"http://127.0.0.1:{self.trap.getsockname()[1]}",
+                "NO_PROXY": "127.0.0.1",
+                **environment,
+            },
+            cwd=self.project,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def rejects(self) -> list[str]:
+        """The codes of the requests that were refused before they ran."""
+        return [event.code for event in self.node.events() if isinstance(event, Reject)]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    if not PROGRAM.exists():
+        pytest.skip("scripts/fetch-clients puts the coding assistant there, in the full run")
+    project = tmp_path / "home/project"
+    project.mkdir(parents=True)
+    (project / "notes.txt").write_text("one\n")
+    with standing(tmp_path / "n") as node, socket.create_server(("127.0.0.1", 0)) as trap:
+        trap.setblocking(False)
+        node.engine.behaviour.context = CONTEXT
+        yield Desk(node, project, trap)
+
+
+def calls(name: str, **arguments: object) -> Said:
+    return [(name, json.dumps(arguments))]
+
+
+@pytest.mark.parametrize(
+    ("environment", "refused"),
+    [(OFFLINE, set()), (LEAST, {"unsupported_parameter"})],
+    ids=["documented", "least"],
+)
+def test_a_whole_task_is_done(
+    desk: Desk, environment: Mapping[str, str], refused: set[str]
+) -> None:
+    """Without what is documented, it asks for a search of tools first, and then does without."""
+    notes = desk.project / "notes.txt"
+    done = desk.run(
+        "--output-format",
+        "json",
+        environment=environment,
+        scripted=(
+            calls("Read", file_path=str(notes)),
+            calls("Edit", file_path=str(notes), old_string="one", new_string="two"),
+            calls("Bash", command="echo three >> notes.txt", description="Add a line"),
+            "all is done",
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["result"], document["num_turns"]) == ("all is done", 4)
+    assert notes.read_text() == "two\nthree\n"
+    assert set(desk.rejects()) == refused
+    with pytest.raises(BlockingIOError):
+        desk.trap.accept()
+
+
+def test_all_of_a_turn_is_found_in_the_prefix_cache_by_the_next(desk: Desk) -> None:
+    command = calls("Bash", command="true", description="Do nothing")
+    done = desk.run("--output-format", "json", scripted=(command, command, "done"))
+    usage = json.loads(done.stdout)["usage"]
+    prompts = [call.sequences[0].prompt_tokens for call in desk.node.engine.calls.values()]
+    assert usage["cache_read_input_tokens"] + usage["input_tokens"] == sum(prompts)
+    assert usage["cache_read_input_tokens"] > 0.99 * sum(prompts[:-1])
+
+
+def test_events_as_they_come_end_the_same(desk: Desk) -> None:
+    command = calls("Bash", command="true", description="Do nothing")
+    done = desk.run(
+        "--output-format",
+        "stream-json",
+        "--verbose",
+        "--include-partial-messages",
+        scripted=(command, "done"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["result"] == "done"
+    assert desk.rejects() == []
+
+
+def test_an_image_that_the_model_cannot_read_ends_no_task(desk: Desk) -> None:
+    (desk.project / "a.png").write_bytes(base64.b64decode(PIXEL))
+    read = calls("Read", file_path=str(desk.project / "a.png"))
+    done = desk.run(scripted=(read, "never mind"))
+    assert (done.returncode, done.stdout) == (0, "never mind\n")
+
+
+def test_a_wrong_key_is_said_at_once(desk: Desk) -> None:
+    done = desk.run(key="sk-wrong")
+    assert done.returncode == 1
+    assert "the API key is mistyped, expired or revoked" in done.stdout
+    assert desk.rejects() == ["invalid_api_key"]
+
+
+def test_the_documented_environment_is_what_is_tested() -> None:
+    page = (REPOSITORY / "docs/api.md").read_text("utf-8")
+    for name in OFFLINE:
+        assert name in page
