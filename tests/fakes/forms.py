@@ -1,11 +1,13 @@
 """JSON schemas as the fake engine understands them: is a text such a value, and what is the least.
 
-Owns a subset of JSON Schema, listed in KNOWN; a keyword that is not in it is named and refused.
+Owns a subset of JSON Schema, listed in KNOWN; a keyword that is not in it, or a pattern that looks
+around itself, is named and refused. The least text for a pattern is beyond it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -15,10 +17,12 @@ from appliance.pb import engine_v1_pb2 as pb
 KNOWN = frozenset(
     {
         "$defs", "$ref", "$schema", "additionalProperties", "anyOf", "const", "default",
-        "description", "enum", "items", "minItems", "minimum", "properties", "required",
+        "description", "enum", "items", "minItems", "minimum", "pattern", "properties",
+        "required",
         "title", "type",
     }
 )  # fmt: skip
+_LOOKS_AROUND = re.compile(r"\(\?[^:]")
 _LEAST: dict[str, Any] = {
     "null": None,
     "boolean": False,
@@ -76,7 +80,7 @@ def unknown_keyword(schema: Any, place: str) -> str | None:
     inner: list[tuple[Any, str]] = []
     for keyword, value in schema.items():
         at = f"{place}.{keyword}"
-        if keyword not in KNOWN:
+        if keyword not in KNOWN or (keyword == "pattern" and _LOOKS_AROUND.search(value)):
             return at
         if keyword in ("properties", "$defs"):
             inner += [(item, f"{at}.{name}") for name, item in value.items()]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.fakes.engine import CHAT, DIMENSIONS, EMBEDDING, RERANK
+from tests.fakes.engine import CHAT, DIMENSIONS, EMBEDDING, RERANK, Said
 from tests.shim.node import Node, standing
 
 CLIENTS = REPOSITORY / ".build/clients"
@@ -82,6 +82,61 @@ def over_the_sdk(node: Node, script: str) -> Any:
     if not (CLIENTS / "python/openai").exists():
         pytest.skip("scripts/fetch-clients puts these libraries there")
     return found(node, sys.executable, SCRIPTS / script, PYTHONPATH=str(CLIENTS / "python"))
+
+
+def in_the_full_run(node: Node, script: str) -> Any:
+    if not (CLIENTS / "frameworks/agents").exists():
+        pytest.skip("scripts/fetch-clients puts these libraries there, in the full run")
+    where = {"PYTHONPATH": str(CLIENTS / "frameworks"), "HOME": str(node.config.layout.root)}
+    return found(node, sys.executable, SCRIPTS / script, **where)
+
+
+TASK: list[Said] = [[("look", '{"at": "b"}')], "It is b."]
+"""A call, and what is said of its result."""
+FORM: Said = '{"word": "a"}'
+
+
+def test_the_ai_sdk_works_on_tasks_by_chat_and_by_responses(node: Node) -> None:
+    where = CLIENTS / "ai"
+    command = node_of(where)
+    if not (where / "node_modules/ai").exists() or command is None:
+        pytest.skip("scripts/fetch-clients puts the AI SDK there, in the full run")
+    said: list[Said] = [*TASK, "hello", FORM]
+    node.engine.behaviour.answers.extend([*said, *said, [("write", '{"input": "a\\nb"}')]])
+    got = found(node, command, SCRIPTS / "ai.mjs", where)
+    tokens = len("hm") + HELLO
+    both = {
+        "task": "It is b.",
+        "steps": ["tool-calls", "stop"],
+        "results": ["the note at b"],
+        "stream": "hello",
+        "usage": tokens,
+        "object": {"word": "a"},
+    }
+    assert got["chat"] == {**both, "reasoning": "hm"}
+    assert got["responses"] == both
+    assert got["custom"] == ["a\nb"]
+    assert got["embeddings"] == [DIMENSIONS, DIMENSIONS]
+
+
+def test_openai_agents_works_on_tasks_by_chat_and_by_responses(node: Node) -> None:
+    node.engine.behaviour.answers.extend([*TASK, *TASK, FORM] * 2)
+    got = in_the_full_run(node, "with_openai_agents.py")
+    assert got["chat"] == got["responses"]
+    assert got["chat"]["task"] == got["chat"]["stream"][-1] == "It is b."
+    assert got["chat"]["form"] == "a"
+    assert "tool_call_output_item" in got["chat"]["items"]
+
+
+def test_llama_index_chats_calls_and_embeds(node: Node) -> None:
+    assert in_the_full_run(node, "with_llama_index.py") == {
+        "chat": "hello",
+        "stream": "hello",
+        "complete": "hello",
+        "call": "the note at b",
+        "form": "a",
+        "embeddings": [DIMENSIONS, DIMENSIONS],
+    }
 
 
 def test_langchain_chats_streams_calls_and_embeds(node: Node) -> None:

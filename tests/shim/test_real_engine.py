@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +44,28 @@ def node(build_once: BuildOnce) -> Iterator[Node]:
 
 def chat(node: Node, **more: object) -> dict[str, object]:
     return {"model": "chat", "messages": HELLO, "max_tokens": 8, "temperature": 0, **more}
+
+
+def test_the_text_of_a_custom_tool_satisfies_its_grammar(node: Node, client: openai.OpenAI) -> None:
+    grammar = 'start: ("+" | "-") WORD LF\nWORD: /[a-z ]{1,9}/\n%import common.LF'
+    response = client.responses.create(
+        model="chat",
+        input="change it",
+        temperature=1,
+        tools=[
+            {
+                "type": "custom",
+                "name": "change",
+                "format": {"type": "grammar", "syntax": "lark", "definition": grammar},
+            }
+        ],
+        tool_choice={"type": "custom", "name": "change"},
+        max_output_tokens=100,
+        reasoning={"effort": "none"},
+    )
+    (call,) = response.output
+    assert call.type == "custom_tool_call"
+    assert re.fullmatch(r"[+-][a-z ]{1,9}\n", call.input)
 
 
 def test_the_strict_sdk_chats_streams_completes_and_embeds(

@@ -126,15 +126,37 @@ def test_a_custom_call_that_is_cut_off_keeps_what_was_said(node: Node) -> None:
     assert (item["input"], item["status"]) == ("abc", "incomplete")
 
 
-def test_a_regular_expression_reaches_the_engine_and_is_refused_where_it_stands(node: Node) -> None:
-    """The fake engine knows no patterns: it says where this one is."""
-    form = {"type": "grammar", "syntax": "regex", "definition": "a|b"}
+@pytest.mark.parametrize(
+    ("syntax", "definition", "pattern"),
+    [
+        ("regex", "a|b", "^(?:a|b)$"),
+        ("lark", 'start: "a" | /b+/ LF\n%import common.LF', r"^(?:(?:a|(?:b+)\n))$"),
+    ],
+)
+def test_a_grammar_reaches_the_engine_as_a_pattern(
+    client: openai.OpenAI, node: Node, syntax: Any, definition: str, pattern: str
+) -> None:
+    client.responses.create(
+        model=CHAT,
+        input="x",
+        tools=[
+            {
+                "type": "custom",
+                "name": "pick",
+                "format": {"type": "grammar", "syntax": syntax, "definition": definition},
+            }
+        ],
+    )
+    (tool,) = last_request(node).chat.tools
+    assert json.loads(tool.parameters_json)["properties"]["input"]["pattern"] == pattern
+
+
+def test_a_grammar_that_the_engine_refuses_is_named_where_it_stands(node: Node) -> None:
+    form = {"type": "grammar", "syntax": "regex", "definition": "(?=a)b"}
     custom = {"type": "custom", "name": "pick", "format": form}
     spaced = {"type": "namespace", "name": "n", "tools": [LOOK, custom]}
     bad = (400, "tools[0].tools[1].format.definition", "unsupported_parameter")
     assert refusal(node, spaced) == bad
-    _, tool = last_request(node).chat.tools
-    assert json.loads(tool.parameters_json)["properties"]["input"]["pattern"] == "^(?:a|b)$"
 
 
 def test_a_choice_may_name_a_custom_tool(client: openai.OpenAI, node: Node) -> None:
@@ -164,9 +186,9 @@ def test_a_tool_that_the_appliance_would_have_to_run_is_refused(node: Node, kind
 
 
 def test_what_would_change_a_tool_is_refused_by_name(node: Node) -> None:
-    lark = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
+    lark = {"type": "grammar", "syntax": "lark", "definition": 'start: "a" start?'}
     shown = [
-        ({**PATCH, "format": lark}, "tools[0].format.syntax"),
+        ({**PATCH, "format": lark}, "tools[0].format.definition"),
         ({**LOOK, "defer_loading": True}, "tools[0].defer_loading"),
         ({**LOOK, "allowed_callers": ["programmatic"]}, "tools[0].allowed_callers[0]"),
         ({**LOOK, "output_schema": {}}, "tools[0].output_schema"),

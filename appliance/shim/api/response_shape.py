@@ -15,18 +15,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import UNSET
 
 from appliance.errors import ApplianceError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.api.custom_input import CustomInput
+from appliance.shim.api.open_items import (
+    OpenCall,
+    OpenCustomCall,
+    OpenItem,
+    OpenMessage,
+    OpenReasoning,
+    OpenText,
+)
 from appliance.shim.api.response_draft import draft
 from appliance.shim.event_stream import RESPONSE_EVENTS
 from appliance.shim.generation import Generation
 from appliance.shim.refusals import refusal
 from appliance.shim.wire import response_items as items
 from appliance.shim.wire import response_object as wire
-from appliance.shim.wire.response_tools import Callable
 from appliance.shim.wire.responses import ResponsesRequest
 from appliance.shim.wire.usage import Usage
 
@@ -45,7 +50,7 @@ class ResponseShape:
         self._suffix = self.response.id.removeprefix("resp_")
         self._wants_logprobs = request.logprobs is not None
         self._tools = {tool.called: tool for tool in request.callables}
-        self._open: _OpenItem | None = None
+        self._open: OpenItem | None = None
 
     def first(self) -> Sequence[msgspec.Struct]:
         return [
@@ -103,11 +108,11 @@ class ResponseShape:
 
     def _delta(self, delta: pb.Delta) -> Events:
         if delta.reasoning:
-            yield from self._switch(_OpenReasoning, "rs")
+            yield from self._switch(OpenReasoning, "rs")
             yield from self._add(delta.reasoning, [])
         logprobs = [_logprob(token) for token in delta.logprobs] if self._wants_logprobs else []
         if delta.text or logprobs:
-            yield from self._switch(_OpenMessage, "msg")
+            yield from self._switch(OpenMessage, "msg")
             yield from self._add(delta.text, logprobs)
         for call in delta.tool_calls:
             yield from self._call(call)
@@ -119,15 +124,15 @@ class ResponseShape:
         if call.arguments_json:
             yield from self._argue(call.arguments_json)
 
-    def _opened(self, call: pb.ToolCallDelta) -> _OpenItem:
+    def _opened(self, call: pb.ToolCallDelta) -> OpenItem:
         tool, place = self._tools.get(call.name), f"{self._suffix}_{len(self.response.output)}"
         if tool is not None and tool.custom:
-            return _OpenCustomCall(f"ctc_{place}", call.id, tool)
-        return _OpenCall(f"fc_{place}", call.id, call.name, tool)
+            return OpenCustomCall(f"ctc_{place}", call.id, tool)
+        return OpenCall(f"fc_{place}", call.id, call.name, tool)
 
     def _argue(self, arguments: str) -> Events:
         item = self._open
-        if not isinstance(item, _OpenCustomCall):
+        if not isinstance(item, OpenCustomCall):
             yield from self._add(arguments, [])
         elif text := item.read(arguments):
             yield from self._add(text, [])
@@ -135,19 +140,19 @@ class ResponseShape:
     def _finish(self, status: items.Status) -> Events:
         if self._open is None and not self.response.output:
             # Nothing was said: an empty message says so.
-            yield from self._switch(_OpenMessage, "msg")
+            yield from self._switch(OpenMessage, "msg")
         yield from self._close(status)
 
-    def _switch(self, kind: type[_OpenText], prefix: str) -> Events:
+    def _switch(self, kind: type[OpenText], prefix: str) -> Events:
         if not isinstance(self._open, kind):
             yield from self._close("completed")
             yield from self._begin(kind(f"{prefix}_{self._suffix}_{len(self.response.output)}"))
 
-    def _begin(self, item: _OpenItem) -> Events:
+    def _begin(self, item: OpenItem) -> Events:
         self._open = item
         index = len(self.response.output)
         yield self._event(wire.ItemAdded, output_index=index, item=item.begun())
-        if isinstance(item, _OpenText):
+        if isinstance(item, OpenText):
             yield self._within(wire.PartAdded, part=item.part("", []))
 
     def _add(self, text: str, logprobs: list[items.Logprob]) -> Events:
@@ -155,11 +160,11 @@ class ResponseShape:
         assert item is not None, "a call's first delta has its name"
         item.texts.append(text)
         item.logprobs.extend(logprobs)
-        if isinstance(item, _OpenMessage):
+        if isinstance(item, OpenMessage):
             yield self._within(wire.TextDelta, delta=text, logprobs=logprobs)
-        elif isinstance(item, _OpenReasoning):
+        elif isinstance(item, OpenReasoning):
             yield self._within(wire.ReasoningDelta, delta=text)
-        elif isinstance(item, _OpenCustomCall):
+        elif isinstance(item, OpenCustomCall):
             yield self._within(wire.InputDelta, delta=text)
         else:
             yield self._within(wire.ArgumentsDelta, delta=text)
@@ -169,15 +174,15 @@ class ResponseShape:
         if item is None:
             return
         text = "".join(item.texts)
-        if isinstance(item, _OpenMessage):
+        if isinstance(item, OpenMessage):
             yield self._within(wire.TextDone, text=text, logprobs=item.logprobs)
-        elif isinstance(item, _OpenReasoning):
+        elif isinstance(item, OpenReasoning):
             yield self._within(wire.ReasoningDone, text=text)
-        elif isinstance(item, _OpenCall):
+        elif isinstance(item, OpenCall):
             yield self._within(wire.ArgumentsDone, name=item.name, arguments=text)
-        elif isinstance(item, _OpenCustomCall):
+        elif isinstance(item, OpenCustomCall):
             yield self._within(wire.InputDone, input=text)
-        if isinstance(item, _OpenText):
+        if isinstance(item, OpenText):
             yield self._within(wire.PartDone, part=item.part(text, item.logprobs))
         done = item.item(status)
         yield self._event(wire.ItemDone, output_index=len(self.response.output), item=done)
@@ -192,92 +197,6 @@ class ResponseShape:
     def _event(self, kind: type[E], **fields: Any) -> E:  # noqa: ANN401
         number, self._numbers = self._numbers, self._numbers + 1
         return kind(sequence_number=number, **fields)
-
-
-class _OpenItem:
-    """The item that is being said."""
-
-    def __init__(self, item_id: str) -> None:
-        self.id = item_id
-        self.texts: list[str] = []
-        self.logprobs: list[items.Logprob] = []
-
-    def begun(self) -> items.OutputItem:
-        """The item before its first word."""
-        raise NotImplementedError
-
-    def item(self, status: items.Status) -> items.OutputItem:
-        """The item with all that was said."""
-        raise NotImplementedError
-
-
-class _OpenText(_OpenItem):
-    """One with a content part."""
-
-    def part(self, text: str, logprobs: list[items.Logprob]) -> wire.TextPart:
-        raise NotImplementedError
-
-
-class _OpenMessage(_OpenText):
-    def begun(self) -> items.OutputItem:
-        return items.OutputMessage(self.id, "in_progress", [])
-
-    def item(self, status: items.Status) -> items.OutputItem:
-        return items.OutputMessage(self.id, status, [self.part("".join(self.texts), self.logprobs)])
-
-    def part(self, text: str, logprobs: list[items.Logprob]) -> items.OutputText:
-        return items.OutputText(text, logprobs)
-
-
-class _OpenReasoning(_OpenText):
-    def begun(self) -> items.OutputItem:
-        return items.OutputReasoning(self.id, "in_progress", [])
-
-    def item(self, status: items.Status) -> items.OutputItem:
-        return items.OutputReasoning(self.id, status, [self.part("".join(self.texts), [])])
-
-    def part(self, text: str, logprobs: list[items.Logprob]) -> items.ReasoningText:
-        return items.ReasoningText(text=text)
-
-
-class _OpenCall(_OpenItem):
-    """A call of a function; `tool` is None where the model made its name up."""
-
-    def __init__(self, item_id: str, call_id: str, name: str, tool: Callable | None) -> None:
-        super().__init__(item_id)
-        self.call_id = call_id
-        self.name = name if tool is None else tool.tool.name
-        self.namespace = UNSET if tool is None else tool.namespace
-
-    def begun(self) -> items.OutputItem:
-        return self.item("in_progress")
-
-    def item(self, status: items.Status) -> items.OutputItem:
-        arguments = "".join(self.texts)
-        return items.OutputCall(self.id, self.call_id, self.name, arguments, status, self.namespace)
-
-
-class _OpenCustomCall(_OpenItem):
-    """A call with a text, which comes as the one argument of a function."""
-
-    def __init__(self, item_id: str, call_id: str, tool: Callable) -> None:
-        super().__init__(item_id)
-        self.call_id = call_id
-        self._tool = tool
-        self._reader = CustomInput()
-
-    def read(self, arguments: str) -> str:
-        """What a further piece of the arguments adds to the text."""
-        return self._reader.add(arguments)
-
-    def begun(self) -> items.OutputItem:
-        return self.item("in_progress")
-
-    def item(self, status: items.Status) -> items.OutputItem:
-        name, text = self._tool.tool.name, "".join(self.texts)
-        return items.OutputCustomCall(
-            self.id, self.call_id, name, text, status, self._tool.namespace
-        )
 
 
 def response_error(error: ApplianceError) -> wire.ResponseError:

@@ -240,7 +240,7 @@ RESPONSES = (
     _honoured(
         "tools",
         "`function`; with `strict`, false if absent, its arguments always satisfy the schema; "
-        "`custom`, as text or with a `regex`; `namespace` of both",
+        "`custom`, with a text that satisfies its `format`; `namespace` of both",
     ),
     _honoured("tool_choice", "`auto`, `none`, `required`, one tool, or `allowed_tools`"),
     _honoured("parallel_tool_calls", "false: at most one call"),

@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire.lark_text import LarkError, pattern_of
 from appliance.shim.wire.messages import tool_to_engine
 from appliance.shim.wire.structured import Name, TextFormat
 
@@ -210,22 +211,31 @@ def _each(tools: Sequence[Tool]) -> Iterator[Callable]:
 
 
 def _text_schema(tool: CustomTool, place: str) -> dict[str, object]:
-    text: dict[str, object] = {"type": "string"}
+    text: dict[str, object] = {"type": "string", "description": "All that the tool is called with"}
     if isinstance(tool.format, GrammarFormat):
-        if tool.format.syntax == "lark":
-            raise RequestError(
-                f"`{place}.format.syntax` is not supported here: only regex",
-                param=f"{place}.format.syntax",
-                hint="leave `format` out, and check the text, or give the tool as a function",
-                code="unsupported_parameter",
-            )
-        text["pattern"] = f"^(?:{tool.format.definition})$"
+        form = f"{tool.format.syntax}: {tool.format.definition}"
+        text["description"] = f"All that the tool is called with, in the form of this {form}"
+        text["pattern"] = f"^(?:{_pattern(tool.format, f'{place}.format.definition')})$"
     return {
         "type": "object",
         "properties": {INPUT: text},
         "required": [INPUT],
         "additionalProperties": False,
     }
+
+
+def _pattern(form: GrammarFormat, place: str) -> str:
+    if form.syntax == "regex":
+        return form.definition
+    try:
+        return pattern_of(form.definition)
+    except LarkError as error:
+        raise RequestError(
+            f"this grammar cannot be held to: {error}",
+            param=place,
+            hint="leave `format` out, and check the text yourself",
+            code="unsupported_parameter",
+        ) from None
 
 
 def _shown(tool: FunctionTool | CustomTool) -> ToolOut | CustomOut:
