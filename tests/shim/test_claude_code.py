@@ -67,7 +67,7 @@ class Desk:
     ) -> Any:
         """What the assistant ends with on `scripted` answers."""
         self.node.engine.behaviour.answers.extend(scripted)
-        command = [PROGRAM, "-p", "do it", "--permission-mode", "acceptEdits", *more]
+        command = [str(PROGRAM), "-p", "do it", "--permission-mode", "acceptEdits", *more]
         return subprocess.run(
             [*command, "--allowedTools", "Bash,Read,Edit,Write"],
             env={
