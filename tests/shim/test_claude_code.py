@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from appliance.audit.event import Reject
+from appliance.pb import engine_v1_pb2 as pb
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, Said
 from tests.shim.node import Node, standing
@@ -146,6 +147,33 @@ def test_all_of_a_turn_is_found_in_the_prefix_cache_by_the_next(desk: Desk) -> N
     prompts = [call.sequences[0].prompt_tokens for call in desk.node.engine.calls.values()]
     assert usage["cache_read_input_tokens"] + usage["input_tokens"] == sum(prompts)
     assert usage["cache_read_input_tokens"] > 0.99 * sum(prompts[:-1])
+
+
+def test_two_calls_of_one_turn_are_both_done(desk: Desk) -> None:
+    notes = str(desk.project / "notes.txt")
+    both = [
+        ("Read", json.dumps({"file_path": notes})),
+        ("Bash", json.dumps({"command": "cp notes.txt copy.txt", "description": "Copy"})),
+    ]
+    done = desk.run(scripted=(both, "done"))
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert (desk.project / "copy.txt").read_text() == "one\n"
+    request = desk.node.engine.requests[-1]
+    assert isinstance(request, pb.GenerateRequest)
+    results = [m.tool_call_id for m in request.chat.messages if m.role == "tool"]
+    assert results == ["call_0_0", "call_0_1"]
+
+
+def test_a_conversation_that_is_too_long_is_summed_up(desk: Desk) -> None:
+    """The endpoint says how long it is and may be; the assistant asks for a summary and goes on."""
+    desk.run("--output-format", "json", scripted=("begun",))
+    first = desk.node.engine.last_call().sequences[0].prompt_tokens
+    desk.node.engine.behaviour.context = first + 12_000
+    count, far = (calls("Bash", command=f"seq 1 {n}", description="Count") for n in (600, 1400))
+    summary = "<summary>We counted.</summary>"
+    done = desk.run("--continue", scripted=(*[count] * 3, far, summary, "all is counted"))
+    assert (done.returncode, done.stdout) == (0, "all is counted\n")
+    assert "context_length_exceeded" in desk.rejects()
 
 
 def test_events_as_they_come_end_the_same(desk: Desk) -> None:

@@ -34,7 +34,7 @@ def texts(request: object) -> list[str]:
     return ["".join(part.text for part in m.content) for m in request.chat.messages]
 
 
-def create(node: Node, text: str = "hello", **more: Any) -> Any:
+def create(node: Node, text: object = "hello", **more: Any) -> Any:
     answer = node.request("POST", PATH, {"model": CHAT, "input": text, **more})
     assert answer.status == 200, answer.body
     return answer.json
@@ -52,6 +52,40 @@ def test_a_response_is_read_again_as_it_was(client: openai.OpenAI) -> None:
     made = client.responses.create(model=CHAT, input="hello")
     assert made.store  # type: ignore[attr-defined]
     assert client.responses.retrieve(made.id) == made
+
+
+def test_an_item_may_be_named_by_its_id(node: Node) -> None:
+    said = create(node, "a", reasoning={"effort": "low"})["output"]
+    asked = [*({"type": "item_reference", "id": item["id"]} for item in said), user("b")]
+    second = create(node, asked)
+    request = node.engine.requests[-1]
+    assert texts(request) == ["a", "b"]
+    assert isinstance(request, pb.GenerateRequest)
+    assert request.chat.messages[0].reasoning == "hm"
+    shown = node.request("GET", f"{PATH}/{second['id']}/input_items").json["data"]
+    assert [item["type"] for item in shown] == ["message", "message", "reasoning"]
+
+
+def test_an_item_of_another_key_or_of_nobody_is_not_there(node: Node) -> None:
+    said = create(node, "a")["output"][0]["id"]
+    with KeyStore(node.config.layout.keys_db) as keys:
+        _, other = keys.create("other")
+    for secret, name in ((other, said), (node.secret, f"{said}9"), (node.secret, "a")):
+        body = {"model": CHAT, "input": [{"type": "item_reference", "id": name}]}
+        answer = node.request("POST", PATH, body, headers={"Authorization": f"Bearer {secret}"})
+        assert (answer.status, answer.error["param"]) == (400, "input[0].id")
+
+
+def test_an_item_cannot_be_named_where_nothing_is_stored(tmp_path: Path) -> None:
+    with standing(tmp_path / "other") as bare:
+        body = {"model": CHAT, "input": [{"type": "item_reference", "id": "rs_1_0"}]}
+        error = bare.request("POST", PATH, body).error
+    assert (error["param"], error["code"]) == ("input[0].type", "unsupported_parameter")
+    assert "store: false" in error["message"]
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
 
 
 def test_a_streamed_response_is_stored_before_its_last_event(client: openai.OpenAI) -> None:

@@ -15,6 +15,7 @@ from appliance.audit.event import clip
 from appliance.errors import ApplianceError, AuditUnavailableError, RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.answer import send_answer, send_document, take_all
+from appliance.shim.api.referenced import resolved
 from appliance.shim.api.response_shape import ResponseShape
 from appliance.shim.body import read_body
 from appliance.shim.exchange import Exchange, exchange_of
@@ -52,6 +53,7 @@ class _Call:
     """One request, ready to be computed."""
 
     request: ResponsesRequest
+    items: Sequence[Item]
     engine_request: pb.GenerateRequest
     exchange: Exchange
     store: ResponseStore | None
@@ -61,9 +63,7 @@ class _Call:
         """`response` as it is kept."""
         assert self.store is not None
         suffix = response.id.removeprefix("resp_")
-        items = [
-            listed(item, f"item_{suffix}_{index}") for index, item in enumerate(self.request.items)
-        ]
+        items = [listed(item, f"item_{suffix}_{index}") for index, item in enumerate(self.items)]
         return StoredResponse(
             id=response.id,
             owner=self.exchange.owner,
@@ -89,8 +89,11 @@ class ResponsesEndpoint:
         serve_as(exchange, request.service_tier)
         store = self._store_for(request)
         earlier = await self._earlier(exchange, request)
-        engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace, earlier)
-        call = _Call(request, engine_request, exchange, store)
+        items = await resolved(request.items, self._services.responses, exchange.owner)
+        engine_request = request.to_engine(
+            exchange.request_id, exchange.cache_namespace, earlier, items
+        )
+        call = _Call(request, items, engine_request, exchange, store)
         tools = request.callables
         kept = places([tool.called for tool in tools], engine_request.chat.tools)
         inside = [tool.place_of for tool in tools]

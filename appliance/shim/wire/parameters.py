@@ -223,7 +223,8 @@ RESPONSES = (
     _honoured(
         "input",
         "a string or items: messages of text and `input_image` parts, `function_call`, "
-        "`custom_tool_call`, their outputs, `reasoning`",
+        "`custom_tool_call`, their outputs, `reasoning`; `item_reference` only where responses are "
+        "stored",
     ),
     _honoured("instructions", "a system message before the input; not carried over to later turns"),
     _honoured("max_output_tokens", "reasoning included; up to the context if absent"),

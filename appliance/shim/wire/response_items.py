@@ -128,6 +128,12 @@ Item = (
 )
 
 
+class ItemReference(_Strict, frozen=True, tag_field="type", tag="item_reference"):
+    """An item of a stored response, which it names."""
+
+    id: str
+
+
 class TopLogprob(msgspec.Struct, frozen=True):
     token: str
     logprob: float

@@ -13,7 +13,7 @@ from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.service_tier import Asked
 from appliance.shim.wire.chosen import Chosen, allowed, forced, free, named
 from appliance.shim.wire.prompt import Effort, chat_request, effort_mode, thinking_mode
-from appliance.shim.wire.response_items import GivenMessage, Item, to_engine
+from appliance.shim.wire.response_items import GivenMessage, Item, ItemReference, to_engine
 from appliance.shim.wire.response_tools import MAX_TOOLS, Callable, Tool, callables, refuse_hosted
 from appliance.shim.wire.sampling import Penalty, TopP
 from appliance.shim.wire.structured import (
@@ -84,7 +84,7 @@ class ResponsesRequest(_Strict, frozen=True):
     """A request as parameters.RESPONSES describes it; limited parameters are checked there."""
 
     model: str
-    input: str | Annotated[list[Item], Meta(min_length=1, max_length=MAX_ITEMS)]
+    input: str | Annotated[list[Item | ItemReference], Meta(min_length=1, max_length=MAX_ITEMS)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=(1 << 31) - 1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -123,7 +123,7 @@ class ResponsesRequest(_Strict, frozen=True):
     client_metadata: dict[str, str] | None = None
 
     @property
-    def items(self) -> list[Item]:
+    def items(self) -> Sequence[Item | ItemReference]:
         """The input; a string is one user message."""
         if isinstance(self.input, str):
             return [GivenMessage(role="user", content=self.input)]
@@ -149,13 +149,20 @@ class ResponsesRequest(_Strict, frozen=True):
             raise _unsupported("stream", "not together with `background`")
 
     def to_engine(
-        self, request_id: str, cache_namespace: str, earlier: Sequence[Item]
+        self,
+        request_id: str,
+        cache_namespace: str,
+        earlier: Sequence[Item],
+        items: Sequence[Item],
     ) -> pb.GenerateRequest:
-        """This request behind the `earlier` items, in the engine's words. Raises RequestError."""
+        """This request, whose items are `items`, behind the `earlier` ones, in the engine's words.
+
+        Raises RequestError.
+        """
         self.check()
         chosen = self._chosen()
         effort = self.reasoning.effort if self.reasoning is not None else None
-        turns = to_engine([*earlier, *self.items], earlier=len(earlier))
+        turns = to_engine([*earlier, *items], earlier=len(earlier))
         return chat_request(
             request_id=request_id,
             model=self.model,
