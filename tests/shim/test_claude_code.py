@@ -31,6 +31,11 @@ PROGRAM = next(
 )
 CONTEXT = 131_072
 """The assistant sends 75,000 characters before the first word, and here a character is a token."""
+PDF = (
+    b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj "
+    b"2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj "
+    b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF"
+)
 LEAST = {
     "ANTHROPIC_MODEL": CHAT,
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -190,9 +195,11 @@ def test_events_as_they_come_end_the_same(desk: Desk) -> None:
     assert desk.rejects() == []
 
 
-def test_an_image_that_the_model_cannot_read_ends_no_task(desk: Desk) -> None:
-    (desk.project / "a.png").write_bytes(base64.b64decode(PIXEL))
-    read = calls("Read", file_path=str(desk.project / "a.png"))
+@pytest.mark.parametrize("name", ["a.png", "a.pdf"])
+def test_what_the_model_cannot_read_ends_no_task(desk: Desk, name: str) -> None:
+    given = {"a.png": base64.b64decode(PIXEL), "a.pdf": PDF}
+    (desk.project / name).write_bytes(given[name])
+    read = calls("Read", file_path=str(desk.project / name))
     done = desk.run(scripted=(read, "never mind"))
     assert (done.returncode, done.stdout) == (0, "never mind\n")
 

@@ -185,7 +185,7 @@ def test_refusals_say_what_clients_look_for(node: Node) -> None:
     cases = {
         "prompt is too long: ": "a" * 5000,
         "could not process image": [{"type": "image", "source": image}],
-        "do not support PDF input": [{"type": "document", "source": {}}],
+        "could not process PDF": [{"type": "document", "source": {}}],
     }
     for words, content in cases.items():
         body = {**BASE, "messages": [{"role": "user", "content": content}]}

@@ -102,7 +102,7 @@ def part(block: Shown, at: str) -> pb.ContentPart:
         return pb.ContentPart(text=block.text)
     if isinstance(block, DocumentBlock):
         raise RequestError(
-            "the models here do not support PDF input, nor other documents",
+            "could not process PDF or another document: no model here reads them",
             param=f"{at}.type",
             hint="send its text",
             code="unsupported_parameter",
