@@ -228,7 +228,8 @@ class LLMEngine:
         """Raise RequestError if the context does not hold `prompt` and a token of the answer."""
         if len(prompt) >= self.capacity:
             raise RequestError(
-                f"the prompt has {len(prompt)} tokens; the context holds {self.capacity},"
+                # The words by which clients of both APIs know that they have to shorten it.
+                f"prompt is too long: {len(prompt)} tokens > {self.capacity} maximum,"
                 " the answer included",
                 param=param,
                 hint="shorten the prompt",

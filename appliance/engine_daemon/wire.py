@@ -170,7 +170,7 @@ def images(prompt: pb.ChatPrompt) -> list[tuple[str, Image]]:
 def _refuse_images(prompt: pb.ChatPrompt) -> None:
     for param, _ in images(prompt):
         raise RequestError(
-            "this model reads text only",
+            "could not process image: this model reads text only",
             param=param,
             hint="leave the image out, or ask a model that reads images",
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.errors import ObjectionError, RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
 from appliance.prompting.conversation import Conversation
+from appliance.prompting.later_systems import MARK, TRIALS, folded, has_later
 from appliance.prompting.marks import ControlTokens, unused_characters
 from appliance.prompting.worker import HEADER
 
@@ -68,21 +69,24 @@ class ChatTemplate:
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         self._closed = False
+        self._shows_later: bool | None = None
         with self._lock:
             self._start()
 
     def render(self, conversation: Conversation) -> Prompt:
         """The prompt for the next assistant turn.
 
-        Many templates want a single system message, or roles that alternate, and many programs
-        send several messages of a role in a row. What a template refuses it is shown once more
-        with these as one.
+        System messages behind the first are shown where they stand, or as `folded` has them. Many
+        templates want roles that alternate, and many programs send several messages of a role in a
+        row. What a template refuses it is shown once more with these as one.
 
         Raises RequestError with code `template_stopped` if the template ran for too long, or died;
         UnavailableError with code `machine_busy` if it was not let run, or if it was closed;
         ObjectionError if the template refuses the conversation.
         """
         conversation.check()
+        if has_later(conversation.messages) and not self.shows_later():
+            conversation = replace(conversation, messages=folded(conversation.messages))
         try:
             return self._prompt(conversation)
         except ObjectionError:
@@ -90,6 +94,21 @@ class ChatTemplate:
             if len(joined.messages) == len(conversation.messages):
                 raise
             return self._prompt(joined)
+
+    def shows_later(self) -> bool:
+        """Whether it shows system messages wherever they stand; it is tried out once.
+
+        Raises as `render` does, but not ObjectionError.
+        """
+        if self._shows_later is None:
+            self._shows_later = all(map(self._shows_mark, TRIALS))
+        return self._shows_later
+
+    def _shows_mark(self, trial: Conversation) -> bool:
+        try:
+            return MARK in self._prompt(trial).text
+        except ObjectionError:
+            return False
 
     def _prompt(self, conversation: Conversation) -> Prompt:
         messages, tools = conversation.template_messages(), conversation.template_tools()

@@ -81,10 +81,13 @@ _TYPE_OF_STATUS = {429: "rate_limit_error"}
 _TYPE_OF_CODE = {"insufficient_quota": "insufficient_quota"}
 _RETRY_AFTER_SECONDS = {429: 1, 503: 1}
 _NO_RETRY = frozenset(
-    {"timeout", "insufficient_quota", "conflict", "storage_full", "too_many_batches"}
+    {
+        *("timeout", "insufficient_quota", "conflict", "storage_full", "too_many_batches"),
+        *("invalid_api_key", "key_revoked"),
+    }
 )
 """Trying again within seconds would fail as well, or compute as long again: a budget comes back
-tomorrow, a batch ends in hours."""
+tomorrow, a batch ends in hours. Some clients try a wrong key again for minutes."""
 _MOST = 600
 """Characters of a message: it may quote a name that a caller made very long."""
 _CLOSING = frozenset({"body_timeout", "body_too_large", "file_too_large"})

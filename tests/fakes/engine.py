@@ -52,6 +52,7 @@ CONTEXT = 4096
 VOCABULARY = 0xD800
 """Code points from here on may not be characters."""
 LOGPROB = -0.5
+NO_EYES = "could not process image: this model reads text only"
 _NEVER = 1 << 30
 
 Said = str | list[tuple[str, str]]
@@ -206,12 +207,13 @@ class _Servicer(pb_grpc.EngineServicer):
         if not prompt:
             message = "the prompt is empty"
             _abort(context, Fault(grpc.StatusCode.INVALID_ARGUMENT, message, param="prompt"))
-        if len(prompt) >= engine.behaviour.context:
+        context_length = engine.behaviour.context
+        if len(prompt) >= context_length:
             _abort(
                 context,
                 Fault(
                     grpc.StatusCode.INVALID_ARGUMENT,
-                    f"the prompt has {len(prompt)} tokens, the context {engine.behaviour.context}",
+                    f"prompt is too long: {len(prompt)} tokens > {context_length} maximum",
                     code="context_length_exceeded",
                     param="messages",
                 ),
@@ -620,7 +622,8 @@ def _delta(request: pb.GenerateRequest, index: int, piece: Piece) -> pb.Delta:
     elif piece.kind == "reasoning":
         delta.reasoning = piece.token
     elif piece.kind == "call":
-        delta.tool_calls.add(index=piece.call, id=f"call_{index}_{piece.call}", name=piece.token)
+        number = piece.call + sum(len(m.tool_calls) for m in request.chat.messages)
+        delta.tool_calls.add(index=piece.call, id=f"call_{index}_{number}", name=piece.token)
     elif piece.kind == "arguments":
         delta.tool_calls.add(index=piece.call, arguments_json=piece.token)
     return delta
@@ -681,7 +684,7 @@ def check(request: pb.GenerateRequest) -> None:
     for index, message in enumerate(chat.messages):
         for at, part in enumerate(message.content):
             if part.WhichOneof("part") == "image":
-                raise UnfitError("this model reads text only", f"messages[{index}].content[{at}]")
+                raise UnfitError(NO_EYES, f"messages[{index}].content[{at}]")
     if chat.tool_choice in forced and not chat.tools:
         raise UnfitError("there are no tools to call", "tool_choice")
     if chat.tool_choice == pb.TOOL_CHOICE_NAMED and chat.tool_choice_name not in {

@@ -217,12 +217,10 @@ def test_messages_of_a_role_are_one_where_the_template_wants_it() -> None:
 
 def test_what_a_template_refuses_for_another_reason_stays_refused() -> None:
     template = ChatTemplate(ALTERNATES)
-    late = (Message("user", "a"), Message("user", "b"), Message("system", "c"))
     twice = (Message("assistant", "a"), Message("assistant", "b"))
     try:
-        for messages in (late, twice):
-            with pytest.raises(RequestError, match=r"system message comes|must alternate"):
-                template.render(Conversation(messages))
+        with pytest.raises(RequestError, match="must alternate"):
+            template.render(Conversation(twice))
     finally:
         template.close()
 

@@ -148,7 +148,7 @@ def test_a_count_takes_and_refuses_what_an_answer_does(
         model=CHAT, messages=HELLO, tools=[TIME], tool_choice={"type": "any"}
     )
     assert forced.input_tokens > bare.input_tokens
-    for more in ({"output_config": {"effort": "low"}}, {"tool_choice": {"type": "any"}}):
+    for more in ({"output_config": {"effort": "little"}}, {"tool_choice": {"type": "any"}}):
         body = {"model": CHAT, "messages": HELLO, **more}
         assert node.request("POST", f"{PATH}/count_tokens", body).status == 400
 
@@ -177,7 +177,7 @@ def test_a_count_takes_and_refuses_what_an_answer_does(
             "output_config.format.schema",
             "missing_parameter",
         ),
-        ({"output_config": {"effort": "low"}}, "output_config.effort", "unsupported_parameter"),
+        ({"output_config": {"effort": "little"}}, "output_config.effort", "invalid_value"),
         ({"tool_choice": {"type": "any"}}, "tool_choice", "invalid_value"),
         ({"tool_choice": {"type": "some"}}, "tool_choice.type", "invalid_value"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name", "missing_parameter"),

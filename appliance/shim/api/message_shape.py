@@ -3,7 +3,8 @@
     message_start, for each block: content_block_start, deltas, content_block_stop;
     message_delta, message_stop
 
-Owns which block is open. One is open at a time: a delta of another kind closes it first.
+Owns which block is open. One is open at a time: a delta of another kind closes it first. Reasoning
+that the caller does not want to see is a block without words, whose signature has them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from appliance.shim.event_stream import MESSAGE_EVENTS
 from appliance.shim.generation import Generation
 from appliance.shim.refusals import refusal
 from appliance.shim.wire import anthropic_message as wire
+from appliance.shim.wire.anthropic import MessagesRequest
+from appliance.shim.wire.anthropic_thinking import signature_of
 from appliance.shim.wire.usage import Usage
 
 Events = Iterator[msgspec.Struct]
@@ -36,6 +39,7 @@ class _Block:
     """What a block has said so far."""
 
     kind: Kind
+    unseen: bool = False
     call_id: str = ""
     name: str = ""
     texts: list[str] = field(default_factory=list)
@@ -65,9 +69,16 @@ class _Block:
         text = "".join(self.texts)
         if self.kind == "text":
             return wire.TextOut(text)
+        if self.unseen:
+            return wire.ThinkingOut("", self.signature)
         if self.kind == "thinking":
             return wire.ThinkingOut(text)
         return wire.ToolUseOut(self.call_id, self.name, _object(text, cut=cut))
+
+    @property
+    def signature(self) -> str:
+        """What an unseen block brings back."""
+        return signature_of("".join(self.texts))
 
 
 class MessageShape:
@@ -75,9 +86,11 @@ class MessageShape:
 
     framing = MESSAGE_EVENTS
 
-    def __init__(self, generation: Generation, model: str) -> None:
+    def __init__(self, generation: Generation, request: MessagesRequest) -> None:
         self._generation = generation
-        self._model = model
+        self._model = request.model
+        self._max_tokens = request.max_tokens
+        self._unseen = request.thinking is not None and request.thinking.unseen
         self._blocks: list[_Block] = []
         self._open = False
         """Whether the last block is."""
@@ -99,6 +112,8 @@ class MessageShape:
         reason = _REASONS[finished.reason]
         if reason == "end_turn" and finished.stop:
             self._end = wire.MessageEnd("stop_sequence", finished.stop)
+        elif reason == "max_tokens" and finished.usage.generated_tokens < self._max_tokens:
+            self._end = wire.MessageEnd("model_context_window_exceeded", None)
         else:
             self._end = wire.MessageEnd(reason, None)
         return list(self._close())
@@ -118,7 +133,7 @@ class MessageShape:
 
     def whole(self, usage: Usage) -> msgspec.Struct:
         # What ends a message early ends its last block.
-        cut = self._end.stop_reason == "max_tokens"
+        cut = self._end.stop_reason in ("max_tokens", "model_context_window_exceeded")
         blocks = [block.whole(cut=cut and block is self._blocks[-1]) for block in self._blocks]
         return self._message(wire.message_usage(usage), blocks)
 
@@ -139,14 +154,16 @@ class MessageShape:
             yield from self._say("text", delta.text)
         for call in delta.tool_calls:
             if call.name:
-                yield from self._begin(_Block("tool_use", call.id, call.name))
+                yield from self._begin(_Block("tool_use", call_id=call.id, name=call.name))
             if call.arguments_json:
                 yield self._add(call.arguments_json)
 
     def _say(self, kind: Kind, text: str) -> Events:
         if not self._open or self._blocks[-1].kind != kind:
-            yield from self._begin(_Block(kind))
-        yield self._add(text)
+            yield from self._begin(_Block(kind, unseen=self._unseen and kind == "thinking"))
+        event = self._add(text)
+        if not self._blocks[-1].unseen:
+            yield event
 
     def _begin(self, block: _Block) -> Events:
         yield from self._close()
@@ -160,7 +177,10 @@ class MessageShape:
     def _close(self) -> Events:
         if self._open:
             self._open = False
-            yield wire.BlockStop(len(self._blocks) - 1)
+            index, block = len(self._blocks) - 1, self._blocks[-1]
+            if block.unseen:
+                yield wire.BlockDelta(index, wire.SignatureDelta(block.signature))
+            yield wire.BlockStop(index)
 
 
 def _object(text: str, *, cut: bool) -> dict[str, object]:

@@ -44,7 +44,7 @@ class MessagesEndpoint:
             async with admitted(self._services, exchange, receive, [engine_request]) as generation:
                 await send_answer(
                     generation,
-                    MessageShape(generation, request.model),
+                    MessageShape(generation, request),
                     send,
                     stream=bool(request.stream),
                     keepalive_seconds=self._services.settings.keepalive_seconds,

@@ -1,6 +1,6 @@
 """The requests of Anthropic's /v1/messages and /v1/messages/count_tokens.
 
-Refuses content that no model here understands (documents, server tools) by its type.
+Refuses what no model here understands (server tools, tools to be loaded later) by its type.
 `cache_control` is taken everywhere and changes nothing: the prefix cache needs no marks.
 """
 
@@ -14,10 +14,25 @@ from msgspec import Meta
 
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.wire import images
+from appliance.shim.wire.anthropic_blocks import (
+    CacheControl,
+    Shown,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    part,
+    parts,
+)
 from appliance.shim.wire.anthropic_choice import Choice, OutputConfig, choose, parallel
+from appliance.shim.wire.anthropic_thinking import (
+    ContextManagement,
+    Thinking,
+    mode,
+    reasoning_of,
+)
 from appliance.shim.wire.messages import tool_to_engine
-from appliance.shim.wire.prompt import chat_prompt, chat_request, thinking_mode
+from appliance.shim.wire.prompt import chat_prompt, chat_request
 from appliance.shim.wire.sampling import MAX_STOPS, Count, Share, Stop, TopP
 
 MAX_TOOLS = 128
@@ -27,67 +42,11 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     pass
 
 
-class CacheControl(_Strict, frozen=True):
-    type: Literal["ephemeral"]
-    ttl: Literal["5m", "1h"] | None = None
-
-
-class _Block(_Strict, frozen=True, tag_field="type"):
-    cache_control: CacheControl | None = None
-
-
-class TextBlock(_Block, frozen=True, kw_only=True, tag="text"):
-    text: str
-    citations: None = None
-
-
-class Base64Source(_Strict, frozen=True, tag_field="type", tag="base64"):
-    media_type: str
-    data: str
-
-
-class UrlSource(_Strict, frozen=True, tag_field="type", tag="url"):
-    """Known, and refused: nothing is fetched."""
-
-    url: str
-
-
-class FileSource(_Strict, frozen=True, tag_field="type", tag="file"):
-    """Known, and refused: no images are kept."""
-
-    file_id: str
-
-
-class ImageBlock(_Block, frozen=True, kw_only=True, tag="image"):
-    """An image, for models that read them."""
-
-    source: Base64Source | UrlSource | FileSource
-
-
-class ThinkingBlock(_Block, frozen=True, kw_only=True, tag="thinking"):
-    """Earlier reasoning. It is not signed here, so any signature is taken."""
-
-    thinking: str
-    signature: str = ""
-
-
-class ToolUseBlock(_Block, frozen=True, kw_only=True, tag="tool_use"):
-    id: str
-    name: str
-    input: dict[str, object]
-
-
-class ToolResultBlock(_Block, frozen=True, kw_only=True, tag="tool_result"):
-    tool_use_id: str
-    content: str | list[TextBlock | ImageBlock] | None = None
-    is_error: bool = False
-
-
 Text = str | Annotated[list[TextBlock], Meta(min_length=1)]
 
 
 class UserMessage(_Strict, frozen=True, tag_field="role", tag="user"):
-    content: str | Annotated[list[TextBlock | ImageBlock | ToolResultBlock], Meta(min_length=1)]
+    content: str | Annotated[list[Shown | ToolResultBlock], Meta(min_length=1)]
 
 
 class AssistantMessage(_Strict, frozen=True, tag_field="role", tag="assistant"):
@@ -113,13 +72,11 @@ class CustomTool(_Strict, frozen=True):
     type: Literal["custom"] | None = None
     strict: bool | None = None
     cache_control: CacheControl | None = None
-
-
-class Thinking(_Strict, frozen=True):
-    type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Annotated[int, Meta(ge=1, le=(1 << 31) - 1)] | None = None
-    """`max_tokens` bounds reasoning and answer together; there is no budget apart."""
-    display: Literal["summarized"] | None = None
+    eager_input_streaming: bool | None = None
+    """Input comes as it is generated, whatever is asked for: its pieces make up the same."""
+    allowed_callers: list[Literal["direct"]] | None = None
+    defer_loading: bool | None = None
+    """Known, and only false: there is no search for tools, so each is in the prompt."""
 
 
 class Metadata(_Strict, frozen=True):
@@ -137,6 +94,7 @@ class CountRequest(_Strict, frozen=True):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
+    context_management: ContextManagement | None = None
     speed: object = None
 
     def prompt(self) -> pb.ChatPrompt:
@@ -160,24 +118,13 @@ class CountRequest(_Strict, frozen=True):
     def _system(self) -> list[pb.ChatMessage]:
         if not self.system:
             return []
-        return [pb.ChatMessage(role="system", content=_parts(self.system))]
+        return [pb.ChatMessage(role="system", content=parts(self.system))]
 
     def _tools(self) -> list[pb.Tool]:
-        return [
-            tool_to_engine(tool.name, tool.description, tool.input_schema, strict=bool(tool.strict))
-            for tool in self.tools or ()
-        ]
+        return [_tool(tool, f"tools[{index}]") for index, tool in enumerate(self.tools or ())]
 
     def _thinking(self) -> pb.ThinkingMode:
-        if self.thinking is None or self.thinking.type == "adaptive":
-            return thinking_mode(None)
-        if self.thinking.type == "enabled" and self.thinking.budget_tokens is None:
-            raise RequestError(
-                "`thinking.budget_tokens` is required",
-                param="thinking.budget_tokens",
-                code="missing_parameter",
-            )
-        return thinking_mode(self.thinking.type == "enabled")
+        return mode(self.thinking, self.output_config.effort if self.output_config else None)
 
 
 class MessagesRequest(CountRequest, frozen=True, kw_only=True):
@@ -216,20 +163,31 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True):
         )
 
 
+def _tool(tool: CustomTool, at: str) -> pb.Tool:
+    if tool.defer_loading:
+        raise RequestError(
+            f"`{at}.defer_loading` is not supported here: there is no search for tools",
+            param=f"{at}.defer_loading",
+            hint="leave it out, and send the tools that the model is to know",
+            code="unsupported_parameter",
+        )
+    return tool_to_engine(tool.name, tool.description, tool.input_schema, strict=bool(tool.strict))
+
+
 def _turns(messages: Iterable[Message]) -> Iterator[pb.ChatMessage]:
     for index, message in enumerate(messages):
         if isinstance(message, UserMessage):
             yield from _user(message, f"messages[{index}].content")
         elif isinstance(message, AssistantMessage):
-            yield _assistant(message)
+            yield _assistant(message, f"messages[{index}].content")
         else:
-            yield pb.ChatMessage(role="system", content=_parts(message.content))
+            yield pb.ChatMessage(role="system", content=parts(message.content))
 
 
 def _user(message: UserMessage, at: str) -> list[pb.ChatMessage]:
     """Results of tools are turns of their own; what stands beside them is the user's."""
     if isinstance(message.content, str):
-        return [pb.ChatMessage(role="user", content=_parts(message.content))]
+        return [pb.ChatMessage(role="user", content=parts(message.content))]
     turns: list[pb.ChatMessage] = []
     for index, block in enumerate(message.content):
         if isinstance(block, ToolResultBlock):
@@ -237,44 +195,29 @@ def _user(message: UserMessage, at: str) -> list[pb.ChatMessage]:
             continue
         if not (turns and turns[-1].role == "user"):
             turns.append(pb.ChatMessage(role="user"))
-        turns[-1].content.append(_part(block, f"{at}[{index}]"))
+        turns[-1].content.append(part(block, f"{at}[{index}]"))
     return turns
 
 
 def _result(block: ToolResultBlock, at: str) -> pb.ChatMessage:
-    content = _parts(block.content or "", at)
+    content = parts(block.content or "", at)
     if block.is_error:
         # Templates have no field for it, and a failure must not read like a result.
         content.insert(0, pb.ContentPart(text="Error: "))
     return pb.ChatMessage(role="tool", tool_call_id=block.tool_use_id, content=content)
 
 
-def _assistant(message: AssistantMessage) -> pb.ChatMessage:
+def _assistant(message: AssistantMessage, at: str) -> pb.ChatMessage:
     turn = pb.ChatMessage(role="assistant")
     if isinstance(message.content, str):
-        turn.content.extend(_parts(message.content))
+        turn.content.extend(parts(message.content))
         return turn
-    for block in message.content:
+    for index, block in enumerate(message.content):
         if isinstance(block, TextBlock):
             turn.content.add(text=block.text)
         elif isinstance(block, ThinkingBlock):
-            turn.reasoning += block.thinking
+            turn.reasoning += reasoning_of(block.thinking, block.signature, f"{at}[{index}]")
         else:
             arguments = msgspec.json.encode(block.input).decode()
             turn.tool_calls.add(id=block.id, name=block.name, arguments_json=arguments)
     return turn
-
-
-def _parts(content: str | Iterable[TextBlock | ImageBlock], at: str = "") -> list[pb.ContentPart]:
-    if isinstance(content, str):
-        return [pb.ContentPart(text=content)]
-    return [_part(block, f"{at}[{index}]") for index, block in enumerate(content)]
-
-
-def _part(block: TextBlock | ImageBlock, at: str) -> pb.ContentPart:
-    if isinstance(block, TextBlock):
-        return pb.ContentPart(text=block.text)
-    source = block.source
-    if not isinstance(source, Base64Source):
-        images.refuse_address(f"{at}.source")
-    return images.from_base64(source.media_type, source.data, at=f"{at}.source.data")

@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.shim.wire.anthropic_thinking import Effort
 from appliance.shim.wire.chosen import Chosen, forced, free, named
 from appliance.shim.wire.structured import schema_form
 
@@ -51,18 +51,10 @@ class SchemaOutput(_Strict, frozen=True):
 
 class OutputConfig(_Strict, frozen=True):
     format: SchemaOutput | None = None
-    effort: object = None
-    """Known, and refused by `form`."""
+    effort: Effort | None = None
 
     def form(self) -> pb.StructuredOutput | None:
         """What the answer is held to, in the engine's words. Raises RequestError."""
-        if self.effort is not None:
-            raise RequestError(
-                "`output_config.effort` is not supported here: use `thinking`",
-                param="output_config.effort",
-                hint="leave the parameter out",
-                code="unsupported_parameter",
-            )
         return schema_form(self.format.schema) if self.format is not None else None
 
 

@@ -8,7 +8,9 @@ import msgspec
 
 from appliance.shim.wire.usage import Usage
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+StopReason = Literal[
+    "end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"
+]
 
 
 class ThinkingDetails(msgspec.Struct, frozen=True):
@@ -35,7 +37,7 @@ class TextOut(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
 class ThinkingOut(msgspec.Struct, frozen=True, tag_field="type", tag="thinking"):
     thinking: str
     signature: str = ""
-    """There is none: reasoning may be sent back as it is."""
+    """None: reasoning may be sent back as it is. Of a block that shows none, what it would say."""
 
 
 class ToolUseOut(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
@@ -65,6 +67,10 @@ class ThinkingDelta(msgspec.Struct, frozen=True, tag_field="type", tag="thinking
     thinking: str
 
 
+class SignatureDelta(msgspec.Struct, frozen=True, tag_field="type", tag="signature_delta"):
+    signature: str
+
+
 class InputDelta(msgspec.Struct, frozen=True, tag_field="type", tag="input_json_delta"):
     partial_json: str
 
@@ -85,7 +91,7 @@ class BlockStart(msgspec.Struct, frozen=True, tag_field="type", tag="content_blo
 
 class BlockDelta(msgspec.Struct, frozen=True, tag_field="type", tag="content_block_delta"):
     index: int
-    delta: TextDelta | ThinkingDelta | InputDelta
+    delta: TextDelta | ThinkingDelta | SignatureDelta | InputDelta
 
 
 class BlockStop(msgspec.Struct, frozen=True, tag_field="type", tag="content_block_stop"):

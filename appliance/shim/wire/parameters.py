@@ -152,20 +152,32 @@ _PROMPT_OF_MESSAGES = (
         "base64, `thinking`, `tool_use`, `tool_result`; a last assistant text is gone on from",
     ),
     _honoured("system", "a string or text blocks"),
-    _honoured("tools", "custom tools; with `strict` their input always satisfies the schema"),
+    _honoured(
+        "tools",
+        "custom tools; with `strict` their input always satisfies the schema; `cache_control` and "
+        "`eager_input_streaming` change nothing, `defer_loading` only false, `allowed_callers` "
+        "only `direct`",
+    ),
     _honoured(
         "tool_choice",
         "`auto`, `none`, `any`, or one `tool`; `disable_parallel_tool_use`: at most one call",
     ),
     _honoured(
         "thinking",
-        "`enabled`, `disabled`, or `adaptive`: as the bundle does; `max_tokens` bounds it, not "
-        "`budget_tokens`; `display` only `summarized`, and the reasoning itself is what there is",
+        "`enabled`, `disabled`, or `adaptive`: as the bundle does, or as `effort` says; "
+        "`max_tokens` bounds it, not `budget_tokens`; `display` is `summarized`, and the reasoning "
+        "itself is what there is, or `omitted`: the block's `signature` has what it does not show",
     ),
     _no_effect("cache_control", "the prefix cache needs no marks and is separate for each key"),
     _honoured(
+        "context_management",
+        "no `edits`, or `clear_thinking_20251015` that keeps `all`: nothing is cleared here",
+    ),
+    _honoured(
         "output_config",
-        "`format` of type `json_schema`, and the schema always holds; no `effort`: use `thinking`",
+        "`format` of type `json_schema`, and the schema always holds; `effort` where `thinking` is "
+        "`enabled` or `adaptive`: on, to that degree where the model knows degrees (`xhigh`, "
+        "`max`: as `high`); else a hint that changes nothing",
     ),
     _limited("speed", "only `standard`", "standard"),
     _refused("user_profile_id", "there are no profiles"),
@@ -186,6 +198,7 @@ MESSAGES = (
     _refused("container", "there are no containers"),
     _refused("diagnostics", "the prefix cache tells nothing but its counts"),
     _refused("inference_geo", "it is computed on this machine"),
+    _refused("safeguards", "there is no classifier: nobody here judges the model's calls"),
 )
 
 COUNT_TOKENS = _PROMPT_OF_MESSAGES
