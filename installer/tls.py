@@ -115,7 +115,7 @@ def create(
     issued = issue(authority, wanted, days=days)
     _record(config, "tls.create", described(issued.certificate))
     files.put_secret(files.ca_key, authority.key_pem)
-    _put(config, key=issued.key_pem, chain=issued.pem, ca=authority.pem)
+    _put_issued(config, issued, authority)
     return shown(config)
 
 
@@ -144,7 +144,7 @@ def renew(config: Config, *, days: int = CERTIFICATE_DAYS) -> Shown:
     names = Names(before.certificate.names, before.certificate.addresses)
     issued = issue(authority, names, days=min(days, left))
     _record(config, "tls.renew", described(issued.certificate))
-    _put(config, key=issued.key_pem, chain=issued.pem, ca=authority.pem)
+    _put_issued(config, issued, authority)
     return shown(config)
 
 
@@ -246,11 +246,17 @@ def _record(config: Config, action: str, certificate: Certificate) -> None:
     )
 
 
-def _put(config: Config, *, key: bytes, chain: bytes, ca: bytes) -> None:
+def _put_issued(config: Config, issued: Issued, authority: Issued) -> None:
+    by_name = issued.by_name_pem
+    _put(config, key=issued.key_pem, chain=issued.pem, ca=authority.pem, by_name=by_name)
+
+
+def _put(config: Config, *, key: bytes, chain: bytes, ca: bytes, by_name: bytes = b"") -> None:
     make_dirs(config.layout.tls, mode=0o755)
     _put_local(config)
     with acting_as_owner(config.layout.tls):
-        TlsFiles.of(config.layout).put(key_pem=key, chain_pem=chain, ca_pem=ca)
+        files = TlsFiles.of(config.layout)
+        files.put(key_pem=key, chain_pem=chain, ca_pem=ca, by_name_pem=by_name)
 
 
 def _put_local(config: Config) -> None:

@@ -52,10 +52,14 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate with its private key."""
+    """A certificate with its private key.
+
+    `by_name` is one of the same key for the host names alone, if there is one.
+    """
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
+    by_name: x509.Certificate | None = None
 
     @property
     def key_pem(self) -> bytes:
@@ -64,6 +68,10 @@ class Issued:
     @property
     def pem(self) -> bytes:
         return self.certificate.public_bytes(Encoding.PEM)
+
+    @property
+    def by_name_pem(self) -> bytes:
+        return self.by_name.public_bytes(Encoding.PEM) if self.by_name is not None else b""
 
     @classmethod
     def parse(cls, key_pem: bytes, pem: bytes) -> Issued:
@@ -115,24 +123,40 @@ def make_authority(names: Names, now: datetime | None = None) -> Issued:
 def issue(
     authority: Issued, names: Names, *, days: int = CERTIFICATE_DAYS, now: datetime | None = None
 ) -> Issued:
-    """A node's certificate for `names`, with a new key."""
+    """A node's certificate for `names`, with a new key; and one for the host names among them.
+
+    Some clients check no limits on addresses, and refuse a certificate with an address by an
+    authority that has such limits, by whatever name they ask (decision 0286).
+    """
     key = ec.generate_private_key(ec.SECP256R1())
-    alternative = [
-        *(x509.DNSName(name) for name in names.names),
-        *(x509.IPAddress(ip_address(address)) for address in names.addresses),
-    ]
-    subject = _title(names.names[0])
+    hosts = [x509.DNSName(name) for name in names.names]
+    addresses = [x509.IPAddress(ip_address(address)) for address in names.addresses]
+    both, by_name = (
+        _certificate(authority, key, alternative, names.names[0], days, now)
+        for alternative in ([*hosts, *addresses], hosts)
+    )
+    return Issued(key, both, by_name)
+
+
+def _certificate(
+    authority: Issued,
+    key: ec.EllipticCurvePrivateKey,
+    alternative: Sequence[x509.GeneralName],
+    title: str,
+    days: int,
+    now: datetime | None,
+) -> x509.Certificate:
     issuer = authority.certificate.subject
     signer = authority.key.public_key()
     builder = (
-        _builder(subject, issuer, key.public_key(), days, now)
+        _builder(_title(title), issuer, key.public_key(), days, now)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternative), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer), critical=False)
     )
-    return Issued(key, builder.sign(authority.key, hashes.SHA256()))
+    return builder.sign(authority.key, hashes.SHA256())
 
 
 def make_local_client(now: datetime | None = None) -> Issued:

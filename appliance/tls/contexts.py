@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.errors import ApplianceError, NotFoundError, VerificationError
 from appliance.tls.certificate import Certificate, described, read_pem
+from appliance.tls.chains import Chains
 from appliance.tls.files import TlsFiles, read
 
 _log = logging.getLogger(__name__)
@@ -25,29 +26,49 @@ _log = logging.getLogger(__name__)
 
 def server_context(files: TlsFiles, *, client_certificates: bool) -> ssl.SSLContext:
     """How the endpoint answers. Raises NotFoundError, VerificationError (`tls_files_invalid`)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0
-    context.set_alpn_protocols(["http/1.1"])
     if not files.node_pem.exists():
         raise NotFoundError(
             "the endpoint has no certificate",
             hint="make one with `appliance tls create`, or import one with `appliance tls import`",
             code="tls_certificate_missing",
         )
+    context, named = _answering(), _answering()
     try:
-        # The empty password: an encrypted key is an error, and never a question on a terminal.
-        context.load_cert_chain(files.node_pem, password="")
+        chains = _chains(files)
+        chains.load(context)
+        chains.load_by_name(context, named)
         if client_certificates:
+            # A connection takes its authorities from the context that it ends with.
             _require_clients(context, files)
+            _require_clients(named, files)
     except (OSError, ValueError) as error:
-        raise VerificationError(
-            f"the endpoint's certificate cannot be used: {error}",
-            path=files.node_pem.name,
-            hint="renew it with `appliance tls renew`, or import it again",
-            code="tls_files_invalid",
-        ) from error
+        raise _unusable(files, str(error)) from error
     return context
+
+
+def _answering() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _chains(files: TlsFiles) -> Chains:
+    name = files.node_pem.name
+    try:
+        return Chains.parse(files.node_pem.read_bytes(), name=name)
+    except VerificationError as error:
+        raise _unusable(files, error.message) from error
+
+
+def _unusable(files: TlsFiles, reason: str) -> VerificationError:
+    return VerificationError(
+        f"the endpoint's certificate cannot be used: {reason}",
+        path=files.node_pem.name,
+        hint="renew it with `appliance tls renew`, or import it again",
+        code="tls_files_invalid",
+    )
 
 
 def local_context(files: TlsFiles, *, client_certificates: bool) -> ssl.SSLContext:
@@ -110,10 +131,7 @@ class ServerContexts:
 
     def _load(self) -> tuple[ssl.SSLContext, Certificate]:
         context = server_context(self._files, client_certificates=self._client_certificates)
-        chain = read_pem(
-            read(self._files.node_pem, what="certificate"), name=self._files.node_pem.name
-        )
-        return context, described(chain[0])
+        return context, described(_chains(self._files).chain[0])
 
     def _warn(self) -> None:
         days = self.certificate.days_left(time.time())

@@ -1,7 +1,8 @@
 """Where the endpoint's certificate is, and who may read it.
 
     tls/                    the endpoint's user; everybody may read what is not a key
-      node.pem              private key and chain in one file, so that they change together;
+      node.pem              private key and chain in one file, so that they change together, and
+                            behind them the certificate for host names alone, if there is one;
                             read by the endpoint's user alone
       node.crt              the chain, for everybody
       ca.crt                what applications trust
@@ -73,9 +74,11 @@ class TlsFiles:
         """Whether the node has a certificate."""
         return self.node_crt.exists()
 
-    def put(self, *, key_pem: bytes, chain_pem: bytes, ca_pem: bytes) -> None:
+    def put(
+        self, *, key_pem: bytes, chain_pem: bytes, ca_pem: bytes, by_name_pem: bytes = b""
+    ) -> None:
         """Make this the node's certificate, for connections from now on. Raises StorageError."""
-        with_key = key_pem.rstrip() + b"\n" + chain_pem
+        with_key = key_pem.rstrip() + b"\n" + chain_pem + by_name_pem
         self._write(self.ca_crt, ca_pem, 0o644)
         self._write(self.node_crt, chain_pem, 0o644)
         self._write(self.node_pem, with_key, 0o600)

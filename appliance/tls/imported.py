@@ -7,7 +7,6 @@ that trusts the given authorities decides. Refuses what that client refuses.
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from appliance.tls.certificate import (
     described,
     read_pem,
 )
+from appliance.tls.chains import load_chain
 
 _MOST_STEPS = 16
 
@@ -116,7 +116,7 @@ def _shake_hands(key: bytes, chain: bytes, roots: bytes, host: str, *, strict: b
     if strict:
         client.verify_flags |= ssl.VERIFY_X509_STRICT
     try:
-        _load(server, key + chain)
+        load_chain(server, key + chain)
         client.load_verify_locations(cadata=roots.decode("ascii"))
         to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
         ends = (
@@ -142,16 +142,6 @@ def _step(end: ssl.SSLObject) -> bool:
     except ssl.SSLWantReadError:
         return False
     return True
-
-
-def _load(context: ssl.SSLContext, pem: bytes) -> None:
-    """OpenSSL reads a chain from files only: one that has no name and no place on a disk."""
-    fd = os.memfd_create("chain", os.MFD_CLOEXEC)
-    try:
-        os.write(fd, pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}", password="")
-    finally:
-        os.close(fd)
 
 
 def _refused(reason: str, hint: str) -> VerificationError:

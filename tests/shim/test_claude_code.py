@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 
 from appliance.audit.event import Reject
 from appliance.pb import engine_v1_pb2 as pb
+from appliance.tls.files import TlsFiles
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, Said
 from tests.shim.node import Node, standing
@@ -80,10 +82,10 @@ class Desk:
                 **environment,
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.project.parent),
-                "ANTHROPIC_BASE_URL": self.node.base_url.removesuffix("/v1"),
+                "ANTHROPIC_BASE_URL": self.address,
                 "ANTHROPIC_AUTH_TOKEN": key or self.node.secret,
                 "HTTPS_PROXY": f"http://127.0.0.1:{self.trap.getsockname()[1]}",
-                "NO_PROXY": "127.0.0.1",
+                "NO_PROXY": "127.0.0.1,localhost",
             },
             cwd=self.project,
             stdin=subprocess.DEVNULL,
@@ -93,26 +95,46 @@ class Desk:
             check=False,
         )
 
+    @property
+    def address(self) -> str:
+        """By TLS it has to ask for a host by its name."""
+        address = self.node.base_url.removesuffix("/v1")
+        return address.replace("https://127.0.0.1", "https://localhost")
+
     def rejects(self) -> list[str]:
         """The codes of the requests that were refused before they ran."""
         return [event.code for event in self.node.events() if isinstance(event, Reject)]
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+@contextmanager
+def furnished(tmp_path: Path, *, tls: bool = False) -> Iterator[Desk]:
     if not PROGRAM.exists():
         pytest.skip("scripts/fetch-clients puts the coding assistant there, in the full run")
     project = tmp_path / "home/project"
     project.mkdir(parents=True)
     (project / "notes.txt").write_text("one\n")
-    with standing(tmp_path / "n") as node, socket.create_server(("127.0.0.1", 0)) as trap:
+    with standing(tmp_path / "n", tls=tls) as node, socket.create_server(("127.0.0.1", 0)) as trap:
         trap.setblocking(False)
         node.engine.behaviour.context = CONTEXT
         yield Desk(node, project, trap)
 
 
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with furnished(tmp_path) as made:
+        yield made
+
+
 def calls(name: str, **arguments: object) -> Said:
     return [(name, json.dumps(arguments))]
+
+
+def test_it_comes_by_tls_with_the_nodes_own_authority(tmp_path: Path) -> None:
+    with furnished(tmp_path, tls=True) as desk:
+        trust = TlsFiles.of(desk.node.config.layout).ca_crt
+        environment = {**OFFLINE, "NODE_EXTRA_CA_CERTS": str(trust)}
+        done = desk.run(scripted=("all is done",), environment=environment)
+        assert (done.returncode, done.stdout.strip()) == (0, "all is done"), done.stderr
 
 
 @pytest.mark.parametrize(

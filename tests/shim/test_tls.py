@@ -74,6 +74,22 @@ def test_a_client_that_does_not_know_the_authority_refuses_the_node(node: Node) 
         dial(node, trusting(node), "other.example")
 
 
+def test_who_asks_by_a_name_is_shown_a_certificate_without_addresses(node: Node) -> None:
+    """Some clients cannot check limits on addresses, which the node's authority has."""
+    shown = {}
+    for name in ("127.0.0.1", "localhost", "LOCALHOST"):
+        with dial(node, trusting(node), name) as caller:
+            found: Any = caller.getpeercert()
+            shown[name] = {kind for kind, _ in found["subjectAltName"]}
+            assert caller.selected_alpn_protocol() in (None, "http/1.1")
+            assert caller.version() == "TLSv1.3"
+    assert shown == {
+        "127.0.0.1": {"DNS", "IP Address"},
+        "localhost": {"DNS"},
+        "LOCALHOST": {"DNS"},
+    }
+
+
 def test_only_the_newest_version_is_spoken(node: Node) -> None:
     with dial(node, trusting(node), "localhost") as caller:
         assert caller.version() == "TLSv1.3"
@@ -216,6 +232,12 @@ def test_callers_have_to_show_a_certificate_where_that_is_asked(tmp_path: Path) 
         assert body.status == 200
         assert req.caller == "CN=billing"
         assert len(req.caller_sha256) == 64
+        with dial(node, good, "localhost") as caller:
+            caller.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert caller.recv(12) == b"HTTP/1.1 200"
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ask_for_health(node, trusting(node), "localhost")
+        assert more_rejects(node, 0)[-1].code == "client_certificate_missing"
         old = datetime.now(UTC) - timedelta(days=30)
         for refused, code in (
             (trusting(node), "client_certificate_missing"),
@@ -233,9 +255,9 @@ def test_callers_have_to_show_a_certificate_where_that_is_asked(tmp_path: Path) 
             assert rejects[-1].peer == "127.0.0.1"
 
 
-def ask_for_health(node: Node, context: ssl.SSLContext) -> None:
+def ask_for_health(node: Node, context: ssl.SSLContext, name: str = "127.0.0.1") -> None:
     """Raises what a caller sees whose certificate is refused."""
-    with dial(node, context) as caller:
+    with dial(node, context, name) as caller:
         caller.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         if caller.recv(1) == b"":
             raise ConnectionResetError

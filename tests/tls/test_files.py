@@ -14,6 +14,8 @@ from appliance.audit.event import Admin
 from appliance.config import Config
 from appliance.errors import ApplianceError, ConflictError, UsageError, VerificationError
 from appliance.tls.authority import issue, make_authority, names_of
+from appliance.tls.certificate import described
+from appliance.tls.chains import Chains
 from appliance.tls.files import TlsFiles
 from installer import tls
 from installer.cli.app import app
@@ -71,6 +73,31 @@ def test_what_applications_trust_is_not_replaced_unasked(config: Config) -> None
     assert TlsFiles.of(config.layout).ca_crt.read_bytes() != before
 
 
+def test_a_certificate_by_name_comes_and_goes_with_the_other_one(config: Config) -> None:
+    files = TlsFiles.of(config.layout)
+    tls.create(config, ["node.example"], ["10.1.2.3"])
+    for again in (tls.create, tls.renew, tls.renew):
+        before = files.node_pem.read_bytes()
+        again(config, **({"replace": True} if again is tls.create else {}))
+        assert files.node_pem.read_bytes() != before
+        chains = Chains.parse(files.node_pem.read_bytes(), name="node.pem")
+        assert chains.by_name is not None
+        assert described(chains.by_name).names == tls.shown(config).certificate.names
+        assert described(chains.by_name).addresses == ()
+        assert [described(one) for one in chains.chain] == [tls.shown(config).certificate]
+
+
+def test_an_authority_between_is_no_certificate_by_name(config: Config) -> None:
+    authority = make_authority(NAMES)
+    issued = issue(authority, NAMES)
+    chain = issued.pem + authority.pem
+    TlsFiles.of(config.layout).put(key_pem=issued.key_pem, chain_pem=chain, ca_pem=authority.pem)
+    data = TlsFiles.of(config.layout).node_pem.read_bytes()
+    chains = Chains.parse(data, name="node.pem")
+    assert chains.by_name is None
+    assert chains.chain == (issued.certificate, authority.certificate)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a..b", "10.1.2.3", "x" * 64, "ä.example"])
 def test_what_is_no_host_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError):
@@ -90,8 +117,10 @@ def _import(config: Config, tmp_path: Path, **parts: bytes) -> tuple[str, ...]:
 def test_an_authority_elsewhere_may_issue_the_certificate(config: Config, tmp_path: Path) -> None:
     tls.create(config)
     assert _import(config, tmp_path) == ()
-    assert not TlsFiles.of(config.layout).ca_key.exists()
+    files = TlsFiles.of(config.layout)
+    assert not files.ca_key.exists()
     assert tls.shown(config).certificate.names == NAMES.names
+    assert Chains.parse(files.node_pem.read_bytes(), name="it").by_name is None
     with pytest.raises(ConflictError, match="another authority"):
         tls.renew(config)
 
