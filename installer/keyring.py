@@ -145,13 +145,21 @@ def signer_in(path: Path, passphrase: bytes) -> Signer:
     """
     if path.suffix == hardware_key.SUFFIX:
         return hardware_key.signer_in(path)
+    return CryptoSigner(opened(path, passphrase))
+
+
+def opened(path: Path, passphrase: bytes, *, hint: str = "check the passphrase") -> PrivateKeyTypes:
+    """The key in the encrypted file `path`.
+
+    Raises FileNotFoundError, SignatureError with `hint`.
+    """
     try:
-        return CryptoSigner(load_pem_private_key(path.read_bytes(), passphrase))
+        return load_pem_private_key(path.read_bytes(), passphrase)
     except (ValueError, TypeError) as error:
         raise SignatureError(
             f"the key {path} cannot be opened: the passphrase is wrong or the file is damaged",
             path=path.name,
-            hint="check the passphrase",
+            hint=hint,
         ) from error
 
 

@@ -75,14 +75,14 @@ class Piece:
 def pieces(spec: DecoderSpec) -> list[Piece]:
     """The golden prompt of a model: the same on each call, for the same vocabulary and context."""
     prompt, ids = _tokens(spec)
-    bounds = {0, prompt // 2, prompt, *range(prompt, min(prompt + _SINGLE, len(ids)) + 1), len(ids)}
+    singles = range(prompt, min(prompt + _SINGLE, len(ids)) + 1)
     prompts = [
         Piece(start, ids[start:end], min(_ROWS, end - start), end)
-        for start, end in pairwise(sorted(bound for bound in bounds if bound <= prompt))
+        for start, end in pairwise(sorted({0, prompt // 2, prompt}))
     ]
     return prompts + [
         Piece(start, ids[start:end], end - start, CAPACITY)
-        for start, end in pairwise(sorted(bound for bound in bounds if bound >= prompt))
+        for start, end in pairwise(sorted({*singles, len(ids)}))
     ]
 
 

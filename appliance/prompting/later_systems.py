@@ -49,7 +49,7 @@ def folded(messages: Sequence[Message]) -> tuple[Message, ...]:
         if message.role != "system" or not before:
             _settle(done, waiting, message)
         elif before == "system":
-            done[-1] = _joined(done[-1], behind=_text(message))
+            done[-1] = done[-1].with_behind(message)
         elif before == "assistant" or waiting:
             waiting.append(_tagged(message))
         else:

@@ -24,8 +24,13 @@ from appliance.tls.files import TlsFiles, read
 _log = logging.getLogger(__name__)
 
 
-def server_context(files: TlsFiles, *, client_certificates: bool) -> ssl.SSLContext:
-    """How the endpoint answers. Raises NotFoundError, VerificationError (`tls_files_invalid`)."""
+def server_context(
+    files: TlsFiles, *, client_certificates: bool
+) -> tuple[ssl.SSLContext, Certificate]:
+    """How the endpoint answers, and its certificate.
+
+    Raises NotFoundError, VerificationError (`tls_files_invalid`).
+    """
     if not files.node_pem.exists():
         raise NotFoundError(
             "the endpoint has no certificate",
@@ -34,16 +39,22 @@ def server_context(files: TlsFiles, *, client_certificates: bool) -> ssl.SSLCont
         )
     context, named = _answering(), _answering()
     try:
-        chains = _chains(files)
+        chains = Chains.parse(files.node_pem.read_bytes(), name=files.node_pem.name)
         chains.load(context)
         chains.load_by_name(context, named)
         if client_certificates:
             # A connection takes its authorities from the context that it ends with.
             _require_clients(context, files)
             _require_clients(named, files)
-    except (OSError, ValueError) as error:
-        raise _unusable(files, str(error)) from error
-    return context
+    except (OSError, ValueError, VerificationError) as error:
+        reason = error.message if isinstance(error, VerificationError) else error
+        raise VerificationError(
+            f"the endpoint's certificate cannot be used: {reason}",
+            path=files.node_pem.name,
+            hint="renew it with `appliance tls renew`, or import it again",
+            code="tls_files_invalid",
+        ) from error
+    return context, described(chains.chain[0])
 
 
 def _answering() -> ssl.SSLContext:
@@ -52,23 +63,6 @@ def _answering() -> ssl.SSLContext:
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _chains(files: TlsFiles) -> Chains:
-    name = files.node_pem.name
-    try:
-        return Chains.parse(files.node_pem.read_bytes(), name=name)
-    except VerificationError as error:
-        raise _unusable(files, error.message) from error
-
-
-def _unusable(files: TlsFiles, reason: str) -> VerificationError:
-    return VerificationError(
-        f"the endpoint's certificate cannot be used: {reason}",
-        path=files.node_pem.name,
-        hint="renew it with `appliance tls renew`, or import it again",
-        code="tls_files_invalid",
-    )
 
 
 def local_context(files: TlsFiles, *, client_certificates: bool) -> ssl.SSLContext:
@@ -130,8 +124,7 @@ class ServerContexts:
         return self.context
 
     def _load(self) -> tuple[ssl.SSLContext, Certificate]:
-        context = server_context(self._files, client_certificates=self._client_certificates)
-        return context, described(_chains(self._files).chain[0])
+        return server_context(self._files, client_certificates=self._client_certificates)
 
     def _warn(self) -> None:
         days = self.certificate.days_left(time.time())

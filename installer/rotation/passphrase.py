@@ -14,10 +14,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from appliance.errors import ConflictError, NotFoundError, SignatureError, UsageError
+from appliance.errors import ConflictError, NotFoundError, UsageError
 from appliance.fsops import write_durable
 from installer import hardware_key
-from installer.keyring import PEM, Keyring, encrypted
+from installer.keyring import PEM, Keyring, encrypted, opened
 from installer.rotation.changing import changing
 from installer.rotation.pending import is_pending
 from installer.rotation.publish import PRIVATE, publish
@@ -77,18 +77,13 @@ def _reencrypted(path: Path, old: bytes, new: bytes) -> bytes:
             f"{path} names a key on a token, which has a PIN and no passphrase",
             hint="change the PIN with the tools of the token's maker",
         )
+    hint = "check the passphrase; if only this key has another, name the files of the others"
     try:
-        key = load_pem_private_key(path.read_bytes(), old)
+        key = opened(path, old, hint=hint)
     except FileNotFoundError:
         raise NotFoundError(
             f"there is no key {path}", hint="name a trust directory, or a key file (.pem)"
         ) from None
-    except (ValueError, TypeError) as error:
-        raise SignatureError(
-            f"the key {path} cannot be opened: the passphrase is wrong or the file is damaged",
-            path=path.name,
-            hint="check the passphrase; if only this key has another, name the files of the others",
-        ) from error
     content = encrypted(key, new)
     assert load_pem_private_key(content, new).public_key() == key.public_key()
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,22 +40,22 @@ def config(tmp_path: Path) -> Config:
 @pytest.fixture
 def audit_disk(config: Config) -> Iterator[Path]:
     """A file system of 128 MiB for the audit log alone."""
-    mount_point = config.layout.audit
-    command = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(mount_point)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    try:
+    with small(config.layout.audit, "size=128m") as mount_point:
         yield mount_point
-    finally:
-        subprocess.run(["umount", str(mount_point)], check=True)
 
 
 @pytest.fixture
 def many_files(config: Config) -> Iterator[Path]:
     """A file system for the programs alone that holds 1,000 files."""
-    mount_point = config.layout.releases
-    mount_point.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", "size=128m,nr_inodes=1000", "tmpfs", str(mount_point)]
+    config.layout.releases.mkdir(parents=True, exist_ok=True)
+    with small(config.layout.releases, "size=128m,nr_inodes=1000") as mount_point:
+        yield mount_point
+
+
+@contextmanager
+def small(mount_point: Path, options: str) -> Iterator[Path]:
+    """A file system in memory at `mount_point`."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount_point)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system is not permitted here")
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,9 +19,10 @@ import pytest
 from appliance.pb import engine_v1_pb2 as pb
 from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT
+from tests.shim.guide import block
 from tests.shim.node import Node, standing
+from tests.shim.test_clients import CLIENTS
 
-CLIENTS = REPOSITORY / ".build/clients"
 NOTES = REPOSITORY / "tests/shim/clients/notes_server.py"
 ADDRESS = "http://127.0.0.1:8400/v1"
 CONTEXT = 200_000
@@ -50,10 +50,7 @@ def home(tmp_path: Path) -> Path:
 
 def documented(node: Node, title: str, language: str) -> str:
     """The first block of `language` below `title` in the guide, for this node and its model."""
-    guide = (REPOSITORY / "docs/api.md").read_text().split(f"\n### {title}\n", 1)[1]
-    block = re.search(rf"```{language}\n(.*?)```", guide, re.DOTALL)
-    assert block is not None
-    return block[1].replace(ADDRESS, node.base_url).replace("guide", CHAT)
+    return block(title, language).replace(ADDRESS, node.base_url).replace("guide", CHAT)
 
 
 def at_work(node: Node, home: Path, *command: object, **more: str) -> tuple[int, str]:

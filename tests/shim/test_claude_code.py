@@ -22,8 +22,8 @@ import pytest
 from appliance.audit.event import Reject
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.tls.files import TlsFiles
-from tests.conftest import REPOSITORY
 from tests.fakes.engine import CHAT, Said
+from tests.shim.guide import block
 from tests.shim.node import Node, standing
 from tests.shim.test_clients import CLIENTS
 from tests.shim.test_messages_thinking import PIXEL
@@ -47,10 +47,9 @@ LEAST = {
 
 def documented() -> dict[str, str]:
     """What docs/api.md tells a developer to set."""
-    guide = (REPOSITORY / "docs/api.md").read_text("utf-8").split("\n### Claude Code\n", 1)[1]
-    block = guide.split("```sh\n", 1)[1].split("```", 1)[0]
-    found = dict(re.findall(r"^export (\w+)=(\S+)", block, re.MULTILINE))
-    assert len(found) == len(block.splitlines())
+    lines = block("Claude Code", "sh")
+    found = dict(re.findall(r"^export (\w+)=(\S+)", lines, re.MULTILINE))
+    assert len(found) == len(lines.splitlines())
     return {name: CHAT if value == "guide" else value for name, value in found.items()}
 
 

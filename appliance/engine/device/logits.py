@@ -20,12 +20,8 @@ class DeviceLogits:
     Args:
         greedy: the likeliest token of each row.
         draws: chooses from rows on the device; None: each row is fetched for it.
-
-    Attributes:
         prepared: what computed them was recorded in that run, which took longer than it will.
     """
-
-    prepared = False
 
     def __init__(
         self,
@@ -34,11 +30,14 @@ class DeviceLogits:
         addresses: Sequence[int],
         greedy: Sequence[int],
         draws: DeviceDraw | None = None,
+        *,
+        prepared: bool = False,
     ) -> None:
         self._device = device
         self.vocab = vocab
         self._addresses = addresses
         self.greedy = greedy
+        self.prepared = prepared
         self._draws = draws
         self._choices: Mapping[int, Choice | None] = {}
         self._weighed: dict[int, WeighedRow] = {}

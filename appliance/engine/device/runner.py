@@ -122,9 +122,10 @@ class DeviceRunner:
             )
             addresses += [self._batch.logits_at(result) for result in range(count)]
             greedy += self._batch.chosen(count)
-        logits = DeviceLogits(self._pool.device, self._vocab, addresses, greedy, self._draws)
-        logits.prepared = self._recorded > recorded
-        return logits
+        prepared = self._recorded > recorded
+        return DeviceLogits(
+            *(self._pool.device, self._vocab, addresses, greedy, self._draws), prepared=prepared
+        )
 
     def most_drafted(self, sequences: int) -> int:
         """None in a batch, of which the graph takes one token of each sequence."""

@@ -65,39 +65,45 @@ class GivenMessage(_Strict, frozen=True, tag_field="type", tag="message"):
     phase: Literal["commentary", "final_answer"] | None = None
 
 
-class GivenCall(_Strict, frozen=True, tag_field="type", tag="function_call"):
+class _GivenCall(_Strict, frozen=True, tag_field="type"):
     call_id: str
     name: str
+    namespace: str | None = None
+    id: str | None = None
+    status: Status | None = None
+
+
+class GivenCall(_GivenCall, frozen=True, kw_only=True, tag="function_call"):
     arguments: str
-    namespace: str | None = None
-    id: str | None = None
-    status: Status | None = None
+
+    @property
+    def arguments_json(self) -> str:
+        """As the engine has them."""
+        return self.arguments
 
 
-class GivenCustomCall(_Strict, frozen=True, tag_field="type", tag="custom_tool_call"):
-    call_id: str
-    name: str
+class GivenCustomCall(_GivenCall, frozen=True, kw_only=True, tag="custom_tool_call"):
     input: str
-    namespace: str | None = None
-    id: str | None = None
-    status: Status | None = None
+
+    @property
+    def arguments_json(self) -> str:
+        """As the engine has them: the text is the only argument of a function."""
+        return msgspec.json.encode({INPUT: self.input}).decode()
 
 
-Output = str | Annotated[list[InputText | PlainText | InputImage], Meta(min_length=1)]
-
-
-class GivenCallOutput(_Strict, frozen=True, tag_field="type", tag="function_call_output"):
+class _GivenOutput(_Strict, frozen=True, tag_field="type"):
     call_id: str
-    output: Output
+    output: str | Annotated[list[InputText | PlainText | InputImage], Meta(min_length=1)]
     id: str | None = None
     status: Status | None = None
 
 
-class GivenCustomOutput(_Strict, frozen=True, tag_field="type", tag="custom_tool_call_output"):
-    call_id: str
-    output: Output
-    id: str | None = None
-    status: Status | None = None
+class GivenCallOutput(_GivenOutput, frozen=True, tag="function_call_output"):
+    """What a function gave."""
+
+
+class GivenCustomOutput(_GivenOutput, frozen=True, tag="custom_tool_call_output"):
+    """What a custom tool gave."""
 
 
 class SummaryText(_Strict, frozen=True, tag_field="type", tag="summary_text"):
@@ -254,20 +260,16 @@ def _add(turn: pb.ChatMessage, item: Item, at: str) -> None:
     if isinstance(item, GivenReasoning):
         texts = item.content if item.content is not None else item.summary
         turn.reasoning = "".join(part.text for part in texts)
-    elif isinstance(item, GivenCall):
+    elif isinstance(item, GivenCall | GivenCustomCall):
         name = called(item.name, item.namespace)
-        turn.tool_calls.add(id=item.call_id, name=name, arguments_json=item.arguments)
-    elif isinstance(item, GivenCustomCall):
-        name = called(item.name, item.namespace)
-        arguments = msgspec.json.encode({INPUT: item.input}).decode()
-        turn.tool_calls.add(id=item.call_id, name=name, arguments_json=arguments)
+        turn.tool_calls.add(id=item.call_id, name=name, arguments_json=item.arguments_json)
     else:
         assert isinstance(item, GivenMessage)
         turn.content.extend(_parts(item.content, f"{at}.content"))
 
 
 def _turn(item: Item, at: str) -> pb.ChatMessage:
-    if isinstance(item, GivenCallOutput | GivenCustomOutput):
+    if isinstance(item, _GivenOutput):
         content = _parts(item.output, f"{at}.output")
         return pb.ChatMessage(role="tool", tool_call_id=item.call_id, content=content)
     assert isinstance(item, GivenMessage)
