@@ -47,7 +47,11 @@ class ChatEndpoint:
         kept = places(given, engine_request.chat.tools)
         with (
             renamed("thinking", "reasoning_effort"),
-            in_the_callers_words("response_format.json_schema.schema", kept=kept),
+            in_the_callers_words(
+                "response_format.json_schema.schema",
+                lambda tool, inside: f"tools[{tool}].function.parameters{inside}",
+                kept,
+            ),
         ):
             async with admitted(self._services, exchange, receive, [engine_request]) as generation:
                 await send_answer(

@@ -39,7 +39,10 @@ class MessagesEndpoint:
         engine_request = request.to_engine(exchange.request_id, exchange.cache_namespace)
         with (
             renamed("continue_final_message", "messages"),
-            in_the_callers_words("output_config.format.schema", "input_schema"),
+            in_the_callers_words(
+                "output_config.format.schema",
+                lambda tool, inside: f"tools[{tool}].input_schema{inside}",
+            ),
         ):
             async with admitted(self._services, exchange, receive, [engine_request]) as generation:
                 await send_answer(

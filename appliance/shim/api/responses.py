@@ -96,11 +96,12 @@ class ResponsesEndpoint:
         call = _Call(request, items, engine_request, exchange, store)
         tools = request.callables
         kept = places([tool.called for tool in tools], engine_request.chat.tools)
-        inside = [tool.place_of for tool in tools]
         with (
             renamed("messages", "input"),
             renamed("thinking", "reasoning.effort"),
-            in_the_callers_words("text.format.schema", kept=kept, inside=inside),
+            in_the_callers_words(
+                "text.format.schema", lambda tool, inside: tools[tool].place_of(inside), kept
+            ),
         ):
             if request.background:
                 await self._begin(call, send)

@@ -113,24 +113,17 @@ def choose(choice: ToolChoice | None, tools: Sequence[pb.Tool]) -> Chosen:
 
 @contextmanager
 def in_the_callers_words(
-    form: str,
-    parameters: str = "function.parameters",
-    kept: Sequence[int] | None = None,
-    inside: Sequence[Callable[[str], str]] | None = None,
+    form: str, function: Callable[[int, str], str], kept: Sequence[int] | None = None
 ) -> Iterator[None]:
     """The engine's errors name a place in a schema; let them name it as the caller knows it.
 
-    form: the place of the answer's schema. parameters: that of a function's, within its tool.
-    kept: which of the caller's tools the engine has; None: all.
-    inside: for each tool the caller's name of a place in its schema; None: as `parameters` says.
+    form: the place of the answer's schema. function: that of what stands inside of a function's, by
+    the number of its tool. kept: which of the caller's tools the engine has; None: all.
     """
 
     def function_s(match: re.Match[str]) -> str:
         index = int(match[1])
-        index = index if kept is None else kept[index]
-        return (
-            f"tools[{index}].{parameters}{match[2]}" if inside is None else inside[index](match[2])
-        )
+        return function(index if kept is None else kept[index], match[2])
 
     try:
         yield
