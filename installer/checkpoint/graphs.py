@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.specs import FileEntry
+from appliance.bundle.specs import DecoderSpec, FileEntry
 from appliance.native import library
 from installer.checkpoint import calibration
 from installer.checkpoint.bundle_layout import (
@@ -242,7 +242,8 @@ def _write_joined(
     Returns the form of the first.
     """
     prompts = _calibration_prompts(plan)
-    layers = plan.shape.layers + (plan.head is not None)
+    assert isinstance(plan.spec, DecoderSpec)
+    layers = plan.spec.layers + (plan.head is not None)
     with progress.count("calibrating the cache", sum(map(len, prompts)), "tokens") as advance:
         scales = calibration.calibrate(observed, directory / WEIGHTS, prompts, layers, advance)
     slots, prefill = partial(ByteSlots, scales=scales), partial(BytePrompt, scales=scales)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import msgspec
 import onnx_ir as ir
 
 from appliance.bundle.specs import DecoderSpec
@@ -20,6 +21,7 @@ from installer.checkpoint.graph.builder import Activation, GraphBuilder
 from installer.checkpoint.graph.divisors import Divisors, divisors
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
+from installer.checkpoint.graph.recurrent import Recurrent
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
 
@@ -66,6 +68,8 @@ class DecoderShape:
         mixture: of the feed-forwards, in families that have experts.
         sinks: whether each head has a number that takes part in the softmax and has no value.
         output_bias: whether what attention gives to the stream has a bias.
+        recurrent: the layers that keep a running state in place of keys and values; None: all
+            attend.
         predicts: whether the bundle has a head that predicts further tokens from the states behind
             the last layer. It is a layer of the last one of `kinds`, beyond those of the decoder.
     """
@@ -89,6 +93,7 @@ class DecoderShape:
     mixture: Mixture | None = None
     sinks: bool = False
     output_bias: bool = False
+    recurrent: Recurrent | None = None
     predicts: bool = False
 
     def divisors(self, graph: GraphBuilder) -> Divisors:
@@ -96,13 +101,26 @@ class DecoderShape:
         after = (self.norms.after_attention, self.norms.after_feed_forward)
         return divisors(graph.shrink, normed=None not in after)
 
+    def recurs(self, layer: int) -> bool:
+        """Whether it keeps a running state."""
+        return self.recurrent is not None and layer in self.recurrent.layers
+
+    def place(self, layer: int) -> int:
+        """Its number among those that keep the same: keys and values, or a running state."""
+        if self.recurrent is None:
+            return layer
+        own = self.recurs(layer)
+        return sum(self.recurs(other) == own for other in range(layer))
+
     def spec(self) -> DecoderSpec:
+        recurrent = self.recurrent
         return DecoderSpec(
-            layers=self.layers,
+            layers=self.layers - (0 if recurrent is None else len(recurrent.layers)),
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
             vocab_size=self.vocab,
             context_length=self.context,
+            recurrent=msgspec.UNSET if recurrent is None else recurrent.spec(),
         )
 
 
@@ -171,6 +189,20 @@ class FeedForward(Protocol):
     ) -> ir.Value: ...
 
 
+class Recurrence(Protocol):
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream by its running state."""
+
+    def __call__(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        attention: Attention,
+        layer: int,
+        at: str,
+        x: ir.Value,
+    ) -> ir.Value: ...
+
+
 def read_decoder(
     config: Settings,
     *,
@@ -221,6 +253,7 @@ def build_decoder(
     project: Projection,
     feed_forward: FeedForward,
     conclude: Conclusion | None = None,
+    recur: Recurrence | None = None,
 ) -> tuple[Attention, ir.Value]:
     """Write the whole decoder into `graph`; the form, and the states behind the last layer.
 
@@ -242,8 +275,12 @@ def build_decoder(
         at = f"{shape.root}.layers.{layer}"
         name = f"{at}.{norms.before_attention}"
         x, stream = norm_of_sum(graph, shape, name, stream, result, parts.into_attention)
-        attended = attention.attend(layer, project(graph, shape, at, x))
-        result = (conclude or conclude_plainly)(graph, shape, at, attended)
+        if shape.recurs(layer):
+            assert recur is not None
+            result = recur(graph, shape, attention, layer, at, x)
+        else:
+            attended = attention.attend(layer, project(graph, shape, at, x))
+            result = (conclude or conclude_plainly)(graph, shape, at, attended)
         result = _norm_after(graph, shape, at, norms.after_attention, result, parts.into_attention)
         name = f"{at}.{norms.before_feed_forward}"
         x, stream = norm_of_sum(graph, shape, name, stream, result, parts.into_feed_forward)

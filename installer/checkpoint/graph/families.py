@@ -26,6 +26,7 @@ from installer.checkpoint.graph import (
     qwen2,
     qwen2_5_vl,
     qwen3,
+    qwen3_5,
     qwen3_encoder,
     qwen3_moe,
     qwen3_vl,
@@ -49,6 +50,7 @@ class Family:
         unused_tensors: tensors that may be present and have no place in the graph.
         tower: writes the graph of the vision tower, given its shape; None: it reads text only.
             Such a decoder takes what the tower makes; it has no graph for TensorRT.
+        on_gpus: whether the bundle has graphs for CUDA.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
         head: writes the graph of the head that predicts further tokens, given its shape, which
             `head_of` tells; None: it has none, or what it has is not built.
@@ -62,6 +64,7 @@ class Family:
     build: Callable[..., None]
     unused_tensors: re.Pattern[str]
     tower: Callable[[GraphBuilder, TowerShape], None] | None = None
+    on_gpus: bool = True
     standard: bool = True
     head: Callable[..., None] | None = None
     head_of: Callable[[Any], Any] | None = None
@@ -81,6 +84,8 @@ class Family:
     def _why_not(self, precision: Precision) -> str:
         if self.tower is not None:
             return _PICTURES_LACK[precision]
+        if not self.on_gpus:
+            return _RECURRENT_LACK[precision]
         return (_SPARSE_LACK if self.kind == "chat" else _READERS_LACK)[precision]
 
 
@@ -95,6 +100,13 @@ _PICTURES_LACK: Mapping[Precision, str] = {
 _SPARSE_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute dense models alone, and without them int4 is as fast",
     "fp8": "experts are stored as integers or in 16 bits and more",
+}
+# Of layers with a running state: neither native operators nor graphs for a GPU.
+_RECURRENT: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp32")
+_RECURRENT_LACK: Mapping[Precision, str] = {
+    "w4a8": "native operators compute layers that attend, and without them int4 is as fast",
+    "fp8": "it is computed by the processor alone, which would widen the weights",
+    "fp16": "it is computed by the processor alone, which would widen the weights",
 }
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
@@ -124,6 +136,9 @@ _CROSS_ENCODER = Family(
 _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
 )
+
+# Likewise, and a head that predicts further tokens.
+_QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.visual\..*|mtp\..*")
 
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
@@ -155,6 +170,16 @@ FAMILIES: Mapping[str, Family] = {
         standard=False,
     ),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
+    "qwen3_5": Family(
+        *("chat", _RECURRENT, qwen3_5.read_with_images, qwen3_5.build, _QWEN35_UNUSED),
+        on_gpus=False,
+        standard=False,
+    ),
+    "qwen3_5_text": Family(
+        *("chat", _RECURRENT, qwen3_5.read, qwen3_5.build, _QWEN35_UNUSED),
+        on_gpus=False,
+        standard=False,
+    ),
     "qwen3_vl": Family(
         *("chat", _PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
         tower=qwen3_vl.build_tower,
