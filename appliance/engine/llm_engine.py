@@ -42,7 +42,7 @@ class LLMEngine:
     """Continuous batching over one runner.
 
     `gathered`: the runner wants the decoding sequences in the first slots, and pads them to the
-    longest draft. `clock` gives the seconds that deadlines are in.
+    longest draft. `snapshots`: of a running state, that it can set aside for each slot. `clock` gives the seconds that deadlines are in.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class LLMEngine:
         step_seconds: float = 0.0,
         shared_step_seconds: float = 0.0,
         gathered: bool = True,
+        snapshots: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -79,6 +80,7 @@ class LLMEngine:
             max_waiting_per_caller=max_waiting_per_caller,
             anew=0 if draft is None else draft.anew,
             gathered=gathered,
+            snapshots=snapshots,
         )
         self._clock = clock
         pace = Pace(token_budget, step_seconds, shared_step_seconds)

@@ -68,6 +68,9 @@ class ModelRunner:
         for chunk in plan.prefills:
             wanted = self._logits[row : row + chunk.completes]
             self._compute(chunk, wanted)
+            if chunk.snapshot is not None:
+                assert self._pool.recurrent is not None, "others can be cut anywhere"
+                self._pool.recurrent.keep(chunk.slot, chunk.snapshot)
             row += len(wanted)
         if plan.decodes:
             starts = [sequence.computed for sequence in plan.decodes]
@@ -80,8 +83,11 @@ class ModelRunner:
 
         None in graphs that take one token a row: several of a sequence would be computed as a
         piece of a prompt is, which rounds differently, and greedy output would not be the same.
+        Nor with running states, of which a wrong guess could not be cut off.
         """
-        return DRAFT_ROWS // sequences if self._ragged else 0
+        if self._pool.recurrent is not None or not self._ragged:
+            return 0
+        return DRAFT_ROWS // sequences
 
     def interrupt(self) -> None:
         """Give up the piece of a prompt that is being computed."""

@@ -40,6 +40,7 @@ class Scheduler:
         reuse_block: cached prefixes are reused if they have so many tokens.
         anew: of a reused prefix's tokens, how many are computed again; less than a block.
         gathered: the decoding sequences have to lie in the first slots.
+        snapshots: of a running state, that can be set aside for each slot; 0: the model has none.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Scheduler:
         reuse_block: int = REUSE_BLOCK,
         anew: int = 0,
         gathered: bool = True,
+        snapshots: int = 0,
     ) -> None:
         assert capacity > 1
         assert token_budget > 0
@@ -64,7 +66,9 @@ class Scheduler:
         self._max_of_caller = (
             max_waiting if max_waiting_per_caller is None else max_waiting_per_caller
         )
-        self._slots = SlotTable(slots, reuse_block, anew=anew, gathered=gathered)
+        self._slots = SlotTable(
+            slots, reuse_block, anew=anew, gathered=gathered, snapshots=snapshots
+        )
         self._shares = Shares(slots)
         self._queue = Admission(self._slots, self._shares)
         self._private: Counter[Hashable] = Counter()
@@ -155,7 +159,7 @@ class Scheduler:
         self._slots.arrange()
         shares = self._divided({s: s.uncomputed for s in self._slots.prefilling})
         self._steps += 1
-        chunks = tuple(_chunk(sequence, count) for sequence, count in shares.items())
+        chunks = tuple(self._chunk(sequence, count) for sequence, count in shares.items())
         return Plan(self._slots.take_moves(), chunks, self._slots.decoding, admitted, preempted)
 
     def commit(self, plan: Plan) -> None:
@@ -164,6 +168,8 @@ class Scheduler:
         self._planned = False
         for chunk in plan.prefills:
             self._slots.advance(chunk.sequence, chunk.count)
+            if chunk.snapshot is not None:
+                self._slots.took(chunk.sequence, chunk.snapshot)
         for sequence in plan.decodes:
             self._decoded(sequence)
         for chunk in plan.prefills:
@@ -240,6 +246,14 @@ class Scheduler:
             by_age=self._steps % AGED_TURN == AGED_TURN - 1,
         )
 
+    def _chunk(self, sequence: Sequence, count: int) -> PrefillChunk:
+        """`count` tokens of a prompt, or fewer up to where its state is set aside."""
+        assert sequence.slot is not None
+        stop, snapshot = self._slots.stop(sequence), None
+        if stop is not None and stop <= sequence.computed + count:
+            count, snapshot = stop - sequence.computed, self._slots.reserve(sequence)
+        return PrefillChunk(sequence, sequence.slot, sequence.computed, count, snapshot)
+
     def _decoded(self, sequence: Sequence) -> None:
         """One more token of its answer is computed."""
         self._slots.advance(sequence, 1)
@@ -248,8 +262,3 @@ class Scheduler:
 
 class _Private:
     """The namespace of one request that shares with nobody."""
-
-
-def _chunk(sequence: Sequence, count: int) -> PrefillChunk:
-    assert sequence.slot is not None
-    return PrefillChunk(sequence, sequence.slot, sequence.computed, count)

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from appliance.errors import CapacityError
 from appliance.scheduler import Budget, Phase, Plan, Scheduler, Sequence
+from appliance.scheduler.plan import Move
 from appliance.scheduler.preemption import MOST_PREEMPTIONS
 
 SLOTS, CAPACITY, BUDGET, MAX_WAITING, MAX_OF_CALLER, BLOCK = 4, 24, 8, 5, 3, 2
@@ -37,9 +38,12 @@ class SimulatedCache:
     a prefix of somebody else's shows up where it is read.
     """
 
-    def __init__(self, *, gathered: bool = True) -> None:
+    def __init__(self, *, gathered: bool = True, snapshots: int = 0) -> None:
         self.gathered = gathered
         self.slots: list[list[Cell | None]] = [[None] * CAPACITY for _ in range(SLOTS)]
+        self.states: list[Cell | None] | None = [None] * SLOTS if snapshots else None
+        """What each slot's running state has read, in models that have one."""
+        self.snapshots: list[Cell | None] = [None] * SLOTS * snapshots
 
     def run(self, plan: Plan) -> None:
         for move in plan.moves:
@@ -48,9 +52,13 @@ class SimulatedCache:
             target[: move.tokens] = source[: move.tokens]
             if move.exchange:
                 source[: move.tokens] = kept
+            self._move_state(move)
         for chunk in plan.prefills:
             assert chunk.slot == chunk.sequence.slot
             self._compute(chunk.sequence, chunk.slot, chunk.start, chunk.count)
+            if chunk.snapshot is not None:
+                assert self.states is not None
+                self.snapshots[chunk.snapshot] = self.states[chunk.slot]
         for number, sequence in enumerate(plan.decodes):
             slot = sequence.slot
             assert slot is not None
@@ -65,6 +73,20 @@ class SimulatedCache:
         row = self.slots[slot]
         assert row[:start] == [cell(sequence, i) for i in range(start)]
         row[start : start + count] = [cell(sequence, i) for i in range(start, start + count)]
+        if self.states is not None:
+            assert start == 0 or self.states[slot] == cell(sequence, start - 1)
+            self.states[slot] = cell(sequence, start + count - 1)
+
+    def _move_state(self, move: Move) -> None:
+        if self.states is None:
+            return
+        kept, source = self.states[move.target], self.states[move.source]
+        self.states[move.target] = source
+        if move.snapshot is not None:
+            assert not move.exchange
+            self.states[move.target] = self.snapshots[move.snapshot]
+        if move.exchange:
+            self.states[move.source] = kept
 
 
 def cell(sequence: Sequence, position: int) -> Cell:
@@ -79,6 +101,7 @@ class Churn(RuleBasedStateMachine):
 
     gathered = True
     anew = 0
+    snapshots = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,8 +114,9 @@ class Churn(RuleBasedStateMachine):
             reuse_block=BLOCK,
             anew=self.anew,
             gathered=self.gathered,
+            snapshots=self.snapshots,
         )
-        self.cache = SimulatedCache(gathered=self.gathered)
+        self.cache = SimulatedCache(gathered=self.gathered, snapshots=self.snapshots)
         self.alive: list[Sequence] = []
         self.said: list[list[int]] = []
 
@@ -197,7 +221,7 @@ class Churn(RuleBasedStateMachine):
         if given_up:
             plan = dataclasses.replace(plan, prefills=())
         accepted: dict[Sequence, tuple[int, ...]] = {}
-        if drafts:
+        if drafts and not self.snapshots:
             plan = _with_drafts(plan, drafts)
             accepted = {
                 sequence: draft[:count]
@@ -253,6 +277,13 @@ class Shortened(Scattered):
     anew = 1
 
 
+class Recurring(Churn):
+    """The same for a model with a running state, which stands where it stands."""
+
+    snapshots = 2
+
+
+TestRecurring = Recurring.TestCase
 TestChurn = Churn.TestCase
 TestScattered = Scattered.TestCase
 TestShortened = Shortened.TestCase

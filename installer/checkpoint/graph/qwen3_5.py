@@ -8,7 +8,6 @@ Reference: `Qwen3_5ForCausalLM` and `Qwen3_5ForConditionalGeneration` (2026).
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import onnx_ir as ir
 

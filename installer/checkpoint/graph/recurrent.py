@@ -1,4 +1,4 @@
-"""Layers that keep a running state in place of keys and values: its numbers, and where it comes from.
+"""Layers that keep a running state in place of keys and values: its numbers, and who has it.
 
 Owns what every such layer has in common. What it computes is the file's of its kind
 (gated_delta.py); how the engine keeps states: docs/decisions/0290-running-states.md.
