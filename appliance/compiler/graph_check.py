@@ -82,6 +82,8 @@ OPERATORS: Operators = {
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,
     ("", "Where"): _NONE,
+    (MICROSOFT, "CausalConvWithState"): frozenset({"activation", "channels_last"}),
+    (MICROSOFT, "GatedRMSNorm"): frozenset({"epsilon"}),
     (MICROSOFT, "GatherBlockQuantized"): frozenset(
         {"bits", "block_size", "gather_axis", "quantize_axis"}
     ),
@@ -93,6 +95,8 @@ OPERATORS: Operators = {
             *("k_quant_type", "v_quant_type", "kv_cache_bit_width"),
         }
     ),
+    (MICROSOFT, "LinearAttention"): frozenset({"update_rule", "q_num_heads", "kv_num_heads"}),
+    (MICROSOFT, "LinearAttentionGate"): _NONE,
     (MICROSOFT, "MatMulBlockQuantizedFp8Weight"): frozenset({"block_size"}),
     (MICROSOFT, "MatMulIntegerToFloat"): _NONE,
     (MICROSOFT, "MatMulNBits"): frozenset({"K", "N", "bits", "block_size", "accuracy_level"}),

@@ -42,7 +42,8 @@ class LLMEngine:
     """Continuous batching over one runner.
 
     `gathered`: the runner wants the decoding sequences in the first slots, and pads them to the
-    longest draft. `snapshots`: of a running state, that it can set aside for each slot. `clock` gives the seconds that deadlines are in.
+    longest draft. It can set `snapshots` of a running state aside for each slot. `clock` gives the
+    seconds that deadlines are in.
     """
 
     def __init__(

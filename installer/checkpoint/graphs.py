@@ -105,6 +105,8 @@ def count_weights(plan: Plan) -> int:
     forms: list[tuple[Form | None, type[GraphBuilder]]] = [(_first_form(plan), GraphBuilder)]
     forms += [(form, words) for _, form, words in _for_cuda(plan)]
     forms += [(StaticCache, StandardBuilder)] if plan.standard else []
+    if plan.joined and not plan.on_gpus and not plan.drafts:  # what is behind the layers, too
+        forms.append((FloatSlots, GraphBuilder))
 
     def build(files: WeightFiles) -> None:
         for form, words in forms:
