@@ -169,9 +169,10 @@ class LLMEngine:
         plan = self._guessing.with_drafts(plan, self._sequences, catch_up)
         try:
             logits = self._run(plan)
-        except Interrupted:
+        except Interrupted as given_up:
             # The slot still holds what it held before: its sequence goes on from there.
-            plan, logits = dataclasses.replace(plan, prefills=()), _NOTHING
+            plan = dataclasses.replace(plan, prefills=plan.prefills[: given_up.done])
+            logits = _NOTHING
         with self._lock:
             self._pieces.end(plan)
             self.counters.add(plan, forced_tokens(plan, self._sequences))

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.adapters.graphs import AdaptedGraphs
 from appliance.engine.decode_batch import DecodeBatch
+from appliance.engine.interruption import Interrupted
 from appliance.engine.prompt_graph import BytePrompts, Prompts, SlotPrompts
 from appliance.engine.slot_pool import Array, SlotPool
 from appliance.scheduler import Plan, PrefillChunk
@@ -61,13 +62,17 @@ class ModelRunner:
 
         Returns logits [sum(plan.rows), vocab_size], those of each of `plan.sampled` in turn; the
         next run overwrites them. Nothing is copied: the graphs write each row where it belongs.
+        Raises Interrupted if a piece of a prompt was given up; those before it are computed.
         """
         for move in plan.moves:
             self._pool.move(move)
         row = 0
-        for chunk in plan.prefills:
+        for done, chunk in enumerate(plan.prefills):
             wanted = self._logits[row : row + chunk.completes]
-            self._compute(chunk, wanted)
+            try:
+                self._compute(chunk, wanted)
+            except Interrupted:
+                raise Interrupted(done) from None
             if chunk.snapshot is not None:
                 assert self._pool.recurrent is not None, "others can be cut anywhere"
                 self._pool.recurrent.keep(chunk.slot, chunk.snapshot)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 from appliance.errors import CapacityError
 from appliance.scheduler.admission import Admission
@@ -159,7 +159,11 @@ class Scheduler:
         self._slots.arrange()
         shares = self._divided({s: s.uncomputed for s in self._slots.prefilling})
         self._steps += 1
-        chunks = tuple(self._chunk(sequence, count) for sequence, count in shares.items())
+        chunks = tuple(
+            chunk
+            for sequence, count in shares.items()
+            for chunk in self._chunks(sequence, sequence.computed + count)
+        )
         return Plan(self._slots.take_moves(), chunks, self._slots.decoding, admitted, preempted)
 
     def commit(self, plan: Plan) -> None:
@@ -168,12 +172,10 @@ class Scheduler:
         self._planned = False
         for chunk in plan.prefills:
             self._slots.advance(chunk.sequence, chunk.count)
-            if chunk.snapshot is not None:
-                self._slots.took(chunk.sequence, chunk.snapshot)
         for sequence in plan.decodes:
             self._decoded(sequence)
         for chunk in plan.prefills:
-            if chunk.sequence.uncomputed == 0:
+            if chunk.completes:
                 self._slots.promote(chunk.sequence)
 
     def append(self, sequence: Sequence, token: int) -> bool:
@@ -246,13 +248,17 @@ class Scheduler:
             by_age=self._steps % AGED_TURN == AGED_TURN - 1,
         )
 
-    def _chunk(self, sequence: Sequence, count: int) -> PrefillChunk:
-        """`count` tokens of a prompt, or fewer up to where its state is set aside."""
+    def _chunks(self, sequence: Sequence, end: int) -> Iterator[PrefillChunk]:
+        """What is computed of a prompt up to `end`, apart where its state is set aside."""
         assert sequence.slot is not None
-        stop, snapshot = self._slots.stop(sequence), None
-        if stop is not None and stop <= sequence.computed + count:
-            count, snapshot = stop - sequence.computed, self._slots.reserve(sequence)
-        return PrefillChunk(sequence, sequence.slot, sequence.computed, count, snapshot)
+        start = sequence.computed
+        for stop in self._slots.stops(sequence):
+            if start < stop <= end:
+                number = self._slots.snapshot(sequence, stop)
+                yield PrefillChunk(sequence, sequence.slot, start, stop - start, number)
+                start = stop
+        if start < end:
+            yield PrefillChunk(sequence, sequence.slot, start, end - start)
 
     def _decoded(self, sequence: Sequence) -> None:
         """One more token of its answer is computed."""

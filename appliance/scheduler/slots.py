@@ -138,21 +138,13 @@ class SlotTable:
         sequence.reached = max(sequence.reached, prefix.computed)
         self._index.note(prefix)
 
-    def stop(self, sequence: Sequence) -> int | None:
-        """The next place in its prompt that gets a snapshot."""
-        if not self._each:
-            return None
-        promised = _snapshots(self._promises[sequence]).at
-        return min((at for at in promised if at > sequence.computed), default=None)
+    def stops(self, sequence: Sequence) -> Iterable[int]:
+        """The places in its prompt that get snapshots, in order."""
+        return _snapshots(self._promises[sequence]).at if self._each else ()
 
-    def reserve(self, sequence: Sequence) -> int:
-        """The number of a snapshot that is to be taken in the step that is planned."""
-        return _snapshots(self._content(sequence)).reserve()
-
-    def took(self, sequence: Sequence, number: int) -> None:
-        """Its state behind what is computed was set aside."""
-        prefix = self._content(sequence)
-        _snapshots(prefix).at[prefix.computed] = number
+    def snapshot(self, sequence: Sequence, stop: int) -> int:
+        """The number under which the step that is planned sets its state at `stop` aside."""
+        return _snapshots(self._content(sequence)).plan(stop)
 
     def promote(self, sequence: Sequence) -> None:
         """All of its tokens are computed: the sequence decodes from the next step on."""
@@ -223,7 +215,7 @@ class SlotTable:
         self._index.check_integrity(held)
         numbers = list(self._numbers)
         for prefix in held if self._each else ():
-            _snapshots(prefix).check_integrity(prefix.computed)
+            _snapshots(prefix).check_integrity()
             numbers += _snapshots(prefix).numbers
         assert sorted(numbers) == list(range(self.count * self._each))
         assert self._promises.keys() == set(self._prefilling)

@@ -30,7 +30,8 @@ class Snapshots:
 
     Attributes:
         numbers: under which it may have some.
-        at: place, in tokens -> the number of what stands there.
+        at: place, in tokens -> the number of what stands there. What is planned is here, too: the
+            place lies behind all that is computed then, where nobody can go on.
     """
 
     __slots__ = ("at", "numbers")
@@ -39,22 +40,21 @@ class Snapshots:
         self.numbers = tuple(numbers)
         self.at: dict[int, int] = {}
 
-    def reserve(self) -> int:
-        """A number for one more; if all are taken, that of the last place, behind the first."""
-        free = set(self.numbers) - set(self.at.values())
-        if free:
-            return min(free)
-        return self.at.pop(max(self.at))
+    def plan(self, place: int) -> int:
+        """The number of one that will stand at `place`; if all are taken, that of the last."""
+        if place not in self.at:
+            free = set(self.numbers) - set(self.at.values())
+            self.at[place] = min(free) if free else self.at.pop(max(self.at))
+        return self.at[place]
 
     def cut(self, tokens: int) -> None:
         """Forget those behind the first `tokens`."""
         self.at = {place: number for place, number in self.at.items() if place <= tokens}
 
-    def check_integrity(self, computed: int) -> None:
-        """Each has a number of its own, and stands within what is computed."""
+    def check_integrity(self) -> None:
+        """Each has a number of its own."""
         assert set(self.at.values()) <= set(self.numbers)
         assert len(set(self.at.values())) == len(self.at)
-        assert all(0 < place <= computed for place in self.at)
 
 
 def places(length: int, begun: int, shared: int, block: int) -> tuple[int, ...]:

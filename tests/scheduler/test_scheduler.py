@@ -187,7 +187,7 @@ class Churn(RuleBasedStateMachine):
         drafts=st.lists(st.lists(TOKENS, max_size=3), min_size=SLOTS, max_size=SLOTS),
         right=st.lists(st.integers(0, 3), min_size=SLOTS, max_size=SLOTS),
         budget=st.none() | BUDGETS,
-        given_up=st.booleans(),
+        given_up=st.none() | st.integers(0, 2),
     )
     def step(
         self,
@@ -196,11 +196,11 @@ class Churn(RuleBasedStateMachine):
         drafts: Listing[list[int]] = (),
         right: Listing[int] = (),
         budget: Budget | None = None,
-        given_up: bool = False,
+        given_up: int | None = None,
     ) -> None:
         """One step; of each draft the first tokens are right, as many as `right` says.
 
-        `given_up`: its prefill is not computed after all.
+        `given_up`: so many pieces of its prompts are computed, and the rest is not after all.
         """
         before = {sequence: list(sequence.tokens) for sequence in self.alive}
         plan = self.scheduler.schedule(budget)
@@ -218,8 +218,8 @@ class Churn(RuleBasedStateMachine):
         for sequence in plan.admitted:
             assert sequence.cached == 0 or sequence.cached >= BLOCK - self.anew
             assert sequence.cached == sequence.computed < sequence.prompt_length
-        if given_up:
-            plan = dataclasses.replace(plan, prefills=())
+        if given_up is not None:
+            plan = dataclasses.replace(plan, prefills=plan.prefills[:given_up])
         accepted: dict[Sequence, tuple[int, ...]] = {}
         if drafts and not self.snapshots:
             plan = _with_drafts(plan, drafts)
