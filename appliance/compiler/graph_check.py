@@ -82,8 +82,6 @@ OPERATORS: Operators = {
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,
     ("", "Where"): _NONE,
-    (MICROSOFT, "CausalConvWithState"): frozenset({"activation", "channels_last"}),
-    (MICROSOFT, "GatedRMSNorm"): frozenset({"epsilon"}),
     (MICROSOFT, "GatherBlockQuantized"): frozenset(
         {"bits", "block_size", "gather_axis", "quantize_axis"}
     ),

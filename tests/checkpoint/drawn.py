@@ -57,10 +57,15 @@ def draw_checkpoint(
     return directory
 
 
-def drawn_model(*configs: Mapping[str, object], main: bool = False, experts: bool = False) -> Model:
+def drawn_model(
+    *configs: Mapping[str, object],
+    main: bool = False,
+    experts: bool = False,
+    recurrent: bool = False,
+) -> Model:
     """A model of the tests from its config.json alone, of which later parts go before earlier."""
     config = {key: value for part in configs for key, value in part.items()}
-    return Model(lambda directory: draw_checkpoint(directory, config), main, experts)
+    return Model(lambda directory: draw_checkpoint(directory, config), main, experts, recurrent)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

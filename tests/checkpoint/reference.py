@@ -140,7 +140,7 @@ def with_rounded_weights(
             scheme = SCHEMES[_OF_TOWERS.get(precision, precision)]
             flat = values.reshape(len(values), -1)  # what takes patches has more axes
             weights[name] = _rounded(name, flat, scheme).reshape(values.shape)
-        elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, _EXPANSION, *kept)):
+        elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, *_KEPT, *kept)):
             weights[name] = _rounded(name, values, SCHEMES[precision])
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
@@ -176,8 +176,8 @@ def _byte_floats(values: npt.NDArray[Any]) -> Floats:
 
 
 _ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
-_EXPANSION = "kv_b_proj.weight"
-"""Of latents to keys and values; kept in floats, as routers are."""
+_KEPT = ("kv_b_proj", "in_proj_a", "in_proj_b")
+"""What expands latents, and what a running state decays by; kept in floats, as routers are."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
 _TOWER = "visual."
 """In names of a vision tower's tensors; 4 bits are too few for it."""
@@ -206,13 +206,14 @@ class RoundingReference(ReferenceDecoder):
         super().__init__(rounded)
         self._graph = graph
         for name, layer in self.model.named_modules():
-            if isinstance(layer, torch.nn.Linear) and not name.endswith("kv_b_proj"):
+            if isinstance(layer, torch.nn.Linear) and not name.endswith(_KEPT):
                 layer.register_forward_pre_hook(_round_rows)
 
     def logits(self, tokens: Sequence[int]) -> Floats:
         """Logits after each token, [tokens, vocab]."""
-        latent = hasattr(self.model.config, "kv_lora_rank")
-        cache = (_RoundingLatents if latent else _RoundingCache)(self._graph)
+        config = self.model.config
+        latent = hasattr(config, "kv_lora_rank")
+        cache = (_RoundingLatents if latent else _RoundingCache)(self._graph, config)
         with torch.inference_mode():
             out = self.model(torch.tensor([list(tokens)]), past_key_values=cache, use_cache=True)
         logits: Floats = out.logits[0].numpy()
@@ -222,8 +223,13 @@ class RoundingReference(ReferenceDecoder):
 class _RoundingCache(DynamicCache):
     """Holds what the graph's integers stand for; its scales are the graph's."""
 
-    def __init__(self, graph: Path) -> None:
-        super().__init__()
+    def __init__(self, graph: Path, config: Any) -> None:
+        kinds = getattr(config, "layer_types", None) or []
+        recurrent = "linear_attention" in kinds
+        super().__init__(config=config if recurrent else None)
+        attending = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+        self._places = {layer: place for place, layer in enumerate(attending)} if recurrent else {}
+        """Of layers among those that have keys and values, where some have none."""
         model = pb.Model.FromString(graph.read_bytes())
         self._scales = {
             tensor.name: np.frombuffer(tensor.raw_data, np.float32)
@@ -239,8 +245,9 @@ class _RoundingCache(DynamicCache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = self._rounded(f"key_{layer_idx}", key_states)
-        values = self._rounded(f"value_{layer_idx}", value_states)
+        at = self._places.get(layer_idx, layer_idx)
+        keys = self._rounded(f"key_{at}", key_states)
+        values = self._rounded(f"value_{at}", value_states)
         kept: tuple[torch.Tensor, torch.Tensor] = super().update(
             keys, values, layer_idx, *args, **kwargs
         )

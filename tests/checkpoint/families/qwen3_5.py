@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.checkpoint.drawn import TINY, drawn_model
+from transformers import AutoModelForImageTextToText
+
+from tests.checkpoint.drawn import TINY, draw_checkpoint, drawn_model
+from tests.checkpoint.families import Model
 
 QWEN3_5 = {
     **TINY,
@@ -49,5 +52,11 @@ WITH_IMAGES = {
 }
 
 MODELS = {
-    "qwen3.5": drawn_model(QWEN3_5),
+    "qwen3.5": drawn_model(QWEN3_5, main=True, recurrent=True),
+    "qwen3.5-with-images": Model(
+        lambda directory: draw_checkpoint(
+            directory, WITH_IMAGES, model=AutoModelForImageTextToText
+        ),
+        recurrent=True,
+    ),
 }
