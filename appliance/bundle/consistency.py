@@ -170,7 +170,8 @@ def _check_head(manifest: Manifest, head: HeadSpec) -> None:
 def _check_draft(manifest: Manifest, draft: DraftSpec, paths: list[str]) -> None:
     """A model that cannot verify several tokens at once has no use for guesses."""
     decoder, sees = manifest.decoder, isinstance(manifest.vision, VisionSpec)
-    if decoder is None or decoder.cache != "int8" or draft.decoder.cache != "int8" or sees:
+    states = draft.decoder.recurrent
+    if decoder is None or {decoder.cache, draft.decoder.cache} != {"int8"} or sees or states:
         raise bad("a draft model belongs to a chat model for text, both with an 8-bit cache")
     if [graph.variant for graph in draft.graphs] not in (["cpu"], ["cpu", "native"]):
         raise bad("its draft model needs a graph for the CPU, and may have a native one")

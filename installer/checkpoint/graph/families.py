@@ -50,7 +50,8 @@ class Family:
         unused_tensors: tensors that may be present and have no place in the graph.
         tower: writes the graph of the vision tower, given its shape; None: it reads text only.
             Such a decoder takes what the tower makes; it has no graph for TensorRT.
-        on_gpus: whether the bundle has graphs for CUDA.
+        recurrent: whether layers keep a running state: the processor alone computes them, and
+            nothing guesses for them.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
         head: writes the graph of the head that predicts further tokens, given its shape, which
             `head_of` tells; None: it has none, or what it has is not built.
@@ -64,7 +65,7 @@ class Family:
     build: Callable[..., None]
     unused_tensors: re.Pattern[str]
     tower: Callable[[GraphBuilder, TowerShape], None] | None = None
-    on_gpus: bool = True
+    recurrent: bool = False
     standard: bool = True
     head: Callable[..., None] | None = None
     head_of: Callable[[Any], Any] | None = None
@@ -84,7 +85,7 @@ class Family:
     def _why_not(self, precision: Precision) -> str:
         if self.tower is not None:
             return _PICTURES_LACK[precision]
-        if not self.on_gpus:
+        if self.recurrent:
             return _RECURRENT_LACK[precision]
         return (_SPARSE_LACK if self.kind == "chat" else _READERS_LACK)[precision]
 
@@ -172,12 +173,12 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
     "qwen3_5": Family(
         *("chat", _RECURRENT, qwen3_5.read_with_images, qwen3_5.build, _QWEN35_UNUSED),
-        on_gpus=False,
+        recurrent=True,
         standard=False,
     ),
     "qwen3_5_text": Family(
         *("chat", _RECURRENT, qwen3_5.read, qwen3_5.build, _QWEN35_UNUSED),
-        on_gpus=False,
+        recurrent=True,
         standard=False,
     ),
     "qwen3_vl": Family(
@@ -192,14 +193,14 @@ FAMILIES: Mapping[str, Family] = {
     "xlm-roberta": _BERT,
 }
 
-RECURRENT = frozenset(
-    {"minimax", "minimax_text_01", "minimax_m1", "qwen3_next", "mamba", "mamba2", "jamba", "lfm2"}
+OTHER_STATES = frozenset(
+    {
+        *("minimax", "minimax_text_01", "minimax_m1", "kimi_linear", "bailing_hybrid"),
+        *("mamba", "mamba2", "jamba", "bamba", "falcon_mamba", "falcon_h1", "nemotron_h"),
+        *("zamba", "zamba2", "lfm2", "lfm2_moe", "lfm3", "recurrent_gemma", "rwkv", "olmo_hybrid"),
+    }
 )
-"""Architectures with layers that keep a state of what they read (such as arXiv:2501.08313).
-
-The engine's cache holds keys and values for each token, so that a prefix can be shared and a wrong
-guess cut off again. A running state allows neither (docs/decisions/0251-no-running-states.md).
-"""
+"""Architectures with layers that keep a running state of another kind than Gated DeltaNets'."""
 
 FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
     ("bert", "rerank"): _CROSS_ENCODER,
@@ -229,11 +230,12 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
     Raises CheckpointError naming the ones there are, or if the two disagree.
     """
     family = FAMILIES.get(checkpoint.family)
-    if checkpoint.family in RECURRENT:
+    if checkpoint.family in OTHER_STATES:
         raise CheckpointError(
-            f"config.json: model_type {checkpoint.family!r} has layers that keep a running state",
-            hint="this release serves layers that keep keys and values of every token; of MiniMax "
-            "it builds MiniMax-M2, which has only such",
+            f"config.json: model_type {checkpoint.family!r} has layers that keep a running state of "
+            "a kind that is not built",
+            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next), and layers that keep "
+            "keys and values of every token; of MiniMax it builds MiniMax-M2, which has only such",
         )
     if family is None:
         raise CheckpointError(

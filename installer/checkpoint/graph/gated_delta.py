@@ -131,7 +131,7 @@ def _convolved(
 
 
 def _slice(graph: GraphBuilder, x: ir.Value, start: int, stop: int = _END) -> ir.Value:
-    """Of the tokens x [B, S, ...], those from `start` to `stop`, counted from the end if below 0."""
+    """Of x [B, S, ...] the tokens from `start` to `stop`, counted from the end if below 0."""
     return graph.op("Slice", x, *(graph.constant([number]) for number in (start, stop, 1)))
 
 
