@@ -223,7 +223,7 @@ class RoundingReference(ReferenceDecoder):
 class _RoundingCache(DynamicCache):
     """Holds what the graph's integers stand for; its scales are the graph's."""
 
-    def __init__(self, graph: Path, config: Any) -> None:
+    def __init__(self, graph: Path, config: Any = None) -> None:
         kinds = getattr(config, "layer_types", None) or []
         recurrent = "linear_attention" in kinds
         super().__init__(config=config if recurrent else None)

@@ -43,7 +43,7 @@ class SimulatedCache:
         self.slots: list[list[Cell | None]] = [[None] * CAPACITY for _ in range(SLOTS)]
         self.states: list[Cell | None] | None = [None] * SLOTS if snapshots else None
         """What each slot's running state has read, in models that have one."""
-        self.snapshots: list[Cell | None] = [None] * SLOTS * snapshots
+        self.snapshots: list[Cell | None] = [None for _ in range(SLOTS * snapshots)]
 
     def run(self, plan: Plan) -> None:
         for move in plan.moves:

@@ -232,8 +232,8 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
     family = FAMILIES.get(checkpoint.family)
     if checkpoint.family in OTHER_STATES:
         raise CheckpointError(
-            f"config.json: model_type {checkpoint.family!r} has layers that keep a running state of "
-            "a kind that is not built",
+            f"config.json: model_type {checkpoint.family!r} has layers that keep a running state "
+            "of a kind that is not built",
             hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next), and layers that keep "
             "keys and values of every token; of MiniMax it builds MiniMax-M2, which has only such",
         )
