@@ -66,6 +66,8 @@ class DecoderShape:
         mixture: of the feed-forwards, in families that have experts.
         sinks: whether each head has a number that takes part in the softmax and has no value.
         output_bias: whether what attention gives to the stream has a bias.
+        bias, head_norms: whether queries, keys and values have biases, and heads of queries and
+            keys norms of their own, in families whose config.json says so.
         predicts: whether the bundle has a head that predicts further tokens from the states behind
             the last layer. It is a layer of the last one of `kinds`, beyond those of the decoder.
     """
@@ -89,6 +91,8 @@ class DecoderShape:
     mixture: Mixture | None = None
     sinks: bool = False
     output_bias: bool = False
+    bias: bool = False
+    head_norms: bool = False
     predicts: bool = False
 
     def divisors(self, graph: GraphBuilder) -> Divisors:

@@ -17,6 +17,7 @@ from installer.checkpoint.graph import (
     bert_reranker,
     deepseek,
     gemma3,
+    glm4_moe,
     gpt_oss,
     llama,
     mimo,
@@ -127,11 +128,20 @@ _SIGHT_UNUSED = re.compile(
 
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
+    "deepseek_v2": Family(
+        "chat", _SPARSE, deepseek.read_v2, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
     "deepseek_v3": Family(
         "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
     ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
+    "glm4_moe": Family(
+        "chat", _SPARSE, glm4_moe.read, glm4_moe.build, _DECODER_UNUSED, standard=False
+    ),
+    "glm4_moe_lite": Family(
+        "chat", _SPARSE, deepseek.read_glm, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
     "gpt_oss": Family(
         "chat", _SPARSE, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
     ),
