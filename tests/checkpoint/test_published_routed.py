@@ -160,6 +160,7 @@ DEEPSEEK_R1 = DEEPSEEK_V2 | {
     "topk_method": "noaux_tc",
     "vocab_size": 129_280,
 }
+SOFTMAX: dict[str, Any] = {"scores": "softmax", "adds_up": False}
 V2 = Latent(queries=1536, rank=512, turned=64, plain=128, values=128)
 LITE = Latent(queries=None, rank=512, turned=64, plain=128, values=128)
 FLASH = Latent(queries=768, rank=512, turned=64, plain=192, values=256)
@@ -178,16 +179,12 @@ PUBLISHED: dict[str, tuple[dict[str, Any], Routed, Latent | None]] = {
     "GLM-4.7-Flash": (GLM_47_FLASH, routed(64, 4, 1536, first=1, factor=1.8, further=1), FLASH),
     "DeepSeek-V2": (
         DEEPSEEK_V2,
-        routed(
-            *(160, 6, 1536),
-            **{"first": 1, "groups": 8, "best": 3, "factor": 16.0, "shared": 2},
-            **{"scores": "softmax", "adds_up": False},
-        ),
+        routed(160, 6, 1536, first=1, groups=8, best=3, factor=16.0, shared=2, **SOFTMAX),
         V2,
     ),
     "DeepSeek-V2-Lite and Coder-V2-Lite": (
         DEEPSEEK_CODER_V2_LITE,
-        routed(64, 6, 1408, first=1, shared=2, scores="softmax", adds_up=False),
+        routed(64, 6, 1408, first=1, shared=2, **SOFTMAX),
         LITE,
     ),
     "DeepSeek-V3 and R1": (
