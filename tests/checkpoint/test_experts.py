@@ -257,6 +257,9 @@ def test_integers_that_the_checkpoint_has_are_kept(
         ("minimax-m2", "attn_type_list", [1, 0]),
         ("minimax-m2", "rotary_dim", 12),
         ("minimax-m2", "shared_intermediate_size", 64),
+        ("mixtral", "num_local_experts", None),
+        ("mixtral", "norm_topk_prob", False),
+        ("mixtral", "layer_types", ["full_attention", "sliding_attention"]),
     ],
 )
 def test_what_a_family_cannot_express_is_refused_by_its_key(

@@ -95,6 +95,27 @@ MINIMAX_M2 = config(
     use_qk_norm=True,
     use_routing_bias=True,
 )
+MIXTRAL_8X7B = config(
+    "Mixtral",
+    (4096, 14_336, 32, 32, 8, 32_000, 32_768),
+    attention_dropout=0.0,
+    num_experts_per_tok=2,
+    num_local_experts=8,
+    output_router_logits=False,
+    rope_theta=1_000_000.0,
+    router_aux_loss_coef=0.02,
+    sliding_window=None,
+)
+MIXTRAL_8X22B = MIXTRAL_8X7B | {
+    "hidden_size": 6144,
+    "intermediate_size": 16_384,
+    "max_position_embeddings": 65_536,
+    "num_attention_heads": 48,
+    "num_hidden_layers": 56,
+    "router_aux_loss_coef": 0.001,
+    "router_jitter_noise": 0.0,
+    "vocab_size": 32_768,
+}
 PUBLISHED: dict[str, tuple[dict[str, Any], Mixture, dict[int | None, int]]] = {
     "Qwen3-30B-A3B": (QWEN3_30B, Mixture(128, 8, 768), {None: 48}),
     "gpt-oss-20b": (
@@ -102,6 +123,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], Mixture, dict[int | None, int]]] = {
         Mixture(32, 4, 2880, alpha=1.702, beta=1.0, limit=7.0, bias=True),
         {128: 12, None: 12},
     ),
+    "Mixtral-8x7B": (MIXTRAL_8X7B, Mixture(8, 2, 14_336), {None: 32}),
+    "Mixtral-8x22B": (MIXTRAL_8X22B, Mixture(8, 2, 16_384), {None: 56}),
     "MiniMax-M2": (MINIMAX_M2, Mixture(256, 8, 1536), {None: 62}),
 }
 """Name -> config.json, what is read of its experts, and how many layers have which window."""

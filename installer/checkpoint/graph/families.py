@@ -23,6 +23,7 @@ from installer.checkpoint.graph import (
     mimo,
     minimax_m2,
     mistral,
+    mixtral,
     phi3,
     qwen2,
     qwen2_5_vl,
@@ -157,6 +158,9 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
+    "mixtral": Family(
+        "chat", _SPARSE, mixtral.read, mixtral.build, _DECODER_UNUSED, standard=False
+    ),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen2_5_vl": Family(
