@@ -31,6 +31,7 @@ from installer.checkpoint.graph import (
     qwen3_encoder,
     qwen3_moe,
     qwen3_vl,
+    qwen3_vl_moe,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.purpose import CARD, Kind, purpose_of
@@ -81,15 +82,15 @@ class Family:
         return precision
 
     def _why_not(self, precision: Precision) -> str:
-        if self.tower is not None:
-            return _PICTURES_LACK[precision]
-        return (_SPARSE_LACK if self.kind == "chat" else _READERS_LACK)[precision]
+        lacks = _SPARSE_LACK if self.kind == "chat" else _READERS_LACK
+        return (lacks if self.tower is None else {**lacks, **_PICTURES_LACK})[precision]
 
 
 _DECODER: tuple[Precision, ...] = ("w8a8", "w4a8", "int4", "int8", "fp8", "fp16", "fp32")
 # Of experts and latents: no native operators, without which w4a8 is int4.
 _SPARSE: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
 _PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp8", "fp16", "fp32")
+_SPARSE_PICTURES = tuple(precision for precision in _PICTURES if precision != "fp8")
 _PICTURES_LACK: Mapping[Precision, str] = {
     "w8a8": "the two graphs over its 8-bit cache take words alone, and this model sees images",
     "w4a8": "the graphs over its 8-bit cache take words alone, and this model sees images",
@@ -171,6 +172,11 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
     "qwen3_vl": Family(
         *("chat", _PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
+        tower=qwen3_vl.build_tower,
+        standard=False,
+    ),
+    "qwen3_vl_moe": Family(
+        *("chat", _SPARSE_PICTURES, qwen3_vl_moe.read, qwen3_vl_moe.build, _DECODER_UNUSED),
         tower=qwen3_vl.build_tower,
         standard=False,
     ),
