@@ -175,7 +175,11 @@ def _byte_floats(values: npt.NDArray[Any]) -> Floats:
     return rounded
 
 
-_ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
+_ROUTERS = (
+    *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
+    *("shared_expert_gate.weight", "e_score_correction_bias"),
+)
+_IN_FLOATS = ("kv_b_proj", "shared_expert_gate")
 _EXPANSION = "kv_b_proj.weight"
 """Of latents to keys and values; kept in floats, as routers are."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
@@ -206,7 +210,7 @@ class RoundingReference(ReferenceDecoder):
         super().__init__(rounded)
         self._graph = graph
         for name, layer in self.model.named_modules():
-            if isinstance(layer, torch.nn.Linear) and not name.endswith("kv_b_proj"):
+            if isinstance(layer, torch.nn.Linear) and not name.endswith(_IN_FLOATS):
                 layer.register_forward_pre_hook(_round_rows)
 
     def logits(self, tokens: Sequence[int]) -> Floats:

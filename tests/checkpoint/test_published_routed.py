@@ -166,10 +166,11 @@ LITE = Latent(queries=None, rank=512, turned=64, plain=128, values=128)
 FLASH = Latent(queries=768, rank=512, turned=64, plain=192, values=256)
 
 
-def routed(*numbers: int, first: int, **more: Any) -> Routed:
+def routed(*numbers: int, first: int, shared: int = 1, **more: Any) -> Routed:
     """`numbers`: experts, chosen, inner. `first`: the layers without experts."""
     experts, chosen, inner = numbers
-    return Routed(experts, chosen, inner, dense=frozenset(range(first)), **more)
+    dense, width = frozenset(range(first)), shared * inner
+    return Routed(experts, chosen, inner, dense=dense, shared=width, **more)
 
 
 PUBLISHED: dict[str, tuple[dict[str, Any], Routed, Latent | None]] = {

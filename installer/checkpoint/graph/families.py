@@ -16,6 +16,7 @@ from installer.checkpoint.graph import (
     bert,
     bert_reranker,
     deepseek,
+    ernie4_5_moe,
     gemma3,
     glm4_moe,
     gpt_oss,
@@ -24,9 +25,11 @@ from installer.checkpoint.graph import (
     minimax_m2,
     mistral,
     mixtral,
+    olmoe,
     phi3,
     qwen2,
     qwen2_5_vl,
+    qwen2_moe,
     qwen3,
     qwen3_encoder,
     qwen3_moe,
@@ -112,6 +115,7 @@ _READERS_LACK: Mapping[Precision, str] = {
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # Heads that draft several tokens at once; the engine guesses in its own way.
 _MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
+_ERNIE_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp_[a-z_]+\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
 _CROSS_ENCODER_UNUSED = re.compile(
@@ -135,6 +139,9 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "deepseek_v3": Family(
         "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
+    "ernie4_5_moe": Family(
+        "chat", _SPARSE, ernie4_5_moe.read, ernie4_5_moe.build, _ERNIE_UNUSED, standard=False
     ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
@@ -162,12 +169,16 @@ FAMILIES: Mapping[str, Family] = {
     "mixtral": Family(
         "chat", _SPARSE, mixtral.read, mixtral.build, _DECODER_UNUSED, standard=False
     ),
+    "olmoe": Family("chat", _SPARSE, olmoe.read, olmoe.build, _DECODER_UNUSED, standard=False),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen2_5_vl": Family(
         *("chat", _PICTURES, qwen2_5_vl.read, qwen2_5_vl.build, _DECODER_UNUSED),
         tower=qwen2_5_vl.build_tower,
         standard=False,
+    ),
+    "qwen2_moe": Family(
+        "chat", _SPARSE, qwen2_moe.read, qwen2_moe.build, _DECODER_UNUSED, standard=False
     ),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
     "qwen3_vl": Family(

@@ -49,7 +49,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    decoder.build_decoder(graph, shape, form, _project, _feed_forward)
+    decoder.build_decoder(graph, shape, form, project, _feed_forward)
 
 
 def _read_kinds(config: Settings, head_dim: int) -> Kinds:
@@ -61,7 +61,8 @@ def _read_kinds(config: Settings, head_dim: int) -> Kinds:
     return read_kinds(config, {FULL: LayerKind(rope)}, [FULL] * config.integer("num_hidden_layers"))
 
 
-def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    """Linear layers without biases; all query heads are normed as one, and all key heads."""
     queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
 
     def norm(name: str, y: ir.Value, heads: int) -> ir.Value:

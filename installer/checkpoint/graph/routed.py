@@ -39,7 +39,6 @@ class Routed(Mixture):
         groups: of equally many experts.
         best: the groups that are chosen among.
         factor: what the mixture's result is multiplied by.
-        shared: experts that every token goes through, as one of their width together.
         scores: what is made of a router's numbers.
         further: layers beyond the decoder's last that predict further tokens.
     """
@@ -47,7 +46,6 @@ class Routed(Mixture):
     groups: int = 1
     best: int = 1
     factor: float = 1.0
-    shared: int = 1
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
     further: int = 0
 
@@ -66,16 +64,17 @@ def read_routed(
     config.expect("scoring_func", scores)
     if dense is None:
         dense = range(config.whole("first_k_dense_replace"))
+    inner = config.integer("moe_intermediate_size")
     routed = Routed(
         experts=config.integer("n_routed_experts"),
         chosen=config.integer("num_experts_per_tok"),
-        inner=config.integer("moe_intermediate_size"),
+        inner=inner,
         dense=frozenset(dense),
         adds_up=config.flag("norm_topk_prob", scores == "sigmoid"),
         groups=config.integer("n_group", 1),
         best=config.integer("topk_group", 1),
         factor=config.number("routed_scaling_factor", 1.0),
-        shared=config.integer("n_shared_experts"),
+        shared=config.integer("n_shared_experts") * inner,
         scores=scores,
         further=config.whole("num_nextn_predict_layers", 0),
     )
@@ -103,8 +102,7 @@ def feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value)
     gate, up, down = (f"{stored}.{{}}.{name}.weight" for name in NAMES)
     weights = ExpertWeights(graph.tensors, (gate, up), down)
     mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored, divided=divided)
-    inner = mixture.inner * mixture.shared
-    return graph.add(mixed, decoder.gated(graph, shape, x, f"{at}.shared_experts", inner))
+    return graph.add(mixed, decoder.gated(graph, shape, x, f"{at}.shared_experts", mixture.shared))
 
 
 def _check_groups(routed: Routed) -> None:
