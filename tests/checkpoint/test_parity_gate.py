@@ -286,6 +286,8 @@ def test_an_error_is_rounded_upwards_to_two_digits(error: float, parts: int) -> 
         ({"num_hidden_layers": 1}, 1),
         ({"num_hidden_layers": 40}, 2),
         ({"num_hidden_layers": 61, "first_k_dense_replace": 3}, 4),
+        ({"num_hidden_layers": 54, "moe_layer_start_index": 3}, 4),
+        ({"num_hidden_layers": 28, "moe_layer_interval": 4}, 4),
         ({"num_hidden_layers": 4, "layer_types": ["a", "a", "a", "b"]}, 4),
         ({"num_hidden_layers": 6, "layer_types": ["a", "b"] * 3}, 2),
         ({"num_hidden_layers": 26, "sliding_window_pattern": 6}, 6),
