@@ -93,6 +93,8 @@ def test_the_cache_holds_one_vector_a_token_whatever_the_heads_are(built: BuildB
         ("glm4-moe", "num_experts_per_tok", 9),
         ("glm4-moe", "partial_rotary_factor", 0.25),
         ("glm4-moe", "sliding_window", 64),
+        ("dots1", "sliding_window", 64),
+        ("dots1", "attention_bias", True),
         ("glm4-moe-lite", "partial_rotary_factor", 0.5),
         ("glm4-moe-lite", "first_k_dense_replace", 2),
         ("glm4-moe-lite", "mlp_layer_types", ["dense", "other"]),

@@ -78,6 +78,32 @@ GLM_47_FLASH = config(
     topk_method="noaux_tc",
     v_head_dim=256,
 )
+DOTS1 = GLM_45 | {
+    "architectures": ["Dots1ForCausalLM"],
+    "attention_bias": False,
+    "first_k_dense_replace": 1,
+    "head_dim": None,
+    "hidden_size": 4096,
+    "intermediate_size": 10_944,
+    "max_position_embeddings": 32_768,
+    "model_type": "dots1",
+    "moe_intermediate_size": 1408,
+    "n_group": None,
+    "n_routed_experts": 128,
+    "n_shared_experts": 2,
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 62,
+    "num_key_value_heads": 32,
+    "num_nextn_predict_layers": None,
+    "partial_rotary_factor": None,
+    "rope_theta": 10_000_000,
+    "scoring_func": "sigmoid",
+    "topk_group": None,
+    "topk_method": "noaux_tc",
+    "use_qk_norm": None,
+    "vocab_size": 152_064,
+}
 _YARN = {
     "beta_fast": 32,
     "beta_slow": 1,
@@ -161,6 +187,21 @@ DEEPSEEK_R1 = DEEPSEEK_V2 | {
     "vocab_size": 129_280,
 }
 SOFTMAX: dict[str, Any] = {"scores": "softmax", "adds_up": False}
+KIMI_K2 = DEEPSEEK_R1 | {
+    "first_k_dense_replace": 1,
+    "max_position_embeddings": 131_072,
+    "n_group": 1,
+    "n_routed_experts": 384,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 64,
+    "num_nextn_predict_layers": 0,
+    "rope_scaling": _YARN | {"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0},
+    "rope_theta": 50_000.0,
+    "routed_scaling_factor": 2.827,
+    "topk_group": 1,
+    "vocab_size": 163_840,
+}
+"""With the `model_type` that its publisher tells others to put in."""
 V2 = Latent(queries=1536, rank=512, turned=64, plain=128, values=128)
 LITE = Latent(queries=None, rank=512, turned=64, plain=128, values=128)
 FLASH = Latent(queries=768, rank=512, turned=64, plain=192, values=256)
@@ -177,6 +218,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], Routed, Latent | None]] = {
     "GLM-4.5": (GLM_45, routed(160, 8, 1536, first=3, factor=2.5, further=1), None),
     "GLM-4.5-Air": (GLM_45_AIR, routed(128, 8, 1408, first=1, further=1), None),
     "GLM-4.6 and 4.7": (GLM_46, routed(160, 8, 1536, first=3, factor=2.5, further=1), None),
+    "dots.llm1": (DOTS1, routed(128, 6, 1408, first=1, shared=2, factor=2.5), None),
+    "Kimi-K2": (KIMI_K2, routed(384, 8, 2048, first=1, factor=2.827), V2),
     "GLM-4.7-Flash": (GLM_47_FLASH, routed(64, 4, 1536, first=1, factor=1.8, further=1), FLASH),
     "DeepSeek-V2": (
         DEEPSEEK_V2,

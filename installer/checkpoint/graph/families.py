@@ -140,6 +140,9 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_v3": Family(
         "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
     ),
+    "dots1": Family(
+        "chat", _SPARSE, glm4_moe.read_dots, glm4_moe.build, _DECODER_UNUSED, standard=False
+    ),
     "ernie4_5_moe": Family(
         "chat", _SPARSE, ernie4_5_moe.read, ernie4_5_moe.build, _ERNIE_UNUSED, standard=False
     ),

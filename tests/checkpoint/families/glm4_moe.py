@@ -1,4 +1,7 @@
-"""GLM-4.5: half a head turns; biases, head norms and groups of experts, and none of these."""
+"""GLM-4.5: half a head turns; biases, head norms and groups of experts, and none of these.
+
+Its relative: dots.llm1.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,24 @@ AIR = {
     "topk_group": 1,
     "routed_scaling_factor": 1.0,
 }
+DOTS = {
+    "architectures": ["Dots1ForCausalLM"],
+    "model_type": "dots1",
+    "attention_bias": False,
+    "use_qk_norm": None,
+    "partial_rotary_factor": None,
+    "n_group": 1,
+    "topk_group": 1,
+    "n_shared_experts": 2,
+    "num_nextn_predict_layers": None,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "sliding_window": None,
+    "max_window_layers": 2,
+}
 
 MODELS = {
     "glm4-moe": drawn_model(GLM4_MOE, main=True, experts=True),
     "glm4-moe-air": drawn_model(GLM4_MOE, AIR, experts=True),
+    "dots1": drawn_model(GLM4_MOE, DOTS, experts=True),
 }
