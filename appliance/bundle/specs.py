@@ -282,6 +282,8 @@ ToolFormat = Literal[
     "deepseek_v31",
     "minimax",
     "qwen_coder",
+    "glm",
+    "glm_v47",
     "mistral",
     "mistral_v11",
     "mistral_v13",

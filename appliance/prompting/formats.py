@@ -13,6 +13,7 @@ from appliance.bundle.specs import ToolFormat
 from appliance.prompting import deepseek, harmony, hermes, llama, mistral
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
+from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.qwen_coder import QWEN_CODER
 from appliance.prompting.xml_call import Dialect, XmlParser, parameter_types
@@ -44,7 +45,7 @@ def _xml(dialect: Dialect) -> Format:
         types = {tool.name: parameter_types(tool.parameters_json) for tool in tools}
         return XmlParser(new_id, dialect, types)
 
-    return Format(dialect.block, "<", parser)
+    return Format(dialect.tags, "<", parser)
 
 
 _DEEPSEEK = Format(deepseek.TAGS, "<", lambda new_id, _tools: deepseek.DeepSeekParser(new_id))
@@ -63,6 +64,8 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
     "deepseek_v31": _DEEPSEEK,
     "minimax": _xml(MINIMAX),
     "qwen_coder": _xml(QWEN_CODER),
+    "glm": _xml(GLM),
+    "glm_v47": _xml(GLM_47),
     "mistral": _MISTRAL,
     "mistral_v11": _MISTRAL,
     "mistral_v13": _MISTRAL,

@@ -46,6 +46,8 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "deepseek_v31": rf"{re.escape(deepseek.CALL_BEGIN)}{FUNCTION}{_SEPARATOR}",
     "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
     "qwen_coder": rf"<tool_call>\s*<function={FUNCTION}>",
+    "glm": rf"<tool_call>{FUNCTION}\n<arg_key>",
+    "glm_v47": rf"<tool_call>{FUNCTION}<arg_key>",
     "mistral_v11": rf"\[TOOL_CALLS\]{FUNCTION}\[CALL_ID\]",
     "mistral_v13": rf"\[TOOL_CALLS\]{FUNCTION}\[ARGS\]",
     "mistral": rf'\[TOOL_CALLS\]\s*\[\{{"name": "{FUNCTION}"',

@@ -175,9 +175,13 @@ def _byte_floats(values: npt.NDArray[Any]) -> Floats:
     return rounded
 
 
-_ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
-_KEPT = ("kv_b_proj", "in_proj_a", "in_proj_b")
-"""What expands latents, and what a running state decays by; kept in floats, as routers are."""
+_ROUTERS = (
+    *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
+    "e_score_correction_bias",
+)
+_KEPT = ("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate")
+"""What expands latents, what a running state decays by, what weighs a shared expert: kept in
+floats, as routers are."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
 _TOWER = "visual."
 """In names of a vision tower's tensors; 4 bits are too few for it."""
@@ -212,8 +216,7 @@ class RoundingReference(ReferenceDecoder):
     def logits(self, tokens: Sequence[int]) -> Floats:
         """Logits after each token, [tokens, vocab]."""
         config = self.model.config
-        latent = hasattr(config, "kv_lora_rank")
-        cache = (_RoundingLatents if latent else _RoundingCache)(self._graph, config)
+        cache = _cache_of(config)(self._graph, config)
         with torch.inference_mode():
             out = self.model(torch.tensor([list(tokens)]), past_key_values=cache, use_cache=True)
         logits: Floats = out.logits[0].numpy()
@@ -260,10 +263,7 @@ class _RoundingCache(DynamicCache):
 
 
 class _RoundingLatents(_RoundingCache):
-    """As the bundle has latents: behind the part that is turned, whose neighbours turn together.
-
-    The reference takes the turned part apart: the first of each pair, then the second of each.
-    """
+    """As the bundle has latents: behind the part that is turned, whose neighbours turn together."""
 
     def update(
         self,
@@ -273,14 +273,37 @@ class _RoundingLatents(_RoundingCache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        turned = value_states.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        turned = self._together(value_states)
         keys = self._rounded(f"key_{layer_idx}", torch.cat([turned, key_states], -1))
         turned, latent = keys.split([value_states.shape[-1], key_states.shape[-1]], -1)
-        apart = turned.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
         kept: tuple[torch.Tensor, torch.Tensor] = DynamicCache.update(
-            self, latent, apart, layer_idx, *args, **kwargs
+            self, latent, self._apart(turned), layer_idx, *args, **kwargs
         )
         return kept
+
+    def _together(self, turned: torch.Tensor) -> torch.Tensor:
+        """As the reference has them -> neighbours."""
+        return turned
+
+    def _apart(self, turned: torch.Tensor) -> torch.Tensor:
+        """Neighbours -> as the reference has them."""
+        return turned
+
+
+class _PairsApart(_RoundingLatents):
+    """Of a reference that has the first of each pair, then the second of each."""
+
+    def _together(self, turned: torch.Tensor) -> torch.Tensor:
+        return turned.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+
+    def _apart(self, turned: torch.Tensor) -> torch.Tensor:
+        return turned.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+
+
+def _cache_of(config: Any) -> type[_RoundingCache]:  # the library has no types
+    if not hasattr(config, "kv_lora_rank"):
+        return _RoundingCache
+    return _RoundingLatents if config.model_type == "deepseek_v2" else _PairsApart
 
 
 def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:

@@ -16,20 +16,28 @@ from installer.checkpoint.graph import (
     bert,
     bert_reranker,
     deepseek,
+    ernie4_5_moe,
     gemma3,
+    glm4_moe,
     gpt_oss,
     llama,
     mimo,
     minimax_m2,
     mistral,
+    mixtral,
+    olmoe,
     phi3,
     qwen2,
     qwen2_5_vl,
+    qwen2_moe,
     qwen3,
     qwen3_5,
+    qwen3_5_moe,
     qwen3_encoder,
     qwen3_moe,
+    qwen3_next,
     qwen3_vl,
+    qwen3_vl_moe,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.purpose import CARD, Kind, purpose_of
@@ -83,17 +91,17 @@ class Family:
         return precision
 
     def _why_not(self, precision: Precision) -> str:
-        if self.tower is not None:
-            return _PICTURES_LACK[precision]
         if self.recurrent:
             return _RECURRENT_LACK[precision]
-        return (_SPARSE_LACK if self.kind == "chat" else _READERS_LACK)[precision]
+        lacks = _SPARSE_LACK if self.kind == "chat" else _READERS_LACK
+        return (lacks if self.tower is None else {**lacks, **_PICTURES_LACK})[precision]
 
 
 _DECODER: tuple[Precision, ...] = ("w8a8", "w4a8", "int4", "int8", "fp8", "fp16", "fp32")
 # Of experts and latents: no native operators, without which w4a8 is int4.
 _SPARSE: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
 _PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp8", "fp16", "fp32")
+_SPARSE_PICTURES = tuple(precision for precision in _PICTURES if precision != "fp8")
 _PICTURES_LACK: Mapping[Precision, str] = {
     "w8a8": "the two graphs over its 8-bit cache take words alone, and this model sees images",
     "w4a8": "the graphs over its 8-bit cache take words alone, and this model sees images",
@@ -122,6 +130,7 @@ _READERS_LACK: Mapping[Precision, str] = {
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # Heads that draft several tokens at once; the engine guesses in its own way.
 _MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
+_ERNIE_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp_[a-z_]+\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
 _CROSS_ENCODER_UNUSED = re.compile(
@@ -141,13 +150,35 @@ _SIGHT_UNUSED = re.compile(
 # Likewise, and a head that predicts further tokens.
 _QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.visual\..*|mtp\..*")
 
+
+def _recurrent(read: Callable[[Checkpoint], Any], build: Callable[..., None]) -> Family:
+    return Family(
+        *("chat", _RECURRENT, read, build, _QWEN35_UNUSED), recurrent=True, standard=False
+    )
+
+
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
+    "deepseek_v2": Family(
+        "chat", _SPARSE, deepseek.read_v2, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
     "deepseek_v3": Family(
         "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
     ),
+    "dots1": Family(
+        "chat", _SPARSE, glm4_moe.read_dots, glm4_moe.build, _DECODER_UNUSED, standard=False
+    ),
+    "ernie4_5_moe": Family(
+        "chat", _SPARSE, ernie4_5_moe.read, ernie4_5_moe.build, _ERNIE_UNUSED, standard=False
+    ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
+    "glm4_moe": Family(
+        "chat", _SPARSE, glm4_moe.read, glm4_moe.build, _DECODER_UNUSED, standard=False
+    ),
+    "glm4_moe_lite": Family(
+        "chat", _SPARSE, deepseek.read_glm, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
     "gpt_oss": Family(
         "chat", _SPARSE, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
     ),
@@ -163,6 +194,10 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
+    "mixtral": Family(
+        "chat", _SPARSE, mixtral.read, mixtral.build, _DECODER_UNUSED, standard=False
+    ),
+    "olmoe": Family("chat", _SPARSE, olmoe.read, olmoe.build, _DECODER_UNUSED, standard=False),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen2_5_vl": Family(
@@ -170,19 +205,22 @@ FAMILIES: Mapping[str, Family] = {
         tower=qwen2_5_vl.build_tower,
         standard=False,
     ),
+    "qwen2_moe": Family(
+        "chat", _SPARSE, qwen2_moe.read, qwen2_moe.build, _DECODER_UNUSED, standard=False
+    ),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
-    "qwen3_5": Family(
-        *("chat", _RECURRENT, qwen3_5.read_with_images, qwen3_5.build, _QWEN35_UNUSED),
-        recurrent=True,
-        standard=False,
-    ),
-    "qwen3_5_text": Family(
-        *("chat", _RECURRENT, qwen3_5.read, qwen3_5.build, _QWEN35_UNUSED),
-        recurrent=True,
-        standard=False,
-    ),
+    "qwen3_5": _recurrent(qwen3_5.read_with_images, qwen3_5.build),
+    "qwen3_5_moe": _recurrent(qwen3_5_moe.read_with_images, qwen3_5_moe.build),
+    "qwen3_5_moe_text": _recurrent(qwen3_5_moe.read, qwen3_5_moe.build),
+    "qwen3_5_text": _recurrent(qwen3_5.read, qwen3_5.build),
+    "qwen3_next": _recurrent(qwen3_next.read, qwen3_next.build),
     "qwen3_vl": Family(
         *("chat", _PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
+        tower=qwen3_vl.build_tower,
+        standard=False,
+    ),
+    "qwen3_vl_moe": Family(
+        *("chat", _SPARSE_PICTURES, qwen3_vl_moe.read, qwen3_vl_moe.build, _DECODER_UNUSED),
         tower=qwen3_vl.build_tower,
         standard=False,
     ),

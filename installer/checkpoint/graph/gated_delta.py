@@ -94,6 +94,28 @@ def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
     return Inputs(mixed, gates, rates, steps)
 
 
+def project_together(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:
+    """By two linear layers, in whose results all that belongs to one key's head lies together."""
+    own, hidden = shape.recurrent, shape.hidden
+    assert own is not None
+    served = own.heads // own.key_heads
+    of_values = served * own.value_dim
+    both = graph.linear(x, f"{at}.in_proj_qkvz", hidden, own.channels + own.values)
+    sizes = [own.key_dim, own.key_dim, of_values, of_values]
+    *mixed, gates = _apart(graph, own, both, sizes)
+    small = plain(graph, x, f"{at}.in_proj_ba", hidden, 2 * own.heads)
+    rates, steps = _apart(graph, own, small, [served, served])
+    return Inputs(graph.op("Concat", *mixed, axis=-1), gates, rates, steps)
+
+
+def _apart(graph: GraphBuilder, own: Recurrent, x: ir.Value, sizes: list[int]) -> list[ir.Value]:
+    """x [B, S, key_heads * sum(sizes)] -> of all heads, each of their parts."""
+    heads = graph.op("Reshape", x, graph.constant([0, 0, own.key_heads, sum(sizes)]))
+    parts = graph.ops("Split", heads, graph.constant(sizes), outputs=len(sizes), axis=-1)
+    flat = (graph.constant([0, 0, own.key_heads * size]) for size in sizes)
+    return [graph.op("Reshape", *pair) for pair in zip(parts, flat, strict=True)]
+
+
 def plain(graph: GraphBuilder, x: ir.Value, name: str, inner: int, outer: int) -> ir.Value:
     """`linear` by weights that no grade rounds."""
     graph.tensors.expect(f"{name}.weight", (outer, inner))

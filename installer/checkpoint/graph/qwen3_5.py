@@ -28,7 +28,8 @@ _INTERVAL = 4
 _SHARE = 0.25
 """Of a head's numbers turn, unless said otherwise."""
 _OF_IMAGES = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-_WORDS, _PLAIN = "model.language_model", "model"
+WORDS = "model.language_model"
+"""In front of the names of its tensors, where it is one part."""
 
 
 def read(checkpoint: Checkpoint) -> DecoderShape:
@@ -43,7 +44,7 @@ def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["Qwen3_5ForConditionalGeneration"])
     text, tied = words_of(config)
-    return replace(_read(text, tied=tied), root=_WORDS)
+    return replace(_read(text, tied=tied), root=WORDS)
 
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:

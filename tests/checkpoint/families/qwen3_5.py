@@ -31,6 +31,35 @@ QWEN3_5 = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
+_EXPERTS = {
+    "num_experts": 8,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 96,
+    "shared_expert_intermediate_size": 64,
+}
+_DENSE = {key: value for key, value in QWEN3_5.items() if key != "intermediate_size"}
+QWEN3_5_MOE = {
+    **_DENSE,
+    **_EXPERTS,
+    "architectures": ["Qwen3_5MoeForCausalLM"],
+    "model_type": "qwen3_5_moe_text",
+}
+QWEN3_NEXT = {
+    **QWEN3_5,
+    **_EXPERTS,
+    "architectures": ["Qwen3NextForCausalLM"],
+    "model_type": "qwen3_next",
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10_000_000.0,
+        "partial_rotary_factor": 0.25,
+    },
+    "full_attention_interval": 4,
+    "layer_types": None,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+}
 _TEXT = {key: value for key, value in QWEN3_5.items() if key != "architectures"}
 WITH_IMAGES = {
     "architectures": ["Qwen3_5ForConditionalGeneration"],
@@ -53,6 +82,8 @@ WITH_IMAGES = {
 
 MODELS = {
     "qwen3.5": drawn_model(QWEN3_5, main=True, recurrent=True),
+    "qwen3.5-moe": drawn_model(QWEN3_5_MOE, main=True, recurrent=True),
+    "qwen3-next": drawn_model(QWEN3_NEXT, main=True, recurrent=True),
     "qwen3.5-with-images": Model(
         lambda directory: draw_checkpoint(
             directory, WITH_IMAGES, model=AutoModelForImageTextToText
