@@ -66,6 +66,7 @@ def read_hybrid(config: Settings, *, tied: bool) -> DecoderShape:
     """Read the keys that every decoder of this kind has, of whatever feed-forward."""
     config.expect("attention_bias", False)
     config.expect("attn_output_gate", True)
+    config.expect("use_sliding_window", False)
     config.ignore("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
     shape = decoder.read_decoder(config, tied=tied, kinds=_read_kinds)
     return replace(shape, norms=NORMS, recurrent=_read_recurrent(config, shape.layers))
