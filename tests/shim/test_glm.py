@@ -1,4 +1,7 @@
-"""GLM-4.5 and 4.7 behind the endpoint: calls that are forced, streamed and sent back; reasoning."""
+"""GLM-4.5 and 4.7 behind the endpoint: calls that are forced, streamed and sent back; reasoning.
+
+The tags of the first are special tokens here, those of the second are not.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
+from appliance.prompting.formats import FORMATS
 from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families.glm4_moe import GLM4_MOE
 from tests.conftest import BuildOnce
@@ -41,7 +45,19 @@ def build_models(root: Path) -> None:
     node = EngineNode(root)
     for name in MODELS:
         checkpoint = draw_checkpoint(root / f"checkpoint-{name}", GLM4_MOE | {"vocab_size": 640})
-        node.add(speak(checkpoint, TEMPLATES[name]), name=name)  # type: ignore[index]
+        speak(checkpoint, TEMPLATES[name])  # type: ignore[index]
+        if name == "glm_v47":
+            make_plain(checkpoint / "tokenizer.json")
+        node.add(checkpoint, name=name)
+
+
+def make_plain(tokenizer: Path) -> None:
+    """Make the format's tags tokens that are not special, as publishers may have them."""
+    document = json.loads(tokenizer.read_text())
+    tags = FORMATS["glm_v47"].tags
+    for token in document["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in tags
+    tokenizer.write_text(json.dumps(document))
 
 
 @pytest.fixture(scope="module")
