@@ -1,4 +1,4 @@
-"""DeepSeek and GLM beyond the parity table: as they are published, and what they refuse."""
+"""DeepSeek and its relatives beyond the parity table: as published, and what they refuse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.checkpoint.test_refusals import edit_json, refused
-from tests.fakes.packers import Fp8, write_packed
+from tests.fakes.packers import (
+    CompressedFloats,
+    CompressedInts,
+    Fp8,
+    Gptq,
+    Packer,
+    write_packed,
+)
 
 NAME = "deepseek-v3"
 TOKENS = np.random.default_rng(41).integers(0, 480, 90).tolist()
@@ -33,6 +40,24 @@ def test_weights_in_squares_of_eight_bit_floats_are_read_as_published(
         name = f"model.layers.1.{part}.weight"
         assert packed.stored_type(name) == "F8_E4M3"
         assert (np.concatenate(list(packed.rows(name))) == stored[name]).all()
+    build_unsigned(tmp_path / "packed", tmp_path / "bundle", precision="fp32")
+    model = Built(tmp_path / "packed", tmp_path / "bundle")
+    got = SlotRunner(model.graph, model.spec, capacity=128).prefill(0, TOKENS)
+    assert relative_error(got, ReferenceDecoder(twin).logits(TOKENS)[-1]) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "packer"),
+    [
+        ("glm4-moe", CompressedFloats("channel")),
+        ("glm4-moe-lite", CompressedInts(bits=4, group=16)),
+        ("qwen2-moe", Gptq(bits=4, group=32, symmetric=True, shuffled=False)),
+    ],
+)
+def test_mixtures_that_are_quantized_already_are_read_as_they_mean(
+    built: BuildBundle, tmp_path: Path, name: str, packer: Packer
+) -> None:
+    twin = write_packed(built(name, "fp32").checkpoint, tmp_path / "packed", packer)
     build_unsigned(tmp_path / "packed", tmp_path / "bundle", precision="fp32")
     model = Built(tmp_path / "packed", tmp_path / "bundle")
     got = SlotRunner(model.graph, model.spec, capacity=128).prefill(0, TOKENS)
