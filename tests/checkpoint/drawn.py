@@ -57,10 +57,18 @@ def draw_checkpoint(
     return directory
 
 
-def drawn_model(*configs: Mapping[str, object], main: bool = False, experts: bool = False) -> Model:
-    """A model of the tests from its config.json alone, of which later parts go before earlier."""
+def drawn_model(
+    *configs: Mapping[str, object],
+    main: bool = False,
+    experts: bool = False,
+    model: Any = AutoModelForCausalLM,
+) -> Model:
+    """A model of the tests from its config.json alone, of which later parts go before earlier.
+
+    `model` is the library's class that the published weights belong to.
+    """
     config = {key: value for part in configs for key, value in part.items()}
-    return Model(lambda directory: draw_checkpoint(directory, config), main, experts)
+    return Model(lambda directory: draw_checkpoint(directory, config, model=model), main, experts)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

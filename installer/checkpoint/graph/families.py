@@ -13,15 +13,20 @@ from typing import Any
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import (
+    apertus,
     bert,
     bert_reranker,
     deepseek,
     gemma3,
+    glm4,
     gpt_oss,
+    granite,
     llama,
     mimo,
     minimax_m2,
     mistral,
+    mistral3,
+    olmo,
     phi3,
     qwen2,
     qwen2_5_vl,
@@ -29,6 +34,8 @@ from installer.checkpoint.graph import (
     qwen3_encoder,
     qwen3_moe,
     qwen3_vl,
+    seed_oss,
+    smollm3,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.purpose import CARD, Kind, purpose_of
@@ -126,14 +133,20 @@ _SIGHT_UNUSED = re.compile(
 )
 
 FAMILIES: Mapping[str, Family] = {
+    "apertus": Family("chat", _DECODER, apertus.read, apertus.build, _DECODER_UNUSED),
     "bert": _BERT,
     "deepseek_v3": Family(
         "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
     ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
+    "glm4": Family("chat", _DECODER, glm4.read, glm4.build, _DECODER_UNUSED),
     "gpt_oss": Family(
         "chat", _SPARSE, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
+    ),
+    "granite": Family("chat", _DECODER, granite.read, granite.build, _DECODER_UNUSED),
+    "granitemoehybrid": Family(
+        "chat", _DECODER, granite.read_hybrid, granite.build_hybrid, _DECODER_UNUSED
     ),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
     "mimo": Family(
@@ -146,7 +159,11 @@ FAMILIES: Mapping[str, Family] = {
         "chat", _SPARSE, minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED, standard=False
     ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
+    "ministral3": Family("chat", _DECODER, mistral3.read, mistral3.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
+    "mistral3": Family("chat", _DECODER, mistral3.read_with_images, mistral3.build, _SIGHT_UNUSED),
+    "olmo2": Family("chat", _DECODER, olmo.read, olmo.build, _DECODER_UNUSED),
+    "olmo3": Family("chat", _DECODER, olmo.read_olmo3, olmo.build, _DECODER_UNUSED),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen2_5_vl": Family(
@@ -164,6 +181,8 @@ FAMILIES: Mapping[str, Family] = {
         "chat", _SPARSE, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
     ),
     "roberta": _BERT,
+    "seed_oss": Family("chat", _DECODER, seed_oss.read, seed_oss.build, _DECODER_UNUSED),
+    "smollm3": Family("chat", _DECODER, smollm3.read, smollm3.build, _DECODER_UNUSED),
     "xlm-roberta": _BERT,
 }
 

@@ -109,6 +109,10 @@ class HalfBuilder(GraphBuilder):
         self._in_full.add(x)
         return x
 
+    def operand(self, x: ir.Value) -> ir.Value:
+        """x in 16 bits."""
+        return self.op("Cast", x, to=self.dtype) if self._is_full(x) else x
+
     def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
         """ids [...] -> rows of the matrix [..., inner]."""
         return self.op("Gather", self.widened(matrix), ids)

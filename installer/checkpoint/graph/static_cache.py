@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.attention import PAIR, angles, choose_rows
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.sharpening import Sharpener, count
 
 _HEADS_FIRST = (0, 2, 1, 3)
 
@@ -37,10 +37,12 @@ class StaticCache:
         self._tables = angles(graph, shape)
         self._positions = self._make_positions()
         self._masks = self._make_masks()
+        self._sharpener = Sharpener(graph, shape.context, lambda: self._positions)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         graph, shape = self._graph, self._shape
-        queries = self._rotate(layer, self._split(heads[0], shape.heads))
+        queries = self._sharpener.sharpen(heads[0], shape.kinds[layer].sharpening)
+        queries = self._rotate(layer, self._split(queries, shape.heads))
         keys = self._rotate(layer, self._split(heads[1], shape.kv_heads))
         values = self._split(heads[2], shape.kv_heads)
         present = [
@@ -82,21 +84,23 @@ class StaticCache:
         return self._graph.op("Transpose", self._graph.op("Reshape", x, apart), perm=_HEADS_FIRST)
 
     def _rotate(self, layer: int, x: ir.Value) -> ir.Value:
-        turned, tables = self._shape.kinds[layer].rope.turned, self._tables[layer]
-        partly = {} if turned == self._shape.head_dim else {"rotary_embedding_dim": turned}
-        return self._graph.op("RotaryEmbedding", x, *tables, self._positions, domain="", **partly)
+        rope, tables = self._shape.kinds[layer].rope, self._tables[layer]
+        how = {} if rope.turned == self._shape.head_dim else {"rotary_embedding_dim": rope.turned}
+        if rope.interleaved:
+            how["interleaved"] = 1
+        return self._graph.op("RotaryEmbedding", x, *tables, self._positions, domain="", **how)
 
     def _make_positions(self) -> ir.Value:
         """[B, S]: where each token lies in its slot."""
         graph = self._graph
         first = graph.op("Unsqueeze", self._starts, graph.constant([1]))
-        return graph.op("Add", first, self._count(self.ids, 1))
+        return graph.op("Add", first, count(graph, self.ids, 1))
 
     def _make_masks(self) -> Sequence[ir.Value]:
         """For each layer [B, 1, S, C]: a token sees its own position and all before, or so many."""
         graph = self._graph
         own = graph.op("Unsqueeze", self._positions, graph.constant([1, 3]))
-        there = self._count(self._past[0][0], 2)
+        there = count(graph, self._past[0][0], 2)
         made: dict[int | None, ir.Value] = {None: graph.op("LessOrEqual", there, own)}
         for kind in self._shape.kinds:
             if kind.window is not None and kind.window not in made:
@@ -104,11 +108,3 @@ class StaticCache:
                 near = graph.op("LessOrEqual", first, there)
                 made[kind.window] = graph.op("And", made[None], near)
         return [made[kind.window] for kind in self._shape.kinds]
-
-    def _count(self, x: ir.Value, axis: int) -> ir.Value:
-        """0, 1, ... up to the length of that axis."""
-        graph = self._graph
-        length = graph.op("Shape", x, start=axis, end=axis + 1)
-        zero = graph.array("const.start", np.asarray(0, np.int64))
-        one = graph.array("const.next", np.asarray(1, np.int64))
-        return graph.op("Range", zero, graph.op("Squeeze", length, graph.constant([0])), one)
