@@ -21,7 +21,10 @@ _SIGHT, _DEEP = "vision_config", "deepstack_visual_indexes"
 _FEWEST = 2
 _DENSE_FIRST = "first_k_dense_replace"
 """So many layers are dense before the first that is not."""
-_PERIODS = ("sliding_window_pattern", "full_attention_interval", "decoder_sparse_step")
+_PERIODS = (
+    *("sliding_window_pattern", "full_attention_interval", "decoder_sparse_step"),
+    "no_rope_layer_interval",
+)
 """Every so many layers one is of another kind."""
 _LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
 

@@ -35,6 +35,7 @@ from tests.fakes.packers import (
     CompressedFloats,
     CompressedInts,
     Fp8,
+    Fp8Whole,
     Gptq,
     Packer,
     write_packed,
@@ -57,6 +58,7 @@ INTEGERS: dict[str, Packer] = {
 FLOATS: dict[str, Packer] = {
     "fp8": Fp8(),
     "fp8, squares that do not fit": Fp8(48),
+    "fp8, a scale a matrix": Fp8Whole(),
     "compressed fp8, a scale a row": CompressedFloats("channel"),
     "compressed fp8, one scale": CompressedFloats("tensor"),
 }
@@ -335,6 +337,7 @@ GPTQ = INTEGERS["gptq 4 bits, asymmetric"]
         (FLOATS["fp8"], "activation_scheme", "static"),
         (FLOATS["fp8"], "weight_block_size", None),
         (FLOATS["fp8"], "fmt", "e5m2"),
+        (FLOATS["fp8, a scale a matrix"], "activation_scheme", "none"),
         (INTEGERS["compressed 4 bits"], "format", "marlin-24"),
         (INTEGERS["compressed 4 bits"], "kv_cache_scheme", {"num_bits": 8}),
         (INTEGERS["compressed 4 bits"], "config_groups", {}),
