@@ -268,6 +268,8 @@ ToolFormat = Literal[
     "mistral_v11",
     "mistral_v13",
     "harmony",
+    "apertus",
+    "seed_oss",
 ]
 """How a model writes its calls; empty if it calls no tools."""
 

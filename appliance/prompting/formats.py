@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import deepseek, harmony, hermes, llama, mistral
+from appliance.prompting import apertus, deepseek, harmony, hermes, llama, mistral
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.qwen_coder import QWEN_CODER
+from appliance.prompting.seed_oss import SEED_OSS
 from appliance.prompting.xml_call import Dialect, XmlParser, parameter_types
 
 NewId = Callable[[], str]
@@ -72,6 +73,13 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
         lambda new_id, _tools: harmony.HarmonyParser(new_id),
         ends=(harmony.RETURN, harmony.CALL),
     ),
+    "apertus": Format(
+        apertus.TAGS,
+        "<",
+        lambda new_id, _tools: apertus.ApertusParser(new_id),
+        ends=(apertus.END,),
+    ),
+    "seed_oss": _xml(SEED_OSS),
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import deepseek, harmony
+from appliance.prompting import apertus, deepseek, harmony
 from appliance.prompting.formats import FORMATS
 
 FUNCTION: Final = "find_north"
@@ -45,6 +45,8 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "deepseek": rf"{_SEPARATOR}{FUNCTION}\s*```json",
     "deepseek_v31": rf"{re.escape(deepseek.CALL_BEGIN)}{FUNCTION}{_SEPARATOR}",
     "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
+    "seed_oss": rf"<seed:tool_call>\s*<function={FUNCTION}>",
+    "apertus": rf'{re.escape(apertus.BEGIN)}\[\{{"{FUNCTION}": ',
     "qwen_coder": rf"<tool_call>\s*<function={FUNCTION}>",
     "mistral_v11": rf"\[TOOL_CALLS\]{FUNCTION}\[CALL_ID\]",
     "mistral_v13": rf"\[TOOL_CALLS\]{FUNCTION}\[ARGS\]",

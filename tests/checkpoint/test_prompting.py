@@ -151,11 +151,13 @@ def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: T
     assert tags == {
         "harmony": ("<|channel|>analysis<|message|>", "<|end|>"),
         "mistral_v13": ("[THINK]", "[/THINK]"),
+        "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
+        "seed_oss": ("<seed:think>", "</seed:think>"),
         **dict.fromkeys(("deepseek", "deepseek_v31", "minimax"), ("<think>", "</think>")),
     }.get(name, ("", ""))
     assert chat.prompting.reasoning == {
         "harmony": "levels",
-        **dict.fromkeys(("deepseek", "minimax", "mistral_v13"), "always"),
+        **dict.fromkeys(("deepseek", "minimax", "mistral_v13", "seed_oss"), "always"),
     }.get(name, msgspec.UNSET)
 
 

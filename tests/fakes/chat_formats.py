@@ -131,6 +131,28 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         f"{{{{- '</function>\\n</tool_call>' -}}}}\n{_NEXT}",
         end="<|im_end|>",
     ),
+    "seed_oss": _template(
+        f"{_EACH}{{{{- '\\n<seed:tool_call>\\n<function=' + f.name + '>\\n' -}}}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        "{{- '<parameter=' + key + '>' -}}\n"
+        "{{- value if value is string else value | tojson -}}\n"
+        "{{- '</parameter>\\n' -}}\n{%- endfor -%}\n"
+        f"{{{{- '</function>\\n</seed:tool_call>' -}}}}\n{_NEXT}",
+        end="<seed:eos>",
+        thought="{%- if message.reasoning_content -%}"
+        "{{- '<seed:think>' + message.reasoning_content + '</seed:think>' -}}{%- endif -%}\n",
+    ),
+    "apertus": _template(
+        f"{{{{- '<|tools_prefix|>[' -}}}}\n{_EACH}"
+        "{{- '{\"' + f.name + '\": ' + f.arguments | tojson + '}' -}}\n"
+        f"{{%- if not loop.last -%}}{{{{- ', ' -}}}}{{%- endif -%}}\n{_NEXT}"
+        "{{- ']<|tools_suffix|>' -}}\n",
+        end="<|assistant_end|>",
+        thought="{%- if enable_thinking and message.reasoning_content -%}"
+        "{{- '<|inner_prefix|>' + message.reasoning_content + '<|inner_suffix|>' -}}"
+        "{%- endif -%}\n",
+        opening="{{- '' if enable_thinking else '<|inner_prefix|><|inner_suffix|>' -}}",
+    ),
     "mistral": _template(
         f"{{{{- '[TOOL_CALLS][' -}}}}\n{_EACH}"
         "{%- if call.id | length != 9 -%}{{- raise_exception('ids have 9 characters') -}}"
@@ -154,7 +176,11 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
 }
 """Hermes's is in `tests.fakes.checkpoints`."""
 
-_ENDS: Final = ("<|eot_id|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]")
+_ENDS: Final = (
+    *("<|eot_id|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]"),
+    *("<|assistant_end|>", "<|inner_prefix|>", "<|inner_suffix|>"),
+    *("<seed:eos>", "<seed:think>", "</seed:think>"),
+)
 CONTROLS: Final = tuple(sorted({*_ENDS, *(tag for form in FORMATS.values() for tag in form.tags)}))
 
 

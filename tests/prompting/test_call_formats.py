@@ -99,6 +99,23 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
      [("f", '{"s": "a\\n", "b": true, "n": 3}')]),
     ("qwen_coder", f"{FUNCTION}<parameter=s>\n\n</parameter></function></tool_call>.", ".", "",
      [("f", '{"s": ""}')]),
+    ("seed_oss", "Hm\n<seed:tool_call>\n<function=f>\n<parameter=s>\na\n</parameter>\n"
+     "<parameter=n>3</parameter>\n</function>\n</seed:tool_call>.", "Hm.", "",
+     [("f", '{"s": "\\na\\n", "n": 3}')]),
+    ("seed_oss", "<seed:tool_call><function=f><parameter=l>['a', None, {'b': True}]</parameter>"
+     "<parameter=b>False</parameter></function></seed:tool_call>", "", "",
+     [("f", '{"l": ["a", null, {"b": true}], "b": false}')]),
+    ("seed_oss", "<seed:tool_call><function=f><parameter=l>[f(1)]</parameter></function>"
+     "</seed:tool_call>", "", "", [("f", '{"l": "[f(1)]"}')]),
+    ("seed_oss", f"<seed:tool_call><function=f><parameter=l>{'(' * 900}</parameter></function>", "",
+     "", [("f", f'{{"l": "{"(" * 900}"}}')]),
+    ("apertus", 'So <|tools_prefix|>[{"f": {"a": "]}"}}, {"g":{}}]<|tools_suffix|>', "So", "",
+     [("f", '{"a": "]}"}'), ("g", "{}")]),
+    ("apertus", '<|tools_prefix|> [\n{ "f" : {"a": {}}} ] and', " and", "", [("f", '{"a": {}}')]),
+    ("apertus", '<|tools_prefix|>[{"f": 1}]', '<|tools_prefix|>[{"f": 1}]', "", []),
+    ("apertus", "<|tools_prefix|>none", "<|tools_prefix|>none", "", []),
+    ("apertus", '<|tools_prefix|>[{"f', '<|tools_prefix|>[{"f', "", []),
+    ("apertus", '<|tools_prefix|>[{"f": {"a', "", "", [("f", '{"a')]),
     ("harmony", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
      f'{TO_F}{{"a": 1}}<|call|>', "", "Hm.", [("f", '{"a": 1}')]),
     ("harmony", ' to=functions.f<|channel|>commentary json<|message|>{"a": 1}', "", "",
@@ -140,6 +157,8 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "mistral_v11": ["f"],
     "minimax": ['<invoke name="', "</invoke>", '<parameter name="', "</parameter>", 's">', 'n">'],
     "qwen_coder": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
+    "apertus": ['{"f": {', "}}", ", "],
+    "seed_oss": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "harmony": ["analysis", "final", "commentary", " to=functions.f", "assistant"],
 }
 

@@ -40,6 +40,13 @@ PUBLISHED: dict[str, ToolFormat] = {
     "mistralai-Mistral-Nemo-Instruct-2407": "mistral",
     "Mistral-Small-3.2-24B-Instruct-2506": "mistral_v11",
     "mistralai-Ministral-3-14B-Reasoning-2512": "mistral_v13",
+    "unsloth-mistral-Devstral-Small-2507": "mistral_v13",
+    "ibm-granite-granite-4.0": "hermes",
+    "ibm-granite-granite-4.1": "hermes",
+    "ibm-granite-granite-3.3-2B-Instruct": "",
+    "HuggingFaceTB-SmolLM3-3B": "",
+    "Apertus-8B-Instruct": "apertus",
+    "ByteDance-Seed-OSS": "seed_oss",
     "microsoft-Phi-3.5-mini-instruct": "",
     "google-gemma-2-2b-it": "",
 }

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import deepseek, harmony, llama, mistral
+from appliance.prompting import apertus, deepseek, harmony, llama, mistral
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.qwen_coder import QWEN_CODER
+from appliance.prompting.seed_oss import SEED_OSS
 from appliance.prompting.xml_call import Dialect
 
 
@@ -93,6 +94,13 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         begin=f"{harmony.CHANNEL}commentary",
         plain="/(?s:.*)/",
         lead=HARMONY_FINAL,
+    ),
+    "apertus": Form("{NAME: ARGS}", begin=apertus.BEGIN, first="[", between=", ", last="]"),
+    "seed_oss": Form(
+        f"\n<function=PLAIN>\nARGS</function>\n{SEED_OSS.block[1]}",
+        begin=SEED_OSS.block[0],
+        between=f"\n{SEED_OSS.block[0]}",
+        values=SEED_OSS,
     ),
 }
 ALL_TAGS: Final = frozenset(tag for form in FORMATS.values() for tag in form.tags)
