@@ -141,7 +141,7 @@ ACCEPTED: Mapping[str, Accepted] = {
         (TABLE, IMPORTERS),
         attributes={"axis": whole()},
     ),
-    "Elu": Accepted((Input(FLOATS),), (TABLE, IMPORTERS)),
+    "Elu": Accepted((Input(FLOATS),), (TABLE,), attributes={"alpha": real}),
     "Gather": Accepted(
         (Input(ANY), Input(WHOLE)), (TABLE, IMPORTERS), attributes={"axis": whole()}
     ),
@@ -174,7 +174,7 @@ ACCEPTED: Mapping[str, Accepted] = {
     "Range": Accepted(
         (Input(WHOLE, 0), Input(WHOLE, 0), Input(WHOLE, 0)), (TABLE, IMPORTERS), same=(0, 1, 2)
     ),
-    "Relu": Accepted((Input(FLOATS),), (TABLE, IMPORTERS)),
+    "Relu": Accepted((Input(FLOATS),), (TABLE,)),
     "Reshape": Accepted(
         (Input(ANY), Input(INT64, 1)), (TABLE, IMPORTERS), attributes={"allowzero": whole(0, 1)}
     ),

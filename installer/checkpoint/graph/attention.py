@@ -20,7 +20,7 @@ from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
 from installer.checkpoint.graph.rope import Rope
-from installer.checkpoint.graph.sharpening import Sharpener, positions_from
+from installer.checkpoint.graph.sharpening import Sharpener, count, positions_from
 from installer.checkpoint.quantize import Float32
 
 PAIR = ("key", "value")
@@ -59,20 +59,25 @@ class _Form:
         return self._sharpener.sharpen(queries, by), keys, values
 
     def _positions(self) -> ir.Value:
-        """Of the tokens, [B, S] or [1, S]."""
-        return positions_from(self._graph, self.ids, self._starts(), self._shape.context)
+        """Of the tokens, [B, S]."""
+        counted = count(self._graph, self.ids, 1)
+        starts = self._starts(counted)
+        return positions_from(self._graph, counted, starts, self._shape.context)
 
-    def _starts(self) -> ir.Value:
-        """Where the rows' tokens begin: [B]; as the kernel has it, which takes a first prompt from
-        zero however long the others of its batch are."""
+    def _starts(self, counted: ir.Value) -> ir.Value:
+        """Where the rows' tokens begin, int64 [B, 1]; as the kernel has it, which takes a first
+        prompt from zero however long the others of its batch are."""
         graph = self._graph
-        length = graph.op("Shape", self.ids, start=1, end=2)
-        return graph.op("Max", graph.op("Sub", self._ends(), length), graph.constant([0]))
+        lengths = graph.op("ReduceMax", counted, graph.constant([1]), keepdims=1)
+        starts = graph.op("Sub", self._ends(), lengths)
+        return graph.op("Max", starts, graph.constant([0]))
 
     def _ends(self) -> ir.Value:
-        """Behind each row's last token, [B]."""
-        lasts = self._graph.op("Cast", self._seqlens, to=ir.DataType.INT64)
-        return self._graph.op("Add", lasts, self._graph.constant([1]))
+        """Behind each row's last token, [B, 1]."""
+        graph = self._graph
+        lasts = graph.op("Cast", self._seqlens, to=ir.DataType.INT64)
+        ends = graph.op("Add", lasts, graph.constant([1]))
+        return graph.op("Unsqueeze", ends, graph.constant([1]))
 
     @property
     def _slots(self) -> tuple[int | str, ...]:
@@ -220,8 +225,9 @@ class ByteSlots(_Form):
     def choose(self, x: ir.Value) -> ir.Value:
         return choose_rows(self._graph, self._shape, x, self._rows)
 
-    def _starts(self) -> ir.Value:
+    def _starts(self, _counted: ir.Value) -> ir.Value:
         counts = self._graph.op("Cast", self._query_seqlens, to=ir.DataType.INT64)
+        counts = self._graph.op("Unsqueeze", counts, self._graph.constant([1]))
         return self._graph.op("Sub", self._ends(), counts)
 
 
@@ -243,7 +249,7 @@ class _Rotated(_Form):
             values,
         )
 
-    def _starts(self) -> ir.Value:
+    def _starts(self, _counted: ir.Value) -> ir.Value:
         return self._start
 
     def _rotate(self, layer: int, x: ir.Value, heads: int) -> ir.Value:

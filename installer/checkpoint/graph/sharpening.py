@@ -65,20 +65,21 @@ class Sharpener:
         return self._graph.op("Mul", queries, self._factors[by])
 
 
-def count(graph: GraphBuilder, x: ir.Value, axis: int) -> ir.Value:
-    """0, 1, ... up to the length of that axis."""
-    length = graph.op("Shape", x, start=axis, end=axis + 1)
-    zero = graph.array("const.start", np.asarray(0, np.int64))
-    one = graph.array("const.next", np.asarray(1, np.int64))
-    return graph.op("Range", zero, graph.op("Squeeze", length, graph.constant([0])), one)
+def count(graph: GraphBuilder, ids: ir.Value, axis: int) -> ir.Value:
+    """1, 2, ... along that axis of the tokens. Made of them and not of their shape, which this
+    machine's memory has: steps on a GPU are recorded without it."""
+    ones = graph.op("Add", graph.op("Mul", ids, graph.constant([0])), graph.constant([1]))
+    return graph.op("CumSum", ones, graph.array(f"const.axis_{axis}", np.asarray(axis, np.int64)))
 
 
-def positions_from(graph: GraphBuilder, ids: ir.Value, starts: ir.Value, context: int) -> ir.Value:
-    """Where the tokens ids [B, S] lie whose rows begin at `starts`, int64 [B] or [1].
+def positions_from(
+    graph: GraphBuilder, counted: ir.Value, starts: ir.Value, context: int
+) -> ir.Value:
+    """Where tokens lie that are `counted` [B, S], in rows that begin at `starts`, int64 [B, 1].
 
     Of what only fills a row up, which may lie anywhere, a position that there is.
     """
-    at = graph.op("Add", graph.op("Unsqueeze", starts, graph.constant([1])), count(graph, ids, 1))
+    at = graph.op("Add", graph.op("Add", starts, counted), graph.constant([-1]))
     return graph.op("Min", at, graph.constant([context - 1]))
 
 
@@ -92,14 +93,15 @@ def positions_of_spans(graph: GraphBuilder, ids: ir.Value, spans: ir.Value) -> i
         graph.op("Gather", spans, graph.array(f"const.column_{i}", np.asarray(i)), axis=1)
         for i in (1, 2)
     )
-    ends = graph.op("CumSum", counts, graph.array("const.start", np.asarray(0, np.int64)))
-    at, lasts = count(graph, ids, 0), graph.op("Add", ends, graph.constant([-1]))
+    ends = graph.op("CumSum", counts, graph.array("const.axis_0", np.asarray(0, np.int64)))
+    at = count(graph, ids, 0)
     behind = graph.op(
         "Greater",
         graph.op("Unsqueeze", at, graph.constant([1])),
-        graph.op("Unsqueeze", lasts, graph.constant([0])),
+        graph.op("Unsqueeze", ends, graph.constant([0])),
     )
     behind = graph.op("Cast", behind, to=ir.DataType.INT64)
     sequence = graph.op("ReduceSum", behind, graph.constant([1]), keepdims=0)
     shifts = graph.op("Sub", graph.op("Add", starts, counts), ends)
-    return graph.op("Add", at, graph.op("Gather", shifts, sequence))
+    at = graph.op("Add", at, graph.op("Gather", shifts, sequence))
+    return graph.op("Add", at, graph.constant([-1]))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.attention import PAIR, angles, choose_rows
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
-from installer.checkpoint.graph.sharpening import Sharpener, count
+from installer.checkpoint.graph.sharpening import Sharpener
 
 _HEADS_FIRST = (0, 2, 1, 3)
 
@@ -94,13 +95,13 @@ class StaticCache:
         """[B, S]: where each token lies in its slot."""
         graph = self._graph
         first = graph.op("Unsqueeze", self._starts, graph.constant([1]))
-        return graph.op("Add", first, count(graph, self.ids, 1))
+        return graph.op("Add", first, self._count(self.ids, 1))
 
     def _make_masks(self) -> Sequence[ir.Value]:
         """For each layer [B, 1, S, C]: a token sees its own position and all before, or so many."""
         graph = self._graph
         own = graph.op("Unsqueeze", self._positions, graph.constant([1, 3]))
-        there = count(graph, self._past[0][0], 2)
+        there = self._count(self._past[0][0], 2)
         made: dict[int | None, ir.Value] = {None: graph.op("LessOrEqual", there, own)}
         for kind in self._shape.kinds:
             if kind.window is not None and kind.window not in made:
@@ -108,3 +109,11 @@ class StaticCache:
                 near = graph.op("LessOrEqual", first, there)
                 made[kind.window] = graph.op("And", made[None], near)
         return [made[kind.window] for kind in self._shape.kinds]
+
+    def _count(self, x: ir.Value, axis: int) -> ir.Value:
+        """0, 1, ... up to the length of that axis."""
+        graph = self._graph
+        length = graph.op("Shape", x, start=axis, end=axis + 1)
+        zero = graph.array("const.start", np.asarray(0, np.int64))
+        one = graph.array("const.next", np.asarray(1, np.int64))
+        return graph.op("Range", zero, graph.op("Squeeze", length, graph.constant([0])), one)
