@@ -122,6 +122,7 @@ STANDARD_OPERATORS: Operators = {
     ("", "Gather"): frozenset({"axis"}),
     ("", "Gelu"): frozenset({"approximate"}),
     ("", "Gemm"): frozenset({"transB"}),
+    ("", "LayerNormalization"): frozenset({"axis", "epsilon"}),
     ("", "LessOrEqual"): _NONE,
     ("", "MatMul"): _NONE,
     ("", "Mul"): _NONE,

@@ -158,6 +158,14 @@ ACCEPTED: Mapping[str, Accepted] = {
         same=(0, 1, 2),
         attributes={"transA": whole(0, 1), "transB": whole(0, 1), "alpha": real, "beta": real},
     ),
+    "LayerNormalization": Accepted(
+        # Only the first output; what is added behind it may be left out.
+        (Input(FLOATS), Input(FLOATS), Input(FLOATS)),
+        (TABLE, IMPORTERS),
+        least=2,
+        same=(0, 1),
+        attributes={"axis": whole(), "epsilon": real, "stash_type": whole(TensorProto.FLOAT)},
+    ),
     "LessOrEqual": _element_wise(NUMBERS),
     "MatMul": _element_wise(FLOATS),
     "Mul": _element_wise(NUMBERS),

@@ -43,6 +43,7 @@ class Norms:
         before_attention, before_feed_forward: of what goes in; None is none.
         after_attention, after_feed_forward: of what comes out, before it is added; None is none.
         heads: whether queries and keys have some, too.
+        centred: whether those before the blocks, and the last, subtract the mean first.
         offset: what is added to each stored gain.
     """
 
@@ -51,6 +52,7 @@ class Norms:
     after_attention: str | None = None
     after_feed_forward: str | None = None
     heads: bool = False
+    centred: bool = False
     offset: float = 0.0
 
 
@@ -69,6 +71,7 @@ class DecoderShape:
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
         root: in front of the names of all tensors but the output's.
         output: the name of the table of outputs, where it is one of its own.
+        parallel: whether both blocks of a layer read the same, and are added together.
         mixture: of the feed-forwards, in families that have experts.
         sinks: whether each head has a number that takes part in the softmax and has no value.
         input_bias: whether queries, keys and values have biases, where checkpoints differ in it.
@@ -96,6 +99,7 @@ class DecoderShape:
     wide: bool = False
     root: str = "model"
     output: str = "lm_head.weight"
+    parallel: bool = False
     mixture: Mixture | None = None
     sinks: bool = False
     input_bias: bool = False
@@ -264,6 +268,10 @@ def build_decoder(
         by = parts.into_attention * parts.out_of_attention
         result = _norm_after(graph, shape, at, norms.after_attention, result, by)
         name, by = norms.before_feed_forward, parts.into_feed_forward
+        if shape.parallel:
+            x = graph.divide(x, by / parts.into_attention)
+            result = graph.add(result, feed_forward(graph, shape, at, x))
+            continue
         x, stream = _into_block(graph, shape, at, name, stream, result, by)
         result = feed_forward(graph, shape, at, x)
         by = parts.into_feed_forward**2
@@ -358,9 +366,10 @@ def norm_of_sum(
     """RMS norm of stream + result, `divided` by a number; returns it and the sum."""
     epsilon = shape.epsilon / (shape.divisors(graph).stream * shape.result_scale) ** 2
     gain = (f"{name}.weight", shape.hidden, epsilon, shape.norms.offset)
+    centred = shape.norms.centred
     if result is None:
-        return graph.norm(stream, *gain, wide=wide, divided=divided), stream
-    return graph.norm_sum(stream, result, *gain, divided=divided)
+        return graph.norm(stream, *gain, wide=wide, divided=divided, centred=centred), stream
+    return graph.norm_sum(stream, result, *gain, divided=divided, centred=centred)
 
 
 def _into_block(

@@ -16,6 +16,7 @@ from installer.checkpoint.graph import (
     apertus,
     bert,
     bert_reranker,
+    cohere2,
     deepseek,
     gemma3,
     glm4,
@@ -135,6 +136,7 @@ _SIGHT_UNUSED = re.compile(
 FAMILIES: Mapping[str, Family] = {
     "apertus": Family("chat", _DECODER, apertus.read, apertus.build, _DECODER_UNUSED),
     "bert": _BERT,
+    "cohere2": Family("chat", _DECODER, cohere2.read, cohere2.build, _DECODER_UNUSED),
     "deepseek_v3": Family(
         "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
     ),
