@@ -269,6 +269,7 @@ ToolFormat = Literal[
     "mistral_v13",
     "harmony",
     "apertus",
+    "cohere",
     "seed_oss",
 ]
 """How a model writes its calls; empty if it calls no tools."""

@@ -42,6 +42,7 @@ _REASONING = (
     ("[THINK]", "[/THINK]"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 """The tags of reasoning, of which a model's vocabulary has one pair or none."""
 _CHANNELS = (harmony.ANALYSIS, harmony.END)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, deepseek, harmony
+from appliance.prompting import apertus, cohere, deepseek, harmony
 from appliance.prompting.formats import FORMATS
 
 FUNCTION: Final = "find_north"
@@ -47,6 +47,7 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
     "seed_oss": rf"<seed:tool_call>\s*<function={FUNCTION}>",
     "apertus": rf'{re.escape(apertus.BEGIN)}\[\{{"{FUNCTION}": ',
+    "cohere": rf'{re.escape(cohere.BEGIN)}\[\s*\{{[^{{}}]*"tool_name": "{FUNCTION}"',
     "qwen_coder": rf"<tool_call>\s*<function={FUNCTION}>",
     "mistral_v11": rf"\[TOOL_CALLS\]{FUNCTION}\[CALL_ID\]",
     "mistral_v13": rf"\[TOOL_CALLS\]{FUNCTION}\[ARGS\]",

@@ -251,6 +251,30 @@ APERTUS_8B = config(
     rope_theta=12_000_000,
 )
 
+COMMAND_R7B = config("Cohere2", (4096, 14_336, 32, 32, 8, 256_000, 132_096))
+del COMMAND_R7B["rms_norm_eps"]
+COMMAND_R7B |= {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "cache_implementation": "hybrid",
+    "head_dim": 128,
+    "layer_norm_eps": 1e-05,
+    "layer_switch": 4,
+    "logit_scale": 0.25,
+    "order_of_interleaved_layers": "local_attn_first",
+    "position_embedding_type": "rope_gptj",
+    "rope_scaling": None,
+    "rope_theta": 50_000,
+    "rotary_pct": 1.0,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 4,
+    "tie_word_embeddings": True,
+    "use_embedding_sharing": True,
+    "use_gated_activation": True,
+    "use_parallel_block": True,
+    "use_parallel_embedding": True,
+}
+
 DENSE: Mapping[str, tuple[dict[str, Any], Windows, int]] = {
     "Mistral-Small-3.2": (MISTRAL_SMALL_32, {None: 40}, 131_072),
     "Ministral-3-8B, as it is published in 8-bit floats": (MINISTRAL_3_8B, {None: 34}, 262_144),
@@ -262,6 +286,7 @@ DENSE: Mapping[str, tuple[dict[str, Any], Windows, int]] = {
     "Granite-4.0-Micro": (GRANITE_4_MICRO, {None: 40}, 131_072),
     "GLM-4-9B-0414": (GLM_4_9B, {None: 40}, 32_768),
     "Seed-OSS-36B": (SEED_OSS_36B, {None: 64}, 524_288),
+    "Command R7B": (COMMAND_R7B, {None: 8, 4096: 24}, 132_096),
     "Apertus-8B": (APERTUS_8B, {None: 32}, 65_536),
 }
 """Name -> config.json, how many layers have which window, and the context."""

@@ -152,6 +152,7 @@ def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: T
         "harmony": ("<|channel|>analysis<|message|>", "<|end|>"),
         "mistral_v13": ("[THINK]", "[/THINK]"),
         "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
+        "cohere": ("<|START_THINKING|>", "<|END_THINKING|>"),
         "seed_oss": ("<seed:think>", "</seed:think>"),
         **dict.fromkeys(("deepseek", "deepseek_v31", "minimax"), ("<think>", "</think>")),
     }.get(name, ("", ""))

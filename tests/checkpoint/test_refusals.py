@@ -139,6 +139,9 @@ def test_other_families_refuse_by_name_too(
         ("glm4", {"partial_rotary_factor": 0.6}, "turn, not a multiple of 16"),
         ("seed-oss", {"mlp_bias": True}, "mlp_bias"),
         ("apertus", {"hidden_act": "silu"}, "hidden_act"),
+        ("cohere2", {"use_parallel_block": False}, "use_parallel_block"),
+        ("cohere2", {"use_qk_norm": True}, "use_qk_norm"),
+        ("cohere2", {"layer_switch": 3}, "layer_switch"),
         ("apertus", {"post_norm": True}, "post_norm"),
     ],
 )

@@ -31,7 +31,7 @@ GRADES: list[tuple[str, Precision]] = [
     *(("gemma3", "fp16"), ("phi3", "w8a8"), ("phi4-mini", "w8a8"), ("mimo", "fp8")),
     *(("qwen2-late-windows", "fp8"), ("llama-vocabulary-of-499", "w8a8")),
     *(("apertus", "fp16"), ("glm4", "w8a8"), ("granite", "fp8"), ("ministral3", "w8a8")),
-    *(("olmo3", "fp16"), ("smollm3", "w8a8")),
+    *(("cohere2", "w8a8"), ("olmo3", "fp16"), ("smollm3", "w8a8")),
 ]
 
 OPTIONS = """

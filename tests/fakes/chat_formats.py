@@ -153,6 +153,18 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         "{%- endif -%}\n",
         opening="{{- '' if enable_thinking else '<|inner_prefix|><|inner_suffix|>' -}}",
     ),
+    "cohere": _template(
+        f"{{{{- '<|START_ACTION|>[\\n' -}}}}\n{_EACH}"
+        '{{- \'    {"tool_call_id": "\' + loop.index0 | string + \'", "tool_name": "\' -}}\n'
+        "{{- f.name + '\", \"parameters\": ' + f.arguments | tojson + '}' -}}\n"
+        f"{{{{- ',\\n' if not loop.last else '\\n' -}}}}\n{_NEXT}"
+        "{{- ']<|END_ACTION|>' -}}\n",
+        end="<|END_OF_TURN_TOKEN|>",
+        thought="{%- if message.reasoning_content -%}"
+        "{{- '<|START_THINKING|>' + message.reasoning_content + '<|END_THINKING|>' -}}"
+        "{%- endif -%}\n",
+        opening="{{- '' if enable_thinking else '<|START_THINKING|><|END_THINKING|>' -}}",
+    ),
     "mistral": _template(
         f"{{{{- '[TOOL_CALLS][' -}}}}\n{_EACH}"
         "{%- if call.id | length != 9 -%}{{- raise_exception('ids have 9 characters') -}}"
@@ -180,6 +192,7 @@ _ENDS: Final = (
     *("<|eot_id|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]"),
     *("<|assistant_end|>", "<|inner_prefix|>", "<|inner_suffix|>"),
     *("<seed:eos>", "<seed:think>", "</seed:think>"),
+    *("<|END_OF_TURN_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),
 )
 CONTROLS: Final = tuple(sorted({*_ENDS, *(tag for form in FORMATS.values() for tag in form.tags)}))
 

@@ -109,6 +109,11 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
      "</seed:tool_call>", "", "", [("f", '{"l": "[f(1)]"}')]),
     ("seed_oss", f"<seed:tool_call><function=f><parameter=l>{'(' * 900}</parameter></function>", "",
      "", [("f", f'{{"l": "{"(" * 900}"}}')]),
+    ("cohere", 'Plan.\n<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "f", '
+     '"parameters": {"a": "{"}},\n    {"tool_name": "g", "parameters": {}}\n]<|END_ACTION|>',
+     "Plan.", "", [("f", '{"a": "{"}'), ("g", "{}")]),
+    ("cohere", '<|START_ACTION|>[{"name": "f", "parameters": {}}]',
+     '<|START_ACTION|>[{"name": "f", "parameters": {}}]', "", []),
     ("apertus", 'So <|tools_prefix|>[{"f": {"a": "]}"}}, {"g":{}}]<|tools_suffix|>', "So", "",
      [("f", '{"a": "]}"}'), ("g", "{}")]),
     ("apertus", '<|tools_prefix|> [\n{ "f" : {"a": {}}} ] and', " and", "", [("f", '{"a": {}}')]),
@@ -158,6 +163,7 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "minimax": ['<invoke name="', "</invoke>", '<parameter name="', "</parameter>", 's">', 'n">'],
     "qwen_coder": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "apertus": ['{"f": {', "}}", ", "],
+    "cohere": ['{"tool_name": "f", "parameters": {', "}}", ", "],
     "seed_oss": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "harmony": ["analysis", "final", "commentary", " to=functions.f", "assistant"],
 }

@@ -47,6 +47,7 @@ PUBLISHED: dict[str, ToolFormat] = {
     "HuggingFaceTB-SmolLM3-3B": "",
     "Apertus-8B-Instruct": "apertus",
     "ByteDance-Seed-OSS": "seed_oss",
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "cohere",
     "microsoft-Phi-3.5-mini-instruct": "",
     "google-gemma-2-2b-it": "",
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, deepseek, harmony, llama, mistral
+from appliance.prompting import apertus, cohere, deepseek, harmony, llama, mistral
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.qwen_coder import QWEN_CODER
@@ -96,6 +96,13 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         lead=HARMONY_FINAL,
     ),
     "apertus": Form("{NAME: ARGS}", begin=apertus.BEGIN, first="[", between=", ", last="]"),
+    "cohere": Form(
+        '{"tool_call_id": "0", "tool_name": NAME, "parameters": ARGS}',
+        begin=cohere.BEGIN,
+        first="[\n    ",
+        between=",\n    ",
+        last=f"\n]{cohere.END}",
+    ),
     "seed_oss": Form(
         f"\n<function=PLAIN>\nARGS</function>\n{SEED_OSS.block[1]}",
         begin=SEED_OSS.block[0],

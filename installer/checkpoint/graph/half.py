@@ -62,9 +62,11 @@ class HalfBuilder(GraphBuilder):
         gain = self._vector(name, width, offset)
         if divided != 1:
             gain = self.op("Mul", gain, self.constant([1 / divided]))
-        how: dict[str, int] = {} if centred else {"stash_type": 1}
-        kind = "LayerNormalization" if centred else self.norm_operator
-        normed = self.op(kind, self.full(x), gain, axis=-1, epsilon=epsilon, **how)
+        x = self.full(x)
+        if centred:
+            normed = self.op("LayerNormalization", x, gain, axis=-1, epsilon=epsilon)
+        else:
+            normed = self.op(self.norm_operator, x, gain, axis=-1, epsilon=epsilon, stash_type=1)
         if not wide:
             return self.op("Cast", normed, to=self.dtype)
         self._in_full.add(normed)
