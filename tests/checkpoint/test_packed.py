@@ -26,7 +26,7 @@ from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.quantize import SCHEMES, Precision, dequantize, float_run, quantize
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.byte_runner import OTHER_WAY, Natively, distance
-from tests.checkpoint.conftest import Built, build_unsigned
+from tests.checkpoint.conftest import WRITERS, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceDecoder, RoundingReference
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.fakes.checkpoints import write_llama, write_qwen3
@@ -215,6 +215,17 @@ def test_kept_floats_compute_what_the_reference_does_in_every_graph(
         runner = SlotRunner(model.bundle / graph.path, model.spec, capacity=64, weights=weights)
         bound = 1e-4 if graph.variant == "cpu" else 0.01
         assert relative_error(runner.prefill(0, TOKENS), wanted) <= bound, graph
+
+
+def test_ministral_3_is_built_from_8_bit_floats_as_it_is_published(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    WRITERS["mistral3-ministral3"](plain)
+    twin = write_packed(plain, packed, Fp8Whole())
+    build_unsigned(packed, tmp_path / "bundle", precision="fp32")
+    model = Built(packed, tmp_path / "bundle")
+    wanted = ReferenceDecoder(twin).logits(TOKENS)[-1]
+    logits = SlotRunner(model.graph, model.spec, capacity=64).prefill(0, TOKENS)
+    assert relative_error(logits, wanted) <= 1e-4
 
 
 def test_what_a_publisher_left_plain_stays_so(
