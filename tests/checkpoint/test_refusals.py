@@ -258,6 +258,12 @@ def test_an_older_tokenizer_is_named_and_how_to_convert_it(tmp_path: Path) -> No
     assert "save_pretrained" in refused(checkpoint, tmp_path, "tokenizer.json").hint
 
 
+def test_a_tokenizer_in_mistrals_own_format_is_named(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    (checkpoint / "tokenizer.json").rename(checkpoint / "tekken.json")
+    assert "tekken.json is Mistral's" in refused(checkpoint, tmp_path, "tokenizer.json").hint
+
+
 def test_a_hub_name_is_no_directory(tmp_path: Path) -> None:
     error = refused(Path("Qwen/Qwen3-0.6B"), tmp_path, "there is no directory Qwen/Qwen3-0.6B")
     assert "download" in error.hint
