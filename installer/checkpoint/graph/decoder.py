@@ -271,11 +271,10 @@ def build_decoder(
         if shape.parallel:
             x = graph.divide(x, by / parts.into_attention)
             result = graph.add(result, feed_forward(graph, shape, at, x))
-            continue
-        x, stream = _into_block(graph, shape, at, name, stream, result, by)
-        result = feed_forward(graph, shape, at, x)
-        by = parts.into_feed_forward**2
-        result = _norm_after(graph, shape, at, norms.after_feed_forward, result, by)
+        else:
+            x, stream = _into_block(graph, shape, at, name, stream, result, by)
+            result = feed_forward(graph, shape, at, x)
+            result = _norm_after(graph, shape, at, norms.after_feed_forward, result, by**2)
         if enriched is not None:
             result = enriched.deepen(layer, result)
 
