@@ -288,6 +288,9 @@ ToolFormat = Literal[
     "mistral_v11",
     "mistral_v13",
     "harmony",
+    "apertus",
+    "cohere",
+    "seed_oss",
 ]
 """How a model writes its calls; empty if it calls no tools."""
 

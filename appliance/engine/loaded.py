@@ -46,7 +46,7 @@ from appliance.engine.vision.tower import open_tower
 from appliance.errors import RequestError
 from appliance.model_store import StoredBundle
 from appliance.prompting import ChatTemplate, Conversation
-from appliance.prompting.formats import visible_tags
+from appliance.prompting.formats import hidden_tags, visible_tags
 
 
 class ChatModel:
@@ -71,6 +71,7 @@ class ChatModel:
                 prompting.reasoning_end,
                 *visible_tags(prompting.tool_format),
             ),
+            hidden=hidden_tags(prompting.tool_format),
         )
         self.eyes: Eyes | None = None
         """None if the model reads text only."""

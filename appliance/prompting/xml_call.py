@@ -6,14 +6,16 @@
      ^                      │   ^                   │  ^                          │
      └──── block closes ────┘   └─── call closes ───┘  └──── parameter closes ────┘
 
-MiniMax's, Qwen3-Coder's and GLM's formats are such; in GLM's a block is a call. A value has the
-type that the tool's schema gives it: text is handed on while it is generated, anything else when it
-is complete. A value without a declared type is JSON if it reads as JSON, else text. Between the
+MiniMax's, Qwen3-Coder's, Seed-OSS's and GLM's formats are such; in GLM's a block is a call. A value
+has the type that the tool's schema gives it: text is handed on while it is generated, anything else
+when it is complete. A value without a declared type is JSON if it reads as JSON, else text. A list
+or an object may be written as Python does, since Seed-OSS's template writes them so. Between the
 tags nothing counts. The result does not depend on how the text is cut into feeds.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +27,7 @@ from appliance.prompting.pieces import Piece, first_tag, unsafe_suffix
 
 MAX_VALUE_CHARS = 1 << 20
 """A value that is no text is held back until it is complete; a longer one is text."""
+_MAX_LITERAL_CHARS = 16 * 1024
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "string": str,
     "boolean": bool,
@@ -95,12 +98,24 @@ def typed(text: str, types: frozenset[str]) -> str:
     try:
         value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
-        return json.dumps(text, ensure_ascii=False)
+        return _literal(text, types) or json.dumps(text, ensure_ascii=False)
     if types:
         fits = any(_is(value, name) for name in types - {"string"})
     else:
         fits = not isinstance(value, str)  # without a declared type, quotes belong to the text
     return text.strip() if fits else json.dumps(text, ensure_ascii=False)
+
+
+def _literal(text: str, types: frozenset[str]) -> str:
+    """The list or object that Python writes as `text`, in JSON; empty if it is none."""
+    if len(text) > _MAX_LITERAL_CHARS or not types & {"array", "object"}:
+        return ""
+    try:
+        value = ast.literal_eval(text.strip())
+        fits = any(_is(value, name) for name in types & {"array", "object"})
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) if fits else ""
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return ""
 
 
 class XmlParser(CallMachine):

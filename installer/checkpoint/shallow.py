@@ -22,7 +22,7 @@ _FEWEST = 2
 _DENSE_FIRST = ("first_k_dense_replace", "moe_layer_start_index")
 """So many layers are dense before the first that is not."""
 _PERIODS = (
-    *("sliding_window_pattern", "full_attention_interval"),
+    *("sliding_window_pattern", "full_attention_interval", "no_rope_layer_interval"),
     *("decoder_sparse_step", "moe_layer_interval"),
 )
 """Every so many layers one is of another kind."""

@@ -62,10 +62,18 @@ def drawn_model(
     main: bool = False,
     experts: bool = False,
     recurrent: bool = False,
+    model: Any = AutoModelForCausalLM,
 ) -> Model:
-    """A model of the tests from its config.json alone, of which later parts go before earlier."""
+    """A model of the tests from its config.json alone, of which later parts go before earlier.
+
+    `model` is the library's class that the published weights belong to.
+    """
     config = {key: value for part in configs for key, value in part.items()}
-    return Model(lambda directory: draw_checkpoint(directory, config), main, experts, recurrent)
+
+    def write(directory: Path) -> Path:
+        return draw_checkpoint(directory, config, model=model)
+
+    return Model(write, main, experts, recurrent)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

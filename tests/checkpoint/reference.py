@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     DynamicCache,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -57,7 +58,7 @@ class ReferenceDecoder:
         options: dict[str, Any] = {"dtype": torch.float32, "config": config}
         if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4":
             options["quantization_config"] = Mxfp4Config(dequantize=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, **options)
+        model: Any = _class_of(config).from_pretrained(checkpoint, **options)
         self.model = model.eval()
         if settled:
             _settle(model)
@@ -87,6 +88,12 @@ def reference_config(checkpoint: Path) -> Any:  # the library has no types
     if family is None or not family.stand_in:
         return AutoConfig.from_pretrained(checkpoint)
     return AutoConfig.for_model(**(document | family.stand_in))
+
+
+def _class_of(config: Any) -> Any:  # the library has no types
+    """What decodes; of models that see as well often another class."""
+    decodes = type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForCausalLM if decodes else AutoModelForImageTextToText
 
 
 def _settle(model: Any) -> None:  # the library has no types

@@ -154,10 +154,13 @@ def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: T
         "harmony": ("<|channel|>analysis<|message|>", "<|end|>"),
         "mistral_v13": ("[THINK]", "[/THINK]"),
         **dict.fromkeys(THINKING, ("<think>", "</think>")),
+        "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
+        "cohere": ("<|START_THINKING|>", "<|END_THINKING|>"),
+        "seed_oss": ("<seed:think>", "</seed:think>"),
     }.get(name, ("", ""))
     assert chat.prompting.reasoning == {
         "harmony": "levels",
-        **dict.fromkeys(("deepseek", "minimax", "mistral_v13"), "always"),
+        **dict.fromkeys(("deepseek", "minimax", "mistral_v13", "seed_oss"), "always"),
     }.get(name, msgspec.UNSET)
 
 

@@ -14,7 +14,7 @@ from installer.checkpoint.graph.decoder import DecoderShape
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.families import family_of
 from tests.checkpoint.conftest import OpenConfig
-from tests.checkpoint.test_published_configs import config
+from tests.checkpoint.published_dense import config
 
 QWEN3_30B = config(
     "Qwen3Moe",

@@ -113,6 +113,28 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
     ("glm", f"{GLM_F}<arg_key>s</arg_key>\n<arg_value>12 <", "", "", [("f", '{"s": "12 <')]),
     ("glm", "<tool_call></tool_call>So", "So", "", []),
     ("glm", "<tool_call>f", "", "", []),
+    ("seed_oss", "Hm\n<seed:tool_call>\n<function=f>\n<parameter=s>\na\n</parameter>\n"
+     "<parameter=n>3</parameter>\n</function>\n</seed:tool_call>.", "Hm.", "",
+     [("f", '{"s": "\\na\\n", "n": 3}')]),
+    ("seed_oss", "<seed:tool_call><function=f><parameter=l>['a', None, {'b': True}]</parameter>"
+     "<parameter=b>False</parameter></function></seed:tool_call>", "", "",
+     [("f", '{"l": ["a", null, {"b": true}], "b": false}')]),
+    ("seed_oss", "<seed:tool_call><function=f><parameter=l>[f(1)]</parameter></function>"
+     "</seed:tool_call>", "", "", [("f", '{"l": "[f(1)]"}')]),
+    ("seed_oss", f"<seed:tool_call><function=f><parameter=l>{'(' * 900}</parameter></function>", "",
+     "", [("f", f'{{"l": "{"(" * 900}"}}')]),
+    ("cohere", 'Plan.\n<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "f", '
+     '"parameters": {"a": "{"}},\n    {"tool_name": "g", "parameters": {}}\n]<|END_ACTION|>',
+     "Plan.", "", [("f", '{"a": "{"}'), ("g", "{}")]),
+    ("cohere", '<|START_ACTION|>[{"name": "f", "parameters": {}}]',
+     '<|START_ACTION|>[{"name": "f", "parameters": {}}]', "", []),
+    ("apertus", 'So <|tools_prefix|>[{"f": {"a": "]}"}}, {"g":{}}]<|tools_suffix|>', "So", "",
+     [("f", '{"a": "]}"}'), ("g", "{}")]),
+    ("apertus", '<|tools_prefix|> [\n{ "f" : {"a": {}}} ] and', " and", "", [("f", '{"a": {}}')]),
+    ("apertus", '<|tools_prefix|>[{"f": 1}]', '<|tools_prefix|>[{"f": 1}]', "", []),
+    ("apertus", "<|tools_prefix|>none", "<|tools_prefix|>none", "", []),
+    ("apertus", '<|tools_prefix|>[{"f', '<|tools_prefix|>[{"f', "", []),
+    ("apertus", '<|tools_prefix|>[{"f": {"a', "", "", [("f", '{"a')]),
     ("harmony", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
      f'{TO_F}{{"a": 1}}<|call|>', "", "Hm.", [("f", '{"a": 1}')]),
     ("harmony", ' to=functions.f<|channel|>commentary json<|message|>{"a": 1}', "", "",
@@ -156,6 +178,9 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "qwen_coder": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "glm": ["f\n", "g", "s", "n", "l", '["</arg_value>"]'],
     "glm_v47": ["f", "s", "l", '["</arg_value>"]'],
+    "apertus": ['{"f": {', "}}", ", "],
+    "cohere": ['{"tool_name": "f", "parameters": {', "}}", ", "],
+    "seed_oss": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "harmony": ["analysis", "final", "commentary", " to=functions.f", "assistant"],
 }
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import deepseek, harmony, llama, mistral
+from appliance.prompting import apertus, cohere, deepseek, harmony, llama, mistral
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.qwen_coder import QWEN_CODER
+from appliance.prompting.seed_oss import SEED_OSS
 from appliance.prompting.xml_call import Dialect
 
 
@@ -106,6 +107,20 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         begin=f"{harmony.CHANNEL}commentary",
         plain="/(?s:.*)/",
         lead=HARMONY_FINAL,
+    ),
+    "apertus": Form("{NAME: ARGS}", begin=apertus.BEGIN, first="[", between=", ", last="]"),
+    "cohere": Form(
+        '{"tool_call_id": "0", "tool_name": NAME, "parameters": ARGS}',
+        begin=cohere.BEGIN,
+        first="[\n    ",
+        between=",\n    ",
+        last=f"\n]{cohere.END}",
+    ),
+    "seed_oss": Form(
+        f"\n<function=PLAIN>\nARGS</function>\n{SEED_OSS.block[1]}",
+        begin=SEED_OSS.block[0],
+        between=f"\n{SEED_OSS.block[0]}",
+        values=SEED_OSS,
     ),
 }
 ALL_TAGS: Final = frozenset(tag for form in FORMATS.values() for tag in form.tags)

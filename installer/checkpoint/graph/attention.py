@@ -21,6 +21,7 @@ from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilde
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
 from installer.checkpoint.graph.recurrent import Part
 from installer.checkpoint.graph.rope import Rope
+from installer.checkpoint.graph.sharpening import Sharpener, count, positions_from
 from installer.checkpoint.quantize import Float32
 
 PAIR = ("key", "value")
@@ -47,9 +48,37 @@ class _Form:
         self.ids = graph.input("input_ids", ir.DataType.INT64, ("batch", "tokens"))
         self._seqlens = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
         self._total = graph.input("total_sequence_length", ir.DataType.INT32, ())
+        self._sharpener = Sharpener(graph, shape.context, self._positions)
 
     def conclude(self, scores: ir.Value) -> None:
         self._graph.output(scores, "logits", ("rows", self._shape.vocab))
+
+    def _sharpened(self, layer: int, heads: Heads) -> Heads:
+        """Queries that grow with their position, where the layer's do; the rest as it is."""
+        queries, keys, values = heads
+        by = self._shape.kinds[layer].sharpening
+        return self._sharpener.sharpen(queries, by), keys, values
+
+    def _positions(self) -> ir.Value:
+        """Of the tokens, [B, S]."""
+        counted = count(self._graph, self.ids, 1)
+        starts = self._starts(counted)
+        return positions_from(self._graph, counted, starts, self._shape.context)
+
+    def _starts(self, counted: ir.Value) -> ir.Value:
+        """Where the rows' tokens begin, int64 [B, 1]; as the kernel has it, which takes a first
+        prompt from zero however long the others of its batch are."""
+        graph = self._graph
+        lengths = graph.op("ReduceMax", counted, graph.constant([1]), keepdims=1)
+        starts = graph.op("Sub", self._ends(), lengths)
+        return graph.op("Max", starts, graph.constant([0]))
+
+    def _ends(self) -> ir.Value:
+        """Behind each row's last token, [B, 1]."""
+        graph = self._graph
+        lasts = graph.op("Cast", self._seqlens, to=ir.DataType.INT64)
+        ends = graph.op("Add", lasts, graph.constant([1]))
+        return graph.op("Unsqueeze", ends, graph.constant([1]))
 
     @property
     def _slots(self) -> tuple[int | str, ...]:
@@ -154,6 +183,7 @@ class FloatSlots(_Form):
         return angles(self._graph, self._shape)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
+        heads = self._sharpened(layer, heads)
         past = self._past(layer, self._graph.dtype)
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(
@@ -187,6 +217,7 @@ class ByteSlots(_Form):
         self._scales = scales
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
+        heads = self._sharpened(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
         at = self._shape.place(layer)
         scales = (
@@ -210,6 +241,11 @@ class ByteSlots(_Form):
     def choose(self, x: ir.Value) -> ir.Value:
         return choose_rows(self._graph, self._shape, x, self._rows)
 
+    def _starts(self, _counted: ir.Value) -> ir.Value:
+        counts = self._graph.op("Cast", self._query_seqlens, to=ir.DataType.INT64)
+        counts = self._graph.op("Unsqueeze", counts, self._graph.constant([1]))
+        return self._graph.op("Sub", self._ends(), counts)
+
 
 class _Rotated(_Form):
     """Keys are turned before the kernel, so that what the cache will hold can be seen."""
@@ -221,13 +257,16 @@ class _Rotated(_Form):
 
     def _turned(self, layer: int, heads: Heads) -> Heads:
         """Queries and keys turned, values as they are."""
-        queries, keys, values = heads
+        queries, keys, values = self._sharpened(layer, heads)
         shape = self._shape
         return (
             self._rotate(layer, queries, shape.heads),
             self._rotate(layer, keys, shape.kv_heads),
             values,
         )
+
+    def _starts(self, _counted: ir.Value) -> ir.Value:
+        return self._start
 
     def _rotate(self, layer: int, x: ir.Value, heads: int) -> ir.Value:
         """x [B, S, heads * head_dim], each token turned by its position."""

@@ -13,18 +13,24 @@ from typing import Any
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import (
+    apertus,
     bert,
     bert_reranker,
+    cohere2,
     deepseek,
     ernie4_5_moe,
     gemma3,
+    glm4,
     glm4_moe,
     gpt_oss,
+    granite,
     llama,
     mimo,
     minimax_m2,
     mistral,
+    mistral3,
     mixtral,
+    olmo,
     olmoe,
     phi3,
     qwen2,
@@ -38,6 +44,8 @@ from installer.checkpoint.graph import (
     qwen3_next,
     qwen3_vl,
     qwen3_vl_moe,
+    seed_oss,
+    smollm3,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.purpose import CARD, Kind, purpose_of
@@ -158,7 +166,9 @@ def _recurrent(read: Callable[[Checkpoint], Any], build: Callable[..., None]) ->
 
 
 FAMILIES: Mapping[str, Family] = {
+    "apertus": Family("chat", _DECODER, apertus.read, apertus.build, _DECODER_UNUSED),
     "bert": _BERT,
+    "cohere2": Family("chat", _DECODER, cohere2.read, cohere2.build, _DECODER_UNUSED),
     "deepseek_v2": Family(
         "chat", _SPARSE, deepseek.read_v2, deepseek.build, _DECODER_UNUSED, standard=False
     ),
@@ -173,6 +183,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
+    "glm4": Family("chat", _DECODER, glm4.read, glm4.build, _DECODER_UNUSED),
     "glm4_moe": Family(
         "chat", _SPARSE, glm4_moe.read, glm4_moe.build, _DECODER_UNUSED, standard=False
     ),
@@ -181,6 +192,10 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gpt_oss": Family(
         "chat", _SPARSE, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
+    ),
+    "granite": Family("chat", _DECODER, granite.read, granite.build, _DECODER_UNUSED),
+    "granitemoehybrid": Family(
+        "chat", _DECODER, granite.read_hybrid, granite.build_hybrid, _DECODER_UNUSED
     ),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
     "mimo": Family(
@@ -193,10 +208,14 @@ FAMILIES: Mapping[str, Family] = {
         "chat", _SPARSE, minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED, standard=False
     ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
+    "ministral3": Family("chat", _DECODER, mistral3.read, mistral3.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
+    "mistral3": Family("chat", _DECODER, mistral3.read_with_images, mistral3.build, _SIGHT_UNUSED),
     "mixtral": Family(
         "chat", _SPARSE, mixtral.read, mixtral.build, _DECODER_UNUSED, standard=False
     ),
+    "olmo2": Family("chat", _DECODER, olmo.read, olmo.build, _DECODER_UNUSED),
+    "olmo3": Family("chat", _DECODER, olmo.read_olmo3, olmo.build, _DECODER_UNUSED),
     "olmoe": Family("chat", _SPARSE, olmoe.read, olmoe.build, _DECODER_UNUSED, standard=False),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
@@ -213,6 +232,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_5_moe": _recurrent(qwen3_5_moe.read_with_images, qwen3_5_moe.build),
     "qwen3_5_moe_text": _recurrent(qwen3_5_moe.read, qwen3_5_moe.build),
     "qwen3_5_text": _recurrent(qwen3_5.read, qwen3_5.build),
+    "qwen3_moe": Family(
+        "chat", _SPARSE, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
+    ),
     "qwen3_next": _recurrent(qwen3_next.read, qwen3_next.build),
     "qwen3_vl": Family(
         *("chat", _PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
@@ -224,10 +246,9 @@ FAMILIES: Mapping[str, Family] = {
         tower=qwen3_vl.build_tower,
         standard=False,
     ),
-    "qwen3_moe": Family(
-        "chat", _SPARSE, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
-    ),
     "roberta": _BERT,
+    "seed_oss": Family("chat", _DECODER, seed_oss.read, seed_oss.build, _DECODER_UNUSED),
+    "smollm3": Family("chat", _DECODER, smollm3.read, smollm3.build, _DECODER_UNUSED),
     "xlm-roberta": _BERT,
 }
 
