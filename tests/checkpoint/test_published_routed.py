@@ -15,7 +15,7 @@ from installer.checkpoint.graph.families import family_of
 from installer.checkpoint.graph.latent import Latent
 from installer.checkpoint.graph.routed import Routed
 from tests.checkpoint.conftest import OpenConfig
-from tests.checkpoint.test_published_configs import config
+from tests.checkpoint.published_dense import config
 
 GLM_45 = config(
     "Glm4Moe",

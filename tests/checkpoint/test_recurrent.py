@@ -17,7 +17,7 @@ from installer.checkpoint.graph.decoder import DecoderShape
 from installer.checkpoint.graph.families import family_of
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import WRITERS, BuildBundle, OpenConfig, build_unsigned
-from tests.checkpoint.test_published_configs import config
+from tests.checkpoint.published_dense import config
 
 _ALIKE: dict[str, Any] = {
     "attention_bias": False,
