@@ -96,6 +96,8 @@ OPERATORS: Operators = {
             *("k_quant_type", "v_quant_type", "kv_cache_bit_width"),
         }
     ),
+    (MICROSOFT, "LinearAttention"): frozenset({"update_rule", "q_num_heads", "kv_num_heads"}),
+    (MICROSOFT, "LinearAttentionGate"): _NONE,
     (MICROSOFT, "MatMulBlockQuantizedFp8Weight"): frozenset({"block_size"}),
     (MICROSOFT, "MatMulIntegerToFloat"): _NONE,
     (MICROSOFT, "MatMulNBits"): frozenset({"K", "N", "bits", "block_size", "accuracy_level"}),

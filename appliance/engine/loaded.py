@@ -145,6 +145,7 @@ class ChatModel:
             step_seconds=settings.step_milliseconds / 1000,
             shared_step_seconds=settings.shared_step_milliseconds / 1000,
             gathered=opened.gathered,
+            snapshots=opened.snapshots,
         )
 
     @property

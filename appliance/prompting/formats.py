@@ -14,6 +14,7 @@ from appliance.bundle.specs import ToolFormat
 from appliance.prompting import apertus, cohere, deepseek, harmony, hermes, llama, mistral
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
+from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.listed_calls import ListedCalls
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.qwen_coder import QWEN_CODER
@@ -49,7 +50,7 @@ def _xml(dialect: Dialect) -> Format:
         types = {tool.name: parameter_types(tool.parameters_json) for tool in tools}
         return XmlParser(new_id, dialect, types)
 
-    return Format(dialect.block, "<", parser)
+    return Format(dialect.tags, "<", parser)
 
 
 def _listed(
@@ -80,6 +81,8 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
     "deepseek_v31": _DEEPSEEK,
     "minimax": _xml(MINIMAX),
     "qwen_coder": _xml(QWEN_CODER),
+    "glm": _xml(GLM),
+    "glm_v47": _xml(GLM_47),
     "mistral": _MISTRAL,
     "mistral_v11": _MISTRAL,
     "mistral_v13": _MISTRAL,

@@ -49,6 +49,8 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "apertus": rf'{re.escape(apertus.BEGIN)}\[\{{"{FUNCTION}": ',
     "cohere": rf'{re.escape(cohere.BEGIN)}\[\s*\{{[^{{}}]*"tool_name": "{FUNCTION}"',
     "qwen_coder": rf"<tool_call>\s*<function={FUNCTION}>",
+    "glm": rf"<tool_call>{FUNCTION}\n<arg_key>",
+    "glm_v47": rf"<tool_call>{FUNCTION}<arg_key>",
     "mistral_v11": rf"\[TOOL_CALLS\]{FUNCTION}\[CALL_ID\]",
     "mistral_v13": rf"\[TOOL_CALLS\]{FUNCTION}\[ARGS\]",
     "mistral": rf'\[TOOL_CALLS\]\s*\[\{{"name": "{FUNCTION}"',

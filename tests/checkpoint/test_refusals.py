@@ -195,8 +195,8 @@ def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> Non
     assert "qwen3" in error.hint
 
 
-@pytest.mark.parametrize("family", ["minimax_text_01", "qwen3_next"])
-def test_a_family_with_a_running_state_is_refused_with_that_reason(
+@pytest.mark.parametrize("family", ["minimax_text_01", "mamba2"])
+def test_a_family_with_a_running_state_of_another_kind_is_refused_with_that_reason(
     tmp_path: Path, family: str
 ) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint")

@@ -52,6 +52,23 @@ _NEXT: Final = "{%- endfor -%}\n"
 _CALLS_BEGIN, _CALL_BEGIN, _SEPARATOR, _CALL_END, _CALLS_END = FORMATS["deepseek"].tags
 _EOS: Final = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
+
+def _glm(line: str, opening: str) -> str:
+    """`line`: what the tags have between them."""
+    return _template(
+        f"{_EACH}{{{{- '{line}<tool_call>' + f.name + '{line}' -}}}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        f"{{{{- '<arg_key>' + key + '</arg_key>{line}<arg_value>' -}}}}\n"
+        "{{- value if value is string else value | tojson -}}\n"
+        f"{{{{- '</arg_value>{line}' -}}}}\n{{%- endfor -%}}\n{{{{- '</tool_call>' -}}}}\n{_NEXT}",
+        end="<|user|>",
+        thought="{%- if message.reasoning_content -%}"
+        f"{{{{- '{line}<think>' + message.reasoning_content + '</think>{line}' -}}}}"
+        "{%- endif -%}\n",
+        opening=opening,
+    )
+
+
 HARMONY: Final = """\
 {{- '<|start|>system<|message|>Today ' + strftime_now('%Y-%m-%d') + '. Effort ' -}}
 {{- reasoning_effort | default('medium') + '. Channels: analysis, commentary, final.<|end|>' -}}
@@ -131,6 +148,8 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         f"{{{{- '</function>\\n</tool_call>' -}}}}\n{_NEXT}",
         end="<|im_end|>",
     ),
+    "glm": _glm("\\n", "{{- '' if enable_thinking else '\\n<think></think>' -}}"),
+    "glm_v47": _glm("", "{{- '<think>' if enable_thinking else '</think>' -}}"),
     "seed_oss": _template(
         f"{_EACH}{{{{- '\\n<seed:tool_call>\\n<function=' + f.name + '>\\n' -}}}}\n"
         "{%- for key, value in f.arguments.items() -%}\n"
@@ -189,7 +208,7 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
 """Hermes's is in `tests.fakes.checkpoints`."""
 
 _ENDS: Final = (
-    *("<|eot_id|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]"),
+    *("<|eot_id|>", "<|user|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]"),
     *("<|assistant_end|>", "<|inner_prefix|>", "<|inner_suffix|>"),
     *("<seed:eos>", "<seed:think>", "</seed:think>"),
     *("<|END_OF_TURN_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),

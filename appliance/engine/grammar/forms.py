@@ -14,6 +14,7 @@ from typing import Final
 from appliance.bundle.specs import ToolFormat
 from appliance.prompting import apertus, cohere, deepseek, harmony, llama, mistral
 from appliance.prompting.formats import FORMATS
+from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.qwen_coder import QWEN_CODER
 from appliance.prompting.seed_oss import SEED_OSS
@@ -89,6 +90,18 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         between=f"\n{QWEN_CODER.block[0]}",
         values=QWEN_CODER,
     ),
+    "glm": Form(
+        f"PLAIN\nARGS{GLM.block[1]}",
+        begin=GLM.block[0],
+        between=f"\n{GLM.block[0]}",
+        values=GLM,
+    ),
+    "glm_v47": Form(
+        f"PLAINARGS{GLM_47.block[1]}",
+        begin=GLM_47.block[0],
+        between=GLM_47.block[0],
+        values=GLM_47,
+    ),
     "harmony": Form(
         f" to=functions.PLAIN {harmony.CONSTRAIN}json{harmony.MESSAGE}ARGS",
         begin=f"{harmony.CHANNEL}commentary",
@@ -111,7 +124,7 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
     ),
 }
 ALL_TAGS: Final = frozenset(tag for form in FORMATS.values() for tag in form.tags)
-_WORDS = r"\bNAME\b|\bPLAIN\b|\bARGS\b(?!\])|\bID\b"
+_WORDS = r"\bNAME\b|\bPLAIN(?=ARGS|\b)|(?:\b|(?<=PLAIN))ARGS\b(?!\])|\bID\b"
 SPLIT: Final = re.compile(
     "(" + "|".join([*map(re.escape, sorted(ALL_TAGS, key=len, reverse=True)), _WORDS]) + ")"
 )

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.recurrent import Part
 from installer.checkpoint.graph.rope import Rope
 from installer.checkpoint.graph.sharpening import Sharpener, count, positions_from
 from installer.checkpoint.quantize import Float32
@@ -83,8 +84,24 @@ class _Form:
     def _slots(self) -> tuple[int | str, ...]:
         return ("batch", self._shape.kv_heads, "capacity", self._shape.head_dim)
 
+    def past(self, part: Part, layer: int, sizes: Sequence[int]) -> ir.Value | None:
+        """What a layer with a running state knows before these tokens."""
+        name = f"past_{part}_{self._shape.place(layer)}"
+        return self._graph.input(name, self._graph.dtype, ("batch", *sizes))
+
+    def present(self, part: Part, layer: int, value: ir.Value, sizes: Sequence[int]) -> None:
+        """What it knows behind them."""
+        name = f"present_{part}_{self._shape.place(layer)}"
+        self._graph.output(value, name, ("batch", *sizes), self._graph.dtype)
+
     def _past(self, layer: int, dtype: ir.DataType) -> list[ir.Value]:
-        return [self._graph.input(f"past_{n}_{layer}", dtype, self._slots) for n in PAIR]
+        at = self._shape.place(layer)
+        return [self._graph.input(f"past_{n}_{at}", dtype, self._slots) for n in PAIR]
+
+    def _present(self, layer: int, values: Sequence[ir.Value], dtype: ir.DataType) -> None:
+        at = self._shape.place(layer)
+        for name, value in zip(PAIR, values, strict=True):
+            self._graph.output(value, f"present_{name}_{at}", self._slots, dtype)
 
     def _kernel(
         self, layer: int, *inputs: ir.Value | None, rotate: bool, **attributes: Attribute
@@ -172,8 +189,7 @@ class FloatSlots(_Form):
         attended, *present = self._kernel(
             layer, *heads, *past, *lengths, *self._tables[layer], rotate=True
         )
-        for name, value in zip(PAIR, present, strict=True):
-            self._graph.output(value, f"present_{name}_{layer}", self._slots, self._graph.dtype)
+        self._present(layer, present, self._graph.dtype)
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
@@ -203,9 +219,10 @@ class ByteSlots(_Form):
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         heads = self._sharpened(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
+        at = self._shape.place(layer)
         scales = (
-            self._graph.array(f"cache.{name}_{layer}", scale)
-            for name, scale in zip(PAIR, self._scales.layers[layer], strict=True)
+            self._graph.array(f"cache.{name}_{at}", scale)
+            for name, scale in zip(PAIR, self._scales.layers[at], strict=True)
         )
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(
@@ -218,8 +235,7 @@ class ByteSlots(_Form):
             v_quant_type="PER_CHANNEL",
             kv_cache_bit_width=8,
         )
-        for name, value in zip(PAIR, present, strict=True):
-            self._graph.output(value, f"present_{name}_{layer}", self._slots, ir.DataType.INT8)
+        self._present(layer, present, ir.DataType.INT8)
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
@@ -281,8 +297,9 @@ class BytePrompt(_Rotated):
         queries, keys, values = self._turned(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
         fresh, known = [], []
+        at = self._shape.place(layer)
         for index, x in enumerate((keys, values)):
-            name, scale = f"{PAIR[index]}_{layer}", self._scales.layers[layer][index]
+            name, scale = f"{PAIR[index]}_{at}", self._scales.layers[at][index]
             fresh.append(self._rounded(name, x, scale))
             known.append(self._restored(name, past[index], scale))
         lengths = (self._seqlens, self._total)
@@ -316,12 +333,19 @@ class BytePrompt(_Rotated):
 class Observed(_Rotated):
     """One sequence from its start, without a cache: the peaks of all keys and values."""
 
+    def past(self, part: Part, layer: int, sizes: Sequence[int]) -> None:
+        """Nothing was read before."""
+
+    def present(self, part: Part, layer: int, value: ir.Value, sizes: Sequence[int]) -> None:
+        """Nobody asks."""
+
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         graph, shape = self._graph, self._shape
         queries, keys, values = self._turned(layer, heads)
         for name, x in zip(PAIR, (keys, values), strict=True):
             peaks = graph.op("ReduceMax", graph.op("Abs", x), graph.constant([0, 1]), keepdims=0)
-            graph.output(peaks, f"{name}_peaks_{layer}", (shape.kv_heads * shape.head_dim,))
+            width = shape.kv_heads * shape.head_dim
+            graph.output(peaks, f"{name}_peaks_{shape.place(layer)}", (width,))
         nothing = (None, None, self._seqlens, self._total)
         attended, *_ = self._kernel(layer, queries, keys, values, *nothing, rotate=False)
         return attended

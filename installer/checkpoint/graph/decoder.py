@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import msgspec
 import onnx_ir as ir
 
 from appliance.bundle.specs import DecoderSpec
@@ -20,6 +21,7 @@ from installer.checkpoint.graph.builder import Activation, GraphBuilder
 from installer.checkpoint.graph.divisors import Divisors, divisors
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
+from installer.checkpoint.graph.recurrent import Recurrent
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
 
@@ -76,6 +78,10 @@ class DecoderShape:
         sinks: whether each head has a number that takes part in the softmax and has no value.
         input_bias: whether queries, keys and values have biases, where checkpoints differ in it.
         output_bias: whether what attention gives to the stream has a bias.
+        recurrent: the layers that keep a running state in place of keys and values; None: all
+            attend.
+        bias, head_norms: whether queries, keys and values have biases, and heads of queries and
+            keys norms of their own, in families whose config.json says so.
         predicts: whether the bundle has a head that predicts further tokens from the states behind
             the last layer. It is a layer of the last one of `kinds`, beyond those of the decoder.
     """
@@ -104,6 +110,9 @@ class DecoderShape:
     sinks: bool = False
     input_bias: bool = False
     output_bias: bool = False
+    recurrent: Recurrent | None = None
+    bias: bool = False
+    head_norms: bool = False
     predicts: bool = False
 
     def divisors(self, graph: GraphBuilder) -> Divisors:
@@ -117,13 +126,26 @@ class DecoderShape:
             bare=norms.before_attention is None,
         )
 
+    def recurs(self, layer: int) -> bool:
+        """Whether it keeps a running state."""
+        return self.recurrent is not None and layer in self.recurrent.layers
+
+    def place(self, layer: int) -> int:
+        """Its number among those that keep the same: keys and values, or a running state."""
+        if self.recurrent is None:
+            return layer
+        own = self.recurs(layer)
+        return sum(self.recurs(other) == own for other in range(layer))
+
     def spec(self) -> DecoderSpec:
+        recurrent = self.recurrent
         return DecoderSpec(
-            layers=self.layers,
+            layers=self.layers - (0 if recurrent is None else len(recurrent.layers)),
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
             vocab_size=self.vocab,
             context_length=self.context,
+            recurrent=msgspec.UNSET if recurrent is None else recurrent.spec(),
         )
 
 
@@ -192,6 +214,20 @@ class FeedForward(Protocol):
     ) -> ir.Value: ...
 
 
+class Recurrence(Protocol):
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream by its running state."""
+
+    def __call__(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        attention: Attention,
+        layer: int,
+        at: str,
+        x: ir.Value,
+    ) -> ir.Value: ...
+
+
 def read_decoder(
     config: Settings,
     *,
@@ -242,6 +278,7 @@ def build_decoder(
     project: Projection,
     feed_forward: FeedForward,
     conclude: Conclusion | None = None,
+    recur: Recurrence | None = None,
 ) -> tuple[Attention, ir.Value]:
     """Write the whole decoder into `graph`; the form, and the states behind the last layer.
 
@@ -263,8 +300,12 @@ def build_decoder(
         at = f"{shape.root}.layers.{layer}"
         name, by = norms.before_attention, parts.into_attention
         x, stream = _into_block(graph, shape, at, name, stream, result, by)
-        attended = attention.attend(layer, project(graph, shape, at, x))
-        result = (conclude or conclude_plainly)(graph, shape, at, attended)
+        if shape.recurs(layer):
+            assert recur is not None
+            result = recur(graph, shape, attention, layer, at, x)
+        else:
+            attended = attention.attend(layer, project(graph, shape, at, x))
+            result = (conclude or conclude_plainly)(graph, shape, at, attended)
         by = parts.into_attention * parts.out_of_attention
         result = _norm_after(graph, shape, at, norms.after_attention, result, by)
         name, by = norms.before_feed_forward, parts.into_feed_forward

@@ -176,7 +176,7 @@ def _read_sections(scaling: Settings | None, basis: Basis, axes: Axes) -> Sectio
         counts = scaling.ids("mrope_section")
     # Interleaved pairs of row and column lie at every third place from theirs on.
     fits = len(counts) == AXES and sum(counts) == pairs
-    if not fits or (interleaved and AXES * max(counts[1:]) > pairs):
+    if not fits or (interleaved and any(AXES * counts[at] - AXES + at >= pairs for at in (1, 2))):
         raise CheckpointError(
             f"config.json: mrope_section = {list(counts)} does not divide {pairs} pairs in three",
             hint="the checkpoint's config.json belongs to another model",
