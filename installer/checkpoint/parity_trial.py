@@ -22,7 +22,7 @@ from appliance.compiler.grid import Grid, feed
 from appliance.compiler.probe import Array, advance, empty_cache
 from appliance.errors import UnsupportedError
 from installer.checkpoint.calibration import TEXTS, spread
-from installer.checkpoint.graph.bert_reranker import CrossEncoderShape
+from installer.checkpoint.graph.cross_encoder import CrossEncoderShape
 from installer.checkpoint.graph.qwen3_encoder import RerankerShape
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 
@@ -214,7 +214,7 @@ class _Ranking:
         inputs: list[Asked] = [{"tokens": text} for text in self._texts()]
         if isinstance(self.shape, RerankerShape):
             return _asked("odds", inputs, odds=[self.shape.yes, self.shape.no])
-        if self.shape.bert.types > 1:
+        if self.shape.body.types > 1:
             inputs = [one | {"types": _types(text)} for one, text in self._paired(inputs)]
         return _asked("label", inputs)
 

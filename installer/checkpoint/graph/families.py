@@ -22,6 +22,7 @@ from installer.checkpoint.graph import (
     mimo,
     minimax_m2,
     mistral,
+    modernbert,
     phi3,
     qwen2,
     qwen2_5_vl,
@@ -112,8 +113,13 @@ _MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
 _CROSS_ENCODER_UNUSED = re.compile(
-    r"(bert|roberta)\.embeddings\.position_ids|roberta\.pooler\.dense\.(weight|bias)"
+    r"(bert|mpnet|roberta)\.embeddings\.position_ids"
+    r"|(mpnet|roberta)\.pooler\.dense\.(weight|bias)"
 )
+
+# What pre-training predicts words with.
+_MODERNBERT_UNUSED = re.compile(r"head\.(dense|norm)\.weight|decoder\.(weight|bias)")
+_NONE_UNUSED = re.compile(r"(?!)")
 
 _BERT = Family("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED)
 _CROSS_ENCODER = Family(
@@ -147,6 +153,14 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
+    "modernbert": Family(
+        *("embedding", _ENCODER, modernbert.read, modernbert.build, _MODERNBERT_UNUSED),
+        stand_in={"architectures": ["ModernBertModel"]},
+    ),
+    "mpnet": Family(
+        *("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED),
+        stand_in={"architectures": ["MPNetModel"]},
+    ),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen2_5_vl": Family(
@@ -178,8 +192,12 @@ guess cut off again. A running state allows neither (docs/decisions/0251-no-runn
 
 FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
     ("bert", "rerank"): _CROSS_ENCODER,
+    ("mpnet", "rerank"): _CROSS_ENCODER,
     ("roberta", "rerank"): _CROSS_ENCODER,
     ("xlm-roberta", "rerank"): _CROSS_ENCODER,
+    ("modernbert", "rerank"): Family(
+        "rerank", _ENCODER, modernbert.read_reranker, modernbert.build_reranker, _NONE_UNUSED
+    ),
     ("qwen3", "embedding"): Family(
         "embedding",
         _ENCODER,

@@ -15,8 +15,8 @@ import onnx_ir as ir
 from appliance.bundle.specs import EncoderSpec, PairPrompt, RerankSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import pooling, qwen3
-from installer.checkpoint.graph.bert_reranker import SIGMOID, conclude, read_activation
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.cross_encoder import SIGMOID, conclude, read_activation
 from installer.checkpoint.graph.decoder import DecoderShape
 from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.last_token import Conclude, LastToken
