@@ -221,3 +221,201 @@ def _mpnet_weights(seed: int, root: str) -> Weights:
         yield from draw.biased_linear(f"{at}.intermediate.dense", inner, HIDDEN)
         yield from draw.biased_linear(f"{at}.output.dense", HIDDEN, inner)
         yield from draw.layer_norm(f"{at}.output.LayerNorm", HIDDEN)
+
+
+def write_embedding_gemma(directory: Path, *, seed: int = 0) -> Path:
+    """Write an embedder of Gemma's layers, with two dense layers behind the pooling."""
+    config = _decoder_config("Gemma3TextModel", "gemma3_text") | {
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 24,
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+        "sliding_window": 12,
+        "_sliding_window_pattern": 3,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "use_bidirectional_attention": True,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+    }
+    _write_encoder(directory, config, "mean")
+    identity = "torch.nn.modules.linear.Identity"
+    add_dense(directory, [(128, identity), (64, identity)])
+    prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
+    _write_json(
+        directory / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "prompts": prompts,
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    )
+    _write_weights(directory, _gemma_weights(seed), "float32", None)
+    return directory
+
+
+def write_eurobert(directory: Path, *, seed: int = 0, pooling: Pooling = "mean") -> Path:
+    """Write a sentence encoder of Llama's blocks."""
+    config = _decoder_config("EuroBertModel", "eurobert") | {
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "hidden_act": "silu",
+        "rope_theta": 250_000.0,
+        "mlp_bias": False,
+        "mask_token_id": 3,
+        "pretraining_tp": 1,
+        "tie_word_embeddings": False,
+    }
+    _write_encoder(directory, config, pooling)
+    _write_weights(directory, _llama_weights(seed), "float32", None)
+    return directory
+
+
+def _decoder_config(architecture: str, family: str) -> dict[str, Any]:
+    return {
+        "architectures": [architecture],
+        "model_type": family,
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": CONTEXT,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "pad_token_id": 0,
+    }
+
+
+def _gemma_weights(seed: int) -> Weights:
+    draw = _Draw(seed)
+    yield "embed_tokens.weight", draw.normal(VOCAB, HIDDEN, scale=0.1)
+    for layer in range(3):
+        at = f"layers.{layer}"
+        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            yield f"{at}.{norm}_layernorm.weight", draw.normal(HIDDEN, scale=0.2)
+        for name in "qk":
+            yield f"{at}.self_attn.{name}_norm.weight", draw.normal(32, scale=0.2)
+        yield from _block(draw, at, {"q": 4 * 32, "k": 32, "v": 32})
+    yield "norm.weight", draw.normal(HIDDEN, scale=0.2)
+
+
+def _llama_weights(seed: int) -> Weights:
+    draw = _Draw(seed)
+    yield "embed_tokens.weight", draw.normal(VOCAB, HIDDEN, scale=0.2)
+    for layer in range(3):
+        at = f"layers.{layer}"
+        for norm in ("input", "post_attention"):
+            yield f"{at}.{norm}_layernorm.weight", draw.gain(HIDDEN)
+        yield from _block(draw, at, {"q": 4 * 16, "k": 2 * 16, "v": 2 * 16})
+    yield "norm.weight", draw.gain(HIDDEN)
+
+
+def _block(draw: _Draw, at: str, heads: Mapping[str, int]) -> Weights:
+    for name, width in heads.items():
+        yield f"{at}.self_attn.{name}_proj.weight", draw.linear(width, HIDDEN)
+    yield f"{at}.self_attn.o_proj.weight", draw.linear(HIDDEN, heads["q"])
+    for name in ("gate", "up"):
+        yield f"{at}.mlp.{name}_proj.weight", draw.linear(128, HIDDEN)
+    yield f"{at}.mlp.down_proj.weight", draw.linear(HIDDEN, 128)
+
+
+def write_gte(directory: Path, *, seed: int = 0, pooling: Pooling = "cls") -> Path:
+    """Write a sentence encoder."""
+    _write_encoder(directory, _gte_config("GteModel"), pooling)
+    _write_weights(directory, _gte_weights(seed, ""), "float32", None)
+    return directory
+
+
+def write_gte_reranker(directory: Path, *, seed: int = 0) -> Path:
+    """Write a reranker of one label."""
+    _write_encoder(directory, _gte_config("GteForSequenceClassification"), None)
+    weights, draw = dict(_gte_weights(seed, "gte.")), _Draw(seed + 1)
+    weights |= dict(draw.biased_linear("gte.pooler.dense", HIDDEN, HIDDEN))
+    weights |= dict(draw.biased_linear("classifier", 1, HIDDEN))
+    _write_weights(directory, iter(weights.items()), "float32", None)
+    return directory
+
+
+def write_nomic(directory: Path, *, seed: int = 0, pooling: Pooling = "mean") -> Path:
+    """Write a sentence encoder, in the words of the reference's own config.json."""
+    config = {
+        "architectures": ["NomicBertModel"],
+        "model_type": "nomic_bert",
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 16,
+        "hidden_act": "silu",
+        "max_position_embeddings": CONTEXT,
+        "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+        "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"},
+    }
+    _write_encoder(directory, config, pooling)
+    _write_weights(directory, _nomic_weights(seed), "float32", None)
+    return directory
+
+
+def _gte_config(architecture: str) -> dict[str, Any]:
+    return {
+        "architectures": [architecture],
+        "model_type": "gte",
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "hidden_act": "gelu",
+        "max_position_embeddings": CONTEXT,
+        "layer_norm_eps": 1e-12,
+        "layer_norm_type": "layer_norm",
+        "pack_qkv": True,
+        "position_embedding_type": "rope",
+        "rope_theta": 20_000.0,
+        "rope_scaling": None,
+        "type_vocab_size": 1,
+        "pad_token_id": 0,
+        "id2label": {"0": "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+    }
+
+
+def _gte_weights(seed: int, root: str) -> Weights:
+    draw, inner = _Draw(seed), 96
+    yield f"{root}embeddings.word_embeddings.weight", draw.normal(VOCAB, HIDDEN, scale=0.5)
+    yield f"{root}embeddings.token_type_embeddings.weight", draw.normal(1, HIDDEN, scale=0.5)
+    yield from draw.layer_norm(f"{root}embeddings.LayerNorm", HIDDEN)
+    for layer in range(2):
+        at = f"{root}encoder.layer.{layer}"
+        yield from draw.biased_linear(f"{at}.attention.qkv_proj", 3 * HIDDEN, HIDDEN)
+        yield from draw.biased_linear(f"{at}.attention.o_proj", HIDDEN, HIDDEN)
+        yield f"{at}.mlp.up_gate_proj.weight", draw.linear(2 * inner, HIDDEN)
+        yield from draw.biased_linear(f"{at}.mlp.down_proj", HIDDEN, inner)
+        for norm in ("attn_ln", "mlp_ln"):
+            yield from draw.layer_norm(f"{at}.{norm}", HIDDEN)
+
+
+def _nomic_weights(seed: int) -> Weights:
+    draw, inner = _Draw(seed), 96
+    yield "embeddings.word_embeddings.weight", draw.normal(VOCAB, HIDDEN, scale=0.5)
+    yield "embeddings.token_type_embeddings.weight", draw.normal(2, HIDDEN, scale=0.5)
+    yield from draw.layer_norm("emb_ln", HIDDEN)
+    for layer in range(2):
+        at = f"encoder.layers.{layer}"
+        yield f"{at}.attn.Wqkv.weight", draw.linear(3 * HIDDEN, HIDDEN)
+        yield f"{at}.attn.out_proj.weight", draw.linear(HIDDEN, HIDDEN)
+        for name in ("fc11", "fc12"):
+            yield f"{at}.mlp.{name}.weight", draw.linear(inner, HIDDEN)
+        yield f"{at}.mlp.fc2.weight", draw.linear(HIDDEN, inner)
+        for norm in ("norm1", "norm2"):
+            yield from draw.layer_norm(f"{at}.{norm}", HIDDEN)

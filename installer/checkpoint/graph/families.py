@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import (
     bert,
     bert_reranker,
+    decoder_embedder,
     deepseek,
+    eurobert,
     gemma3,
     gpt_oss,
     llama,
@@ -30,6 +33,7 @@ from installer.checkpoint.graph import (
     qwen3_encoder,
     qwen3_moe,
     qwen3_vl,
+    rotary_bert,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.purpose import CARD, Kind, purpose_of
@@ -131,16 +135,38 @@ _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
 )
 
+
+def _embedder(
+    name: str, read: decoder_embedder.ReadDecoder, build: decoder_embedder.BuildDecoder
+) -> Family:
+    """Of a decoder that is read at each text's last token; the reference has it as `name`."""
+    return Family(
+        *("embedding", _ENCODER),
+        partial(decoder_embedder.read_last, read=read, name=name),
+        partial(decoder_embedder.build_last, build=build),
+        _DECODER_UNUSED,
+        stand_in={"architectures": [f"{name}Model"]},
+    )
+
+
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
     "deepseek_v3": Family(
         "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
+    "eurobert": Family(
+        *("embedding", _ENCODER),
+        partial(decoder_embedder.read_whole, read=eurobert.read),
+        partial(decoder_embedder.build_whole, build=llama.build),
+        _DECODER_UNUSED,
+        stand_in={"architectures": ["EuroBertModel"]},
     ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
     "gpt_oss": Family(
         "chat", _SPARSE, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
     ),
+    "gte": Family("embedding", _ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
     "mimo": Family(
         *("chat", _DECODER, mimo.read, mimo.build, _DECODER_UNUSED),
@@ -160,6 +186,9 @@ FAMILIES: Mapping[str, Family] = {
     "mpnet": Family(
         *("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED),
         stand_in={"architectures": ["MPNetModel"]},
+    ),
+    "nomic_bert": Family(
+        "embedding", _ENCODER, rotary_bert.read_nomic, rotary_bert.build, _BERT_UNUSED
     ),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
@@ -190,11 +219,30 @@ The engine's cache holds keys and values for each token, so that a prefix can be
 guess cut off again. A running state allows neither (docs/decisions/0251-no-running-states.md).
 """
 
+_FEWEST_OF_EMBEDDINGGEMMA = 128
+"""Numbers that its vectors may be cut to, says its card."""
+
 FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
     ("bert", "rerank"): _CROSS_ENCODER,
     ("mpnet", "rerank"): _CROSS_ENCODER,
     ("roberta", "rerank"): _CROSS_ENCODER,
     ("xlm-roberta", "rerank"): _CROSS_ENCODER,
+    ("gte", "rerank"): Family(
+        *("rerank", _ENCODER, rotary_bert.read_gte_reranker, rotary_bert.build_reranker),
+        _NONE_UNUSED,
+    ),
+    ("gemma3_text", "embedding"): Family(
+        *("embedding", _ENCODER),
+        partial(
+            decoder_embedder.read_whole,
+            read=gemma3.read_both_ways,
+            fewest=_FEWEST_OF_EMBEDDINGGEMMA,
+        ),
+        partial(decoder_embedder.build_whole, build=gemma3.build),
+        _DECODER_UNUSED,
+    ),
+    ("mistral", "embedding"): _embedder("Mistral", mistral.read, mistral.build),
+    ("qwen2", "embedding"): _embedder("Qwen2", qwen2.read, qwen2.build),
     ("modernbert", "rerank"): Family(
         "rerank", _ENCODER, modernbert.read_reranker, modernbert.build_reranker, _NONE_UNUSED
     ),
@@ -260,6 +308,9 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
 
 
 def is_ambiguous(checkpoint: Checkpoint) -> bool:
-    """Whether only the files beside config.json can say what this one is for."""
+    """Whether only the model card can say what this one is for.
+
+    Embedders have modules.json; of rerankers that are decoders there may be no other sign.
+    """
     family = FAMILIES[checkpoint.family]
-    return family.kind == "chat" and any(name == checkpoint.family for name, _ in FOR_A_PURPOSE)
+    return family.kind == "chat" and (checkpoint.family, "rerank") in FOR_A_PURPOSE

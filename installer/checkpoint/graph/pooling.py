@@ -16,6 +16,9 @@ from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
 from installer.checkpoint.graph.sentence import Activation, Dense, Pooling, Sentence
 from installer.checkpoint.settings import Settings
 
+MATRYOSHKA = frozenset({"matryoshka_dimensions", "is_matryoshka"})
+"""Keys of config.json that say which shorter vectors there are."""
+
 
 def spec(
     sentence: Sentence,

@@ -9,14 +9,15 @@ every kernel takes. Why: docs/decisions/0289-encoders-of-newer-kinds.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph.attention import Tables
+from installer.checkpoint.graph.attention import Tables, angles
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
-from installer.checkpoint.graph.decoder import Heads
+from installer.checkpoint.graph.decoder import DecoderShape, Heads, norm_of_sum
 from installer.checkpoint.graph.kinds import Kinds, LayerKind
 
 _UNSEEN = -1e4
@@ -109,6 +110,41 @@ class WholeText:
             made = _Blocks(self._graph, self._tokens, self._mask, reach, self._sizes.context)
             self._blocks[reach] = made
         return self._blocks[reach]
+
+
+class WholeDecoder:
+    """A decoder's blocks as an encoder: what becomes of all tokens' states is for `conclude`."""
+
+    def __init__(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        conclude: Callable[[GraphBuilder, ir.Value, ir.Value], None],
+    ) -> None:
+        """`conclude` makes the output of states [B, S, hidden] and the mask."""
+        self._graph = graph
+        self._shape = shape
+        self._conclude = conclude
+        self.ids = graph.input("input_ids", ir.DataType.INT64, ("batch", "tokens"))
+        self._mask = graph.input("attention_mask", ir.DataType.INT64, ("batch", "tokens"))
+        heads = (shape.heads, shape.kv_heads, shape.head_dim)
+        sizes = HeadSizes(*heads, shape.scale, shape.context)
+        self._attention = WholeText(graph, sizes, self.ids, self._mask)
+        self._tables = angles(graph, shape)
+
+    def attend(self, layer: int, heads: Heads) -> ir.Value:
+        """Queries, keys and values of a layer -> [B, S, heads * head_dim]."""
+        return self._attention.attend(heads, self._shape.kinds[layer], self._tables[layer])
+
+    def choose(self, x: ir.Value) -> None:
+        """The graph ends here: every token's state is of use."""
+        graph, shape = self._graph, self._shape
+        states, _ = norm_of_sum(graph, shape, f"{shape.root}.norm", x, None, wide=True)
+        self._conclude(graph, states, self._mask)
+
+    def conclude(self, scores: ir.Value) -> None:
+        """No token's score is wanted."""
+        raise AssertionError("`choose` gives no rows")
 
 
 class _Blocks:
