@@ -112,7 +112,7 @@ def _modernbert_config(architecture: str, *, newer: bool = False) -> dict[str, A
         "vocab_size": VOCAB,
         "hidden_size": HIDDEN,
         "intermediate_size": 96,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "hidden_activation": "gelu",
         "max_position_embeddings": CONTEXT,
@@ -138,7 +138,7 @@ def _modernbert_config(architecture: str, *, newer: bool = False) -> dict[str, A
         name: {"rope_type": "default", "rope_theta": theta} for name, theta in thetas.items()
     }
     return config | {
-        "layer_types": [sliding, full, sliding, full],
+        "layer_types": [sliding, full, sliding],
         "rope_parameters": parameters,
     }
 
@@ -147,7 +147,7 @@ def _modernbert_weights(seed: int, root: str) -> Weights:
     draw, inner = _Draw(seed), 96
     yield f"{root}embeddings.tok_embeddings.weight", draw.normal(VOCAB, HIDDEN, scale=0.5)
     yield f"{root}embeddings.norm.weight", draw.gain(HIDDEN)
-    for layer in range(4):
+    for layer in range(3):
         at = f"{root}layers.{layer}"
         if layer:
             yield f"{at}.attn_norm.weight", draw.gain(HIDDEN)
