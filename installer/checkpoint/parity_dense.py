@@ -19,7 +19,7 @@ from installer.checkpoint.tensors import Tensors
 _ACTIVATIONS: Mapping[Activation, Callable[[Float32], Float32]] = {
     "Identity": lambda x: x,
     "Tanh": np.tanh,
-    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Sigmoid": lambda x: np.asarray(1 / (1 + np.exp(-x)), np.float32),
     "ReLU": lambda x: np.maximum(x, 0),
     "GELU": lambda x: x * np.array([(1 + math.erf(v / math.sqrt(2))) / 2 for v in x], np.float32),
 }
@@ -35,7 +35,8 @@ class Layer:
 
     def __call__(self, x: Float32) -> Float32:
         """x [inner] -> [outer]."""
-        return _ACTIVATIONS[self.activation](self.weight @ x + self.bias)
+        y: Float32 = self.weight @ x + self.bias
+        return _ACTIVATIONS[self.activation](y)
 
 
 def dense_layers(tensors: Tensors, sentence: Sentence) -> Sequence[Layer]:

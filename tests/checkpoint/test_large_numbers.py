@@ -95,7 +95,9 @@ def infinite(model: Built, graph: Graph) -> list[str]:
     return [one.name for one, value in results if not np.isfinite(value).all()]
 
 
-@pytest.mark.parametrize("name", ["qwen3-embedding", "qwen3-embedding-window"])
+@pytest.mark.parametrize(
+    "name", ["qwen3-embedding", "qwen3-embedding-window", "mistral-embedding", "eurobert"]
+)
 def test_numbers_of_a_decoder_that_reads_may_outgrow_16_bits(
     enlarged: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:

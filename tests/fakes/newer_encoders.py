@@ -28,10 +28,19 @@ VOCAB, HIDDEN, CONTEXT = 400, 64, 128
 
 
 def write_modernbert(
-    directory: Path, *, seed: int = 0, pooling: Pooling = "mean", layer_types: bool = False
+    directory: Path,
+    *,
+    seed: int = 0,
+    pooling: Pooling = "mean",
+    layer_types: bool = False,
+    window: int = 8,
 ) -> Path:
-    """Write a sentence encoder; `layer_types`: its config.json is of a newer release."""
-    _write_encoder(directory, _modernbert_config("ModernBertModel", newer=layer_types), pooling)
+    """Write a sentence encoder.
+
+    `layer_types`: its config.json is of a newer release; `window`: tokens that are seen.
+    """
+    config = _modernbert_config("ModernBertModel", newer=layer_types)
+    _write_encoder(directory, config | {"local_attention": window}, pooling)
     _write_weights(directory, _modernbert_weights(seed, ""), "float32", None)
     return directory
 

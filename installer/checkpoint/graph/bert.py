@@ -49,7 +49,10 @@ class Names:
 
 
 _MPNET = Names(
-    *(f"attention.attn.{name}" for name in "qkvo"),
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    output="attention.attn.o",
     norm="attention.LayerNorm",
 )
 

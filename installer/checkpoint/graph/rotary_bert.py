@@ -87,6 +87,7 @@ _NOMIC_WORDS: Mapping[str, str] = {
 _NOMIC_EXPECTED: Mapping[str, object] = {
     "activation_function": "swiglu",
     "causal": False,
+    "hidden_act": "silu",
     "mlp_fc1_bias": False,
     "mlp_fc2_bias": False,
     "parallel_block": False,
@@ -171,7 +172,7 @@ def read_nomic(checkpoint: Checkpoint) -> EncoderShape:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
     config = _in_newer_words(checkpoint.settings("config.json"))
     config.expect("architectures", ["NomicBertModel"])
-    _expect(config, _NOMIC_EXPECTED | {"hidden_act": "silu"})
+    _expect(config, _NOMIC_EXPECTED)
     for key in ("rotary_emb_scale_base", "rotary_scaling_factor"):
         config.expect(key)
     shape = _read_encoder(checkpoint, config, _NOMIC, theta=1000.0)
