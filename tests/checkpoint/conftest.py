@@ -28,6 +28,7 @@ from tests.fakes.encoder_checkpoints import (
 )
 from tests.fakes.newer_encoders import (
     write_embedding_gemma,
+    write_embedding_gemma2,
     write_eurobert,
     write_gte,
     write_gte_reranker,
@@ -98,6 +99,7 @@ NEWER_EMBEDDERS: dict[str, Callable[[Path], Path]] = {
     ),
     "mpnet": write_mpnet,
     "embedding-gemma": write_embedding_gemma,
+    "embedding-gemma2": write_embedding_gemma2,
     "eurobert": write_eurobert,
     "gte": write_gte,
     "nomic": write_nomic,

@@ -97,6 +97,7 @@ def test_a_text_s_embedding_is_the_same_alone_and_in_a_mixed_batch(
         ("modernbert", ()),
         ("mpnet", ("position_emb", "relative")),
         ("embedding-gemma", ()),
+        ("embedding-gemma2", ("embedding_projection",)),
         ("eurobert", ()),
         ("nomic", ("token_type",)),
         ("mistral-embedding", ()),

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from transformers import AutoConfig
 
 from appliance.bundle.specs import EncoderSpec, RerankSpec
 from appliance.errors import CheckpointError
@@ -231,4 +232,53 @@ def test_other_orders_of_modules_are_refused(tmp_path: Path, kinds: Sequence[str
     modules = [{"path": f"{i}_{kind}" if i else "", "type": kind} for i, kind in enumerate(kinds)]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(CheckpointError, match=r"modules Transformer.* not supported"):
+        family_of(checkpoint).read(checkpoint)
+
+
+def embeddinggemma2(directory: Path) -> dict[str, Any]:
+    """config.json as the reference library writes it; what the publisher says is its default."""
+    AutoConfig.for_model("embedding_gemma2").save_pretrained(directory)
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    return config | {"architectures": ["EmbeddingGemma2Model"]}
+
+
+@pytest.mark.parametrize(("longest", "context"), [(2048, 2048), (None, 8192)])
+def test_embeddinggemma_2_is_understood_as_the_reference_has_it(
+    tmp_path: Path, longest: int | None, context: int
+) -> None:
+    config = embeddinggemma2(tmp_path)
+    checkpoint = write(tmp_path, config | {"hidden_size": 768}, "mean_tokens", longest or 1)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if longest is None:
+        (tmp_path / "sentence_bert_config.json").unlink()
+    checkpoint = Checkpoint(tmp_path)
+    shape = family_of(checkpoint).read(checkpoint)
+    assert Counter(kind.window for kind in shape.kinds) == {None: 4, 513: 20}
+    assert Counter((one.head_dim, one.kv_heads) for one in shape.sizes) == {
+        (512, 1): 4,
+        (256, 2): 20,
+    }
+    assert (shape.spec().dimensions, shape.spec().max_length) == (768, context)
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        ({"attention_bias": True}, "attention_bias"),
+        ({"layer_types": ["full_attention"] * 23 + ["sliding_attention"]}, "layer_types"),
+        ({"per_layer_config": {"5": {"head_dim": 64}}}, "several widths"),
+        ({"per_layer_config": {"5": {"unheard_of": 64}}}, "unheard_of"),
+        ({"per_layer_config": {"24": {"head_dim": 64}}}, "24"),
+        ({"unheard_of": 1}, "unheard_of"),
+    ],
+)
+def test_of_embeddinggemma_2_what_no_graph_expresses_is_refused_by_name(
+    tmp_path: Path, change: Mapping[str, Any], pattern: str
+) -> None:
+    config = embeddinggemma2(tmp_path)
+    write(tmp_path, config | {"hidden_size": 768}, "mean_tokens", 512)
+    config["text_config"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = Checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match=pattern):
         family_of(checkpoint).read(checkpoint)

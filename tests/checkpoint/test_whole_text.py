@@ -44,7 +44,9 @@ def reference(model: Built) -> ReferenceEncoder:
     return ReferenceEncoder(model.checkpoint, pooling=encoder.pooling, normalize=encoder.normalize)
 
 
-@pytest.mark.parametrize("name", ["modernbert", "modernbert-newer-words", "embedding-gemma"])
+@pytest.mark.parametrize(
+    "name", ["modernbert", "modernbert-newer-words", "embedding-gemma", "embedding-gemma2"]
+)
 def test_windows_are_right_at_every_length(built: BuildBundle, name: str) -> None:
     # Below one block, at its edges, with two blocks and more, and where the last is not full.
     model = built(name, "fp32")
@@ -55,7 +57,7 @@ def test_windows_are_right_at_every_length(built: BuildBundle, name: str) -> Non
         assert relative_error(embed(model, ids, whole), wanted.embed(ids, whole)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["modernbert", "embedding-gemma"])
+@pytest.mark.parametrize("name", ["modernbert", "embedding-gemma", "embedding-gemma2"])
 def test_padding_is_seen_by_no_window(built: BuildBundle, name: str) -> None:
     model, random = built(name, "fp32"), np.random.default_rng(2)
     ids = random.integers(5, 200, (16, 37))

@@ -428,3 +428,62 @@ def _nomic_weights(seed: int) -> Weights:
         yield f"{at}.mlp.fc2.weight", draw.linear(HIDDEN, inner)
         for norm in ("norm1", "norm2"):
             yield from draw.layer_norm(f"{at}.{norm}", HIDDEN)
+
+
+def write_embedding_gemma2(directory: Path, *, seed: int = 0) -> Path:
+    """Write an embedder of texts: the last layer sees all, by wider heads than the others."""
+    text = _decoder_config("", "embedding_gemma2_text") | {
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "per_layer_config": {"2": {"head_dim": 32, "num_key_value_heads": 1}},
+        "sliding_window": 5,
+        "hidden_size_per_layer_input": 32,
+        "embedding_dim": 48,
+    }
+    thetas = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
+    text["rope_parameters"] = {
+        name: {"rope_theta": theta, "rope_type": "default"} for name, theta in thetas.items()
+    }
+    del text["architectures"], text["rope_scaling"]
+    config = {
+        "architectures": ["EmbeddingGemma2Model"],
+        "model_type": "embedding_gemma2",
+        "text_config": text,
+        "vision_config": None,
+        "audio_config": None,
+        "image_token_id": 390,
+        "video_token_id": 391,
+        "audio_token_id": 392,
+        "boi_token_id": 393,
+        "eoi_token_id": 394,
+        "boa_token_id": 395,
+        "eoa_token_index": 396,
+        "initializer_range": 0.02,
+    }
+    _write_encoder(directory, config, "mean")
+    _write_sentence_modules(directory, 48, 128, "mean", normalize=True)
+    _write_weights(directory, _gemma2_weights(seed), "float32", None)
+    return directory
+
+
+def _gemma2_weights(seed: int) -> Weights:
+    draw, root = _Draw(seed), "language_model"
+    yield f"{root}.embed_tokens.weight", draw.normal(VOCAB, HIDDEN, scale=0.1)
+    yield f"{root}.ple.per_layer_model_projection.weight", draw.linear(3 * 32, HIDDEN)
+    yield f"{root}.ple.per_layer_projection_norm.weight", draw.gain(32)
+    for layer, (width, kv_heads) in enumerate(((16, 2), (16, 2), (32, 1))):
+        at = f"{root}.layers.{layer}"
+        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            yield f"{at}.{norm}_layernorm.weight", draw.gain(HIDDEN)
+        for name in "qk":
+            yield f"{at}.self_attn.{name}_norm.weight", draw.normal(width, scale=0.1) + 0.6
+        heads = {"q": 4 * width, "k": kv_heads * width, "v": kv_heads * width}
+        yield from _block(draw, at, heads)
+        yield f"{at}.ple_block.per_layer_input_gate.weight", draw.linear(32, HIDDEN)
+        yield f"{at}.ple_block.per_layer_projection.weight", draw.linear(HIDDEN, 32)
+        yield f"{at}.ple_block.post_per_layer_input_norm.weight", draw.gain(HIDDEN)
+        yield f"{at}.layer_scalar", draw.gain(1)
+    yield f"{root}.norm.weight", draw.gain(HIDDEN)
+    yield f"{root}.embedding_projection.weight", draw.linear(48, HIDDEN)

@@ -18,6 +18,7 @@ from installer.checkpoint.graph import (
     bert_reranker,
     decoder_embedder,
     deepseek,
+    embedding_gemma2,
     eurobert,
     gemma3,
     gpt_oss,
@@ -130,6 +131,8 @@ _CROSS_ENCODER = Family(
     "rerank", _ENCODER, bert_reranker.read, bert_reranker.build, _CROSS_ENCODER_UNUSED
 )
 
+# What sees and hears beside a text model.
+_OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio)\..*")
 # What sees images in front of a language model that is built without it.
 _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
@@ -153,6 +156,10 @@ FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
     "deepseek_v3": Family(
         "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
+    "embedding_gemma2": Family(
+        *("embedding", _ENCODER, embedding_gemma2.read, embedding_gemma2.build, _OTHERS_UNUSED),
+        stand_in={"vision_config": None, "audio_config": None},
     ),
     "eurobert": Family(
         *("embedding", _ENCODER),

@@ -65,7 +65,7 @@ class WholeText:
         self._sizes = sizes
         self._mask = mask
         self._tokens = graph.op("Shape", ids, start=1, end=2)
-        self._padding = graph.padding(mask, sizes.head_dim)
+        self._padding: ir.Value | None = None
         self._blocks: dict[int, _Blocks] = {}
 
     def attend(self, heads: Heads, kind: LayerKind, tables: Tables) -> ir.Value:
@@ -73,6 +73,7 @@ class WholeText:
         sizes = self._sizes
         queries, keys = (self._turn(x, tables) for x in heads[:2])
         if kind.window is None:
+            self._padding = self._padding or self._graph.padding(self._mask, sizes.head_dim)
             return self._kernel(queries, keys, heads[2], self._padding)
         blocks = self._blocks_of(kind.window - 1)
         queries = blocks.queries(queries, sizes.heads * sizes.head_dim)
