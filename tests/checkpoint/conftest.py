@@ -27,17 +27,17 @@ from tests.fakes.encoder_checkpoints import (
     write_xlm_roberta,
 )
 from tests.fakes.newer_encoders import (
-    write_embedding_gemma,
-    write_embedding_gemma2,
-    write_eurobert,
-    write_gte,
-    write_gte_reranker,
     write_modernbert,
     write_modernbert_reranker,
     write_mpnet,
     write_mpnet_reranker,
-    write_nomic,
 )
+from tests.fakes.pooled_decoders import (
+    write_embedding_gemma,
+    write_embedding_gemma2,
+    write_eurobert,
+)
+from tests.fakes.rotary_encoders import write_gte, write_gte_reranker, write_nomic
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

@@ -164,7 +164,11 @@ def test_a_published_reranker_is_understood(tmp_path: Path) -> None:
         (EMBEDDINGGEMMA, {"use_bidirectional_attention": None}, "use_bidirectional"),
         (EUROBERT, {"mlp_bias": True}, "mlp_bias"),
         (NOMIC, {"prenorm": True}, "prenorm"),
-        (NOMIC, {"rotary_scaling_factor": 2}, "rotary_scaling_factor"),
+        (
+            NOMIC,
+            {"rotary_scaling_factor": 2, "max_trained_positions": None},
+            "rotary_scaling_factor",
+        ),
         (NOMIC, {"hidden_size": 512}, "hidden_size"),
         (NOMIC, {"num_experts": 8}, "num_experts"),
         (ARCTIC, {"logn_attention_scale": True}, "logn_attention_scale"),

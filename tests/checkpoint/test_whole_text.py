@@ -24,7 +24,8 @@ from tests.checkpoint.reference import ReferenceEncoder
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.test_encoder_parity import TOLERANCE
 from tests.fakes.checkpoints import write_bert
-from tests.fakes.newer_encoders import add_dense, write_embedding_gemma, write_modernbert
+from tests.fakes.newer_encoders import add_dense, write_modernbert
+from tests.fakes.pooled_decoders import write_embedding_gemma
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

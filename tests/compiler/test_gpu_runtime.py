@@ -33,15 +33,14 @@ from tests.fakes.encoder_checkpoints import (
     write_qwen3_embedding,
     write_qwen3_reranker,
 )
-from tests.fakes.newer_encoders import (
-    write_embedding_gemma,
-    write_eurobert,
-    write_gte,
-    write_modernbert,
-    write_mpnet,
-    write_nomic,
-)
+from tests.fakes.newer_encoders import write_modernbert, write_mpnet
 from tests.fakes.no_cuda import write_libraries
+from tests.fakes.pooled_decoders import (
+    write_embedding_gemma,
+    write_embedding_gemma2,
+    write_eurobert,
+)
+from tests.fakes.rotary_encoders import write_gte, write_nomic
 from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 
 MODELS = find_models()
@@ -290,6 +289,7 @@ def test_the_cuda_provider_reads_the_options_that_it_is_given(
         (partial(write_modernbert, window=128), {"EFFICIENT_ATTENTION"}, BLOCKS),
         # Narrow blocks have their small table of products.
         (write_embedding_gemma, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
+        (write_embedding_gemma2, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
         # What is added to all products of heads: a table for texts of 512 tokens at most.
         (write_mpnet, {"MATH"}, set()),
     ],

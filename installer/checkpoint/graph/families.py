@@ -27,6 +27,7 @@ from installer.checkpoint.graph import (
     minimax_m2,
     mistral,
     modernbert,
+    nomic,
     phi3,
     qwen2,
     qwen2_5_vl,
@@ -194,9 +195,7 @@ FAMILIES: Mapping[str, Family] = {
         *("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED),
         stand_in={"architectures": ["MPNetModel"]},
     ),
-    "nomic_bert": Family(
-        "embedding", _ENCODER, rotary_bert.read_nomic, rotary_bert.build, _BERT_UNUSED
-    ),
+    "nomic_bert": Family("embedding", _ENCODER, nomic.read, rotary_bert.build, _BERT_UNUSED),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen2_5_vl": Family(

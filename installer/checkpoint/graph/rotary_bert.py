@@ -1,8 +1,7 @@
-"""Encoders with BERT's norms, but angles for positions and gates in the feed-forward: Nomic, GTE.
+"""Encoders with BERT's norms, but angles for positions and gates in the feed-forward: GTE.
 
-`gte` is built as an embedder and as a reranker. Refuses experts and angles that are rescaled by the
-length of a text. References: Nussbaum et al., Nomic Embed (2024), `NomicBertModel`; Zhang et al.,
-mGTE (2024), `GteModel`, `GteForSequenceClassification`.
+It is built as an embedder and as a reranker; Nomic has the same blocks (nomic.py). Reference: Zhang
+et al., mGTE (2024), `GteModel`, `GteForSequenceClassification`.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ class Parts:
     Attributes:
         up, gate: of the feed-forward; one name for both if they are stored together, in this order.
         bias: whether attention and the feed-forward's last layer have biases.
+        types: how many of tokens there are, where config.json does not say it.
     """
 
     layers: str
@@ -49,20 +49,9 @@ class Parts:
     norms: tuple[str, str]
     bias: bool
     activation: Activation
+    types: int
 
 
-_NOMIC = Parts(
-    layers="encoder.layers",
-    embedding_norm="emb_ln",
-    heads="attn.Wqkv",
-    output="attn.out_proj",
-    up="mlp.fc11",
-    gate="mlp.fc12",
-    down="mlp.fc2",
-    norms=("norm1", "norm2"),
-    bias=False,
-    activation="silu",
-)
 _GTE = Parts(
     layers="encoder.layer",
     embedding_norm="embeddings.LayerNorm",
@@ -74,38 +63,8 @@ _GTE = Parts(
     norms=("attn_ln", "mlp_ln"),
     bias=True,
     activation="gelu",
+    types=1,
 )
-_NOMIC_WORDS: Mapping[str, str] = {
-    "n_embd": "hidden_size",
-    "n_head": "num_attention_heads",
-    "n_inner": "intermediate_size",
-    "n_layer": "num_hidden_layers",
-    "layer_norm_epsilon": "layer_norm_eps",
-    "rotary_emb_base": "rope_theta",
-}
-"""What the publisher's config.json calls what the reference's calls otherwise."""
-_NOMIC_EXPECTED: Mapping[str, object] = {
-    "activation_function": "swiglu",
-    "causal": False,
-    "hidden_act": "silu",
-    "mlp_fc1_bias": False,
-    "mlp_fc2_bias": False,
-    "parallel_block": False,
-    "parallel_block_tied_norm": False,
-    "prenorm": False,
-    "qkv_proj_bias": False,
-    "rotary_emb_fraction": 1.0,
-    "rotary_emb_interleaved": False,
-    "scale_attn_by_inverse_layer_idx": False,
-    "scale_attn_weights": True,
-    "use_rms_norm": False,
-}
-_NOMIC_HARMLESS = HARMLESS_KEYS | {
-    *("attn_pdrop", "embd_pdrop", "resid_pdrop", "dense_seq_output", "fused_bias_fc"),
-    *("fused_dropout_add_ln", "pad_vocab_size_multiple", "reorder_and_upcast_attn"),
-    *("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type"),
-    *("summary_use_proj", "use_flash_attn", "use_xentropy", "id2label", "label2id"),
-}
 _GTE_EXPECTED: Mapping[str, object] = {
     "hidden_act": "gelu",
     "layer_norm_type": "layer_norm",
@@ -168,24 +127,12 @@ class EncoderShape:
         )
 
 
-def read_nomic(checkpoint: Checkpoint) -> EncoderShape:
-    """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
-    config = _in_newer_words(checkpoint.settings("config.json"))
-    config.expect("architectures", ["NomicBertModel"])
-    _expect(config, _NOMIC_EXPECTED)
-    for key in ("rotary_emb_scale_base", "rotary_scaling_factor"):
-        config.expect(key)
-    shape = _read_encoder(checkpoint, config, _NOMIC, theta=1000.0)
-    config.finish(_NOMIC_HARMLESS)
-    return shape
-
-
 def read_gte(checkpoint: Checkpoint) -> EncoderShape:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["GteModel"])
-    _expect(config, _GTE_EXPECTED)
-    shape = _read_encoder(checkpoint, config, _GTE, theta=160_000.0)
+    expect_all(config, _GTE_EXPECTED)
+    shape = read_encoder(checkpoint, config, _GTE, theta=160_000.0)
     config.ignore("id2label", "label2id")
     config.finish(_GTE_HARMLESS)
     return shape
@@ -195,7 +142,7 @@ def read_gte_reranker(checkpoint: Checkpoint) -> CrossEncoderShape:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["GteForSequenceClassification"])
-    _expect(config, _GTE_EXPECTED)
+    expect_all(config, _GTE_EXPECTED)
     config.expect("type_vocab_size", 0, 1)
     body = _read_body(config, _GTE, theta=160_000.0)
     return cross_encoder.read(checkpoint, config, body, None, _GTE_HARMLESS)
@@ -219,26 +166,12 @@ def build_reranker(graph: GraphBuilder, shape: CrossEncoderShape) -> None:
     cross_encoder.score(graph, shape, graph.op("Tanh", x), _LABEL, hidden)
 
 
-def _in_newer_words(config: Settings) -> Settings:
-    """`config` with what it says in the publisher's own words."""
-    for older, newer in _NOMIC_WORDS.items():
-        if older in config:
-            value = config.number(older)
-            config.assume(newer, value if newer in ("layer_norm_eps", "rope_theta") else int(value))
-            config.expect(newer, value)
-    if "n_positions" in config:
-        # Longer texts need angles that are rescaled, which `rotary_scaling_factor` would say.
-        trained = config.integer("max_trained_positions", config.integer("n_positions"))
-        config.assume("max_position_embeddings", trained)
-    return config
-
-
-def _expect(config: Settings, expected: Mapping[str, object]) -> None:
+def expect_all(config: Settings, expected: Mapping[str, object]) -> None:
     for key, value in expected.items():
         config.expect(key, value)
 
 
-def _read_encoder(
+def read_encoder(
     checkpoint: Checkpoint, config: Settings, parts: Parts, *, theta: float
 ) -> EncoderShape:
     body = _read_body(config, parts, theta=theta)
@@ -260,7 +193,7 @@ def _read_body(config: Settings, parts: Parts, *, theta: float) -> RotaryBertSha
         heads=heads,
         inner=config.integer("intermediate_size"),
         longest=config.integer("max_position_embeddings"),
-        types=config.whole("type_vocab_size", 2 if parts is _NOMIC else 1),
+        types=config.whole("type_vocab_size", parts.types),
         epsilon=config.number("layer_norm_eps", 1e-12),
         kinds=(LayerKind(rope),) * config.integer("num_hidden_layers"),
         parts=parts,
