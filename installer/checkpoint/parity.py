@@ -112,7 +112,7 @@ class ParityGate:
         """
         if self._mode == "off":
             return
-        shallow = cut(subject.checkpoint.config)
+        shallow = cut(subject.family.restated(subject.checkpoint.config))
         try:
             if shallow is None:
                 raise NotAskedError("config.json does not say how many layers there are")

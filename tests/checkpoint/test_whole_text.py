@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,14 @@ from tests.checkpoint.reference import ReferenceEncoder
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.test_encoder_parity import TOLERANCE
 from tests.fakes.checkpoints import write_bert
-from tests.fakes.newer_encoders import add_dense, write_modernbert
-from tests.fakes.pooled_decoders import write_embedding_gemma
+from tests.fakes.newer_encoders import (
+    add_dense,
+    write_modernbert,
+    write_modernbert_reranker,
+    write_mpnet_reranker,
+)
+from tests.fakes.pooled_decoders import write_embedding_gemma, write_embedding_gemma2
+from tests.fakes.rotary_encoders import write_nomic
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -125,8 +132,20 @@ def test_dense_layers_count_for_the_checkpoint_s_digest(tmp_path: Path) -> None:
     assert len(digests) == 2
 
 
-def test_the_gate_compares_with_the_dense_layers_too(tmp_path: Path) -> None:
-    checkpoint = write_embedding_gemma(tmp_path / "checkpoint")
+@pytest.mark.parametrize(
+    ("write", "layers"),
+    [
+        (write_embedding_gemma, 3),
+        (write_embedding_gemma2, 3),
+        (write_modernbert_reranker, 2),
+        (write_mpnet_reranker, 2),
+        (partial(write_nomic, own_words=True), 2),
+    ],
+)
+def test_the_gate_compares_them_with_all_that_is_behind(
+    tmp_path: Path, write: Callable[[Path], Path], layers: int
+) -> None:
+    checkpoint = write(tmp_path / "checkpoint")
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     for precision in precisions:
         manifest = build_bundle(
@@ -139,7 +158,7 @@ def test_the_gate_compares_with_the_dense_layers_too(tmp_path: Path) -> None:
         )
         assert isinstance(manifest.parity, Parity)
         assert isinstance(manifest.parity.error, int)
-        assert manifest.parity.layers == 3
+        assert manifest.parity.layers == layers
 
 
 def test_vectors_of_embeddinggemma_may_be_cut(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.checkpoints import Weights, _Draw, _write_weights
+from tests.fakes.checkpoints import Weights, _Draw, _write_json, _write_weights
 from tests.fakes.newer_encoders import CONTEXT, HIDDEN, VOCAB, Pooling, write_encoder
 
 
@@ -26,9 +26,21 @@ def write_gte_reranker(directory: Path, *, seed: int = 0) -> Path:
     return directory
 
 
-def write_nomic(directory: Path, *, seed: int = 0, pooling: Pooling = "mean") -> Path:
-    """Write a sentence encoder, in the words of the reference's own config.json."""
-    config = {
+NOMIC_WORDS = {
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner",
+    "num_hidden_layers": "n_layer",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "max_position_embeddings": "n_positions",
+}
+
+
+def write_nomic(
+    directory: Path, *, seed: int = 0, pooling: Pooling = "mean", own_words: bool = False
+) -> Path:
+    """Write a sentence encoder, in the words of the reference or in the publisher's own."""
+    config: dict[str, Any] = {
         "architectures": ["NomicBertModel"],
         "model_type": "nomic_bert",
         "vocab_size": VOCAB,
@@ -45,6 +57,11 @@ def write_nomic(directory: Path, *, seed: int = 0, pooling: Pooling = "mean") ->
         "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"},
     }
     write_encoder(directory, config, pooling)
+    if own_words:
+        del config["rope_parameters"], config["head_dim"], config["hidden_act"]
+        config = {NOMIC_WORDS.get(key, key): value for key, value in config.items()}
+        config |= {"rotary_emb_base": 1000, "activation_function": "swiglu"}
+        _write_json(directory / "config.json", config)
     _write_weights(directory, _nomic_weights(seed), "float32", None)
     return directory
 

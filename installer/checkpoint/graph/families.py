@@ -61,6 +61,7 @@ class Family:
             `head_of` tells; None: it has none, or what it has is not built.
         stand_in: what the reference library reads in place of config.json's own words, where it
             has the architecture under another name.
+        restated: config.json in the words of the reference library, where publishers have others.
     """
 
     kind: Kind
@@ -73,6 +74,7 @@ class Family:
     head: Callable[..., None] | None = None
     head_of: Callable[[Any], Any] | None = None
     stand_in: Mapping[str, object] = field(default_factory=dict)
+    restated: Callable[[Mapping[str, object]], dict[str, object]] = dict
 
     def choose(self, precision: Precision | None) -> Precision:
         """`precision`, or the default. Raises CheckpointError if the family does not bear it."""
@@ -195,7 +197,10 @@ FAMILIES: Mapping[str, Family] = {
         *("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED),
         stand_in={"architectures": ["MPNetModel"]},
     ),
-    "nomic_bert": Family("embedding", _ENCODER, nomic.read, rotary_bert.build, _BERT_UNUSED),
+    "nomic_bert": Family(
+        *("embedding", _ENCODER, nomic.read, rotary_bert.build, _BERT_UNUSED),
+        restated=nomic.restated,
+    ),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen2_5_vl": Family(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from appliance.errors import CheckpointError
 from installer.checkpoint.graph.bert import HARMLESS_KEYS
 from installer.checkpoint.graph.rotary_bert import (
     EncoderShape,
@@ -16,7 +17,6 @@ from installer.checkpoint.graph.rotary_bert import (
     read_encoder,
 )
 from installer.checkpoint.reader import Checkpoint
-from installer.checkpoint.settings import Settings
 
 _PARTS = Parts(
     layers="encoder.layers",
@@ -66,27 +66,29 @@ _HARMLESS = HARMLESS_KEYS | {
 
 def read(checkpoint: Checkpoint) -> EncoderShape:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
-    config = _in_newer_words(checkpoint.settings("config.json"))
+    config = checkpoint.with_config(restated(checkpoint.config)).settings("config.json")
     config.expect("architectures", ["NomicBertModel"])
     expect_all(config, _EXPECTED)
     config.expect("rotary_emb_scale_base")
     # It rescales angles of texts that are longer than those of the training, which none is here.
     if "max_trained_positions" not in config:
         config.expect("rotary_scaling_factor")
-    config.ignore("rotary_scaling_factor")
+    config.ignore("rotary_scaling_factor", "max_trained_positions", "n_positions")
     shape = read_encoder(checkpoint, config, _PARTS, theta=1000.0)
     config.finish(_HARMLESS)
     return shape
 
 
-def _in_newer_words(config: Settings) -> Settings:
-    """`config` with what it says in the publisher's own words."""
+def restated(config: Mapping[str, object]) -> dict[str, object]:
+    """config.json in the words of the reference. Raises CheckpointError if it says two things."""
+    made = {key: value for key, value in config.items() if key not in _WORDS}
     for older, newer in _WORDS.items():
-        if older in config:
-            value = config.number(older)
-            config.assume(newer, value if newer in ("layer_norm_eps", "rope_theta") else int(value))
-            config.expect(newer, value)
-    if "n_positions" in config:
-        trained = config.integer("max_trained_positions", config.integer("n_positions"))
-        config.assume("max_position_embeddings", trained)
-    return config
+        said = config.get(older)
+        if said is None:
+            continue
+        if made.get(newer) not in (None, said):
+            raise CheckpointError(f"config.json: {older} = {said!r}, but {newer} = {made[newer]!r}")
+        made[newer] = said
+    if made.get("max_position_embeddings") is None and "n_positions" in made:
+        made["max_position_embeddings"] = made.get("max_trained_positions") or made["n_positions"]
+    return made
