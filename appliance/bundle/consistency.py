@@ -21,6 +21,7 @@ from appliance.bundle.specs import (
     HeadSpec,
     Parity,
     Reading,
+    RecurrentSpec,
     RerankSpec,
     VisionSpec,
 )
@@ -120,6 +121,8 @@ def _check_graphs(manifest: Manifest, paths: list[str]) -> None:
     joined = manifest.decoder is not None and manifest.decoder.cache == "int8"
     if len(manifest.variants("native")) > joined:
         raise bad("a graph of native operators belongs to an 8-bit cache, and there is one")
+    if manifest.decoder is not None and manifest.decoder.recurrent:
+        _check_recurrent(manifest)
     for graph in manifest.graphs:
         if isinstance(graph.prefill, str) != (joined and graph.variant == "cpu"):
             raise bad("a graph for prompts belongs to an 8-bit cache on the CPU, and to no other")
@@ -128,6 +131,14 @@ def _check_graphs(manifest: Manifest, paths: list[str]) -> None:
         folder = f"{graph.weights_folder}/"
         if not any(path.startswith(folder) for path in paths):
             raise bad(f"it names the folder {graph.weights_folder!r}, which has no files")
+
+
+def _check_recurrent(manifest: Manifest) -> None:
+    """Nothing that takes it for granted that what was read can be cut off again."""
+    if any(graph.variant != "cpu" or graph.adapted for graph in manifest.graphs):
+        raise bad("a model with a running state has graphs for the CPU alone, and no adapters")
+    if manifest.draft or manifest.head or manifest.vision:
+        raise bad("a model with a running state has nothing that guesses for it, nor reads images")
 
 
 def _check_reading(manifest: Manifest) -> None:
@@ -159,7 +170,8 @@ def _check_head(manifest: Manifest, head: HeadSpec) -> None:
 def _check_draft(manifest: Manifest, draft: DraftSpec, paths: list[str]) -> None:
     """A model that cannot verify several tokens at once has no use for guesses."""
     decoder, sees = manifest.decoder, isinstance(manifest.vision, VisionSpec)
-    if decoder is None or decoder.cache != "int8" or draft.decoder.cache != "int8" or sees:
+    states = draft.decoder.recurrent
+    if decoder is None or {decoder.cache, draft.decoder.cache} != {"int8"} or sees or states:
         raise bad("a draft model belongs to a chat model for text, both with an 8-bit cache")
     if [graph.variant for graph in draft.graphs] not in (["cpu"], ["cpu", "native"]):
         raise bad("its draft model needs a graph for the CPU, and may have a native one")
@@ -253,7 +265,10 @@ def _check_numbers(manifest: Manifest) -> None:
 
 def _decoder_numbers(at: str, decoder: DecoderSpec) -> dict[str, int]:
     counts = msgspec.structs.asdict(decoder)
-    del counts["cache"]
+    del counts["cache"], counts["recurrent"]
+    if isinstance(decoder.recurrent, RecurrentSpec):
+        own = msgspec.structs.asdict(decoder.recurrent)
+        counts |= {f"recurrent.{name}": count for name, count in own.items()}
     return {f"{at}.{name}": count for name, count in counts.items()}
 
 

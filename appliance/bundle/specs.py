@@ -73,16 +73,34 @@ class Graph(Strict, frozen=True):
         return self.weights if isinstance(self.weights, str) else self.path.rpartition("/")[0]
 
 
+class RecurrentSpec(Strict, frozen=True):
+    """Layers that keep a running state of all that they have read, in place of keys and values.
+
+    Each has, for a sequence, a state [heads, key_dim, value_dim] and the last `tail` inputs of a
+    convolution [tail, channels], both float32. Yang et al., Gated Delta Networks (2024).
+    """
+
+    layers: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    channels: int
+    tail: int
+
+
 class DecoderSpec(Strict, frozen=True):
     """Shapes that the key-value cache is built from. Counts, not bytes."""
 
     layers: int
+    """Those that keep keys and values."""
     kv_heads: int
     head_dim: int
     vocab_size: int
     context_length: int
     cache: Literal["int8"] | msgspec.UnsetType = msgspec.UNSET
     """How the cache stores a number; left out where it is float32."""
+    recurrent: RecurrentSpec | msgspec.UnsetType = msgspec.UNSET
+    """The further layers, which keep a running state; left out where there are none."""
 
 
 class DraftSpec(Strict, frozen=True):
@@ -264,10 +282,15 @@ ToolFormat = Literal[
     "deepseek_v31",
     "minimax",
     "qwen_coder",
+    "glm",
+    "glm_v47",
     "mistral",
     "mistral_v11",
     "mistral_v13",
     "harmony",
+    "apertus",
+    "cohere",
+    "seed_oss",
 ]
 """How a model writes its calls; empty if it calls no tools."""
 

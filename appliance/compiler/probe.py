@@ -20,7 +20,7 @@ from appliance.native import contract
 
 Array = npt.NDArray[Any]
 Cache = dict[str, Array]
-"""Name of a past input -> one slot [1, kv_heads, capacity, head_dim]."""
+"""Name of a past input -> one slot [1, kv_heads, capacity, head_dim], or a running state."""
 ADAPTER = "adapter_"
 """How the names of inputs for adapters begin."""
 _TOKENS = 4
@@ -82,11 +82,19 @@ def empty_cache(session: ort.InferenceSession, spec: DecoderSpec, capacity: int)
     together = (contract.LANES, contract.DEPTH)
     blocks = (capacity // together[0], spec.head_dim // together[1], math.prod(together))
     shapes = {4: shape, 5: (1, spec.kv_heads, *blocks)}
+    past = [entry for entry in session.get_inputs() if entry.name.startswith("past_")]
     return {
-        entry.name: np.zeros(shapes[len(entry.shape)], _DTYPES[entry.type])
-        for entry in session.get_inputs()
-        if entry.name.startswith("past_")
+        entry.name: np.zeros(
+            (1, *entry.shape[1:]) if _is_state(entry.name) else shapes[len(entry.shape)],
+            _DTYPES[entry.type],
+        )
+        for entry in past
     }
+
+
+def _is_state(name: str) -> bool:
+    """Whether it is of a layer with a running state, which has no positions."""
+    return name.startswith(("past_state_", "past_tail_"))
 
 
 def advance(

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from appliance.engine.recurrent_pool import RecurrentPool
 from appliance.engine.slot_pool import Array, CacheArray, SlotPool
 
 Ids = npt.NDArray[np.int64]
@@ -82,6 +83,13 @@ class GraphBinding:
                 self.bind_input(f"past_{name}_{layer}", array[slots])
                 if extended:
                     self.bind_output(f"present_{name}_{layer}", array[slots])
+
+    def bind_states(self, pool: RecurrentPool, past: slice, present: slice) -> None:
+        """Bind rows of running states as past, and others, or the same, as present."""
+        for name, arrays in (("state", pool.states), ("tail", pool.tails)):
+            for layer, array in enumerate(arrays):
+                self.bind_input(f"past_{name}_{layer}", array[past])
+                self.bind_output(f"present_{name}_{layer}", array[present])
 
     def bind_input(self, name: str, array: npt.NDArray[np.generic]) -> None:
         self._bind("input", name, array, array.shape)

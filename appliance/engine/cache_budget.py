@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from appliance.bundle.specs import DecoderSpec
+from appliance.bundle.specs import DecoderSpec, RecurrentSpec
 from appliance.config import EngineSettings
 from appliance.engine.machine import memory_bytes
 from appliance.errors import CapacityError
@@ -20,23 +20,34 @@ _PREFERRED_TOKENS = 4096
 """A slot gets at least this many tokens (or the model's context) before there is a second one."""
 _LEAST_TOKENS = 64
 """Below this a slot is of no use to anybody."""
+SNAPSHOTS = 2
+"""Of the running state of each slot, set aside: where its prompt ends, and where it forks."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """`slots` sequences of `capacity` tokens each; `token_bytes` for one token, all layers."""
+    """`slots` sequences of `capacity` tokens each; `token_bytes` for one token, all layers.
+
+    `state_bytes`: of one running state, in models that have such layers.
+    """
 
     slots: int
     capacity: int
     token_bytes: int
+    state_bytes: int = 0
 
     @property
     def slot_bytes(self) -> int:
         return self.capacity * self.token_bytes
 
     @property
+    def states(self) -> int:
+        """Running states: each slot's own and its snapshots, and one that is being computed."""
+        return self.slots * (1 + SNAPSHOTS) + 1 if self.state_bytes else 0
+
+    @property
     def total_bytes(self) -> int:
-        return self.slots * self.slot_bytes
+        return self.slots * self.slot_bytes + self.states * self.state_bytes
 
 
 def token_bytes(decoder: DecoderSpec, item: int | None = None) -> int:
@@ -47,6 +58,15 @@ def token_bytes(decoder: DecoderSpec, item: int | None = None) -> int:
     if item is None:
         item = 1 if decoder.cache == "int8" else 4
     return 2 * decoder.layers * decoder.kv_heads * decoder.head_dim * item
+
+
+def state_bytes(decoder: DecoderSpec) -> int:
+    """Bytes of a sequence's running state over all layers that have one; 0: none has."""
+    own = decoder.recurrent
+    if not isinstance(own, RecurrentSpec):
+        return 0
+    numbers = own.heads * own.key_dim * own.value_dim + own.tail * own.channels
+    return 4 * own.layers * numbers
 
 
 def fit(
@@ -61,17 +81,18 @@ def fit(
     assert settings.max_sequences > 0, "sized for what computes"
     context = min(decoder.context_length, settings.max_context or decoder.context_length)
     each = token_bytes(decoder) if each is None else each
-    tokens = available // each
     preferred = min(context, _PREFERRED_TOKENS)
-    slots = max(1, min(settings.max_sequences, tokens // preferred))
-    capacity = min(context, tokens // slots)
+    state = state_bytes(decoder)
+    rest, beside = available - state, state * (1 + SNAPSHOTS)
+    slots = max(1, min(settings.max_sequences, rest // (preferred * each + beside)))
+    capacity = min(context, (rest // slots - beside) // each)
     if capacity < min(context, _LEAST_TOKENS):
         raise CapacityError(
             f"the key-value cache has {available} bytes left; one token of this model needs {each}",
             hint="unload a model, or raise engine.cache_bytes",
             code="cache_full",
         )
-    return CacheShape(slots, capacity, each)
+    return CacheShape(slots, capacity, each, state)
 
 
 class CacheBudget:

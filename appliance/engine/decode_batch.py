@@ -23,6 +23,8 @@ class DecodeBatch:
         self.binding = GraphBinding(session, batch, width)
         self.binding.set_width(width)
         self.binding.bind_slots(pool, slice(0, batch), extended=True)
+        if pool.recurrent is not None:
+            self.binding.bind_states(pool.recurrent, slice(0, batch), slice(0, batch))
         self._width = width
         self._counts: Lengths = np.ones(batch, np.int32)
         if "query_seqlens" in {entry.name for entry in session.get_inputs()}:

@@ -6,7 +6,11 @@ import onnxruntime as ort
 
 
 class Interrupted(Exception):  # noqa: N818  # not an error: nobody is told
-    """A run was given up; it computed nothing."""
+    """A run was given up: it computed nothing, or of a plan the first `done` pieces of prompts."""
+
+    def __init__(self, done: int = 0) -> None:
+        super().__init__()
+        self.done = done
 
 
 class Interruption:

@@ -42,7 +42,8 @@ class LLMEngine:
     """Continuous batching over one runner.
 
     `gathered`: the runner wants the decoding sequences in the first slots, and pads them to the
-    longest draft. `clock` gives the seconds that deadlines are in.
+    longest draft. It can set `snapshots` of a running state aside for each slot. `clock` gives the
+    seconds that deadlines are in.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class LLMEngine:
         step_seconds: float = 0.0,
         shared_step_seconds: float = 0.0,
         gathered: bool = True,
+        snapshots: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runner = runner
@@ -79,6 +81,7 @@ class LLMEngine:
             max_waiting_per_caller=max_waiting_per_caller,
             anew=0 if draft is None else draft.anew,
             gathered=gathered,
+            snapshots=snapshots,
         )
         self._clock = clock
         pace = Pace(token_budget, step_seconds, shared_step_seconds)
@@ -166,9 +169,10 @@ class LLMEngine:
         plan = self._guessing.with_drafts(plan, self._sequences, catch_up)
         try:
             logits = self._run(plan)
-        except Interrupted:
+        except Interrupted as given_up:
             # The slot still holds what it held before: its sequence goes on from there.
-            plan, logits = dataclasses.replace(plan, prefills=()), _NOTHING
+            plan = dataclasses.replace(plan, prefills=plan.prefills[: given_up.done])
+            logits = _NOTHING
         with self._lock:
             self._pieces.end(plan)
             self.counters.add(plan, forced_tokens(plan, self._sequences))

@@ -46,7 +46,7 @@ from appliance.engine.vision.tower import open_tower
 from appliance.errors import RequestError
 from appliance.model_store import StoredBundle
 from appliance.prompting import ChatTemplate, Conversation
-from appliance.prompting.formats import visible_tags
+from appliance.prompting.formats import hidden_tags, visible_tags
 
 
 class ChatModel:
@@ -71,6 +71,7 @@ class ChatModel:
                 prompting.reasoning_end,
                 *visible_tags(prompting.tool_format),
             ),
+            hidden=hidden_tags(prompting.tool_format),
         )
         self.eyes: Eyes | None = None
         """None if the model reads text only."""
@@ -144,6 +145,7 @@ class ChatModel:
             step_seconds=settings.step_milliseconds / 1000,
             shared_step_seconds=settings.shared_step_milliseconds / 1000,
             gathered=opened.gathered,
+            snapshots=opened.snapshots,
         )
 
     @property

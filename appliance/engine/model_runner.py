@@ -15,6 +15,7 @@ import onnxruntime as ort
 from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.adapters.graphs import AdaptedGraphs
 from appliance.engine.decode_batch import DecodeBatch
+from appliance.engine.interruption import Interrupted
 from appliance.engine.prompt_graph import BytePrompts, Prompts, SlotPrompts
 from appliance.engine.slot_pool import Array, SlotPool
 from appliance.scheduler import Plan, PrefillChunk
@@ -61,13 +62,20 @@ class ModelRunner:
 
         Returns logits [sum(plan.rows), vocab_size], those of each of `plan.sampled` in turn; the
         next run overwrites them. Nothing is copied: the graphs write each row where it belongs.
+        Raises Interrupted if a piece of a prompt was given up; those before it are computed.
         """
         for move in plan.moves:
             self._pool.move(move)
         row = 0
-        for chunk in plan.prefills:
+        for done, chunk in enumerate(plan.prefills):
             wanted = self._logits[row : row + chunk.completes]
-            self._compute(chunk, wanted)
+            try:
+                self._compute(chunk, wanted)
+            except Interrupted:
+                raise Interrupted(done) from None
+            if chunk.snapshot is not None:
+                assert self._pool.recurrent is not None, "others can be cut anywhere"
+                self._pool.recurrent.keep(chunk.slot, chunk.snapshot)
             row += len(wanted)
         if plan.decodes:
             starts = [sequence.computed for sequence in plan.decodes]
@@ -80,8 +88,11 @@ class ModelRunner:
 
         None in graphs that take one token a row: several of a sequence would be computed as a
         piece of a prompt is, which rounds differently, and greedy output would not be the same.
+        Nor with running states, of which a wrong guess could not be cut off.
         """
-        return DRAFT_ROWS // sequences if self._ragged else 0
+        if self._pool.recurrent is not None or not self._ragged:
+            return 0
+        return DRAFT_ROWS // sequences
 
     def interrupt(self) -> None:
         """Give up the piece of a prompt that is being computed."""

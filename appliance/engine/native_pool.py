@@ -15,7 +15,8 @@ import numpy as np
 
 from appliance.bundle.specs import DecoderSpec
 from appliance.engine.cache_budget import CacheShape
-from appliance.engine.slot_pool import move_within, zeros
+from appliance.engine.slot_pool import move_within
+from appliance.engine.zeros import zeros
 from appliance.native import contract
 from appliance.scheduler import Move
 

@@ -24,6 +24,7 @@ class OpenedDecoder:
         close: gives back what the cache took.
         adapted: what it can do with adapters; None where its graph has no room for them.
         gathered: it wants the decoding sequences in the first slots.
+        snapshots: of a running state, that it sets aside for each slot; 0: it has none.
         draft: the small model or the head that guesses for it; None where there is none, or it is
             not used.
     """
@@ -35,4 +36,5 @@ class OpenedDecoder:
     close: Callable[[], None]
     adapted: AdaptedDecoder | None = None
     gathered: bool = True
+    snapshots: int = 0
     draft: Guesser | None = None

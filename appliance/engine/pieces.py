@@ -77,18 +77,18 @@ class Pieces:
         """`plan` is computed from now on; `alone`: there is one sequence."""
         self._lone = None
         if alone and plan.prefills:
-            (chunk,) = plan.prefills
-            polite = self.pace.tokens(alone=False)
-            if chunk.count > polite and chunk.sequence not in self._interrupted:
-                self._lone = chunk.sequence
+            (sequence,) = {chunk.sequence for chunk in plan.prefills}
+            longest = max(chunk.count for chunk in plan.prefills)
+            if longest > self.pace.tokens(alone=False) and sequence not in self._interrupted:
+                self._lone = sequence
 
     def end(self, plan: Plan) -> None:
         """What was computed of the plan is there."""
         self._lone = None
-        for chunk in plan.prefills:
-            left = self._interrupted.pop(chunk.sequence, 0) - 1
+        for sequence in {chunk.sequence for chunk in plan.prefills}:
+            left = self._interrupted.pop(sequence, 0) - 1
             if left > 0:
-                self._interrupted[chunk.sequence] = left
+                self._interrupted[sequence] = left
 
     def forget(self, sequence: Sequence) -> None:
         """It has ended."""

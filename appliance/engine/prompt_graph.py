@@ -8,7 +8,8 @@ from any slot that holds its beginning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -63,10 +64,12 @@ class SlotPrompts:
         if binding is None:
             binding = self._bindings[slot] = GraphBinding(self._session, 1, self._most)
             binding.bind_slots(self._pool, slice(slot, slot + 1), extended=True)
+            _bind_states(binding, self._pool, slot)
         self._ready(binding)
         binding.set_width(len(tokens))
         _fill(binding, start, tokens, len(logits))
-        run_interruptibly(partial(binding.run, logits), self._interruption)
+        with _state_of(self._pool, slot, start):
+            run_interruptibly(partial(binding.run, logits), self._interruption)
 
     def interrupt(self) -> None:
         self._interruption.interrupt()
@@ -107,6 +110,7 @@ class BytePrompts:
         if binding is None:
             binding = self._bindings[slot] = GraphBinding(self._session, 1, self._most)
             binding.bind_slots(self._pool, slice(slot, slot + 1), extended=False)
+            _bind_states(binding, self._pool, slot)
             binding.bind_input("start", self._start)
         self._ready(binding)
         if binding.set_width(len(tokens)):
@@ -114,12 +118,31 @@ class BytePrompts:
                 binding.bind_first(name, new, len(tokens))
         self._start[0] = start
         _fill(binding, start, tokens, len(logits))
-        run_interruptibly(partial(binding.run, logits), self._interruption)
+        with _state_of(self._pool, slot, start):
+            run_interruptibly(partial(binding.run, logits), self._interruption)
         for array, new in self._new.values():
             _store(array[slot], start, new[0, : len(tokens)])
 
     def interrupt(self) -> None:
         self._interruption.interrupt()
+
+
+def _bind_states(binding: GraphBinding, pool: SlotPool, slot: int) -> None:
+    """A slot's running state, which is computed anew beside it."""
+    own = pool.recurrent
+    if own is not None:
+        pending = slice(own.pending, own.pending + 1)
+        binding.bind_states(own, slice(slot, slot + 1), pending)
+
+
+@contextmanager
+def _state_of(pool: SlotPool, slot: int, start: int) -> Iterator[None]:
+    """Around a run: nothing was read before the first token; what was read by all layers holds."""
+    if pool.recurrent is not None and start == 0:
+        pool.recurrent.begin(slot)
+    yield
+    if pool.recurrent is not None:
+        pool.recurrent.settle(slot)
 
 
 def _as_it_is(_binding: GraphBinding) -> None: ...

@@ -21,7 +21,7 @@ class Runner(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Give up the prefill that is under way, if that can be: `run` raises Interrupted.
+        """Give up the piece that is under way, if that can be: `run` raises Interrupted.
 
         From any thread. What a plan's moves have done stays done.
         """

@@ -3,7 +3,8 @@
     keys[layer]    float32 or int8 [slots, kv_heads, capacity, head_dim]
     values[layer]  the same
 
-What an integer stands for is the graphs' knowledge.
+Layers that keep a running state have another memory: recurrent_pool.py. What an integer stands for
+is the graphs' knowledge.
 
 The graph reads and writes these arrays in place. They never move while the pool lives, so
 bindings to them can be kept.
@@ -11,16 +12,15 @@ bindings to them can be kept.
 
 from __future__ import annotations
 
-import math
-import mmap
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from appliance.bundle.specs import DecoderSpec
+from appliance.bundle.specs import DecoderSpec, RecurrentSpec
 from appliance.engine.cache_budget import CacheShape
+from appliance.engine.recurrent_pool import RecurrentPool
+from appliance.engine.zeros import zeros
 from appliance.scheduler import Move
 
 Array = npt.NDArray[np.float32]
@@ -36,12 +36,19 @@ class SlotPool:
         dtype = np.dtype(np.int8 if decoder.cache == "int8" else np.float32)
         self.keys = [zeros(sizes, dtype) for _ in range(decoder.layers)]
         self.values = [zeros(sizes, dtype) for _ in range(decoder.layers)]
-        assert sum(a.nbytes for a in self.keys + self.values) == shape.total_bytes
+        self.recurrent: RecurrentPool | None = None
+        if isinstance(decoder.recurrent, RecurrentSpec):
+            self.recurrent = RecurrentPool(decoder.recurrent, shape)
+        states = 0 if self.recurrent is None else self.recurrent.nbytes
+        assert sum(a.nbytes for a in self.keys + self.values) + states == shape.total_bytes
 
     def move(self, move: Move) -> None:
         """Copy or exchange the first `move.tokens` positions of two slots, in every layer."""
-        for array in (*self.keys, *self.values):
-            move_within(array, move, move.tokens)
+        if move.source != move.target:
+            for array in (*self.keys, *self.values):
+                move_within(array, move, move.tokens)
+        if self.recurrent is not None:
+            self.recurrent.move(move)
 
 
 def move_within(array: npt.NDArray[Any], move: Move, count: int) -> None:
@@ -53,15 +60,3 @@ def move_within(array: npt.NDArray[Any], move: Move, count: int) -> None:
         source[:] = kept
     else:
         target[:] = source
-
-
-def zeros(sizes: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Zeros in memory that becomes resident page by page, as positions are written.
-
-    Not np.zeros: it asks for huge pages, and a slot's heads are so far apart that a few hundred
-    tokens would make most of the slot resident (8 GB instead of 0.5, measured).
-    """
-    memory = mmap.mmap(-1, math.prod(sizes) * dtype.itemsize)
-    with suppress(OSError):  # a kernel built without huge pages refuses the advice
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, dtype).reshape(sizes)

@@ -24,11 +24,14 @@ class Tokenizer:
         data: the bytes of tokenizer.json.
         visible: special tokens that are part of the output text all the same, such as
             reasoning tags.
+        hidden: tokens that are not, special or not.
 
     Raises UnsupportedError if this build cannot read the file.
     """
 
-    def __init__(self, data: bytes, *, visible: Iterable[str] = ()) -> None:
+    def __init__(
+        self, data: bytes, *, visible: Iterable[str] = (), hidden: Iterable[str] = ()
+    ) -> None:
         self._native = _load(data)
         # A second instance, since the switch is a property of the instance.
         self._plain = _load(data)
@@ -39,6 +42,8 @@ class Tokenizer:
         self._specials = {token.content: (i, token) for i, token in special.items()}
         shown = set(visible)
         self._hidden = {i for i, token in special.items() if token.content not in shown}
+        left_out = set(hidden)
+        self._hidden |= {i for i, token in self._added.items() if token.content in left_out}
         self._bytes = _byte_alphabet() if _is_byte_level(data) else None
 
     @property

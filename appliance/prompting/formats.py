@@ -5,16 +5,20 @@ Many tags are special tokens, which a detokenizer leaves out of the text; a form
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import deepseek, harmony, hermes, llama, mistral
+from appliance.prompting import apertus, cohere, deepseek, harmony, hermes, llama, mistral
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
+from appliance.prompting.glm import GLM, GLM_47
+from appliance.prompting.listed_calls import ListedCalls
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.qwen_coder import QWEN_CODER
+from appliance.prompting.seed_oss import SEED_OSS
 from appliance.prompting.xml_call import Dialect, XmlParser, parameter_types
 
 NewId = Callable[[], str]
@@ -28,6 +32,7 @@ class Format:
         tags: texts that are part of the output, even where the vocabulary has them as special.
         first: the characters that an answer made of calls may begin with.
         ends: tokens that end a turn, beside the model's own.
+        hidden: tokens that frame an answer and are no part of the output, special or not.
         id_length: how long the ids of calls are, if the template refuses others; else 0.
         parser: makes the parser of one sequence.
     """
@@ -36,6 +41,7 @@ class Format:
     first: str
     parser: Callable[[NewId, Iterable[Tool]], CallParser]
     ends: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
     id_length: int = 0
 
 
@@ -44,7 +50,19 @@ def _xml(dialect: Dialect) -> Format:
         types = {tool.name: parameter_types(tool.parameters_json) for tool in tools}
         return XmlParser(new_id, dialect, types)
 
-    return Format(dialect.block, "<", parser)
+    return Format(dialect.tags, "<", parser)
+
+
+def _listed(
+    tags: tuple[str, str],
+    head: re.Pattern[str],
+    ends: tuple[str, ...] = (),
+    hidden: tuple[str, ...] = (),
+) -> Format:
+    def parser(new_id: NewId, _tools: Iterable[Tool]) -> CallParser:
+        return ListedCalls(new_id, tags, head)
+
+    return Format(tags, "<", parser, ends=ends, hidden=hidden)
 
 
 _DEEPSEEK = Format(deepseek.TAGS, "<", lambda new_id, _tools: deepseek.DeepSeekParser(new_id))
@@ -63,6 +81,8 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
     "deepseek_v31": _DEEPSEEK,
     "minimax": _xml(MINIMAX),
     "qwen_coder": _xml(QWEN_CODER),
+    "glm": _xml(GLM),
+    "glm_v47": _xml(GLM_47),
     "mistral": _MISTRAL,
     "mistral_v11": _MISTRAL,
     "mistral_v13": _MISTRAL,
@@ -72,9 +92,17 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
         lambda new_id, _tools: harmony.HarmonyParser(new_id),
         ends=(harmony.RETURN, harmony.CALL),
     ),
+    "apertus": _listed((apertus.BEGIN, apertus.END), apertus.HEAD, ends=(apertus.END,)),
+    "cohere": _listed((cohere.BEGIN, cohere.END), cohere.HEAD, hidden=cohere.FRAME),
+    "seed_oss": _xml(SEED_OSS),
 }
 
 
 def visible_tags(tool_format: ToolFormat) -> tuple[str, ...]:
     """The tags of a format; Hermes's where there is none, as ever."""
     return FORMATS[tool_format or "hermes"].tags
+
+
+def hidden_tags(tool_format: ToolFormat) -> tuple[str, ...]:
+    """The tags that frame answers in a format."""
+    return FORMATS[tool_format].hidden if tool_format else ()

@@ -6,14 +6,16 @@
      ^                      │   ^                   │  ^                          │
      └──── block closes ────┘   └─── call closes ───┘  └──── parameter closes ────┘
 
-MiniMax's and Qwen3-Coder's formats are such. A value has the type that the tool's schema gives
-it: text is handed on while it is generated, anything else when it is complete. A value without a
-declared type is JSON if it reads as JSON, else text. Between the tags nothing counts. The result
-does not depend on how the text is cut into feeds.
+MiniMax's, Qwen3-Coder's, Seed-OSS's and GLM's formats are such; in GLM's a block is a call. A value
+has the type that the tool's schema gives it: text is handed on while it is generated, anything else
+when it is complete. A value without a declared type is JSON if it reads as JSON, else text. A list
+or an object may be written as Python does, since Seed-OSS's template writes them so. Between the
+tags nothing counts. The result does not depend on how the text is cut into feeds.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +27,7 @@ from appliance.prompting.pieces import Piece, first_tag, unsafe_suffix
 
 MAX_VALUE_CHARS = 1 << 20
 """A value that is no text is held back until it is complete; a longer one is text."""
+_MAX_LITERAL_CHARS = 16 * 1024
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "string": str,
     "boolean": bool,
@@ -44,6 +47,10 @@ class Dialect:
 
     call, parameter: what opens them, in front of the name; `name_end` comes behind it.
     padded: whether a line end stands at each end of a value, which does not belong to it.
+    until: what ends a call's name and is no part of its tag; none: `name_end` ends it, too.
+    value: what opens a value, if more than `name_end` stands between it and its name.
+    marks: those of the tags, beside the block's, that are tokens of the vocabulary.
+    line: what the model writes behind a parameter, and in front of `value`.
     """
 
     block: tuple[str, str]
@@ -51,11 +58,15 @@ class Dialect:
     parameter: tuple[str, str]
     name_end: str
     padded: bool
+    until: tuple[str, ...] = ()
+    value: str = ""
+    marks: tuple[str, ...] = ()
+    line: str = "\n"
 
     @property
     def tags(self) -> tuple[str, ...]:
         """What is part of the text, even where a vocabulary has it as a special token."""
-        return self.block
+        return (*self.block, *self.marks)
 
 
 Types = Mapping[str, frozenset[str]]
@@ -87,12 +98,24 @@ def typed(text: str, types: frozenset[str]) -> str:
     try:
         value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
-        return json.dumps(text, ensure_ascii=False)
+        return _literal(text, types) or json.dumps(text, ensure_ascii=False)
     if types:
         fits = any(_is(value, name) for name in types - {"string"})
     else:
         fits = not isinstance(value, str)  # without a declared type, quotes belong to the text
     return text.strip() if fits else json.dumps(text, ensure_ascii=False)
+
+
+def _literal(text: str, types: frozenset[str]) -> str:
+    """The list or object that Python writes as `text`, in JSON; empty if it is none."""
+    if len(text) > _MAX_LITERAL_CHARS or not types & {"array", "object"}:
+        return ""
+    try:
+        value = ast.literal_eval(text.strip())
+        fits = any(_is(value, name) for name in types & {"array", "object"})
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) if fits else ""
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return ""
 
 
 class XmlParser(CallMachine):
@@ -116,7 +139,9 @@ class XmlParser(CallMachine):
         """The value that is read is text, and its opening quote was handed on."""
         self._edge = self._first = True
 
-    def _opened(self, _tag: str) -> State:
+    def _opened(self, tag: str) -> State:
+        if tag == self._dialect.call[0]:  # which is looked for inside
+            self._held = tag + self._held
         return self._block
 
     def _block(self, pieces: list[Piece]) -> bool:
@@ -124,7 +149,7 @@ class XmlParser(CallMachine):
         tag = self._next_tag(call[0], close)
         if tag == close:
             return self._go(self._text, 0)
-        name = self._tag_name() if tag else None
+        name = self._tag_name(self._dialect.until) if tag else None
         if not name:
             return name is not None
         self._types, self._parameters = self._tools.get(name, {}), 0
@@ -142,10 +167,22 @@ class XmlParser(CallMachine):
         name = self._tag_name() if tag else None
         if not name:
             return name is not None
+        self._name = name
+        return self._go(self._named if self._dialect.value else self._valued, 0)
+
+    def _named(self, _pieces: list[Piece]) -> bool:
+        """Behind a parameter's name: a name without a value is none."""
+        value, others = self._dialect.value, (self._dialect.parameter[0], *self._dialect.block)
+        tag = self._next_tag(value, *others)
+        if tag in others:
+            self._held = tag + self._held
+        return bool(tag) and self._go(self._valued if tag == value else self._inside, 0)
+
+    def _valued(self, pieces: list[Piece]) -> bool:
         comma = ", " if self._parameters else ""
         self._parameters += 1
-        pieces.append(self._more(f"{comma}{json.dumps(name, ensure_ascii=False)}: "))
-        self._name, self._parts, self._length = name, [], 0
+        pieces.append(self._more(f"{comma}{json.dumps(self._name, ensure_ascii=False)}: "))
+        self._parts, self._length = [], 0
         self._in_text, self._edge, self._first = False, self._dialect.padded, True
         self._value = ObjectEnd()
         return self._go(self._parameter, 0)
@@ -210,15 +247,19 @@ class XmlParser(CallMachine):
             self._held = self._held[-longest + 1 :]
         return tag
 
-    def _tag_name(self) -> str | None:
-        """The name in the tag just opened; "" if it has none, None if it is not complete."""
-        end = self._held.find(self._dialect.name_end, 0, MAX_HEAD_CHARS)
-        if end < 0:
+    def _tag_name(self, until: tuple[str, ...] = ()) -> str | None:
+        """The name in the tag just opened; "" if it has none, None if it is not complete.
+
+        One of `until` ends it, or the dialect's own end, which is taken with it.
+        """
+        place, end = first_tag(self._held[:MAX_HEAD_CHARS], until or (self._dialect.name_end,))
+        if not end:
             if len(self._held) >= MAX_HEAD_CHARS:
                 return ""
             self._held = self._pending + self._held  # so that the tag is found again
             return None
-        name, self._held = self._held[:end], self._held[end + len(self._dialect.name_end) :]
+        name, self._held = self._held[:place], self._held[place:]
+        self._held = self._held if until else self._held.removeprefix(end)
         return name.strip()
 
     def _cut_off(self, pieces: list[Piece]) -> None:

@@ -12,12 +12,16 @@ class Move:
     """Copy the first `tokens` positions of slot `source` to slot `target`.
 
     With `exchange` the target's go to the source as well. Moves of a plan are done in order.
+
+    A running state goes along, or comes from the `snapshot` of that number. With the target for
+    its source it is all that moves.
     """
 
     source: int
     target: int
     tokens: int
     exchange: bool = False
+    snapshot: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +31,15 @@ class PrefillChunk:
     `start` is above 0 also in a sequence's first chunk if its first tokens came from another
     slot. Once the chunk is computed, moves may copy all tokens of the slot before its end, even
     if the prompt goes on.
+
+    The running state at its end is set aside under the number `snapshot`, if there is one.
     """
 
     sequence: Sequence
     slot: int
     start: int
     count: int
+    snapshot: int | None = None
 
     @property
     def completes(self) -> bool:

@@ -10,10 +10,11 @@ that is is then counted to the token.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from appliance.scheduler.sequence import Sequence
+from appliance.scheduler.snapshots import Snapshots
 
 
 class Prefix:
@@ -24,12 +25,18 @@ class Prefix:
             with it; that they may grow behind `computed` does no harm.
         owner: the running sequence that computes on it; None if it is kept as a cached prefix.
         indexed: how many of its blocks are in the index.
+        snapshots: of its running state, in models that have one; it can be cut there alone.
         used: time of its last use, in the slot table's count.
     """
 
-    __slots__ = ("chain", "computed", "indexed", "namespace", "owner", "slot", "tokens", "used")
+    __slots__ = (
+        *("chain", "computed", "indexed", "namespace", "owner", "slot", "snapshots", "tokens"),
+        "used",
+    )
 
-    def __init__(self, sequence: Sequence, slot: int, computed: int) -> None:
+    def __init__(
+        self, sequence: Sequence, slot: int, computed: int, snapshots: Snapshots | None = None
+    ) -> None:
         self.tokens = sequence.tokens
         self.chain = sequence.chain
         self.namespace: Hashable = sequence.namespace
@@ -37,6 +44,7 @@ class Prefix:
         self.slot = slot
         self.computed = computed
         self.indexed = 0
+        self.snapshots = snapshots
         self.used = 0
 
 
@@ -99,6 +107,21 @@ class PrefixIndex:
                 ]
                 return max(matches, key=lambda match: (match.tokens, -match.prefix.computed))
         return None
+
+    def sharing(self, sequence: Sequence) -> Iterator[Match]:
+        """Every prefix that has a block or more in common with `sequence` but for its last token,
+        with all that is equal."""
+        limit = (len(sequence.tokens) - 1) // self.block
+        extend(sequence.chain, sequence.namespace, sequence.tokens, limit, self.block)
+        for prefix in self._holders.get(sequence.chain[0], ()) if limit else ():
+            blocks, most = 1, min(limit, prefix.indexed)
+            while blocks < most and prefix.chain[blocks] == sequence.chain[blocks]:
+                blocks += 1
+            known = blocks * self.block
+            while known and not self._equal(prefix, sequence, known):
+                known -= self.block
+            if known:
+                yield Match(prefix, _common(prefix, sequence, known))
 
     def check_integrity(self, prefixes: list[Prefix]) -> None:
         """Exactly `prefixes` are known, each under the hashes of all of its whole blocks."""

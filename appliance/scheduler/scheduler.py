@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 from appliance.errors import CapacityError
 from appliance.scheduler.admission import Admission
@@ -40,6 +40,7 @@ class Scheduler:
         reuse_block: cached prefixes are reused if they have so many tokens.
         anew: of a reused prefix's tokens, how many are computed again; less than a block.
         gathered: the decoding sequences have to lie in the first slots.
+        snapshots: of a running state, that can be set aside for each slot; 0: the model has none.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Scheduler:
         reuse_block: int = REUSE_BLOCK,
         anew: int = 0,
         gathered: bool = True,
+        snapshots: int = 0,
     ) -> None:
         assert capacity > 1
         assert token_budget > 0
@@ -64,7 +66,9 @@ class Scheduler:
         self._max_of_caller = (
             max_waiting if max_waiting_per_caller is None else max_waiting_per_caller
         )
-        self._slots = SlotTable(slots, reuse_block, anew=anew, gathered=gathered)
+        self._slots = SlotTable(
+            slots, reuse_block, anew=anew, gathered=gathered, snapshots=snapshots
+        )
         self._shares = Shares(slots)
         self._queue = Admission(self._slots, self._shares)
         self._private: Counter[Hashable] = Counter()
@@ -155,7 +159,11 @@ class Scheduler:
         self._slots.arrange()
         shares = self._divided({s: s.uncomputed for s in self._slots.prefilling})
         self._steps += 1
-        chunks = tuple(_chunk(sequence, count) for sequence, count in shares.items())
+        chunks = tuple(
+            chunk
+            for sequence, count in shares.items()
+            for chunk in self._chunks(sequence, sequence.computed + count)
+        )
         return Plan(self._slots.take_moves(), chunks, self._slots.decoding, admitted, preempted)
 
     def commit(self, plan: Plan) -> None:
@@ -167,7 +175,7 @@ class Scheduler:
         for sequence in plan.decodes:
             self._decoded(sequence)
         for chunk in plan.prefills:
-            if chunk.sequence.uncomputed == 0:
+            if chunk.completes:
                 self._slots.promote(chunk.sequence)
 
     def append(self, sequence: Sequence, token: int) -> bool:
@@ -240,6 +248,18 @@ class Scheduler:
             by_age=self._steps % AGED_TURN == AGED_TURN - 1,
         )
 
+    def _chunks(self, sequence: Sequence, end: int) -> Iterator[PrefillChunk]:
+        """What is computed of a prompt up to `end`, apart where its state is set aside."""
+        assert sequence.slot is not None
+        start = sequence.computed
+        for stop in self._slots.stops(sequence):
+            if start < stop <= end:
+                number = self._slots.snapshot(sequence, stop)
+                yield PrefillChunk(sequence, sequence.slot, start, stop - start, number)
+                start = stop
+        if start < end:
+            yield PrefillChunk(sequence, sequence.slot, start, end - start)
+
     def _decoded(self, sequence: Sequence) -> None:
         """One more token of its answer is computed."""
         self._slots.advance(sequence, 1)
@@ -248,8 +268,3 @@ class Scheduler:
 
 class _Private:
     """The namespace of one request that shares with nobody."""
-
-
-def _chunk(sequence: Sequence, count: int) -> PrefillChunk:
-    assert sequence.slot is not None
-    return PrefillChunk(sequence, sequence.slot, sequence.computed, count)

@@ -23,11 +23,12 @@ What has to be copied for all that is written down as moves; nothing here touche
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from appliance.scheduler.plan import Move
 from appliance.scheduler.prefix import Match, Prefix, PrefixIndex
 from appliance.scheduler.sequence import Phase, Sequence
+from appliance.scheduler.snapshots import Snapshots, places
 
 
 class SlotTable:
@@ -38,10 +39,18 @@ class SlotTable:
         reuse_block: shorter prefixes are not reused.
         anew: a prefix is reused but for so many of its last tokens.
         gathered: the decoding sequences have to lie in the first slots.
+        snapshots: that each slot's content may have, of a running state; 0: there is none, and a
+            prefix can be cut anywhere.
     """
 
     def __init__(
-        self, count: int, reuse_block: int, *, anew: int = 0, gathered: bool = True
+        self,
+        count: int,
+        reuse_block: int,
+        *,
+        anew: int = 0,
+        gathered: bool = True,
+        snapshots: int = 0,
     ) -> None:
         assert count > 0
         self.count = count
@@ -54,6 +63,9 @@ class SlotTable:
         self._promised = PrefixIndex(reuse_block, anew)
         self._promises: dict[Sequence, Prefix] = {}
         self._moves: list[Move] = []
+        self._each = snapshots
+        self._numbers = list(range(count * snapshots))
+        """Of snapshots that no slot's content may have."""
         self._clock = 0
 
     @property
@@ -87,11 +99,20 @@ class SlotTable:
 
     def match(self, sequence: Sequence) -> Match | None:
         """The longest prefix of `sequence` that some slot holds now."""
-        return self._index.longest(sequence)
+        if not self._each:
+            return self._index.longest(sequence)
+        return _latest(
+            (match, [*_snapshots(match.prefix).at, match.prefix.computed])
+            for match in self._index.sharing(sequence)
+        )
 
     def promise(self, sequence: Sequence) -> Match | None:
         """The longest prefix of `sequence` that will be held when today's prompts are computed."""
-        return self._promised.longest(sequence)
+        if not self._each:
+            return self._promised.longest(sequence)
+        return _latest(
+            (match, _snapshots(match.prefix).at) for match in self._promised.sharing(sequence)
+        )
 
     def claim(self, sequence: Sequence, match: Match | None) -> None:
         """Give a waiting sequence a slot, and what `match` (just looked up) has of its tokens."""
@@ -100,22 +121,30 @@ class SlotTable:
         tokens = match.tokens if match is not None else 0
         sequence.slot = self._room(match)
         held = self._held[sequence.slot]
-        if match is not None and match.prefix is not held:
-            match.prefix.used = self._tick()
-            self._moves.append(Move(match.prefix.slot, sequence.slot, tokens))
+        stops = self._stops(sequence, tokens)
+        if match is not None:
+            self._bring(match, sequence.slot, held)
         if held is not None:
             self._index.drop(held)
-        self._start(sequence, tokens)
+            if match is None or match.prefix is not held:
+                self._let_go(held)
+        self._start(sequence, tokens, held if match and match.prefix is held else None, stops)
 
     def advance(self, sequence: Sequence, count: int) -> None:
         """`count` more of its tokens are in its slot."""
-        assert sequence.slot is not None
-        prefix = self._held[sequence.slot]
-        assert prefix is not None
+        prefix = self._content(sequence)
         prefix.computed += count
         sequence.computed = prefix.computed
         sequence.reached = max(sequence.reached, prefix.computed)
         self._index.note(prefix)
+
+    def stops(self, sequence: Sequence) -> Iterable[int]:
+        """The places in its prompt that get snapshots, in order."""
+        return _snapshots(self._promises[sequence]).at if self._each else ()
+
+    def snapshot(self, sequence: Sequence, stop: int) -> int:
+        """The number under which the step that is planned sets its state at `stop` aside."""
+        return _snapshots(self._content(sequence)).plan(stop)
 
     def promote(self, sequence: Sequence) -> None:
         """All of its tokens are computed: the sequence decodes from the next step on."""
@@ -125,9 +154,7 @@ class SlotTable:
 
     def release(self, sequence: Sequence) -> None:
         """The sequence leaves; its tokens stay as a cached prefix, if they make a block."""
-        assert sequence.slot is not None
-        prefix = self._held[sequence.slot]
-        assert prefix is not None
+        prefix = self._content(sequence)
         if sequence.phase is Phase.DECODE:
             self._decoding.remove(sequence)
         else:
@@ -135,7 +162,8 @@ class SlotTable:
         prefix.owner = None
         prefix.used = self._tick()
         if not prefix.indexed:
-            self._held[sequence.slot] = None
+            self._let_go(prefix)
+            self._held[prefix.slot] = None
         sequence.slot = None
         sequence.phase = Phase.FINISHED
 
@@ -144,6 +172,7 @@ class SlotTable:
         for slot, prefix in enumerate(self._held):
             if prefix is not None and prefix.owner is None and prefix.namespace == namespace:
                 self._index.drop(prefix)
+                self._let_go(prefix)
                 self._held[slot] = None
 
     def arrange(self) -> None:
@@ -184,6 +213,11 @@ class SlotTable:
             assert prefix.owner.namespace == prefix.namespace
         assert all(prefix.indexed for prefix in held if prefix.owner is None)
         self._index.check_integrity(held)
+        numbers = list(self._numbers)
+        for prefix in held if self._each else ():
+            _snapshots(prefix).check_integrity()
+            numbers += _snapshots(prefix).numbers
+        assert sorted(numbers) == list(range(self.count * self._each))
         assert self._promises.keys() == set(self._prefilling)
         self._promised.check_integrity(list(self._promises.values()))
         assert all(sequence.phase is Phase.DECODE for sequence in self._decoding)
@@ -204,12 +238,49 @@ class SlotTable:
         cached = [prefix for prefix in self._held if prefix is not None and prefix.owner is None]
         return min(cached, key=lambda prefix: prefix.used).slot
 
-    def _start(self, sequence: Sequence, tokens: int) -> None:
-        """Prefill begins behind the first `tokens`, which the slot holds or gets by a move."""
+    def _stops(self, sequence: Sequence, tokens: int) -> Snapshots | None:
+        """What it promises others, if it goes on behind the first `tokens`."""
+        if not self._each:
+            return None
+        shared = max((match.tokens for match in self._index.sharing(sequence)), default=0)
+        promised = Snapshots()
+        wanted = places(len(sequence.tokens), tokens, shared, self._block)
+        promised.at = dict.fromkeys(wanted, -1)
+        return promised
+
+    def _bring(self, match: Match, slot: int, held: Prefix | None) -> None:
+        """Have the tokens of `match` in `slot`, whose content is `held`."""
+        prefix, tokens, number = match.prefix, match.tokens, None
+        if self._each and tokens != prefix.computed:
+            number = _snapshots(prefix).at[tokens]
+        if prefix is not held:
+            prefix.used = self._tick()
+            self._moves.append(Move(prefix.slot, slot, tokens, snapshot=number))
+        elif number is not None:
+            self._moves.append(Move(slot, slot, 0, snapshot=number))
+
+    def _start(
+        self,
+        sequence: Sequence,
+        tokens: int,
+        taken: Prefix | None,
+        promised: Snapshots | None,
+    ) -> None:
+        """Prefill begins behind the first `tokens`, which the slot holds or gets by a move.
+
+        `taken`: the content that it goes on with, snapshots included.
+        """
         assert sequence.slot is not None
-        prefix = self._held[sequence.slot] = Prefix(sequence, sequence.slot, tokens)
+        snapshots = None if taken is None else taken.snapshots
+        if snapshots is not None:
+            snapshots.cut(tokens)
+        elif self._each:
+            snapshots = Snapshots([self._numbers.pop() for _ in range(self._each)])
+        prefix = Prefix(sequence, sequence.slot, tokens, snapshots)
+        self._held[sequence.slot] = prefix
         self._index.note(prefix)
-        promise = self._promises[sequence] = Prefix(sequence, -1, len(sequence.tokens))
+        promise = Prefix(sequence, -1, len(sequence.tokens), promised)
+        self._promises[sequence] = promise
         self._promised.note(promise)
         sequence.computed = tokens
         sequence.reached = max(sequence.reached, tokens)
@@ -239,6 +310,36 @@ class SlotTable:
             if prefix.owner is not None:
                 prefix.owner.slot = slot
 
+    def _content(self, sequence: Sequence) -> Prefix:
+        """What its slot holds."""
+        assert sequence.slot is not None
+        prefix = self._held[sequence.slot]
+        assert prefix is not None
+        return prefix
+
+    def _let_go(self, prefix: Prefix) -> None:
+        """Its snapshots are nobody's."""
+        if prefix.snapshots is not None:
+            self._numbers += prefix.snapshots.numbers
+
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
+
+
+def _snapshots(prefix: Prefix) -> Snapshots:
+    assert prefix.snapshots is not None, "kept for models with a running state"
+    return prefix.snapshots
+
+
+def _latest(found: Iterable[tuple[Match, Iterable[int]]]) -> Match | None:
+    """Of prefixes that share tokens, each with the places where it can be cut, the longest.
+
+    Of several, one that ends there is best, since nothing else is lost by taking its slot.
+    """
+    cut = (
+        Match(match.prefix, max((at for at in places if at <= match.tokens), default=0))
+        for match, places in found
+    )
+    usable = [match for match in cut if match.tokens]
+    return max(usable, key=lambda match: (match.tokens, -match.prefix.computed), default=None)

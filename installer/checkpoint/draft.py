@@ -34,9 +34,16 @@ def with_draft(plan: Plan, directory: Path, license_file: Path | None) -> Plan:
             hint="build it in w8a8, or leave --draft out",
             code="draft_not_verified",
         )
+    if plan.family.recurrent:
+        raise CheckpointError(
+            f"a model of type {plan.checkpoint.family!r} takes no draft model: layers with a "
+            "running state cannot take back what they read of a wrong guess",
+            hint="leave --draft out",
+            code="draft_not_verified",
+        )
     checkpoint = Checkpoint(directory)
     family = family_of(checkpoint, None)
-    if family.kind != "chat" or plan.precision not in family.precisions:
+    if family.kind != "chat" or family.recurrent or plan.precision not in family.precisions:
         raise CheckpointError(
             f"the draft model: a model of type {checkpoint.family!r} cannot draft",
             hint="take a small chat model of the same family",

@@ -125,23 +125,58 @@ class TransposedStacks(ExpertWeights):
     hidden], as gpt-oss is published without its own quantization."""
 
     def expect(self, expert: int, hidden: int, inner: int) -> None:
-        """Ask for both stacks, which say nothing of one expert alone; `rows` checks."""
-        for names in self._names.values():
-            self._tensors.shape(names[0])
+        """Raise CheckpointError unless both stacks have the expert, and it its shape."""
+        shapes = self._shapes(hidden, inner)
+        for end, (name,) in self._names.items():
+            count = max(expert + 1, self._tensors.shape(name)[0])
+            self._tensors.expect(name, (count, *shapes[end]))
 
     def rows(self, end: End, expert: int, first: int, last: int) -> Iterator[Float32]:
         (name,) = self._names[end]
-        matrix = self._tensors.slab(name, expert)
-        if end == "down":
-            columns = np.ascontiguousarray(matrix[first:last].T)
-        else:
-            columns = np.ascontiguousarray(matrix[:, 2 * first : 2 * last].T)
-        for row in range(0, len(columns), _PIECE_ROWS):
-            yield columns[row : row + _PIECE_ROWS]
+        wanted = self._wanted(self._tensors.slab(name, expert), end, first, last)
+        for row in range(0, len(wanted), _PIECE_ROWS):
+            yield wanted[row : row + _PIECE_ROWS]
+
+    def _shapes(self, hidden: int, inner: int) -> dict[End, tuple[int, int]]:
+        """Of one expert's matrices."""
+        return {"gate_up": (hidden, 2 * inner), "down": (inner, hidden)}
+
+    def _wanted(self, matrix: Float32, end: End, first: int, last: int) -> Float32:
+        """Of one expert's matrix, what `rows` gives."""
+        wanted = matrix[first:last] if end == "down" else self._both(matrix, first, last)
+        return np.ascontiguousarray(wanted.T)
+
+    def _both(self, matrix: Float32, first: int, last: int) -> Float32:
+        """Of [hidden, 2 * inner], gates and ups of the positions first..last, interleaved."""
+        return matrix[:, 2 * first : 2 * last]
 
     def grid(self, bits: int) -> Grid | None:
         """None: these are floats."""
         return None
+
+
+class HalvedStacks(TransposedStacks):
+    """The same with all gates in front of all ups, as Qwen3-VL's mixtures are published."""
+
+    def _both(self, matrix: Float32, first: int, last: int) -> Float32:
+        hidden, both = matrix.shape
+        pairs = matrix.reshape(hidden, 2, both // 2)[:, :, first:last]
+        return pairs.transpose(0, 2, 1).reshape(hidden, -1)
+
+
+class HalvedRows(TransposedStacks):
+    """The same as it is multiplied with, [experts, 2 * inner, hidden] and [experts, hidden, inner],
+    with all gates in front of all ups, as Qwen3.5's mixtures are published."""
+
+    def _shapes(self, hidden: int, inner: int) -> dict[End, tuple[int, int]]:
+        return {"gate_up": (2 * inner, hidden), "down": (hidden, inner)}
+
+    def _wanted(self, matrix: Float32, end: End, first: int, last: int) -> Float32:
+        if end == "down":
+            return np.ascontiguousarray(matrix[:, first:last])
+        both, hidden = matrix.shape
+        pairs = matrix.reshape(2, both // 2, hidden)[:, first:last]
+        return np.ascontiguousarray(pairs.transpose(1, 0, 2)).reshape(-1, hidden)
 
 
 def _grid(kept: Kept | None) -> Grid | None:

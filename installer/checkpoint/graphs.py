@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.bundle.specs import FileEntry
+from appliance.bundle.specs import DecoderSpec, FileEntry
 from appliance.native import library
 from installer.checkpoint import calibration
 from installer.checkpoint.bundle_layout import (
@@ -105,6 +105,8 @@ def count_weights(plan: Plan) -> int:
     forms: list[tuple[Form | None, type[GraphBuilder]]] = [(_first_form(plan), GraphBuilder)]
     forms += [(form, words) for _, form, words in _for_cuda(plan)]
     forms += [(StaticCache, StandardBuilder)] if plan.standard else []
+    if plan.joined and not plan.on_gpus and not plan.drafts:  # what is behind the layers, too
+        forms.append((FloatSlots, GraphBuilder))
 
     def build(files: WeightFiles) -> None:
         for form, words in forms:
@@ -242,7 +244,8 @@ def _write_joined(
     Returns the form of the first.
     """
     prompts = _calibration_prompts(plan)
-    layers = plan.shape.layers + (plan.head is not None)
+    assert isinstance(plan.spec, DecoderSpec)
+    layers = plan.spec.layers + (plan.head is not None)
     with progress.count("calibrating the cache", sum(map(len, prompts)), "tokens") as advance:
         scales = calibration.calibrate(observed, directory / WEIGHTS, prompts, layers, advance)
     slots, prefill = partial(ByteSlots, scales=scales), partial(BytePrompt, scales=scales)

@@ -37,7 +37,13 @@ _FILL_IN = (
     FillIn(prefix="<fim_prefix>", suffix="<fim_suffix>", middle="<fim_middle>"),
 )
 """As Qwen, DeepSeek and StarCoder write them, in this order of the parts all of them."""
-_REASONING = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+_REASONING = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+)
 """The tags of reasoning, of which a model's vocabulary has one pair or none."""
 _CHANNELS = (harmony.ANALYSIS, harmony.END)
 _QUESTION = "Which way is north?"

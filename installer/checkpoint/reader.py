@@ -249,6 +249,11 @@ class Checkpoint:
                 "tokenizer.model is an older format: let transformers write the newer, "
                 "AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(CHECKPOINT)"
             )
+        if name == "tokenizer.json" and self.has("tekken.json"):
+            return (
+                "tekken.json is Mistral's own format: take tokenizer.json, and chat_template.jinja "
+                "where there is none, from a copy of this release in the layout of transformers"
+            )
         return "the download is incomplete"
 
 

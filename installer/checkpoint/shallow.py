@@ -19,9 +19,12 @@ _NESTED = "text_config"
 _SIGHT, _DEEP = "vision_config", "deepstack_visual_indexes"
 """States of so many layers of a tower are added behind the decoder's first ones."""
 _FEWEST = 2
-_DENSE_FIRST = "first_k_dense_replace"
+_DENSE_FIRST = ("first_k_dense_replace", "moe_layer_start_index")
 """So many layers are dense before the first that is not."""
-_PERIODS = ("sliding_window_pattern", "full_attention_interval", "decoder_sparse_step")
+_PERIODS = (
+    *("sliding_window_pattern", "full_attention_interval", "no_rope_layer_interval"),
+    *("decoder_sparse_step", "moe_layer_interval"),
+)
 """Every so many layers one is of another kind."""
 _LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
 
@@ -76,9 +79,10 @@ def _fed_by_sight(config: Document) -> int:
 def _enough(config: Document, total: int) -> int:
     """Layers among which there is one of every kind."""
     enough = _FEWEST
-    dense = config.get(_DENSE_FIRST)
-    if type(dense) is int and dense < total:
-        enough = max(enough, dense + 1)
+    for key in _DENSE_FIRST:
+        dense = config.get(key)
+        if type(dense) is int and dense < total:
+            enough = max(enough, dense + 1)
     for key in _PERIODS:
         period = config.get(key)
         if type(period) is int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import deepseek, harmony
+from appliance.prompting import apertus, cohere, deepseek, harmony
 from appliance.prompting.formats import FORMATS
 
 FUNCTION: Final = "find_north"
@@ -45,7 +45,12 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "deepseek": rf"{_SEPARATOR}{FUNCTION}\s*```json",
     "deepseek_v31": rf"{re.escape(deepseek.CALL_BEGIN)}{FUNCTION}{_SEPARATOR}",
     "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
+    "seed_oss": rf"<seed:tool_call>\s*<function={FUNCTION}>",
+    "apertus": rf'{re.escape(apertus.BEGIN)}\[\{{"{FUNCTION}": ',
+    "cohere": rf'{re.escape(cohere.BEGIN)}\[\s*\{{[^{{}}]*"tool_name": "{FUNCTION}"',
     "qwen_coder": rf"<tool_call>\s*<function={FUNCTION}>",
+    "glm": rf"<tool_call>{FUNCTION}\n<arg_key>",
+    "glm_v47": rf"<tool_call>{FUNCTION}<arg_key>",
     "mistral_v11": rf"\[TOOL_CALLS\]{FUNCTION}\[CALL_ID\]",
     "mistral_v13": rf"\[TOOL_CALLS\]{FUNCTION}\[ARGS\]",
     "mistral": rf'\[TOOL_CALLS\]\s*\[\{{"name": "{FUNCTION}"',

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
-from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.engine.cache_budget import CacheShape, state_bytes, token_bytes
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_pool import NativePool
 from appliance.engine.native_runner import Graph, Step
@@ -26,7 +26,8 @@ class Bytes:
 
     def __init__(self, model: Built, *, slots: int = 4) -> None:
         self.spec: DecoderSpec = model.spec
-        self.pool = SlotPool(self.spec, CacheShape(slots, 128, token_bytes(self.spec)))
+        shape = CacheShape(slots, 128, token_bytes(self.spec), state_bytes(self.spec))
+        self.pool = SlotPool(self.spec, shape)
         graphs = [open_graph(model.graph.with_name(f"{n}.onnx")) for n in ("model", "prefill")]
         self._runner = ModelRunner(graphs[0], self.pool, self.spec.vocab_size, 128, graphs[1])
 

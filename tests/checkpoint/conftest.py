@@ -68,14 +68,17 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 _FOUND = find_models()
 MAIN = [name for name in WRITERS if not name.startswith("bert")]
 """Decoders that differ in more than numbers: every form of their graphs is tested."""
-MAIN += [name for name, model in _FOUND.items() if model.main]
+MAIN += [name for name, model in _FOUND.items() if model.main and not model.recurrent]
 ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 """Decoders whose rounded grades are measured for the parity table, too."""
 ROUNDED += [name for name, model in _FOUND.items() if model.main]
 NATIVE = ["qwen3", "qwen2", "llama", "gemma3", "mistral", "phi3", "phi4-mini"]
-NATIVE += ["qwen2-late-windows"]
+NATIVE += ["qwen2-late-windows", "apertus", "glm4", "granite", "ministral3", "olmo2", "olmo3"]
+NATIVE += ["cohere2", "smollm3"]
 """Of these, what native operators compute in 4 bits: dense, of widths that are whole blocks."""
-DECODERS = [*MAIN, *(name for name, model in _FOUND.items() if not model.main)]
+RECURRENT = [name for name, model in _FOUND.items() if model.recurrent]
+"""Decoders with layers that keep a running state."""
+DECODERS = [*MAIN, *(name for name in _FOUND if name not in MAIN)]
 WRITERS |= {name: model.write for name, model in _FOUND.items()}
 EXPERTS = [name for name, model in _FOUND.items() if model.experts]
 """Decoders whose tokens choose among experts."""

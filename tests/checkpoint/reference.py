@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     DynamicCache,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -57,7 +58,7 @@ class ReferenceDecoder:
         options: dict[str, Any] = {"dtype": torch.float32, "config": config}
         if (getattr(config, "quantization_config", None) or {}).get("quant_method") == "mxfp4":
             options["quantization_config"] = Mxfp4Config(dequantize=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, **options)
+        model: Any = _class_of(config).from_pretrained(checkpoint, **options)
         self.model = model.eval()
         if settled:
             _settle(model)
@@ -87,6 +88,12 @@ def reference_config(checkpoint: Path) -> Any:  # the library has no types
     if family is None or not family.stand_in:
         return AutoConfig.from_pretrained(checkpoint)
     return AutoConfig.for_model(**(document | family.stand_in))
+
+
+def _class_of(config: Any) -> Any:  # the library has no types
+    """What decodes; of models that see as well often another class."""
+    decodes = type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForCausalLM if decodes else AutoModelForImageTextToText
 
 
 def _settle(model: Any) -> None:  # the library has no types
@@ -160,7 +167,7 @@ def with_rounded_weights(
             scheme = SCHEMES[_OF_TOWERS.get(precision, precision)]
             flat = values.reshape(len(values), -1)  # what takes patches has more axes
             weights[name] = _rounded(name, flat, scheme).reshape(values.shape)
-        elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, _EXPANSION, *kept)):
+        elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, *_KEPT, *kept)):
             weights[name] = _rounded(name, values, SCHEMES[precision])
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
@@ -195,9 +202,13 @@ def _byte_floats(values: npt.NDArray[Any]) -> Floats:
     return rounded
 
 
-_ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight")
-_EXPANSION = "kv_b_proj.weight"
-"""Of latents to keys and values; kept in floats, as routers are."""
+_ROUTERS = (
+    *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
+    "e_score_correction_bias",
+)
+_KEPT = ("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate")
+"""What expands latents, what a running state decays by, what weighs a shared expert: kept in
+floats, as routers are."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
 _TOWER = "visual."
 """In names of a vision tower's tensors; 4 bits are too few for it."""
@@ -226,13 +237,13 @@ class RoundingReference(ReferenceDecoder):
         super().__init__(rounded)
         self._graph = graph
         for name, layer in self.model.named_modules():
-            if isinstance(layer, torch.nn.Linear) and not name.endswith("kv_b_proj"):
+            if isinstance(layer, torch.nn.Linear) and not name.endswith(_KEPT):
                 layer.register_forward_pre_hook(_round_rows)
 
     def logits(self, tokens: Sequence[int]) -> Floats:
         """Logits after each token, [tokens, vocab]."""
-        latent = hasattr(self.model.config, "kv_lora_rank")
-        cache = (_RoundingLatents if latent else _RoundingCache)(self._graph)
+        config = self.model.config
+        cache = _cache_of(config)(self._graph, config)
         with torch.inference_mode():
             out = self.model(torch.tensor([list(tokens)]), past_key_values=cache, use_cache=True)
         logits: Floats = out.logits[0].numpy()
@@ -242,8 +253,13 @@ class RoundingReference(ReferenceDecoder):
 class _RoundingCache(DynamicCache):
     """Holds what the graph's integers stand for; its scales are the graph's."""
 
-    def __init__(self, graph: Path) -> None:
-        super().__init__()
+    def __init__(self, graph: Path, config: Any = None) -> None:
+        kinds = getattr(config, "layer_types", None) or []
+        recurrent = "linear_attention" in kinds
+        super().__init__(config=config if recurrent else None)
+        attending = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+        self._places = {layer: place for place, layer in enumerate(attending)} if recurrent else {}
+        """Of layers among those that have keys and values, where some have none."""
         model = pb.Model.FromString(graph.read_bytes())
         self._scales = {
             tensor.name: np.frombuffer(tensor.raw_data, np.float32)
@@ -259,8 +275,9 @@ class _RoundingCache(DynamicCache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = self._rounded(f"key_{layer_idx}", key_states)
-        values = self._rounded(f"value_{layer_idx}", value_states)
+        at = self._places.get(layer_idx, layer_idx)
+        keys = self._rounded(f"key_{at}", key_states)
+        values = self._rounded(f"value_{at}", value_states)
         kept: tuple[torch.Tensor, torch.Tensor] = super().update(
             keys, values, layer_idx, *args, **kwargs
         )
@@ -273,10 +290,7 @@ class _RoundingCache(DynamicCache):
 
 
 class _RoundingLatents(_RoundingCache):
-    """As the bundle has latents: behind the part that is turned, whose neighbours turn together.
-
-    The reference takes the turned part apart: the first of each pair, then the second of each.
-    """
+    """As the bundle has latents: behind the part that is turned, whose neighbours turn together."""
 
     def update(
         self,
@@ -286,14 +300,37 @@ class _RoundingLatents(_RoundingCache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        turned = value_states.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        turned = self._together(value_states)
         keys = self._rounded(f"key_{layer_idx}", torch.cat([turned, key_states], -1))
         turned, latent = keys.split([value_states.shape[-1], key_states.shape[-1]], -1)
-        apart = turned.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
         kept: tuple[torch.Tensor, torch.Tensor] = DynamicCache.update(
-            self, latent, apart, layer_idx, *args, **kwargs
+            self, latent, self._apart(turned), layer_idx, *args, **kwargs
         )
         return kept
+
+    def _together(self, turned: torch.Tensor) -> torch.Tensor:
+        """As the reference has them -> neighbours."""
+        return turned
+
+    def _apart(self, turned: torch.Tensor) -> torch.Tensor:
+        """Neighbours -> as the reference has them."""
+        return turned
+
+
+class _PairsApart(_RoundingLatents):
+    """Of a reference that has the first of each pair, then the second of each."""
+
+    def _together(self, turned: torch.Tensor) -> torch.Tensor:
+        return turned.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+
+    def _apart(self, turned: torch.Tensor) -> torch.Tensor:
+        return turned.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+
+
+def _cache_of(config: Any) -> type[_RoundingCache]:  # the library has no types
+    if not hasattr(config, "kv_lora_rank"):
+        return _RoundingCache
+    return _RoundingLatents if config.model_type == "deepseek_v2" else _PairsApart
 
 
 def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:

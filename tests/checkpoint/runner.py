@@ -57,7 +57,12 @@ class SlotRunner:
         self._pools = {
             name.removeprefix("past_"): np.zeros(shape, DTYPES[kind])
             for name, kind in inputs.items()
-            if name.startswith("past_")
+            if name.startswith(("past_key_", "past_value_"))
+        }
+        self._states = {
+            entry.name.removeprefix("past_"): np.zeros((slots, *entry.shape[1:]), np.float32)
+            for entry in self._session.get_inputs()
+            if entry.name.startswith(("past_state_", "past_tail_"))
         }
         self.lengths = [0] * slots
         self.greedy: npt.NDArray[np.int64] = np.zeros(0, np.int64)
@@ -76,9 +81,14 @@ class SlotRunner:
         return self.run(0, [[token] for token in tokens], last_index=[0] * len(tokens))
 
     def copy(self, slot: int, target: int, count: int) -> None:
-        """Begin another sequence with the first `count` tokens of one, as a cached prefix does."""
+        """Begin another sequence with the first `count` tokens of one, as a cached prefix does.
+
+        Of a running state, with all that it has read.
+        """
         for pool in self._pools.values():
             pool[target, :, :count] = pool[slot, :, :count]
+        for states in self._states.values():
+            states[target] = states[slot]
         self.lengths[target] = count
 
     def run(
@@ -98,7 +108,7 @@ class SlotRunner:
         binding = self._session.io_binding()
         for name in inputs.keys() & self._inputs:
             binding.bind_cpu_input(name, inputs[name])
-        for name, pool in self._pools.items():
+        for name, pool in (self._pools | self._states).items():
             view = pool[first : first + len(rows)]
             where = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
             binding.bind_input(f"past_{name}", *where)

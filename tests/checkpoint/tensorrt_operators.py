@@ -141,6 +141,7 @@ ACCEPTED: Mapping[str, Accepted] = {
         (TABLE, IMPORTERS),
         attributes={"axis": whole()},
     ),
+    "Elu": Accepted((Input(FLOATS),), (TABLE,), attributes={"alpha": real}),
     "Gather": Accepted(
         (Input(ANY), Input(WHOLE)), (TABLE, IMPORTERS), attributes={"axis": whole()}
     ),
@@ -156,6 +157,14 @@ ACCEPTED: Mapping[str, Accepted] = {
         least=2,
         same=(0, 1, 2),
         attributes={"transA": whole(0, 1), "transB": whole(0, 1), "alpha": real, "beta": real},
+    ),
+    "LayerNormalization": Accepted(
+        # Only the first output; what is added behind it may be left out.
+        (Input(FLOATS), Input(FLOATS), Input(FLOATS)),
+        (TABLE, IMPORTERS),
+        least=2,
+        same=(0, 1),
+        attributes={"axis": whole(), "epsilon": real, "stash_type": whole(TensorProto.FLOAT)},
     ),
     "LessOrEqual": _element_wise(NUMBERS),
     "MatMul": _element_wise(FLOATS),
@@ -173,6 +182,7 @@ ACCEPTED: Mapping[str, Accepted] = {
     "Range": Accepted(
         (Input(WHOLE, 0), Input(WHOLE, 0), Input(WHOLE, 0)), (TABLE, IMPORTERS), same=(0, 1, 2)
     ),
+    "Relu": Accepted((Input(FLOATS),), (TABLE,)),
     "Reshape": Accepted(
         (Input(ANY), Input(INT64, 1)), (TABLE, IMPORTERS), attributes={"allowzero": whole(0, 1)}
     ),

@@ -257,6 +257,20 @@ def test_integers_that_the_checkpoint_has_are_kept(
         ("minimax-m2", "attn_type_list", [1, 0]),
         ("minimax-m2", "rotary_dim", 12),
         ("minimax-m2", "shared_intermediate_size", 64),
+        ("qwen2-moe", "use_sliding_window", True),
+        ("qwen2-moe", "shared_expert_intermediate_size", None),
+        ("qwen2-moe", "qkv_bias", False),
+        ("olmoe", "clip_qkv", 8.0),
+        ("olmoe", "attention_bias", True),
+        ("olmoe", "shared_expert_intermediate_size", 64),
+        ("ernie4.5-moe", "use_bias", True),
+        ("ernie4.5-moe", "moe_gate", "top2"),
+        ("ernie4.5-moe", "moe_use_aux_free", False),
+        ("ernie4.5-moe", "moe_norm_min", 0.1),
+        ("ernie4.5-moe", "moe_k", None),
+        ("mixtral", "num_local_experts", None),
+        ("mixtral", "norm_topk_prob", False),
+        ("mixtral", "layer_types", ["full_attention", "sliding_attention"]),
     ],
 )
 def test_what_a_family_cannot_express_is_refused_by_its_key(
@@ -266,6 +280,19 @@ def test_what_a_family_cannot_express_is_refused_by_its_key(
     shutil.copytree(built(name, "fp32").checkpoint, checkpoint)
     edit_json(checkpoint / "config.json", lambda c: c.update({key: value}))
     refused(checkpoint, tmp_path, "turn" if key == "rotary_dim" else key)
+
+
+def test_what_predicts_further_tokens_in_ernie_is_left_out(
+    built: BuildBundle, tmp_path: Path
+) -> None:
+    model, checkpoint = built("ernie4.5-moe", "int8"), tmp_path / "checkpoint"
+    shutil.copytree(model.checkpoint, checkpoint)
+    further = np.ones((64, 128), np.float32)
+    rewrite(checkpoint, lambda w: w.update({"model.mtp_linear_proj.0.weight": further}))
+    edit_json(checkpoint / "config.json", lambda c: c.update(num_nextn_predict_layers=1))
+    build_unsigned(checkpoint, tmp_path / "bundle", precision="int8")
+    path = model.graph.relative_to(model.bundle)
+    assert (tmp_path / "bundle" / path).read_bytes() == model.graph.read_bytes()
 
 
 def test_an_expert_that_is_missing_or_has_another_shape_is_named(

@@ -110,11 +110,12 @@ def test_a_checkpoint_in_16_bit_floats_is_kept_as_it_is(built: BuildBundle) -> N
     assert relative_error(on_the_processor, reference) <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["gemma3", "glm4", "olmo2"])
 @pytest.mark.parametrize("variant", ["cuda", "trt"])
 def test_numbers_inside_a_layer_may_outgrow_16_bits_where_what_it_gives_is_normed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, name: str
 ) -> None:
-    checkpoint = _with_large_numbers(tmp_path / "checkpoint")
+    checkpoint = _with_large_numbers(name, tmp_path / "checkpoint")
     build_unsigned(checkpoint, tmp_path / "bundle", precision="fp16")
     model = Built(checkpoint, tmp_path / "bundle")
     graph = model.manifest.variant(variant)
@@ -130,9 +131,9 @@ def test_numbers_inside_a_layer_may_outgrow_16_bits_where_what_it_gives_is_norme
         build_unsigned(checkpoint, tmp_path / "other", precision="fp16")
 
 
-def _with_large_numbers(directory: Path) -> Path:
-    """A Gemma 3 whose feed-forwards, between their norms, reach some hundred thousand."""
-    WRITERS["gemma3"](directory)
+def _with_large_numbers(model: str, directory: Path) -> Path:
+    """One whose feed-forwards, before the norms behind them, reach some hundred thousand."""
+    WRITERS[model](directory)
     tensors = load_file(directory / "model.safetensors")
     for name, values in tensors.items():
         if "gate_proj" in name or "up_proj" in name:

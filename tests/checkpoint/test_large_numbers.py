@@ -31,7 +31,8 @@ MOST: Mapping[Precision, float] = {**TOLERANCES, "fp8": 0.2}
 """As of ordinary checkpoints; of all tokens' errors the middle one."""
 TOKENS = np.random.default_rng(8).integers(0, 480, 60).tolist()
 PLAIN = "qwen3-untied-bf16-sharded"
-DENSE = ["llama", "qwen2", PLAIN, "mistral", "phi3", "phi4-mini", "mimo"]
+DENSE = ["llama", "qwen2", PLAIN, "mistral", "phi3", "phi4-mini", "mimo", "granite", "ministral3"]
+DENSE += ["cohere2", "smollm3", "seed-oss"]
 GRADES: list[tuple[str, Precision]] = [(name, "fp16") for name in [*DENSE, *EXPERTS]]
 GRADES += [(PLAIN, "w8a8"), (PLAIN, "int8"), (PLAIN, "int4"), (PLAIN, "fp8"), ("gpt-oss", "int8")]
 

@@ -26,7 +26,7 @@ from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.quantize import SCHEMES, Precision, dequantize, float_run, quantize
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.byte_runner import OTHER_WAY, Natively, distance
-from tests.checkpoint.conftest import Built, build_unsigned
+from tests.checkpoint.conftest import WRITERS, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceDecoder, RoundingReference
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.fakes.checkpoints import write_llama, write_qwen3
@@ -35,6 +35,7 @@ from tests.fakes.packers import (
     CompressedFloats,
     CompressedInts,
     Fp8,
+    Fp8Whole,
     Gptq,
     Packer,
     write_packed,
@@ -57,6 +58,7 @@ INTEGERS: dict[str, Packer] = {
 FLOATS: dict[str, Packer] = {
     "fp8": Fp8(),
     "fp8, squares that do not fit": Fp8(48),
+    "fp8, a scale a matrix": Fp8Whole(),
     "compressed fp8, a scale a row": CompressedFloats("channel"),
     "compressed fp8, one scale": CompressedFloats("tensor"),
 }
@@ -215,6 +217,17 @@ def test_kept_floats_compute_what_the_reference_does_in_every_graph(
         assert relative_error(runner.prefill(0, TOKENS), wanted) <= bound, graph
 
 
+def test_ministral_3_is_built_from_8_bit_floats_as_it_is_published(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    WRITERS["mistral3-ministral3"](plain)
+    twin = write_packed(plain, packed, Fp8Whole())
+    build_unsigned(packed, tmp_path / "bundle", precision="fp32")
+    model = Built(packed, tmp_path / "bundle")
+    wanted = ReferenceDecoder(twin).logits(TOKENS)[-1]
+    logits = SlotRunner(model.graph, model.spec, capacity=64).prefill(0, TOKENS)
+    assert relative_error(logits, wanted) <= 1e-4
+
+
 def test_what_a_publisher_left_plain_stays_so(
     packed: Callable[[str], tuple[Path, Path]], tmp_path: Path
 ) -> None:
@@ -335,6 +348,7 @@ GPTQ = INTEGERS["gptq 4 bits, asymmetric"]
         (FLOATS["fp8"], "activation_scheme", "static"),
         (FLOATS["fp8"], "weight_block_size", None),
         (FLOATS["fp8"], "fmt", "e5m2"),
+        (FLOATS["fp8, a scale a matrix"], "activation_scheme", "none"),
         (INTEGERS["compressed 4 bits"], "format", "marlin-24"),
         (INTEGERS["compressed 4 bits"], "kv_cache_scheme", {"num_bits": 8}),
         (INTEGERS["compressed 4 bits"], "config_groups", {}),

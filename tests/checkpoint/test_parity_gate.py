@@ -28,7 +28,11 @@ from tests.checkpoint.families.gpt_oss import write_published
 from tests.fakes.checkpoints import write_bert, write_qwen3
 from tests.fakes.encoder_checkpoints import write_cross_encoder, write_qwen3_reranker
 from tests.fakes.packers import Awq, Fp8, Gptq, Packer, write_packed
-from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
+from tests.fakes.vision_checkpoints import (
+    write_qwen2_5_vl,
+    write_qwen3_vl,
+    write_qwen3_vl_moe,
+)
 
 Writer = Callable[[Path], Path]
 GPTQ = Gptq(bits=4, group=32, symmetric=True, shuffled=True)
@@ -131,7 +135,11 @@ def test_a_reranker_is_compared_by_its_logits(tmp_path: Path, write: Writer) -> 
 
 
 @pytest.mark.parametrize(
-    "write", [write_qwen3_vl, pytest.param(write_qwen2_5_vl, marks=pytest.mark.slow)]
+    "write",
+    [
+        write_qwen3_vl,
+        *(pytest.param(w, marks=pytest.mark.slow) for w in (write_qwen2_5_vl, write_qwen3_vl_moe)),
+    ],
 )
 def test_a_model_that_sees_is_compared_behind_an_image(tmp_path: Path, write: Writer) -> None:
     manifest, said = build(write(tmp_path / "c"), tmp_path / "it", "required")
@@ -278,6 +286,8 @@ def test_an_error_is_rounded_upwards_to_two_digits(error: float, parts: int) -> 
         ({"num_hidden_layers": 1}, 1),
         ({"num_hidden_layers": 40}, 2),
         ({"num_hidden_layers": 61, "first_k_dense_replace": 3}, 4),
+        ({"num_hidden_layers": 54, "moe_layer_start_index": 3}, 4),
+        ({"num_hidden_layers": 28, "moe_layer_interval": 4}, 4),
         ({"num_hidden_layers": 4, "layer_types": ["a", "a", "a", "b"]}, 4),
         ({"num_hidden_layers": 6, "layer_types": ["a", "b"] * 3}, 2),
         ({"num_hidden_layers": 26, "sliding_window_pattern": 6}, 6),

@@ -28,6 +28,8 @@ PLAIN = """\
 {% endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant
 {% endif -%}"""
 SWITCH = "{%- if enable_thinking is defined and enable_thinking is false -%}"
+THINKING: tuple[ToolFormat, ...] = ("deepseek", "deepseek_v31", "minimax", "glm", "glm_v47")
+"""Formats whose templates here have reasoning in the usual tags."""
 OFF_BY_DEFAULT = CHAT_TEMPLATE.replace(SWITCH, "{%- if not enable_thinking -%}")
 
 
@@ -151,11 +153,14 @@ def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: T
     assert tags == {
         "harmony": ("<|channel|>analysis<|message|>", "<|end|>"),
         "mistral_v13": ("[THINK]", "[/THINK]"),
-        **dict.fromkeys(("deepseek", "deepseek_v31", "minimax"), ("<think>", "</think>")),
+        **dict.fromkeys(THINKING, ("<think>", "</think>")),
+        "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
+        "cohere": ("<|START_THINKING|>", "<|END_THINKING|>"),
+        "seed_oss": ("<seed:think>", "</seed:think>"),
     }.get(name, ("", ""))
     assert chat.prompting.reasoning == {
         "harmony": "levels",
-        **dict.fromkeys(("deepseek", "minimax", "mistral_v13"), "always"),
+        **dict.fromkeys(("deepseek", "minimax", "mistral_v13", "seed_oss"), "always"),
     }.get(name, msgspec.UNSET)
 
 

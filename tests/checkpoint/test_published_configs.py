@@ -12,7 +12,19 @@ import pytest
 
 from installer.checkpoint.graph.decoder import DecoderShape
 from installer.checkpoint.graph.families import family_of
+from installer.checkpoint.graph.rope import STILL
+from installer.checkpoint.graph.sharpening import Sharpening
 from tests.checkpoint.conftest import OpenConfig
+from tests.checkpoint.published_dense import (
+    DENSE,
+    GRANITE_4_MICRO,
+    GRANITE_33_8B,
+    MINISTRAL_3_8B,
+    OLMO_3_7B,
+    SMOLLM3,
+    Windows,
+    config,
+)
 
 LLAMA3_ROPE = {
     "factor": 8.0,
@@ -21,25 +33,6 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
     "rope_type": "llama3",
 }
-
-
-def config(architecture: str, sizes: tuple[int, ...], **keys: object) -> dict[str, Any]:
-    """`sizes`: hidden, inner, layers, heads, kv heads, vocabulary, context."""
-    names = (
-        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-        *("num_key_value_heads", "vocab_size", "max_position_embeddings"),
-    )
-    return {
-        "architectures": [f"{architecture}ForCausalLM"],
-        "model_type": architecture.lower(),
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "use_cache": True,
-        **dict(zip(names, sizes, strict=True)),
-        **keys,
-    }
 
 
 QWEN_DISTILLED = config(
@@ -182,7 +175,8 @@ GEMMA3_4B = {
     },
     "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
 }
-PUBLISHED: dict[str, tuple[dict[str, Any], dict[int | None, int], int]] = {
+PUBLISHED: dict[str, tuple[dict[str, Any], Windows, int]] = {
+    **DENSE,
     "DeepSeek-R1-Distill-Qwen-1.5B": (QWEN_DISTILLED, {None: 28}, 131_072),
     "DeepSeek-R1-Distill-Llama-8B": (LLAMA_DISTILLED, {None: 32}, 131_072),
     "Qwen2.5-7B-Instruct with YaRN": (QWEN25_YARN, {None: 28}, 131_072),
@@ -209,6 +203,49 @@ def test_a_published_config_is_understood(open_config: OpenConfig, name: str) ->
     assert (shape.hidden, shape.inner) == (text["hidden_size"], text["intermediate_size"])
     assert Counter(kind.window for kind in shape.kinds) == windows
     assert shape.context == context
+
+
+def _read(open_config: OpenConfig, document: dict[str, Any]) -> DecoderShape:
+    checkpoint = open_config(document)
+    shape: DecoderShape = family_of(checkpoint).read(checkpoint)
+    return shape
+
+
+def test_every_fourth_layer_of_smollm3_knows_no_positions(open_config: OpenConfig) -> None:
+    listed = _read(open_config, SMOLLM3)
+    assert [at for at, kind in enumerate(listed.kinds, 1) if kind.rope == STILL] == [
+        *range(4, 37, 4)
+    ]
+    silent = {key: value for key, value in SMOLLM3.items() if not key.startswith("no_rope")}
+    assert _read(open_config, silent) == listed
+
+
+def test_queries_of_ministral_3_grow_with_every_16384_positions(open_config: OpenConfig) -> None:
+    shape = _read(open_config, MINISTRAL_3_8B)
+    assert {kind.sharpening for kind in shape.kinds} == {Sharpening(16_384, 0.1)}
+    assert {kind.rope.magnitude for kind in shape.kinds} == {1.0}
+
+
+def test_angles_of_olmo_3_are_rescaled_where_layers_see_everything(open_config: OpenConfig) -> None:
+    shape = _read(open_config, OLMO_3_7B)
+    sharp = {kind.window: round(kind.rope.magnitude, 4) for kind in shape.kinds}
+    assert sharp == {4096: 1.0, None: 1.2079}
+    newer = {key: value for key, value in OLMO_3_7B.items() if not key.startswith("rope_")}
+    theta = {"rope_theta": OLMO_3_7B["rope_theta"]}
+    newer["rope_parameters"] = {
+        "full_attention": {**OLMO_3_7B["rope_scaling"], **theta},
+        "sliding_attention": {"rope_type": "default", **theta},
+    }
+    assert _read(open_config, newer) == shape
+
+
+def test_multipliers_of_granite_are_where_they_belong(open_config: OpenConfig) -> None:
+    for document in (GRANITE_33_8B, GRANITE_4_MICRO):
+        shape = _read(open_config, document)
+        assert shape.scale == document["attention_multiplier"]
+        assert shape.embedding_scale == document["embedding_multiplier"]
+        assert shape.result_scale == document["residual_multiplier"]
+        assert shape.score_scale == 1 / document["logits_scaling"]
 
 
 def test_what_a_short_config_leaves_out_is_known(open_config: OpenConfig) -> None:

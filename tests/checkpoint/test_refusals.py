@@ -122,6 +122,27 @@ def test_other_families_refuse_by_name_too(
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3", {"rope_parameters": {"full_attention": {}, "other": {}}}, "other"),
         ("gemma3-with-images", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ("ministral3", {"rope_parameters": None}, "rope_parameters"),
+        ("ministral3", {"layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
+        ("mistral3", {"text_config": {"model_type": "mistral4"}}, "text_config: .*'mistral4'"),
+        ("mistral3", {"text_config": None}, "text_config"),
+        ("mistral3", {"architectures": ["LlavaForConditionalGeneration"]}, "architectures"),
+        ("olmo2", {"clip_qkv": 8.0}, "clip_qkv"),
+        ("olmo3", {"rope_parameters": {"rope_type": "yarn", "factor": 8.0}}, "rope_parameters: "),
+        ("smollm3", {"use_sliding_window": True}, "use_sliding_window"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ("smollm3", {"no_rope_layers": [1, 2, 1]}, "no_rope_layers"),
+        ("granite", {"attention_bias": True}, "attention_bias"),
+        ("granite", {"residual_multiplier": 0.0}, "residual_multiplier"),
+        ("granite-hybrid", {"normalization_function": "layernorm"}, "normalization_function"),
+        ("granite-hybrid", {"position_embedding_type": "alibi"}, "position_embedding_type"),
+        ("glm4", {"partial_rotary_factor": 0.6}, "turn, not a multiple of 16"),
+        ("seed-oss", {"mlp_bias": True}, "mlp_bias"),
+        ("apertus", {"hidden_act": "silu"}, "hidden_act"),
+        ("cohere2", {"use_parallel_block": False}, "use_parallel_block"),
+        ("cohere2", {"use_qk_norm": True}, "use_qk_norm"),
+        ("cohere2", {"layer_switch": 3}, "layer_switch"),
+        ("apertus", {"post_norm": True}, "post_norm"),
     ],
 )
 def test_a_dense_family_refuses_what_it_cannot_express(
@@ -131,6 +152,24 @@ def test_a_dense_family_refuses_what_it_cannot_express(
     shutil.copytree(built(name, "fp32").checkpoint, checkpoint)
     edit_json(checkpoint / "config.json", lambda c: c.update(changes))
     refused(checkpoint, tmp_path, named)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "hint"),
+    [
+        ({"layer_types": ["mamba", "attention"]}, "mamba, which keep a running", "Micro"),
+        ({"layer_types": None}, "mamba, which keep a running", "Micro"),
+        ({"num_local_experts": 62}, "num_local_experts = 62", "without experts"),
+        ({"num_local_experts": None}, "num_local_experts = 8", "without experts"),
+    ],
+)
+def test_a_hybrid_granite_is_refused_with_the_reason(
+    built: BuildBundle, tmp_path: Path, changes: dict[str, Any], named: str, hint: str
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(built("granite-hybrid", "fp32").checkpoint, checkpoint)
+    edit_json(checkpoint / "config.json", lambda c: c.update(changes))
+    assert hint in refused(checkpoint, tmp_path, named).hint
 
 
 def test_matrices_stored_together_must_have_the_rows_that_config_json_means(
@@ -156,8 +195,8 @@ def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> Non
     assert "qwen3" in error.hint
 
 
-@pytest.mark.parametrize("family", ["minimax_text_01", "qwen3_next"])
-def test_a_family_with_a_running_state_is_refused_with_that_reason(
+@pytest.mark.parametrize("family", ["minimax_text_01", "mamba2"])
+def test_a_family_with_a_running_state_of_another_kind_is_refused_with_that_reason(
     tmp_path: Path, family: str
 ) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint")
@@ -217,6 +256,12 @@ def test_an_older_tokenizer_is_named_and_how_to_convert_it(tmp_path: Path) -> No
     checkpoint = write_qwen3(tmp_path / "checkpoint")
     (checkpoint / "tokenizer.json").rename(checkpoint / "tokenizer.model")
     assert "save_pretrained" in refused(checkpoint, tmp_path, "tokenizer.json").hint
+
+
+def test_a_tokenizer_in_mistrals_own_format_is_named(tmp_path: Path) -> None:
+    checkpoint = write_qwen3(tmp_path / "checkpoint")
+    (checkpoint / "tokenizer.json").rename(checkpoint / "tekken.json")
+    assert "tekken.json is Mistral's" in refused(checkpoint, tmp_path, "tokenizer.json").hint
 
 
 def test_a_hub_name_is_no_directory(tmp_path: Path) -> None:

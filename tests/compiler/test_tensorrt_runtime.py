@@ -30,6 +30,8 @@ GRADES: list[tuple[str, Precision]] = [
     *(("qwen2", "w8a8"), ("llama", "w8a8"), ("llama-longrope", "fp16"), ("mistral", "w8a8")),
     *(("gemma3", "fp16"), ("phi3", "w8a8"), ("phi4-mini", "w8a8"), ("mimo", "fp8")),
     *(("qwen2-late-windows", "fp8"), ("llama-vocabulary-of-499", "w8a8")),
+    *(("apertus", "fp16"), ("glm4", "w8a8"), ("granite", "fp8"), ("ministral3", "w8a8")),
+    *(("cohere2", "w8a8"), ("olmo3", "fp16"), ("smollm3", "w8a8")),
 ]
 
 OPTIONS = """

@@ -172,7 +172,7 @@ def test_where_the_model_may_choose_it_may_also_answer(
         jsonschema.validate(arguments, schemas[function])
 
 
-@pytest.mark.parametrize("name", ["deepseek", "minimax", "qwen_coder"])
+@pytest.mark.parametrize("name", ["deepseek", "minimax", "qwen_coder", "glm", "glm_v47"])
 def test_arguments_of_any_kind_can_be_forced(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
 ) -> None:
@@ -228,7 +228,7 @@ def test_what_tags_of_arguments_cannot_hold_is_refused_by_name(
     assert refused.value.param == f"tools[3].function.parameters{place}"
 
 
-@pytest.mark.parametrize("name", ["deepseek", "minimax", "mistral_v13", "harmony", "qwen_coder"])
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"hermes", "llama", "mistral"}))
 def test_a_name_that_the_format_cannot_write_is_refused(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
 ) -> None:

@@ -120,7 +120,7 @@ def steps_until_said(engine: LLMEngine, results: Results, call: int) -> int:
     return steps
 
 
-@pytest.mark.parametrize("name", ["chat", "bytes", "pair"])
+@pytest.mark.parametrize("name", ["chat", "bytes", "pair", "state-bytes"])
 def test_a_long_prompt_makes_way_for_a_newcomer_and_both_say_what_they_say_alone(
     open_chat: OpenChat, name: str, on_long_pieces: Callable[[Callable[[int], None]], None]
 ) -> None:

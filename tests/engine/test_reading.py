@@ -84,6 +84,16 @@ def test_a_tag_is_visible_even_where_it_is_a_special_token(tokenizer_json: bytes
     assert "".join(map(detokenizer.step, ids)) == "<think>x</think>y"
 
 
+def test_what_frames_an_answer_is_hidden_even_where_it_is_no_special_token(
+    tokenizer_json: bytes,
+) -> None:
+    assert not Tokenizer(tokenizer_json)._added[Tokenizer(tokenizer_json).id_of(TAGS[0])].special
+    tokenizer = Tokenizer(tokenizer_json, hidden=TAGS)
+    ids = tokenizer.encode_prompt(Prompt("<think>an answer</think>"))
+    detokenizer = tokenizer.detokenizer()
+    assert "".join(map(detokenizer.step, ids)) == "an answer"
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     parts=st.lists(

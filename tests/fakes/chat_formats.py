@@ -52,6 +52,23 @@ _NEXT: Final = "{%- endfor -%}\n"
 _CALLS_BEGIN, _CALL_BEGIN, _SEPARATOR, _CALL_END, _CALLS_END = FORMATS["deepseek"].tags
 _EOS: Final = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
+
+def _glm(line: str, opening: str) -> str:
+    """`line`: what the tags have between them."""
+    return _template(
+        f"{_EACH}{{{{- '{line}<tool_call>' + f.name + '{line}' -}}}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        f"{{{{- '<arg_key>' + key + '</arg_key>{line}<arg_value>' -}}}}\n"
+        "{{- value if value is string else value | tojson -}}\n"
+        f"{{{{- '</arg_value>{line}' -}}}}\n{{%- endfor -%}}\n{{{{- '</tool_call>' -}}}}\n{_NEXT}",
+        end="<|user|>",
+        thought="{%- if message.reasoning_content -%}"
+        f"{{{{- '{line}<think>' + message.reasoning_content + '</think>{line}' -}}}}"
+        "{%- endif -%}\n",
+        opening=opening,
+    )
+
+
 HARMONY: Final = """\
 {{- '<|start|>system<|message|>Today ' + strftime_now('%Y-%m-%d') + '. Effort ' -}}
 {{- reasoning_effort | default('medium') + '. Channels: analysis, commentary, final.<|end|>' -}}
@@ -131,6 +148,42 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         f"{{{{- '</function>\\n</tool_call>' -}}}}\n{_NEXT}",
         end="<|im_end|>",
     ),
+    "glm": _glm("\\n", "{{- '' if enable_thinking else '\\n<think></think>' -}}"),
+    "glm_v47": _glm("", "{{- '<think>' if enable_thinking else '</think>' -}}"),
+    "seed_oss": _template(
+        f"{_EACH}{{{{- '\\n<seed:tool_call>\\n<function=' + f.name + '>\\n' -}}}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        "{{- '<parameter=' + key + '>' -}}\n"
+        "{{- value if value is string else value | tojson -}}\n"
+        "{{- '</parameter>\\n' -}}\n{%- endfor -%}\n"
+        f"{{{{- '</function>\\n</seed:tool_call>' -}}}}\n{_NEXT}",
+        end="<seed:eos>",
+        thought="{%- if message.reasoning_content -%}"
+        "{{- '<seed:think>' + message.reasoning_content + '</seed:think>' -}}{%- endif -%}\n",
+    ),
+    "apertus": _template(
+        f"{{{{- '<|tools_prefix|>[' -}}}}\n{_EACH}"
+        "{{- '{\"' + f.name + '\": ' + f.arguments | tojson + '}' -}}\n"
+        f"{{%- if not loop.last -%}}{{{{- ', ' -}}}}{{%- endif -%}}\n{_NEXT}"
+        "{{- ']<|tools_suffix|>' -}}\n",
+        end="<|assistant_end|>",
+        thought="{%- if enable_thinking and message.reasoning_content -%}"
+        "{{- '<|inner_prefix|>' + message.reasoning_content + '<|inner_suffix|>' -}}"
+        "{%- endif -%}\n",
+        opening="{{- '' if enable_thinking else '<|inner_prefix|><|inner_suffix|>' -}}",
+    ),
+    "cohere": _template(
+        f"{{{{- '<|START_ACTION|>[\\n' -}}}}\n{_EACH}"
+        '{{- \'    {"tool_call_id": "\' + loop.index0 | string + \'", "tool_name": "\' -}}\n'
+        "{{- f.name + '\", \"parameters\": ' + f.arguments | tojson + '}' -}}\n"
+        f"{{{{- ',\\n' if not loop.last else '\\n' -}}}}\n{_NEXT}"
+        "{{- ']<|END_ACTION|>' -}}\n",
+        end="<|END_OF_TURN_TOKEN|>",
+        thought="{%- if message.reasoning_content -%}"
+        "{{- '<|START_THINKING|>' + message.reasoning_content + '<|END_THINKING|>' -}}"
+        "{%- endif -%}\n",
+        opening="{{- '' if enable_thinking else '<|START_THINKING|><|END_THINKING|>' -}}",
+    ),
     "mistral": _template(
         f"{{{{- '[TOOL_CALLS][' -}}}}\n{_EACH}"
         "{%- if call.id | length != 9 -%}{{- raise_exception('ids have 9 characters') -}}"
@@ -154,7 +207,12 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
 }
 """Hermes's is in `tests.fakes.checkpoints`."""
 
-_ENDS: Final = ("<|eot_id|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]")
+_ENDS: Final = (
+    *("<|eot_id|>", "<|user|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]"),
+    *("<|assistant_end|>", "<|inner_prefix|>", "<|inner_suffix|>"),
+    *("<seed:eos>", "<seed:think>", "</seed:think>"),
+    *("<|END_OF_TURN_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),
+)
 CONTROLS: Final = tuple(sorted({*_ENDS, *(tag for form in FORMATS.values() for tag in form.tags)}))
 
 

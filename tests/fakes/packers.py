@@ -197,6 +197,31 @@ class Fp8:
         return self._side, self._side
 
 
+class Fp8Whole(Fp8):
+    """8-bit floats with a scale for each matrix and one for what it is multiplied with, as
+    Ministral 3 is published."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {
+            "quant_method": "fp8",
+            "activation_scheme": "static",
+            "dequantize": False,
+            "modules_to_not_convert": ["model.vision_tower", "lm_head"],
+            "weight_block_size": None,
+        }
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        stored, meant = super().pack(name, weight, random)
+        scales = f"{name}.{self.suffix}"
+        stored[scales] = stored[scales].reshape(())
+        return {**stored, f"{name}.activation_scale": np.array(0.01, np.float32)}, meant
+
+    def _sides(self, outer: int, inner: int) -> tuple[int, int]:
+        return outer, inner
+
+
 class CompressedFloats(Fp8):
     """compressed-tensors' float-quantized; a scale for each row, or one for all."""
 

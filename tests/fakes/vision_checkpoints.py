@@ -51,10 +51,13 @@ _WORDS = {
 }
 
 
-def write_qwen3_vl(directory: Path, *, seed: int = 0, tied: bool = True) -> Path:
+def write_qwen3_vl(
+    directory: Path, *, seed: int = 0, tied: bool = True, experts: Mapping[str, Any] | None = None
+) -> Path:
     """Write a Qwen3-VL checkpoint, with DeepStack, into `directory` and return it."""
+    kind, name = ("qwen3_vl_moe", "Qwen3VLMoe") if experts else ("qwen3_vl", "Qwen3VL")
     words = _WORDS | {
-        "model_type": "qwen3_vl_text",
+        "model_type": f"{kind}_text",
         "head_dim": 32,
         "attention_bias": False,
         "rope_theta": 10_000.0,
@@ -64,9 +67,10 @@ def write_qwen3_vl(directory: Path, *, seed: int = 0, tied: bool = True) -> Path
             "mrope_interleaved": True,
         },
         "tie_word_embeddings": tied,
+        **(experts or {}),
     }
     sight = {
-        "model_type": "qwen3_vl",
+        "model_type": kind,
         "depth": 3,
         "hidden_size": 48,
         "hidden_act": "gelu_pytorch_tanh",
@@ -82,8 +86,8 @@ def write_qwen3_vl(directory: Path, *, seed: int = 0, tied: bool = True) -> Path
         "deepstack_visual_indexes": [0, 2],
     }
     config = {
-        "architectures": ["Qwen3VLForConditionalGeneration"],
-        "model_type": "qwen3_vl",
+        "architectures": [f"{name}ForConditionalGeneration"],
+        "model_type": kind,
         "text_config": words,
         "vision_config": sight,
         "tie_word_embeddings": tied,
@@ -99,6 +103,19 @@ def write_qwen3_vl(directory: Path, *, seed: int = 0, tied: bool = True) -> Path
         "processor_class": "Qwen3VLProcessor",
     }
     return _write(directory, config, words, processor, _qwen3_vl(words, sight, tied, seed))
+
+
+def write_qwen3_vl_moe(directory: Path, *, seed: int = 1, tied: bool = False) -> Path:
+    """The same with experts, stacked as they are published."""
+    experts = {
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,  # of squares the reference could not tell rows from columns
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [1],
+    }
+    return write_qwen3_vl(directory, seed=seed, tied=tied, experts=experts)
 
 
 def write_qwen2_5_vl(directory: Path, *, seed: int = 0, tied: bool = False) -> Path:
@@ -260,9 +277,25 @@ def _decoder(
                 yield f"{at}.self_attn.{name}_norm.weight", draw.gain(size)
         yield f"{at}.self_attn.o_proj.weight", draw.linear(hidden, heads * size)
         yield f"{at}.post_attention_layernorm.weight", draw.gain(hidden)
+        if "num_experts" in words and layer not in words["mlp_only_layers"]:
+            yield from _experts(draw, words, f"{at}.mlp")
+            continue
         for name in ("gate", "up"):
             yield f"{at}.mlp.{name}_proj.weight", draw.linear(inner, hidden)
         yield f"{at}.mlp.down_proj.weight", draw.linear(hidden, inner)
     yield f"{root}.norm.weight", draw.gain(hidden)
     if not tied:
         yield "lm_head.weight", draw.linear(words["vocab_size"], hidden)
+
+
+def _experts(draw: Draw, words: Mapping[str, Any], at: str) -> Weights:
+    """A router, and all experts' gates and ups, and what follows, in a tensor each."""
+    hidden, inner, count = (
+        words["hidden_size"],
+        words["moe_intermediate_size"],
+        words["num_experts"],
+    )
+    yield f"{at}.gate.weight", draw.linear(count, hidden)
+    both = draw.normal(count, hidden, 2 * inner, scale=1.5 / hidden**0.5)
+    yield f"{at}.experts.gate_up_proj", both
+    yield f"{at}.experts.down_proj", draw.normal(count, inner, hidden, scale=1.5 / inner**0.5)

@@ -48,6 +48,7 @@ BLOCK = f'{CALL_BEGIN}function{SEPARATOR}f\n```json\n{{"a": 1}}\n```{CALL_END}'
 BARE = f'{CALL_BEGIN}f{SEPARATOR}{{"a": "<}}"}}{CALL_END}'
 INVOKE = '<minimax:tool_call>\n<invoke name="f">\n'
 FUNCTION = "<tool_call>\n<function=f>\n"
+GLM_F = "<tool_call>f\n"
 TO_F = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
 CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
     ("llama", '{"name": "f", "parameters": {"a": "}"}}', "", "", [("f", '{"a": "}"}')]),
@@ -99,6 +100,41 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
      [("f", '{"s": "a\\n", "b": true, "n": 3}')]),
     ("qwen_coder", f"{FUNCTION}<parameter=s>\n\n</parameter></function></tool_call>.", ".", "",
      [("f", '{"s": ""}')]),
+    ("glm", f"Hm\n{GLM_F}<arg_key>s</arg_key>\n<arg_value>a \"b\"\n</arg_value>\n<arg_key>n"
+     "</arg_key>\n<arg_value>7</arg_value>\n</tool_call>\n<tool_call>g\n</tool_call>\n", "Hm", "",
+     [("f", '{"s": "a \\"b\\"\\n", "n": 7}'), ("g", "{}")]),
+    ("glm_v47", "<tool_call>f<arg_key>l</arg_key><arg_value>[\"</arg_value>\"]</arg_value>"
+     "</tool_call><tool_call>g</tool_call>", "", "",
+     [("f", '{"l": ["</arg_value>"]}'), ("g", "{}")]),
+    ("glm", f"{GLM_F}<arg_key>s</arg_key><arg_key>n</arg_key> x <arg_value>1</arg_value>"
+     "</tool_call>.", ".", "", [("f", '{"n": 1}')]),
+    ("glm", f"{GLM_F}<arg_key>s</arg_key>\n<tool_call>g</tool_call>", "", "",
+     [("f", "{}"), ("g", "{}")]),
+    ("glm", f"{GLM_F}<arg_key>s</arg_key>\n<arg_value>12 <", "", "", [("f", '{"s": "12 <')]),
+    ("glm", "<tool_call></tool_call>So", "So", "", []),
+    ("glm", "<tool_call>f", "", "", []),
+    ("seed_oss", "Hm\n<seed:tool_call>\n<function=f>\n<parameter=s>\na\n</parameter>\n"
+     "<parameter=n>3</parameter>\n</function>\n</seed:tool_call>.", "Hm.", "",
+     [("f", '{"s": "\\na\\n", "n": 3}')]),
+    ("seed_oss", "<seed:tool_call><function=f><parameter=l>['a', None, {'b': True}]</parameter>"
+     "<parameter=b>False</parameter></function></seed:tool_call>", "", "",
+     [("f", '{"l": ["a", null, {"b": true}], "b": false}')]),
+    ("seed_oss", "<seed:tool_call><function=f><parameter=l>[f(1)]</parameter></function>"
+     "</seed:tool_call>", "", "", [("f", '{"l": "[f(1)]"}')]),
+    ("seed_oss", f"<seed:tool_call><function=f><parameter=l>{'(' * 900}</parameter></function>", "",
+     "", [("f", f'{{"l": "{"(" * 900}"}}')]),
+    ("cohere", 'Plan.\n<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "f", '
+     '"parameters": {"a": "{"}},\n    {"tool_name": "g", "parameters": {}}\n]<|END_ACTION|>',
+     "Plan.", "", [("f", '{"a": "{"}'), ("g", "{}")]),
+    ("cohere", '<|START_ACTION|>[{"name": "f", "parameters": {}}]',
+     '<|START_ACTION|>[{"name": "f", "parameters": {}}]', "", []),
+    ("apertus", 'So <|tools_prefix|>[{"f": {"a": "]}"}}, {"g":{}}]<|tools_suffix|>', "So", "",
+     [("f", '{"a": "]}"}'), ("g", "{}")]),
+    ("apertus", '<|tools_prefix|> [\n{ "f" : {"a": {}}} ] and', " and", "", [("f", '{"a": {}}')]),
+    ("apertus", '<|tools_prefix|>[{"f": 1}]', '<|tools_prefix|>[{"f": 1}]', "", []),
+    ("apertus", "<|tools_prefix|>none", "<|tools_prefix|>none", "", []),
+    ("apertus", '<|tools_prefix|>[{"f', '<|tools_prefix|>[{"f', "", []),
+    ("apertus", '<|tools_prefix|>[{"f": {"a', "", "", [("f", '{"a')]),
     ("harmony", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
      f'{TO_F}{{"a": 1}}<|call|>', "", "Hm.", [("f", '{"a": 1}')]),
     ("harmony", ' to=functions.f<|channel|>commentary json<|message|>{"a": 1}', "", "",
@@ -140,6 +176,11 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "mistral_v11": ["f"],
     "minimax": ['<invoke name="', "</invoke>", '<parameter name="', "</parameter>", 's">', 'n">'],
     "qwen_coder": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
+    "glm": ["f\n", "g", "s", "n", "l", '["</arg_value>"]'],
+    "glm_v47": ["f", "s", "l", '["</arg_value>"]'],
+    "apertus": ['{"f": {', "}}", ", "],
+    "cohere": ['{"tool_name": "f", "parameters": {', "}}", ", "],
+    "seed_oss": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "harmony": ["analysis", "final", "commentary", " to=functions.f", "assistant"],
 }
 
@@ -188,6 +229,7 @@ def test_hostile_text_is_neither_kept_nor_searched_again(name: ToolFormat) -> No
         ("deepseek", f"{CALLS_BEGIN}{CALL_BEGIN}f{SEPARATOR}", '{"a": ['),
         ("mistral", '[TOOL_CALLS][{"name": "f", "arguments": ', '{"a": ['),
         ("minimax", f'{INVOKE}<parameter name="s">', "abc"),
+        ("glm", f"{GLM_F}<arg_key>s</arg_key>\n<arg_value>", "abc"),
         ("harmony", TO_F, '{"a": ['),
     ],
 )
@@ -251,6 +293,9 @@ def test_any_value_in_json_comes_back_through_every_format(value: object) -> Non
         "mistral_v13": lambda: f"[TOOL_CALLS]f[ARGS]{arguments}",
         "minimax": lambda: (
             f'{INVOKE}<parameter name="l">{json.dumps([value])}</parameter></invoke>'
+        ),
+        "glm_v47": lambda: (
+            f"<tool_call>f<arg_key>l</arg_key><arg_value>{json.dumps([value])}</arg_value></tool_call>"
         ),
         "harmony": lambda: f"{TO_F}{arguments}<|call|>",
     }

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from appliance.errors import CapacityError
 from appliance.scheduler import Budget, Phase, Plan, Scheduler, Sequence
+from appliance.scheduler.plan import Move
 from appliance.scheduler.preemption import MOST_PREEMPTIONS
 
 SLOTS, CAPACITY, BUDGET, MAX_WAITING, MAX_OF_CALLER, BLOCK = 4, 24, 8, 5, 3, 2
@@ -37,9 +38,12 @@ class SimulatedCache:
     a prefix of somebody else's shows up where it is read.
     """
 
-    def __init__(self, *, gathered: bool = True) -> None:
+    def __init__(self, *, gathered: bool = True, snapshots: int = 0) -> None:
         self.gathered = gathered
         self.slots: list[list[Cell | None]] = [[None] * CAPACITY for _ in range(SLOTS)]
+        self.states: list[Cell | None] | None = [None] * SLOTS if snapshots else None
+        """What each slot's running state has read, in models that have one."""
+        self.snapshots: list[Cell | None] = [None for _ in range(SLOTS * snapshots)]
 
     def run(self, plan: Plan) -> None:
         for move in plan.moves:
@@ -48,9 +52,13 @@ class SimulatedCache:
             target[: move.tokens] = source[: move.tokens]
             if move.exchange:
                 source[: move.tokens] = kept
+            self._move_state(move)
         for chunk in plan.prefills:
             assert chunk.slot == chunk.sequence.slot
             self._compute(chunk.sequence, chunk.slot, chunk.start, chunk.count)
+            if chunk.snapshot is not None:
+                assert self.states is not None
+                self.snapshots[chunk.snapshot] = self.states[chunk.slot]
         for number, sequence in enumerate(plan.decodes):
             slot = sequence.slot
             assert slot is not None
@@ -65,6 +73,20 @@ class SimulatedCache:
         row = self.slots[slot]
         assert row[:start] == [cell(sequence, i) for i in range(start)]
         row[start : start + count] = [cell(sequence, i) for i in range(start, start + count)]
+        if self.states is not None:
+            assert start == 0 or self.states[slot] == cell(sequence, start - 1)
+            self.states[slot] = cell(sequence, start + count - 1)
+
+    def _move_state(self, move: Move) -> None:
+        if self.states is None:
+            return
+        kept, source = self.states[move.target], self.states[move.source]
+        self.states[move.target] = source
+        if move.snapshot is not None:
+            assert not move.exchange
+            self.states[move.target] = self.snapshots[move.snapshot]
+        if move.exchange:
+            self.states[move.source] = kept
 
 
 def cell(sequence: Sequence, position: int) -> Cell:
@@ -79,6 +101,7 @@ class Churn(RuleBasedStateMachine):
 
     gathered = True
     anew = 0
+    snapshots = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,8 +114,9 @@ class Churn(RuleBasedStateMachine):
             reuse_block=BLOCK,
             anew=self.anew,
             gathered=self.gathered,
+            snapshots=self.snapshots,
         )
-        self.cache = SimulatedCache(gathered=self.gathered)
+        self.cache = SimulatedCache(gathered=self.gathered, snapshots=self.snapshots)
         self.alive: list[Sequence] = []
         self.said: list[list[int]] = []
 
@@ -163,7 +187,7 @@ class Churn(RuleBasedStateMachine):
         drafts=st.lists(st.lists(TOKENS, max_size=3), min_size=SLOTS, max_size=SLOTS),
         right=st.lists(st.integers(0, 3), min_size=SLOTS, max_size=SLOTS),
         budget=st.none() | BUDGETS,
-        given_up=st.booleans(),
+        given_up=st.none() | st.integers(0, 2),
     )
     def step(
         self,
@@ -172,11 +196,11 @@ class Churn(RuleBasedStateMachine):
         drafts: Listing[list[int]] = (),
         right: Listing[int] = (),
         budget: Budget | None = None,
-        given_up: bool = False,
+        given_up: int | None = None,
     ) -> None:
         """One step; of each draft the first tokens are right, as many as `right` says.
 
-        `given_up`: its prefill is not computed after all.
+        `given_up`: so many pieces of its prompts are computed, and the rest is not after all.
         """
         before = {sequence: list(sequence.tokens) for sequence in self.alive}
         plan = self.scheduler.schedule(budget)
@@ -194,10 +218,10 @@ class Churn(RuleBasedStateMachine):
         for sequence in plan.admitted:
             assert sequence.cached == 0 or sequence.cached >= BLOCK - self.anew
             assert sequence.cached == sequence.computed < sequence.prompt_length
-        if given_up:
-            plan = dataclasses.replace(plan, prefills=())
+        if given_up is not None:
+            plan = dataclasses.replace(plan, prefills=plan.prefills[:given_up])
         accepted: dict[Sequence, tuple[int, ...]] = {}
-        if drafts:
+        if drafts and not self.snapshots:
             plan = _with_drafts(plan, drafts)
             accepted = {
                 sequence: draft[:count]
@@ -253,6 +277,13 @@ class Shortened(Scattered):
     anew = 1
 
 
+class Recurring(Churn):
+    """The same for a model with a running state, which stands where it stands."""
+
+    snapshots = 2
+
+
+TestRecurring = Recurring.TestCase
 TestChurn = Churn.TestCase
 TestScattered = Scattered.TestCase
 TestShortened = Shortened.TestCase

@@ -26,7 +26,7 @@ from tests.power.machine import EXT4, looped
 from tests.shim.node import prepare
 from tests.soak.supervised import MODULES
 
-DISK_BYTES = 192 * 1024 * 1024
+DISK_BYTES = 768 * 1024 * 1024
 START_SECONDS = 120.0
 STOP_SECONDS = 90.0
 _FREE_SECONDS = 20.0

@@ -16,11 +16,16 @@ from appliance.engine.vision.decoder import Pixels
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import build_unsigned
 from tests.conftest import BuildOnce
-from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
+from tests.fakes.vision_checkpoints import (
+    write_qwen2_5_vl,
+    write_qwen3_vl,
+    write_qwen3_vl_moe,
+)
 
 WRITERS: dict[str, Callable[..., Path]] = {
     "qwen3_vl": write_qwen3_vl,
     "qwen2_5_vl": write_qwen2_5_vl,
+    "qwen3_vl_moe": write_qwen3_vl_moe,
 }
 FAMILIES = tuple(WRITERS)
 

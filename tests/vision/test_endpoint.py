@@ -17,7 +17,11 @@ from appliance.engine.vision.worker import decode
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
-from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
+from tests.fakes.vision_checkpoints import (
+    write_qwen2_5_vl,
+    write_qwen3_vl,
+    write_qwen3_vl_moe,
+)
 from tests.shim.node import Node
 from tests.shim.real_node import standing_on
 from tests.vision.conftest import FAMILIES, Seeing
@@ -33,6 +37,7 @@ def build_models(root: Path) -> None:
     node = EngineNode(root)
     node.add(write_qwen3_vl(root / "checkpoint-qwen3_vl"), name="qwen3_vl")
     node.add(write_qwen2_5_vl(root / "checkpoint-qwen2_5_vl"), name="qwen2_5_vl")
+    node.add(write_qwen3_vl_moe(root / "checkpoint-qwen3_vl_moe"), name="qwen3_vl_moe")
     node.add(write_qwen3(root / "words-only"), name="words")
 
 
@@ -62,7 +67,7 @@ def test_the_list_of_models_says_who_reads_images(client: openai.OpenAI) -> None
     shown = {
         model.id: (model.model_extra or {})["supports_images"] for model in client.models.list()
     }
-    assert shown == {"qwen3_vl": True, "qwen2_5_vl": True, "words": False}
+    assert shown == {**dict.fromkeys(FAMILIES, True), "words": False}
 
 
 def shown(*images: str, text: str = "what is this?") -> list[Any]:

@@ -32,6 +32,9 @@ from tests.checkpoint.table import PROPERTY, Cell
 from tests.vision.conftest import FAMILIES, BuildSeeing, Seeing, picture
 
 TOLERANCE = 1e-4
+WITHOUT = ("qwen3_vl_moe", "fp8")
+"""Experts are stored as integers or in 16 bits and more."""
+ROUNDED = [(f, p) for f in FAMILIES for p in ("int8", "int4", "fp8") if (f, p) != WITHOUT]
 CAPACITY = 256
 IMAGES = (picture(64, 112, seed=1), picture(80, 32, seed=2))
 """Of 4 x 7 and 5 x 2 tokens."""
@@ -218,8 +221,7 @@ def test_rounded_weights_stay_near(
     assert distance <= bound
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("precision", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize(("family", "precision"), ROUNDED)
 def test_rounded_weights_give_the_reference_s_logits(
     seeing: BuildSeeing, tmp_path: Path, family: str, precision: Precision, record_property: Any
 ) -> None:

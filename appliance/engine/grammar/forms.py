@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import deepseek, harmony, llama, mistral
+from appliance.prompting import apertus, cohere, deepseek, harmony, llama, mistral
 from appliance.prompting.formats import FORMATS
+from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.qwen_coder import QWEN_CODER
+from appliance.prompting.seed_oss import SEED_OSS
 from appliance.prompting.xml_call import Dialect
 
 
@@ -88,15 +90,41 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         between=f"\n{QWEN_CODER.block[0]}",
         values=QWEN_CODER,
     ),
+    "glm": Form(
+        f"PLAIN\nARGS{GLM.block[1]}",
+        begin=GLM.block[0],
+        between=f"\n{GLM.block[0]}",
+        values=GLM,
+    ),
+    "glm_v47": Form(
+        f"PLAINARGS{GLM_47.block[1]}",
+        begin=GLM_47.block[0],
+        between=GLM_47.block[0],
+        values=GLM_47,
+    ),
     "harmony": Form(
         f" to=functions.PLAIN {harmony.CONSTRAIN}json{harmony.MESSAGE}ARGS",
         begin=f"{harmony.CHANNEL}commentary",
         plain="/(?s:.*)/",
         lead=HARMONY_FINAL,
     ),
+    "apertus": Form("{NAME: ARGS}", begin=apertus.BEGIN, first="[", between=", ", last="]"),
+    "cohere": Form(
+        '{"tool_call_id": "0", "tool_name": NAME, "parameters": ARGS}',
+        begin=cohere.BEGIN,
+        first="[\n    ",
+        between=",\n    ",
+        last=f"\n]{cohere.END}",
+    ),
+    "seed_oss": Form(
+        f"\n<function=PLAIN>\nARGS</function>\n{SEED_OSS.block[1]}",
+        begin=SEED_OSS.block[0],
+        between=f"\n{SEED_OSS.block[0]}",
+        values=SEED_OSS,
+    ),
 }
 ALL_TAGS: Final = frozenset(tag for form in FORMATS.values() for tag in form.tags)
-_WORDS = r"\bNAME\b|\bPLAIN\b|\bARGS\b(?!\])|\bID\b"
+_WORDS = r"\bNAME\b|\bPLAIN(?=ARGS|\b)|(?:\b|(?<=PLAIN))ARGS\b(?!\])|\bID\b"
 SPLIT: Final = re.compile(
     "(" + "|".join([*map(re.escape, sorted(ALL_TAGS, key=len, reverse=True)), _WORDS]) + ")"
 )

@@ -1,4 +1,4 @@
-"""Arguments in tags of their own, as a grammar: MiniMax's and Qwen3-Coder's formats.
+"""Arguments in tags of their own, as a grammar: MiniMax's, Qwen3-Coder's and GLM's formats.
 
 What is written between two tags is bare text for a parameter that is text, JSON for any other;
 so what a reader makes of it depends on the schema, and only a schema is honoured that leaves no
@@ -8,6 +8,7 @@ doubt. What cannot be written so is refused by name.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +41,10 @@ class Rules(Protocol):
     def rule(self, text: str) -> None: ...
 
     def json(self, name: str, schema: Schema, param: str) -> str: ...
+
+    def marked(self, text: str, marks: Collection[str]) -> str: ...
+
+    def is_token(self, text: str) -> bool: ...
 
 
 def tagged_arguments(
@@ -77,16 +82,15 @@ class _Writer:
         self._index = index
         self._edge = "\n" if dialect.padded else ""
         self._close = f"{self._edge}{dialect.parameter[1]}"
+        between = f"{dialect.line}{dialect.value}" if dialect.value else ""
+        self._name_end = f"{dialect.name_end}{between}{self._edge}"
+        self._line = json.dumps(dialect.line) if dialect.line else ""
 
     def anything(self) -> str:
         """Any parameters, of any text."""
-        name = f"any_{self._index}"
-        opening, end = self._dialect.parameter[0], self._dialect.name_end
-        value = self._text(f"{name}_value", {})
-        self._rules.rule(
-            f"{name}: {json.dumps(opening)} /[A-Za-z_][A-Za-z0-9_.-]*/ "
-            f'{json.dumps(end + self._edge)} {value} "\\n"'
-        )
+        name, end = f"any_{self._index}", self._marked(self._name_end)
+        value, opening = self._text(f"{name}_value", {}), self._marked(self._dialect.parameter[0])
+        self._rules.rule(f"{name}: {opening} /[A-Za-z_][A-Za-z0-9_.-]*/ {end} {value} {self._line}")
         return f"{name}*"
 
     def parameter(
@@ -95,11 +99,12 @@ class _Writer:
         """One parameter with its tags; the name of its rule."""
         rule = f"parameter_{self._index}_{number}"
         dialect = self._dialect
-        if dialect.name_end in name or "\n" in name or name != name.strip() or not name:
+        parts = ("\n", dialect.name_end, *dialect.marks)
+        if any(part in name for part in parts) or name != name.strip() or not name:
             raise _refused(place, "its name cannot be written in this model's format")
         value = self._value(rule, schema, root, place)
-        opening = f"{dialect.parameter[0]}{name}{dialect.name_end}{self._edge}"
-        self._rules.rule(f'{rule}: {json.dumps(opening)} {value} "\\n"')
+        opening = self._marked(f"{dialect.parameter[0]}{name}{self._name_end}")
+        self._rules.rule(f"{rule}: {opening} {value} {self._line}")
         return rule
 
     def _value(self, rule: str, schema: object, root: dict[str, Any], place: str) -> str:
@@ -109,7 +114,7 @@ class _Writer:
             assert isinstance(schema, dict)
             definitions = {key: root[key] for key in _DEFINITIONS if key in root}
             value = self._rules.json(f"{rule}_json", {**definitions, **schema}, place)
-            return f"{value} {json.dumps(self._close)}"
+            return f"{value} {self._marked(self._close)}"
         if types - {"string", "null"}:
             raise _refused(place, "a value that may be text or something else is not supported")
         text = _text_schema(schema)
@@ -123,13 +128,21 @@ class _Writer:
         if values is not None:
             texts = [value for value in values if isinstance(value, str)]
             options = [text for text in texts if self._dialect.parameter[1] not in text]
-            return f"({' | '.join(json.dumps(option + self._close) for option in options)})"
+            return f"({' | '.join(self._marked(option + self._close) for option in options)})"
         least, most = schema.get("minLength", 0), schema.get("maxLength", "")
         close, tag = literal(self._close), literal(self._dialect.parameter[1])
+        if self._rules.is_token(self._close):
+            terminal = name.upper()
+            text = f"/(?s:.{{{least},{most}}})/ & ~/(?s:.*){tag}(?s:.*)/"
+            self._rules.rule(f"{terminal}: {text}")
+            return f"{terminal} {self._marked(self._close)}"
         self._rules.rule(
             f"{name}[lazy]: /(?s:.{{{least},{most}}}){close}/ & ~/(?s:.*){tag}(?s:.+)/"
         )
         return name
+
+    def _marked(self, text: str) -> str:
+        return self._rules.marked(text, self._dialect.marks)
 
 
 def _text_schema(schema: object) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -258,7 +258,8 @@ class _Composer:
 
     def _reasoning(self) -> str:
         start, end = self._tags.reasoning_start, self._tags.reasoning_end
-        opening = self._tag(start) if self._turn.reasoning == "unopened" else ""
+        # Some models, such as GLM-4.5, begin their turns with a line end.
+        opening = f"/\\n?/ {self._tag(start)}" if self._turn.reasoning == "unopened" else ""
         (option,) = self._text_until(end, "/[ \\n]{0,4}/")
         self._rules.append(f"reasoning: {opening} {option}")
         return "reasoning"
@@ -285,6 +286,16 @@ class _Composer:
     def rule(self, text: str) -> None:
         """Add a rule."""
         self._rules.append(text)
+
+    def marked(self, text: str, marks: Collection[str]) -> str:
+        """`text` as grammar, in which `marks` are tokens where they are."""
+        found = re.split(f"({'|'.join(map(re.escape, marks))})", text) if marks else [text]
+        parts = (self._tag(part) if part in marks else json.dumps(part) for part in found if part)
+        return " ".join(parts)
+
+    def is_token(self, text: str) -> bool:
+        """Whether no other tokens can spell `text`."""
+        return self._vocabulary.token(text) is not None
 
     def _checked(self, text: str, param: str) -> Schema:
         self._chars += len(text)

@@ -21,7 +21,9 @@ from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
 from installer.checkpoint.graph.kinds import Kinds
+from installer.checkpoint.graph.recurrent import Part
 from installer.checkpoint.graph.rope import Rope
+from installer.checkpoint.graph.sharpening import Sharpener, count, positions_from
 from installer.checkpoint.quantize import Float32
 
 PAIR = ("key", "value")
@@ -48,16 +50,60 @@ class _Form:
         self.ids = graph.input("input_ids", ir.DataType.INT64, ("batch", "tokens"))
         self._seqlens = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
         self._total = graph.input("total_sequence_length", ir.DataType.INT32, ())
+        self._sharpener = Sharpener(graph, shape.context, self._positions)
 
     def conclude(self, scores: ir.Value) -> None:
         self._graph.output(scores, "logits", ("rows", self._shape.vocab))
+
+    def _sharpened(self, layer: int, heads: Heads) -> Heads:
+        """Queries that grow with their position, where the layer's do; the rest as it is."""
+        queries, keys, values = heads
+        by = self._shape.kinds[layer].sharpening
+        return self._sharpener.sharpen(queries, by), keys, values
+
+    def _positions(self) -> ir.Value:
+        """Of the tokens, [B, S]."""
+        counted = count(self._graph, self.ids, 1)
+        starts = self._starts(counted)
+        return positions_from(self._graph, counted, starts, self._shape.context)
+
+    def _starts(self, counted: ir.Value) -> ir.Value:
+        """Where the rows' tokens begin, int64 [B, 1]; as the kernel has it, which takes a first
+        prompt from zero however long the others of its batch are."""
+        graph = self._graph
+        lengths = graph.op("ReduceMax", counted, graph.constant([1]), keepdims=1)
+        starts = graph.op("Sub", self._ends(), lengths)
+        return graph.op("Max", starts, graph.constant([0]))
+
+    def _ends(self) -> ir.Value:
+        """Behind each row's last token, [B, 1]."""
+        graph = self._graph
+        lasts = graph.op("Cast", self._seqlens, to=ir.DataType.INT64)
+        ends = graph.op("Add", lasts, graph.constant([1]))
+        return graph.op("Unsqueeze", ends, graph.constant([1]))
 
     @property
     def _slots(self) -> tuple[int | str, ...]:
         return ("batch", self._shape.kv_heads, "capacity", self._shape.head_dim)
 
+    def past(self, part: Part, layer: int, sizes: Sequence[int]) -> ir.Value | None:
+        """What a layer with a running state knows before these tokens."""
+        name = f"past_{part}_{self._shape.place(layer)}"
+        return self._graph.input(name, self._graph.dtype, ("batch", *sizes))
+
+    def present(self, part: Part, layer: int, value: ir.Value, sizes: Sequence[int]) -> None:
+        """What it knows behind them."""
+        name = f"present_{part}_{self._shape.place(layer)}"
+        self._graph.output(value, name, ("batch", *sizes), self._graph.dtype)
+
     def _past(self, layer: int, dtype: ir.DataType) -> list[ir.Value]:
-        return [self._graph.input(f"past_{n}_{layer}", dtype, self._slots) for n in PAIR]
+        at = self._shape.place(layer)
+        return [self._graph.input(f"past_{n}_{at}", dtype, self._slots) for n in PAIR]
+
+    def _present(self, layer: int, values: Sequence[ir.Value], dtype: ir.DataType) -> None:
+        at = self._shape.place(layer)
+        for name, value in zip(PAIR, values, strict=True):
+            self._graph.output(value, f"present_{name}_{at}", self._slots, dtype)
 
     def _kernel(
         self, layer: int, *inputs: ir.Value | None, rotate: bool, **attributes: Attribute
@@ -149,13 +195,13 @@ class FloatSlots(_Form):
         return angles(self._graph, self._shape)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
+        heads = self._sharpened(layer, heads)
         past = self._past(layer, self._graph.dtype)
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(
             layer, *heads, *past, *lengths, *self._tables[layer], rotate=True
         )
-        for name, value in zip(PAIR, present, strict=True):
-            self._graph.output(value, f"present_{name}_{layer}", self._slots, self._graph.dtype)
+        self._present(layer, present, self._graph.dtype)
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
@@ -183,10 +229,12 @@ class ByteSlots(_Form):
         self._scales = scales
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
+        heads = self._sharpened(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
+        at = self._shape.place(layer)
         scales = (
-            self._graph.array(f"cache.{name}_{layer}", scale)
-            for name, scale in zip(PAIR, self._scales.layers[layer], strict=True)
+            self._graph.array(f"cache.{name}_{at}", scale)
+            for name, scale in zip(PAIR, self._scales.layers[at], strict=True)
         )
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(
@@ -199,12 +247,16 @@ class ByteSlots(_Form):
             v_quant_type="PER_CHANNEL",
             kv_cache_bit_width=8,
         )
-        for name, value in zip(PAIR, present, strict=True):
-            self._graph.output(value, f"present_{name}_{layer}", self._slots, ir.DataType.INT8)
+        self._present(layer, present, ir.DataType.INT8)
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
         return choose_rows(self._graph, self._shape, x, self._rows)
+
+    def _starts(self, _counted: ir.Value) -> ir.Value:
+        counts = self._graph.op("Cast", self._query_seqlens, to=ir.DataType.INT64)
+        counts = self._graph.op("Unsqueeze", counts, self._graph.constant([1]))
+        return self._graph.op("Sub", self._ends(), counts)
 
 
 class _Rotated(_Form):
@@ -217,13 +269,16 @@ class _Rotated(_Form):
 
     def _turned(self, layer: int, heads: Heads) -> Heads:
         """Queries and keys turned, values as they are."""
-        queries, keys, values = heads
+        queries, keys, values = self._sharpened(layer, heads)
         shape = self._shape
         return (
             self._rotate(layer, queries, shape.heads),
             self._rotate(layer, keys, shape.kv_heads),
             values,
         )
+
+    def _starts(self, _counted: ir.Value) -> ir.Value:
+        return self._start
 
     def _rotate(self, layer: int, x: ir.Value, heads: int) -> ir.Value:
         """x [B, S, heads * head_dim], each token turned by its position."""
@@ -254,8 +309,9 @@ class BytePrompt(_Rotated):
         queries, keys, values = self._turned(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
         fresh, known = [], []
+        at = self._shape.place(layer)
         for index, x in enumerate((keys, values)):
-            name, scale = f"{PAIR[index]}_{layer}", self._scales.layers[layer][index]
+            name, scale = f"{PAIR[index]}_{at}", self._scales.layers[at][index]
             fresh.append(self._rounded(name, x, scale))
             known.append(self._restored(name, past[index], scale))
         lengths = (self._seqlens, self._total)
@@ -289,12 +345,19 @@ class BytePrompt(_Rotated):
 class Observed(_Rotated):
     """One sequence from its start, without a cache: the peaks of all keys and values."""
 
+    def past(self, part: Part, layer: int, sizes: Sequence[int]) -> None:
+        """Nothing was read before."""
+
+    def present(self, part: Part, layer: int, value: ir.Value, sizes: Sequence[int]) -> None:
+        """Nobody asks."""
+
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         graph, shape = self._graph, self._shape
         queries, keys, values = self._turned(layer, heads)
         for name, x in zip(PAIR, (keys, values), strict=True):
             peaks = graph.op("ReduceMax", graph.op("Abs", x), graph.constant([0, 1]), keepdims=0)
-            graph.output(peaks, f"{name}_peaks_{layer}", (shape.kv_heads * shape.head_dim,))
+            width = shape.kv_heads * shape.head_dim
+            graph.output(peaks, f"{name}_peaks_{shape.place(layer)}", (width,))
         nothing = (None, None, self._seqlens, self._total)
         attended, *_ = self._kernel(layer, queries, keys, values, *nothing, rotate=False)
         return attended

@@ -198,12 +198,16 @@ class GraphBuilder(Storage):
         *,
         wide: bool = False,
         divided: float = 1.0,
+        centred: bool = False,
     ) -> ir.Value:
         """RMS norm over the last axis by the checkpoint's vector `name` [width], plus `offset`.
 
-        The result is `wide` if it goes to a stream that is, and `divided` by a number.
+        The result is `wide` if it goes to a stream that is, and `divided` by a number; x is
+        `centred` if its mean is subtracted first.
         """
         gain = self.vector(name, width, offset, divided=divided)
+        if centred:
+            return self.op("LayerNormalization", x, gain, axis=-1, epsilon=epsilon)
         return self.op(
             "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
         )
@@ -226,10 +230,11 @@ class GraphBuilder(Storage):
         offset: float = 0.0,
         *,
         divided: float = 1.0,
+        centred: bool = False,
     ) -> tuple[ir.Value, ir.Value]:
-        """RMS norm of stream + result, `divided` by a number; it and the sum."""
+        """`norm` of stream + result; it and the sum."""
         outputs = self.ops(
-            "SkipSimplifiedLayerNormalization",
+            "SkipLayerNormalization" if centred else "SkipSimplifiedLayerNormalization",
             *(stream, result, self.vector(name, width, offset, divided=divided)),
             outputs=4,
             domain=MICROSOFT,

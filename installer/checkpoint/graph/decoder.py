@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import msgspec
 import onnx_ir as ir
 
 from appliance.bundle.specs import DecoderSpec
@@ -20,6 +21,7 @@ from installer.checkpoint.graph.builder import Activation, GraphBuilder
 from installer.checkpoint.graph.divisors import Divisors, divisors
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
+from installer.checkpoint.graph.recurrent import Recurrent
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.settings import Settings
 
@@ -40,15 +42,19 @@ class Norms:
     """The RMS norms of a block, by the names of their tensors.
 
     Attributes:
-        before_attention, before_feed_forward: of what goes in.
+        before_attention, before_feed_forward: of what goes in; None is none.
         after_attention, after_feed_forward: of what comes out, before it is added; None is none.
+        heads: whether queries and keys have some, too.
+        centred: whether those before the blocks, and the last, subtract the mean first.
         offset: what is added to each stored gain.
     """
 
-    before_attention: str = "input_layernorm"
-    before_feed_forward: str = "post_attention_layernorm"
+    before_attention: str | None = "input_layernorm"
+    before_feed_forward: str | None = "post_attention_layernorm"
     after_attention: str | None = None
     after_feed_forward: str | None = None
+    heads: bool = False
+    centred: bool = False
     offset: float = 0.0
 
 
@@ -61,11 +67,21 @@ class DecoderShape:
         kinds: in what each layer differs from the others.
         scale: what products of queries and keys are multiplied by.
         embedding_scale: what the token's vector is multiplied by.
+        result_scale: what each block's result is multiplied by before it is added. The stream is
+            kept divided by it, which norms undo, so that nothing has to be multiplied.
+        score_scale: what the scores of tokens are multiplied by.
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
         root: in front of the names of all tensors but the output's.
+        output: the name of the table of outputs, where it is one of its own.
+        parallel: whether both blocks of a layer read the same, and are added together.
         mixture: of the feed-forwards, in families that have experts.
         sinks: whether each head has a number that takes part in the softmax and has no value.
+        input_bias: whether queries, keys and values have biases, where checkpoints differ in it.
         output_bias: whether what attention gives to the stream has a bias.
+        recurrent: the layers that keep a running state in place of keys and values; None: all
+            attend.
+        bias, head_norms: whether queries, keys and values have biases, and heads of queries and
+            keys norms of their own, in families whose config.json says so.
         predicts: whether the bundle has a head that predicts further tokens from the states behind
             the last layer. It is a layer of the last one of `kinds`, beyond those of the decoder.
     """
@@ -84,25 +100,52 @@ class DecoderShape:
     scale: float
     norms: Norms = Norms()
     embedding_scale: float = 1.0
+    result_scale: float = 1.0
+    score_scale: float = 1.0
     wide: bool = False
     root: str = "model"
+    output: str = "lm_head.weight"
+    parallel: bool = False
     mixture: Mixture | None = None
     sinks: bool = False
+    input_bias: bool = False
     output_bias: bool = False
+    recurrent: Recurrent | None = None
+    bias: bool = False
+    head_norms: bool = False
     predicts: bool = False
 
     def divisors(self, graph: GraphBuilder) -> Divisors:
         """What its numbers are divided by in this graph."""
-        after = (self.norms.after_attention, self.norms.after_feed_forward)
-        return divisors(graph.shrink, normed=None not in after)
+        norms = self.norms
+        return divisors(
+            graph.shrink,
+            normed=None not in (norms.after_attention, norms.after_feed_forward),
+            heads=norms.heads,
+            wide=self.wide,
+            bare=norms.before_attention is None,
+        )
+
+    def recurs(self, layer: int) -> bool:
+        """Whether it keeps a running state."""
+        return self.recurrent is not None and layer in self.recurrent.layers
+
+    def place(self, layer: int) -> int:
+        """Its number among those that keep the same: keys and values, or a running state."""
+        if self.recurrent is None:
+            return layer
+        own = self.recurs(layer)
+        return sum(self.recurs(other) == own for other in range(layer))
 
     def spec(self) -> DecoderSpec:
+        recurrent = self.recurrent
         return DecoderSpec(
-            layers=self.layers,
+            layers=self.layers - (0 if recurrent is None else len(recurrent.layers)),
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
             vocab_size=self.vocab,
             context_length=self.context,
+            recurrent=msgspec.UNSET if recurrent is None else recurrent.spec(),
         )
 
 
@@ -171,6 +214,20 @@ class FeedForward(Protocol):
     ) -> ir.Value: ...
 
 
+class Recurrence(Protocol):
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream by its running state."""
+
+    def __call__(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        attention: Attention,
+        layer: int,
+        at: str,
+        x: ir.Value,
+    ) -> ir.Value: ...
+
+
 def read_decoder(
     config: Settings,
     *,
@@ -221,6 +278,7 @@ def build_decoder(
     project: Projection,
     feed_forward: FeedForward,
     conclude: Conclusion | None = None,
+    recur: Recurrence | None = None,
 ) -> tuple[Attention, ir.Value]:
     """Write the whole decoder into `graph`; the form, and the states behind the last layer.
 
@@ -235,22 +293,29 @@ def build_decoder(
     enriched = attention if isinstance(attention, Enriched) else None
     if enriched is not None:
         found = enriched.embed(found)
-    factor = shape.embedding_scale / parts.stream
+    factor = shape.embedding_scale / shape.result_scale / parts.stream
     stream = graph.residual(found, factor=factor, wide=shape.wide)
     result: ir.Value | None = None
     for layer in range(shape.layers):
         at = f"{shape.root}.layers.{layer}"
-        name = f"{at}.{norms.before_attention}"
-        x, stream = norm_of_sum(graph, shape, name, stream, result, parts.into_attention)
-        attended = attention.attend(layer, project(graph, shape, at, x))
-        result = (conclude or conclude_plainly)(graph, shape, at, attended)
-        result = _norm_after(graph, shape, at, norms.after_attention, result, parts.into_attention)
-        name = f"{at}.{norms.before_feed_forward}"
-        x, stream = norm_of_sum(graph, shape, name, stream, result, parts.into_feed_forward)
-        result = feed_forward(graph, shape, at, x)
-        result = _norm_after(
-            graph, shape, at, norms.after_feed_forward, result, parts.into_feed_forward**2
-        )
+        name, by = norms.before_attention, parts.into_attention
+        x, stream = _into_block(graph, shape, at, name, stream, result, by)
+        if shape.recurs(layer):
+            assert recur is not None
+            result = recur(graph, shape, attention, layer, at, x)
+        else:
+            attended = attention.attend(layer, project(graph, shape, at, x))
+            result = (conclude or conclude_plainly)(graph, shape, at, attended)
+        by = parts.into_attention * parts.out_of_attention
+        result = _norm_after(graph, shape, at, norms.after_attention, result, by)
+        name, by = norms.before_feed_forward, parts.into_feed_forward
+        if shape.parallel:
+            x = graph.divide(x, by / parts.into_attention)
+            result = graph.add(result, feed_forward(graph, shape, at, x))
+        else:
+            x, stream = _into_block(graph, shape, at, name, stream, result, by)
+            result = feed_forward(graph, shape, at, x)
+            result = _norm_after(graph, shape, at, norms.after_feed_forward, result, by**2)
         if enriched is not None:
             result = enriched.deepen(layer, result)
 
@@ -258,7 +323,8 @@ def build_decoder(
     states = graph.add(stream, result)
     chosen = attention.choose(states)
     if chosen is not None:
-        chosen, _ = norm_of_sum(graph, shape, f"{shape.root}.norm", chosen, None)
+        by = 1 / shape.score_scale
+        chosen, _ = norm_of_sum(graph, shape, f"{shape.root}.norm", chosen, None, by)
         attention.conclude(output_table(graph, shape, embeddings).scores(chosen))
     return attention, states
 
@@ -272,7 +338,7 @@ def output_table(graph: GraphBuilder, shape: DecoderShape, embeddings: Table) ->
     """What scores are products with."""
     if shape.tied:
         return embeddings
-    return Table(graph, "lm_head.weight", shape.vocab, shape.hidden)
+    return Table(graph, shape.output, shape.vocab, shape.hidden)
 
 
 def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:
@@ -338,11 +404,28 @@ def norm_of_sum(
     wide: bool = False,
 ) -> tuple[ir.Value, ir.Value]:
     """RMS norm of stream + result, `divided` by a number; returns it and the sum."""
-    epsilon = shape.epsilon / shape.divisors(graph).stream ** 2
+    epsilon = shape.epsilon / (shape.divisors(graph).stream * shape.result_scale) ** 2
     gain = (f"{name}.weight", shape.hidden, epsilon, shape.norms.offset)
+    centred = shape.norms.centred
     if result is None:
-        return graph.norm(stream, *gain, wide=wide, divided=divided), stream
-    return graph.norm_sum(stream, result, *gain, divided=divided)
+        return graph.norm(stream, *gain, wide=wide, divided=divided, centred=centred), stream
+    return graph.norm_sum(stream, result, *gain, divided=divided, centred=centred)
+
+
+def _into_block(
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    at: str,
+    name: str | None,
+    stream: ir.Value,
+    result: ir.Value | None,
+    divided: float,
+) -> tuple[ir.Value, ir.Value]:
+    """What a block reads of stream + result, normed where there is a norm; and the sum."""
+    if name is not None:
+        return norm_of_sum(graph, shape, f"{at}.{name}", stream, result, divided)
+    total = stream if result is None else graph.add(stream, result)
+    return graph.operand(total), total
 
 
 def _norm_after(
@@ -358,4 +441,4 @@ def _norm_after(
         return result
     epsilon = shape.epsilon / divided**2
     gain = (f"{at}.{name}.weight", shape.hidden, epsilon, shape.norms.offset)
-    return graph.norm(result, *gain, wide=shape.wide)
+    return graph.norm(result, *gain, wide=shape.wide, divided=shape.divisors(graph).stream)

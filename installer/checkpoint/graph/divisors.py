@@ -25,14 +25,24 @@ class Divisors:
     into_feed_forward: float
 
 
-def divisors(by: float, *, normed: bool) -> Divisors:
+def divisors(
+    by: float, *, normed: bool, heads: bool = False, wide: bool = False, bare: bool = False
+) -> Divisors:
     """Those of a decoder.
 
     Args:
         by: what a stream is divided by; the square of a power of two.
-        normed: whether all is normed that a layer adds to the stream, which so stays as it is;
-            then all within a layer is divided.
+        normed: whether all is normed that a layer adds to the stream; then all within a layer is
+            divided, and the stream for itself.
+        heads: whether queries and keys are normed as well, which else stay as they are.
+        wide: whether the stream has 32 bits whatever the graph has, and so stays as it is.
+        bare: whether layers take the stream as it is, without a norm. Then nothing is in between
+            that could make small numbers larger, and all is divided by less.
     """
-    if normed:
-        return Divisors(1.0, by, 1.0, by)
-    return Divisors(by, 1.0, by, by**0.5)
+    if not normed:
+        return Divisors(by, 1.0, by, by**0.5)
+    assert heads or not bare, "queries and keys would be divided with the stream"
+    within = by**0.5 if bare else by
+    stream = 1.0 if wide else within
+    into, out_of = (within, 1.0) if heads else (1.0, within)
+    return Divisors(stream, into, out_of, within)

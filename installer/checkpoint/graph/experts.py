@@ -36,6 +36,7 @@ class Mixture:
         bias: whether every expert's layers have biases.
         dense: the layers that have one plain feed-forward instead.
         adds_up: whether the weights of a token's experts are made to add up to one.
+        shared: width of what every token goes through beside them; 0 if there is no such.
     """
 
     experts: int
@@ -47,6 +48,7 @@ class Mixture:
     bias: bool = False
     dense: frozenset[int] = frozenset()
     adds_up: bool = True
+    shared: int = 0
 
     def divided(self, by: float) -> Mixture:
         """The same for gates and ups that are divided by a number; results are by its square."""
@@ -157,6 +159,24 @@ def mix(
         total = part if total is None else graph.op("Add", total, part)
     assert total is not None
     return total if choice.total is None else _times(graph, total, choice.total, hidden)
+
+
+def weigh(
+    graph: GraphBuilder,
+    x: ir.Value,
+    y: ir.Value,
+    name: str,
+    hidden: int,
+    *,
+    divided: float = 1.0,
+) -> ir.Value:
+    """y [B, S, hidden] times, for each token, the sigmoid of x by `name`.weight [1, hidden].
+
+    For an expert that all tokens go through, behind a gate of its own. x is `divided`, a sigmoid
+    is not.
+    """
+    scores = router(graph, x, name, hidden, 1, divided=divided)
+    return _times(graph, y, graph.op("Sigmoid", scores), hidden)
 
 
 def _times(graph: GraphBuilder, y: ir.Value, factors: ir.Value, hidden: int) -> ir.Value:

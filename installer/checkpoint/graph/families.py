@@ -14,28 +14,45 @@ from typing import Any
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import (
+    apertus,
     bert,
     bert_reranker,
+    cohere2,
     decoder_embedder,
     deepseek,
     embedding_gemma2,
+    ernie4_5_moe,
     eurobert,
     gemma3,
+    glm4,
+    glm4_moe,
     gpt_oss,
+    granite,
     llama,
     mimo,
     minimax_m2,
     mistral,
+    mistral3,
+    mixtral,
     modernbert,
     nomic,
+    olmo,
+    olmoe,
     phi3,
     qwen2,
     qwen2_5_vl,
+    qwen2_moe,
     qwen3,
+    qwen3_5,
+    qwen3_5_moe,
     qwen3_encoder,
     qwen3_moe,
+    qwen3_next,
     qwen3_vl,
+    qwen3_vl_moe,
     rotary_bert,
+    seed_oss,
+    smollm3,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.purpose import CARD, Kind, purpose_of
@@ -56,6 +73,8 @@ class Family:
         unused_tensors: tensors that may be present and have no place in the graph.
         tower: writes the graph of the vision tower, given its shape; None: it reads text only.
             Such a decoder takes what the tower makes; it has no graph for TensorRT.
+        recurrent: whether layers keep a running state: the processor alone computes them, and
+            nothing guesses for them.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
         head: writes the graph of the head that predicts further tokens, given its shape, which
             `head_of` tells; None: it has none, or what it has is not built.
@@ -70,6 +89,7 @@ class Family:
     build: Callable[..., None]
     unused_tensors: re.Pattern[str]
     tower: Callable[[GraphBuilder, TowerShape], None] | None = None
+    recurrent: bool = False
     standard: bool = True
     head: Callable[..., None] | None = None
     head_of: Callable[[Any], Any] | None = None
@@ -88,15 +108,17 @@ class Family:
         return precision
 
     def _why_not(self, precision: Precision) -> str:
-        if self.tower is not None:
-            return _PICTURES_LACK[precision]
-        return (_SPARSE_LACK if self.kind == "chat" else _READERS_LACK)[precision]
+        if self.recurrent:
+            return _RECURRENT_LACK[precision]
+        lacks = _SPARSE_LACK if self.kind == "chat" else _READERS_LACK
+        return (lacks if self.tower is None else {**lacks, **_PICTURES_LACK})[precision]
 
 
 _DECODER: tuple[Precision, ...] = ("w8a8", "w4a8", "int4", "int8", "fp8", "fp16", "fp32")
 # Of experts and latents: no native operators, without which w4a8 is int4.
 _SPARSE: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp16", "fp32")
 _PICTURES: tuple[Precision, ...] = ("int8", "int4", "fp8", "fp16", "fp32")
+_SPARSE_PICTURES = tuple(precision for precision in _PICTURES if precision != "fp8")
 _PICTURES_LACK: Mapping[Precision, str] = {
     "w8a8": "the two graphs over its 8-bit cache take words alone, and this model sees images",
     "w4a8": "the graphs over its 8-bit cache take words alone, and this model sees images",
@@ -104,6 +126,13 @@ _PICTURES_LACK: Mapping[Precision, str] = {
 _SPARSE_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute dense models alone, and without them int4 is as fast",
     "fp8": "experts are stored as integers or in 16 bits and more",
+}
+# Of layers with a running state: neither native operators nor graphs for a GPU.
+_RECURRENT: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp32")
+_RECURRENT_LACK: Mapping[Precision, str] = {
+    "w4a8": "native operators compute layers that attend, and without them int4 is as fast",
+    "fp8": "it is computed by the processor alone, which would widen the weights",
+    "fp16": "it is computed by the processor alone, which would widen the weights",
 }
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 _ENCODER: tuple[Precision, ...] = ("int8", "fp32")
@@ -118,6 +147,7 @@ _READERS_LACK: Mapping[Precision, str] = {
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # Heads that draft several tokens at once; the engine guesses in its own way.
 _MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
+_ERNIE_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp_[a-z_]+\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
 _CROSS_ENCODER_UNUSED = re.compile(
@@ -140,6 +170,8 @@ _OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio
 _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
 )
+# Likewise, and a head that predicts further tokens.
+_QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.visual\..*|mtp\..*")
 
 
 def _embedder(
@@ -155,14 +187,31 @@ def _embedder(
     )
 
 
+def _recurrent(read: Callable[[Checkpoint], Any], build: Callable[..., None]) -> Family:
+    return Family(
+        *("chat", _RECURRENT, read, build, _QWEN35_UNUSED), recurrent=True, standard=False
+    )
+
+
 FAMILIES: Mapping[str, Family] = {
+    "apertus": Family("chat", _DECODER, apertus.read, apertus.build, _DECODER_UNUSED),
     "bert": _BERT,
+    "cohere2": Family("chat", _DECODER, cohere2.read, cohere2.build, _DECODER_UNUSED),
+    "deepseek_v2": Family(
+        "chat", _SPARSE, deepseek.read_v2, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
     "deepseek_v3": Family(
         "chat", _SPARSE, deepseek.read, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
+    "dots1": Family(
+        "chat", _SPARSE, glm4_moe.read_dots, glm4_moe.build, _DECODER_UNUSED, standard=False
     ),
     "embedding_gemma2": Family(
         *("embedding", _ENCODER, embedding_gemma2.read, embedding_gemma2.build, _OTHERS_UNUSED),
         stand_in={"vision_config": None, "audio_config": None},
+    ),
+    "ernie4_5_moe": Family(
+        "chat", _SPARSE, ernie4_5_moe.read, ernie4_5_moe.build, _ERNIE_UNUSED, standard=False
     ),
     "eurobert": Family(
         *("embedding", _ENCODER),
@@ -173,8 +222,19 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
+    "glm4": Family("chat", _DECODER, glm4.read, glm4.build, _DECODER_UNUSED),
+    "glm4_moe": Family(
+        "chat", _SPARSE, glm4_moe.read, glm4_moe.build, _DECODER_UNUSED, standard=False
+    ),
+    "glm4_moe_lite": Family(
+        "chat", _SPARSE, deepseek.read_glm, deepseek.build, _DECODER_UNUSED, standard=False
+    ),
     "gpt_oss": Family(
         "chat", _SPARSE, gpt_oss.read, gpt_oss.build, _DECODER_UNUSED, standard=False
+    ),
+    "granite": Family("chat", _DECODER, granite.read, granite.build, _DECODER_UNUSED),
+    "granitemoehybrid": Family(
+        "chat", _DECODER, granite.read_hybrid, granite.build_hybrid, _DECODER_UNUSED
     ),
     "gte": Family("embedding", _ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
@@ -188,6 +248,7 @@ FAMILIES: Mapping[str, Family] = {
         "chat", _SPARSE, minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED, standard=False
     ),
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
+    "ministral3": Family("chat", _DECODER, mistral3.read, mistral3.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
     "modernbert": Family(
         *("embedding", _ENCODER, modernbert.read, modernbert.build, _MODERNBERT_UNUSED),
@@ -201,6 +262,13 @@ FAMILIES: Mapping[str, Family] = {
         *("embedding", _ENCODER, nomic.read, rotary_bert.build, _BERT_UNUSED),
         restated=nomic.restated,
     ),
+    "mistral3": Family("chat", _DECODER, mistral3.read_with_images, mistral3.build, _SIGHT_UNUSED),
+    "mixtral": Family(
+        "chat", _SPARSE, mixtral.read, mixtral.build, _DECODER_UNUSED, standard=False
+    ),
+    "olmo2": Family("chat", _DECODER, olmo.read, olmo.build, _DECODER_UNUSED),
+    "olmo3": Family("chat", _DECODER, olmo.read_olmo3, olmo.build, _DECODER_UNUSED),
+    "olmoe": Family("chat", _SPARSE, olmoe.read, olmoe.build, _DECODER_UNUSED, standard=False),
     "phi3": Family("chat", _DECODER, phi3.read, phi3.build, _DECODER_UNUSED),
     "qwen2": Family("chat", _DECODER, qwen2.read, qwen2.build, _DECODER_UNUSED),
     "qwen2_5_vl": Family(
@@ -208,27 +276,42 @@ FAMILIES: Mapping[str, Family] = {
         tower=qwen2_5_vl.build_tower,
         standard=False,
     ),
+    "qwen2_moe": Family(
+        "chat", _SPARSE, qwen2_moe.read, qwen2_moe.build, _DECODER_UNUSED, standard=False
+    ),
     "qwen3": Family("chat", _DECODER, qwen3.read, qwen3.build, _DECODER_UNUSED),
+    "qwen3_5": _recurrent(qwen3_5.read_with_images, qwen3_5.build),
+    "qwen3_5_moe": _recurrent(qwen3_5_moe.read_with_images, qwen3_5_moe.build),
+    "qwen3_5_moe_text": _recurrent(qwen3_5_moe.read, qwen3_5_moe.build),
+    "qwen3_5_text": _recurrent(qwen3_5.read, qwen3_5.build),
+    "qwen3_moe": Family(
+        "chat", _SPARSE, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
+    ),
+    "qwen3_next": _recurrent(qwen3_next.read, qwen3_next.build),
     "qwen3_vl": Family(
         *("chat", _PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
         tower=qwen3_vl.build_tower,
         standard=False,
     ),
-    "qwen3_moe": Family(
-        "chat", _SPARSE, qwen3_moe.read, qwen3_moe.build, _DECODER_UNUSED, standard=False
+    "qwen3_vl_moe": Family(
+        *("chat", _SPARSE_PICTURES, qwen3_vl_moe.read, qwen3_vl_moe.build, _DECODER_UNUSED),
+        tower=qwen3_vl.build_tower,
+        standard=False,
     ),
     "roberta": _BERT,
+    "seed_oss": Family("chat", _DECODER, seed_oss.read, seed_oss.build, _DECODER_UNUSED),
+    "smollm3": Family("chat", _DECODER, smollm3.read, smollm3.build, _DECODER_UNUSED),
     "xlm-roberta": _BERT,
 }
 
-RECURRENT = frozenset(
-    {"minimax", "minimax_text_01", "minimax_m1", "qwen3_next", "mamba", "mamba2", "jamba", "lfm2"}
+OTHER_STATES = frozenset(
+    {
+        *("minimax", "minimax_text_01", "minimax_m1", "kimi_linear", "bailing_hybrid"),
+        *("mamba", "mamba2", "jamba", "bamba", "falcon_mamba", "falcon_h1", "nemotron_h"),
+        *("zamba", "zamba2", "lfm2", "lfm2_moe", "lfm3", "recurrent_gemma", "rwkv", "olmo_hybrid"),
+    }
 )
-"""Architectures with layers that keep a state of what they read (such as arXiv:2501.08313).
-
-The engine's cache holds keys and values for each token, so that a prefix can be shared and a wrong
-guess cut off again. A running state allows neither (docs/decisions/0251-no-running-states.md).
-"""
+"""Architectures with layers that keep a running state of another kind than Gated DeltaNets'."""
 
 _FEWEST_OF_EMBEDDINGGEMMA = 128
 """Numbers that its vectors may be cut to, says its card."""
@@ -281,11 +364,12 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
     Raises CheckpointError naming the ones there are, or if the two disagree.
     """
     family = FAMILIES.get(checkpoint.family)
-    if checkpoint.family in RECURRENT:
+    if checkpoint.family in OTHER_STATES:
         raise CheckpointError(
-            f"config.json: model_type {checkpoint.family!r} has layers that keep a running state",
-            hint="this release serves layers that keep keys and values of every token; of MiniMax "
-            "it builds MiniMax-M2, which has only such",
+            f"config.json: model_type {checkpoint.family!r} has layers that keep a running state "
+            "of a kind that is not built",
+            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next), and layers that keep "
+            "keys and values of every token; of MiniMax it builds MiniMax-M2, which has only such",
         )
     if family is None:
         raise CheckpointError(

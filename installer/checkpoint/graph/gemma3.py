@@ -17,7 +17,7 @@ from installer.checkpoint.graph import decoder
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads, Norms
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
-from installer.checkpoint.graph.rope import Basis, Rope, read_scaling
+from installer.checkpoint.graph.rope import Basis, Rope, read_ropes, read_scaling
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
@@ -44,6 +44,7 @@ _NORMS = Norms(
     after_attention="post_attention_layernorm",
     before_feed_forward="pre_feedforward_layernorm",
     after_feed_forward="post_feedforward_layernorm",
+    heads=True,
     offset=1.0,
 )
 _HARMLESS = decoder.HARMLESS_KEYS | {"cache_implementation"}
@@ -125,25 +126,16 @@ def _read_kinds(config: Settings, head_dim: int, *, both_ways: bool) -> Kinds:
 
 
 def _read_ropes(config: Settings, head_dim: int) -> dict[str, Rope]:
-    context = config.integer("max_position_embeddings")
-
-    def rope(scaling: Settings | None, theta: float) -> Rope:
-        return read_scaling(scaling, Basis(theta, head_dim, context))
-
+    basis = Basis(_THETA[FULL], head_dim, config.integer("max_position_embeddings"))
     parameters = config.section("rope_parameters")
-    if parameters is None:
-        thetas = {
-            FULL: config.number("rope_theta", _THETA[FULL]),
-            SLIDING: config.number("rope_local_base_freq", _THETA[SLIDING]),
-        }
-        far = rope(config.section("rope_scaling"), thetas[FULL])
-        return {FULL: far, SLIDING: rope(None, thetas[SLIDING])}
-    ropes: dict[str, Rope] = {}
-    for name, theta in _THETA.items():
-        section = parameters.section(name)
-        ropes[name] = rope(section, section.number("rope_theta", theta) if section else theta)
-    parameters.finish()
-    return ropes
+    if parameters is not None:
+        return read_ropes(parameters, _THETA, basis)
+    far = replace(basis, theta=config.number("rope_theta", _THETA[FULL]))
+    near = replace(basis, theta=config.number("rope_local_base_freq", _THETA[SLIDING]))
+    return {
+        FULL: read_scaling(config.section("rope_scaling"), far),
+        SLIDING: read_scaling(None, near),
+    }
 
 
 def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:

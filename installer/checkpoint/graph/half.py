@@ -54,16 +54,19 @@ class HalfBuilder(GraphBuilder):
         *,
         wide: bool = False,
         divided: float = 1.0,
+        centred: bool = False,
     ) -> ir.Value:
         """RMS norm over the last axis, in 32 bits if x or the result has so many."""
         if not (wide or self.full_norms or self._is_full(x)):
-            return super().norm(x, name, width, epsilon, offset, divided=divided)
+            return super().norm(x, name, width, epsilon, offset, divided=divided, centred=centred)
         gain = self._vector(name, width, offset)
         if divided != 1:
             gain = self.op("Mul", gain, self.constant([1 / divided]))
-        normed = self.op(
-            self.norm_operator, self.full(x), gain, axis=-1, epsilon=epsilon, stash_type=1
-        )
+        x = self.full(x)
+        if centred:
+            normed = self.op("LayerNormalization", x, gain, axis=-1, epsilon=epsilon)
+        else:
+            normed = self.op(self.norm_operator, x, gain, axis=-1, epsilon=epsilon, stash_type=1)
         if not wide:
             return self.op("Cast", normed, to=self.dtype)
         self._in_full.add(normed)
@@ -79,12 +82,14 @@ class HalfBuilder(GraphBuilder):
         offset: float = 0.0,
         *,
         divided: float = 1.0,
+        centred: bool = False,
     ) -> tuple[ir.Value, ir.Value]:
-        """RMS norm of stream + result, `divided` by a number; it and the sum."""
+        """`norm` of stream + result; it and the sum."""
+        gain = (name, width, epsilon, offset)
         if not self._is_full(stream):
-            return super().norm_sum(stream, result, name, width, epsilon, offset, divided=divided)
+            return super().norm_sum(stream, result, *gain, divided=divided, centred=centred)
         total = self.add(stream, result)
-        return self.norm(total, name, width, epsilon, offset, divided=divided), total
+        return self.norm(total, *gain, divided=divided, centred=centred), total
 
     def add(self, stream: ir.Value, result: ir.Value) -> ir.Value:
         """stream + result, in the stream's precision."""
@@ -108,6 +113,10 @@ class HalfBuilder(GraphBuilder):
         x = self.op("Cast", x, to=ir.DataType.FLOAT)
         self._in_full.add(x)
         return x
+
+    def operand(self, x: ir.Value) -> ir.Value:
+        """x in 16 bits."""
+        return self.op("Cast", x, to=self.dtype) if self._is_full(x) else x
 
     def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
         """ids [...] -> rows of the matrix [..., inner]."""

@@ -35,10 +35,6 @@ def token_bytes(hidden: int, inner: int, attended: int) -> int:
 class CompactReader(HalfBuilder):
     """A graph whose activations are 16-bit floats and whose blocks of integers stay as they are."""
 
-    def operand(self, x: ir.Value) -> ir.Value:
-        """x in 16 bits."""
-        return self.op("Cast", x, to=self.dtype) if self._is_full(x) else x
-
     def layer_norm(
         self,
         x: ir.Value,

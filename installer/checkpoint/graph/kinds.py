@@ -1,4 +1,4 @@
-"""What the layers of one decoder can differ in: their angles, and how far back they see.
+"""What the layers of one decoder can differ in: their angles, how far back they see, how sharply.
 
 Owns the reading of the keys that say which layer is of which kind. Refuses a kind without a name
 here.
@@ -7,10 +7,11 @@ here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.rope import Rope, read_rope
+from installer.checkpoint.graph.sharpening import Sharpening
 from installer.checkpoint.settings import Settings
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -21,16 +22,18 @@ class LayerKind:
     """Attributes:
     rope: the angles of its queries and keys.
     window: how many tokens each token sees, itself among them; None is all before it.
+    sharpening: what its queries are multiplied by far from the start; None is nothing.
     """
 
     rope: Rope
     window: int | None = None
+    sharpening: Sharpening | None = None
 
     def within(self, context: int) -> LayerKind:
         """The same for sequences of `context` tokens, which a wide window does not bound."""
         if self.window is None or self.window < context:
             return self
-        return LayerKind(self.rope)
+        return replace(self, window=None)
 
 
 Kinds = tuple[LayerKind, ...]

@@ -27,8 +27,9 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    decoder.build_decoder(graph, shape, form, _project, decoder.swiglu)
+    decoder.build_decoder(graph, shape, form, project, decoder.swiglu)
 
 
-def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    """Linear layers without biases."""
     return decoder.project(graph, shape, at, x, bias=False)

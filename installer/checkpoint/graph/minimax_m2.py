@@ -11,11 +11,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.expert_weights import ExpertWeights
-from installer.checkpoint.graph import decoder, experts
+from installer.checkpoint.graph import decoder, experts, mixtral
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
-from installer.checkpoint.graph.experts import Mixture
+from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import read_rope
 from installer.checkpoint.reader import Checkpoint
@@ -50,7 +49,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    decoder.build_decoder(graph, shape, form, _project, _feed_forward)
+    decoder.build_decoder(graph, shape, form, project, _feed_forward)
 
 
 def _read_kinds(config: Settings, head_dim: int) -> Kinds:
@@ -62,7 +61,8 @@ def _read_kinds(config: Settings, head_dim: int) -> Kinds:
     return read_kinds(config, {FULL: LayerKind(rope)}, [FULL] * config.integer("num_hidden_layers"))
 
 
-def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    """Linear layers without biases; all query heads are normed as one, and all key heads."""
     queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
 
     def norm(name: str, y: ir.Value, heads: int) -> ir.Value:
@@ -73,14 +73,9 @@ def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> 
 
 
 def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
-    mixture, divided = shape.mixture, shape.divisors(graph).into_feed_forward
-    assert mixture is not None
-    stored = f"{at}.block_sparse_moe"
-    name, count = f"{stored}.gate", mixture.experts
-    scores = experts.router(graph, x, name, shape.hidden, count, divided=divided)
-    correction = experts.vector(graph, f"{stored}.e_score_correction_bias", mixture.experts)
-    choice = experts.choose_by_sigmoid(graph, scores, correction, mixture)
-    gate, down, up = (f"{stored}.experts.{{}}.w{number}.weight" for number in (1, 2, 3))
-    weights = ExpertWeights(graph.tensors, (gate, up), down)
-    name = f"{stored}.experts"
-    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, name, divided=divided)
+    def choose(scores: ir.Value, mixture: Mixture) -> Choice:
+        name = f"{at}.block_sparse_moe.e_score_correction_bias"
+        correction = experts.vector(graph, name, mixture.experts)
+        return experts.choose_by_sigmoid(graph, scores, correction, mixture)
+
+    return mixtral.mix(graph, shape, at, x, choose)

@@ -26,7 +26,12 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["MistralForCausalLM"])
-    return _read(config, partial(_read_mistral, silent=_WINDOW not in checkpoint.config))
+    return read_text(config, silent=_WINDOW not in checkpoint.config)
+
+
+def read_text(config: Settings, *, silent: bool) -> DecoderShape:
+    """Read the keys of `MistralForCausalLM`, whose window may not be mentioned."""
+    return _read(config, partial(_read_mistral, silent=silent))
 
 
 def read_ministral(checkpoint: Checkpoint) -> DecoderShape:
@@ -38,7 +43,7 @@ def read_ministral(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    decoder.build_decoder(graph, shape, form, _project, decoder.swiglu)
+    decoder.build_decoder(graph, shape, form, project, decoder.swiglu)
 
 
 def _read(config: Settings, kinds: decoder.ReadKinds) -> DecoderShape:
@@ -70,5 +75,6 @@ def _window(config: Settings, *, silent: bool) -> int | None:
     return None
 
 
-def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    """Linear layers without biases."""
     return decoder.project(graph, shape, at, x, bias=False)

@@ -33,6 +33,7 @@ from installer.checkpoint.graph.builder import (
     GraphBuilder,
 )
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.sharpening import Sharpener, positions_of_spans
 from installer.checkpoint.graph.storage import IntegerMatrix, Matrix, QuantizedMatrix
 from installer.checkpoint.quantize import Scheme, block_size
 from installer.checkpoint.tensors import Tensors
@@ -260,6 +261,9 @@ class NativeSlots:
         self._spans = graph.input("spans", ir.DataType.INT32, ("sequences", 3))
         self._rows = graph.input("rows", ir.DataType.INT64, ("rows",))
         self._tables: Sequence[Tables] = angles(graph, shape)
+        self._sharpener = Sharpener(
+            graph, shape.context, lambda: positions_of_spans(graph, self.ids, self._spans)
+        )
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         """[tokens, heads * head_dim] each -> what the queries read, the same shape."""
@@ -269,7 +273,10 @@ class NativeSlots:
             graph.array(f"cache.{name}_{layer}", scale)
             for name, scale in zip(PAIR, self._scales.layers[layer], strict=True)
         )
-        queries, keys, _ = heads
+        queries, keys, values = heads
+        if kind.sharpening is not None:
+            assert graph.gain_of(queries) is None, "the norm comes behind what is multiplied here"
+            queries = self._sharpener.sharpen(queries, kind.sharpening)
         gains = [graph.gain_of(queries), graph.gain_of(keys)]
         epsilons = {gain.epsilon for gain in gains if gain is not None}
         assert len(epsilons) <= 1, "both norms have the model's epsilon"
@@ -278,7 +285,7 @@ class NativeSlots:
             sinks = graph.vector(f"{shape.root}.layers.{layer}.self_attn.sinks", shape.heads)
         attended, *present = graph.ops(
             "Attention",
-            *(*heads, self._spans, *past, *scales, *self._tables[layer]),
+            *(queries, keys, values, self._spans, *past, *scales, *self._tables[layer]),
             *(None if gain is None else gain.vector for gain in gains),
             sinks,
             outputs=3,

@@ -5,7 +5,9 @@ Reference: Qwen3 Technical Report (2025), `Qwen3MoeForCausalLM`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import onnx_ir as ir
 
@@ -17,7 +19,10 @@ from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import read_late_windows
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
+from installer.checkpoint.tensors import Tensors
 
+FindExperts = Callable[[Tensors, str], ExpertWeights]
+"""A checkpoint's tensors and the name of a layer's experts -> where their weights lie."""
 _NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -29,7 +34,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     # With a window the reference would give it to all layers, whatever max_window_layers says.
     config.expect("use_sliding_window", False)
     shape = decoder.read_decoder(config, kinds=read_late_windows)
-    shape = replace(shape, mixture=_read_mixture(config, shape.layers))
+    shape = replace(shape, mixture=read_mixture(config, shape.layers))
     config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return shape
 
@@ -39,7 +44,8 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     decoder.build_decoder(graph, shape, form, qwen3.project, _feed_forward)
 
 
-def _read_mixture(config: Settings, layers: int) -> Mixture:
+def read_mixture(config: Settings, layers: int) -> Mixture:
+    """The keys of experts, and which layers have none."""
     step, dense = config.integer("decoder_sparse_step", 1), set(config.ids("mlp_only_layers"))
     return Mixture(
         experts=config.integer("num_experts"),
@@ -50,7 +56,10 @@ def _read_mixture(config: Settings, layers: int) -> Mixture:
     )
 
 
-def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
+def feed_forward(
+    graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, weights: FindExperts
+) -> ir.Value:
+    """The chosen experts' results; or one feed-forward alone. `weights`: of a layer's experts."""
     mixture, divided = shape.mixture, shape.divisors(graph).into_feed_forward
     assert mixture is not None
     if mixture.is_dense(at):
@@ -58,7 +67,15 @@ def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
     name = f"{at}.mlp.gate"
     scores = experts.router(graph, x, name, shape.hidden, mixture.experts, divided=divided)
     choice = experts.choose_by_softmax(graph, scores, mixture)
-    stored = f"{at}.mlp.experts"
-    gate, up, down = (f"{stored}.{{}}.{name}.weight" for name in _NAMES)
-    weights = ExpertWeights(graph.tensors, (gate, up), down)
-    return experts.mix(graph, x, choice, mixture, weights, shape.hidden, stored, divided=divided)
+    stored, hidden = f"{at}.mlp.experts", shape.hidden
+    found = weights(graph.tensors, stored)
+    return experts.mix(graph, x, choice, mixture, found, hidden, stored, divided=divided)
+
+
+def matrices(tensors: Tensors, at: str) -> ExpertWeights:
+    """Three matrices for each expert."""
+    gate, up, down = (f"{at}.{{}}.{name}.weight" for name in _NAMES)
+    return ExpertWeights(tensors, (gate, up), down)
+
+
+_feed_forward = partial(feed_forward, weights=matrices)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder, qwen3, tower
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, ReadKinds
 from installer.checkpoint.graph.pictures import PictureShape, read_axes, slots_of
 from installer.checkpoint.graph.tower import Patches, TowerShape
 from installer.checkpoint.reader import Checkpoint
@@ -23,12 +25,23 @@ WORDS = "model.language_model"
 SIGHT = "model.visual"
 
 
+class ReadWords(Protocol):
+    """config.json's `text_config` -> the decoder, as `read_decoder` does it."""
+
+    def __call__(self, config: Settings, *, tied: bool, kinds: ReadKinds) -> DecoderShape: ...
+
+
 def read(checkpoint: Checkpoint) -> PictureShape:
     """Read config.json. Raises CheckpointError naming a key that these graphs cannot express."""
+    return read_as(checkpoint, "Qwen3VLForConditionalGeneration", decoder.read_decoder)
+
+
+def read_as(checkpoint: Checkpoint, architecture: str, read_words: ReadWords) -> PictureShape:
+    """The same of an `architecture` whose words `read_words` reads, but for what all share."""
     config = checkpoint.settings("config.json")
-    config.expect("architectures", ["Qwen3VLForConditionalGeneration"])
+    config.expect("architectures", [architecture])
     text, sight = config.needed("text_config"), config.needed("vision_config")
-    shape = _read_words(text, tied=config.flag("tie_word_embeddings", False))
+    shape = _read_words(text, read_words, tied=config.flag("tie_word_embeddings", False))
     seen = _read_tower(sight, shape.hidden)
     picture = PictureShape(shape, seen, config.integer("image_token_id"))
     if len(seen.deep) > shape.layers or max(seen.deep, default=0) >= seen.layers:
@@ -94,10 +107,10 @@ def _merge(graph: GraphBuilder, shape: TowerShape, at: str, x: ir.Value) -> ir.V
     return graph.linear(inner, f"{at}.linear_fc2", width, shape.out, bias=True)
 
 
-def _read_words(text: Settings, *, tied: bool) -> decoder.DecoderShape:
+def _read_words(text: Settings, read_words: ReadWords, *, tied: bool) -> DecoderShape:
     text.expect("attention_bias", False)
     text.expect("tie_word_embeddings", tied)
-    shape = decoder.read_decoder(text, tied=tied, kinds=read_axes("interleaved"))
+    shape = read_words(text, tied=tied, kinds=read_axes("interleaved"))
     text.finish(decoder.HARMLESS_KEYS)
     return replace(shape, root=WORDS)
 

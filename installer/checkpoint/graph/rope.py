@@ -9,7 +9,7 @@ sequence, one set is chosen for the whole bundle: docs/decisions/0171-one-set-of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -81,6 +81,13 @@ class Rope:
             yield at[:, None] * frequencies
 
 
+STILL = Rope((0.0,) * (_TURNED_UNIT // 2))
+"""Of layers whose queries and keys know no positions: as few numbers as kernels turn, by nothing.
+
+Kernels and graphs so need not tell such layers from others, and no bit of a head changes.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Basis:
     """What a rescaling starts from.
@@ -112,6 +119,7 @@ def read_rope(
     names: Mapping[str, str] | None = None,
     axes: Axes = "one",
     theta: float = 10_000.0,
+    beside: Collection[str] = (),
 ) -> Rope:
     """Read `rope_theta` and `rope_scaling`, or the newer `rope_parameters`.
 
@@ -120,6 +128,7 @@ def read_rope(
         names: what this architecture calls a rescaling -> its name here.
         axes: how three axes share the pairs, where positions have them.
         theta: the architecture's default of `rope_theta`.
+        beside: keys of the rescaling that say nothing of angles, which the caller reads.
 
     Raises CheckpointError naming a rescaling that is not known here.
     """
@@ -135,8 +144,25 @@ def read_rope(
     basis = Basis(theta, int(head_dim * share), config.integer(_CONTEXT), original)
     if scaling is not None:
         scaling.expect("partial_rotary_factor", share)
+        scaling.ignore(*beside)
     sections = None if axes == "one" else _read_sections(scaling, basis, axes)
     return replace(read_scaling(scaling, basis, names or {}), sections=sections)
+
+
+def read_ropes(parameters: Settings, thetas: Mapping[str, float], basis: Basis) -> dict[str, Rope]:
+    """Of each kind of layer in `thetas` what `rope_parameters` says of it, which says no more.
+
+    Args:
+        thetas: kind -> what `rope_theta` means where it is absent.
+        basis: of all kinds but for that.
+    """
+    ropes = {}
+    for kind, usual in thetas.items():
+        section = parameters.section(kind)
+        theta = section.number("rope_theta", usual) if section else usual
+        ropes[kind] = read_scaling(section, replace(basis, theta=theta))
+    parameters.finish()
+    return ropes
 
 
 def _read_sections(scaling: Settings | None, basis: Basis, axes: Axes) -> Sections:
@@ -150,7 +176,7 @@ def _read_sections(scaling: Settings | None, basis: Basis, axes: Axes) -> Sectio
         counts = scaling.ids("mrope_section")
     # Interleaved pairs of row and column lie at every third place from theirs on.
     fits = len(counts) == AXES and sum(counts) == pairs
-    if not fits or (interleaved and AXES * max(counts[1:]) > pairs):
+    if not fits or (interleaved and any(AXES * counts[at] - AXES + at >= pairs for at in (1, 2))):
         raise CheckpointError(
             f"config.json: mrope_section = {list(counts)} does not divide {pairs} pairs in three",
             hint="the checkpoint's config.json belongs to another model",

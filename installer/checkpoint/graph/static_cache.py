@@ -16,6 +16,7 @@ from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.attention import PAIR, angles, choose_rows
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.sharpening import Sharpener
 
 _HEADS_FIRST = (0, 2, 1, 3)
 
@@ -37,10 +38,12 @@ class StaticCache:
         self._tables = angles(graph, shape)
         self._positions = self._make_positions()
         self._masks = self._make_masks()
+        self._sharpener = Sharpener(graph, shape.context, lambda: self._positions)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
         graph, shape = self._graph, self._shape
-        queries = self._rotate(layer, self._split(heads[0], shape.heads))
+        queries = self._sharpener.sharpen(heads[0], shape.kinds[layer].sharpening)
+        queries = self._rotate(layer, self._split(queries, shape.heads))
         keys = self._rotate(layer, self._split(heads[1], shape.kv_heads))
         values = self._split(heads[2], shape.kv_heads)
         present = [
@@ -82,9 +85,11 @@ class StaticCache:
         return self._graph.op("Transpose", self._graph.op("Reshape", x, apart), perm=_HEADS_FIRST)
 
     def _rotate(self, layer: int, x: ir.Value) -> ir.Value:
-        turned, tables = self._shape.kinds[layer].rope.turned, self._tables[layer]
-        partly = {} if turned == self._shape.head_dim else {"rotary_embedding_dim": turned}
-        return self._graph.op("RotaryEmbedding", x, *tables, self._positions, domain="", **partly)
+        rope, tables = self._shape.kinds[layer].rope, self._tables[layer]
+        how = {} if rope.turned == self._shape.head_dim else {"rotary_embedding_dim": rope.turned}
+        if rope.interleaved:
+            how["interleaved"] = 1
+        return self._graph.op("RotaryEmbedding", x, *tables, self._positions, domain="", **how)
 
     def _make_positions(self) -> ir.Value:
         """[B, S]: where each token lies in its slot."""

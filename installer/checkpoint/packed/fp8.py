@@ -1,9 +1,11 @@
-"""8-bit floats with a scale for each square of a matrix, as DeepSeek-V3 and Qwen3-FP8 publish.
+"""8-bit floats with a scale for each square of a matrix, as DeepSeek-V3 and Qwen3-FP8 publish, or
+for all of it, as Ministral 3 and Devstral 2 do.
 
-weight [outer, inner] F8_E4M3, weight_scale_inv [outer / high, inner / wide]: a number is its 8-bit
-float times the scale of its square. DeepSeek-V3 Technical Report (2024), 3.3. How activations were
-rounded on the publisher's hardware (`activation_scheme`) is not the model's meaning: the grades
-have rounding of their own, and the one of 8-bit floats keeps 16 bits of activations.
+weight [outer, inner] F8_E4M3, weight_scale_inv [outer / high, inner / wide] or []: a number is its
+8-bit float times the scale of its square. DeepSeek-V3 Technical Report (2024), 3.3. How activations
+were rounded on the publisher's hardware (`activation_scheme`, and where it is static a scale for
+each layer, activation_scale []) is not the model's meaning: the grades have rounding of their own,
+and the one of 8-bit floats keeps 16 bits of activations.
 """
 
 from __future__ import annotations
@@ -23,17 +25,21 @@ E4M3 = "F8_E4M3"
 _SUFFIX = ".weight"
 VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 """What each byte means; two of them are not numbers."""
+_WHOLE = 1 << 62
+"""Wider than any matrix."""
 _NO_NUMBER = np.uint8(0x7F)
 
 
 def read(settings: Settings) -> Squares:
     """Read quantization_config. Raises CheckpointError."""
-    settings.expect("activation_scheme", "dynamic")
     settings.expect("fmt", "e4m3", "float8_e4m3fn")
     settings.expect("scale_fmt", "ue8m0", "float")
     # Which matrices stayed plain shows in the tensors themselves.
-    settings.ignore("modules_to_not_convert", "ignored_layers")
+    settings.ignore("modules_to_not_convert", "ignored_layers", "dequantize")
     sides = settings.ids("weight_block_size")
+    if not sides and settings.text("activation_scheme", "dynamic") == "static":
+        return Squares(_WHOLE, _WHOLE)
+    settings.expect("activation_scheme", "dynamic")
     if len(sides) != 2 or 0 in sides:
         raise CheckpointError(
             f"config.json: quantization_config: weight_block_size {list(sides)} is not supported",
@@ -51,6 +57,8 @@ class Squares:
 
     @property
     def label(self) -> str:
+        if self.high == _WHOLE:
+            return "8-bit floats with a scale for each matrix"
         return f"8-bit floats in squares of {self.high} x {self.wide}"
 
     @property
@@ -62,13 +70,26 @@ class Squares:
         scales = f"{weight}_scale_inv"
         if not weight.endswith(_SUFFIX) or not stored.holds(scales):
             return None
-        return ScaledBytes(stored, weight, scales, self.high, self.wide)
+        beside = f"{weight.removesuffix(_SUFFIX)}.activation_scale"
+        unused = beside if stored.holds(beside) else None
+        return ScaledBytes(stored, weight, scales, self.high, self.wide, unused)
 
 
 class ScaledBytes:
-    """A matrix of 8-bit floats whose scales [outer / high, inner / wide] are a tensor too."""
+    """A matrix of 8-bit floats whose scales [outer / high, inner / wide] are a tensor too.
 
-    def __init__(self, stored: Stored, weight: str, scales: str, high: int, wide: int) -> None:
+    `unused` is a tensor that belongs to it and says nothing of what it means.
+    """
+
+    def __init__(
+        self,
+        stored: Stored,
+        weight: str,
+        scales: str,
+        high: int,
+        wide: int,
+        unused: str | None = None,
+    ) -> None:
         outer, inner = _matrix(stored, weight)
         wanted = (-(-outer // high), -(-inner // wide))
         alone = wanted == (1, 1) and math.prod(stored.stored_shape(scales)) == 1
@@ -80,7 +101,7 @@ class ScaledBytes:
             )
         self.shape = (outer, inner)
         self._stored, self._weight, self._high, self._wide = stored, weight, high, wide
-        self._scale_name = scales
+        self._scale_name, self._unused = scales, unused
         self._scales: Float32 | None = None
         self._whole: UInt8 | None = None
 
@@ -130,6 +151,8 @@ class ScaledBytes:
     def _own(self, rows: Indices) -> Float32:
         """The scales of these rows, [rows, squares in a row]."""
         if self._scales is None:
+            if self._unused is not None:
+                self._stored.stored_floats(self._unused)
             self._scales = self._stored.stored_floats(self._scale_name).reshape(
                 -(-self.shape[0] // self._high), -1
             )

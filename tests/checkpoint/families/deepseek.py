@@ -1,4 +1,5 @@
-"""DeepSeek-V3: layers with one feed-forward and with experts, in groups and not, with YaRN."""
+"""DeepSeek-V3 and V2, and GLM-4.7-Flash: layers with one feed-forward and with experts, in groups
+and not, with YaRN and without."""
 
 from __future__ import annotations
 
@@ -56,8 +57,47 @@ PLAIN = {
 """Queries from the token itself, halves that turn together, no YaRN, no groups, weights that do not
 add up to one."""
 
+DEEPSEEK_V2 = {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "model_type": "deepseek_v2",
+    "scoring_func": "softmax",
+    "topk_method": "group_limited_greedy",
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 2.0,  # where 6 of 160 are chosen, 16 is published
+    "aux_loss_alpha": 0.001,
+    "seq_aux": True,
+}
+LITE = {
+    **DEEPSEEK_V2,
+    "q_lora_rank": None,
+    "topk_method": "greedy",
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 1.0,
+    "num_hidden_layers": 2,
+}
+GLM_FLASH = {
+    "architectures": ["Glm4MoeLiteForCausalLM"],
+    "model_type": "glm4_moe_lite",
+    "num_hidden_layers": 2,
+    "qk_nope_head_dim": 24,
+    "v_head_dim": 40,
+    "moe_layer_freq": None,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 1.8,
+    "scoring_func": None,
+    "partial_rotary_factor": 1.0,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1_000_000,
+    "rope_scaling": None,
+}
 
 MODELS = {
     "deepseek-v3": drawn_model(DEEPSEEK_V3, main=True, experts=True),
     "deepseek-v3-plain": drawn_model(DEEPSEEK_V3, PLAIN, experts=True),
+    "deepseek-v2": drawn_model(DEEPSEEK_V3, DEEPSEEK_V2, main=True, experts=True),
+    "deepseek-v2-lite": drawn_model(DEEPSEEK_V3, LITE, experts=True),
+    "glm4-moe-lite": drawn_model(DEEPSEEK_V3, GLM_FLASH, experts=True),
 }

@@ -1,0 +1,197 @@
+"""Gated DeltaNet: a layer that reads with a running state.
+
+    queries, keys, values   the last few inputs of each channel, added up (a convolution)
+    state                   decays, forgets what it has under the key, and learns the value there
+    result                  what the state has under the query, each head normed and gated
+
+Owns the layer's arithmetic, in the runtime's operators. Its decay is computed in 32 bits from
+plain weights in every grade: it is raised to the power of all tokens that follow.
+
+Reference: Yang et al., Gated Delta Networks (2024); `Qwen3_5GatedDeltaNet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from installer.checkpoint.graph import experts
+from installer.checkpoint.graph.builder import ACTIVATIONS, MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.decoder import Attention, DecoderShape
+from installer.checkpoint.graph.recurrent import Recurrent, Remembering
+
+_LENGTH_EPSILON = 1e-6
+"""Added to the square of a query's or key's length."""
+_END = (1 << 31) - 1
+"""Beyond any sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a layer reads of its tokens, [B, S, ...].
+
+    Attributes:
+        mixed: queries, keys and values before the convolution, [.., channels].
+        gates: of the results, [.., heads * value_dim].
+        rates: how much is learned, before the sigmoid, [.., heads].
+        steps: how much decays, before it is bent, [.., heads].
+    """
+
+    mixed: ir.Value
+    gates: ir.Value
+    rates: ir.Value
+    steps: ir.Value
+
+
+Project = Callable[[GraphBuilder, DecoderShape, str, ir.Value], Inputs]
+"""x [B, S, hidden] -> what the layer `at` reads."""
+
+
+def mix(
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    attention: Attention,
+    layer: int,
+    at: str,
+    x: ir.Value,
+    project: Project,
+) -> ir.Value:
+    """x [B, S, hidden] -> what the module `at` of `layer` adds to the stream."""
+    own = shape.recurrent
+    assert own is not None
+    assert isinstance(attention, Remembering), "this form has no layers with a state"
+    inputs = project(graph, shape, at, x)
+    queries, keys, values = _convolved(graph, own, attention, layer, at, inputs.mixed)
+    decay, beta = _rates(graph, own, at, inputs)
+    sizes = own.sizes("state")
+    result, state = graph.ops(
+        "LinearAttention",
+        *(_unit(graph, own, queries), _unit(graph, own, keys), values),
+        *(attention.past("state", layer, sizes), decay, beta),
+        outputs=2,
+        domain=MICROSOFT,
+        update_rule="gated_delta",
+        q_num_heads=own.key_heads,
+        kv_num_heads=own.heads,
+    )
+    attention.present("state", layer, state, sizes)
+    gain = (f"{at}.norm.weight", own.value_dim, shape.epsilon)
+    normed = graph.norm_heads(result, own.heads, *gain)
+    opened = graph.op("Mul", normed, ACTIVATIONS["silu"](graph, inputs.gates, 1.0))
+    return graph.linear(opened, f"{at}.out_proj", own.values, shape.hidden)
+
+
+def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:
+    """By four linear layers."""
+    own, hidden = shape.recurrent, shape.hidden
+    assert own is not None
+    outer = {f"{at}.in_proj_qkv": own.channels, f"{at}.in_proj_z": own.values}
+    mixed, gates = graph.linears(x, outer, hidden)
+    rates, steps = (plain(graph, x, f"{at}.in_proj_{n}", hidden, own.heads) for n in "ba")
+    return Inputs(mixed, gates, rates, steps)
+
+
+def project_together(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:
+    """By two linear layers, in whose results all that belongs to one key's head lies together."""
+    own, hidden = shape.recurrent, shape.hidden
+    assert own is not None
+    served = own.heads // own.key_heads
+    of_values = served * own.value_dim
+    both = graph.linear(x, f"{at}.in_proj_qkvz", hidden, own.channels + own.values)
+    sizes = [own.key_dim, own.key_dim, of_values, of_values]
+    *mixed, gates = _apart(graph, own, both, sizes)
+    small = plain(graph, x, f"{at}.in_proj_ba", hidden, 2 * own.heads)
+    rates, steps = _apart(graph, own, small, [served, served])
+    return Inputs(graph.op("Concat", *mixed, axis=-1), gates, rates, steps)
+
+
+def _apart(graph: GraphBuilder, own: Recurrent, x: ir.Value, sizes: list[int]) -> list[ir.Value]:
+    """x [B, S, key_heads * sum(sizes)] -> of all heads, each of their parts."""
+    heads = graph.op("Reshape", x, graph.constant([0, 0, own.key_heads, sum(sizes)]))
+    parts = graph.ops("Split", heads, graph.constant(sizes), outputs=len(sizes), axis=-1)
+    flat = (graph.constant([0, 0, own.key_heads * size]) for size in sizes)
+    return [graph.op("Reshape", *pair) for pair in zip(parts, flat, strict=True)]
+
+
+def plain(graph: GraphBuilder, x: ir.Value, name: str, inner: int, outer: int) -> ir.Value:
+    """`linear` by weights that no grade rounds."""
+    graph.tensors.expect(f"{name}.weight", (outer, inner))
+    pieces = graph.tensors.transposed(f"{name}.weight")
+    return graph.op("MatMul", x, graph.floats(f"{name}.transposed", (inner, outer), pieces))
+
+
+def _convolved(
+    graph: GraphBuilder,
+    own: Recurrent,
+    attention: Remembering,
+    layer: int,
+    at: str,
+    mixed: ir.Value,
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Queries, keys and values.
+
+    Said by shifted sums: the runtime's own kernel takes thrice as long for a prompt.
+    """
+    sizes, tail = own.sizes("tail"), own.kernel - 1
+    before = attention.past("tail", layer, sizes)
+    if before is None:
+        before = graph.array("nothing.before", np.zeros((1, *sizes), np.float32))
+    joined = graph.op("Concat", before, mixed, axis=1)
+    attention.present("tail", layer, _slice(graph, joined, -tail), sizes)
+    taps = _taps(graph, own, at)
+    total = graph.op("Mul", mixed, taps[tail])
+    for place in range(tail):
+        shifted = _slice(graph, joined, place, place - tail)
+        total = graph.op("Add", total, graph.op("Mul", shifted, taps[place]))
+    widths = graph.constant([own.keys, own.keys, own.values])
+    opened = ACTIVATIONS["silu"](graph, total, 1.0)
+    queries, keys, values = graph.ops("Split", opened, widths, outputs=3, axis=-1)
+    return queries, keys, values
+
+
+def _slice(graph: GraphBuilder, x: ir.Value, start: int, stop: int = _END) -> ir.Value:
+    """Of x [B, S, ...] the tokens from `start` to `stop`, counted from the end if below 0."""
+    return graph.op("Slice", x, *(graph.constant([number]) for number in (start, stop, 1)))
+
+
+def _taps(graph: GraphBuilder, own: Recurrent, at: str) -> list[ir.Value]:
+    """What each of a channel's last inputs is multiplied by, [channels] each."""
+    name = f"{at}.conv1d.weight"
+    graph.tensors.expect(name, (own.channels, 1, own.kernel))
+    taps = graph.tensors.stored_floats(name)
+    return [
+        graph.floats(f"{name}.{place}", (own.channels,), [np.ascontiguousarray(taps[:, 0, place])])
+        for place in range(own.kernel)
+    ]
+
+
+def _unit(graph: GraphBuilder, own: Recurrent, x: ir.Value) -> ir.Value:
+    """Each head of x [B, S, keys] at unit length: an RMS norm, but for a factor."""
+    gain = np.full(own.key_dim, own.key_dim**-0.5, np.float32)
+    heads = graph.op("Reshape", x, graph.constant([0, 0, own.key_heads, own.key_dim]))
+    normed = graph.op(
+        "SimplifiedLayerNormalization",
+        *(heads, graph.array(f"unit.{own.key_dim}", gain)),
+        axis=-1,
+        epsilon=_LENGTH_EPSILON / own.key_dim,
+        stash_type=1,
+    )
+    return graph.op("Reshape", normed, graph.constant([0, 0, own.keys]))
+
+
+def _rates(
+    graph: GraphBuilder, own: Recurrent, at: str, inputs: Inputs
+) -> tuple[ir.Value, ir.Value]:
+    """Logarithms of what is left of the state, and how much is learned: [B, S, heads] each."""
+    bias = experts.vector(graph, f"{at}.dt_bias", own.heads)
+    speeds = -np.exp(graph.tensors.vector(f"{at}.A_log", own.heads))
+    decay, beta = graph.ops(
+        "LinearAttentionGate",
+        *(inputs.steps, bias, graph.floats(f"{at}.speeds", (own.heads,), [speeds]), inputs.rates),
+        outputs=2,
+        domain=MICROSOFT,
+    )
+    return decay, beta

@@ -1,0 +1,58 @@
+"""Qwen3.5 with a mixture of experts: its layers, and Qwen2's experts beside one behind a gate.
+
+As of the dense ones the language model alone is built. Reference: `Qwen3_5MoeForCausalLM` and
+`Qwen3_5MoeForConditionalGeneration` (2026).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from installer.checkpoint.expert_weights import ExpertWeights, HalvedRows
+from installer.checkpoint.graph import decoder, experts, gated_delta, qwen2_moe, qwen3_5, qwen3_moe
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.reader import Checkpoint
+from installer.checkpoint.settings import Settings
+from installer.checkpoint.tensors import Tensors
+
+
+def read(checkpoint: Checkpoint) -> DecoderShape:
+    """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["Qwen3_5MoeForCausalLM"])
+    return read_mixed(config, tied=False)
+
+
+def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
+    """As `read`, of a checkpoint whose language model is one part."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["Qwen3_5MoeForConditionalGeneration"])
+    text, tied = qwen3_5.words_of(config)
+    return replace(read_mixed(text, tied=tied), root=qwen3_5.WORDS)
+
+
+def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
+    """Write the graph in one of its forms."""
+    feed_forward = partial(qwen2_moe.feed_forward, weights=_experts)
+    qwen3_5.build_hybrid(graph, shape, form, gated_delta.project_apart, feed_forward)
+
+
+def read_mixed(config: Settings, *, tied: bool) -> DecoderShape:
+    """All keys of a decoder of this kind with experts."""
+    config.assume("norm_topk_prob", True)
+    # Of layers without experts, which no published one has.
+    config.assume("intermediate_size", config.integer("moe_intermediate_size"))
+    shape = qwen3_5.read_hybrid(config, tied=tied)
+    shape = replace(shape, mixture=qwen2_moe.read_mixture(config, shape.layers))
+    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    return shape
+
+
+def _experts(tensors: Tensors, at: str) -> ExpertWeights:
+    """Stacked as published, or apart as those who quantize them lay them out."""
+    gate_up, down = f"{at}.gate_up_proj", f"{at}.down_proj"
+    if tensors.holds(gate_up):
+        return HalvedRows(tensors, (gate_up,), down)
+    return qwen3_moe.matrices(tensors, at)

@@ -1,0 +1,84 @@
+"""Layers that keep a running state in place of keys and values: its numbers, and who has it.
+
+Owns what every such layer has in common. What it computes is the file's of its kind
+(gated_delta.py); how the engine keeps states: docs/decisions/0290-running-states.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import onnx_ir as ir
+
+from appliance.bundle.specs import RecurrentSpec
+
+LINEAR = "linear_attention"
+"""What config.json calls such a layer."""
+Part = Literal["state", "tail"]
+"""The state itself, and the last inputs of the convolution in front of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """Counts, but for `layers`.
+
+    Attributes:
+        layers: which layers are so.
+        key_heads, heads: of queries and keys, and of values; each of the former serves as many of
+            the latter.
+        key_dim, value_dim: of one head.
+        kernel: inputs that the convolution adds up.
+    """
+
+    layers: frozenset[int]
+    key_heads: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+
+    @property
+    def keys(self) -> int:
+        """Numbers of all keys of a token."""
+        return self.key_heads * self.key_dim
+
+    @property
+    def values(self) -> int:
+        """Numbers of all values of a token."""
+        return self.heads * self.value_dim
+
+    @property
+    def channels(self) -> int:
+        """Of the convolution: queries, keys and values."""
+        return 2 * self.keys + self.values
+
+    def sizes(self, part: Part) -> tuple[int, ...]:
+        """Of what a layer keeps for one sequence."""
+        if part == "state":
+            return (self.heads, self.key_dim, self.value_dim)
+        return (self.kernel - 1, self.channels)
+
+    def spec(self) -> RecurrentSpec:
+        return RecurrentSpec(
+            layers=len(self.layers),
+            heads=self.heads,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            channels=self.channels,
+            tail=self.kernel - 1,
+        )
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A form of attention that has such layers, too."""
+
+    def past(self, part: Part, layer: int, sizes: Sequence[int]) -> ir.Value | None:
+        """What `layer` knows before these tokens, [B, *sizes]; None: they are the first."""
+        ...
+
+    def present(self, part: Part, layer: int, value: ir.Value, sizes: Sequence[int]) -> None:
+        """What it knows behind them."""
+        ...

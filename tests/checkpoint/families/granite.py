@@ -1,0 +1,43 @@
+"""Granite with its multipliers, and the hybrid's dense form, with positions and without."""
+
+from __future__ import annotations
+
+from tests.checkpoint.drawn import TINY, drawn_model
+
+GRANITE = {
+    **TINY,
+    "architectures": ["GraniteForCausalLM"],
+    "model_type": "granite",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "attention_multiplier": 0.2,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 8.0,
+    "residual_multiplier": 0.6,
+    "rope_theta": 10_000.0,
+    "rope_scaling": None,
+}
+HYBRID = {
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "model_type": "granitemoehybrid",
+    "layer_types": ["attention"] * 2,
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "position_embedding_type": "rope",
+    "shared_intermediate_size": 128,
+    "intermediate_size": 128,
+    "tie_word_embeddings": True,
+    "mamba_d_head": 16,
+    "mamba_n_heads": 8,
+    "mamba_expand": 2,
+    "normalization_function": "rmsnorm",
+    "mlp_bias": False,
+}
+WITHOUT_POSITIONS = {"position_embedding_type": "nope"}
+
+MODELS = {
+    "granite": drawn_model(GRANITE, main=True),
+    "granite-hybrid": drawn_model(GRANITE, HYBRID),
+    "granite-without-positions": drawn_model(GRANITE, HYBRID, WITHOUT_POSITIONS),
+}

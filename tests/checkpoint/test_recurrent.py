@@ -1,0 +1,208 @@
+"""Models with layers that keep a running state: as they are published, and what they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from appliance.bundle.specs import RecurrentSpec
+from appliance.errors import CheckpointError
+from installer.checkpoint import build_bundle
+from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.graph.families import family_of
+from installer.checkpoint.quantize import Precision
+from tests.checkpoint.conftest import WRITERS, BuildBundle, OpenConfig, build_unsigned
+from tests.checkpoint.published_dense import config
+
+_ALIKE: dict[str, Any] = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "full_attention_interval": 4,
+    "head_dim": 256,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_value_head_dim": 128,
+    "rms_norm_eps": 1e-6,
+}
+_EXPERTS: dict[str, Any] = {
+    "moe_intermediate_size": 512,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "shared_expert_intermediate_size": 512,
+}
+QWEN3_NEXT = config(
+    "Qwen3Next",
+    (2048, 5120, 48, 16, 2, 151_936, 262_144),
+    **_ALIKE,
+    **_EXPERTS,
+    model_type="qwen3_next",
+    decoder_sparse_step=1,
+    mlp_only_layers=[],
+    norm_topk_prob=True,
+    num_experts=512,
+    num_experts_per_tok=10,
+    partial_rotary_factor=0.25,
+    rope_scaling=None,
+    rope_theta=10_000_000,
+    use_sliding_window=False,
+)
+
+
+def seen(text: dict[str, Any], model_type: str, architecture: str) -> dict[str, Any]:
+    """As Qwen3.5 is published: words are one part of it."""
+    words = {key: value for key, value in text.items() if key != "architectures"}
+    words |= {
+        **_ALIKE,
+        "attn_output_gate": True,
+        "dtype": "bfloat16",
+        "layer_types": (["linear_attention"] * 3 + ["full_attention"])
+        * (text["num_hidden_layers"] // 4),
+        "mamba_ssm_dtype": "float32",
+        "model_type": f"{model_type}_text",
+        "mtp_num_hidden_layers": 1,
+        "mtp_use_dedicated_embeddings": False,
+        "rope_parameters": {
+            "mrope_interleaved": True,
+            "mrope_section": [11, 11, 10],
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 10_000_000,
+            "rope_type": "default",
+        },
+    }
+    return {
+        "architectures": [f"{architecture}ForConditionalGeneration"],
+        "model_type": model_type,
+        "image_token_id": 248_056,
+        "text_config": words,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+        "transformers_version": "5.0.0",
+        "video_token_id": 248_057,
+        "vision_config": {"depth": 27, "model_type": model_type},
+        "vision_end_token_id": 248_054,
+        "vision_start_token_id": 248_053,
+    }
+
+
+_9B = config("Qwen3_5", (4096, 12_288, 32, 16, 4, 248_320, 262_144), mlp_only_layers=[])
+_35B = config(
+    "Qwen3_5Moe",
+    (2048, 0, 40, 16, 2, 248_320, 262_144),
+    **_EXPERTS,
+    num_experts=256,
+    num_experts_per_tok=8,
+)
+PUBLISHED = {
+    "Qwen3-Next-80B-A3B": (QWEN3_NEXT, 36, 10),
+    "Qwen3.5-9B": (seen(_9B, "qwen3_5", "Qwen3_5"), 24, 0),
+    "Qwen3.5-35B-A3B": (
+        seen(
+            {key: value for key, value in _35B.items() if key != "intermediate_size"},
+            "qwen3_5_moe",
+            "Qwen3_5Moe",
+        ),
+        30,
+        8,
+    ),
+}
+"""Name -> config.json, layers with a running state, experts of a token."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_is_understood(open_config: OpenConfig, name: str) -> None:
+    document, recurrent, chosen = PUBLISHED[name]
+    checkpoint = open_config(document)
+    shape: DecoderShape = family_of(checkpoint).read(checkpoint)
+    assert shape.recurrent is not None
+    assert shape.recurrent.spec() == RecurrentSpec(
+        layers=recurrent, heads=32, key_dim=128, value_dim=128, channels=8192, tail=3
+    )
+    assert shape.spec().layers == recurrent // 3
+    assert {kind.rope.turned for kind in shape.kinds} == {64}
+    assert (shape.mixture.chosen if shape.mixture else 0) == chosen
+    assert shape.mixture is None or (shape.mixture.shared, shape.mixture.adds_up) == (512, True)
+
+
+def test_stacked_experts_are_what_they_are_apart(built: BuildBundle, tmp_path: Path) -> None:
+    apart = built("qwen3.5-moe", "fp32")
+    stacked = WRITERS["qwen3.5-moe"](tmp_path / "stacked")
+    weights = load_file(stacked / "model.safetensors")
+    for layer in range(4):
+        at = f"model.layers.{layer}.mlp.experts"
+
+        def all_of(name: str, at: str = at) -> np.ndarray[Any, Any]:
+            return np.stack([weights.pop(f"{at}.{i}.{name}.weight") for i in range(8)])
+
+        gates, ups, downs = (all_of(f"{name}_proj") for name in ("gate", "up", "down"))
+        weights[f"{at}.gate_up_proj"] = np.concatenate([gates, ups], axis=1)
+        weights[f"{at}.down_proj"] = downs
+    save_file(weights, stacked / "model.safetensors", {"format": "pt"})
+    build_unsigned(stacked, tmp_path / "bundle", precision="fp32")
+    for file in apart.graph.parent.iterdir():
+        assert (tmp_path / "bundle/graph/cpu" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_head_that_predicts_and_what_sees_are_left_out(tmp_path: Path) -> None:
+    checkpoint = WRITERS["qwen3.5"](tmp_path / "checkpoint")
+    weights = load_file(checkpoint / "model.safetensors")
+    extra = {"mtp.fc.weight": np.ones((2, 2), np.float32)}
+    save_file(weights | extra, checkpoint / "model.safetensors", {"format": "pt"})
+    manifest = build_unsigned(checkpoint, tmp_path / "bundle", precision="w8a8")
+    assert [graph.variant for graph in manifest.graphs] == ["cpu"], "nothing for a GPU"
+    assert not manifest.head
+
+
+def put(**keys: object) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda document: document | keys
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (put(layer_types=["full_attention"] * 48), "layer_types"),
+        (put(layer_types=["linear_attention"] * 48), "layer_types"),
+        (put(layer_types=["mamba"] * 48), "layer_types"),
+        (put(linear_num_value_heads=24), "linear_num_value_heads"),
+        (put(attn_output_gate=False), "attn_output_gate"),
+        (put(norm_topk_prob=None, linear_conv_bias=True), "linear_conv_bias"),
+    ],
+)
+def test_what_cannot_be_expressed_is_refused_by_its_key(
+    open_config: OpenConfig, change: Callable[[dict[str, Any]], dict[str, Any]], named: str
+) -> None:
+    checkpoint = open_config(change(QWEN3_NEXT))
+    with pytest.raises(CheckpointError, match=named):
+        family_of(checkpoint).read(checkpoint)
+
+
+@pytest.mark.parametrize("precision", ["w4a8", "fp16", "fp8"])
+def test_grades_that_only_others_have_are_refused_with_the_reason(
+    built: BuildBundle, tmp_path: Path, precision: Precision
+) -> None:
+    checkpoint = built("qwen3.5", "fp32").checkpoint
+    with pytest.raises(CheckpointError, match=f"not built in {precision}: (native|it is computed)"):
+        build_unsigned(checkpoint, tmp_path / "bundle", precision=precision)
+
+
+@pytest.mark.parametrize("which", ["model", "draft"])
+def test_nothing_guesses_for_it_and_it_guesses_for_nobody(
+    built: BuildBundle, tmp_path: Path, which: str
+) -> None:
+    recurrent, other = built("qwen3.5", "fp32").checkpoint, built("qwen3", "fp32").checkpoint
+    own, draft = (recurrent, other) if which == "model" else (other, recurrent)
+    with pytest.raises(CheckpointError, match=r"running state|cannot draft"):
+        build_bundle(
+            own,
+            tmp_path / "bundle",
+            name="tiny",
+            version="1.0",
+            precision="w8a8",
+            signer=None,
+            draft=draft,
+        )
