@@ -112,7 +112,7 @@ class ParityGate:
         """
         if self._mode == "off":
             return
-        shallow = cut(subject.checkpoint.config)
+        shallow = cut(subject.family.restated(subject.checkpoint.config))
         try:
             if shallow is None:
                 raise NotAskedError("config.json does not say how many layers there are")
@@ -159,8 +159,10 @@ def _ask(subject: Subject, shallow: Shallow, scratch: Path) -> Reference:
     """Raises NotAskedError."""
     expect_libraries()
     checkpoint = subject.checkpoint.with_config(shallow.config)
-    shape = with_logits(subject.family.read(checkpoint))
-    trial = make_trial(shallow.config, subject.tokenizer, shape, subject.vision, open_graph)
+    # Tensors of its own: what is read here is not read for the bundle.
+    apart = Checkpoint(checkpoint.directory).with_config(checkpoint.config)
+    shape = with_logits(subject.family.read(apart))
+    trial = make_trial(apart, subject.tokenizer, shape, subject.vision, open_graph)
     layout = plan_layout(checkpoint, shallow)
     # Once for the graph in 32-bit floats; what is written out for the reference comes before.
     if shutil.disk_usage(scratch).free < ALLOWANCE + layout.size:

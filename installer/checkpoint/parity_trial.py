@@ -22,8 +22,10 @@ from appliance.compiler.grid import Grid, feed
 from appliance.compiler.probe import Array, advance, empty_cache
 from appliance.errors import UnsupportedError
 from installer.checkpoint.calibration import TEXTS, spread
-from installer.checkpoint.graph.bert_reranker import CrossEncoderShape
+from installer.checkpoint.graph.cross_encoder import CrossEncoderShape
 from installer.checkpoint.graph.qwen3_encoder import RerankerShape
+from installer.checkpoint.parity_dense import Layer, dense_layers
+from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 
 Float32 = npt.NDArray[np.float32]
@@ -68,21 +70,21 @@ class Trial(Protocol):
 
 
 def make_trial(
-    config: Mapping[str, object],
+    checkpoint: Checkpoint,
     tokenizer: CheckpointTokenizer,
     shape: Any,  # noqa: ANN401  # the family's own
     vision: VisionSpec | None,
     open_tower: Callable[[Path], ort.InferenceSession],
 ) -> Trial:
-    """The trial of a model of this shape."""
+    """The trial of a model of this shape, which was read of `checkpoint`."""
     spec: Spec = shape.spec()
     most = spec.context_length if isinstance(spec, DecoderSpec) else spec.max_length
-    tokens = _prompt(config, tokenizer, shape.vocab, min(TOKENS, most))
+    tokens = _prompt(checkpoint.config, tokenizer, shape.vocab, min(TOKENS, most))
     if isinstance(spec, DecoderSpec):
         picture = None if vision is None else _Picture(vision, open_tower)
         return _Continuation(tokens if picture is None else picture.within(tokens), spec, picture)
     if isinstance(spec, EncoderSpec):
-        return _Embedding(tokens, spec)
+        return _Embedding(tokens, spec, dense_layers(checkpoint.tensors, shape.sentence))
     assert isinstance(spec, RerankSpec)
     return _Ranking(tokens, shape)
 
@@ -190,12 +192,15 @@ class _Embedding:
 
     tokens: tuple[int, ...]
     spec: EncoderSpec
+    dense: Sequence[Layer]
 
     def asked(self, _directory: Path) -> Asked:
         return _asked("states", [{"tokens": self.tokens}], rows=len(self.tokens))
 
     def wanted(self, rows: Float32) -> Float32:
         vector = _POOLINGS[self.spec.pooling](rows)
+        for layer in self.dense:
+            vector = layer(vector)
         return vector / np.linalg.norm(vector) if self.spec.normalize else vector
 
     def computed(self, session: ort.InferenceSession, _tower: Path | None) -> Float32:
@@ -214,7 +219,7 @@ class _Ranking:
         inputs: list[Asked] = [{"tokens": text} for text in self._texts()]
         if isinstance(self.shape, RerankerShape):
             return _asked("odds", inputs, odds=[self.shape.yes, self.shape.no])
-        if self.shape.bert.types > 1:
+        if self.shape.body.types > 1:
             inputs = [one | {"types": _types(text)} for one, text in self._paired(inputs)]
         return _asked("label", inputs)
 

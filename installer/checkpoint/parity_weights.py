@@ -45,7 +45,7 @@ class Layout:
 def plan_layout(checkpoint: Checkpoint, shallow: Shallow) -> Layout:
     """What is to be laid out of the first layers."""
     tensors = checkpoint.tensors
-    kept = shallow.keeps(tensors.names())
+    kept = [name for name in shallow.keeps(tensors.names()) if not tensors.is_beside(name)]
     by: Unpacker | None = None
     if checkpoint.packing is not None:
         by = "reference" if isinstance(checkpoint.packing, Mxfp4) else "builder"

@@ -73,6 +73,8 @@ class Checkpoint:
         self._read: set[str] = set()
         self._states: dict[str, tuple[int, int, int]] = {}
         self._digests: dict[str, bytes] = {}
+        self._beside: dict[str, str] = {}
+        """Files of weights in folders of their own, and what their tensors' names begin with."""
         self._instead: dict[str, object] = {}
         """Documents that are taken for those of the directory."""
         self.config = self.document(CONFIG)
@@ -104,12 +106,30 @@ class Checkpoint:
     def tensors(self) -> Tensors:
         """The weights. Raises CheckpointError."""
         if self.has(INDEX):
-            tensors = Tensors(self.directory, self.document(INDEX), self.packing)
+            tensors = Tensors(self.directory, self.document(INDEX), self.packing, self._beside)
         elif self.has(WEIGHTS):
-            tensors = Tensors(self.directory, None, self.packing)
+            tensors = Tensors(self.directory, None, self.packing, self._beside)
         else:
             raise self._no_weights()
         return tensors
+
+    def include(self, folder: str) -> str:
+        """Have the weights of a folder among `tensors`; returns what their names begin with.
+
+        To be asked before `tensors` is. Raises CheckpointError.
+        """
+        file, prefix = f"{folder}/{WEIGHTS}", f"{folder}."
+        if not self.has(file):
+            pickled = any((self.directory / folder).glob("*.bin"))
+            raise CheckpointError(
+                f"the checkpoint has no {file}",
+                hint="its weights are pickled, and loading them could run code: convert them to "
+                "safetensors on a machine you can spare"
+                if pickled
+                else "the download is incomplete",
+            )
+        self._beside[file] = prefix
+        return prefix
 
     def with_config(self, config: dict[str, object]) -> Checkpoint:
         """The same checkpoint as if config.json said `config`."""

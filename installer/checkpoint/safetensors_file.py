@@ -74,10 +74,12 @@ class Entry:
 class SafetensorsFile:
     """An open file; the words are those of the public library's `safe_open`."""
 
-    def __init__(self, path: Path, name: str, entries: Mapping[str, Entry] | None = None) -> None:
+    def __init__(
+        self, path: Path, name: str, entries: Mapping[str, Entry] | None = None, prefix: str = ""
+    ) -> None:
         """`name` is what errors call it; `entries` its header, if that was read before.
 
-        Raises CheckpointError.
+        `prefix`: what is put in front of its tensors' names. Raises CheckpointError.
         """
         self.name = name
         try:
@@ -85,7 +87,10 @@ class SafetensorsFile:
         except LayoutError as error:
             raise CheckpointError(error.message, hint=PLAIN_FILES) from error
         try:
-            self.entries = entries or self._read_header(os.fstat(self._fd).st_size)
+            if entries is None:
+                header = self._read_header(os.fstat(self._fd).st_size)
+                entries = {f"{prefix}{name}": entry for name, entry in header.items()}
+            self.entries = entries
         except BaseException:
             os.close(self._fd)
             raise

@@ -57,7 +57,16 @@ def cut(config: Document, fewest: int = _FEWEST) -> Shallow | None:
         for key, value in config.items()
         if isinstance(value, list) and len(value) == total
     }
-    return Shallow(config | lists | {_LAYERS: layers}, layers)
+    return Shallow(config | lists | _of_layers(config, layers) | {_LAYERS: layers}, layers)
+
+
+def _of_layers(config: Document, layers: int) -> Document:
+    """Objects with keys for single layers, without those that are cut off."""
+    return {
+        key: {at: of for at, of in value.items() if int(at) < layers}
+        for key, value in config.items()
+        if isinstance(value, dict) and value and all(str(at).isdecimal() for at in value)
+    }
 
 
 def _fed_by_sight(config: Document) -> int:

@@ -55,14 +55,24 @@ class Tensors:
     """All tensors of a checkpoint by name."""
 
     def __init__(
-        self, directory: Path, index: Mapping[str, object] | None, packing: Method | None = None
+        self,
+        directory: Path,
+        index: Mapping[str, object] | None,
+        packing: Method | None = None,
+        beside: Mapping[str, str] | None = None,
     ) -> None:
-        """`index` is the parsed shard index, or None for one file. Raises CheckpointError."""
+        """`index` is the parsed shard index, or None for one file.
+
+        `beside`: files in folders of their own, and what is put in front of their tensors' names.
+        Raises CheckpointError.
+        """
         self._directory = directory
+        self._beside = dict(beside or {})
         self._packing = packing
         self._byte_rows: dict[str, ByteRows] = {}
         self._file = _indexed(index) if index is not None else None
-        self.files = tuple(sorted(set(self._file.values()))) if self._file else (WEIGHTS,)
+        files = tuple(sorted(set(self._file.values()))) if self._file else (WEIGHTS,)
+        self.files = (*files, *self._beside)
         self._shape: dict[str, tuple[int, ...]] = {}
         self._type: dict[str, str] = {}
         self._entries: dict[str, Mapping[str, Entry]] = {}
@@ -72,8 +82,9 @@ class Tensors:
                 if where.setdefault(name, file) != file:
                     raise CheckpointError(f"{name} is both in {where[name]} and in {file}")
                 self._shape[name], self._type[name] = shape, kind
-        if self._file is not None and self._file != where:
-            odd = sorted(dict(self._file.items() ^ where.items()))[0]
+        own = {name: file for name, file in where.items() if file not in self._beside}
+        if self._file is not None and self._file != own:
+            odd = sorted(dict(self._file.items() ^ own.items()))[0]
             raise CheckpointError(
                 f"{INDEX} and the shards disagree on {odd}", hint="download the checkpoint again"
             )
@@ -100,6 +111,10 @@ class Tensors:
         """The file that the tensor `name` is in."""
         assert self._file is not None
         return self._file[name]
+
+    def is_beside(self, name: str) -> bool:
+        """Whether the tensor `name` is in a folder of its own."""
+        return self.file_of(name) in self._beside
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`. Raises CheckpointError if there is none."""
@@ -330,7 +345,8 @@ class Tensors:
         path = self._directory / file
         if not path.exists():
             raise CheckpointError(f"the checkpoint has no {file}", hint="download it again")
-        opened = SafetensorsFile(path, file, self._entries.get(file))
+        prefix = self._beside.get(file, "")
+        opened = SafetensorsFile(path, file, self._entries.get(file), prefix)
         self._entries[file] = opened.entries
         return opened
 

@@ -16,6 +16,7 @@ from appliance.bundle.specs import DecoderSpec
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
+from tests.checkpoint.drawn_embedders import write_mistral_embedder, write_qwen2_embedder
 from tests.checkpoint.families import find_models
 from tests.conftest import BUILD_CACHE, BuildOnce
 from tests.fakes.checkpoints import write_bert, write_llama, write_qwen2, write_qwen3
@@ -25,6 +26,18 @@ from tests.fakes.encoder_checkpoints import (
     write_qwen3_reranker,
     write_xlm_roberta,
 )
+from tests.fakes.newer_encoders import (
+    write_modernbert,
+    write_modernbert_reranker,
+    write_mpnet,
+    write_mpnet_reranker,
+)
+from tests.fakes.pooled_decoders import (
+    write_embedding_gemma,
+    write_embedding_gemma2,
+    write_eurobert,
+)
+from tests.fakes.rotary_encoders import write_gte, write_gte_reranker, write_nomic
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -82,6 +95,27 @@ WRITERS |= {
     "qwen3-reranker": write_qwen3_reranker,
     "qwen3-reranker-untied": lambda d: write_qwen3_reranker(d, seed=10, tied=False),
 }
+NEWER_EMBEDDERS: dict[str, Callable[[Path], Path]] = {
+    "modernbert": write_modernbert,
+    "modernbert-newer-words": lambda d: write_modernbert(
+        d, seed=12, pooling="cls", layer_types=True
+    ),
+    "mpnet": write_mpnet,
+    "embedding-gemma": write_embedding_gemma,
+    "embedding-gemma2": write_embedding_gemma2,
+    "eurobert": write_eurobert,
+    "gte": write_gte,
+    "nomic": write_nomic,
+    "mistral-embedding": write_mistral_embedder,
+    "qwen2-embedding": write_qwen2_embedder,
+}
+NEWER_CROSS_ENCODERS: dict[str, Callable[[Path], Path]] = {
+    "modernbert-reranker": write_modernbert_reranker,
+    "modernbert-reranker-cls": lambda d: write_modernbert_reranker(d, seed=20, pooling="cls"),
+    "mpnet-reranker": write_mpnet_reranker,
+    "gte-reranker": write_gte_reranker,
+}
+WRITERS |= NEWER_EMBEDDERS | NEWER_CROSS_ENCODERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,18 @@ FACTORS: Mapping[str, float] = {
     r"experts\.down_proj(_bias)?": STREAM,
 }
 """What the names of a decoder's tensors end with, and what they are multiplied by."""
+BEHIND_NORMS: Mapping[str, float] = {
+    r"(post_attention|post_feedforward|post_per_layer_input)\w*norm\.weight": 8 * STREAM,
+    r"up_proj\.weight": UP,
+}
+"""Of decoders that norm all that is added to the stream."""
 
 
 def enlarge(directory: Path, factors: Mapping[str, float] = FACTORS) -> Path:
     """Multiply the checkpoint's tensors; a table of both ends, and a tower but for what `factors`
     say of its last layers, stay as they are."""
-    tied = json.loads((directory / "config.json").read_text())["tie_word_embeddings"]
+    config = json.loads((directory / "config.json").read_text())
+    tied = config.get("tie_word_embeddings", True)
     for file in directory.glob("*.safetensors"):
         tensors = load_file(file)
         for name, values in tensors.items():
@@ -52,7 +58,7 @@ class Peaks:
     def __init__(self, model: torch.nn.Module) -> None:
         self.stream = self.product = 0.0
         for name, module in model.named_modules():
-            if type(module).__name__.endswith("DecoderLayer"):
+            if type(module).__name__.endswith(("DecoderLayer", "EncoderLayer")):
                 module.register_forward_hook(self._between)
             if name.endswith("down_proj") and isinstance(module, torch.nn.Linear):
                 module.register_forward_pre_hook(self._down)

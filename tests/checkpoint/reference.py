@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,7 @@ class ReferenceEncoder:
         model: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
         self.model = model.eval()
         self._pooling, self._normalize = pooling, normalize
+        self._dense = list(_dense_modules(checkpoint))
 
     def embed(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Floats:
         """Embeddings [batch, dimensions]."""
@@ -126,9 +127,28 @@ class ReferenceEncoder:
             pooled = hidden[np.arange(len(mask)), mask.sum(1) - 1]
         else:
             pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        for module in self._dense:
+            with torch.inference_mode():
+                pooled = module(torch.tensor(pooled, dtype=torch.float32)).numpy()
         if self._normalize:
             pooled = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return pooled.astype(np.float32)
+
+
+def _dense_modules(checkpoint: Path) -> Iterator[torch.nn.Module]:
+    """What sentence-transformers puts behind its pooling, of torch's own modules."""
+    for entry in json.loads((checkpoint / "modules.json").read_text()):
+        if not entry["type"].endswith(".Dense"):
+            continue
+        folder = checkpoint / entry["path"]
+        config = json.loads((folder / "config.json").read_text())
+        linear = torch.nn.Linear(config["in_features"], config["out_features"], config["bias"])
+        weights = load_file(folder / "model.safetensors")
+        linear.load_state_dict(
+            {name.removeprefix("linear."): torch.tensor(w) for name, w in weights.items()}
+        )
+        activation = getattr(torch.nn, config["activation_function"].rpartition(".")[-1])
+        yield torch.nn.Sequential(linear, activation())
 
 
 def with_rounded_weights(

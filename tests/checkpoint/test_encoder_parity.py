@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from installer.checkpoint.graph import builder
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
+from tests.checkpoint.conftest import NEWER_EMBEDDERS, BuildBundle, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceEncoder, with_rounded_weights
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.table import PROPERTY, Cell
@@ -39,7 +39,7 @@ TOLERANCE = 1e-4
     "name",
     [
         *("bert", "bert-cls-raw", "xlm-roberta", "roberta-cls"),
-        *("qwen3-embedding", "qwen3-embedding-window"),
+        *("qwen3-embedding", "qwen3-embedding-window", *NEWER_EMBEDDERS),
     ],
 )
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_99), ("int8", 0.99)])
@@ -57,8 +57,7 @@ def test_a_small_encoder_equals_the_reference(
         model.checkpoint, pooling=encoder.pooling, normalize=encoder.normalize
     )
     ids, mask = random_batch()
-    if "roberta" in name:
-        ids = ids + (1 - mask)  # the reference tells padding by its id
+    ids = with_padding(name, ids, mask)
     got, wanted = _embed(model, ids, mask), reference.embed(ids, mask)
     if precision == "fp32":
         first = slice(0, int(mask[0].sum()))
@@ -72,7 +71,11 @@ def test_a_small_encoder_equals_the_reference(
 
 
 @pytest.mark.parametrize(
-    "name", ["xlm-roberta", "roberta-cls", "qwen3-embedding", "qwen3-embedding-window"]
+    "name",
+    [
+        *("xlm-roberta", "roberta-cls", "qwen3-embedding", "qwen3-embedding-window"),
+        *NEWER_EMBEDDERS,
+    ],
 )
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999_99), ("int8", 0.999)])
 def test_a_text_s_embedding_is_the_same_alone_and_in_a_mixed_batch(
@@ -88,7 +91,17 @@ def test_a_text_s_embedding_is_the_same_alone_and_in_a_mixed_batch(
 
 @pytest.mark.parametrize(
     ("name", "kept"),
-    [("xlm-roberta", ("position_emb", "token_type")), ("qwen3-embedding", ())],
+    [
+        ("xlm-roberta", ("position_emb", "token_type")),
+        ("qwen3-embedding", ()),
+        ("modernbert", ()),
+        ("mpnet", ("position_emb", "relative")),
+        ("embedding-gemma", ()),
+        ("embedding-gemma2", ("embedding_projection",)),
+        ("eurobert", ()),
+        ("nomic", ("token_type",)),
+        ("mistral-embedding", ()),
+    ],
 )
 def test_rounded_weights_give_the_reference_embeddings(
     built: BuildBundle,
@@ -102,12 +115,13 @@ def test_rounded_weights_give_the_reference_embeddings(
     rounded = with_rounded_weights(checkpoint, tmp_path / "rounded", "int8", kept=kept)
     monkeypatch.setattr(builder, "INT8_ACTIVATIONS", 0)
     build_unsigned(checkpoint, tmp_path / "plain", precision="int8")
+    plain = Built(checkpoint, tmp_path / "plain")
+    encoder = plain.manifest.encoder
+    assert encoder is not None
     ids, mask = random_batch()
-    if "roberta" in name:
-        ids = ids + (1 - mask)
-    pooling = "last" if name.startswith("qwen3") else "mean"
-    wanted = ReferenceEncoder(rounded, pooling=pooling).embed(ids, mask)
-    error = relative_error(_embed(Built(checkpoint, tmp_path / "plain"), ids, mask), wanted)
+    ids = with_padding(name, ids, mask)
+    wanted = ReferenceEncoder(rounded, pooling=encoder.pooling).embed(ids, mask)
+    error = relative_error(_embed(plain, ids, mask), wanted)
     _record(record_property, name, "int8", error)
     assert error <= TOLERANCE
 
@@ -189,6 +203,11 @@ def random_batch() -> tuple[Ints, Ints]:
     lengths = random.integers(3, 41, (8, 1))
     mask = (np.arange(40)[None] < lengths).astype(np.int64)
     return ids * mask, mask
+
+
+def with_padding(name: str, ids: Ints, mask: Ints) -> Ints:
+    """The same ids, with the padding by which the reference of some models tells it."""
+    return ids + (1 - mask) if "roberta" in name or "mpnet" in name else ids
 
 
 def _cosines(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

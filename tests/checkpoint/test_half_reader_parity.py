@@ -21,10 +21,10 @@ from appliance.compiler.probe import encoder_feed
 from appliance.compiler.sources import weight_files
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
+from tests.checkpoint.conftest import NEWER_EMBEDDERS, BuildBundle, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceEncoder
 from tests.checkpoint.runner import relative_error
-from tests.checkpoint.test_encoder_parity import built_minilm, random_batch
+from tests.checkpoint.test_encoder_parity import built_minilm, random_batch, with_padding
 from tests.checkpoint.test_reranker_parity import CROSS_ENCODERS, JUDGES, reference
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert
@@ -33,7 +33,7 @@ from tests.fakes.encoder_checkpoints import write_qwen3_embedding
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 EMBEDDERS = ["bert", "bert-cls-raw", "xlm-roberta", "roberta-cls"]
-EMBEDDERS += ["qwen3-embedding", "qwen3-embedding-window"]
+EMBEDDERS += ["qwen3-embedding", "qwen3-embedding-window", *NEWER_EMBEDDERS]
 RERANKERS = [*CROSS_ENCODERS, *JUDGES]
 GRADES: list[Precision] = ["fp32", "int8"]
 OF_CPU = 0.005
@@ -44,6 +44,7 @@ OPERATORS = {
     *("Add", "Cast", "Concat", "CumSum", "Div", "Gather", "GatherND", "Max", "Mul", "ReduceSum"),
     *("Reshape", "Shape", "Sigmoid", "Slice", "Squeeze", "Tanh", "Transpose", "Unsqueeze"),
     *("MatMul", "LayerNormalization", "SimplifiedLayerNormalization", "DequantizeLinear"),
+    *("Abs", "Expand", "Greater", "RotaryEmbedding", "Split", "Sub", "Where"),
     *("Gelu", "MultiHeadAttention", "GroupQueryAttention", "MatMulNBits", "GatherBlockQuantized"),
 }
 """Each has kernels in the CUDA provider of onnxruntime-gpu 1.31.1, for the types they have here
@@ -73,8 +74,7 @@ def texts(name: str) -> dict[str, tuple[Ints, Ints, Ints]]:
     }
     found = {}
     for kind, (tokens, keep) in given.items():
-        if "roberta" in name:
-            tokens = tokens + (1 - keep)  # the reference tells padding by its id
+        tokens = with_padding(name, tokens, keep)
         halves = np.arange(tokens.shape[1])[None] >= keep.sum(1, keepdims=True) // 2
         found[kind] = tokens, keep, halves * keep
     return found

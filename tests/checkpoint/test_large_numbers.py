@@ -19,7 +19,7 @@ from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.widening import spell_out
 from tests.checkpoint.conftest import EXPERTS, WRITERS, Built, build_unsigned
-from tests.checkpoint.enlarged import LARGEST, Peaks, enlarge
+from tests.checkpoint.enlarged import BEHIND_NORMS, LARGEST, Peaks, enlarge
 from tests.checkpoint.reference import ReferenceDecoder, ReferenceEncoder
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.checkpoint.test_encoder_parity import random_batch
@@ -96,11 +96,23 @@ def infinite(model: Built, graph: Graph) -> list[str]:
     return [one.name for one, value in results if not np.isfinite(value).all()]
 
 
-@pytest.mark.parametrize("name", ["qwen3-embedding", "qwen3-embedding-window"])
+@pytest.mark.parametrize(
+    "name", ["qwen3-embedding", "qwen3-embedding-window", "mistral-embedding", "eurobert"]
+)
 def test_numbers_of_a_decoder_that_reads_may_outgrow_16_bits(
     enlarged: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
-    checkpoint = enlarged(name)
+    expect_outgrown(enlarged(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["embedding-gemma", "embedding-gemma2"])
+def test_so_may_those_of_one_that_norms_what_it_adds(tmp_path: Path, name: str) -> None:
+    checkpoint = WRITERS[name](tmp_path / "checkpoint")
+    expect_outgrown(enlarge(checkpoint, BEHIND_NORMS), tmp_path)
+
+
+def expect_outgrown(checkpoint: Path, tmp_path: Path) -> None:
+    """The GPU's graphs of a checkpoint with large numbers give the reference's vectors."""
     build_unsigned(checkpoint, tmp_path / "bundle", precision="int8")
     model = Built(checkpoint, tmp_path / "bundle")
     encoder = model.manifest.encoder

@@ -17,17 +17,18 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from appliance.bundle.specs import RerankSpec
 from installer.checkpoint.graph import builder
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
+from tests.checkpoint.conftest import NEWER_CROSS_ENCODERS, BuildBundle, Built, build_unsigned
 from tests.checkpoint.reference import with_rounded_weights
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.table import PROPERTY, Cell
-from tests.checkpoint.test_encoder_parity import random_batch
+from tests.checkpoint.test_encoder_parity import random_batch, with_padding
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Record = Callable[[str, object], None]
 TOLERANCE = 1e-4
 CROSS_ENCODERS = ["cross-encoder", "cross-encoder-roberta", "cross-encoder-xlm-roberta-logits"]
+CROSS_ENCODERS += NEWER_CROSS_ENCODERS
 JUDGES = ["qwen3-reranker", "qwen3-reranker-untied"]
 
 
@@ -142,7 +143,6 @@ def _judged(checkpoint: Path, head: Path, given: dict[str, Any], mask: Ints) -> 
 def _batch(name: str) -> tuple[Ints, Ints, Ints]:
     """Pairs of different lengths, whose second halves are of the second type."""
     ids, mask = random_batch()
-    if "roberta" in name:
-        ids = ids + (1 - mask)  # the reference tells padding by its id
+    ids = with_padding(name, ids, mask)
     halves = np.arange(ids.shape[1])[None] >= mask.sum(1, keepdims=True) // 2
     return ids, mask, halves * mask

@@ -19,7 +19,7 @@ from installer.checkpoint.widening import spell_out, widen_products
 from tests.checkpoint.conftest import BuildBundle
 
 PLAIN: list[tuple[str, Precision]] = [("qwen3", "w8a8"), ("llama", "fp32")]
-READERS = ["bert", "cross-encoder", "qwen3-embedding"]
+READERS = ["bert", "cross-encoder", "qwen3-embedding", "modernbert", "mpnet", "embedding-gemma"]
 GRADES: list[Precision] = ["fp32", "int8"]
 
 

@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,14 @@ from tests.fakes.encoder_checkpoints import (
     write_qwen3_embedding,
     write_qwen3_reranker,
 )
+from tests.fakes.newer_encoders import write_modernbert, write_mpnet
 from tests.fakes.no_cuda import write_libraries
+from tests.fakes.pooled_decoders import (
+    write_embedding_gemma,
+    write_embedding_gemma2,
+    write_eurobert,
+)
+from tests.fakes.rotary_encoders import write_gte, write_nomic
 from tests.fakes.vision_checkpoints import (
     write_qwen2_5_vl,
     write_qwen3_vl,
@@ -40,6 +48,8 @@ from tests.fakes.vision_checkpoints import (
 )
 
 MODELS = find_models()
+BLOCKS = {"Sub", "Concat", "Max", "Mul", "Add", "Div"}
+"""Arithmetic on the sizes of a batch."""
 
 pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
 
@@ -269,20 +279,30 @@ def test_the_cuda_provider_reads_the_options_that_it_is_given(
 
 
 @pytest.mark.parametrize(
-    ("write", "kernel", "beside"),
+    ("write", "kernels", "beside"),
     [
-        (write_bert, "EFFICIENT_ATTENTION", set()),
-        (write_cross_encoder, "EFFICIENT_ATTENTION", set()),
+        (write_bert, {"EFFICIENT_ATTENTION"}, set()),
+        (write_cross_encoder, {"EFFICIENT_ATTENTION"}, set()),
         # How long the longest text is, one number that the kernel wants in this machine's memory.
-        (write_qwen3_embedding, "FLASH_ATTENTION", {"Squeeze", "Cast"}),
-        (write_qwen3_reranker, "FLASH_ATTENTION", {"Squeeze", "Cast"}),
+        (write_qwen3_embedding, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
+        (write_qwen3_reranker, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
+        (write_gte, {"EFFICIENT_ATTENTION"}, set()),
+        (write_nomic, {"EFFICIENT_ATTENTION"}, set()),
+        (write_eurobert, {"EFFICIENT_ATTENTION"}, set()),
+        # Windows as published: in how many blocks a text is, and of what shape, a few numbers.
+        (partial(write_modernbert, window=128), {"EFFICIENT_ATTENTION"}, BLOCKS),
+        # Narrow blocks have their small table of products.
+        (write_embedding_gemma, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
+        (write_embedding_gemma2, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
+        # What is added to all products of heads: a table for texts of 512 tokens at most.
+        (write_mpnet, {"MATH"}, set()),
     ],
 )
-def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_no_table_of_products(
+def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_tables_of_products_where_said(
     on_gpu: Path,
     tmp_path: Path,
     write: Callable[[Path], Path],
-    kernel: str,
+    kernels: set[str],
     beside: set[str],
 ) -> None:
     capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
@@ -304,7 +324,7 @@ def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_no_table_of_pr
         assert set(nodes.get("CPUExecutionProvider", ())) == beside
         assert "CUDAExecutionProvider" in nodes
     assert done.stdout.count("opened by CUDAExecutionProvider") == 2
-    assert set(re.findall(r"SdpaKernel=(\w+)", done.stdout)) == {kernel}
+    assert set(re.findall(r"SdpaKernel=(\w+)", done.stdout)) == kernels
 
 
 def said_of_a_decoder(

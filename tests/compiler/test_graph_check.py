@@ -30,6 +30,9 @@ from tests.fakes.encoder_checkpoints import (
     write_qwen3_embedding,
     write_qwen3_reranker,
 )
+from tests.fakes.newer_encoders import write_modernbert, write_modernbert_reranker, write_mpnet
+from tests.fakes.pooled_decoders import write_embedding_gemma, write_embedding_gemma2
+from tests.fakes.rotary_encoders import write_gte
 from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 
 PATH = "graph/cpu/model.onnx"
@@ -57,6 +60,12 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(tmp_path: Path) -> 
         (write_cross_encoder, ["int8"]),
         (write_qwen3_embedding, ["int8"]),
         (write_qwen3_reranker, ["fp32"]),
+        (write_modernbert, ["int8"]),
+        (write_modernbert_reranker, ["fp32"]),
+        (write_mpnet, ["int8"]),
+        (write_embedding_gemma, ["int8"]),
+        (write_embedding_gemma2, ["int8"]),
+        (write_gte, ["int8"]),
     ]
     whole = [model.write for model in find_models().values() if model.main]
     graphs += [(write, ["w8a8"]) for write in whole]

@@ -24,6 +24,8 @@ from tests.fakes.encoder_checkpoints import (
     write_qwen3_reranker,
 )
 from tests.fakes.engine_node import EngineNode
+from tests.fakes.newer_encoders import write_modernbert
+from tests.fakes.pooled_decoders import write_embedding_gemma
 
 OpenChat = Callable[..., ChatModel]
 
@@ -39,6 +41,8 @@ def build_node(root: Path) -> None:
     node.add(root / "states", name="state-bytes", precision="w8a8")
     node.add(write_bert(root / "words"), name="words")
     node.add(write_qwen3_embedding(root / "last"), name="last")
+    node.add(write_modernbert(root / "windows"), name="windows")
+    node.add(write_embedding_gemma(root / "dense"), name="dense")
     node.add(write_cross_encoder(root / "cross"), name="cross")
     node.add(write_qwen3_reranker(root / "judge"), name="judge")
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
+from appliance.config import EngineSettings
 from appliance.engine.embedding_engine import (
     MOST_PADDING,
     Embedded,
@@ -24,6 +25,8 @@ from appliance.engine.embedding_engine import (
 )
 from appliance.engine.loaded import EmbeddingModel
 from appliance.errors import CapacityError, RequestError
+from tests.checkpoint.reference import ReferenceEncoder
+from tests.engine.conftest import open_model_of
 
 TEXTS = ["The appliance", "Which model is active?", "go " * 20, "Müller", "[SEP] typed", "a b c d"]
 
@@ -115,6 +118,19 @@ def test_the_last_token_s_embeddings_equal_the_reference_in_mixed_batches(
     np.testing.assert_allclose(ours, last_states(node_root / "last", texts), atol=1e-5)
     for row, text in zip(ours, texts, strict=True):
         np.testing.assert_allclose(embed(last_token_model, [text])[0], row, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["windows", "dense"])
+def test_windows_and_dense_layers_are_served_as_the_reference_has_them(
+    node_root: Path, name: str
+) -> None:
+    model = open_model_of(node_root, name, EngineSettings(threads=1))
+    assert isinstance(model, EmbeddingModel)
+    texts = [*TEXTS, "The appliance runs open models. " * 3]
+    ids = model.encode(texts)
+    wanted = ReferenceEncoder(node_root / name)
+    rows = [wanted.embed(np.array([row]), np.ones((1, len(row)), np.int64))[0] for row in ids]
+    np.testing.assert_allclose(embed(model, texts), np.stack(rows), atol=1e-5)
 
 
 def test_a_typed_end_token_does_not_end_a_text(last_token_model: EmbeddingModel) -> None:

@@ -93,6 +93,15 @@ def write_qwen3_embedding(
         config = _read(directory / "config.json")
         config |= {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 1}
         _write_json(directory / "config.json", config)
+    make_last_token_embedder(directory, hidden, max_length=max_length, normalize=normalize)
+    _rename(directory, lambda name: name.removeprefix("model."))
+    return directory
+
+
+def make_last_token_embedder(
+    directory: Path, hidden: int, *, max_length: int, normalize: bool = True
+) -> None:
+    """What stands beside a decoder's checkpoint that is read at an end token behind each text."""
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     end = "<|endoftext|>"
     tokenizer.post_processor = processors.Sequence(
@@ -128,8 +137,6 @@ def write_qwen3_embedding(
             "similarity_fn_name": "cosine",
         },
     )
-    _rename(directory, lambda name: name.removeprefix("model."))
-    return directory
 
 
 def write_qwen3_reranker(directory: Path, *, seed: int = 0, tied: bool = True) -> Path:

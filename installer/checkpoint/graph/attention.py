@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +20,7 @@ import onnx_ir as ir
 from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.kinds import Kinds
 from installer.checkpoint.graph.recurrent import Part
 from installer.checkpoint.graph.rope import Rope
 from installer.checkpoint.graph.sharpening import Sharpener, count, positions_from
@@ -139,7 +141,17 @@ Tables = tuple[ir.Value, ir.Value]
 """Cosines and sines, [context, turned / 2], in the precision of the graph."""
 
 
-def angles(graph: GraphBuilder, shape: DecoderShape) -> Sequence[Tables]:
+class Turned(Protocol):
+    """What angles are made of: the kinds of the layers, and how many positions there are."""
+
+    @property
+    def kinds(self) -> Kinds: ...
+
+    @property
+    def context(self) -> int: ...
+
+
+def angles(graph: GraphBuilder, shape: Turned) -> Sequence[Tables]:
     """The tables of each layer; layers with the same angles share them."""
     made: dict[Rope, Tables] = {}
     for kind in shape.kinds:

@@ -1,13 +1,14 @@
 """BERT and its like as encoders of whole texts: post-norm transformer, pooling, unit length.
 
 Owns the encoder graph's inputs and outputs (docs/bundle-format.md) and the transformer that the
-rerankers of bert_reranker.py share. RoBERTa and XLM-RoBERTa differ in where positions begin.
-References: Devlin et al., BERT (2019); Conneau et al., XLM-R (2020).
+rerankers of bert_reranker.py share. RoBERTa and XLM-RoBERTa differ in where positions begin, MPNet
+also in that its heads know how far tokens are apart (relative.py).
+References: Devlin et al., BERT (2019); Conneau et al., XLM-R (2020); Song et al., MPNet (2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx_ir as ir
 
 from appliance.bundle.specs import EncoderSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import pooling
+from installer.checkpoint.graph import pooling, relative
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
 from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.sentence import Sentence, read_sentence
@@ -32,8 +33,28 @@ HARMLESS_KEYS = frozenset(
         *("bos_token_id", "eos_token_id", "pad_token_id", "_name_or_path", "output_past"),
     }
 )
-CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
+CLASSES = {"bert": "Bert", "mpnet": "MPNet", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
 """`model_type` -> what the reference's classes begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Of the parts of a layer's attention."""
+
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    output: str = "attention.output.dense"
+    norm: str = "attention.output.LayerNorm"
+
+
+_MPNET = Names(
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    output="attention.attn.o",
+    norm="attention.LayerNorm",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +64,8 @@ class BertShape:
     Attributes:
         prefix: what the tensors' names begin with.
         first: the row of the position table that belongs to a text's first token.
+        types: of tokens; none is no table of them.
+        relative: whether heads have a table of how far tokens are apart.
     """
 
     prefix: str
@@ -55,6 +78,8 @@ class BertShape:
     first: int
     types: int
     epsilon: float
+    names: Names = Names()
+    relative: bool = False
 
     @property
     def longest(self) -> int:
@@ -64,7 +89,8 @@ class BertShape:
     @property
     def token_bytes(self) -> int:
         """As the manifest says it."""
-        return token_bytes(self.hidden, self.inner, 3 * self.hidden)
+        plain = token_bytes(self.hidden, self.inner, 3 * self.hidden)
+        return plain + (relative.token_bytes(self.heads, self.longest) if self.relative else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +117,15 @@ class EncoderShape:
 def read(checkpoint: Checkpoint) -> EncoderShape:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
     config = checkpoint.settings("config.json")
-    config.expect("architectures", [f"{CLASSES[checkpoint.family]}Model"])
+    model = CLASSES[checkpoint.family]
+    # MPNet's sentence encoders are published under the name of what they were made from.
+    others = [[f"{model}ForMaskedLM"]] if checkpoint.family == "mpnet" else []
+    config.expect("architectures", [f"{model}Model"], *others)
     bert = read_bert(checkpoint, config, prefix="")
     sentence = read_sentence(checkpoint, bert.hidden)
     if sentence.pooling == "last":
         raise CheckpointError("the pooling of the last token belongs to a decoder, not to BERT")
-    fewest = pooling.read_min_dimensions(config, bert.hidden)
+    fewest = pooling.read_min_dimensions(config, pooling.width(sentence, bert.hidden))
     config.finish(HARMLESS_KEYS)
     return EncoderShape(bert, sentence, fewest)
 
@@ -108,6 +137,10 @@ def read_bert(checkpoint: Checkpoint, config: Settings, *, prefix: str) -> BertS
     config.expect("is_decoder", False)
     config.expect("add_cross_attention", False)
     begins_behind_padding = checkpoint.family != "bert"
+    mpnet = checkpoint.family == "mpnet"
+    if mpnet:
+        config.expect("relative_attention_num_buckets", relative.BUCKETS)
+        config.expect("pad_token_id", 1)  # the reference's own, whatever stands here
     return BertShape(
         prefix=prefix,
         vocab=config.integer("vocab_size"),
@@ -117,8 +150,10 @@ def read_bert(checkpoint: Checkpoint, config: Settings, *, prefix: str) -> BertS
         inner=config.integer("intermediate_size"),
         positions=config.integer("max_position_embeddings"),
         first=config.whole("pad_token_id", 1) + 1 if begins_behind_padding else 0,
-        types=config.integer("type_vocab_size", 2),
+        types=0 if mpnet else config.integer("type_vocab_size", 2),
         epsilon=config.number("layer_norm_eps", 1e-12),
+        names=_MPNET if mpnet else Names(),
+        relative=mpnet,
     )
 
 
@@ -127,9 +162,7 @@ def build(graph: GraphBuilder, shape: EncoderShape) -> None:
     bert = shape.bert
     ids, mask = declare_texts(graph)
     x = transform(graph, bert, ids, mask)
-    pooled = (
-        pooling.mean(graph, x, mask) if shape.sentence.pooling == "mean" else first_row(graph, x)
-    )
+    pooled = pooling.pool(graph, x, mask, shape.sentence.pooling)
     pooling.conclude(graph, pooled, shape.sentence, bert.hidden)
 
 
@@ -147,15 +180,14 @@ def transform(
     types: ir.Value | None = None,
 ) -> ir.Value:
     """Token states [B, S, hidden]; without `types` every token is of the first type."""
-    padding = graph.padding(mask, shape.hidden // shape.heads)
+    names, hidden = shape.names, shape.hidden
+    masks = _masks(graph, shape, ids, mask)
     x = _embed(graph, shape, ids, types)
     for layer in range(shape.layers):
         at = f"{shape.prefix}encoder.layer.{layer}"
-        attended = _attend(graph, shape, f"{at}.attention.self", graph.operand(x), padding)
-        result = graph.linear(
-            attended, f"{at}.attention.output.dense", shape.hidden, shape.hidden, bias=True
-        )
-        x = _norm(graph, shape, f"{at}.attention.output.LayerNorm", x, result)
+        attended = _attend(graph, shape, at, graph.operand(x), masks)
+        result = graph.linear(attended, f"{at}.{names.output}", hidden, hidden, bias=True)
+        x = _norm(graph, shape, f"{at}.{names.norm}", x, result)
         inner = graph.linear(
             graph.operand(x), f"{at}.intermediate.dense", shape.hidden, shape.inner, bias=True
         )
@@ -163,12 +195,6 @@ def transform(
         result = graph.linear(inner, f"{at}.output.dense", shape.inner, shape.hidden, bias=True)
         x = _norm(graph, shape, f"{at}.output.LayerNorm", x, result)
     return x
-
-
-def first_row(graph: GraphBuilder, x: ir.Value) -> ir.Value:
-    """The first token's row, which BERT calls CLS; x [B, S, hidden] -> [B, hidden]."""
-    first = graph.op("Gather", x, graph.constant([0]), axis=1)
-    return graph.op("Squeeze", first, graph.constant([1]))
 
 
 def _embed(
@@ -179,7 +205,9 @@ def _embed(
     tokens = graph.op("Shape", ids, start=1, end=2)
     folded = types is None
     table = graph.floats(
-        "embeddings.positions", (shape.longest, shape.hidden), _positions(graph, shape, folded)
+        "embeddings.positions",
+        (shape.longest, shape.hidden),
+        _positions(graph, shape, folded and shape.types > 0),
     )
     positions = graph.op("Slice", table, graph.constant([0]), tokens, graph.constant([0]))
     embedded = graph.op("Add", graph.full(words.lookup(ids)), positions)
@@ -211,16 +239,28 @@ def _sums(graph: GraphBuilder, table: str, types: str | None, skip: int) -> Iter
         yield np.add(rows, added, dtype=np.float32)
 
 
+def _masks(
+    graph: GraphBuilder, shape: BertShape, ids: ir.Value, mask: ir.Value
+) -> Sequence[ir.Value]:
+    """What attention takes beside queries, keys and values."""
+    if not shape.relative:
+        return (graph.padding(mask, shape.hidden // shape.heads),)
+    table = f"{shape.prefix}encoder.relative_attention_bias.weight"
+    added = relative.bias(graph, table, ids, shape.heads, shape.longest)
+    return graph.padding(mask, None), added
+
+
 def _attend(
-    graph: GraphBuilder, shape: BertShape, at: str, x: ir.Value, padding: ir.Value
+    graph: GraphBuilder, shape: BertShape, at: str, x: ir.Value, masks: Sequence[ir.Value]
 ) -> ir.Value:
+    names = shape.names
     heads = (
         graph.linear(x, f"{at}.{name}", shape.hidden, shape.hidden, bias=True)
-        for name in ("query", "key", "value")
+        for name in (names.query, names.key, names.value)
     )
     return graph.op(
         "MultiHeadAttention",
-        *(*heads, None, padding),
+        *(*heads, None, *masks),
         domain=MICROSOFT,
         num_heads=shape.heads,
         scale=(shape.hidden // shape.heads) ** -0.5,

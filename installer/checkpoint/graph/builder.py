@@ -38,7 +38,7 @@ _SMALLEST_PEAK = 1e-10
 
 Dim = int | str
 Attribute = int | float | str | Sequence[int]
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 
 class GraphBuilder(Storage):
@@ -251,24 +251,30 @@ class GraphBuilder(Storage):
         return x
 
     def layer_norm(
-        self, x: ir.Value, name: str, width: int, epsilon: float, result: ir.Value | None = None
+        self,
+        x: ir.Value,
+        name: str,
+        width: int,
+        epsilon: float,
+        result: ir.Value | None = None,
+        *,
+        bias: bool = True,
     ) -> ir.Value:
         """Layer norm of x + result over the last axis by the checkpoint's module `name` [width]."""
-        gain = self.vector(f"{name}.weight", width)
-        shift = self.vector(f"{name}.bias", width)
+        parts = [self.vector(f"{name}.{part}", width) for part in norm_parts(bias)]
         if result is None:
-            return self.op("LayerNormalization", x, gain, shift, axis=-1, epsilon=epsilon)
+            return self.op("LayerNormalization", x, *parts, axis=-1, epsilon=epsilon)
         return self.op(
             "SkipLayerNormalization",
-            *(x, result, gain, shift),
+            *(x, result, *parts),
             domain=MICROSOFT,
             epsilon=epsilon,
         )
 
-    def padding(self, mask: ir.Value, head_dim: int) -> ir.Value:
+    def padding(self, mask: ir.Value, head_dim: int | None) -> ir.Value:
         """What attention among all tokens of a text takes of the mask [B, S], 1 for tokens.
 
-        `head_dim`: of the heads that attend.
+        `head_dim`: of the heads that attend; None where something is added to their products.
         """
         return self.op("Cast", mask, to=ir.DataType.INT32)
 
@@ -457,21 +463,36 @@ class GraphBuilder(Storage):
         path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
+def norm_parts(bias: bool) -> Sequence[str]:
+    """The vectors of a layer norm."""
+    return ("weight", "bias") if bias else ("weight",)
+
+
 def _silu(graph: GraphBuilder, y: ir.Value, divided: float) -> ir.Value:
     # y * divided may outgrow the graph's precision: of infinity, too, the sigmoid is one or zero.
     return graph.op("Mul", y, graph.op("Sigmoid", graph.divide(y, 1 / divided)))
 
 
 def _gelu(graph: GraphBuilder, y: ir.Value, divided: float) -> ir.Value:
+    return _whole(graph, y, divided, lambda y: graph.op("Gelu", y, domain=MICROSOFT))
+
+
+def _gelu_tanh(graph: GraphBuilder, y: ir.Value, divided: float) -> ir.Value:
+    return _whole(graph, y, divided, lambda y: graph.op("Gelu", y, approximate="tanh"))
+
+
+def _whole(
+    graph: GraphBuilder, y: ir.Value, divided: float, open_: Callable[[ir.Value], ir.Value]
+) -> ir.Value:
     if divided == 1:
-        return graph.op("Gelu", y, approximate="tanh")
-    whole = graph.op("Mul", graph.full(y), graph.constant([divided]))
-    opened = graph.op("Gelu", whole, approximate="tanh")
+        return open_(y)
+    opened = open_(graph.op("Mul", graph.full(y), graph.constant([divided])))
     return graph.op("Cast", graph.op("Mul", opened, graph.constant([1 / divided])), to=graph.dtype)
 
 
 ACTIVATIONS: Mapping[Activation, Callable[[GraphBuilder, ir.Value, float], ir.Value]] = {
     "silu": _silu,
-    "gelu_tanh": _gelu,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
 }
 """activation(y * divided) / divided, of y and what it is divided by."""

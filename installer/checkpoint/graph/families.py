@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from appliance.errors import CheckpointError
@@ -17,8 +18,11 @@ from installer.checkpoint.graph import (
     bert,
     bert_reranker,
     cohere2,
+    decoder_embedder,
     deepseek,
+    embedding_gemma2,
     ernie4_5_moe,
+    eurobert,
     gemma3,
     glm4,
     glm4_moe,
@@ -30,6 +34,8 @@ from installer.checkpoint.graph import (
     mistral,
     mistral3,
     mixtral,
+    modernbert,
+    nomic,
     olmo,
     olmoe,
     phi3,
@@ -44,6 +50,7 @@ from installer.checkpoint.graph import (
     qwen3_next,
     qwen3_vl,
     qwen3_vl_moe,
+    rotary_bert,
     seed_oss,
     smollm3,
 )
@@ -73,6 +80,7 @@ class Family:
             `head_of` tells; None: it has none, or what it has is not built.
         stand_in: what the reference library reads in place of config.json's own words, where it
             has the architecture under another name.
+        restated: config.json in the words of the reference library, where publishers have others.
     """
 
     kind: Kind
@@ -86,6 +94,7 @@ class Family:
     head: Callable[..., None] | None = None
     head_of: Callable[[Any], Any] | None = None
     stand_in: Mapping[str, object] = field(default_factory=dict)
+    restated: Callable[[Mapping[str, object]], dict[str, object]] = dict
 
     def choose(self, precision: Precision | None) -> Precision:
         """`precision`, or the default. Raises CheckpointError if the family does not bear it."""
@@ -142,21 +151,40 @@ _ERNIE_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp_[a-z_]+\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
 _CROSS_ENCODER_UNUSED = re.compile(
-    r"(bert|roberta)\.embeddings\.position_ids|roberta\.pooler\.dense\.(weight|bias)"
+    r"(bert|mpnet|roberta)\.embeddings\.position_ids"
+    r"|(mpnet|roberta)\.pooler\.dense\.(weight|bias)"
 )
+
+# What pre-training predicts words with.
+_MODERNBERT_UNUSED = re.compile(r"head\.(dense|norm)\.weight|decoder\.(weight|bias)")
+_NONE_UNUSED = re.compile(r"(?!)")
 
 _BERT = Family("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED)
 _CROSS_ENCODER = Family(
     "rerank", _ENCODER, bert_reranker.read, bert_reranker.build, _CROSS_ENCODER_UNUSED
 )
 
+# What sees and hears beside a text model.
+_OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio)\..*")
 # What sees images in front of a language model that is built without it.
 _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
 )
-
 # Likewise, and a head that predicts further tokens.
 _QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.visual\..*|mtp\..*")
+
+
+def _embedder(
+    name: str, read: decoder_embedder.ReadDecoder, build: decoder_embedder.BuildDecoder
+) -> Family:
+    """Of a decoder that is read at each text's last token; the reference has it as `name`."""
+    return Family(
+        *("embedding", _ENCODER),
+        partial(decoder_embedder.read_last, read=read, name=name),
+        partial(decoder_embedder.build_last, build=build),
+        _DECODER_UNUSED,
+        stand_in={"architectures": [f"{name}Model"]},
+    )
 
 
 def _recurrent(read: Callable[[Checkpoint], Any], build: Callable[..., None]) -> Family:
@@ -178,8 +206,19 @@ FAMILIES: Mapping[str, Family] = {
     "dots1": Family(
         "chat", _SPARSE, glm4_moe.read_dots, glm4_moe.build, _DECODER_UNUSED, standard=False
     ),
+    "embedding_gemma2": Family(
+        *("embedding", _ENCODER, embedding_gemma2.read, embedding_gemma2.build, _OTHERS_UNUSED),
+        stand_in={"vision_config": None, "audio_config": None},
+    ),
     "ernie4_5_moe": Family(
         "chat", _SPARSE, ernie4_5_moe.read, ernie4_5_moe.build, _ERNIE_UNUSED, standard=False
+    ),
+    "eurobert": Family(
+        *("embedding", _ENCODER),
+        partial(decoder_embedder.read_whole, read=eurobert.read),
+        partial(decoder_embedder.build_whole, build=llama.build),
+        _DECODER_UNUSED,
+        stand_in={"architectures": ["EuroBertModel"]},
     ),
     "gemma3": Family("chat", _DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": Family("chat", _DECODER, gemma3.read, gemma3.build, _DECODER_UNUSED),
@@ -197,6 +236,7 @@ FAMILIES: Mapping[str, Family] = {
     "granitemoehybrid": Family(
         "chat", _DECODER, granite.read_hybrid, granite.build_hybrid, _DECODER_UNUSED
     ),
+    "gte": Family("embedding", _ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
     "llama": Family("chat", _DECODER, llama.read, llama.build, _DECODER_UNUSED),
     "mimo": Family(
         *("chat", _DECODER, mimo.read, mimo.build, _DECODER_UNUSED),
@@ -210,6 +250,18 @@ FAMILIES: Mapping[str, Family] = {
     "ministral": Family("chat", _DECODER, mistral.read_ministral, mistral.build, _DECODER_UNUSED),
     "ministral3": Family("chat", _DECODER, mistral3.read, mistral3.build, _DECODER_UNUSED),
     "mistral": Family("chat", _DECODER, mistral.read, mistral.build, _DECODER_UNUSED),
+    "modernbert": Family(
+        *("embedding", _ENCODER, modernbert.read, modernbert.build, _MODERNBERT_UNUSED),
+        stand_in={"architectures": ["ModernBertModel"]},
+    ),
+    "mpnet": Family(
+        *("embedding", _ENCODER, bert.read, bert.build, _BERT_UNUSED),
+        stand_in={"architectures": ["MPNetModel"]},
+    ),
+    "nomic_bert": Family(
+        *("embedding", _ENCODER, nomic.read, rotary_bert.build, _BERT_UNUSED),
+        restated=nomic.restated,
+    ),
     "mistral3": Family("chat", _DECODER, mistral3.read_with_images, mistral3.build, _SIGHT_UNUSED),
     "mixtral": Family(
         "chat", _SPARSE, mixtral.read, mixtral.build, _DECODER_UNUSED, standard=False
@@ -261,10 +313,33 @@ OTHER_STATES = frozenset(
 )
 """Architectures with layers that keep a running state of another kind than Gated DeltaNets'."""
 
+_FEWEST_OF_EMBEDDINGGEMMA = 128
+"""Numbers that its vectors may be cut to, says its card."""
+
 FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
     ("bert", "rerank"): _CROSS_ENCODER,
+    ("mpnet", "rerank"): _CROSS_ENCODER,
     ("roberta", "rerank"): _CROSS_ENCODER,
     ("xlm-roberta", "rerank"): _CROSS_ENCODER,
+    ("gte", "rerank"): Family(
+        *("rerank", _ENCODER, rotary_bert.read_gte_reranker, rotary_bert.build_reranker),
+        _NONE_UNUSED,
+    ),
+    ("gemma3_text", "embedding"): Family(
+        *("embedding", _ENCODER),
+        partial(
+            decoder_embedder.read_whole,
+            read=gemma3.read_both_ways,
+            fewest=_FEWEST_OF_EMBEDDINGGEMMA,
+        ),
+        partial(decoder_embedder.build_whole, build=gemma3.build),
+        _DECODER_UNUSED,
+    ),
+    ("mistral", "embedding"): _embedder("Mistral", mistral.read, mistral.build),
+    ("qwen2", "embedding"): _embedder("Qwen2", qwen2.read, qwen2.build),
+    ("modernbert", "rerank"): Family(
+        "rerank", _ENCODER, modernbert.read_reranker, modernbert.build_reranker, _NONE_UNUSED
+    ),
     ("qwen3", "embedding"): Family(
         "embedding",
         _ENCODER,
@@ -328,6 +403,9 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
 
 
 def is_ambiguous(checkpoint: Checkpoint) -> bool:
-    """Whether only the files beside config.json can say what this one is for."""
+    """Whether only the model card can say what this one is for.
+
+    Embedders have modules.json; of rerankers that are decoders there may be no other sign.
+    """
     family = FAMILIES[checkpoint.family]
-    return family.kind == "chat" and any(name == checkpoint.family for name, _ in FOR_A_PURPOSE)
+    return family.kind == "chat" and (checkpoint.family, "rerank") in FOR_A_PURPOSE

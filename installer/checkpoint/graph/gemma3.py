@@ -1,12 +1,15 @@
 """Gemma 3, text: four norms a block, layers of two kinds with angles of their own, GeGLU.
 
 Of checkpoints that see images as well, the language model is built and the rest is left out:
-docs/decisions/0173-gemma-3.md. Reference: Gemma 3 Technical Report (2025), `Gemma3ForCausalLM`.
+docs/decisions/0173-gemma-3.md. EmbeddingGemma has the same layers, trained to see in both
+directions. References: Gemma 3 Technical Report (2025), `Gemma3ForCausalLM`; EmbeddingGemma (2025),
+`Gemma3TextModel`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import onnx_ir as ir
 
@@ -70,6 +73,13 @@ def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
     return _read(text)
 
 
+def read_both_ways(checkpoint: Checkpoint) -> DecoderShape:
+    """As `read`, of a model whose tokens see those behind them, too."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["Gemma3TextModel"])
+    return _read(config, both_ways=True)
+
+
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
     table = "embed_tokens.weight"
@@ -77,15 +87,17 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     decoder.build_decoder(graph, replace(shape, root=root), form, _project, decoder.geglu)
 
 
-def _read(config: Settings) -> DecoderShape:
+def _read(config: Settings, *, both_ways: bool = False) -> DecoderShape:
     config = config.with_defaults(_DEFAULTS)
     config.expect("attention_bias", False)
-    config.expect("use_bidirectional_attention", False)
+    config.assume("use_bidirectional_attention", False)
+    config.expect("use_bidirectional_attention", both_ways)
     # Null in every published Gemma 3; only Gemma 2 caps what it computes.
     config.expect("attn_logit_softcapping")
     config.expect("final_logit_softcapping")
+    kinds = partial(_read_kinds, both_ways=both_ways)
     shape = decoder.read_decoder(
-        config, kinds=_read_kinds, activation=("hidden_activation", "gelu_pytorch_tanh")
+        config, kinds=kinds, activation=("hidden_activation", "gelu_pytorch_tanh")
     )
     scale = config.number("query_pre_attn_scalar") ** -0.5
     config.finish(_HARMLESS)
@@ -98,13 +110,15 @@ def _read(config: Settings) -> DecoderShape:
     )
 
 
-def _read_kinds(config: Settings, head_dim: int) -> Kinds:
-    """Layers near and far, each with angles of its own; a rescaling is of the far ones'."""
-    ropes = _read_ropes(config, head_dim)
-    kinds = {
-        FULL: LayerKind(ropes[FULL]),
-        SLIDING: LayerKind(ropes[SLIDING], config.integer("sliding_window")),
-    }
+def _read_kinds(config: Settings, head_dim: int, *, both_ways: bool) -> Kinds:
+    """Layers near and far, each with angles of its own; a rescaling is of the far ones'.
+
+    `both_ways`: half of a window lies before a token and half behind it.
+    """
+    ropes, window = _read_ropes(config, head_dim), config.integer("sliding_window")
+    if both_ways:
+        window = window // 2 + 1
+    kinds = {FULL: LayerKind(ropes[FULL]), SLIDING: LayerKind(ropes[SLIDING], window)}
     pattern = config.integer("_sliding_window_pattern", _PATTERN)
     pattern = config.integer("sliding_window_pattern", pattern)
     layers = range(1, config.integer("num_hidden_layers") + 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from installer.checkpoint.graph.builder import norm_parts
 from installer.checkpoint.graph.floats import BlocksAsFloats
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.graph.storage import Matrix, QuantizedMatrix
@@ -35,24 +36,31 @@ class CompactReader(HalfBuilder):
     """A graph whose activations are 16-bit floats and whose blocks of integers stay as they are."""
 
     def layer_norm(
-        self, x: ir.Value, name: str, width: int, epsilon: float, result: ir.Value | None = None
+        self,
+        x: ir.Value,
+        name: str,
+        width: int,
+        epsilon: float,
+        result: ir.Value | None = None,
+        *,
+        bias: bool = True,
     ) -> ir.Value:
         """Layer norm of x + result, both in 32 bits and so is what comes out."""
         total = self.full(x)
         if result is not None:
             total = self.add(total, result)
-        gain, shift = (self._vector(f"{name}.{part}", width) for part in ("weight", "bias"))
-        normed = self.op("LayerNormalization", total, gain, shift, axis=-1, epsilon=epsilon)
+        parts = [self._vector(f"{name}.{part}", width) for part in norm_parts(bias)]
+        normed = self.op("LayerNormalization", total, *parts, axis=-1, epsilon=epsilon)
         self._in_full.add(normed)
         return normed
 
-    def padding(self, mask: ir.Value, head_dim: int) -> ir.Value:
+    def padding(self, mask: ir.Value, head_dim: int | None) -> ir.Value:
         """Lengths of the texts, then twice where each row of the batch begins and the last ends.
 
         int32 [3 * B + 2]: the one form of a mask with which the provider keeps no table of all
-        products of queries and keys.
+        products of queries and keys. The kernel that keeps one reads this form wrongly.
         """
-        if head_dim % _HEAD_UNIT:
+        if head_dim is None or head_dim % _HEAD_UNIT:
             return super().padding(mask, head_dim)
         along = self.constant([1])
         lengths = self.op("ReduceSum", mask, along, keepdims=0)

@@ -1,18 +1,23 @@
 """How the states of a text's tokens become one vector, and what of it callers may ask for.
 
 Owns the `embeddings` output of encoder graphs, of whatever family, and the manifest's words for
-them.
+them. Dense layers behind the pooling are in 32 bits in every grade: they see one row of a text.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import msgspec
 import onnx_ir as ir
 
 from appliance.bundle.specs import EncoderSpec
-from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.sentence import Sentence
+from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.sentence import Activation, Dense, Pooling, Sentence
 from installer.checkpoint.settings import Settings
+
+MATRYOSHKA = frozenset({"matryoshka_dimensions", "is_matryoshka"})
+"""Keys of config.json that say which shorter vectors there are."""
 
 
 def spec(
@@ -26,7 +31,7 @@ def spec(
 ) -> EncoderSpec:
     """The manifest's words; no text may have more than `longest` tokens."""
     return EncoderSpec(
-        dimensions=hidden,
+        dimensions=width(sentence, hidden),
         max_length=min(longest, sentence.max_length or longest),
         pooling=sentence.pooling,
         normalize=sentence.normalize,
@@ -36,7 +41,12 @@ def spec(
     )
 
 
-def read_min_dimensions(config: Settings, hidden: int) -> int | None:
+def width(sentence: Sentence, hidden: int) -> int:
+    """Numbers of a vector that is made of states of `hidden` numbers."""
+    return sentence.dense[-1].outer if sentence.dense else hidden
+
+
+def read_min_dimensions(config: Settings, dimensions: int) -> int | None:
     """To how few numbers a vector may be cut: `matryoshka_dimensions`, if the publisher says so.
 
     None if the whole vector is needed. Raises CheckpointError.
@@ -44,7 +54,19 @@ def read_min_dimensions(config: Settings, hidden: int) -> int | None:
     listed = config.ids("matryoshka_dimensions")
     if not config.flag("is_matryoshka", bool(listed)):
         return None
-    return max(1, min(hidden, *listed)) if listed else 1
+    return max(1, min(dimensions, *listed)) if listed else 1
+
+
+def pool(graph: GraphBuilder, x: ir.Value, mask: ir.Value, pooling: Pooling) -> ir.Value:
+    """x [B, S, hidden] -> [B, hidden]; the last token is for the graph's form to choose."""
+    assert pooling != "last"
+    return mean(graph, x, mask) if pooling == "mean" else first_row(graph, x)
+
+
+def first_row(graph: GraphBuilder, x: ir.Value) -> ir.Value:
+    """The first token's row, which BERT calls CLS; x [B, S, hidden] -> [B, hidden]."""
+    first = graph.op("Gather", x, graph.constant([0]), axis=1)
+    return graph.op("Squeeze", first, graph.constant([1]))
 
 
 def mean(graph: GraphBuilder, x: ir.Value, mask: ir.Value) -> ir.Value:
@@ -60,7 +82,33 @@ def mean(graph: GraphBuilder, x: ir.Value, mask: ir.Value) -> ir.Value:
 
 def conclude(graph: GraphBuilder, pooled: ir.Value, sentence: Sentence, hidden: int) -> None:
     """Make the output of pooled vectors [B, hidden]."""
-    pooled = graph.full(pooled)
+    vectors = graph.full(pooled)
+    for layer in sentence.dense:
+        vectors = _dense(graph, layer, vectors)
+    dimensions = width(sentence, hidden)
     if sentence.normalize:
-        pooled = graph.unit(pooled, hidden)
-    graph.output(pooled, "embeddings", ("batch", hidden))
+        vectors = graph.unit(vectors, dimensions)
+    graph.output(vectors, "embeddings", ("batch", dimensions))
+
+
+def _dense(graph: GraphBuilder, layer: Dense, x: ir.Value) -> ir.Value:
+    """x [B, inner] -> [B, outer]."""
+    weight, bias = f"{layer.name}.weight", f"{layer.name}.bias"
+    graph.tensors.expect(weight, (layer.outer, layer.inner))
+    size = (layer.inner, layer.outer)
+    x = graph.op(
+        "MatMul", x, graph.floats(f"{weight}.transposed", size, graph.tensors.transposed(weight))
+    )
+    if layer.bias:
+        shift = graph.floats(bias, (layer.outer,), [graph.tensors.vector(bias, layer.outer)])
+        x = graph.op("Add", x, shift)
+    return _ACTIVATIONS[layer.activation](graph, x)
+
+
+_ACTIVATIONS: Mapping[Activation, Callable[[GraphBuilder, ir.Value], ir.Value]] = {
+    "Identity": lambda _, x: x,
+    "Tanh": lambda graph, x: graph.op("Tanh", x),
+    "Sigmoid": lambda graph, x: graph.op("Sigmoid", x),
+    "ReLU": lambda graph, x: graph.op("Max", x, graph.constant([0.0])),
+    "GELU": lambda graph, x: graph.op("Gelu", x, domain=MICROSOFT),
+}

@@ -1,39 +1,32 @@
 """Qwen3-Embedding and Qwen3-Reranker: the decoder of qwen3.py, read at each text's last token.
 
-Owns how such checkpoints say what they are for, and the texts that a reranker's pairs stand in.
-The embedder is published without the language model around it, so its tensors lack a prefix.
+Owns the texts that a reranker's pairs stand in, and the two tokens that it answers with. What all
+embedders of decoders share: decoder_embedder.py.
 Reference: Zhang et al., Qwen3 Embedding (2025), and the rerankers' model card.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import onnx_ir as ir
 
-from appliance.bundle.specs import EncoderSpec, PairPrompt, RerankSpec
+from appliance.bundle.specs import PairPrompt, RerankSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import pooling, qwen3
-from installer.checkpoint.graph.bert_reranker import SIGMOID, conclude, read_activation
+from installer.checkpoint.graph import decoder_embedder, qwen3
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.cross_encoder import SIGMOID, conclude, read_activation
 from installer.checkpoint.graph.decoder import DecoderShape
-from installer.checkpoint.graph.half_reader import token_bytes
-from installer.checkpoint.graph.last_token import Conclude, LastToken
-from installer.checkpoint.graph.sentence import (
-    MODULES,
-    Sentence,
-    module_kinds,
-    read_max_length,
-    read_sentence,
-)
+from installer.checkpoint.graph.decoder_embedder import EmbedderShape, reading_bytes
+from installer.checkpoint.graph.last_token import LastToken
+from installer.checkpoint.graph.sentence import MODULES, module_kinds, read_max_length
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 
 _FEWEST_DIMENSIONS = 32
 """Qwen3-Embedding is trained for vectors cut to any length from here on, says its card."""
-_PREFIX = "model."
 
 # The words that the rerankers were trained with; any others give other scores.
 PROMPT = PairPrompt(
@@ -50,27 +43,6 @@ PROMPT = PairPrompt(
 )
 _CONTROL = ("<|im_start|>", "<|im_end|>")
 _YES, _NO = "yes", "no"
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedderShape:
-    """A decoder, and what makes one vector of its last state."""
-
-    decoder: DecoderShape
-    sentence: Sentence
-    min_dimensions: int
-
-    @property
-    def vocab(self) -> int:
-        return self.decoder.vocab
-
-    def spec(self) -> EncoderSpec:
-        decoder = self.decoder
-        return pooling.spec(
-            *(self.sentence, decoder.hidden, decoder.context, self.min_dimensions),
-            vocab=decoder.vocab,
-            token_bytes=_token_bytes(decoder),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +69,15 @@ class RerankerShape:
             prompt=PROMPT,
             sigmoid=self.sigmoid,
             vocab_size=self.vocab,
-            token_bytes=_token_bytes(self.decoder),
+            token_bytes=reading_bytes(self.decoder, whole=False),
         )
 
 
 def read_embedder(checkpoint: Checkpoint) -> EmbedderShape:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
-    decoder = qwen3.read(checkpoint)
-    sentence = read_sentence(checkpoint, decoder.hidden)
-    if sentence.pooling != "last":
-        raise CheckpointError(
-            f"the pooling module chooses {sentence.pooling}, a decoder is read at its last token"
-        )
-    tokenizer = CheckpointTokenizer(checkpoint, decoder.vocab)
-    if not tokenizer.ends_texts:
-        raise CheckpointError(
-            "tokenizer.json puts no end token behind a text, where the vector would be read",
-            hint="its post_processor is missing: get the newest tokenizer from the publisher",
-        )
-    return EmbedderShape(decoder, sentence, min(_FEWEST_DIMENSIONS, decoder.hidden))
+    return decoder_embedder.read_last(
+        checkpoint, read=qwen3.read, name="Qwen3", fewest=_FEWEST_DIMENSIONS
+    )
 
 
 def read_reranker(checkpoint: Checkpoint) -> RerankerShape:
@@ -138,11 +100,7 @@ def read_reranker(checkpoint: Checkpoint) -> RerankerShape:
 
 def build_embedder(graph: GraphBuilder, shape: EmbedderShape) -> None:
     """Write the graph."""
-
-    def vector(graph: GraphBuilder, states: ir.Value) -> None:
-        pooling.conclude(graph, states, shape.sentence, shape.decoder.hidden)
-
-    _build(graph, shape.decoder, vector)
+    decoder_embedder.build_last(graph, shape, build=qwen3.build)
 
 
 def build_reranker(graph: GraphBuilder, shape: RerankerShape) -> None:
@@ -152,19 +110,8 @@ def build_reranker(graph: GraphBuilder, shape: RerankerShape) -> None:
         logits = graph.op("MatMul", graph.full(states), _difference(graph, shape))
         conclude(graph, graph.op("Sigmoid", logits) if shape.sigmoid else logits)
 
-    _build(graph, shape.decoder, odds)
-
-
-def _token_bytes(decoder: DecoderShape) -> int:
-    attended = (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
-    return token_bytes(decoder.hidden, decoder.inner, attended)
-
-
-def _build(graph: GraphBuilder, decoder: DecoderShape, end: Conclude) -> None:
-    tensors = graph.tensors
-    tensors.prefix = _PREFIX if "embed_tokens.weight" in tensors else ""
-    # A vector has no second try as a token has: what is added up keeps 32 bits on a GPU, too.
-    qwen3.build(graph, replace(decoder, wide=True), partial(LastToken, conclude=end))
+    form = partial(LastToken, conclude=odds)
+    decoder_embedder.build_reader(graph, shape.decoder, qwen3.build, form)
 
 
 def _difference(graph: GraphBuilder, shape: RerankerShape) -> ir.Value:

@@ -1,14 +1,15 @@
 """What sentence-transformers wrote beside a model: which modules make a vector of its states.
 
-Owns modules.json, the pooling's config.json, sentence_bert_config.json and
-config_sentence_transformers.json. Refuses modules and settings that no graph here expresses,
-such as Dense, each by its name. Reference: Reimers and Gurevych, Sentence-BERT (2019).
+Owns modules.json, the configurations of pooling and of dense layers, sentence_bert_config.json and
+config_sentence_transformers.json. Refuses modules and settings that no graph here expresses, each
+by its name. Reference: Reimers and Gurevych, Sentence-BERT (2019).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.reader import Checkpoint
@@ -19,7 +20,7 @@ LIBRARY_CONFIG = "config_sentence_transformers.json"
 TRANSFORMER_CONFIG = "sentence_bert_config.json"
 
 Pooling = Literal["mean", "cls", "last"]
-_KINDS = ("Transformer", "Pooling", "Normalize")
+_FIRST, _DENSE, _LAST = ("Transformer", "Pooling"), "Dense", "Normalize"
 _FLAGS: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -28,6 +29,27 @@ _FLAGS: dict[str, Pooling] = {
 _OTHER_FLAGS = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
 _NAMES: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 """As newer versions of the library say it."""
+Activation = Literal["Identity", "Tanh", "Sigmoid", "ReLU", "GELU"]
+_ACTIVATIONS: Mapping[str, Activation] = {
+    f"torch.nn.modules.{'linear' if name == 'Identity' else 'activation'}.{name}": name
+    for name in get_args(Activation)
+}
+_USUAL = "torch.nn.modules.activation.Tanh"
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A layer between the pooled vector and the one that is given out.
+
+    Attributes:
+        name: of its tensors, without what follows the last dot.
+    """
+
+    name: str
+    inner: int
+    outer: int
+    bias: bool
+    activation: Activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +58,13 @@ class Sentence:
 
     Attributes:
         max_length: tokens of a text; None if the files set no limit.
+        dense: what follows the pooling, in its order.
     """
 
     pooling: Pooling
     normalize: bool
     max_length: int | None
+    dense: tuple[Dense, ...] = ()
 
 
 def module_kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -49,16 +73,16 @@ def module_kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def read_sentence(checkpoint: Checkpoint, hidden: int) -> Sentence:
-    """Read all four files; token states have `hidden` numbers. Raises CheckpointError."""
+    """Read all these files; token states have `hidden` numbers. Raises CheckpointError."""
     kinds, modules = module_kinds(checkpoint), _modules(checkpoint)
-    if kinds not in {_KINDS[:2], _KINDS}:
+    normalize = kinds[-1:] == (_LAST,)
+    between = kinds[len(_FIRST) : -1 if normalize else None]
+    if kinds[: len(_FIRST)] != _FIRST or not set(between) <= {_DENSE}:
         raise CheckpointError(
             f"{MODULES}: the modules {', '.join(kinds)} are not supported",
-            hint="a sentence encoder is Transformer, Pooling and, optionally, Normalize",
+            hint="a sentence encoder is Transformer, Pooling and, optionally, Dense and Normalize",
         )
-    path = modules[1].get("path")
-    if not isinstance(path, str) or not path or path.startswith("/") or ".." in path.split("/"):
-        raise CheckpointError(f"{MODULES}: the path {path!r} is not inside the checkpoint")
+    path, *folders = (_folder(module) for module in modules[1 : 2 + len(between)])
     if modules[0].get("path") != "":
         raise CheckpointError(f"{MODULES}: the transformer is not at the checkpoint's top")
     library = read_library_config(checkpoint)
@@ -67,8 +91,9 @@ def read_sentence(checkpoint: Checkpoint, hidden: int) -> Sentence:
     library.finish()
     return Sentence(
         pooling=_read_pooling(checkpoint.settings(f"{path}/config.json"), hidden),
-        normalize=len(kinds) == len(_KINDS),
+        normalize=normalize,
         max_length=read_max_length(checkpoint),
+        dense=_read_dense(checkpoint, folders, hidden),
     )
 
 
@@ -100,6 +125,31 @@ def _modules(checkpoint: Checkpoint) -> list[dict[str, object]]:
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise CheckpointError(f"{MODULES} is not a list of modules")
     return modules
+
+
+def _folder(module: Mapping[str, object]) -> str:
+    path = module.get("path")
+    if not isinstance(path, str) or not path or path.startswith("/") or ".." in path.split("/"):
+        raise CheckpointError(f"{MODULES}: the path {path!r} is not inside the checkpoint")
+    return path
+
+
+def _read_dense(checkpoint: Checkpoint, folders: Sequence[str], width: int) -> tuple[Dense, ...]:
+    """The dense layers, the first of which takes `width` numbers."""
+    layers = []
+    for folder in folders:
+        settings = checkpoint.settings(f"{folder}/config.json")
+        settings.expect("in_features", width)
+        for end in ("module_input_name", "module_output_name"):
+            settings.expect(end, "sentence_embedding")
+        settings.expect("activation_function", *_ACTIVATIONS)
+        outer, bias = settings.integer("out_features"), settings.flag("bias", True)
+        said = settings.text("activation_function", _USUAL)
+        settings.finish()
+        name = f"{checkpoint.include(folder)}linear"
+        layers.append(Dense(name, width, outer, bias, _ACTIVATIONS[said]))
+        width = outer
+    return tuple(layers)
 
 
 def _lowers_case(checkpoint: Checkpoint) -> bool:
