@@ -11,9 +11,9 @@ import pytest
 
 from installer.checkpoint.graph.decoder import DecoderShape
 from installer.checkpoint.graph.deepseek import LatentShape
-from installer.checkpoint.graph.families import family_of
 from installer.checkpoint.graph.latent import Latent
 from installer.checkpoint.graph.routed import Routed
+from installer.checkpoint.graph.which_family import family_of
 from tests.checkpoint.conftest import OpenConfig
 from tests.checkpoint.published_dense import config
 
