@@ -258,7 +258,7 @@ def test_a_head_of_glm_turns_in_half(open_config: OpenConfig) -> None:
         checkpoint = open_config(document)
         shape: DecoderShape = family_of(checkpoint).read(checkpoint)
         assert {kind.rope.turned for kind in shape.kinds} == {64}
-        assert (shape.bias, shape.head_norms) == (True, True)
+        assert (shape.input_bias, shape.norms.heads) == (True, True)
 
 
 def test_what_v2_lites_scale_sharpens_is_small(open_config: OpenConfig) -> None:
