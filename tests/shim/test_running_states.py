@@ -1,0 +1,111 @@
+"""Qwen3.5 behind the endpoint: conversations that go on where a state stands, and forced calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.checkpoint.drawn import draw_checkpoint
+from tests.checkpoint.families.qwen3_5 import QWEN3_5
+from tests.conftest import BuildOnce
+from tests.fakes.chat_formats import TEMPLATES, speak
+from tests.fakes.engine_node import EngineNode
+from tests.shim.node import Node
+from tests.shim.real_node import standing_on
+
+NAME = "states"
+SYSTEM: Any = {
+    "role": "system",
+    "content": "Every request is written to the audit log before its first word is sent. " * 9,
+}
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "forecast",
+            "strict": True,
+            "parameters": {
+                "type": "object",
+                "properties": {"unit": {"type": "string", "enum": ["C", "F"]}},
+                "required": ["unit"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+
+
+def build_models(root: Path) -> None:
+    node = EngineNode(root)
+    checkpoint = draw_checkpoint(root / "checkpoint", QWEN3_5 | {"vocab_size": 640})
+    speak(checkpoint, TEMPLATES["qwen_coder"])
+    node.add(checkpoint, name=NAME, precision="w8a8")
+
+
+@pytest.fixture(scope="module")
+def node(build_once: BuildOnce) -> Iterator[Node]:
+    models = build_once("state-models", build_models)
+    with standing_on(models, "cache_bytes = 67108864\n") as made:
+        yield made
+
+
+@pytest.fixture
+def client(node: Node) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=0) as made:
+        yield made
+
+
+def test_the_second_turn_of_a_conversation_computes_little_of_the_first(
+    client: openai.OpenAI,
+) -> None:
+    def say(messages: list[Any]) -> tuple[str, int, int]:
+        done = client.chat.completions.create(
+            model=NAME, messages=messages, temperature=0, max_tokens=16
+        )
+        usage = done.usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        cached = usage.prompt_tokens_details.cached_tokens or 0
+        return done.choices[0].message.content or "", usage.prompt_tokens, cached
+
+    asked: Any = {"role": "user", "content": "Is the log kept?"}
+    answer, first, cached = say([SYSTEM, asked])
+    assert cached == 0
+    more = [SYSTEM, asked, {"role": "assistant", "content": "Told otherwise."}, asked]
+    _, second, cached = say(more)
+    assert second > first
+    assert first - 50 < cached < first, "but for what stands behind the last state"
+    assert say([SYSTEM, asked])[0] == answer
+
+
+def test_a_forced_call_satisfies_its_schema(client: openai.OpenAI) -> None:
+    done = client.chat.completions.create(
+        model=NAME,
+        messages=[{"role": "user", "content": "Will it snow?"}],
+        tools=TOOLS,
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=200,
+    )
+    calls: Any = done.choices[0].message.tool_calls
+    (call,) = calls
+    assert json.loads(call.function.arguments)["unit"] in ("C", "F")
+
+
+def test_answers_that_are_broken_off_leave_the_next_as_it_was(client: openai.OpenAI) -> None:
+    def start() -> openai.Stream[Any]:
+        return client.chat.completions.create(
+            model=NAME, messages=[SYSTEM], temperature=0, max_tokens=32, stream=True
+        )
+
+    with start() as stream:
+        whole = [chunk.choices[0].delta.content for chunk in stream if chunk.choices]
+    with start() as stream:
+        next(iter(stream))
+    with start() as stream:
+        assert [chunk.choices[0].delta.content for chunk in stream if chunk.choices] == whole
