@@ -10,11 +10,13 @@ import io
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import zipfile
 import zlib
 from pathlib import Path
+from types import FrameType
 
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
 
@@ -57,8 +59,24 @@ def scratch() -> Path:
     sys.exit("error: no directory to unpack into: set TMPDIR to one that is not mounted noexec")
 
 
+def end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP, the end of a connection by SSH, end a command as failures do: what it
+    made for itself is removed. The status is 128 and the signal's number.
+
+    Where somebody else decided what a signal means, it stays so: `nohup`, and daemons.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Unpack, run the installer, clean up."""
+    end_on_signals()
     reason = unsupported()
     if reason:
         sys.exit(f"error: {reason}")

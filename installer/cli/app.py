@@ -31,6 +31,7 @@ from installer.cli import (
 )
 from installer.cli.output import out, print_error
 from installer.packager_disk import about_a_file
+from installer.unpack import end_on_signals
 
 app = typer.Typer(
     name="appliance",
@@ -71,6 +72,7 @@ def main() -> None:
 
 def run(command: typer.Typer) -> None:
     """Run `command` on this process's arguments; exits with the error tree's status."""
+    end_on_signals()
     try:
         command()
     except ApplianceError as error:

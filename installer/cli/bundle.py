@@ -150,7 +150,7 @@ def build(
                 draft=draft,
                 draft_license_file=draft_license_file,
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             err.print("stopped: what is done is kept, and the same command goes on from there")
             raise
     size = sum(entry.size for entry in manifest.files)

@@ -39,8 +39,9 @@ def passphrase(
     from installer.rotation.passphrase import change_passphrase
 
     old = read_passphrase(passphrase_file)
-    new = following_passphrase(new_passphrase_file)
-    changed = change_passphrase([path.absolute() for path in paths], old, new)
+    changed = change_passphrase(
+        [path.absolute() for path in paths], old, lambda: following_passphrase(new_passphrase_file)
+    )
     if as_json:
         print_json({"changed": [str(path) for path in changed]})
         return

@@ -41,14 +41,15 @@ INTERRUPTED = """\
 import os, signal
 from installer.checkpoint.journal import Journal
 
-# Whoever started the tests may have had it ignored, which children inherit.
+# Whoever started the tests may have had them ignored, which children inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 append = Journal.append
 
 def interrupted(self, record):
     append(self, record)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.{number})
 
 Journal.append = interrupted
 """
@@ -190,9 +191,12 @@ def test_an_adapter_is_built_for_the_base_that_is_named(packager: Path, tmp_path
     assert refusal.path == "adapter/00000.bin"
 
 
-def test_ctrl_c_leaves_a_build_that_goes_on_and_says_so(packager: Path, tmp_path: Path) -> None:
-    done = build(packager, tmp_path / "it", script=INTERRUPTED)
-    assert done.returncode == 130, done.stderr
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
+def test_a_stop_leaves_a_build_that_goes_on_and_says_so(
+    packager: Path, tmp_path: Path, number: str, status: int
+) -> None:
+    done = build(packager, tmp_path / "it", script=INTERRUPTED.format(number=number))
+    assert done.returncode == status, done.stderr
     assert "stopped: what is done is kept" in done.stderr
     assert not (tmp_path / "it").exists()
     done = build(packager, tmp_path / "it")

@@ -24,6 +24,7 @@ from tests.checkpoint.conftest import (
     Built,
     build_unsigned,
 )
+from tests.checkpoint.enlarged import LARGEST, Peaks, enlarge
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.fakes.checkpoints import write_qwen3
@@ -129,6 +130,24 @@ def test_numbers_inside_a_layer_may_outgrow_16_bits_where_what_it_gives_is_norme
     monkeypatch.setattr(HalfBuilder, "shrink", 1.0)
     with pytest.raises(CheckpointError, match="not finite"):
         build_unsigned(checkpoint, tmp_path / "other", precision="fp16")
+
+
+@pytest.mark.parametrize("variant", ["cuda", "trt"])
+def test_squares_of_a_feed_forward_may_outgrow_16_bits(tmp_path: Path, variant: str) -> None:
+    up, stream = 400, 2.0**10  # or the weights on the way down would be too small
+    factors = {"embed_tokens": stream, "o_proj": stream, "up_proj": up, "down_proj": stream / up**2}
+    named = {rf"{name}\.weight": factor for name, factor in factors.items()}
+    checkpoint = enlarge(WRITERS["apertus"](tmp_path / "checkpoint"), named)
+    build_unsigned(checkpoint, tmp_path / "bundle", precision="fp16")
+    model, reference = Built(checkpoint, tmp_path / "bundle"), ReferenceDecoder(checkpoint)
+    peaks = Peaks(reference.model)
+    wanted = reference.logits(TOKENS[:40])[-1]
+    assert peaks.product > 16 * LARGEST
+    graph = model.manifest.variant(variant)
+    assert graph is not None
+    weights = model.bundle / graph.weights_folder
+    runner = SlotRunner(model.bundle / graph.path, model.spec, capacity=64, weights=weights)
+    assert relative_error(runner.prefill(0, TOKENS[:40]), wanted) <= TOLERANCES["fp16"]
 
 
 def _with_large_numbers(model: str, directory: Path) -> Path:

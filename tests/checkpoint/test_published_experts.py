@@ -12,7 +12,7 @@ import pytest
 
 from installer.checkpoint.graph.decoder import DecoderShape
 from installer.checkpoint.graph.experts import Mixture
-from installer.checkpoint.graph.families import family_of
+from installer.checkpoint.graph.which_family import family_of
 from tests.checkpoint.conftest import OpenConfig
 from tests.checkpoint.published_dense import config
 

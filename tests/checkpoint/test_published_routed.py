@@ -11,9 +11,9 @@ import pytest
 
 from installer.checkpoint.graph.decoder import DecoderShape
 from installer.checkpoint.graph.deepseek import LatentShape
-from installer.checkpoint.graph.families import family_of
 from installer.checkpoint.graph.latent import Latent
 from installer.checkpoint.graph.routed import Routed
+from installer.checkpoint.graph.which_family import family_of
 from tests.checkpoint.conftest import OpenConfig
 from tests.checkpoint.published_dense import config
 
@@ -258,7 +258,7 @@ def test_a_head_of_glm_turns_in_half(open_config: OpenConfig) -> None:
         checkpoint = open_config(document)
         shape: DecoderShape = family_of(checkpoint).read(checkpoint)
         assert {kind.rope.turned for kind in shape.kinds} == {64}
-        assert (shape.bias, shape.head_norms) == (True, True)
+        assert (shape.input_bias, shape.norms.heads) == (True, True)
 
 
 def test_what_v2_lites_scale_sharpens_is_small(open_config: OpenConfig) -> None:

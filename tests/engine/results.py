@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.output import Delta, Finished
@@ -29,6 +32,20 @@ class Results:
 
     def text(self, call: int, index: int = 0) -> str:
         return "".join(delta.text for delta in self.deltas[call, index])
+
+
+def churn(engine: LLMEngine, requests: Sequence[Generation], chance: random.Random) -> Results:
+    """All requests, joining and leaving; a fifth is cancelled on the way."""
+    together, waiting = Results(), list(requests)
+    cancelled = {request.call for request in requests if chance.random() < 0.2}
+    while waiting or engine.has_work:
+        for _ in range(min(len(waiting), chance.randint(0, 3))):
+            engine.add(waiting.pop())
+        for call in cancelled:
+            if together.deltas.get((call, 0)) and chance.random() < 0.5:
+                engine.cancel(call)
+        together.step(engine)
+    return together
 
 
 def run(engine: LLMEngine, *generations: Generation) -> Results:

@@ -172,7 +172,9 @@ def test_where_the_model_may_choose_it_may_also_answer(
         jsonschema.validate(arguments, schemas[function])
 
 
-@pytest.mark.parametrize("name", ["deepseek", "minimax", "qwen_coder", "glm", "glm_v47"])
+@pytest.mark.parametrize(
+    "name", ["deepseek", "minimax", "qwen_coder", "glm", "glm_v47", "seed_oss"]
+)
 def test_arguments_of_any_kind_can_be_forced(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
 ) -> None:
@@ -228,7 +230,7 @@ def test_what_tags_of_arguments_cannot_hold_is_refused_by_name(
     assert refused.value.param == f"tools[3].function.parameters{place}"
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"hermes", "llama", "mistral"}))
+@pytest.mark.parametrize("name", [name for name in NAMES if "PLAIN" in FORMS[name].call])
 def test_a_name_that_the_format_cannot_write_is_refused(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
 ) -> None:

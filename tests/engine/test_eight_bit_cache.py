@@ -12,7 +12,7 @@ from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
 from appliance.engine.generation import Generation
-from appliance.engine.loaded import ChatModel, open_model
+from appliance.engine.loaded import open_model
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.native_runner import NativeRunner
 from appliance.engine.sampling import SamplingParams
@@ -21,26 +21,11 @@ from appliance.model_store import ModelStore
 from appliance.native import library
 from appliance.trust.node_key import NodePublicKey
 from tests.engine.conftest import OpenChat
-from tests.engine.results import Results, run
+from tests.engine.results import churn, run
 from tests.engine.test_generation import PROMPTS, ids
 
 NEAR_TIE = 0.05
 """Of the logits' Euclidean norm per entry: what a cut elsewhere can move a logit by, and more."""
-
-
-def churn(model: ChatModel, requests: list[Generation]) -> Results:
-    """All requests, joining and leaving; a fifth is cancelled on the way."""
-    chance = random.Random(1)
-    together, waiting = Results(), list(requests)
-    cancelled = {request.call for request in requests if chance.random() < 0.2}
-    while waiting or model.engine.has_work:
-        for _ in range(min(len(waiting), chance.randint(0, 3))):
-            model.engine.add(waiting.pop())
-        for call in cancelled:
-            if together.deltas.get((call, 0)) and chance.random() < 0.5:
-                model.engine.cancel(call)
-        together.step(model.engine)
-    return together
 
 
 @pytest.mark.parametrize("name", ["bytes", "pair"])
@@ -62,7 +47,7 @@ def test_uncut_prompts_give_the_same_tokens_in_a_churning_batch(
         for number in range(30)
     ]
     assert max(len(request.prompt) for request in requests) < 100, "five fit into one step"
-    together = churn(model, requests)
+    together = churn(model.engine, requests, random.Random(1))
     for request in requests:
         alone = run(model.engine, request).tokens(request.call)
         tokens = together.tokens(request.call)
@@ -87,7 +72,7 @@ def test_with_native_operators_prompts_cut_anywhere_give_the_same_tokens(
         for number in range(20)
     ]
     whole = open_chat(name, max_sequences=5, token_budget=2048)
-    together = churn(model, requests)
+    together = churn(model.engine, requests, random.Random(1))
     for request in requests:
         alone = run(whole.engine, request).tokens(request.call)
         tokens = together.tokens(request.call)
@@ -105,7 +90,7 @@ def test_prompts_cut_elsewhere_differ_at_near_ties_only(open_chat: OpenChat) -> 
         )
         for number in range(20)
     ]
-    together = churn(model, requests)
+    together = churn(model.engine, requests, random.Random(1))
     same = 0
     for request in requests:
         alone, tokens = (

@@ -22,7 +22,7 @@ from appliance.errors import CapacityError, RequestError
 from appliance.prompting import Conversation, Message, Prompt
 from appliance.scheduler import Plan
 from tests.engine.conftest import OpenChat
-from tests.engine.results import Results, run
+from tests.engine.results import Results, churn, run
 
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 PROMPTS = [
@@ -115,15 +115,7 @@ def test_every_sequence_of_a_churning_batch_is_what_it_is_alone(open_chat: OpenC
         )
         for number in range(40)
     ]
-    together, waiting = Results(), list(requests)
-    cancelled = {r.call for r in requests if chance.random() < 0.2}
-    while waiting or engine.has_work:
-        for _ in range(min(len(waiting), chance.randint(0, 3))):
-            engine.add(waiting.pop())
-        for call in cancelled:
-            if together.deltas.get((call, 0)) and chance.random() < 0.5:
-                engine.cancel(call)
-        together.step(engine)
+    together = churn(engine, requests, chance)
     for request in requests:
         alone = run(engine, request).tokens(request.call)
         end = together.ends[request.call, 0]

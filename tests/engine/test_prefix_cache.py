@@ -8,7 +8,7 @@ from appliance.engine.generation import Generation
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from tests.engine.conftest import OpenChat
-from tests.engine.results import Results, run
+from tests.engine.results import churn, run
 from tests.engine.test_generation import PROMPTS, ids
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
@@ -70,15 +70,7 @@ def test_a_churning_batch_over_a_warm_cache_says_what_each_says_alone(open_chat:
         )
         for number in range(40)
     ]
-    together, waiting = Results(), list(requests)
-    cancelled = {r.call for r in requests if chance.random() < 0.2}
-    while waiting or model.engine.has_work:
-        for _ in range(min(len(waiting), chance.randint(0, 3))):
-            model.engine.add(waiting.pop())
-        for call in cancelled:
-            if together.deltas.get((call, 0)) and chance.random() < 0.5:
-                model.engine.cancel(call)
-        together.step(model.engine)
+    together = churn(model.engine, requests, chance)
     assert model.engine.counters.cached_tokens > 1000, "the cache was used"
     cold = open_chat(max_sequences=1)
     for request in requests:

@@ -19,7 +19,7 @@ from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
 from tests.engine.conftest import OpenChat
-from tests.engine.results import Results, run
+from tests.engine.results import churn, run
 from tests.engine.test_generation import PROMPTS, ids
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
@@ -114,15 +114,7 @@ def test_a_churning_batch_says_what_each_says_alone(open_chat: OpenChat, name: s
         )
         for number in range(40)
     ]
-    together, waiting = Results(), list(requests)
-    cancelled = {r.call for r in requests if chance.random() < 0.2}
-    while waiting or model.engine.has_work:
-        for _ in range(min(len(waiting), chance.randint(0, 3))):
-            model.engine.add(waiting.pop())
-        for call in cancelled:
-            if together.deltas.get((call, 0)) and chance.random() < 0.5:
-                model.engine.cancel(call)
-        together.step(model.engine)
+    together = churn(model.engine, requests, chance)
     assert model.engine.counters.cached_tokens > 0
     assert model.engine.counters.preemptions > 0
     for request in requests:

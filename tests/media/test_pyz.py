@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -103,6 +105,23 @@ def test_a_damaged_installer_ends_in_a_line_for_people(site: Site, tmp_path: Pat
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {damaged} is damaged: ")
     assert done.stderr.endswith("\nhint: get fresh media from the packager\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_leaves_nothing_behind(site: Site, tmp_path: Path, number: signal.Signals) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    running = subprocess.Popen(
+        [sys.executable, str(site.media / pyz.NAME), "install", str(site.media)],
+        env=os.environ | {"TMPDIR": str(scratch)},
+        stderr=subprocess.DEVNULL,
+    )
+    while running.poll() is None and not [*scratch.glob("appliance-*/*")]:
+        time.sleep(0.01)
+    assert running.poll() is None
+    running.send_signal(number)
+    assert running.wait(60) == 128 + number
+    assert [*scratch.iterdir()] == []
 
 
 def test_an_unsupported_interpreter_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_every_key_of_a_directory_opens_with_the_new_passphrase_and_only_with_it
     before = {
         path: signer_in(path, PASSPHRASE).public_key for path in files if "model" not in path.name
     }
-    changed = change_passphrase([directory.path], PASSPHRASE, NEW)
+    changed = change_passphrase([directory.path], PASSPHRASE, lambda: NEW)
     assert set(changed) == set(files)
     for path, key in before.items():
         assert signer_in(path, NEW).public_key == key
@@ -47,7 +47,7 @@ def test_an_officer_changes_the_file_on_a_medium_alone(directory: Directory) -> 
     medium = directory.officer(1)
     medium.chmod(0o640)
     before = directory.contents()
-    assert change_passphrase([medium], PASSPHRASE, NEW) == (medium,)
+    assert change_passphrase([medium], PASSPHRASE, lambda: NEW) == (medium,)
     assert medium.stat().st_mode & 0o777 == 0o640, "some file systems take no other mode"
     assert directory.contents() == before
     rotate(directory.path, ["models"], PASSPHRASE, LATER)
@@ -61,32 +61,40 @@ def test_an_officer_changes_the_file_on_a_medium_alone(directory: Directory) -> 
 
 def test_one_key_that_does_not_open_leaves_all_as_they_were(directory: Directory) -> None:
     medium = directory.officer(1)
-    change_passphrase([directory.keyring.key_file("models")], PASSPHRASE, NEW)
+    change_passphrase([directory.keyring.key_file("models")], PASSPHRASE, lambda: NEW)
     before, on_medium = directory.contents(), medium.read_bytes()
     with pytest.raises(SignatureError, match=r"models\.pem cannot be opened") as caught:
-        change_passphrase([medium, directory.path], PASSPHRASE, NEW)
+        change_passphrase([medium, directory.path], PASSPHRASE, lambda: NEW)
     assert "name the files of the others" in caught.value.hint
     assert (directory.contents(), medium.read_bytes()) == (before, on_medium)
+
+
+def test_a_wrong_passphrase_is_told_before_the_new_one_is_asked_for(directory: Directory) -> None:
+    def ask() -> bytes:
+        raise AssertionError("nobody is asked")
+
+    with pytest.raises(SignatureError, match="cannot be opened"):
+        change_passphrase([directory.path], b"another", ask)
 
 
 def test_what_has_no_passphrase_to_change_is_refused(directory: Directory, tmp_path: Path) -> None:
     token = tmp_path / "officer-1.token"
     token.write_text("hsm:2?label=x\n")
     with pytest.raises(UsageError, match="a PIN and no passphrase"):
-        change_passphrase([token], PASSPHRASE, NEW)
+        change_passphrase([token], PASSPHRASE, lambda: NEW)
     with pytest.raises(UsageError, match="is the old one"):
-        change_passphrase([directory.path], PASSPHRASE, PASSPHRASE)
+        change_passphrase([directory.path], PASSPHRASE, lambda: PASSPHRASE)
     with pytest.raises(NotFoundError, match="there is no key"):
-        change_passphrase([tmp_path / "nothing.pem"], PASSPHRASE, NEW)
+        change_passphrase([tmp_path / "nothing.pem"], PASSPHRASE, lambda: NEW)
     with pytest.raises(NotFoundError, match="not a trust directory"):
-        change_passphrase([tmp_path], PASSPHRASE, NEW)
+        change_passphrase([tmp_path], PASSPHRASE, lambda: NEW)
 
 
 def test_new_keys_that_wait_with_a_root_are_not_left_behind(directory: Directory) -> None:
     rotate(directory.path, ["snapshot"], PASSPHRASE, LATER)
     before = directory.contents()
     with pytest.raises(ConflictError) as caught:
-        change_passphrase([directory.path], PASSPHRASE, NEW)
+        change_passphrase([directory.path], PASSPHRASE, lambda: NEW)
     assert caught.value.code == "root_pending"
     assert directory.contents() == before
 
@@ -113,7 +121,7 @@ def test_after_a_stop_at_any_moment_all_keys_open_with_one_passphrase(
         for name in ("rename", "replace"):
             patch.setattr(Path, name, stop_at(getattr(Path, name)))
         with contextlib.suppress(OSError):
-            change_passphrase([directory.path], PASSPHRASE, NEW)
+            change_passphrase([directory.path], PASSPHRASE, lambda: NEW)
     show(directory.path)  # completes what was begun
     opened = {_opens(path) for path in directory.keyring.key_files("*")}
     assert len(opened) == 1

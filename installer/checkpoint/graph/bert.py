@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from appliance.bundle.specs import EncoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import pooling, relative
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
 from installer.checkpoint.graph.half_reader import token_bytes
-from installer.checkpoint.graph.sentence import Sentence, read_sentence
+from installer.checkpoint.graph.pooling import EncoderShape
+from installer.checkpoint.graph.sentence import read_sentence
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.quantize import Float32
 from installer.checkpoint.reader import Checkpoint
@@ -93,28 +93,7 @@ class BertShape:
         return plain + (relative.token_bytes(self.heads, self.longest) if self.relative else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderShape:
-    """A transformer and what makes one vector of its states."""
-
-    bert: BertShape
-    sentence: Sentence
-    min_dimensions: int | None
-
-    @property
-    def vocab(self) -> int:
-        return self.bert.vocab
-
-    def spec(self) -> EncoderSpec:
-        bert = self.bert
-        return pooling.spec(
-            *(self.sentence, bert.hidden, bert.longest, self.min_dimensions),
-            vocab=bert.vocab,
-            token_bytes=bert.token_bytes,
-        )
-
-
-def read(checkpoint: Checkpoint) -> EncoderShape:
+def read(checkpoint: Checkpoint) -> EncoderShape[BertShape]:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
     config = checkpoint.settings("config.json")
     model = CLASSES[checkpoint.family]
@@ -157,9 +136,9 @@ def read_bert(checkpoint: Checkpoint, config: Settings, *, prefix: str) -> BertS
     )
 
 
-def build(graph: GraphBuilder, shape: EncoderShape) -> None:
+def build(graph: GraphBuilder, shape: EncoderShape[BertShape]) -> None:
     """Write the graph."""
-    bert = shape.bert
+    bert = shape.body
     ids, mask = declare_texts(graph)
     x = transform(graph, bert, ids, mask)
     pooled = pooling.pool(graph, x, mask, shape.sentence.pooling)

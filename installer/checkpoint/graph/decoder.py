@@ -80,8 +80,6 @@ class DecoderShape:
         output_bias: whether what attention gives to the stream has a bias.
         recurrent: the layers that keep a running state in place of keys and values; None: all
             attend.
-        bias, head_norms: whether queries, keys and values have biases, and heads of queries and
-            keys norms of their own, in families whose config.json says so.
         predicts: whether the bundle has a head that predicts further tokens from the states behind
             the last layer. It is a layer of the last one of `kinds`, beyond those of the decoder.
     """
@@ -111,8 +109,6 @@ class DecoderShape:
     input_bias: bool = False
     output_bias: bool = False
     recurrent: Recurrent | None = None
-    bias: bool = False
-    head_norms: bool = False
     predicts: bool = False
 
     def divisors(self, graph: GraphBuilder) -> Divisors:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph import decoder, experts, routed
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads, Norms
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import read_rope
 from installer.checkpoint.graph.routed import Routed
@@ -56,7 +56,7 @@ def _read(config: Settings, mixture: Routed, *, bias: bool, norms: bool) -> Deco
     config.expect("topk_method", "noaux_tc")
     shape = decoder.read_decoder(config, kinds=_read_kinds)
     config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
-    return replace(shape, mixture=mixture, bias=bias, head_norms=norms)
+    return replace(shape, mixture=mixture, input_bias=bias, norms=Norms(heads=norms))
 
 
 def _read_kinds(config: Settings, head_dim: int) -> Kinds:
@@ -65,8 +65,8 @@ def _read_kinds(config: Settings, head_dim: int) -> Kinds:
 
 
 def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
-    queries, keys, values = decoder.project(graph, shape, at, x, bias=shape.bias)
-    if shape.head_norms:
+    queries, keys, values = decoder.project(graph, shape, at, x, bias=shape.input_bias)
+    if shape.norms.heads:
         at = f"{at}.self_attn"
         queries = decoder.head_norm(graph, shape, f"{at}.q_norm", queries, shape.heads)
         keys = decoder.head_norm(graph, shape, f"{at}.k_norm", keys, shape.kv_heads)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from appliance.bundle.specs import EncoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import cross_encoder, pooling
 from installer.checkpoint.graph.attention import Tables, angles
@@ -21,8 +20,9 @@ from installer.checkpoint.graph.builder import ACTIVATIONS, GraphBuilder
 from installer.checkpoint.graph.cross_encoder import CrossEncoderShape
 from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.pooling import EncoderShape
 from installer.checkpoint.graph.rope import Basis, Rope, read_scaling
-from installer.checkpoint.graph.sentence import Pooling, Sentence, read_sentence
+from installer.checkpoint.graph.sentence import Pooling, read_sentence
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.graph.whole_text import HeadSizes, WholeText, window_bytes
 from installer.checkpoint.reader import Checkpoint
@@ -82,27 +82,6 @@ class ModernBertShape:
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderShape:
-    """A transformer and what makes one vector of its states."""
-
-    body: ModernBertShape
-    sentence: Sentence
-    min_dimensions: int | None
-
-    @property
-    def vocab(self) -> int:
-        return self.body.vocab
-
-    def spec(self) -> EncoderSpec:
-        body = self.body
-        return pooling.spec(
-            *(self.sentence, body.hidden, body.longest, self.min_dimensions),
-            vocab=body.vocab,
-            token_bytes=body.token_bytes,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Head:
     """What a reranker has behind its transformer."""
 
@@ -110,7 +89,7 @@ class Head:
     bias: bool
 
 
-def read(checkpoint: Checkpoint) -> EncoderShape:
+def read(checkpoint: Checkpoint) -> EncoderShape[ModernBertShape]:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["ModernBertModel"], ["ModernBertForMaskedLM"])
@@ -136,7 +115,7 @@ def read_reranker(checkpoint: Checkpoint) -> CrossEncoderShape:
     return cross_encoder.read(checkpoint, config, body, head, _HARMLESS)
 
 
-def build(graph: GraphBuilder, shape: EncoderShape) -> None:
+def build(graph: GraphBuilder, shape: EncoderShape[ModernBertShape]) -> None:
     """Write the graph."""
     ids, mask = declare_texts(graph)
     root = _ROOT if f"{_ROOT}final_norm.weight" in graph.tensors else ""

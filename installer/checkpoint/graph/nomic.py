@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.bert import HARMLESS_KEYS
+from installer.checkpoint.graph.pooling import EncoderShape
 from installer.checkpoint.graph.rotary_bert import (
-    EncoderShape,
     Parts,
+    RotaryBertShape,
     expect_all,
     read_encoder,
 )
@@ -64,7 +65,7 @@ _HARMLESS = HARMLESS_KEYS | {
 }
 
 
-def read(checkpoint: Checkpoint) -> EncoderShape:
+def read(checkpoint: Checkpoint) -> EncoderShape[RotaryBertShape]:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
     config = checkpoint.with_config(restated(checkpoint.config)).settings("config.json")
     config.expect("architectures", ["NomicBertModel"])

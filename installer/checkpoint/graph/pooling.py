@@ -7,6 +7,8 @@ them. Dense layers behind the pooling are in 32 bits in every grade: they see on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 import onnx_ir as ir
@@ -18,6 +20,51 @@ from installer.checkpoint.settings import Settings
 
 MATRYOSHKA = frozenset({"matryoshka_dimensions", "is_matryoshka"})
 """Keys of config.json that say which shorter vectors there are."""
+
+
+class Transformer(Protocol):
+    """What makes states of tokens, as far as the manifest speaks of it.
+
+    Attributes:
+        longest: tokens of a text that it has positions for.
+        token_bytes: of a GPU's memory, while a token is computed.
+    """
+
+    @property
+    def vocab(self) -> int: ...
+
+    @property
+    def hidden(self) -> int: ...
+
+    @property
+    def longest(self) -> int: ...
+
+    @property
+    def token_bytes(self) -> int: ...
+
+
+Body = TypeVar("Body", bound=Transformer)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderShape(Generic[Body]):
+    """A transformer and what makes one vector of its states."""
+
+    body: Body
+    sentence: Sentence
+    min_dimensions: int | None
+
+    @property
+    def vocab(self) -> int:
+        return self.body.vocab
+
+    def spec(self) -> EncoderSpec:
+        body = self.body
+        return spec(
+            *(self.sentence, body.hidden, body.longest, self.min_dimensions),
+            vocab=body.vocab,
+            token_bytes=body.token_bytes,
+        )
 
 
 def spec(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from appliance.bundle.specs import EncoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import cross_encoder, pooling
 from installer.checkpoint.graph.attention import angles
@@ -21,8 +20,9 @@ from installer.checkpoint.graph.builder import ACTIVATIONS, Activation, GraphBui
 from installer.checkpoint.graph.cross_encoder import CrossEncoderShape
 from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.kinds import Kinds, LayerKind
+from installer.checkpoint.graph.pooling import EncoderShape
 from installer.checkpoint.graph.rope import read_rope
-from installer.checkpoint.graph.sentence import Sentence, read_sentence
+from installer.checkpoint.graph.sentence import read_sentence
 from installer.checkpoint.graph.table import Table
 from installer.checkpoint.graph.whole_text import HeadSizes, WholeText
 from installer.checkpoint.reader import Checkpoint
@@ -106,28 +106,7 @@ class RotaryBertShape:
         return token_bytes(self.hidden, self.inner, 3 * self.hidden)
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderShape:
-    """A transformer and what makes one vector of its states."""
-
-    body: RotaryBertShape
-    sentence: Sentence
-    min_dimensions: int | None
-
-    @property
-    def vocab(self) -> int:
-        return self.body.vocab
-
-    def spec(self) -> EncoderSpec:
-        body = self.body
-        return pooling.spec(
-            *(self.sentence, body.hidden, body.longest, self.min_dimensions),
-            vocab=body.vocab,
-            token_bytes=body.token_bytes,
-        )
-
-
-def read_gte(checkpoint: Checkpoint) -> EncoderShape:
+def read_gte(checkpoint: Checkpoint) -> EncoderShape[RotaryBertShape]:
     """Read the checkpoint's JSON files. Raises CheckpointError naming what it cannot express."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["GteModel"])
@@ -148,7 +127,7 @@ def read_gte_reranker(checkpoint: Checkpoint) -> CrossEncoderShape:
     return cross_encoder.read(checkpoint, config, body, None, _GTE_HARMLESS)
 
 
-def build(graph: GraphBuilder, shape: EncoderShape) -> None:
+def build(graph: GraphBuilder, shape: EncoderShape[RotaryBertShape]) -> None:
     """Write the graph."""
     ids, mask = declare_texts(graph)
     x = _transform(graph, shape.body, ids, mask, "")
@@ -173,7 +152,7 @@ def expect_all(config: Settings, expected: Mapping[str, object]) -> None:
 
 def read_encoder(
     checkpoint: Checkpoint, config: Settings, parts: Parts, *, theta: float
-) -> EncoderShape:
+) -> EncoderShape[RotaryBertShape]:
     body = _read_body(config, parts, theta=theta)
     sentence = read_sentence(checkpoint, body.hidden)
     if sentence.pooling == "last":
