@@ -1,7 +1,8 @@
 """The checkpoint's tokenizer, as the bundle carries it.
 
 Owns tokenizer.json and the lookup of special tokens. Padding and truncation are taken out of the
-file: they are the engine's decisions, and publishers leave settings of their training in it.
+file: they are the engine's decisions, and publishers leave settings of their training in it. So are
+control tokens that the model has no row for: Gemma's text models come with that of images.
 Refuses checkpoints without a tokenizer.json (older formats need code to load).
 """
 
@@ -25,8 +26,10 @@ class CheckpointTokenizer:
         """`vocab` is the size of the embedding table. Raises CheckpointError."""
         text = checkpoint.text(NAME)
         document = checkpoint.document(NAME)
-        if any(document.get(key) is not None for key in ("padding", "truncation")):
-            document |= {"padding": None, "truncation": None}
+        settings = any(document.get(key) is not None for key in ("padding", "truncation"))
+        added, kept = document.get("added_tokens"), _within(document.get("added_tokens"), vocab)
+        if settings or added != kept:
+            document |= {"padding": None, "truncation": None, "added_tokens": kept}
             text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         try:
             # The library reports every fault of the file as a bare Exception.
@@ -94,3 +97,17 @@ class CheckpointTokenizer:
             named = {item.get("name"): item.get("template") for item in templates}
             value = named.get("default")
         return value if isinstance(value, str) else ""
+
+
+def _within(added: object, vocab: int) -> object:
+    """Added tokens without control tokens beyond the model's own; what is no list stays."""
+    if not isinstance(added, list):
+        return added
+    return [token for token in added if not _is_beyond(token, vocab)]
+
+
+def _is_beyond(token: object, vocab: int) -> bool:
+    if not isinstance(token, dict) or token.get("special") is not True:
+        return False
+    number = token.get("id")
+    return type(number) is int and number >= vocab

@@ -10,12 +10,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from appliance.bundle.specs import EncoderSpec, RerankSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.reader import Checkpoint
+from tests.checkpoint.conftest import build_unsigned
 from tests.checkpoint.published_encoders import (
     ARCTIC,
     E5_MISTRAL,
@@ -28,7 +30,8 @@ from tests.checkpoint.published_encoders import (
 )
 from tests.fakes.checkpoints import write_llama
 from tests.fakes.encoder_checkpoints import make_last_token_embedder
-from tests.fakes.newer_encoders import write_modernbert_reranker
+from tests.fakes.newer_encoders import VOCAB, write_modernbert_reranker
+from tests.fakes.pooled_decoders import write_embedding_gemma
 
 TANH, IDENTITY = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"
 Layer = tuple[int, int, bool, str]
@@ -237,6 +240,25 @@ def test_other_orders_of_modules_are_refused(tmp_path: Path, kinds: Sequence[str
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(CheckpointError, match=r"modules Transformer.* not supported"):
         family_of(checkpoint).read(checkpoint)
+
+
+def test_a_text_model_s_tokenizer_may_have_a_control_token_of_images(tmp_path: Path) -> None:
+    checkpoint = write_embedding_gemma(tmp_path / "c")
+    path = checkpoint / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_tokens([f"word{at}" for at in range(VOCAB - tokenizer.get_vocab_size())])
+    tokenizer.add_special_tokens(["<image_soft_token>"])
+    assert tokenizer.token_to_id("<image_soft_token>") == VOCAB
+    tokenizer.save(str(path))
+    manifest = build_unsigned(checkpoint, tmp_path / "it", precision="fp32")
+    bundled = Tokenizer.from_file(str(tmp_path / "it" / manifest.tokenizer))
+    assert bundled.token_to_id("<image_soft_token>") is None
+    text = "Which word5 is active?"
+    assert bundled.encode(text).ids == tokenizer.encode(text).ids
+    tokenizer.add_tokens(["plain"])
+    tokenizer.save(str(path))
+    with pytest.raises(CheckpointError, match=f"the model only {VOCAB} tokens"):
+        build_unsigned(checkpoint, tmp_path / "other", precision="fp32")
 
 
 def embeddinggemma2(directory: Path) -> dict[str, Any]:
