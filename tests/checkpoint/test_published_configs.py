@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.rope import STILL
 from installer.checkpoint.graph.sharpening import Sharpening
 from installer.checkpoint.graph.which_family import family_of

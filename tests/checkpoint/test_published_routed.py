@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.deepseek import LatentShape
 from installer.checkpoint.graph.latent import Latent
 from installer.checkpoint.graph.routed import Routed

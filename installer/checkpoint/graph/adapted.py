@@ -21,7 +21,7 @@ import onnx_ir as ir
 from appliance.bundle.specs import AdapterTarget
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.compact import CompactBuilder
-from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Scheme
 from installer.checkpoint.tensors import Tensors

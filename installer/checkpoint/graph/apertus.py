@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder, qwen3
+from installer.checkpoint.graph import decoder, decoder_shape, qwen3
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Norms
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.quantize import Float32
 from installer.checkpoint.reader import Checkpoint
 
@@ -32,8 +33,8 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("mlp_bias", False)
     config.expect("post_norm", False)
     config.expect("qk_norm", True)
-    shape = decoder.read_decoder(config, activation=("hidden_act", "xielu"))
-    config.finish(decoder.HARMLESS_KEYS | _TRAINING_KEYS)
+    shape = decoder_shape.read_decoder(config, activation=("hidden_act", "xielu"))
+    config.finish(decoder_shape.HARMLESS_KEYS | _TRAINING_KEYS)
     return replace(shape, norms=_NORMS)
 
 

@@ -19,7 +19,8 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.decoder import Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import Kinds
 from installer.checkpoint.graph.recurrent import Part
 from installer.checkpoint.graph.rope import Rope

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from installer.checkpoint.graph import decoder, llama
+from installer.checkpoint.graph import decoder_shape, llama
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Norms
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import STILL, read_rope
 from installer.checkpoint.reader import Checkpoint
@@ -18,7 +19,7 @@ from installer.checkpoint.settings import Settings
 
 _NORMS = Norms(before_feed_forward=None, centred=True)
 _EPSILON, _SCORES, _WINDOW, _PATTERN = 1e-5, 0.0625, 4096, 4
-_HARMLESS = decoder.HARMLESS_KEYS | {"cache_implementation", "use_parallel_embedding"}
+_HARMLESS = decoder_shape.HARMLESS_KEYS | {"cache_implementation", "use_parallel_embedding"}
 
 
 def read(checkpoint: Checkpoint) -> DecoderShape:
@@ -30,7 +31,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     for key in ("use_parallel_block", "use_gated_activation", "use_embedding_sharing"):
         config.expect(key, True)
     config.assume("rms_norm_eps", config.number("layer_norm_eps", _EPSILON))
-    shape = decoder.read_decoder(config, tied=True, kinds=_read_kinds)
+    shape = decoder_shape.read_decoder(config, tied=True, kinds=_read_kinds)
     scores = config.number("logit_scale", _SCORES)
     config.finish(_HARMLESS)
     return replace(shape, norms=_NORMS, parallel=True, score_scale=scores)

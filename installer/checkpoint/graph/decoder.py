@@ -2,148 +2,20 @@
 
 Owns the blocks that families are composed of; attention over the cache, and with it the graph's
 inputs, is one of the forms of attention.py. A family gives its own projection of queries, keys
-and values and its own feed-forward; what no family shares stays in the family's file. In what the
-layers of one decoder differ from each other: kinds.py.
+and values and its own feed-forward; what no family shares stays in the family's file. What numbers
+a decoder has: decoder_shape.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import msgspec
 import onnx_ir as ir
 
-from appliance.bundle.specs import DecoderSpec
-from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import Activation, GraphBuilder
-from installer.checkpoint.graph.divisors import Divisors, divisors
-from installer.checkpoint.graph.experts import Mixture
-from installer.checkpoint.graph.kinds import Kinds, read_alike
-from installer.checkpoint.graph.recurrent import Recurrent
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.table import Table
-from installer.checkpoint.settings import Settings
-
-_HEAD_UNIT = 16
-
-HARMLESS_KEYS = frozenset(
-    {
-        *("architectures", "model_type", "transformers_version", "torch_dtype", "dtype"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "use_cache"),
-        *("attention_dropout", "_name_or_path"),
-    }
-)
-"""Keys that name things, steer training, or say what the engine decides for itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Norms:
-    """The RMS norms of a block, by the names of their tensors.
-
-    Attributes:
-        before_attention, before_feed_forward: of what goes in; None is none.
-        after_attention, after_feed_forward: of what comes out, before it is added; None is none.
-        heads: whether queries and keys have some, too.
-        centred: whether those before the blocks, and the last, subtract the mean first.
-        offset: what is added to each stored gain.
-    """
-
-    before_attention: str | None = "input_layernorm"
-    before_feed_forward: str | None = "post_attention_layernorm"
-    after_attention: str | None = None
-    after_feed_forward: str | None = None
-    heads: bool = False
-    centred: bool = False
-    offset: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderShape:
-    """The numbers of a decoder. Counts, but for those described.
-
-    Attributes:
-        epsilon: of all norms.
-        kinds: in what each layer differs from the others.
-        scale: what products of queries and keys are multiplied by.
-        embedding_scale: what the token's vector is multiplied by.
-        result_scale: what each block's result is multiplied by before it is added. The stream is
-            kept divided by it, which norms undo, so that nothing has to be multiplied.
-        score_scale: what the scores of tokens are multiplied by.
-        wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
-        root: in front of the names of all tensors but the output's.
-        output: the name of the table of outputs, where it is one of its own.
-        parallel: whether both blocks of a layer read the same, and are added together.
-        mixture: of the feed-forwards, in families that have experts.
-        sinks: whether each head has a number that takes part in the softmax and has no value.
-        input_bias: whether queries, keys and values have biases, where checkpoints differ in it.
-        output_bias: whether what attention gives to the stream has a bias.
-        recurrent: the layers that keep a running state in place of keys and values; None: all
-            attend.
-        predicts: whether the bundle has a head that predicts further tokens from the states behind
-            the last layer. It is a layer of the last one of `kinds`, beyond those of the decoder.
-    """
-
-    vocab: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    inner: int
-    context: int
-    epsilon: float
-    kinds: Kinds
-    tied: bool
-    scale: float
-    norms: Norms = Norms()
-    embedding_scale: float = 1.0
-    result_scale: float = 1.0
-    score_scale: float = 1.0
-    wide: bool = False
-    root: str = "model"
-    output: str = "lm_head.weight"
-    parallel: bool = False
-    mixture: Mixture | None = None
-    sinks: bool = False
-    input_bias: bool = False
-    output_bias: bool = False
-    recurrent: Recurrent | None = None
-    predicts: bool = False
-
-    def divisors(self, graph: GraphBuilder) -> Divisors:
-        """What its numbers are divided by in this graph."""
-        norms = self.norms
-        return divisors(
-            graph.shrink,
-            normed=None not in (norms.after_attention, norms.after_feed_forward),
-            heads=norms.heads,
-            wide=self.wide,
-            bare=norms.before_attention is None,
-        )
-
-    def recurs(self, layer: int) -> bool:
-        """Whether it keeps a running state."""
-        return self.recurrent is not None and layer in self.recurrent.layers
-
-    def place(self, layer: int) -> int:
-        """Its number among those that keep the same: keys and values, or a running state."""
-        if self.recurrent is None:
-            return layer
-        own = self.recurs(layer)
-        return sum(self.recurs(other) == own for other in range(layer))
-
-    def spec(self) -> DecoderSpec:
-        recurrent = self.recurrent
-        return DecoderSpec(
-            layers=self.layers - (0 if recurrent is None else len(recurrent.layers)),
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            vocab_size=self.vocab,
-            context_length=self.context,
-            recurrent=msgspec.UNSET if recurrent is None else recurrent.spec(),
-        )
-
 
 Heads = tuple[ir.Value, ir.Value, ir.Value]
 
@@ -183,8 +55,6 @@ class Enriched(Protocol):
         ...
 
 
-ReadKinds = Callable[[Settings, int], Kinds]
-"""config.json and the size of a head -> in what each layer differs."""
 Form = Callable[[GraphBuilder, DecoderShape], Attention]
 
 
@@ -222,49 +92,6 @@ class Recurrence(Protocol):
         at: str,
         x: ir.Value,
     ) -> ir.Value: ...
-
-
-def read_decoder(
-    config: Settings,
-    *,
-    tied: bool = False,
-    kinds: ReadKinds = read_alike,
-    activation: tuple[str, str] = ("hidden_act", "silu"),
-    head_dim: int | None = None,
-) -> DecoderShape:
-    """Read the keys that every decoder has.
-
-    Args:
-        tied: the architecture's default.
-        kinds: reads what differs between layers.
-        activation: the key that names the activation, and the only name there may be.
-        head_dim: of the heads in the cache, if config.json does not say it.
-    """
-    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    head_dim = head_dim or config.integer("head_dim", hidden // heads)
-    if head_dim % _HEAD_UNIT:
-        raise CheckpointError(
-            f"config.json: head_dim {head_dim} is not a multiple of {_HEAD_UNIT}",
-            hint="the attention kernel needs it to be",
-        )
-    config.expect(*activation)
-    layers = kinds(config, head_dim)
-    context = config.integer("max_position_embeddings")
-    context = max(context, *(kind.rope.reach for kind in layers))
-    return DecoderShape(
-        vocab=config.integer("vocab_size"),
-        hidden=hidden,
-        layers=config.integer("num_hidden_layers"),
-        heads=heads,
-        kv_heads=config.integer("num_key_value_heads", heads),
-        head_dim=head_dim,
-        inner=config.integer("intermediate_size"),
-        context=context,
-        epsilon=config.number("rms_norm_eps"),
-        kinds=tuple(kind.within(context) for kind in layers),
-        tied=config.flag("tie_word_embeddings", tied),
-        scale=head_dim**-0.5,
-    )
 
 
 def build_decoder(

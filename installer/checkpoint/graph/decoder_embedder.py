@@ -17,7 +17,8 @@ from appliance.bundle.specs import EncoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import pooling
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.last_token import LastToken
 from installer.checkpoint.graph.sentence import Sentence, read_sentence

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from appliance.bundle.specs import DecoderSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import decoder, experts, routed
+from installer.checkpoint.graph import decoder, decoder_shape, experts, routed
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import Kinds, LayerKind
 from installer.checkpoint.graph.latent import Latent
 from installer.checkpoint.graph.rope import read_rope
@@ -22,7 +23,7 @@ from installer.checkpoint.graph.routed import Routed
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
-_HARMLESS = decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS
+_HARMLESS = decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS
 _HARMLESS |= {"ep_size", "aux_loss_alpha", "seq_aux"}
 _HEAD_UNIT = 16
 
@@ -143,7 +144,7 @@ def _read_decoder(config: Settings, latent: Latent) -> DecoderShape:
 
     config.expect("head_dim", latent.turned)
     config.expect("qk_head_dim", latent.plain + latent.turned)
-    shape = decoder.read_decoder(config, kinds=read_kinds, head_dim=latent.head_dim)
+    shape = decoder_shape.read_decoder(config, kinds=read_kinds, head_dim=latent.head_dim)
     return replace(shape, kv_heads=1, scale=_read_scale(config, latent))
 
 

@@ -19,7 +19,7 @@ from installer.checkpoint.graph import pooling
 from installer.checkpoint.graph.attention import Tables, angles
 from installer.checkpoint.graph.bert import declare_texts
 from installer.checkpoint.graph.builder import ACTIVATIONS, GraphBuilder
-from installer.checkpoint.graph.decoder import HARMLESS_KEYS
+from installer.checkpoint.graph.decoder_shape import HARMLESS_KEYS
 from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import Basis, Rope, read_scaling

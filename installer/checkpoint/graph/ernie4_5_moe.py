@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder, experts, llama, qwen3_moe
+from installer.checkpoint.graph import decoder, decoder_shape, experts, llama, qwen3_moe
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import read_rope
@@ -37,9 +38,9 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
         config.expect(key, True)
     config.expect("moe_gate", "topk")
     config.expect("moe_norm_min", _LEAST_SUM)
-    shape = decoder.read_decoder(config, tied=True, kinds=_read_kinds)
+    shape = decoder_shape.read_decoder(config, tied=True, kinds=_read_kinds)
     shape = replace(shape, mixture=_read_mixture(config, shape.layers))
-    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS | _TRAINING_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS | _TRAINING_KEYS)
     return shape
 
 

@@ -5,11 +5,11 @@ Reference: Boizard et al., EuroBERT (2025), `EuroBertModel`.
 
 from __future__ import annotations
 
-from installer.checkpoint.graph import decoder
-from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.graph import decoder_shape
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.reader import Checkpoint
 
-_HARMLESS = decoder.HARMLESS_KEYS | {
+_HARMLESS = decoder_shape.HARMLESS_KEYS | {
     *("mask_token_id", "bos_token", "eos_token", "pad_token", "mask_token"),
     *("pretraining_tp", "hidden_dropout", "classifier_pooling", "clf_pooling"),
 }
@@ -22,6 +22,6 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("architectures", ["EuroBertModel"], ["EuroBertForMaskedLM"])
     for bias in ("attention_bias", "mlp_bias"):
         config.expect(bias, False)
-    shape = decoder.read_decoder(config)
+    shape = decoder_shape.read_decoder(config)
     config.finish(_HARMLESS)
     return shape

@@ -20,7 +20,8 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph import experts
 from installer.checkpoint.graph.builder import ACTIVATIONS, MICROSOFT, GraphBuilder
-from installer.checkpoint.graph.decoder import Attention, DecoderShape
+from installer.checkpoint.graph.decoder import Attention
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.recurrent import Recurrent, Remembering
 
 _LENGTH_EPSILON = 1e-6

@@ -13,9 +13,10 @@ from functools import partial
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads, Norms
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import Basis, Rope, read_ropes, read_scaling
 from installer.checkpoint.reader import Checkpoint
@@ -47,7 +48,7 @@ _NORMS = Norms(
     heads=True,
     offset=1.0,
 )
-_HARMLESS = decoder.HARMLESS_KEYS | {"cache_implementation"}
+_HARMLESS = decoder_shape.HARMLESS_KEYS | {"cache_implementation"}
 _OF_IMAGES = (
     *("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index"),
     *("image_token_index", "boi_token_id", "eoi_token_id", "image_token_id"),
@@ -96,7 +97,7 @@ def _read(config: Settings, *, both_ways: bool = False) -> DecoderShape:
     config.expect("attn_logit_softcapping")
     config.expect("final_logit_softcapping")
     kinds = partial(_read_kinds, both_ways=both_ways)
-    shape = decoder.read_decoder(
+    shape = decoder_shape.read_decoder(
         config, kinds=kinds, activation=("hidden_activation", "gelu_pytorch_tanh")
     )
     scale = config.number("query_pre_attn_scalar") ** -0.5

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads, Norms
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import read_rope
 from installer.checkpoint.reader import Checkpoint
@@ -32,8 +33,8 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["Glm4ForCausalLM"])
     bias = config.flag("attention_bias", True)
-    shape = decoder.read_decoder(config, kinds=_read_kinds)
-    config.finish(decoder.HARMLESS_KEYS)
+    shape = decoder_shape.read_decoder(config, kinds=_read_kinds)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return replace(shape, norms=_NORMS, input_bias=bias)
 
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder, experts, routed
+from installer.checkpoint.graph import decoder, decoder_shape, experts, routed
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads, Norms
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import read_rope
 from installer.checkpoint.graph.routed import Routed
@@ -54,8 +55,8 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
 
 def _read(config: Settings, mixture: Routed, *, bias: bool, norms: bool) -> DecoderShape:
     config.expect("topk_method", "noaux_tc")
-    shape = decoder.read_decoder(config, kinds=_read_kinds)
-    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    shape = decoder_shape.read_decoder(config, kinds=_read_kinds)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return replace(shape, mixture=mixture, input_bias=bias, norms=Norms(heads=norms))
 
 

@@ -14,9 +14,10 @@ import onnx_ir as ir
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.expert_weights import ExpertWeights, TransposedStacks
-from installer.checkpoint.graph import decoder, experts
+from installer.checkpoint.graph import decoder, decoder_shape, experts
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import ORIGINAL, read_rope
@@ -33,7 +34,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["GptOssForCausalLM"])
     config.expect("attention_bias", True)
-    shape = decoder.read_decoder(config, kinds=_read_kinds)
+    shape = decoder_shape.read_decoder(config, kinds=_read_kinds)
     mixture = Mixture(
         experts=config.integer("num_local_experts"),
         chosen=config.integer("num_experts_per_tok"),
@@ -44,7 +45,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
         bias=True,
     )
     config.expect("experts_per_token", mixture.chosen)
-    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return replace(shape, mixture=mixture, sinks=True, output_bias=True)
 
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Final
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import decoder, llama
+from installer.checkpoint.graph import decoder_shape, llama
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_alike, read_kinds
 from installer.checkpoint.graph.rope import STILL, read_rope
 from installer.checkpoint.reader import Checkpoint
@@ -37,7 +38,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["GraniteForCausalLM"])
     shape = _read(config, read_alike)
-    config.finish(decoder.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return shape
 
 
@@ -51,7 +52,7 @@ def read_hybrid(checkpoint: Checkpoint) -> DecoderShape:
     inner = config.integer("shared_intermediate_size")
     config.assume("intermediate_size", inner)
     shape = _read(config, _read_kinds)
-    config.finish(decoder.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return replace(shape, inner=inner)
 
 
@@ -71,10 +72,10 @@ def build_hybrid(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     llama.build(graph, shape, form)
 
 
-def _read(config: Settings, kinds: decoder.ReadKinds) -> DecoderShape:
+def _read(config: Settings, kinds: decoder_shape.ReadKinds) -> DecoderShape:
     for bias in ("attention_bias", "mlp_bias"):
         config.expect(bias, False)
-    shape = decoder.read_decoder(config, kinds=kinds)
+    shape = decoder_shape.read_decoder(config, kinds=kinds)
     return replace(
         shape,
         scale=config.number("attention_multiplier", 1.0),

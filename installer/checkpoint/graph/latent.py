@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.decoder import Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.quantize import Float32
 
 _EPSILON = 1e-6

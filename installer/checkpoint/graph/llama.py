@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.reader import Checkpoint
 
 
@@ -20,8 +21,8 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("attention_bias", False)
     config.expect("mlp_bias", False)
     config.expect("pretraining_tp", 1)
-    shape = decoder.read_decoder(config)
-    config.finish(decoder.HARMLESS_KEYS)
+    shape = decoder_shape.read_decoder(config)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return shape
 
 

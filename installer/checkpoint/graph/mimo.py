@@ -14,10 +14,11 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder, qwen2
+from installer.checkpoint.graph import decoder, decoder_shape, qwen2
 from installer.checkpoint.graph.attention import Observed
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import read_late_windows
 from installer.checkpoint.graph.native import NativeHead
 from installer.checkpoint.reader import Checkpoint
@@ -37,8 +38,8 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("use_sliding_window", False)
     config.expect("num_nextn_predict_layers", 0, 1)
     predicts = config.whole("num_nextn_predict_layers", 0) > 0
-    shape = decoder.read_decoder(config, kinds=read_late_windows)
-    config.finish(decoder.HARMLESS_KEYS)
+    shape = decoder_shape.read_decoder(config, kinds=read_late_windows)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     kinds = (*shape.kinds, shape.kinds[-1]) if predicts else shape.kinds
     return replace(shape, predicts=predicts, kinds=kinds)
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder, experts, mixtral
+from installer.checkpoint.graph import decoder, decoder_shape, experts, mixtral
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import read_rope
@@ -36,14 +37,14 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("sliding_window")
     config.expect("shared_intermediate_size", 0)
     config.ignore("shared_moe_mode", "router_jitter_noise", *_DRAFT_KEYS)
-    shape = decoder.read_decoder(config, kinds=_read_kinds)
+    shape = decoder_shape.read_decoder(config, kinds=_read_kinds)
     config.expect("attn_type_list", [1] * shape.layers)
     mixture = Mixture(
         experts=config.integer("num_local_experts"),
         chosen=config.integer("num_experts_per_tok"),
         inner=shape.inner,
     )
-    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return replace(shape, mixture=mixture)
 
 

@@ -10,9 +10,10 @@ from functools import partial
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import read_rope
 from installer.checkpoint.reader import Checkpoint
@@ -46,9 +47,9 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     decoder.build_decoder(graph, shape, form, project, decoder.swiglu)
 
 
-def _read(config: Settings, kinds: decoder.ReadKinds) -> DecoderShape:
-    shape = decoder.read_decoder(config, kinds=kinds)
-    config.finish(decoder.HARMLESS_KEYS)
+def _read(config: Settings, kinds: decoder_shape.ReadKinds) -> DecoderShape:
+    shape = decoder_shape.read_decoder(config, kinds=kinds)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return shape
 
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Final
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import decoder, mistral
+from installer.checkpoint.graph import decoder_shape, mistral
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import ORIGINAL, read_rope
 from installer.checkpoint.graph.sharpening import Sharpening
@@ -50,7 +51,7 @@ def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
     config.ignore(*_OF_IMAGES)
     # Whether it is tied shows in the tensors: config.json often leaves it to the reference.
     tied = config.flag(_TIED, True) and text.flag(_TIED, True)
-    config.finish(decoder.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     text.expect("model_type", "mistral", "ministral3")
     if kind == "ministral3":
         return replace(_read_ministral3(text), tied=tied)
@@ -72,8 +73,8 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
 
 
 def _read_ministral3(config: Settings) -> DecoderShape:
-    shape = decoder.read_decoder(config, kinds=_read_kinds)
-    config.finish(decoder.HARMLESS_KEYS)
+    shape = decoder_shape.read_decoder(config, kinds=_read_kinds)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return shape
 
 

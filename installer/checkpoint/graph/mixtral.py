@@ -12,9 +12,10 @@ from functools import partial
 import onnx_ir as ir
 
 from installer.checkpoint.expert_weights import ExpertWeights
-from installer.checkpoint.graph import decoder, experts, llama
+from installer.checkpoint.graph import decoder, decoder_shape, experts, llama
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import read_rope
@@ -31,13 +32,13 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["MixtralForCausalLM"])
     config.ignore("router_jitter_noise")  # steers training
-    shape = decoder.read_decoder(config, kinds=_read_kinds)
+    shape = decoder_shape.read_decoder(config, kinds=_read_kinds)
     mixture = Mixture(
         experts=config.integer("num_local_experts"),
         chosen=config.integer("num_experts_per_tok"),
         inner=shape.inner,
     )
-    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return replace(shape, mixture=mixture)
 
 

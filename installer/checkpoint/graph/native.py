@@ -32,7 +32,8 @@ from installer.checkpoint.graph.builder import (
     Dim,
     GraphBuilder,
 )
-from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.decoder import Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.sharpening import Sharpener, positions_of_spans
 from installer.checkpoint.graph.storage import IntegerMatrix, Matrix, QuantizedMatrix
 from installer.checkpoint.quantize import Scheme, block_size

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads, Norms, ReadKinds
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms, ReadKinds
 from installer.checkpoint.graph.kinds import (
     FULL,
     SLIDING,
@@ -59,8 +60,8 @@ def _read(checkpoint: Checkpoint, architecture: str, kinds: ReadKinds) -> Decode
     config.expect("architectures", [architecture])
     config.expect("attention_bias", False)
     config.expect("clip_qkv")
-    shape = decoder.read_decoder(config, kinds=kinds)
-    config.finish(decoder.HARMLESS_KEYS)
+    shape = decoder_shape.read_decoder(config, kinds=kinds)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return replace(shape, norms=_NORMS)
 
 

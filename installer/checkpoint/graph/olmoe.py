@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from installer.checkpoint.graph import decoder, experts, minimax_m2, qwen3_moe
+from installer.checkpoint.graph import decoder, decoder_shape, experts, minimax_m2, qwen3_moe
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.reader import Checkpoint
 
@@ -25,14 +26,14 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("attention_bias", False)
     config.expect("clip_qkv")
     config.assume("rms_norm_eps", _EPSILON)
-    shape = decoder.read_decoder(config)
+    shape = decoder_shape.read_decoder(config)
     mixture = Mixture(
         experts=config.integer("num_experts"),
         chosen=config.integer("num_experts_per_tok"),
         inner=shape.inner,
         adds_up=config.flag("norm_topk_prob", False),
     )
-    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return replace(shape, mixture=mixture)
 
 

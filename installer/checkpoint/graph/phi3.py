@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import ORIGINAL, read_rope
 from installer.checkpoint.reader import Checkpoint
@@ -30,8 +31,8 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
         config.expect(bias, False)
     for step in ("full_attn_mod", "interpolate_factor"):
         config.expect(step, 1)
-    shape = decoder.read_decoder(config, kinds=_read_kinds)
-    config.finish(decoder.HARMLESS_KEYS | _TRAINING_KEYS)
+    shape = decoder_shape.read_decoder(config, kinds=_read_kinds)
+    config.finish(decoder_shape.HARMLESS_KEYS | _TRAINING_KEYS)
     return shape
 
 

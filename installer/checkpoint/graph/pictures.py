@@ -16,7 +16,8 @@ import onnx_ir as ir
 from appliance.bundle.specs import DecoderSpec
 from installer.checkpoint.graph.attention import PAIR, FloatSlots, HalfSlots, Tables
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Heads, ReadKinds
+from installer.checkpoint.graph.decoder import Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import AXES, Axes, Rope, read_rope
 from installer.checkpoint.graph.tower import TowerShape, rotations

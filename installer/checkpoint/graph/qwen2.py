@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import read_late_windows
 from installer.checkpoint.reader import Checkpoint
 
@@ -19,8 +20,8 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["Qwen2ForCausalLM"])
     config.expect("use_mrope", False)
-    shape = decoder.read_decoder(config, kinds=read_late_windows)
-    config.finish(decoder.HARMLESS_KEYS)
+    shape = decoder_shape.read_decoder(config, kinds=read_late_windows)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return shape
 
 

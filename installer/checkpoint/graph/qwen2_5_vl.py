@@ -13,7 +13,7 @@ from functools import partial
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import decoder, qwen2
+from installer.checkpoint.graph import decoder, decoder_shape, qwen2
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.pictures import PictureShape, read_axes, slots_of
 from installer.checkpoint.graph.tower import EPSILON, ROPE, Patches, TowerShape
@@ -33,7 +33,7 @@ def read(checkpoint: Checkpoint) -> PictureShape:
         text.expect("tie_word_embeddings", tied)
     text.expect("use_sliding_window", False)
     text.ignore("sliding_window", "max_window_layers")
-    shape = decoder.read_decoder(text, tied=tied, kinds=read_axes("apart"))
+    shape = decoder_shape.read_decoder(text, tied=tied, kinds=read_axes("apart"))
     newer = "model.language_model.norm.weight" in checkpoint.tensors
     seen = _read_tower(
         config.needed("vision_config"), shape.hidden, "model.visual" if newer else "visual"
@@ -43,8 +43,8 @@ def read(checkpoint: Checkpoint) -> PictureShape:
     # Videos are not offered; the tokens around an image are the template's to write.
     config.ignore(*_TOKENS)
     if text is not config:
-        text.finish(decoder.HARMLESS_KEYS)
-    config.finish(decoder.HARMLESS_KEYS)
+        text.finish(decoder_shape.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return picture
 
 
@@ -127,5 +127,5 @@ def _read_tower(sight: Settings, width: int, at: str) -> TowerShape:
         window=window // (patch * merge),
         full=frozenset(sight.ids("fullatt_block_indexes")),
     )
-    sight.finish(decoder.HARMLESS_KEYS)
+    sight.finish(decoder_shape.HARMLESS_KEYS)
     return shape

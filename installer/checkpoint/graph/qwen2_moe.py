@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder, experts, qwen2, qwen3_moe
+from installer.checkpoint.graph import decoder, decoder_shape, experts, qwen2, qwen3_moe
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import read_late_windows
 from installer.checkpoint.graph.qwen3_moe import FindExperts
@@ -27,9 +28,9 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("qkv_bias", True)
     # The reference would give a window to every other layer below max_window_layers.
     config.expect("use_sliding_window", False)
-    shape = decoder.read_decoder(config, kinds=read_late_windows)
+    shape = decoder_shape.read_decoder(config, kinds=read_late_windows)
     shape = replace(shape, mixture=read_mixture(config, shape.layers))
-    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return shape
 
 

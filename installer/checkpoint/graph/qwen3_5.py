@@ -12,9 +12,10 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import decoder, gated_delta
+from installer.checkpoint.graph import decoder, decoder_shape, gated_delta
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import Attention, DecoderShape, Form, Heads, Norms
+from installer.checkpoint.graph.decoder import Attention, Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.graph.gated_delta import Project
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.recurrent import LINEAR, Recurrent
@@ -58,7 +59,7 @@ def words_of(config: Settings) -> tuple[Settings, bool]:
     tied = config.flag("tie_word_embeddings", False)
     text.expect("tie_word_embeddings", tied)
     config.ignore("vision_config", *_OF_IMAGES)
-    config.finish(decoder.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return text, tied
 
 
@@ -68,7 +69,7 @@ def read_hybrid(config: Settings, *, tied: bool) -> DecoderShape:
     config.expect("attn_output_gate", True)
     config.expect("use_sliding_window", False)
     config.ignore("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
-    shape = decoder.read_decoder(config, tied=tied, kinds=_read_kinds)
+    shape = decoder_shape.read_decoder(config, tied=tied, kinds=_read_kinds)
     return replace(shape, norms=NORMS, recurrent=_read_recurrent(config, shape.layers))
 
 
@@ -130,7 +131,7 @@ class _GatedHeads:
 def _read(config: Settings, *, tied: bool) -> DecoderShape:
     config.expect("mlp_only_layers", [])
     shape = read_hybrid(config, tied=tied)
-    config.finish(decoder.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return shape
 
 

@@ -10,9 +10,17 @@ from dataclasses import replace
 from functools import partial
 
 from installer.checkpoint.expert_weights import ExpertWeights, HalvedRows
-from installer.checkpoint.graph import decoder, experts, gated_delta, qwen2_moe, qwen3_5, qwen3_moe
+from installer.checkpoint.graph import (
+    decoder_shape,
+    experts,
+    gated_delta,
+    qwen2_moe,
+    qwen3_5,
+    qwen3_moe,
+)
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 from installer.checkpoint.tensors import Tensors
@@ -46,7 +54,7 @@ def read_mixed(config: Settings, *, tied: bool) -> DecoderShape:
     config.assume("intermediate_size", config.integer("moe_intermediate_size"))
     shape = qwen3_5.read_hybrid(config, tied=tied)
     shape = replace(shape, mixture=qwen2_moe.read_mixture(config, shape.layers))
-    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return shape
 
 

@@ -17,8 +17,8 @@ from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder_embedder, qwen3
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.cross_encoder import SIGMOID, conclude, read_activation
-from installer.checkpoint.graph.decoder import DecoderShape
 from installer.checkpoint.graph.decoder_embedder import EmbedderShape, reading_bytes
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.last_token import LastToken
 from installer.checkpoint.graph.sentence import MODULES, module_kinds, read_max_length
 from installer.checkpoint.reader import Checkpoint

@@ -12,9 +12,10 @@ from functools import partial
 import onnx_ir as ir
 
 from installer.checkpoint.expert_weights import ExpertWeights
-from installer.checkpoint.graph import decoder, experts, qwen3
+from installer.checkpoint.graph import decoder, decoder_shape, experts, qwen3
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import read_late_windows
 from installer.checkpoint.reader import Checkpoint
@@ -33,9 +34,9 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("attention_bias", False)
     # With a window the reference would give it to all layers, whatever max_window_layers says.
     config.expect("use_sliding_window", False)
-    shape = decoder.read_decoder(config, kinds=read_late_windows)
+    shape = decoder_shape.read_decoder(config, kinds=read_late_windows)
     shape = replace(shape, mixture=read_mixture(config, shape.layers))
-    config.finish(decoder.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
     return shape
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from installer.checkpoint.graph import gated_delta, qwen2_moe, qwen3_5, qwen3_5_moe
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.reader import Checkpoint
 
 

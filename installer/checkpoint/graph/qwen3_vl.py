@@ -13,9 +13,9 @@ from typing import Protocol
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import decoder, qwen3, tower
+from installer.checkpoint.graph import decoder, decoder_shape, qwen3, tower
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, ReadKinds
+from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds
 from installer.checkpoint.graph.pictures import PictureShape, read_axes, slots_of
 from installer.checkpoint.graph.tower import Patches, TowerShape
 from installer.checkpoint.reader import Checkpoint
@@ -33,7 +33,7 @@ class ReadWords(Protocol):
 
 def read(checkpoint: Checkpoint) -> PictureShape:
     """Read config.json. Raises CheckpointError naming a key that these graphs cannot express."""
-    return read_as(checkpoint, "Qwen3VLForConditionalGeneration", decoder.read_decoder)
+    return read_as(checkpoint, "Qwen3VLForConditionalGeneration", decoder_shape.read_decoder)
 
 
 def read_as(checkpoint: Checkpoint, architecture: str, read_words: ReadWords) -> PictureShape:
@@ -48,7 +48,7 @@ def read_as(checkpoint: Checkpoint, architecture: str, read_words: ReadWords) ->
         raise CheckpointError("config.json: deepstack_visual_indexes names absent layers")
     # Videos are not offered; the tokens around an image are the template's to write.
     config.ignore("video_token_id", "vision_start_token_id", "vision_end_token_id")
-    config.finish(decoder.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return picture
 
 
@@ -111,7 +111,7 @@ def _read_words(text: Settings, read_words: ReadWords, *, tied: bool) -> Decoder
     text.expect("attention_bias", False)
     text.expect("tie_word_embeddings", tied)
     shape = read_words(text, tied=tied, kinds=read_axes("interleaved"))
-    text.finish(decoder.HARMLESS_KEYS)
+    text.finish(decoder_shape.HARMLESS_KEYS)
     return replace(shape, root=WORDS)
 
 
@@ -137,5 +137,5 @@ def _read_tower(sight: Settings, width: int) -> TowerShape:
         side=side,
         deep=sight.ids("deepstack_visual_indexes"),
     )
-    sight.finish(decoder.HARMLESS_KEYS)
+    sight.finish(decoder_shape.HARMLESS_KEYS)
     return shape

@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 
 from installer.checkpoint.expert_weights import ExpertWeights, HalvedStacks
-from installer.checkpoint.graph import decoder, experts, qwen3, qwen3_moe, qwen3_vl
+from installer.checkpoint.graph import decoder, decoder_shape, experts, qwen3, qwen3_moe, qwen3_vl
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, ReadKinds
+from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds
 from installer.checkpoint.graph.pictures import PictureShape, slots_of
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
@@ -35,7 +35,7 @@ def _read_words(config: Settings, *, tied: bool, kinds: ReadKinds) -> DecoderSha
     config.expect("norm_topk_prob", True)
     config.assume("norm_topk_prob", True)
     config.ignore(*experts.HARMLESS_KEYS)
-    shape = decoder.read_decoder(config, tied=tied, kinds=kinds)
+    shape = decoder_shape.read_decoder(config, tied=tied, kinds=kinds)
     return replace(shape, mixture=qwen3_moe.read_mixture(config, shape.layers))
 
 

@@ -19,7 +19,7 @@ from appliance.errors import CheckpointError
 from installer.checkpoint.expert_weights import ExpertWeights
 from installer.checkpoint.graph import decoder, experts
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.settings import Settings
 

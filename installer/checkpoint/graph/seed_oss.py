@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder
+from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form, Heads
+from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.reader import Checkpoint
 
 _TRAINING_KEYS = frozenset({"residual_dropout"})
@@ -24,8 +25,8 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("mlp_bias", False)
     config.expect("pretraining_tp", 1)
     biases = config.flag("attention_bias", True), config.flag("attention_out_bias", False)
-    shape = decoder.read_decoder(config)
-    config.finish(decoder.HARMLESS_KEYS | _TRAINING_KEYS)
+    shape = decoder_shape.read_decoder(config)
+    config.finish(decoder_shape.HARMLESS_KEYS | _TRAINING_KEYS)
     return replace(shape, input_bias=biases[0], output_bias=biases[1])
 
 

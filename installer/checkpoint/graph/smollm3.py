@@ -7,9 +7,10 @@ and Back Again (2025).
 from __future__ import annotations
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import decoder, llama
+from installer.checkpoint.graph import decoder_shape, llama
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Form
+from installer.checkpoint.graph.decoder import Form
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import STILL, read_rope
 from installer.checkpoint.reader import Checkpoint
@@ -31,8 +32,8 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("use_sliding_window", False)
     # The window of nothing, and how it was trained.
     config.ignore("sliding_window", "max_window_layers", "pretraining_tp")
-    shape = decoder.read_decoder(config, tied=True, kinds=_read_kinds)
-    config.finish(decoder.HARMLESS_KEYS)
+    shape = decoder_shape.read_decoder(config, tied=True, kinds=_read_kinds)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return shape
 
 

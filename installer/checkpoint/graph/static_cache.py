@@ -15,7 +15,8 @@ import onnx_ir as ir
 from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.attention import PAIR, angles, choose_rows
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Heads
+from installer.checkpoint.graph.decoder import Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.sharpening import Sharpener
 
 _HEADS_FIRST = (0, 2, 1, 3)

@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph.attention import Tables, angles
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
-from installer.checkpoint.graph.decoder import DecoderShape, Heads, norm_of_sum
+from installer.checkpoint.graph.decoder import Heads, norm_of_sum
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import Kinds, LayerKind
 
 _UNSEEN = -1e4
