@@ -136,10 +136,10 @@ def test_dense_layers_count_for_the_checkpoint_s_digest(tmp_path: Path) -> None:
     ("write", "layers"),
     [
         (write_embedding_gemma, 3),
-        (write_embedding_gemma2, 3),
-        (write_modernbert_reranker, 2),
-        (write_mpnet_reranker, 2),
-        (partial(write_nomic, own_words=True), 2),
+        pytest.param(write_embedding_gemma2, 3, marks=pytest.mark.slow),
+        pytest.param(write_modernbert_reranker, 2, marks=pytest.mark.slow),
+        pytest.param(write_mpnet_reranker, 2, marks=pytest.mark.slow),
+        pytest.param(partial(write_nomic, own_words=True), 2, marks=pytest.mark.slow),
     ],
 )
 def test_the_gate_compares_them_with_all_that_is_behind(
