@@ -98,6 +98,12 @@ class CallMachine:
             pieces.append(self._more(value))
         return end is not None
 
+    def _skipped(self) -> bool:
+        """Drop what is held of the JSON object around the arguments; true if it ended."""
+        end = self._value.find(self._held)
+        self._held = "" if end is None else self._held[end:]
+        return end is not None
+
     def _begin(self, name: str, arguments_json: str = "") -> Piece:
         self.calls += 1
         self._value = ObjectEnd()

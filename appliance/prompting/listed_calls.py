@@ -84,9 +84,7 @@ class ListedCalls(CallMachine):
         return self._go(self._tail, 0)
 
     def _tail(self, _pieces: list[Piece]) -> bool:
-        end = self._value.find(self._held)
-        self._held = "" if end is None else self._held[end:]
-        return end is not None and self._go(self._list, 0)
+        return self._skipped() and self._go(self._list, 0)
 
     def _cut_off(self, pieces: list[Piece]) -> None:
         if self._state in (self._begun, self._list, self._object) and self._lead + self._held:

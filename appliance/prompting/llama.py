@@ -66,11 +66,7 @@ class LlamaParser(CallMachine):
         return self._go(self._tail, 0)
 
     def _tail(self, _pieces: list[Piece]) -> bool:
-        end = self._value.find(self._held)
-        self._held = "" if end is None else self._held[end:]
-        if end is None:
-            return False
-        return self._go(self._between, 0)
+        return self._skipped() and self._go(self._between, 0)
 
     def _between(self, pieces: list[Piece]) -> bool:
         self._held = self._held.lstrip("; \t\r\n")

@@ -62,6 +62,8 @@ class SlotTable:
         self._index = PrefixIndex(reuse_block, anew)
         self._promised = PrefixIndex(reuse_block, anew)
         self._promises: dict[Sequence, Prefix] = {}
+        self._stops: dict[Prefix, tuple[int, ...]] = {}
+        """Of what is promised, where snapshots will stand."""
         self._moves: list[Move] = []
         self._each = snapshots
         self._numbers = list(range(count * snapshots))
@@ -111,7 +113,7 @@ class SlotTable:
         if not self._each:
             return self._promised.longest(sequence)
         return _latest(
-            (match, _snapshots(match.prefix).at) for match in self._promised.sharing(sequence)
+            (match, self._stops[match.prefix]) for match in self._promised.sharing(sequence)
         )
 
     def claim(self, sequence: Sequence, match: Match | None) -> None:
@@ -121,7 +123,7 @@ class SlotTable:
         tokens = match.tokens if match is not None else 0
         sequence.slot = self._room(match)
         held = self._held[sequence.slot]
-        stops = self._stops(sequence, tokens)
+        stops = self._places(sequence, tokens)
         if match is not None:
             self._bring(match, sequence.slot, held)
         if held is not None:
@@ -140,7 +142,7 @@ class SlotTable:
 
     def stops(self, sequence: Sequence) -> Iterable[int]:
         """The places in its prompt that get snapshots, in order."""
-        return _snapshots(self._promises[sequence]).at if self._each else ()
+        return self._stops[self._promises[sequence]]
 
     def snapshot(self, sequence: Sequence, stop: int) -> int:
         """The number under which the step that is planned sets its state at `stop` aside."""
@@ -219,6 +221,7 @@ class SlotTable:
             numbers += _snapshots(prefix).numbers
         assert sorted(numbers) == list(range(self.count * self._each))
         assert self._promises.keys() == set(self._prefilling)
+        assert self._stops.keys() == set(self._promises.values())
         self._promised.check_integrity(list(self._promises.values()))
         assert all(sequence.phase is Phase.DECODE for sequence in self._decoding)
         assert all(sequence.phase is Phase.PREFILL for sequence in self._prefilling)
@@ -238,15 +241,12 @@ class SlotTable:
         cached = [prefix for prefix in self._held if prefix is not None and prefix.owner is None]
         return min(cached, key=lambda prefix: prefix.used).slot
 
-    def _stops(self, sequence: Sequence, tokens: int) -> Snapshots | None:
-        """What it promises others, if it goes on behind the first `tokens`."""
+    def _places(self, sequence: Sequence, tokens: int) -> tuple[int, ...]:
+        """Where it gets snapshots, if it goes on behind the first `tokens`."""
         if not self._each:
-            return None
+            return ()
         shared = max((match.tokens for match in self._index.sharing(sequence)), default=0)
-        promised = Snapshots()
-        wanted = places(len(sequence.tokens), tokens, shared, self._block)
-        promised.at = dict.fromkeys(wanted, -1)
-        return promised
+        return places(len(sequence.tokens), tokens, shared, self._block)
 
     def _bring(self, match: Match, slot: int, held: Prefix | None) -> None:
         """Have the tokens of `match` in `slot`, whose content is `held`."""
@@ -264,11 +264,11 @@ class SlotTable:
         sequence: Sequence,
         tokens: int,
         taken: Prefix | None,
-        promised: Snapshots | None,
+        stops: tuple[int, ...],
     ) -> None:
         """Prefill begins behind the first `tokens`, which the slot holds or gets by a move.
 
-        `taken`: the content that it goes on with, snapshots included.
+        `taken`: the content that it goes on with, snapshots included. `stops`: where it gets more.
         """
         assert sequence.slot is not None
         snapshots = None if taken is None else taken.snapshots
@@ -279,8 +279,8 @@ class SlotTable:
         prefix = Prefix(sequence, sequence.slot, tokens, snapshots)
         self._held[sequence.slot] = prefix
         self._index.note(prefix)
-        promise = Prefix(sequence, -1, len(sequence.tokens), promised)
-        self._promises[sequence] = promise
+        promise = self._promises[sequence] = Prefix(sequence, -1, len(sequence.tokens))
+        self._stops[promise] = stops
         self._promised.note(promise)
         sequence.computed = tokens
         sequence.reached = max(sequence.reached, tokens)
@@ -289,7 +289,9 @@ class SlotTable:
 
     def _leave_prefill(self, sequence: Sequence) -> None:
         self._prefilling.remove(sequence)
-        self._promised.drop(self._promises.pop(sequence))
+        promise = self._promises.pop(sequence)
+        self._promised.drop(promise)
+        del self._stops[promise]
 
     def _move(self, sequence: Sequence, target: int) -> None:
         """Bring `sequence` to slot `target`, whose content takes its place, if there is any."""

@@ -48,7 +48,7 @@ class Inputs:
 
 
 Project = Callable[[GraphBuilder, DecoderShape, str, ir.Value], Inputs]
-"""x [B, S, hidden] -> what the layer `at` reads."""
+"""x [B, S, hidden] -> what the module `at` reads."""
 
 
 def mix(
@@ -58,10 +58,11 @@ def mix(
     layer: int,
     at: str,
     x: ir.Value,
+    *,
     project: Project,
 ) -> ir.Value:
-    """x [B, S, hidden] -> what the module `at` of `layer` adds to the stream."""
-    own = shape.recurrent
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Recurrence."""
+    own, at = shape.recurrent, f"{at}.linear_attn"
     assert own is not None
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     inputs = project(graph, shape, at, x)

@@ -8,13 +8,14 @@ Reference: `Qwen3_5ForCausalLM` and `Qwen3_5ForConditionalGeneration` (2026).
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder, decoder_shape, gated_delta
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import Attention, Form, Heads
+from installer.checkpoint.graph.decoder import Form, Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.graph.gated_delta import Project
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
@@ -81,18 +82,7 @@ def build_hybrid(
     feed_forward: decoder.FeedForward,
 ) -> None:
     """Write the graph of a decoder whose Gated DeltaNets read by `project`."""
-
-    def recur(
-        graph: GraphBuilder,
-        shape: DecoderShape,
-        attention: Attention,
-        layer: int,
-        at: str,
-        x: ir.Value,
-    ) -> ir.Value:
-        return gated_delta.mix(graph, shape, attention, layer, f"{at}.linear_attn", x, project)
-
-    gated = _GatedHeads()
+    gated, recur = _GatedHeads(), partial(gated_delta.mix, project=project)
     decoder.build_decoder(graph, shape, form, gated.project, feed_forward, gated.conclude, recur)
 
 

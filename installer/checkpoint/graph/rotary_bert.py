@@ -97,8 +97,7 @@ class RotaryBertShape:
 
     @property
     def sizes(self) -> HeadSizes:
-        head_dim = self.hidden // self.heads
-        return HeadSizes(self.heads, self.heads, head_dim, head_dim**-0.5, self.longest)
+        return HeadSizes.alike(self.hidden, self.heads, self.longest)
 
     @property
     def token_bytes(self) -> int:

@@ -46,6 +46,12 @@ class HeadSizes:
     scale: float
     context: int
 
+    @classmethod
+    def alike(cls, hidden: int, heads: int, context: int) -> HeadSizes:
+        """Of `heads` that share the width of a state, each with keys and values of its own."""
+        head_dim = hidden // heads
+        return cls(heads, heads, head_dim, head_dim**-0.5, context)
+
 
 def window_bytes(kinds: Kinds, heads: int) -> int:
     """Bytes that a token's products in a layer with a window take, at most."""
