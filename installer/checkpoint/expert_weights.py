@@ -120,6 +120,12 @@ class ExpertWeights:
         return kept
 
 
+def matrices(tensors: Tensors, at: str) -> ExpertWeights:
+    """Three matrices for each expert of the module `at`, as most publishers name them."""
+    gate, up, down = (f"{at}.{{}}.{name}_proj.weight" for name in ("gate", "up", "down"))
+    return ExpertWeights(tensors, (gate, up), down)
+
+
 class TransposedStacks(ExpertWeights):
     """Floats of all experts in two tensors, [experts, hidden, 2 * inner] and [experts, inner,
     hidden], as gpt-oss is published without its own quantization."""

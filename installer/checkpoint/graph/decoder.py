@@ -173,6 +173,18 @@ def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, b
     return queries, keys, values
 
 
+def project_normed(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
+    """The same without biases; all query heads are normed as one, and all key heads."""
+    queries, keys, values = project(graph, shape, at, x, bias=False)
+    epsilon = shape.epsilon / shape.divisors(graph).into_attention ** 2
+
+    def norm(name: str, y: ir.Value, heads: int) -> ir.Value:
+        gain = f"{at}.self_attn.{name}_norm.weight"
+        return graph.norm(y, gain, heads * shape.head_dim, epsilon)
+
+    return norm("q", queries, shape.heads), norm("k", keys, shape.kv_heads), values
+
+
 def conclude_plainly(
     graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value
 ) -> ir.Value:

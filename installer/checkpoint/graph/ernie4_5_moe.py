@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph import decoder, decoder_shape, experts, llama, qwen3_moe
+from installer.checkpoint.expert_weights import matrices
+from installer.checkpoint.graph import decoder, decoder_shape, experts, llama
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
@@ -77,7 +78,7 @@ def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
     name, hidden, stored = f"{at}.gate", shape.hidden, f"{at}.experts"
     scores = experts.router(graph, x, name, hidden, mixture.experts, divided=divided)
     choice = _choose(graph, scores, f"{at}.moe_statics.e_score_correction_bias", mixture)
-    weights = qwen3_moe.matrices(graph.tensors, stored)
+    weights = matrices(graph.tensors, stored)
     mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored, divided=divided)
     if not mixture.shared:
         return mixed

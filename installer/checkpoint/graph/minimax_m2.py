@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph import decoder, decoder_shape, experts, mixtral
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
@@ -50,7 +50,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    decoder.build_decoder(graph, shape, form, project, _feed_forward)
+    decoder.build_decoder(graph, shape, form, decoder.project_normed, _feed_forward)
 
 
 def _read_kinds(config: Settings, head_dim: int) -> Kinds:
@@ -60,17 +60,6 @@ def _read_kinds(config: Settings, head_dim: int) -> Kinds:
     rope = read_rope(config, head_dim, partial=True, theta=_THETA)
     config.expect(_TURNED, rope.turned)
     return read_kinds(config, {FULL: LayerKind(rope)}, [FULL] * config.integer("num_hidden_layers"))
-
-
-def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
-    """Linear layers without biases; all query heads are normed as one, and all key heads."""
-    queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
-
-    def norm(name: str, y: ir.Value, heads: int) -> ir.Value:
-        gain = f"{at}.self_attn.{name}_norm.weight"
-        return graph.norm(y, gain, heads * shape.head_dim, shape.epsilon)
-
-    return norm("q", queries, shape.heads), norm("k", keys, shape.kv_heads), values
 
 
 def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:

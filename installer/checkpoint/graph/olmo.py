@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import onnx_ir as ir
-
 from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import Form, Heads
+from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms, ReadKinds
 from installer.checkpoint.graph.kinds import (
     FULL,
@@ -52,7 +50,7 @@ def read_olmo3(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    decoder.build_decoder(graph, shape, form, _project, decoder.swiglu)
+    decoder.build_decoder(graph, shape, form, decoder.project_normed, decoder.swiglu)
 
 
 def _read(checkpoint: Checkpoint, architecture: str, kinds: ReadKinds) -> DecoderShape:
@@ -82,14 +80,3 @@ def _read_ropes(config: Settings, head_dim: int) -> dict[str, Rope]:
     basis = replace(basis, theta=config.number("rope_theta", _THETA))
     far = read_scaling(config.section("rope_scaling"), basis)
     return {FULL: far, SLIDING: read_scaling(None, basis)}
-
-
-def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
-    queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
-    epsilon = shape.epsilon / shape.divisors(graph).into_attention ** 2
-
-    def norm(name: str, y: ir.Value, heads: int) -> ir.Value:
-        gain = f"{at}.self_attn.{name}_norm.weight"
-        return graph.norm(y, gain, heads * shape.head_dim, epsilon)
-
-    return norm("q", queries, shape.heads), norm("k", keys, shape.kv_heads), values

@@ -6,9 +6,8 @@ Reference: OLMoE: Open Mixture-of-Experts Language Models (2024), `OlmoeForCausa
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
-from installer.checkpoint.graph import decoder, decoder_shape, experts, minimax_m2, qwen3_moe
+from installer.checkpoint.graph import decoder, decoder_shape, experts, qwen3_moe
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
@@ -39,5 +38,4 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    feed_forward = partial(qwen3_moe.feed_forward, weights=qwen3_moe.matrices)
-    decoder.build_decoder(graph, shape, form, minimax_m2.project, feed_forward)
+    decoder.build_decoder(graph, shape, form, decoder.project_normed, qwen3_moe.feed_forward)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from installer.checkpoint.expert_weights import matrices
 from installer.checkpoint.graph import decoder, decoder_shape, experts, qwen2, qwen3_moe
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
@@ -50,7 +51,7 @@ def feed_forward(
     shape: DecoderShape,
     at: str,
     x: ir.Value,
-    weights: FindExperts = qwen3_moe.matrices,
+    weights: FindExperts = matrices,
 ) -> ir.Value:
     """The chosen experts' results and the shared one's, times its weight."""
     mixture, divided = shape.mixture, shape.divisors(graph).into_feed_forward

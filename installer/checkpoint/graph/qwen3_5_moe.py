@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from installer.checkpoint.expert_weights import ExpertWeights, HalvedRows
+from installer.checkpoint.expert_weights import ExpertWeights, HalvedRows, matrices
 from installer.checkpoint.graph import (
     decoder_shape,
     experts,
     gated_delta,
     qwen2_moe,
     qwen3_5,
-    qwen3_moe,
 )
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
@@ -63,4 +62,4 @@ def _experts(tensors: Tensors, at: str) -> ExpertWeights:
     gate_up, down = f"{at}.gate_up_proj", f"{at}.down_proj"
     if tensors.holds(gate_up):
         return HalvedRows(tensors, (gate_up,), down)
-    return qwen3_moe.matrices(tensors, at)
+    return matrices(tensors, at)

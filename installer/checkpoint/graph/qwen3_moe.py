@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import onnx_ir as ir
 
-from installer.checkpoint.expert_weights import ExpertWeights
+from installer.checkpoint.expert_weights import ExpertWeights, matrices
 from installer.checkpoint.graph import decoder, decoder_shape, experts, qwen3
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
@@ -24,7 +23,6 @@ from installer.checkpoint.tensors import Tensors
 
 FindExperts = Callable[[Tensors, str], ExpertWeights]
 """A checkpoint's tensors and the name of a layer's experts -> where their weights lie."""
-_NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
 def read(checkpoint: Checkpoint) -> DecoderShape:
@@ -42,7 +40,7 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    decoder.build_decoder(graph, shape, form, qwen3.project, _feed_forward)
+    decoder.build_decoder(graph, shape, form, qwen3.project, feed_forward)
 
 
 def read_mixture(config: Settings, layers: int) -> Mixture:
@@ -58,7 +56,7 @@ def read_mixture(config: Settings, layers: int) -> Mixture:
 
 
 def feed_forward(
-    graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, weights: FindExperts
+    graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, weights: FindExperts = matrices
 ) -> ir.Value:
     """The chosen experts' results; or one feed-forward alone. `weights`: of a layer's experts."""
     mixture, divided = shape.mixture, shape.divisors(graph).into_feed_forward
@@ -71,12 +69,3 @@ def feed_forward(
     stored, hidden = f"{at}.mlp.experts", shape.hidden
     found = weights(graph.tensors, stored)
     return experts.mix(graph, x, choice, mixture, found, hidden, stored, divided=divided)
-
-
-def matrices(tensors: Tensors, at: str) -> ExpertWeights:
-    """Three matrices for each expert."""
-    gate, up, down = (f"{at}.{{}}.{name}.weight" for name in _NAMES)
-    return ExpertWeights(tensors, (gate, up), down)
-
-
-_feed_forward = partial(feed_forward, weights=matrices)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from installer.checkpoint.expert_weights import ExpertWeights, HalvedStacks
+from installer.checkpoint.expert_weights import ExpertWeights, HalvedStacks, matrices
 from installer.checkpoint.graph import decoder, decoder_shape, experts, qwen3, qwen3_moe, qwen3_vl
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds
@@ -44,4 +44,4 @@ def _experts(tensors: Tensors, at: str) -> ExpertWeights:
     gate_up, down = f"{at}.gate_up_proj", f"{at}.down_proj"
     if tensors.holds(gate_up):
         return HalvedStacks(tensors, (gate_up,), down)
-    return qwen3_moe.matrices(tensors, at)
+    return matrices(tensors, at)

@@ -16,14 +16,13 @@ from typing import Literal
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.expert_weights import ExpertWeights
+from installer.checkpoint.expert_weights import matrices
 from installer.checkpoint.graph import decoder, experts
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.settings import Settings
 
-NAMES = ("gate_proj", "up_proj", "down_proj")
 _LEAST_WEIGHT = 1e-30
 """Below what any chosen expert weighs; its logarithm is finite."""
 _OUT_OF_REACH = -60_000.0
@@ -99,8 +98,7 @@ def feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value)
     logits = experts.router(graph, x, f"{at}.gate", hidden, mixture.experts, divided=divided)
     choice = _CHOICES[mixture.scores](graph, logits, at, mixture)
     stored = f"{at}.experts"
-    gate, up, down = (f"{stored}.{{}}.{name}.weight" for name in NAMES)
-    weights = ExpertWeights(graph.tensors, (gate, up), down)
+    weights = matrices(graph.tensors, stored)
     mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored, divided=divided)
     return graph.add(mixed, decoder.gated(graph, shape, x, f"{at}.shared_experts", mixture.shared))
 
