@@ -87,6 +87,12 @@ class RecurrentSpec(Strict, frozen=True):
     channels: int
     tail: int
 
+    @property
+    def nbytes(self) -> int:
+        """Of one sequence, over all layers, in 32 bits."""
+        numbers = self.heads * self.key_dim * self.value_dim + self.tail * self.channels
+        return 4 * self.layers * numbers
+
 
 class DecoderSpec(Strict, frozen=True):
     """Shapes that the key-value cache is built from. Counts, not bytes."""

@@ -96,6 +96,7 @@ OPERATORS: Operators = {
             *("k_quant_type", "v_quant_type", "kv_cache_bit_width"),
         }
     ),
+    (MICROSOFT, "CausalConvWithState"): frozenset({"activation"}),
     (MICROSOFT, "LinearAttention"): frozenset({"update_rule", "q_num_heads", "kv_num_heads"}),
     (MICROSOFT, "LinearAttentionGate"): _NONE,
     (MICROSOFT, "MatMulBlockQuantizedFp8Weight"): frozenset({"block_size"}),

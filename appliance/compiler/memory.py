@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from appliance.bundle.manifest import Manifest
-from appliance.bundle.specs import DecoderSpec, Graph, Reading, Spec, VisionSpec
+from appliance.bundle.specs import (
+    DecoderSpec,
+    Graph,
+    Reading,
+    RecurrentSpec,
+    Spec,
+    VisionSpec,
+)
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files
@@ -20,6 +27,8 @@ RESERVE_BYTES = GIB
 """The driver's own share, the kernels' workspaces, and logits."""
 SLOT_TOKENS = 4096
 """A model that has no room for a sequence of this length (or its context) is too large."""
+STATES = 4
+"""Running states that one sequence needs: its own, two set aside, and one of nothing."""
 
 _BYTES: Mapping[tuple[str, str], float] = {
     ("fp32", "fp16"): 0.5,
@@ -103,7 +112,9 @@ def refuse_if_taken(gpu: Gpu, fit: Fit) -> None:
 def least_bytes(spec: Spec) -> int:
     """What a model needs beside its weights: the cache of one sequence, or the longest text."""
     if isinstance(spec, DecoderSpec):
-        return min(spec.context_length, SLOT_TOKENS) * slot_token_bytes(spec)
+        slot = min(spec.context_length, SLOT_TOKENS) * slot_token_bytes(spec)
+        states = spec.recurrent.nbytes if isinstance(spec.recurrent, RecurrentSpec) else 0
+        return slot + STATES * states
     return spec.max_length * reading_bytes(spec)
 
 

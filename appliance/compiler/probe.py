@@ -85,14 +85,14 @@ def empty_cache(session: ort.InferenceSession, spec: DecoderSpec, capacity: int)
     past = [entry for entry in session.get_inputs() if entry.name.startswith("past_")]
     return {
         entry.name: np.zeros(
-            (1, *entry.shape[1:]) if _is_state(entry.name) else shapes[len(entry.shape)],
+            (1, *entry.shape[1:]) if is_state(entry.name) else shapes[len(entry.shape)],
             _DTYPES[entry.type],
         )
         for entry in past
     }
 
 
-def _is_state(name: str) -> bool:
+def is_state(name: str) -> bool:
     """Whether it is of a layer with a running state, which has no positions."""
     return name.startswith(("past_state_", "past_tail_"))
 

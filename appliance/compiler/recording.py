@@ -18,7 +18,7 @@ from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import golden
 from appliance.compiler.golden import Piece
 from appliance.compiler.gpu_compile import Target, load
-from appliance.compiler.probe import Array, cannot_run
+from appliance.compiler.probe import Array, cannot_run, is_state
 from appliance.compiler.record import DRAFTS_NOT_RECORDED, NOT_RECORDED, Refusal
 from appliance.errors import UnsupportedError
 
@@ -75,7 +75,13 @@ def _steps(
         if piece.start < steps[0].start:
             golden.run_piece(session, slots, piece, _options(UNRECORDED))
     step = _Step(session, slots, spec, device, width)
-    return np.concatenate([step.run(piece, _options(how)) for piece in steps])
+    before = {name: slots[name].numpy().copy() for name in slots if is_state(name)}
+    first = step.run(steps[0], _options(how))
+    if before:  # what is recorded is computed more than once, and each time is read anew
+        for name, state in before.items():
+            slots[name].update_inplace(state)
+        first = step.run(steps[0], _options(how))
+    return np.concatenate([first, *(step.run(piece, _options(how)) for piece in steps[1:])])
 
 
 def _options(how: str) -> ort.RunOptions:

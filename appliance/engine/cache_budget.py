@@ -63,10 +63,7 @@ def token_bytes(decoder: DecoderSpec, item: int | None = None) -> int:
 def state_bytes(decoder: DecoderSpec) -> int:
     """Bytes of a sequence's running state over all layers that have one; 0: none has."""
     own = decoder.recurrent
-    if not isinstance(own, RecurrentSpec):
-        return 0
-    numbers = own.heads * own.key_dim * own.value_dim + own.tail * own.channels
-    return 4 * own.layers * numbers
+    return own.nbytes if isinstance(own, RecurrentSpec) else 0
 
 
 def fit(

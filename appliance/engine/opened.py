@@ -19,7 +19,7 @@ from appliance.config import EngineSettings
 from appliance.engine.adapters.adapters import AdaptedDecoder, Prepare, Ready
 from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.adapters.graphs import AdaptedGraphs
-from appliance.engine.cache_budget import SNAPSHOTS, CacheBudget, CacheShape, token_bytes
+from appliance.engine.cache_budget import CacheBudget, CacheShape, token_bytes
 from appliance.engine.device.device import cuda_devices
 from appliance.engine.device.opened import on_cuda, on_tensorrt
 from appliance.engine.device.spread import on_each
@@ -117,7 +117,6 @@ def _on_processor(
         partial(budget.give_back, shape),
         adapted,
         gathered=not isinstance(runner, NativeRunner),
-        snapshots=SNAPSHOTS if shape.state_bytes else 0,
         draft=guessing,
     )
 

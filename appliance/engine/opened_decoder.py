@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from appliance.config import EngineSettings
 from appliance.engine.adapters.adapters import AdaptedDecoder
-from appliance.engine.cache_budget import CacheShape
+from appliance.engine.cache_budget import SNAPSHOTS, CacheShape
 from appliance.engine.guessing.guesser import Guesser
 from appliance.engine.runner import Runner
 
@@ -24,7 +24,6 @@ class OpenedDecoder:
         close: gives back what the cache took.
         adapted: what it can do with adapters; None where its graph has no room for them.
         gathered: it wants the decoding sequences in the first slots.
-        snapshots: of a running state, that it sets aside for each slot; 0: it has none.
         draft: the small model or the head that guesses for it; None where there is none, or it is
             not used.
     """
@@ -36,5 +35,9 @@ class OpenedDecoder:
     close: Callable[[], None]
     adapted: AdaptedDecoder | None = None
     gathered: bool = True
-    snapshots: int = 0
     draft: Guesser | None = None
+
+    @property
+    def snapshots(self) -> int:
+        """Of a running state, that it sets aside for each slot; 0: it has none."""
+        return SNAPSHOTS if self.shape.state_bytes else 0

@@ -219,6 +219,21 @@ def test_graphs_for_other_providers_share_the_weights_and_come_after_the_cpus() 
             manifests.decode(changed(old, graphs=[cpu, cuda | {"weights": folder}]))
 
 
+def test_running_states_are_for_the_cpu_and_cuda_and_nothing_guesses_for_them() -> None:
+    old = manifests.decode(FIRST_RELEASE)
+    document = json.loads(FIRST_RELEASE)
+    cpu = document["graphs"][0]
+    states = dict.fromkeys(("layers", "heads", "key_dim", "value_dim", "channels", "tail"), 2)
+    decoder = document["decoder"] | {"recurrent": states}
+    other = {"path": cpu["path"], "precision": "fp16", "weights": "graph/cpu"}
+    both = manifests.decode(
+        changed(old, decoder=decoder, graphs=[cpu, other | {"variant": "cuda"}])
+    )
+    assert both.variant("cuda") is not None
+    with pytest.raises(LayoutError, match="running state has graphs for the CPU and CUDA"):
+        manifests.decode(changed(old, decoder=decoder, graphs=[cpu, other | {"variant": "trt"}]))
+
+
 PROMPT = {
     "start": "<|im_start|>",
     "instruct": "I: ",

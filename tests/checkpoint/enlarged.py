@@ -21,7 +21,7 @@ LARGEST = float(np.finfo(np.float16).max)
 STREAM = UP = 2.0**14
 FACTORS: Mapping[str, float] = {
     r"embed_tokens\.weight": STREAM,
-    r"o_proj\.(weight|bias)": STREAM,
+    r"(o|out)_proj\.(weight|bias)": STREAM,
     r"(up_proj|experts\.\d+\.w3)\.weight": UP,
     r"(down_proj|experts\.\d+\.w2)\.weight": STREAM / UP,
     # Here gates and ups are clamped, and only what comes out can be large.

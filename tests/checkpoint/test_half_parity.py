@@ -19,6 +19,7 @@ from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import (
     EXPERTS,
     MAIN,
+    RECURRENT,
     WRITERS,
     BuildBundle,
     Built,
@@ -38,7 +39,7 @@ TOLERANCES: dict[Precision, float] = {
 }
 """Of fp16 alone, and of fp16 and the grade's rounding of random weights."""
 TOKENS = np.random.default_rng(8).integers(0, 480, 200).tolist()
-GRADES = [(name, "fp32") for name in MAIN if name not in EXPERTS]
+GRADES = [(name, "fp32") for name in (*MAIN, *RECURRENT) if name not in EXPERTS]
 GRADES += [("qwen3", "w8a8"), ("qwen2", "w8a8"), ("qwen3-untied-bf16-sharded", "w8a8")]
 GRADES += [("qwen3", "int8"), ("llama", "int4"), ("qwen3", "fp16"), ("qwen2-fp16", "fp16")]
 
@@ -74,7 +75,11 @@ def test_chunked_prefill_and_ragged_decode_equal_the_reference(
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen3", "qwen2", "qwen3-untied-bf16-sharded", "qwen3-odd-widths", "gemma3", "phi3"]
+    "name",
+    [
+        *("qwen3", "qwen2", "qwen3-untied-bf16-sharded", "qwen3-odd-widths", "gemma3", "phi3"),
+        "qwen3.5",
+    ],
 )
 def test_rows_of_integers_are_multiplied_as_the_floats_that_they_stand_for(
     built: BuildBundle, name: str

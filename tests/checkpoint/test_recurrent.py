@@ -154,7 +154,7 @@ def test_a_head_that_predicts_and_what_sees_are_left_out(tmp_path: Path) -> None
     extra = {"mtp.fc.weight": np.ones((2, 2), np.float32)}
     save_file(weights | extra, checkpoint / "model.safetensors", {"format": "pt"})
     manifest = build_unsigned(checkpoint, tmp_path / "bundle", precision="w8a8")
-    assert [graph.variant for graph in manifest.graphs] == ["cpu"], "nothing for a GPU"
+    assert [graph.variant for graph in manifest.graphs] == ["cpu", "cuda", "cuda"]
     assert not manifest.head
 
 
@@ -181,12 +181,14 @@ def test_what_cannot_be_expressed_is_refused_by_its_key(
         family_of(checkpoint).read(checkpoint)
 
 
-@pytest.mark.parametrize("precision", ["w4a8", "fp16", "fp8"])
+@pytest.mark.parametrize(
+    ("name", "precision"), [("qwen3.5", "w4a8"), ("qwen3.5-moe", "w4a8"), ("qwen3.5-moe", "fp8")]
+)
 def test_grades_that_only_others_have_are_refused_with_the_reason(
-    built: BuildBundle, tmp_path: Path, precision: Precision
+    built: BuildBundle, tmp_path: Path, name: str, precision: Precision
 ) -> None:
-    checkpoint = built("qwen3.5", "fp32").checkpoint
-    with pytest.raises(CheckpointError, match=f"not built in {precision}: (native|it is computed)"):
+    checkpoint = built(name, "fp32").checkpoint
+    with pytest.raises(CheckpointError, match=f"not built in {precision}: (native|experts)"):
         build_unsigned(checkpoint, tmp_path / "bundle", precision=precision)
 
 

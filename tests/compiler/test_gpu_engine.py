@@ -19,6 +19,7 @@ import pytest
 from appliance.compiler.hardware import has_driver
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
+from tests.checkpoint.families import find_models
 from tests.compiler.conftest import RUNTIME
 from tests.fakes.checkpoints import write_llama, write_qwen3
 from tests.fakes.no_cuda import write_libraries
@@ -39,7 +40,7 @@ from appliance.compiler import gpu_compile
 from appliance.compiler.grid import Grid
 from appliance.compiler.merging import merge_products
 from appliance.compiler.sources import verified_graph, verified_weights
-from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.engine.cache_budget import SNAPSHOTS, CacheShape, state_bytes, token_bytes
 from appliance.engine.device.device import HostDevice
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.pool import ITEM_BYTES, DevicePool
@@ -67,7 +68,8 @@ class StandIn(HostDevice):
 memory = 1 << 30
 device = StandIn(memory)
 session = open_cuda_session(out, record=True, gpu=device.number)
-pool = DevicePool(decoder, CacheShape(4, 256, token_bytes(decoder, ITEM_BYTES)), device)
+sizes = token_bytes(decoder, ITEM_BYTES), state_bytes(decoder)
+pool = DevicePool(decoder, CacheShape(4, 256, *sizes), device)
 open_graph = partial(open_small_session, provider="cuda", gpu=device.number)
 draws = DeviceDraw(device, decoder.vocab_size, open_graph)
 runner = DeviceRunner(session, pool, decoder, 64, draws, record=True, record_drafts=True)
@@ -75,7 +77,7 @@ runner.warm_up()
 engine = LLMEngine(
     runner, Tokenizer((bundle / manifest.tokenizer).read_bytes()), manifest.prompting,
     vocab_size=decoder.vocab_size, slots=4, capacity=256, token_budget=64, max_waiting=99,
-    draft_tokens=8, clock=count(1.0).__next__,
+    draft_tokens=8, clock=count(1.0).__next__, snapshots=SNAPSHOTS if pool.states else 0,
 )
 """
 VARIOUS = (
@@ -105,7 +107,7 @@ while engine.has_work:
         if isinstance(output.event, Finished):
             ends[output.call] = output.event.generated_tokens
 engine.check_integrity()
-recorded = runner._recorded
+recorded = runner._steps.recorded
 runner.close()
 print(json.dumps([dict(ends), recorded, device.free_bytes() == memory]))
 """
@@ -125,8 +127,9 @@ for number in range(3):
         for output in engine.step():
             if not isinstance(output.event, Finished):
                 said += output.event.token_ids
-widths = {kind.width for kind, steps in runner._steps.items() if steps >= 3}
-print(json.dumps([len(said), engine.counters.accepted_tokens, sorted(widths), runner._recorded]))
+widths = runner._steps.widths()
+accepted = engine.counters.accepted_tokens
+print(json.dumps([len(said), accepted, sorted(widths), runner._steps.recorded]))
 """
 )
 BESIDE = (
@@ -175,7 +178,7 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(json.dumps([raised, reasons, len(opened), runner._recorded]))
+print(json.dumps([raised, reasons, len(opened), runner._steps.recorded]))
 """
 )
 ADAPTED = (
@@ -207,7 +210,7 @@ for adapters in ([weights("a", 4)], [weights("a", 4), weights("b", 8)], []):
         for output in engine.step():
             if isinstance(output.event, Finished):
                 ends[output.call] += output.event.generated_tokens
-    counts.append(runner._recorded)
+    counts.append(runner._steps.recorded)
 engine.check_integrity()
 same = device.free_bytes() == loaded
 runner.close()
@@ -216,7 +219,11 @@ print(json.dumps([dict(ends), counts, same, device.free_bytes() == memory]))
 )
 
 
-@pytest.mark.parametrize("write", [write_llama, write_qwen3, write_qwen3_vl, write_qwen2_5_vl])
+WRITERS = [write_llama, write_qwen3, write_qwen3_vl, write_qwen2_5_vl]
+WRITERS += [find_models()["qwen3.5"].write]
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_every_sequence_comes_to_its_end_by_recorded_steps(
     on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:

@@ -183,7 +183,8 @@ try:
     golden.on_device(session, session, manifest.decoder, "cuda")
 except (UnsupportedError, IndexError):
     pass  # nothing that comes out means anything
-print("recorded" if why_unrecorded(out / "model.onnx", manifest.decoder, CUDA) is None else "not")
+why = why_unrecorded(out / "model.onnx", manifest.decoder, CUDA)
+print(*("recorded",) if why is None else ("not", why.message))
 for make in (draw_graphs.sums, draw_graphs.likeliest, draw_graphs.changed):
     say(open_small_session(make(manifest.decoder.vocab_size), "cuda"))
 if isinstance(manifest.vision, VisionSpec):
@@ -316,7 +317,7 @@ def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_tables_of_prod
         | {"LD_LIBRARY_PATH": str(tmp_path), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
     graphs = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(graphs) == 2
@@ -340,8 +341,9 @@ def said_of_a_decoder(
         | {"LD_LIBRARY_PATH": str(folder), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -359,9 +361,7 @@ def providers(said: str) -> list[dict[str, list[str]]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, model in MODELS.items() if model.main and not model.recurrent]
-)
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.main])
 def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
     on_gpu: Path, tmp_path: Path, name: str
 ) -> None:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from appliance.bundle.files import MANIFEST_NAME
 from appliance.bundle.manifest import decode
+from appliance.bundle.specs import RecurrentSpec
 from appliance.compiler.memory import (
+    STATES,
     candidates,
     choose_precision,
     needed,
@@ -73,6 +75,17 @@ def test_a_sequence_is_reckoned_in_half_precision(decoder_bundle: Path) -> None:
     assert slot_token_bytes(spec) == 4 * spec.layers * spec.kv_heads * spec.head_dim
     slots = {fit.slot for fit in candidates(manifest, 0)}
     assert slots == {min(spec.context_length, 4096) * slot_token_bytes(spec)}
+
+
+def test_running_states_are_reckoned_in_32_bits(decoder_bundle: Path) -> None:
+    manifest = decode((decoder_bundle / MANIFEST_NAME).read_bytes())
+    assert manifest.decoder is not None
+    states = RecurrentSpec(layers=2, heads=4, key_dim=8, value_dim=16, channels=24, tail=3)
+    assert states.nbytes == 4 * 2 * (4 * 8 * 16 + 3 * 24)
+    decoder = msgspec.structs.replace(manifest.decoder, recurrent=states)
+    own = msgspec.structs.replace(manifest, decoder=decoder)
+    for without, with_states in zip(candidates(manifest, 0), candidates(own, 0), strict=True):
+        assert with_states.slot == without.slot + STATES * states.nbytes
 
 
 def test_a_model_that_reads_needs_its_weights_and_the_longest_text(encoder_bundle: Path) -> None:

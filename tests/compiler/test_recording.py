@@ -18,6 +18,7 @@ from appliance.compiler.record import Record, Refusal, why_not_faster
 from appliance.compiler.recording import UNRECORDED, why_unrecorded
 from installer.checkpoint.probe import open_graph
 from tests.checkpoint.conftest import build_unsigned
+from tests.checkpoint.families import find_models
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.vision_checkpoints import write_qwen3_vl
@@ -25,14 +26,21 @@ from tests.fakes.vision_checkpoints import write_qwen3_vl
 PROCESSOR = Target("CPUExecutionProvider", "cpu")
 
 
-@pytest.fixture(params=[write_qwen3, write_qwen3_vl])
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "qwen3": write_qwen3,
+    "qwen3-vl": write_qwen3_vl,
+    "qwen3.5": find_models()["qwen3.5"].write,
+}
+
+
+@pytest.fixture(params=WRITERS)
 def bundle(request: pytest.FixtureRequest, build_once: BuildOnce) -> Path:
-    write: Callable[[Path], Path] = request.param
+    name: str = request.param
 
     def build(directory: Path) -> None:
-        build_unsigned(write(directory / "checkpoint"), directory / "it", precision="fp32")
+        build_unsigned(WRITERS[name](directory / "checkpoint"), directory / "it", precision="fp32")
 
-    return build_once(f"recording-{write.__name__}", build) / "it"
+    return build_once(f"recording-{name}", build) / "it"
 
 
 def test_steps_at_addresses_that_stay_give_the_golden_prompts_logits(bundle: Path) -> None:
@@ -48,8 +56,9 @@ def test_steps_at_addresses_that_stay_give_the_golden_prompts_logits(bundle: Pat
     if manifest.vision:
         return  # where several tokens are together, the golden prompt shows half of them an image
     pairs = recording._steps(session, spec, "cpu", UNRECORDED, 2)
-    np.testing.assert_array_equal(pairs[2:], wanted[-2:])
-    np.testing.assert_allclose(pairs, steps, atol=2e-3)
+    # Of a running state all that was read is in the numbers, in whatever pieces.
+    np.testing.assert_allclose(pairs[2:], wanted[-2:], rtol=0, atol=0.01 if spec.recurrent else 0)
+    np.testing.assert_allclose(pairs, steps, atol=0.01 if spec.recurrent else 2e-3)
 
 
 def test_a_graph_that_cannot_be_opened_to_record_is_a_reason_and_no_error(tmp_path: Path) -> None:

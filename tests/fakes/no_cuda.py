@@ -68,12 +68,13 @@ _DEVICE = {
     "cudaRuntimeGetVersion": _VERSION,
     # cudaDeviceProp of CUDA 13, CUDA Runtime API, section 7.5: a name, then at these bytes memory,
     # shared memory, width of a warp, threads of a block, sides of a block and of a grid, compute
-    # capability, multiprocessors.
+    # capability, multiprocessors, shared memory that a kernel can ask for.
     "cudaGetDeviceProperties": (
         "int NAME(char *p) { memset(p, 0, 700); *p = 'G'; *(size_t *)(p + 288) = 80UL << 30;"
         " *(size_t *)(p + 296) = 49152; *(int *)(p + 308) = 32; *(int *)(p + 320) = 1024;"
         " int sides[] = {1024, 1024, 64, 2147483647, 65535, 65535}; memcpy(p + 324, sides, 24);"
-        " *(int *)(p + 360) = 9; *(int *)(p + 384) = 132; return 0; }\n"
+        " *(int *)(p + 360) = 9; *(int *)(p + 384) = 132;"
+        " *(size_t *)(p + 672) = 232448; return 0; }\n"
     ),
     "cudaMemGetInfo": "int NAME(size_t *f, size_t *t) { *f = *t = 80UL << 30; return 0; }\n",
     "cudaMalloc": _COUNTED,

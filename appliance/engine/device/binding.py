@@ -120,6 +120,9 @@ class DeviceBinding:
         for name, address in pool.addresses(first):
             self._bind("input", f"past_{name}", np.float16, (batch, *pool.slot_shape), address)
             self._bind("output", f"present_{name}", np.float16, (batch, *pool.slot_shape), address)
+        for name, sizes, address in () if pool.states is None else pool.states.addresses(first):
+            self._bind("input", f"past_{name}", np.float32, (batch, *sizes), address)
+            self._bind("output", f"present_{name}", np.float32, (batch, *sizes), address)
         for name, shape, address in () if adapters is None else adapters.inputs(batch):
             self._bind("input", name, np.float16, shape, address)
         self._options = ort.RunOptions()

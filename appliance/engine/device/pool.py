@@ -2,7 +2,8 @@
 
     block    float16 [slots, kv_heads, capacity, head_dim]
 
-The graph reads and writes them in place; they never move while the pool lives.
+The graph reads and writes them in place; they never move while the pool lives. Layers that keep a
+running state have another memory: states.py.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from appliance.bundle.specs import DecoderSpec
+from appliance.bundle.specs import DecoderSpec, RecurrentSpec
 from appliance.engine.binding import PAIR
 from appliance.engine.cache_budget import CacheShape
 from appliance.engine.device.device import Device
+from appliance.engine.device.states import DeviceStates
 from appliance.scheduler import Move
 
 ITEM_BYTES = 2
 
 
 class DevicePool:
-    """Slots of one model."""
+    """Slots of one model.
+
+    Attributes:
+        states: the running ones; None: no layer has any.
+    """
 
     def __init__(self, decoder: DecoderSpec, shape: CacheShape, device: Device) -> None:
         self.shape = shape
@@ -29,14 +35,18 @@ class DevicePool:
         self._row = decoder.head_dim * ITEM_BYTES
         self._lay_out(shape.capacity)
         self._blocks: dict[str, int] = {}
+        self.states: DeviceStates | None = None
         try:
             for layer in range(decoder.layers):
                 for name in PAIR:
                     self._blocks[f"{name}_{layer}"] = device.allocate(shape.slots * self._slot)
+            if isinstance(decoder.recurrent, RecurrentSpec):
+                self.states = DeviceStates(decoder.recurrent, shape, device)
         except BaseException:
             self.close()
             raise
-        assert len(self._blocks) * shape.slots * self._slot == shape.total_bytes
+        states = 0 if self.states is None else self.states.nbytes
+        assert len(self._blocks) * shape.slots * self._slot + states == shape.total_bytes
 
     def _lay_out(self, capacity: int) -> None:
         """Slots have so many positions from now on; what they hold stays where it is."""
@@ -51,6 +61,12 @@ class DevicePool:
 
     def move(self, move: Move) -> None:
         """Copy or exchange the first `move.tokens` positions of two slots, in every layer."""
+        if move.source != move.target:
+            self._move_positions(move)
+        if self.states is not None:
+            self.states.move(move)
+
+    def _move_positions(self, move: Move) -> None:
         rows = (self._heads, move.tokens * self._row)
         if not move.tokens:
             return
@@ -67,6 +83,8 @@ class DevicePool:
         """Give the memory back."""
         while self._blocks:
             self.device.release(self._blocks.popitem()[1])
+        if self.states is not None:
+            self.states.close()
 
     def _copy(
         self, target: int, source: int, pitches: tuple[int, int], rows: tuple[int, int]

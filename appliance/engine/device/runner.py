@@ -10,10 +10,9 @@ draft: the graph takes more of one than one only where no other is beside it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 from collections.abc import Sequence as Listing
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -31,24 +30,13 @@ from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.logits import DeviceLogits
 from appliance.engine.device.pool import DevicePool
 from appliance.engine.device.prompt_groups import MOST_TOGETHER, groups
+from appliance.engine.device.steps import Steps
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.vision.device_sight import DeviceSight, sight_for
 from appliance.engine.vision.sight import Sight, sight_of
-from appliance.scheduler import Plan
+from appliance.scheduler import Plan, PrefillChunk
 
-_RECORDED_AFTER = 3
-"""Steps of one kind that are run as they are first: recording costs as much as many of them."""
 _KEPT_PROMPTS = 256
-_LENGTHS = (1024, 4096, 16_384, 65_536)
-"""Bounds of the longest sequence that decoding is recorded for: kernels share out work by them."""
-
-
-class _Kind(NamedTuple):
-    """Of steps that are computed alike: sequences, tokens of each, bound of the longest."""
-
-    batch: int
-    width: int
-    bound: int
 
 
 class DeviceRunner:
@@ -75,10 +63,10 @@ class DeviceRunner:
         record_drafts: bool = False,
     ) -> None:
         self._session = session
-        self._pool = pool
+        self._pool, self._states = pool, pool.states
         self._draws = draws
         self._vocab = vocab = decoder.vocab_size
-        self._record, self._record_drafts = record, record and record_drafts
+        self._record = record
         slots, self._most_tokens = pool.shape.slots, max_chunk
         # A chunk that does not end its prompt gives a row all the same, which nobody reads.
         self._prompt = StepBuffers(
@@ -94,20 +82,26 @@ class DeviceRunner:
         self._seen = sight_for(session, pool.device, tokens=most, features=0)
         self._adapters = _adapters_of(session, pool)
         self._prompts: dict[tuple[int, int], DeviceBinding] = {}
-        self._decoders: dict[_Kind, DeviceBinding] = {}
-        self._steps: Counter[_Kind] = Counter()
-        self._recorded = 0
+        self._steps = Steps(
+            lambda batch: self._bind(self._batch, self._seen, 0, batch),
+            *(self._batch, pool.shape.capacity, self._states),
+            record=record,
+            record_drafts=record and record_drafts,
+        )
 
     def run(self, plan: Plan) -> DeviceLogits:
         """Compute a plan; the logits of each of `plan.sampled` in turn, until the next run."""
         for move in plan.moves:
             self._pool.move(move)
-        recorded, ended = self._recorded, 0
-        for together in groups(plan.prefills, self._most_tokens):
+        recorded, ended = self._steps.recorded, 0
+        for together in self._groups(plan.prefills):
             (first, *_) = together
             tokens = [chunk.tokens for chunk in together]
             self._choose([chunk.sequence.adapter for chunk in together])
             self.prefill(first.slot, first.start, tokens, ended, sight_of(first.sequence))
+            if first.snapshot is not None:
+                assert self._states is not None, "others can be cut anywhere"
+                self._states.keep(first.slot, first.snapshot)
             ended += sum(chunk.completes for chunk in together)
         addresses = [self._prompt.logits_at(result) for result in range(ended)]
         greedy = self._prompt.chosen(ended)
@@ -122,14 +116,22 @@ class DeviceRunner:
             )
             addresses += [self._batch.logits_at(result) for result in range(count)]
             greedy += self._batch.chosen(count)
-        prepared = self._recorded > recorded
+        prepared = self._steps.recorded > recorded
         return DeviceLogits(
             *(self._pool.device, self._vocab, addresses, greedy, self._draws), prepared=prepared
         )
 
+    def _groups(self, chunks: Listing[PrefillChunk]) -> Iterator[list[PrefillChunk]]:
+        """What one run computes together; alone what has a running state, which would read the
+        padding of a shorter prompt."""
+        if self._states is None:
+            return groups(chunks, self._most_tokens)
+        return ([chunk] for chunk in chunks)
+
     def most_drafted(self, sequences: int) -> int:
-        """None in a batch, of which the graph takes one token of each sequence."""
-        return MOST_ROWS - 1 if sequences == 1 else 0
+        """None in a batch, of which the graph takes one token of each sequence, nor with running
+        states, of which a wrong guess could not be cut off."""
+        return MOST_ROWS - 1 if sequences == 1 and self._states is None else 0
 
     def interrupt(self) -> None:
         """Nothing: a step on a GPU is over before it could be given up."""
@@ -148,13 +150,15 @@ class DeviceRunner:
         `result` on. More than one sequence must start at position 0, and show no images.
         """
         batch, width = len(tokens), max(map(len, tokens))
-        assert batch == 1 or (start == 0 and sight is None)
+        assert batch == 1 or (start == 0 and sight is None and self._states is None)
         if self._shown is not None:
             if sight is None:
                 self._shown.read([start] * batch, width)
             else:
                 tokens = [sight.plain(start, tokens[0])]
                 self._shown.show(sight, start, width)
+        if self._states is not None and start == 0:
+            self._states.begin(slot)
         self._prompt.fill(tokens, [start] * batch)
         prompts = self._prompts.pop((slot, batch), None)
         if prompts is None:
@@ -176,23 +180,9 @@ class DeviceRunner:
         """
         batch, width = len(tokens), len(tokens[0])
         assert width == 1 or batch == 1
-        longest = max(starts) + width
         if self._seen is not None:
             self._seen.read(_positions(starts, sights or [None] * batch), width)
-        capacity = self._pool.shape.capacity
-        bound = min([capacity, *(length for length in _LENGTHS if length >= longest)])
-        kind = _Kind(batch, width, bound)
-        decoder = self._decoders.get(kind)
-        if decoder is None:
-            decoder = self._decoders[kind] = self._bind(self._batch, self._seen, 0, batch)
-            decoder.aim(width, bound, 0, rows=width)
-        self._steps[kind] += 1
-        replays = self._record if width == 1 else self._record_drafts
-        if replays and self._steps[kind] == _RECORDED_AFTER:
-            self._recorded += 1
-            decoder.record(self._recorded)
-        self._batch.fill(tokens, starts, rows=width)
-        decoder.run()
+        self._steps.run(starts, tokens)
 
     @property
     def takes_adapters(self) -> bool:
@@ -207,9 +197,8 @@ class DeviceRunner:
 
     def _adopt(self, adapters: DeviceAdapters, held: HeldAdapters) -> None:
         """Nothing that was bound or recorded has the new addresses."""
-        self._decoders.clear()
-        self._prompts.clear()
         self._steps.clear()
+        self._prompts.clear()
         adapters.use(held)
 
     def _choose(self, adapters: Listing[str]) -> None:
@@ -228,20 +217,25 @@ class DeviceRunner:
         self.prefill(0, 1, [[0]], 0)
         for batch in _growing(self._pool.shape.slots, 2):
             self.decode([0] * batch, [[0]] * batch)
+        if self._states is None:
+            self._warm_up_together()
+        if self._draws is not None:
+            everything = np.ones(self._vocab, np.bool_)
+            choice = Choice(SamplingParams(top_p=0.9), allowed=everything)
+            self._draws.weigh(self._batch.logits, [choice])
+
+    def _warm_up_together(self) -> None:
+        """Steps of several tokens, and prompts in one run."""
         for width in range(2, 1 + min(MOST_ROWS, self._pool.shape.capacity)):
             self.decode([0], [[0] * width])
         together = min(MOST_TOGETHER, self._pool.shape.slots)
         width = min(64, self._pool.shape.capacity, self._most_tokens // together)
         if width:
             self.prefill(0, 0, [[0] * width] * together, 0)
-        if self._draws is not None:
-            everything = np.ones(self._vocab, np.bool_)
-            choice = Choice(SamplingParams(top_p=0.9), allowed=everything)
-            self._draws.weigh(self._batch.logits, [choice])
 
     def close(self) -> None:
         """Give the device's memory back."""
-        self._decoders.clear()
+        self._steps.clear()
         self._prompts.clear()
         self._prompt.close()
         self._batch.close()

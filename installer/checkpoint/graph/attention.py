@@ -88,14 +88,14 @@ class _Form:
         return ("batch", self._shape.kv_heads, "capacity", self._shape.head_dim)
 
     def past(self, part: Part, layer: int, sizes: Sequence[int]) -> ir.Value | None:
-        """What a layer with a running state knows before these tokens."""
+        """What a layer with a running state knows before these tokens, in 32 bits."""
         name = f"past_{part}_{self._shape.place(layer)}"
-        return self._graph.input(name, self._graph.dtype, ("batch", *sizes))
+        return self._graph.input(name, ir.DataType.FLOAT, ("batch", *sizes))
 
     def present(self, part: Part, layer: int, value: ir.Value, sizes: Sequence[int]) -> None:
         """What it knows behind them."""
         name = f"present_{part}_{self._shape.place(layer)}"
-        self._graph.output(value, name, ("batch", *sizes), self._graph.dtype)
+        self._graph.output(value, name, ("batch", *sizes))
 
     def _past(self, layer: int, dtype: ir.DataType) -> list[ir.Value]:
         at = self._shape.place(layer)

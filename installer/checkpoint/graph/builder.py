@@ -246,6 +246,10 @@ class GraphBuilder(Storage):
         """x in 32 bits."""
         return x
 
+    def made_full(self, x: ir.Value) -> ir.Value:
+        """x, which was made in 32 bits whatever the graph's precision."""
+        return x
+
     def operand(self, x: ir.Value) -> ir.Value:
         """x as linear layers take it."""
         return x

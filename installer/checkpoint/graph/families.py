@@ -120,8 +120,9 @@ def _sparse(
     return Family("chat", SPARSE, read, build, unused, standard=False)
 
 
-def _recurrent(read: Read, build: Callable[..., None]) -> Family:
-    return Family(*("chat", RECURRENT, read, build, _QWEN35_UNUSED), recurrent=True, standard=False)
+def _recurrent(read: Read, build: Callable[..., None], *, experts: bool = False) -> Family:
+    grades = SPARSE if experts else RECURRENT
+    return Family(*("chat", grades, read, build, _QWEN35_UNUSED), recurrent=True, standard=False)
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -190,11 +191,11 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_moe": _sparse(qwen2_moe.read, qwen2_moe.build),
     "qwen3": _dense(qwen3.read, qwen3.build),
     "qwen3_5": _recurrent(qwen3_5.read_with_images, qwen3_5.build),
-    "qwen3_5_moe": _recurrent(qwen3_5_moe.read_with_images, qwen3_5_moe.build),
-    "qwen3_5_moe_text": _recurrent(qwen3_5_moe.read, qwen3_5_moe.build),
+    "qwen3_5_moe": _recurrent(*(qwen3_5_moe.read_with_images, qwen3_5_moe.build), experts=True),
+    "qwen3_5_moe_text": _recurrent(qwen3_5_moe.read, qwen3_5_moe.build, experts=True),
     "qwen3_5_text": _recurrent(qwen3_5.read, qwen3_5.build),
     "qwen3_moe": _sparse(qwen3_moe.read, qwen3_moe.build),
-    "qwen3_next": _recurrent(qwen3_next.read, qwen3_next.build),
+    "qwen3_next": _recurrent(qwen3_next.read, qwen3_next.build, experts=True),
     "qwen3_vl": Family(
         *("chat", PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
         tower=qwen3_vl.build_tower,

@@ -1,11 +1,12 @@
 """Gated DeltaNet: a layer that reads with a running state.
 
-    queries, keys, values   the last few inputs of each channel, added up (a convolution)
+    queries, keys, values   the last few inputs of each channel, added up (convolution.py)
     state                   decays, forgets what it has under the key, and learns the value there
     result                  what the state has under the query, each head normed and gated
 
-Owns the layer's arithmetic, in the runtime's operators. Its decay is computed in 32 bits from
-plain weights in every grade: it is raised to the power of all tokens that follow.
+Owns the layer's arithmetic, in the runtime's operators. From the convolution to the state all is
+computed in 32 bits, also for a GPU, whose kernel has no other state. The decay comes from plain
+weights in every grade: it is raised to the power of all tokens that follow.
 
 Reference: Yang et al., Gated Delta Networks (2024); `Qwen3_5GatedDeltaNet`.
 """
@@ -20,14 +21,13 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph import experts
 from installer.checkpoint.graph.builder import ACTIVATIONS, MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.convolution import convolve
 from installer.checkpoint.graph.decoder import Attention
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.recurrent import Recurrent, Remembering
 
 _LENGTH_EPSILON = 1e-6
 """Added to the square of a query's or key's length."""
-_END = (1 << 31) - 1
-"""Beyond any sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +62,30 @@ def mix(
     project: Project,
 ) -> ir.Value:
     """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Recurrence."""
-    own, at = shape.recurrent, f"{at}.linear_attn"
+    own, at, parts = shape.recurrent, f"{at}.linear_attn", shape.divisors(graph)
     assert own is not None
+    assert parts.into_attention == 1, "what decays is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     inputs = project(graph, shape, at, x)
-    queries, keys, values = _convolved(graph, own, attention, layer, at, inputs.mixed)
+    read = convolve(graph, own, attention, layer, at, inputs.mixed)
+    widths = graph.constant([own.keys, own.keys, own.values])
+    queries, keys, values = graph.ops("Split", read, widths, outputs=3, axis=-1)
     decay, beta = _rates(graph, own, at, inputs)
-    sizes = own.sizes("state")
     result, state = graph.ops(
         "LinearAttention",
         *(_unit(graph, own, queries), _unit(graph, own, keys), values),
-        *(attention.past("state", layer, sizes), decay, beta),
+        *(attention.past("state", layer, own.state), decay, beta),
         outputs=2,
         domain=MICROSOFT,
         update_rule="gated_delta",
         q_num_heads=own.key_heads,
         kv_num_heads=own.heads,
     )
-    attention.present("state", layer, state, sizes)
+    attention.present("state", layer, state, own.state)
     gain = (f"{at}.norm.weight", own.value_dim, shape.epsilon)
-    normed = graph.norm_heads(result, own.heads, *gain)
+    normed = graph.norm_heads(graph.made_full(result), own.heads, *gain)
     opened = graph.op("Mul", normed, ACTIVATIONS["silu"](graph, inputs.gates, 1.0))
+    opened = graph.divide(opened, parts.out_of_attention)
     return graph.linear(opened, f"{at}.out_proj", own.values, shape.hidden)
 
 
@@ -119,55 +122,12 @@ def _apart(graph: GraphBuilder, own: Recurrent, x: ir.Value, sizes: list[int]) -
 
 
 def plain(graph: GraphBuilder, x: ir.Value, name: str, inner: int, outer: int) -> ir.Value:
-    """`linear` by weights that no grade rounds."""
+    """`linear` by weights that no grade rounds, in 32 bits."""
     graph.tensors.expect(f"{name}.weight", (outer, inner))
     pieces = graph.tensors.transposed(f"{name}.weight")
-    return graph.op("MatMul", x, graph.floats(f"{name}.transposed", (inner, outer), pieces))
-
-
-def _convolved(
-    graph: GraphBuilder,
-    own: Recurrent,
-    attention: Remembering,
-    layer: int,
-    at: str,
-    mixed: ir.Value,
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Queries, keys and values.
-
-    Said by shifted sums: the runtime's own kernel takes thrice as long for a prompt.
-    """
-    sizes, tail = own.sizes("tail"), own.kernel - 1
-    before = attention.past("tail", layer, sizes)
-    if before is None:
-        before = graph.array("nothing.before", np.zeros((1, *sizes), np.float32))
-    joined = graph.op("Concat", before, mixed, axis=1)
-    attention.present("tail", layer, _slice(graph, joined, -tail), sizes)
-    taps = _taps(graph, own, at)
-    total = graph.op("Mul", mixed, taps[tail])
-    for place in range(tail):
-        shifted = _slice(graph, joined, place, place - tail)
-        total = graph.op("Add", total, graph.op("Mul", shifted, taps[place]))
-    widths = graph.constant([own.keys, own.keys, own.values])
-    opened = ACTIVATIONS["silu"](graph, total, 1.0)
-    queries, keys, values = graph.ops("Split", opened, widths, outputs=3, axis=-1)
-    return queries, keys, values
-
-
-def _slice(graph: GraphBuilder, x: ir.Value, start: int, stop: int = _END) -> ir.Value:
-    """Of x [B, S, ...] the tokens from `start` to `stop`, counted from the end if below 0."""
-    return graph.op("Slice", x, *(graph.constant([number]) for number in (start, stop, 1)))
-
-
-def _taps(graph: GraphBuilder, own: Recurrent, at: str) -> list[ir.Value]:
-    """What each of a channel's last inputs is multiplied by, [channels] each."""
-    name = f"{at}.conv1d.weight"
-    graph.tensors.expect(name, (own.channels, 1, own.kernel))
-    taps = graph.tensors.stored_floats(name)
-    return [
-        graph.floats(f"{name}.{place}", (own.channels,), [np.ascontiguousarray(taps[:, 0, place])])
-        for place in range(own.kernel)
-    ]
+    return graph.op(
+        "MatMul", graph.full(x), graph.floats(f"{name}.transposed", (inner, outer), pieces)
+    )
 
 
 def _unit(graph: GraphBuilder, own: Recurrent, x: ir.Value) -> ir.Value:

@@ -40,8 +40,7 @@ class HalfBuilder(GraphBuilder):
             return super().residual(x, factor=factor)
         x = self.full(x)
         if factor != 1:
-            x = self.op("Mul", x, self.constant([factor]))
-            self._in_full.add(x)
+            x = self.made_full(self.op("Mul", x, self.constant([factor])))
         return x
 
     def norm(
@@ -69,8 +68,7 @@ class HalfBuilder(GraphBuilder):
             normed = self.op(self.norm_operator, x, gain, axis=-1, epsilon=epsilon, stash_type=1)
         if not wide:
             return self.op("Cast", normed, to=self.dtype)
-        self._in_full.add(normed)
-        return normed
+        return self.made_full(normed)
 
     def norm_sum(
         self,
@@ -95,9 +93,7 @@ class HalfBuilder(GraphBuilder):
         """stream + result, in the stream's precision."""
         if not self._is_full(stream):
             return super().add(stream, result)
-        total = self.op("Add", stream, self.full(result))
-        self._in_full.add(total)
-        return total
+        return self.made_full(self.op("Add", stream, self.full(result)))
 
     def _is_full(self, x: ir.Value) -> bool:
         """Whether x has 32 bits."""
@@ -110,7 +106,10 @@ class HalfBuilder(GraphBuilder):
         """x in 32 bits."""
         if self._is_full(x):
             return x
-        x = self.op("Cast", x, to=ir.DataType.FLOAT)
+        return self.made_full(self.op("Cast", x, to=ir.DataType.FLOAT))
+
+    def made_full(self, x: ir.Value) -> ir.Value:
+        """x, which was made in 32 bits."""
         self._in_full.add(x)
         return x
 

@@ -51,8 +51,7 @@ class CompactReader(HalfBuilder):
             total = self.add(total, result)
         parts = [self._vector(f"{name}.{part}", width) for part in norm_parts(bias)]
         normed = self.op("LayerNormalization", total, *parts, axis=-1, epsilon=epsilon)
-        self._in_full.add(normed)
-        return normed
+        return self.made_full(normed)
 
     def padding(self, mask: ir.Value, head_dim: int | None) -> ir.Value:
         """Lengths of the texts, then twice where each row of the batch begins and the last ends.

@@ -54,11 +54,10 @@ class Recurrent:
         """Of the convolution: queries, keys and values."""
         return 2 * self.keys + self.values
 
-    def sizes(self, part: Part) -> tuple[int, ...]:
-        """Of what a layer keeps for one sequence."""
-        if part == "state":
-            return (self.heads, self.key_dim, self.value_dim)
-        return (self.kernel - 1, self.channels)
+    @property
+    def state(self) -> tuple[int, ...]:
+        """Sizes of a layer's state of one sequence."""
+        return (self.heads, self.key_dim, self.value_dim)
 
     def spec(self) -> RecurrentSpec:
         return RecurrentSpec(

@@ -21,7 +21,7 @@ class Model:
         int4 and w8a8, and its graphs for CUDA and TensorRT are tested. Once a family is enough.
     experts: whether tokens choose among experts: there is no graph for TensorRT, and a rounding
         may change a choice, so that test_experts.py has the tests of the graph for CUDA.
-    recurrent: whether layers keep a running state: there are no graphs for a GPU.
+    recurrent: whether layers keep a running state: there is no graph for TensorRT.
     """
 
     write: Callable[[Path], Path]

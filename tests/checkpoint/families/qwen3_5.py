@@ -82,8 +82,8 @@ WITH_IMAGES = {
 
 MODELS = {
     "qwen3.5": drawn_model(QWEN3_5, main=True, recurrent=True),
-    "qwen3.5-moe": drawn_model(QWEN3_5_MOE, main=True, recurrent=True),
-    "qwen3-next": drawn_model(QWEN3_NEXT, main=True, recurrent=True),
+    "qwen3.5-moe": drawn_model(QWEN3_5_MOE, main=True, experts=True, recurrent=True),
+    "qwen3-next": drawn_model(QWEN3_NEXT, main=True, experts=True, recurrent=True),
     "qwen3.5-with-images": Model(
         lambda directory: draw_checkpoint(
             directory, WITH_IMAGES, model=AutoModelForImageTextToText

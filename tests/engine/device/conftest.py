@@ -9,6 +9,7 @@ import pytest
 
 from appliance.compiler.profiles import Sizes, plan
 from appliance.config import EngineSettings, Layout
+from appliance.engine.cache_budget import SNAPSHOTS
 from appliance.engine.device.budget import device_shape, static_shape
 from appliance.engine.device.device import HostDevice
 from appliance.engine.device.draw import DeviceDraw
@@ -27,6 +28,7 @@ from tests.engine.device.on_host import (
     open_graph,
 )
 from tests.engine.device.processor import on_processor
+from tests.engine.device.recording import Recording
 
 CONTEXT = 256
 OpenHalf = Callable[..., LLMEngine]
@@ -55,8 +57,11 @@ def open_half(bundle: StoredBundle, device: HostDevice, open_chat: OpenChat) -> 
         *,
         draft_tokens: int = 0,
         draws: bool = True,
+        recording: Recording | None = None,
     ) -> LLMEngine:
         decoder, session = decoder_of(bundle), open_graph(bundle, "cuda")
+        if recording is not None:
+            recording.over(session)
         settings = EngineSettings(
             max_sequences=slots, max_context=capacity, token_budget=token_budget
         )
@@ -64,12 +69,16 @@ def open_half(bundle: StoredBundle, device: HostDevice, open_chat: OpenChat) -> 
         assert (shape.slots, shape.capacity) == (slots, capacity)
         pool = DevicePool(decoder, shape, device)
         chooser = DeviceDraw(device, decoder.vocab_size, on_processor) if draws else None
-        runner = DeviceRunner(session, pool, decoder, token_budget, chooser, record=False)
+        runner = DeviceRunner(
+            *(session if recording is None else recording, pool, decoder, token_budget, chooser),
+            record=recording is not None,
+        )
         runners.append(runner)
         runner.warm_up()
         return engine_over(
             runner, open_chat(), decoder.vocab_size, slots=slots, capacity=capacity,
             token_budget=token_budget, draft_tokens=draft_tokens,
+            snapshots=SNAPSHOTS if shape.state_bytes else 0,
         )  # fmt: skip
 
     yield open_it

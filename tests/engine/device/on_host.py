@@ -71,6 +71,7 @@ def engine_over(
     capacity: int,
     token_budget: int,
     draft_tokens: int = 0,
+    snapshots: int = 0,
 ) -> LLMEngine:
     """An engine that speaks as `chat` does.
 
@@ -78,7 +79,7 @@ def engine_over(
     """
     return LLMEngine(
         runner, chat.tokenizer, chat.prompting, vocab_size=vocab, slots=slots, capacity=capacity,
-        token_budget=token_budget, max_waiting=99, draft_tokens=draft_tokens,
+        token_budget=token_budget, max_waiting=99, draft_tokens=draft_tokens, snapshots=snapshots,
         clock=itertools.count(1.0).__next__,
     )  # fmt: skip
 
