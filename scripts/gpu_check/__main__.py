@@ -3,7 +3,7 @@
 Builds a bundle of a published shape with random weights, compiles it for the fastest provider
 there is, compares the golden prompt's logits with the processor's, measures what kinds of steps
 cost, and the engine in turns with transformers' continuous batching on the same card; at last
-whether two models say beside each other what they say alone, and the golden prompt of a tiny model
+whether two models say beside each other what they say alone, and the golden prompt of tiny models
 in every grade, by every graph that a GPU may be given. Says plainly which provider ran and why no
 faster one did. What matters most comes first; with --minutes it ends in time, and what was not
 measured is named. Without a GPU it does the same on the processor, with --tiny. --pack writes what
@@ -23,7 +23,7 @@ from bench_peers.work import REPOSITORY, say
 from gpu_check import page
 from gpu_check.budget import Budget, OutOfTimeError
 from gpu_check.checkpoint import SHAPES
-from gpu_check.grades import ADAPTED, GRADES, measure_grade, words_of
+from gpu_check.grades import TRIALS, measure_grade
 from gpu_check.measuring import ATTENTION, COMPANY, LATE, Measuring, Setting, ShapeError, kinds_of
 from gpu_check.results import Run
 from gpu_check.workloads import MANY, Workload, core, many
@@ -142,19 +142,17 @@ def _measure_grades(setting: Setting) -> None:
     run = setting.run
     if not run.on_gpu:
         return
-    tried = [*((grade, False) for grade in GRADES), (ADAPTED, True)]
-    run.missing |= {words_of(grade, adapters=adapters): LATE for grade, adapters in tried}
-    for grade, adapters in tried:
-        words, root = words_of(grade, adapters=adapters), setting.work / "grade"
+    run.missing |= {trial.words: LATE for trial in TRIALS}
+    for trial in TRIALS:
         try:
-            for what, found in measure_grade(root, setting.release, grade, adapters=adapters):
+            for what, found in measure_grade(setting.work / "grade", setting.release, trial):
                 if isinstance(found, str):
                     run.missing[f"golden prompt, {what}"] = found
                 else:
                     run.golden[what] = list(found)
-            del run.missing[words]
+            del run.missing[trial.words]
         except ApplianceError as error:
-            run.missing[words] = error.message
+            run.missing[trial.words] = error.message
         setting.written()
 
 

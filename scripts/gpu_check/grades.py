@@ -1,4 +1,4 @@
-"""The golden prompt of a tiny model in every grade, by every graph that a GPU may be given.
+"""The golden prompt of tiny models in every grade, by every graph that a GPU may be given.
 
 A node takes the first graph that fits its memory, so a large card never tries the others. Here each
 is compiled and compared with the processor, by the compiler's own processes, as on a node.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -20,39 +21,66 @@ from appliance.model_store import StoredBundle
 from bench_peers.checkpoint import TINY
 from bench_peers.work import say
 from gpu_check.node import Node
+from gpu_check.states import write_states
 from installer.checkpoint.quantize import Precision
 
 GRADES: tuple[Precision, ...] = ("fp8", "w8a8", "int4", "int8", "fp16", "fp32")
 """What is least known, first."""
-ADAPTED: Precision = "w8a8"
-"""The grade that is tried with room for adapters, too: it has both of the graphs."""
 Found = tuple[str, tuple[float, float] | str]
 """Grade and what its weights are on the GPU; error and what was allowed, or why there is none."""
 
 
-def words_of(grade: str, *, adapters: bool = False) -> str:
-    """What a grade's part of a run is called where it was not measured."""
-    return f"golden prompt, {grade}{' with adapters' * adapters}"
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Attributes:
+    grade: of the bundle.
+    adapters: it has room for some.
+    states: the model keeps running states.
+    """
+
+    grade: Precision
+    adapters: bool = False
+    states: bool = False
+
+    @property
+    def words(self) -> str:
+        """What it is called where it was not measured."""
+        return f"golden prompt, {self.grade}{self._beside}"
+
+    def named(self, precision: str) -> str:
+        """What is measured of weights in `precision`."""
+        return f"{self.grade} as {precision}{self._beside}"
+
+    @property
+    def _beside(self) -> str:
+        return " with adapters" * self.adapters + " with running states" * self.states
 
 
-def measure_grade(
-    root: Path, release: Path, grade: Precision, *, adapters: bool = False
-) -> Iterator[Found]:
-    """Each graph of a bundle in `grade`; `root` is there only meanwhile.
+TRIALS = (
+    *map(Trial, GRADES),
+    # This grade has both of the graphs.
+    Trial("w8a8", adapters=True),
+    Trial("w8a8", states=True),
+)
+
+
+def measure_grade(root: Path, release: Path, trial: Trial) -> Iterator[Found]:
+    """Each graph of a bundle; `root` is there only meanwhile.
 
     Raises ApplianceError if the bundle cannot be built, or the processor does not compute it.
     """
     node = Node(root)
     try:
-        bundle = node.add(node.write(TINY), TINY.name, grade, adapters=adapters)
+        checkpoint = write_states(root / "states") if trial.states else node.write(TINY)
+        bundle = node.add(checkpoint, TINY.name, trial.grade, adapters=trial.adapters)
         golden = _folder(root / "golden")
         run_compiler(release / "venv/bin/python", ["--golden", str(bundle.directory), str(golden)])
         on_device = release / "venv-cuda13/bin/python"
         for graph in bundle.manifest.variants("cuda"):
             precision = on_gpu(bundle.manifest, graph)
-            say(f"{words_of(grade, adapters=adapters)}, as {precision}")
+            say(f"{trial.words}, as {precision}")
             yield (
-                f"{grade} as {precision}{' with adapters' * adapters}",
+                trial.named(precision),
                 _compared(on_device, bundle, golden, _folder(root / precision), precision),
             )
     finally:

@@ -9,7 +9,7 @@ import pytest
 
 from gpu_check.__main__ import _measure_grades
 from gpu_check.budget import Budget
-from gpu_check.grades import GRADES, measure_grade, words_of
+from gpu_check.grades import GRADES, TRIALS, Trial, measure_grade
 from gpu_check.measuring import Setting
 from gpu_check.results import PROCESSOR, Run
 from installer.checkpoint.quantize import SCHEMES
@@ -32,11 +32,16 @@ def setting(release: Path, run: Run) -> Setting:
 
 def test_every_grade_but_that_of_native_operators_is_tried() -> None:
     assert {*GRADES, "w4a8"} == SCHEMES.keys(), "on a GPU w4a8 is computed as int4 is"
+    assert {trial.grade for trial in TRIALS} == {*GRADES}
+    assert len({trial.words for trial in TRIALS}) == len(TRIALS)
 
 
-def test_each_graph_has_its_error_and_its_bound(tmp_path: Path, on_fake: Path) -> None:
-    found = dict(measure_grade(tmp_path / "root", on_fake, "w8a8"))
-    assert found.keys() == {"w8a8 as fp16", "w8a8 as int8"}
+@pytest.mark.parametrize("trial", [Trial("w8a8"), Trial("w8a8", states=True)])
+def test_each_graph_has_its_error_and_its_bound(
+    tmp_path: Path, on_fake: Path, trial: Trial
+) -> None:
+    found = dict(measure_grade(tmp_path / "root", on_fake, trial))
+    assert found.keys() == {trial.named("fp16"), trial.named("int8")}
     for measured in found.values():
         assert not isinstance(measured, str)
         error, bound = measured
@@ -45,7 +50,7 @@ def test_each_graph_has_its_error_and_its_bound(tmp_path: Path, on_fake: Path) -
 
 
 def test_what_cannot_be_compiled_says_why(tmp_path: Path, on_fake: Path) -> None:
-    found = dict(measure_grade(tmp_path / "root", on_fake, "fp8"))
+    found = dict(measure_grade(tmp_path / "root", on_fake, Trial("fp8")))
     assert not isinstance(found["fp8 as fp16"], str)
     # The processor, which stands for the GPU here, has no product of 8-bit floats.
     assert "MatMulBlockQuantizedFp8Weight" in str(found["fp8 as fp8"])
@@ -54,7 +59,8 @@ def test_what_cannot_be_compiled_says_why(tmp_path: Path, on_fake: Path) -> None
 def test_a_run_has_what_was_found_and_the_reasons_for_the_rest(
     on_fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpu_check.__main__.GRADES", ("fp8", "int4"))
+    trials = (Trial("fp8"), Trial("int4"), Trial("w8a8", adapters=True))
+    monkeypatch.setattr("gpu_check.__main__.TRIALS", trials)
     run = Run("2026-11-28", "Example GPU")
     _measure_grades(setting(on_fake, run))
     with_adapters = {f"w8a8 as {made} with adapters" for made in ("fp16", "int8")}
@@ -62,8 +68,7 @@ def test_a_run_has_what_was_found_and_the_reasons_for_the_rest(
     assert run.missing.keys() == {"golden prompt, fp8 as fp8"}
     shutil.rmtree(on_fake / "venv")
     _measure_grades(setting(on_fake, run))
-    late = {words_of("fp8"), words_of("int4"), words_of("w8a8", adapters=True)}
-    assert run.missing.keys() >= late
+    assert run.missing.keys() >= {trial.words for trial in trials}
     on_processor = Run("2026-11-28", PROCESSOR)
     _measure_grades(setting(on_fake, on_processor))
     assert on_processor.missing == {}
