@@ -79,24 +79,26 @@ def measure_grade(root: Path, release: Path, trial: Trial) -> Iterator[Found]:
         for graph in bundle.manifest.variants("cuda"):
             precision = on_gpu(bundle.manifest, graph)
             say(f"{trial.words}, as {precision}")
-            yield (
-                trial.named(precision),
-                _compared(on_device, bundle, golden, _folder(root / precision), precision),
-            )
+            out = _folder(root / precision)
+            yield from _compiled(on_device, bundle, golden, out, precision, trial.named(precision))
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _compared(
-    python: Path, bundle: StoredBundle, golden: Path, out: Path, precision: str
-) -> tuple[float, float] | str:
+def _compiled(
+    python: Path, bundle: StoredBundle, golden: Path, out: Path, precision: str, what: str
+) -> Iterator[Found]:
+    """How near it is, or why there is nothing; and why its steps are not replayed, if so."""
     paths = map(str, (bundle.directory, out, golden))
     try:
         said = run_compiler(python, ["--provider", "cuda", *paths, precision])
     except ApplianceError as error:
-        return error.message
-    compared = msgspec.json.decode(said, type=Outcome).compared
-    return compared.error, compared.bound
+        yield what, error.message
+        return
+    outcome = msgspec.json.decode(said, type=Outcome)
+    yield what, (outcome.compared.error, outcome.compared.bound)
+    if outcome.unrecorded is not None:
+        yield f"{what}, replayed", outcome.unrecorded.message
 
 
 def _folder(path: Path) -> Path:
