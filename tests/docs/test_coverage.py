@@ -9,6 +9,7 @@ import pytest
 
 import appliance.config as config
 from appliance import errors
+from appliance.config import environment
 from tests.conftest import REPOSITORY
 from tests.docs.reference import render
 
@@ -42,9 +43,9 @@ def test_every_setting_is_documented_with_its_default(name: str, default: object
     assert rows[name][0] == f"`{default}`"
 
 
-@pytest.mark.parametrize("name", [n for n in vars(config) if n.endswith("_VARIABLE")])
+@pytest.mark.parametrize("name", [n for n in vars(environment) if n.endswith("_VARIABLE")])
 def test_every_environment_variable_is_documented(name: str) -> None:
-    assert f"`{getattr(config, name)}`" in (REFERENCE / "configuration.md").read_text()
+    assert f"`{getattr(environment, name)}`" in (REFERENCE / "configuration.md").read_text()
 
 
 def error_classes(base: type[errors.ApplianceError]) -> Iterator[type[errors.ApplianceError]]:

@@ -1,0 +1,124 @@
+"""The one TOML file becomes settings.
+
+Refuses unknown sections, unknown names and values of the wrong type, each by its full name, so that
+a typing error never silently means the default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from appliance.config.bounds import check, check_money
+from appliance.config.layout import Layout
+from appliance.config.settings import (
+    ApiSettings,
+    AuditSettings,
+    Config,
+    EngineSettings,
+    MoneySettings,
+)
+from appliance.errors import ConfigError
+
+_SECTIONS: Mapping[str, type] = {
+    "api": ApiSettings,
+    "engine": EngineSettings,
+    "audit": AuditSettings,
+    "money": MoneySettings,
+}
+
+
+def load_config(root: Path) -> Config:
+    """Read `root`'s appliance.toml; absent settings, or an absent file, mean the defaults.
+
+    Raises ConfigError naming the setting and the file.
+    """
+    layout = Layout(root)
+    return parse_config(_text(layout), layout)
+
+
+def load_money(root: Path) -> MoneySettings:
+    """Only `[money]` of `root`'s appliance.toml: a report needs no other section to be right.
+
+    Raises ConfigError naming the setting and the file.
+    """
+    layout = Layout(root)
+    table = _document(_text(layout), layout).get("money", {})
+    money: MoneySettings = _section("money", MoneySettings, table)
+    check_money(money)
+    return money
+
+
+def _text(layout: Layout) -> bytes:
+    """What the file says; nothing if there is none."""
+    try:
+        return layout.config_file.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ConfigError(
+            f"{layout.config_file} cannot be read: {error.strerror}",
+            hint="run the command as root or as a member of the group `appliance`",
+        ) from error
+
+
+def parse_config(text: bytes, layout: Layout) -> Config:
+    """Parse the bytes of an appliance.toml. Raises ConfigError."""
+    document = _document(text, layout)
+    sections = {
+        name: _section(name, kind, document.get(name, {})) for name, kind in _SECTIONS.items()
+    }
+    config = Config(layout, **sections)
+    check(config)
+    return config
+
+
+def _document(text: bytes, layout: Layout) -> dict[str, object]:
+    try:
+        document = tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{layout.config_file} is not valid TOML: {error}", hint="correct the line it names"
+        ) from error
+    unknown = sorted(document.keys() - _SECTIONS.keys())
+    if unknown:
+        raise ConfigError(
+            f"unknown section [{unknown[0]}] in {layout.config_file}",
+            hint=f"sections are {', '.join(_SECTIONS)}",
+        )
+    return document
+
+
+def _section(name: str, kind: type, table: object) -> Any:  # noqa: ANN401
+    if not isinstance(table, dict):
+        raise ConfigError(f"[{name}] must be a table", hint=f"write it as a section: [{name}]")
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(
+                f"unknown setting {name}.{key}", hint=f"settings are {', '.join(sorted(known))}"
+            )
+        table[key] = _typed(f"{name}.{key}", value, hints[key])
+    return kind(**table)
+
+
+def _typed(name: str, value: object, wanted: type) -> object:
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise ConfigError(
+            f"{name} must be {_TYPE_WORDS[wanted]}, not {value!r}", hint="correct the setting"
+        )
+    return value
+
+
+_TYPE_WORDS: Mapping[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+}
