@@ -16,6 +16,7 @@ from appliance.bundle.verify import VerifiedBundle, verify_metadata
 from appliance.errors import ApplianceError, LayoutError, NotFoundError, SignatureError
 from appliance.fsops import walk_files, write_durable
 from installer.keyring import MODEL_SIGNER, Keyring
+from installer.packager_hints import bundle_hints
 from installer.rotation.keys import listed
 
 
@@ -67,7 +68,8 @@ class BundleSigner:
             password=self._passphrase,  # type: ignore[arg-type]  # handed to load_pem_private_key
         )
         key_signer.set_hashing_config(files).sign(directory, directory / SIGNATURE_NAME)
-        return verify_metadata(directory, [self.signer])
+        with bundle_hints():
+            return verify_metadata(directory, [self.signer])
 
 
 def sign_again(directory: Path, signer: BundleSigner) -> VerifiedBundle:

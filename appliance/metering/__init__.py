@@ -13,6 +13,7 @@ from appliance.metering.price import FREE, Price, Tariff, no_price
 from appliance.metering.prices import PriceTable
 from appliance.metering.report import (
     DIMENSIONS,
+    NOBODY,
     BucketRow,
     Column,
     Dimension,
@@ -27,6 +28,7 @@ __all__ = [
     "DIMENSIONS",
     "FREE",
     "MICRO",
+    "NOBODY",
     "Account",
     "Amount",
     "BucketRow",

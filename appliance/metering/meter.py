@@ -10,7 +10,7 @@ connections reset the log at once. synchronous=EXTRA makes the commit itself dur
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from operator import attrgetter
@@ -76,14 +76,20 @@ class Meter:
             return next((str(row["outcome"]) for row in self._db.query(query, [request_id])), "")
 
     def report(
-        self, by: Dimension = "key", *, since: int | None = None, until: int | None = None
+        self,
+        by: Dimension = "key",
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        own: Collection[str] = (),
     ) -> list[ReportRow]:
         """Sums per key, project, model or day, the largest completion first (days in order).
 
-        Of requests that ended from `since` on and before `until`, Unix seconds.
+        Of requests that ended from `since` on and before `until`, Unix seconds. `own` are ids of
+        the node's own keys: by project, what they asked is the project NOBODY's.
         """
         with self._translated():
-            return report.sums(self._db, by, since, until)
+            return report.sums(self._db, by, since, until, own)
 
     def spent(self, since: int) -> list[Spent]:
         """Tokens and cost per key, project and day (UTC) from `since` on."""

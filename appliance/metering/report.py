@@ -6,7 +6,8 @@ whole micro-units, so each way to group them adds up to the same total.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -18,10 +19,17 @@ Column = Literal["key_id", "project", "model", "batch"]
 COLUMNS: tuple[str, ...] = get_args(Column)
 READING = ("/v1/embeddings", "/v1/rerank", "/v2/rerank", "/v1/score")
 """Routes that generate nothing: the administration API has their usage with embeddings."""
+NOBODY = ""
+"""The key and the project of what the node asked itself."""
 
+_OWN = "key_id in (select value from json_each(:own))"
+"""Of a row: whether the node asked it itself. A list as JSON has no bound on its length."""
+_KEY, _PROJECT = (f"iif({_OWN}, '{NOBODY}', {column})" for column in ("key_id", "project"))
+_COLUMNS: dict[Column, str] = {"key_id": _KEY, "project": _PROJECT}
+"""What stands for a column where it is grouped by, if not itself."""
 _GROUPS: dict[Dimension, str] = {
     "key": "key_id",
-    "project": "project",
+    "project": _PROJECT,
     "model": "model",
     "day": "date(at, 'unixepoch')",
 }
@@ -70,6 +78,8 @@ class Filter:
     """Values that a column may have."""
     embeddings: bool | None = None
     """True: what only reads, as embeddings do; False: all else; None: both."""
+    own: Collection[str] = ()
+    """Ids of the node's own keys: their rows' key and project are NOBODY, behind all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +95,20 @@ class BucketRow:
     cost: int
 
 
-def sums(db: Database, by: Dimension, since: int | None, until: int | None) -> list[ReportRow]:
-    """Per key, project, model or day."""
+def sums(
+    db: Database,
+    by: Dimension,
+    since: int | None,
+    until: int | None,
+    own: Collection[str] = (),
+) -> list[ReportRow]:
+    """Per key, project, model or day; what was asked with a key of `own` is no project's."""
     order = "1" if by == "day" else "completion_tokens desc, 1"
     rows = db.query(
         f"select {_GROUPS[by]} as 'group', {_SUMS} from usage"  # noqa: S608
         " where (:since is null or at >= :since) and (:until is null or at < :until)"
         f" group by 1 order by {order}",
-        {"since": since, "until": until},
+        {"since": since, "until": until, "own": json.dumps(list(own))},
     )
     return [ReportRow(**row) for row in rows]
 
@@ -110,26 +126,22 @@ def spent(db: Database, since: int) -> list[Spent]:
 
 def buckets(db: Database, wanted: Filter) -> list[BucketRow]:
     """Per bucket and group, in order."""
-    conditions = ["at >= ?", "at < ?"]
-    values: list[str | int] = [wanted.start, wanted.end]
-    for column, allowed in wanted.only.items():
-        conditions.append(f"{column} in ({', '.join('?' * len(allowed))})")
-        values += allowed
-    if wanted.embeddings is not None:
-        marks = ", ".join("?" * len(READING))
-        conditions.append(f"route {'in' if wanted.embeddings else 'not in'} ({marks})")
-        values += READING
-    groups = ", ".join(["bucket", *wanted.group_by])
+    names = [f"group_{number}" for number in range(len(wanted.group_by))]
+    groups = [
+        f"{_COLUMNS.get(column, column)} as {name}"
+        for column, name in zip(wanted.group_by, names, strict=True)
+    ]
+    conditions, values = _conditions(wanted)
     rows = db.query(
-        f"select at / {wanted.width} as bucket, {_SUMS}"  # noqa: S608
-        + "".join(f", {column}" for column in wanted.group_by)
-        + f" from usage where {' and '.join(conditions)} group by {groups} order by {groups}",
+        f"select {', '.join(['at / :width as bucket', *groups])}, {_SUMS} from usage"  # noqa: S608
+        f" where {' and '.join(conditions)} group by {', '.join(['bucket', *names])}"
+        f" order by {', '.join(['bucket', *(f'{name} = :nobody' for name in names), *names])}",
         values,
     )
     return [
         BucketRow(
             start=row["bucket"] * wanted.width,
-            group={column: row[column] for column in wanted.group_by},
+            group={column: row[name] for column, name in zip(wanted.group_by, names, strict=True)},
             requests=row["requests"],
             prompt_tokens=row["prompt_tokens"],
             cached_tokens=row["cached_tokens"],
@@ -138,3 +150,25 @@ def buckets(db: Database, wanted: Filter) -> list[BucketRow]:
         )
         for row in rows
     ]
+
+
+def _conditions(wanted: Filter) -> tuple[list[str], dict[str, str | int]]:
+    """Which rows, and the values that the whole query needs."""
+    values: dict[str, str | int] = {
+        "start": wanted.start,
+        "end": wanted.end,
+        "width": wanted.width,
+        "own": json.dumps(list(wanted.own)),
+        "nobody": NOBODY,
+    }
+    conditions = ["at >= :start", "at < :end"]
+    for column, allowed in wanted.only.items():
+        # A key's own id finds what it asked, whoever made it.
+        one = _PROJECT if column == "project" else column
+        conditions.append(f"{one} in (select value from json_each(:{column}))")  # noqa: S608
+        values[column] = json.dumps(list(allowed))
+    if wanted.embeddings is not None:
+        verb = "in" if wanted.embeddings else "not in"
+        conditions.append(f"route {verb} (select value from json_each(:reading))")  # noqa: S608
+        values["reading"] = json.dumps(READING)
+    return conditions, values

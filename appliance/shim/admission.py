@@ -117,10 +117,7 @@ class Admission:
 
     @contextmanager
     def _reserved(self, exchange: Exchange, key: KeyInfo, demand: Demand) -> Iterator[Reservation]:
-        subjects = [
-            Subject(key.lineage, f"the key {key.id}", key.limits),
-            Subject(key.project, f"the project {key.project}", key.project_limits),
-        ]
+        subjects = _subjects(key)
         try:
             reservation = self._limiter.reserve(subjects, demand)
         finally:
@@ -144,6 +141,15 @@ def allowed(exchange: Exchange) -> KeyInfo:
             code="model_not_allowed",
         )
     return key
+
+
+def _subjects(key: KeyInfo) -> list[Subject]:
+    """Whose limits hold. What the node asks itself is no project's: a budget that is used up must
+    not fail the proof of an installation, nor a benchmark use one up."""
+    alone = Subject(key.lineage, f"the key {key.id}", key.limits)
+    if key.of_node:
+        return [alone]
+    return [alone, Subject(key.project, f"the project {key.project}", key.project_limits)]
 
 
 def _counts_tokens(key: KeyInfo) -> bool:

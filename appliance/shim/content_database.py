@@ -61,8 +61,9 @@ class ContentDatabase:
         return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
 
     def free_bytes(self) -> int:
-        """Room on its disk, as the endpoint's user sees it. Raises OSError."""
-        return shutil.disk_usage(self._path.parent).free
+        """Room on its disk, as the endpoint's user sees it. From any thread."""
+        with self._failures():
+            return shutil.disk_usage(self._path.parent).free
 
     async def close(self) -> None:
         """Close the file."""

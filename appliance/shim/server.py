@@ -115,8 +115,11 @@ async def _services(
         meter = Meter(layout.usage_db)
         catch_up(meter, layout.audit)
         limiter = Limiter(clock)
-        lineages = {key.id: key.lineage for key in keys.list()}
-        limiter.seed(meter.spent(limiter.seed_since), lineages)
+        known = keys.list()
+        lineages = {key.id: key.lineage for key in known}
+        own = {key.id for key in known if key.of_node}  # what they used is no project's
+        spent = [row for row in meter.spent(limiter.seed_since) if row.key_id not in own]
+        limiter.seed(spent, lineages)
         drain = Drain()
         metrics = Metrics(lambda: drain.inside)
         metrics.registry.register(DiskCollector(disks_seen(layout)))

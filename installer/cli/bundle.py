@@ -1,5 +1,6 @@
 """`appliance bundle …`: build and check model bundles."""
 
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -188,12 +189,15 @@ def verify(
     """
     from appliance.bundle.verify import verify_contents, verify_metadata
     from installer.media.opening import require_bundle
+    from installer.packager_hints import bundle_hints
     from installer.progress import TerminalProgress
 
     require_bundle(directory)
-    bundle = verify_metadata(directory, _signers(keys, root))
-    with TerminalProgress(err).bytes("reading every byte", bundle.size) as advance:
-        verify_contents(bundle, advance)
+    signers = _signers(keys, root)
+    with bundle_hints() if keys is not None else nullcontext():
+        bundle = verify_metadata(directory, signers)
+        with TerminalProgress(err).bytes("reading every byte", bundle.size) as advance:
+            verify_contents(bundle, advance)
     document = {
         "bundle": str(directory),
         "name": bundle.manifest.name,
@@ -266,6 +270,7 @@ def _base(directory: Path | None, keys: Path) -> "VerifiedBundle":
     from appliance.errors import UsageError
     from installer.keyring import Keyring
     from installer.media.opening import require_bundle
+    from installer.packager_hints import bundle_hints
 
     if directory is None:
         raise UsageError(
@@ -273,7 +278,8 @@ def _base(directory: Path | None, keys: Path) -> "VerifiedBundle":
             hint="name the directory of the base's bundle: --base",
         )
     require_bundle(directory)
-    return verify_metadata(directory, Keyring(keys).model_signers())
+    with bundle_hints():
+        return verify_metadata(directory, Keyring(keys).model_signers())
 
 
 def _made(manifest: "Manifest") -> dict[str, object]:

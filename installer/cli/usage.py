@@ -87,12 +87,12 @@ def report(
             hint="--until names a later day than --since",
         )
     layout, money = node_money(root)
+    names, own = _names(layout, by)
     with _open_meter(layout) as meter:
         catch_up(meter, layout.audit)
-        rows = meter.report(by.value, since=first, until=last)
+        rows = meter.report(by.value, since=first, until=last, own=own)
         lost = unbilled(meter, layout.audit)
     _say_unbilled(lost)
-    names, own = _names(layout, by)
     if as_json or form is Format.json:
         found = [_document(by, row, names, own) for row in rows]
         print_json({"by": by.value, "currency": money.currency, "rows": found})
@@ -151,34 +151,45 @@ def _names(layout: Layout, by: By) -> tuple[dict[str, str], frozenset[str]]:
     """What keys and projects are called, by their ids, and which keys the node made for itself;
     empty for other groups."""
     from appliance.access import KeyStore
+    from appliance.metering import NOBODY
 
     if by not in {By.key, By.project} or not layout.keys_db.exists():
         return {}, frozenset()
     with KeyStore(layout.keys_db) as store:
-        if by is By.project:
-            return {project.id: project.name for project in store.projects.list()}, frozenset()
         keys = store.list()
-        return {k.id: k.name for k in keys}, frozenset(k.id for k in keys if k.of_node)
+        own = frozenset(key.id for key in keys if key.of_node)
+        if by is By.project:
+            projects = {project.id: project.name for project in store.projects.list()}
+            return {**projects, NOBODY: NODE.strip()}, own
+        return {key.id: key.name for key in keys}, own
 
 
 def _document(
     by: By, row: ReportRow, names: dict[str, str], own: Container[str]
 ) -> dict[str, object]:
     document = {**asdict(row), "name": names.get(row.group, row.group)}
-    return {**document, "node": row.group in own} if by is By.key else document
+    match by:
+        case By.key:
+            return {**document, "node": row.group in own}
+        case By.project:
+            return {**document, "group": row.group or NODE.strip(), "node": not row.group}
+    return document
 
 
 def _gathered(
     rows: Sequence[ReportRow], names: dict[str, str], own: Container[str]
 ) -> list[ReportRow]:
     """The organisation's rows, then one for each purpose that the node made keys for itself for:
-    each proof, question and benchmark has a key of its own, and nobody is billed for it."""
-    found = [row for row in rows if row.group not in own]
+    each proof, question and benchmark has a key of its own, and nobody is billed for it. By
+    project they are one row, of no project."""
+    found = [row for row in rows if row.group and row.group not in own]
     node: dict[str, ReportRow] = {}
     for row in rows:
         if row.group in own:
             name = NODE + names[row.group]
             node[name] = _sum(name, node[name], row) if name in node else replace(row, group=name)
+        elif not row.group:
+            node[row.group] = row
     return [*found, *(node[name] for name in sorted(node))]
 
 
@@ -211,7 +222,7 @@ def _print_table(by: By, rows: Sequence[ReportRow], names: dict[str, str], curre
 
 
 def _shown(group: str) -> str:
-    return NODE.strip() if group.startswith(NODE) else group
+    return NODE.strip() if not group or group.startswith(NODE) else group
 
 
 def _csv(by: By, rows: Sequence[ReportRow], names: dict[str, str], currency: str) -> str:

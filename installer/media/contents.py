@@ -41,6 +41,7 @@ from installer.media.target import encode as encode_target
 from installer.media.text import readme
 from installer.media.wheelhouse import Locks, Wheel, Wheelhouse, build_own_wheel, checkout
 from installer.packager_disk import expect_room, taken
+from installer.packager_hints import bundle_hints
 from installer.progress import Progress
 from installer.rotation.withdraw import refuse_withdrawn, refuse_withdrawn_release
 
@@ -110,7 +111,8 @@ class Contents:
         checked: dict[str, VerifiedBundle] = {}
         for path in bundles:
             require_bundle(path)
-            bundle = verify_metadata(path, signers, prefix=f"{path.name}/")
+            with bundle_hints():
+                bundle = verify_metadata(path, signers, prefix=f"{path.name}/")
             refuse_withdrawn(self._keyring, bundle.manifest.name, bundle.manifest.version)
             directory = describe(bundle).directory
             if directory in checked:

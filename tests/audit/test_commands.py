@@ -263,7 +263,7 @@ def test_usage_is_reported_up_to_the_last_acknowledged_record(
         "reasoning_tokens": 0,
         "cost": 0,
         "name": group,
-        **({"node": False} if by == "key" else {}),
+        **({"node": False} if by != "model" else {}),
     }
 
 
@@ -293,6 +293,16 @@ def test_what_the_node_asked_itself_stands_behind_what_the_organisation_asked(
     ]
     rows = json.loads(appliance("usage", "report", "--json", root=layout.root).stdout)["rows"]
     assert {row["group"] for row in rows if row["node"]} == set(made[1:])
+    table = appliance("usage", "report", "--by", "project", root=layout.root).stdout.splitlines()
+    assert [line.split()[1:4] for line in table[1:]] == [
+        ["default", "4", "28"],
+        ["node", "3", "21"],
+    ]
+    told = appliance("usage", "report", "--by", "project", "--json", root=layout.root).stdout
+    assert [(row["group"], row["requests"], row["node"]) for row in json.loads(told)["rows"]] == [
+        ("proj_default", 4, False),
+        ("node", 3, True),
+    ]
 
 
 def test_usage_per_day_is_a_table(layout: Layout) -> None:

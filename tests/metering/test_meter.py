@@ -121,6 +121,30 @@ def test_buckets_sum_what_is_in_them(meter: Meter) -> None:
     assert meter.buckets(Filter(0, 2**40, DAY, only={"project": ["nobody"]})) == []
 
 
+def test_what_own_keys_asked_is_no_keys_and_no_projects_and_comes_last(meter: Meter) -> None:
+    meter.settle(
+        numbered(0, cost=1, key_id="own-1"),
+        numbered(1, cost=2, key_id="own-2", model="minilm"),
+        numbered(2, cost=4),
+        numbered(3, cost=8, project="p"),
+        numbered(4, cost=16, key_id="own-1", at=ROW.at + DAY),
+    )
+    every = Filter(0, 2**40, DAY, own=["own-1", "own-2"])
+    both = meter.buckets(replace(every, group_by=("project", "key_id")))
+    assert [(row.start, *row.group.values(), row.cost) for row in both] == [
+        (ROW.at, "p", "key-1", 8),
+        (ROW.at, "proj_default", "key-1", 4),
+        (ROW.at, "", "", 3),
+        (ROW.at + DAY, "", "", 16),
+    ]
+    theirs = replace(every, only={"project": ["proj_default"]})
+    assert [row.cost for row in meter.buckets(theirs)] == [4]
+    one = replace(every, only={"key_id": ["own-2"]})
+    assert [row.cost for row in meter.buckets(one)] == [2]
+    report = meter.report("project", own=every.own)
+    assert {row.group: row.cost for row in report} == {"p": 8, "proj_default": 4, "": 19}
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2**40)), max_size=60))
 def test_sums_equal_those_of_the_first_row_of_each_request(pairs: list[tuple[int, int]]) -> None:

@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai.types.admin.organization.usage_costs_response import DataResultOrganizationCostsResult
 
-from appliance.access import NODE_TAG, KeyStore, new_key, new_project
+from appliance.access import DEFAULT_PROJECT, NODE_TAG, KeyStore, new_key, new_project
 from appliance.audit import admin_event
 from appliance.audit.event import Admin, Response
 from appliance.metering import PriceTable, Tariff
@@ -141,7 +141,9 @@ def test_costs_are_exact(office: Office) -> None:
     assert f'"value":{micro // 10**6}.{micro % 10**6:06d}'.encode() in whole
 
 
-def test_the_nodes_own_keys_are_one_group_without_an_id(office: Office) -> None:
+def test_what_the_node_asked_is_one_group_without_a_key_and_without_a_project(
+    office: Office,
+) -> None:
     serve_some(office.node)
     with KeyStore(office.node.config.layout.keys_db) as keys:
         own = [keys.create(name, tags=(NODE_TAG,)) for name in ("bench", "ask", "ask")]
@@ -160,6 +162,17 @@ def test_the_nodes_own_keys_are_one_group_without_an_id(office: Office) -> None:
         (office.node.key.id, CHAT, 2, 2 * PROMPT),
         (None, CHAT, 3, 3 * PROMPT),
     ]
+    for group in (["project_id"], ["project_id", "api_key_id"]):
+        results = [
+            (r.project_id, r.api_key_id, r.num_model_requests)
+            for bucket in usage.completions(start_time=start, group_by=group).data
+            for r in bucket.results
+            if r.object == "organization.usage.completions.result"
+        ]
+        key = office.node.key.id if "api_key_id" in group else None
+        assert results == [(DEFAULT_PROJECT, key, 2), (None, None, 3)]
+    theirs = usage.completions(start_time=start, project_ids=[DEFAULT_PROJECT])
+    assert [r.num_model_requests for bucket in theirs.data for r in bucket.results] == [2]
     whole = office.request("GET", f"costs?start_time={start}").json
     parts = office.request("GET", f"costs?start_time={start}&group_by[]=api_key_id").json
     (total,), split = (

@@ -191,6 +191,53 @@ def test_half_of_what_is_free_for_the_log_is_not_for_running_lines_either(
     assert batch["request_counts"] == {"total": 1, "completed": 0, "failed": 0}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_nor_is_it_for_the_errors_of_running_lines(cramped: tuple[Node, Path]) -> None:
+    node, place = cramped
+    node.engine.behaviour.pause_after = 3
+    node.engine.behaviour.fault = Fault(grpc.StatusCode.INVALID_ARGUMENT, after_tokens=5)
+    batch_id = begin(node, lines("line-a"))["id"]
+    running(node, 1)
+    fill(place, SPARE_BYTES // 2)
+    node.engine.behaviour.release.set()
+    batch = ended(node, batch_id)
+    assert (batch["status"], batch["error_file_id"]) == ("failed", None)
+    assert batch["errors"]["data"][0]["code"] == "storage_full"
+    assert [event.outcome for event in results(node)] == ["error"], "it was tried, and not again"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_lines_that_never_ran_leave_their_errors_out_where_the_disk_is_kept_for_the_log(
+    tmp_path: Path,
+) -> None:
+    """The window is over, and an error line for each of them would use what is left free."""
+    config = prepare(tmp_path, store_files=True, drain_seconds=0)
+    place = config.layout.files_db.parent
+    place.mkdir(parents=True, exist_ok=True)
+    size = f"size={SPARE_BYTES + (8 << 20)}"
+    names = [f"{n:04}-{'x' * 500}" for n in range(2000)]
+    with (
+        mounted(["-t", "tmpfs", "-o", size, "tmpfs", str(place)], place),
+        FakeEngine(config.layout.engine_socket) as engine,
+    ):
+        engine.behaviour.pause_before_accept = True
+        with running_shim(config):
+            node = Node(config, engine)
+            batch_id = begin(node, lines(*names))["id"]
+            eventually(lambda: engine.running > 0)
+        change(node, batch_id, expires_at=int(time.time()) - 1)
+        fill(place, SPARE_BYTES + (1 << 20))
+        with running_shim(config):
+            batch = ended(node, batch_id)
+            assert (batch["status"], batch["expired_at"]) == ("failed", None)
+            (error,) = batch["errors"]["data"]
+            assert error["code"] == "storage_full"
+            told = content(node, batch["error_file_id"])
+            assert 0 < len(told) < len(names), "what there was room for is kept"
+            assert batch["request_counts"]["failed"] == len(told)
+        assert shutil.disk_usage(place).free > SPARE_BYTES - (256 << 10)
+
+
 def test_pages_of_batches_follow_each_other(client: openai.OpenAI, node: Node) -> None:
     made = [begin(node, lines("a"))["id"] for _ in range(4)]
     assert [b.id for b in client.batches.list(limit=2)] == made[::-1]

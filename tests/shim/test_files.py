@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +21,9 @@ import pytest
 from appliance.access import KeyStore, new_key
 from appliance.audit.event import Reject, Request
 from appliance.config import ApiSettings
-from appliance.shim.batches.file_store import SPARE_BYTES
+from appliance.shim.batches import schema
+from appliance.shim.batches.file_store import SPARE_BYTES, FileStore
+from appliance.shim.content_database import ContentDatabase
 from tests.fakes.engine import FakeEngine
 from tests.node.machine import mounted
 from tests.shim.batch_input import form, jsonl, line, upload
@@ -170,6 +174,26 @@ def test_all_files_together_are_bounded(tmp_path: Path) -> None:
         assert answer.headers["x-should-retry"] == "false"
         node.request("DELETE", f"/v1/files/{first.json['id']}")
         assert send(node, b"x" * 20_000, purpose="batch").status == 200
+
+
+def test_whether_there_is_room_is_known_while_the_database_writes(tmp_path: Path) -> None:
+    """Lines of a batch begin while a large file is overwritten, and while a disk is slow."""
+    written = threading.Event()
+
+    async def asked() -> None:
+        words = {"what": "files", "hint": ""}
+        database = ContentDatabase(tmp_path / "files", schema.VERSION, schema.create, **words)
+        writing = asyncio.create_task(database.run(lambda _: written.wait()))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await FileStore(database, LIMIT).check_room()
+            assert not writing.done()
+        finally:
+            written.set()
+            await writing
+            await database.close()
+
+    asyncio.run(asked())
 
 
 def test_a_deleted_file_is_gone_from_the_disk_too(node: Node) -> None:

@@ -14,7 +14,7 @@ import anthropic
 import openai
 import pytest
 
-from appliance.access import KeyStore
+from appliance.access import NODE_TAG, KeyStore
 from appliance.audit import AuditLog
 from appliance.audit.event import Reject, Request, Response
 from appliance.metering import Clock, PriceTable, Tariff
@@ -291,6 +291,26 @@ def test_what_was_used_before_a_restart_is_not_forgotten(tmp_path: Path) -> None
             assert chat(node, max_tokens=1).error["code"] == "insufficient_quota"
             limit(node, tokens_per_month=2 * (PROMPT + ANSWER))
             assert chat(node, max_tokens=ANSWER).status == 200
+
+
+def test_what_the_node_asks_itself_neither_needs_a_projects_budget_nor_uses_it(
+    tmp_path: Path,
+) -> None:
+    """A budget that is used up fails no proof of an installation, and a benchmark uses none up."""
+    config = prepare(tmp_path)
+    with KeyStore(config.layout.keys_db) as keys:
+        _, secret = keys.create("a proof", tags=(NODE_TAG,))
+    own = {"Authorization": f"Bearer {secret}"}
+    with FakeEngine(config.layout.engine_socket) as engine:
+        node = Node(config, engine)
+        limit_project(node, tokens_per_month=PROMPT + ANSWER)
+        with running_shim(config):
+            for _ in range(3):
+                assert node.request("POST", CHAT_PATH, ask(), headers=own).status == 200
+        with running_shim(config):
+            assert chat(node, max_tokens=ANSWER).status == 200
+            assert chat(node, max_tokens=1).error["code"] == "insufficient_quota"
+            assert node.request("POST", CHAT_PATH, ask(), headers=own).status == 200
 
 
 def test_a_crash_frees_what_was_reserved_and_charges_nothing_for_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from typing import Any, cast
 
+import msgspec
 import openai
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from openai.types.responses import ResponseInputParam, ToolParam
 
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.api.custom_input import CustomInput
+from appliance.shim.wire.responses import ResponsesRequest
 from tests.fakes.engine import CHAT
 from tests.shim.node import Node, standing
 
@@ -206,6 +208,14 @@ def test_tools_of_namespaces_are_counted_one_by_one(node: Node) -> None:
     many = [{**LOOK, "name": f"f{number}"} for number in range(65)]
     spaces = [{"type": "namespace", "name": name, "tools": many} for name in ("a", "b")]
     assert refusal(node, *spaces) == (400, "tools", "invalid_value")
+
+
+def test_tools_are_found_once_for_a_request() -> None:
+    """An assistant sends a hundred: the prompt, refusals and the answer's shape share them."""
+    body = json.dumps({"model": CHAT, "input": "hello", "tools": [NOTES, LOOK]})
+    request = msgspec.json.decode(body, type=ResponsesRequest)
+    assert [tool.called for tool in request.callables] == ["notes__look", "notes__write", "look"]
+    assert request.callables is request.callables
 
 
 def test_what_a_program_says_about_itself_changes_nothing(node: Node) -> None:

@@ -2,15 +2,15 @@
 
 Sums of settled requests in buckets of time, up to the last one that ended before this was asked.
 Completions are what generates; embeddings what only reads, so rerank and score too. Each request is
-in one of the two. Keys that the node made for itself are one group without an id: nobody else can
-look them up, and the groups still add up to the whole.
+in one of the two. What the node asked itself is one group without a key and without a project: it
+is on nobody's bill, nobody else can look its keys up, and the groups add up to the whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
@@ -86,7 +86,6 @@ class Kind:
     """Of a bucket: seconds, buckets on a page by default, and at most."""
 
 
-_COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost")
 _WIDTHS = {"1m": (60, 60, 1440), "1h": (3600, 24, 168), "1d": (86_400, 7, 31)}
 _FILTERS: dict[str, Column] = {
     "project_ids": "project",
@@ -177,9 +176,8 @@ class UsageEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted, width, last = _filter(scope, self._kind)
         await self._accounting.settled()
-        rows = await asyncio.to_thread(self._read, wanted)
-        if "key_id" in wanted.group_by:
-            rows = _gathered(rows, {key.id for key in self._keys.list() if key.of_node})
+        own = [key.id for key in self._keys.list() if key.of_node]
+        rows = await asyncio.to_thread(self._read, replace(wanted, own=own))
         found: dict[int, list[msgspec.Struct]] = {}
         for row in rows:
             found.setdefault(row.start, []).append(self._result(row))
@@ -197,7 +195,7 @@ class UsageEndpoint:
     def _result(self, row: BucketRow) -> msgspec.Struct:
         group = {name: row.group[ours] for name, ours in _COLUMNS.items() if ours in row.group}
         project, key, model = (
-            None if group.get(name) is None else str(group[name])
+            str(group[name]) if group.get(name) else None
             for name in ("project_id", "api_key_id", "model")
         )
         if self._kind is COSTS:
@@ -216,23 +214,6 @@ class UsageEndpoint:
             model=model,
             batch=bool(group["batch"]) if "batch" in group else None,
         )
-
-
-def _gathered(rows: Sequence[BucketRow], own: Container[str | int]) -> list[BucketRow]:
-    """`rows` in their order, those of the node's `own` keys as sums without a key, at the end."""
-    theirs = [row for row in rows if row.group["key_id"] not in own]
-    node: dict[tuple[object, ...], BucketRow] = {}
-    for row in rows:
-        if row.group["key_id"] in own:
-            group = {column: value for column, value in row.group.items() if column != "key_id"}
-            at = (row.start, *group.values())
-            row = replace(row, group=group)
-            node[at] = _sum(node[at], row) if at in node else row
-    return [*theirs, *node.values()]
-
-
-def _sum(one: BucketRow, other: BucketRow) -> BucketRow:
-    return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in _COUNTS})
 
 
 def _filter(scope: Scope, kind: Kind) -> tuple[Filter, int, int]:

@@ -26,6 +26,8 @@ from appliance.shim.batches.file_store import (
 from appliance.shim.content_database import ContentDatabase
 
 T = TypeVar("T")
+_RAN_SPARE_BYTES = SPARE_BYTES // 2
+"""What a line that ran while the disk filled may not use either."""
 MAX_RUNNING = 32
 """Batches of one owner that have not ended."""
 _COLUMNS = "id, owner, key_id, created, ended, input, output, errors, body"
@@ -46,6 +48,15 @@ class StoredBatch:
     errors: str
     body: bytes
     """The batch object, JSON, without its counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLine:
+    """A line that has an error, and what the error file says of it."""
+
+    number: int
+    text: bytes
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +120,12 @@ class BatchStore:
         """The result of a line, before its RES; `settle` it afterwards, or `discard` it.
 
         Raises CapacityError if the disk has no room: a line that ran while the disk filled may use
-        half of what no other may.
+        half of what no other may, and so may its error.
         """
         line = _Line(batch.id, number, False, request_id, False, tokens)
 
         def work(db: sqlite3.Connection) -> None:
-            check_room(self._db, len(result) + SPARE_BYTES // 2)
+            check_room(self._db, len(result) + _RAN_SPARE_BYTES)
             _add_line(db, line, batch.output, result)
 
         await self._run(work)
@@ -127,13 +138,16 @@ class BatchStore:
         """There was no good RES for a kept result; harmless if nothing was kept."""
         await self._run(lambda db: _discard(db, batch.output, batch.id, number))
 
-    async def fail(self, batch: StoredBatch, errors: Sequence[tuple[int, str, bytes]]) -> None:
-        """Lines ended with errors: number, request id, and what the error file says of each."""
+    async def fail(self, batch: StoredBatch, errors: Sequence[FailedLine], *, ran: bool) -> None:
+        """Lines ended with errors: all of `errors`, or none. Raises CapacityError as `keep` does;
+        the error of a line that never `ran` may use nothing of what is left free."""
+        size = sum(len(error.text) for error in errors)
 
         def work(db: sqlite3.Connection) -> None:
-            for number, request_id, error in errors:
-                line = _Line(batch.id, number, True, request_id, True, Tokens())
-                _add_line(db, line, batch.errors, error)
+            check_room(self._db, size + (_RAN_SPARE_BYTES if ran else SPARE_BYTES))
+            for error in errors:
+                line = _Line(batch.id, error.number, True, error.request_id, True, Tokens())
+                _add_line(db, line, batch.errors, error.text)
 
         await self._run(work)
 

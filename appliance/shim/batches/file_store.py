@@ -10,6 +10,7 @@ has no room for a copy of a whole file. What fails on the way, or is cut off, is
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -110,8 +111,11 @@ class FileStore:
             yield b"".join(data for _, data in rows)
 
     async def check_room(self) -> None:
-        """Whether there is room for what is yet to be computed. Raises CapacityError."""
-        await self._db.run(lambda _: check_room(self._db, SPARE_BYTES))
+        """Whether there is room for what is yet to be computed. Raises CapacityError.
+
+        The disk is asked, not the database: who asks does not wait behind what is being written.
+        """
+        await asyncio.to_thread(check_room, self._db, SPARE_BYTES)
 
     async def total_bytes(self) -> int:
         """Bytes of all files."""

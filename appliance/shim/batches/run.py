@@ -1,7 +1,7 @@
 """One batch on its way: validating, in_progress, finalizing, completed.
 
     validating -> failed                the input is no batch
-    in_progress -> failed               the disk has no room for more results
+    in_progress -> failed               the disk has no room for more results, or errors
     validating, in_progress -> expired  the window is over: what was not run is an error line
                             -> cancelling -> cancelled
 
@@ -9,7 +9,8 @@ Owns the order of things. A result is kept before its RES and counts after it (b
 a line that was billed for a result is never run again, whenever the process is killed. An error
 that passes is no result: the line is tried again, after the wait that the error names, for as
 long as the window is open. Cancelling and the window's end stop lines like a caller hanging up.
-Where the disk fills no line begins, those that run may end, and what was done is kept.
+Where the disk fills no line begins, those that run may end, and what was done is kept; so it is
+where the window is over and the disk has no room for an error line of each that did not run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -26,7 +28,7 @@ import msgspec
 from appliance.audit.event import Tokens
 from appliance.errors import ApplianceError, CapacityError, ConflictError, UnavailableError
 from appliance.pb import engine_v1_pb2 as pb
-from appliance.shim.batches.batch_store import StoredBatch
+from appliance.shim.batches.batch_store import FailedLine, StoredBatch
 from appliance.shim.batches.file_store import FULL
 from appliance.shim.batches.input_file import Examination, TextLine, text_lines
 from appliance.shim.batches.line_caller import LineAnswer
@@ -52,6 +54,8 @@ _EMBEDDING_SLOTS = 4
 """For a model that has none: its calls wait for each other in the engine."""
 _ENVELOPE_BYTES = 4096
 """Of a line, around the request in it."""
+_EXPIRED_AT_ONCE = 500
+"""Error lines that are written together: a batch may have 50,000."""
 _EXPIRED = LineError(
     "batch_expired", "This request could not be executed before the completion window expired."
 )
@@ -242,11 +246,8 @@ class Run:
         async def keep(document: msgspec.Struct, tokens: Tokens) -> None:
             body = msgspec.Raw(msgspec.json.encode(document))
             text = _line(exchange, request.custom_id, LineResponse(200, exchange.request_id, body))
-            try:
+            with self._noting_a_full_disk():
                 await office.batches.keep(self._batch, number, exchange.request_id, text, tokens)
-            except CapacityError as error:
-                self._full = error
-                raise
 
         key = office.caller.holder(self._batch.key_id)
         exchange = office.caller.exchange(self.object.endpoint, key, keep)
@@ -269,10 +270,20 @@ class Run:
             return
         body = msgspec.Raw(answer.body)
         text = _line(exchange, custom_id, LineResponse(answer.status, exchange.request_id, body))
-        error = (attempt.line.number, exchange.request_id, text)
-        await self._office.batches.fail(self._batch, [error])
+        error = FailedLine(attempt.line.number, text, exchange.request_id)
+        with self._noting_a_full_disk():
+            await self._office.batches.fail(self._batch, [error], ran=True)
         self._office.metrics.batch_line("failed")
         self._vain = 0
+
+    @contextmanager
+    def _noting_a_full_disk(self) -> Iterator[None]:
+        """No line begins any more once what one ended with could not be written."""
+        try:
+            yield
+        except CapacityError as error:
+            self._full = error
+            raise
 
     def _try_again(self, attempt: _Try, wait: float) -> None:
         self._again.append(_Try(attempt.line, attempt.tries + 1))
@@ -296,8 +307,7 @@ class Run:
             case "cancelling":
                 body.status, body.cancelled_at = "cancelled", _now()
             case _:
-                await self._expire_lines()
-                body.status, body.expired_at = "expired", _now()
+                await self._expire()
         asked = body.output_expires_after
         seconds = asked.seconds if asked is not None else self._office.file_seconds
         await self._office.batches.finish(self._batch, _now() + seconds, self._compose)
@@ -307,15 +317,27 @@ class Run:
         self.object.error_file_id = self._batch.errors if errors else None
         return msgspec.json.encode(self.object)
 
+    async def _expire(self) -> None:
+        try:
+            if self.object.status != "validating":
+                await self._expire_lines()
+        except CapacityError as error:
+            self._fail(error)
+        else:
+            self.object.status, self.object.expired_at = "expired", _now()
+
     async def _expire_lines(self) -> None:
-        if self.object.status == "validating":
-            return
-        errors = []
+        """An error for each line that did not run. Raises CapacityError if there is no room."""
+        errors: list[FailedLine] = []
         async for line in self._to_do():
-            exchange = f"batch_req_{self._batch.id.removeprefix('batch_')}_{line.number}"
-            text = OutputLine(exchange, line.request.custom_id, None, _EXPIRED)
-            errors.append((line.number, "", one_line(text)))
-        await self._office.batches.fail(self._batch, errors)
+            name = f"batch_req_{self._batch.id.removeprefix('batch_')}_{line.number}"
+            text = OutputLine(name, line.request.custom_id, None, _EXPIRED)
+            errors.append(FailedLine(line.number, one_line(text)))
+            if len(errors) == _EXPIRED_AT_ONCE:
+                await self._office.batches.fail(self._batch, errors, ran=False)
+                errors = []
+        if errors:
+            await self._office.batches.fail(self._batch, errors, ran=False)
 
     async def _save(self) -> None:
         self._batch = replace(self._batch, body=msgspec.json.encode(self.object))

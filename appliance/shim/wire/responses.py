@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
@@ -86,7 +87,7 @@ class ResponseStreamOptions(_Strict, frozen=True):
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponsesRequest(_Strict, frozen=True):
+class ResponsesRequest(_Strict, frozen=True, dict=True):
     """A request as parameters.RESPONSES describes it; limited parameters are checked there."""
 
     model: str
@@ -189,9 +190,9 @@ class ResponsesRequest(_Strict, frozen=True):
             structured=self._form(),
         )
 
-    @property
+    @cached_property
     def callables(self) -> list[CallableTool]:
-        """The tools one by one. Raises RequestError if they cannot be told apart."""
+        """The tools one by one, found once. Raises RequestError if they cannot be told apart."""
         return callables(self.tools or ())
 
     def _chosen(self) -> Chosen:
