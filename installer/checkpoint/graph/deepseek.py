@@ -1,7 +1,9 @@
-"""DeepSeek-V2, V3 and R1, and GLM-4.7-Flash: latent attention, and experts of DeepSeek's kind.
+"""DeepSeek-V2, V3, V3.2 and R1, and GLM-4.7-Flash: latent attention, and experts of DeepSeek's
+kind.
 
-Owns what latent attention has in config.json; experts are routed.py's. Reference: DeepSeek-V2
-(2024), DeepSeek-V3 Technical Report (2024), `DeepseekV2ForCausalLM`, `DeepseekV3ForCausalLM`,
+Owns what latent attention, and an index for it, have in config.json; experts are routed.py's.
+Reference: DeepSeek-V2 (2024), DeepSeek-V3 Technical Report (2024), DeepSeek-V3.2 (2025),
+`DeepseekV2ForCausalLM`, `DeepseekV3ForCausalLM`, `DeepseekV32ForCausalLM` and
 `Glm4MoeLiteForCausalLM`.
 """
 
@@ -18,6 +20,7 @@ from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import Kinds, LayerKind
 from installer.checkpoint.graph.latent import Latent
+from installer.checkpoint.graph.lightning import LatentSearch, Lightning
 from installer.checkpoint.graph.rope import read_rope
 from installer.checkpoint.graph.routed import Routed
 from installer.checkpoint.reader import Checkpoint
@@ -30,10 +33,11 @@ _HEAD_UNIT = 16
 
 @dataclass(frozen=True, slots=True)
 class LatentShape:
-    """A decoder whose cache holds latents, and its heads."""
+    """A decoder whose cache holds latents, its heads, and the index that finds what they read."""
 
     decoder: DecoderShape
     latent: Latent
+    index: Lightning | None = None
 
     @property
     def vocab(self) -> int:
@@ -75,38 +79,79 @@ def read_v2(checkpoint: Checkpoint) -> LatentShape:
     return _read(config, mixture)
 
 
+def read_v32(checkpoint: Checkpoint) -> LatentShape:
+    """The same of DeepSeek-V3.2, whose attention reads what an index finds."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["DeepseekV32ForCausalLM"])
+    config.expect("topk_method", "noaux_tc")
+    config.expect("mlp_bias", False)
+    config.expect("rope_interleave", True)
+    _expect_all(config, "layer_types", "indexed_attention")
+    index = _read_index(config, interleaved=False)
+    first = min(config.whole("first_k_dense_replace", 3), config.integer("num_hidden_layers"))
+    return _read(config, routed.read_routed(config, dense=_read_dense(config, first)), index)
+
+
 def read_glm(checkpoint: Checkpoint) -> LatentShape:
     """The same of GLM-4.7-Flash, which says of each layer whether it has experts."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["Glm4MoeLiteForCausalLM"])
     config.expect("topk_method", "noaux_tc")
     config.expect("partial_rotary_factor", 1.0)
-    return _read(config, routed.read_routed(config, dense=_read_dense(config)))
+    return _read(config, routed.read_routed(config, dense=_read_dense(config, 1)))
 
 
 def build(graph: GraphBuilder, shape: LatentShape, form: Form) -> None:
     """Write the graph in one of its forms."""
     routed.leave_out_further(graph, shape.decoder)
-    latent = shape.latent
+    latent, index = shape.latent, shape.index
     decoder.build_decoder(
-        graph, shape.decoder, form, latent.project, routed.feed_forward, latent.conclude
+        *(graph, shape.decoder, form, latent.project, routed.feed_forward, latent.conclude),
+        attend=None if index is None else LatentSearch(latent, index).mix,
     )
 
 
-def _read(config: Settings, mixture: Routed) -> LatentShape:
+def _read(config: Settings, mixture: Routed, index: Lightning | None = None) -> LatentShape:
     config.expect("attention_bias", False)
     config.expect("num_key_value_heads", config.integer("num_attention_heads"))
     config.expect("pretraining_tp", 1)
-    latent = _read_latent(config)
+    latent = _read_latent(config, index)
     shape = _read_decoder(config, latent)
     config.finish(_HARMLESS)
-    return LatentShape(replace(shape, mixture=mixture), latent)
+    return LatentShape(replace(shape, mixture=mixture), latent, index)
 
 
-def _read_dense(config: Settings) -> list[int]:
-    """The layers without experts: the first one, if nothing else is said."""
+def _read_index(config: Settings, *, interleaved: bool) -> Lightning:
+    index = Lightning(
+        heads=config.integer("index_n_heads"),
+        width=config.integer("index_head_dim"),
+        chosen=config.integer("index_topk"),
+        interleaved=interleaved,
+    )
+    if "q_lora_rank" not in config:
+        raise CheckpointError(
+            "config.json: q_lora_rank is missing",
+            hint="the index of this model makes its queries of the vector that q_lora_rank is the "
+            "width of",
+        )
+    if index.width % _HEAD_UNIT or index.width < config.integer("qk_rope_head_dim"):
+        raise CheckpointError(
+            f"config.json: index_head_dim {index.width} is not a multiple of {_HEAD_UNIT} that "
+            "holds qk_rope_head_dim",
+            hint="the checkpoint's config.json belongs to another model",
+        )
+    return index
+
+
+def _expect_all(config: Settings, key: str, kind: str) -> None:
+    """That `key`, where it is said, names this kind for each layer."""
+    config.expect(key, [kind] * config.integer("num_hidden_layers"))
+
+
+def _read_dense(config: Settings, first: int) -> list[int]:
+    """The layers without experts: so many at the bottom, if nothing else is said."""
     layers = config.integer("num_hidden_layers")
-    kinds = config.texts("mlp_layer_types", ["dense"] + ["sparse"] * (layers - 1))
+    kinds = config.texts("mlp_layer_types", ["dense"] * first + ["sparse"] * (layers - first))
     if len(kinds) != layers or not {"dense", "sparse"} >= set(kinds):
         raise CheckpointError(
             f"config.json: mlp_layer_types names {len(kinds)} layers of "
@@ -119,13 +164,14 @@ def _read_dense(config: Settings) -> list[int]:
     return dense
 
 
-def _read_latent(config: Settings) -> Latent:
+def _read_latent(config: Settings, index: Lightning | None) -> Latent:
     latent = Latent(
         queries=config.integer("q_lora_rank") if "q_lora_rank" in config else None,
         rank=config.integer("kv_lora_rank"),
         turned=config.integer("qk_rope_head_dim"),
         plain=config.integer("qk_nope_head_dim"),
         values=config.integer("v_head_dim"),
+        index=0 if index is None else index.width,
     )
     if latent.head_dim % _HEAD_UNIT or latent.turned % _HEAD_UNIT:
         raise CheckpointError(

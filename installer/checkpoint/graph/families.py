@@ -130,6 +130,7 @@ FAMILIES: Mapping[str, Family] = {
     "cohere2": _dense(cohere2.read, cohere2.build),
     "deepseek_v2": _sparse(deepseek.read_v2, deepseek.build),
     "deepseek_v3": _sparse(deepseek.read, deepseek.build),
+    "deepseek_v32": _sparse(deepseek.read_v32, deepseek.build),
     "dots1": _sparse(glm4_moe.read_dots, glm4_moe.build),
     "embedding_gemma2": Family(
         *("embedding", ENCODER, embedding_gemma2.read, embedding_gemma2.build, _OTHERS_UNUSED),

@@ -61,7 +61,7 @@ def mix(
     *,
     project: Project,
 ) -> ir.Value:
-    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Recurrence."""
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
     own, at = shape.recurrent, f"{at}.linear_attn"
     assert own is not None
     assert isinstance(attention, Remembering), "this form has no layers with a state"

@@ -93,11 +93,19 @@ GLM_FLASH = {
     "rope_theta": 1_000_000,
     "rope_scaling": None,
 }
+DEEPSEEK_V32 = {
+    "architectures": ["DeepseekV32ForCausalLM"],
+    "model_type": "deepseek_v32",
+    "index_topk": 24,  # fewer than the prompts of the tests have
+    "index_n_heads": 20,
+    "index_head_dim": 32,
+}
 
 MODELS = {
     "deepseek-v3": drawn_model(DEEPSEEK_V3, main=True, experts=True),
     "deepseek-v3-plain": drawn_model(DEEPSEEK_V3, PLAIN, experts=True),
     "deepseek-v2": drawn_model(DEEPSEEK_V3, DEEPSEEK_V2, main=True, experts=True),
     "deepseek-v2-lite": drawn_model(DEEPSEEK_V3, LITE, experts=True),
+    "deepseek-v32": drawn_model(DEEPSEEK_V3, DEEPSEEK_V32, main=True, experts=True),
     "glm4-moe-lite": drawn_model(DEEPSEEK_V3, GLM_FLASH, experts=True),
 }
