@@ -262,6 +262,9 @@ class _RoundingCache(DynamicCache):
         self._places = {layer: place for place, layer in enumerate(attending)} if recurrent else {}
         """Of layers among those that have keys and values, where some have none."""
         model = pb.Model.FromString(graph.read_bytes())
+        glm = getattr(config, "model_type", "") == "glm_moe_dsa"
+        self._halves = config.qk_rope_head_dim if glm else 0
+        """Of an index key, numbers that stand otherwise than in the graph."""
         self._scales = {
             tensor.name: np.frombuffer(tensor.raw_data, np.float32)
             for tensor in model.graph.initializer
@@ -320,6 +323,9 @@ class _RoundingLatents(_RoundingCache):
 
     def update_indexer(self, key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
         scale = self._scale(f"value_{layer_idx}")[: key_states.shape[-1]]
+        if self._halves:  # of what is turned; the graph has neighbours
+            turned, rest = scale.tensor_split([self._halves], -1)
+            scale = torch.cat([self._apart(turned), rest])
         kept: torch.Tensor = super().update_indexer(_rounded_by(key_states, scale), layer_idx)
         return kept
 

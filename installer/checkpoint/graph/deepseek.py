@@ -1,10 +1,10 @@
-"""DeepSeek-V2, V3, V3.2 and R1, and GLM-4.7-Flash: latent attention, and experts of DeepSeek's
-kind.
+"""DeepSeek-V2, V3, V3.2 and R1, GLM-4.7-Flash and GLM-5: latent attention, and experts of
+DeepSeek's kind.
 
 Owns what latent attention, and an index for it, have in config.json; experts are routed.py's.
 Reference: DeepSeek-V2 (2024), DeepSeek-V3 Technical Report (2024), DeepSeek-V3.2 (2025),
-`DeepseekV2ForCausalLM`, `DeepseekV3ForCausalLM`, `DeepseekV32ForCausalLM` and
-`Glm4MoeLiteForCausalLM`.
+`DeepseekV2ForCausalLM`, `DeepseekV3ForCausalLM`, `DeepseekV32ForCausalLM`,
+`Glm4MoeLiteForCausalLM` and `GlmMoeDsaForCausalLM`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def read(checkpoint: Checkpoint) -> LatentShape:
     """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["DeepseekV3ForCausalLM"])
+    config.expect("head_dim", config.integer("qk_rope_head_dim"))
     config.expect("topk_method", "noaux_tc")
     return _read(config, routed.read_routed(config))
 
@@ -68,6 +69,7 @@ def read_v2(checkpoint: Checkpoint) -> LatentShape:
     """The same of DeepSeek-V2, whose experts are chosen by a softmax."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["DeepseekV2ForCausalLM"])
+    config.expect("head_dim", config.integer("qk_rope_head_dim"))
     config.expect("mlp_bias", False)
     # Neighbours turn together always, and weights are never made to add up to one.
     config.expect("rope_interleave", True)
@@ -87,9 +89,24 @@ def read_v32(checkpoint: Checkpoint) -> LatentShape:
     config.expect("mlp_bias", False)
     config.expect("rope_interleave", True)
     _expect_all(config, "layer_types", "indexed_attention")
-    index = _read_index(config, interleaved=False)
-    first = min(config.whole("first_k_dense_replace", 3), config.integer("num_hidden_layers"))
-    return _read(config, routed.read_routed(config, dense=_read_dense(config, first)), index)
+    config.expect("head_dim", config.integer("qk_rope_head_dim"))
+    return _read_sparse(config, _read_index(config, interleaved=False))
+
+
+def read_glm5(checkpoint: Checkpoint) -> LatentShape:
+    """The same of GLM-5, of whose layers some read what was found for the one before."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", ["GlmMoeDsaForCausalLM"])
+    config.expect("topk_method", "noaux_tc")
+    config.expect("mlp_bias", False)
+    config.expect("rope_interleave", True)
+    config.expect("indexer_rope_interleave", True)
+    _expect_all(config, "layer_types", "indexed_attention")
+    # Of what is turned, or of the rest; and of layers that predict further tokens.
+    config.expect("head_dim", *map(config.integer, ("qk_rope_head_dim", "qk_nope_head_dim")))
+    config.ignore("index_share_for_mtp_iteration")
+    index = replace(_read_index(config, interleaved=True), shared=_read_shared(config))
+    return _read_sparse(config, index)
 
 
 def read_glm(checkpoint: Checkpoint) -> LatentShape:
@@ -98,6 +115,7 @@ def read_glm(checkpoint: Checkpoint) -> LatentShape:
     config.expect("architectures", ["Glm4MoeLiteForCausalLM"])
     config.expect("topk_method", "noaux_tc")
     config.expect("partial_rotary_factor", 1.0)
+    config.expect("head_dim", config.integer("qk_rope_head_dim"))
     return _read(config, routed.read_routed(config, dense=_read_dense(config, 1)))
 
 
@@ -105,6 +123,8 @@ def build(graph: GraphBuilder, shape: LatentShape, form: Form) -> None:
     """Write the graph in one of its forms."""
     routed.leave_out_further(graph, shape.decoder)
     latent, index = shape.latent, shape.index
+    for layer in index.shared if index is not None else ():
+        graph.tensors.leave_out(f"{shape.decoder.root}.layers.{layer}.self_attn.indexer.")
     decoder.build_decoder(
         *(graph, shape.decoder, form, latent.project, routed.feed_forward, latent.conclude),
         attend=None if index is None else LatentSearch(latent, index).mix,
@@ -119,6 +139,26 @@ def _read(config: Settings, mixture: Routed, index: Lightning | None = None) -> 
     shape = _read_decoder(config, latent)
     config.finish(_HARMLESS)
     return LatentShape(replace(shape, mixture=mixture), latent, index)
+
+
+def _read_sparse(config: Settings, index: Lightning) -> LatentShape:
+    first = min(config.whole("first_k_dense_replace", 3), config.integer("num_hidden_layers"))
+    return _read(config, routed.read_routed(config, dense=_read_dense(config, first)), index)
+
+
+def _read_shared(config: Settings) -> frozenset[int]:
+    """The layers without an index of their own."""
+    layers = config.integer("num_hidden_layers")
+    every, offset = config.integer("index_topk_freq", 1), config.whole("index_skip_topk_offset", 2)
+    usual = ["shared" if max(at - offset + 1, 0) % every else "full" for at in range(layers)]
+    kinds = config.texts("indexer_types", usual)
+    if len(kinds) != layers or not {"full", "shared"} >= set(kinds) or kinds[0] != "full":
+        raise CheckpointError(
+            f"config.json: indexer_types names {len(kinds)} layers of "
+            f"{', '.join(sorted(set(kinds)))}",
+            hint=f"this model needs {layers} of full, shared, of which the first is full",
+        )
+    return frozenset(at for at, kind in enumerate(kinds) if kind == "shared")
 
 
 def _read_index(config: Settings, *, interleaved: bool) -> Lightning:
@@ -188,7 +228,6 @@ def _read_decoder(config: Settings, latent: Latent) -> DecoderShape:
         rope = replace(rope, interleaved=config.flag("rope_interleave", True))
         return (LayerKind(rope),) * config.integer("num_hidden_layers")
 
-    config.expect("head_dim", latent.turned)
     config.expect("qk_head_dim", latent.plain + latent.turned)
     shape = decoder_shape.read_decoder(config, kinds=read_kinds, head_dim=latent.head_dim)
     return replace(shape, kv_heads=1, scale=_read_scale(config, latent))

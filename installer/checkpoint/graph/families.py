@@ -149,6 +149,7 @@ FAMILIES: Mapping[str, Family] = {
     "glm4": _dense(glm4.read, glm4.build),
     "glm4_moe": _sparse(glm4_moe.read, glm4_moe.build),
     "glm4_moe_lite": _sparse(deepseek.read_glm, deepseek.build),
+    "glm_moe_dsa": _sparse(deepseek.read_glm5, deepseek.build),
     "gpt_oss": _sparse(gpt_oss.read, gpt_oss.build),
     "granite": _dense(granite.read, granite.build),
     "granitemoehybrid": _dense(granite.read_hybrid, granite.build_hybrid),

@@ -95,7 +95,7 @@ class Search:
         last = graph.op("ReduceMax", form.positions(), graph.constant([1]), keepdims=1)
         which = graph.op("Min", behind, graph.op("Sub", last, starts))
         self._which = graph.op("Unsqueeze", which, graph.constant([-1]))
-        """Else which of its new tokens that is, [B, T, 1]; of a shorter row any, which none sees."""
+        """Else which of its new tokens that is, [B, T, 1]; none sees what only fills a row."""
 
     def recall(self, layer: int, fresh: ir.Value, heads: int) -> ir.Value:
         """The index keys of all tokens, [B, T, width], of which `fresh` [B, S, width] are new."""
