@@ -286,6 +286,7 @@ ToolFormat = Literal[
     "llama",
     "deepseek",
     "deepseek_v31",
+    "dsml",
     "minimax",
     "qwen_coder",
     "glm",

@@ -14,6 +14,7 @@ from appliance.bundle.specs import ToolFormat
 from appliance.prompting import apertus, cohere, deepseek, harmony, hermes, llama, mistral
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
+from appliance.prompting.dsml import DSML
 from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.listed_calls import ListedCalls
 from appliance.prompting.minimax import MINIMAX
@@ -79,6 +80,7 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
     ),
     "deepseek": _DEEPSEEK,
     "deepseek_v31": _DEEPSEEK,
+    "dsml": _xml(DSML),
     "minimax": _xml(MINIMAX),
     "qwen_coder": _xml(QWEN_CODER),
     "glm": _xml(GLM),

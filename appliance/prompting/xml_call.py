@@ -37,6 +37,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "number": (int, float),
     "integer": int,
 }
+_JSON = frozenset(_TYPES) - {"string"}
 _PYTHON: Mapping[str, str] = {"True": "true", "False": "false", "None": "null"}
 """As Qwen3-Coder's template writes them, and so its model."""
 
@@ -49,7 +50,9 @@ class Dialect:
     padded: whether a line end stands at each end of a value, which does not belong to it.
     until: what ends a call's name and is no part of its tag; none: `name_end` ends it, too.
     value: what opens a value, if more than `name_end` stands between it and its name.
-    marks: those of the tags, beside the block's, that are tokens of the vocabulary.
+    kinds: what stands in place of `name_end` behind a parameter whose value is text, and behind
+        any other, if the format tells them apart.
+    marks: those of the tags, or of their parts, beside the block's, that are tokens.
     line: what the model writes behind a parameter, and in front of `value`.
     """
 
@@ -60,13 +63,19 @@ class Dialect:
     padded: bool
     until: tuple[str, ...] = ()
     value: str = ""
+    kinds: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     line: str = "\n"
 
     @property
     def tags(self) -> tuple[str, ...]:
         """What is part of the text, even where a vocabulary has it as a special token."""
-        return (*self.block, *self.marks)
+        whole = (tag for tag in self.block if not any(mark in tag for mark in self.marks))
+        return (*whole, *self.marks)
+
+    def name_ends(self, *, text: bool) -> str:
+        """What stands behind the name of a parameter whose value is text, or is none."""
+        return self.kinds[0 if text else 1] if self.kinds else self.name_end
 
 
 Types = Mapping[str, frozenset[str]]
@@ -164,10 +173,15 @@ class XmlParser(CallMachine):
             if tag == self._dialect.call[0]:  # the call before was not closed
                 self._held = tag + self._held
             return self._go(self._text if tag == self._dialect.block[1] else self._block, 0)
-        name = self._tag_name() if tag else None
+        kinds = self._dialect.kinds
+        name = self._tag_name(kinds) if tag else None
         if not name:
             return name is not None
         self._name = name
+        if kinds:
+            is_text = self._held.startswith(kinds[0])
+            self._held = self._held.removeprefix(kinds[0 if is_text else 1])
+            self._types = {**self._types, name: frozenset({"string"}) if is_text else _JSON}
         return self._go(self._named if self._dialect.value else self._valued, 0)
 
     def _named(self, _pieces: list[Piece]) -> bool:
@@ -194,7 +208,7 @@ class XmlParser(CallMachine):
         if self._first and self._held:
             self._first = False
             types = self._types.get(self._name, frozenset())
-            if self._held[0] in "{[" and types and not types - {"object", "array", "null"}:
+            if self._held[0] in "{[" and types & {"object", "array"} and "string" not in types:
                 return self._go(self._json, 0)
         place = self._held.find(close)
         if place < 0:

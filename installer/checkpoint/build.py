@@ -110,6 +110,11 @@ def build_bundle(
             f"no file says what this {plan.checkpoint.family} checkpoint is for: it becomes a "
             f"{plan.family.kind} model; if that is wrong, say --kind"
         )
+    if plan.chat is not None and plan.chat.written:
+        progress.note(
+            "the checkpoint has no chat template; it gets the one that this release has for its "
+            "publisher's encoding"
+        )
     if plan.headless:
         progress.note(f"its head that predicts further tokens is left out: {plan.headless}")
     with unfinished(out) as work:

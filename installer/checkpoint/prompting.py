@@ -23,6 +23,7 @@ from appliance.prompting.formats import FORMATS
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 from installer.checkpoint.tool_format import CALL_TURN, TOOL, speaks_harmony, tool_format
+from installer.checkpoint.written_templates import WRITTEN
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_PATH = "tokenizer/chat_template.jinja"
@@ -62,6 +63,8 @@ class ChatSource:
     """Whether the model thinks where a request does not say."""
     end_ids: tuple[int, ...] = ()
     """Tokens that end a turn by the format of its calls."""
+    written: bool = False
+    """Whether it is this release's, since the publisher has none."""
 
     def prompt(self, text: str) -> str:
         """What the model would read if a user said `text`, on a fixed day.
@@ -88,6 +91,9 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
     source = tokenizer.template()
     if checkpoint.has(TEMPLATE_FILE):
         source = checkpoint.text(TEMPLATE_FILE)
+    written = not source and checkpoint.family in WRITTEN
+    if written:
+        source = WRITTEN[checkpoint.family]
     if not source:
         raise CheckpointError(
             "the checkpoint has no chat template",
@@ -108,7 +114,8 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
     )
     ends = FORMATS[written].ends if written else ()
     return ChatSource(
-        source, prompting, bool(start) and observed.thinks_by_default(), _known(ends, tokenizer)
+        *(source, prompting, bool(start) and observed.thinks_by_default()),
+        *(_known(ends, tokenizer), written),
     )
 
 

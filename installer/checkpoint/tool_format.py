@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, harmony
+from appliance.prompting import apertus, cohere, deepseek, dsml, harmony
 from appliance.prompting.formats import FORMATS
 
 FUNCTION: Final = "find_north"
@@ -44,6 +44,7 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "harmony": rf"to=functions\.{FUNCTION}\b",
     "deepseek": rf"{_SEPARATOR}{FUNCTION}\s*```json",
     "deepseek_v31": rf"{re.escape(deepseek.CALL_BEGIN)}{FUNCTION}{_SEPARATOR}",
+    "dsml": rf'{re.escape(dsml.DSML.block[0])}\n{re.escape(dsml.DSML.call[0])}{FUNCTION}">',
     "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
     "seed_oss": rf"<seed:tool_call>\s*<function={FUNCTION}>",
     "apertus": rf'{re.escape(apertus.BEGIN)}\[\{{"{FUNCTION}": ',

@@ -37,13 +37,15 @@ def widen_products(graph: bytes) -> bytes:
     narrow: set[str] = set()
     nodes: list[pb.Node] = []
     for node in model.graph.node:
+        if _casts(node, _FLOAT):
+            wide.update(node.output)
         if node.op_type in _PRODUCTS | _HALF_PRODUCTS:
             is_narrow = wide.isdisjoint(node.input)
         elif node.op_type in _ATTENTION:
             is_narrow = node.input[0] in narrow
         else:
             is_narrow = node.op_type in _ACTIVATIONS and not narrow.isdisjoint(node.input)
-        if is_narrow or _narrows(node):
+        if is_narrow or _casts(node, _HALF):
             narrow.update(node.output)
         converts = is_narrow and node.op_type not in _HALF_PRODUCTS
         among = narrow if node.op_type in _ATTENTION else frozenset(node.input)
@@ -87,12 +89,12 @@ def _spelled_out(node: pb.Node) -> Iterator[pb.Node]:
 def _is_half(graph: pb.Graph) -> bool:
     """Whether its cache has 16-bit floats, or, where it has none, something is cast to such."""
     return any(value.type.tensor_type.elem_type == _HALF for value in graph.input) or any(
-        map(_narrows, graph.node)
+        _casts(node, _HALF) for node in graph.node
     )
 
 
-def _narrows(node: pb.Node) -> bool:
-    return node.op_type == "Cast" and node.attribute[0].i == _HALF
+def _casts(node: pb.Node, dtype: int) -> bool:
+    return node.op_type == "Cast" and node.attribute[0].i == dtype
 
 
 def _between_casts(node: pb.Node, narrow: AbstractSet[str]) -> Iterator[pb.Node]:

@@ -206,9 +206,9 @@ _ROUTERS = (
     *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
     "e_score_correction_bias",
 )
-_KEPT = ("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate")
-"""What expands latents, what a running state decays by, what weighs a shared expert: kept in
-floats, as routers are."""
+_KEPT = ("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj")
+"""What expands latents, what a running state decays by, what weighs a shared expert or the heads of
+an index: kept in floats, as routers are."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
 _TOWER = "visual."
 """In names of a vision tower's tensors; 4 bits are too few for it."""
@@ -256,11 +256,15 @@ class _RoundingCache(DynamicCache):
     def __init__(self, graph: Path, config: Any = None) -> None:
         kinds = getattr(config, "layer_types", None) or []
         recurrent = "linear_attention" in kinds
-        super().__init__(config=config if recurrent else None)
+        indexed = "indexed_attention" in kinds
+        super().__init__(config=config if recurrent or indexed else None)
         attending = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
         self._places = {layer: place for place, layer in enumerate(attending)} if recurrent else {}
         """Of layers among those that have keys and values, where some have none."""
         model = pb.Model.FromString(graph.read_bytes())
+        glm = getattr(config, "model_type", "") == "glm_moe_dsa"
+        self._halves = config.qk_rope_head_dim if glm else 0
+        """Of an index key, numbers that stand otherwise than in the graph."""
         self._scales = {
             tensor.name: np.frombuffer(tensor.raw_data, np.float32)
             for tensor in model.graph.initializer
@@ -284,13 +288,21 @@ class _RoundingCache(DynamicCache):
         return kept
 
     def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        scale = torch.from_numpy(self._scales[f"cache.{name}"].copy())
-        scale = scale.view(x.shape[1], 1, x.shape[3])
-        return torch.round(x / scale).clamp(-128, 127) * scale
+        return _rounded_by(x, self._scale(name).view(x.shape[1], 1, x.shape[3]))
+
+    def _scale(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self._scales[f"cache.{name}"].copy())
+
+
+def _rounded_by(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return torch.round(x / scale).clamp(-128, 127) * scale
 
 
 class _RoundingLatents(_RoundingCache):
-    """As the bundle has latents: behind the part that is turned, whose neighbours turn together."""
+    """As the bundle has latents: behind the part that is turned, whose neighbours turn together.
+
+    A key by which tokens are found stands in front of the latent among values.
+    """
 
     def update(
         self,
@@ -301,11 +313,20 @@ class _RoundingLatents(_RoundingCache):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         turned = self._together(value_states)
-        keys = self._rounded(f"key_{layer_idx}", torch.cat([turned, key_states], -1))
-        turned, latent = keys.split([value_states.shape[-1], key_states.shape[-1]], -1)
+        scale, width = self._scale(f"key_{layer_idx}"), key_states.shape[-1]
+        turned = _rounded_by(turned, scale[: turned.shape[-1]])
+        latent = _rounded_by(key_states, scale[-width:])
         kept: tuple[torch.Tensor, torch.Tensor] = DynamicCache.update(
             self, latent, self._apart(turned), layer_idx, *args, **kwargs
         )
+        return kept
+
+    def update_indexer(self, key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
+        scale = self._scale(f"value_{layer_idx}")[: key_states.shape[-1]]
+        if self._halves:  # of what is turned; the graph has neighbours
+            turned, rest = scale.tensor_split([self._halves], -1)
+            scale = torch.cat([self._apart(turned), rest])
+        kept: torch.Tensor = super().update_indexer(_rounded_by(key_states, scale), layer_idx)
         return kept
 
     def _together(self, turned: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Final
 from tokenizers import AddedToken, Tokenizer
 
 from appliance.bundle.specs import ToolFormat
+from appliance.prompting.dsml import DSML as _DSML
 from appliance.prompting.formats import FORMATS
 
 _TURNS: Final = """\
@@ -122,6 +123,18 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         f"{{{{- '{_CALLS_BEGIN}' -}}}}\n{_EACH}"
         f"{{{{- '{_CALL_BEGIN}' + f.name + '{_SEPARATOR}' + f.arguments | tojson -}}}}\n"
         f"{{{{- '{_CALL_END}' -}}}}\n{_NEXT}{{{{- '{_CALLS_END}' -}}}}\n",
+        end=_EOS,
+        thought=_THOUGHT,
+        opening="{{- '<think>' if thinking else '</think>' -}}",
+    ),
+    "dsml": _template(
+        f"{{{{- '\\n\\n{_DSML.block[0]}\\n' -}}}}\n{_EACH}"
+        f"{{{{- '{_DSML.call[0]}' + f.name + '\">\\n' -}}}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        f"{{{{- '{_DSML.parameter[0]}' + key + '\" string=\"' -}}}}\n"
+        "{{- 'true\">' + value if value is string else 'false\">' + value | tojson -}}\n"
+        f"{{{{- '{_DSML.parameter[1]}\\n' -}}}}\n{{%- endfor -%}}\n"
+        f"{{{{- '{_DSML.call[1]}\\n' -}}}}\n{_NEXT}{{{{- '{_DSML.block[1]}' -}}}}\n",
         end=_EOS,
         thought=_THOUGHT,
         opening="{{- '<think>' if thinking else '</think>' -}}",

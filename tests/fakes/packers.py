@@ -47,7 +47,7 @@ def write_packed(plain: Path, packed: Path, packer: Packer) -> Path:
     stored: Tensors = {}
     meant: Tensors = {}
     for name, values in load_file(plain / "model.safetensors").items():
-        if values.ndim == 2 and "proj" in name:
+        if values.ndim == 2 and _is_packed(name):
             tensors, numbers = packer.pack(name.removesuffix(".weight"), values, random)
             stored |= tensors
             meant[name] = numbers
@@ -63,6 +63,13 @@ def write_packed(plain: Path, packed: Path, packer: Packer) -> Path:
     config["quantization_config"] = dict(packer.config)
     (packed / "config.json").write_text(json.dumps(config))
     return twin
+
+
+def _is_packed(name: str) -> bool:
+    """What weighs an index's heads is published plain, beside its matrices."""
+    if name.endswith((".wk.weight", ".wq_b.weight")):
+        return True
+    return "proj" in name and "weights_proj" not in name
 
 
 class Gptq:

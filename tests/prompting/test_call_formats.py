@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from appliance.bundle.specs import ToolFormat
 from appliance.prompting import Tool
 from appliance.prompting.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, SEPARATOR
+from appliance.prompting.dsml import DSML
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.harmony import HarmonyParser
 from appliance.prompting.json_call import MAX_WHOLE_CHARS
@@ -47,6 +48,8 @@ def parser_of(name: ToolFormat) -> Parser:
 BLOCK = f'{CALL_BEGIN}function{SEPARATOR}f\n```json\n{{"a": 1}}\n```{CALL_END}'
 BARE = f'{CALL_BEGIN}f{SEPARATOR}{{"a": "<}}"}}{CALL_END}'
 INVOKE = '<minimax:tool_call>\n<invoke name="f">\n'
+D_F = f'{DSML.block[0]}\n{DSML.call[0]}f">\n'
+D_P, D_END = DSML.parameter
 FUNCTION = "<tool_call>\n<function=f>\n"
 GLM_F = "<tool_call>f\n"
 TO_F = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
@@ -95,6 +98,14 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
      "", "", [("f", '{"n": "no number", "b": null, "x": [1], "y": "\\"q\\""}')]),
     ("minimax", f'{INVOKE}<parameter name="s">12 <b', "", "", [("f", '{"s": "12 <b')]),
     ("minimax", f'{INVOKE}<invoke name="g"></invoke>', "", "", [("f", "{}"), ("g", "{}")]),
+    ("dsml", f'Hm\n\n{D_F}{D_P}s" string="true">a "b"\n{D_END}\n{D_P}n" string="false">7{D_END}\n'
+     f'{D_P}l" string="false">["{D_END}"]{D_END}\n{DSML.call[1]}\n{DSML.call[0]}g">\n{DSML.call[1]}'
+     f"\n{DSML.block[1]}", "Hm", "",
+     [("f", '{"s": "a \\"b\\"\\n", "n": 7, "l": ["' + D_END + '"]}'), ("g", "{}")]),
+    ("dsml", f'{D_F}{D_P}n" string="true">7{D_END}{D_P}s" string="false">null{D_END}{D_P}x" string='
+     f'"false">no{D_END}', "", "", [("f", '{"n": "7", "s": null, "x": "no"')]),
+    ("dsml", f'{D_F}{D_P}s" string="true">12 </\uff5c', "", "", [("f", '{"s": "12 </\uff5c')]),
+    ("dsml", f"a {DSML.block[0][:9]}", f"a {DSML.block[0][:9]}", "", []),
     ("qwen_coder", f"{FUNCTION}<parameter=s>\na\n\n</parameter>\n<parameter=b>\nTrue\n</parameter>"
      "\n<parameter=n>\n3\n</parameter>\n</function>\n</tool_call>", "", "",
      [("f", '{"s": "a\\n", "b": true, "n": 3}')]),
@@ -175,6 +186,7 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "mistral": [", "],
     "mistral_v11": ["f"],
     "minimax": ['<invoke name="', "</invoke>", '<parameter name="', "</parameter>", 's">', 'n">'],
+    "dsml": [*DSML.block, 'f">\n', *DSML.call, *DSML.parameter, 's" string="true">', *DSML.kinds],
     "qwen_coder": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "glm": ["f\n", "g", "s", "n", "l", '["</arg_value>"]'],
     "glm_v47": ["f", "s", "l", '["</arg_value>"]'],
@@ -294,6 +306,7 @@ def test_any_value_in_json_comes_back_through_every_format(value: object) -> Non
         "minimax": lambda: (
             f'{INVOKE}<parameter name="l">{json.dumps([value])}</parameter></invoke>'
         ),
+        "dsml": lambda: f'{D_F}{D_P}l" string="false">{json.dumps([value])}{D_END}{DSML.call[1]}',
         "glm_v47": lambda: (
             f"<tool_call>f<arg_key>l</arg_key><arg_value>{json.dumps([value])}</arg_value></tool_call>"
         ),

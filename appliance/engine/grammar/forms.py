@@ -13,6 +13,7 @@ from typing import Final
 
 from appliance.bundle.specs import ToolFormat
 from appliance.prompting import apertus, cohere, deepseek, harmony, llama, mistral
+from appliance.prompting.dsml import DSML
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.minimax import MINIMAX
@@ -70,6 +71,14 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         begin=deepseek.CALLS_BEGIN,
         between="",
         last=deepseek.CALLS_END,
+    ),
+    "dsml": Form(
+        f'{DSML.call[0]}PLAIN">\nARGS{DSML.call[1]}\n',
+        begin=DSML.block[0],
+        first="\n",
+        between="",
+        last=DSML.block[1],
+        values=DSML,
     ),
     "mistral": Form(
         '{"name": NAME, "arguments": ARGS}', begin=_MISTRAL, first="[", between=", ", last="]"

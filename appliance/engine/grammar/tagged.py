@@ -44,7 +44,7 @@ class Rules(Protocol):
 
     def marked(self, text: str, marks: Collection[str]) -> str: ...
 
-    def is_token(self, text: str) -> bool: ...
+    def cut(self, text: str, marks: Collection[str]) -> tuple[str, str]: ...
 
 
 def tagged_arguments(
@@ -83,15 +83,19 @@ class _Writer:
         self._edge = "\n" if dialect.padded else ""
         self._close = f"{self._edge}{dialect.parameter[1]}"
         between = f"{dialect.line}{dialect.value}" if dialect.value else ""
-        self._name_end = f"{dialect.name_end}{between}{self._edge}"
+        self._behind_name = f"{between}{self._edge}"
         self._line = json.dumps(dialect.line) if dialect.line else ""
 
     def anything(self) -> str:
         """Any parameters, of any text."""
-        name, end = f"any_{self._index}", self._marked(self._name_end)
+        name, end = f"any_{self._index}", self._marked(self._name_end(text=True))
         value, opening = self._text(f"{name}_value", {}), self._marked(self._dialect.parameter[0])
         self._rules.rule(f"{name}: {opening} /[A-Za-z_][A-Za-z0-9_.-]*/ {end} {value} {self._line}")
         return f"{name}*"
+
+    def _name_end(self, *, text: bool) -> str:
+        """From a parameter's name to its value, which is text or is none."""
+        return f"{self._dialect.name_ends(text=text)}{self._behind_name}"
 
     def parameter(
         self, number: int, name: str, schema: object, root: dict[str, Any], place: str
@@ -103,7 +107,9 @@ class _Writer:
         if any(part in name for part in parts) or name != name.strip() or not name:
             raise _refused(place, "its name cannot be written in this model's format")
         value = self._value(rule, schema, root, place)
-        opening = self._marked(f"{dialect.parameter[0]}{name}{self._name_end}")
+        types = value_types(schema, root)
+        end = self._name_end(text=not types or "string" in types)
+        opening = self._marked(f"{dialect.parameter[0]}{name}{end}")
         self._rules.rule(f"{rule}: {opening} {value} {self._line}")
         return rule
 
@@ -131,11 +137,13 @@ class _Writer:
             return f"({' | '.join(self._marked(option + self._close) for option in options)})"
         least, most = schema.get("minLength", 0), schema.get("maxLength", "")
         close, tag = literal(self._close), literal(self._dialect.parameter[1])
-        if self._rules.is_token(self._close):
+        head, rest = self._rules.cut(self._close, self._dialect.marks)
+        if rest:
             terminal = name.upper()
-            text = f"/(?s:.{{{least},{most}}})/ & ~/(?s:.*){tag}(?s:.*)/"
+            end = literal(head) if head else ""
+            text = f"/(?s:.{{{least},{most}}}){end}/ & ~/(?s:.*){tag}(?s:.*)/"
             self._rules.rule(f"{terminal}: {text}")
-            return f"{terminal} {self._marked(self._close)}"
+            return f"{terminal} {rest}"
         self._rules.rule(
             f"{name}[lazy]: /(?s:.{{{least},{most}}}){close}/ & ~/(?s:.*){tag}(?s:.+)/"
         )

@@ -28,6 +28,8 @@ from appliance.engine.grammar.pattern import PatternError, check_pattern, litera
 from appliance.engine.grammar.schema import MAX_LITERAL, Schema, checked
 from appliance.engine.grammar.tagged import CallableTool, tagged_arguments
 from appliance.errors import RequestError
+from appliance.prompting.formats import FORMATS
+from appliance.prompting.pieces import first_tag
 
 MAX_LARK_BYTES: Final = 64 * 1024
 MAX_SCHEMA_CHARS: Final = 512 * 1024
@@ -267,16 +269,18 @@ class _Composer:
     def _text_until(self, tag: str, then: str) -> Iterator[str]:
         """Text without `tag`, then `tag`, then the rule or terminal `then`."""
         name = f"until_{len(self._rules)}"
-        if self._vocabulary.token(tag) is None:
+        head, rest = self.cut(tag, FORMATS[self._tags.tool_format or "hermes"].tags)
+        if rest:
+            yield f"{self._free_text(tag, head)} {rest} {then}"
+        else:
             self._rules.append(f"{name}[lazy]: /(?s:.*){literal(tag)}/")
             yield f"{name} {then}"
-        else:
-            yield f"{self._free_text(tag)} {self._tag(tag)} {then}"
 
-    def _free_text(self, tag: str) -> str:
-        """The terminal for text without `tag`."""
+    def _free_text(self, tag: str, end: str = "") -> str:
+        """The terminal for text without `tag`, with `end` at its end."""
         name = f"TEXT_{len(self._rules)}"
-        self._rules.append(f"{name}: /(?s:.*)/ & ~/(?s:.*){literal(tag)}(?s:.*)/")
+        text = f"/(?s:.*){literal(end)}/" if end else "/(?s:.*)/"
+        self._rules.append(f"{name}: {text} & ~/(?s:.*){literal(tag)}(?s:.*)/")
         return name
 
     def _tag(self, text: str) -> str:
@@ -293,9 +297,13 @@ class _Composer:
         parts = (self._tag(part) if part in marks else json.dumps(part) for part in found if part)
         return " ".join(parts)
 
-    def is_token(self, text: str) -> bool:
-        """Whether no other tokens can spell `text`."""
-        return self._vocabulary.token(text) is not None
+    def cut(self, text: str, marks: Collection[str]) -> tuple[str, str]:
+        """`text` before its first token, and the rest as grammar; that is empty if all is text."""
+        if self._vocabulary.token(text) is not None:
+            return "", self._tag(text)
+        tokens = [mark for mark in marks if self._vocabulary.token(mark) is not None]
+        place, _ = first_tag(text, tokens)
+        return (text, "") if place < 0 else (text[:place], self.marked(text[place:], tokens))
 
     def _checked(self, text: str, param: str) -> Schema:
         self._chars += len(text)

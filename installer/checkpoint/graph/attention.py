@@ -11,7 +11,7 @@ cache must hold. Why two: docs/decisions/0081-two-graphs.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.indexed import Place
 from installer.checkpoint.graph.kinds import Kinds
 from installer.checkpoint.graph.recurrent import Part
 from installer.checkpoint.graph.rope import Rope
@@ -28,7 +29,7 @@ from installer.checkpoint.graph.sharpening import Sharpener, count, positions_fr
 from installer.checkpoint.quantize import Float32
 
 PAIR = ("key", "value")
-_SINKS = 11
+_BIAS, _SINKS = 10, 11
 """Which of the kernel's inputs they are."""
 
 
@@ -45,13 +46,19 @@ class CacheScales:
 class _Form:
     """What all forms share: tokens, lengths and angles."""
 
+    _tables: Sequence[Tables]
+
     def __init__(self, graph: GraphBuilder, shape: DecoderShape) -> None:
         self._graph = graph
         self._shape = shape
         self.ids = graph.input("input_ids", ir.DataType.INT64, ("batch", "tokens"))
         self._seqlens = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
         self._total = graph.input("total_sequence_length", ir.DataType.INT32, ())
-        self._sharpener = Sharpener(graph, shape.context, self._positions)
+        self._sharpener = Sharpener(graph, shape.context, self.positions)
+        self._known: dict[int, list[ir.Value]] = {}
+        """Each layer's slots, as inputs."""
+        self._at: ir.Value | None = None
+        self._until: ir.Value | None = None
 
     def conclude(self, scores: ir.Value) -> None:
         self._graph.output(scores, "logits", ("rows", self._shape.vocab))
@@ -62,16 +69,18 @@ class _Form:
         by = self._shape.kinds[layer].sharpening
         return self._sharpener.sharpen(queries, by), keys, values
 
-    def _positions(self) -> ir.Value:
-        """Of the tokens, [B, S]."""
-        counted = count(self._graph, self.ids, 1)
-        starts = self._starts(counted)
-        return positions_from(self._graph, counted, starts, self._shape.context)
+    def positions(self) -> ir.Value:
+        """Of the tokens, int64 [B, S]."""
+        if self._at is None:
+            counted = count(self._graph, self.ids, 1)
+            self._at = positions_from(self._graph, counted, self.starts(), self._shape.context)
+        return self._at
 
-    def _starts(self, counted: ir.Value) -> ir.Value:
+    def starts(self) -> ir.Value:
         """Where the rows' tokens begin, int64 [B, 1]; as the kernel has it, which takes a first
         prompt from zero however long the others of its batch are."""
         graph = self._graph
+        counted = count(graph, self.ids, 1)
         lengths = graph.op("ReduceMax", counted, graph.constant([1]), keepdims=1)
         starts = graph.op("Sub", self._ends(), lengths)
         return graph.op("Max", starts, graph.constant([0]))
@@ -97,9 +106,37 @@ class _Form:
         name = f"present_{part}_{self._shape.place(layer)}"
         self._graph.output(value, name, ("batch", *sizes))
 
+    def total(self) -> ir.Value:
+        """Tokens of the longest row up to its last, int64 [1]."""
+        if self._until is None:
+            total = self._graph.op("Cast", self._total, to=ir.DataType.INT64)
+            self._until = self._graph.op("Unsqueeze", total, self._graph.constant([0]))
+        return self._until
+
+    def turn(
+        self, layer: int, x: ir.Value, heads: int, width: int, *, interleaved: bool
+    ) -> ir.Value:
+        """x [B, S, heads * width] by the layer's angles, each token by its position."""
+        rope = replace(self._shape.kinds[layer].rope, interleaved=interleaved)
+        tables = self._tables[layer]
+        return turned(self._graph, x, self.positions(), tables, heads, width, rope)
+
     def _past(self, layer: int, dtype: ir.DataType) -> list[ir.Value]:
         at = self._shape.place(layer)
-        return [self._graph.input(f"past_{n}_{at}", dtype, self._slots) for n in PAIR]
+        if at not in self._known:
+            names = (f"past_{name}_{at}" for name in PAIR)
+            self._known[at] = [self._graph.input(name, dtype, self._slots) for name in names]
+        return self._known[at]
+
+    def _piece(self, layer: int, place: Place, dtype: ir.DataType) -> ir.Value:
+        """What the slots hold at `place` of the first tokens, [B, T, all heads]."""
+        graph, heads = self._graph, self._shape.kv_heads
+        slots = self._past(layer, dtype)[PAIR.index(place.name)]
+        first = graph.constant([0, place.first])
+        last = graph.op("Concat", self.total(), graph.constant([place.first + place.width]), axis=0)
+        piece = graph.op("Slice", slots, first, last, graph.constant([2, 3]))
+        piece = graph.op("Transpose", piece, perm=[0, 2, 1, 3])
+        return graph.op("Reshape", piece, graph.constant([0, 0, heads * place.width]))
 
     def _present(self, layer: int, values: Sequence[ir.Value], dtype: ir.DataType) -> None:
         at = self._shape.place(layer)
@@ -107,14 +144,19 @@ class _Form:
             self._graph.output(value, f"present_{name}_{at}", self._slots, dtype)
 
     def _kernel(
-        self, layer: int, *inputs: ir.Value | None, rotate: bool, **attributes: Attribute
+        self,
+        layer: int,
+        *inputs: ir.Value | None,
+        rotate: bool,
+        bias: ir.Value | None = None,
+        **attributes: Attribute,
     ) -> Sequence[ir.Value]:
         """The attention kernel: attended, present keys, present values."""
         shape, kind = self._shape, self._shape.kinds[layer]
         window = kind.window
         return self._graph.ops(
             "GroupQueryAttention",
-            *self._with_sinks(layer, inputs),
+            *self._with_sinks(layer, _with(inputs, _BIAS, bias)),
             outputs=3,
             domain=MICROSOFT,
             num_heads=shape.heads,
@@ -133,9 +175,16 @@ class _Form:
         if not self._shape.sinks:
             return inputs
         name = f"{self._shape.root}.layers.{layer}.self_attn.sinks"
-        sinks = self._graph.vector(name, self._shape.heads)
-        before = [*inputs[:_SINKS], *[None] * (_SINKS - len(inputs))]
-        return [*before, sinks, *inputs[_SINKS + 1 :]]
+        return _with(inputs, _SINKS, self._graph.vector(name, self._shape.heads))
+
+
+def _with(
+    inputs: Sequence[ir.Value | None], at: int, value: ir.Value | None
+) -> Sequence[ir.Value | None]:
+    """The kernel's inputs with a value at its place, if there is one."""
+    if value is None:
+        return inputs
+    return [*inputs[:at], *[None] * (at - len(inputs)), value, *inputs[at + 1 :]]
 
 
 Tables = tuple[ir.Value, ir.Value]
@@ -159,6 +208,22 @@ def angles(graph: GraphBuilder, shape: Turned) -> Sequence[Tables]:
         if kind.rope not in made:
             made[kind.rope] = _tables(graph, kind.rope, shape.context, len(made))
     return [made[kind.rope] for kind in shape.kinds]
+
+
+def turned(
+    graph: GraphBuilder,
+    x: ir.Value,
+    positions: ir.Value,
+    tables: Tables,
+    heads: int,
+    width: int,
+    rope: Rope,
+) -> ir.Value:
+    """x [B, S, heads * width], each token turned by its position: all [B, S], or the first [1]."""
+    how = {"interleaved": 1} if rope.interleaved else {}
+    if rope.turned != width:
+        how |= {"num_heads": heads, "rotary_embedding_dim": rope.turned}
+    return graph.op("RotaryEmbedding", x, positions, *tables, domain=MICROSOFT, **how)
 
 
 def _tables(graph: GraphBuilder, rope: Rope, context: int, index: int) -> Tables:
@@ -195,15 +260,19 @@ class FloatSlots(_Form):
         """The tables of each layer, stored with the weights."""
         return angles(self._graph, self._shape)
 
-    def attend(self, layer: int, heads: Heads) -> ir.Value:
+    def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
         heads = self._sharpened(layer, heads)
         past = self._past(layer, self._graph.dtype)
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(
-            layer, *heads, *past, *lengths, *self._tables[layer], rotate=True
+            layer, *heads, *past, *lengths, *self._tables[layer], rotate=True, bias=bias
         )
         self._present(layer, present, self._graph.dtype)
         return attended
+
+    def cached(self, layer: int, place: Place, fresh: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """What the cache holds at `place`, and `fresh` as it is."""
+        return self._piece(layer, place, self._graph.dtype), fresh
 
     def choose(self, x: ir.Value) -> ir.Value:
         return choose_rows(self._graph, self._shape, x, self._rows)
@@ -219,7 +288,26 @@ class HalfSlots(FloatSlots):
         self._graph.output(best, "greedy", ("rows",), ir.DataType.INT64)
 
 
-class ByteSlots(_Form):
+class _Bytes(_Form):
+    """What both forms over an 8-bit cache share."""
+
+    _scales: CacheScales
+
+    def cached(self, layer: int, place: Place, fresh: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """What the integers at `place` stand for, and `fresh` as they will."""
+        graph, at = self._graph, self._shape.place(layer)
+        scale = self._scales.layers[at][PAIR.index(place.name)]
+        scale = scale.reshape(self._shape.kv_heads, -1)[:, place.first :][:, : place.width].ravel()
+        name = f"cache.{place.name}_{at}.index"
+        step = graph.array(name, np.ascontiguousarray(scale))
+        inverse = graph.array(f"{name}.inverse", (np.float32(1) / scale).astype(np.float32))
+        old = graph.op("Cast", self._piece(layer, place, ir.DataType.INT8), to=ir.DataType.FLOAT)
+        new = graph.signed_bytes(graph.op("Mul", fresh, inverse))
+        new = graph.op("Cast", new, to=ir.DataType.FLOAT)
+        return graph.op("Mul", old, step), graph.op("Mul", new, step)
+
+
+class ByteSlots(_Bytes):
     """Slots of 8-bit integers, extended in place: any number of sequences, a few tokens each."""
 
     def __init__(self, graph: GraphBuilder, shape: DecoderShape, scales: CacheScales) -> None:
@@ -229,7 +317,7 @@ class ByteSlots(_Form):
         self._tables = angles(graph, shape)
         self._scales = scales
 
-    def attend(self, layer: int, heads: Heads) -> ir.Value:
+    def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
         heads = self._sharpened(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
         at = self._shape.place(layer)
@@ -244,6 +332,7 @@ class ByteSlots(_Form):
             *(None, None, None),
             *(*scales, None, None, self._query_seqlens),
             rotate=True,
+            bias=bias,
             k_quant_type="PER_CHANNEL",
             v_quant_type="PER_CHANNEL",
             kv_cache_bit_width=8,
@@ -254,7 +343,8 @@ class ByteSlots(_Form):
     def choose(self, x: ir.Value) -> ir.Value:
         return choose_rows(self._graph, self._shape, x, self._rows)
 
-    def _starts(self, _counted: ir.Value) -> ir.Value:
+    def starts(self) -> ir.Value:
+        """Where the rows' tokens begin, int64 [B, 1]."""
         counts = self._graph.op("Cast", self._query_seqlens, to=ir.DataType.INT64)
         counts = self._graph.op("Unsqueeze", counts, self._graph.constant([1]))
         return self._graph.op("Sub", self._ends(), counts)
@@ -278,22 +368,18 @@ class _Rotated(_Form):
             values,
         )
 
-    def _starts(self, _counted: ir.Value) -> ir.Value:
+    def starts(self) -> ir.Value:
+        """Where the tokens begin, int64 [1]."""
         return self._start
 
     def _rotate(self, layer: int, x: ir.Value, heads: int) -> ir.Value:
         """x [B, S, heads * head_dim], each token turned by its position."""
-        rope = self._shape.kinds[layer].rope
-        attributes = {"interleaved": 1} if rope.interleaved else {}
-        if rope.turned != self._shape.head_dim:
-            attributes |= {"num_heads": heads, "rotary_embedding_dim": rope.turned}
-        tables = self._tables[layer]
-        return self._graph.op(
-            "RotaryEmbedding", x, self._start, *tables, domain=MICROSOFT, **attributes
-        )
+        rope, tables = self._shape.kinds[layer].rope, self._tables[layer]
+        how = (self._shape.head_dim, rope)
+        return turned(self._graph, x, self._start, tables, heads, *how)
 
 
-class BytePrompt(_Rotated):
+class BytePrompt(_Rotated, _Bytes):
     """One sequence, any number of tokens from position `start`, over a slot that is only read.
 
     Every key and value, new ones too, is what the rounded one stands for: a prompt gives the
@@ -306,7 +392,7 @@ class BytePrompt(_Rotated):
         self._rows = _declare_rows(graph)
         self._scales = scales
 
-    def attend(self, layer: int, heads: Heads) -> ir.Value:
+    def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
         queries, keys, values = self._turned(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
         fresh, known = [], []
@@ -316,7 +402,9 @@ class BytePrompt(_Rotated):
             fresh.append(self._rounded(name, x, scale))
             known.append(self._restored(name, past[index], scale))
         lengths = (self._seqlens, self._total)
-        attended, *_ = self._kernel(layer, queries, *fresh, *known, *lengths, rotate=False)
+        attended, *_ = self._kernel(
+            layer, queries, *fresh, *known, *lengths, rotate=False, bias=bias
+        )
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
@@ -352,7 +440,7 @@ class Observed(_Rotated):
     def present(self, part: Part, layer: int, value: ir.Value, sizes: Sequence[int]) -> None:
         """Nobody asks."""
 
-    def attend(self, layer: int, heads: Heads) -> ir.Value:
+    def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
         graph, shape = self._graph, self._shape
         queries, keys, values = self._turned(layer, heads)
         for name, x in zip(PAIR, (keys, values), strict=True):
@@ -360,8 +448,12 @@ class Observed(_Rotated):
             width = shape.kv_heads * shape.head_dim
             graph.output(peaks, f"{name}_peaks_{shape.place(layer)}", (width,))
         nothing = (None, None, self._seqlens, self._total)
-        attended, *_ = self._kernel(layer, queries, keys, values, *nothing, rotate=False)
+        attended, *_ = self._kernel(layer, queries, keys, values, *nothing, rotate=False, bias=bias)
         return attended
+
+    def cached(self, layer: int, place: Place, fresh: ir.Value) -> tuple[None, ir.Value]:
+        """Nothing was read before."""
+        return None, fresh
 
     def choose(self, x: ir.Value) -> None:
         """No logits are wanted."""

@@ -80,8 +80,9 @@ class FeedForward(Protocol):
     ) -> ir.Value: ...
 
 
-class Recurrence(Protocol):
-    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream by its running state."""
+class Mixing(Protocol):
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream, by a running state or by
+    attention of its own kind."""
 
     def __call__(
         self,
@@ -101,7 +102,8 @@ def build_decoder(
     project: Projection,
     feed_forward: FeedForward,
     conclude: Conclusion | None = None,
-    recur: Recurrence | None = None,
+    recur: Mixing | None = None,
+    attend: Mixing | None = None,
 ) -> tuple[Attention, ir.Value]:
     """Write the whole decoder into `graph`; the form, and the states behind the last layer.
 
@@ -123,9 +125,9 @@ def build_decoder(
         at = f"{shape.root}.layers.{layer}"
         name, by = norms.before_attention, parts.into_attention
         x, stream = _into_block(graph, shape, at, name, stream, result, by)
-        if shape.recurs(layer):
-            assert recur is not None
-            result = recur(graph, shape, attention, layer, at, x)
+        mix = recur if shape.recurs(layer) else attend
+        if mix is not None:
+            result = mix(graph, shape, attention, layer, at, x)
         else:
             attended = attention.attend(layer, project(graph, shape, at, x))
             result = (conclude or conclude_plainly)(graph, shape, at, attended)

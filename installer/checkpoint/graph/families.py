@@ -131,6 +131,7 @@ FAMILIES: Mapping[str, Family] = {
     "cohere2": _dense(cohere2.read, cohere2.build),
     "deepseek_v2": _sparse(deepseek.read_v2, deepseek.build),
     "deepseek_v3": _sparse(deepseek.read, deepseek.build),
+    "deepseek_v32": _sparse(deepseek.read_v32, deepseek.build),
     "dots1": _sparse(glm4_moe.read_dots, glm4_moe.build),
     "embedding_gemma2": Family(
         *("embedding", ENCODER, embedding_gemma2.read, embedding_gemma2.build, _OTHERS_UNUSED),
@@ -149,6 +150,7 @@ FAMILIES: Mapping[str, Family] = {
     "glm4": _dense(glm4.read, glm4.build),
     "glm4_moe": _sparse(glm4_moe.read, glm4_moe.build),
     "glm4_moe_lite": _sparse(deepseek.read_glm, deepseek.build),
+    "glm_moe_dsa": _sparse(deepseek.read_glm5, deepseek.build),
     "gpt_oss": _sparse(gpt_oss.read, gpt_oss.build),
     "granite": _dense(granite.read, granite.build),
     "granitemoehybrid": _dense(granite.read_hybrid, granite.build_hybrid),

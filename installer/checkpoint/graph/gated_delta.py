@@ -61,7 +61,7 @@ def mix(
     *,
     project: Project,
 ) -> ir.Value:
-    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Recurrence."""
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
     own, at, parts = shape.recurrent, f"{at}.linear_attn", shape.divisors(graph)
     assert own is not None
     assert parts.into_attention == 1, "what decays is not to be divided"

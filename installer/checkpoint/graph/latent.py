@@ -34,6 +34,8 @@ class Latent:
         turned: of the part of queries and keys that positions turn.
         plain: of the rest of them.
         values: of a head's values.
+        index: of a key by which tokens are found, which stands in front of the latent in values
+            (lightning.py); 0: there are none.
     """
 
     queries: int | None
@@ -41,25 +43,54 @@ class Latent:
     turned: int
     plain: int
     values: int
+    index: int = 0
+
+    @property
+    def before(self) -> int:
+        """Numbers in front of the latent in the cache: of keys the turned part, then zeros."""
+        return max(self.turned, self.index)
 
     @property
     def head_dim(self) -> int:
         """Of the one key head in the cache."""
-        return self.turned + self.rank
+        return self.before + self.rank
 
     def project(self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
         """x [B, S, hidden] -> queries [B, S, heads * head_dim], keys and values [B, S, head_dim].
 
         Values are the keys: what a head reads of the turned part is multiplied by zeros.
         """
+        return self.project_from(graph, shape, at, x, self.lowered(graph, shape, at, x))
+
+    def project_from(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        at: str,
+        x: ir.Value,
+        low: ir.Value | None,
+        index: ir.Value | None = None,
+    ) -> Heads:
+        """`project` with what queries are made of, and with a key for `index` [B, S, index], which
+        values hold where keys have the turned part."""
         at = f"{at}.self_attn"
         both = graph.linear(x, f"{at}.kv_a_proj_with_mqa", shape.hidden, self.rank + self.turned)
         latent, turned = graph.ops(
             "Split", both, graph.constant([self.rank, self.turned]), outputs=2, axis=-1
         )
         latent = graph.norm(latent, f"{at}.kv_a_layernorm.weight", self.rank, _EPSILON)
-        keys = graph.op("Concat", turned, latent, axis=-1)
-        return self._queries(graph, shape, at, x), keys, keys
+        keys = graph.op("Concat", self._filled(graph, turned), latent, axis=-1)
+        values = keys if index is None else graph.op("Concat", index, latent, axis=-1)
+        return self._queries(graph, shape, at, x, low), keys, values
+
+    def lowered(
+        self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
+    ) -> ir.Value | None:
+        """The vector that queries are made of; None if that is the token."""
+        if self.queries is None:
+            return None
+        low = graph.linear(x, f"{at}.self_attn.q_a_proj", shape.hidden, self.queries)
+        return graph.norm(low, f"{at}.self_attn.q_a_layernorm.weight", self.queries, _EPSILON)
 
     def conclude(
         self, graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value
@@ -73,13 +104,14 @@ class Latent:
         merged = graph.divide(merged, shape.divisors(graph).out_of_attention)
         return graph.linear(merged, f"{at}.o_proj", width, shape.hidden)
 
-    def _queries(self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
+    def _queries(
+        self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, low: ir.Value | None
+    ) -> ir.Value:
         heads, width = shape.heads, shape.heads * (self.plain + self.turned)
-        if self.queries is None:
+        if low is None:
             queries = graph.linear(x, f"{at}.q_proj", shape.hidden, width)
         else:
-            low = graph.linear(x, f"{at}.q_a_proj", shape.hidden, self.queries)
-            low = graph.norm(low, f"{at}.q_a_layernorm.weight", self.queries, _EPSILON)
+            assert self.queries is not None
             queries = graph.linear(low, f"{at}.q_b_proj", self.queries, width)
         plain, turned = graph.ops(
             "Split",
@@ -89,6 +121,7 @@ class Latent:
             axis=-1,
         )
         read = graph.op("MatMul", self._heads_first(graph, plain), self._keys(graph, heads, at))
+        turned = self._filled(graph, turned)
         whole = graph.op("Concat", turned, self._heads_first(graph, read), axis=-1)
         return _together(graph, whole, x, heads * self.head_dim)
 
@@ -100,7 +133,7 @@ class Latent:
 
     def _values(self, graph: GraphBuilder, heads: int, at: str) -> ir.Value:
         """[heads, head_dim, values]: what a head read of keys in the cache -> its values."""
-        nothing = ((0, 0), (self.turned, 0), (0, 0))
+        nothing = ((0, 0), (self.before, 0), (0, 0))
         pieces = (
             np.ascontiguousarray(np.pad(both[:, self.plain :].transpose(0, 2, 1), nothing))
             for both in self._expansion(graph, heads, at)
@@ -114,6 +147,15 @@ class Latent:
         graph.tensors.expect(weight, (heads * unit, self.rank))
         runs = graph.tensors.rows(weight, unit=unit)
         return (run.reshape(-1, unit, self.rank) for run in runs)
+
+    def _filled(self, graph: GraphBuilder, turned: ir.Value) -> ir.Value:
+        """The turned part [a, b, turned] with zeros up to where the latent begins."""
+        if self.before == self.turned:
+            return turned
+        rest = graph.constant([self.before - self.turned])
+        sizes = graph.op("Concat", graph.op("Shape", turned, start=0, end=2), rest, axis=0)
+        zeros = graph.op("Expand", graph.parameter(graph.constant([0.0])), sizes)
+        return graph.op("Concat", turned, zeros, axis=-1)
 
     def _heads_first(self, graph: GraphBuilder, x: ir.Value) -> ir.Value:
         """[tokens, heads, n] -> [heads, tokens, n], and back."""

@@ -94,7 +94,7 @@ class PictureSlots(FloatSlots):
         by = self._shape.divisors(self._graph).stream
         return self._graph.add(result, self._graph.divide(self._level(layer + 1), by))
 
-    def attend(self, layer: int, heads: Heads) -> ir.Value:
+    def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
         queries, keys, values = heads
         past = self._past(layer, self._graph.dtype)
         attended, *present = self._kernel(
@@ -102,6 +102,7 @@ class PictureSlots(FloatSlots):
             *(self._turn(queries), self._turn(keys), values, *past),
             *(self._seqlens, self._total),
             rotate=False,
+            bias=bias,
         )
         for name, value in zip(PAIR, present, strict=True):
             self._graph.output(value, f"present_{name}_{layer}", self._slots, self._graph.dtype)

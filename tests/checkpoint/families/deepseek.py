@@ -1,5 +1,5 @@
-"""DeepSeek-V3 and V2, and GLM-4.7-Flash: layers with one feed-forward and with experts, in groups
-and not, with YaRN and without."""
+"""DeepSeek-V3, V3.2 and V2, GLM-5 and GLM-4.7-Flash: layers with one feed-forward and with
+experts, in groups and not, with YaRN and without, reading all tokens and those an index finds."""
 
 from __future__ import annotations
 
@@ -93,11 +93,34 @@ GLM_FLASH = {
     "rope_theta": 1_000_000,
     "rope_scaling": None,
 }
+DEEPSEEK_V32 = {
+    "architectures": ["DeepseekV32ForCausalLM"],
+    "model_type": "deepseek_v32",
+    "index_topk": 24,  # fewer than the prompts of the tests have
+    "index_n_heads": 20,
+    "index_head_dim": 32,
+}
+GLM_5 = {
+    **DEEPSEEK_V32,
+    "architectures": ["GlmMoeDsaForCausalLM"],
+    "model_type": "glm_moe_dsa",
+    "num_hidden_layers": 4,
+    "indexer_types": ["full", "shared", "full", "shared"],
+    "index_n_heads": 12,
+    "q_lora_rank": 64,
+    "n_group": 1,
+    "topk_group": 1,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1_000_000,
+    "rope_scaling": None,
+}
 
 MODELS = {
     "deepseek-v3": drawn_model(DEEPSEEK_V3, main=True, experts=True),
     "deepseek-v3-plain": drawn_model(DEEPSEEK_V3, PLAIN, experts=True),
     "deepseek-v2": drawn_model(DEEPSEEK_V3, DEEPSEEK_V2, main=True, experts=True),
     "deepseek-v2-lite": drawn_model(DEEPSEEK_V3, LITE, experts=True),
+    "deepseek-v32": drawn_model(DEEPSEEK_V3, DEEPSEEK_V32, main=True, experts=True),
+    "glm-5": drawn_model(DEEPSEEK_V3, GLM_5, main=True, experts=True),
     "glm4-moe-lite": drawn_model(DEEPSEEK_V3, GLM_FLASH, experts=True),
 }

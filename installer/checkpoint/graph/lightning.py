@@ -1,0 +1,146 @@
+"""DeepSeek's index: heads of its own score every token, and attention reads those that score most.
+
+Owns its numbers, its words in a graph and the latent attention around it. A token's score is, over
+the index's heads, the sum of what is positive of query times key, weighed by numbers that are made
+of the querying token. Scores are in 32 bits, as are the weights, in every grade. Only their order
+counts, so factors that all have are left out. DeepSeek-V3.2 (2025), 2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import onnx_ir as ir
+
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.decoder import Attention
+from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.indexed import Place, Search, Searchable
+from installer.checkpoint.graph.latent import Latent
+
+_EPSILON = 1e-6
+_TOGETHER = 16
+"""Heads that are scored at a time: of a long prompt, one table of products for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lightning:
+    """Attributes:
+    heads: of the index.
+    width: of one of them, and of an index key.
+    chosen: tokens that a query reads.
+    interleaved: whether neighbours turn together in it.
+    shared: layers that read what was found for the layer before them.
+    """
+
+    heads: int
+    width: int
+    chosen: int
+    interleaved: bool
+    shared: frozenset[int] = frozenset()
+
+
+class LatentSearch:
+    """The attention of one graph."""
+
+    def __init__(self, latent: Latent, index: Lightning) -> None:
+        self._latent = latent
+        self._index = index
+        self._search: Search | None = None
+        self._bias: ir.Value | None = None
+        """Of the last layer that looked for tokens."""
+
+    def mix(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        attention: Attention,
+        layer: int,
+        at: str,
+        x: ir.Value,
+    ) -> ir.Value:
+        """x [B, S, hidden] -> what the layer's attention adds to the stream."""
+        assert isinstance(attention, Searchable)
+        low, fresh = self._latent.lowered(graph, shape, at, x), None
+        assert low is not None
+        if layer not in self._index.shared:
+            fresh = self._key(graph, shape, attention, layer, at, x)
+            self._bias = self._find(graph, shape, attention, layer, at, (x, low, fresh))
+        heads = self._latent.project_from(graph, shape, at, x, low, fresh)
+        attended = attention.attend(layer, heads, self._bias)
+        return self._latent.conclude(graph, shape, at, attended)
+
+    def _key(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        form: Searchable,
+        layer: int,
+        at: str,
+        x: ir.Value,
+    ) -> ir.Value:
+        """By which later tokens find these, [B, S, width]."""
+        width, at = self._index.width, f"{at}.self_attn.indexer"
+        key = graph.linear(x, f"{at}.wk", shape.hidden, width)
+        epsilon = _EPSILON / shape.divisors(graph).into_attention ** 2
+        key = graph.layer_norm(key, f"{at}.k_norm", width, epsilon)
+        return form.turn(layer, key, 1, width, interleaved=self._index.interleaved)
+
+    def _find(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        form: Searchable,
+        layer: int,
+        at: str,
+        made: tuple[ir.Value, ir.Value, ir.Value],
+    ) -> ir.Value:
+        """A bias that shuts out what no head finds; `made`: x, what queries are made of, keys."""
+        index, at = self._index, f"{at}.self_attn.indexer"
+        x, low, fresh = made
+        assert self._latent.queries is not None
+        if self._search is None:
+            self._search = Search(graph, form, (Place("value", 0, index.width),))
+        total = index.heads * index.width
+        queries = graph.linear(low, f"{at}.wq_b", self._latent.queries, total)
+        queries = graph.divide(queries, sqrt(index.width))
+        queries = form.turn(layer, queries, index.heads, index.width, interleaved=index.interleaved)
+        keys = self._search.recall(layer, fresh, shape.kv_heads)
+        weights = _weights(graph, x, f"{at}.weights_proj", shape.hidden, index.heads)
+        return self._search.shut_out(self._scores(graph, queries, keys, weights), index.chosen)
+
+    def _scores(
+        self, graph: GraphBuilder, queries: ir.Value, keys: ir.Value, weights: ir.Value
+    ) -> ir.Value:
+        """[B, S, T], some heads after the others."""
+        index = self._index
+        apart = graph.op("Reshape", queries, graph.constant([0, 0, index.heads, index.width]))
+        keys = graph.op("Transpose", keys, perm=[0, 2, 1])
+        keys = graph.op("Unsqueeze", keys, graph.constant([1]))
+        scores: ir.Value | None = None
+        for some, weight in zip(
+            _cut(graph, apart, 2, index.heads), _cut(graph, weights, 3, index.heads), strict=True
+        ):
+            positive = graph.op("Relu", graph.op("MatMul", some, keys))
+            weighed = graph.op("MatMul", weight, graph.full(positive))
+            scores = weighed if scores is None else graph.op("Add", scores, weighed)
+        assert scores is not None
+        return graph.op("Squeeze", scores, graph.constant([2]))
+
+
+def _weights(graph: GraphBuilder, x: ir.Value, name: str, hidden: int, heads: int) -> ir.Value:
+    """What each head's score weighs, [B, S, 1, heads], in 32 bits."""
+    graph.tensors.expect(f"{name}.weight", (heads, hidden))
+    pieces = graph.tensors.transposed(f"{name}.weight")
+    columns = graph.floats(f"{name}.transposed", (hidden, heads), pieces)
+    return graph.op("Unsqueeze", graph.op("MatMul", graph.full(x), columns), graph.constant([2]))
+
+
+def _cut(graph: GraphBuilder, x: ir.Value, axis: int, heads: int) -> Sequence[ir.Value]:
+    """Along the axis of its heads in parts of as many as are scored at a time."""
+    sizes = [min(_TOGETHER, heads - first) for first in range(0, heads, _TOGETHER)]
+    if len(sizes) == 1:
+        return [x]
+    return graph.ops("Split", x, graph.constant(sizes), outputs=len(sizes), axis=axis)
