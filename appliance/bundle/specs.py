@@ -278,6 +278,7 @@ ToolFormat = Literal[
     "",
     "hermes",
     "llama",
+    "llama4",
     "deepseek",
     "deepseek_v31",
     "minimax",

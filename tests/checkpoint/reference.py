@@ -206,7 +206,10 @@ _ROUTERS = (
     *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
     "e_score_correction_bias",
 )
-_KEPT = ("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate")
+_KEPT = (
+    *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate"),
+    "feed_forward.router",
+)
 """What expands latents, what a running state decays by, what weighs a shared expert: kept in
 floats, as routers are."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
@@ -285,7 +288,8 @@ class _RoundingCache(DynamicCache):
 
     def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
         scale = torch.from_numpy(self._scales[f"cache.{name}"].copy())
-        scale = scale.view(x.shape[1], 1, x.shape[3])
+        # Heads may be wider in the cache, by what only tells chunks apart.
+        scale = scale.view(x.shape[1], 1, -1)[..., : x.shape[3]]
         return torch.round(x / scale).clamp(-128, 127) * scale
 
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
+from installer.checkpoint.graph.chunks import Marker
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import Kinds
@@ -52,15 +53,16 @@ class _Form:
         self._seqlens = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
         self._total = graph.input("total_sequence_length", ir.DataType.INT32, ())
         self._sharpener = Sharpener(graph, shape.context, self._positions)
+        self._marker = Marker(graph, shape, self._positions)
 
     def conclude(self, scores: ir.Value) -> None:
         self._graph.output(scores, "logits", ("rows", self._shape.vocab))
 
-    def _sharpened(self, layer: int, heads: Heads) -> Heads:
-        """Queries that grow with their position, where the layer's do; the rest as it is."""
+    def _placed(self, layer: int, heads: Heads) -> Heads:
+        """Queries that grow with their position, where the layer's do, and marks of chunks."""
         queries, keys, values = heads
-        by = self._shape.kinds[layer].sharpening
-        return self._sharpener.sharpen(queries, by), keys, values
+        queries = self._sharpener.sharpen(queries, self._shape.kinds[layer].sharpening)
+        return self._marker.mark(layer, (queries, keys, values))
 
     def _positions(self) -> ir.Value:
         """Of the tokens, [B, S]."""
@@ -196,7 +198,7 @@ class FloatSlots(_Form):
         return angles(self._graph, self._shape)
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
-        heads = self._sharpened(layer, heads)
+        heads = self._placed(layer, heads)
         past = self._past(layer, self._graph.dtype)
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(
@@ -230,7 +232,7 @@ class ByteSlots(_Form):
         self._scales = scales
 
     def attend(self, layer: int, heads: Heads) -> ir.Value:
-        heads = self._sharpened(layer, heads)
+        heads = self._placed(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
         at = self._shape.place(layer)
         scales = (
@@ -270,7 +272,7 @@ class _Rotated(_Form):
 
     def _turned(self, layer: int, heads: Heads) -> Heads:
         """Queries and keys turned, values as they are."""
-        queries, keys, values = self._sharpened(layer, heads)
+        queries, keys, values = self._placed(layer, heads)
         shape = self._shape
         return (
             self._rotate(layer, queries, shape.heads),

@@ -7,7 +7,7 @@ decoder differ from each other: kinds.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -19,8 +19,11 @@ from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
 from installer.checkpoint.graph.recurrent import Recurrent
 from installer.checkpoint.settings import Settings
+from installer.checkpoint.tensors import Tensors
 
 _HEAD_UNIT = 16
+_ROOTS = ("model", "language_model.model", "model.language_model")
+_OUTPUTS = ("lm_head.weight", "language_model.lm_head.weight")
 
 HARMLESS_KEYS = frozenset(
     {
@@ -73,6 +76,7 @@ class DecoderShape:
         parallel: whether both blocks of a layer read the same, and are added together.
         mixture: of the feed-forwards, in families that have experts.
         sinks: whether each head has a number that takes part in the softmax and has no value.
+        room: how many of a head's numbers, the last ones, only tell chunks apart (chunks.py).
         input_bias: whether queries, keys and values have biases, where checkpoints differ in it.
         output_bias: whether what attention gives to the stream has a bias.
         recurrent: the layers that keep a running state in place of keys and values; None: all
@@ -103,6 +107,7 @@ class DecoderShape:
     parallel: bool = False
     mixture: Mixture | None = None
     sinks: bool = False
+    room: int = 0
     input_bias: bool = False
     output_bias: bool = False
     recurrent: Recurrent | None = None
@@ -118,6 +123,17 @@ class DecoderShape:
             wide=self.wide,
             bare=norms.before_attention is None,
         )
+
+    def located(self, tensors: Tensors) -> DecoderShape:
+        """The same by the names that there are, where a language model may be one part of several.
+
+        A table of outputs that is there is read, whatever is said of it.
+        """
+        table = "embed_tokens.weight"
+        root = next((root for root in _ROOTS if f"{root}.{table}" in tensors), self.root)
+        output = next((name for name in _OUTPUTS if name in tensors), None)
+        tied = self.tied and output is None
+        return replace(self, root=root, tied=tied, output=output or self.output)
 
     def recurs(self, layer: int) -> bool:
         """Whether it keeps a running state."""

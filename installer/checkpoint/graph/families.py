@@ -27,6 +27,7 @@ from installer.checkpoint.graph import (
     gpt_oss,
     granite,
     llama,
+    llama4,
     mimo,
     minimax_m2,
     mistral,
@@ -92,6 +93,9 @@ _OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio
 _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
 )
+_LLAMA4_UNUSED = re.compile(
+    rf"{_SIGHT_UNUSED.pattern}|(model\.)?vision_model\..*|.*\.rotary_emb\.inv_freq"
+)
 # Likewise, and a head that predicts further tokens.
 _QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.visual\..*|mtp\..*")
 
@@ -153,6 +157,8 @@ FAMILIES: Mapping[str, Family] = {
     "granitemoehybrid": _dense(granite.read_hybrid, granite.build_hybrid),
     "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
     "llama": _dense(llama.read, llama.build),
+    "llama4": _sparse(llama4.read_with_images, llama4.build, _LLAMA4_UNUSED),
+    "llama4_text": _sparse(llama4.read, llama4.build),
     "mimo": Family(
         *("chat", DECODER, mimo.read, mimo.build, _DECODER_UNUSED),
         head=mimo.build_head,

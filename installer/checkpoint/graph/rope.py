@@ -234,7 +234,10 @@ def _llama3(scaling: Settings, basis: Basis) -> Rope:
     frequencies = basis.frequencies()
     wavelengths = np.float32(2 * math.pi) / frequencies
     share = scaling.integer(ORIGINAL, basis.original) / wavelengths - low
-    smooth = (share / (scaling.number("high_freq_factor") - low)).clip(0, 1)
+    # Llama 4 has no wavelengths between: as narrow a ramp as there can be is a step.
+    span = (scaling.number("high_freq_factor") - low) or np.finfo(np.float32).tiny
+    with np.errstate(over="ignore"):
+        smooth = (share / np.float32(span)).clip(0, 1)
     # smooth is 0 for wavelengths beyond the old context / low, 1 below the old context / high.
     scaled = (1 - smooth) * frequencies / factor + smooth * frequencies
     return _rope(scaled.astype(np.float32))
