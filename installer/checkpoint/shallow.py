@@ -2,7 +2,8 @@
 
 Owns what "the first layers" are: enough that every kind of layer is among them (full and sliding
 attention, dense and sparse feed-forward) and all that an image feeds, and two at least. A vision
-tower is left whole. Reads nothing but config.json.
+tower is left whole, and so is a model whose layers cannot do without later ones. Reads nothing but
+config.json.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _PERIODS = (
     *("decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step"),
 )
 """Every so many layers one is of another kind."""
+_WHOLE = ("num_kv_shared_layers", "hidden_size_per_layer_input")
+"""Of models whose last layers read earlier ones' keys, or whose layers share a table: uncut."""
 _NUMBERS = ("moe_layers", "mlp_only_layers")
 """Numbers of layers, and not something of each."""
 _LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
@@ -76,6 +79,8 @@ def _fed_by_sight(config: Document) -> int:
 
 def _enough(config: Document, total: int) -> int:
     """Layers among which there is one of every kind."""
+    if any(config.get(key) for key in _WHOLE):
+        return total
     enough = _FEWEST
     for key in _DENSE_FIRST:
         dense = config.get(key)

@@ -179,7 +179,7 @@ def with_rounded_rows(checkpoint: Path, target: Path) -> Path:
 
 
 def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
-    if scheme.integer_products:
+    if scheme.integer_products and _LOOKED_UP not in name:
         integers, scales = quantize_rows(values)
         return (integers * scales[:, None]).astype(np.float32)
     table = any(word in name for word in ("embed_tokens", "lm_head", "word_embeddings"))
@@ -212,6 +212,8 @@ _KEPT = (
 )
 """What expands latents, what a running state decays by, what weighs a shared expert: kept in
 floats, as routers are."""
+_LOOKED_UP = "embed_tokens_per_layer"
+"""A table that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
 _TOWER = "visual."
 """In names of a vision tower's tensors; 4 bits are too few for it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from appliance.bundle.specs import DecoderSpec
+from appliance.bundle.specs import DecoderSpec, LayerHeads
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.divisors import Divisors, divisors
@@ -70,6 +70,7 @@ class DecoderShape:
         result_scale: what each block's result is multiplied by before it is added. The stream is
             kept divided by it, which norms undo, so that nothing has to be multiplied.
         score_scale: what the scores of tokens are multiplied by.
+        score_cap: what they come near to and do not exceed, bent by a tanh; None is no bound.
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
         root: in front of the names of all tensors but the output's.
         output: the name of the table of outputs, where it is one of its own.
@@ -101,6 +102,7 @@ class DecoderShape:
     embedding_scale: float = 1.0
     result_scale: float = 1.0
     score_scale: float = 1.0
+    score_cap: float | None = None
     wide: bool = False
     root: str = "model"
     output: str = "lm_head.weight"
@@ -140,22 +142,45 @@ class DecoderShape:
         return self.recurrent is not None and layer in self.recurrent.layers
 
     def place(self, layer: int) -> int:
-        """Its number among those that keep the same: keys and values, or a running state."""
-        if self.recurrent is None:
+        """Its number among those that keep the same: keys and values, or a running state.
+
+        Of a layer that reads another's, that one's.
+        """
+        shares = self.kinds[layer].shares if layer < len(self.kinds) else None
+        layer = layer if shares is None else shares
+        if self.recurrent is None and not any(kind.shares is not None for kind in self.kinds):
             return layer
         own = self.recurs(layer)
-        return sum(self.recurs(other) == own for other in range(layer))
+        return sum(self.recurs(other) == own for other in range(layer) if self._keeps(other))
+
+    def heads_of(self, layer: int) -> LayerHeads:
+        """The key heads of a layer."""
+        kind = self.kinds[layer]
+        return LayerHeads(
+            kv_heads=kind.kv_heads or self.kv_heads, head_dim=kind.head_dim or self.head_dim
+        )
+
+    def _keeps(self, layer: int) -> bool:
+        return self.kinds[layer].shares is None
 
     def spec(self) -> DecoderSpec:
         recurrent = self.recurrent
+        attending = [layer for layer in range(self.layers) if not self.recurs(layer)]
+        heads = tuple(self.heads_of(layer) for layer in attending if self._keeps(layer))
+        kv_heads, head_dim = (max(heads_of) for heads_of in zip(*map(_counts, heads), strict=True))
         return DecoderSpec(
-            layers=self.layers - (0 if recurrent is None else len(recurrent.layers)),
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
+            layers=len(heads),
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            heads=msgspec.UNSET if len(set(heads)) == 1 else heads,
             vocab_size=self.vocab,
             context_length=self.context,
             recurrent=msgspec.UNSET if recurrent is None else recurrent.spec(),
         )
+
+
+def _counts(heads: LayerHeads) -> tuple[int, int]:
+    return heads.kv_heads, heads.head_dim
 
 
 def read_decoder(

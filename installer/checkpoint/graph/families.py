@@ -22,6 +22,7 @@ from installer.checkpoint.graph import (
     ernie4_5_moe,
     eurobert,
     gemma3,
+    gemma4,
     glm4,
     glm4_moe,
     gpt_oss,
@@ -60,6 +61,7 @@ from installer.checkpoint.graph.family import (
     RECURRENT,
     SPARSE,
     SPARSE_PICTURES,
+    UNEVEN,
     Family,
 )
 from installer.checkpoint.graph.purpose import Kind
@@ -89,6 +91,10 @@ _CROSS_ENCODER = Family(
 
 # What sees and hears beside a text model.
 _OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio)\..*")
+_GEMMA4_UNUSED = re.compile(
+    r"(model\.)?(vision_tower|vision_embedder|embed_vision|audio_tower|embed_audio)\..*"
+    rf"|{_DECODER_UNUSED.pattern}"
+)
 # What sees images in front of a language model that is built without it.
 _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
@@ -128,6 +134,12 @@ def _recurrent(read: Read, build: Callable[..., None]) -> Family:
     return Family(*("chat", RECURRENT, read, build, _QWEN35_UNUSED), recurrent=True, standard=False)
 
 
+def _uneven(read: Read) -> Family:
+    return Family(
+        *("chat", UNEVEN, read, gemma4.build, _GEMMA4_UNUSED), uneven=True, standard=False
+    )
+
+
 FAMILIES: Mapping[str, Family] = {
     "apertus": _dense(apertus.read, apertus.build),
     "bert": _BERT,
@@ -149,6 +161,10 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3": Family("chat", DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": _dense(gemma3.read, gemma3.build),
+    "gemma4": _uneven(gemma4.read_with_others),
+    "gemma4_text": _uneven(gemma4.read),
+    "gemma4_unified": _uneven(partial(gemma4.read_with_others, unified=True)),
+    "gemma4_unified_text": _uneven(partial(gemma4.read, unified=True)),
     "glm4": _dense(glm4.read, glm4.build),
     "glm4_moe": _sparse(glm4_moe.read, glm4_moe.build),
     "glm4_moe_lite": _sparse(deepseek.read_glm, deepseek.build),

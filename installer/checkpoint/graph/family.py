@@ -37,6 +37,13 @@ _RECURRENT_LACK: Mapping[Precision, str] = {
     "fp8": "it is computed by the processor alone, which would widen the weights",
     "fp16": "it is computed by the processor alone, which would widen the weights",
 }
+# Of layers whose heads differ: the same.
+UNEVEN = RECURRENT
+_UNEVEN_LACK: Mapping[Precision, str] = {
+    **_RECURRENT_LACK,
+    "w4a8": "native operators take the heads of all layers to be alike, and without them int4 is "
+    "as fast",
+}
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 _READERS_LACK: Mapping[Precision, str] = {
@@ -62,6 +69,7 @@ class Family:
             Such a decoder takes what the tower makes; it has no graph for TensorRT.
         recurrent: whether layers keep a running state: the processor alone computes them, and
             nothing guesses for them.
+        uneven: whether layers differ in their heads: likewise.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
         head: writes the graph of the head that predicts further tokens, given its shape, which
             `head_of` tells; None: it has none, or what it has is not built.
@@ -77,6 +85,7 @@ class Family:
     unused_tensors: re.Pattern[str]
     tower: Callable[[GraphBuilder, TowerShape], None] | None = None
     recurrent: bool = False
+    uneven: bool = False
     standard: bool = True
     head: Callable[..., None] | None = None
     head_of: Callable[[Any], Any] | None = None
@@ -97,5 +106,7 @@ class Family:
     def _why_not(self, precision: Precision) -> str:
         if self.recurrent:
             return _RECURRENT_LACK[precision]
+        if self.uneven:
+            return _UNEVEN_LACK[precision]
         lacks = _SPARSE_LACK if self.kind == "chat" else _READERS_LACK
         return (lacks if self.tower is None else {**lacks, **_PICTURES_LACK})[precision]

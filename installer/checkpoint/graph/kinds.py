@@ -25,12 +25,17 @@ class LayerKind:
     sharpening: what its queries are multiplied by far from the start; None is nothing.
     chunk: in how large a piece of the text each token sees what is before it; None is the whole.
         The window is as wide.
+    kv_heads, head_dim: of its heads, where layers differ in them; None is as of all.
+    shares: the layer whose keys and values it reads, having none of its own; None is itself.
     """
 
     rope: Rope
     window: int | None = None
     sharpening: Sharpening | None = None
     chunk: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    shares: int | None = None
 
     def within(self, context: int) -> LayerKind:
         """The same for sequences of `context` tokens, which a wide window does not bound."""

@@ -297,6 +297,15 @@ def _longrope(scaling: Settings, basis: Basis) -> Rope:
     return _rope((basis.frequencies() / factors).astype(np.float32), magnitude)
 
 
+def _proportional(scaling: Settings, basis: Basis) -> Rope:
+    """A share of the pairs turns, with wavelengths as if all did; Gemma 4 (2026)."""
+    pairs = basis.turned // 2
+    turning = int(scaling.number("partial_rotary_factor", 1.0) * basis.turned // 2)
+    still = np.arange(pairs) >= turning
+    frequencies = basis.frequencies() / np.float32(scaling.number("factor", 1.0))
+    return _rope(np.where(still, np.float32(0), frequencies))
+
+
 _SCALINGS: Mapping[str, Callable[[Settings, Basis], Rope]] = {
     "default": _default,
     "linear": _linear,
@@ -304,6 +313,7 @@ _SCALINGS: Mapping[str, Callable[[Settings, Basis], Rope]] = {
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,
+    "proportional": _proportional,
 }
 
 
