@@ -19,6 +19,7 @@ from appliance.bundle.specs import (
     DraftSpec,
     Graph,
     HeadSpec,
+    LayerHeads,
     Parity,
     Reading,
     RecurrentSpec,
@@ -123,6 +124,8 @@ def _check_graphs(manifest: Manifest, paths: list[str]) -> None:
         raise bad("a graph of native operators belongs to an 8-bit cache, and there is one")
     if manifest.decoder is not None and manifest.decoder.recurrent:
         _check_recurrent(manifest)
+    if manifest.decoder is not None and manifest.decoder.heads:
+        _check_heads(manifest)
     for graph in manifest.graphs:
         if isinstance(graph.prefill, str) != (joined and graph.variant == "cpu"):
             raise bad("a graph for prompts belongs to an 8-bit cache on the CPU, and to no other")
@@ -140,6 +143,14 @@ def _check_recurrent(manifest: Manifest) -> None:
         raise bad("a model with a running state has graphs for the CPU and CUDA, and no adapters")
     if manifest.draft or manifest.head or manifest.vision:
         raise bad("a model with a running state has nothing that guesses for it, nor reads images")
+
+
+def _check_heads(manifest: Manifest) -> None:
+    """Nothing that takes the slots of all layers to be alike."""
+    if any(graph.variant != "cpu" or graph.adapted for graph in manifest.graphs):
+        raise bad("a model whose layers differ in heads has graphs for the CPU alone, no adapters")
+    if manifest.draft or manifest.head or manifest.vision:
+        raise bad("a model whose layers differ in heads has nothing that guesses, nor reads images")
 
 
 def _check_reading(manifest: Manifest) -> None:
@@ -266,11 +277,24 @@ def _check_numbers(manifest: Manifest) -> None:
 
 def _decoder_numbers(at: str, decoder: DecoderSpec) -> dict[str, int]:
     counts = msgspec.structs.asdict(decoder)
-    del counts["cache"], counts["recurrent"]
+    del counts["cache"], counts["recurrent"], counts["heads"]
+    if isinstance(decoder.heads, tuple):
+        counts |= _heads_numbers(decoder, decoder.heads)
     if isinstance(decoder.recurrent, RecurrentSpec):
         own = msgspec.structs.asdict(decoder.recurrent)
         counts |= {f"recurrent.{name}": count for name, count in own.items()}
     return {f"{at}.{name}": count for name, count in counts.items()}
+
+
+def _heads_numbers(decoder: DecoderSpec, heads: tuple[LayerHeads, ...]) -> dict[str, int]:
+    most = (max(one.kv_heads for one in heads), max(one.head_dim for one in heads))
+    if len(heads) != decoder.layers or most != (decoder.kv_heads, decoder.head_dim):
+        raise bad("decoder.heads contradicts its counts")
+    return {
+        f"heads.{layer}.{name}": count
+        for layer, one in enumerate(heads)
+        for name, count in msgspec.structs.asdict(one).items()
+    }
 
 
 def _reading_numbers(at: str, spec: Reading) -> dict[str, int]:

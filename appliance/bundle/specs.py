@@ -94,6 +94,13 @@ class RecurrentSpec(Strict, frozen=True):
         return 4 * self.layers * numbers
 
 
+class LayerHeads(Strict, frozen=True):
+    """The key heads of one layer."""
+
+    kv_heads: int
+    head_dim: int
+
+
 class DecoderSpec(Strict, frozen=True):
     """Shapes that the key-value cache is built from. Counts, not bytes."""
 
@@ -107,6 +114,16 @@ class DecoderSpec(Strict, frozen=True):
     """How the cache stores a number; left out where it is float32."""
     recurrent: RecurrentSpec | msgspec.UnsetType = msgspec.UNSET
     """The further layers, which keep a running state; left out where there are none."""
+    heads: tuple[LayerHeads, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of each layer that keeps keys and values, where these differ from `kv_heads` and `head_dim`,
+    which then are the most that one has; left out where all are alike."""
+
+    @property
+    def layer_heads(self) -> tuple[LayerHeads, ...]:
+        """Of each layer that keeps keys and values."""
+        if isinstance(self.heads, tuple):
+            return self.heads
+        return (LayerHeads(kv_heads=self.kv_heads, head_dim=self.head_dim),) * self.layers
 
 
 class DraftSpec(Strict, frozen=True):
@@ -284,6 +301,7 @@ ToolFormat = Literal[
     "",
     "hermes",
     "llama",
+    "llama4",
     "deepseek",
     "deepseek_v31",
     "dsml",

@@ -126,7 +126,7 @@ def reading_bytes(spec: Reading) -> int:
 
 def slot_token_bytes(spec: DecoderSpec) -> int:
     """Bytes of one token's keys and values over all layers, in half precision."""
-    return 2 * spec.layers * spec.kv_heads * spec.head_dim * 2
+    return 2 * 2 * sum(heads.kv_heads * heads.head_dim for heads in spec.layer_heads)
 
 
 def needed(fit: Fit) -> int:

@@ -24,6 +24,7 @@ Cache = dict[str, Array]
 ADAPTER = "adapter_"
 """How the names of inputs for adapters begin."""
 _TOKENS = 4
+_PLAIN_AXES = 4
 _TOWER_TOKENS = 4
 _GIVEN = 0.1
 _DTYPES: Mapping[str, type[np.generic]] = {
@@ -78,18 +79,26 @@ def encoder_feed(session: ort.InferenceSession, ids: Array, mask: Array) -> dict
 
 def empty_cache(session: ort.InferenceSession, spec: DecoderSpec, capacity: int) -> Cache:
     """One slot of `capacity` positions."""
-    shape = (1, spec.kv_heads, capacity, spec.head_dim)
-    together = (contract.LANES, contract.DEPTH)
-    blocks = (capacity // together[0], spec.head_dim // together[1], math.prod(together))
-    shapes = {4: shape, 5: (1, spec.kv_heads, *blocks)}
     past = [entry for entry in session.get_inputs() if entry.name.startswith("past_")]
     return {
         entry.name: np.zeros(
-            (1, *entry.shape[1:]) if is_state(entry.name) else shapes[len(entry.shape)],
+            (1, *entry.shape[1:])
+            if is_state(entry.name)
+            else _slot(spec, entry.name, len(entry.shape), capacity),
             _DTYPES[entry.type],
         )
         for entry in past
     }
+
+
+def _slot(spec: DecoderSpec, name: str, axes: int, capacity: int) -> tuple[int, ...]:
+    """Sizes of the slot of a past input, which a graph of native operators keeps in blocks."""
+    heads = spec.layer_heads[int(name.rpartition("_")[2])]
+    if axes == _PLAIN_AXES:
+        return (1, heads.kv_heads, capacity, heads.head_dim)
+    together = (contract.LANES, contract.DEPTH)
+    blocks = (capacity // together[0], heads.head_dim // together[1])
+    return (1, heads.kv_heads, *blocks, math.prod(together))
 
 
 def is_state(name: str) -> bool:

@@ -97,9 +97,11 @@ class BytePrompts:
         self._bindings: dict[int, GraphBinding] = {}
         self._interruption = Interruption()
         self._start: Ids = np.zeros(1, np.int64)
-        heads, size = pool.keys[0].shape[1], pool.keys[0].shape[3]
         self._new = {
-            f"new_{name}_{layer}": (array, np.zeros((1, most, heads * size), np.int8))
+            f"new_{name}_{layer}": (
+                array,
+                np.zeros((1, most, array.shape[1] * array.shape[3]), np.int8),
+            )
             for name, arrays in zip(PAIR, (pool.keys, pool.values), strict=True)
             for layer, array in enumerate(arrays)
         }

@@ -3,8 +3,8 @@
     keys[layer]    float32 or int8 [slots, kv_heads, capacity, head_dim]
     values[layer]  the same
 
-Layers that keep a running state have another memory: recurrent_pool.py. What an integer stands for
-is the graphs' knowledge.
+Heads may differ from layer to layer. Layers that keep a running state have another memory:
+recurrent_pool.py. What an integer stands for is the graphs' knowledge.
 
 The graph reads and writes these arrays in place. They never move while the pool lives, so
 bindings to them can be kept.
@@ -31,11 +31,14 @@ class SlotPool:
     """Slots of one model."""
 
     def __init__(self, decoder: DecoderSpec, shape: CacheShape) -> None:
-        sizes = (shape.slots, decoder.kv_heads, shape.capacity, decoder.head_dim)
         self.shape = shape
         dtype = np.dtype(np.int8 if decoder.cache == "int8" else np.float32)
-        self.keys = [zeros(sizes, dtype) for _ in range(decoder.layers)]
-        self.values = [zeros(sizes, dtype) for _ in range(decoder.layers)]
+        sizes = [
+            (shape.slots, heads.kv_heads, shape.capacity, heads.head_dim)
+            for heads in decoder.layer_heads
+        ]
+        self.keys = [zeros(size, dtype) for size in sizes]
+        self.values = [zeros(size, dtype) for size in sizes]
         self.recurrent: RecurrentPool | None = None
         if isinstance(decoder.recurrent, RecurrentSpec):
             self.recurrent = RecurrentPool(decoder.recurrent, shape)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, harmony, hermes, llama, mistral
+from appliance.prompting import apertus, cohere, deepseek, harmony, hermes, llama, llama4, mistral
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
 from appliance.prompting.dsml import DSML
@@ -77,6 +77,12 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
         "{<",
         lambda new_id, _tools: llama.LlamaParser(new_id),
         ends=("<|eot_id|>", "<|eom_id|>"),
+    ),
+    "llama4": Format(
+        llama4.TAGS,
+        "{<",
+        lambda new_id, _tools: llama4.Llama4Parser(new_id),
+        ends=("<|eot|>", "<|eom|>"),
     ),
     "deepseek": _DEEPSEEK,
     "deepseek_v31": _DEEPSEEK,

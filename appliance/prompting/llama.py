@@ -25,10 +25,10 @@ TAG = "<|python_tag|>"
 
 
 class LlamaParser(CallMachine):
-    """One sequence's parser. `new_id` makes the id of each call."""
+    """One sequence's parser. `new_id` makes the id of each call; `tags` lead to one."""
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
-        super().__init__(new_id, TAG)
+    def __init__(self, new_id: Callable[[], str], *tags: str) -> None:
+        super().__init__(new_id, *(tags or (TAG,)))
         self._state = self._start
         self._lead: list[str] = []
         """What came in front of the object that is looked at: white space, the tag."""

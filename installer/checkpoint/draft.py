@@ -41,9 +41,17 @@ def with_draft(plan: Plan, directory: Path, license_file: Path | None) -> Plan:
             hint="leave --draft out",
             code="draft_not_verified",
         )
+    if plan.family.uneven:
+        raise CheckpointError(
+            f"a model of type {plan.checkpoint.family!r} takes no draft model: its layers differ "
+            "in their heads, and draft models were not tried beside such",
+            hint="leave --draft out",
+            code="draft_not_verified",
+        )
     checkpoint = Checkpoint(directory)
     family = family_of(checkpoint, None)
-    if family.kind != "chat" or family.recurrent or plan.precision not in family.precisions:
+    cannot = family.kind != "chat" or family.recurrent or family.uneven
+    if cannot or plan.precision not in family.precisions:
         raise CheckpointError(
             f"the draft model: a model of type {checkpoint.family!r} cannot draft",
             hint="take a small chat model of the same family",

@@ -101,18 +101,18 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
         )
     tokens = {name: tokenizer.special(name) for name in ("bos_token", "eos_token")}
     observed = _Observed(source, tokens)
-    written = _tool_format(source, observed, tokenizer)
-    start, end = _CHANNELS if written == "harmony" else _reasoning(source, tokenizer)
+    tool_format = _tool_format(source, observed, tokenizer)
+    start, end = _CHANNELS if tool_format == "harmony" else _reasoning(source, tokenizer)
     prompting = Prompting(
         template=TEMPLATE_PATH,
         **tokens,
         reasoning_start=start,
         reasoning_end=end,
-        tool_format=written,
+        tool_format=tool_format,
         fill_in=_fill_in(tokenizer),
         reasoning=observed.reasons() if start else msgspec.UNSET,
     )
-    ends = FORMATS[written].ends if written else ()
+    ends = FORMATS[tool_format].ends if tool_format else ()
     return ChatSource(
         *(source, prompting, bool(start) and observed.thinks_by_default()),
         *(_known(ends, tokenizer), written),

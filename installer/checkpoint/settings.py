@@ -72,6 +72,12 @@ class Settings:
             self._refuse(key, value)
         return value
 
+    def one_of(self, key: str, default: T, *others: T) -> T:
+        """The default, or one of the other values this builder can express."""
+        self.expect(key, default, *others)
+        value = self._values.get(key, default)
+        return next(one for one in (default, *others) if one == value)
+
     def ids(self, key: str) -> tuple[int, ...]:
         """One token id or a list of them; empty if absent."""
         value = self._take(key, [])

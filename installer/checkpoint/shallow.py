@@ -2,14 +2,15 @@
 
 Owns what "the first layers" are: enough that every kind of layer is among them (full and sliding
 attention, dense and sparse feed-forward) and all that an image feeds, and two at least. A vision
-tower is left whole. Reads nothing but config.json.
+tower is left whole, and so is a model whose layers cannot do without later ones. Reads nothing but
+config.json.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 Document = dict[str, object]
@@ -23,9 +24,13 @@ _DENSE_FIRST = ("first_k_dense_replace", "moe_layer_start_index")
 """So many layers are dense before the first that is not."""
 _PERIODS = (
     *("sliding_window_pattern", "full_attention_interval", "no_rope_layer_interval"),
-    *("decoder_sparse_step", "moe_layer_interval"),
+    *("decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step"),
 )
 """Every so many layers one is of another kind."""
+_WHOLE = ("num_kv_shared_layers", "hidden_size_per_layer_input")
+"""Of models whose last layers read earlier ones' keys, or whose layers share a table: uncut."""
+_NUMBERS = ("moe_layers", "mlp_only_layers")
+"""Numbers of layers, and not something of each."""
 _LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
 
 
@@ -52,11 +57,7 @@ def cut(config: Document, fewest: int = _FEWEST) -> Shallow | None:
     if type(total) is not int or total <= 0:
         return None
     layers = min(total, max(fewest, _enough(config, total)))
-    lists = {
-        key: value[:layers]
-        for key, value in config.items()
-        if isinstance(value, list) and len(value) == total
-    }
+    lists = {key: value[:layers] for key, value in _lists(config, total)}
     return Shallow(config | lists | _of_layers(config, layers) | {_LAYERS: layers}, layers)
 
 
@@ -78,6 +79,8 @@ def _fed_by_sight(config: Document) -> int:
 
 def _enough(config: Document, total: int) -> int:
     """Layers among which there is one of every kind."""
+    if any(config.get(key) for key in _WHOLE):
+        return total
     enough = _FEWEST
     for key in _DENSE_FIRST:
         dense = config.get(key)
@@ -87,10 +90,14 @@ def _enough(config: Document, total: int) -> int:
         period = config.get(key)
         if type(period) is int:
             enough = max(enough, period)
-    for value in config.values():
-        if isinstance(value, list) and len(value) == total:
-            enough = max(enough, _prefix_with_all(value))
-    return enough
+    return max([enough, *(_prefix_with_all(value) for _, value in _lists(config, total))])
+
+
+def _lists(config: Document, total: int) -> Iterator[tuple[str, list[object]]]:
+    """What says something of each layer."""
+    for key, value in config.items():
+        if isinstance(value, list) and len(value) == total and key not in _NUMBERS:
+            yield key, value
 
 
 def _prefix_with_all(kinds: list[object]) -> int:

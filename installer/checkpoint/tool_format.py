@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, dsml, harmony
+from appliance.prompting import apertus, cohere, deepseek, dsml, harmony, llama4
 from appliance.prompting.formats import FORMATS
 
 FUNCTION: Final = "find_north"
@@ -56,6 +56,7 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "mistral_v13": rf"\[TOOL_CALLS\]{FUNCTION}\[ARGS\]",
     "mistral": rf'\[TOOL_CALLS\]\s*\[\{{"name": "{FUNCTION}"',
     "hermes": rf'<tool_call>\s*\{{[^<]*"{FUNCTION}"',
+    "llama4": rf'{re.escape(llama4.END)}\{{"name": "{FUNCTION}", "parameters": \{{',
     "llama": rf'\{{"name": "{FUNCTION}", "parameters": \{{',
 }
 """What a call to FUNCTION looks like; in this order, since Llama's has no tags."""

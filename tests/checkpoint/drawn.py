@@ -62,6 +62,7 @@ def drawn_model(
     main: bool = False,
     experts: bool = False,
     recurrent: bool = False,
+    uneven: bool = False,
     model: Any = AutoModelForCausalLM,
 ) -> Model:
     """A model of the tests from its config.json alone, of which later parts go before earlier.
@@ -73,7 +74,7 @@ def drawn_model(
     def write(directory: Path) -> Path:
         return draw_checkpoint(directory, config, model=model)
 
-    return Model(write, main, experts, recurrent)
+    return Model(write, main, experts, recurrent, uneven)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

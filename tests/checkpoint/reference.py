@@ -179,7 +179,7 @@ def with_rounded_rows(checkpoint: Path, target: Path) -> Path:
 
 
 def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
-    if scheme.integer_products:
+    if scheme.integer_products and _LOOKED_UP not in name:
         integers, scales = quantize_rows(values)
         return (integers * scales[:, None]).astype(np.float32)
     table = any(word in name for word in ("embed_tokens", "lm_head", "word_embeddings"))
@@ -206,9 +206,14 @@ _ROUTERS = (
     *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
     "e_score_correction_bias",
 )
-_KEPT = ("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj")
+_KEPT = (
+    *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj"),
+    "feed_forward.router",
+)
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
 an index: kept in floats, as routers are."""
+_LOOKED_UP = "embed_tokens_per_layer"
+"""A table that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
 _TOWER = "visual."
 """In names of a vision tower's tensors; 4 bits are too few for it."""
@@ -288,7 +293,9 @@ class _RoundingCache(DynamicCache):
         return kept
 
     def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return _rounded_by(x, self._scale(name).view(x.shape[1], 1, x.shape[3]))
+        # Heads may be wider in the cache, by what only tells chunks apart.
+        scale = self._scale(name).view(x.shape[1], 1, -1)[..., : x.shape[3]]
+        return _rounded_by(x, scale)
 
     def _scale(self, name: str) -> torch.Tensor:
         return torch.from_numpy(self._scales[f"cache.{name}"].copy())

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
+from appliance.engine.binding import AGAIN
 from installer.checkpoint.widening import spell_out
 
 Floats = npt.NDArray[np.float32]
@@ -50,15 +51,23 @@ class SlotRunner:
             spell_out(graph.read_bytes()), options, providers=["CPUExecutionProvider"]
         )
         self._spec = spec
-        shape = (slots, spec.kv_heads, capacity, spec.head_dim)
         inputs = {entry.name: entry.type for entry in self._session.get_inputs()}
+        heads = spec.layer_heads
         self._inputs = inputs.keys()
         self._selects = "greedy" in {entry.name for entry in self._session.get_outputs()}
         self._pools = {
-            name.removeprefix("past_"): np.zeros(shape, DTYPES[kind])
+            name.removeprefix("past_"): np.zeros(
+                (slots, own.kv_heads, capacity, own.head_dim), DTYPES[kind]
+            )
             for name, kind in inputs.items()
             if name.startswith(("past_key_", "past_value_"))
+            for own in [heads[int(name.rpartition("_")[2])]]
         }
+        self._again = [
+            entry.name.removeprefix("present_")
+            for entry in self._session.get_outputs()
+            if AGAIN in entry.name
+        ]
         self._states = {
             entry.name.removeprefix("past_"): np.zeros((slots, *entry.shape[1:]), np.float32)
             for entry in self._session.get_inputs()
@@ -112,7 +121,8 @@ class SlotRunner:
             view = pool[first : first + len(rows)]
             where = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
             binding.bind_input(f"past_{name}", *where)
-            binding.bind_output(f"present_{name}", *where)
+            for again in (name, *(a for a in self._again if a.startswith(f"{name}{AGAIN}"))):
+                binding.bind_output(f"present_{again}", *where)
         wanted = len(last_index)
         logits: Floats = np.full((wanted, self._spec.vocab_size), np.nan, np.float32)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)

@@ -109,6 +109,12 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         "{{- f.arguments | tojson + '}' -}}\n",
         end="<|eot_id|>",
     ),
+    "llama4": _template(
+        f"{{{{- '<|python_start|><|python_end|>' -}}}}\n{_EACH}"
+        "{{- '{\"name\": \"' + f.name + '\", \"parameters\": ' + f.arguments | tojson + '}' -}}\n"
+        f"{_NEXT}",
+        end="<|eot|>",
+    ),
     "deepseek": _template(
         f"{{{{- '{_CALLS_BEGIN}' -}}}}\n{_EACH}"
         "{%- if not loop.first -%}{{- '\\n' -}}{%- endif -%}\n"
@@ -222,7 +228,7 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
 
 _ENDS: Final = (
     *("<|eot_id|>", "<|user|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]"),
-    *("<|assistant_end|>", "<|inner_prefix|>", "<|inner_suffix|>"),
+    *("<|eot|>", "<|eom|>", "<|assistant_end|>", "<|inner_prefix|>", "<|inner_suffix|>"),
     *("<seed:eos>", "<seed:think>", "</seed:think>"),
     *("<|END_OF_TURN_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),
 )

@@ -69,6 +69,19 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
     ("llama", ' I say {"name": "f", "parameters": {}}',
      ' I say {"name": "f", "parameters": {}}', "", []),
     ("llama", '{"name": "f", "parameters": {}} so', "so", "", [("f", "{}")]),
+    ("llama4", '<|python_start|><|python_end|>{"name": "f", "parameters": {"a": 1}}'
+     '{"name": "g", "parameters": {}}', "", "", [("f", '{"a": 1}'), ("g", "{}")]),
+    ("llama4", '<|python_start|>Let me.\n<|python_end|>{"name": "f", "parameters": {}}',
+     "Let me.", "", [("f", "{}")]),
+    ("llama4", ' <|python_start|>{"name": "f", "parameters": {}}<|python_end|>\n', "", "",
+     [("f", "{}")]),
+    ("llama4", "<|python_start|>print({1: 2})<|python_end|>", "print({1: 2})", "", []),
+    ("llama4", '{"city": "Oslo"} is JSON', '{"city": "Oslo"} is JSON', "", []),
+    ("llama4", ' I say {"name": "f", "parameters": {}}',
+     ' I say {"name": "f", "parameters": {}}', "", []),
+    ("llama4", '{"nam<|python_end|>{"name": "f", "parameters": {}}', '{"nam', "", [("f", "{}")]),
+    ("llama4", '{"name": "f"', '{"name": "f"', "", []),
+    ("llama4", "a <|python_sta", "a <|python_sta", "", []),
     ("deepseek", f"Well. {CALLS_BEGIN}{BLOCK}\n{BLOCK}{CALLS_END}", "Well.", "",
      [("f", '{"a": 1}')] * 2),
     ("deepseek_v31", f"{CALLS_BEGIN}{BARE}{BARE}{CALLS_END} x", " x", "",
@@ -181,6 +194,7 @@ def test_what_a_template_writes_is_read_back(name: ToolFormat, turn: str) -> Non
 JSON = ['{"name": "f", "arguments": ', '"parameters": ', '"x"', "{", "}", "[", "]", ",", '"', "\\"]
 INSIDE: dict[ToolFormat, list[str]] = {
     "llama": [";", '{"name": "f", "parameters": {}}'],
+    "llama4": [";", '{"name": "f", "parameters": {}}'],
     "deepseek": ["function", "f", "\n```json\n", "\n```", BLOCK],
     "deepseek_v31": ["f", BARE],
     "mistral": [", "],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, harmony, llama, mistral
+from appliance.prompting import apertus, cohere, deepseek, harmony, llama, llama4, mistral
 from appliance.prompting.dsml import DSML
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.glm import GLM, GLM_47
@@ -58,6 +58,11 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         '{"name": NAME, "parameters": ARGS}',
         # An answer is no call if it does not begin like one.
         plain=rf"/(?s:\s*([^\s{{].*)?)/ & ~/(?s:\s*{re.escape(llama.TAG)}.*)/",
+    ),
+    "llama4": Form(
+        '{"name": NAME, "parameters": ARGS}',
+        between="",
+        plain=rf"/(?s:\s*([^\s{{].*)?)/ & ~/(?s:.*({'|'.join(map(re.escape, llama4.TAGS))}).*)/",
     ),
     "deepseek": Form(
         f"{deepseek.CALL_BEGIN}function{deepseek.SEPARATOR}PLAIN\n```json\nARGS\n```"

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph import selection
 from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
+from installer.checkpoint.graph.chunks import Marker
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.indexed import Place
@@ -55,6 +56,7 @@ class _Form:
         self._seqlens = graph.input("seqlens_k", ir.DataType.INT32, ("batch",))
         self._total = graph.input("total_sequence_length", ir.DataType.INT32, ())
         self._sharpener = Sharpener(graph, shape.context, self.positions)
+        self._marker = Marker(graph, shape, self.positions)
         self._known: dict[int, list[ir.Value]] = {}
         """Each layer's slots, as inputs."""
         self._at: ir.Value | None = None
@@ -63,11 +65,11 @@ class _Form:
     def conclude(self, scores: ir.Value) -> None:
         self._graph.output(scores, "logits", ("rows", self._shape.vocab))
 
-    def _sharpened(self, layer: int, heads: Heads) -> Heads:
-        """Queries that grow with their position, where the layer's do; the rest as it is."""
+    def _placed(self, layer: int, heads: Heads) -> Heads:
+        """Queries that grow with their position, where the layer's do, and marks of chunks."""
         queries, keys, values = heads
-        by = self._shape.kinds[layer].sharpening
-        return self._sharpener.sharpen(queries, by), keys, values
+        queries = self._sharpener.sharpen(queries, self._shape.kinds[layer].sharpening)
+        return self._marker.mark(layer, (queries, keys, values))
 
     def positions(self) -> ir.Value:
         """Of the tokens, int64 [B, S]."""
@@ -92,9 +94,14 @@ class _Form:
         ends = graph.op("Add", lasts, graph.constant([1]))
         return graph.op("Unsqueeze", ends, graph.constant([1]))
 
-    @property
-    def _slots(self) -> tuple[int | str, ...]:
-        return ("batch", self._shape.kv_heads, "capacity", self._shape.head_dim)
+    def _slots(self, layer: int) -> tuple[int | str, ...]:
+        heads = self._shape.heads_of(layer)
+        return ("batch", heads.kv_heads, "capacity", heads.head_dim)
+
+    def _width(self, layer: int) -> int:
+        """Numbers of a token's keys."""
+        heads = self._shape.heads_of(layer)
+        return heads.kv_heads * heads.head_dim
 
     def past(self, part: Part, layer: int, sizes: Sequence[int]) -> ir.Value | None:
         """What a layer with a running state knows before these tokens, in 32 bits."""
@@ -122,10 +129,10 @@ class _Form:
         return turned(self._graph, x, self.positions(), tables, heads, width, rope)
 
     def _past(self, layer: int, dtype: ir.DataType) -> list[ir.Value]:
-        at = self._shape.place(layer)
+        at, sizes = self._shape.place(layer), self._slots(layer)
         if at not in self._known:
             names = (f"past_{name}_{at}" for name in PAIR)
-            self._known[at] = [self._graph.input(name, dtype, self._slots) for name in names]
+            self._known[at] = [self._graph.input(name, dtype, sizes) for name in names]
         return self._known[at]
 
     def _piece(self, layer: int, place: Place, dtype: ir.DataType) -> ir.Value:
@@ -139,9 +146,11 @@ class _Form:
         return graph.op("Reshape", piece, graph.constant([0, 0, heads * place.width]))
 
     def _present(self, layer: int, values: Sequence[ir.Value], dtype: ir.DataType) -> None:
-        at = self._shape.place(layer)
+        """The slots with what is new. A layer that reads another's writes them a second time."""
+        shares = self._shape.kinds[layer].shares
+        at = f"{self._shape.place(layer)}{'' if shares is None else f'.{layer}'}"
         for name, value in zip(PAIR, values, strict=True):
-            self._graph.output(value, f"present_{name}_{at}", self._slots, dtype)
+            self._graph.output(value, f"present_{name}_{at}", self._slots(layer), dtype)
 
     def _kernel(
         self,
@@ -160,7 +169,7 @@ class _Form:
             outputs=3,
             domain=MICROSOFT,
             num_heads=shape.heads,
-            kv_num_heads=shape.kv_heads,
+            kv_num_heads=shape.heads_of(layer).kv_heads,
             do_rotary=int(rotate),
             scale=shape.scale,
             **attributes,
@@ -261,7 +270,7 @@ class FloatSlots(_Form):
         return angles(self._graph, self._shape)
 
     def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
-        heads = self._sharpened(layer, heads)
+        heads = self._placed(layer, heads)
         past = self._past(layer, self._graph.dtype)
         lengths = (self._seqlens, self._total)
         attended, *present = self._kernel(
@@ -318,7 +327,7 @@ class ByteSlots(_Bytes):
         self._scales = scales
 
     def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
-        heads = self._sharpened(layer, heads)
+        heads = self._placed(layer, heads)
         past = self._past(layer, ir.DataType.INT8)
         at = self._shape.place(layer)
         scales = (
@@ -360,11 +369,11 @@ class _Rotated(_Form):
 
     def _turned(self, layer: int, heads: Heads) -> Heads:
         """Queries and keys turned, values as they are."""
-        queries, keys, values = self._sharpened(layer, heads)
-        shape = self._shape
+        queries, keys, values = self._placed(layer, heads)
+        kv_heads = self._shape.heads_of(layer).kv_heads
         return (
-            self._rotate(layer, queries, shape.heads),
-            self._rotate(layer, keys, shape.kv_heads),
+            self._rotate(layer, queries, self._shape.heads),
+            self._rotate(layer, keys, kv_heads),
             values,
         )
 
@@ -375,7 +384,7 @@ class _Rotated(_Form):
     def _rotate(self, layer: int, x: ir.Value, heads: int) -> ir.Value:
         """x [B, S, heads * head_dim], each token turned by its position."""
         rope, tables = self._shape.kinds[layer].rope, self._tables[layer]
-        how = (self._shape.head_dim, rope)
+        how = (self._shape.heads_of(layer).head_dim, rope)
         return turned(self._graph, x, self._start, tables, heads, *how)
 
 
@@ -391,43 +400,46 @@ class BytePrompt(_Rotated, _Bytes):
         super().__init__(graph, shape)
         self._rows = _declare_rows(graph)
         self._scales = scales
+        self._read: dict[int, list[ir.Value]] = {}
 
     def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
         queries, keys, values = self._turned(layer, heads)
-        past = self._past(layer, ir.DataType.INT8)
-        fresh, known = [], []
         at = self._shape.place(layer)
-        for index, x in enumerate((keys, values)):
-            name, scale = f"{PAIR[index]}_{at}", self._scales.layers[at][index]
-            fresh.append(self._rounded(name, x, scale))
-            known.append(self._restored(name, past[index], scale))
+        if at not in self._read:
+            past = self._past(layer, ir.DataType.INT8)
+            fresh, known = [], []
+            for index, x in enumerate((keys, values)):
+                name, scale = f"{PAIR[index]}_{at}", self._scales.layers[at][index]
+                fresh.append(self._rounded(layer, name, x, scale))
+                known.append(self._restored(layer, name, past[index], scale))
+            self._read[at] = [*fresh, *known]
         lengths = (self._seqlens, self._total)
         attended, *_ = self._kernel(
-            layer, queries, *fresh, *known, *lengths, rotate=False, bias=bias
+            layer, queries, *self._read[at], *lengths, rotate=False, bias=bias
         )
         return attended
 
     def choose(self, x: ir.Value) -> ir.Value:
         return choose_rows(self._graph, self._shape, x, self._rows)
 
-    def _rounded(self, name: str, x: ir.Value, scale: Float32) -> ir.Value:
+    def _rounded(self, layer: int, name: str, x: ir.Value, scale: Float32) -> ir.Value:
         """What the cache will hold of `x`; its integers become an output."""
-        graph, shape = self._graph, self._shape
+        graph = self._graph
         inverse = graph.array(f"cache.{name}.inverse", (np.float32(1) / scale).astype(np.float32))
         integers = graph.signed_bytes(graph.op("Mul", x, inverse))
-        width = shape.kv_heads * shape.head_dim
-        graph.output(integers, f"new_{name}", ("batch", "tokens", width), ir.DataType.INT8)
+        sizes = ("batch", "tokens", self._width(layer))
+        graph.output(integers, f"new_{name}", sizes, ir.DataType.INT8)
         floats = graph.op("Cast", integers, to=ir.DataType.FLOAT)
         return graph.op("Mul", floats, graph.array(f"cache.{name}", scale))
 
-    def _restored(self, name: str, slot: ir.Value, scale: Float32) -> ir.Value:
+    def _restored(self, layer: int, name: str, slot: ir.Value, scale: Float32) -> ir.Value:
         """The first `start` positions of the slot as floats."""
-        graph, shape = self._graph, self._shape
+        graph, own = self._graph, self._shape.heads_of(layer)
         zero, two = graph.constant([0]), graph.constant([2])
         floats = graph.op(
             "Cast", graph.op("Slice", slot, zero, self._start, two), to=ir.DataType.FLOAT
         )
-        heads = scale.reshape(shape.kv_heads, 1, shape.head_dim)
+        heads = scale.reshape(own.kv_heads, 1, own.head_dim)
         return graph.op("Mul", floats, graph.array(f"cache.{name}.heads", heads))
 
 
@@ -444,9 +456,10 @@ class Observed(_Rotated):
         graph, shape = self._graph, self._shape
         queries, keys, values = self._turned(layer, heads)
         for name, x in zip(PAIR, (keys, values), strict=True):
+            if shape.kinds[layer].shares is not None:
+                break
             peaks = graph.op("ReduceMax", graph.op("Abs", x), graph.constant([0, 1]), keepdims=0)
-            width = shape.kv_heads * shape.head_dim
-            graph.output(peaks, f"{name}_peaks_{shape.place(layer)}", (width,))
+            graph.output(peaks, f"{name}_peaks_{shape.place(layer)}", (self._width(layer),))
         nothing = (None, None, self._seqlens, self._total)
         attended, *_ = self._kernel(layer, queries, keys, values, *nothing, rotate=False, bias=bias)
         return attended

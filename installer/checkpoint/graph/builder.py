@@ -220,6 +220,15 @@ class GraphBuilder(Storage):
         normed = self.norm(split, name, width, epsilon, offset)
         return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
 
+    def norm_heads_plainly(self, x: ir.Value, heads: int, width: int, epsilon: float) -> ir.Value:
+        """The same without a gain."""
+        split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
+        gain = self.parameter(self.array(f"const.ones.{width}", np.ones(width, np.float32)))
+        normed = self.op(
+            "SimplifiedLayerNormalization", split, gain, axis=-1, epsilon=epsilon, stash_type=1
+        )
+        return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
+
     def norm_sum(
         self,
         stream: ir.Value,

@@ -55,6 +55,20 @@ class Enriched(Protocol):
         ...
 
 
+class Beside(Protocol):
+    """What a family computes beside the blocks of one graph."""
+
+    def begin(self, ids: ir.Value, stream: ir.Value) -> None:
+        """Told of the tokens [B, S] and what enters the first layer [B, S, hidden]."""
+        ...
+
+    def behind(
+        self, layer: int, at: str, stream: ir.Value, result: ir.Value
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """What goes on behind a layer in place of the stream and the result that is added to it."""
+        ...
+
+
 Form = Callable[[GraphBuilder, DecoderShape], Attention]
 
 
@@ -104,6 +118,7 @@ def build_decoder(
     conclude: Conclusion | None = None,
     recur: Mixing | None = None,
     attend: Mixing | None = None,
+    beside: Beside | None = None,
 ) -> tuple[Attention, ir.Value]:
     """Write the whole decoder into `graph`; the form, and the states behind the last layer.
 
@@ -120,6 +135,8 @@ def build_decoder(
         found = enriched.embed(found)
     factor = shape.embedding_scale / shape.result_scale / parts.stream
     stream = graph.residual(found, factor=factor, wide=shape.wide)
+    if beside is not None:
+        beside.begin(attention.ids, stream)
     result: ir.Value | None = None
     for layer in range(shape.layers):
         at = f"{shape.root}.layers.{layer}"
@@ -143,15 +160,25 @@ def build_decoder(
             result = _norm_after(graph, shape, at, norms.after_feed_forward, result, by**2)
         if enriched is not None:
             result = enriched.deepen(layer, result)
+        if beside is not None:
+            stream, result = beside.behind(layer, at, stream, result)
 
-    assert result is not None
-    states = graph.add(stream, result)
+    states = stream if result is None else graph.add(stream, result)
     chosen = attention.choose(states)
     if chosen is not None:
-        by = 1 / shape.score_scale
+        by = (shape.score_cap or 1.0) / shape.score_scale
         chosen, _ = norm_of_sum(graph, shape, f"{shape.root}.norm", chosen, None, by)
-        attention.conclude(output_table(graph, shape, embeddings).scores(chosen))
+        scores = output_table(graph, shape, embeddings).scores(chosen)
+        attention.conclude(_capped(graph, shape, scores))
     return attention, states
+
+
+def _capped(graph: GraphBuilder, shape: DecoderShape, scores: ir.Value) -> ir.Value:
+    """Scores that are divided by their cap, bent towards it and times it."""
+    if shape.score_cap is None:
+        return scores
+    cap = graph.parameter(graph.constant([shape.score_cap]))
+    return graph.op("Mul", graph.op("Tanh", scores), cap)
 
 
 def input_table(graph: GraphBuilder, shape: DecoderShape) -> Table:

@@ -7,11 +7,11 @@ decoder differ from each other: kinds.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from appliance.bundle.specs import DecoderSpec
+from appliance.bundle.specs import DecoderSpec, LayerHeads
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.divisors import Divisors, divisors
@@ -19,8 +19,11 @@ from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
 from installer.checkpoint.graph.recurrent import Recurrent
 from installer.checkpoint.settings import Settings
+from installer.checkpoint.tensors import Tensors
 
 _HEAD_UNIT = 16
+_ROOTS = ("model", "language_model.model", "model.language_model")
+_OUTPUTS = ("lm_head.weight", "language_model.lm_head.weight")
 
 HARMLESS_KEYS = frozenset(
     {
@@ -67,12 +70,14 @@ class DecoderShape:
         result_scale: what each block's result is multiplied by before it is added. The stream is
             kept divided by it, which norms undo, so that nothing has to be multiplied.
         score_scale: what the scores of tokens are multiplied by.
+        score_cap: what they come near to and do not exceed, bent by a tanh; None is no bound.
         wide: whether sums over layers outgrow 16 bits, where other numbers have so many.
         root: in front of the names of all tensors but the output's.
         output: the name of the table of outputs, where it is one of its own.
         parallel: whether both blocks of a layer read the same, and are added together.
         mixture: of the feed-forwards, in families that have experts.
         sinks: whether each head has a number that takes part in the softmax and has no value.
+        room: how many of a head's numbers, the last ones, only tell chunks apart (chunks.py).
         input_bias: whether queries, keys and values have biases, where checkpoints differ in it.
         output_bias: whether what attention gives to the stream has a bias.
         recurrent: the layers that keep a running state in place of keys and values; None: all
@@ -97,12 +102,14 @@ class DecoderShape:
     embedding_scale: float = 1.0
     result_scale: float = 1.0
     score_scale: float = 1.0
+    score_cap: float | None = None
     wide: bool = False
     root: str = "model"
     output: str = "lm_head.weight"
     parallel: bool = False
     mixture: Mixture | None = None
     sinks: bool = False
+    room: int = 0
     input_bias: bool = False
     output_bias: bool = False
     recurrent: Recurrent | None = None
@@ -119,27 +126,61 @@ class DecoderShape:
             bare=norms.before_attention is None,
         )
 
+    def located(self, tensors: Tensors) -> DecoderShape:
+        """The same by the names that there are, where a language model may be one part of several.
+
+        A table of outputs that is there is read, whatever is said of it.
+        """
+        table = "embed_tokens.weight"
+        root = next((root for root in _ROOTS if f"{root}.{table}" in tensors), self.root)
+        output = next((name for name in _OUTPUTS if name in tensors), None)
+        tied = self.tied and output is None
+        return replace(self, root=root, tied=tied, output=output or self.output)
+
     def recurs(self, layer: int) -> bool:
         """Whether it keeps a running state."""
         return self.recurrent is not None and layer in self.recurrent.layers
 
     def place(self, layer: int) -> int:
-        """Its number among those that keep the same: keys and values, or a running state."""
-        if self.recurrent is None:
+        """Its number among those that keep the same: keys and values, or a running state.
+
+        Of a layer that reads another's, that one's.
+        """
+        shares = self.kinds[layer].shares if layer < len(self.kinds) else None
+        layer = layer if shares is None else shares
+        if self.recurrent is None and not any(kind.shares is not None for kind in self.kinds):
             return layer
         own = self.recurs(layer)
-        return sum(self.recurs(other) == own for other in range(layer))
+        return sum(self.recurs(other) == own for other in range(layer) if self._keeps(other))
+
+    def heads_of(self, layer: int) -> LayerHeads:
+        """The key heads of a layer."""
+        kind = self.kinds[layer]
+        return LayerHeads(
+            kv_heads=kind.kv_heads or self.kv_heads, head_dim=kind.head_dim or self.head_dim
+        )
+
+    def _keeps(self, layer: int) -> bool:
+        return self.kinds[layer].shares is None
 
     def spec(self) -> DecoderSpec:
         recurrent = self.recurrent
+        attending = [layer for layer in range(self.layers) if not self.recurs(layer)]
+        heads = tuple(self.heads_of(layer) for layer in attending if self._keeps(layer))
+        kv_heads, head_dim = (max(heads_of) for heads_of in zip(*map(_counts, heads), strict=True))
         return DecoderSpec(
-            layers=self.layers - (0 if recurrent is None else len(recurrent.layers)),
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
+            layers=len(heads),
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            heads=msgspec.UNSET if len(set(heads)) == 1 else heads,
             vocab_size=self.vocab,
             context_length=self.context,
             recurrent=msgspec.UNSET if recurrent is None else recurrent.spec(),
         )
+
+
+def _counts(heads: LayerHeads) -> tuple[int, int]:
+    return heads.kv_heads, heads.head_dim
 
 
 def read_decoder(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 
 from appliance.bundle.specs import EncoderSpec
@@ -21,6 +20,7 @@ from installer.checkpoint.graph.bert import declare_texts
 from installer.checkpoint.graph.builder import ACTIVATIONS, GraphBuilder
 from installer.checkpoint.graph.decoder_shape import HARMLESS_KEYS
 from installer.checkpoint.graph.half_reader import token_bytes
+from installer.checkpoint.graph.heads import read_heads
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.rope import Basis, Rope, read_scaling
 from installer.checkpoint.graph.sentence import Dense, Sentence, read_sentence
@@ -35,8 +35,6 @@ _PERIOD = 6
 """Every sixth layer sees everything, and the last, unless said otherwise."""
 _LONGEST = 8192
 """Tokens of a text where no file says it: of the 262,144 there could be, angles take 0.8 GB."""
-_DIGITS = 4
-"""Of a layer's number, at most."""
 _OF_OTHERS = (
     *("vision_config", "audio_config", "boi_token_id", "eoi_token_id", "image_token_id"),
     *("video_token_id", "boa_token_id", "eoa_token_index", "audio_token_id"),
@@ -136,34 +134,17 @@ def build(graph: GraphBuilder, shape: EmbedderShape) -> None:
 
 
 def _read_heads(text: Settings, context: int) -> tuple[list[str], tuple[HeadSizes, ...]]:
-    """The kind and the heads of each layer; what is not said of one layer is as of all."""
+    """The kind and the heads of each layer."""
     count, heads = text.integer("num_hidden_layers"), text.integer("num_attention_heads")
     period = text.integer("sliding_window_pattern", _PERIOD)
     usual = [SLIDING if at % period else FULL for at in range(1, count + 1)]
     names = list(text.texts("layer_types", [*usual[:-1], FULL]))
-    wide = text.integer("global_head_dim", 512), text.integer("num_global_key_value_heads", 1)
-    plain = text.integer("head_dim"), text.integer("num_key_value_heads")
-    special = text.section("per_layer_config")
-    sizes = []
-    for layer, name in enumerate(names):
-        kv_heads, head_dim = (plain if name == SLIDING or special else wide)[::-1]
-        own = _of_layer(special, layer) if special is not None else None
-        if own is not None:
-            head_dim = own.integer("head_dim", head_dim)
-            kv_heads = own.integer("num_key_value_heads", kv_heads)
-            own.finish()
-        sizes.append(HeadSizes(heads, kv_heads, head_dim, 1.0, context))
-    if special is not None:
-        special.finish()
+    wide = text.integer("num_global_key_value_heads", 1), text.integer("global_head_dim", 512)
+    plain = text.integer("num_key_value_heads"), text.integer("head_dim")
+    found = read_heads(text, names, plain, wide)
     if names[-1:] != [FULL]:
         raise CheckpointError("config.json: layer_types does not end with full_attention")
-    return names, tuple(sizes)
-
-
-def _of_layer(special: Settings, layer: int) -> Settings | None:
-    """What is said of a single layer, whose number may have zeros in front."""
-    keys = (f"{layer:0{width}}" for width in range(1, _DIGITS + 1))
-    return next((special.section(key) for key in keys if key in special), None)
+    return names, tuple(HeadSizes(heads, *sizes, 1.0, context) for sizes in found)
 
 
 def _read_kinds(
@@ -227,7 +208,7 @@ def _attend(
     width = sizes.head_dim
     queries = graph.norm_heads(queries, sizes.heads, f"{at}.q_norm.weight", width, epsilon)
     keys = graph.norm_heads(keys, sizes.kv_heads, f"{at}.k_norm.weight", width, epsilon)
-    values = _bare_norm(graph, values, sizes, epsilon)
+    values = graph.norm_heads_plainly(values, sizes.kv_heads, width, epsilon)
     attended = form.attend((queries, keys, values), shape.kinds[layer], tables)
     result = graph.linear(attended, f"{at}.o_proj", sizes.heads * width, hidden)
     return _added(graph, shape, x, result, f"{_ROOT}.layers.{layer}.post_attention_layernorm", 1)
@@ -265,14 +246,3 @@ def _added(
     """x and the norm of a result that is divided `by` a number."""
     epsilon = shape.epsilon / by**2
     return graph.add(x, graph.norm(result, f"{name}.weight", shape.hidden, epsilon, wide=True))
-
-
-def _bare_norm(graph: GraphBuilder, x: ir.Value, sizes: HeadSizes, epsilon: float) -> ir.Value:
-    """RMS norm of each head on its own, without a gain: x [B, S, kv_heads * head_dim]."""
-    width = sizes.head_dim
-    ones = graph.parameter(graph.array(f"const.ones-{width}", np.ones(width, np.float32)))
-    split = graph.op("Reshape", x, graph.constant([0, 0, sizes.kv_heads, width]))
-    normed = graph.op(
-        "SimplifiedLayerNormalization", split, ones, axis=-1, epsilon=epsilon, stash_type=1
-    )
-    return graph.op("Reshape", normed, graph.constant([0, 0, sizes.kv_heads * width]))

@@ -158,7 +158,7 @@ def mix(
         part = _run(graph, mixture, stacks, span, x, spread, divided)
         total = part if total is None else graph.op("Add", total, part)
     assert total is not None
-    return total if choice.total is None else _times(graph, total, choice.total, hidden)
+    return total if choice.total is None else times(graph, total, choice.total, hidden)
 
 
 def weigh(
@@ -176,10 +176,10 @@ def weigh(
     is not.
     """
     scores = router(graph, x, name, hidden, 1, divided=divided)
-    return _times(graph, y, graph.op("Sigmoid", scores), hidden)
+    return times(graph, y, graph.op("Sigmoid", scores), hidden)
 
 
-def _times(graph: GraphBuilder, y: ir.Value, factors: ir.Value, hidden: int) -> ir.Value:
+def times(graph: GraphBuilder, y: ir.Value, factors: ir.Value, hidden: int) -> ir.Value:
     """y [B, S, hidden] times a factor for each token, [tokens, 1]."""
     if graph.dtype != ir.DataType.FLOAT:
         factors = graph.op("Cast", factors, to=graph.dtype)

@@ -22,11 +22,13 @@ from installer.checkpoint.graph import (
     ernie4_5_moe,
     eurobert,
     gemma3,
+    gemma4,
     glm4,
     glm4_moe,
     gpt_oss,
     granite,
     llama,
+    llama4,
     mimo,
     minimax_m2,
     mistral,
@@ -59,6 +61,7 @@ from installer.checkpoint.graph.family import (
     RECURRENT,
     SPARSE,
     SPARSE_PICTURES,
+    UNEVEN,
     Family,
 )
 from installer.checkpoint.graph.purpose import Kind
@@ -88,9 +91,16 @@ _CROSS_ENCODER = Family(
 
 # What sees and hears beside a text model.
 _OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio)\..*")
+_GEMMA4_UNUSED = re.compile(
+    r"(model\.)?(vision_tower|vision_embedder|embed_vision|audio_tower|embed_audio)\..*"
+    rf"|{_DECODER_UNUSED.pattern}"
+)
 # What sees images in front of a language model that is built without it.
 _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
+)
+_LLAMA4_UNUSED = re.compile(
+    rf"{_SIGHT_UNUSED.pattern}|(model\.)?vision_model\..*|.*\.rotary_emb\.inv_freq"
 )
 # Likewise, and a head that predicts further tokens.
 _QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.visual\..*|mtp\..*")
@@ -125,6 +135,12 @@ def _recurrent(read: Read, build: Callable[..., None], *, experts: bool = False)
     return Family(*("chat", grades, read, build, _QWEN35_UNUSED), recurrent=True, standard=False)
 
 
+def _uneven(read: Read) -> Family:
+    return Family(
+        *("chat", UNEVEN, read, gemma4.build, _GEMMA4_UNUSED), uneven=True, standard=False
+    )
+
+
 FAMILIES: Mapping[str, Family] = {
     "apertus": _dense(apertus.read, apertus.build),
     "bert": _BERT,
@@ -147,6 +163,10 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3": Family("chat", DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": _dense(gemma3.read, gemma3.build),
+    "gemma4": _uneven(gemma4.read_with_others),
+    "gemma4_text": _uneven(gemma4.read),
+    "gemma4_unified": _uneven(partial(gemma4.read_with_others, unified=True)),
+    "gemma4_unified_text": _uneven(partial(gemma4.read, unified=True)),
     "glm4": _dense(glm4.read, glm4.build),
     "glm4_moe": _sparse(glm4_moe.read, glm4_moe.build),
     "glm4_moe_lite": _sparse(deepseek.read_glm, deepseek.build),
@@ -156,6 +176,8 @@ FAMILIES: Mapping[str, Family] = {
     "granitemoehybrid": _dense(granite.read_hybrid, granite.build_hybrid),
     "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
     "llama": _dense(llama.read, llama.build),
+    "llama4": _sparse(llama4.read_with_images, llama4.build, _LLAMA4_UNUSED),
+    "llama4_text": _sparse(llama4.read, llama4.build),
     "mimo": Family(
         *("chat", DECODER, mimo.read, mimo.build, _DECODER_UNUSED),
         head=mimo.build_head,

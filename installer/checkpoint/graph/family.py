@@ -35,6 +35,14 @@ RECURRENT: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp8", "fp16", "fp32
 _RECURRENT_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute layers that attend, and without them int4 is as fast",
 }
+# Of layers whose heads differ: neither native operators nor graphs for a GPU.
+UNEVEN: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp32")
+_UNEVEN_LACK: Mapping[Precision, str] = {
+    "fp8": "it is computed by the processor alone, which would widen the weights",
+    "fp16": "it is computed by the processor alone, which would widen the weights",
+    "w4a8": "native operators take the heads of all layers to be alike, and without them int4 is "
+    "as fast",
+}
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 _READERS_LACK: Mapping[Precision, str] = {
@@ -59,6 +67,8 @@ class Family:
         tower: writes the graph of the vision tower, given its shape; None: it reads text only.
             Such a decoder takes what the tower makes; it has no graph for TensorRT.
         recurrent: whether layers keep a running state: nothing guesses for them.
+        uneven: whether layers differ in their heads: the processor alone computes them, and nothing
+            guesses for them.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
         head: writes the graph of the head that predicts further tokens, given its shape, which
             `head_of` tells; None: it has none, or what it has is not built.
@@ -74,6 +84,7 @@ class Family:
     unused_tensors: re.Pattern[str]
     tower: Callable[[GraphBuilder, TowerShape], None] | None = None
     recurrent: bool = False
+    uneven: bool = False
     standard: bool = True
     head: Callable[..., None] | None = None
     head_of: Callable[[Any], Any] | None = None
@@ -92,6 +103,8 @@ class Family:
         return precision
 
     def _why_not(self, precision: Precision) -> str:
+        if self.uneven:
+            return _UNEVEN_LACK[precision]
         lacks = _SPARSE_LACK if self.kind == "chat" else _READERS_LACK
         if self.recurrent:
             lacks = {**lacks, **_RECURRENT_LACK}

@@ -53,7 +53,6 @@ _OF_IMAGES = (
     *("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index"),
     *("image_token_index", "boi_token_id", "eoi_token_id", "image_token_id"),
 )
-_ROOTS = ("model", "language_model.model", "model.language_model")
 
 
 def read(checkpoint: Checkpoint) -> DecoderShape:
@@ -83,9 +82,8 @@ def read_both_ways(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    table = "embed_tokens.weight"
-    root = next((root for root in _ROOTS if f"{root}.{table}" in graph.tensors), shape.root)
-    decoder.build_decoder(graph, replace(shape, root=root), form, _project, decoder.geglu)
+    shape = replace(shape.located(graph.tensors), tied=shape.tied)
+    decoder.build_decoder(graph, shape, form, _project, decoder.geglu)
 
 
 def _read(config: Settings, *, both_ways: bool = False) -> DecoderShape:

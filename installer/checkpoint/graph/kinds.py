@@ -14,7 +14,7 @@ from installer.checkpoint.graph.rope import Rope, read_rope
 from installer.checkpoint.graph.sharpening import Sharpening
 from installer.checkpoint.settings import Settings
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,25 @@ class LayerKind:
     rope: the angles of its queries and keys.
     window: how many tokens each token sees, itself among them; None is all before it.
     sharpening: what its queries are multiplied by far from the start; None is nothing.
+    chunk: in how large a piece of the text each token sees what is before it; None is the whole.
+        The window is as wide.
+    kv_heads, head_dim: of its heads, where layers differ in them; None is as of all.
+    shares: the layer whose keys and values it reads, having none of its own; None is itself.
     """
 
     rope: Rope
     window: int | None = None
     sharpening: Sharpening | None = None
+    chunk: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    shares: int | None = None
 
     def within(self, context: int) -> LayerKind:
         """The same for sequences of `context` tokens, which a wide window does not bound."""
         if self.window is None or self.window < context:
             return self
-        return replace(self, window=None)
+        return replace(self, window=None, chunk=None)
 
 
 Kinds = tuple[LayerKind, ...]

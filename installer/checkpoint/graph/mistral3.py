@@ -27,8 +27,6 @@ _OF_IMAGES: Final = (
     *("vision_config", "image_token_index", "image_token_id", "projector_hidden_act"),
     *("multimodal_projector_bias", "spatial_merge_size", "vision_feature_layer"),
 )
-_ROOTS = ("model", "language_model.model", "model.language_model")
-_OUTPUTS = ("lm_head.weight", "language_model.lm_head.weight")
 _ANGLES, _WEIGHT, _CONTEXT = "rope_parameters", "llama_4_scaling_beta", "max_position_embeddings"
 
 
@@ -63,13 +61,7 @@ def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms, of the tensors by the names that there are."""
-    table = "embed_tokens.weight"
-    root = next((root for root in _ROOTS if f"{root}.{table}" in graph.tensors), shape.root)
-    output = next((name for name in _OUTPUTS if name in graph.tensors), None)
-    shape = replace(shape, root=root, tied=shape.tied and output is None)
-    if output is not None:
-        shape = replace(shape, output=output)
-    mistral.build(graph, shape, form)
+    mistral.build(graph, shape.located(graph.tensors), form)
 
 
 def _read_ministral3(config: Settings) -> DecoderShape:

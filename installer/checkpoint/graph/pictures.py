@@ -105,7 +105,9 @@ class PictureSlots(FloatSlots):
             bias=bias,
         )
         for name, value in zip(PAIR, present, strict=True):
-            self._graph.output(value, f"present_{name}_{layer}", self._slots, self._graph.dtype)
+            self._graph.output(
+                value, f"present_{name}_{layer}", self._slots(layer), self._graph.dtype
+            )
         return attended
 
     def _make_tables(self) -> Sequence[Tables]:

@@ -234,7 +234,10 @@ def _llama3(scaling: Settings, basis: Basis) -> Rope:
     frequencies = basis.frequencies()
     wavelengths = np.float32(2 * math.pi) / frequencies
     share = scaling.integer(ORIGINAL, basis.original) / wavelengths - low
-    smooth = (share / (scaling.number("high_freq_factor") - low)).clip(0, 1)
+    # Llama 4 has no wavelengths between: as narrow a ramp as there can be is a step.
+    span = (scaling.number("high_freq_factor") - low) or np.finfo(np.float32).tiny
+    with np.errstate(over="ignore"):
+        smooth = (share / np.float32(span)).clip(0, 1)
     # smooth is 0 for wavelengths beyond the old context / low, 1 below the old context / high.
     scaled = (1 - smooth) * frequencies / factor + smooth * frequencies
     return _rope(scaled.astype(np.float32))
@@ -294,6 +297,15 @@ def _longrope(scaling: Settings, basis: Basis) -> Rope:
     return _rope((basis.frequencies() / factors).astype(np.float32), magnitude)
 
 
+def _proportional(scaling: Settings, basis: Basis) -> Rope:
+    """A share of the pairs turns, with wavelengths as if all did; Gemma 4 (2026)."""
+    pairs = basis.turned // 2
+    turning = int(scaling.number("partial_rotary_factor", 1.0) * basis.turned // 2)
+    still = np.arange(pairs) >= turning
+    frequencies = basis.frequencies() / np.float32(scaling.number("factor", 1.0))
+    return _rope(np.where(still, np.float32(0), frequencies))
+
+
 _SCALINGS: Mapping[str, Callable[[Settings, Basis], Rope]] = {
     "default": _default,
     "linear": _linear,
@@ -301,6 +313,7 @@ _SCALINGS: Mapping[str, Callable[[Settings, Basis], Rope]] = {
     "llama3": _llama3,
     "yarn": _yarn,
     "longrope": _longrope,
+    "proportional": _proportional,
 }
 
 

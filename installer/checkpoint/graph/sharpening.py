@@ -1,8 +1,9 @@
 """Queries that grow with their position, so that attention over long texts stays as sharp.
 
 Owns what they are multiplied by, 1 + weight * log(1 + n) where `every` positions lie n times before
-the token, and the operators that say it. Forms tell where their tokens begin (attention.py and its
-like). Reference: the temperature by position of Llama 4 (2025), as Ministral 3 has it.
+the token, or before the next one, and the operators that say it. Forms tell where their tokens
+begin (attention.py and its like). Reference: the temperature by position of Llama 4 (2025), as
+Ministral 3 has it.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ class Sharpening:
     """Attributes:
     every: positions with one factor.
     weight: of the logarithm.
+    ahead: how many positions further on a token is taken to lie.
     """
 
     every: int
     weight: float
+    ahead: int = 0
 
     def factors(self, context: int) -> Iterator[Float32]:
         """Of positions 0.. as runs of rows, [context, 1] in all."""
         for first in range(0, context, _ROWS):
-            times = np.arange(first, min(first + _ROWS, context)) // self.every
+            at = np.arange(first, min(first + _ROWS, context))
+            times = (at + self.ahead) // self.every
             grown = np.log(np.float32(1) + times.astype(np.float32))
             yield (np.float32(1) + np.float32(self.weight) * grown)[:, None]
 

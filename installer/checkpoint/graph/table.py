@@ -18,12 +18,19 @@ _SMALLEST_BLOCK = 16
 
 
 class Table:
-    """The checkpoint's table `name`, [entries, width], stored when this object is made."""
+    """The checkpoint's table `name`, [entries, width], stored when this object is made.
 
-    def __init__(self, graph: GraphBuilder, name: str, entries: int, width: int) -> None:
+    `looked_up`: nothing is multiplied with it, so that grades of integers may store blocks of a row
+    with a scale each.
+    """
+
+    def __init__(
+        self, graph: GraphBuilder, name: str, entries: int, width: int, *, looked_up: bool = False
+    ) -> None:
         graph.tensors.expect(name, (entries, width))
         self._graph = graph
         self._entries = entries
+        self._in_blocks = looked_up and width % _SMALLEST_BLOCK == 0
         fits = graph.scheme.integer_products or width % _SMALLEST_BLOCK == 0
         self._bits = graph.scheme.table_bits if fits else max(FLOAT_BITS)
         self._block = table_block(width)
@@ -59,7 +66,7 @@ class Table:
         rows = graph.tensors.rows(name, start, stop)
         if self._bits in FLOAT_BITS:
             return graph.stored(part, shape, rows)
-        if graph.scheme.integer_products:
+        if graph.scheme.integer_products and not self._in_blocks:
             return graph.integers(part, shape, rows)
         return graph.quantized(part, shape, rows, self._bits, self._block)
 

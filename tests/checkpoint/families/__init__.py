@@ -22,12 +22,14 @@ class Model:
     experts: whether tokens choose among experts: there is no graph for TensorRT, and a rounding
         may change a choice, so that test_experts.py has the tests of the graph for CUDA.
     recurrent: whether layers keep a running state: there is no graph for TensorRT.
+    uneven: whether layers differ in their heads: there are no graphs for a GPU.
     """
 
     write: Callable[[Path], Path]
     main: bool = False
     experts: bool = False
     recurrent: bool = False
+    uneven: bool = False
 
 
 def find_models() -> dict[str, Model]:
