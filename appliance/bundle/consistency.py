@@ -137,8 +137,8 @@ def _check_recurrent(manifest: Manifest) -> None:
     """Nothing that takes it for granted that what was read can be cut off again."""
     if any(graph.variant != "cpu" or graph.adapted for graph in manifest.graphs):
         raise bad("a model with a running state has graphs for the CPU alone, and no adapters")
-    if manifest.draft or manifest.head or manifest.vision:
-        raise bad("a model with a running state has nothing that guesses for it, nor reads images")
+    if manifest.draft or manifest.head:
+        raise bad("a model with a running state has nothing that guesses for it")
 
 
 def _check_reading(manifest: Manifest) -> None:

@@ -110,6 +110,11 @@ def build_bundle(
             f"no file says what this {plan.checkpoint.family} checkpoint is for: it becomes a "
             f"{plan.family.kind} model; if that is wrong, say --kind"
         )
+    if plan.blind:
+        progress.note(
+            f"what sees images is left out: the graphs of {plan.precision} take words alone; "
+            f"without --precision the model sees"
+        )
     if plan.headless:
         progress.note(f"its head that predicts further tokens is left out: {plan.headless}")
     with unfinished(out) as work:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -57,6 +58,7 @@ from installer.checkpoint.graph.family import (
     ENCODER,
     PICTURES,
     RECURRENT,
+    RECURRENT_PICTURES,
     SPARSE,
     SPARSE_PICTURES,
     Family,
@@ -92,8 +94,9 @@ _OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio
 _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
 )
-# Likewise, and a head that predicts further tokens.
-_QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.visual\..*|mtp\..*")
+# A head that predicts further tokens; and what sees, of a language model that is built alone.
+_QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|mtp\..*")
+_QWEN35_SIGHT_UNUSED = re.compile(rf"{_QWEN35_UNUSED.pattern}|model\.visual\..*")
 
 
 def _embedder(
@@ -120,8 +123,21 @@ def _sparse(
     return Family("chat", SPARSE, read, build, unused, standard=False)
 
 
-def _recurrent(read: Read, build: Callable[..., None]) -> Family:
-    return Family(*("chat", RECURRENT, read, build, _QWEN35_UNUSED), recurrent=True, standard=False)
+def _recurrent(
+    read: Read, build: Callable[..., None], unused: re.Pattern[str] = _QWEN35_SIGHT_UNUSED
+) -> Family:
+    return Family(*("chat", RECURRENT, read, build, unused), recurrent=True, standard=False)
+
+
+def _recurrent_seeing(
+    read: Read, build: Callable[..., None], read_words: Read, build_words: Callable[..., None]
+) -> Family:
+    return replace(
+        _recurrent(read, build, _QWEN35_UNUSED),
+        precisions=RECURRENT_PICTURES,
+        tower=qwen3_vl.build_tower,
+        words=_recurrent(read_words, build_words),
+    )
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -189,8 +205,14 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "qwen2_moe": _sparse(qwen2_moe.read, qwen2_moe.build),
     "qwen3": _dense(qwen3.read, qwen3.build),
-    "qwen3_5": _recurrent(qwen3_5.read_with_images, qwen3_5.build),
-    "qwen3_5_moe": _recurrent(qwen3_5_moe.read_with_images, qwen3_5_moe.build),
+    "qwen3_5": _recurrent_seeing(
+        *(qwen3_5.read_with_images, qwen3_5.build_with_images),
+        *(qwen3_5.read_words, qwen3_5.build),
+    ),
+    "qwen3_5_moe": _recurrent_seeing(
+        *(qwen3_5_moe.read_with_images, qwen3_5_moe.build_with_images),
+        *(qwen3_5_moe.read_words, qwen3_5_moe.build),
+    ),
     "qwen3_5_moe_text": _recurrent(qwen3_5_moe.read, qwen3_5_moe.build),
     "qwen3_5_text": _recurrent(qwen3_5.read, qwen3_5.build),
     "qwen3_moe": _sparse(qwen3_moe.read, qwen3_moe.build),

@@ -32,6 +32,8 @@ _SPARSE_LACK: Mapping[Precision, str] = {
 }
 # Of layers with a running state: neither native operators nor graphs for a GPU.
 RECURRENT: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp32")
+# Where they see: the graphs over an 8-bit cache take words alone.
+RECURRENT_PICTURES = tuple(precision for precision in PICTURES if precision in RECURRENT)
 _RECURRENT_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute layers that attend, and without them int4 is as fast",
     "fp8": "it is computed by the processor alone, which would widen the weights",
@@ -60,6 +62,8 @@ class Family:
         unused_tensors: tensors that may be present and have no place in the graph.
         tower: writes the graph of the vision tower, given its shape; None: it reads text only.
             Such a decoder takes what the tower makes; it has no graph for TensorRT.
+        words: what builds its language model alone, in the grades whose graphs take words alone;
+            None: they are refused.
         recurrent: whether layers keep a running state: the processor alone computes them, and
             nothing guesses for them.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
@@ -76,6 +80,7 @@ class Family:
     build: Callable[..., None]
     unused_tensors: re.Pattern[str]
     tower: Callable[[GraphBuilder, TowerShape], None] | None = None
+    words: Family | None = None
     recurrent: bool = False
     standard: bool = True
     head: Callable[..., None] | None = None
@@ -87,12 +92,25 @@ class Family:
         """`precision`, or the default. Raises CheckpointError if the family does not bear it."""
         if precision is None:
             return self.precisions[0]
-        if precision not in self.precisions:
+        if precision not in self.grades:
             raise CheckpointError(
                 f"a model of this kind is not built in {precision}: {self._why_not(precision)}",
-                hint=f"choose one of {', '.join(self.precisions)}",
+                hint=f"choose one of {', '.join(self.grades)}",
             )
         return precision
+
+    @property
+    def grades(self) -> tuple[Precision, ...]:
+        """All that it can be built in, with those that leave out what sees."""
+        further = () if self.words is None else self.words.precisions
+        return tuple(dict.fromkeys((*self.precisions, *further)))
+
+    def in_grade(self, precision: Precision) -> Family:
+        """What builds it in one of its grades."""
+        if precision in self.precisions:
+            return self
+        assert self.words is not None, "the grade was chosen"
+        return self.words
 
     def _why_not(self, precision: Precision) -> str:
         if self.recurrent:
