@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from appliance.bundle import manifest as manifests
 from appliance.errors import CheckpointError, LayoutError
+from installer.checkpoint import build_bundle
+from installer.progress import NoProgress
 from tests.checkpoint.conftest import build_unsigned
+from tests.fakes.seeing_states import write_qwen3_5
 from tests.fakes.vision_checkpoints import TEMPLATE, write_qwen2_5_vl, write_qwen3_vl
 from tests.vision.conftest import BuildSeeing
 
@@ -94,6 +97,44 @@ def test_what_changes_a_windowed_model_is_refused_by_name(
     edited(checkpoint / "config.json", edit)
     with pytest.raises(CheckpointError, match=name):
         build_unsigned(checkpoint, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("edit", "name"),
+    [
+        (put("vision_config", "deepstack_visual_indexes", [0]), "deepstack_visual_indexes"),
+        (put("text_config", "rope_parameters", {"rope_theta": 1e7}), "mrope_section"),
+        (lambda c: c["text_config"]["rope_parameters"].update(mrope_section=[3, 3, 3]), "mrope_"),
+        (put("text_config", "quantum", 1), "quantum"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_changes_a_model_with_running_states_is_refused_by_name(
+    tmp_path: Path, edit: Edit, name: str
+) -> None:
+    checkpoint = write_qwen3_5(tmp_path / "checkpoint")
+    edited(checkpoint / "config.json", edit)
+    with pytest.raises(CheckpointError, match=name):
+        build_unsigned(checkpoint, tmp_path / "out")
+
+
+def test_with_running_states_the_default_sees_and_eight_bit_slots_are_for_words_alone(
+    tmp_path: Path,
+) -> None:
+    class Notes(NoProgress):
+        said: ClassVar[list[str]] = []
+
+        def note(self, text: str) -> None:
+            self.said.append(text)
+
+    checkpoint = write_qwen3_5(tmp_path / "checkpoint")
+    about = {"name": "tiny", "version": "1.0", "signer": None, "progress": Notes()}
+    manifest = build_bundle(checkpoint, tmp_path / "seeing", **about)
+    assert (manifest.graph.precision, bool(manifest.vision)) == ("int8", True)
+    assert not Notes.said
+    manifest = build_bundle(checkpoint, tmp_path / "words", precision="w8a8", **about)
+    assert (manifest.graph.precision, bool(manifest.vision)) == ("w8a8", False)
+    assert [said.partition(":")[0] for said in Notes.said] == ["what sees images is left out"]
 
 
 def test_axes_of_rope_are_not_taken_by_a_model_for_words(tmp_path: Path) -> None:

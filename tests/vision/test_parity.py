@@ -25,10 +25,11 @@ from appliance.scheduler import Move, Plan, PrefillChunk, Sequence
 from installer.checkpoint.graph import builder
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.conftest import build_unsigned
+from tests.checkpoint.conftest import Built, build_unsigned
 from tests.checkpoint.reference import with_rounded_weights
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.table import PROPERTY, Cell
+from tests.checkpoint.test_parity_table import OTHER_WAY, Case, w8a8
 from tests.vision.conftest import FAMILIES, RECURRENT, BuildSeeing, Seeing, picture
 
 TOLERANCE = 1e-4
@@ -246,6 +247,19 @@ def test_rounded_weights_give_the_reference_s_logits(
     error = relative_error(got, Reference(model).logits(ids, IMAGES)[-1])
     _record(record_property, family, precision, error)
     assert error <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_in_the_grade_of_words_alone_it_is_its_language_model(
+    seeing: BuildSeeing, tmp_path: Path, family: str, record_property: Any
+) -> None:
+    model = seeing(family, "w8a8")
+    assert not model.manifest.vision
+    assert [graph.variant for graph in model.manifest.graphs] == ["cpu"]
+    own = Built(model.checkpoint, model.bundle)
+    error = w8a8(Case(family, lambda *_: own, tmp_path))
+    record_property(PROPERTY, Cell(family, "w8a8", error, OTHER_WAY, "images").as_property())
+    assert error <= OTHER_WAY
 
 
 def _record(record_property: Any, family: str, run: str, error: float) -> None:

@@ -192,9 +192,10 @@ def test_a_churning_batch_says_what_each_says_alone(open_seeing: OpenSeeing, nam
 def test_of_two_pieces_in_a_step_the_first_counts_if_the_second_is_given_up(
     open_seeing: OpenSeeing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A snapshot cuts the prompt: whoever computed its first piece again would read it twice."""
-    model = open_seeing(token_budget=512)
-    prompt = show(model, text(OWN, 0), PICTURES[0], text(60, 1))
+    """A snapshot cuts the last step of a prompt in two: whoever computed the first piece again
+    would have its state read it twice."""
+    model = open_seeing(token_budget=200)
+    prompt = show(model, text(OWN, 0), PICTURES[0], text(180, 1))
     alone = run(model.engine, ask(prompt)).tokens(0)
     given_up, compute = 0, GraphBinding.run
 
