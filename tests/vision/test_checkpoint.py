@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from appliance.bundle import manifest as manifests
+from appliance.bundle.manifest import Manifest
 from appliance.errors import CheckpointError, LayoutError
 from installer.checkpoint import build_bundle
+from installer.checkpoint.quantize import Precision
 from installer.progress import NoProgress
 from tests.checkpoint.conftest import build_unsigned
 from tests.fakes.seeing_states import write_qwen3_5
@@ -19,6 +21,16 @@ from tests.fakes.vision_checkpoints import TEMPLATE, write_qwen2_5_vl, write_qwe
 from tests.vision.conftest import BuildSeeing
 
 Edit = Callable[[dict[str, Any]], Any]
+
+
+class Notes(NoProgress):
+    """What the builder notes."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
 
 
 def edited(path: Path, edit: Edit) -> None:
@@ -121,20 +133,25 @@ def test_what_changes_a_model_with_running_states_is_refused_by_name(
 def test_with_running_states_the_default_sees_and_eight_bit_slots_are_for_words_alone(
     tmp_path: Path,
 ) -> None:
-    class Notes(NoProgress):
-        said: ClassVar[list[str]] = []
-
-        def note(self, text: str) -> None:
-            self.said.append(text)
-
     checkpoint = write_qwen3_5(tmp_path / "checkpoint")
-    about = {"name": "tiny", "version": "1.0", "signer": None, "progress": Notes()}
-    manifest = build_bundle(checkpoint, tmp_path / "seeing", **about)
-    assert (manifest.graph.precision, bool(manifest.vision)) == ("int8", True)
-    assert not Notes.said
-    manifest = build_bundle(checkpoint, tmp_path / "words", precision="w8a8", **about)
+
+    def build(precision: Precision | None) -> tuple[Manifest, list[str]]:
+        notes, out = Notes(), tmp_path / f"{precision}"
+        manifest = build_bundle(
+            *(checkpoint, out),
+            name="tiny",
+            version="1.0",
+            precision=precision,
+            signer=None,
+            progress=notes,
+        )
+        return manifest, notes.said
+
+    manifest, said = build(None)
+    assert (manifest.graph.precision, bool(manifest.vision), said) == ("int8", True, [])
+    manifest, said = build("w8a8")
     assert (manifest.graph.precision, bool(manifest.vision)) == ("w8a8", False)
-    assert [said.partition(":")[0] for said in Notes.said] == ["what sees images is left out"]
+    assert [note.partition(":")[0] for note in said] == ["what sees images is left out"]
 
 
 def test_axes_of_rope_are_not_taken_by_a_model_for_words(tmp_path: Path) -> None:

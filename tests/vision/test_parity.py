@@ -25,11 +25,12 @@ from appliance.scheduler import Move, Plan, PrefillChunk, Sequence
 from installer.checkpoint.graph import builder
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Precision
+from tests.checkpoint.byte_runner import OTHER_WAY
 from tests.checkpoint.conftest import Built, build_unsigned
 from tests.checkpoint.reference import with_rounded_weights
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.table import PROPERTY, Cell
-from tests.checkpoint.test_parity_table import OTHER_WAY, Case, w8a8
+from tests.checkpoint.test_parity_table import Case, w8a8
 from tests.vision.conftest import FAMILIES, RECURRENT, BuildSeeing, Seeing, picture
 
 TOLERANCE = 1e-4
