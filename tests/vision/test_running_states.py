@@ -174,6 +174,7 @@ def test_a_churning_batch_says_what_each_says_alone(open_seeing: OpenSeeing, nam
                 n=chance.choice([1, 1, 2]),
                 cache_namespace=chance.choice(["", "a", "b"]),
                 priority=chance.choice([0, 0, 1]),
+                opening=chance.choice([0, 150, 170]),
                 sight=sight,
             )
         )
@@ -260,6 +261,19 @@ def test_the_sdk_gets_the_references_answer_about_two_images(
     tokenizer = Tokenizer((bundle.checkpoint / "tokenizer.json").read_bytes())
     said = [bytes(token.bytes or ()) for token in answer.choices[0].logprobs.content]
     assert said == [tokenizer.token_bytes(token) for token in wanted]
+
+
+def test_the_second_request_with_a_system_prompt_computes_little_of_it_whatever_it_shows(
+    client: openai.OpenAI,
+) -> None:
+    def found(image: bytes) -> int:
+        told, asked = shown(data_uri(image), text=QUESTION)
+        messages = [{**told, "content": "Each picture is of one page of the log. " * 9}, asked]
+        usage = complete(client, "qwen3_5", messages, 1).usage
+        return usage.prompt_tokens_details.cached_tokens or 0
+
+    assert found(IMAGES[0]) == 0
+    assert found(IMAGES[1]) >= 128
 
 
 def test_a_conversation_about_an_image_goes_on_and_one_about_another_begins_anew(
