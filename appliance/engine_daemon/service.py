@@ -259,7 +259,9 @@ def _generation(
         chat = _encode_chat(model, request.chat)
         prompt, opened, shown = chat.ids, chat.opened, chat.shown
         thinking, functions = chat.conversation.thinking, chat.conversation.tools
-        param, opening = "messages", model.opening(chat.conversation, prompt)
+        param = "messages"
+        if request.cache_namespace:
+            opening = model.opening(chat.conversation, prompt)
     elif kind == "text":
         prompt = model.tokenizer.encode_text(request.text)
     elif kind == "tokens":

@@ -88,7 +88,7 @@ def test_the_second_request_with_a_system_prompt_computes_little_of_it(
 ) -> None:
     def found(question: str, **more: Any) -> tuple[int, int]:
         asked: Any = {"role": "user", "content": question}
-        told = {**SYSTEM, "content": f"Say it in German. {SYSTEM['content']}"}
+        told: Any = {**SYSTEM, "content": f"Say it in German. {SYSTEM['content']}"}
         usage = client.chat.completions.create(
             model=NAME, messages=[told, asked], temperature=0, max_tokens=1, **more
         ).usage
