@@ -141,8 +141,8 @@ def _check_recurrent(manifest: Manifest) -> None:
     variants = {graph.variant for graph in manifest.graphs}
     if not variants <= {"cpu", "cuda"} or any(graph.adapted for graph in manifest.graphs):
         raise bad("a model with a running state has graphs for the CPU and CUDA, and no adapters")
-    if manifest.draft or manifest.head or manifest.vision:
-        raise bad("a model with a running state has nothing that guesses for it, nor reads images")
+    if manifest.draft or manifest.head:
+        raise bad("a model with a running state has nothing that guesses for it")
 
 
 def _check_heads(manifest: Manifest) -> None:

@@ -35,6 +35,8 @@ class Generation:
         deadline: when the call ends, whatever it has, on the engine's clock; None: never.
         prediction: what the caller expects of the output.
         adapter: digest of the adapter that the model computes it with; "": the model alone.
+        opening: how many first tokens of the prompt stand before all that is said in it; 0: nobody
+            counted, since nothing of the model's depends on it.
         sight: the images of the prompt, which has tokens for them.
     """
 
@@ -57,6 +59,7 @@ class Generation:
     deadline: float | None = None
     prediction: Prediction | None = None
     adapter: str = ""
+    opening: int = 0
     sight: Sight | None = None
     prompt_param: str = "prompt"
     """The caller's word for the prompt, for errors."""

@@ -6,6 +6,7 @@ file whose bytes are not the ones in the manifest.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,7 +44,7 @@ from appliance.engine.tokenizer import Tokenizer
 from appliance.engine.vision.decoder import Image
 from appliance.engine.vision.eyes import Eyes, Shown
 from appliance.engine.vision.tower import open_tower
-from appliance.errors import RequestError
+from appliance.errors import RequestError, UnavailableError
 from appliance.model_store import StoredBundle
 from appliance.prompting import ChatTemplate, Conversation
 from appliance.prompting.formats import hidden_tags, visible_tags
@@ -167,6 +168,23 @@ class ChatModel:
         start = self.prompting.reasoning_start
         opened = bool(start) and prompt.text.rstrip().endswith(start)
         return self.tokenizer.encode_prompt(prompt), opened
+
+    def opening(self, conversation: Conversation, prompt: Sequence[int]) -> int:
+        """How many first tokens of the rendered `prompt` stand before all that is said in it.
+
+        0 if there are none, or for a model whose cache can be cut anywhere. Blocks on the
+        template's process, and asks nothing of it that could refuse the request.
+        """
+        assert self.bundle.manifest.decoder is not None, "a chat model has one"
+        alike = conversation.opening() if self.bundle.manifest.decoder.recurrent else None
+        if alike is None:
+            return 0
+        try:
+            other, _ = self.encode_chat(alike)
+        except (RequestError, UnavailableError):
+            return 0
+        pairs = zip(prompt, other, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def show(self, prompt: Sequence[int], images: Sequence[tuple[str, Image]]) -> Shown | None:
         """The images of a rendered conversation, decoded and placed in it; None if there are none.

@@ -15,8 +15,8 @@ import onnxruntime as ort
 from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.adapters.graphs import AdaptedGraphs
 from appliance.engine.decode_batch import DecodeBatch
-from appliance.engine.interruption import Interrupted
 from appliance.engine.prompt_graph import BytePrompts, Prompts, SlotPrompts
+from appliance.engine.prompt_pieces import compute_pieces
 from appliance.engine.slot_pool import Array, SlotPool
 from appliance.scheduler import Plan, PrefillChunk
 
@@ -64,19 +64,7 @@ class ModelRunner:
         next run overwrites them. Nothing is copied: the graphs write each row where it belongs.
         Raises Interrupted if a piece of a prompt was given up; those before it are computed.
         """
-        for move in plan.moves:
-            self._pool.move(move)
-        row = 0
-        for done, chunk in enumerate(plan.prefills):
-            wanted = self._logits[row : row + chunk.completes]
-            try:
-                self._compute(chunk, wanted)
-            except Interrupted:
-                raise Interrupted(done) from None
-            if chunk.snapshot is not None:
-                assert self._pool.recurrent is not None, "others can be cut anywhere"
-                self._pool.recurrent.keep(chunk.slot, chunk.snapshot)
-            row += len(wanted)
+        row = compute_pieces(plan, self._pool, self._compute, self._logits)
         if plan.decodes:
             starts = [sequence.computed for sequence in plan.decodes]
             adapters = [sequence.adapter for sequence in plan.decodes]

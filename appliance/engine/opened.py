@@ -198,7 +198,9 @@ def _with_images(
     artifact: Artifact, decoder: DecoderSpec, settings: EngineSettings, shape: CacheShape
 ) -> _Opened:
     session = open_session(artifact.directory, settings.threads)
-    return VisionRunner(session, SlotPool(decoder, shape), decoder.vocab_size), shape, None
+    pool = SlotPool(decoder, shape)
+    runner = VisionRunner(session, pool, decoder.vocab_size, settings.token_budget)
+    return runner, shape, None
 
 
 def _on_graphs(

@@ -148,6 +148,7 @@ def sequence_of(generation: Generation) -> Sequence:
         caller=generation.caller,
         priority=generation.priority,
         share=generation.share,
+        opening=generation.opening,
         beside=sight,
     )
 

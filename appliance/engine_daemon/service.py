@@ -254,11 +254,14 @@ def _generation(
     kind = request.WhichOneof("prompt")
     thinking, opened, param, shown = False, False, "prompt", None
     functions: tuple[Tool, ...] = ()
+    opening = 0
     if kind == "chat":
         chat = _encode_chat(model, request.chat)
         prompt, opened, shown = chat.ids, chat.opened, chat.shown
         thinking, functions = chat.conversation.thinking, chat.conversation.tools
         param = "messages"
+        if request.cache_namespace:
+            opening = model.opening(chat.conversation, prompt)
     elif kind == "text":
         prompt = model.tokenizer.encode_text(request.text)
     elif kind == "tokens":
@@ -294,6 +297,7 @@ def _generation(
         share=wire.share(request),
         deadline=deadline,
         prediction=prediction,
+        opening=opening,
         sight=sight,
         prompt_param=param,
     )

@@ -6,6 +6,7 @@ every published template is written against them.
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -61,6 +62,10 @@ class Message:
         return replace(self, content=content, parts=parts)
 
 
+_ANOTHER = Message("user", "XANOTHERX")
+"""A turn that begins like nobody's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Messages, tools, and how the next turn is to be opened.
@@ -103,6 +108,16 @@ class Conversation:
                 message = messages.pop().with_behind(message)
             messages.append(message)
         return replace(self, messages=tuple(messages))
+
+    def opening(self) -> Conversation | None:
+        """What stands before its first turn, with another turn behind it; None: there is nothing.
+
+        Where the prompts of both part, those of all conversations with this beginning do.
+        """
+        systems = tuple(itertools.takewhile(lambda m: m.role == "system", self.messages))
+        if not systems and not self.tools:
+            return None
+        return replace(self, messages=(*systems, _ANOTHER), continue_final=False)
 
     def template_messages(self) -> list[dict[str, object]]:
         """The messages as templates read them. Raises RequestError for arguments not in JSON."""

@@ -49,6 +49,7 @@ class Sequence:
         adapter: digest of the adapter that it is computed with; "": the model alone. The namespace
             of whoever queues it must tell adapters apart, too.
         chain: hashes of its whole blocks, each over everything before; see PrefixIndex.
+        opening: so many of its first tokens others are likely to begin with, too; 0: not known.
         beside: what computing it takes beside its tokens; nothing to the scheduler.
         caller: whom its tokens count for when callers take turns.
         priority: the higher is served first.
@@ -73,6 +74,7 @@ class Sequence:
         "computed",
         "keeps_slot",
         "namespace",
+        "opening",
         "phase",
         "preemptions",
         "priority",
@@ -94,6 +96,7 @@ class Sequence:
         priority: int = 0,
         share: Share | None = None,
         adapter: str = "",
+        opening: int = 0,
         beside: object = None,
     ) -> None:
         self.tokens = list(prompt)
@@ -104,6 +107,7 @@ class Sequence:
         self.cached = 0
         self.namespace = namespace
         self.adapter = adapter
+        self.opening = opening
         self.caller = caller
         self.priority = priority
         self.share = share

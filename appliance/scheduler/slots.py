@@ -246,7 +246,8 @@ class SlotTable:
         if not self._each:
             return ()
         shared = max((match.tokens for match in self._index.sharing(sequence)), default=0)
-        return places(len(sequence.tokens), tokens, shared, self._block)
+        length, opening = len(sequence.tokens), sequence.opening
+        return places(length, tokens, shared, self._block, opening=opening)
 
     def _bring(self, match: Match, slot: int, held: Prefix | None) -> None:
         """Have the tokens of `match` in `slot`, whose content is `held`."""

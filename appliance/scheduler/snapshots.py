@@ -12,7 +12,8 @@ stands, and nowhere in between.
 Owns which places of a prompt get a snapshot. One is just before its end, where the next turn of a
 conversation parts from this one, since what the model thought is left out there. One is where the
 prompt parts from another that is known: the next one with this beginning will part there, too (Pan
-et al., Marconi, MLSys 2025).
+et al., Marconi, MLSys 2025). Where it parts from none that is known, it is behind its opening, if
+whoever wrote the prompt says how long that is.
 """
 
 from __future__ import annotations
@@ -57,10 +58,19 @@ class Snapshots:
         assert len(set(self.at.values())) == len(self.at)
 
 
-def places(length: int, begun: int, shared: int, block: int) -> tuple[int, ...]:
+def places(
+    length: int, begun: int, shared: int, block: int, *, opening: int = 0
+) -> tuple[int, ...]:
     """Where a prompt of `length` tokens gets snapshots, in order.
 
-    It goes on behind the first `begun`, and has the first `shared` in common with what is known.
+    It goes on behind the first `begun`, and has the first `shared` in common with what is known;
+    others are likely to begin with its first `opening`. What is known goes before what is likely:
+    an opening that differs each time, by the hour that is in it, say, must not hide where it does.
     """
-    wanted = {at // block * block for at in (shared, length - _LAST)}
-    return tuple(sorted(at for at in wanted if at >= begun + _WORTH * block))
+
+    def worthy(*found: int) -> set[int]:
+        whole = {at // block * block for at in found}
+        return {at for at in whole if at >= begun + _WORTH * block}
+
+    forks = worthy(shared) or worthy(min(opening, length - 1))
+    return tuple(sorted(forks | worthy(length - _LAST)))

@@ -115,6 +115,11 @@ def build_bundle(
             "the checkpoint has no chat template; it gets the one that this release has for its "
             "publisher's encoding"
         )
+    if plan.blind:
+        progress.note(
+            f"what sees images is left out: the graphs of {plan.precision} take words alone; "
+            f"without --precision the model sees"
+        )
     if plan.headless:
         progress.note(f"its head that predicts further tokens is left out: {plan.headless}")
     with unfinished(out) as work:

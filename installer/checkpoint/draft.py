@@ -27,13 +27,6 @@ def with_draft(plan: Plan, directory: Path, license_file: Path | None) -> Plan:
 
     `license_file` has its licence's text, if the checkpoint has none. Raises CheckpointError.
     """
-    if not plan.joined:
-        raise CheckpointError(
-            f"a {plan.family.kind} model in {plan.precision} takes no draft model: only chat "
-            "models in w8a8 and w4a8 verify guesses",
-            hint="build it in w8a8, or leave --draft out",
-            code="draft_not_verified",
-        )
     if plan.family.recurrent:
         raise CheckpointError(
             f"a model of type {plan.checkpoint.family!r} takes no draft model: layers with a "
@@ -46,6 +39,13 @@ def with_draft(plan: Plan, directory: Path, license_file: Path | None) -> Plan:
             f"a model of type {plan.checkpoint.family!r} takes no draft model: its layers differ "
             "in their heads, and draft models were not tried beside such",
             hint="leave --draft out",
+            code="draft_not_verified",
+        )
+    if not plan.joined:
+        raise CheckpointError(
+            f"a {plan.family.kind} model in {plan.precision} takes no draft model: only chat "
+            "models in w8a8 and w4a8 verify guesses",
+            hint="build it in w8a8, or leave --draft out",
             code="draft_not_verified",
         )
     checkpoint = Checkpoint(directory)

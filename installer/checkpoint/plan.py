@@ -59,6 +59,8 @@ class Plan:
     """Of a small model that guesses for it."""
     drafts: bool = False
     """Whether this is the small one, which lies in a folder of its own."""
+    blind: bool = False
+    """Whether what sees images is left out, which the grade has no graphs for."""
     headless: str = ""
     """Why the bundle has no head, if the checkpoint has one that could be built."""
 
@@ -151,12 +153,14 @@ def make_plan(
 
     `kind`: what the packager says that it is for.
     """
-    family = family_of(checkpoint, kind)
+    whole = family_of(checkpoint, kind)
     if adapters and checkpoint.family not in adapted.FAMILIES:
         raise CheckpointError(
             f"config.json: a model of type {checkpoint.family!r} takes no adapters",
             hint=f"leave --adapters out; {', '.join(sorted(adapted.FAMILIES))} take them",
         )
+    precision = whole.choose(precision)
+    family = whole.in_grade(precision)
     shape = family.read(checkpoint)
     tokenizer = CheckpointTokenizer(checkpoint, shape.vocab)
     chat = read_prompting(checkpoint, tokenizer) if family.kind == "chat" else None
@@ -168,7 +172,7 @@ def make_plan(
     plan = Plan(
         checkpoint=checkpoint,
         family=family,
-        precision=family.choose(precision),
+        precision=precision,
         shape=shape,
         licence=find_licence(checkpoint, license_file),
         tokenizer=tokenizer,
@@ -182,6 +186,7 @@ def make_plan(
         adapters=adapters,
         max_file_bytes=limit,
         gate=ParityGate(parity) if parity is not None else None,
+        blind=whole.tower is not None and vision is None,
         supposed=kind is None and is_ambiguous(checkpoint) and purpose_of(checkpoint) is None,
     )
     if plan.native and has_native_head(SCHEMES[plan.precision], shape):

@@ -29,8 +29,8 @@ _WHOLE = {
 DASHES: Mapping[Group, Mapping[str, str]] = {
     "decoders": {"int8": _ONCE, "int4": _ONCE, "fp8": _DENSE, "w8a8": _ONCE, "w4a8": _NATIVE},
     "images": {
-        "w8a8": "not built, its two graphs take words alone",
-        "w4a8": "not built, as w8a8",
+        "w8a8": "of those with a running state, words alone; its two graphs take no images",
+        "w4a8": "not built, its graphs take words alone",
     },
     "embedders": {**_WHOLE, "int8": _ONCE},
     "rerankers": {**_WHOLE, "int8": _ONCE},

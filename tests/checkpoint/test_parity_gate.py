@@ -28,6 +28,7 @@ from tests.checkpoint.families.gpt_oss import write_published
 from tests.fakes.checkpoints import write_bert, write_qwen3
 from tests.fakes.encoder_checkpoints import write_cross_encoder, write_qwen3_reranker
 from tests.fakes.packers import Awq, Fp8, Gptq, Packer, write_packed
+from tests.fakes.seeing_states import write_qwen3_5, write_qwen3_5_moe
 from tests.fakes.vision_checkpoints import (
     write_qwen2_5_vl,
     write_qwen3_vl,
@@ -139,6 +140,7 @@ def test_a_reranker_is_compared_by_its_logits(tmp_path: Path, write: Writer) -> 
     [
         write_qwen3_vl,
         *(pytest.param(w, marks=pytest.mark.slow) for w in (write_qwen2_5_vl, write_qwen3_vl_moe)),
+        *(pytest.param(w, marks=pytest.mark.slow) for w in (write_qwen3_5, write_qwen3_5_moe)),
     ],
 )
 def test_a_model_that_sees_is_compared_behind_an_image(tmp_path: Path, write: Writer) -> None:

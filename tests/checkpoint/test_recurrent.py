@@ -14,6 +14,7 @@ from appliance.bundle.specs import RecurrentSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint import build_bundle
 from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.pictures import PictureShape
 from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import WRITERS, BuildBundle, OpenConfig, build_unsigned
@@ -55,6 +56,22 @@ QWEN3_NEXT = config(
 )
 
 
+_TOWER: dict[str, Any] = {
+    "deepstack_visual_indexes": [],
+    "depth": 27,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "in_channels": 3,
+    "initializer_range": 0.02,
+    "intermediate_size": 4304,
+    "num_heads": 16,
+    "num_position_embeddings": 2304,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
 def seen(text: dict[str, Any], model_type: str, architecture: str) -> dict[str, Any]:
     """As Qwen3.5 is published: words are one part of it."""
     words = {key: value for key, value in text.items() if key != "architectures"}
@@ -84,7 +101,8 @@ def seen(text: dict[str, Any], model_type: str, architecture: str) -> dict[str, 
         "tie_word_embeddings": text["tie_word_embeddings"],
         "transformers_version": "5.0.0",
         "video_token_id": 248_057,
-        "vision_config": {"depth": 27, "model_type": model_type},
+        "vision_config": _TOWER
+        | {"model_type": model_type, "out_hidden_size": text["hidden_size"]},
         "vision_end_token_id": 248_054,
         "vision_start_token_id": 248_053,
     }
@@ -118,7 +136,14 @@ PUBLISHED = {
 def test_a_published_config_is_understood(open_config: OpenConfig, name: str) -> None:
     document, recurrent, chosen = PUBLISHED[name]
     checkpoint = open_config(document)
-    shape: DecoderShape = family_of(checkpoint).read(checkpoint)
+    family = family_of(checkpoint)
+    shape = family.read(checkpoint)
+    if isinstance(shape, PictureShape):
+        assert (shape.tower.layers, shape.tower.side, shape.tower.levels) == (27, 48, 1)
+        assert family.words is not None
+        assert family.words.read(open_config(document)) == shape.decoder
+        shape = shape.decoder
+    assert isinstance(shape, DecoderShape)
     assert shape.recurrent is not None
     assert shape.recurrent.spec() == RecurrentSpec(
         layers=recurrent, heads=32, key_dim=128, value_dim=128, channels=8192, tail=3

@@ -18,6 +18,7 @@ from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array
+from appliance.prompting import Conversation, Message, Tool
 from tests.engine.conftest import OpenChat
 from tests.engine.results import churn, run
 from tests.engine.test_generation import PROMPTS, ids
@@ -81,6 +82,45 @@ def test_where_a_prompt_parted_from_another_the_next_goes_on(
     found = [_cached(model, [*system, *question], "a") for question in questions]
     assert found[:2] == [0, 0], "no state stands where the system prompt ends"
     assert found[2] == len(system) // 32 * 32
+
+
+@MODELS
+def test_behind_an_opening_that_was_told_the_second_goes_on(open_chat: OpenChat, name: str) -> None:
+    model = open_chat(name)
+    system = ids(model, SYSTEM)
+    questions = [ids(model, text) for text in (PROMPTS[0] * 4, PROMPTS[1] * 4)]
+    found = [_cached(model, [*system, *question], "a", len(system)) for question in questions]
+    assert found == [0, len(system) // 32 * 32]
+
+
+def test_an_opening_is_what_stands_before_all_that_is_said(open_chat: OpenChat) -> None:
+    model = open_chat("states")
+    told, asked = Message("system", "Be brief."), Message("user", "Is the log kept?")
+    answer = Message("assistant", "Told otherwise.")
+    tools = (Tool("forecast", "Says whether it snows."),)
+
+    def opening(*messages: Message, tools: tuple[Tool, ...] = ()) -> tuple[int, str]:
+        conversation = Conversation(messages, tools)
+        prompt, _ = model.encode_chat(conversation)
+        count = model.opening(conversation, prompt)
+        return count, model.tokenizer.decode(prompt[count:])
+
+    count, rest = opening(told, asked)
+    assert count > 0
+    assert rest.startswith("Is the log kept?")
+    assert opening(told, asked, answer, asked)[0] == count
+    assert opening(told, Message("user", "Else?"))[0] == count
+    assert opening(told, asked, tools=tools)[0] >= count
+    assert opening(asked) == (
+        0,
+        model.tokenizer.decode(model.encode_chat(Conversation((asked,)))[0]),
+    )
+
+
+def test_a_cache_that_can_be_cut_anywhere_needs_no_opening(open_chat: OpenChat) -> None:
+    model = open_chat("chat")
+    conversation = Conversation((Message("system", "Be brief."), Message("user", "Is it?")))
+    assert model.opening(conversation, model.encode_chat(conversation)[0]) == 0
 
 
 @MODELS
@@ -159,9 +199,10 @@ def test_nothing_is_guessed_since_a_state_could_not_be_cut(open_chat: OpenChat, 
     assert model.engine.counters.drafted_tokens == 0
 
 
-def _cached(model: ChatModel, prompt: list[int], namespace: str) -> int:
+def _cached(model: ChatModel, prompt: list[int], namespace: str, opening: int = 0) -> int:
     """Cached tokens of a request whose answer is what it is without a cache."""
     cold = run(model.engine, Generation(0, prompt, GREEDY))
-    warm = run(model.engine, Generation(0, prompt, GREEDY, cache_namespace=namespace))
+    asked = Generation(0, prompt, GREEDY, cache_namespace=namespace, opening=opening)
+    warm = run(model.engine, asked)
     assert warm.tokens(0) == cold.tokens(0)
     return warm.ends[0, 0].cached_tokens

@@ -18,6 +18,9 @@ from tests.fakes.checkpoints import _Draw as Draw
 
 VOCAB = 512
 SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_NAMES = tuple(f"{name}_token_id" for name in ("vision_start", "vision_end", "image", "video"))
+IDS = {name: VOCAB - len(SPECIAL) + at for at, name in enumerate(_NAMES)}
+"""What config.json calls them -> their numbers, the last ones."""
 TEMPLATE = """\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message.role + '\\n' -}}
@@ -172,34 +175,37 @@ def _write(
 ) -> Path:
     """`words` is where the text model's keys stand in `config`."""
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = checkpoints._chat_tokenizer(VOCAB - len(SPECIAL))
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    tokenizer.save(str(directory / "tokenizer.json"))
-    ids = {name: tokenizer.token_to_id(token) for name, token in _IDS.items()}
-    end = tokenizer.token_to_id("<|im_end|>")
-    words |= {"bos_token_id": end, "eos_token_id": end}
-    checkpoints._write_json(directory / "config.json", config | ids)
-    checkpoints._write_json(
-        directory / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|im_end|>",
-            "chat_template": TEMPLATE,
-        },
-    )
-    checkpoints._write_json(directory / "generation_config.json", {"eos_token_id": end})
-    checkpoints._write_json(directory / "preprocessor_config.json", processor)
+    write_seeing_files(directory, config | IDS, words, processor, TEMPLATE)
     checkpoints._write_licence(directory)
     checkpoints._write_weights(directory, weights, "float32", None)
     return directory
 
 
-_IDS: Mapping[str, str] = {
-    "vision_start_token_id": "<|vision_start|>",
-    "vision_end_token_id": "<|vision_end|>",
-    "image_token_id": "<|image_pad|>",
-    "video_token_id": "<|video_pad|>",
-}
+def write_seeing_files(
+    directory: Path,
+    config: dict[str, Any],
+    words: dict[str, Any],
+    processor: dict[str, Any],
+    template: str,
+) -> None:
+    """Everything of a checkpoint for images but its licence and weights; `words` as above."""
+    tokenizer = checkpoints._chat_tokenizer(VOCAB - len(SPECIAL))
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    assert [tokenizer.token_to_id(token) for token in SPECIAL] == list(IDS.values())
+    end = tokenizer.token_to_id("<|im_end|>")
+    words |= {"bos_token_id": end, "eos_token_id": end}
+    checkpoints._write_json(directory / "config.json", config)
+    checkpoints._write_json(
+        directory / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<|im_end|>",
+            "chat_template": template,
+        },
+    )
+    checkpoints._write_json(directory / "generation_config.json", {"eos_token_id": end})
+    checkpoints._write_json(directory / "preprocessor_config.json", processor)
 
 
 def _qwen3_vl(words: Mapping[str, Any], sight: Mapping[str, Any], tied: bool, seed: int) -> Weights:

@@ -22,6 +22,8 @@ SLOTS, CAPACITY, BUDGET, MAX_WAITING, MAX_OF_CALLER, BLOCK = 4, 24, 8, 5, 3, 2
 TOKENS = st.sampled_from([-1, -2, 7])
 NAMESPACES = st.sampled_from(["", "a", "b"])
 CALLERS, PRIORITIES = st.sampled_from(["x", "y", "z"]), st.integers(0, 1)
+OPENINGS = st.integers(0, CAPACITY)
+"""What is said of a prompt's opening, true or not."""
 Cell = tuple[Hashable, tuple[int, ...]]
 BUDGETS = st.builds(
     lambda tokens, more: Budget(tokens, tokens + more),
@@ -127,12 +129,18 @@ class Churn(RuleBasedStateMachine):
         namespace=NAMESPACES,
         caller=CALLERS,
         priority=PRIORITIES,
+        opening=OPENINGS,
     )
-    def arrive(self, prompts: list[list[int]], namespace: str, caller: str, priority: int) -> None:
-        group = [
-            Sequence(prompt, namespace=namespace, caller=caller, priority=priority)
-            for prompt in prompts
-        ]
+    def arrive(
+        self,
+        prompts: list[list[int]],
+        namespace: str,
+        caller: str,
+        priority: int,
+        opening: int = 0,
+    ) -> None:
+        about: dict[str, Any] = {"namespace": namespace, "caller": caller, "priority": priority}
+        group = [Sequence(prompt, **about, opening=opening) for prompt in prompts]
         waiting = [s for s in self.alive if s.phase is Phase.WAITING]
         free = SLOTS - self.scheduler.running
         theirs = sum(sequence.caller == caller for sequence in waiting)
@@ -158,6 +166,7 @@ class Churn(RuleBasedStateMachine):
         namespace=NAMESPACES,
         caller=CALLERS,
         priority=PRIORITIES,
+        opening=OPENINGS,
     )
     def go_on(
         self,
@@ -167,10 +176,11 @@ class Churn(RuleBasedStateMachine):
         namespace: str,
         caller: str,
         priority: int,
+        opening: int,
     ) -> None:
         """A conversation's next turn, in its own or in another namespace."""
         prompt = (data.draw(st.sampled_from(self.said)) + more)[: CAPACITY - 1]
-        self.arrive([prompt] * n, namespace, caller, priority)
+        self.arrive([prompt] * n, namespace, caller, priority, opening)
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())

@@ -49,19 +49,26 @@ def run(scheduler: Scheduler, prompt: list[int], answer: int = 0) -> tuple[Seque
 
 
 @pytest.mark.parametrize(
-    ("begun", "shared", "wanted"),
+    ("begun", "shared", "opening", "wanted"),
     [
-        (0, 0, (88,)),
-        (0, 50, (48, 88)),
-        (0, 15, (88,)),
-        (72, 72, (88,)),
-        (76, 80, ()),
+        (0, 0, 0, (88,)),
+        (0, 50, 0, (48, 88)),
+        (0, 15, 0, (88,)),
+        (72, 72, 0, (88,)),
+        (76, 80, 0, ()),
+        (0, 0, 50, (48, 88)),
+        (0, 0, 15, (88,)),
+        (0, 30, 50, (28, 88)),
+        (0, 15, 50, (48, 88)),
+        (40, 50, 50, (88,)),
+        (0, 0, 97, (88, 96)),
     ],
 )
 def test_snapshots_stand_before_the_end_and_at_a_fork_if_they_are_worth_it(
-    begun: int, shared: int, wanted: tuple[int, ...]
+    begun: int, shared: int, opening: int, wanted: tuple[int, ...]
 ) -> None:
-    assert places(97, begun, shared, BLOCK) == wanted
+    """A fork that is known, or else the one that is likely."""
+    assert places(97, begun, shared, BLOCK, opening=opening) == wanted
 
 
 def test_a_prompt_is_computed_up_to_its_snapshot_and_then_the_rest_in_the_same_step() -> None:
@@ -113,6 +120,40 @@ def test_the_third_with_a_common_beginning_goes_on_where_the_second_parted_from_
         sequence, _ = run(scheduler, [*common, *range(1000 * (own + 1), 1000 * (own + 1) + 30)])
         cached.append(sequence.cached)
     assert cached == [0, 0, 28]
+
+
+def ask(scheduler: Scheduler, own: int, opening: int) -> Sequence:
+    """One of many prompts that begin alike for 30 tokens, and are said to for `opening`."""
+    prompt = [*range(30), *range(1000 * own, 1000 * own + 30)]
+    sequence = Sequence(prompt, namespace="a", opening=opening)
+    scheduler.add([sequence])
+    step(scheduler)
+    scheduler.append(sequence, 7)
+    scheduler.remove(sequence)
+    scheduler.check_integrity()
+    return sequence
+
+
+def test_the_second_with_an_opening_that_was_told_goes_on_behind_it() -> None:
+    scheduler = make()
+    assert [ask(scheduler, own, 30).cached for own in (1, 2, 3)] == [0, 28, 28]
+
+
+def test_an_opening_that_differs_after_all_leaves_where_it_does_to_the_third() -> None:
+    scheduler = make()
+    assert [ask(scheduler, own, 45).cached for own in (1, 2, 3)] == [0, 0, 28]
+
+
+def test_those_that_come_together_wait_until_one_has_computed_their_opening() -> None:
+    scheduler = make(token_budget=20)
+    prompts = [[*range(30), *range(1000 * own, 1000 * own + 30)] for own in (1, 2, 3)]
+    sequences = [Sequence(prompt, namespace="a", opening=30) for prompt in prompts]
+    scheduler.add(sequences)
+    while scheduler.has_work:
+        for sequence in step(scheduler).sampled:
+            scheduler.append(sequence, 7)
+            scheduler.remove(sequence)
+    assert [sequence.cached for sequence in sequences] == [0, 28, 28]
 
 
 def test_who_follows_waits_for_a_state_and_not_for_the_whole_prompt() -> None:

@@ -83,6 +83,29 @@ def test_the_second_turn_of_a_conversation_computes_little_of_the_first(
     assert say([SYSTEM, asked])[0] == answer
 
 
+def test_the_second_request_with_a_system_prompt_computes_little_of_it(
+    client: openai.OpenAI,
+) -> None:
+    def found(question: str, **more: Any) -> tuple[int, int]:
+        asked: Any = {"role": "user", "content": question}
+        told: Any = {**SYSTEM, "content": f"Say it in German. {SYSTEM['content']}"}
+        usage = client.chat.completions.create(
+            model=NAME, messages=[told, asked], temperature=0, max_tokens=1, **more
+        ).usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        return usage.prompt_tokens_details.cached_tokens or 0, usage.prompt_tokens
+
+    none, length = found("?")
+    assert none == 0
+    cached, _ = found("How long are the records kept, and who may read them? " * 3)
+    assert length - 60 < cached < length
+    none, length = found("?", tools=TOOLS)
+    assert none == 0, "tools stand in front of it"
+    cached, _ = found("Who may read them? " * 3, tools=TOOLS)
+    assert length - 60 < cached < length
+
+
 def test_a_forced_call_satisfies_its_schema(client: openai.OpenAI) -> None:
     done = client.chat.completions.create(
         model=NAME,

@@ -16,6 +16,7 @@ from appliance.engine.vision.decoder import Pixels
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import build_unsigned
 from tests.conftest import BuildOnce
+from tests.fakes.seeing_states import write_qwen3_5, write_qwen3_5_moe
 from tests.fakes.vision_checkpoints import (
     write_qwen2_5_vl,
     write_qwen3_vl,
@@ -28,6 +29,9 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "qwen3_vl_moe": write_qwen3_vl_moe,
 }
 FAMILIES = tuple(WRITERS)
+WRITERS |= {"qwen3_5": write_qwen3_5, "qwen3_5_moe": write_qwen3_5_moe}
+RECURRENT = tuple(name for name in WRITERS if name not in FAMILIES)
+"""Those with layers that keep a running state, which have no graphs for a GPU."""
 
 
 @dataclass(frozen=True, slots=True)

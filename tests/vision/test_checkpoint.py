@@ -10,12 +10,27 @@ from typing import Any
 import pytest
 
 from appliance.bundle import manifest as manifests
+from appliance.bundle.manifest import Manifest
 from appliance.errors import CheckpointError, LayoutError
+from installer.checkpoint import build_bundle
+from installer.checkpoint.quantize import Precision
+from installer.progress import NoProgress
 from tests.checkpoint.conftest import build_unsigned
+from tests.fakes.seeing_states import write_qwen3_5
 from tests.fakes.vision_checkpoints import TEMPLATE, write_qwen2_5_vl, write_qwen3_vl
 from tests.vision.conftest import BuildSeeing
 
 Edit = Callable[[dict[str, Any]], Any]
+
+
+class Notes(NoProgress):
+    """What the builder notes."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
 
 
 def edited(path: Path, edit: Edit) -> None:
@@ -94,6 +109,49 @@ def test_what_changes_a_windowed_model_is_refused_by_name(
     edited(checkpoint / "config.json", edit)
     with pytest.raises(CheckpointError, match=name):
         build_unsigned(checkpoint, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("edit", "name"),
+    [
+        (put("vision_config", "deepstack_visual_indexes", [0]), "deepstack_visual_indexes"),
+        (put("text_config", "rope_parameters", {"rope_theta": 1e7}), "mrope_section"),
+        (lambda c: c["text_config"]["rope_parameters"].update(mrope_section=[3, 3, 3]), "mrope_"),
+        (put("text_config", "quantum", 1), "quantum"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_changes_a_model_with_running_states_is_refused_by_name(
+    tmp_path: Path, edit: Edit, name: str
+) -> None:
+    checkpoint = write_qwen3_5(tmp_path / "checkpoint")
+    edited(checkpoint / "config.json", edit)
+    with pytest.raises(CheckpointError, match=name):
+        build_unsigned(checkpoint, tmp_path / "out")
+
+
+def test_with_running_states_the_default_sees_and_eight_bit_slots_are_for_words_alone(
+    tmp_path: Path,
+) -> None:
+    checkpoint = write_qwen3_5(tmp_path / "checkpoint")
+
+    def build(precision: Precision | None) -> tuple[Manifest, list[str]]:
+        notes, out = Notes(), tmp_path / f"{precision}"
+        manifest = build_bundle(
+            *(checkpoint, out),
+            name="tiny",
+            version="1.0",
+            precision=precision,
+            signer=None,
+            progress=notes,
+        )
+        return manifest, notes.said
+
+    manifest, said = build(None)
+    assert (manifest.graph.precision, bool(manifest.vision), said) == ("int8", True, [])
+    manifest, said = build("w8a8")
+    assert (manifest.graph.precision, bool(manifest.vision)) == ("w8a8", False)
+    assert [note.partition(":")[0] for note in said] == ["what sees images is left out"]
 
 
 def test_axes_of_rope_are_not_taken_by_a_model_for_words(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from appliance.compiler.grid import Grid, feed
-from appliance.engine.cache_budget import CacheShape, token_bytes
+from appliance.engine.cache_budget import CacheShape, state_bytes, token_bytes
 from appliance.engine.runner import Runner
 from appliance.engine.slot_pool import SlotPool
 from appliance.engine.vision.decoder import Pixels
@@ -25,17 +25,21 @@ from appliance.scheduler import Move, Plan, PrefillChunk, Sequence
 from installer.checkpoint.graph import builder
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.conftest import build_unsigned
+from tests.checkpoint.byte_runner import OTHER_WAY
+from tests.checkpoint.conftest import Built, build_unsigned
 from tests.checkpoint.reference import with_rounded_weights
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.table import PROPERTY, Cell
-from tests.vision.conftest import FAMILIES, BuildSeeing, Seeing, picture
+from tests.checkpoint.test_parity_table import Case, w8a8
+from tests.vision.conftest import FAMILIES, RECURRENT, BuildSeeing, Seeing, picture
 
 TOLERANCE = 1e-4
 WITHOUT = ("qwen3_vl_moe", "fp8")
 """Experts are stored as integers or in 16 bits and more."""
 ROUNDED = [(f, p) for f in FAMILIES for p in ("int8", "int4", "fp8") if (f, p) != WITHOUT]
-CAPACITY = 256
+ROUNDED += [("qwen3_5", p) for p in ("int8", "int4")]
+EVERY = (*FAMILIES, *RECURRENT)
+CAPACITY, PREFIX = 256, 20
 IMAGES = (picture(64, 112, seed=1), picture(80, 32, seed=2))
 """Of 4 x 7 and 5 x 2 tokens."""
 
@@ -74,23 +78,28 @@ class Sequences:
 
     def __init__(self, model: Seeing, slots: int = 2) -> None:
         self._runner = self._open(model, slots)
+        self.kept = 0 if model.decoder.recurrent else None
+        """Number of the snapshot that a prefix is cut at, where it cannot be cut elsewhere."""
 
     def _open(self, model: Seeing, slots: int) -> Runner:
-        shape = CacheShape(slots, CAPACITY, token_bytes(model.decoder))
+        spec = model.decoder
+        shape = CacheShape(slots, CAPACITY, token_bytes(spec), state_bytes(spec))
         graph = model.bundle / model.manifest.graph.path
         pool = SlotPool(model.decoder, shape)
-        return VisionRunner(open_graph(graph), pool, model.decoder.vocab_size)
+        return VisionRunner(open_graph(graph), pool, model.decoder.vocab_size, CAPACITY)
 
-    def prefill(self, sequence: Sequence, slot: int, count: int) -> np.ndarray:
+    def prefill(
+        self, sequence: Sequence, slot: int, count: int, snapshot: int | None = None
+    ) -> np.ndarray:
         """The next `count` tokens; logits after the last of all, if it is among them."""
-        chunk = PrefillChunk(sequence, slot, sequence.computed, count)
+        chunk = PrefillChunk(sequence, slot, sequence.computed, count, snapshot)
         logits = self._run(Plan(prefills=(chunk,)))
         sequence.computed += count
         return logits
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Begin another sequence with the first `count` tokens of one, as a cached prefix does."""
-        self._runner.run(Plan(moves=(Move(source, target, count),)))
+        self._runner.run(Plan(moves=(Move(source, target, count, snapshot=self.kept),)))
 
     def decode(self, sequences: Listing[Sequence], tokens: Listing[int]) -> np.ndarray:
         """One more token of each, in slots 0 and on."""
@@ -128,7 +137,7 @@ def prompt_of(model: Seeing, images: int) -> list[int]:
     return ids
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 @pytest.mark.parametrize("images", [IMAGES[:1], IMAGES], ids=["one", "two"])
 def test_logits_after_images_equal_the_reference_whole_in_pieces_and_decoded(
     seeing: BuildSeeing, family: str, images: Listing[Pixels], record_property: Any
@@ -144,15 +153,16 @@ def test_logits_after_images_equal_the_reference_whole_in_pieces_and_decoded(
 
     # Pieces that end before, in and behind each image.
     cut = Sequence(sight.keyed(ids), beside=sight)
-    for size in (4, 11, 12, 1, 7):
-        runner.prefill(cut, 1, size)
+    for size in (4, 11, 5, 7, 1, 7):
+        behind = cut.computed + size
+        runner.prefill(cut, 1, size, runner.kept if behind == PREFIX else None)
     left = len(ids) - cut.computed
     errors["chunked"] = [relative_error(runner.prefill(cut, 1, left)[0], wanted[-1])]
 
     # A prefix that ends in the first image.
     cached = Sequence(sight.keyed(ids), beside=sight)
-    cached.computed = 20
-    runner.copy(0, 2, cached.computed)
+    cached.computed = PREFIX
+    runner.copy(1, 2, PREFIX)
     left = len(ids) - cached.computed
     errors["prefix"] = [relative_error(runner.prefill(cached, 2, left)[0], wanted[-1])]
 
@@ -167,7 +177,7 @@ def test_logits_after_images_equal_the_reference_whole_in_pieces_and_decoded(
         assert max(those) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_words_beside_an_image_in_one_batch_are_as_without(
     seeing: BuildSeeing, family: str
 ) -> None:
@@ -184,7 +194,7 @@ def test_words_beside_an_image_in_one_batch_are_as_without(
     assert relative_error(got[1], reference.logits([*words, 6], ())[-1]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 2)], ids=str)
 def test_the_tower_sees_what_the_reference_sees(
     seeing: BuildSeeing, family: str, size: tuple[int, int], record_property: Any
@@ -238,6 +248,19 @@ def test_rounded_weights_give_the_reference_s_logits(
     error = relative_error(got, Reference(model).logits(ids, IMAGES)[-1])
     _record(record_property, family, precision, error)
     assert error <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_in_the_grade_of_words_alone_it_is_its_language_model(
+    seeing: BuildSeeing, tmp_path: Path, family: str, record_property: Any
+) -> None:
+    model = seeing(family, "w8a8")
+    assert not model.manifest.vision
+    assert [graph.variant for graph in model.manifest.graphs] == ["cpu"]
+    own = Built(model.checkpoint, model.bundle)
+    error = w8a8(Case(family, lambda *_: own, tmp_path))
+    record_property(PROPERTY, Cell(family, "w8a8", error, OTHER_WAY, "images").as_property())
+    assert error <= OTHER_WAY
 
 
 def _record(record_property: Any, family: str, run: str, error: float) -> None:

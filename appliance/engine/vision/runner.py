@@ -7,14 +7,15 @@ features. Sequences bring what that takes (`Sequence.beside`); the others are wo
 from __future__ import annotations
 
 from collections.abc import Sequence as Listing
-from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.engine.binding import GraphBinding, Ids
-from appliance.engine.interruption import Interruption
-from appliance.engine.prompt_graph import run_interruptibly
+from appliance.engine.decode_batch import DecodeBatch
+from appliance.engine.prompt_graph import SlotPrompts
+from appliance.engine.prompt_pieces import compute_pieces
 from appliance.engine.slot_pool import Array, SlotPool
 from appliance.engine.vision.sight import sight_of, words
 from appliance.scheduler import Plan, PrefillChunk, Sequence
@@ -27,27 +28,26 @@ class VisionRunner:
         session: the decoder graph.
         pool: the cache that it reads and writes.
         vocab_size: width of the logits.
+        max_chunk: most tokens that a prefill chunk has.
     """
 
-    def __init__(self, session: ort.InferenceSession, pool: SlotPool, vocab_size: int) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, pool: SlotPool, vocab_size: int, max_chunk: int
+    ) -> None:
         self._session = session
         self._pool = pool
         self._logits: Array = np.zeros((pool.shape.slots, vocab_size), np.float32)
-        self._interruption = Interruption()
-        self._decoders: dict[int, tuple[GraphBinding, Ids]] = {}
+        self._prompts = SlotPrompts(session, pool, max_chunk, self._bind_beside)
+        self._beside: dict[str, npt.NDArray[np.generic]] = {}
+        """Inputs of the piece that is computed. A binding holds addresses only: these live."""
+        self._decoders: dict[int, tuple[DecodeBatch, Ids]] = {}
         shape = next(e.shape for e in session.get_inputs() if e.name == "features")
         self._nothing: Array = np.zeros((shape[0], 1, shape[2]), np.float32)
         self._no_index: Ids = np.zeros((pool.shape.slots, 1), np.int64)
 
     def run(self, plan: Plan) -> Array:
-        """Compute a plan; logits as ModelRunner gives them."""
-        for move in plan.moves:
-            self._pool.move(move)
-        row = 0
-        for chunk in plan.prefills:
-            wanted = self._logits[row : row + chunk.completes]
-            self._prefill(chunk, wanted)
-            row += len(wanted)
+        """Compute a plan; logits, and what is raised, as of ModelRunner."""
+        row = compute_pieces(plan, self._pool, self._prefill, self._logits)
         if plan.decodes:
             self._decode(plan.decodes, self._logits[row : sum(plan.rows)])
         return self._logits[: sum(plan.rows)]
@@ -58,55 +58,44 @@ class VisionRunner:
 
     def interrupt(self) -> None:
         """Give up the piece of a prompt that is being computed."""
-        self._interruption.interrupt()
+        self._prompts.interrupt()
 
     def _prefill(self, chunk: PrefillChunk, logits: Array) -> None:
-        sight, count = sight_of(chunk.sequence), chunk.count
-        tokens, positions = chunk.tokens, words(chunk.start, count)
+        sight, start, count = sight_of(chunk.sequence), chunk.start, chunk.count
+        tokens, positions = chunk.tokens, words(start, count)
         features, index = self._nothing, np.zeros(count, np.int64)
         if sight is not None:
-            tokens = sight.plain(chunk.start, tokens)
-            positions = sight.positions(chunk.start, count)
-            features, index = sight.features(chunk.start, count)
-        binding = GraphBinding(self._session, 1, count)
-        binding.set_width(count)
-        binding.bind_slots(self._pool, slice(chunk.slot, chunk.slot + 1), extended=True)
-        binding.input_ids[0] = tokens
-        binding.seqlens_k[0] = chunk.start + count - 1
-        binding.total[...] = chunk.start + count
-        binding.rows[: len(logits)] = np.arange(count - len(logits), count)
-        # The binding holds addresses only: these arrays live until the run has ended.
-        beside = (positions, np.ascontiguousarray(features), index)
-        _bind_beside(binding, *beside)
-        run_interruptibly(partial(binding.run, logits), self._interruption)
+            tokens = sight.plain(start, tokens)
+            positions = sight.positions(start, count)
+            features, index = sight.features(start, count)
+        self._beside = {
+            "positions": positions[None],
+            "features": np.ascontiguousarray(features),
+            "feature_index": index[None],
+        }
+        self._prompts.compute(chunk.slot, start, tokens, logits)
+
+    def _bind_beside(self, binding: GraphBinding) -> None:
+        for name, array in self._beside.items():
+            binding.bind_input(name, array)
 
     def _decode(self, sequences: Listing[Sequence], logits: Array) -> None:
         batch = len(sequences)
         if batch not in self._decoders:
             self._decoders[batch] = self._make_decoder(batch)
-        binding, positions = self._decoders[batch]
-        for row, sequence in enumerate(sequences):
-            start, sight = sequence.computed, sight_of(sequence)
-            binding.input_ids[row, 0] = sequence.tokens[start]
-            binding.seqlens_k[row] = start
+        decoder, positions = self._decoders[batch]
+        starts = [sequence.computed for sequence in sequences]
+        for row, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):
+            sight = sight_of(sequence)
             positions[row] = start if sight is None else sight.positions(start, 1)[0]
-        binding.total[...] = binding.seqlens_k.max() + 1
-        binding.run(logits)
+        tokens = [[sequence.tokens[sequence.computed]] for sequence in sequences]
+        decoder.run(starts, tokens, logits)
 
-    def _make_decoder(self, batch: int) -> tuple[GraphBinding, Ids]:
+    def _make_decoder(self, batch: int) -> tuple[DecodeBatch, Ids]:
         """The first `batch` slots, a word of each; and where its positions are written."""
-        binding = GraphBinding(self._session, batch, 1)
-        binding.set_width(1)
-        binding.bind_slots(self._pool, slice(0, batch), extended=True)
-        binding.rows[:] = np.arange(batch)
+        decoder = DecodeBatch(self._session, self._pool, batch, 1)
         positions: Ids = np.zeros((batch, 3), np.int64)
-        binding.bind_input("positions", positions.reshape(batch, 1, 3))
-        binding.bind_input("features", self._nothing)
-        binding.bind_input("feature_index", self._no_index[:batch])
-        return binding, positions
-
-
-def _bind_beside(binding: GraphBinding, positions: Ids, features: Array, index: Ids) -> None:
-    binding.bind_input("positions", positions[None])
-    binding.bind_input("features", features)
-    binding.bind_input("feature_index", index[None])
+        decoder.binding.bind_input("positions", positions.reshape(batch, 1, 3))
+        decoder.binding.bind_input("features", self._nothing)
+        decoder.binding.bind_input("feature_index", self._no_index[:batch])
+        return decoder, positions

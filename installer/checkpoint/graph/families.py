@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -102,8 +103,9 @@ _SIGHT_UNUSED = re.compile(
 _LLAMA4_UNUSED = re.compile(
     rf"{_SIGHT_UNUSED.pattern}|(model\.)?vision_model\..*|.*\.rotary_emb\.inv_freq"
 )
-# Likewise, and a head that predicts further tokens.
-_QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.visual\..*|mtp\..*")
+# A head that predicts further tokens; and what sees, of a language model that is built alone.
+_QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|mtp\..*")
+_QWEN35_SIGHT_UNUSED = re.compile(rf"{_QWEN35_UNUSED.pattern}|model\.visual\..*")
 
 
 def _embedder(
@@ -130,9 +132,31 @@ def _sparse(
     return Family("chat", SPARSE, read, build, unused, standard=False)
 
 
-def _recurrent(read: Read, build: Callable[..., None], *, experts: bool = False) -> Family:
+def _recurrent(
+    read: Read,
+    build: Callable[..., None],
+    unused: re.Pattern[str] = _QWEN35_SIGHT_UNUSED,
+    *,
+    experts: bool = False,
+) -> Family:
     grades = SPARSE if experts else RECURRENT
-    return Family(*("chat", grades, read, build, _QWEN35_UNUSED), recurrent=True, standard=False)
+    return Family(*("chat", grades, read, build, unused), recurrent=True, standard=False)
+
+
+def _recurrent_seeing(
+    read: Read,
+    build: Callable[..., None],
+    read_words: Read,
+    build_words: Callable[..., None],
+    *,
+    experts: bool = False,
+) -> Family:
+    return replace(
+        _recurrent(read, build, _QWEN35_UNUSED),
+        precisions=SPARSE_PICTURES if experts else PICTURES,
+        tower=qwen3_vl.build_tower,
+        words=_recurrent(read_words, build_words, experts=experts),
+    )
 
 
 def _uneven(read: Read) -> Family:
@@ -214,8 +238,15 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "qwen2_moe": _sparse(qwen2_moe.read, qwen2_moe.build),
     "qwen3": _dense(qwen3.read, qwen3.build),
-    "qwen3_5": _recurrent(qwen3_5.read_with_images, qwen3_5.build),
-    "qwen3_5_moe": _recurrent(*(qwen3_5_moe.read_with_images, qwen3_5_moe.build), experts=True),
+    "qwen3_5": _recurrent_seeing(
+        *(qwen3_5.read_with_images, qwen3_5.build_with_images),
+        *(qwen3_5.read_words, qwen3_5.build),
+    ),
+    "qwen3_5_moe": _recurrent_seeing(
+        *(qwen3_5_moe.read_with_images, qwen3_5_moe.build_with_images),
+        *(qwen3_5_moe.read_words, qwen3_5_moe.build),
+        experts=True,
+    ),
     "qwen3_5_moe_text": _recurrent(qwen3_5_moe.read, qwen3_5_moe.build, experts=True),
     "qwen3_5_text": _recurrent(qwen3_5.read, qwen3_5.build),
     "qwen3_moe": _sparse(qwen3_moe.read, qwen3_moe.build),

@@ -66,6 +66,8 @@ class Family:
         unused_tensors: tensors that may be present and have no place in the graph.
         tower: writes the graph of the vision tower, given its shape; None: it reads text only.
             Such a decoder takes what the tower makes; it has no graph for TensorRT.
+        words: what builds its language model alone, in the grades whose graphs take words alone;
+            None: they are refused.
         recurrent: whether layers keep a running state: nothing guesses for them.
         uneven: whether layers differ in their heads: the processor alone computes them, and nothing
             guesses for them.
@@ -83,6 +85,7 @@ class Family:
     build: Callable[..., None]
     unused_tensors: re.Pattern[str]
     tower: Callable[[GraphBuilder, TowerShape], None] | None = None
+    words: Family | None = None
     recurrent: bool = False
     uneven: bool = False
     standard: bool = True
@@ -95,12 +98,25 @@ class Family:
         """`precision`, or the default. Raises CheckpointError if the family does not bear it."""
         if precision is None:
             return self.precisions[0]
-        if precision not in self.precisions:
+        if precision not in self.grades:
             raise CheckpointError(
                 f"a model of this kind is not built in {precision}: {self._why_not(precision)}",
-                hint=f"choose one of {', '.join(self.precisions)}",
+                hint=f"choose one of {', '.join(self.grades)}",
             )
         return precision
+
+    @property
+    def grades(self) -> tuple[Precision, ...]:
+        """All that it can be built in, with those that leave out what sees."""
+        further = () if self.words is None else self.words.precisions
+        return tuple(dict.fromkeys((*self.precisions, *further)))
+
+    def in_grade(self, precision: Precision) -> Family:
+        """What builds it in one of its grades."""
+        if precision in self.precisions:
+            return self
+        assert self.words is not None, "the grade was chosen"
+        return self.words
 
     def _why_not(self, precision: Precision) -> str:
         if self.uneven:

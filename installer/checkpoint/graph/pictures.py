@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from appliance.bundle.specs import DecoderSpec
-from installer.checkpoint.graph.attention import PAIR, FloatSlots, HalfSlots, Tables
+from installer.checkpoint.graph.attention import FloatSlots, HalfSlots, Tables
 from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds
@@ -78,7 +78,7 @@ class PictureSlots(FloatSlots):
         self._levels = tower.levels
         self._numbers = self._count_rows(positions)
         turns = rotations(graph, positions, frequencies(shape.kinds[0].rope))
-        self._turns = [self._table(x, shape.head_dim // 2) for x in turns]
+        self._turns = [self._table(x, shape.kinds[0].rope.turned // 2) for x in turns]
 
     def embed(self, words: ir.Value) -> ir.Value:
         """What enters the first layer: the word's embedding, or the image's feature."""
@@ -99,15 +99,13 @@ class PictureSlots(FloatSlots):
         past = self._past(layer, self._graph.dtype)
         attended, *present = self._kernel(
             layer,
-            *(self._turn(queries), self._turn(keys), values, *past),
+            *(self._turn(queries, self._shape.heads), self._turn(keys, self._shape.kv_heads)),
+            *(values, *past),
             *(self._seqlens, self._total),
             rotate=False,
             bias=bias,
         )
-        for name, value in zip(PAIR, present, strict=True):
-            self._graph.output(
-                value, f"present_{name}_{layer}", self._slots(layer), self._graph.dtype
-            )
+        self._present(layer, present, self._graph.dtype)
         return attended
 
     def _make_tables(self) -> Sequence[Tables]:
@@ -127,8 +125,14 @@ class PictureSlots(FloatSlots):
         one = graph.op("Slice", self._features, *(graph.constant([n]) for n in (level, level + 1)))
         return graph.op("Gather", graph.op("Squeeze", one, axis), self._index, axis=0)
 
-    def _turn(self, x: ir.Value) -> ir.Value:
-        return self._graph.op("RotaryEmbedding", x, self._numbers, *self._turns, domain=MICROSOFT)
+    def _turn(self, x: ir.Value, heads: int) -> ir.Value:
+        """x [batch, tokens, heads * head_dim], of each head what turns at its token's angles."""
+        turned, attributes = self._shape.kinds[0].rope.turned, {}
+        if turned != self._shape.head_dim:
+            attributes = {"num_heads": heads, "rotary_embedding_dim": turned}
+        return self._graph.op(
+            "RotaryEmbedding", x, self._numbers, *self._turns, domain=MICROSOFT, **attributes
+        )
 
     def _count_rows(self, positions: ir.Value) -> ir.Value:
         """The rows of [batch, tokens] numbered as they lie in memory, in that shape."""
@@ -152,7 +156,7 @@ def slots_of(form: object) -> type[PictureSlots]:
 
 
 def frequencies(rope: Rope) -> Float32:
-    """[3, head_dim / 2]: radians per position of each axis; every pair turns with one."""
+    """[3, turned / 2]: radians per position of each axis; every pair turns with one."""
     assert rope.sections is not None
     each = np.array(rope.frequencies, np.float32)
     axes = np.array(rope.sections.axes(len(each)))

@@ -1,7 +1,7 @@
 """Qwen3.5, dense: three of four layers are Gated DeltaNets, the fourth attends with gated heads.
 
-Of checkpoints that see images as well, the language model is built and the rest is left out, as of
-Gemma 3 (docs/decisions/0173-gemma-3.md); so is the head that predicts further tokens.
+Those that see images have Qwen3-VL's tower, without DeepStack, and in the layers that attend its
+positions of three axes. The head that predicts further tokens is left out.
 Reference: `Qwen3_5ForCausalLM` and `Qwen3_5ForConditionalGeneration` (2026).
 """
 
@@ -13,12 +13,14 @@ from functools import partial
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph import decoder, decoder_shape, gated_delta
+from installer.checkpoint.graph import decoder, decoder_shape, gated_delta, qwen3_vl
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form, Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.graph.gated_delta import Project
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.pictures import PictureShape, slots_of
+from installer.checkpoint.graph.qwen3_vl import ReadWords
 from installer.checkpoint.graph.recurrent import LINEAR, Recurrent
 from installer.checkpoint.graph.rope import Rope, read_rope
 from installer.checkpoint.reader import Checkpoint
@@ -30,8 +32,6 @@ _INTERVAL = 4
 _SHARE = 0.25
 """Of a head's numbers turn, unless said otherwise."""
 _OF_IMAGES = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-WORDS = "model.language_model"
-"""In front of the names of its tensors, where it is one part."""
 
 
 def read(checkpoint: Checkpoint) -> DecoderShape:
@@ -41,12 +41,14 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     return _read(config, tied=False)
 
 
-def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
+def read_with_images(checkpoint: Checkpoint) -> PictureShape:
     """As `read`, of a checkpoint whose language model is one part."""
-    config = checkpoint.settings("config.json")
-    config.expect("architectures", ["Qwen3_5ForConditionalGeneration"])
-    text, tied = words_of(config)
-    return replace(_read(text, tied=tied), root=WORDS)
+    return read_seeing(checkpoint, "Qwen3_5ForConditionalGeneration", _read)
+
+
+def read_words(checkpoint: Checkpoint) -> DecoderShape:
+    """The language model alone of such a checkpoint."""
+    return read_part(checkpoint, "Qwen3_5ForConditionalGeneration", _read)
 
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
@@ -54,14 +56,37 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     build_hybrid(graph, shape, form, gated_delta.project_apart, decoder.swiglu)
 
 
-def words_of(config: Settings) -> tuple[Settings, bool]:
-    """The language model's part of config.json, and whether its table of tokens serves twice."""
+def build_with_images(graph: GraphBuilder, shape: PictureShape, form: object) -> None:
+    """Write the decoder; the tower is Qwen3-VL's."""
+    build(graph, shape.decoder, partial(slots_of(form), picture=shape))
+
+
+def read_seeing(checkpoint: Checkpoint, architecture: str, read_text: ReadWords) -> PictureShape:
+    """The decoder with its tower, of an `architecture` whose words `read_text` reads."""
+    shape = qwen3_vl.read_as(checkpoint, architecture, read_text)
+    if shape.tower.deep:
+        raise CheckpointError(
+            f"config.json: deepstack_visual_indexes = {list(shape.tower.deep)} is not supported",
+            hint="this family's reference implementation leaves DeepStack out",
+        )
+    if any(kind.rope.sections is None for kind in shape.decoder.kinds):
+        raise CheckpointError(
+            "config.json: text_config has no 'mrope_section'",
+            hint="a model that sees images has positions of three axes",
+        )
+    return shape
+
+
+def read_part(checkpoint: Checkpoint, architecture: str, read_text: ReadWords) -> DecoderShape:
+    """The decoder alone of an `architecture` whose words `read_text` reads."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", [architecture])
     text = config.needed("text_config")
     tied = config.flag("tie_word_embeddings", False)
     text.expect("tie_word_embeddings", tied)
     config.ignore("vision_config", *_OF_IMAGES)
     config.finish(decoder_shape.HARMLESS_KEYS)
-    return text, tied
+    return replace(read_text(text, tied=tied), root=qwen3_vl.WORDS)
 
 
 def read_hybrid(config: Settings, *, tied: bool) -> DecoderShape:
@@ -138,12 +163,11 @@ def _default_kinds(config: Settings, layers: int) -> list[str]:
 
 
 def _read_rope(config: Settings, head_dim: int) -> Rope:
-    """Its three axes are one for words."""
+    """Where it has three axes, words are at the same place on each."""
     config.assume("partial_rotary_factor", _SHARE)
     parameters = config.section("rope_parameters")
     axes = parameters is not None and "mrope_section" in parameters
-    rope = read_rope(config, head_dim, partial=True, axes="interleaved" if axes else "one")
-    return replace(rope, sections=None)
+    return read_rope(config, head_dim, partial=True, axes="interleaved" if axes else "one")
 
 
 def _read_recurrent(config: Settings, layers: int) -> Recurrent:

@@ -1,6 +1,6 @@
 """Qwen3.5 with a mixture of experts: its layers, and Qwen2's experts beside one behind a gate.
 
-As of the dense ones the language model alone is built. Reference: `Qwen3_5MoeForCausalLM` and
+What sees images is that of the dense ones. Reference: `Qwen3_5MoeForCausalLM` and
 `Qwen3_5MoeForConditionalGeneration` (2026).
 """
 
@@ -20,6 +20,7 @@ from installer.checkpoint.graph import (
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.pictures import PictureShape, slots_of
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 from installer.checkpoint.tensors import Tensors
@@ -32,18 +33,25 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     return read_mixed(config, tied=False)
 
 
-def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
+def read_with_images(checkpoint: Checkpoint) -> PictureShape:
     """As `read`, of a checkpoint whose language model is one part."""
-    config = checkpoint.settings("config.json")
-    config.expect("architectures", ["Qwen3_5MoeForConditionalGeneration"])
-    text, tied = qwen3_5.words_of(config)
-    return replace(read_mixed(text, tied=tied), root=qwen3_5.WORDS)
+    return qwen3_5.read_seeing(checkpoint, "Qwen3_5MoeForConditionalGeneration", read_mixed)
+
+
+def read_words(checkpoint: Checkpoint) -> DecoderShape:
+    """The language model alone of such a checkpoint."""
+    return qwen3_5.read_part(checkpoint, "Qwen3_5MoeForConditionalGeneration", read_mixed)
 
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
     feed_forward = partial(qwen2_moe.feed_forward, weights=_experts)
     qwen3_5.build_hybrid(graph, shape, form, gated_delta.project_apart, feed_forward)
+
+
+def build_with_images(graph: GraphBuilder, shape: PictureShape, form: object) -> None:
+    """Write the decoder; the tower is Qwen3-VL's."""
+    build(graph, shape.decoder, partial(slots_of(form), picture=shape))
 
 
 def read_mixed(config: Settings, *, tied: bool) -> DecoderShape:
@@ -53,7 +61,8 @@ def read_mixed(config: Settings, *, tied: bool) -> DecoderShape:
     config.assume("intermediate_size", config.integer("moe_intermediate_size"))
     shape = qwen3_5.read_hybrid(config, tied=tied)
     shape = replace(shape, mixture=qwen2_moe.read_mixture(config, shape.layers))
-    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    config.ignore(*experts.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS)
     return shape
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder, decoder_shape, qwen3, tower
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.pictures import PictureShape, read_axes, slots_of
 from installer.checkpoint.graph.tower import Patches, TowerShape
 from installer.checkpoint.reader import Checkpoint
@@ -23,17 +23,19 @@ from installer.checkpoint.settings import Settings
 
 WORDS = "model.language_model"
 SIGHT = "model.visual"
+AXES = read_axes("interleaved")
 
 
 class ReadWords(Protocol):
-    """config.json's `text_config` -> the decoder, as `read_decoder` does it."""
+    """config.json's `text_config` -> the decoder, whose positions have three axes."""
 
-    def __call__(self, config: Settings, *, tied: bool, kinds: ReadKinds) -> DecoderShape: ...
+    def __call__(self, config: Settings, *, tied: bool) -> DecoderShape: ...
 
 
 def read(checkpoint: Checkpoint) -> PictureShape:
     """Read config.json. Raises CheckpointError naming a key that these graphs cannot express."""
-    return read_as(checkpoint, "Qwen3VLForConditionalGeneration", decoder_shape.read_decoder)
+    read_words = partial(decoder_shape.read_decoder, kinds=AXES)
+    return read_as(checkpoint, "Qwen3VLForConditionalGeneration", read_words)
 
 
 def read_as(checkpoint: Checkpoint, architecture: str, read_words: ReadWords) -> PictureShape:
@@ -110,7 +112,7 @@ def _merge(graph: GraphBuilder, shape: TowerShape, at: str, x: ir.Value) -> ir.V
 def _read_words(text: Settings, read_words: ReadWords, *, tied: bool) -> DecoderShape:
     text.expect("attention_bias", False)
     text.expect("tie_word_embeddings", tied)
-    shape = read_words(text, tied=tied, kinds=read_axes("interleaved"))
+    shape = read_words(text, tied=tied)
     text.finish(decoder_shape.HARMLESS_KEYS)
     return replace(shape, root=WORDS)
 

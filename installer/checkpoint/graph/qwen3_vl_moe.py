@@ -11,7 +11,7 @@ from functools import partial
 from installer.checkpoint.expert_weights import ExpertWeights, HalvedStacks, matrices
 from installer.checkpoint.graph import decoder, decoder_shape, experts, qwen3, qwen3_moe, qwen3_vl
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.pictures import PictureShape, slots_of
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
@@ -30,12 +30,12 @@ def build(graph: GraphBuilder, shape: PictureShape, form: object) -> None:
     decoder.build_decoder(graph, shape.decoder, slots, qwen3.project, feed_forward)
 
 
-def _read_words(config: Settings, *, tied: bool, kinds: ReadKinds) -> DecoderShape:
+def _read_words(config: Settings, *, tied: bool) -> DecoderShape:
     # The chosen ones' weights add up to one here whatever config.json says.
     config.expect("norm_topk_prob", True)
     config.assume("norm_topk_prob", True)
     config.ignore(*experts.HARMLESS_KEYS)
-    shape = decoder_shape.read_decoder(config, tied=tied, kinds=kinds)
+    shape = decoder_shape.read_decoder(config, tied=tied, kinds=qwen3_vl.AXES)
     return replace(shape, mixture=qwen3_moe.read_mixture(config, shape.layers))
 
 

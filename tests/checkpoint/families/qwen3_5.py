@@ -1,11 +1,11 @@
-"""Qwen3.5: layers that attend among layers with a running state, words alone and with images."""
+"""Qwen3.5: layers that attend among layers with a running state.
+
+Those that read images are in tests/vision.
+"""
 
 from __future__ import annotations
 
-from transformers import AutoModelForImageTextToText
-
-from tests.checkpoint.drawn import TINY, draw_checkpoint, drawn_model
-from tests.checkpoint.families import Model
+from tests.checkpoint.drawn import TINY, drawn_model
 
 QWEN3_5 = {
     **TINY,
@@ -60,34 +60,9 @@ QWEN3_NEXT = {
     "mlp_only_layers": [],
     "norm_topk_prob": True,
 }
-_TEXT = {key: value for key, value in QWEN3_5.items() if key != "architectures"}
-WITH_IMAGES = {
-    "architectures": ["Qwen3_5ForConditionalGeneration"],
-    "model_type": "qwen3_5",
-    "text_config": _TEXT,
-    "vision_config": {
-        "model_type": "qwen3_5_vision",
-        "depth": 1,
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_heads": 2,
-        "out_hidden_size": 64,
-        "num_position_embeddings": 16,
-    },
-    "image_token_id": 508,
-    "video_token_id": 509,
-    "vision_start_token_id": 510,
-    "vision_end_token_id": 511,
-}
 
 MODELS = {
     "qwen3.5": drawn_model(QWEN3_5, main=True, recurrent=True),
     "qwen3.5-moe": drawn_model(QWEN3_5_MOE, main=True, experts=True, recurrent=True),
     "qwen3-next": drawn_model(QWEN3_NEXT, main=True, experts=True, recurrent=True),
-    "qwen3.5-with-images": Model(
-        lambda directory: draw_checkpoint(
-            directory, WITH_IMAGES, model=AutoModelForImageTextToText
-        ),
-        recurrent=True,
-    ),
 }
