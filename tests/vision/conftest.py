@@ -31,7 +31,9 @@ WRITERS: dict[str, Callable[..., Path]] = {
 FAMILIES = tuple(WRITERS)
 WRITERS |= {"qwen3_5": write_qwen3_5, "qwen3_5_moe": write_qwen3_5_moe}
 RECURRENT = tuple(name for name in WRITERS if name not in FAMILIES)
-"""Those with layers that keep a running state, which have no graphs for a GPU."""
+"""Those with layers that keep a running state."""
+ON_GPUS = (*FAMILIES, "qwen3_5")
+"""Those of which a rounding to 16 bits changes no choice of experts here."""
 
 
 @dataclass(frozen=True, slots=True)

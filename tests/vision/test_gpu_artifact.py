@@ -40,7 +40,7 @@ from installer.checkpoint.probe import open_graph
 from tests.checkpoint.runner import relative_error
 from tests.compiler.conftest import stored
 from tests.fakes.gpu import machine_with, write_release
-from tests.vision.conftest import FAMILIES, BuildSeeing
+from tests.vision.conftest import FAMILIES, ON_GPUS, BuildSeeing
 from tests.vision.test_device import TOLERANCE, on_device
 from tests.vision.test_parity import IMAGES, Reference, prompt_of
 
@@ -74,7 +74,7 @@ def files_of(record: Record) -> set[str]:
     return {entry.path for entry in record.files}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ON_GPUS)
 def test_what_is_compiled_sees_what_the_reference_sees(
     seeing: BuildSeeing, family: str, site: Site
 ) -> None:

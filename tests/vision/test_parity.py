@@ -37,7 +37,7 @@ TOLERANCE = 1e-4
 WITHOUT = ("qwen3_vl_moe", "fp8")
 """Experts are stored as integers or in 16 bits and more."""
 ROUNDED = [(f, p) for f in FAMILIES for p in ("int8", "int4", "fp8") if (f, p) != WITHOUT]
-ROUNDED += [("qwen3_5", p) for p in ("int8", "int4")]
+ROUNDED += [("qwen3_5", p) for p in ("int8", "int4", "fp8")]
 EVERY = (*FAMILIES, *RECURRENT)
 CAPACITY, PREFIX = 256, 20
 IMAGES = (picture(64, 112, seed=1), picture(80, 32, seed=2))
@@ -256,7 +256,7 @@ def test_in_the_grade_of_words_alone_it_is_its_language_model(
 ) -> None:
     model = seeing(family, "w8a8")
     assert not model.manifest.vision
-    assert [graph.variant for graph in model.manifest.graphs] == ["cpu"]
+    assert [graph.variant for graph in model.manifest.graphs] == ["cpu", "cuda", "cuda"]
     own = Built(model.checkpoint, model.bundle)
     error = w8a8(Case(family, lambda *_: own, tmp_path))
     record_property(PROPERTY, Cell(family, "w8a8", error, OTHER_WAY, "images").as_property())
