@@ -282,6 +282,9 @@ def _decoder_numbers(at: str, decoder: DecoderSpec) -> dict[str, int]:
         counts |= _heads_numbers(decoder, decoder.heads)
     if isinstance(decoder.recurrent, RecurrentSpec):
         own = msgspec.structs.asdict(decoder.recurrent)
+        state = ("heads", "key_dim", "value_dim")
+        if not any(own[name] for name in state):
+            own = {name: count for name, count in own.items() if name not in state}
         counts |= {f"recurrent.{name}": count for name, count in own.items()}
     return {f"{at}.{name}": count for name, count in counts.items()}
 

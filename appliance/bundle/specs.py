@@ -74,10 +74,11 @@ class Graph(Strict, frozen=True):
 
 
 class RecurrentSpec(Strict, frozen=True):
-    """Layers that keep a running state of all that they have read, in place of keys and values.
+    """Layers that keep a running state of what they have read, in place of keys and values.
 
     Each has, for a sequence, a state [heads, key_dim, value_dim] and the last `tail` inputs of a
-    convolution [tail, channels], both float32. Yang et al., Gated Delta Networks (2024).
+    convolution [tail, channels], both float32 (Yang et al., Gated Delta Networks, 2024). Without
+    heads the convolution is all that remembers.
     """
 
     layers: int

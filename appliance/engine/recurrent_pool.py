@@ -32,7 +32,8 @@ class RecurrentPool:
         state = (shape.states, spec.heads, spec.key_dim, spec.value_dim)
         tail = (shape.states, spec.tail, spec.channels)
         floats = np.dtype(np.float32)
-        self.states = [zeros(state, floats) for _ in range(spec.layers)]
+        self.states = [zeros(state, floats) for _ in range(spec.layers if spec.heads else 0)]
+        """None of layers that remember their last inputs alone."""
         self.tails = [zeros(tail, floats) for _ in range(spec.layers)]
 
     @property

@@ -204,7 +204,7 @@ def _byte_floats(values: npt.NDArray[Any]) -> Floats:
 
 _ROUTERS = (
     *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
-    "e_score_correction_bias",
+    *("feed_forward.gate.weight", "e_score_correction_bias"),
 )
 _KEPT = (
     *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj"),
@@ -260,7 +260,7 @@ class _RoundingCache(DynamicCache):
 
     def __init__(self, graph: Path, config: Any = None) -> None:
         kinds = getattr(config, "layer_types", None) or []
-        recurrent = "linear_attention" in kinds
+        recurrent = not {"linear_attention", "conv"}.isdisjoint(kinds)
         indexed = "indexed_attention" in kinds
         super().__init__(config=config if recurrent or indexed else None)
         attending = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]

@@ -154,6 +154,102 @@ def test_a_published_config_is_understood(open_config: OpenConfig, name: str) ->
     assert shape.mixture is None or (shape.mixture.shared, shape.mixture.adds_up) == (512, True)
 
 
+LFM2 = {
+    "architectures": ["Lfm2ForCausalLM"],
+    "block_auto_adjust_ff_dim": True,
+    "block_dim": 2048,
+    "block_ff_dim": 12_288,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_mlp_init_scale": 1.0,
+    "block_multiple_of": 256,
+    "block_norm_eps": 1e-05,
+    "block_out_init_scale": 1.0,
+    "block_use_swiglu": True,
+    "block_use_xavier_init": True,
+    "bos_token_id": 1,
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "conv_dim": 2048,
+    "conv_dim_out": 2048,
+    "conv_use_xavier_init": True,
+    "eos_token_id": 7,
+    "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "max_position_embeddings": 128_000,
+    "model_type": "lfm2",
+    "norm_eps": 1e-05,
+    "num_attention_heads": 32,
+    "num_heads": 32,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "pad_token_id": 0,
+    "rope_theta": 1_000_000.0,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "use_pos_enc": True,
+    "vocab_size": 65_536,
+}
+"""As LFM2-1.2B is published; its mixture says less of how it was trained."""
+LFM2_MOE = {
+    "architectures": ["Lfm2MoeForCausalLM"],
+    "conv_L_cache": 3,
+    "conv_bias": False,
+    "hidden_size": 2048,
+    "intermediate_size": 7168,
+    "layer_types": (["conv"] * 2 + ["full_attention"] + ["conv"]) * 6,
+    "max_position_embeddings": 128_000,
+    "model_type": "lfm2_moe",
+    "moe_intermediate_size": 1792,
+    "norm_eps": 1e-05,
+    "norm_topk_prob": True,
+    "num_attention_heads": 32,
+    "num_dense_layers": 2,
+    "num_experts": 32,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "rope_theta": 1_000_000.0,
+    "routed_scaling_factor": 1.0,
+    "use_expert_bias": True,
+    "vocab_size": 65_536,
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "convolving", "inner", "chosen"), [(LFM2, 10, 8192, 0), (LFM2_MOE, 18, 7168, 4)]
+)
+def test_short_convolutions_are_understood_as_published(
+    open_config: OpenConfig, document: dict[str, Any], convolving: int, inner: int, chosen: int
+) -> None:
+    checkpoint = open_config(document)
+    shape = family_of(checkpoint).read(checkpoint)
+    assert isinstance(shape, DecoderShape)
+    assert (shape.inner, shape.tied, shape.context) == (inner, True, 128_000)
+    assert shape.recurrent is not None
+    assert shape.recurrent.spec() == RecurrentSpec(
+        layers=convolving, heads=0, key_dim=0, value_dim=0, channels=2048, tail=2
+    )
+    assert (shape.mixture.chosen if shape.mixture else 0) == chosen
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"conv_bias": True}, "conv_bias"),
+        ({"conv_dim": 1024}, "conv_dim"),
+        ({"full_attn_idxs": [], "layer_types": ["conv"] * 16}, "layer_types"),
+        ({"use_pos_enc": False}, "use_pos_enc"),
+    ],
+)
+def test_what_short_convolutions_cannot_be_is_refused_by_its_key(
+    open_config: OpenConfig, change: dict[str, Any], named: str
+) -> None:
+    checkpoint = open_config({**LFM2, **change})
+    with pytest.raises(CheckpointError, match=named):
+        family_of(checkpoint).read(checkpoint)
+
+
 def test_stacked_experts_are_what_they_are_apart(built: BuildBundle, tmp_path: Path) -> None:
     apart = built("qwen3.5-moe", "fp32")
     stacked = WRITERS["qwen3.5-moe"](tmp_path / "stacked")

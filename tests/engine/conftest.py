@@ -15,6 +15,7 @@ from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel, open
 from appliance.engine.reranker import RerankModel
 from appliance.model_store import ModelStore
 from appliance.trust.node_key import NodePublicKey
+from tests.checkpoint.families.lfm2 import MODELS as LFM2
 from tests.checkpoint.families.qwen3_5 import MODELS as QWEN3_5
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
@@ -39,6 +40,7 @@ def build_node(root: Path) -> None:
     node.add(write_qwen3(root / "pair", intermediate=90), name="pair", precision="w8a8")
     node.add(QWEN3_5["qwen3.5"].write(root / "states"), name="states")
     node.add(root / "states", name="state-bytes", precision="w8a8")
+    node.add(LFM2["lfm2"].write(root / "tails"), name="tails", precision="w8a8")
     node.add(write_bert(root / "words"), name="words")
     node.add(write_qwen3_embedding(root / "last"), name="last")
     node.add(write_modernbert(root / "windows"), name="windows")
@@ -68,7 +70,7 @@ def open_chat(node_root: Path) -> Iterator[OpenChat]:
     `chat` is in fp32, `bytes` the same model in w8a8 with an 8-bit cache, `halves` in w4a8.
     `pair` is in w8a8, too, with layers of a width that native operators do not take: it has two
     graphs on any processor. `states` and `state-bytes` have layers that keep a running state, in
-    fp32 and w8a8.
+    fp32 and w8a8; those of `tails`, in w8a8, remember their last inputs alone.
     """
     with ExitStack() as stack:
 

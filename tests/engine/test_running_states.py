@@ -137,7 +137,7 @@ def test_sequences_of_one_request_share_their_prompt_up_to_a_state(
     assert model.engine.counters.prompt_tokens - computed == len(prompt) + 2 * again
 
 
-@MODELS
+@pytest.mark.parametrize("name", ["states", "state-bytes", "tails"])
 def test_a_churning_batch_says_what_each_says_alone(open_chat: OpenChat, name: str) -> None:
     model = open_chat(name, max_sequences=5, token_budget=40)
     chance = random.Random(5)

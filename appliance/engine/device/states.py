@@ -51,6 +51,8 @@ class DeviceStates:
         self._blocks: list[_Block] = []
         try:
             for name, each in sizes.items():
+                if not all(each):
+                    continue
                 size = _ITEM_BYTES * math.prod(each)
                 address = device.allocate(self._layers * self._rows * size)
                 self._blocks.append(_Block(name, each, size, address))

@@ -7,10 +7,14 @@ as each of the two has it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph.builder import ACTIVATIONS, MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.recurrent import Recurrent, Remembering
 
 _END = (1 << 31) - 1
@@ -19,16 +23,21 @@ _END = (1 << 31) - 1
 
 def convolve(
     graph: GraphBuilder,
-    own: Recurrent,
+    shape: DecoderShape,
     attention: Remembering,
     layer: int,
-    at: str,
-    mixed: ir.Value,
+    name: str,
+    x: ir.Value,
+    activation: Literal["silu", "none"],
 ) -> ir.Value:
-    """mixed [B, S, channels] -> silu of what the module `at` adds up, in 32 bits."""
-    if graph.dtype == ir.DataType.FLOAT:
-        return _by_sums(graph, own, attention, layer, at, mixed)
-    return _by_kernel(graph, own, attention, layer, at, graph.full(mixed))
+    """x [B, S, channels] -> `activation` of what the module `name` adds up, in 32 bits."""
+    own = shape.recurrent
+    assert own is not None
+    taps = _taps(graph, own, name)
+    if graph.dtype != ir.DataType.FLOAT:
+        return _by_kernel(graph, own, attention, layer, taps, graph.full(x), activation)
+    total = _by_sums(graph, own, attention, layer, taps, x)
+    return total if activation == "none" else ACTIVATIONS[activation](graph, total, 1.0)
 
 
 def _by_sums(
@@ -36,22 +45,21 @@ def _by_sums(
     own: Recurrent,
     attention: Remembering,
     layer: int,
-    at: str,
-    mixed: ir.Value,
+    taps: Sequence[ir.Value],
+    x: ir.Value,
 ) -> ir.Value:
     tail = own.kernel - 1
     sizes = (tail, own.channels)
     before = attention.past("tail", layer, sizes)
     if before is None:
         before = graph.array("nothing.before", np.zeros((1, *sizes), np.float32))
-    joined = graph.op("Concat", before, mixed, axis=1)
+    joined = graph.op("Concat", before, x, axis=1)
     attention.present("tail", layer, _slice(graph, joined, -tail), sizes)
-    taps = _taps(graph, own, at)
-    total = graph.op("Mul", mixed, taps[tail])
+    total = graph.op("Mul", x, taps[tail])
     for place in range(tail):
         shifted = _slice(graph, joined, place, place - tail)
         total = graph.op("Add", total, graph.op("Mul", shifted, taps[place]))
-    return ACTIVATIONS["silu"](graph, total, 1.0)
+    return total
 
 
 def _by_kernel(
@@ -59,20 +67,21 @@ def _by_kernel(
     own: Recurrent,
     attention: Remembering,
     layer: int,
-    at: str,
-    mixed: ir.Value,
+    taps: Sequence[ir.Value],
+    x: ir.Value,
+    activation: str,
 ) -> ir.Value:
     sizes = (own.channels, own.kernel - 1)
     each = graph.constant([own.channels, 1, 1])
     # The compiler puts them together once.
-    taps = [graph.op("Reshape", tap, each) for tap in _taps(graph, own, at)]
+    columns = [graph.op("Reshape", tap, each) for tap in taps]
     summed, tail = graph.ops(
         "CausalConvWithState",
-        graph.op("Transpose", mixed, perm=[0, 2, 1]),
-        *(graph.op("Concat", *taps, axis=2), None, attention.past("tail", layer, sizes)),
+        graph.op("Transpose", x, perm=[0, 2, 1]),
+        *(graph.op("Concat", *columns, axis=2), None, attention.past("tail", layer, sizes)),
         outputs=2,
         domain=MICROSOFT,
-        activation="silu",
+        activation=activation,
     )
     attention.present("tail", layer, tail, sizes)
     return graph.op("Transpose", summed, perm=[0, 2, 1])
@@ -83,9 +92,9 @@ def _slice(graph: GraphBuilder, x: ir.Value, start: int, stop: int = _END) -> ir
     return graph.op("Slice", x, *(graph.constant([number]) for number in (start, stop, 1)))
 
 
-def _taps(graph: GraphBuilder, own: Recurrent, at: str) -> list[ir.Value]:
+def _taps(graph: GraphBuilder, own: Recurrent, name: str) -> list[ir.Value]:
     """What each of a channel's last inputs is multiplied by, [channels] each."""
-    name = f"{at}.conv1d.weight"
+    name = f"{name}.weight"
     graph.tensors.expect(name, (own.channels, 1, own.kernel))
     taps = graph.tensors.stored_floats(name)
     return [

@@ -167,7 +167,7 @@ def build_decoder(
     chosen = attention.choose(states)
     if chosen is not None:
         by = (shape.score_cap or 1.0) / shape.score_scale
-        chosen, _ = norm_of_sum(graph, shape, f"{shape.root}.norm", chosen, None, by)
+        chosen, _ = norm_of_sum(graph, shape, f"{shape.root}.{norms.last}", chosen, None, by)
         scores = output_table(graph, shape, embeddings).scores(chosen)
         attention.conclude(_capped(graph, shape, scores))
     return attention, states
@@ -215,10 +215,10 @@ def project_normed(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Valu
 
 
 def conclude_plainly(
-    graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value
+    graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value, name: str = "o_proj"
 ) -> ir.Value:
-    """One linear layer: the plain conclusion."""
-    by, name = shape.divisors(graph).out_of_attention, f"{at}.self_attn.o_proj"
+    """One linear layer, called `name`: the plain conclusion."""
+    by, name = shape.divisors(graph).out_of_attention, f"{at}.self_attn.{name}"
     inner, bias = shape.heads * shape.head_dim, shape.output_bias
     return graph.linear(
         graph.divide(attended, by), name, inner, shape.hidden, bias=bias, divided=by

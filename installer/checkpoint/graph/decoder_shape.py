@@ -45,6 +45,7 @@ class Norms:
         before_attention, before_feed_forward: of what goes in; None is none.
         after_attention, after_feed_forward: of what comes out, before it is added; None is none.
         heads: whether queries and keys have some, too.
+        last: of what the output reads.
         centred: whether those before the blocks, and the last, subtract the mean first.
         offset: what is added to each stored gain.
     """
@@ -53,6 +54,7 @@ class Norms:
     before_feed_forward: str | None = "post_attention_layernorm"
     after_attention: str | None = None
     after_feed_forward: str | None = None
+    last: str = "norm"
     heads: bool = False
     centred: bool = False
     offset: float = 0.0

@@ -24,7 +24,7 @@ from installer.checkpoint.graph.builder import ACTIVATIONS, MICROSOFT, GraphBuil
 from installer.checkpoint.graph.convolution import convolve
 from installer.checkpoint.graph.decoder import Attention
 from installer.checkpoint.graph.decoder_shape import DecoderShape
-from installer.checkpoint.graph.recurrent import Recurrent, Remembering
+from installer.checkpoint.graph.recurrent import Deltas, Remembering
 
 _LENGTH_EPSILON = 1e-6
 """Added to the square of a query's or key's length."""
@@ -62,26 +62,25 @@ def mix(
     project: Project,
 ) -> ir.Value:
     """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
-    own, at, parts = shape.recurrent, f"{at}.linear_attn", shape.divisors(graph)
-    assert own is not None
+    own, at, parts = _numbers(shape), f"{at}.linear_attn", shape.divisors(graph)
     assert parts.into_attention == 1, "what decays is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     inputs = project(graph, shape, at, x)
-    read = convolve(graph, own, attention, layer, at, inputs.mixed)
+    read = convolve(graph, shape, attention, layer, f"{at}.conv1d", inputs.mixed, "silu")
     widths = graph.constant([own.keys, own.keys, own.values])
     queries, keys, values = graph.ops("Split", read, widths, outputs=3, axis=-1)
     decay, beta = _rates(graph, own, at, inputs)
     result, state = graph.ops(
         "LinearAttention",
         *(_unit(graph, own, queries), _unit(graph, own, keys), values),
-        *(attention.past("state", layer, own.state), decay, beta),
+        *(attention.past("state", layer, own.sizes), decay, beta),
         outputs=2,
         domain=MICROSOFT,
         update_rule="gated_delta",
         q_num_heads=own.key_heads,
         kv_num_heads=own.heads,
     )
-    attention.present("state", layer, state, own.state)
+    attention.present("state", layer, state, own.sizes)
     gain = (f"{at}.norm.weight", own.value_dim, shape.epsilon)
     normed = graph.norm_heads(graph.made_full(result), own.heads, *gain)
     opened = graph.op("Mul", normed, ACTIVATIONS["silu"](graph, inputs.gates, 1.0))
@@ -91,9 +90,8 @@ def mix(
 
 def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:
     """By four linear layers."""
-    own, hidden = shape.recurrent, shape.hidden
-    assert own is not None
-    outer = {f"{at}.in_proj_qkv": own.channels, f"{at}.in_proj_z": own.values}
+    own, hidden = _numbers(shape), shape.hidden
+    outer = {f"{at}.in_proj_qkv": 2 * own.keys + own.values, f"{at}.in_proj_z": own.values}
     mixed, gates = graph.linears(x, outer, hidden)
     rates, steps = (plain(graph, x, f"{at}.in_proj_{n}", hidden, own.heads) for n in "ba")
     return Inputs(mixed, gates, rates, steps)
@@ -101,11 +99,10 @@ def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
 
 def project_together(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:
     """By two linear layers, in whose results all that belongs to one key's head lies together."""
-    own, hidden = shape.recurrent, shape.hidden
-    assert own is not None
+    own, hidden = _numbers(shape), shape.hidden
     served = own.heads // own.key_heads
     of_values = served * own.value_dim
-    both = graph.linear(x, f"{at}.in_proj_qkvz", hidden, own.channels + own.values)
+    both = graph.linear(x, f"{at}.in_proj_qkvz", hidden, 2 * (own.keys + own.values))
     sizes = [own.key_dim, own.key_dim, of_values, of_values]
     *mixed, gates = _apart(graph, own, both, sizes)
     small = plain(graph, x, f"{at}.in_proj_ba", hidden, 2 * own.heads)
@@ -113,7 +110,13 @@ def project_together(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Va
     return Inputs(graph.op("Concat", *mixed, axis=-1), gates, rates, steps)
 
 
-def _apart(graph: GraphBuilder, own: Recurrent, x: ir.Value, sizes: list[int]) -> list[ir.Value]:
+def _numbers(shape: DecoderShape) -> Deltas:
+    assert shape.recurrent is not None
+    assert shape.recurrent.deltas is not None
+    return shape.recurrent.deltas
+
+
+def _apart(graph: GraphBuilder, own: Deltas, x: ir.Value, sizes: list[int]) -> list[ir.Value]:
     """x [B, S, key_heads * sum(sizes)] -> of all heads, each of their parts."""
     heads = graph.op("Reshape", x, graph.constant([0, 0, own.key_heads, sum(sizes)]))
     parts = graph.ops("Split", heads, graph.constant(sizes), outputs=len(sizes), axis=-1)
@@ -130,7 +133,7 @@ def plain(graph: GraphBuilder, x: ir.Value, name: str, inner: int, outer: int) -
     )
 
 
-def _unit(graph: GraphBuilder, own: Recurrent, x: ir.Value) -> ir.Value:
+def _unit(graph: GraphBuilder, own: Deltas, x: ir.Value) -> ir.Value:
     """Each head of x [B, S, keys] at unit length: an RMS norm, but for a factor."""
     gain = np.full(own.key_dim, own.key_dim**-0.5, np.float32)
     heads = graph.op("Reshape", x, graph.constant([0, 0, own.key_heads, own.key_dim]))
@@ -144,9 +147,7 @@ def _unit(graph: GraphBuilder, own: Recurrent, x: ir.Value) -> ir.Value:
     return graph.op("Reshape", normed, graph.constant([0, 0, own.keys]))
 
 
-def _rates(
-    graph: GraphBuilder, own: Recurrent, at: str, inputs: Inputs
-) -> tuple[ir.Value, ir.Value]:
+def _rates(graph: GraphBuilder, own: Deltas, at: str, inputs: Inputs) -> tuple[ir.Value, ir.Value]:
     """Logarithms of what is left of the state, and how much is learned: [B, S, heads] each."""
     bias = experts.vector(graph, f"{at}.dt_bias", own.heads)
     speeds = -np.exp(graph.tensors.vector(f"{at}.A_log", own.heads))

@@ -21,7 +21,7 @@ from installer.checkpoint.graph.gated_delta import Project
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.pictures import PictureShape, slots_of
 from installer.checkpoint.graph.qwen3_vl import ReadWords
-from installer.checkpoint.graph.recurrent import LINEAR, Recurrent
+from installer.checkpoint.graph.recurrent import LINEAR, Deltas, Recurrent
 from installer.checkpoint.graph.rope import Rope, read_rope
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
@@ -172,23 +172,27 @@ def _read_rope(config: Settings, head_dim: int) -> Rope:
 
 def _read_recurrent(config: Settings, layers: int) -> Recurrent:
     names = config.texts("layer_types", _default_kinds(config, layers))
-    own = Recurrent(
-        layers=frozenset(at for at, name in enumerate(names) if name == LINEAR),
+    deltas = Deltas(
         key_heads=config.integer("linear_num_key_heads"),
         heads=config.integer("linear_num_value_heads"),
         key_dim=config.integer("linear_key_head_dim"),
         value_dim=config.integer("linear_value_head_dim"),
+    )
+    own = Recurrent(
+        layers=frozenset(at for at, name in enumerate(names) if name == LINEAR),
         kernel=config.integer("linear_conv_kernel_dim"),
+        channels=2 * deltas.keys + deltas.values,
+        deltas=deltas,
     )
     if not 0 < len(own.layers) < layers:
         raise CheckpointError(
             f"config.json: layer_types has {len(own.layers)} of {layers} layers of {LINEAR}",
             hint="this family has layers of both kinds",
         )
-    if own.heads % own.key_heads:
+    if deltas.heads % deltas.key_heads:
         raise CheckpointError(
-            f"config.json: linear_num_value_heads {own.heads} is not a multiple of "
-            f"linear_num_key_heads {own.key_heads}",
+            f"config.json: linear_num_value_heads {deltas.heads} is not a multiple of "
+            f"linear_num_key_heads {deltas.key_heads}",
             hint="the checkpoint's config.json belongs to another model",
         )
     return own

@@ -1,7 +1,8 @@
 """Layers that keep a running state in place of keys and values: its numbers, and who has it.
 
 Owns what every such layer has in common. What it computes is the file's of its kind
-(gated_delta.py); how the engine keeps states: docs/decisions/0290-running-states.md.
+(gated_delta.py, short_convolution.py); how the engine keeps states:
+docs/decisions/0290-running-states.md.
 """
 
 from __future__ import annotations
@@ -21,23 +22,19 @@ Part = Literal["state", "tail"]
 
 
 @dataclass(frozen=True, slots=True)
-class Recurrent:
-    """Counts, but for `layers`.
+class Deltas:
+    """The numbers of a Gated DeltaNet's state. Counts.
 
     Attributes:
-        layers: which layers are so.
         key_heads, heads: of queries and keys, and of values; each of the former serves as many of
             the latter.
         key_dim, value_dim: of one head.
-        kernel: inputs that the convolution adds up.
     """
 
-    layers: frozenset[int]
     key_heads: int
     heads: int
     key_dim: int
     value_dim: int
-    kernel: int
 
     @property
     def keys(self) -> int:
@@ -50,21 +47,32 @@ class Recurrent:
         return self.heads * self.value_dim
 
     @property
-    def channels(self) -> int:
-        """Of the convolution: queries, keys and values."""
-        return 2 * self.keys + self.values
-
-    @property
-    def state(self) -> tuple[int, ...]:
-        """Sizes of a layer's state of one sequence."""
+    def sizes(self) -> tuple[int, ...]:
+        """Of a layer's state of one sequence."""
         return (self.heads, self.key_dim, self.value_dim)
 
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """Attributes:
+    layers: which layers are so.
+    kernel: inputs that the convolution adds up.
+    channels: numbers of each.
+    deltas: of the state behind it; None: the convolution is all that remembers.
+    """
+
+    layers: frozenset[int]
+    kernel: int
+    channels: int
+    deltas: Deltas | None = None
+
     def spec(self) -> RecurrentSpec:
+        heads, key_dim, value_dim = (0, 0, 0) if self.deltas is None else self.deltas.sizes
         return RecurrentSpec(
             layers=len(self.layers),
-            heads=self.heads,
-            key_dim=self.key_dim,
-            value_dim=self.value_dim,
+            heads=heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
             channels=self.channels,
             tail=self.kernel - 1,
         )

@@ -15,10 +15,10 @@ OTHER_STATES = frozenset(
     {
         *("minimax", "minimax_text_01", "minimax_m1", "kimi_linear", "bailing_hybrid"),
         *("mamba", "mamba2", "jamba", "bamba", "falcon_mamba", "falcon_h1", "nemotron_h"),
-        *("zamba", "zamba2", "lfm2", "lfm2_moe", "lfm3", "recurrent_gemma", "rwkv", "olmo_hybrid"),
+        *("zamba", "zamba2", "lfm3", "recurrent_gemma", "rwkv", "olmo_hybrid"),
     }
 )
-"""Architectures with layers that keep a running state of another kind than Gated DeltaNets'."""
+"""Architectures with layers that keep a running state of a kind that is not built."""
 
 
 def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
@@ -31,8 +31,8 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
         raise CheckpointError(
             f"config.json: model_type {checkpoint.family!r} has layers that keep a running state "
             "of a kind that is not built",
-            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next), and layers that keep "
-            "keys and values of every token; of MiniMax it builds MiniMax-M2, which has only such",
+            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next), LFM2's convolutions, "
+            "and layers that keep keys and values of every token; of MiniMax it builds MiniMax-M2, which has only such",
         )
     if family is None:
         raise CheckpointError(
