@@ -31,7 +31,8 @@ WRITERS: dict[str, Callable[..., Path]] = {
 FAMILIES = tuple(WRITERS)
 WRITERS |= {"qwen3_5": write_qwen3_5, "qwen3_5_moe": write_qwen3_5_moe}
 RECURRENT = tuple(name for name in WRITERS if name not in FAMILIES)
-"""Those with layers that keep a running state, which have no graphs for a GPU."""
+"""Those with layers that keep a running state, which can be cut where one stands alone."""
+EVERY = (*FAMILIES, *RECURRENT)
 
 
 @dataclass(frozen=True, slots=True)
