@@ -18,7 +18,7 @@ from appliance.scheduler import Plan, PrefillChunk, Sequence
 from installer.checkpoint.probe import open_graph
 from tests.checkpoint.runner import relative_error
 from tests.engine.device.processor import on_processor
-from tests.vision.conftest import EVERY, FAMILIES, BuildSeeing, Seeing
+from tests.vision.conftest import EVERY, FAMILIES, MOST, BuildSeeing, Seeing
 from tests.vision.test_parity import (
     CAPACITY,
     IMAGES,
@@ -123,7 +123,7 @@ def test_a_draft_behind_images_is_verified_in_one_step(seeing: BuildSeeing, fami
             assert relative_error(logits[row], wanted) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", MOST)
 def test_words_beside_an_image_are_as_without_it(seeing: BuildSeeing, family: str) -> None:
     model = seeing(family)
     reference = Reference(model)

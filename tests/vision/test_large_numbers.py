@@ -12,7 +12,7 @@ from installer.checkpoint.graph.half import HalfBuilder
 from tests.checkpoint.conftest import build_unsigned
 from tests.checkpoint.enlarged import LARGEST, Peaks, enlarge
 from tests.checkpoint.runner import relative_error
-from tests.vision.conftest import EVERY, WRITERS, Seeing
+from tests.vision.conftest import MOST, WRITERS, Seeing
 from tests.vision.test_device import TOLERANCE, on_device
 from tests.vision.test_parity import IMAGES, Reference, prompt_of, sight_of
 
@@ -28,7 +28,7 @@ FACTORS = {
 """What the tower gives enters the decoder in 16 bits, and must fit."""
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", MOST)
 def test_images_and_words_share_a_stream_that_outgrows_16_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
