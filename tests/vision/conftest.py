@@ -31,9 +31,11 @@ WRITERS: dict[str, Callable[..., Path]] = {
 FAMILIES = tuple(WRITERS)
 WRITERS |= {"qwen3_5": write_qwen3_5, "qwen3_5_moe": write_qwen3_5_moe}
 RECURRENT = tuple(name for name in WRITERS if name not in FAMILIES)
-"""Those with layers that keep a running state."""
-ON_GPUS = (*FAMILIES, "qwen3_5")
-"""Those of which a rounding to 16 bits changes no choice of experts here."""
+"""Those with layers that keep a running state, which can be cut where one stands alone."""
+EVERY = (*FAMILIES, *RECURRENT)
+LESS_OFTEN = tuple(pytest.param(name, marks=pytest.mark.slow) for name in RECURRENT[1:])
+MOST = (*FAMILIES, RECURRENT[0], *LESS_OFTEN)
+"""Every one, of those with a running state the one with experts in the full run alone."""
 
 
 @dataclass(frozen=True, slots=True)

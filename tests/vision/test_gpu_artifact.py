@@ -40,7 +40,7 @@ from installer.checkpoint.probe import open_graph
 from tests.checkpoint.runner import relative_error
 from tests.compiler.conftest import stored
 from tests.fakes.gpu import machine_with, write_release
-from tests.vision.conftest import FAMILIES, ON_GPUS, BuildSeeing
+from tests.vision.conftest import MOST, BuildSeeing
 from tests.vision.test_device import TOLERANCE, on_device
 from tests.vision.test_parity import IMAGES, Reference, prompt_of
 
@@ -74,7 +74,7 @@ def files_of(record: Record) -> set[str]:
     return {entry.path for entry in record.files}
 
 
-@pytest.mark.parametrize("family", ON_GPUS)
+@pytest.mark.parametrize("family", MOST)
 def test_what_is_compiled_sees_what_the_reference_sees(
     seeing: BuildSeeing, family: str, site: Site
 ) -> None:
@@ -130,7 +130,7 @@ def test_a_tower_that_sees_something_else_on_the_gpu_stays_on_the_processor(
     assert {path.name for path in tmp_path.iterdir()} == {VISION_NAME, VISION_WEIGHTS_NAME}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MOST)
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("fp16", 1e-4), ("int8", 0.05)])
 def test_the_towers_graph_for_cuda_sees_what_the_processors_sees(
     seeing: BuildSeeing, family: str, precision: str, bound: float

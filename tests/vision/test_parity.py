@@ -31,14 +31,22 @@ from tests.checkpoint.reference import with_rounded_weights
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.table import PROPERTY, Cell
 from tests.checkpoint.test_parity_table import Case, w8a8
-from tests.vision.conftest import FAMILIES, RECURRENT, BuildSeeing, Seeing, picture
+from tests.vision.conftest import (
+    EVERY,
+    FAMILIES,
+    LESS_OFTEN,
+    MOST,
+    RECURRENT,
+    BuildSeeing,
+    Seeing,
+    picture,
+)
 
 TOLERANCE = 1e-4
 WITHOUT = ("qwen3_vl_moe", "fp8")
 """Experts are stored as integers or in 16 bits and more."""
 ROUNDED = [(f, p) for f in FAMILIES for p in ("int8", "int4", "fp8") if (f, p) != WITHOUT]
 ROUNDED += [("qwen3_5", p) for p in ("int8", "int4", "fp8")]
-EVERY = (*FAMILIES, *RECURRENT)
 CAPACITY, PREFIX = 256, 20
 IMAGES = (picture(64, 112, seed=1), picture(80, 32, seed=2))
 """Of 4 x 7 and 5 x 2 tokens."""
@@ -177,7 +185,7 @@ def test_logits_after_images_equal_the_reference_whole_in_pieces_and_decoded(
         assert max(those) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", MOST)
 def test_words_beside_an_image_in_one_batch_are_as_without(
     seeing: BuildSeeing, family: str
 ) -> None:
@@ -215,7 +223,7 @@ def test_the_tower_sees_what_the_reference_sees(
     assert max(errors) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MOST)
 @pytest.mark.parametrize(("precision", "bound"), [("int8", 0.1), ("fp16", 0.01)])
 def test_rounded_weights_stay_near(
     seeing: BuildSeeing, family: str, precision: str, bound: float
@@ -250,13 +258,13 @@ def test_rounded_weights_give_the_reference_s_logits(
     assert error <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", RECURRENT)
+@pytest.mark.parametrize("family", [RECURRENT[0], *LESS_OFTEN])
 def test_in_the_grade_of_words_alone_it_is_its_language_model(
     seeing: BuildSeeing, tmp_path: Path, family: str, record_property: Any
 ) -> None:
     model = seeing(family, "w8a8")
     assert not model.manifest.vision
-    assert [graph.variant for graph in model.manifest.graphs] == ["cpu", "cuda", "cuda"]
+    assert {graph.variant for graph in model.manifest.graphs} == {"cpu", "cuda"}
     own = Built(model.checkpoint, model.bundle)
     error = w8a8(Case(family, lambda *_: own, tmp_path))
     record_property(PROPERTY, Cell(family, "w8a8", error, OTHER_WAY, "images").as_property())
