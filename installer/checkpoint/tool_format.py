@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, harmony, llama4
+from appliance.prompting import apertus, cohere, deepseek, gemma4, harmony, llama4
 from appliance.prompting.formats import FORMATS
 
 FUNCTION: Final = "find_north"
@@ -46,6 +46,7 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "deepseek_v31": rf"{re.escape(deepseek.CALL_BEGIN)}{FUNCTION}{_SEPARATOR}",
     "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
     "seed_oss": rf"<seed:tool_call>\s*<function={FUNCTION}>",
+    "gemma4": rf"{re.escape(gemma4.BEGIN)}call:{FUNCTION}\{{",
     "apertus": rf'{re.escape(apertus.BEGIN)}\[\{{"{FUNCTION}": ',
     "cohere": rf'{re.escape(cohere.BEGIN)}\[\s*\{{[^{{}}]*"tool_name": "{FUNCTION}"',
     "qwen_coder": rf"<tool_call>\s*<function={FUNCTION}>",

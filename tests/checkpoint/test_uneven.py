@@ -33,9 +33,11 @@ _ROPES = {
 def _published(
     sizes: tuple[int, ...], period: int, *, model_type: str = "gemma4", **text: object
 ) -> dict[str, Any]:
-    """`sizes`: hidden, inner, layers, heads, kv heads, context, window, kv heads that see all."""
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    names += ("num_key_value_heads", "max_position_embeddings", "sliding_window")
+    """`sizes`: hidden, inner, layers, heads, kv heads, context, window."""
+    names = (
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "max_position_embeddings", "sliding_window"),
+    )
     kinds = ["full_attention" if at % period == 0 else "sliding_attention" for at in range(1, 61)]
     return {
         "architectures": [
