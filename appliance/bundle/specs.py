@@ -317,6 +317,7 @@ ToolFormat = Literal[
     "apertus",
     "cohere",
     "seed_oss",
+    "gemma4",
 ]
 """How a model writes its calls; empty if it calls no tools."""
 

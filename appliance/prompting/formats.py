@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, harmony, hermes, llama, llama4, mistral
+from appliance.prompting import (
+    apertus,
+    cohere,
+    deepseek,
+    gemma4,
+    harmony,
+    hermes,
+    llama,
+    llama4,
+    mistral,
+)
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
 from appliance.prompting.dsml import DSML
@@ -103,6 +113,12 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
     "apertus": _listed((apertus.BEGIN, apertus.END), apertus.HEAD, ends=(apertus.END,)),
     "cohere": _listed((cohere.BEGIN, cohere.END), cohere.HEAD, hidden=cohere.FRAME),
     "seed_oss": _xml(SEED_OSS),
+    "gemma4": Format(
+        gemma4.TAGS,
+        "<",
+        lambda new_id, _tools: gemma4.Gemma4Parser(new_id),
+        ends=(gemma4.TURN_END, gemma4.RESPONSE),
+    ),
 }
 
 

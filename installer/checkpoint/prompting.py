@@ -8,6 +8,7 @@ Refuses checkpoints whose template is missing or does not show what the user sai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -17,7 +18,7 @@ from jinja2 import Template
 
 from appliance.bundle.specs import FillIn, Prompting, ToolFormat
 from appliance.errors import CheckpointError
-from appliance.prompting import harmony
+from appliance.prompting import gemma4, harmony
 from appliance.prompting.environment import compile_template, render
 from appliance.prompting.formats import FORMATS
 from installer.checkpoint.reader import Checkpoint
@@ -46,7 +47,11 @@ _REASONING = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 """The tags of reasoning, of which a model's vocabulary has one pair or none."""
-_CHANNELS = (harmony.ANALYSIS, harmony.END)
+_CHANNELS: Mapping[ToolFormat, tuple[str, str]] = {
+    "harmony": (harmony.ANALYSIS, harmony.END),
+    "gemma4": (gemma4.THOUGHT, gemma4.CHANNEL_END),
+}
+"""Of formats whose turns have channels: what opens that of reasoning is more than a token."""
 _QUESTION = "Which way is north?"
 _MAX_CHARS = 1 << 20
 _DAY = datetime(2025, 1, 1)
@@ -102,7 +107,7 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
     tokens = {name: tokenizer.special(name) for name in ("bos_token", "eos_token")}
     observed = _Observed(source, tokens)
     tool_format = _tool_format(source, observed, tokenizer)
-    start, end = _CHANNELS if tool_format == "harmony" else _reasoning(source, tokenizer)
+    start, end = _CHANNELS.get(tool_format) or _reasoning(source, tokenizer)
     prompting = Prompting(
         template=TEMPLATE_PATH,
         **tokens,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, dsml, harmony, llama4
+from appliance.prompting import apertus, cohere, deepseek, dsml, gemma4, harmony, llama4
 from appliance.prompting.formats import FORMATS
 
 FUNCTION: Final = "find_north"
@@ -47,6 +47,7 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "dsml": rf'{re.escape(dsml.DSML.block[0])}\n{re.escape(dsml.DSML.call[0])}{FUNCTION}">',
     "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
     "seed_oss": rf"<seed:tool_call>\s*<function={FUNCTION}>",
+    "gemma4": rf"{re.escape(gemma4.BEGIN)}call:{FUNCTION}\{{",
     "apertus": rf'{re.escape(apertus.BEGIN)}\[\{{"{FUNCTION}": ',
     "cohere": rf'{re.escape(cohere.BEGIN)}\[\s*\{{[^{{}}]*"tool_name": "{FUNCTION}"',
     "qwen_coder": rf"<tool_call>\s*<function={FUNCTION}>",

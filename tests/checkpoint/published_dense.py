@@ -275,6 +275,31 @@ COMMAND_R7B |= {
     "use_parallel_embedding": True,
 }
 
+EXAONE_4_32B = config(
+    "Exaone4",
+    (5120, 27_392, 64, 40, 8, 102_400, 131_072),
+    head_dim=128,
+    layer_types=[*["sliding_attention"] * 3, "full_attention"] * 16,
+    rope_scaling={
+        "factor": 16.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    rope_theta=1_000_000,
+    sliding_window=4096,
+    sliding_window_pattern="LLLG",
+)
+EXAONE_4_SMALL = config(
+    "Exaone4",
+    (2048, 4096, 30, 32, 8, 102_400, 65_536),
+    head_dim=64,
+    layer_types=["full_attention"] * 30,
+    rope_theta=1_000_000,
+    sliding_window=None,
+    sliding_window_pattern=None,
+)
 DENSE: Mapping[str, tuple[dict[str, Any], Windows, int]] = {
     "Mistral-Small-3.2": (MISTRAL_SMALL_32, {None: 40}, 131_072),
     "Ministral-3-8B, as it is published in 8-bit floats": (MINISTRAL_3_8B, {None: 34}, 262_144),
@@ -288,5 +313,7 @@ DENSE: Mapping[str, tuple[dict[str, Any], Windows, int]] = {
     "Seed-OSS-36B": (SEED_OSS_36B, {None: 64}, 524_288),
     "Command R7B": (COMMAND_R7B, {None: 8, 4096: 24}, 132_096),
     "Apertus-8B": (APERTUS_8B, {None: 32}, 65_536),
+    "EXAONE-4.0-32B": (EXAONE_4_32B, {None: 16, 4096: 48}, 131_072),
+    "EXAONE-4.0-1.2B": (EXAONE_4_SMALL, {None: 30}, 65_536),
 }
 """Name -> config.json, how many layers have which window, and the context."""

@@ -67,7 +67,7 @@ def test_a_key_that_changes_the_model_is_refused_by_name(
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("rope_scaling", {"rope_type": "proportional", "factor": 4.0}, "proportional"),
+        ("rope_scaling", {"rope_type": "axial", "factor": 4.0}, "axial"),
         ("rope_scaling", {"rope_type": "yarn", "factor": 4.0, "llama_4": 0.1}, "llama_4"),
         ("rope_scaling", {"type": "dynamic", "factor": 4.0, "alpha": 9}, "alpha"),
         ("rope_scaling", {"type": "dynamic", "factor": 4.0, ORIGINAL: 64}, ORIGINAL),

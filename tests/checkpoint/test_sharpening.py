@@ -1,4 +1,7 @@
-"""Queries grow with the position that their token has, however a step is put together."""
+"""Queries grow with the position that their token has, however a step is put together.
+
+So do marks of chunks, and layers that read others' keys find those of the same step.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +75,11 @@ def test_factors_are_those_of_the_reference() -> None:
     assert at.tolist() == pytest.approx([1, 1, 1.0693147, 1.1098612, 1.1386294])
 
 
-def test_prompts_of_different_lengths_may_be_filled_up_in_one_batch(built: BuildBundle) -> None:
-    model = built("ministral3", "fp32")
+@pytest.mark.parametrize("name", ["ministral3", "llama4"])
+def test_prompts_of_different_lengths_may_be_filled_up_in_one_batch(
+    built: BuildBundle, name: str
+) -> None:
+    model = built(name, "fp32")
     reference = ReferenceDecoder(model.checkpoint)
     prompts = [TOKENS[:90], TOKENS[90:130]]
     runner = SlotRunner(model.graph, model.spec, slots=2, capacity=128)
@@ -83,10 +89,11 @@ def test_prompts_of_different_lengths_may_be_filled_up_in_one_batch(built: Build
         assert relative_error(got, reference.logits(prompt)[-1]) <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["ministral3", "llama4", "gemma4-small"])
 def test_rows_of_several_tokens_from_different_places_are_the_references(
-    built: BuildBundle, tmp_path: Path
+    built: BuildBundle, tmp_path: Path, name: str
 ) -> None:
-    model = built("ministral3", "w8a8")
+    model = built(name, "w8a8")
     weights = with_rounded_rows(model.checkpoint, tmp_path / "rounded")
     reference = RoundingReference(weights, model.graph)
     runner = Bytes(model)

@@ -11,7 +11,7 @@ import pytest
 
 from appliance.bundle.specs import DecoderSpec, LayerHeads
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph.gemma4 import GemmaShape
+from installer.checkpoint.graph.gemma4_shape import GemmaShape
 from installer.checkpoint.graph.rope import Basis, read_scaling
 from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.plan import make_plan
@@ -33,7 +33,7 @@ _ROPES = {
 def _published(
     sizes: tuple[int, ...], period: int, *, model_type: str = "gemma4", **text: object
 ) -> dict[str, Any]:
-    """`sizes`: hidden, inner, layers, heads, kv heads, context, window, kv heads that see all."""
+    """`sizes`: hidden, inner, layers, heads, kv heads, context, window."""
     names = (
         *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
         *("num_key_value_heads", "max_position_embeddings", "sliding_window"),
@@ -128,7 +128,7 @@ def test_the_layers_of_31b_differ_in_their_heads(open_config: OpenConfig) -> Non
     assert (spec.layers, spec.kv_heads, spec.head_dim) == (60, 16, 512)
     assert spec.layer_heads[:6] == (NEAR,) * 5 + (FAR,)
     assert Counter(spec.layer_heads) == {NEAR: 50, FAR: 10}
-    assert shape.alike
+    assert shape.alike == frozenset(range(5, 60, 6))
     assert (shape.signal, shape.widened, shape.decoder.score_cap) == (0, 1, 30.0)
     assert Counter(kind.window for kind in shape.decoder.kinds) == {1024: 50, None: 10}
 
@@ -150,6 +150,15 @@ def test_the_unified_12b_has_no_second_signal(open_config: OpenConfig) -> None:
     shape = shape_of(open_config, UNIFIED_12B)
     assert shape.signal == 0
     assert LayerHeads(kv_heads=1, head_dim=512) in shape.spec().layer_heads
+
+
+def test_a_window_as_wide_as_the_context_does_not_make_a_layer_see_everything(
+    open_config: OpenConfig,
+) -> None:
+    text = {**DENSE_31B["text_config"], "max_position_embeddings": 1024}
+    shape = shape_of(open_config, {**DENSE_31B, "text_config": text})
+    assert {kind.window for kind in shape.decoder.kinds} == {None}
+    assert shape.alike == frozenset(range(5, 60, 6))
 
 
 def test_a_quarter_of_a_wide_head_turns_as_slowly_as_if_all_did() -> None:

@@ -27,6 +27,7 @@ from appliance.engine.tokenizer import Tokenizer
 from appliance.errors import RequestError
 from appliance.prompting import Tool
 from appliance.prompting.formats import FORMATS, visible_tags
+from appliance.prompting.gemma4 import CHANNEL_END, THOUGHT
 from appliance.prompting.harmony import ANALYSIS, END
 from tests.conftest import BuildOnce
 from tests.engine.conftest import open_model_of
@@ -55,6 +56,11 @@ TOOLS = (
 )
 NAMES: list[ToolFormat] = [name for name in get_args(ToolFormat) if name]
 TAKEN_OF_ONE_PER_TURN = ("llama", "harmony")
+REASONING: dict[ToolFormat, tuple[str, str]] = {
+    "harmony": (ANALYSIS, END),
+    "gemma4": (THOUGHT, CHANNEL_END),
+}
+"""Tags that are more than one token."""
 
 
 def build_node(root: Path) -> None:
@@ -77,7 +83,7 @@ class Speaker:
     """The model, as if it had been trained on one format."""
 
     def __init__(self, model: ChatModel, name: ToolFormat) -> None:
-        tags = (ANALYSIS, END) if name == "harmony" else ("", "")
+        tags = REASONING.get(name, ("", ""))
         self.prompting = Prompting("t", "", "", *tags, tool_format=name)
         data = read_checked(model.bundle, model.bundle.manifest.tokenizer)
         self.tokenizer = Tokenizer(data, visible=visible_tags(name))
@@ -173,7 +179,7 @@ def test_where_the_model_may_choose_it_may_also_answer(
 
 
 @pytest.mark.parametrize(
-    "name", ["deepseek", "dsml", "minimax", "qwen_coder", "glm", "glm_v47", "seed_oss"]
+    "name", ["deepseek", "dsml", "minimax", "qwen_coder", "glm", "glm_v47", "seed_oss", "gemma4"]
 )
 def test_arguments_of_any_kind_can_be_forced(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
@@ -221,12 +227,13 @@ def test_a_form_and_free_calls_are_refused_where_they_look_alike(
         ({"properties": {'a">': {"type": "integer"}}}, '.properties.a">'),
     ],
 )
-def test_what_tags_of_arguments_cannot_hold_is_refused_by_name(
-    speaker: Callable[[ToolFormat], Speaker], schema: dict[str, Any], place: str
+@pytest.mark.parametrize("name", ["minimax", "gemma4"])
+def test_what_arguments_in_no_json_cannot_hold_is_refused_by_name(
+    speaker: Callable[[ToolFormat], Speaker], name: ToolFormat, schema: dict[str, Any], place: str
 ) -> None:
     tool = CallableTool(3, "f", json.dumps({"type": "object", **schema}), strict=True)
     with pytest.raises(RequestError) as refused:
-        speaker("minimax").grammars.compiled(Turn(None, (tool,), "required")).result()
+        speaker(name).grammars.compiled(Turn(None, (tool,), "required")).result()
     assert refused.value.param == f"tools[3].function.parameters{place}"
 
 
@@ -238,3 +245,40 @@ def test_a_name_that_the_format_cannot_write_is_refused(
     with pytest.raises(RequestError) as refused:
         speaker(name).grammars.compiled(Turn(None, (tool,), "required")).result()
     assert refused.value.param == "tools[1].function.name"
+
+
+NESTED = {
+    "type": "object",
+    "properties": {
+        "where": {
+            "type": "object",
+            "properties": {"lat": {"type": "integer", "maximum": 90}, "name": {"enum": ["x", ""]}},
+            "required": ["lat"],
+        },
+        "Tags": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"on": {"type": "boolean"}}},
+            "minItems": 1,
+            "maxItems": 2,
+        },
+        "free": {"type": "object"},
+        "none": {"type": "array", "maxItems": 0},
+        "maybe": {"type": ["string", "null"], "maxLength": 3},
+    },
+    "required": ["where", "Tags"],
+}
+
+
+def test_objects_within_objects_can_be_forced_in_gemmas_format(
+    speaker: Callable[[ToolFormat], Speaker],
+) -> None:
+    tool = CallableTool(0, "f", json.dumps(NESTED), strict=True)
+    subject = speaker("gemma4")
+    closing = {subject.tokenizer.encode_text("}")[0]: 3.0}
+    turn = Turn(None, (tool,), "required", parallel=False, reasoning="unopened")
+    ends = {subject.tokenizer.id_of(CHANNEL_END): 6.0}
+    results = subject.run(turn, logit_bias=closing | ends)
+    ((function, arguments),) = calls_of(results, 0)
+    assert function == "f"
+    jsonschema.validate(arguments, NESTED)
+    assert results.text(0) == ""

@@ -222,13 +222,39 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         thought="{%- if message.reasoning_content -%}"
         "{{- '[THINK]' + message.reasoning_content + '[/THINK]' -}}{%- endif -%}\n",
     ),
+    "gemma4": _template(
+        "{%- macro value(x) -%}\n"
+        "{%- if x is string -%}{{- '<|\"|>' + x + '<|\"|>' -}}\n"
+        "{%- elif x is boolean -%}{{- 'true' if x else 'false' -}}\n"
+        "{%- elif x is mapping -%}{{- '{' -}}\n"
+        "{%- for key, inner in x | dictsort -%}{{- ',' if not loop.first -}}\n"
+        "{{- key -}}{{- ':' -}}{{- value(inner) -}}{%- endfor -%}{{- '}' -}}\n"
+        "{%- elif x is sequence -%}{{- '[' -}}\n"
+        "{%- for inner in x -%}{{- ',' if not loop.first -}}{{- value(inner) -}}{%- endfor -%}\n"
+        "{{- ']' -}}{%- else -%}{{- x -}}{%- endif -%}\n{%- endmacro -%}\n"
+        f"{_EACH}{{{{- '<|tool_call>call:' + f.name -}}}}{{{{- value(f.arguments) -}}}}\n"
+        f"{{{{- '<tool_call|>' -}}}}\n{_NEXT}",
+        end="<turn|>",
+        thought="{%- if message.reasoning_content and message.tool_calls -%}"
+        "{{- '<|channel>thought\\n' + message.reasoning_content + '\\n<channel|>' -}}"
+        "{%- endif -%}\n",
+        opening="{{- '' if enable_thinking else '<|channel>thought\\n<channel|>' -}}",
+    ),
     "harmony": HARMONY,
 }
 """Hermes's is in `tests.fakes.checkpoints`."""
 
 _ENDS: Final = (
     *("<|eot_id|>", "<|user|>", "<|eom_id|>", _EOS, "[e~[", "</s>", "[THINK]", "[/THINK]"),
-    *("<|eot|>", "<|eom|>", "<|assistant_end|>", "<|inner_prefix|>", "<|inner_suffix|>"),
+    *(
+        "<turn|>",
+        "<|tool_response>",
+        "<|eot|>",
+        "<|eom|>",
+        "<|assistant_end|>",
+        "<|inner_prefix|>",
+        "<|inner_suffix|>",
+    ),
     *("<seed:eos>", "<seed:think>", "</seed:think>"),
     *("<|END_OF_TURN_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),
 )

@@ -82,6 +82,15 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
     ("llama4", '{"nam<|python_end|>{"name": "f", "parameters": {}}', '{"nam', "", [("f", "{}")]),
     ("llama4", '{"name": "f"', '{"name": "f"', "", []),
     ("llama4", "a <|python_sta", "a <|python_sta", "", []),
+    ("gemma4", 'So.\n<|tool_call>call:f{s:<|"|>a "b"\n<|"|>,n:-4.5,o:{p:None,q:[true,[]]}}'
+     "<tool_call|><|tool_call>call:g{}<tool_call|>", "So.", "",
+     [("f", '{"s": "a \\"b\\"\\n", "n": -4.5, "o": {"p": null, "q": [true, []]}}'), ("g", "{}")]),
+    ("gemma4", '<|tool_call>call:f{<|"|>a b<|"|>:x y,}<tool_call|>', "", "",
+     [("f", '{"a b": "x y"}')]),
+    ("gemma4", '<|tool_call>call:f{s:<|"|>cut <|"', "", "", [("f", '{"s": "cut <|\\"')]),
+    ("gemma4", "<|tool_call>call:f{s:tr", "", "", [("f", '{"s": ')]),
+    ("gemma4", "<|tool_call>no call<tool_call|>", "<|tool_call>no call", "", []),
+    ("gemma4", "<|tool_call>call:f", "<|tool_call>call:f", "", []),
     ("deepseek", f"Well. {CALLS_BEGIN}{BLOCK}\n{BLOCK}{CALLS_END}", "Well.", "",
      [("f", '{"a": 1}')] * 2),
     ("deepseek_v31", f"{CALLS_BEGIN}{BARE}{BARE}{CALLS_END} x", " x", "",
@@ -195,6 +204,7 @@ JSON = ['{"name": "f", "arguments": ', '"parameters": ', '"x"', "{", "}", "[", "
 INSIDE: dict[ToolFormat, list[str]] = {
     "llama": [";", '{"name": "f", "parameters": {}}'],
     "llama4": [";", '{"name": "f", "parameters": {}}'],
+    "gemma4": ["call:f{", "call:", "s:", '<|"|>', "}<tool_call|>", "None"],
     "deepseek": ["function", "f", "\n```json\n", "\n```", BLOCK],
     "deepseek_v31": ["f", BARE],
     "mistral": [", "],

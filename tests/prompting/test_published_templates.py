@@ -52,6 +52,8 @@ PUBLISHED: dict[str, ToolFormat] = {
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "cohere",
     "microsoft-Phi-3.5-mini-instruct": "",
     "google-gemma-2-2b-it": "",
+    "google-gemma-4-31B-it": "gemma4",
+    "google-gemma-4-31B-it-interleaved": "gemma4",
 }
 SISTERS = {
     "meta-llama-Llama-3.2-3B-Instruct",

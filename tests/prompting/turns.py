@@ -22,7 +22,7 @@ TURNS: dict[str, Message] = {
     "two calls": talk.TWO_CALLS,
 }
 _ENDS = re.compile(
-    r"(<\|eot_id\|>|<\|eot\|>|<\|user\|>|<\|im_end\|>|<\|assistant_end\|>|<\|END_OF_TURN_TOKEN\|>|<\|end_of_text\|>|<seed:eos>|\[e~\[|</s>|<\uff5cend\u2581of\u2581sentence\uff5c>)"
+    r"(<\|eot_id\|>|<\|eot\|>|<turn\|>|<\|tool_response>|<\|user\|>|<\|im_end\|>|<\|assistant_end\|>|<\|END_OF_TURN_TOKEN\|>|<\|end_of_text\|>|<seed:eos>|\[e~\[|</s>|<\uff5cend\u2581of\u2581sentence\uff5c>)"
 )
 
 

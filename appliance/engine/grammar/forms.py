@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, harmony, llama, llama4, mistral
+from appliance.prompting import apertus, cohere, deepseek, gemma4, harmony, llama, llama4, mistral
 from appliance.prompting.dsml import DSML
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.glm import GLM, GLM_47
@@ -31,7 +31,8 @@ class Form:
         between: None if a turn has one call at most.
         plain: where `begin` does not tell it: the terminal of an answer without calls, behind
             `lead`.
-        values: how arguments are written, if not in JSON.
+        values: how arguments are written, if in tags of their own; all else is JSON.
+        bare: whether they are written as Gemma does, with bare keys.
     """
 
     call: str
@@ -42,6 +43,7 @@ class Form:
     plain: str = ""
     lead: str = ""
     values: Dialect | None = None
+    bare: bool = False
 
 
 _MISTRAL = mistral.BEGIN
@@ -135,6 +137,9 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         begin=SEED_OSS.block[0],
         between=f"\n{SEED_OSS.block[0]}",
         values=SEED_OSS,
+    ),
+    "gemma4": Form(
+        f"call:PLAINARGS{gemma4.END}", begin=gemma4.BEGIN, between=gemma4.BEGIN, bare=True
     ),
 }
 ALL_TAGS: Final = frozenset(tag for form in FORMATS.values() for tag in form.tags)

@@ -17,8 +17,8 @@ from appliance.engine.grammar.schema import ANNOTATIONS, Schema
 from appliance.errors import RequestError
 from appliance.prompting.xml_call import Dialect, value_types
 
-_OF_OBJECTS = ANNOTATIONS | {"type", "properties", "required", "additionalProperties"}
-_DEFINITIONS = ("$defs", "definitions")
+OF_OBJECTS = ANNOTATIONS | {"type", "properties", "required", "additionalProperties"}
+DEFINITIONS = ("$defs", "definitions")
 _OF_TEXTS = ANNOTATIONS | {"type", "enum", "const", "minLength", "maxLength"}
 
 
@@ -55,16 +55,16 @@ def tagged_arguments(
     if not tool.strict:
         return writer.anything()
     if not isinstance(schema, dict):
-        raise _refused(param, "it admits no object")
+        raise refused(param, "it admits no object")
     for key in schema:
-        if key not in _OF_OBJECTS and key not in _DEFINITIONS:
-            raise _refused(f"{param}.{key}", f"`{key}` of an object is not supported")
+        if key not in OF_OBJECTS and key not in DEFINITIONS:
+            raise refused(f"{param}.{key}", f"`{key}` of an object is not supported")
     properties, required = schema.get("properties", {}), schema.get("required", [])
     assert isinstance(properties, dict)  # the schema was checked
     assert isinstance(required, list)
     for name in required:
         if name not in properties:
-            raise _refused(f"{param}.required", f"{name!r} is not among its properties")
+            raise refused(f"{param}.required", f"{name!r} is not among its properties")
     parts: list[str] = []
     for number, (name, inner) in enumerate(properties.items()):
         place = f"{param}.properties.{name}"
@@ -105,7 +105,7 @@ class _Writer:
         dialect = self._dialect
         parts = ("\n", dialect.name_end, *dialect.marks)
         if any(part in name for part in parts) or name != name.strip() or not name:
-            raise _refused(place, "its name cannot be written in this model's format")
+            raise refused(place, "its name cannot be written in this model's format")
         value = self._value(rule, schema, root, place)
         types = value_types(schema, root)
         end = self._name_end(text=not types or "string" in types)
@@ -118,14 +118,14 @@ class _Writer:
         types = value_types(schema, root)
         if types and "string" not in types:
             assert isinstance(schema, dict)
-            definitions = {key: root[key] for key in _DEFINITIONS if key in root}
+            definitions = {key: root[key] for key in DEFINITIONS if key in root}
             value = self._rules.json(f"{rule}_json", {**definitions, **schema}, place)
             return f"{value} {self._marked(self._close)}"
         if types - {"string", "null"}:
-            raise _refused(place, "a value that may be text or something else is not supported")
-        text = _text_schema(schema)
+            raise refused(place, "a value that may be text or something else is not supported")
+        text = text_schema(schema)
         if text is None or (not types and text.keys() - ANNOTATIONS):
-            raise _refused(place, "this kind of text is not supported in this model's format")
+            raise refused(place, "this kind of text is not supported in this model's format")
         return self._text(f"{rule}_text", text)
 
     def _text(self, name: str, schema: dict[str, Any]) -> str:
@@ -153,7 +153,7 @@ class _Writer:
         return self._rules.marked(text, self._dialect.marks)
 
 
-def _text_schema(schema: object) -> dict[str, Any] | None:
+def text_schema(schema: object) -> dict[str, Any] | None:
     """The schema of a text, out of the options of one; None if it is none that is supported."""
     if schema is True:
         return {}
@@ -164,14 +164,14 @@ def _text_schema(schema: object) -> dict[str, Any] | None:
         texts = [option for option in options if option.get("type") == "string"]
         nulls = [option for option in options if option.get("type") == "null"]
         # To write text always is to satisfy the schema, which admits more.
-        return _text_schema(texts[0]) if len(texts) + len(nulls) == len(options) else None
+        return text_schema(texts[0]) if len(texts) + len(nulls) == len(options) else None
     values = [schema["const"]] if "const" in schema else schema.get("enum", [""])
     if schema.keys() - _OF_TEXTS or not any(isinstance(value, str) for value in values):
         return None
     return schema
 
 
-def _refused(param: str, why: str) -> RequestError:
+def refused(param: str, why: str) -> RequestError:
     return RequestError(
         f"calls of this model cannot be held to the schema: {why}",
         param=param,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from appliance.bundle.specs import ToolFormat
+from appliance.engine.grammar.bare import bare_arguments
 from appliance.engine.grammar.forms import (
     ALL_TAGS,
     FORMS,
@@ -230,7 +231,9 @@ class _Composer:
         schema: Schema = {"type": "object"}
         if tool.strict:
             schema = _object_only(self._checked(tool.parameters_json or "{}", param), param)
-        if form.values is None:
+        if form.bare:
+            values["ARGS"] = bare_arguments(self, schema, param, tool)
+        elif form.values is None:
             values["ARGS"] = self.json(f"arguments{tool.index}", schema, param)
         else:
             values["ARGS"] = tagged_arguments(self, form.values, schema, param, tool)
@@ -261,7 +264,10 @@ class _Composer:
     def _reasoning(self) -> str:
         start, end = self._tags.reasoning_start, self._tags.reasoning_end
         # Some models, such as GLM-4.5, begin their turns with a line end.
-        opening = f"/\\n?/ {self._tag(start)}" if self._turn.reasoning == "unopened" else ""
+        opening = ""
+        if self._turn.reasoning == "unopened":
+            token = self._vocabulary.token(start)
+            opening = f"/\\n?/ {self.written(start) if token is None else self._tag(start)}"
         (option,) = self._text_until(end, "/[ \\n]{0,4}/")
         self._rules.append(f"reasoning: {opening} {option}")
         return "reasoning"

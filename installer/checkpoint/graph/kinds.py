@@ -70,6 +70,21 @@ def read_alike(config: Settings, head_dim: int) -> Kinds:
     return read_kinds(config, kinds, [FULL] * layers)
 
 
+def read_turned(config: Settings, layers: int, usual: int) -> tuple[bool, ...]:
+    """Of each layer whether it knows positions: what `no_rope_layers` says, in spite of its name.
+
+    Where it says nothing, every so many layers one does not, `usual` of the architecture.
+    """
+    every = config.integer("no_rope_layer_interval", usual)
+    said = config.ids("no_rope_layers") or [int(at % every != 0) for at in range(1, layers + 1)]
+    if len(said) != layers or not {0, 1} >= set(said):
+        raise CheckpointError(
+            f"config.json: no_rope_layers is not a 0 or 1 for each of {layers} layers",
+            hint="the checkpoint's config.json belongs to another model",
+        )
+    return tuple(turned == 1 for turned in said)
+
+
 def read_late_windows(config: Settings, head_dim: int) -> Kinds:
     """As Qwen2 and Qwen3 say it: layers from `max_window_layers` on see a window, if asked to."""
     layers, rope = config.integer("num_hidden_layers"), read_rope(config, head_dim)

@@ -22,7 +22,14 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form, Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.graph.experts import Choice, Mixture
-from installer.checkpoint.graph.kinds import CHUNKED, FULL, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.kinds import (
+    CHUNKED,
+    FULL,
+    Kinds,
+    LayerKind,
+    read_kinds,
+    read_turned,
+)
 from installer.checkpoint.graph.rope import STILL, read_rope
 from installer.checkpoint.graph.sharpening import Sharpening
 from installer.checkpoint.reader import Checkpoint
@@ -102,7 +109,7 @@ def _read(config: Settings) -> DecoderShape:
 def _read_kinds(config: Settings, head_dim: int) -> Kinds:
     """Of each layer: whether it knows positions, and whether it sees a chunk, are two keys."""
     layers = config.integer("num_hidden_layers")
-    turned = _read_turned(config, layers)
+    turned = read_turned(config, layers, _EVERY)
     chunk = config.integer("attention_chunk_size", _CHUNK)
     names = [CHUNKED if turns else FULL for turns in turned]
     ahead = {CHUNKED: LayerKind(STILL, chunk, chunk=chunk), FULL: LayerKind(STILL)}
@@ -118,20 +125,6 @@ def _read_kinds(config: Settings, head_dim: int) -> Kinds:
         replace(kind, rope=rope) if turns else replace(kind, sharpening=tuning)
         for kind, turns in zip(kinds, turned, strict=True)
     )
-
-
-def _read_turned(config: Settings, layers: int) -> list[bool]:
-    """Of each layer whether it knows positions, which is what `no_rope_layers` says of it."""
-    every = config.integer("no_rope_layer_interval", _EVERY)
-    said = config.ids("no_rope_layers")
-    if not said:
-        return [bool((layer + 1) % every) for layer in range(layers)]
-    if len(said) < layers or not {0, 1} >= set(said):
-        raise CheckpointError(
-            f"config.json: no_rope_layers has {len(said)} of {', '.join(map(str, set(said)))}",
-            hint=f"this model needs {layers} of 0, 1",
-        )
-    return [bool(turns) for turns in said[:layers]]
 
 
 def _read_tuning(config: Settings) -> Sharpening | None:

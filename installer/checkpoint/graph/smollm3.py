@@ -6,20 +6,22 @@ and Back Again (2025).
 
 from __future__ import annotations
 
-from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder_shape, llama
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
-from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.kinds import (
+    FULL,
+    Kinds,
+    LayerKind,
+    read_kinds,
+    read_turned,
+)
 from installer.checkpoint.graph.rope import STILL, read_rope
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
 _THETA = 2_000_000.0
-_TURNS = "no_rope_layers"
-"""One for a layer that turns, in spite of the name."""
-_INTERVAL = "no_rope_layer_interval"
 _USUAL_INTERVAL = 4
 
 
@@ -43,13 +45,8 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
 
 
 def _read_kinds(config: Settings, head_dim: int) -> Kinds:
-    layers, every = config.integer("num_hidden_layers"), config.integer(_INTERVAL, _USUAL_INTERVAL)
-    turns = config.ids(_TURNS) or tuple(int(at % every != 0) for at in range(1, layers + 1))
-    if len(turns) != layers or not {0, 1} >= set(turns):
-        raise CheckpointError(
-            f"config.json: {_TURNS} is not a 0 or 1 for each of {layers} layers",
-            hint="the checkpoint's config.json belongs to another model",
-        )
+    layers = config.integer("num_hidden_layers")
+    turns = read_turned(config, layers, _USUAL_INTERVAL)
     rope = read_rope(config, head_dim, theta=_THETA)
     # All see everything; which of them turn stands in a list of its own.
     read_kinds(config, {FULL: LayerKind(rope)}, [FULL] * layers)

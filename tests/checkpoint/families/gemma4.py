@@ -81,7 +81,7 @@ WITH_OTHERS = {
 }
 
 MODELS = {
-    "gemma4": drawn_model(GEMMA4, main=True, uneven=True),
+    "gemma4": drawn_model(GEMMA4, uneven=True),
     "gemma4-small": drawn_model(GEMMA4, SMALL, main=True, uneven=True),
     "gemma4-with-others": drawn_model(WITH_OTHERS, model=AutoModelForImageTextToText, uneven=True),
 }

@@ -1,0 +1,37 @@
+"""EXAONE 4: norms behind the blocks and of heads; windows beside layers without positions."""
+
+from __future__ import annotations
+
+from tests.checkpoint.drawn import TINY, drawn_model
+
+EXAONE4 = {
+    **TINY,
+    "architectures": ["Exaone4ForCausalLM"],
+    "model_type": "exaone4",
+    "hidden_act": "silu",
+    "num_hidden_layers": 4,
+    "layer_types": [*["sliding_attention"] * 3, "full_attention"],
+    "rope_theta": 1_000_000.0,
+    "rope_scaling": {
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 64,
+        "rope_type": "llama3",
+    },
+    "sliding_window": 20,
+    "sliding_window_pattern": 4,
+}
+SMALL = {
+    "head_dim": 32,
+    "num_hidden_layers": 2,
+    "layer_types": ["full_attention"] * 2,
+    "sliding_window": None,
+    "sliding_window_pattern": None,
+    "tie_word_embeddings": True,
+}
+
+MODELS = {
+    "exaone4": drawn_model(EXAONE4, main=True),
+    "exaone4-small": drawn_model(EXAONE4, SMALL),
+}
