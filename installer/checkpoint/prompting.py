@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -124,13 +125,19 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
     )
 
 
+@lru_cache(1)
+def _compiled(source: str) -> Template:
+    """The template, once for all that a build asks of it. Raises jinja2.TemplateError."""
+    return compile_template(source)
+
+
 class _Observed:
     """A template, rendered to see what it does."""
 
     def __init__(self, source: str, tokens: dict[str, str]) -> None:
         self._fixed = {**tokens, "strftime_now": _DAY.strftime}
         try:
-            self._template: Template = compile_template(source)
+            self._template = _compiled(source)
         except Exception as error:
             raise _refused(error) from error
         if _QUESTION not in self.render():

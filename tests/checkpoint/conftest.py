@@ -149,6 +149,11 @@ OpenConfig = Callable[[Mapping[str, Any]], Checkpoint]
 @pytest.fixture(scope="session")
 def built(build_once: BuildOnce) -> BuildBundle:
     """`built(name, precision)`: one of WRITERS' checkpoints, and its unsigned bundle."""
+    return builds(build_once)
+
+
+def builds(build_once: BuildOnce) -> BuildBundle:
+    """What `built` is, for tests of other packages as well: one bundle for the whole run."""
 
     def build(name: str, precision: Precision) -> Built:
         def write(directory: Path) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 from tokenizers import Tokenizer
 
 from installer.checkpoint.graph import builder
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import NEWER_EMBEDDERS, BuildBundle, Built, build_unsigned
+from tests.checkpoint.opened import plain_session_of
 from tests.checkpoint.reference import ReferenceEncoder, with_rounded_weights
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.table import PROPERTY, Cell
@@ -179,7 +179,7 @@ def built_minilm(minilm: Path, build_once: BuildOnce, precision: Precision) -> B
 
 
 def _embed(model: Built, ids: Ints, mask: Ints) -> npt.NDArray[np.float32]:
-    session = ort.InferenceSession(model.graph, providers=["CPUExecutionProvider"])
+    session = plain_session_of(model.graph)
     embeddings: npt.NDArray[np.float32] = session.run(
         ["embeddings"], {"input_ids": ids, "attention_mask": mask}
     )[0]

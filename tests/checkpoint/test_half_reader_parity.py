@@ -22,7 +22,7 @@ from appliance.compiler.sources import weight_files
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import NEWER_EMBEDDERS, BuildBundle, Built, build_unsigned
-from tests.checkpoint.reference import ReferenceEncoder
+from tests.checkpoint.opened import encoder_of, session_of
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.test_encoder_parity import built_minilm, random_batch, with_padding
 from tests.checkpoint.test_reranker_parity import CROSS_ENCODERS, JUDGES, reference
@@ -54,7 +54,7 @@ compiler."""
 
 def outputs(model: Built, graph: Graph, ids: Ints, mask: Ints, types: Ints | None = None) -> Floats:
     """What a graph of the bundle gives, at its place in the bundle."""
-    session = open_graph(model.bundle / graph.path, model.bundle / graph.weights_folder)
+    session = session_of(model.bundle / graph.path, model.bundle / graph.weights_folder)
     feed = encoder_feed(session, ids, mask)
     if types is not None and "token_type_ids" in feed:
         feed["token_type_ids"] = types
@@ -113,10 +113,8 @@ def referred(name: str, model: Built, ids: Ints, mask: Ints, types: Ints) -> Flo
     encoder = model.manifest.encoder
     if encoder is None:
         return reference(name, model.checkpoint, ids, mask, types)
-    pooling, unit = encoder.pooling, encoder.normalize
-    made: Floats = ReferenceEncoder(model.checkpoint, pooling=pooling, normalize=unit).embed(
-        ids, mask
-    )
+    known = encoder_of(model.checkpoint, encoder.pooling, encoder.normalize)
+    made: Floats = known.embed(ids, mask)
     return made
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -18,6 +17,7 @@ from appliance.bundle.specs import RerankSpec
 from installer.checkpoint.graph import builder
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import NEWER_CROSS_ENCODERS, BuildBundle, Built, build_unsigned
+from tests.checkpoint.opened import loaded, plain_session_of
 from tests.checkpoint.reference import with_rounded_weights
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.table import PROPERTY, Cell
@@ -101,7 +101,7 @@ def _record(record: Record, name: str, run: str, error: float) -> None:
 
 
 def run(graph: Path, ids: Ints, mask: Ints, types: Ints) -> Floats:
-    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = plain_session_of(graph)
     feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
     wanted = {entry.name for entry in session.get_inputs()}
     scores: Floats = session.run(["scores"], {n: v for n, v in feed.items() if n in wanted})[0]
@@ -119,19 +119,17 @@ def reference(
     with torch.inference_mode():
         if name in JUDGES:
             return _judged(checkpoint, head or checkpoint, given, mask)
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint, dtype=torch.float32
-        )
+        model = loaded(AutoModelForSequenceClassification, checkpoint)
         if name == "cross-encoder":
             given["token_type_ids"] = torch.tensor(types)
-        logits = loaded.eval()(**given).logits[:, 0]
+        logits = model(**given).logits[:, 0]
         scores: Floats = (logits if name.endswith("logits") else logits.sigmoid()).numpy()
     return scores
 
 
 def _judged(checkpoint: Path, head: Path, given: dict[str, Any], mask: Ints) -> Floats:
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    table: Any = AutoModelForCausalLM.from_pretrained(head, dtype=torch.float32).lm_head.weight
+    model = loaded(AutoModelForCausalLM, checkpoint)
+    table = loaded(AutoModelForCausalLM, head).lm_head.weight
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     states = model.model(**given).last_hidden_state
     last = states[torch.arange(len(mask)), torch.tensor(mask.sum(1) - 1)]

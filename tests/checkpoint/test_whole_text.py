@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 import torch
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
@@ -21,6 +20,7 @@ from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
+from tests.checkpoint.opened import plain_session_of
 from tests.checkpoint.reference import ReferenceEncoder
 from tests.checkpoint.runner import relative_error
 from tests.checkpoint.test_encoder_parity import TOLERANCE
@@ -41,7 +41,7 @@ TORCH = "torch.nn.modules"
 
 
 def embed(model: Built, ids: Ints, mask: Ints) -> Floats:
-    session = ort.InferenceSession(model.graph, providers=["CPUExecutionProvider"])
+    session = plain_session_of(model.graph)
     made: Floats = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
     return made
 

@@ -6,6 +6,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from appliance.errors import (
     UnsupportedError,
     VerificationError,
 )
+from appliance.model_store import StoredBundle
 from appliance.pb import onnx_graph_pb2 as pb
 from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
@@ -171,11 +173,25 @@ DAMAGES: dict[str, tuple[Damage, type[ApplianceError]]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A node, its key, and a model that was compiled for it."""
+
+    layout: Layout
+    node_key: NodeKey
+    model: StoredBundle
+
+
+@pytest.fixture(scope="module")
+def damaged(decoder_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Damaged:
+    """A node whose artifact each test damages and has replaced."""
+    layout = Layout(tmp_path_factory.mktemp("damaged"))
+    return Damaged(layout, NodeKey.create(layout.node), stored(decoder_bundle))
+
+
 @pytest.mark.parametrize("name", DAMAGES)
-def test_an_altered_artifact_is_refused_and_then_replaced(
-    bundle: Path, layout: Layout, node_key: NodeKey, name: str
-) -> None:
-    model = stored(bundle)
+def test_an_altered_artifact_is_refused_and_then_replaced(damaged: Damaged, name: str) -> None:
+    layout, node_key, model = damaged.layout, damaged.node_key, damaged.model
     directory = ensure_artifact(layout, model, node_key)
     damage, error = DAMAGES[name]
     damage(directory)

@@ -104,7 +104,7 @@ def test_a_missing_medium_is_named(tmp_path: Path, node_media: NodeMedia) -> Non
 
 
 def test_media_with_an_adapter_before_its_base_are_installed_and_both_answer(
-    node_media: NodeMedia, tmp_path: Path
+    node_media: NodeMedia, installed: Installed, tmp_path: Path
 ) -> None:
     directory = tmp_path / "made"
     bundles = [node_media.further(ADAPTER), node_media.further(GUESSED)]
@@ -114,7 +114,7 @@ def test_media_with_an_adapter_before_its_base_are_installed_and_both_answer(
         node_media.directory / "trust",
         pythons=[".".join(platform.python_version_tuple()[:2])],
     )
-    prefix = new_prefix(tmp_path / "n")
+    prefix = installed.lend_programs(new_prefix(tmp_path / "n"))
     result = prefix.install(NodeMedia(directory))
     assert result["models"] == {ADAPTER: "1.0", GUESSED: "1.0"}
     with prefix.serving():

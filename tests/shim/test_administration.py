@@ -162,17 +162,16 @@ def test_what_the_node_asked_is_one_group_without_a_key_and_without_a_project(
         (office.node.key.id, CHAT, 2, 2 * PROMPT),
         (None, CHAT, 3, 3 * PROMPT),
     ]
-    for group in (["project_id"], ["project_id", "api_key_id"]):
-        results = [
-            (r.project_id, r.api_key_id, r.num_model_requests)
-            for bucket in usage.completions(start_time=start, group_by=group).data
-            for r in bucket.results
-            if r.object == "organization.usage.completions.result"
-        ]
-        key = office.node.key.id if "api_key_id" in group else None
-        assert results == [(DEFAULT_PROJECT, key, 2), (None, None, 3)]
-    theirs = usage.completions(start_time=start, project_ids=[DEFAULT_PROJECT])
-    assert [r.num_model_requests for bucket in theirs.data for r in bucket.results] == [2]
+    path = f"usage/completions?start_time={start}"
+    for group, key in (("", None), ("&group_by=api_key_id", office.node.key.id)):
+        answer = office.request("GET", f"{path}&group_by=project_id{group}").json
+        assert [
+            (r["project_id"], r["api_key_id"], r["num_model_requests"])
+            for bucket in answer["data"]
+            for r in bucket["results"]
+        ] == [(DEFAULT_PROJECT, key, 2), (None, None, 3)]
+    theirs = office.request("GET", f"{path}&project_ids={DEFAULT_PROJECT}").json
+    assert [r["num_model_requests"] for b in theirs["data"] for r in b["results"]] == [2]
     whole = office.request("GET", f"costs?start_time={start}").json
     parts = office.request("GET", f"costs?start_time={start}&group_by[]=api_key_id").json
     (total,), split = (
