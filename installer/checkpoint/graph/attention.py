@@ -18,12 +18,13 @@ import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph import selection
-from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.chunks import Marker
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.indexed import Place
 from installer.checkpoint.graph.kinds import Kinds
+from installer.checkpoint.graph.operators import MICROSOFT, Attribute
 from installer.checkpoint.graph.recurrent import Part
 from installer.checkpoint.graph.rope import Rope
 from installer.checkpoint.graph.sharpening import Sharpener, count, positions_from

@@ -16,8 +16,9 @@ import onnx_ir as ir
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import pooling, relative
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.half_reader import token_bytes
+from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.pooling import EncoderShape
 from installer.checkpoint.graph.sentence import read_sentence
 from installer.checkpoint.graph.table import Table

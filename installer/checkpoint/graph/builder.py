@@ -1,163 +1,42 @@
 """Builds one ONNX graph over onnx-ir while its weights stream into the bundle's files (storage.py).
 
-Owns the words in which model families are written: an operator, a constant, a vector, a linear
-layer (tables: table.py). Knows how each precision expresses a linear layer: MatMul, of floats or of
-what 8-bit floats stand for, MatMulNBits with 8-bit activations, or a product of integers. Knows
-nothing of any architecture.
+Owns how each precision expresses a linear layer: MatMul, of floats or of what 8-bit floats stand
+for, MatMulNBits with 8-bit activations, or a product of integers (tables: table.py). Knows nothing
+of any architecture.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from installer.checkpoint.graph.activations import ACTIVATIONS, Activation
+from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.storage import (
     FloatMatrix,
     IntegerMatrix,
     Matrix,
     QuantizedMatrix,
-    Storage,
 )
+from installer.checkpoint.graph.stream import Stream
 from installer.checkpoint.quantize import FLOAT_BITS, Scheme
 from installer.checkpoint.tensors import Tensors
 from installer.checkpoint.weights import WeightFiles, alias
 
-MICROSOFT = "com.microsoft"
-OPSETS = {"": 21, MICROSOFT: 1}
-IR_VERSION = 10
 INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy_level: without it the kernel is several times slower."""
 _SMALLEST_PEAK = 1e-10
 """A row of zeros is divided by this, not by zero."""
 
-Dim = int | str
-Attribute = int | float | str | Sequence[int]
-Activation = Literal["silu", "gelu", "gelu_tanh"]
 
-
-class GraphBuilder(Storage):
-    """One graph in the making. The values it hands out are the graph's, not arrays.
-
-    Attributes:
-        dtype: of activations and of the key-value cache.
-        opsets: the operator sets that its graphs are written in.
-        shrink: what large numbers of a decoder are divided by (divisors.py).
-    """
-
-    dtype = ir.DataType.FLOAT
-    shrink = 1.0
-    opsets: Mapping[str, int] = OPSETS
+class GraphBuilder(Stream):
+    """One graph in the making, with all words that a model family is written in."""
 
     def __init__(self, tensors: Tensors, files: WeightFiles, scheme: Scheme) -> None:
         super().__init__(tensors, files, scheme)
-        self._inputs: list[ir.Value] = []
-        self._outputs: list[ir.Value] = []
-        self._nodes: list[ir.Node] = []
-        self._constants: dict[str, ir.Value] = {}
-        self._used: dict[str, ir.Value] = {}
-        """Parameters and constants that an operator reads, in the order of first use."""
-        self._made: Counter[str] = Counter()
-        self._converted: dict[str, ir.Value] = {}
-        """Name of a stored value -> it in the precision of the graph."""
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-
-    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
-        """Declare an input of the graph."""
-        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
-        self._inputs.append(value)
-        return value
-
-    def output(
-        self,
-        value: ir.Value,
-        name: str,
-        shape: Sequence[Dim],
-        dtype: ir.DataType = ir.DataType.FLOAT,
-    ) -> None:
-        """Declare `value` an output of the graph."""
-        value.name, value.shape = name, ir.Shape(shape)
-        value.type = ir.TensorType(dtype)
-        self._outputs.append(value)
-
-    def op(
-        self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute
-    ) -> ir.Value:
-        """Append an operator with one output."""
-        return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
-
-    def ops(
-        self,
-        kind: str,
-        *inputs: ir.Value | None,
-        outputs: int,
-        domain: str = "",
-        **attributes: Attribute,
-    ) -> Sequence[ir.Value]:
-        """Append an operator with several outputs."""
-        name = f"{kind}_{self._made[kind]}"
-        self._made[kind] += 1
-        node = ir.node(
-            kind,
-            inputs,
-            attributes=attributes,
-            domain=domain,
-            num_outputs=outputs,
-            name=name,
-        )
-        for index, output in enumerate(node.outputs):
-            output.name = name if outputs == 1 else f"{name}.{index}"
-        self._nodes.append(node)
-        for value in inputs:
-            if value is not None and value.const_value is not None:
-                assert value.name is not None
-                self._used[value.name] = value
-        return node.outputs
-
-    def constant(self, values: Sequence[int] | Sequence[float]) -> ir.Value:
-        """A short vector of int64 or float32, stored in the graph itself; equal ones are shared."""
-        whole = all(isinstance(value, int) for value in values)
-        name = "const." + "_".join(str(value) for value in values)
-        return self.array(name, np.array(values, dtype=np.int64 if whole else np.float32))
-
-    def array(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        """A small array, stored in the graph itself; one name always means the same array."""
-        if name not in self._constants:
-            tensor = ir.tensor(array, name=name)
-            self._constants[name] = ir.Value(
-                name=name,
-                shape=ir.Shape(array.shape),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-        return self._constants[name]
-
-    def vector(
-        self, name: str, width: int, offset: float = 0.0, *, divided: float = 1.0
-    ) -> ir.Value:
-        """The checkpoint's vector `name`, plus `offset`, `divided` by a number, as a parameter."""
-        return self.parameter(self._vector(name, width, offset), divided=divided)
-
-    def parameter(self, stored: ir.Value, *, divided: float = 1.0) -> ir.Value:
-        """Stored floats in the precision of the graph, `divided` by a number before."""
-        if divided == 1:
-            return self._cast(stored, self.dtype)
-        quotient = self.op("Mul", stored, self.constant([1 / divided]))
-        return self.op("Cast", quotient, to=self.dtype)
-
-    def _cast(self, stored: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """A stored value in another type; the compiler keeps only the result."""
-        assert stored.name is not None
-        if stored.dtype == dtype:
-            return stored
-        if stored.name not in self._converted:
-            self._converted[stored.name] = self.op("Cast", stored, to=dtype)
-        return self._converted[stored.name]
 
     def gather(self, matrix: IntegerMatrix, ids: ir.Value) -> ir.Value:
         """ids [...] -> rows of the matrix [..., inner]."""
@@ -179,129 +58,12 @@ class GraphBuilder(Storage):
             quantize_axis=1,
         )
 
-    def residual(self, x: ir.Value, *, factor: float = 1.0, wide: bool = False) -> ir.Value:
-        """x * factor as the stream that every block adds its result to.
-
-        A `wide` stream has 32 bits whatever the graph's precision: its sums would not fit 16.
-        """
-        if factor == 1:
-            return x
-        return self.op("Mul", x, self.parameter(self.constant([factor])))
-
-    def norm(
-        self,
-        x: ir.Value,
-        name: str,
-        width: int,
-        epsilon: float,
-        offset: float = 0.0,
-        *,
-        wide: bool = False,
-        divided: float = 1.0,
-        centred: bool = False,
-    ) -> ir.Value:
-        """RMS norm over the last axis by the checkpoint's vector `name` [width], plus `offset`.
-
-        The result is `wide` if it goes to a stream that is, and `divided` by a number; x is
-        `centred` if its mean is subtracted first.
-        """
-        gain = self.vector(name, width, offset, divided=divided)
-        if centred:
-            return self.op("LayerNormalization", x, gain, axis=-1, epsilon=epsilon)
-        return self.op(
-            "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
-        )
-
-    def norm_heads(
-        self, x: ir.Value, heads: int, name: str, width: int, epsilon: float, offset: float = 0.0
-    ) -> ir.Value:
-        """RMS norm of each head on its own: x [B, S, heads * width], gain [width]."""
-        split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
-        normed = self.norm(split, name, width, epsilon, offset)
-        return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
-
-    def norm_heads_plainly(self, x: ir.Value, heads: int, width: int, epsilon: float) -> ir.Value:
-        """The same without a gain."""
-        split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
-        gain = self.parameter(self.array(f"const.ones.{width}", np.ones(width, np.float32)))
-        normed = self.op(
-            "SimplifiedLayerNormalization", split, gain, axis=-1, epsilon=epsilon, stash_type=1
-        )
-        return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
-
-    def norm_sum(
-        self,
-        stream: ir.Value,
-        result: ir.Value,
-        name: str,
-        width: int,
-        epsilon: float,
-        offset: float = 0.0,
-        *,
-        divided: float = 1.0,
-        centred: bool = False,
-    ) -> tuple[ir.Value, ir.Value]:
-        """`norm` of stream + result; it and the sum."""
-        outputs = self.ops(
-            "SkipLayerNormalization" if centred else "SkipSimplifiedLayerNormalization",
-            *(stream, result, self.vector(name, width, offset, divided=divided)),
-            outputs=4,
-            domain=MICROSOFT,
-            epsilon=epsilon,
-        )
-        return outputs[0], outputs[3]
-
-    def full(self, x: ir.Value) -> ir.Value:
-        """x in 32 bits."""
-        return x
-
-    def made_full(self, x: ir.Value) -> ir.Value:
-        """x, which was made in 32 bits whatever the graph's precision."""
-        return x
-
-    def operand(self, x: ir.Value) -> ir.Value:
-        """x as linear layers take it."""
-        return x
-
-    def layer_norm(
-        self,
-        x: ir.Value,
-        name: str,
-        width: int,
-        epsilon: float,
-        result: ir.Value | None = None,
-        *,
-        bias: bool = True,
-    ) -> ir.Value:
-        """Layer norm of x + result over the last axis by the checkpoint's module `name` [width]."""
-        parts = [self.vector(f"{name}.{part}", width) for part in norm_parts(bias)]
-        if result is None:
-            return self.op("LayerNormalization", x, *parts, axis=-1, epsilon=epsilon)
-        return self.op(
-            "SkipLayerNormalization",
-            *(x, result, *parts),
-            domain=MICROSOFT,
-            epsilon=epsilon,
-        )
-
     def padding(self, mask: ir.Value, head_dim: int | None) -> ir.Value:
         """What attention among all tokens of a text takes of the mask [B, S], 1 for tokens.
 
         `head_dim`: of the heads that attend; None where something is added to their products.
         """
         return self.op("Cast", mask, to=ir.DataType.INT32)
-
-    def unit(self, x: ir.Value, width: int) -> ir.Value:
-        """x [..., width] at unit length."""
-        return self.op("LpNormalization", x, axis=-1, p=2)
-
-    def add(self, stream: ir.Value, result: ir.Value) -> ir.Value:
-        """stream + result."""
-        return self.op("Add", stream, result)
-
-    def divide(self, x: ir.Value, by: float) -> ir.Value:
-        """x / by."""
-        return x if by == 1 else self.op("Mul", x, self.parameter(self.constant([1 / by])))
 
     def linear(
         self,
@@ -456,56 +218,3 @@ class GraphBuilder(Storage):
         """x rounded to whole numbers -128..127."""
         one, zero = self._scalar("const.one", np.float32(1)), np.int8(0)
         return self.op("QuantizeLinear", x, one, self._scalar("const.zero", zero))
-
-    def _scalar(self, name: str, value: np.generic) -> ir.Value:
-        return self.array(name, np.asarray(value))
-
-    def save(self, path: Path, *, name: str) -> None:
-        """Write the graph; the same calls give the same bytes."""
-        graph = ir.Graph(
-            self._inputs,
-            self._outputs,
-            nodes=self._nodes,
-            initializers=list(self._used.values()),
-            opset_imports=dict(self.opsets),
-            name=name,
-        )
-        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="appliance")
-        proto = ir.serde.serialize_model(model)
-        del proto.graph.value_info[:]  # says again what the initializers say
-        path.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def norm_parts(bias: bool) -> Sequence[str]:
-    """The vectors of a layer norm."""
-    return ("weight", "bias") if bias else ("weight",)
-
-
-def _silu(graph: GraphBuilder, y: ir.Value, divided: float) -> ir.Value:
-    # y * divided may outgrow the graph's precision: of infinity, too, the sigmoid is one or zero.
-    return graph.op("Mul", y, graph.op("Sigmoid", graph.divide(y, 1 / divided)))
-
-
-def _gelu(graph: GraphBuilder, y: ir.Value, divided: float) -> ir.Value:
-    return _whole(graph, y, divided, lambda y: graph.op("Gelu", y, domain=MICROSOFT))
-
-
-def _gelu_tanh(graph: GraphBuilder, y: ir.Value, divided: float) -> ir.Value:
-    return _whole(graph, y, divided, lambda y: graph.op("Gelu", y, approximate="tanh"))
-
-
-def _whole(
-    graph: GraphBuilder, y: ir.Value, divided: float, open_: Callable[[ir.Value], ir.Value]
-) -> ir.Value:
-    if divided == 1:
-        return open_(y)
-    opened = open_(graph.op("Mul", graph.full(y), graph.constant([divided])))
-    return graph.op("Cast", graph.op("Mul", opened, graph.constant([1 / divided])), to=graph.dtype)
-
-
-ACTIVATIONS: Mapping[Activation, Callable[[GraphBuilder, ir.Value, float], ir.Value]] = {
-    "silu": _silu,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-}
-"""activation(y * divided) / divided, of y and what it is divided by."""

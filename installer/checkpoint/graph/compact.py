@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import MICROSOFT
 from installer.checkpoint.graph.half import HalfBuilder
+from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.storage import FloatMatrix, IntegerMatrix, Matrix
 from installer.checkpoint.quantize import Scheme
 

@@ -13,8 +13,10 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import ACTIVATIONS, MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.activations import ACTIVATIONS
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.recurrent import Recurrent, Remembering
 
 _END = (1 << 31) - 1

@@ -13,7 +13,8 @@ from typing import Protocol, runtime_checkable
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import Activation, GraphBuilder
+from installer.checkpoint.graph.activations import Activation
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.table import Table
 

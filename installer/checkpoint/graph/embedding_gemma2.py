@@ -15,9 +15,10 @@ import onnx_ir as ir
 from appliance.bundle.specs import EncoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import pooling
+from installer.checkpoint.graph.activations import ACTIVATIONS
 from installer.checkpoint.graph.attention import Tables, angles
 from installer.checkpoint.graph.bert import declare_texts
-from installer.checkpoint.graph.builder import ACTIVATIONS, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import HARMLESS_KEYS
 from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.heads import read_heads

@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from installer.checkpoint.expert_weights import ExpertWeights
 from installer.checkpoint.graph import builder
-from installer.checkpoint.graph.builder import MICROSOFT, Attribute, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.operators import MICROSOFT, Attribute
 from installer.checkpoint.graph.stacks import Span, Stacks
 
 HARMLESS_KEYS = frozenset({"output_router_logits", "router_aux_loss_coef"})

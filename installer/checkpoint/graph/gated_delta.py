@@ -20,10 +20,12 @@ import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph import experts
-from installer.checkpoint.graph.builder import ACTIVATIONS, MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.activations import ACTIVATIONS
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.convolution import convolve
 from installer.checkpoint.graph.decoder import Attention
 from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.recurrent import Deltas, Remembering
 
 _LENGTH_EPSILON = 1e-6

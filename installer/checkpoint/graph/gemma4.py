@@ -17,7 +17,8 @@ from functools import partial
 import onnx_ir as ir
 
 from installer.checkpoint.graph import decoder
-from installer.checkpoint.graph.builder import ACTIVATIONS, GraphBuilder
+from installer.checkpoint.graph.activations import ACTIVATIONS
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form, Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.gemma4_shape import GemmaShape

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.storage import IntegerMatrix, Matrix
 from installer.checkpoint.quantize import Scheme
 from installer.checkpoint.tensors import Tensors

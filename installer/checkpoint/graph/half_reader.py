@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import norm_parts
 from installer.checkpoint.graph.floats import BlocksAsFloats
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.graph.storage import Matrix, QuantizedMatrix
+from installer.checkpoint.graph.stream import norm_parts
 
 _HEAD_UNIT = 8
 """Numbers of a head that CUDA's attention without a table of all products takes at once."""

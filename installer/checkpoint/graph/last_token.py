@@ -11,9 +11,10 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from installer.checkpoint.graph.attention import angles
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads, norm_of_sum
 from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.operators import MICROSOFT
 
 Conclude = Callable[[GraphBuilder, ir.Value], None]
 """Makes the output of the last tokens' states [B, hidden]."""

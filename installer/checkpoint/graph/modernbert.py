@@ -14,9 +14,10 @@ import onnx_ir as ir
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import cross_encoder, pooling
+from installer.checkpoint.graph.activations import ACTIVATIONS
 from installer.checkpoint.graph.attention import Tables, angles
 from installer.checkpoint.graph.bert import declare_texts
-from installer.checkpoint.graph.builder import ACTIVATIONS, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.cross_encoder import CrossEncoderShape
 from installer.checkpoint.graph.half_reader import token_bytes
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from appliance.native import contract
+from installer.checkpoint.graph.activations import ACTIVATIONS, Activation
 from installer.checkpoint.graph.adapted import AdapterInputs
 from installer.checkpoint.graph.attention import (
     PAIR,
@@ -24,16 +25,10 @@ from installer.checkpoint.graph.attention import (
     angles,
     choose_rows,
 )
-from installer.checkpoint.graph.builder import (
-    ACTIVATIONS,
-    OPSETS,
-    Activation,
-    Attribute,
-    Dim,
-    GraphBuilder,
-)
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.operators import OPSETS, Attribute, Dim
 from installer.checkpoint.graph.sharpening import Sharpener, positions_of_spans
 from installer.checkpoint.graph.storage import IntegerMatrix, Matrix, QuantizedMatrix
 from installer.checkpoint.quantize import Scheme, block_size

@@ -15,10 +15,11 @@ import onnx_ir as ir
 
 from appliance.bundle.specs import DecoderSpec
 from installer.checkpoint.graph.attention import FloatSlots, HalfSlots, Tables
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.rope import AXES, Axes, Rope, read_rope
 from installer.checkpoint.graph.tower import TowerShape, rotations
 from installer.checkpoint.quantize import Float32

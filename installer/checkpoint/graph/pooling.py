@@ -14,7 +14,8 @@ import msgspec
 import onnx_ir as ir
 
 from appliance.bundle.specs import EncoderSpec
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.sentence import Activation, Dense, Pooling, Sentence
 from installer.checkpoint.settings import Settings
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import Attribute
 from installer.checkpoint.graph.half import HalfBuilder
+from installer.checkpoint.graph.operators import Attribute
 from installer.checkpoint.quantize import FLOAT_BITS, Scheme
 from installer.checkpoint.tensors import Tensors
 from installer.checkpoint.weights import WeightFiles

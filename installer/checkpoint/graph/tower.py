@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.quantize import Float32
 
 EPSILON = 1e-6

@@ -16,10 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph.attention import Tables, angles
-from installer.checkpoint.graph.builder import MICROSOFT, GraphBuilder
+from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads, norm_of_sum
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import Kinds, LayerKind
+from installer.checkpoint.graph.operators import MICROSOFT
 
 _UNSEEN = -1e4
 """Added to the product with a key that is not seen: e to its power is zero, and 16 bits hold it."""
