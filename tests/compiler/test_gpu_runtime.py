@@ -360,7 +360,7 @@ def providers(said: str) -> list[dict[str, list[str]]]:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, model in MODELS.items() if model.main and not model.recurrent]
+    "name", [name for name, model in MODELS.items() if model.main and model.on_gpus]
 )
 def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
     on_gpu: Path, tmp_path: Path, name: str
