@@ -361,7 +361,9 @@ def providers(said: str) -> list[dict[str, list[str]]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
-@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.main])
+@pytest.mark.parametrize(
+    "name", [name for name, model in MODELS.items() if model.main and model.on_gpus]
+)
 def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
     on_gpu: Path, tmp_path: Path, name: str
 ) -> None:

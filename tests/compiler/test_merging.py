@@ -19,7 +19,7 @@ from installer.checkpoint.quantize import Precision
 from tests.checkpoint.families import find_models
 from tests.conftest import BuildOnce
 
-MODELS = {name: model for name, model in find_models().items() if model.main}
+MODELS = {name: model for name, model in find_models().items() if model.main and model.on_gpus}
 """Of which there are graphs for CUDA."""
 CASES: list[tuple[str, Precision]] = [
     *((name, "fp16") for name in MODELS),

@@ -31,6 +31,11 @@ class Model:
     recurrent: bool = False
     uneven: bool = False
 
+    @property
+    def on_gpus(self) -> bool:
+        """Whether it has graphs for a GPU."""
+        return not self.uneven
+
 
 def find_models() -> dict[str, Model]:
     """All modules' `MODELS`, in the order of their names."""
