@@ -91,8 +91,8 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
     source = tokenizer.template()
     if checkpoint.has(TEMPLATE_FILE):
         source = checkpoint.text(TEMPLATE_FILE)
-    written = not source and checkpoint.family in WRITTEN
-    if written:
+    lacking = not source and checkpoint.family in WRITTEN
+    if lacking:
         source = WRITTEN[checkpoint.family]
     if not source:
         raise CheckpointError(
@@ -115,7 +115,7 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
     ends = FORMATS[written].ends if written else ()
     return ChatSource(
         *(source, prompting, bool(start) and observed.thinks_by_default()),
-        *(_known(ends, tokenizer), written),
+        *(_known(ends, tokenizer), lacking),
     )
 
 

@@ -301,7 +301,7 @@ class _Composer:
         """`text` before its first token, and the rest as grammar; that is empty if all is text."""
         if self._vocabulary.token(text) is not None:
             return "", self._tag(text)
-        tokens = [mark for mark in marks if self._vocabulary.token(mark) is not None]
+        tokens = tuple(mark for mark in marks if self._vocabulary.token(mark) is not None)
         place, _ = first_tag(text, tokens)
         return (text, "") if place < 0 else (text[:place], self.marked(text[place:], tokens))
 

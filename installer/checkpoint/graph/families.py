@@ -29,6 +29,7 @@ from installer.checkpoint.graph import (
     llama,
     mimo,
     minimax_m2,
+    minimax_m3,
     mistral,
     mistral3,
     mixtral,
@@ -91,6 +92,11 @@ _OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio
 # What sees images in front of a language model that is built without it.
 _SIGHT_UNUSED = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
+)
+# Likewise, in MiniMax's words, and what predicts further tokens.
+_MINIMAX3_UNUSED = re.compile(
+    r"(vision_tower|multi_modal_projector|patch_merge_mlp)\..*|language_model\.lm_head\.weight"
+    r"|language_model\.model\.mtp\..*"
 )
 # Likewise, and a head that predicts further tokens.
 _QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.visual\..*|mtp\..*")
@@ -162,6 +168,7 @@ FAMILIES: Mapping[str, Family] = {
         stand_in={"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
     ),
     "minimax_m2": _sparse(minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED),
+    "minimax_m3_vl": _sparse(minimax_m3.read, minimax_m3.build, _MINIMAX3_UNUSED),
     "ministral": _dense(mistral.read_ministral, mistral.build),
     "ministral3": _dense(mistral3.read, mistral3.build),
     "mistral": _dense(mistral.read, mistral.build),
