@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 Document = dict[str, object]
 
@@ -26,6 +27,7 @@ _PERIODS = (
     *("decoder_sparse_step", "moe_layer_interval"),
 )
 """Every so many layers one is of another kind."""
+_OF_INDEX = "sparse_attention_config"
 _LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
 
 
@@ -52,12 +54,19 @@ def cut(config: Document, fewest: int = _FEWEST) -> Shallow | None:
     if type(total) is not int or total <= 0:
         return None
     layers = min(total, max(fewest, _enough(config, total)))
-    lists = {
-        key: value[:layers]
-        for key, value in config.items()
-        if isinstance(value, list) and len(value) == total
-    }
-    return Shallow(config | lists | _of_layers(config, layers) | {_LAYERS: layers}, layers)
+    first = _first(config, total, layers)
+    return Shallow(config | first | _of_layers(config, layers) | {_LAYERS: layers}, layers)
+
+
+def _first(config: Document, total: int, layers: int) -> Document:
+    """Lists with a value for each layer, also those of an index, as they are for the first."""
+    cut: Document = {}
+    for key, value in config.items():
+        if isinstance(value, list) and len(value) == total:
+            cut[key] = value[:layers]
+        elif key == _OF_INDEX and isinstance(value, dict):
+            cut[key] = value | _first(value, total, layers)
+    return cut
 
 
 def _of_layers(config: Document, layers: int) -> Document:
@@ -87,7 +96,8 @@ def _enough(config: Document, total: int) -> int:
         period = config.get(key)
         if type(period) is int:
             enough = max(enough, period)
-    for value in config.values():
+    inner = config.get(_OF_INDEX)
+    for value in chain(config.values(), inner.values() if isinstance(inner, dict) else ()):
         if isinstance(value, list) and len(value) == total:
             enough = max(enough, _prefix_with_all(value))
     return enough

@@ -36,7 +36,7 @@ _OF_IMAGES = (
     *("video_token_id", "projector_hidden_size", "projector_hidden_act", "process_image_mode"),
     *("multimodal_projector_bias", "vision_feature_layer", "vision_feature_select_strategy"),
     *("image_grid_pinpoints", "image_seq_length", "img_token_compression_config"),
-    *("num_reward_heads", "auto_map"),
+    "num_reward_heads",
 )
 _FURTHER = ("num_mtp_modules", "num_nextn_predict_layers", "mtp_transformer_layers", "use_mtp")
 _NAMES: Mapping[str, tuple[str, str, int]] = {
