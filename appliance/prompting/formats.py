@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, harmony, hermes, llama, mistral
+from appliance.prompting import (
+    apertus,
+    cohere,
+    deepseek,
+    harmony,
+    hermes,
+    llama,
+    minimax_m3,
+    mistral,
+)
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
 from appliance.prompting.dsml import DSML
@@ -54,6 +63,11 @@ def _xml(dialect: Dialect) -> Format:
     return Format(dialect.tags, "<", parser)
 
 
+def _nested(new_id: NewId, tools: Iterable[Tool]) -> CallParser:
+    schemas = {tool.name: minimax_m3.schema_of(tool.parameters_json) for tool in tools}
+    return minimax_m3.NestedCalls(new_id, schemas)
+
+
 def _listed(
     tags: tuple[str, str],
     head: re.Pattern[str],
@@ -82,6 +96,7 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
     "deepseek_v31": _DEEPSEEK,
     "dsml": _xml(DSML),
     "minimax": _xml(MINIMAX),
+    "minimax_m3": Format(minimax_m3.TAGS, "]", _nested),
     "qwen_coder": _xml(QWEN_CODER),
     "glm": _xml(GLM),
     "glm_v47": _xml(GLM_47),

@@ -18,6 +18,7 @@ from jinja2 import Template
 from appliance.bundle.specs import FillIn, Prompting, ToolFormat
 from appliance.errors import CheckpointError
 from appliance.prompting import harmony
+from appliance.prompting.conversation import switches
 from appliance.prompting.environment import compile_template, render
 from appliance.prompting.formats import FORMATS
 from installer.checkpoint.reader import Checkpoint
@@ -44,6 +45,7 @@ _REASONING = (
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<mm:think>", "</mm:think>"),
 )
 """The tags of reasoning, of which a model's vocabulary has one pair or none."""
 _CHANNELS = (harmony.ANALYSIS, harmony.END)
@@ -143,13 +145,13 @@ class _Observed:
 
     def thinks_by_default(self) -> bool:
         """Whether saying nothing means the same as asking to think."""
-        return self.render() == self.render(enable_thinking=True, thinking=True)
+        return self.render() == self.render(**switches(thinking=True))
 
     def reasons(self) -> Literal["always", "levels"] | msgspec.UnsetType:
         """What stands in the manifest's `prompting.reasoning`."""
         if self.render(reasoning_effort="low") != self.render(reasoning_effort="high"):
             return "levels"
-        asked = [self.render(enable_thinking=on, thinking=on) for on in (False, True)]
+        asked = [self.render(**switches(thinking=on)) for on in (False, True)]
         return "always" if asked[0] == asked[1] else msgspec.UNSET
 
     def render(self, question: object = _QUESTION, **variables: object) -> str:

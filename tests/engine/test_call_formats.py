@@ -173,7 +173,8 @@ def test_where_the_model_may_choose_it_may_also_answer(
 
 
 @pytest.mark.parametrize(
-    "name", ["deepseek", "dsml", "minimax", "qwen_coder", "glm", "glm_v47", "seed_oss"]
+    "name",
+    ["deepseek", "dsml", "minimax", "minimax_m3", "qwen_coder", "glm", "glm_v47", "seed_oss"],
 )
 def test_arguments_of_any_kind_can_be_forced(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
