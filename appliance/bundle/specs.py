@@ -307,6 +307,7 @@ ToolFormat = Literal[
     "deepseek_v31",
     "dsml",
     "minimax",
+    "minimax_m3",
     "qwen_coder",
     "glm",
     "glm_v47",

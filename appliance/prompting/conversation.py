@@ -128,6 +128,13 @@ class Conversation:
         return [_template_tool(index, t) for index, t in enumerate(self.tools)] or None
 
 
+def switches(*, thinking: bool) -> dict[str, object]:
+    """How templates are told whether to have the model reason: Qwen's word for it, DeepSeek's, and
+    MiniMax's, whose model decides for itself unless it is told not to."""
+    mode = "adaptive" if thinking else "disabled"
+    return {"enable_thinking": thinking, "thinking": thinking, "thinking_mode": mode}
+
+
 def _template_message(index: int, message: Message) -> dict[str, object]:
     shape: dict[str, object] = {}
     if message.reasoning:

@@ -20,6 +20,7 @@ from appliance.prompting import (
     hermes,
     llama,
     llama4,
+    minimax_m3,
     mistral,
 )
 from appliance.prompting.call_parser import CallParser
@@ -64,6 +65,11 @@ def _xml(dialect: Dialect) -> Format:
     return Format(dialect.tags, "<", parser)
 
 
+def _nested(new_id: NewId, tools: Iterable[Tool]) -> CallParser:
+    schemas = {tool.name: minimax_m3.schema_of(tool.parameters_json) for tool in tools}
+    return minimax_m3.NestedCalls(new_id, schemas)
+
+
 def _listed(
     tags: tuple[str, str],
     head: re.Pattern[str],
@@ -98,6 +104,7 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
     "deepseek_v31": _DEEPSEEK,
     "dsml": _xml(DSML),
     "minimax": _xml(MINIMAX),
+    "minimax_m3": Format(minimax_m3.TAGS, "]", _nested),
     "qwen_coder": _xml(QWEN_CODER),
     "glm": _xml(GLM),
     "glm_v47": _xml(GLM_47),

@@ -1,12 +1,13 @@
 """Splits generated text into reasoning and answer, at the model's reasoning tags.
 
     start ── white space ──> start
-      │ opening tag               │ anything else
+      │ opening tag               │ anything else, or a closing tag
       v                           v
     reasoning ── closing tag ──> answer
 
-Tags count only in this order: an opening tag later in the answer is text. White space around
-the reasoning belongs to the tags and is dropped. The result does not depend on how the text is
+Tags count only in this order: an opening tag later in the answer is text. With a closing tag at
+once, MiniMax-M3 says that it does not reason; it is dropped. So is white space around the
+reasoning, which belongs to the tags. The result does not depend on how the text is
 cut into feeds.
 """
 
@@ -67,7 +68,9 @@ class ReasoningSplitter:
         if seen.startswith(self._start):
             self._held = seen[len(self._start) :]
             self._state = _State.REASONING
-        elif not self._start.startswith(seen):
+        elif seen.startswith(self._end):
+            self._held, self._state = seen[len(self._end) :], _State.ANSWER
+        elif not self._start.startswith(seen) and not self._end.startswith(seen):
             self._state = _State.ANSWER
             self._at_edge = False
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from appliance.errors import ObjectionError, RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
-from appliance.prompting.conversation import Conversation
+from appliance.prompting.conversation import Conversation, switches
 from appliance.prompting.later_systems import MARK, TRIALS, folded, has_later
 from appliance.prompting.marks import ControlTokens, unused_characters
 from appliance.prompting.worker import HEADER
@@ -125,9 +125,7 @@ class ChatTemplate:
             "tools": self._control.break_up(tools, mark) if typed else tools,
             "documents": None,
             "add_generation_prompt": not conversation.continue_final,
-            # Qwen's name for the switch, and DeepSeek's.
-            "enable_thinking": conversation.thinking,
-            "thinking": conversation.thinking,
+            **switches(thinking=conversation.thinking),
         }
         if conversation.effort:
             variables["reasoning_effort"] = conversation.effort  # gpt-oss's

@@ -20,6 +20,7 @@ from jinja2 import Template
 from appliance.bundle.specs import FillIn, Prompting, ToolFormat
 from appliance.errors import CheckpointError
 from appliance.prompting import gemma4, harmony
+from appliance.prompting.conversation import switches
 from appliance.prompting.environment import compile_template, render
 from appliance.prompting.formats import FORMATS
 from installer.checkpoint.reader import Checkpoint
@@ -46,6 +47,7 @@ _REASONING = (
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<mm:think>", "</mm:think>"),
 )
 """The tags of reasoning, of which a model's vocabulary has one pair or none."""
 _CHANNELS: Mapping[ToolFormat, tuple[str, str]] = {
@@ -97,8 +99,8 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
     source = tokenizer.template()
     if checkpoint.has(TEMPLATE_FILE):
         source = checkpoint.text(TEMPLATE_FILE)
-    written = not source and checkpoint.family in WRITTEN
-    if written:
+    lacking = not source and checkpoint.family in WRITTEN
+    if lacking:
         source = WRITTEN[checkpoint.family]
     if not source:
         raise CheckpointError(
@@ -121,7 +123,7 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
     ends = FORMATS[tool_format].ends if tool_format else ()
     return ChatSource(
         *(source, prompting, bool(start) and observed.thinks_by_default()),
-        *(_known(ends, tokenizer), written),
+        *(_known(ends, tokenizer), lacking),
     )
 
 
@@ -155,13 +157,13 @@ class _Observed:
 
     def thinks_by_default(self) -> bool:
         """Whether saying nothing means the same as asking to think."""
-        return self.render() == self.render(enable_thinking=True, thinking=True)
+        return self.render() == self.render(**switches(thinking=True))
 
     def reasons(self) -> Literal["always", "levels"] | msgspec.UnsetType:
         """What stands in the manifest's `prompting.reasoning`."""
         if self.render(reasoning_effort="low") != self.render(reasoning_effort="high"):
             return "levels"
-        asked = [self.render(enable_thinking=on, thinking=on) for on in (False, True)]
+        asked = [self.render(**switches(thinking=on)) for on in (False, True)]
         return "always" if asked[0] == asked[1] else msgspec.UNSET
 
     def render(self, question: object = _QUESTION, **variables: object) -> str:

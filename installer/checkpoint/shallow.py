@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 Document = dict[str, object]
 
@@ -31,6 +32,7 @@ _WHOLE = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Of models whose last layers read earlier ones' keys, or whose layers share a table: uncut."""
 _NUMBERS = ("moe_layers", "mlp_only_layers")
 """Numbers of layers, and not something of each."""
+_OF_INDEX = "sparse_attention_config"
 _LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
 
 
@@ -57,8 +59,17 @@ def cut(config: Document, fewest: int = _FEWEST) -> Shallow | None:
     if type(total) is not int or total <= 0:
         return None
     layers = min(total, max(fewest, _enough(config, total)))
-    lists = {key: value[:layers] for key, value in _lists(config, total)}
-    return Shallow(config | lists | _of_layers(config, layers) | {_LAYERS: layers}, layers)
+    first = _first(config, total, layers)
+    return Shallow(config | first | _of_layers(config, layers) | {_LAYERS: layers}, layers)
+
+
+def _first(config: Document, total: int, layers: int) -> Document:
+    """Lists with a value for each layer, also those of an index, as they are for the first."""
+    cut: Document = {key: value[:layers] for key, value in _lists(config, total)}
+    inner = config.get(_OF_INDEX)
+    if isinstance(inner, dict):
+        cut[_OF_INDEX] = inner | _first(inner, total, layers)
+    return cut
 
 
 def _of_layers(config: Document, layers: int) -> Document:
@@ -90,7 +101,9 @@ def _enough(config: Document, total: int) -> int:
         period = config.get(key)
         if type(period) is int:
             enough = max(enough, period)
-    return max([enough, *(_prefix_with_all(value) for _, value in _lists(config, total))])
+    inner = config.get(_OF_INDEX)
+    lists = chain(_lists(config, total), _lists(inner, total) if isinstance(inner, dict) else ())
+    return max([enough, *(_prefix_with_all(value) for _, value in lists)])
 
 
 def _lists(config: Document, total: int) -> Iterator[tuple[str, list[object]]]:

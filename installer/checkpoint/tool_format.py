@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, dsml, gemma4, harmony, llama4
+from appliance.prompting import (
+    apertus,
+    cohere,
+    deepseek,
+    dsml,
+    gemma4,
+    harmony,
+    llama4,
+    minimax_m3,
+)
 from appliance.prompting.formats import FORMATS
 
 FUNCTION: Final = "find_north"
@@ -46,6 +55,8 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "deepseek_v31": rf"{re.escape(deepseek.CALL_BEGIN)}{FUNCTION}{_SEPARATOR}",
     "dsml": rf'{re.escape(dsml.DSML.block[0])}\n{re.escape(dsml.DSML.call[0])}{FUNCTION}">',
     "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
+    "minimax_m3": rf"{re.escape(minimax_m3.M3.block[0])}\s*"
+    rf'{re.escape(minimax_m3.M3.call[0])}{FUNCTION}">',
     "seed_oss": rf"<seed:tool_call>\s*<function={FUNCTION}>",
     "gemma4": rf"{re.escape(gemma4.BEGIN)}call:{FUNCTION}\{{",
     "apertus": rf'{re.escape(apertus.BEGIN)}\[\{{"{FUNCTION}": ',
@@ -66,6 +77,7 @@ _TOKENS: Final[Mapping[ToolFormat, tuple[str, ...]]] = {
     "mistral": ("[TOOL_CALLS]",),
     "mistral_v11": ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
     "mistral_v13": ("[TOOL_CALLS]", "[ARGS]"),
+    "minimax_m3": (minimax_m3.MARK,),
     "harmony": (harmony.CHANNEL, harmony.MESSAGE, harmony.END, harmony.CALL),
 }
 """The tags that must be tokens, where these are not all of the format's."""

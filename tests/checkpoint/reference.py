@@ -247,12 +247,15 @@ class RoundingReference(ReferenceDecoder):
 
     def logits(self, tokens: Sequence[int]) -> Floats:
         """Logits after each token, [tokens, vocab]."""
-        config = self.model.config
+        config = self.model.config.get_text_config()
         cache = _cache_of(config)(self._graph, config)
         with torch.inference_mode():
             out = self.model(torch.tensor([list(tokens)]), past_key_values=cache, use_cache=True)
         logits: Floats = out.logits[0].numpy()
         return logits
+
+
+_BLOCKS = "minimax_m3_sparse"
 
 
 class _RoundingCache(DynamicCache):
@@ -261,7 +264,7 @@ class _RoundingCache(DynamicCache):
     def __init__(self, graph: Path, config: Any = None) -> None:
         kinds = getattr(config, "layer_types", None) or []
         recurrent = not {"linear_attention", "conv"}.isdisjoint(kinds)
-        indexed = "indexed_attention" in kinds
+        indexed = bool({"indexed_attention", _BLOCKS} & set(kinds))
         super().__init__(config=config if recurrent or indexed else None)
         attending = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
         self._places = {layer: place for place, layer in enumerate(attending)} if recurrent else {}
@@ -303,6 +306,21 @@ class _RoundingCache(DynamicCache):
 
 def _rounded_by(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return torch.round(x / scale).clamp(-128, 127) * scale
+
+
+class _RoundingBlocks(_RoundingCache):
+    """With keys by which blocks are found, halves of which stand behind keys and values."""
+
+    def __init__(self, graph: Path, config: Any) -> None:
+        super().__init__(graph, config)
+        for at, layer in enumerate(self.layers):
+            if config.layer_types[at] == _BLOCKS:
+                self._round_index(at, layer, config.num_key_value_heads, config.head_dim)
+
+    def _round_index(self, at: int, layer: Any, heads: int, width: int) -> None:
+        both = (self._scale(f"{name}_{at}").view(heads, -1)[:, width:] for name in ("key", "value"))
+        scale, keep = torch.cat([half.reshape(-1) for half in both]), layer.update_index
+        layer.update_index = lambda keys: keep(_rounded_by(keys, scale))
 
 
 class _RoundingLatents(_RoundingCache):
@@ -356,6 +374,8 @@ class _PairsApart(_RoundingLatents):
 
 
 def _cache_of(config: Any) -> type[_RoundingCache]:  # the library has no types
+    if _BLOCKS in (getattr(config, "layer_types", None) or ()):
+        return _RoundingBlocks
     if not hasattr(config, "kv_lora_rank"):
         return _RoundingCache
     return _RoundingLatents if config.model_type == "deepseek_v2" else _PairsApart

@@ -157,6 +157,7 @@ def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: T
         **dict.fromkeys(THINKING, ("<think>", "</think>")),
         "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
         "cohere": ("<|START_THINKING|>", "<|END_THINKING|>"),
+        "minimax_m3": ("<mm:think>", "</mm:think>"),
         "seed_oss": ("<seed:think>", "</seed:think>"),
         "gemma4": ("<|channel>thought\n", "<channel|>"),
     }.get(name, ("", ""))

@@ -179,7 +179,11 @@ def test_where_the_model_may_choose_it_may_also_answer(
 
 
 @pytest.mark.parametrize(
-    "name", ["deepseek", "dsml", "minimax", "qwen_coder", "glm", "glm_v47", "seed_oss", "gemma4"]
+    "name",
+    [
+        *("deepseek", "dsml", "minimax", "minimax_m3", "qwen_coder", "glm", "glm_v47"),
+        *("seed_oss", "gemma4"),
+    ],
 )
 def test_arguments_of_any_kind_can_be_forced(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat

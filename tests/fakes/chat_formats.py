@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from appliance.bundle.specs import ToolFormat
 from appliance.prompting.dsml import DSML as _DSML
 from appliance.prompting.formats import FORMATS
+from appliance.prompting.minimax_m3 import M3 as _M3
 
 _TURNS: Final = """\
 {{- bos_token -}}
@@ -157,6 +158,20 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         thought=_THOUGHT,
         opening="{{- '<think>\\n' -}}",
     ),
+    "minimax_m3": _template(
+        f"{{{{- '{_M3.block[0]}\\n' -}}}}\n{_EACH}"
+        f"{{{{- '{_M3.call[0]}' + f.name + '\">' -}}}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        f"{{{{- '{_M3.parameter[0]}' + key + '>' -}}}}\n"
+        "{{- value if value is string else value | tojson -}}\n"
+        f"{{{{- '{_M3.parameter[1][:-3]}' + key + '>' -}}}}\n{{%- endfor -%}}\n"
+        f"{{{{- '{_M3.call[1]}\\n' -}}}}\n{_NEXT}{{{{- '{_M3.block[1]}' -}}}}\n",
+        end="[e~[",
+        thought="{%- if message.reasoning_content -%}"
+        "{{- '<mm:think>' + message.reasoning_content -}}{%- endif -%}\n"
+        "{{- '</mm:think>' -}}\n",
+        opening="{{- '</mm:think>' if thinking_mode == 'disabled' else '' -}}",
+    ),
     "qwen_coder": _template(
         f"{_EACH}{{{{- '\\n<tool_call>\\n<function=' + f.name + '>\\n' -}}}}\n"
         "{%- for key, value in f.arguments.items() -%}\n"
@@ -256,6 +271,7 @@ _ENDS: Final = (
         "<|inner_suffix|>",
     ),
     *("<seed:eos>", "<seed:think>", "</seed:think>"),
+    *("<mm:think>", "</mm:think>"),
     *("<|END_OF_TURN_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),
 )
 CONTROLS: Final = tuple(sorted({*_ENDS, *(tag for form in FORMATS.values() for tag in form.tags)}))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import Tool
+from appliance.prompting import Tool, minimax_m3
 from appliance.prompting.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, SEPARATOR
 from appliance.prompting.dsml import DSML
 from appliance.prompting.formats import FORMATS
@@ -50,6 +50,8 @@ BARE = f'{CALL_BEGIN}f{SEPARATOR}{{"a": "<}}"}}{CALL_END}'
 INVOKE = '<minimax:tool_call>\n<invoke name="f">\n'
 D_F = f'{DSML.block[0]}\n{DSML.call[0]}f">\n'
 D_P, D_END = DSML.parameter
+M = minimax_m3.MARK
+M_F = f'{M}<tool_call>\n{M}<invoke name="f">'
 FUNCTION = "<tool_call>\n<function=f>\n"
 GLM_F = "<tool_call>f\n"
 TO_F = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
@@ -128,6 +130,16 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
      f'"false">no{D_END}', "", "", [("f", '{"n": "7", "s": null, "x": "no"')]),
     ("dsml", f'{D_F}{D_P}s" string="true">12 </\uff5c', "", "", [("f", '{"s": "12 </\uff5c')]),
     ("dsml", f"a {DSML.block[0][:9]}", f"a {DSML.block[0][:9]}", "", []),
+    ("minimax_m3", f"Hm\n{M_F}{M}<s>a \"b\"\n{M}</s>{M}<n>7{M}</n>{M}<l>{M}<item>x{M}</item>"
+     f"{M}<item>{M}<k>1{M}</k>{M}</item>{M}</l>{M}<b>true{M}</b>{M}</invoke>\n"
+     f'{M}<invoke name="g">{M}</invoke>\n{M}</tool_call>', "Hm", "",
+     [("f", '{"s": "a \\"b\\"\\n", "n": 7, "l": ["x", {"k": 1}], "b": true}'), ("g", "{}")]),
+    ("minimax_m3", f"{M_F}{M}<l>{M}</l>{M}<x>{M}<y>{M}<z>1{M}</x>{M}<n>no{M}</n>{M}</tool_call>.",
+     ".", "", [("f", '{"l": [], "x": {"y": {"z": 1}}, "n": "no"}')]),
+    ("minimax_m3", f"{M_F}{M}<s>12 {M[:5]}", "", "", [("f", '{"s": "12 ')]),
+    ("minimax_m3", f"{M_F}{M}<s>1{M}<a>2{M} 3{M}</s>{M}</invoke>", "", "",
+     [("f", '{"s": "12 3"}')]),
+    ("minimax_m3", f"so{M}", f"so{M}", "", []),
     ("qwen_coder", f"{FUNCTION}<parameter=s>\na\n\n</parameter>\n<parameter=b>\nTrue\n</parameter>"
      "\n<parameter=n>\n3\n</parameter>\n</function>\n</tool_call>", "", "",
      [("f", '{"s": "a\\n", "b": true, "n": 3}')]),
@@ -211,6 +223,16 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "mistral_v11": ["f"],
     "minimax": ['<invoke name="', "</invoke>", '<parameter name="', "</parameter>", 's">', 'n">'],
     "dsml": [*DSML.block, 'f">\n', *DSML.call, *DSML.parameter, 's" string="true">', *DSML.kinds],
+    "minimax_m3": [
+        '<invoke name="f">',
+        "</invoke>",
+        "<s>",
+        "</s>",
+        "<l>",
+        "<item>",
+        "</item>",
+        "</l>",
+    ],
     "qwen_coder": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "glm": ["f\n", "g", "s", "n", "l", '["</arg_value>"]'],
     "glm_v47": ["f", "s", "l", '["</arg_value>"]'],

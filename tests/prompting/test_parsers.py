@@ -35,6 +35,8 @@ def hermes() -> HermesParser:
         ("<think>cut off </thi", "", "cut off </thi"),
         ("<think>a < b </ c\n\nd</think>e\n", "e\n", "a < b </ c\n\nd"),
         ("", "", ""),
+        ("</think>\n\nYes </think>", "Yes </think>", ""),
+        (" </thin", " </thin", ""),
     ],
 )
 def test_reasoning_is_told_from_the_answer_however_the_text_is_cut(

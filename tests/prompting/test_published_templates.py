@@ -16,6 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from appliance.bundle.specs import ToolFormat
 from appliance.errors import RequestError
 from appliance.prompting import ChatTemplate, Conversation, Message
+from appliance.prompting.conversation import switches
 from appliance.prompting.marks import ControlTokens
 from installer.checkpoint.tool_format import speaks_harmony, tool_format
 from tests.conftest import BUILD_CACHE
@@ -38,6 +39,7 @@ PUBLISHED: dict[str, ToolFormat] = {
     "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": "deepseek",
     "deepseek-ai-DeepSeek-V3.1": "deepseek_v31",
     "MiniMax-M2": "minimax",
+    "MiniMax-M3": "minimax_m3",
     "openai-gpt-oss-120b": "harmony",
     "mistralai-Mistral-Nemo-Instruct-2407": "mistral",
     "Mistral-Small-3.2-24B-Instruct-2506": "mistral_v11",
@@ -64,8 +66,9 @@ SISTERS = {
 """Much like another one: left to the long sweep."""
 SHOWS_NO_TOOLS = {name for name in PUBLISHED if name.startswith("deepseek-ai")}
 """They write calls, and leave it to their callers to tell the model of the tools."""
-JOINS_ARGUMENTS = {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B"}
-"""It joins arguments to its text as if they were text, and so fails on a call, here and there."""
+JOINS_ARGUMENTS = {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "MiniMax-M3"}
+"""One joins arguments to its text as if they were text, and so fails on a call, here and there; the
+other leaves null and empty lists in lists out."""
 SOURCES = [f"own-{name}" for name in TEMPLATES] + list(PUBLISHED)
 
 
@@ -114,8 +117,7 @@ def reference(source: str, conversation: Conversation) -> str | None:
             chat_template=source,
             add_generation_prompt=not conversation.continue_final,
             continue_final_message=conversation.continue_final,
-            enable_thinking=conversation.thinking,
-            thinking=conversation.thinking,
+            **switches(thinking=conversation.thinking),
             bos_token="<s>",
             eos_token="</s>",
             **effort,

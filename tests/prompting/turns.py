@@ -10,6 +10,7 @@ from typing import Any
 
 from appliance.bundle.specs import ToolFormat
 from appliance.prompting import Conversation, Message
+from appliance.prompting.conversation import switches
 from appliance.prompting.environment import compile_template, render
 from appliance.prompting.formats import FORMATS
 from installer.checkpoint.tool_format import CALL_TURN, TOOL
@@ -32,8 +33,7 @@ def rendered(source: str, conversation: Conversation, **more: Any) -> str:
         "eos_token": "</s>",
         "messages": conversation.template_messages(),
         "tools": conversation.template_tools(),
-        "enable_thinking": conversation.thinking,
-        "thinking": conversation.thinking,
+        **switches(thinking=conversation.thinking),
         "strftime_now": datetime(2025, 1, 1).strftime,
         **more,
     }

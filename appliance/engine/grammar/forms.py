@@ -17,6 +17,7 @@ from appliance.prompting.dsml import DSML
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.minimax import MINIMAX
+from appliance.prompting.minimax_m3 import M3
 from appliance.prompting.qwen_coder import QWEN_CODER
 from appliance.prompting.seed_oss import SEED_OSS
 from appliance.prompting.xml_call import Dialect
@@ -100,6 +101,14 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         last=MINIMAX.block[1],
         values=MINIMAX,
     ),
+    "minimax_m3": Form(
+        f'{M3.call[0]}PLAIN">ARGS{M3.call[1]}\n',
+        begin=M3.block[0],
+        first="\n",
+        between="",
+        last=M3.block[1],
+        values=M3,
+    ),
     "qwen_coder": Form(
         f"\n<function=PLAIN>\nARGS</function>\n{QWEN_CODER.block[1]}",
         begin=QWEN_CODER.block[0],
@@ -143,7 +152,7 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
     ),
 }
 ALL_TAGS: Final = frozenset(tag for form in FORMATS.values() for tag in form.tags)
-_WORDS = r"\bNAME\b|\bPLAIN(?=ARGS|\b)|(?:\b|(?<=PLAIN))ARGS\b(?!\])|\bID\b"
+_WORDS = r"\bNAME\b|\bPLAIN(?=ARGS|\b)|(?:\b|(?<=PLAIN))ARGS\b(?!\](?!<))|\bID\b"
 SPLIT: Final = re.compile(
     "(" + "|".join([*map(re.escape, sorted(ALL_TAGS, key=len, reverse=True)), _WORDS]) + ")"
 )

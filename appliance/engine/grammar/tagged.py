@@ -8,7 +8,8 @@ doubt. What cannot be written so is refused by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,8 +53,10 @@ def tagged_arguments(
 ) -> str:
     """The arguments of one call, as a sequence of rules. Raises RequestError."""
     writer = _Writer(rules, dialect, tool.index)
-    if not tool.strict:
+    if not tool.strict and dialect.parameter[1].format("") == dialect.parameter[1]:
         return writer.anything()
+    if not tool.strict:  # what closes a value names it
+        return writer.named(_names(tool.parameters_json))
     if not isinstance(schema, dict):
         raise refused(param, "it admits no object")
     for key in schema:
@@ -81,10 +84,20 @@ class _Writer:
         self._dialect = dialect
         self._index = index
         self._edge = "\n" if dialect.padded else ""
-        self._close = f"{self._edge}{dialect.parameter[1]}"
+        self._tag = dialect.parameter[1]
         between = f"{dialect.line}{dialect.value}" if dialect.value else ""
         self._behind_name = f"{between}{self._edge}"
         self._line = json.dumps(dialect.line) if dialect.line else ""
+
+    @property
+    def _close(self) -> str:
+        """Behind a value."""
+        return f"{self._edge}{self._tag}"
+
+    def named(self, names: Iterable[str]) -> str:
+        """Any of these parameters, of any text."""
+        parts = (self.parameter(i, name, True, {}, "") for i, name in enumerate(names))
+        return " ".join(f"({part})?" for part in parts)
 
     def anything(self) -> str:
         """Any parameters, of any text."""
@@ -106,6 +119,7 @@ class _Writer:
         parts = ("\n", dialect.name_end, *dialect.marks)
         if any(part in name for part in parts) or name != name.strip() or not name:
             raise refused(place, "its name cannot be written in this model's format")
+        self._tag = dialect.parameter[1].format(name)
         value = self._value(rule, schema, root, place)
         types = value_types(schema, root)
         end = self._name_end(text=not types or "string" in types)
@@ -133,10 +147,10 @@ class _Writer:
         values = [schema["const"]] if "const" in schema else schema.get("enum")
         if values is not None:
             texts = [value for value in values if isinstance(value, str)]
-            options = [text for text in texts if self._dialect.parameter[1] not in text]
+            options = [text for text in texts if self._tag not in text]
             return f"({' | '.join(self._marked(option + self._close) for option in options)})"
         least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-        close, tag = literal(self._close), literal(self._dialect.parameter[1])
+        close, tag = literal(self._close), literal(self._tag)
         head, rest = self._rules.cut(self._close, self._dialect.marks)
         if rest:
             terminal = name.upper()
@@ -169,6 +183,16 @@ def text_schema(schema: object) -> dict[str, Any] | None:
     if schema.keys() - _OF_TEXTS or not any(isinstance(value, str) for value in values):
         return None
     return schema
+
+
+def _names(parameters_json: str) -> list[str]:
+    """The parameters that a schema names and tags can."""
+    try:
+        properties = json.loads(parameters_json or "{}").get("properties", {})
+    except (ValueError, AttributeError, RecursionError):
+        return []
+    names = properties if isinstance(properties, dict) else {}
+    return [name for name in names if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name)]
 
 
 def refused(param: str, why: str) -> RequestError:

@@ -29,6 +29,8 @@ from installer.checkpoint.settings import Settings
 _HARMLESS = decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS
 _HARMLESS |= {"ep_size", "aux_loss_alpha", "seq_aux"}
 _HEAD_UNIT = 16
+_INDEXED = ("indexed_attention", "deepseek_sparse_attention")
+"""What config.json calls attention by an index, now and before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def read_v32(checkpoint: Checkpoint) -> LatentShape:
     config.expect("topk_method", "noaux_tc")
     config.expect("mlp_bias", False)
     config.expect("rope_interleave", True)
-    _expect_all(config, "layer_types", "indexed_attention")
+    _expect_indexed(config)
     config.expect("head_dim", config.integer("qk_rope_head_dim"))
     return _read_sparse(config, _read_index(config, interleaved=False))
 
@@ -101,7 +103,7 @@ def read_glm5(checkpoint: Checkpoint) -> LatentShape:
     config.expect("mlp_bias", False)
     config.expect("rope_interleave", True)
     config.expect("indexer_rope_interleave", True)
-    _expect_all(config, "layer_types", "indexed_attention")
+    _expect_indexed(config)
     # Of what is turned, or of the rest; and of layers that predict further tokens.
     config.expect("head_dim", *map(config.integer, ("qk_rope_head_dim", "qk_nope_head_dim")))
     config.ignore("index_share_for_mtp_iteration")
@@ -183,9 +185,10 @@ def _read_index(config: Settings, *, interleaved: bool) -> Lightning:
     return index
 
 
-def _expect_all(config: Settings, key: str, kind: str) -> None:
-    """That `key`, where it is said, names this kind for each layer."""
-    config.expect(key, [kind] * config.integer("num_hidden_layers"))
+def _expect_indexed(config: Settings) -> None:
+    """That `layer_types`, where it is said, names attention by an index for each layer."""
+    layers = config.integer("num_hidden_layers")
+    config.expect("layer_types", *([name] * layers for name in _INDEXED))
 
 
 def _read_dense(config: Settings, first: int) -> list[int]:

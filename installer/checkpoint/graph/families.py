@@ -36,6 +36,7 @@ from installer.checkpoint.graph import (
     llama4,
     mimo,
     minimax_m2,
+    minimax_m3,
     mistral,
     mistral3,
     mixtral,
@@ -110,6 +111,11 @@ _LLAMA4_UNUSED = re.compile(
 # A head that predicts further tokens; and what sees, of a language model that is built alone.
 _QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|mtp\..*")
 _QWEN35_SIGHT_UNUSED = re.compile(rf"{_QWEN35_UNUSED.pattern}|model\.visual\..*")
+# What sees images, in MiniMax's words, and what predicts further tokens.
+_MINIMAX3_UNUSED = re.compile(
+    r"(vision_tower|multi_modal_projector|patch_merge_mlp)\..*|language_model\.lm_head\.weight"
+    r"|language_model\.model\.mtp\..*"
+)
 
 
 def _embedder(
@@ -216,6 +222,7 @@ FAMILIES: Mapping[str, Family] = {
         stand_in={"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
     ),
     "minimax_m2": _sparse(minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED),
+    "minimax_m3_vl": _sparse(minimax_m3.read, minimax_m3.build, _MINIMAX3_UNUSED),
     "ministral": _dense(mistral.read_ministral, mistral.build),
     "ministral3": _dense(mistral3.read, mistral3.build),
     "mistral": _dense(mistral.read, mistral.build),

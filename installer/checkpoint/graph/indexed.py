@@ -4,7 +4,7 @@ cache, and how what was found is said to the kernel.
 Owns the keys of an index, which stand in the cached heads beside keys and values, where nothing
 else is: slots, cached prefixes and an 8-bit cache so hold them without knowing of them. Owns also
 the bias that shuts all other tokens out. How tokens are scored is the file's of each kind of index
-(lightning.py). Why so: docs/decisions/0293-attention-by-an-index.md.
+(lightning.py, blocks.py). Why so: docs/decisions/0293-attention-by-an-index.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnx_ir as ir
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads
 
-_BEYOND = -1e30
+BEYOND = -1e30
 """The score of a token that a query does not see."""
 _SHUT_OUT = {ir.DataType.FLOAT: -1e30, ir.DataType.FLOAT16: -60_000.0}
 """What is added to the products of a token that was not found."""
@@ -85,7 +85,9 @@ class Search:
             graph.array("const.next", np.asarray(1, np.int64)),
         )
         own = graph.op("Unsqueeze", form.positions(), graph.constant([2]))
-        self._beyond = graph.op("Greater", there, own)
+        self.there, self.positions, self.total = there, form.positions(), form.total()
+        """Positions of all tokens, int64 [T], and of those that look, [B, S]; T, [1]."""
+        self.beyond = graph.op("Greater", there, own)
         """Whether a token lies behind the one that looks for others, [B, S, T]."""
         starts = form.starts()
         old = graph.op("Greater", starts, there)
@@ -116,15 +118,10 @@ class Search:
     def shut_out(self, scores: ir.Value, count: int) -> ir.Value:
         """All but the `count` tokens with the highest scores [B, S, T]; a bias [B, 1, S, T]."""
         graph = self._graph
-        most = graph.op("Min", self._form.total(), graph.constant([count]))
-        scores = graph.op("Where", self._beyond, graph.constant([_BEYOND]), scores)
+        most = graph.op("Min", self.total, graph.constant([count]))
+        scores = graph.op("Where", self.beyond, graph.constant([BEYOND]), scores)
         _, found = graph.ops("TopK", scores, most, outputs=2, axis=-1)
-        shut = graph.op("Expand", graph.constant([_SHUT_OUT[graph.dtype]]), shape(graph, scores))
-        opened = graph.op("Expand", graph.constant([0.0]), shape(graph, found))
-        bias = graph.op("ScatterElements", shut, found, opened, axis=-1)
-        if graph.dtype != ir.DataType.FLOAT:
-            bias = graph.op("Cast", bias, to=graph.dtype)
-        return graph.op("Unsqueeze", bias, graph.constant([1]))
+        return graph.op("Unsqueeze", shut(graph, scores, found), graph.constant([1]))
 
     def _joined(self, parts: Sequence[ir.Value]) -> ir.Value:
         return parts[0] if len(parts) == 1 else self._graph.op("Concat", *parts, axis=-1)
@@ -137,6 +134,9 @@ class Search:
         return graph.op("Where", self._is_old, old, moved)
 
 
-def shape(graph: GraphBuilder, x: ir.Value) -> ir.Value:
-    """The sizes of x."""
-    return graph.op("Shape", x)
+def shut(graph: GraphBuilder, scores: ir.Value, found: ir.Value) -> ir.Value:
+    """What is added to the products of all that have scores [..., n], but for those `found`."""
+    closed = graph.op("Expand", graph.constant([_SHUT_OUT[graph.dtype]]), graph.op("Shape", scores))
+    opened = graph.op("Expand", graph.constant([0.0]), graph.op("Shape", found))
+    bias = graph.op("ScatterElements", closed, found, opened, axis=-1)
+    return bias if graph.dtype == ir.DataType.FLOAT else graph.op("Cast", bias, to=graph.dtype)

@@ -17,7 +17,7 @@ from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
-from installer.checkpoint.graph.rope import read_rope
+from installer.checkpoint.graph.rope import Rope, read_rope
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
@@ -53,12 +53,18 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     decoder.build_decoder(graph, shape, form, decoder.project_normed, _feed_forward)
 
 
-def _read_kinds(config: Settings, head_dim: int) -> Kinds:
-    """All layers alike. How much of a head turns is published as a number, not as a share."""
+def read_angles(config: Settings, head_dim: int) -> Rope:
+    """How much of a head turns is published as a number, not as a share."""
     if _TURNED in config and _SHARE not in config:
         config.assume(_SHARE, config.integer(_TURNED) / head_dim)
     rope = read_rope(config, head_dim, partial=True, theta=_THETA)
     config.expect(_TURNED, rope.turned)
+    return rope
+
+
+def _read_kinds(config: Settings, head_dim: int) -> Kinds:
+    """All layers alike."""
+    rope = read_angles(config, head_dim)
     return read_kinds(config, {FULL: LayerKind(rope)}, [FULL] * config.integer("num_hidden_layers"))
 
 

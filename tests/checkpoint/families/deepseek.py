@@ -121,6 +121,6 @@ MODELS = {
     "deepseek-v2": drawn_model(DEEPSEEK_V3, DEEPSEEK_V2, main=True, experts=True),
     "deepseek-v2-lite": drawn_model(DEEPSEEK_V3, LITE, experts=True),
     "deepseek-v32": drawn_model(DEEPSEEK_V3, DEEPSEEK_V32, main=True, experts=True),
-    "glm-5": drawn_model(DEEPSEEK_V3, GLM_5, main=True, experts=True),
+    "glm-5": drawn_model(DEEPSEEK_V3, GLM_5, experts=True),
     "glm4-moe-lite": drawn_model(DEEPSEEK_V3, GLM_FLASH, experts=True),
 }
