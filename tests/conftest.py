@@ -71,13 +71,28 @@ def build_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Buil
     return once
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the long sweeps to `scripts/test --full`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long sweeps to `scripts/test --full`; have processes work on different packages."""
+    if hasattr(config, "workerinput"):
+        _spread(items)
     if os.environ.get(FULL_VARIABLE):
         return
     for item in items:
         if item.get_closest_marker("slow") is not None:
             item.add_marker(pytest.mark.skip(reason="a long sweep: scripts/test --full"))
+
+
+def _spread(items: list[pytest.Item]) -> None:
+    """Take the first module of each folder, then the second of each, and so on.
+
+    Modules of one folder share what is built once. Side by side, all but the process that builds it
+    would wait.
+    """
+    modules: dict[Path, dict[Path, int]] = {}
+    for item in items:
+        of_folder = modules.setdefault(item.path.parent, {})
+        of_folder.setdefault(item.path, len(of_folder))
+    items.sort(key=lambda item: modules[item.path.parent][item.path])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -53,6 +53,11 @@ class Message:
         """Whether both are one voice, so that nothing is lost if they are one message."""
         return self.role in _JOINED and (self.role, self.name) == (other.role, other.name)
 
+    @property
+    def text(self) -> str:
+        """What it says, without images."""
+        return "".join(part or "" for part in self.parts) if self.parts else self.content
+
     def with_behind(self, other: Message) -> Message:
         """This and `other` as one message, a blank line between them."""
         content = f"{self.content}{_BETWEEN}{other.content}"

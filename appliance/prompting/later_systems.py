@@ -53,7 +53,7 @@ def folded(messages: Sequence[Message]) -> tuple[Message, ...]:
         elif before == "assistant" or waiting:
             waiting.append(_tagged(message))
         else:
-            done[-1] = _joined(done[-1], behind=_tagged(message))
+            done[-1] = joined(done[-1], behind=_tagged(message))
     _settle(done, waiting, None)
     return tuple(done)
 
@@ -63,7 +63,7 @@ def _settle(done: list[Message], waiting: list[str], message: Message | None) ->
     text = "\n\n".join(waiting)
     waiting.clear()
     if text and message is not None and message.role == "user":
-        message = _joined(message, before=text)
+        message = joined(message, before=text)
     elif text:
         done.append(Message("user", text))
     if message is not None:
@@ -71,14 +71,10 @@ def _settle(done: list[Message], waiting: list[str], message: Message | None) ->
 
 
 def _tagged(message: Message) -> str:
-    return f"<system>\n{_text(message)}\n</system>"
+    return f"<system>\n{message.text}\n</system>"
 
 
-def _text(message: Message) -> str:
-    return "".join(part or "" for part in message.parts) if message.parts else message.content
-
-
-def _joined(message: Message, *, before: str = "", behind: str = "") -> Message:
+def joined(message: Message, *, before: str = "", behind: str = "") -> Message:
     """`message` with a text before or behind what it says."""
     start = f"{before}\n\n" if before else ""
     end = f"\n\n{behind}" if behind else ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from appliance.errors import ObjectionError, RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
 from appliance.prompting.conversation import Conversation, switches
+from appliance.prompting.first_system import ASKED, CALLED, Place, place, placed
 from appliance.prompting.later_systems import MARK, TRIALS, folded, has_later
 from appliance.prompting.marks import ControlTokens, unused_characters
 from appliance.prompting.worker import HEADER
@@ -70,15 +71,17 @@ class ChatTemplate:
         self._worker: _Worker | None = None
         self._closed = False
         self._shows_later: bool | None = None
+        self._place: Place | None = None
         with self._lock:
             self._start()
 
     def render(self, conversation: Conversation) -> Prompt:
         """The prompt for the next assistant turn.
 
-        System messages behind the first are shown where they stand, or as `folded` has them. Many
-        templates want roles that alternate, and many programs send several messages of a role in a
-        row. What a template refuses it is shown once more with these as one.
+        System messages are shown where they stand; else those behind the first as `folded` has
+        them, and the first as `placed` has it. Many templates want roles that alternate, and many
+        programs send several messages of a role in a row. What a template refuses it is shown once
+        more with these as one.
 
         Raises RequestError with code `template_stopped` if the template ran for too long, or died;
         UnavailableError with code `machine_busy` if it was not let run, or if it was closed;
@@ -87,6 +90,9 @@ class ChatTemplate:
         conversation.check()
         if has_later(conversation.messages) and not self.shows_later():
             conversation = replace(conversation, messages=folded(conversation.messages))
+        if conversation.messages[0].role == "system":
+            moved = placed(conversation.messages, self._place_of_system())
+            conversation = replace(conversation, messages=moved)
         try:
             return self._prompt(conversation)
         except ObjectionError:
@@ -105,10 +111,19 @@ class ChatTemplate:
         return self._shows_later
 
     def _shows_mark(self, trial: Conversation) -> bool:
+        return MARK in (self._tried(trial) or "")
+
+    def _place_of_system(self) -> Place:
+        """Where the first system message must go; it is tried out once."""
+        if self._place is None:
+            self._place = place(self._tried(ASKED), self._tried(CALLED))
+        return self._place
+
+    def _tried(self, trial: Conversation) -> str | None:
         try:
-            return MARK in self._prompt(trial).text
+            return self._prompt(trial).text
         except ObjectionError:
-            return False
+            return None
 
     def _prompt(self, conversation: Conversation) -> Prompt:
         messages, tools = conversation.template_messages(), conversation.template_tools()

@@ -21,7 +21,7 @@ from tests.conftest import BuildOnce
 RecordProperty = Callable[[str, object], None]
 COSIGNER = CosignerKey("auditor.example", bytes(32))
 
-SHARES, FULL_SHARES = 4, 20
+SHARES, FULL_SHARES = 2, 20
 FAST, FULL = 100, 500
 """Mutations of each share."""
 

@@ -131,7 +131,15 @@ def expect_outgrown(checkpoint: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [*((name, "fp16") for name in [*DENSE, *EXPERTS]), ("qwen3-embedding", "int8")],
+    [
+        *((name, "fp16") for name in ["llama", PLAIN, "cohere2", "qwen3-moe", "gpt-oss"]),
+        ("qwen3-embedding", "int8"),
+        *(
+            pytest.param(name, "fp16", marks=pytest.mark.slow)
+            for name in [*DENSE, *EXPERTS]
+            if name not in {"llama", PLAIN, "cohere2", "qwen3-moe", "gpt-oss"}
+        ),
+    ],
 )
 def test_as_they_are_they_do_not_fit_which_the_build_finds_out(
     enlarged: Callable[[str], Path],

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,13 @@ class Case:
         return self.built(self.name, "fp32")
 
     def reference(self) -> ReferenceDecoder:
-        return ReferenceDecoder(self.floats.checkpoint)
+        return _reference(self.floats.checkpoint)
+
+
+@lru_cache(1)
+def _reference(checkpoint: Path) -> ReferenceDecoder:
+    """Loaded once for the cells of a model that follow each other."""
+    return ReferenceDecoder(checkpoint)
 
 
 def prefill(case: Case) -> float:

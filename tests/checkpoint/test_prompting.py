@@ -55,7 +55,7 @@ def test_a_plain_template_has_neither_reasoning_nor_tools(tmp_path: Path) -> Non
 def test_a_template_file_counts_before_the_tokenizer_config(tmp_path: Path) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint")
     (checkpoint / "chat_template.jinja").write_text(PLAIN)
-    manifest = build_unsigned(checkpoint, tmp_path / "out")
+    manifest = build_unsigned(checkpoint, tmp_path / "out", precision="fp32")
     assert (tmp_path / "out" / prompting(manifest).template).read_text() == PLAIN
 
 
@@ -98,7 +98,7 @@ def test_generation_defaults_are_the_publishers(
 ) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint")
     (checkpoint / "generation_config.json").write_text(json.dumps(document))
-    found = generation(build_unsigned(checkpoint, tmp_path / "out"))
+    found = generation(build_unsigned(checkpoint, tmp_path / "out", precision="fp32"))
     assert {key: getattr(found, key) for key in expected} == expected
     assert found.eos_token_ids, "config.json and the tokenizer name end tokens too"
 
@@ -108,7 +108,7 @@ def test_a_generation_setting_that_the_engine_lacks_is_refused(tmp_path: Path, k
     checkpoint = write_qwen3(tmp_path / "checkpoint")
     edit(checkpoint / "generation_config.json", lambda c: c.update({key: 4}))
     with pytest.raises(CheckpointError, match=key):
-        build_unsigned(checkpoint, tmp_path / "out")
+        build_unsigned(checkpoint, tmp_path / "out", precision="fp32")
 
 
 def test_answers_that_would_never_end_are_refused(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_answers_that_would_never_end_are_refused(tmp_path: Path) -> None:
     edit(checkpoint / "config.json", lambda c: c.pop("eos_token_id"))
     edit(checkpoint / "tokenizer_config.json", lambda c: c.pop("eos_token"))
     with pytest.raises(CheckpointError, match="eos_token"):
-        build_unsigned(checkpoint, tmp_path / "out")
+        build_unsigned(checkpoint, tmp_path / "out", precision="fp32")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_the_licence_is_named(tmp_path: Path, card: str, text: str, expected: st
     checkpoint = write_qwen3(tmp_path / "checkpoint")
     (checkpoint / "README.md").write_text(card)
     (checkpoint / "LICENSE").write_text(text)
-    assert build_unsigned(checkpoint, tmp_path / "out").license == expected
+    assert build_unsigned(checkpoint, tmp_path / "out", precision="fp32").license == expected
     assert (tmp_path / "out/LICENSE").read_text() == text
 
 
@@ -183,7 +183,7 @@ def test_a_manifest_without_the_newer_fields_has_the_bytes_that_it_had(tmp_path:
 def with_template(tmp_path: Path, template: object) -> Manifest:
     checkpoint = write_qwen3(tmp_path / "checkpoint")
     edit(checkpoint / "tokenizer_config.json", lambda c: c.update(chat_template=template))
-    return build_unsigned(checkpoint, tmp_path / "out")
+    return build_unsigned(checkpoint, tmp_path / "out", precision="fp32")
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -28,8 +28,6 @@ HELLO, ANSWER = Message("user", "hello"), Message("assistant", "hi")
 CALL = Message("assistant", tool_calls=(ToolCall("call00001", "look", "{}"),))
 RESULT = Message("tool", "sunny", tool_call_id="call00001")
 SAID = "<system>\nBe brief.\n</system>"
-NO_SYSTEM = {"google-gemma-2-2b-it"}
-"""Refuses even the first."""
 
 
 @contextmanager
@@ -98,6 +96,6 @@ def test_no_published_template_leaves_one_out_or_refuses_it(name: str) -> None:
             try:
                 text = template.render(Conversation(messages)).text
             except RequestError:
-                assert name in NO_SYSTEM
+                assert CALL in messages, "it has no turns of tools"
                 continue
             assert "Be brief." in text, messages
