@@ -14,7 +14,8 @@ import numpy as np
 import onnxruntime as ort
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph.attention import PAIR, CacheScales
+from installer.checkpoint.graph.byte_slots import CacheScales
+from installer.checkpoint.graph.cached import PAIR
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Float32
 

@@ -33,15 +33,9 @@ from installer.checkpoint.bundle_layout import (
     WEIGHTS,
 )
 from installer.checkpoint.graph import adapted
-from installer.checkpoint.graph.attention import (
-    BytePrompt,
-    ByteSlots,
-    CacheScales,
-    FloatSlots,
-    HalfSlots,
-    Observed,
-)
+from installer.checkpoint.graph.attention import FloatSlots, HalfSlots
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.byte_slots import BytePrompt, ByteSlots, CacheScales, Observed
 from installer.checkpoint.graph.compact import CompactBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.floats import FloatBuilder

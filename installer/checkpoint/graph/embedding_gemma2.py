@@ -16,7 +16,7 @@ from appliance.bundle.specs import EncoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import pooling
 from installer.checkpoint.graph.activations import ACTIVATIONS
-from installer.checkpoint.graph.attention import Tables, angles
+from installer.checkpoint.graph.angles import Tables, angles
 from installer.checkpoint.graph.bert import declare_texts
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import HARMLESS_KEYS

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph.attention import angles
+from installer.checkpoint.graph.angles import angles
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads, norm_of_sum
 from installer.checkpoint.graph.decoder_shape import DecoderShape

@@ -15,8 +15,8 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from installer.checkpoint.graph import decoder, decoder_shape, qwen2
-from installer.checkpoint.graph.attention import Observed
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.byte_slots import Observed
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import read_late_windows

@@ -18,14 +18,10 @@ import onnx_ir as ir
 from appliance.native import contract
 from installer.checkpoint.graph.activations import ACTIVATIONS, Activation
 from installer.checkpoint.graph.adapted import AdapterInputs
-from installer.checkpoint.graph.attention import (
-    PAIR,
-    CacheScales,
-    Tables,
-    angles,
-    choose_rows,
-)
+from installer.checkpoint.graph.angles import Tables, angles
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.byte_slots import CacheScales
+from installer.checkpoint.graph.cached import PAIR, choose_rows
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.operators import OPSETS, Attribute, Dim

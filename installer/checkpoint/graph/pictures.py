@@ -1,6 +1,6 @@
 """A decoder that reads images between its words: features in place of embeddings, three-axis rope.
 
-Owns the inputs that such a decoder's graph has beside those of attention.py, and its form over
+Owns the inputs that such a decoder's graph has beside those of cached.py, and its form over
 float slots. Positions come in as three numbers a token (time, row, column), since what stands
 behind an image counts on from its longer side (M-RoPE; Wang et al., Qwen2-VL, 2024).
 """
@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from appliance.bundle.specs import DecoderSpec
-from installer.checkpoint.graph.attention import FloatSlots, HalfSlots, Tables
+from installer.checkpoint.graph.angles import Tables
+from installer.checkpoint.graph.attention import FloatSlots, HalfSlots
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import cross_encoder, pooling
 from installer.checkpoint.graph.activations import ACTIVATIONS, Activation
-from installer.checkpoint.graph.attention import angles
+from installer.checkpoint.graph.angles import angles
 from installer.checkpoint.graph.bert import HARMLESS_KEYS, declare_texts
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.cross_encoder import CrossEncoderShape

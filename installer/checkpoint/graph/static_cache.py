@@ -13,8 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph import selection
-from installer.checkpoint.graph.attention import PAIR, angles, choose_rows
+from installer.checkpoint.graph.angles import angles
 from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.cached import PAIR, choose_rows
 from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.sharpening import Sharpener

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from installer.checkpoint.graph.attention import Tables, angles
+from installer.checkpoint.graph.angles import Tables, angles
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads, norm_of_sum
 from installer.checkpoint.graph.decoder_shape import DecoderShape
