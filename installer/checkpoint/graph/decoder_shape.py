@@ -185,6 +185,29 @@ def _counts(heads: LayerHeads) -> tuple[int, int]:
     return heads.kv_heads, heads.head_dim
 
 
+@dataclass(frozen=True, slots=True)
+class AroundDecoder:
+    """A decoder's numbers, in a family that has others of its own beside them."""
+
+    decoder: DecoderShape
+
+    @property
+    def vocab(self) -> int:
+        return self.decoder.vocab
+
+    @property
+    def layers(self) -> int:
+        return self.decoder.layers
+
+    @property
+    def context(self) -> int:
+        return self.decoder.context
+
+    def spec(self) -> DecoderSpec:
+        """As the engine sees it."""
+        return self.decoder.spec()
+
+
 def read_decoder(
     config: Settings,
     *,

@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from appliance.bundle.specs import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder, decoder_shape, experts, routed
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
-from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.decoder_shape import AroundDecoder, DecoderShape
 from installer.checkpoint.graph.kinds import Kinds, LayerKind
 from installer.checkpoint.graph.latent import Latent
 from installer.checkpoint.graph.lightning import LatentSearch, Lightning
@@ -34,28 +33,11 @@ _INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 
 
 @dataclass(frozen=True, slots=True)
-class LatentShape:
+class LatentShape(AroundDecoder):
     """A decoder whose cache holds latents, its heads, and the index that finds what they read."""
 
-    decoder: DecoderShape
     latent: Latent
     index: Lightning | None = None
-
-    @property
-    def vocab(self) -> int:
-        return self.decoder.vocab
-
-    @property
-    def layers(self) -> int:
-        return self.decoder.layers
-
-    @property
-    def context(self) -> int:
-        return self.decoder.context
-
-    def spec(self) -> DecoderSpec:
-        """As the engine sees it: one key head."""
-        return self.decoder.spec()
 
 
 def read(checkpoint: Checkpoint) -> LatentShape:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from appliance.bundle.specs import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder_shape
-from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
+from installer.checkpoint.graph.decoder_shape import AroundDecoder, Norms
 from installer.checkpoint.graph.heads import read_heads
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind
 from installer.checkpoint.graph.rope import Basis, Rope, read_scaling
@@ -52,7 +51,7 @@ _OF_EXPERTS = ("num_experts", "top_k_experts", "moe_intermediate_size")
 
 
 @dataclass(frozen=True, slots=True)
-class GemmaShape:
+class GemmaShape(AroundDecoder):
     """A decoder, and what it has beside.
 
     Attributes:
@@ -62,27 +61,10 @@ class GemmaShape:
         signals: tokens that the second table has.
     """
 
-    decoder: DecoderShape
     alike: frozenset[int] = frozenset()
     widened: int = 1
     signal: int = 0
     signals: int = 0
-
-    @property
-    def vocab(self) -> int:
-        return self.decoder.vocab
-
-    @property
-    def layers(self) -> int:
-        return self.decoder.layers
-
-    @property
-    def context(self) -> int:
-        return self.decoder.context
-
-    def spec(self) -> DecoderSpec:
-        """As the engine sees it: layers that have keys of their own."""
-        return self.decoder.spec()
 
 
 def read(checkpoint: Checkpoint, *, unified: bool = False) -> GemmaShape:

@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from appliance.bundle.specs import DecoderSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.graph import decoder, decoder_shape, experts, minimax_m2, mixtral
 from installer.checkpoint.graph.blocks import Blocks
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Attention, Form, Heads
-from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
+from installer.checkpoint.graph.decoder_shape import AroundDecoder, DecoderShape, Norms
 from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.graph.indexed import Search, Searchable
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
@@ -50,7 +49,7 @@ _NAMES: Mapping[str, tuple[str, str, int]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class BlockShape:
+class BlockShape(AroundDecoder):
     """A decoder with room for an index in its cached heads.
 
     Attributes:
@@ -61,28 +60,11 @@ class BlockShape:
         factor: what the mixture's result is multiplied by.
     """
 
-    decoder: DecoderShape
     head_dim: int
     index: Blocks
     indexed: frozenset[int]
     dense_inner: int
     factor: float
-
-    @property
-    def vocab(self) -> int:
-        return self.decoder.vocab
-
-    @property
-    def layers(self) -> int:
-        return self.decoder.layers
-
-    @property
-    def context(self) -> int:
-        return self.decoder.context
-
-    def spec(self) -> DecoderSpec:
-        """As the engine sees it: heads with an index's numbers behind their own."""
-        return self.decoder.spec()
 
 
 def read(checkpoint: Checkpoint) -> BlockShape:

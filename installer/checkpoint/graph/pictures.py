@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from appliance.bundle.specs import DecoderSpec
 from installer.checkpoint.graph.angles import Tables
 from installer.checkpoint.graph.attention import FloatSlots, HalfSlots
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads
-from installer.checkpoint.graph.decoder_shape import DecoderShape, ReadKinds
+from installer.checkpoint.graph.decoder_shape import AroundDecoder, DecoderShape, ReadKinds
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.rope import AXES, Axes, Rope, read_rope
@@ -28,31 +27,15 @@ from installer.checkpoint.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class PictureShape:
+class PictureShape(AroundDecoder):
     """A decoder with its tower.
 
     Attributes:
         image_token: the token that stands for an image in the prompt.
     """
 
-    decoder: DecoderShape
     tower: TowerShape
     image_token: int
-
-    @property
-    def vocab(self) -> int:
-        return self.decoder.vocab
-
-    @property
-    def context(self) -> int:
-        return self.decoder.context
-
-    @property
-    def layers(self) -> int:
-        return self.decoder.layers
-
-    def spec(self) -> DecoderSpec:
-        return self.decoder.spec()
 
 
 def read_axes(axes: Axes) -> ReadKinds:
