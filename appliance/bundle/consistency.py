@@ -290,7 +290,10 @@ def _decoder_numbers(at: str, decoder: DecoderSpec) -> dict[str, int]:
 
 
 def _heads_numbers(decoder: DecoderSpec, heads: tuple[LayerHeads, ...]) -> dict[str, int]:
-    most = (max(one.kv_heads for one in heads), max(one.head_dim for one in heads))
+    most = (
+        max((one.kv_heads for one in heads), default=0),
+        max((one.head_dim for one in heads), default=0),
+    )
     if len(heads) != decoder.layers or most != (decoder.kv_heads, decoder.head_dim):
         raise bad("decoder.heads contradicts its counts")
     return {

@@ -28,6 +28,8 @@ _PERIODS = (
     *("decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step"),
 )
 """Every so many layers one is of another kind."""
+_UNSAID = {"no_rope_layers": 4}
+"""Lists that mean every so many layers where they are empty."""
 _WHOLE = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Of models whose last layers read earlier ones' keys, or whose layers share a table: uncut."""
 _NUMBERS = ("moe_layers", "mlp_only_layers")
@@ -101,6 +103,9 @@ def _enough(config: Document, total: int) -> int:
         period = config.get(key)
         if type(period) is int:
             enough = max(enough, period)
+    for key, period in _UNSAID.items():
+        if config.get(key) == []:
+            enough = max(enough, min(period, total))
     inner = config.get(_OF_INDEX)
     lists = chain(_lists(config, total), _lists(inner, total) if isinstance(inner, dict) else ())
     return max([enough, *(_prefix_with_all(value) for _, value in lists)])

@@ -17,6 +17,7 @@ from installer.checkpoint.graph.llama4 import LONGEST
 from installer.checkpoint.graph.rope import STILL
 from installer.checkpoint.graph.sharpening import Sharpening
 from installer.checkpoint.graph.which_family import family_of
+from installer.checkpoint.shallow import cut
 from tests.checkpoint.conftest import Built, OpenConfig, build_unsigned
 from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families.llama4 import LLAMA4
@@ -122,6 +123,15 @@ def test_a_published_llama_4_is_understood(
     assert [kind == far[0] for kind in shape.kinds[:4]] == [False, False, False, True]
     assert (shape.head_dim, shape.room, shape.scale) == (144, 16, 128**-0.5)
     assert shape.context == LONGEST
+
+
+@pytest.mark.parametrize("document", [SCOUT, MAVERICK])
+def test_a_layer_without_positions_is_among_those_that_are_compared(
+    document: dict[str, Any],
+) -> None:
+    found = cut(document)
+    assert found is not None
+    assert found.layers == 4
 
 
 def test_a_context_of_one_chunk_needs_no_room(open_config: OpenConfig) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from appliance.bundle.manifest import decode, encode
 from appliance.bundle.specs import DecoderSpec, LayerHeads
-from appliance.errors import CheckpointError
+from appliance.errors import CheckpointError, LayoutError
+from installer.checkpoint import build_bundle
 from installer.checkpoint.graph.gemma4_shape import GemmaShape
 from installer.checkpoint.graph.rope import Basis, read_scaling
 from installer.checkpoint.graph.which_family import family_of
@@ -234,3 +238,51 @@ def test_a_grade_for_gpus_or_native_operators_is_refused_with_the_reason(
     checkpoint = Checkpoint(built("gemma4", "fp32").checkpoint)
     with pytest.raises(CheckpointError, match=f"not built in {precision}"):
         make_plan(checkpoint, precision, None, 10**9, None)
+
+
+@pytest.mark.parametrize("which", ["model", "draft"])
+def test_nothing_guesses_for_it_and_it_guesses_for_nobody(
+    built: BuildBundle, tmp_path: Path, which: str
+) -> None:
+    uneven, other = built("gemma4", "fp32").checkpoint, built("qwen3", "fp32").checkpoint
+    own, draft = (uneven, other) if which == "model" else (other, uneven)
+    with pytest.raises(CheckpointError, match=r"differ in their heads|cannot draft"):
+        build_bundle(
+            own,
+            tmp_path / "bundle",
+            name="tiny",
+            version="1.0",
+            precision="w8a8",
+            signer=None,
+            draft=draft,
+        )
+
+
+@pytest.mark.parametrize(
+    ("heads", "named"),
+    [
+        ((), "contradicts"),
+        ((LayerHeads(kv_heads=2, head_dim=64),) * 2, "contradicts"),
+        ((LayerHeads(kv_heads=2, head_dim=32),) * 3, "contradicts"),
+        (
+            (LayerHeads(kv_heads=2, head_dim=64),) * 2 + (LayerHeads(kv_heads=0, head_dim=32),),
+            "is 0",
+        ),
+    ],
+)
+def test_a_manifest_whose_heads_contradict_it_is_refused(
+    built: BuildBundle, heads: tuple[LayerHeads, ...], named: str
+) -> None:
+    manifest = built("gemma4-small", "w8a8").manifest
+    assert manifest.decoder is not None
+    changed = msgspec.structs.replace(manifest.decoder, heads=heads)
+    with pytest.raises(LayoutError, match=named):
+        decode(encode(msgspec.structs.replace(manifest, decoder=changed)))
+
+
+def test_a_manifest_with_such_heads_has_graphs_for_the_processor_alone(built: BuildBundle) -> None:
+    manifest = built("gemma4-small", "w8a8").manifest
+    further = msgspec.structs.replace(manifest.graphs[0], variant="cuda", prefill=msgspec.UNSET)
+    graphs = (*manifest.graphs, further)
+    with pytest.raises(LayoutError, match="for the CPU alone"):
+        decode(encode(msgspec.structs.replace(manifest, graphs=graphs)))
