@@ -39,24 +39,41 @@ def base_tree(cache: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tree.exists():
             if partial.exists():
-                _unmount_below(partial)
+                unmount_below(partial)
                 shutil.rmtree(partial)
             _debootstrap(partial)
             partial.rename(tree)
     return tree
 
 
-def _unmount_below(tree: Path) -> None:
-    """What a run that was killed in the middle of it left mounted."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mount in sorted(mounts, reverse=True):
+def unmount_below(tree: Path) -> None:
+    """What an older run, killed in the middle of it, left mounted there: last mounted goes first.
+
+    Raises CalledProcessError where something is in use: then nothing below it may be removed.
+    """
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    mounts = [os.fsdecode(_unescaped(line.split()[4])) for line in lines]
+    for mount in reversed(mounts):
         if Path(mount).is_relative_to(tree.resolve()):
             subprocess.run(["umount", mount], check=True)
 
 
+def _unescaped(path: str) -> bytes:
+    """A path of mountinfo, which has spaces and the like as octal numbers."""
+    return path.encode().decode("unicode_escape").encode("latin-1")
+
+
+def apart(command: list[str]) -> list[str]:
+    """`command` with mounts and processes of its own, all of which end with it, however it ends.
+
+    debootstrap mounts /proc in its tree. Killed, it would leave that to whoever removes the tree.
+    """
+    return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", *command]
+
+
 def _debootstrap(tree: Path) -> None:
     options = ["--variant=minbase", f"--include={PACKAGES}"]
-    command = ["debootstrap", *options, RELEASE, str(tree), mirror()]
+    command = apart(["debootstrap", *options, RELEASE, str(tree), mirror()])
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"debootstrap failed: {done.stdout[-500:]}{done.stderr[-500:]}")
