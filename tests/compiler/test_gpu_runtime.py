@@ -361,8 +361,17 @@ def providers(said: str) -> list[dict[str, list[str]]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
+OF_A_KIND = {"gemma3", "mistral", "phi3", "gpt-oss", "qwen3-moe", "deepseek-v3", "qwen3.5"}
+"""Decoders that differ in what a provider could refuse; the full run has every family."""
+
+
 @pytest.mark.parametrize(
-    "name", [name for name, model in MODELS.items() if model.main and model.on_gpus]
+    "name",
+    [
+        pytest.param(name, marks=() if name in OF_A_KIND else pytest.mark.slow)
+        for name, model in MODELS.items()
+        if model.main and model.on_gpus
+    ],
 )
 def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
     on_gpu: Path, tmp_path: Path, name: str
