@@ -68,7 +68,9 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 _FOUND = find_models()
 MAIN = [name for name in WRITERS if not name.startswith("bert")]
 """Decoders that differ in more than numbers: every form of their graphs is tested."""
-MAIN += [name for name, model in _FOUND.items() if model.main and model.on_gpus]
+MAIN += [
+    name for name, model in _FOUND.items() if model.main and model.on_gpus and not model.recurrent
+]
 ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 """Decoders whose rounded grades are measured for the parity table, too."""
 ROUNDED += [name for name, model in _FOUND.items() if model.main]

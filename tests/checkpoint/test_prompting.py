@@ -19,7 +19,7 @@ from installer.checkpoint.prompting import ChatSource, read_prompting
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 from tests.checkpoint.conftest import build_unsigned
-from tests.fakes.chat_formats import TEMPLATES, speak
+from tests.fakes.chat_formats import TEMPLATES, VOCAB, speak
 from tests.fakes.checkpoints import CHAT_TEMPLATE, write_qwen3
 
 PLAIN = """\
@@ -142,9 +142,9 @@ def test_the_licence_is_named(tmp_path: Path, card: str, text: str, expected: st
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: ToolFormat) -> None:
-    directory = speak(write_qwen3(tmp_path / "checkpoint", vocab=640), TEMPLATES[name])
+    directory = speak(write_qwen3(tmp_path / "checkpoint", vocab=VOCAB), TEMPLATES[name])
     checkpoint = Checkpoint(directory)
-    tokenizer = CheckpointTokenizer(checkpoint, 640)
+    tokenizer = CheckpointTokenizer(checkpoint, VOCAB)
     chat = read_prompting(checkpoint, tokenizer)
     assert chat.prompting.tool_format == name
     ends = {tokenizer.id_of(token) for token in FORMATS[name].ends}

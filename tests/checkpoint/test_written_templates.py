@@ -14,7 +14,7 @@ from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
 from installer.checkpoint.written_templates import WRITTEN
 from tests.checkpoint.test_refusals import edit_json
-from tests.fakes.chat_formats import speak
+from tests.fakes.chat_formats import VOCAB, speak
 from tests.fakes.checkpoints import write_qwen3
 from tests.prompting.turns import TURNS, read_turn, rendered
 
@@ -102,14 +102,14 @@ def test_the_turn_that_it_writes_is_read_back(turn: str) -> None:
 
 
 def test_a_checkpoint_gets_it_that_has_none(tmp_path: Path) -> None:
-    directory = speak(write_qwen3(tmp_path / "checkpoint", vocab=640), "")
+    directory = speak(write_qwen3(tmp_path / "checkpoint", vocab=VOCAB), "")
     edit_json(directory / "config.json", lambda c: c.update(model_type="deepseek_v32"))
     checkpoint = Checkpoint(directory)
-    chat = read_prompting(checkpoint, CheckpointTokenizer(checkpoint, 640))
+    chat = read_prompting(checkpoint, CheckpointTokenizer(checkpoint, VOCAB))
     assert chat.written
     assert not chat.thinking
     assert (chat.template, chat.prompting.tool_format) == (SOURCE, "dsml")
     assert (chat.prompting.reasoning_start, chat.prompting.reasoning) == ("<think>", msgspec.UNSET)
     (directory / "chat_template.jinja").write_text("{{ messages[0].content }}")
     checkpoint = Checkpoint(directory)
-    assert not read_prompting(checkpoint, CheckpointTokenizer(checkpoint, 640)).written
+    assert not read_prompting(checkpoint, CheckpointTokenizer(checkpoint, VOCAB)).written

@@ -33,7 +33,7 @@ from tests.conftest import BuildOnce
 from tests.engine.conftest import open_model_of
 from tests.engine.results import Results, run
 from tests.engine.test_structured import calls_of
-from tests.fakes.chat_formats import TEMPLATES, speak
+from tests.fakes.chat_formats import TEMPLATES, VOCAB, speak
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
 
@@ -65,7 +65,7 @@ REASONING: dict[ToolFormat, tuple[str, str]] = {
 
 def build_node(root: Path) -> None:
     node = EngineNode(root)
-    checkpoint = write_qwen3(root / "every", vocab=640, context=1024)
+    checkpoint = write_qwen3(root / "every", vocab=VOCAB, context=1024)
     node.add(speak(checkpoint, TEMPLATES["harmony"]), name="every")
 
 
@@ -190,7 +190,7 @@ def test_arguments_of_any_kind_can_be_forced(
 ) -> None:
     tool = CallableTool(0, "f", "{}", strict=False)
     subject = speaker(name)
-    closing = {subject.tokenizer.encode_text(text)[0]: 4.0 for text in ("}", "</")}
+    closing = {subject.tokenizer.encode_text(text)[0]: 4.0 for text in ("}", "</", '"')}
     turn = Turn(None, (tool,), "required", parallel=False)
     ((function, arguments),) = calls_of(subject.run(turn, logit_bias=closing), 0)
     assert function == "f"

@@ -274,11 +274,13 @@ _ENDS: Final = (
     *("<mm:think>", "</mm:think>"),
     *("<|END_OF_TURN_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),
 )
+VOCAB: Final = 704
+"""Room for the words that tests have, and CONTROLS."""
 CONTROLS: Final = tuple(sorted({*_ENDS, *(tag for form in FORMATS.values() for tag in form.tags)}))
 
 
 def speak(checkpoint: Path, template: str) -> Path:
-    """Give a checkpoint a template and CONTROLS as special tokens; its vocabulary needs room."""
+    """Give a checkpoint of VOCAB tokens a template, and CONTROLS as special ones."""
     config = checkpoint / "tokenizer_config.json"
     document = json.loads(config.read_text())
     config.write_text(json.dumps({**document, "chat_template": template}))
@@ -287,5 +289,6 @@ def speak(checkpoint: Path, template: str) -> Path:
     for text in CONTROLS:
         if tokenizer.token_to_id(text) is None:
             tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+    assert tokenizer.get_vocab_size() <= VOCAB
     tokenizer.save(path)
     return checkpoint

@@ -15,7 +15,7 @@ from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families.gemma4 import GEMMA4
 from tests.checkpoint.families.llama4 import LLAMA4
 from tests.conftest import BuildOnce
-from tests.fakes.chat_formats import TEMPLATES, speak
+from tests.fakes.chat_formats import TEMPLATES, VOCAB, speak
 from tests.fakes.engine_node import EngineNode
 from tests.shim.node import Node
 from tests.shim.real_node import standing_on
@@ -43,7 +43,7 @@ ASKED: Any = {"role": "user", "content": "Will it snow?"}
 
 
 def build_models(root: Path) -> None:
-    node, words = EngineNode(root), {"vocab_size": 640, "max_position_embeddings": 1024}
+    node, words = EngineNode(root), {"vocab_size": VOCAB, "max_position_embeddings": 1024}
     for name, config in (("gemma4", GEMMA4), ("llama4", LLAMA4)):
         checkpoint = draw_checkpoint(root / f"checkpoint-{name}", {**config, **words})
         node.add(speak(checkpoint, TEMPLATES[name]), name=name)  # type: ignore[index]

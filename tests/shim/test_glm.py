@@ -18,7 +18,7 @@ from appliance.prompting.formats import FORMATS
 from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families.glm4_moe import GLM4_MOE
 from tests.conftest import BuildOnce
-from tests.fakes.chat_formats import TEMPLATES, speak
+from tests.fakes.chat_formats import TEMPLATES, VOCAB, speak
 from tests.fakes.engine_node import EngineNode
 from tests.shim.node import Node
 from tests.shim.real_node import standing_on
@@ -44,7 +44,7 @@ SILENT: Any = {"chat_template_kwargs": {"enable_thinking": False}}
 def build_models(root: Path) -> None:
     node = EngineNode(root)
     for name in MODELS:
-        checkpoint = draw_checkpoint(root / f"checkpoint-{name}", GLM4_MOE | {"vocab_size": 640})
+        checkpoint = draw_checkpoint(root / f"checkpoint-{name}", GLM4_MOE | {"vocab_size": VOCAB})
         speak(checkpoint, TEMPLATES[name])  # type: ignore[index]
         if name == "glm_v47":
             make_plain(checkpoint / "tokenizer.json")

@@ -13,7 +13,7 @@ import pytest
 from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families.qwen3_5 import QWEN3_5
 from tests.conftest import BuildOnce
-from tests.fakes.chat_formats import TEMPLATES, speak
+from tests.fakes.chat_formats import TEMPLATES, VOCAB, speak
 from tests.fakes.engine_node import EngineNode
 from tests.shim.node import Node
 from tests.shim.real_node import standing_on
@@ -42,7 +42,7 @@ TOOLS: list[Any] = [
 
 def build_models(root: Path) -> None:
     node = EngineNode(root)
-    checkpoint = draw_checkpoint(root / "checkpoint", QWEN3_5 | {"vocab_size": 640})
+    checkpoint = draw_checkpoint(root / "checkpoint", QWEN3_5 | {"vocab_size": VOCAB})
     speak(checkpoint, TEMPLATES["qwen_coder"])
     node.add(checkpoint, name=NAME, precision="w8a8")
 

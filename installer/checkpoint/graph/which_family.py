@@ -32,8 +32,8 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
             f"config.json: model_type {checkpoint.family!r} has layers that keep a running state "
             "of a kind that is not built",
             hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next), LFM2's convolutions, "
-            "and layers that keep keys and values of every token; of MiniMax it builds M2 and M3, "
-            "which have only such",
+            "and layers that keep keys and values of every token; of MiniMax it builds "
+            "MiniMax-M2 and M3, which have only such",
         )
     if family is None:
         raise CheckpointError(
