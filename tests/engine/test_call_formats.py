@@ -190,7 +190,7 @@ def test_arguments_of_any_kind_can_be_forced(
 ) -> None:
     tool = CallableTool(0, "f", "{}", strict=False)
     subject = speaker(name)
-    closing = {subject.tokenizer.encode_text(text)[0]: 4.0 for text in ("}", "</", '"')}
+    closing = dict.fromkeys(subject.tokenizer.encode_text('}</"'), 4.0)
     turn = Turn(None, (tool,), "required", parallel=False)
     ((function, arguments),) = calls_of(subject.run(turn, logit_bias=closing), 0)
     assert function == "f"
