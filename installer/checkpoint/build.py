@@ -33,8 +33,8 @@ from installer.checkpoint.bundle_layout import (
     WEIGHTS,
 )
 from installer.checkpoint.draft import draft_spec, refusing_draft, with_draft
+from installer.checkpoint.families.purpose import Kind
 from installer.checkpoint.graph.attention import FloatSlots
-from installer.checkpoint.graph.purpose import Kind
 from installer.checkpoint.graph_list import graphs_of
 from installer.checkpoint.graphs import count_weights, try_graphs, write_draft, write_graphs
 from installer.checkpoint.parity import Mode, Subject

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from appliance.bundle.specs import DecoderSpec, DraftSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph.which_family import family_of
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph_list import graphs_of
 from installer.checkpoint.licence import find_licence
 from installer.checkpoint.plan import Plan

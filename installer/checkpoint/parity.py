@@ -24,8 +24,8 @@ import onnxruntime as ort
 
 from appliance.bundle.specs import Parity, VisionSpec
 from appliance.errors import CheckpointError, UnsupportedError
+from installer.checkpoint.families.family import Family
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.family import Family
 from installer.checkpoint.parity_child import NotAskedError, expect_libraries, run_reference
 from installer.checkpoint.parity_trial import Trial, make_trial, with_logits
 from installer.checkpoint.parity_weights import Unpacker, lay_out, plan_layout

@@ -22,8 +22,8 @@ from appliance.compiler.grid import Grid, feed
 from appliance.compiler.probe import Array, advance, empty_cache
 from appliance.errors import UnsupportedError
 from installer.checkpoint.calibration import TEXTS, spread
-from installer.checkpoint.graph.cross_encoder import CrossEncoderShape
-from installer.checkpoint.graph.qwen3_encoder import RerankerShape
+from installer.checkpoint.families.cross_encoder import CrossEncoderShape
+from installer.checkpoint.families.qwen3_encoder import RerankerShape
 from installer.checkpoint.parity_dense import Layer, dense_layers
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer

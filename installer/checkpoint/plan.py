@@ -19,14 +19,14 @@ from installer.checkpoint.bundle_layout import (
     VISION_CUDA_GRAPH,
     VISION_GRAPH,
 )
+from installer.checkpoint.families.family import Family
+from installer.checkpoint.families.purpose import Kind, purpose_of
+from installer.checkpoint.families.which_family import family_of, is_ambiguous
 from installer.checkpoint.generation import read_generation
 from installer.checkpoint.graph import adapted
 from installer.checkpoint.graph.compact import has_compact_graph
-from installer.checkpoint.graph.family import Family
 from installer.checkpoint.graph.native import has_native_graph, has_native_head
-from installer.checkpoint.graph.purpose import Kind, purpose_of
 from installer.checkpoint.graph.standard import has_standard_graph
-from installer.checkpoint.graph.which_family import family_of, is_ambiguous
 from installer.checkpoint.image_processor import read_vision
 from installer.checkpoint.licence import Licence, find_licence
 from installer.checkpoint.parity import Mode, ParityGate

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import Mxfp4Config
 
 from appliance.pb import onnx_graph_pb2 as pb
-from installer.checkpoint.graph.families import FAMILIES
+from installer.checkpoint.families.known import FAMILIES
 from installer.checkpoint.graph.stacks import block_of_both
 from installer.checkpoint.graph.table import table_block
 from installer.checkpoint.quantize import (

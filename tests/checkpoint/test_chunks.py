@@ -11,12 +11,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.families.llama4 import LONGEST
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Mixture
-from installer.checkpoint.graph.llama4 import LONGEST
 from installer.checkpoint.graph.rope import STILL
 from installer.checkpoint.graph.sharpening import Sharpening
-from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.shallow import cut
 from tests.checkpoint.conftest import Built, OpenConfig, build_unsigned
 from tests.checkpoint.drawn import draw_checkpoint

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph.which_family import family_of
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceDecoder

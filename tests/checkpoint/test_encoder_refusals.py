@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from appliance.bundle.manifest import Manifest
 from appliance.errors import CheckpointError
 from installer.checkpoint import build_bundle
-from installer.checkpoint.graph.families import FAMILIES, FOR_A_PURPOSE
-from installer.checkpoint.graph.purpose import Kind
-from installer.checkpoint.graph.qwen3_encoder import PROMPT
-from installer.checkpoint.graph.which_family import family_of
+from installer.checkpoint.families.known import FAMILIES, FOR_A_PURPOSE
+from installer.checkpoint.families.purpose import Kind
+from installer.checkpoint.families.qwen3_encoder import PROMPT
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.quantize import SCHEMES
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.conftest import build_unsigned

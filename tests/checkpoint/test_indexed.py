@@ -13,11 +13,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.blocks import Blocks
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.latent import Latent
 from installer.checkpoint.graph.lightning import Lightning
-from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.shallow import cut
 from tests.checkpoint.byte_runner import Bytes, distance

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph.families import FAMILIES
+from installer.checkpoint.families.known import FAMILIES
 from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.packed.mxfp4 import ExpertMatrix
 from installer.checkpoint.quantize import Blocks, UInt8, dequantize

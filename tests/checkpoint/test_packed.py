@@ -19,8 +19,8 @@ from safetensors.torch import save_file as save_torch
 
 from appliance.errors import CheckpointError
 from appliance.native import library
+from installer.checkpoint.families.known import FAMILIES
 from installer.checkpoint.graph import builder
-from installer.checkpoint.graph.families import FAMILIES
 from installer.checkpoint.graph.table import table_block
 from installer.checkpoint.packed.methods import treatment
 from installer.checkpoint.quantize import SCHEMES, Precision, dequantize, float_run, quantize

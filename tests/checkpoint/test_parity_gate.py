@@ -16,7 +16,7 @@ from appliance.bundle.manifest import Manifest
 from appliance.bundle.specs import Parity
 from appliance.errors import CheckpointError
 from installer.checkpoint import build_bundle, parity, parity_child
-from installer.checkpoint.graph import families, which_family
+from installer.checkpoint.families import known, which_family
 from installer.checkpoint.parity import BOUNDS, Mode
 from installer.checkpoint.parity_weights import lay_out, plan_layout
 from installer.checkpoint.quantize import Precision
@@ -196,14 +196,14 @@ def within_bounds(manifest: Manifest) -> None:
 def test_a_graph_that_computes_something_else_is_never_built(
     sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = families.FAMILIES["qwen3"]
+    family = known.FAMILIES["qwen3"]
 
     def misread(checkpoint: Any) -> Any:
         shape = family.read(checkpoint)
         return replace(shape, epsilon=shape.epsilon * 1000)
 
-    known = {**families.FAMILIES, "qwen3": replace(family, read=misread)}
-    monkeypatch.setattr(which_family, "FAMILIES", known)
+    misreading = {**known.FAMILIES, "qwen3": replace(family, read=misread)}
+    monkeypatch.setattr(which_family, "FAMILIES", misreading)
     with pytest.raises(CheckpointError, match="differ from the reference in 32-bit") as caught:
         build(sharded, tmp_path / "it", "auto")
     assert caught.value.code == "parity_failed"

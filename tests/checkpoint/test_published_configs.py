@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.rope import STILL
 from installer.checkpoint.graph.sharpening import Sharpening
-from installer.checkpoint.graph.which_family import family_of
 from tests.checkpoint.conftest import OpenConfig
 from tests.checkpoint.published_dense import (
     DENSE,

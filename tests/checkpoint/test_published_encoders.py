@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from appliance.bundle.specs import EncoderSpec, RerankSpec
 from appliance.errors import CheckpointError
-from installer.checkpoint.graph.which_family import family_of
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.conftest import build_unsigned
 from tests.checkpoint.published_encoders import (

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Mixture
-from installer.checkpoint.graph.which_family import family_of
 from tests.checkpoint.conftest import OpenConfig
 from tests.checkpoint.published_dense import config
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from installer.checkpoint.families.deepseek import LatentShape
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.decoder_shape import DecoderShape
-from installer.checkpoint.graph.deepseek import LatentShape
 from installer.checkpoint.graph.latent import Latent
 from installer.checkpoint.graph.routed import Routed
-from installer.checkpoint.graph.which_family import family_of
 from tests.checkpoint.conftest import OpenConfig
 from tests.checkpoint.published_dense import config
 

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 from appliance.bundle.specs import RecurrentSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint import build_bundle
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.pictures import PictureShape
-from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import WRITERS, BuildBundle, OpenConfig, build_unsigned
 from tests.checkpoint.published_dense import config

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from installer.checkpoint.graph.gemma3 import read as read_gemma3
+from installer.checkpoint.families.gemma3 import read as read_gemma3
 from installer.checkpoint.graph.kinds import FULL, SLIDING, LayerKind
 from installer.checkpoint.graph.rope import ORIGINAL, Rope, read_rope
 from installer.checkpoint.settings import Settings

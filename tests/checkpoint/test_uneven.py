@@ -15,9 +15,9 @@ from appliance.bundle.manifest import decode, encode
 from appliance.bundle.specs import DecoderSpec, LayerHeads
 from appliance.errors import CheckpointError, LayoutError
 from installer.checkpoint import build_bundle
-from installer.checkpoint.graph.gemma4_shape import GemmaShape
+from installer.checkpoint.families.gemma4_shape import GemmaShape
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.rope import Basis, read_scaling
-from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.plan import make_plan
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings

@@ -16,8 +16,8 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from appliance.bundle.specs import Parity
 from installer.checkpoint import build_bundle
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph import relative
-from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.quantize import Precision
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.conftest import BuildBundle, Built, build_unsigned

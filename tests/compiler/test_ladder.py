@@ -26,8 +26,8 @@ from appliance.errors import (
     UnsupportedError,
     VerificationError,
 )
-from installer.checkpoint.graph import gemma3
-from installer.checkpoint.graph.families import FAMILIES
+from installer.checkpoint.families import gemma3
+from installer.checkpoint.families.known import FAMILIES
 from tests.fakes.gpu import ALL_LIBRARIES, H100, LIBRARIES, machine_with
 
 GIB = 1 << 30

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.pictures import PictureShape
-from installer.checkpoint.graph.which_family import family_of
 from installer.checkpoint.reader import Checkpoint
 from tests.checkpoint.conftest import build_unsigned
 from tests.fakes.vision_checkpoints import write_qwen3_vl_moe

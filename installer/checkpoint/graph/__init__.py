@@ -1,1 +1,1 @@
-"""From checkpoint tensors to ONNX graphs: a builder, shared blocks, one file per family."""
+"""From checkpoint tensors to ONNX graphs: a builder, and the parts that model families share."""

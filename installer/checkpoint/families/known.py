@@ -1,0 +1,326 @@
+"""The model families this release can build: one entry and one file each.
+
+To add a family, write its file with `read(checkpoint)` and `build(graph, shape)`, name it here,
+and add it to the parity tests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from installer.checkpoint.families import (
+    apertus,
+    bert,
+    bert_reranker,
+    cohere2,
+    decoder_embedder,
+    deepseek,
+    embedding_gemma2,
+    ernie4_5_moe,
+    eurobert,
+    exaone4,
+    gemma3,
+    gemma4,
+    gemma4_shape,
+    glm4,
+    glm4_moe,
+    gpt_oss,
+    granite,
+    lfm2,
+    lfm2_moe,
+    llama,
+    llama4,
+    mimo,
+    minimax_m2,
+    minimax_m3,
+    mistral,
+    mistral3,
+    mixtral,
+    modernbert,
+    nomic,
+    olmo,
+    olmoe,
+    phi3,
+    qwen2,
+    qwen2_5_vl,
+    qwen2_moe,
+    qwen3,
+    qwen3_5,
+    qwen3_5_moe,
+    qwen3_encoder,
+    qwen3_moe,
+    qwen3_next,
+    qwen3_vl,
+    qwen3_vl_moe,
+    rotary_bert,
+    seed_oss,
+    smollm3,
+)
+from installer.checkpoint.families.family import (
+    DECODER,
+    ENCODER,
+    PICTURES,
+    RECURRENT,
+    SPARSE,
+    SPARSE_PICTURES,
+    UNEVEN,
+    Family,
+)
+from installer.checkpoint.families.purpose import Kind
+from installer.checkpoint.reader import Checkpoint
+
+Read = Callable[[Checkpoint], Any]
+"""A checkpoint -> its family's own shape."""
+_DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
+# Heads that draft several tokens at once; the engine guesses in its own way.
+_MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
+_ERNIE_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp_[a-z_]+\..*")
+# The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
+_BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
+_CROSS_ENCODER_UNUSED = re.compile(
+    r"(bert|mpnet|roberta)\.embeddings\.position_ids"
+    r"|(mpnet|roberta)\.pooler\.dense\.(weight|bias)"
+)
+
+# What pre-training predicts words with.
+_MODERNBERT_UNUSED = re.compile(r"head\.(dense|norm)\.weight|decoder\.(weight|bias)")
+_NONE_UNUSED = re.compile(r"(?!)")
+
+_BERT = Family("embedding", ENCODER, bert.read, bert.build, _BERT_UNUSED)
+_CROSS_ENCODER = Family(
+    "rerank", ENCODER, bert_reranker.read, bert_reranker.build, _CROSS_ENCODER_UNUSED
+)
+
+# What sees and hears beside a text model.
+_OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio)\..*")
+_GEMMA4_UNUSED = re.compile(
+    r"(model\.)?(vision_tower|vision_embedder|embed_vision|audio_tower|embed_audio)\..*"
+    rf"|{_DECODER_UNUSED.pattern}"
+)
+# What sees images in front of a language model that is built without it.
+_SIGHT_UNUSED = re.compile(
+    r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
+)
+_LLAMA4_UNUSED = re.compile(
+    rf"{_SIGHT_UNUSED.pattern}|(model\.)?vision_model\..*|.*\.rotary_emb\.inv_freq"
+)
+# A head that predicts further tokens; and what sees, of a language model that is built alone.
+_QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|mtp\..*")
+_QWEN35_SIGHT_UNUSED = re.compile(rf"{_QWEN35_UNUSED.pattern}|model\.visual\..*")
+# What sees images, in MiniMax's words, and what predicts further tokens.
+_MINIMAX3_UNUSED = re.compile(
+    r"(vision_tower|multi_modal_projector|patch_merge_mlp)\..*|language_model\.lm_head\.weight"
+    r"|language_model\.model\.mtp\..*"
+)
+
+
+def _embedder(
+    name: str, read: decoder_embedder.ReadDecoder, build: decoder_embedder.BuildDecoder
+) -> Family:
+    """Of a decoder that is read at each text's last token; the reference has it as `name`."""
+    return Family(
+        *("embedding", ENCODER),
+        partial(decoder_embedder.read_last, read=read, name=name),
+        partial(decoder_embedder.build_last, build=build),
+        _DECODER_UNUSED,
+        stand_in={"architectures": [f"{name}Model"]},
+    )
+
+
+def _dense(read: Read, build: Callable[..., None]) -> Family:
+    return Family("chat", DECODER, read, build, _DECODER_UNUSED)
+
+
+def _sparse(
+    read: Read, build: Callable[..., None], unused: re.Pattern[str] = _DECODER_UNUSED
+) -> Family:
+    """Of experts or latents."""
+    return Family("chat", SPARSE, read, build, unused, standard=False)
+
+
+def _recurrent(
+    read: Read,
+    build: Callable[..., None],
+    unused: re.Pattern[str] = _QWEN35_SIGHT_UNUSED,
+    *,
+    experts: bool = False,
+) -> Family:
+    grades = SPARSE if experts else RECURRENT
+    return Family(*("chat", grades, read, build, unused), recurrent=True, standard=False)
+
+
+def _recurrent_seeing(
+    read: Read,
+    build: Callable[..., None],
+    read_words: Read,
+    build_words: Callable[..., None],
+    *,
+    experts: bool = False,
+) -> Family:
+    return replace(
+        _recurrent(read, build, _QWEN35_UNUSED),
+        precisions=SPARSE_PICTURES if experts else PICTURES,
+        tower=qwen3_vl.build_tower,
+        words=_recurrent(read_words, build_words, experts=experts),
+    )
+
+
+def _uneven(read: Read) -> Family:
+    return Family(
+        *("chat", UNEVEN, read, gemma4.build, _GEMMA4_UNUSED), uneven=True, standard=False
+    )
+
+
+FAMILIES: Mapping[str, Family] = {
+    "apertus": _dense(apertus.read, apertus.build),
+    "bert": _BERT,
+    "cohere2": _dense(cohere2.read, cohere2.build),
+    "deepseek_v2": _sparse(deepseek.read_v2, deepseek.build),
+    "deepseek_v3": _sparse(deepseek.read, deepseek.build),
+    "deepseek_v32": _sparse(deepseek.read_v32, deepseek.build),
+    "dots1": _sparse(glm4_moe.read_dots, glm4_moe.build),
+    "embedding_gemma2": Family(
+        *("embedding", ENCODER, embedding_gemma2.read, embedding_gemma2.build, _OTHERS_UNUSED),
+        stand_in={"vision_config": None, "audio_config": None},
+    ),
+    "ernie4_5_moe": _sparse(ernie4_5_moe.read, ernie4_5_moe.build, _ERNIE_UNUSED),
+    "eurobert": Family(
+        *("embedding", ENCODER),
+        partial(decoder_embedder.read_whole, read=eurobert.read),
+        partial(decoder_embedder.build_whole, build=llama.build),
+        _DECODER_UNUSED,
+        stand_in={"architectures": ["EuroBertModel"]},
+    ),
+    "exaone4": _dense(exaone4.read, exaone4.build),
+    "gemma3": Family("chat", DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
+    "gemma3_text": _dense(gemma3.read, gemma3.build),
+    "gemma4": _uneven(gemma4_shape.read_with_others),
+    "gemma4_text": _uneven(gemma4_shape.read),
+    "gemma4_unified": _uneven(partial(gemma4_shape.read_with_others, unified=True)),
+    "gemma4_unified_text": _uneven(partial(gemma4_shape.read, unified=True)),
+    "glm4": _dense(glm4.read, glm4.build),
+    "glm4_moe": _sparse(glm4_moe.read, glm4_moe.build),
+    "glm4_moe_lite": _sparse(deepseek.read_glm, deepseek.build),
+    "glm_moe_dsa": _sparse(deepseek.read_glm5, deepseek.build),
+    "gpt_oss": _sparse(gpt_oss.read, gpt_oss.build),
+    "granite": _dense(granite.read, granite.build),
+    "granitemoehybrid": _dense(granite.read_hybrid, granite.build_hybrid),
+    "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
+    "lfm2": _recurrent(lfm2.read, lfm2.build, _DECODER_UNUSED),
+    "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, _DECODER_UNUSED, experts=True),
+    "llama": _dense(llama.read, llama.build),
+    "llama4": _sparse(llama4.read_with_images, llama4.build, _LLAMA4_UNUSED),
+    "llama4_text": _sparse(llama4.read, llama4.build),
+    "mimo": Family(
+        *("chat", DECODER, mimo.read, mimo.build, _DECODER_UNUSED),
+        head=mimo.build_head,
+        head_of=mimo.head_of,
+        stand_in={"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
+    ),
+    "minimax_m2": _sparse(minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED),
+    "minimax_m3_vl": _sparse(minimax_m3.read, minimax_m3.build, _MINIMAX3_UNUSED),
+    "ministral": _dense(mistral.read_ministral, mistral.build),
+    "ministral3": _dense(mistral3.read, mistral3.build),
+    "mistral": _dense(mistral.read, mistral.build),
+    "modernbert": Family(
+        *("embedding", ENCODER, modernbert.read, modernbert.build, _MODERNBERT_UNUSED),
+        stand_in={"architectures": ["ModernBertModel"]},
+    ),
+    "mpnet": Family(
+        *("embedding", ENCODER, bert.read, bert.build, _BERT_UNUSED),
+        stand_in={"architectures": ["MPNetModel"]},
+    ),
+    "nomic_bert": Family(
+        *("embedding", ENCODER, nomic.read, rotary_bert.build, _BERT_UNUSED),
+        restated=nomic.restated,
+    ),
+    "mistral3": Family("chat", DECODER, mistral3.read_with_images, mistral3.build, _SIGHT_UNUSED),
+    "mixtral": _sparse(mixtral.read, mixtral.build),
+    "olmo2": _dense(olmo.read, olmo.build),
+    "olmo3": _dense(olmo.read_olmo3, olmo.build),
+    "olmoe": _sparse(olmoe.read, olmoe.build),
+    "phi3": _dense(phi3.read, phi3.build),
+    "qwen2": _dense(qwen2.read, qwen2.build),
+    "qwen2_5_vl": Family(
+        *("chat", PICTURES, qwen2_5_vl.read, qwen2_5_vl.build, _DECODER_UNUSED),
+        tower=qwen2_5_vl.build_tower,
+        standard=False,
+    ),
+    "qwen2_moe": _sparse(qwen2_moe.read, qwen2_moe.build),
+    "qwen3": _dense(qwen3.read, qwen3.build),
+    "qwen3_5": _recurrent_seeing(
+        *(qwen3_5.read_with_images, qwen3_5.build_with_images),
+        *(qwen3_5.read_words, qwen3_5.build),
+    ),
+    "qwen3_5_moe": _recurrent_seeing(
+        *(qwen3_5_moe.read_with_images, qwen3_5_moe.build_with_images),
+        *(qwen3_5_moe.read_words, qwen3_5_moe.build),
+        experts=True,
+    ),
+    "qwen3_5_moe_text": _recurrent(qwen3_5_moe.read, qwen3_5_moe.build, experts=True),
+    "qwen3_5_text": _recurrent(qwen3_5.read, qwen3_5.build),
+    "qwen3_moe": _sparse(qwen3_moe.read, qwen3_moe.build),
+    "qwen3_next": _recurrent(qwen3_next.read, qwen3_next.build, experts=True),
+    "qwen3_vl": Family(
+        *("chat", PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
+        tower=qwen3_vl.build_tower,
+        standard=False,
+    ),
+    "qwen3_vl_moe": Family(
+        *("chat", SPARSE_PICTURES, qwen3_vl_moe.read, qwen3_vl_moe.build, _DECODER_UNUSED),
+        tower=qwen3_vl.build_tower,
+        standard=False,
+    ),
+    "roberta": _BERT,
+    "seed_oss": _dense(seed_oss.read, seed_oss.build),
+    "smollm3": _dense(smollm3.read, smollm3.build),
+    "xlm-roberta": _BERT,
+}
+
+_FEWEST_OF_EMBEDDINGGEMMA = 128
+"""Numbers that its vectors may be cut to, says its card."""
+
+FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
+    ("bert", "rerank"): _CROSS_ENCODER,
+    ("mpnet", "rerank"): _CROSS_ENCODER,
+    ("roberta", "rerank"): _CROSS_ENCODER,
+    ("xlm-roberta", "rerank"): _CROSS_ENCODER,
+    ("gte", "rerank"): Family(
+        *("rerank", ENCODER, rotary_bert.read_gte_reranker, rotary_bert.build_reranker),
+        _NONE_UNUSED,
+    ),
+    ("gemma3_text", "embedding"): Family(
+        *("embedding", ENCODER),
+        partial(
+            decoder_embedder.read_whole,
+            read=gemma3.read_both_ways,
+            fewest=_FEWEST_OF_EMBEDDINGGEMMA,
+        ),
+        partial(decoder_embedder.build_whole, build=gemma3.build),
+        _DECODER_UNUSED,
+    ),
+    ("mistral", "embedding"): _embedder("Mistral", mistral.read, mistral.build),
+    ("qwen2", "embedding"): _embedder("Qwen2", qwen2.read, qwen2.build),
+    ("modernbert", "rerank"): Family(
+        "rerank", ENCODER, modernbert.read_reranker, modernbert.build_reranker, _NONE_UNUSED
+    ),
+    ("qwen3", "embedding"): Family(
+        "embedding",
+        ENCODER,
+        qwen3_encoder.read_embedder,
+        qwen3_encoder.build_embedder,
+        _DECODER_UNUSED,
+    ),
+    ("qwen3", "rerank"): Family(
+        "rerank",
+        ENCODER,
+        qwen3_encoder.read_reranker,
+        qwen3_encoder.build_reranker,
+        _DECODER_UNUSED,
+    ),
+}
+"""Checkpoints of the same architecture that are published for something else."""
