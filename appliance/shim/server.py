@@ -13,6 +13,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 import uvicorn
 
@@ -21,7 +22,7 @@ from appliance.audit import AuditLog, AuditWriter
 from appliance.audit.content import ContentKeeper
 from appliance.config import ApiSettings, Config, check_listening
 from appliance.errors import UnavailableError
-from appliance.metering import Clock, Limiter, Meter, PriceTable, catch_up
+from appliance.metering import NOBODY, Clock, Limiter, Meter, PriceTable, catch_up
 from appliance.shim.accounting import Accounting
 from appliance.shim.admission import Admission
 from appliance.shim.app import build
@@ -117,9 +118,10 @@ async def _services(
         limiter = Limiter(clock)
         known = keys.list()
         lineages = {key.id: key.lineage for key in known}
-        own = {key.id for key in known if key.of_node}  # what they used is no project's
-        spent = [row for row in meter.spent(limiter.seed_since) if row.key_id not in own]
-        limiter.seed(spent, lineages)
+        own = {key.id for key in known if key.of_node}
+        spent = meter.spent(limiter.seed_since)
+        of_nobody = (replace(row, project=NOBODY) if row.key_id in own else row for row in spent)
+        limiter.seed(of_nobody, lineages)
         drain = Drain()
         metrics = Metrics(lambda: drain.inside)
         metrics.registry.register(DiskCollector(disks_seen(layout)))

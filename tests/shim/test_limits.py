@@ -313,6 +313,21 @@ def test_what_the_node_asks_itself_neither_needs_a_projects_budget_nor_uses_it(
             assert node.request("POST", CHAT_PATH, ask(), headers=own).status == 200
 
 
+def test_a_limit_of_the_nodes_own_key_outlives_a_restart(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    with KeyStore(config.layout.keys_db) as keys:
+        key, secret = keys.create("a proof", tags=(NODE_TAG,))
+        keys.limit(key.id, {"tokens_per_month": PROMPT + ANSWER})
+    own = {"Authorization": f"Bearer {secret}"}
+    with FakeEngine(config.layout.engine_socket) as engine:
+        node = Node(config, engine)
+        with running_shim(config):
+            assert node.request("POST", CHAT_PATH, ask(), headers=own).status == 200
+        with running_shim(config):
+            refused = node.request("POST", CHAT_PATH, ask(max_tokens=1), headers=own)
+            assert refused.error["code"] == "insufficient_quota"
+
+
 def test_a_crash_frees_what_was_reserved_and_charges_nothing_for_it(tmp_path: Path) -> None:
     config = prepare(tmp_path)
     layout = config.layout
