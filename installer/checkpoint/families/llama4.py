@@ -162,8 +162,11 @@ def _project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> 
 
 
 def _conclude(graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value) -> ir.Value:
-    attended = chunks.narrow(graph, shape, attended)
-    return decoder.conclude_plainly(graph, _own(shape), at, attended)
+    own = _own(shape)
+    if shape.room:
+        widths = (shape.head_dim, own.head_dim)
+        attended = decoder.narrow_heads(graph, attended, shape.heads, *widths)
+    return decoder.conclude_plainly(graph, own, at, attended)
 
 
 def _own(shape: DecoderShape) -> DecoderShape:

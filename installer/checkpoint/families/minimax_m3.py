@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.families import minimax_m2, mixtral
+from installer.checkpoint.families import minimax_m2, mixtral, qwen3
 from installer.checkpoint.graph import decoder, decoder_shape, experts
 from installer.checkpoint.graph.blocks import Blocks
 from installer.checkpoint.graph.builder import GraphBuilder
@@ -83,7 +83,7 @@ def build(graph: GraphBuilder, shape: BlockShape, form: Form) -> None:
     """Write the graph in one of its forms."""
     mixing = _BlockSearch(shape)
     decoder.build_decoder(
-        *(graph, shape.decoder, form, mixing.project, mixing.feed_forward), attend=mixing.mix
+        *(graph, shape.decoder, form, qwen3.project, mixing.feed_forward), attend=mixing.mix
     )
 
 
@@ -207,24 +207,12 @@ class _BlockSearch:
         fresh, bias = None, None
         if layer in self._shape.indexed:
             fresh, bias = self._find(graph, shape, attention, layer, at, x)
-        heads = self._widen(graph, shape, self.project(graph, shape, at, x), fresh)
+        plain = self._plain(shape)
+        heads = self._widen(graph, shape, qwen3.project(graph, plain, at, x), fresh)
         attended = attention.attend(layer, heads, bias)
-        own = self._shape.head_dim
-        apart = graph.op("Reshape", attended, graph.constant([0, 0, shape.heads, shape.head_dim]))
-        ends = graph.constant([0]), graph.constant([own]), graph.constant([3])
-        read = graph.op("Slice", apart, *ends)
-        read = graph.op("Reshape", read, graph.constant([0, 0, shape.heads * own]))
-        return decoder.conclude_plainly(graph, self._plain(shape), at, read)
-
-    def project(self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
-        """Normed queries and keys, and values, of heads of the model's own width."""
-        own, shape = f"{at}.self_attn", self._plain(shape)
-        queries, keys, values = decoder.project(graph, shape, at, x, bias=False)
-        return (
-            decoder.head_norm(graph, shape, f"{own}.q_norm", queries, shape.heads),
-            decoder.head_norm(graph, shape, f"{own}.k_norm", keys, shape.kv_heads),
-            values,
-        )
+        widths = (shape.head_dim, plain.head_dim)
+        read = decoder.narrow_heads(graph, attended, shape.heads, *widths)
+        return decoder.conclude_plainly(graph, plain, at, read)
 
     def feed_forward(
         self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value

@@ -99,6 +99,13 @@ class GraphBuilder(Stream):
         blocks, order = self.matrix_in_blocks(name, inner, outer)
         return self.multiply(self.ordered(x, order), blocks, addend)
 
+    def linear_in_full(self, x: ir.Value, name: str, inner: int, outer: int) -> ir.Value:
+        """`linear` by weights that no grade rounds, in 32 bits."""
+        self.tensors.expect(f"{name}.weight", (outer, inner))
+        pieces = self.tensors.transposed(f"{name}.weight")
+        columns = self.floats(f"{name}.transposed", (inner, outer), pieces)
+        return self.op("MatMul", self.full(x), columns)
+
     def unscaled(
         self, x: ir.Value, name: str, inner: int, outer: int
     ) -> tuple[ir.Value, ir.Value | None]:

@@ -77,16 +77,6 @@ class Marker:
         return self._made
 
 
-def narrow(graph: GraphBuilder, shape: DecoderShape, attended: ir.Value) -> ir.Value:
-    """What heads have read, [B, S, heads * head_dim], without the room for marks."""
-    if not shape.room:
-        return attended
-    own = shape.head_dim - shape.room
-    apart = graph.op("Reshape", attended, graph.constant([0, 0, shape.heads, shape.head_dim]))
-    read, _ = graph.ops("Split", apart, graph.constant([own, shape.room]), outputs=2, axis=-1)
-    return graph.op("Reshape", read, graph.constant([0, 0, shape.heads * own]))
-
-
 def _marks(chunks: int, scale: float) -> Float32:
     """[chunks, room]: of the same in queries and keys, whose products are multiplied by `scale`."""
     marks = np.zeros((chunks, ROOM), np.float32)

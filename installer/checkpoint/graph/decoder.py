@@ -226,6 +226,13 @@ def conclude_plainly(
     )
 
 
+def narrow_heads(graph: GraphBuilder, x: ir.Value, heads: int, width: int, own: int) -> ir.Value:
+    """Of each head of x [B, S, heads * width] the first `own` numbers, [B, S, heads * own]."""
+    apart = graph.op("Reshape", x, graph.constant([0, 0, heads, width]))
+    ends = (graph.constant([number]) for number in (0, own, 3))
+    return graph.op("Reshape", graph.op("Slice", apart, *ends), graph.constant([0, 0, heads * own]))
+
+
 def swiglu(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """down(silu(gate(x)) * up(x)); Shazeer, GLU Variants Improve Transformer (2020)."""
     return gated(graph, shape, x, f"{at}.mlp", shape.inner)

@@ -90,13 +90,8 @@ def router(
 
     x is `divided` by a number, scores are not.
     """
-    graph.tensors.expect(f"{name}.weight", (experts, hidden))
     tokens = graph.op("Reshape", x, graph.constant([-1, hidden]))
-    if graph.dtype != ir.DataType.FLOAT:
-        tokens = graph.op("Cast", tokens, to=ir.DataType.FLOAT)
-    pieces = graph.tensors.transposed(f"{name}.weight")
-    columns = graph.floats(f"{name}.transposed", (hidden, experts), pieces)
-    scores = graph.op("MatMul", tokens, columns)
+    scores = graph.linear_in_full(tokens, name, hidden, experts)
     if divided != 1:
         scores = graph.op("Mul", scores, graph.constant([divided]))
     return graph.op("Add", scores, vector(graph, f"{name}.bias", experts)) if bias else scores

@@ -95,7 +95,7 @@ def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
     own, hidden = _numbers(shape), shape.hidden
     outer = {f"{at}.in_proj_qkv": 2 * own.keys + own.values, f"{at}.in_proj_z": own.values}
     mixed, gates = graph.linears(x, outer, hidden)
-    rates, steps = (plain(graph, x, f"{at}.in_proj_{n}", hidden, own.heads) for n in "ba")
+    rates, steps = (graph.linear_in_full(x, f"{at}.in_proj_{n}", hidden, own.heads) for n in "ba")
     return Inputs(mixed, gates, rates, steps)
 
 
@@ -107,7 +107,7 @@ def project_together(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Va
     both = graph.linear(x, f"{at}.in_proj_qkvz", hidden, 2 * (own.keys + own.values))
     sizes = [own.key_dim, own.key_dim, of_values, of_values]
     *mixed, gates = _apart(graph, own, both, sizes)
-    small = plain(graph, x, f"{at}.in_proj_ba", hidden, 2 * own.heads)
+    small = graph.linear_in_full(x, f"{at}.in_proj_ba", hidden, 2 * own.heads)
     rates, steps = _apart(graph, own, small, [served, served])
     return Inputs(graph.op("Concat", *mixed, axis=-1), gates, rates, steps)
 
@@ -124,15 +124,6 @@ def _apart(graph: GraphBuilder, own: Deltas, x: ir.Value, sizes: list[int]) -> l
     parts = graph.ops("Split", heads, graph.constant(sizes), outputs=len(sizes), axis=-1)
     flat = (graph.constant([0, 0, own.key_heads * size]) for size in sizes)
     return [graph.op("Reshape", *pair) for pair in zip(parts, flat, strict=True)]
-
-
-def plain(graph: GraphBuilder, x: ir.Value, name: str, inner: int, outer: int) -> ir.Value:
-    """`linear` by weights that no grade rounds, in 32 bits."""
-    graph.tensors.expect(f"{name}.weight", (outer, inner))
-    pieces = graph.tensors.transposed(f"{name}.weight")
-    return graph.op(
-        "MatMul", graph.full(x), graph.floats(f"{name}.transposed", (inner, outer), pieces)
-    )
 
 
 def _unit(graph: GraphBuilder, own: Deltas, x: ir.Value) -> ir.Value:

@@ -132,10 +132,8 @@ class LatentSearch:
 
 def _weights(graph: GraphBuilder, x: ir.Value, name: str, hidden: int, heads: int) -> ir.Value:
     """What each head's score weighs, [B, S, 1, heads], in 32 bits."""
-    graph.tensors.expect(f"{name}.weight", (heads, hidden))
-    pieces = graph.tensors.transposed(f"{name}.weight")
-    columns = graph.floats(f"{name}.transposed", (hidden, heads), pieces)
-    return graph.op("Unsqueeze", graph.op("MatMul", graph.full(x), columns), graph.constant([2]))
+    weights = graph.linear_in_full(x, name, hidden, heads)
+    return graph.op("Unsqueeze", weights, graph.constant([2]))
 
 
 def _cut(graph: GraphBuilder, x: ir.Value, axis: int, heads: int) -> Sequence[ir.Value]:
