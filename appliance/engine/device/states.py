@@ -36,6 +36,10 @@ class _Block(NamedTuple):
     size: int
     address: int
 
+    def at(self, row: int) -> int:
+        """Where a row lies, counted through all layers."""
+        return self.address + row * self.size
+
 
 class DeviceStates:
     """States of one model's slots; they never move while this lives. Raises CapacityError."""
@@ -68,8 +72,7 @@ class DeviceStates:
         """`state_0`, `tail_0`, ...: sizes for one sequence, and where the slot's lies."""
         for block in self._blocks:
             for layer in range(self._layers):
-                row = layer * self._rows + slot
-                yield f"{block.name}_{layer}", block.sizes, block.address + row * block.size
+                yield f"{block.name}_{layer}", block.sizes, block.at(layer * self._rows + slot)
 
     def begin(self, slot: int) -> None:
         """Nothing was read in `slot`."""
@@ -113,8 +116,8 @@ class DeviceStates:
     def _copy(self, source: int, target: int) -> None:
         for block in self._blocks:
             pitch, size = self._rows * block.size, block.size
-            there, here = block.address + target * size, block.address + source * size
-            self._device.copy_rows(there, here, (pitch, pitch), (self._layers, size))
+            ends = block.at(target), block.at(source)
+            self._device.copy_rows(*ends, (pitch, pitch), (self._layers, size))
 
     @contextmanager
     def _copied(self, first: int, count: int) -> Iterator[Callable[[int], None]]:
@@ -124,15 +127,14 @@ class DeviceStates:
         def put(row: int) -> None:
             for block, spare in zip(self._blocks, spares, strict=True):
                 pitch, size = self._rows * block.size, count * block.size
-                there = block.address + row * block.size
-                self._device.copy_rows(there, spare, (pitch, size), (self._layers, size))
+                self._device.copy_rows(block.at(row), spare, (pitch, size), (self._layers, size))
 
         try:
             for block in self._blocks:
                 pitch, size = self._rows * block.size, count * block.size
-                spares.append(self._device.allocate(self._layers * size))
-                here = block.address + first * block.size
-                self._device.copy_rows(spares[-1], here, (size, pitch), (self._layers, size))
+                spare = self._device.allocate(self._layers * size)
+                spares.append(spare)
+                self._device.copy_rows(spare, block.at(first), (size, pitch), (self._layers, size))
             yield put
         finally:
             for spare in spares:

@@ -77,10 +77,6 @@ class Steps:
             self._record_step(binding, batch)
         binding.run()
 
-    def widths(self) -> set[int]:
-        """Tokens of a sequence in the kinds of steps that recurred."""
-        return {kind.width for kind, times in self._ran.items() if times >= _RECORDED_AFTER}
-
     def clear(self) -> None:
         """Addresses have changed."""
         self._bound.clear()
