@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families.qwen3_5 import QWEN3_5, QWEN3_5_MOE
-from tests.fakes.vision_checkpoints import IDS, write_seeing_files
+from tests.fakes.vision_checkpoints import IDS, PROCESSOR, write_seeing_files
 
 TEMPLATE = """\
 {%- set shown = namespace(count=0) -%}
@@ -54,16 +54,6 @@ _SIGHT = {
     "num_position_embeddings": 36,
     "deepstack_visual_indexes": [],
 }
-_PROCESSOR = {
-    "size": {"shortest_edge": 1024, "longest_edge": 65536},
-    "patch_size": 8,
-    "temporal_patch_size": 2,
-    "merge_size": 2,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-    "image_processor_type": "Qwen2VLImageProcessorFast",
-    "processor_class": "Qwen3VLProcessor",
-}
 
 
 def write_qwen3_5(directory: Path, *, seed: int = 0, tied: bool = True) -> Path:
@@ -95,5 +85,5 @@ def _write(
     }
     told = {**config, "vision_config": {**_SIGHT, "model_type": f"{kind}_vision"}}
     draw_checkpoint(directory, told, seed=seed, model=AutoModelForImageTextToText)
-    write_seeing_files(directory, config, text, _PROCESSOR, TEMPLATE)
+    write_seeing_files(directory, config, text, PROCESSOR, TEMPLATE)
     return directory

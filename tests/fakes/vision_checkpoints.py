@@ -53,6 +53,18 @@ _WORDS = {
     "use_cache": True,
 }
 
+PROCESSOR = {
+    "size": {"shortest_edge": 1024, "longest_edge": 65536},
+    "patch_size": 8,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "image_processor_type": "Qwen2VLImageProcessorFast",
+    "processor_class": "Qwen3VLProcessor",
+}
+"""Of Qwen3-VL and those after it."""
+
 
 def write_qwen3_vl(
     directory: Path, *, seed: int = 0, tied: bool = True, experts: Mapping[str, Any] | None = None
@@ -95,17 +107,7 @@ def write_qwen3_vl(
         "vision_config": sight,
         "tie_word_embeddings": tied,
     }
-    processor = {
-        "size": {"shortest_edge": 1024, "longest_edge": 65536},
-        "patch_size": 8,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "image_processor_type": "Qwen2VLImageProcessorFast",
-        "processor_class": "Qwen3VLProcessor",
-    }
-    return _write(directory, config, words, processor, _qwen3_vl(words, sight, tied, seed))
+    return _write(directory, config, words, PROCESSOR, _qwen3_vl(words, sight, tied, seed))
 
 
 def write_qwen3_vl_moe(directory: Path, *, seed: int = 1, tied: bool = False) -> Path:
