@@ -15,9 +15,9 @@ from typing import Any, Final
 from appliance.engine.grammar.schema import ANNOTATIONS, Schema
 from appliance.engine.grammar.tagged import (
     DEFINITIONS,
-    OF_OBJECTS,
     CallableTool,
     Rules,
+    parts_of_object,
     refused,
     text_schema,
 )
@@ -66,13 +66,7 @@ class _Writer:
 
     def object_of(self, schema: Mapping[str, Any], place: str) -> str:
         """An object of `schema`, whose keys are known."""
-        for key in schema:
-            if key not in OF_OBJECTS and key not in DEFINITIONS:
-                raise refused(f"{place}.{key}", f"`{key}` of an object is not supported")
-        properties, required = schema.get("properties", {}), schema.get("required", [])
-        for name in required:
-            if name not in properties:
-                raise refused(f"{place}.required", f"{name!r} is not among its properties")
+        properties, required = parts_of_object(schema, place)
         if not properties and schema.get("additionalProperties", True) is not False:
             return self.anything("object")
         first, rest = "", ""

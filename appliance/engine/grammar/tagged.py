@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from appliance.engine.grammar.schema import ANNOTATIONS, Schema
 from appliance.errors import RequestError
 from appliance.prompting.xml_call import Dialect, value_types
 
-OF_OBJECTS = ANNOTATIONS | {"type", "properties", "required", "additionalProperties"}
+_OF_OBJECTS = ANNOTATIONS | {"type", "properties", "required", "additionalProperties"}
 DEFINITIONS = ("$defs", "definitions")
 _OF_TEXTS = ANNOTATIONS | {"type", "enum", "const", "minLength", "maxLength"}
 
@@ -59,15 +59,7 @@ def tagged_arguments(
         return writer.named(_names(tool.parameters_json))
     if not isinstance(schema, dict):
         raise refused(param, "it admits no object")
-    for key in schema:
-        if key not in OF_OBJECTS and key not in DEFINITIONS:
-            raise refused(f"{param}.{key}", f"`{key}` of an object is not supported")
-    properties, required = schema.get("properties", {}), schema.get("required", [])
-    assert isinstance(properties, dict)  # the schema was checked
-    assert isinstance(required, list)
-    for name in required:
-        if name not in properties:
-            raise refused(f"{param}.required", f"{name!r} is not among its properties")
+    properties, required = parts_of_object(schema, param)
     parts: list[str] = []
     for number, (name, inner) in enumerate(properties.items()):
         place = f"{param}.properties.{name}"
@@ -165,6 +157,22 @@ class _Writer:
 
     def _marked(self, text: str) -> str:
         return self._rules.marked(text, self._dialect.marks)
+
+
+def parts_of_object(
+    schema: Mapping[str, Any], place: str
+) -> tuple[Mapping[str, Any], Collection[str]]:
+    """Properties, and which of them are required, of an object. Raises RequestError."""
+    for key in schema:
+        if key not in _OF_OBJECTS and key not in DEFINITIONS:
+            raise refused(f"{place}.{key}", f"`{key}` of an object is not supported")
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    assert isinstance(properties, dict)  # the schema was checked
+    assert isinstance(required, list)
+    for name in required:
+        if name not in properties:
+            raise refused(f"{place}.required", f"{name!r} is not among its properties")
+    return properties, required
 
 
 def text_schema(schema: object) -> dict[str, Any] | None:
