@@ -2,14 +2,15 @@
 
 Owns that compilation, as pure work on directories. ONNX Runtime folds what depends on weights
 alone, so that the artifact holds plain 16-bit weights, optimizes the graph for the provider and
-writes both. Refuses a session that took another provider, work that would run beside the GPU, and
+writes both. A model that one GPU has no room for is cut into stages, each for a GPU of its own.
+Refuses a session that took another provider, work that would run beside the GPU, and
 results that are not the processor's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnxruntime as ort
@@ -17,7 +18,8 @@ import onnxruntime as ort
 from appliance.bundle.manifest import Manifest
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import golden, golden_texts
-from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME, of_stage
+from appliance.compiler.cutting import cut, typed
 from appliance.compiler.libraries import CUDA_OPTIONS, MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.merging import merge_products
@@ -35,6 +37,8 @@ _HEAVY = frozenset(
     }
 )
 """Operators that must not run on the processor of a node whose model is on the GPU."""
+_STATES = ("batch", "tokens", "width")
+"""Dimensions of what a stage hands on."""
 _NEWER = "the bundle needs another release of the appliance"
 
 
@@ -54,6 +58,15 @@ class Target:
 
 
 CUDA = Target("CUDAExecutionProvider", "cuda", CUDA_OPTIONS)
+_TYPES: Mapping[str, int] = {"tensor(float)": 1, "tensor(float16)": 10}
+"""What is handed on, as TensorProto.DataType."""
+
+
+def cuda_targets(count: int) -> list[Target]:
+    """The first GPUs of this process; one per stage."""
+    return [
+        replace(CUDA, options={**CUDA.options, "device_id": str(number)}) for number in range(count)
+    ]
 
 
 def compile_cuda(
@@ -61,15 +74,16 @@ def compile_cuda(
     manifest: Manifest,
     artifact_dir: Path,
     expected: Array,
-    target: Target,
+    targets: Sequence[Target],
     precision: str,
 ) -> Comparison:
     """Write model.onnx and weights.bin into the empty `artifact_dir`; how near it computes.
 
-    `precision` is what the weights shall be on the GPU. `expected` [rows, vocab] are the
-    processor's logits of the golden prompt, or what it makes of the golden texts. Raises
-    DigestError for a file that is not the manifest's, VerificationError for a graph that is not
-    allowed, UnsupportedError if it cannot run here or computes something else.
+    Of several `targets` each is for one stage, with files of its own. `precision` is what the
+    weights shall be on the GPU. `expected` [rows, vocab] are the processor's logits of the golden
+    prompt, or what it makes of the golden texts. Raises DigestError for a file that is not the
+    manifest's, VerificationError for a graph that is not allowed, UnsupportedError if it cannot run
+    here or computes something else.
     """
     quiet()
     found = [g for g in manifest.variants("cuda") if on_gpu(manifest, g) == precision]
@@ -79,14 +93,48 @@ def compile_cuda(
     graph = verified_graph(bundle_dir, manifest, variant.path, weights)
     if manifest.decoder is not None:
         graph = merge_products(graph)
-    optimize(graph, bundle_dir / variant.weights_folder, artifact_dir, target)
-    session = load(artifact_dir / GRAPH_NAME, target)
-    refuse_the_processor(session, target)
+    stages = stages_of(graph, bundle_dir / variant.weights_folder, artifact_dir, targets)
     if not isinstance(spec := manifest.spec, DecoderSpec):
+        (session,) = stages
         golden_texts.read_longest(session, spec)
         return golden_texts.compare(golden_texts.outputs(session, spec), expected, grade)
-    measured = golden.on_device(session, session, spec, target.device)
+    measured = golden.on_device(stages, stages, spec, targets[0].device)
     return golden.compare(measured, expected, grade)
+
+
+def stages_of(
+    graph: bytes, weights: Path, artifact_dir: Path, targets: Sequence[Target]
+) -> list[ort.InferenceSession]:
+    """Optimize and save the graph, cut for as many targets; sessions over what was saved.
+
+    What a stage hands on has the type that the runtime finds, which the next one is then told.
+    """
+    parts = [part.graph for part in cut(graph, len(targets))] if len(targets) > 1 else [graph]
+    stages: list[ort.InferenceSession] = []
+    for number, (part, target) in enumerate(zip(parts, targets, strict=True)):
+        names = of_stage(GRAPH_NAME, number), of_stage(WEIGHTS_NAME, number)
+        handed = _handed(stages[-1]) if stages else {}
+        optimize(typed(part, handed) if handed else part, weights, artifact_dir, target, names)
+        session = load(artifact_dir / names[0], target)
+        refuse_the_processor(session, target)
+        stages.append(session)
+    return stages
+
+
+def _handed(session: ort.InferenceSession) -> dict[str, tuple[int, int]]:
+    """What the next stage is told about what this one hands on. Raises UnsupportedError."""
+    made = {entry.name: entry for entry in session.get_outputs()}
+    handed = {}
+    for name in golden.made_by(session):
+        kind, shape = made[name].type, made[name].shape
+        if kind not in _TYPES or len(shape) != len(_STATES) or not isinstance(shape[-1], int):
+            raise UnsupportedError(
+                f"{name}, a {kind} of the shape {shape}, cannot be handed on to another GPU",
+                hint=_NEWER,
+                code="not_divisible",
+            )
+        handed[name] = _TYPES[kind], shape[-1]
+    return handed
 
 
 def load(graph: Path, target: Target) -> ort.InferenceSession:

@@ -349,7 +349,7 @@ def test_their_blocks_of_integers_become_floats_where_those_fit(
     assert "MultiHeadAttention" in large
     assert not large & {"DequantizeLinear", "Transpose", "MatMulNBits", "GatherBlockQuantized"}
     wide, compact = candidates(stored(encoder_bundle).manifest, 0)
-    small = replace(H100, memory_bytes=needed(wide) - 1, free_bytes=needed(wide) - 1)
+    small = replace(H100, memory_bytes=needed(wide) - 1, free=(needed(wide) - 1,))
     assert needed(compact) <= small.memory_bytes
     write_release(tmp_path / "release", machine_with(small))
     shutil.rmtree(node.layout.artifacts)
@@ -421,7 +421,7 @@ def test_a_compilation_that_dies_is_a_reason_and_leaves_nothing_behind(
 def test_a_gpu_that_others_use_is_a_reason_before_anything_is_tried(
     node: Node, bundle: Path, tmp_path: Path
 ) -> None:
-    write_release(tmp_path / "release", machine_with(replace(H100, free_bytes=1 << 29)))
+    write_release(tmp_path / "release", machine_with(replace(H100, free=(1 << 29,))))
     record = node.record(node.compile(bundle), bundle)
     assert record.reasons[-1].code == "gpu_busy"
     assert "0.5 GiB free" in record.reasons[-1].message

@@ -45,6 +45,7 @@ from appliance.engine.device.device import HostDevice
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.pool import ITEM_BYTES, DevicePool
 from appliance.engine.device.runner import DeviceRunner
+from appliance.engine.device.stages import Stage
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.output import Finished
@@ -72,7 +73,7 @@ sizes = token_bytes(decoder, ITEM_BYTES), state_bytes(decoder)
 pool = DevicePool(decoder, CacheShape(4, 256, *sizes), device)
 open_graph = partial(open_small_session, provider="cuda", gpu=device.number)
 draws = DeviceDraw(device, decoder.vocab_size, open_graph)
-runner = DeviceRunner(session, pool, decoder, 64, draws, record=True, record_drafts=True)
+runner = DeviceRunner([Stage(session, pool)], decoder, 64, draws, record=True, record_drafts=True)
 runner.warm_up()
 engine = LLMEngine(
     runner, Tokenizer((bundle / manifest.tokenizer).read_bytes()), manifest.prompting,

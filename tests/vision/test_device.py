@@ -13,6 +13,7 @@ from appliance.engine.device.device import HostDevice
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.pool import ITEM_BYTES, DevicePool
 from appliance.engine.device.runner import DeviceRunner
+from appliance.engine.device.stages import Stage
 from appliance.engine.runner import Runner
 from appliance.scheduler import Plan, PrefillChunk, Sequence
 from installer.checkpoint.probe import open_graph
@@ -58,7 +59,9 @@ class OnDevice(Sequences):
         shape = CacheShape(slots, CAPACITY, each, state)
         pool = DevicePool(model.decoder, shape, self.device)
         draws = DeviceDraw(self.device, model.decoder.vocab_size, on_processor)
-        self.runner = DeviceRunner(session, pool, model.decoder, CAPACITY, draws, record=False)
+        self.runner = DeviceRunner(
+            [Stage(session, pool)], model.decoder, CAPACITY, draws, record=False
+        )
         self.runner.warm_up()
         return self.runner
 

@@ -23,6 +23,7 @@ from appliance.engine.device.budget import device_shape
 from appliance.engine.device.device import HostDevice
 from appliance.engine.device.pool import DevicePool
 from appliance.engine.device.runner import DeviceRunner
+from appliance.engine.device.stages import Stage
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.sampling import SamplingParams
@@ -69,7 +70,7 @@ def open_base(root: Path, device: HostDevice) -> Iterator[Open]:
         settings = EngineSettings(max_sequences=5, max_context=256, token_budget=96)
         shape = device_shape(decoder, settings, device, 1 << 20)
         pool = DevicePool(decoder, shape, device)
-        runner = DeviceRunner(session, pool, decoder, 96, None, record=False)
+        runner = DeviceRunner([Stage(session, pool)], decoder, 96, None, record=False)
         runners.append(runner)
         runner.warm_up()
         tokenizer = Tokenizer((bundle.directory / manifest.tokenizer).read_bytes())
@@ -197,7 +198,7 @@ def test_where_there_is_no_room_the_former_adapters_stay(root: Path, open_base: 
     adapters.add(adapter(root, "all"))
     prompt, first = list(range(20)), adapter(root, "all").digest
     before = run(engine, Generation(0, prompt, GREEDY, adapter=first)).tokens(0)
-    device = runner._pool.device
+    device = runner._stages.devices[-1]
     hoard = device.allocate(device.free_bytes())
     with pytest.raises(CapacityError) as caught:
         adapters.add(adapter(root, "attention"))
@@ -245,7 +246,7 @@ def test_masks_are_sent_only_when_sequences_come_or_go(
     graph = bundle.manifest.variant("cuda")
     assert graph is not None
     session = open_graph(bundle, graph.path, graph.weights_folder)
-    held = DeviceAdapters(session, device, 4)
+    held = DeviceAdapters(session, [session], device, 4)
     held.use(held.prepare(bank_of(root, "all", "half")))
     written = []
     monkeypatch.setattr(device, "write", lambda address, array: written.append(array.copy()))

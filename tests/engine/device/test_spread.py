@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -31,7 +32,8 @@ class Opening:
     errors: dict[int, Exception] = field(default_factory=dict)
     opened: list[Device] = field(default_factory=list)
 
-    def on(self, device: Device, first: OpenedDecoder | None) -> OpenedDecoder:
+    def on(self, devices: Sequence[Device], first: OpenedDecoder | None) -> OpenedDecoder:
+        (device,) = devices
         error = self.errors.get(len(self.opened))
         capacity = self.capacities.get(len(self.opened), 128)
         self.opened.append(device)
