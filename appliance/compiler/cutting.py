@@ -51,7 +51,7 @@ def cut(graph: bytes, stages: int) -> list[Stage]:
 
     Raises UnsupportedError if it has not as many places where it may be cut.
     """
-    assert 1 < stages <= MOST_STAGES
+    assert 1 <= stages <= MOST_STAGES
     model = pb.Model.FromString(graph)
     flow = _Flow(model.graph)
     ends = _balanced(flow, stages)

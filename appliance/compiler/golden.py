@@ -204,12 +204,12 @@ def read(directory: Path) -> Array:
 
 
 def slots(
-    stages: Stages, spec: DecoderSpec, device: str, capacity: int = CAPACITY
+    stages: Stages, spec: DecoderSpec, device: str, capacity: int = CAPACITY, *, first: int = 0
 ) -> dict[str, ort.OrtValue]:
-    """Name of each past input -> an empty slot."""
+    """Name of each past input -> an empty slot. `first`: number of the first stage."""
     return {
         name: ort.OrtValue.ortvalue_from_numpy(empty, device, number)
-        for number, session in enumerate(stages)
+        for number, session in enumerate(stages, first)
         for name, empty in empty_cache(session, spec, capacity).items()
     }
 
@@ -242,22 +242,22 @@ def run_piece(
     """Logits [rows, vocab] and the likeliest tokens [rows] of a piece. Raises UnsupportedError."""
     made: dict[str, Array] = {}
     for session in stages:
-        made = _run_stage(session, feed(session, piece, mask) | made, taken, options)
+        made = run_stage(session, feed(session, piece, mask) | made, taken, options)
     return made["logits"], made["greedy"]
 
 
-def _run_stage(
+def run_stage(
     session: ort.InferenceSession,
     given: Mapping[str, Array],
     taken: Mapping[str, ort.OrtValue],
-    options: ort.RunOptions | None,
+    options: ort.RunOptions | None = None,
 ) -> dict[str, Array]:
-    """What a stage makes beside its cache."""
+    """What a stage makes beside its cache, by name. Raises UnsupportedError."""
     binding = session.io_binding()
     for name, array in given.items():
         binding.bind_cpu_input(name, array)
     bind_slots(session, binding, taken)
-    results = made_by(session)
+    results = _made_by(session)
     for name in results:
         binding.bind_output(name, "cpu")
     try:
@@ -270,8 +270,7 @@ def _run_stage(
     return {name: value.numpy() for name, value in zip(results, last, strict=True)}
 
 
-def made_by(session: ort.InferenceSession) -> list[str]:
-    """Names of a stage's outputs beside its cache."""
+def _made_by(session: ort.InferenceSession) -> list[str]:
     names = (entry.name for entry in session.get_outputs())
     return [name for name in names if not name.startswith("present_")]
 

@@ -37,8 +37,6 @@ _HEAVY = frozenset(
     }
 )
 """Operators that must not run on the processor of a node whose model is on the GPU."""
-_STATES = ("batch", "tokens", "width")
-"""Dimensions of what a stage hands on."""
 _NEWER = "the bundle needs another release of the appliance"
 
 
@@ -58,7 +56,7 @@ class Target:
 
 
 CUDA = Target("CUDAExecutionProvider", "cuda", CUDA_OPTIONS)
-_TYPES: Mapping[str, int] = {"tensor(float)": 1, "tensor(float16)": 10}
+_TYPES: Mapping[str, int] = {"float32": 1, "float16": 10}
 """What is handed on, as TensorProto.DataType."""
 
 
@@ -93,48 +91,54 @@ def compile_cuda(
     graph = verified_graph(bundle_dir, manifest, variant.path, weights)
     if manifest.decoder is not None:
         graph = merge_products(graph)
-    stages = stages_of(graph, bundle_dir / variant.weights_folder, artifact_dir, targets)
-    if not isinstance(spec := manifest.spec, DecoderSpec):
-        (session,) = stages
-        golden_texts.read_longest(session, spec)
-        return golden_texts.compare(golden_texts.outputs(session, spec), expected, grade)
+    folder, spec = bundle_dir / variant.weights_folder, manifest.spec
+    if len(targets) > 1:
+        assert isinstance(spec, DecoderSpec), "the ladder cuts nothing else"
+        stages = stages_of(graph, folder, artifact_dir, targets, spec)
+    else:
+        stages = [_saved(graph, folder, artifact_dir, targets[0], (GRAPH_NAME, WEIGHTS_NAME))]
+    if not isinstance(spec, DecoderSpec):
+        golden_texts.read_longest(stages[0], spec)
+        return golden_texts.compare(golden_texts.outputs(stages[0], spec), expected, grade)
     measured = golden.on_device(stages, stages, spec, targets[0].device)
     return golden.compare(measured, expected, grade)
 
 
 def stages_of(
-    graph: bytes, weights: Path, artifact_dir: Path, targets: Sequence[Target]
+    graph: bytes, weights: Path, artifact_dir: Path, targets: Sequence[Target], spec: DecoderSpec
 ) -> list[ort.InferenceSession]:
-    """Optimize and save the graph, cut for as many targets; sessions over what was saved.
+    """Optimize and save a decoder's graph, cut for as many targets; sessions over what was saved.
 
-    What a stage hands on has the type that the runtime finds, which the next one is then told.
+    What a stage is handed has the type that the one before makes of the golden prompt. Raises
+    UnsupportedError.
     """
-    parts = [part.graph for part in cut(graph, len(targets))] if len(targets) > 1 else [graph]
+    (piece, *_), made = golden.pieces(spec), dict[str, Array]()
     stages: list[ort.InferenceSession] = []
-    for number, (part, target) in enumerate(zip(parts, targets, strict=True)):
+    for number, (part, target) in enumerate(zip(cut(graph, len(targets)), targets, strict=True)):
         names = of_stage(GRAPH_NAME, number), of_stage(WEIGHTS_NAME, number)
-        handed = _handed(stages[-1]) if stages else {}
-        optimize(typed(part, handed) if handed else part, weights, artifact_dir, target, names)
-        session = load(artifact_dir / names[0], target)
-        refuse_the_processor(session, target)
+        told = typed(part.graph, {name: _type(array) for name, array in made.items()})
+        session = _saved(told, weights, artifact_dir, target, names)
         stages.append(session)
+        if part.handed:
+            slots = golden.slots([session], spec, target.device, first=number)
+            made = golden.run_stage(session, golden.feed(session, piece) | made, slots)
     return stages
 
 
-def _handed(session: ort.InferenceSession) -> dict[str, tuple[int, int]]:
-    """What the next stage is told about what this one hands on. Raises UnsupportedError."""
-    made = {entry.name: entry for entry in session.get_outputs()}
-    handed = {}
-    for name in golden.made_by(session):
-        kind, shape = made[name].type, made[name].shape
-        if kind not in _TYPES or len(shape) != len(_STATES) or not isinstance(shape[-1], int):
-            raise UnsupportedError(
-                f"{name}, a {kind} of the shape {shape}, cannot be handed on to another GPU",
-                hint=_NEWER,
-                code="not_divisible",
-            )
-        handed[name] = _TYPES[kind], shape[-1]
-    return handed
+def _type(states: Array) -> tuple[int, int]:
+    """TensorProto.DataType, and the last of three dimensions."""
+    _batch, _tokens, width = states.shape
+    return _TYPES[states.dtype.name], width
+
+
+def _saved(
+    graph: bytes, weights: Path, artifact_dir: Path, target: Target, names: tuple[str, str]
+) -> ort.InferenceSession:
+    """A session over the graph, optimized and saved as the files of these `names`."""
+    optimize(graph, weights, artifact_dir, target, names)
+    session = load(artifact_dir / names[0], target)
+    refuse_the_processor(session, target)
+    return session
 
 
 def load(graph: Path, target: Target) -> ort.InferenceSession:

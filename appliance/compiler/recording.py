@@ -109,7 +109,8 @@ class _Step:
         first, handed = golden.steps(spec, width)[0], dict[str, ort.OrtValue]()
         self._stages: list[_StageOfStep] = []
         for number, session in enumerate(stages):
-            stage = _StageOfStep(session, slots, first, (device, number), handed)
+            made = _made_for(session, stages[number + 1] if number + 1 < len(stages) else None)
+            stage = _StageOfStep(session, slots, first, (device, number), handed, made)
             self._stages.append(stage)
             handed = stage.made
 
@@ -127,6 +128,7 @@ class _StageOfStep:
     Args:
         place: kind and number of the device.
         handed: what the stage before makes.
+        made: what this one makes.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class _StageOfStep:
         first: Piece,
         place: tuple[str, int],
         handed: Mapping[str, ort.OrtValue],
+        made: Sequence[ort.NodeArg],
     ) -> None:
         self._session = session
         self._binding = session.io_binding()
@@ -149,11 +152,10 @@ class _StageOfStep:
             self._binding.bind_ortvalue_input(name, self._given[name])
         golden.bind_slots(session, self._binding, slots)
         self.made: dict[str, ort.OrtValue] = {}
-        for entry in session.get_outputs():
-            if entry.name in golden.made_by(session):
-                nothing = _nothing(entry, len(first.ids))
-                self.made[entry.name] = ort.OrtValue.ortvalue_from_numpy(nothing, *place)
-                self._binding.bind_ortvalue_output(entry.name, self.made[entry.name])
+        for entry in made:
+            nothing = ort.OrtValue.ortvalue_from_numpy(_nothing(entry, len(first.ids)), *place)
+            self.made[entry.name] = nothing
+            self._binding.bind_ortvalue_output(entry.name, nothing)
 
     def run(
         self, piece: Piece, handed: Mapping[str, Array], options: ort.RunOptions
@@ -169,6 +171,15 @@ class _StageOfStep:
             raise cannot_run(error) from error
         # On the processor it is the memory itself.
         return {name: value.numpy().copy() for name, value in self.made.items()}
+
+
+def _made_for(
+    session: ort.InferenceSession, behind: ort.InferenceSession | None
+) -> list[ort.NodeArg]:
+    """What a stage makes beside its cache, as the next one says; the last one says it itself."""
+    names = {entry.name for entry in session.get_outputs()}
+    said = session.get_outputs() if behind is None else behind.get_inputs()
+    return [e for e in said if e.name in names and not e.name.startswith("present_")]
 
 
 def _nothing(entry: ort.NodeArg, tokens: int) -> Array:

@@ -67,7 +67,7 @@ def test_stages_compute_what_the_whole_graph_computes(bundle: Path, tmp_path: Pa
     for count in (1, 2, 3):
         folder = tmp_path / str(count)
         folder.mkdir()
-        stages = stages_of(graph, weights, folder, [PROCESSOR] * count)
+        stages = stages_of(graph, weights, folder, [PROCESSOR] * count, spec)
         assert len({path.name for path in folder.iterdir()}) == 2 * count
         found.append(golden.on_device(stages, stages, spec, "cpu"))
     whole, *others = found

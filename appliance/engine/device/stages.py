@@ -118,12 +118,12 @@ class Handover:
     """
 
     def __init__(self, before: Stage, behind: Stage, tokens: int) -> None:
-        wanted = {entry.name for entry in behind.session.get_inputs()}
+        made = {entry.name for entry in before.session.get_outputs()}
         self._source, self._target = before.pool.device, behind.pool.device
         self._parts: list[_Part] = []
         try:
-            for entry in before.session.get_outputs():
-                if entry.name in wanted:
+            for entry in behind.session.get_inputs():
+                if entry.name in made:
                     self._parts.append(self._part(entry, tokens))
         except BaseException:
             self.close()
