@@ -62,7 +62,9 @@ the processor's own arithmetic: none, of weights alone, or of activations and ca
 
 
 Stages = Sequence[ort.InferenceSession]
-"""Of one graph, in the order in which they compute; number i on GPU number i."""
+"""Of one graph, in the order in which they compute."""
+Place = tuple[str, int]
+"""A device: ONNX Runtime's word for its kind, and its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,10 @@ def on_device(
     prompts: Stages,
     decoder: Stages,
     spec: DecoderSpec,
-    device: str,
+    places: Sequence[Place],
     capacity: int = CAPACITY,
 ) -> Array:
-    """The same by graphs in half precision, with their cache in the memory of `device`.
+    """The same by graphs in half precision, with the cache of each stage at its place.
 
     Of graphs with room for adapters: with nobody's rows, then once more with those of one.
     Raises UnsupportedError if a run fails, or if `greedy` is not what the logits say.
@@ -139,7 +141,7 @@ def on_device(
     masks = (0.0, 1.0) if any(map(takes_adapters, decoder)) else (0.0,)
     return np.concatenate(
         [
-            _on_device(prompts, decoder, spec, slots(decoder, spec, device, capacity), mask)
+            _on_device(prompts, decoder, spec, slots(decoder, spec, places, capacity), mask)
             for mask in masks
         ]
     )
@@ -204,12 +206,12 @@ def read(directory: Path) -> Array:
 
 
 def slots(
-    stages: Stages, spec: DecoderSpec, device: str, capacity: int = CAPACITY, *, first: int = 0
+    stages: Stages, spec: DecoderSpec, places: Sequence[Place], capacity: int = CAPACITY
 ) -> dict[str, ort.OrtValue]:
-    """Name of each past input -> an empty slot. `first`: number of the first stage."""
+    """Name of each past input -> an empty slot."""
     return {
-        name: ort.OrtValue.ortvalue_from_numpy(empty, device, number)
-        for number, session in enumerate(stages, first)
+        name: ort.OrtValue.ortvalue_from_numpy(empty, *place)
+        for session, place in zip(stages, places, strict=True)
         for name, empty in empty_cache(session, spec, capacity).items()
     }
 

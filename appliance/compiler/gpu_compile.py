@@ -54,6 +54,11 @@ class Target:
     device: str
     options: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def place(self) -> golden.Place:
+        """The device itself."""
+        return self.device, int(self.options.get("device_id", "0"))
+
 
 CUDA = Target("CUDAExecutionProvider", "cuda", CUDA_OPTIONS)
 _TYPES: Mapping[str, int] = {"float32": 1, "float16": 10}
@@ -100,7 +105,7 @@ def compile_cuda(
     if not isinstance(spec, DecoderSpec):
         golden_texts.read_longest(stages[0], spec)
         return golden_texts.compare(golden_texts.outputs(stages[0], spec), expected, grade)
-    measured = golden.on_device(stages, stages, spec, targets[0].device)
+    measured = golden.on_device(stages, stages, spec, [target.place for target in targets])
     return golden.compare(measured, expected, grade)
 
 
@@ -120,7 +125,7 @@ def stages_of(
         session = _saved(told, weights, artifact_dir, target, names)
         stages.append(session)
         if part.handed:
-            slots = golden.slots([session], spec, target.device, first=number)
+            slots = golden.slots([session], spec, [target.place])
             made = golden.run_stage(session, golden.feed(session, piece) | made, slots)
     return stages
 

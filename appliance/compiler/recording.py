@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import golden
-from appliance.compiler.golden import Piece, Stages
+from appliance.compiler.golden import Piece, Place, Stages
 from appliance.compiler.gpu_compile import Target, load
 from appliance.compiler.probe import Array, cannot_run, is_state
 from appliance.compiler.record import DRAFTS_NOT_RECORDED, NOT_RECORDED, Refusal
@@ -63,23 +63,26 @@ def _try(graphs: Sequence[Path], spec: DecoderSpec, targets: Sequence[Target], w
     """
     stages = [load(graph, target) for graph, target in zip(graphs, targets, strict=True)]
     run, replayed = (
-        _steps(stages, spec, targets[0].device, how, width) for how in (UNRECORDED, _NUMBER)
+        _steps(stages, spec, [target.place for target in targets], how, width)
+        for how in (UNRECORDED, _NUMBER)
     )
     away = float(np.linalg.norm(run - replayed))
     if not away <= _BOUND * float(np.linalg.norm(run)):
         raise UnsupportedError(f"replayed steps differ by {away:.3g} from those that are run")
 
 
-def _steps(stages: Stages, spec: DecoderSpec, device: str, how: str, width: int = 1) -> Array:
+def _steps(
+    stages: Stages, spec: DecoderSpec, places: Sequence[Place], how: str, width: int = 1
+) -> Array:
     """Logits [tokens, vocab] of the golden prompt's steps, of `width` tokens each, run under the
     number `how`.
     """
-    slots = golden.slots(stages, spec, device)
+    slots = golden.slots(stages, spec, places)
     steps = golden.steps(spec, width)
     for piece in golden.pieces(spec):
         if piece.start < steps[0].start:
             golden.run_piece(stages, slots, piece, _options(UNRECORDED))
-    step = _Step(stages, slots, spec, device, width)
+    step = _Step(stages, slots, spec, places, width)
     before = {name: slots[name].numpy().copy() for name in slots if is_state(name)}
     first = step.run(steps[0], _options(how))
     if before:  # what is recorded is computed more than once, and each time is read anew
@@ -103,14 +106,14 @@ class _Step:
         stages: Stages,
         slots: Mapping[str, ort.OrtValue],
         spec: DecoderSpec,
-        device: str,
+        places: Sequence[Place],
         width: int,
     ) -> None:
         first, handed = golden.steps(spec, width)[0], dict[str, ort.OrtValue]()
         self._stages: list[_StageOfStep] = []
-        for number, session in enumerate(stages):
-            made = _made_for(session, stages[number + 1] if number + 1 < len(stages) else None)
-            stage = _StageOfStep(session, slots, first, (device, number), handed, made)
+        for session, behind, place in zip(stages, [*stages[1:], None], places, strict=True):
+            made = _made_for(session, behind)
+            stage = _StageOfStep(session, slots, first, place, handed, made)
             self._stages.append(stage)
             handed = stage.made
 
@@ -126,7 +129,7 @@ class _StageOfStep:
     """One stage of it; what it is handed, and what it makes, has addresses of its own.
 
     Args:
-        place: kind and number of the device.
+        place: of all of that.
         handed: what the stage before makes.
         made: what this one makes.
     """
@@ -136,7 +139,7 @@ class _StageOfStep:
         session: ort.InferenceSession,
         slots: Mapping[str, ort.OrtValue],
         first: Piece,
-        place: tuple[str, int],
+        place: Place,
         handed: Mapping[str, ort.OrtValue],
         made: Sequence[ort.NodeArg],
     ) -> None:

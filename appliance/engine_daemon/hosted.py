@@ -224,7 +224,8 @@ class HostedModel:
             error=self.error,
         )
         if self.model is not None and self._artifact is not None:
-            shown.gpus = 0 if self._artifact.provider == "cpu" else len(self.model.engines)
+            fit = self._artifact.record.fit
+            shown.gpus = 0 if fit is None else len(self.model.engines) * fit.gpus
         if manifest.encoder is not None:
             shown.dimensions = manifest.encoder.dimensions
             shown.context_length = manifest.encoder.max_length

@@ -91,7 +91,7 @@ def _compiled(
     """How near it is, or why there is nothing; and why its steps are not replayed, if so."""
     paths = map(str, (bundle.directory, out, golden))
     try:
-        said = run_compiler(python, ["--provider", "cuda", *paths, precision])
+        said = run_compiler(python, ["--provider", "cuda", *paths, precision, "1"])
     except ApplianceError as error:
         yield what, error.message
         return

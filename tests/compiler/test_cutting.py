@@ -69,7 +69,7 @@ def test_stages_compute_what_the_whole_graph_computes(bundle: Path, tmp_path: Pa
         folder.mkdir()
         stages = stages_of(graph, weights, folder, [PROCESSOR] * count, spec)
         assert len({path.name for path in folder.iterdir()}) == 2 * count
-        found.append(golden.on_device(stages, stages, spec, "cpu"))
+        found.append(golden.on_device(stages, stages, spec, [("cpu", 0)] * count))
     whole, *others = found
     scale = np.abs(whole).max()
     for measured in others:

@@ -180,7 +180,7 @@ gpu_compile.quiet()
 (graph,) = [g for g in manifest.variants("cuda") if g.precision == precision]
 session = compile(graph.path, graph.weights_folder, ("model.onnx", "weights.bin"))
 try:
-    golden.on_device([session], [session], manifest.decoder, "cuda")
+    golden.on_device([session], [session], manifest.decoder, [("cuda", 0)])
 except (UnsupportedError, IndexError):
     pass  # nothing that comes out means anything
 why = why_unrecorded([out / "model.onnx"], manifest.decoder, [CUDA])

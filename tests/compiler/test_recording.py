@@ -50,13 +50,13 @@ def test_steps_at_addresses_that_stay_give_the_golden_prompts_logits(bundle: Pat
     assert graph is not None
     assert spec is not None
     session = open_graph(bundle / graph.path, bundle / graph.weights_folder)
-    wanted = golden.on_device([session], [session], spec, "cpu")
-    steps = recording._steps([session], spec, "cpu", UNRECORDED)
+    wanted = golden.on_device([session], [session], spec, [("cpu", 0)])
+    steps = recording._steps([session], spec, [("cpu", 0)], UNRECORDED)
     assert len(steps) == 4
     np.testing.assert_array_equal(steps[:2], wanted[-4:-2])
     if manifest.vision:
         return  # where several tokens are together, the golden prompt shows half of them an image
-    pairs = recording._steps([session], spec, "cpu", UNRECORDED, 2)
+    pairs = recording._steps([session], spec, [("cpu", 0)], UNRECORDED, 2)
     # Of a running state all that was read is in the numbers, in whatever pieces.
     np.testing.assert_allclose(pairs[2:], wanted[-2:], rtol=0, atol=0.01 if spec.recurrent else 0)
     np.testing.assert_allclose(pairs, steps, atol=0.01 if spec.recurrent else 2e-3)
