@@ -279,25 +279,31 @@ def test_the_cuda_provider_reads_the_options_that_it_is_given(
     assert "Unknown provider option" in mistyped[1]
 
 
+OFTEN: list[tuple[Callable[[Path], Path], set[str], set[str]]] = [
+    (write_bert, {"EFFICIENT_ATTENTION"}, set()),
+    # How long the longest text is, one number that the kernel wants in this machine's memory.
+    (write_qwen3_reranker, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
+    # Windows as published: in how many blocks a text is, and of what shape, a few numbers. Narrow
+    # blocks have their small table of products.
+    (write_embedding_gemma, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
+    # What is added to all products of heads: a table for texts of 512 tokens at most.
+    (write_mpnet, {"MATH"}, set()),
+]
+"""Which kernels for attention, and what is not the device's; one of each kind."""
+LESS_OFTEN: list[tuple[Callable[[Path], Path], set[str], set[str]]] = [
+    (write_cross_encoder, {"EFFICIENT_ATTENTION"}, set()),
+    (write_qwen3_embedding, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
+    (write_gte, {"EFFICIENT_ATTENTION"}, set()),
+    (write_nomic, {"EFFICIENT_ATTENTION"}, set()),
+    (write_eurobert, {"EFFICIENT_ATTENTION"}, set()),
+    (partial(write_modernbert, window=128), {"EFFICIENT_ATTENTION"}, BLOCKS),
+    (write_embedding_gemma2, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
+]
+
+
 @pytest.mark.parametrize(
     ("write", "kernels", "beside"),
-    [
-        (write_bert, {"EFFICIENT_ATTENTION"}, set()),
-        (write_cross_encoder, {"EFFICIENT_ATTENTION"}, set()),
-        # How long the longest text is, one number that the kernel wants in this machine's memory.
-        (write_qwen3_embedding, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
-        (write_qwen3_reranker, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
-        (write_gte, {"EFFICIENT_ATTENTION"}, set()),
-        (write_nomic, {"EFFICIENT_ATTENTION"}, set()),
-        (write_eurobert, {"EFFICIENT_ATTENTION"}, set()),
-        # Windows as published: in how many blocks a text is, and of what shape, a few numbers.
-        (partial(write_modernbert, window=128), {"EFFICIENT_ATTENTION"}, BLOCKS),
-        # Narrow blocks have their small table of products.
-        (write_embedding_gemma, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
-        (write_embedding_gemma2, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
-        # What is added to all products of heads: a table for texts of 512 tokens at most.
-        (write_mpnet, {"MATH"}, set()),
-    ],
+    [*OFTEN, *(pytest.param(*reader, marks=pytest.mark.slow) for reader in LESS_OFTEN)],
 )
 def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_tables_of_products_where_said(
     on_gpu: Path,
@@ -361,7 +367,7 @@ def providers(said: str) -> list[dict[str, list[str]]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
-OF_A_KIND = {"gemma3", "mistral", "phi3", "gpt-oss", "qwen3-moe", "deepseek-v3", "qwen3.5"}
+OF_A_KIND = {"gemma3", "gpt-oss", "deepseek-v3", "qwen3.5"}
 """Decoders that differ in what a provider could refuse; the full run has every family."""
 
 
@@ -409,7 +415,7 @@ def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
     )
 
 
-@pytest.mark.parametrize("write", [write_qwen3, write_qwen2])
+@pytest.mark.parametrize("write", [write_qwen3, pytest.param(write_qwen2, marks=pytest.mark.slow)])
 def test_8_bit_floats_are_multiplied_as_they_are(
     on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
@@ -472,7 +478,13 @@ def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path)
     assert 0.99 * weights <= int(taken) <= 1.1 * weights
 
 
-@pytest.mark.parametrize("write", [write_qwen3_vl, write_qwen2_5_vl, write_qwen3_vl_moe])
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_qwen3_vl,
+        *(pytest.param(w, marks=pytest.mark.slow) for w in (write_qwen2_5_vl, write_qwen3_vl_moe)),
+    ],
+)
 def test_the_cuda_provider_takes_models_that_see_and_their_towers(
     on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
