@@ -307,20 +307,19 @@ LESS_OFTEN: list[tuple[Callable[[Path], Path], set[str], set[str]]] = [
 )
 def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_tables_of_products_where_said(
     on_gpu: Path,
+    cuda_libraries: Path,
     tmp_path: Path,
     write: Callable[[Path], Path],
     kernels: set[str],
     beside: set[str],
 ) -> None:
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, tmp_path, device=True)
     checkpoint, bundle = write(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="int8")
     (tmp_path / "out").mkdir()
     done = subprocess.run(
         [on_gpu, "-I", "-c", READERS, bundle, tmp_path / "out"],
         env=os.environ
-        | {"LD_LIBRARY_PATH": str(tmp_path), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
+        | {"LD_LIBRARY_PATH": str(cuda_libraries), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -335,16 +334,14 @@ def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_tables_of_prod
 
 
 def said_of_a_decoder(
-    on_gpu: Path, bundle: Path, folder: Path, how: str, precision: str = "fp16"
+    on_gpu: Path, libraries: Path, bundle: Path, folder: Path, how: str, precision: str = "fp16"
 ) -> str:
     """What the provider does with all graphs that a GPU has of a chat model."""
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, folder, device=True)
     (folder / "out").mkdir()
     done = subprocess.run(
         [on_gpu, "-I", "-c", DECODERS, bundle, folder / "out", how, precision],
         env=os.environ
-        | {"LD_LIBRARY_PATH": str(folder), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
+        | {"LD_LIBRARY_PATH": str(libraries), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -380,11 +377,11 @@ OF_A_KIND = {"gemma3", "gpt-oss", "deepseek-v3", "qwen3.5"}
     ],
 )
 def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
-    on_gpu: Path, tmp_path: Path, name: str
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, name: str
 ) -> None:
     checkpoint, bundle = MODELS[name].write(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "ours")
     decoder, *draws = providers(said)
     assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
     assert [set(nodes) for nodes in draws] == [{"CUDAExecutionProvider"}] * 3
@@ -394,12 +391,12 @@ def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
 
 
 def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
-    on_gpu: Path, tmp_path: Path
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
 ) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint", head_dim=128)
     bundle = tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "ours")
     assert kernels(said)[:2] == ["FLASH_ATTENTION", "XQA"]
     assert {*kernels(said)} == {"FLASH_ATTENTION", "XQA"}
     nodes = Counter(providers(said)[0]["CUDAExecutionProvider"])
@@ -417,11 +414,11 @@ def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
 
 @pytest.mark.parametrize("write", [write_qwen3, pytest.param(write_qwen2, marks=pytest.mark.slow)])
 def test_8_bit_floats_are_multiplied_as_they_are(
-    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
     checkpoint, bundle = write(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp8")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours", "fp8")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "ours", "fp8")
     decoder = providers(said)[0]
     assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
     nodes = Counter(decoder["CUDAExecutionProvider"])
@@ -434,12 +431,12 @@ def test_8_bit_floats_are_multiplied_as_they_are(
     assert (tmp_path / "out/weights.bin").stat().st_size < 1.1 * stored, "nothing became floats"
 
 
-def test_the_products_that_gpu_check_measures_are_all_taken(on_gpu: Path, tmp_path: Path) -> None:
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, tmp_path, device=True)
+def test_the_products_that_gpu_check_measures_are_all_taken(
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [on_gpu, "-I", "-c", PRODUCTS, REPOSITORY / "scripts", tmp_path / "products"],
-        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        env=os.environ | {"LD_LIBRARY_PATH": str(cuda_libraries)},
         capture_output=True,
         text=True,
         check=False,
@@ -448,17 +445,17 @@ def test_the_products_that_gpu_check_measures_are_all_taken(on_gpu: Path, tmp_pa
 
 
 def test_left_alone_it_would_have_cudnn_plan_each_piece_of_a_prompt(
-    on_gpu: Path, tmp_path: Path
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
 ) -> None:
     checkpoint, bundle = write_qwen3(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "plain")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "plain")
     assert kernels(said)[0] == "CUDNN_FLASH_ATTENTION"
 
 
-def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path) -> None:
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, tmp_path, device=True)
+def test_weights_take_of_the_device_what_they_have(
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
+) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint", hidden=512, intermediate=8192, vocab=20_000)
     bundle = tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
@@ -466,7 +463,7 @@ def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path)
     for program in (DECODERS, SERVED):
         done = subprocess.run(
             [on_gpu, "-I", "-c", program, bundle, tmp_path / "out", "ours", "fp16"],
-            env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+            env=os.environ | {"LD_LIBRARY_PATH": str(cuda_libraries)},
             capture_output=True,
             text=True,
             check=True,
@@ -486,11 +483,11 @@ def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path)
     ],
 )
 def test_the_cuda_provider_takes_models_that_see_and_their_towers(
-    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
     checkpoint, bundle = write(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="int8")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "ours")
     decoder, *draws, tower = providers(said)
     assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
     assert [set(nodes) for nodes in (*draws, tower)] == [{"CUDAExecutionProvider"}] * 4
