@@ -20,9 +20,7 @@ from appliance.compiler.hardware import has_driver
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.families import find_models
-from tests.compiler.conftest import RUNTIME
 from tests.fakes.checkpoints import write_llama, write_qwen3
-from tests.fakes.no_cuda import write_libraries
 from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 
 pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
@@ -233,32 +231,40 @@ print(json.dumps([dict(ends), counts, same, device.free_bytes() == memory]))
 )
 
 
-WRITERS = [write_llama, write_qwen3, write_qwen3_vl, write_qwen2_5_vl]
-WRITERS += [find_models()["qwen3.5"].write]
+WRITERS = [write_llama, write_qwen3_vl, find_models()["qwen3.5"].write]
+LESS_OFTEN = [write_qwen3, write_qwen2_5_vl]
 
 
-@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize(
+    "write", [*WRITERS, *(pytest.param(write, marks=pytest.mark.slow) for write in LESS_OFTEN)]
+)
 def test_every_sequence_comes_to_its_end_by_recorded_steps(
-    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
-    (ends, recorded, all_given_back), _ = _ran(VARIOUS, write, on_gpu, tmp_path)
+    (ends, recorded, all_given_back), _ = _ran(VARIOUS, write, on_gpu, cuda_libraries, tmp_path)
     assert ends == {"0": 20, "1": 20, "2": 20, "3": 20, "4": 9, "5": 9, "6": 9}
     assert recorded >= 2
     assert all_given_back
 
 
 def test_steps_of_several_tokens_of_a_sequence_are_recorded_too(
-    on_gpu: Path, tmp_path: Path
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
 ) -> None:
-    (said, accepted, widths, recorded), _ = _ran(DRAFTED, write_qwen3, on_gpu, tmp_path)
+    (said, accepted, widths, recorded), _ = _ran(
+        DRAFTED, write_qwen3, on_gpu, cuda_libraries, tmp_path
+    )
     assert said == 100
     assert accepted > 100
     assert widths[-1] > 1
     assert recorded >= len(widths)
 
 
-def test_a_model_records_its_steps_while_others_are_loaded(on_gpu: Path, tmp_path: Path) -> None:
-    (raised, reasons, opened, recorded), _ = _ran(BESIDE, write_qwen3, on_gpu, tmp_path)
+def test_a_model_records_its_steps_while_others_are_loaded(
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
+) -> None:
+    (raised, reasons, opened, recorded), _ = _ran(
+        BESIDE, write_qwen3, on_gpu, cuda_libraries, tmp_path
+    )
     assert raised == []
     assert len(reasons) >= 4
     assert set(reasons) == {"LENGTH"}
@@ -267,9 +273,11 @@ def test_a_model_records_its_steps_while_others_are_loaded(on_gpu: Path, tmp_pat
 
 
 def test_a_model_that_is_loaded_on_another_gpu_has_its_memory_there(
-    on_gpu: Path, tmp_path: Path
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
 ) -> None:
-    (ends, recorded, all_given_back), taken = _ran(VARIOUS, write_qwen3, on_gpu, tmp_path, gpus="1")
+    (ends, recorded, all_given_back), taken = _ran(
+        VARIOUS, write_qwen3, on_gpu, cuda_libraries, tmp_path, gpus="1"
+    )
     assert sum(ends.values()) == 107
     assert recorded >= 2
     assert all_given_back
@@ -287,9 +295,11 @@ def test_a_model_that_is_loaded_on_another_gpu_has_its_memory_there(
     ],
 )
 def test_a_model_in_stages_takes_its_share_of_each_gpu_and_records_on_each(
-    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
-    (ends, recorded, all_given_back), taken = _ran(VARIOUS, write, on_gpu, tmp_path, gpus="0,1")
+    (ends, recorded, all_given_back), taken = _ran(
+        VARIOUS, write, on_gpu, cuda_libraries, tmp_path, gpus="0,1"
+    )
     assert sum(ends.values()) == 107
     assert recorded >= 2
     assert all_given_back
@@ -301,10 +311,10 @@ def test_a_model_in_stages_takes_its_share_of_each_gpu_and_records_on_each(
 
 @pytest.mark.parametrize("precision", ["fp16", "w8a8"])
 def test_steps_are_recorded_anew_when_adapters_come_and_go(
-    on_gpu: Path, tmp_path: Path, precision: Precision
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, precision: Precision
 ) -> None:
     (ends, recorded, as_before, all_given_back), _ = _ran(
-        ADAPTED, write_qwen3, on_gpu, tmp_path, precision=precision, adapters=True
+        ADAPTED, write_qwen3, on_gpu, cuda_libraries, tmp_path, precision=precision, adapters=True
     )
     assert ends == {str(number): 3 * (12 + number) for number in range(6)}
     assert 0 < recorded[0] < recorded[1] < recorded[2]
@@ -316,6 +326,7 @@ def _ran(
     program: str,
     write: Callable[[Path], Path],
     on_gpu: Path,
+    cuda_libraries: Path,
     tmp_path: Path,
     *,
     gpus: str = "0",
@@ -325,8 +336,6 @@ def _ran(
     """What `program` prints of the engine over a model of the checkpoint that `write` writes, and
     how much it took of each device.
     """
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, tmp_path, device=True)
     bundle = tmp_path / "bundle"
     build_bundle(
         write(tmp_path / "checkpoint"), bundle, name="it", version="1", signer=None,
@@ -335,7 +344,7 @@ def _ran(
     (tmp_path / "out").mkdir()
     done = subprocess.run(
         [on_gpu, "-I", "-c", program, bundle, tmp_path / "out", gpus],
-        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        env=os.environ | {"LD_LIBRARY_PATH": str(cuda_libraries)},
         capture_output=True,
         text=True,
         check=False,
