@@ -24,8 +24,9 @@ FACTORS: Mapping[str, float] = {
     r"(o|out)_proj\.(weight|bias)": STREAM,
     r"(up_proj|experts\.\d+\.w3)\.weight": UP,
     r"(down_proj|experts\.\d+\.w2)\.weight": STREAM / UP,
-    # Here gates and ups are clamped, and only what comes out can be large.
+    # Here gates and ups are clamped or stored together, and only what comes out is large.
     r"experts\.down_proj(_bias)?": STREAM,
+    r"(shared_mlp|block_sparse_moe)\.output_linear\.weight": STREAM,
 }
 """What the names of a decoder's tensors end with, and what they are multiplied by."""
 BEHIND_NORMS: Mapping[str, float] = {

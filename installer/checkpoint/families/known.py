@@ -30,6 +30,7 @@ from installer.checkpoint.families import (
     glm4_moe,
     gpt_oss,
     granite,
+    granite_hybrid,
     lfm2,
     lfm2_moe,
     llama,
@@ -75,6 +76,8 @@ from installer.checkpoint.reader import Checkpoint
 
 Read = Callable[[Checkpoint], Any]
 """A checkpoint -> its family's own shape."""
+KindsOf = Callable[[Checkpoint], tuple[bool, bool]]
+"""A checkpoint -> whether layers keep a running state, and whether some have experts."""
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # Heads that draft several tokens at once; the engine guesses in its own way.
 _MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
@@ -169,6 +172,18 @@ def _recurrent_seeing(
     )
 
 
+def _by_layers(read: Read, build: Callable[..., None], kinds_of: KindsOf) -> Family:
+    """Of an architecture that has models with a running state, with experts, both or neither."""
+
+    def closer(checkpoint: Checkpoint) -> Family:
+        states, experts = kinds_of(checkpoint)
+        if states:
+            return _recurrent(read, build, _DECODER_UNUSED, experts=experts)
+        return _sparse(read, build) if experts else _dense(read, build)
+
+    return replace(_dense(read, build), closer=closer)
+
+
 def _uneven(read: Read) -> Family:
     return Family(
         *("chat", UNEVEN, read, gemma4.build, _GEMMA4_UNUSED), uneven=True, standard=False
@@ -208,7 +223,9 @@ FAMILIES: Mapping[str, Family] = {
     "glm_moe_dsa": _sparse(deepseek.read_glm5, deepseek.build),
     "gpt_oss": _sparse(gpt_oss.read, gpt_oss.build),
     "granite": _dense(granite.read, granite.build),
-    "granitemoehybrid": _dense(granite.read_hybrid, granite.build_hybrid),
+    "granitemoehybrid": _by_layers(
+        granite_hybrid.read, granite_hybrid.build, granite_hybrid.kinds_of
+    ),
     "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
     "lfm2": _recurrent(lfm2.read, lfm2.build, _DECODER_UNUSED),
     "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, _DECODER_UNUSED, experts=True),

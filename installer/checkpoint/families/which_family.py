@@ -40,6 +40,8 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
             f"config.json: model_type {checkpoint.family!r} is not supported",
             hint=f"this release builds {', '.join(FAMILIES)}",
         )
+    if family.closer is not None:
+        family = family.closer(checkpoint)
     said = purpose_of(checkpoint)
     if None not in (asked, said) and asked != said:
         raise CheckpointError(

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from installer.checkpoint.graph import experts
 from installer.checkpoint.graph.activations import ACTIVATIONS
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape
@@ -31,14 +32,18 @@ def convolve(
     name: str,
     x: ir.Value,
     activation: Literal["silu", "none"],
+    *,
+    bias: bool = False,
 ) -> ir.Value:
     """x [B, S, channels] -> `activation` of what the module `name` adds up, in 32 bits."""
     own = shape.recurrent
     assert own is not None
     taps = _taps(graph, own, name)
+    addend = experts.vector(graph, f"{name}.bias", own.channels) if bias else None
     if graph.dtype != ir.DataType.FLOAT:
-        return _by_kernel(graph, own, attention, layer, taps, graph.full(x), activation)
+        return _by_kernel(graph, own, attention, layer, taps, addend, graph.full(x), activation)
     total = _by_sums(graph, own, attention, layer, taps, x)
+    total = total if addend is None else graph.op("Add", total, addend)
     return total if activation == "none" else ACTIVATIONS[activation](graph, total, 1.0)
 
 
@@ -70,6 +75,7 @@ def _by_kernel(
     attention: Remembering,
     layer: int,
     taps: Sequence[ir.Value],
+    addend: ir.Value | None,
     x: ir.Value,
     activation: str,
 ) -> ir.Value:
@@ -80,7 +86,7 @@ def _by_kernel(
     summed, tail = graph.ops(
         "CausalConvWithState",
         graph.op("Transpose", x, perm=[0, 2, 1]),
-        *(graph.op("Concat", *columns, axis=2), None, attention.past("tail", layer, sizes)),
+        *(graph.op("Concat", *columns, axis=2), addend, attention.past("tail", layer, sizes)),
         outputs=2,
         domain=MICROSOFT,
         activation=activation,

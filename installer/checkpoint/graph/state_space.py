@@ -1,0 +1,155 @@
+"""Mamba-2: a layer that reads with a running state, which every head forgets at its own pace.
+
+    gates, mixed, steps   a linear layer's results
+    values, keys, queries the last few inputs of each channel of `mixed`, added up (convolution.py)
+    state                 decays by the step, and learns the value, times the step, under the key
+    result                what the state has under the query, and a share of the value itself,
+                          gated and normed in groups of heads
+
+Owns the layer's arithmetic, in the runtime's operators: to them it is linear attention whose heads
+decay, with as many keys as groups. What the literature calls B is the keys, and C the queries. From
+the convolution to the norm all is computed in 32 bits, as of gated_delta.py; the steps come from
+plain weights in every grade.
+
+Reference: Dao and Gu, Transformers are SSMs (2024); `GraniteMoeHybridMambaLayer`,
+`NemotronHMamba2Mixer`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from appliance.errors import CheckpointError
+from installer.checkpoint.graph import experts
+from installer.checkpoint.graph.activations import ACTIVATIONS
+from installer.checkpoint.graph.builder import GraphBuilder
+from installer.checkpoint.graph.convolution import convolve
+from installer.checkpoint.graph.decoder import Attention
+from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.operators import MICROSOFT
+from installer.checkpoint.graph.recurrent import Deltas, Recurrent, Remembering
+
+UNLIMITED: Final = [0.0, math.inf]
+"""Between what config.json bounds steps where it does not bound them."""
+
+
+def numbers(
+    layers: frozenset[int], *, kernel: int, heads: int, head_dim: int, groups: int, state: int
+) -> Recurrent:
+    """Of layers whose `heads` share a key of `state` numbers in `groups`.
+
+    Raises CheckpointError unless all groups are alike.
+    """
+    if heads % groups:
+        raise CheckpointError(
+            f"config.json: {heads} heads of a running state are not {groups} groups",
+            hint="the checkpoint's config.json belongs to another model",
+        )
+    own = Deltas(key_heads=groups, heads=heads, key_dim=state, value_dim=head_dim)
+    return Recurrent(layers, kernel, channels=own.values + 2 * own.keys, deltas=own)
+
+
+def mix(
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    attention: Attention,
+    layer: int,
+    at: str,
+    x: ir.Value,
+    *,
+    module: str,
+) -> ir.Value:
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing.
+
+    `module` is what the layer is called within it.
+    """
+    at, parts = f"{at}.{module}", shape.divisors(graph)
+    assert shape.recurrent is not None
+    assert shape.recurrent.deltas is not None
+    own = shape.recurrent.deltas
+    assert parts.into_attention == 1, "what decays is not to be divided"
+    assert isinstance(attention, Remembering), "this form has no layers with a state"
+    gates, mixed, steps = _project(graph, shape, own, at, x)
+    read = convolve(graph, shape, attention, layer, f"{at}.conv1d", mixed, "silu", bias=True)
+    widths = graph.constant([own.values, own.keys, own.keys])
+    values, keys, queries = graph.ops("Split", read, widths, outputs=3, axis=-1)
+    steps, decay = _paces(graph, own, at, steps)
+    result, state = graph.ops(
+        "LinearAttention",
+        *(queries, keys, _by_heads(graph, own, values, steps)),
+        *(attention.past("state", layer, own.sizes), decay),
+        outputs=2,
+        domain=MICROSOFT,
+        update_rule="gated",
+        q_num_heads=own.key_heads,
+        kv_num_heads=own.heads,
+    )
+    attention.present("state", layer, state, own.sizes)
+    result = graph.op("Add", result, graph.op("Mul", values, _shares(graph, own, at)))
+    opened = graph.op("Mul", result, ACTIVATIONS["silu"](graph, graph.full(gates), 1.0))
+    normed = _norm(graph, shape, own, f"{at}.norm.weight", opened)
+    if parts.out_of_attention != 1:
+        normed = graph.op("Mul", normed, graph.constant([1 / parts.out_of_attention]))
+    normed = graph.operand(graph.made_full(normed))
+    return graph.linear(normed, f"{at}.out_proj", own.values, shape.hidden)
+
+
+def _project(
+    graph: GraphBuilder, shape: DecoderShape, own: Deltas, at: str, x: ir.Value
+) -> Sequence[ir.Value]:
+    """Gates, what goes into the convolution, and steps before they are bent."""
+    assert shape.recurrent is not None
+    outer = {"gates": own.values, "mixed": shape.recurrent.channels, "steps": own.heads}
+    rows = {f"{at}.in_proj.{name}.weight": width for name, width in outer.items()}
+    graph.tensors.divide(f"{at}.in_proj.weight", rows)
+    rounded = {f"{at}.in_proj.{name}": outer[name] for name in ("gates", "mixed")}
+    gates, mixed = graph.linears(x, rounded, shape.hidden)
+    steps = graph.linear_in_full(x, f"{at}.in_proj.steps", shape.hidden, own.heads)
+    return gates, mixed, steps
+
+
+def _paces(graph: GraphBuilder, own: Deltas, at: str, steps: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """How much of a token is learned, and the logarithm of what is left of the state: [B, S, heads]
+    each. The kernel for gates bends small steps more exactly than the operator Softplus.
+
+    What is learned is multiplied by as much as the kernel divides what queries find.
+    """
+    by = np.float32(math.sqrt(own.key_dim))
+    factors = graph.array(f"learned.{own.heads}", np.full(own.heads, by))
+    bias = experts.vector(graph, f"{at}.dt_bias", own.heads)
+    bent = graph.op("LinearAttentionGate", steps, bias, factors, domain=MICROSOFT)
+    speeds = np.negative(np.exp(graph.tensors.vector(f"{at}.A_log", own.heads)) / by)
+    pace = graph.floats(f"{at}.speeds", (own.heads,), [speeds])
+    return bent, graph.op("Mul", bent, pace)
+
+
+def _by_heads(graph: GraphBuilder, own: Deltas, x: ir.Value, factors: ir.Value) -> ir.Value:
+    """x [B, S, values], each head's numbers times its factor of [B, S, heads]."""
+    heads = graph.op("Reshape", x, graph.constant([0, 0, own.heads, own.value_dim]))
+    product = graph.op("Mul", heads, graph.op("Unsqueeze", factors, graph.constant([-1])))
+    return graph.op("Reshape", product, graph.constant([0, 0, own.values]))
+
+
+def _shares(graph: GraphBuilder, own: Deltas, at: str) -> ir.Value:
+    """Of values that go to the result past the state, [values]."""
+    shares = np.repeat(graph.tensors.vector(f"{at}.D", own.heads), own.value_dim)
+    return graph.floats(f"{at}.shares", (own.values,), [shares])
+
+
+def _norm(
+    graph: GraphBuilder, shape: DecoderShape, own: Deltas, name: str, x: ir.Value
+) -> ir.Value:
+    """RMS norm of x [B, S, values] in groups of heads that share a key; gains [values]."""
+    width = own.values // own.key_heads
+    groups = graph.op("Reshape", x, graph.constant([0, 0, own.key_heads, width]))
+    ones = graph.array(f"const.ones.{width}", np.ones(width, np.float32))
+    normed = graph.op(
+        "SimplifiedLayerNormalization", groups, ones, axis=-1, epsilon=shape.epsilon, stash_type=1
+    )
+    normed = graph.op("Reshape", normed, graph.constant([0, 0, own.values]))
+    return graph.op("Mul", normed, experts.vector(graph, name, own.values))
