@@ -29,6 +29,12 @@ FACTORS: Mapping[str, float] = {
     r"(shared_mlp|block_sparse_moe)\.output_linear\.weight": STREAM,
 }
 """What the names of a decoder's tensors end with, and what they are multiplied by."""
+SQUARES: Mapping[str, float] = {
+    r"embeddings\.weight": STREAM,
+    r"(o|out)_proj\.weight": STREAM,
+    r"up_proj\.weight": 2.0**6,
+}
+"""Of decoders whose feed-forwards square what comes up."""
 BEHIND_NORMS: Mapping[str, float] = {
     r"(post_attention|post_feedforward|post_per_layer_input)\w*norm\.weight": 8 * STREAM,
     r"up_proj\.weight": UP,
@@ -59,7 +65,7 @@ class Peaks:
     def __init__(self, model: torch.nn.Module) -> None:
         self.stream = self.product = 0.0
         for name, module in model.named_modules():
-            if type(module).__name__.endswith(("DecoderLayer", "EncoderLayer")):
+            if type(module).__name__.endswith(("DecoderLayer", "EncoderLayer", "HBlock")):
                 module.register_forward_hook(self._between)
             if name.endswith("down_proj") and isinstance(module, torch.nn.Linear):
                 module.register_forward_pre_hook(self._down)

@@ -191,7 +191,7 @@ def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
     if scheme.integer_products and _LOOKED_UP not in name:
         integers, scales = quantize_rows(values)
         return (integers * scales[:, None]).astype(np.float32)
-    table = any(word in name for word in ("embed_tokens", "lm_head", "word_embeddings"))
+    table = any(word in name for word in _TABLES)
     if scheme.float_bits == 16:
         plain = table or not scheme.byte_floats or values.shape[1] % 16 != 0
         return values.astype(np.float16).astype(np.float32) if plain else _byte_floats(values)
@@ -213,7 +213,12 @@ def _byte_floats(values: npt.NDArray[Any]) -> Floats:
 
 _ROUTERS = (
     *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
-    *("feed_forward.gate.weight", "e_score_correction_bias", "router.layer.weight"),
+    *(
+        "mixer.gate.weight",
+        "feed_forward.gate.weight",
+        "e_score_correction_bias",
+        "router.layer.weight",
+    ),
 )
 _STACKED_ROWS = ("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight")
 """Of all experts, as they are multiplied with."""
@@ -223,6 +228,7 @@ _KEPT = (
 )
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
 an index: kept in floats, as routers are."""
+_TABLES = ("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings")
 _LOOKED_UP = "embed_tokens_per_layer"
 """A table that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from appliance.bundle.specs import RecurrentSpec
 from appliance.errors import CheckpointError
 from installer.checkpoint.families.family import RECURRENT, SPARSE, Family
 from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.decoder_shape import DecoderShape
-from tests.checkpoint.conftest import OpenConfig
+from tests.checkpoint.conftest import BuildBundle, Built, OpenConfig, build_unsigned
 from tests.checkpoint.families.granite import EXPERTS, GRANITE, HYBRID
-from tests.checkpoint.published_states import GRANITE_H_MICRO, GRANITE_H_SMALL, GRANITE_H_TINY
+from tests.checkpoint.published_states import (
+    GRANITE_H_MICRO,
+    GRANITE_H_SMALL,
+    GRANITE_H_TINY,
+    NEMOTRON_3_NANO,
+    NEMOTRON_H_8B,
+    NEMOTRON_NANO_9B_V2,
+)
+from tests.checkpoint.reference import ReferenceDecoder
+from tests.checkpoint.runner import SlotRunner, relative_error
+
+TOKENS = np.random.default_rng(9).integers(0, 480, 60).tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,11 @@ PUBLISHED = {
     "Granite-4.0-H-Micro": Published(GRANITE_H_MICRO, states(36, 64, 4096 + 256), 4),
     "Granite-4.0-H-Tiny": Published(GRANITE_H_TINY, states(36, 48, 3072 + 256), 4, 6),
     "Granite-4.0-H-Small": Published(GRANITE_H_SMALL, states(36, 128, 8192 + 256), 4, 10),
+    "Nemotron-H-8B": Published(NEMOTRON_H_8B, states(24, 128, 8192 + 2048), 4),
+    "Nemotron-Nano-9B-v2": Published(
+        NEMOTRON_NANO_9B_V2, states(27, 128, 10_240 + 2048, width=80), 4
+    ),
+    "Nemotron-3-Nano-30B-A3B": Published(NEMOTRON_3_NANO, states(23, 64, 4096 + 2048), 6, 6),
 }
 
 
@@ -91,6 +111,83 @@ def test_what_granite_cannot_be_is_refused_by_its_key(
 ) -> None:
     with pytest.raises(CheckpointError, match=named):
         read(open_config, {**GRANITE_H_TINY, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hybrid_override_pattern": "M" * 52}, "hybrid_override_pattern"),
+        ({"hybrid_override_pattern": "ME*X" * 13}, "hybrid_override_pattern"),
+        ({"hybrid_override_pattern": "ME*E"}, "num_hidden_layers"),
+        ({"layers_block_type": ["mamba", "sliding_attention"]}, "layers_block_type"),
+        ({"mlp_hidden_act": "silu"}, "mlp_hidden_act"),
+        ({"mamba_hidden_act": "gelu"}, "mamba_hidden_act"),
+        ({"use_conv_bias": False}, "use_conv_bias"),
+        ({"use_bias": True}, "use_bias"),
+        ({"n_groups": 7}, "7 groups"),
+        ({"n_shared_experts": 2}, "n_shared_experts"),
+        ({"norm_eps": 1e-6}, "norm_eps"),
+        ({"time_step_limit": [0.001, float("inf")]}, "time_step_limit"),
+        ({"sliding_window": 4096}, "sliding_window"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+    ],
+)
+def test_what_nemotron_cannot_be_is_refused_by_its_key(
+    open_config: OpenConfig, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(CheckpointError, match=named):
+        read(open_config, {**NEMOTRON_3_NANO, **changes})
+
+
+def test_layers_of_nemotron_may_have_names_for_letters(open_config: OpenConfig) -> None:
+    _, by_letters = read(open_config, NEMOTRON_3_NANO)
+    names = {"M": "linear_attention", "*": "full_attention", "E": "moe"}
+    document = dict(NEMOTRON_3_NANO)
+    pattern = document.pop("hybrid_override_pattern")
+    del document["num_hidden_layers"]
+    document["layers_block_type"] = [names[letter] for letter in pattern]
+    assert read(open_config, document)[1] == by_letters
+
+
+def test_layers_without_keys_and_states_have_no_place_among_those_that_have(
+    open_config: OpenConfig,
+) -> None:
+    _, shape = read(open_config, NEMOTRON_3_NANO)
+    pattern = NEMOTRON_3_NANO["hybrid_override_pattern"]
+    for kept in "M*":
+        layers = [layer for layer, letter in enumerate(pattern) if letter == kept]
+        assert [shape.place(layer) for layer in layers] == list(range(len(layers)))
+    assert shape.mixture is not None
+    assert (shape.mixture.shared, shape.mixture.inner, shape.context) == (3712, 1856, 262_144)
+
+
+def test_small_steps_are_bent_exactly_and_have_no_bounds(
+    built: BuildBundle, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(built("nemotron-h", "fp32").checkpoint, checkpoint)
+    weights = load_file(checkpoint / "model.safetensors")
+    for name, values in weights.items():
+        if name.endswith("dt_bias"):
+            values[:] -= 9
+        elif name.endswith(".D"):
+            values[:] = 0  # or what goes past the state would hide it
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    build_unsigned(checkpoint, tmp_path / "bundle", precision="fp32")
+    model = Built(checkpoint, tmp_path / "bundle")
+    wanted = ReferenceDecoder(checkpoint).logits(TOKENS)[-1]
+    got = SlotRunner(model.graph, model.spec, capacity=128).prefill(0, TOKENS)
+    assert relative_error(got, wanted) <= 1e-5
+
+
+def test_heads_of_nemotron_that_predict_are_left_out(built: BuildBundle, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(built("nemotron-h", "fp32").checkpoint, checkpoint)
+    weights = load_file(checkpoint / "model.safetensors")
+    extra = {"mtp.layers.0.eh_proj.weight": np.ones((2, 2), np.float32)}
+    save_file(weights | extra, checkpoint / "model.safetensors", {"format": "pt"})
+    manifest = build_unsigned(checkpoint, tmp_path / "bundle", precision="w8a8")
+    assert [graph.variant for graph in manifest.graphs] == ["cpu", "cuda", "cuda"]
 
 
 def test_steps_without_bounds_may_be_said_so(open_config: OpenConfig) -> None:

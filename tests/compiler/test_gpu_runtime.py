@@ -362,7 +362,7 @@ def providers(said: str) -> list[dict[str, list[str]]]:
 
 
 OF_A_KIND = {"gemma3", "mistral", "phi3", "gpt-oss", "qwen3-moe", "deepseek-v3", "qwen3.5"}
-OF_A_KIND |= {"granite-states"}
+OF_A_KIND |= {"granite-states", "nemotron-h-moe"}
 """Decoders that differ in what a provider could refuse; the full run has every family."""
 
 

@@ -42,6 +42,7 @@ from installer.checkpoint.families import (
     mistral3,
     mixtral,
     modernbert,
+    nemotron_h,
     nomic,
     olmo,
     olmoe,
@@ -81,6 +82,7 @@ KindsOf = Callable[[Checkpoint], tuple[bool, bool]]
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # Heads that draft several tokens at once; the engine guesses in its own way.
 _MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
+_NEMOTRON_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|mtp\..*")
 _ERNIE_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp_[a-z_]+\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
@@ -172,16 +174,16 @@ def _recurrent_seeing(
     )
 
 
-def _by_layers(read: Read, build: Callable[..., None], kinds_of: KindsOf) -> Family:
+def _by_layers(family: Family, kinds_of: KindsOf) -> Family:
     """Of an architecture that has models with a running state, with experts, both or neither."""
 
     def closer(checkpoint: Checkpoint) -> Family:
         states, experts = kinds_of(checkpoint)
-        if states:
-            return _recurrent(read, build, _DECODER_UNUSED, experts=experts)
-        return _sparse(read, build) if experts else _dense(read, build)
+        grades = SPARSE if experts else RECURRENT if states else DECODER
+        plain = not (states or experts)
+        return replace(family, precisions=grades, recurrent=states, standard=plain, closer=None)
 
-    return replace(_dense(read, build), closer=closer)
+    return replace(family, closer=closer)
 
 
 def _uneven(read: Read) -> Family:
@@ -224,7 +226,7 @@ FAMILIES: Mapping[str, Family] = {
     "gpt_oss": _sparse(gpt_oss.read, gpt_oss.build),
     "granite": _dense(granite.read, granite.build),
     "granitemoehybrid": _by_layers(
-        granite_hybrid.read, granite_hybrid.build, granite_hybrid.kinds_of
+        _dense(granite_hybrid.read, granite_hybrid.build), granite_hybrid.kinds_of
     ),
     "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
     "lfm2": _recurrent(lfm2.read, lfm2.build, _DECODER_UNUSED),
@@ -250,6 +252,13 @@ FAMILIES: Mapping[str, Family] = {
     "mpnet": Family(
         *("embedding", ENCODER, bert.read, bert.build, _BERT_UNUSED),
         stand_in={"architectures": ["MPNetModel"]},
+    ),
+    "nemotron_h": _by_layers(
+        Family(
+            *("chat", RECURRENT, nemotron_h.read, nemotron_h.build, _NEMOTRON_UNUSED),
+            restated=nemotron_h.restated,
+        ),
+        nemotron_h.kinds_of,
     ),
     "nomic_bert": Family(
         *("embedding", ENCODER, nomic.read, rotary_bert.build, _BERT_UNUSED),

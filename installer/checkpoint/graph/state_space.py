@@ -86,6 +86,7 @@ def mix(
         outputs=2,
         domain=MICROSOFT,
         update_rule="gated",
+        scale=1.0,
         q_num_heads=own.key_heads,
         kv_num_heads=own.heads,
     )
@@ -115,15 +116,10 @@ def _project(
 
 def _paces(graph: GraphBuilder, own: Deltas, at: str, steps: ir.Value) -> tuple[ir.Value, ir.Value]:
     """How much of a token is learned, and the logarithm of what is left of the state: [B, S, heads]
-    each. The kernel for gates bends small steps more exactly than the operator Softplus.
-
-    What is learned is multiplied by as much as the kernel divides what queries find.
-    """
-    by = np.float32(math.sqrt(own.key_dim))
-    factors = graph.array(f"learned.{own.heads}", np.full(own.heads, by))
+    each. Of small steps the kernel for gates, which has both, gives a few digits alone."""
     bias = experts.vector(graph, f"{at}.dt_bias", own.heads)
-    bent = graph.op("LinearAttentionGate", steps, bias, factors, domain=MICROSOFT)
-    speeds = np.negative(np.exp(graph.tensors.vector(f"{at}.A_log", own.heads)) / by)
+    bent = graph.op("Softplus", graph.op("Add", steps, bias))
+    speeds = np.negative(np.exp(graph.tensors.vector(f"{at}.A_log", own.heads)))
     pace = graph.floats(f"{at}.speeds", (own.heads,), [speeds])
     return bent, graph.op("Mul", bent, pace)
 
