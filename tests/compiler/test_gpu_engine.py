@@ -221,9 +221,10 @@ print(json.dumps([dict(ends), counts, same, device.free_bytes() == memory]))
 
 WRITERS = [write_llama, write_qwen3, write_qwen3_vl, write_qwen2_5_vl]
 WRITERS += [find_models()["qwen3.5"].write]
+MIXERS = pytest.param(find_models()["nemotron-h"].write, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("write", [*WRITERS, MIXERS])
 def test_every_sequence_comes_to_its_end_by_recorded_steps(
     on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
