@@ -17,7 +17,7 @@ from installer.checkpoint.families.family import RECURRENT, SPARSE, Family
 from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from tests.checkpoint.conftest import BuildBundle, Built, OpenConfig, build_unsigned
-from tests.checkpoint.families.granite import EXPERTS, GRANITE, HYBRID
+from tests.checkpoint.families.granite import EXPERTS, GRANITE, HYBRID, MIXTURE
 from tests.checkpoint.published_states import (
     GRANITE_H_MICRO,
     GRANITE_H_SMALL,
@@ -91,6 +91,15 @@ def test_layers_of_granite_decide_what_builds_it(open_config: OpenConfig) -> Non
     assert (sparse.recurrent, sparse.standard, sparse.precisions) == (False, False, SPARSE)
     assert shape.mixture is not None
     assert (shape.mixture.inner, shape.mixture.shared, shape.inner) == (96, 128, 128)
+
+
+def test_mixtures_of_granite_3_have_experts_in_every_layer(open_config: OpenConfig) -> None:
+    mixture = GRANITE | MIXTURE | EXPERTS
+    assert read(open_config, mixture)[1].inner == 0
+    with pytest.raises(CheckpointError, match="num_local_experts"):
+        read(open_config, mixture | {"num_local_experts": 0})
+    with pytest.raises(CheckpointError, match="layer_types"):
+        read(open_config, mixture | {"layer_types": ["mamba"] * 2})
 
 
 @pytest.mark.parametrize(

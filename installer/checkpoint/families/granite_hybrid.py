@@ -1,8 +1,10 @@
-"""Granite 4: layers that attend, Mamba-2 layers, or both; each with a gated feed-forward and, in
-some models, experts beside it.
+"""Granite 4: layers that attend, Mamba-2 layers, or both; each with a gated feed-forward, experts,
+or both.
 
 Granite 4.0 Micro has layers that attend alone, H-Micro has both, H-Tiny and H-Small have experts,
-too. The multipliers are Granite 3's (granite.py). Reference: `GraniteMoeHybridForCausalLM` (2025).
+too. Granite 3's mixtures are the same without the layers and mostly without the feed-forward. The
+multipliers are granite.py's. Reference: `GraniteMoeHybridForCausalLM` (2025),
+`GraniteMoeForCausalLM` and `GraniteMoeSharedForCausalLM` (2024).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Mixture
-from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_alike, read_kinds
 from installer.checkpoint.graph.recurrent import LINEAR, Recurrent
 from installer.checkpoint.graph.rope import STILL, read_rope
 from installer.checkpoint.reader import Checkpoint
@@ -66,9 +68,27 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
     return shape
 
 
+def read_mixture(checkpoint: Checkpoint, *, architecture: str) -> DecoderShape:
+    """The same of Granite 3's mixtures, of which `architecture` is one."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", [architecture])
+    config.expect("normalization_function", "rmsnorm")
+    config.ignore(*_HARMLESS)
+    shared = config.whole("shared_intermediate_size", 0)
+    mixture = _read_mixture(config, shared)
+    if mixture is None:
+        raise CheckpointError(
+            f"config.json: {_EXPERTS} = 0 is not supported",
+            hint="this family has experts in every layer",
+        )
+    shape = granite.read_multiplied(config, read_alike)
+    config.finish(decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS)
+    return replace(shape, inner=shared, mixture=mixture)
+
+
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    for layer in range(shape.layers):
+    for layer in range(shape.layers if shape.inner else 0):
         at = f"{shape.root}.layers.{layer}"
         opening, way_down = (f"{at}.shared_mlp.{n}_linear.weight" for n in ("input", "output"))
         names = (f"{at}.mlp.{name}_proj.weight" for name in ("gate", "up"))
@@ -80,8 +100,9 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
 
 def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> ir.Value:
     """What every token goes through, and the experts that it chose, where there are any."""
-    shared = decoder.swiglu(graph, shape, at, x)
+    shared = decoder.swiglu(graph, shape, at, x) if shape.inner else None
     if shape.mixture is None:
+        assert shared is not None
         return shared
     at, hidden = f"{at}.block_sparse_moe", shape.hidden
     divided = shape.divisors(graph).into_feed_forward
@@ -92,7 +113,7 @@ def _feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
     weights = HalvedRows(graph.tensors, (opening,), way_down)
     stored = f"{at}.experts"
     mixed = experts.mix(graph, x, choice, shape.mixture, weights, hidden, stored, divided=divided)
-    return graph.add(mixed, shared)
+    return mixed if shared is None else graph.add(mixed, shared)
 
 
 def _names(config: Settings) -> tuple[str, ...]:

@@ -186,6 +186,11 @@ def _by_layers(family: Family, kinds_of: KindsOf) -> Family:
     return replace(family, closer=closer)
 
 
+def _granite_mixture(architecture: str) -> Family:
+    read = partial(granite_hybrid.read_mixture, architecture=architecture)
+    return _sparse(read, granite_hybrid.build)
+
+
 def _uneven(read: Read) -> Family:
     return Family(
         *("chat", UNEVEN, read, gemma4.build, _GEMMA4_UNUSED), uneven=True, standard=False
@@ -225,9 +230,11 @@ FAMILIES: Mapping[str, Family] = {
     "glm_moe_dsa": _sparse(deepseek.read_glm5, deepseek.build),
     "gpt_oss": _sparse(gpt_oss.read, gpt_oss.build),
     "granite": _dense(granite.read, granite.build),
+    "granitemoe": _granite_mixture("GraniteMoeForCausalLM"),
     "granitemoehybrid": _by_layers(
         _dense(granite_hybrid.read, granite_hybrid.build), granite_hybrid.kinds_of
     ),
+    "granitemoeshared": _granite_mixture("GraniteMoeSharedForCausalLM"),
     "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
     "lfm2": _recurrent(lfm2.read, lfm2.build, _DECODER_UNUSED),
     "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, _DECODER_UNUSED, experts=True),

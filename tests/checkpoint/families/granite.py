@@ -46,6 +46,17 @@ STATES = {
     "mamba_proj_bias": False,
 }
 EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 96}
+MIXTURE = {
+    "architectures": ["GraniteMoeForCausalLM"],
+    "model_type": "granitemoe",
+    "residual_multiplier": 0.9,
+}
+SHARED = {
+    "architectures": ["GraniteMoeSharedForCausalLM"],
+    "model_type": "granitemoeshared",
+    "shared_intermediate_size": 64,
+    "tie_word_embeddings": True,
+}
 
 MODELS = {
     "granite": drawn_model(GRANITE, main=True),
@@ -60,5 +71,6 @@ MODELS = {
         experts=True,
         recurrent=True,
     ),
-    "granite-moe": drawn_model(GRANITE, HYBRID, EXPERTS, experts=True),
+    "granite-moe": drawn_model(GRANITE, MIXTURE, EXPERTS, experts=True),
+    "granite-moe-shared": drawn_model(GRANITE, SHARED, EXPERTS, experts=True),
 }
