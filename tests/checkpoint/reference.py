@@ -285,7 +285,7 @@ class _RoundingCache(DynamicCache):
 
     def __init__(self, graph: Path, config: Any = None) -> None:
         kinds = getattr(config, "layer_types", None) or []
-        recurrent = not {"linear_attention", "conv"}.isdisjoint(kinds)
+        recurrent = not {"linear_attention", "conv", "hybrid"}.isdisjoint(kinds)
         indexed = bool({"indexed_attention", _BLOCKS} & set(kinds))
         super().__init__(config=config if recurrent or indexed else None)
         attending = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]

@@ -13,12 +13,14 @@ from safetensors.numpy import load_file, save_file
 
 from appliance.bundle.specs import RecurrentSpec
 from appliance.errors import CheckpointError
+from installer.checkpoint.families.falcon_h1 import FalconShape
 from installer.checkpoint.families.family import RECURRENT, SPARSE, Family
 from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from tests.checkpoint.conftest import BuildBundle, Built, OpenConfig, build_unsigned
 from tests.checkpoint.families.granite import EXPERTS, GRANITE, HYBRID, MIXTURE
 from tests.checkpoint.published_states import (
+    FALCON_H1_HALF_B,
     GRANITE_H_MICRO,
     GRANITE_H_SMALL,
     GRANITE_H_TINY,
@@ -61,6 +63,7 @@ PUBLISHED = {
     "Nemotron-Nano-9B-v2": Published(
         NEMOTRON_NANO_9B_V2, states(27, 128, 10_240 + 2048, width=80), 4
     ),
+    "Falcon-H1-0.5B": Published(FALCON_H1_HALF_B, states(36, 24, 1536 + 256), 36),
     "Nemotron-3-Nano-30B-A3B": Published(NEMOTRON_3_NANO, states(23, 64, 4096 + 2048), 6, 6),
 }
 
@@ -69,6 +72,8 @@ def read(open_config: OpenConfig, document: dict[str, Any]) -> tuple[Family, Dec
     checkpoint = open_config(document)
     family = family_of(checkpoint)
     shape = family.read(checkpoint)
+    if isinstance(shape, FalconShape):
+        shape = shape.decoder
     assert isinstance(shape, DecoderShape)
     return family, shape
 
@@ -168,6 +173,38 @@ def test_layers_without_keys_and_states_have_no_place_among_those_that_have(
         assert [shape.place(layer) for layer in layers] == list(range(len(layers)))
     assert shape.mixture is not None
     assert (shape.mixture.shared, shape.mixture.inner, shape.context) == (3712, 1856, 262_144)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"mamba_d_head": 32}, "mamba_d_head"),
+        ({"mamba_n_heads": 7, "mamba_d_head": "auto"}, "mamba_n_heads"),
+        ({"mamba_rms_norm": True, "mamba_norm_before_gate": True}, "mamba_norm_before_gate"),
+        ({"mamba_rms_norm": True, "mamba_norm_before_gate": None}, "mamba_norm_before_gate"),
+        ({"mamba_use_mlp": False}, "mamba_use_mlp"),
+        ({"projectors_bias": True}, "projectors_bias"),
+        ({"ssm_multipliers": [1.0] * 4}, "ssm_multipliers"),
+        ({"mlp_multipliers": 1.0}, "mlp_multipliers"),
+        ({"time_step_limit": [0.0, 0.1]}, "time_step_limit"),
+    ],
+)
+def test_what_falcon_cannot_be_is_refused_by_its_key(
+    open_config: OpenConfig, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(CheckpointError, match=named):
+        read(open_config, {**FALCON_H1_HALF_B, **changes})
+
+
+def test_multipliers_of_falcon_are_where_they_belong(open_config: OpenConfig) -> None:
+    checkpoint = open_config({**FALCON_H1_HALF_B, "attention_in_multiplier": 0.5})
+    shape = family_of(checkpoint).read(checkpoint)
+    assert isinstance(shape, FalconShape)
+    assert shape.decoder.scale == pytest.approx(0.125 * 0.390625 * 0.25)
+    assert shape.attended == pytest.approx(0.9375 * 0.5)
+    assert (shape.kind.gates, shape.kind.queries) == pytest.approx((1.25 * 0.3535534, 1.25 * 0.5))
+    assert shape.product == pytest.approx(shape.gates * 0.5859375)
+    assert shape.decoder.score_scale == pytest.approx(0.0390625)
 
 
 def test_small_steps_are_bent_exactly_and_have_no_bounds(

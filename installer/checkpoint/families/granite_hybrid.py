@@ -94,7 +94,7 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
         names = (f"{at}.mlp.{name}_proj.weight" for name in ("gate", "up"))
         graph.tensors.divide(opening, dict.fromkeys(names, shape.inner))
         graph.tensors.divide(way_down, {f"{at}.mlp.down_proj.weight": shape.hidden})
-    recur = partial(state_space.mix, module="mamba")
+    recur = partial(state_space.mix, kind=state_space.Kind("mamba"))
     decoder.build_decoder(graph, shape, form, llama.project, _feed_forward, recur=recur)
 
 

@@ -97,7 +97,7 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     shape = replace(shape, root=root)
     graph.tensors.divide(f"{root}.embeddings.weight", {f"{root}.embed_tokens.weight": shape.vocab})
     conclude = partial(decoder.conclude_plainly, module=_MODULE)
-    recur = partial(state_space.mix, module=_MODULE)
+    recur = partial(state_space.mix, kind=state_space.Kind(_MODULE))
     decoder.build_decoder(graph, shape, form, _project, _feed_forward, conclude, recur)
 
 

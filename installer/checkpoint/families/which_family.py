@@ -14,7 +14,7 @@ from installer.checkpoint.reader import Checkpoint
 OTHER_STATES = frozenset(
     {
         *("minimax", "minimax_text_01", "minimax_m1", "kimi_linear", "bailing_hybrid"),
-        *("mamba", "mamba2", "jamba", "bamba", "falcon_mamba", "falcon_h1"),
+        *("mamba", "mamba2", "jamba", "bamba", "falcon_mamba"),
         *("zamba", "zamba2", "lfm3", "recurrent_gemma", "rwkv", "olmo_hybrid"),
     }
 )

@@ -19,6 +19,7 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.recurrent import Recurrent, Remembering
+from installer.checkpoint.quantize import Float32
 
 _END = (1 << 31) - 1
 """Beyond any sequence."""
@@ -34,11 +35,15 @@ def convolve(
     activation: Literal["silu", "none"],
     *,
     bias: bool = False,
+    factors: Float32 | None = None,
 ) -> ir.Value:
-    """x [B, S, channels] -> `activation` of what the module `name` adds up, in 32 bits."""
+    """x [B, S, channels] -> `activation` of what the module `name` adds up, in 32 bits.
+
+    `factors` [channels]: what x is to be multiplied by before.
+    """
     own = shape.recurrent
     assert own is not None
-    taps = _taps(graph, own, name)
+    taps = _taps(graph, own, name, factors)
     addend = experts.vector(graph, f"{name}.bias", own.channels) if bias else None
     if graph.dtype != ir.DataType.FLOAT:
         return _by_kernel(graph, own, attention, layer, taps, addend, graph.full(x), activation)
@@ -100,11 +105,15 @@ def _slice(graph: GraphBuilder, x: ir.Value, start: int, stop: int = _END) -> ir
     return graph.op("Slice", x, *(graph.constant([number]) for number in (start, stop, 1)))
 
 
-def _taps(graph: GraphBuilder, own: Recurrent, name: str) -> list[ir.Value]:
+def _taps(
+    graph: GraphBuilder, own: Recurrent, name: str, factors: Float32 | None
+) -> list[ir.Value]:
     """What each of a channel's last inputs is multiplied by, [channels] each."""
     name = f"{name}.weight"
     graph.tensors.expect(name, (own.channels, 1, own.kernel))
     taps = graph.tensors.stored_floats(name)
+    if factors is not None:
+        taps = taps * factors[:, None, None]
     return [
         graph.floats(f"{name}.{place}", (own.channels,), [np.ascontiguousarray(taps[:, 0, place])])
         for place in range(own.kernel)

@@ -161,6 +161,8 @@ class DecoderShape:
         """
         shares = self.kinds[layer].shares if layer < len(self.kinds) else None
         layer = layer if shares is None else shares
+        if self.recurrent is not None and self.recurrent.beside:
+            return layer
         alike = self.recurrent is None and self.feeding is None
         if alike and not any(kind.shares is not None for kind in self.kinds):
             return layer
@@ -179,8 +181,9 @@ class DecoderShape:
 
     def spec(self) -> DecoderSpec:
         recurrent = self.recurrent
-        attending = [layer for layer in range(self.layers) if not self.recurs(layer)]
-        heads = tuple(self.heads_of(layer) for layer in attending if self._keeps(layer))
+        beside = recurrent is not None and recurrent.beside
+        keeping = [layer for layer in range(self.layers) if self._keeps(layer)]
+        heads = tuple(self.heads_of(layer) for layer in keeping if beside or not self.recurs(layer))
         kv_heads, head_dim = (max(heads_of) for heads_of in zip(*map(_counts, heads), strict=True))
         return DecoderSpec(
             layers=len(heads),

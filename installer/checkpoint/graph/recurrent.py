@@ -59,12 +59,14 @@ class Recurrent:
     kernel: inputs that the convolution adds up.
     channels: numbers of each.
     deltas: of the state behind it; None: the convolution is all that remembers.
+    beside: whether these, which then are all layers, attend as well.
     """
 
     layers: frozenset[int]
     kernel: int
     channels: int
     deltas: Deltas | None = None
+    beside: bool = False
 
     def spec(self) -> RecurrentSpec:
         heads, key_dim, value_dim = (0, 0, 0) if self.deltas is None else self.deltas.sizes

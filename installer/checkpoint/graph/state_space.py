@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -33,9 +34,38 @@ from installer.checkpoint.graph.decoder import Attention
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.recurrent import Deltas, Recurrent, Remembering
+from installer.checkpoint.quantize import Float32
 
 UNLIMITED: Final = [0.0, math.inf]
 """Between what config.json bounds steps where it does not bound them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """In what the layers of families differ.
+
+    Attributes:
+        module: what the layer is called within its block.
+        normed: whether what the gates let through is normed.
+        gates, values, keys, queries, steps: what each is multiplied by when it is made.
+        result: what the layer's result is multiplied by.
+    """
+
+    module: str
+    normed: bool = True
+    gates: float = 1.0
+    values: float = 1.0
+    keys: float = 1.0
+    queries: float = 1.0
+    steps: float = 1.0
+    result: float = 1.0
+
+    def of_channels(self, own: Deltas) -> Float32 | None:
+        """What the channels of the convolution are multiplied by; None is nothing."""
+        if self.values == self.keys == self.queries == 1:
+            return None
+        factors = (self.values, self.keys, self.queries)
+        return np.repeat(np.array(factors, np.float32), (own.values, own.keys, own.keys))
 
 
 def numbers(
@@ -62,23 +92,21 @@ def mix(
     at: str,
     x: ir.Value,
     *,
-    module: str,
+    kind: Kind,
 ) -> ir.Value:
-    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing.
-
-    `module` is what the layer is called within it.
-    """
-    at, parts = f"{at}.{module}", shape.divisors(graph)
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
+    at, parts = f"{at}.{kind.module}", shape.divisors(graph)
     assert shape.recurrent is not None
     assert shape.recurrent.deltas is not None
     own = shape.recurrent.deltas
     assert parts.into_attention == 1, "what decays is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     gates, mixed, steps = _project(graph, shape, own, at, x)
-    read = convolve(graph, shape, attention, layer, f"{at}.conv1d", mixed, "silu", bias=True)
+    factors, name = kind.of_channels(own), f"{at}.conv1d"
+    read = convolve(graph, shape, attention, layer, name, mixed, "silu", bias=True, factors=factors)
     widths = graph.constant([own.values, own.keys, own.keys])
     values, keys, queries = graph.ops("Split", read, widths, outputs=3, axis=-1)
-    steps, decay = _paces(graph, own, at, steps)
+    steps, decay = _paces(graph, own, at, _times(graph, steps, kind.steps))
     result, state = graph.ops(
         "LinearAttention",
         *(queries, keys, _by_heads(graph, own, values, steps)),
@@ -92,12 +120,12 @@ def mix(
     )
     attention.present("state", layer, state, own.sizes)
     result = graph.op("Add", result, graph.op("Mul", values, _shares(graph, own, at)))
-    opened = graph.op("Mul", result, ACTIVATIONS["silu"](graph, graph.full(gates), 1.0))
-    normed = _norm(graph, shape, own, f"{at}.norm.weight", opened)
-    if parts.out_of_attention != 1:
-        normed = graph.op("Mul", normed, graph.constant([1 / parts.out_of_attention]))
-    normed = graph.operand(graph.made_full(normed))
-    return graph.linear(normed, f"{at}.out_proj", own.values, shape.hidden)
+    result = graph.op("Mul", result, _opened(graph, gates, kind.gates))
+    if kind.normed:
+        result = _norm(graph, shape, own, f"{at}.norm.weight", result)
+    result = _times(graph, result, kind.result / parts.out_of_attention)
+    result = graph.operand(graph.made_full(result))
+    return graph.linear(result, f"{at}.out_proj", own.values, shape.hidden)
 
 
 def _project(
@@ -122,6 +150,16 @@ def _paces(graph: GraphBuilder, own: Deltas, at: str, steps: ir.Value) -> tuple[
     speeds = np.negative(np.exp(graph.tensors.vector(f"{at}.A_log", own.heads)))
     pace = graph.floats(f"{at}.speeds", (own.heads,), [speeds])
     return bent, graph.op("Mul", bent, pace)
+
+
+def _opened(graph: GraphBuilder, gates: ir.Value, factor: float) -> ir.Value:
+    """What is let through of the result, in 32 bits, by gates times `factor`."""
+    return ACTIVATIONS["silu"](graph, _times(graph, graph.full(gates), factor), 1.0)
+
+
+def _times(graph: GraphBuilder, x: ir.Value, factor: float) -> ir.Value:
+    """x * factor, in 32 bits."""
+    return x if factor == 1 else graph.op("Mul", x, graph.constant([factor]))
 
 
 def _by_heads(graph: GraphBuilder, own: Deltas, x: ir.Value, factors: ir.Value) -> ir.Value:
