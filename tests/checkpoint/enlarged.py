@@ -35,6 +35,13 @@ SQUARES: Mapping[str, float] = {
     r"up_proj\.weight": 2.0**6,
 }
 """Of decoders whose feed-forwards square what comes up."""
+UNNORMED: Mapping[str, float] = {
+    r"embed_tokens\.weight": STREAM / 4,
+    r"(o|out)_proj\.weight": STREAM / 4,
+    r"up_proj\.weight": UP,
+    r"down_proj\.weight": STREAM / 4 / UP,
+}
+"""Of decoders with states whose results are not normed, and so are large themselves."""
 BEHIND_NORMS: Mapping[str, float] = {
     r"(post_attention|post_feedforward|post_per_layer_input)\w*norm\.weight": 8 * STREAM,
     r"up_proj\.weight": UP,

@@ -295,6 +295,9 @@ class _RoundingCache(DynamicCache):
         glm = getattr(config, "model_type", "") == "glm_moe_dsa"
         self._halves = config.qk_rope_head_dim if glm else 0
         """Of an index key, numbers that stand otherwise than in the graph."""
+        into = getattr(config, "attention_in_multiplier", 1.0)
+        self._factors = (into * getattr(config, "key_multiplier", 1.0), into)
+        """By which keys and values are larger than in the graph, which multiplies later."""
         self._scales = {
             tensor.name: np.frombuffer(tensor.raw_data, np.float32)
             for tensor in model.graph.initializer
@@ -310,8 +313,8 @@ class _RoundingCache(DynamicCache):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         at = self._places.get(layer_idx, layer_idx)
-        keys = self._rounded(f"key_{at}", key_states)
-        values = self._rounded(f"value_{at}", value_states)
+        keys = self._rounded(f"key_{at}", key_states / self._factors[0]) * self._factors[0]
+        values = self._rounded(f"value_{at}", value_states / self._factors[1]) * self._factors[1]
         kept: tuple[torch.Tensor, torch.Tensor] = super().update(
             keys, values, layer_idx, *args, **kwargs
         )
