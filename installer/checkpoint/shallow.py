@@ -32,7 +32,8 @@ _UNSAID = {"no_rope_layers": 4}
 """Lists that mean every so many layers where they are empty."""
 _WHOLE = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Of models whose last layers read earlier ones' keys, or whose layers share a table: uncut."""
-_NUMBERS = ("moe_layers", "mlp_only_layers")
+_ATTENDING = "attn_layer_indices"
+_NUMBERS = ("moe_layers", "mlp_only_layers", _ATTENDING)
 """Numbers of layers, and not something of each."""
 _PATTERN = "hybrid_override_pattern"
 """A letter for each layer."""
@@ -108,6 +109,9 @@ def _enough(config: Document, total: int) -> int:
     for key, period in _UNSAID.items():
         if config.get(key) == []:
             enough = max(enough, min(period, total))
+    attending = config.get(_ATTENDING)
+    if isinstance(attending, list) and attending:
+        enough = max(enough, 1 + min(int(layer) for layer in attending))
     inner = config.get(_OF_INDEX)
     lists = chain(_lists(config, total), _lists(inner, total) if isinstance(inner, dict) else ())
     return max([enough, *(_prefix_with_all(value) for _, value in lists)])

@@ -17,9 +17,11 @@ from installer.checkpoint.families.falcon_h1 import FalconShape
 from installer.checkpoint.families.family import RECURRENT, SPARSE, Family
 from installer.checkpoint.families.which_family import family_of
 from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.shallow import cut
 from tests.checkpoint.conftest import BuildBundle, Built, OpenConfig, build_unsigned
 from tests.checkpoint.families.granite import EXPERTS, GRANITE, HYBRID, MIXTURE
 from tests.checkpoint.published_states import (
+    BAMBA_9B,
     FALCON_H1_HALF_B,
     GRANITE_H_MICRO,
     GRANITE_H_SMALL,
@@ -63,6 +65,7 @@ PUBLISHED = {
     "Nemotron-Nano-9B-v2": Published(
         NEMOTRON_NANO_9B_V2, states(27, 128, 10_240 + 2048, width=80), 4
     ),
+    "Bamba-9B": Published(BAMBA_9B, states(29, 128, 8192 + 256), 3),
     "Falcon-H1-0.5B": Published(FALCON_H1_HALF_B, states(36, 24, 1536 + 256), 36),
     "Nemotron-3-Nano-30B-A3B": Published(NEMOTRON_3_NANO, states(23, 64, 4096 + 2048), 6, 6),
 }
@@ -194,6 +197,35 @@ def test_what_falcon_cannot_be_is_refused_by_its_key(
 ) -> None:
     with pytest.raises(CheckpointError, match=named):
         read(open_config, {**FALCON_H1_HALF_B, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"attn_layer_indices": []}, "attn_layer_indices"),
+        ({"attn_layer_indices": [9, 32]}, "attn_layer_indices"),
+        ({"attn_rotary_emb": 128}, "attn_rotary_emb"),
+        ({"partial_rotary_factor": 1.0}, "partial_rotary_factor"),
+        ({"mamba_conv_bias": False}, "mamba_conv_bias"),
+    ],
+)
+def test_what_bamba_cannot_be_is_refused_by_its_key(
+    open_config: OpenConfig, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(CheckpointError, match=named):
+        read(open_config, {**BAMBA_9B, **changes})
+
+
+@pytest.mark.parametrize(
+    ("config", "layers"), [(GRANITE_H_TINY, 6), (NEMOTRON_3_NANO, 6), (BAMBA_9B, 10)]
+)
+def test_the_first_layers_have_all_kinds(config: dict[str, Any], layers: int) -> None:
+    shallow = cut(config)
+    assert shallow is not None
+    assert shallow.layers == layers
+    for key in ("layer_types", "hybrid_override_pattern"):
+        if key in config:
+            assert shallow.config[key] == config[key][:layers]
 
 
 def test_multipliers_of_falcon_are_where_they_belong(open_config: OpenConfig) -> None:

@@ -12,7 +12,6 @@ from functools import partial
 
 import onnx_ir as ir
 
-from appliance.errors import CheckpointError
 from installer.checkpoint.families import llama
 from installer.checkpoint.graph import decoder, decoder_shape, state_space
 from installer.checkpoint.graph.builder import GraphBuilder
@@ -24,7 +23,7 @@ from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
 _NORMS = Norms("input_layernorm", "pre_ff_layernorm", last="final_layernorm")
-_HARMLESS = ("mamba_chunk_size", "mlp_expansion_factor", "num_logits_to_keep")
+_HARMLESS = ("mlp_expansion_factor", "num_logits_to_keep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +46,9 @@ def read(checkpoint: Checkpoint) -> FalconShape:
     """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
     config = checkpoint.settings("config.json")
     config.expect("architectures", ["FalconH1ForCausalLM"])
-    for bias in ("attention_bias", "mlp_bias", "mamba_proj_bias", "projectors_bias"):
+    for bias in ("attention_bias", "mlp_bias", "projectors_bias"):
         config.expect(bias, False)
-    config.expect("mamba_conv_bias", True)
     config.expect("mamba_use_mlp", True)
-    config.expect("time_step_limit", state_space.UNLIMITED)
     config.ignore(*_HARMLESS)
     shape = decoder_shape.read_decoder(config)
     opened, attended = (config.number(f"attention_{n}_multiplier", 1.0) for n in ("in", "out"))
@@ -131,19 +128,5 @@ def _read_kind(config: Settings) -> Kind:
 def _read_recurrent(config: Settings, shape: DecoderShape) -> Recurrent:
     inner = config.integer("mamba_expand", 2) * shape.hidden
     inner = config.integer("mamba_d_ssm", inner)
-    heads = config.integer("mamba_n_heads", 128)
-    config.expect("mamba_d_head", "auto", inner // heads)
-    if inner % heads:
-        raise CheckpointError(
-            f"config.json: mamba_n_heads {heads} do not divide mamba_d_ssm {inner}",
-            hint="the checkpoint's config.json belongs to another model",
-        )
-    own = state_space.numbers(
-        frozenset(range(shape.layers)),
-        kernel=config.integer("mamba_d_conv", 4),
-        heads=heads,
-        head_dim=inner // heads,
-        groups=config.integer("mamba_n_groups", 1),
-        state=config.integer("mamba_d_state", 256),
-    )
+    own = state_space.read(config, frozenset(range(shape.layers)), inner)
     return replace(own, beside=True)

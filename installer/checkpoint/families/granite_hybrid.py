@@ -152,18 +152,4 @@ def _read_recurrent(config: Settings, hidden: int) -> Recurrent | None:
             f"config.json: {_KINDS} has no layer that attends",
             hint="this family has some in every model that is built",
         )
-    config.expect("mamba_conv_bias", True)
-    config.expect("mamba_proj_bias", False)
-    config.expect("time_step_limit", state_space.UNLIMITED)
-    inner = config.integer("mamba_expand", 2) * hidden
-    heads = config.integer("mamba_n_heads", 128)
-    head_dim = inner // heads
-    config.expect("mamba_d_head", "auto", head_dim)
-    return state_space.numbers(
-        layers,
-        kernel=config.integer("mamba_d_conv", 4),
-        heads=heads,
-        head_dim=head_dim,
-        groups=config.integer("mamba_n_groups", 1),
-        state=config.integer("mamba_d_state", 256),
-    )
+    return state_space.read(config, layers, config.integer("mamba_expand", 2) * hidden)

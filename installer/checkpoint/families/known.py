@@ -14,6 +14,7 @@ from typing import Any
 
 from installer.checkpoint.families import (
     apertus,
+    bamba,
     bert,
     bert_reranker,
     cohere2,
@@ -200,6 +201,7 @@ def _uneven(read: Read) -> Family:
 
 FAMILIES: Mapping[str, Family] = {
     "apertus": _dense(apertus.read, apertus.build),
+    "bamba": _recurrent(bamba.read, bamba.build, _DECODER_UNUSED),
     "bert": _BERT,
     "cohere2": _dense(cohere2.read, cohere2.build),
     "deepseek_v2": _sparse(deepseek.read_v2, deepseek.build),

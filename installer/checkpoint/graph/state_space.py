@@ -35,6 +35,7 @@ from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.recurrent import Deltas, Recurrent, Remembering
 from installer.checkpoint.quantize import Float32
+from installer.checkpoint.settings import Settings
 
 UNLIMITED: Final = [0.0, math.inf]
 """Between what config.json bounds steps where it does not bound them."""
@@ -82,6 +83,32 @@ def numbers(
         )
     own = Deltas(key_heads=groups, heads=heads, key_dim=state, value_dim=head_dim)
     return Recurrent(layers, kernel, channels=own.values + 2 * own.keys, deltas=own)
+
+
+def read(config: Settings, layers: frozenset[int], inner: int) -> Recurrent:
+    """Of layers that are said in keys of `mamba_`, whose heads have `inner` numbers together.
+
+    Raises CheckpointError naming a key that cannot be expressed.
+    """
+    config.expect("mamba_conv_bias", True)
+    config.expect("mamba_proj_bias", False)
+    config.expect("time_step_limit", UNLIMITED)
+    config.ignore("mamba_chunk_size")
+    heads = config.integer("mamba_n_heads", 128)
+    if inner % heads:
+        raise CheckpointError(
+            f"config.json: mamba_n_heads {heads} do not divide {inner} numbers",
+            hint="the checkpoint's config.json belongs to another model",
+        )
+    config.expect("mamba_d_head", "auto", inner // heads)
+    return numbers(
+        layers,
+        kernel=config.integer("mamba_d_conv", 4),
+        heads=heads,
+        head_dim=inner // heads,
+        groups=config.integer("mamba_n_groups", 1),
+        state=config.integer("mamba_d_state", 256),
+    )
 
 
 def mix(
