@@ -232,7 +232,7 @@ print(json.dumps([dict(ends), counts, same, device.free_bytes() == memory]))
 
 
 WRITERS = [write_llama, write_qwen3_vl, find_models()["qwen3.5"].write]
-LESS_OFTEN = [write_qwen3, write_qwen2_5_vl]
+LESS_OFTEN = [write_qwen3, write_qwen2_5_vl, find_models()["nemotron-h"].write]
 
 
 @pytest.mark.parametrize(

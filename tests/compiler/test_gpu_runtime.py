@@ -364,7 +364,7 @@ def providers(said: str) -> list[dict[str, list[str]]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
-OF_A_KIND = {"gemma3", "gpt-oss", "deepseek-v3", "qwen3.5"}
+OF_A_KIND = {"gemma3", "gpt-oss", "deepseek-v3", "qwen3.5", "nemotron-h-moe"}
 """Decoders that differ in what a provider could refuse; the full run has every family."""
 
 

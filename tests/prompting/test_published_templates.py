@@ -50,6 +50,8 @@ PUBLISHED: dict[str, ToolFormat] = {
     "ibm-granite-granite-4.0": "hermes",
     "ibm-granite-granite-4.1": "hermes",
     "ibm-granite-granite-3.3-2B-Instruct": "",
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "qwen_coder",
+    "NVIDIA-Nemotron-Nano-v2": "",
     "HuggingFaceTB-SmolLM3-3B": "",
     "Apertus-8B-Instruct": "apertus",
     "ByteDance-Seed-OSS": "seed_oss",

@@ -39,6 +39,7 @@ class Routed(Mixture):
         best: the groups that are chosen among.
         factor: what the mixture's result is multiplied by.
         scores: what is made of a router's numbers.
+        latent: width that tokens are narrowed to in front of their experts; 0: they are not.
         further: layers beyond the decoder's last that predict further tokens.
     """
 
@@ -46,6 +47,7 @@ class Routed(Mixture):
     best: int = 1
     factor: float = 1.0
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
+    latent: int = 0
     further: int = 0
 
 
@@ -95,12 +97,22 @@ def feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value)
     if mixture.is_dense(at):
         return decoder.swiglu(graph, shape, at, x)
     at, hidden = f"{at}.mlp", shape.hidden
-    logits = experts.router(graph, x, f"{at}.gate", hidden, mixture.experts, divided=divided)
-    choice = _CHOICES[mixture.scores](graph, logits, at, mixture)
+    choice = choose(graph, shape, at, x, divided=divided)
     stored = f"{at}.experts"
     weights = matrices(graph.tensors, stored)
     mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored, divided=divided)
     return graph.add(mixed, decoder.gated(graph, shape, x, f"{at}.shared_experts", mixture.shared))
+
+
+def choose(
+    graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, divided: float
+) -> Choice:
+    """x [B, S, hidden], `divided` by a number -> the experts of the module `at` for each token."""
+    mixture = shape.mixture
+    assert isinstance(mixture, Routed)
+    count = mixture.experts
+    logits = experts.router(graph, x, f"{at}.gate", shape.hidden, count, divided=divided)
+    return _CHOICES[mixture.scores](graph, logits, at, mixture)
 
 
 def _check_groups(routed: Routed) -> None:
