@@ -77,6 +77,7 @@ OPERATORS: Operators = {
     ("", "Sin"): _NONE,
     ("", "Slice"): _NONE,
     ("", "Softmax"): frozenset({"axis"}),
+    ("", "Softplus"): _NONE,
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
     ("", "Sub"): _NONE,

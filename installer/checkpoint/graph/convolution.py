@@ -28,11 +28,14 @@ def convolve(
     shape: DecoderShape,
     attention: Remembering,
     layer: int,
-    name: str,
+    name: str | Sequence[str],
     x: ir.Value,
     activation: Literal["silu", "none"],
 ) -> ir.Value:
-    """x [B, S, channels] -> `activation` of what the module `name` adds up, in 32 bits."""
+    """x [B, S, channels] -> `activation` of what the module `name` adds up, in 32 bits.
+
+    Of several, each has as many of the channels.
+    """
     own = shape.recurrent
     assert own is not None
     taps = _taps(graph, own, name)
@@ -94,11 +97,13 @@ def _slice(graph: GraphBuilder, x: ir.Value, start: int, stop: int = _END) -> ir
     return graph.op("Slice", x, *(graph.constant([number]) for number in (start, stop, 1)))
 
 
-def _taps(graph: GraphBuilder, own: Recurrent, name: str) -> list[ir.Value]:
+def _taps(graph: GraphBuilder, own: Recurrent, names: str | Sequence[str]) -> list[ir.Value]:
     """What each of a channel's last inputs is multiplied by, [channels] each."""
-    name = f"{name}.weight"
-    graph.tensors.expect(name, (own.channels, 1, own.kernel))
-    taps = graph.tensors.stored_floats(name)
+    modules = [names] if isinstance(names, str) else names
+    stored = [f"{module}.weight" for module in modules]
+    for name in stored:
+        graph.tensors.expect(name, (own.channels // len(stored), 1, own.kernel))
+    taps, name = np.concatenate([graph.tensors.stored_floats(name) for name in stored]), stored[0]
     return [
         graph.floats(f"{name}.{place}", (own.channels,), [np.ascontiguousarray(taps[:, 0, place])])
         for place in range(own.kernel)
