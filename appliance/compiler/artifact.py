@@ -35,7 +35,7 @@ VISION_WEIGHTS_NAME = "vision-weights.bin"
 DRAFT_PREFIX = "draft-"
 """Before the names of a draft model's graphs and weights, which are otherwise named as above."""
 
-_AGAIN = "compile it again: `appliance install` or `appliance models add`"
+_AGAIN = "`appliance models compile` compiles it again"
 
 
 @dataclass(frozen=True, slots=True)

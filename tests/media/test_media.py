@@ -301,7 +301,7 @@ def _sources_changed_at() -> float:
 def _programs(media: Path) -> dict[str, int]:
     """CRC of each file in the installer, and of each in our own wheel."""
     (own,) = (media / "wheels").glob("appliance-*.whl")
-    found = {}
+    found: dict[str, int] = {}
     for archive in (media / pyz.NAME, own):
         with zipfile.ZipFile(archive) as opened:
             found |= {f"{archive.name}/{info.filename}": info.CRC for info in opened.infolist()}
