@@ -36,14 +36,13 @@ VISION_WEIGHTS_NAME = "vision-weights.bin"
 DRAFT_PREFIX = "draft-"
 """Before the names of a draft model's graphs and weights, which are otherwise named as above."""
 
+_AGAIN = "`appliance models compile` compiles it again"
+
 
 def of_stage(name: str, stage: int) -> str:
     """What the file `name` is called of stage number `stage`, the first of which is 0."""
     stem, dot, suffix = name.partition(".")
     return f"{stem}-{1 + stage}{dot}{suffix}" if stage else name
-
-
-_AGAIN = "compile it again: `appliance install` or `appliance models add`"
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,5 +168,5 @@ def verify(data: bytes, node: NodePublicKey, *, path: str) -> Record:
         raise LayoutError(
             f"{path} is not an artifact record: {error}",
             path=path,
-            hint="another release of the appliance wrote it: compile the model again",
+            hint="another release wrote it: `appliance models compile` compiles it again",
         ) from None

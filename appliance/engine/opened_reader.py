@@ -79,7 +79,8 @@ def tokens_at_once(spec: Reading, settings: EngineSettings, device: Device) -> i
     if fit < spec.max_length:
         raise CapacityError(
             f"the GPU has room for texts of {fit} tokens; the model reads {spec.max_length}",
-            hint="unload a model, or lower engine.cache_bytes so that chat models leave room",
+            hint="serve fewer models (`appliance models remove NAME VERSION --active`), or lower "
+            "engine.cache_bytes so that chat models leave room",
         )
     return min(settings.token_budget, fit)
 
