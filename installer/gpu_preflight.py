@@ -118,10 +118,13 @@ def _memory(gpus: Gpus, needs: GpuNeeds) -> Iterator[Remark]:
     known = [size for size in most if size is not None]
     if not known or len(known) < len(most) or not needs.smallest_model:
         return
-    if max(known) < needs.smallest_model:
+    largest = max(known)
+    together = sum(size for size in known if size == largest)  # a model may be spread over these
+    if together < needs.smallest_model:
+        show = "no GPU shows" if together == largest else "the GPUs together show no"
         yield Remark(
             "gpu_memory",
-            f"no GPU shows more than {max(known) / 1024**3:.0f} GiB of memory, and the smallest "
+            f"{show} more than {together / 1024**3:.0f} GiB of memory, and the smallest "
             f"model on the media has {needs.smallest_model / 1024**3:.1f} GiB, so models will "
             "probably run on the processor",
             "use media with a smaller model, or a GPU with more memory",

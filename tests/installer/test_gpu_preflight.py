@@ -118,6 +118,14 @@ def test_too_little_memory_is_said_only_where_it_is_certain(
     assert codes(gpus, replace(WANTED, smallest_model=model)) == ([], said)
 
 
+def test_a_model_may_be_spread_over_the_largest_gpus(machine: Machine) -> None:
+    one = machine(aperture=16 * GIB)
+    small = machine(aperture=8 * GIB).gpus
+    several = replace(one, gpus=(*one.gpus * 3, *small))
+    assert codes(several, replace(WANTED, smallest_model=48 * GIB)) == ([], [])
+    assert codes(several, replace(WANTED, smallest_model=48 * GIB + 1)) == ([], ["gpu_memory"])
+
+
 def test_a_machine_without_a_gpu_hears_nothing_of_it() -> None:
     assert codes(Gpus()) == ([], [])
     assert not gpu_preflight.uses_gpu(Gpus(), WANTED)

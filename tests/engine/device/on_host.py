@@ -7,6 +7,7 @@ themselves.
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
 from appliance.engine.runner import Runner
+from appliance.engine.sampling import SamplingParams
 from appliance.model_store import StoredBundle
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.engine.results import Results
@@ -112,6 +114,21 @@ def engine_over(
         token_budget=token_budget, max_waiting=99, draft_tokens=draft_tokens, snapshots=snapshots,
         clock=itertools.count(1.0).__next__,
     )  # fmt: skip
+
+
+def beginning_alike(count: int, chance: random.Random) -> list[Generation]:
+    """Greedy requests, of which some begin as others do."""
+    common = [chance.randrange(300) for _ in range(140)]
+    return [
+        Generation(
+            number,
+            common[: chance.choice([0, 0, 140])]
+            + [chance.randrange(300) for _ in range(chance.randint(1, 50))],
+            SamplingParams(temperature=0, max_tokens=chance.randint(4, 24)),
+            cache_namespace="a",
+        )
+        for number in range(count)
+    ]
 
 
 def assert_the_references(results: Results, requests: list[Generation], checkpoint: Path) -> None:

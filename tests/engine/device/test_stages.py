@@ -26,6 +26,7 @@ from tests.engine.conftest import OpenChat
 from tests.engine.device.on_host import (
     MEMORY,
     assert_the_references,
+    beginning_alike,
     cut_for,
     decoder_of,
     engine_over,
@@ -86,27 +87,12 @@ def open_staged(
     assert [device.free_bytes() for device in devices] == [MEMORY] * len(devices)
 
 
-def requests(count: int, chance: random.Random) -> list[Generation]:
-    """Some begin as others do."""
-    common = [chance.randrange(300) for _ in range(140)]
-    return [
-        Generation(
-            number,
-            common[: chance.choice([0, 0, 140])]
-            + [chance.randrange(300) for _ in range(chance.randint(1, 60))],
-            SamplingParams(temperature=0, max_tokens=chance.randint(4, 24)),
-            cache_namespace="a",
-        )
-        for number in range(count)
-    ]
-
-
 @pytest.mark.parametrize("name", ["chat", "states"])
 def test_sequences_that_join_and_leave_and_share_prefixes_are_the_references(
     open_staged: OpenStaged, node_root: Path, name: str
 ) -> None:
     engine, chance = open_staged(name), random.Random(3)
-    asked = requests(14, chance)
+    asked = beginning_alike(14, chance)
     results = churn(engine, asked, chance)
     said = [request for request in asked if results.deltas.get((request.call, 0))]
     assert_the_references(results, said, node_root / name)
@@ -115,7 +101,7 @@ def test_sequences_that_join_and_leave_and_share_prefixes_are_the_references(
 
 def test_each_stage_records_its_steps_and_reads_each_token_once(open_staged: OpenStaged) -> None:
     recordings = [Recording(), Recording()]
-    asked = requests(10, random.Random(6))
+    asked = beginning_alike(10, random.Random(6))
     plain = run(open_staged("states"), *asked)
     replayed = run(open_staged("states", recordings=recordings), *asked)
     assert recordings[0].recorded == recordings[1].recorded

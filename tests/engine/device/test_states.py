@@ -24,7 +24,7 @@ from appliance.errors import CapacityError
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.scheduler import Move
 from tests.engine.device.conftest import OpenHalf
-from tests.engine.device.on_host import assert_the_references
+from tests.engine.device.on_host import assert_the_references, beginning_alike
 from tests.engine.device.recording import Recording
 from tests.engine.results import churn, run
 
@@ -41,26 +41,11 @@ def bundle(node_root: Path) -> StoredBundle:
     return ModelStore(Layout(node_root).models).get("states")
 
 
-def requests(count: int, chance: random.Random) -> list[Generation]:
-    """Some begin as others do."""
-    common = [chance.randrange(300) for _ in range(140)]
-    return [
-        Generation(
-            number,
-            common[: chance.choice([0, 0, 140])]
-            + [chance.randrange(300) for _ in range(chance.randint(1, 50))],
-            SamplingParams(temperature=0, max_tokens=chance.randint(4, 24)),
-            cache_namespace="a",
-        )
-        for number in range(count)
-    ]
-
-
 def test_sequences_that_join_and_leave_and_share_prefixes_are_the_references(
     open_half: OpenHalf, node_root: Path
 ) -> None:
     engine, chance = open_half(token_budget=48), random.Random(3)
-    asked = requests(20, chance)
+    asked = beginning_alike(20, chance)
     results = churn(engine, asked, chance)
     said = [request for request in asked if results.deltas.get((request.call, 0))]
     assert_the_references(results, said, node_root / "states")
@@ -85,7 +70,7 @@ def test_a_turn_that_goes_on_finds_the_state_behind_the_last_one(
 
 def test_what_is_recorded_has_read_each_token_once(open_half: OpenHalf) -> None:
     recording = Recording()
-    asked = requests(12, random.Random(6))
+    asked = beginning_alike(12, random.Random(6))
     plain = run(open_half(token_budget=96), *asked)
     replayed = run(open_half(token_budget=96, recording=recording), *asked)
     assert len(recording.recorded) > 2
@@ -97,7 +82,7 @@ def test_what_is_recorded_has_read_each_token_once(open_half: OpenHalf) -> None:
 def test_without_room_for_the_states_nothing_is_recorded(
     open_half: OpenHalf, device: HostDevice
 ) -> None:
-    recording, asked = Recording(), requests(3, random.Random(7))
+    recording, asked = Recording(), beginning_alike(3, random.Random(7))
     plain, engine = open_half(slots=1), open_half(slots=1, recording=recording)
     taken = device.allocate(device.free_bytes())
     for request in asked:
