@@ -77,6 +77,7 @@ OPERATORS: Operators = {
     ("", "Sin"): _NONE,
     ("", "Slice"): _NONE,
     ("", "Softmax"): frozenset({"axis"}),
+    ("", "Softplus"): _NONE,
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
     ("", "Sub"): _NONE,
@@ -97,7 +98,9 @@ OPERATORS: Operators = {
         }
     ),
     (MICROSOFT, "CausalConvWithState"): frozenset({"activation"}),
-    (MICROSOFT, "LinearAttention"): frozenset({"update_rule", "q_num_heads", "kv_num_heads"}),
+    (MICROSOFT, "LinearAttention"): frozenset(
+        {"update_rule", "q_num_heads", "kv_num_heads", "scale"}
+    ),
     (MICROSOFT, "LinearAttentionGate"): _NONE,
     (MICROSOFT, "MatMulBlockQuantizedFp8Weight"): frozenset({"block_size"}),
     (MICROSOFT, "MatMulIntegerToFloat"): _NONE,

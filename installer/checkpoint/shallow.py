@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -32,9 +32,15 @@ _UNSAID = {"no_rope_layers": 4}
 """Lists that mean every so many layers where they are empty."""
 _WHOLE = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Of models whose last layers read earlier ones' keys, or whose layers share a table: uncut."""
-_NUMBERS = ("moe_layers", "mlp_only_layers")
+_ATTENDING = "attn_layer_indices"
+_NUMBERS = ("moe_layers", "mlp_only_layers", _ATTENDING)
 """Numbers of layers, and not something of each."""
+_PATTERN = "hybrid_override_pattern"
+"""A letter for each layer."""
 _OF_INDEX = "sparse_attention_config"
+_OF_STATES = "linear_attn_config"
+_COUNTED = ("kda_layers", "full_attn_layers")
+"""Of layers with a state and without, the numbers from 1 on."""
 _LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
 
 
@@ -71,6 +77,10 @@ def _first(config: Document, total: int, layers: int) -> Document:
     inner = config.get(_OF_INDEX)
     if isinstance(inner, dict):
         cut[_OF_INDEX] = inner | _first(inner, total, layers)
+    states = config.get(_OF_STATES)
+    if isinstance(states, dict):
+        kinds = {key: [at for at in states.get(key, ()) if at <= layers] for key in _COUNTED}
+        cut[_OF_STATES] = states | kinds
     return cut
 
 
@@ -106,19 +116,26 @@ def _enough(config: Document, total: int) -> int:
     for key, period in _UNSAID.items():
         if config.get(key) == []:
             enough = max(enough, min(period, total))
+    attending = config.get(_ATTENDING)
+    if isinstance(attending, list) and attending:
+        enough = max(enough, 1 + min(int(layer) for layer in attending))
+    states = config.get(_OF_STATES)
+    if isinstance(states, dict):
+        enough = max(enough, *(min(states.get(key) or [0]) for key in _COUNTED))
     inner = config.get(_OF_INDEX)
     lists = chain(_lists(config, total), _lists(inner, total) if isinstance(inner, dict) else ())
     return max([enough, *(_prefix_with_all(value) for _, value in lists)])
 
 
-def _lists(config: Document, total: int) -> Iterator[tuple[str, list[object]]]:
+def _lists(config: Document, total: int) -> Iterator[tuple[str, Sequence[object]]]:
     """What says something of each layer."""
     for key, value in config.items():
-        if isinstance(value, list) and len(value) == total and key not in _NUMBERS:
+        said = key == _PATTERN if isinstance(value, str) else key not in _NUMBERS
+        if said and isinstance(value, list | str) and len(value) == total:
             yield key, value
 
 
-def _prefix_with_all(kinds: list[object]) -> int:
+def _prefix_with_all(kinds: Sequence[object]) -> int:
     """Length of the shortest beginning that has every value of the list."""
     seen = [repr(kind) for kind in kinds]
     return 1 + max(seen.index(kind) for kind in set(seen))

@@ -68,7 +68,7 @@ bundle, out = Path(sys.argv[1]), Path(sys.argv[2])
 manifest = decode((bundle / "bundle.json").read_bytes())
 expected = np.ones((12, manifest.decoder.vocab_size), np.float32)
 profiles = plan(Sizes(slots=2, chunk=64, context=64, engines=2))
-for compile_it, last in ((compile_cuda, (CUDA, "fp16")), (compile_tensorrt, (profiles,))):
+for compile_it, last in ((compile_cuda, ([CUDA], "fp16")), (compile_tensorrt, (profiles,))):
     try:
         compile_it(bundle, manifest, out, expected, *last)
     except ApplianceError as error:
@@ -181,10 +181,10 @@ gpu_compile.quiet()
 (graph,) = [g for g in manifest.variants("cuda") if g.precision == precision]
 session = compile(graph.path, graph.weights_folder, ("model.onnx", "weights.bin"))
 try:
-    golden.on_device(session, session, manifest.decoder, "cuda")
+    golden.on_device([session], [session], manifest.decoder, [("cuda", 0)])
 except (UnsupportedError, IndexError):
     pass  # nothing that comes out means anything
-why = why_unrecorded(out / "model.onnx", manifest.decoder, CUDA)
+why = why_unrecorded([out / "model.onnx"], manifest.decoder, [CUDA])
 print(*("recorded",) if why is None else ("not", why.message))
 for make in (draw_graphs.sums, draw_graphs.likeliest, draw_graphs.changed):
     say(open_small_session(make(manifest.decoder.vocab_size), "cuda"))
@@ -365,7 +365,7 @@ def providers(said: str) -> list[dict[str, list[str]]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
-OF_A_KIND = {"gemma3", "gpt-oss", "deepseek-v3", "qwen3.5"}
+OF_A_KIND = {"gemma3", "gpt-oss", "deepseek-v3", "qwen3.5", "nemotron-h-moe"}
 """Decoders that differ in what a provider could refuse; the full run has every family."""
 
 
@@ -498,7 +498,7 @@ def test_the_compilers_process_names_the_missing_library(
 ) -> None:
     arguments = ["--provider", provider, str(bundle), str(tmp_path / "out"), str(tmp_path)]
     sizes = json.dumps({"slots": 1, "chunk": 16, "context": 64, "engines": 2})
-    arguments.append(sizes if provider == "tensorrt" else "fp16")
+    arguments += [sizes] if provider == "tensorrt" else ["fp16", "2"]
     with pytest.raises(UnsupportedError, match=r"libcuda\.so\.1") as caught:
         run_compiler(on_gpu, arguments)
     assert caught.value.code == "library_missing"

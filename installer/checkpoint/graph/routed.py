@@ -39,6 +39,7 @@ class Routed(Mixture):
         best: the groups that are chosen among.
         factor: what the mixture's result is multiplied by.
         scores: what is made of a router's numbers.
+        latent: width that tokens are narrowed to in front of their experts; 0: they are not.
         further: layers beyond the decoder's last that predict further tokens.
     """
 
@@ -46,6 +47,7 @@ class Routed(Mixture):
     best: int = 1
     factor: float = 1.0
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
+    latent: int = 0
     further: int = 0
 
 
@@ -77,7 +79,7 @@ def read_routed(
         scores=scores,
         further=config.whole("num_nextn_predict_layers", 0),
     )
-    _check_groups(routed)
+    check_groups(routed)
     return routed
 
 
@@ -95,15 +97,26 @@ def feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value)
     if mixture.is_dense(at):
         return decoder.swiglu(graph, shape, at, x)
     at, hidden = f"{at}.mlp", shape.hidden
-    logits = experts.router(graph, x, f"{at}.gate", hidden, mixture.experts, divided=divided)
-    choice = _CHOICES[mixture.scores](graph, logits, at, mixture)
+    choice = choose(graph, shape, at, x, divided=divided)
     stored = f"{at}.experts"
     weights = matrices(graph.tensors, stored)
     mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored, divided=divided)
     return graph.add(mixed, decoder.gated(graph, shape, x, f"{at}.shared_experts", mixture.shared))
 
 
-def _check_groups(routed: Routed) -> None:
+def choose(
+    graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, divided: float
+) -> Choice:
+    """x [B, S, hidden], `divided` by a number -> the experts of the module `at` for each token."""
+    mixture = shape.mixture
+    assert isinstance(mixture, Routed)
+    count = mixture.experts
+    logits = experts.router(graph, x, f"{at}.gate", shape.hidden, count, divided=divided)
+    return _CHOICES[mixture.scores](graph, logits, at, mixture)
+
+
+def check_groups(routed: Routed) -> None:
+    """Raise CheckpointError unless experts can be chosen among groups as it says."""
     size, rest = divmod(routed.experts, routed.groups)
     fits = not rest and size >= _BEST[routed.scores] and routed.best <= routed.groups
     if not fits or routed.chosen > routed.best * size:
