@@ -39,6 +39,7 @@ from tests.checkpoint.reference import (
 from tests.checkpoint.runner import Floats, relative_error
 from tests.conftest import BuildOnce
 from tests.fakes.adapters import write_adapter, write_merged
+from tests.sweeps import rarely, sampled
 
 TOKENS = np.random.default_rng(13).integers(0, 480, 200).tolist()
 NAMES = ["qwen3-odd-widths", "qwen2", "llama-3.1-rope"]
@@ -120,7 +121,7 @@ def cells(*quick: str) -> pytest.MarkDecorator:
     """The families of a test; all but `quick` ones in the full run only."""
     return pytest.mark.parametrize(
         "family",
-        [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
+        sampled(NAMES, quick),
         indirect=True,
     )
 
@@ -147,7 +148,7 @@ def test_each_row_of_a_mixed_batch_is_its_merged_model(family: Path, tmp_path: P
 
 
 @cells("qwen3-odd-widths")
-@pytest.mark.parametrize("precision", ["int4", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["int4", *rarely(["int8"])])
 def test_rounded_weights_have_the_exact_adapter_added(
     family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:

@@ -31,6 +31,7 @@ from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.checkpoint.test_half_parity import half
 from tests.checkpoint.test_refusals import edit_json, refused, rewrite
 from tests.fakes.packers import Gptq, write_packed
+from tests.sweeps import sampled
 
 TOKENS = np.random.default_rng(21).integers(0, 480, 100).tolist()
 PUBLISHED = "gpt-oss-published"
@@ -50,21 +51,31 @@ def middle(got: Floats, wanted: Floats) -> float:
 
 @pytest.mark.parametrize("name", EXPERTS)
 def test_graphs_for_cuda_in_32_bits_equal_the_reference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    built: BuildBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    checkpoint = built(name, "fp32").checkpoint
     monkeypatch.setattr(HalfBuilder, "dtype", ir.DataType.FLOAT)
-    checkpoint = WRITERS[name](tmp_path / "checkpoint")
     build_unsigned(checkpoint, tmp_path / "bundle", precision="fp32")
     runner = half(Built(checkpoint, tmp_path / "bundle"), capacity=128)
     wanted = ReferenceDecoder(checkpoint).logits(TOKENS)
     assert relative_error(rows(runner, TOKENS), wanted) <= 1e-4
 
 
+OF_A_KIND = {
+    "qwen3-moe",
+    "gpt-oss",
+    "mixtral",
+    "deepseek-v3",
+    "llama4",
+    "qwen3.5-moe",
+    "minimax-m3",
+}
+"""Mixtures that differ in how experts are chosen and scaled, which 16 bits could spoil."""
 GRADES: list[tuple[str, Precision]] = [(name, "fp32") for name in EXPERTS]
 GRADES += [("qwen3-moe", "fp16"), ("qwen3-moe", "int4"), (PUBLISHED, "w8a8")]
 
 
-@pytest.mark.parametrize(("name", "precision"), GRADES)
+@pytest.mark.parametrize(("name", "precision"), sampled(GRADES, [*OF_A_KIND, PUBLISHED]))
 def test_graphs_for_cuda_as_shipped_stay_near_the_reference(
     built: BuildBundle, name: str, precision: Precision
 ) -> None:

@@ -19,6 +19,7 @@ from tests.checkpoint.families.qwen3_moe import QWEN3_MOE
 from tests.fakes.checkpoints import write_bert, write_qwen3
 from tests.fakes.encoder_checkpoints import write_qwen3_embedding
 from tests.fakes.packers import Fp8, write_packed
+from tests.sweeps import rarely
 
 LARGE = os.environ.get("APPLIANCE_TEST_FULL") == "1"
 SCRIPT = """\
@@ -52,7 +53,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "precision",
-    ["int4", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("fp16", "fp8", "fp32"))],
+    ["int4", *rarely(["fp16", "fp8", "fp32"])],
 )
 def test_peak_memory_follows_the_largest_tensor(
     checkpoint: Path, tmp_path: Path, precision: str
@@ -66,10 +67,8 @@ def test_peak_memory_follows_the_largest_tensor(
     assert peak <= 3 * largest + widened + ALLOWANCE
 
 
-@pytest.mark.parametrize("precision", ["int8", pytest.param("fp32", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "family", ["bert", pytest.param("qwen3-embedding", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("precision", ["int8", *rarely(["fp32"])])
+@pytest.mark.parametrize("family", ["bert", *rarely(["qwen3-embedding"])])
 def test_so_does_that_of_a_model_that_reads(tmp_path: Path, family: str, precision: str) -> None:
     checkpoint = tmp_path / "checkpoint"
     write = write_bert if family == "bert" else write_qwen3_embedding

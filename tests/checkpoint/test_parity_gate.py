@@ -33,6 +33,7 @@ from tests.fakes.vision_checkpoints import (
     write_qwen3_vl,
     write_qwen3_vl_moe,
 )
+from tests.sweeps import rarely
 
 Writer = Callable[[Path], Path]
 GPTQ = Gptq(bits=4, group=32, symmetric=True, shuffled=True)
@@ -127,7 +128,7 @@ def test_an_encoder_is_compared_by_its_embedding(tmp_path: Path) -> None:
             lambda d: write_cross_encoder(d, seed=9, family="xlm-roberta", sigmoid=False),
             marks=pytest.mark.slow,
         ),
-        pytest.param(write_qwen3_reranker, marks=pytest.mark.slow),
+        *rarely([write_qwen3_reranker]),
     ],
 )
 def test_a_reranker_is_compared_by_its_logits_also_at_a_relative_path(
@@ -141,8 +142,7 @@ def test_a_reranker_is_compared_by_its_logits_also_at_a_relative_path(
     "write",
     [
         write_qwen3_vl,
-        *(pytest.param(w, marks=pytest.mark.slow) for w in (write_qwen2_5_vl, write_qwen3_vl_moe)),
-        *(pytest.param(w, marks=pytest.mark.slow) for w in (write_qwen3_5, write_qwen3_5_moe)),
+        *rarely([write_qwen2_5_vl, write_qwen3_vl_moe, write_qwen3_5, write_qwen3_5_moe]),
     ],
 )
 def test_a_model_that_sees_is_compared_behind_an_image(tmp_path: Path, write: Writer) -> None:

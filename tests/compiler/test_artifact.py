@@ -43,6 +43,7 @@ from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
 from tests.compiler.conftest import stored
 from tests.fakes.checkpoints import write_qwen3
+from tests.sweeps import sampled
 
 PYTHON = Path(sys.executable)
 
@@ -224,10 +225,7 @@ def test_an_altered_artifact_is_refused(copied: Compiled, name: str) -> None:
     damage(copied, name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in REPLACED else pytest.mark.slow) for n in DAMAGES],
-)
+@pytest.mark.parametrize("name", sampled(DAMAGES, REPLACED))
 def test_an_altered_artifact_is_replaced(copied: Compiled, name: str) -> None:
     directory = damage(copied, name)
     copied.ensure()

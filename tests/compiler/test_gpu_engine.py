@@ -22,6 +22,7 @@ from installer.checkpoint.quantize import Precision
 from tests.checkpoint.families import find_models
 from tests.fakes.checkpoints import write_llama, write_qwen3
 from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
+from tests.sweeps import rarely
 
 pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
 
@@ -235,9 +236,7 @@ WRITERS = [write_llama, write_qwen3_vl, find_models()["qwen3.5"].write]
 LESS_OFTEN = [write_qwen3, write_qwen2_5_vl, find_models()["nemotron-h"].write]
 
 
-@pytest.mark.parametrize(
-    "write", [*WRITERS, *(pytest.param(write, marks=pytest.mark.slow) for write in LESS_OFTEN)]
-)
+@pytest.mark.parametrize("write", [*WRITERS, *rarely(LESS_OFTEN)])
 def test_every_sequence_comes_to_its_end_by_recorded_steps(
     on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:

@@ -46,6 +46,7 @@ from tests.fakes.vision_checkpoints import (
     write_qwen3_vl,
     write_qwen3_vl_moe,
 )
+from tests.sweeps import rarely, sampled
 
 MODELS = find_models()
 BLOCKS = {"Sub", "Concat", "Max", "Mul", "Add", "Div"}
@@ -303,7 +304,7 @@ LESS_OFTEN: list[tuple[Callable[[Path], Path], set[str], set[str]]] = [
 
 @pytest.mark.parametrize(
     ("write", "kernels", "beside"),
-    [*OFTEN, *(pytest.param(*reader, marks=pytest.mark.slow) for reader in LESS_OFTEN)],
+    [*OFTEN, *rarely(LESS_OFTEN)],
 )
 def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_tables_of_products_where_said(
     on_gpu: Path,
@@ -370,11 +371,7 @@ OF_A_KIND = {"gemma3", "gpt-oss", "deepseek-v3", "qwen3.5", "nemotron-h-moe"}
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=() if name in OF_A_KIND else pytest.mark.slow)
-        for name, model in MODELS.items()
-        if model.main and model.on_gpus
-    ],
+    sampled((name for name, it in MODELS.items() if it.main and it.on_gpus), OF_A_KIND),
 )
 def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
     on_gpu: Path, cuda_libraries: Path, tmp_path: Path, name: str
@@ -412,7 +409,7 @@ def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
     )
 
 
-@pytest.mark.parametrize("write", [write_qwen3, pytest.param(write_qwen2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("write", [write_qwen3, *rarely([write_qwen2])])
 def test_8_bit_floats_are_multiplied_as_they_are(
     on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
@@ -477,10 +474,7 @@ def test_weights_take_of_the_device_what_they_have(
 
 @pytest.mark.parametrize(
     "write",
-    [
-        write_qwen3_vl,
-        *(pytest.param(w, marks=pytest.mark.slow) for w in (write_qwen2_5_vl, write_qwen3_vl_moe)),
-    ],
+    [write_qwen3_vl, *rarely([write_qwen2_5_vl, write_qwen3_vl_moe])],
 )
 def test_the_cuda_provider_takes_models_that_see_and_their_towers(
     on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]

@@ -14,17 +14,20 @@ from appliance.bundle.manifest import Manifest, decode
 from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import run_probe
 from appliance.pb import onnx_graph_pb2 as pb
-from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
+from tests.checkpoint.conftest import builds
 from tests.checkpoint.families import find_models
 from tests.conftest import BuildOnce
 
 MODELS = {name: model for name, model in find_models().items() if model.main and model.on_gpus}
 """Of which there are graphs for CUDA."""
+CLOSE = "qwen3.5-moe"
+"""Two of its experts are so close in floats of 32 bits that a rounding chooses between them."""
 CASES: list[tuple[str, Precision]] = [
-    *((name, "fp16") for name in MODELS),
-    *(("qwen2-late-windows", kind) for kind in ("fp32", "fp8", "w8a8", "int4")),
+    *((name, "fp16" if name == CLOSE else "fp32") for name in MODELS),
+    *(("qwen2-late-windows", kind) for kind in ("fp16", "fp8", "w8a8", "int4")),
 ]
+"""Bundles that other tests build as well; of both kinds of floats the graph has 16 bits."""
 
 
 class Built:
@@ -50,15 +53,7 @@ class Built:
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
 def built(request: pytest.FixtureRequest, build_once: BuildOnce) -> Built:
-    name, precision = request.param
-
-    def build(directory: Path) -> None:
-        source = MODELS[name].write(directory / "checkpoint")
-        build_bundle(
-            source, directory / "it", name="m", version="1", signer=None, precision=precision
-        )
-
-    return Built(build_once(f"merging-{name}-{precision}", build) / "it")
+    return Built(builds(build_once)(*request.param).bundle)
 
 
 def operators(graph: bytes) -> Counter[str]:

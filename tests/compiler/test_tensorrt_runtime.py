@@ -22,6 +22,7 @@ from appliance.compiler.work import is_engine_file
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.test_tensorrt_operators import complaints
 from tests.compiler.stand import Stand, bundle_of, compile_it, planned
+from tests.sweeps import sampled
 
 pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
 
@@ -35,10 +36,7 @@ GRADES: list[tuple[str, Precision]] = [
 ]
 OF_A_KIND = {"qwen3", "llama-longrope", "gemma3", "phi3", "mimo", "qwen2-late-windows", "glm4"}
 """Families that differ in what TensorRT could refuse; the full run has all."""
-SAMPLED = [
-    pytest.param(*grade, marks=() if grade[0] in OF_A_KIND else pytest.mark.slow)
-    for grade in GRADES
-]
+SAMPLED = sampled(GRADES, OF_A_KIND)
 
 OPTIONS = """
 import sys

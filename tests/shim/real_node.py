@@ -5,15 +5,32 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from installer.readiness import ReadinessSocket
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, BuildOnce
 from tests.fakes.engine import FakeEngine
 from tests.shim.node import PATIENCE, Node, prepare, running_shim
+
+SMALL_CACHE = "cache_bytes = 67108864\n"
+
+
+def served(
+    name: str, build: Callable[[Path], None], engine_settings: str = "", **settings: Any
+) -> Any:
+    """A module's fixture `node`: as `standing_on`, over what `build` makes once in a run."""
+
+    @pytest.fixture(scope="module")
+    def node(build_once: BuildOnce) -> Iterator[Node]:
+        with standing_on(build_once(name, build), engine_settings, **settings) as made:
+            yield made
+
+    return node
 
 
 @contextmanager

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
-import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from appliance.access import KeyStore, new_key
-from tests.conftest import BuildOnce
 from tests.fakes.adapter_node import BASE, NAME, build_adapter_node
 from tests.shim.node import Node
-from tests.shim.real_node import standing_on
+from tests.shim.real_node import served
 
 PROMPT = [5, 77, 301, 12, 450, 9]
 NAMES = {BASE: "checkpoint", "all": "merged-all", "half": "merged-half"}
 """What callers ask for, and the checkpoint that it must compute."""
 
 
-@pytest.fixture(scope="module")
-def node(build_once: BuildOnce) -> Iterator[Node]:
-    with standing_on(build_once(NAME, build_adapter_node)) as made:
-        yield made
+node = served(NAME, build_adapter_node)
 
 
 def test_each_name_is_its_merged_model_whoever_else_is_asked_meanwhile(

@@ -18,6 +18,7 @@ from tests.fakes.dying_shim import POINTS
 from tests.fakes.engine import FakeEngine
 from tests.shim.batch_input import begin, content, ended, line
 from tests.shim.node import PATIENCE, Node, prepare, running_shim
+from tests.sweeps import rarely
 
 NAMES = [f"line-{n}" for n in range(6)]
 FAST = [
@@ -38,9 +39,7 @@ def write_settings(config: Config) -> None:
     path.write_text(f"[api]\nlisten_port = {port}\nstore_files = true\n")
 
 
-@pytest.mark.parametrize(
-    ("point", "number"), [*FAST, *(pytest.param(*c, marks=pytest.mark.slow) for c in ALL)]
-)
+@pytest.mark.parametrize(("point", "number"), [*FAST, *rarely(ALL)])
 def test_a_kill_costs_no_result_and_bills_none_twice(
     tmp_path: Path, point: str, number: int
 ) -> None:

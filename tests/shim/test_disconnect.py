@@ -19,11 +19,11 @@ import pytest
 from appliance.audit.event import Response
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
-from tests.conftest import FULL_VARIABLE, BuildOnce
+from tests.conftest import FULL_VARIABLE
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
 from tests.shim.node import PATIENCE, Node, eventually
-from tests.shim.real_node import standing_on
+from tests.shim.real_node import served
 
 _log = logging.getLogger(__name__)
 SLOTS = 2
@@ -46,12 +46,9 @@ def build_models(root: Path) -> None:
     EngineNode(root).add(write_qwen3(root / "checkpoint", context=32_768), name="chat")
 
 
-@pytest.fixture(scope="module")
-def node(build_once: BuildOnce) -> Iterator[Node]:
-    """Two slots, and prompts in small chunks, so that each phase lasts."""
-    settings = f"max_sequences = {SLOTS}\ntoken_budget = 16\ndraft_tokens = 0"
-    with standing_on(build_once("disconnect-models", build_models), settings) as made:
-        yield made
+SETTINGS = f"max_sequences = {SLOTS}\ntoken_budget = 16\ndraft_tokens = 0"
+"""Two slots, and prompts in small chunks, so that each phase lasts."""
+node = served("disconnect-models", build_models, SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -6,46 +6,37 @@ The tags of the first are special tokens here, those of the second are not.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from tokenizers import Tokenizer
 
 from appliance.prompting.formats import FORMATS
-from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families.glm4_moe import GLM4_MOE
-from tests.conftest import BuildOnce
-from tests.fakes.chat_formats import TEMPLATES, VOCAB, speak
 from tests.fakes.engine_node import EngineNode
 from tests.shim.node import Node
-from tests.shim.real_node import standing_on
+from tests.shim.real_node import SMALL_CACHE, served
+from tests.shim.speaking import (
+    ASKED,
+    DAYS,
+    EXACT,
+    UNIT,
+    draw_speaking,
+    forecast,
+    sent_back,
+    tokenizer_of,
+)
 
 MODELS = ("glm", "glm_v47")
-PARAMETERS: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "unit": {"type": "string", "enum": ["C", "F"]},
-        "days": {"type": "integer", "minimum": 0, "maximum": 99},
-        "exact": {"type": "boolean"},
-    },
-    "required": ["unit", "days", "exact"],
-    "additionalProperties": False,
-}
-TOOLS: list[Any] = [
-    {"type": "function", "function": {"name": "forecast", "strict": True, "parameters": PARAMETERS}}
-]
-ASKED: Any = {"role": "user", "content": "Will it snow?"}
+TOOLS = forecast(unit=UNIT, days=DAYS, exact=EXACT)
 SILENT: Any = {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 def build_models(root: Path) -> None:
     node = EngineNode(root)
     for name in MODELS:
-        checkpoint = draw_checkpoint(root / f"checkpoint-{name}", GLM4_MOE | {"vocab_size": VOCAB})
-        speak(checkpoint, TEMPLATES[name])  # type: ignore[index]
+        checkpoint = draw_speaking(root, name, GLM4_MOE, name)
         if name == "glm_v47":
             make_plain(checkpoint / "tokenizer.json")
         node.add(checkpoint, name=name)
@@ -60,21 +51,7 @@ def make_plain(tokenizer: Path) -> None:
     tokenizer.write_text(json.dumps(document))
 
 
-@pytest.fixture(scope="module")
-def models(build_once: BuildOnce) -> Path:
-    return build_once("glm-models", build_models)
-
-
-@pytest.fixture(scope="module")
-def node(models: Path) -> Iterator[Node]:
-    with standing_on(models, "cache_bytes = 67108864\n") as made:
-        yield made
-
-
-@pytest.fixture
-def client(node: Node) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=0) as made:
-        yield made
+node = served("glm-models", build_models, SMALL_CACHE)
 
 
 def called(client: openai.OpenAI, model: str) -> Any:
@@ -106,22 +83,17 @@ def called(client: openai.OpenAI, model: str) -> Any:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_forced_call_is_streamed_and_goes_back_into_the_prompt_as_it_was_written(
-    node: Node, models: Path, client: openai.OpenAI, model: str
+    node: Node, client: openai.OpenAI, model: str
 ) -> None:
     call = called(client, model)
     arguments = json.loads(call["function"]["arguments"])
     assert call["function"]["name"] == "forecast"
     assert list(arguments) == ["unit", "days", "exact"]
     assert (arguments["unit"] in "CF", type(arguments["days"])) == (True, int)
-    messages: list[Any] = [
-        ASKED,
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": call["id"], "content": "Yes."},
-    ]
+    messages = sent_back(call)
     body = {"model": model, "messages": messages, "tools": TOOLS, **SILENT}
     ids = node.request("POST", "/tokenize", body).json["tokens"]
-    tokenizer = Tokenizer.from_file(str(models / f"checkpoint-{model}/tokenizer.json"))
-    text = tokenizer.decode(ids, skip_special_tokens=False)
+    text = tokenizer_of(node, model).decode(ids, skip_special_tokens=False)
     line = "\n" if model == "glm" else ""
     written = f"<arg_key>unit</arg_key>{line}<arg_value>{arguments['unit']}</arg_value>{line}"
     assert f"<tool_call>forecast{line}{written}" in text

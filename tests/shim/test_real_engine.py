@@ -6,7 +6,6 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,13 +15,12 @@ from pydantic import BaseModel, Field
 
 from appliance.access import KeyStore
 from appliance.audit.event import Request, Response
-from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
 from tests.fakes.encoder_checkpoints import write_qwen3_reranker
 from tests.fakes.engine_node import EngineNode
 from tests.shim.batch_input import begin, content, ended, line
 from tests.shim.node import Node, eventually
-from tests.shim.real_node import standing_on
+from tests.shim.real_node import served
 
 HELLO = [{"role": "user", "content": "hello"}]
 LONG = [{"role": "user", "content": "how do I add a model to this appliance? " * 5}]
@@ -35,11 +33,7 @@ def build_models(root: Path) -> None:
     node.add(write_qwen3_reranker(root / "pairs"), name="judge")
 
 
-@pytest.fixture(scope="module")
-def node(build_once: BuildOnce) -> Iterator[Node]:
-    """A real engine daemon and a shim, over a short path for the socket's sake."""
-    with standing_on(build_once("shim-models", build_models), store_files=True) as made:
-        yield made
+node = served("shim-models", build_models, store_files=True)
 
 
 def chat(node: Node, **more: object) -> dict[str, object]:

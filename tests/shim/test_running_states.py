@@ -3,61 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
-import pytest
 
-from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families.qwen3_5 import QWEN3_5
-from tests.conftest import BuildOnce
-from tests.fakes.chat_formats import TEMPLATES, VOCAB, speak
 from tests.fakes.engine_node import EngineNode
-from tests.shim.node import Node
-from tests.shim.real_node import standing_on
+from tests.shim.real_node import SMALL_CACHE, served
+from tests.shim.speaking import ASKED, UNIT, draw_speaking, forecast
 
 NAME = "states"
 SYSTEM: Any = {
     "role": "system",
     "content": "Every request is written to the audit log before its first word is sent. " * 9,
 }
-TOOLS: list[Any] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "forecast",
-            "strict": True,
-            "parameters": {
-                "type": "object",
-                "properties": {"unit": {"type": "string", "enum": ["C", "F"]}},
-                "required": ["unit"],
-                "additionalProperties": False,
-            },
-        },
-    }
-]
+TOOLS = forecast(unit=UNIT)
 
 
 def build_models(root: Path) -> None:
-    node = EngineNode(root)
-    checkpoint = draw_checkpoint(root / "checkpoint", QWEN3_5 | {"vocab_size": VOCAB})
-    speak(checkpoint, TEMPLATES["qwen_coder"])
-    node.add(checkpoint, name=NAME, precision="w8a8")
+    checkpoint = draw_speaking(root, NAME, QWEN3_5, "qwen_coder")
+    EngineNode(root).add(checkpoint, name=NAME, precision="w8a8")
 
 
-@pytest.fixture(scope="module")
-def node(build_once: BuildOnce) -> Iterator[Node]:
-    models = build_once("state-models", build_models)
-    with standing_on(models, "cache_bytes = 67108864\n") as made:
-        yield made
-
-
-@pytest.fixture
-def client(node: Node) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=0) as made:
-        yield made
+node = served("state-models", build_models, SMALL_CACHE)
 
 
 def test_the_second_turn_of_a_conversation_computes_little_of_the_first(
@@ -109,7 +78,7 @@ def test_the_second_request_with_a_system_prompt_computes_little_of_it(
 def test_a_forced_call_satisfies_its_schema(client: openai.OpenAI) -> None:
     done = client.chat.completions.create(
         model=NAME,
-        messages=[{"role": "user", "content": "Will it snow?"}],
+        messages=[ASKED],
         tools=TOOLS,
         tool_choice="required",
         parallel_tool_calls=False,

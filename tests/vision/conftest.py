@@ -22,6 +22,10 @@ from tests.fakes.vision_checkpoints import (
     write_qwen3_vl,
     write_qwen3_vl_moe,
 )
+from tests.shim.sdk import client
+from tests.sweeps import rarely
+
+__all__ = ["EVERY", "FAMILIES", "LESS_OFTEN", "MOST", "RECURRENT", "WRITERS", "Seeing", "client"]
 
 WRITERS: dict[str, Callable[..., Path]] = {
     "qwen3_vl": write_qwen3_vl,
@@ -33,7 +37,7 @@ WRITERS |= {"qwen3_5": write_qwen3_5, "qwen3_5_moe": write_qwen3_5_moe}
 RECURRENT = tuple(name for name in WRITERS if name not in FAMILIES)
 """Those with layers that keep a running state, which can be cut where one stands alone."""
 EVERY = (*FAMILIES, *RECURRENT)
-LESS_OFTEN = tuple(pytest.param(name, marks=pytest.mark.slow) for name in RECURRENT[1:])
+LESS_OFTEN = tuple(rarely(RECURRENT[1:]))
 MOST = (*FAMILIES, RECURRENT[0], *LESS_OFTEN)
 """Every one, of those with a running state the one with experts in the full run alone."""
 

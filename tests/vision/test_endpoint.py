@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 
 from appliance.engine.tokenizer import Tokenizer
 from appliance.engine.vision.worker import decode
-from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.engine_node import EngineNode
 from tests.fakes.vision_checkpoints import (
@@ -23,7 +21,7 @@ from tests.fakes.vision_checkpoints import (
     write_qwen3_vl_moe,
 )
 from tests.shim.node import Node
-from tests.shim.real_node import standing_on
+from tests.shim.real_node import SMALL_CACHE, served
 from tests.vision.conftest import FAMILIES, Seeing
 from tests.vision.pictures import bomb, data_uri, encoded, gradient, png
 from tests.vision.test_parity import Reference
@@ -41,26 +39,7 @@ def build_models(root: Path) -> None:
     node.add(write_qwen3(root / "words-only"), name="words")
 
 
-@pytest.fixture(scope="module")
-def models(build_once: BuildOnce) -> Path:
-    return build_once("vision-models", build_models)
-
-
-@pytest.fixture(scope="module")
-def node(models: Path) -> Iterator[Node]:
-    with standing_on(models, "token_budget = 16\ncache_bytes = 67108864\n") as made:
-        yield made
-
-
-@pytest.fixture
-def client(node: Node) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=node.base_url,
-        api_key=node.secret,
-        max_retries=0,
-        _strict_response_validation=True,
-    ) as made:
-        yield made
+node = served("vision-models", build_models, f"token_budget = 16\n{SMALL_CACHE}")
 
 
 def test_the_list_of_models_says_who_reads_images(client: openai.OpenAI) -> None:
@@ -81,7 +60,7 @@ def shown(*images: str, text: str = "what is this?") -> list[Any]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sdk_gets_the_references_answer_about_two_images(
-    node: Node, models: Path, client: openai.OpenAI, family: str
+    node: Node, client: openai.OpenAI, family: str
 ) -> None:
     messages = shown(data_uri(FIRST), data_uri(SECOND))
     answer = client.chat.completions.create(
@@ -93,7 +72,8 @@ def test_the_sdk_gets_the_references_answer_about_two_images(
         extra_body={"ignore_eos": True},
     )
     ids = node.request("POST", "/tokenize", {"model": family, "messages": messages}).json["tokens"]
-    model = Seeing(models / f"checkpoint-{family}", models / f"{family}-1.0")
+    root = node.config.layout.root
+    model = Seeing(root / f"checkpoint-{family}", root / f"{family}-1.0")
     assert ids.count(model.vision.image_token) == sum(TOKENS.values())
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == len(ids)

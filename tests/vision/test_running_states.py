@@ -31,7 +31,7 @@ from tests.engine.results import churn, run
 from tests.fakes.engine_node import EngineNode
 from tests.fakes.seeing_states import write_qwen3_5, write_qwen3_5_moe
 from tests.shim.node import Node
-from tests.shim.real_node import standing_on
+from tests.shim.real_node import SMALL_CACHE, served
 from tests.vision.conftest import LESS_OFTEN, RECURRENT, Seeing, picture
 from tests.vision.pictures import data_uri, encoded, gradient
 from tests.vision.test_endpoint import seen, shown
@@ -220,17 +220,8 @@ IMAGES = [encoded(gradient(160, 192).rotate(angle)) for angle in (0, 180, 90)]
 QUESTION = "say what you see in it, and what is written there, at length, please. " * 2
 
 
-@pytest.fixture(scope="module")
-def node(models: Path) -> Iterator[Node]:
-    """Steps are short, so that images are cut."""
-    with standing_on(models, "token_budget = 32\ncache_bytes = 67108864\n") as made:
-        yield made
-
-
-@pytest.fixture
-def client(node: Node) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=node.base_url, api_key=node.secret, max_retries=0) as made:
-        yield made
+node = served("seeing-states", build_models, f"token_budget = 32\n{SMALL_CACHE}")
+"""Steps are short, so that images are cut."""
 
 
 def complete(client: openai.OpenAI, model: str, messages: list[Any], count: int) -> Any:
