@@ -319,6 +319,11 @@ ToolFormat = Literal[
     "cohere",
     "seed_oss",
     "gemma4",
+    "kimi_k2",
+    "lfm2",
+    "pythonic",
+    "granite",
+    "glm4",
 ]
 """How a model writes its calls; empty if it calls no tools."""
 

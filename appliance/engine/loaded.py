@@ -82,6 +82,7 @@ class ChatModel:
                 bos_token=prompting.bos_token,
                 eos_token=prompting.eos_token,
                 control=self.tokenizer.control,
+                tool_format=prompting.tool_format,
             )
             made.callback(self._template.close)
             self.grammars = GrammarCompiler(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
@@ -16,12 +17,17 @@ from appliance.prompting import (
     cohere,
     deepseek,
     gemma4,
+    glm4,
+    granite,
     harmony,
     hermes,
+    kimi,
+    lfm2,
     llama,
     llama4,
     minimax_m3,
     mistral,
+    pythonic,
 )
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
@@ -29,7 +35,9 @@ from appliance.prompting.dsml import DSML
 from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.listed_calls import ListedCalls
 from appliance.prompting.minimax import MINIMAX
+from appliance.prompting.pythonic import PythonicCalls
 from appliance.prompting.qwen_coder import QWEN_CODER
+from appliance.prompting.sectioned_calls import Section, SectionedCalls
 from appliance.prompting.seed_oss import SEED_OSS
 from appliance.prompting.xml_call import Dialect, XmlParser, parameter_types
 
@@ -82,7 +90,17 @@ def _listed(
     return Format(tags, "<", parser, ends=ends, hidden=hidden)
 
 
-_DEEPSEEK = Format(deepseek.TAGS, "<", lambda new_id, _tools: deepseek.DeepSeekParser(new_id))
+def _sectioned(tags: tuple[str, ...], section: Section) -> Format:
+    return Format(tags, "<", lambda new_id, _tools: SectionedCalls(new_id, section))
+
+
+def _pythonic(new_id: NewId, tools: Iterable[Tool], *, tagged: bool) -> CallParser:
+    names = {tool.name: tuple(parameter_types(tool.parameters_json)) for tool in tools}
+    tags = lfm2.TAGS if tagged else pythonic.LLAMA
+    return PythonicCalls(new_id, tags, names, at_start=not tagged)
+
+
+_DEEPSEEK = _sectioned(deepseek.TAGS, deepseek.SECTION)
 _MISTRAL = Format(
     mistral.TAGS, "[", lambda new_id, _tools: mistral.MistralParser(new_id), id_length=9
 )
@@ -125,6 +143,25 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
         "<",
         lambda new_id, _tools: gemma4.Gemma4Parser(new_id),
         ends=(gemma4.TURN_END, gemma4.RESPONSE),
+    ),
+    "kimi_k2": _sectioned(kimi.TAGS, kimi.SECTION),
+    "lfm2": Format(lfm2.TAGS, "<", partial(_pythonic, tagged=True)),
+    "pythonic": Format(
+        pythonic.LLAMA,
+        "[<",
+        partial(_pythonic, tagged=False),
+        ends=("<|eot_id|>", "<|eom_id|>", "<|eot|>", "<|eom|>"),
+    ),
+    "granite": Format(
+        (granite.BEGIN,),
+        "<",
+        lambda new_id, _tools: mistral.MistralParser(new_id, granite.BEGIN),
+    ),
+    "glm4": Format(
+        glm4.TAGS,
+        "",
+        lambda new_id, tools: glm4.Glm4Parser(new_id, (tool.name for tool in tools)),
+        ends=(glm4.OBSERVATION, glm4.USER),
     ),
 }
 

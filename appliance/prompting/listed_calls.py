@@ -54,10 +54,10 @@ class ListedCalls(CallMachine):
         return self._no_call(pieces, self._lead)
 
     def _list(self, pieces: list[Piece]) -> bool:
-        self._held = self._held.lstrip(", \t\r\n")
+        self._held = self._held.lstrip(" \t\r\n" if self._lead else ", \t\r\n")
         if not self._held:
             return False
-        if self._held.startswith("]"):
+        if self._held.startswith("]") and not self._lead:
             return self._go(self._text, 1)
         if not self._held.startswith("{"):
             return self._no_call(pieces, self._lead)

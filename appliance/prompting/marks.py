@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
@@ -33,7 +34,7 @@ class ControlTokens:
         """Whether any string inside `values` contains a control token."""
         return any(self._typed.search(text) for text in _strings(values))
 
-    def break_up(self, value: object, mark: str) -> object:
+    def break_up(self, value: Any, mark: str) -> Any:  # noqa: ANN401  # any JSON
         """A copy of `value` (lists, dicts, strings) with every control token broken by `mark`."""
         if isinstance(value, str):
             return self._typed.sub(lambda m: m[0][0] + mark + m[0][1:], value)

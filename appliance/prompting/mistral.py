@@ -1,4 +1,4 @@
-"""Reads tool calls in Mistral's formats.
+"""Reads tool calls in Mistral's formats, and in Granite's, which has a tag of its own.
 
     [TOOL_CALLS][{"name": "weather", "arguments": {"city": "Oslo"}}, {"name": ...}]
     [TOOL_CALLS]weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "Oslo"}[TOOL_CALLS]...
@@ -30,17 +30,18 @@ _NAME = re.compile(r"\s*([^\[\s{]+)\s*(?:\[CALL_ID\]([^\[{]*))?(?:\[ARGS\])?\s*(
 
 
 class MistralParser(CallMachine):
-    """One sequence's parser. `new_id` makes the id of each call."""
+    """One sequence's parser. `new_id` makes the id of each call, which `tag` begins."""
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
-        super().__init__(new_id, BEGIN)
+    def __init__(self, new_id: Callable[[], str], tag: str = BEGIN) -> None:
+        super().__init__(new_id, tag)
+        self._tag = tag
         self._call = JsonCall()
         self._in_list = False
         self._lead = ""
         """What came in front of a list's first call."""
 
     def _opened(self, _tag: str) -> State:
-        self._in_list, self._lead = False, BEGIN
+        self._in_list, self._lead = False, self._tag
         return self._begun
 
     def _begun(self, _pieces: list[Piece]) -> bool:
@@ -48,18 +49,18 @@ class MistralParser(CallMachine):
         if not self._held:
             return False
         if self._held.startswith("["):
-            self._in_list, self._lead = True, f"{BEGIN}["
+            self._in_list, self._lead = True, f"{self._tag}["
             return self._go(self._list, 1)
         return self._go(self._name, 0)
 
     def _list(self, pieces: list[Piece]) -> bool:
-        self._held = self._held.lstrip(", \t\r\n")
+        self._held = self._held.lstrip(" \t\r\n" if self._lead else ", \t\r\n")
         if not self._held:
             return False
         if self._held.startswith("{"):
             self._call = JsonCall()
             return self._go(self._object, 0)
-        if self._held.startswith("]"):
+        if self._held.startswith("]") and not self._lead:
             return self._go(self._text, 1)
         return self._no_call(pieces, self._lead)
 
@@ -75,14 +76,14 @@ class MistralParser(CallMachine):
         return self._go(self._arguments if found is Found.HEAD else self._list, call.end)
 
     def _name(self, pieces: list[Piece]) -> bool:
-        again = self._held.find(BEGIN)
+        again = self._held.find(self._tag)
         limit = MAX_HEAD_CHARS if again < 0 else min(again, MAX_HEAD_CHARS)
         head = _NAME.match(self._held, 0, limit)
         if head:
             pieces.append(self._begin(head[1]))
             return self._go(self._arguments, head.end())
         if again >= 0 or len(self._held) >= MAX_HEAD_CHARS:
-            return self._no_call(pieces, BEGIN)
+            return self._no_call(pieces, self._tag)
         return False
 
     def _arguments(self, pieces: list[Piece]) -> bool:

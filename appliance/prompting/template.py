@@ -11,12 +11,14 @@ import json
 import threading
 from dataclasses import dataclass, replace
 
+from appliance.bundle.specs import ToolFormat
 from appliance.errors import ObjectionError, RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
 from appliance.prompting.conversation import Conversation, switches
 from appliance.prompting.first_system import ASKED, CALLED, Place, place, placed
 from appliance.prompting.later_systems import MARK, TRIALS, folded, has_later
 from appliance.prompting.marks import ControlTokens, unused_characters
+from appliance.prompting.spelled_calls import TRIAL, Retelling, retelling
 from appliance.prompting.worker import HEADER
 
 DEFAULT_SECONDS = 5.0
@@ -43,6 +45,7 @@ class ChatTemplate:
         source: the Jinja text.
         bos_token, eos_token: given to the template, which may write them.
         control: the tokenizer's control tokens, which users cannot write.
+        tool_format: how the model writes its calls, should the template not write them.
         seconds: of processor time for a rendering.
         late_seconds: more by the clock before a rendering counts as held up.
 
@@ -57,6 +60,7 @@ class ChatTemplate:
         bos_token: str = "",
         eos_token: str = "",
         control: ControlTokens | None = None,
+        tool_format: ToolFormat = "",
         seconds: float = DEFAULT_SECONDS,
         late_seconds: float = LATE_SECONDS,
         max_chars: int = DEFAULT_MAX_CHARS,
@@ -64,6 +68,7 @@ class ChatTemplate:
         self._source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._control = control or ControlTokens(())
+        self._tool_format = tool_format
         self._seconds = seconds
         self._late_seconds = late_seconds
         self._max_chars = max_chars
@@ -72,6 +77,7 @@ class ChatTemplate:
         self._closed = False
         self._shows_later: bool | None = None
         self._place: Place | None = None
+        self._retell: tuple[Retelling | None] | None = None
         with self._lock:
             self._start()
 
@@ -93,13 +99,15 @@ class ChatTemplate:
         if conversation.messages[0].role == "system":
             moved = placed(conversation.messages, self._place_of_system())
             conversation = replace(conversation, messages=moved)
+        called = any(message.tool_calls for message in conversation.messages)
+        retell = self._retelling() if called else None
         try:
-            return self._prompt(conversation)
+            return self._prompt(conversation, retell)
         except ObjectionError:
             joined = conversation.joined()
             if len(joined.messages) == len(conversation.messages):
                 raise
-            return self._prompt(joined)
+            return self._prompt(joined, retell)
 
     def shows_later(self) -> bool:
         """Whether it shows system messages wherever they stand; it is tried out once.
@@ -119,13 +127,19 @@ class ChatTemplate:
             self._place = place(self._tried(ASKED), self._tried(CALLED))
         return self._place
 
+    def _retelling(self) -> Retelling | None:
+        """How calls must be told to be shown; it is tried out once."""
+        if self._retell is None:
+            self._retell = (retelling(self._tool_format, lambda: self._tried(TRIAL)),)
+        return self._retell[0]
+
     def _tried(self, trial: Conversation) -> str | None:
         try:
             return self._prompt(trial).text
         except ObjectionError:
             return None
 
-    def _prompt(self, conversation: Conversation) -> Prompt:
+    def _prompt(self, conversation: Conversation, retell: Retelling | None = None) -> Prompt:
         messages, tools = conversation.template_messages(), conversation.template_tools()
         unused = unused_characters(messages, tools, self._source)
         mark, cut = next(unused), next(unused)
@@ -134,9 +148,12 @@ class ChatTemplate:
             # templates do; then the prompt is trimmed in the same way (as transformers does).
             messages[-1]["content"] = f"{messages[-1]['content']}{cut} "
         typed = self._control.occur_in(messages, tools)
+        shown = self._control.break_up(messages, mark) if typed else messages
+        if retell is not None:  # after that, so that the tags of calls stay whole
+            shown = retell(shown)
         variables: dict[str, object] = {
             **self._tokens,
-            "messages": self._control.break_up(messages, mark) if typed else messages,
+            "messages": shown,
             "tools": self._control.break_up(tools, mark) if typed else tools,
             "documents": None,
             "add_generation_prompt": not conversation.continue_final,

@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from appliance.prompting.call_parser import CallMachine, State
 from appliance.prompting.json_call import MAX_HEAD_CHARS, ObjectEnd
@@ -318,7 +319,7 @@ def _types_of(schema: object, root: object, depth: int) -> frozenset[str]:
 
 def _referred(reference: str, root: object) -> object:
     value = root
-    for key in reference.removeprefix("#/").split("/"):
+    for key in map(unquote, reference.removeprefix("#/").split("/")):
         key = re.sub("~1", "/", key).replace("~0", "~")
         value = value.get(key) if isinstance(value, dict) else None
     return value

@@ -8,7 +8,7 @@ Refuses checkpoints whose template is missing or does not show what the user sai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -23,9 +23,16 @@ from appliance.prompting import gemma4, harmony
 from appliance.prompting.conversation import switches
 from appliance.prompting.environment import compile_template, render
 from appliance.prompting.formats import FORMATS
+from appliance.prompting.spelled_calls import spelled
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
-from installer.checkpoint.tool_format import CALL_TURN, TOOL, speaks_harmony, tool_format
+from installer.checkpoint.tool_format import (
+    ANSWERED_TURNS,
+    CALL_TURN,
+    TOOL,
+    speaks_harmony,
+    tool_format,
+)
 from installer.checkpoint.written_templates import WRITTEN
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -147,13 +154,19 @@ class _Observed:
 
     def with_tools(self) -> tuple[str, str]:
         """A prompt that offers TOOL; a conversation that calls it, "" if that is refused."""
+        return self.render(tools=[TOOL]), self._turns([CALL_TURN])
+
+    def saying(self, written: ToolFormat) -> str:
+        """A conversation that calls TOOL, in what a turn says; "" if that is refused."""
+        return self._turns(spelled(ANSWERED_TURNS, written))
+
+    def _turns(self, turns: Sequence[Mapping[str, object]]) -> str:
         question = {"role": "user", "content": _QUESTION}
-        given = {**self._fixed, "messages": [question, CALL_TURN], "tools": [TOOL]}
+        given = {**self._fixed, "messages": [question, *turns], "tools": [TOOL]}
         try:
-            written = render(self._template, given, _MAX_CHARS)
+            return render(self._template, given, _MAX_CHARS)
         except Exception:
-            written = ""
-        return self.render(tools=[TOOL]), written
+            return ""
 
     def thinks_by_default(self) -> bool:
         """Whether saying nothing means the same as asking to think."""
@@ -183,7 +196,7 @@ def _tool_format(source: str, observed: _Observed, tokenizer: CheckpointTokenize
 
     if speaks_harmony(source, has_tokens):
         return "harmony"
-    return tool_format(*observed.with_tools(), has_tokens)
+    return tool_format(*observed.with_tools(), has_tokens, observed.saying)
 
 
 def _reasoning(source: str, tokenizer: CheckpointTokenizer) -> tuple[str, str]:

@@ -38,6 +38,9 @@ _NUMBERS = ("moe_layers", "mlp_only_layers", _ATTENDING)
 _PATTERN = "hybrid_override_pattern"
 """A letter for each layer."""
 _OF_INDEX = "sparse_attention_config"
+_OF_STATES = "linear_attn_config"
+_COUNTED = ("kda_layers", "full_attn_layers")
+"""Of layers with a state and without, the numbers from 1 on."""
 _LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
 
 
@@ -74,6 +77,10 @@ def _first(config: Document, total: int, layers: int) -> Document:
     inner = config.get(_OF_INDEX)
     if isinstance(inner, dict):
         cut[_OF_INDEX] = inner | _first(inner, total, layers)
+    states = config.get(_OF_STATES)
+    if isinstance(states, dict):
+        kinds = {key: [at for at in states.get(key, ()) if at <= layers] for key in _COUNTED}
+        cut[_OF_STATES] = states | kinds
     return cut
 
 
@@ -112,6 +119,9 @@ def _enough(config: Document, total: int) -> int:
     attending = config.get(_ATTENDING)
     if isinstance(attending, list) and attending:
         enough = max(enough, 1 + min(int(layer) for layer in attending))
+    states = config.get(_OF_STATES)
+    if isinstance(states, dict):
+        enough = max(enough, *(min(states.get(key) or [0]) for key in _COUNTED))
     inner = config.get(_OF_INDEX)
     lists = chain(_lists(config, total), _lists(inner, total) if isinstance(inner, dict) else ())
     return max([enough, *(_prefix_with_all(value) for _, value in lists)])

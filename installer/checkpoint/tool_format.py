@@ -17,7 +17,11 @@ from appliance.prompting import (
     deepseek,
     dsml,
     gemma4,
+    glm4,
+    granite,
     harmony,
+    kimi,
+    lfm2,
     llama4,
     minimax_m3,
 )
@@ -48,6 +52,10 @@ CALL_TURN: Final = {
         }
     ],
 }
+ANSWERED_TURNS: Final = (
+    CALL_TURN,
+    {"role": "tool", "content": "up", "tool_call_id": "a1b2c3d4e"},
+)
 _SEPARATOR = re.escape(deepseek.SEPARATOR)
 _TRACES: Final[Mapping[ToolFormat, str]] = {
     "harmony": rf"to=functions\.{FUNCTION}\b",
@@ -68,12 +76,27 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "mistral_v13": rf"\[TOOL_CALLS\]{FUNCTION}\[ARGS\]",
     "mistral": rf'\[TOOL_CALLS\]\s*\[\{{"name": "{FUNCTION}"',
     "hermes": rf'<tool_call>\s*\{{[^<]*"{FUNCTION}"',
+    "kimi_k2": rf'{re.escape(kimi.CALL_BEGIN)}[^<]+{re.escape(kimi.ARGUMENTS)}\{{"place": ',
+    "lfm2": rf"{re.escape(lfm2.BEGIN)}\[{FUNCTION}\(place=",
+    "pythonic": rf"(?<!{re.escape(lfm2.BEGIN)})\[{FUNCTION}\(place=",
     "llama4": rf'{re.escape(llama4.END)}\{{"name": "{FUNCTION}", "parameters": \{{',
     "llama": rf'\{{"name": "{FUNCTION}", "parameters": \{{',
 }
 """What a call to FUNCTION looks like; in this order, since Llama's has no tags."""
+_SAID: Final[Mapping[ToolFormat, tuple[str, str]]] = {
+    "granite": (
+        re.escape(granite.BEGIN),
+        rf'{re.escape(granite.BEGIN)}\[\{{"name": "{FUNCTION}"',
+    ),
+    "glm4": ("", rf'{re.escape(glm4.TURN)}{FUNCTION}\n\{{"place": '),
+    "lfm2": ("List of tools: ", _TRACES["lfm2"]),
+}
+"""Formats whose templates leave calls to what a turn says: what these show with tools, and what a
+call is when a turn says it."""
 _TOKENS: Final[Mapping[ToolFormat, tuple[str, ...]]] = {
     "llama": (),
+    "pythonic": (),
+    "glm4": (glm4.TURN, glm4.OBSERVATION),
     "mistral": ("[TOOL_CALLS]",),
     "mistral_v11": ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
     "mistral_v13": ("[TOOL_CALLS]", "[ARGS]"),
@@ -84,7 +107,10 @@ _TOKENS: Final[Mapping[ToolFormat, tuple[str, ...]]] = {
 
 
 def tool_format(
-    shown: str, written: str, has_tokens: Callable[[tuple[str, ...]], bool]
+    shown: str,
+    written: str,
+    has_tokens: Callable[[tuple[str, ...]], bool],
+    said: Callable[[ToolFormat], str],
 ) -> ToolFormat:
     """The format of a template; "" if it offers no tools, or in a format that is not known.
 
@@ -92,12 +118,18 @@ def tool_format(
         shown: a prompt with TOOL.
         written: a conversation with CALL_TURN; empty if the template refuses one.
         has_tokens: whether all of these texts are tokens.
+        said: ANSWERED_TURNS with the call as the turn says it in a format; empty if refused.
     """
     if FUNCTION not in shown:
         return ""
     for name, trace in _TRACES.items():
         if re.search(trace, written) and has_tokens(_TOKENS.get(name, FORMATS[name].tags)):
             return name
+    if written.count(FUNCTION) <= shown.count(FUNCTION):
+        for name, (explains, trace) in _SAID.items():
+            tokens = _TOKENS.get(name, FORMATS[name].tags)
+            if re.search(explains, shown) and has_tokens(tokens) and re.search(trace, said(name)):
+                return name
     # Some templates explain Hermes's format, and do not write a call themselves.
     tags = FORMATS["hermes"].tags
     explained = tags[0] in shown and "<function=" not in shown

@@ -224,7 +224,7 @@ _STACKED_ROWS = ("block_sparse_moe.input_linear.weight", "block_sparse_moe.outpu
 """Of all experts, as they are multiplied with."""
 _KEPT = (
     *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj"),
-    "feed_forward.router",
+    *("feed_forward.router", "f_a_proj", "f_b_proj", "self_attn.b_proj"),
 )
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
 an index: kept in floats, as routers are."""
@@ -362,8 +362,8 @@ class _RoundingLatents(_RoundingCache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        turned = self._together(value_states)
-        scale, width = self._scale(f"key_{layer_idx}"), key_states.shape[-1]
+        turned, place = self._together(value_states), self._places.get(layer_idx, layer_idx)
+        scale, width = self._scale(f"key_{place}"), key_states.shape[-1]
         turned = _rounded_by(turned, scale[: turned.shape[-1]])
         latent = _rounded_by(key_states, scale[-width:])
         kept: tuple[torch.Tensor, torch.Tensor] = DynamicCache.update(
@@ -403,7 +403,8 @@ def _cache_of(config: Any) -> type[_RoundingCache]:  # the library has no types
         return _RoundingBlocks
     if not hasattr(config, "kv_lora_rank"):
         return _RoundingCache
-    return _RoundingLatents if config.model_type == "deepseek_v2" else _PairsApart
+    together = ("deepseek_v2", "kimi_linear")
+    return _RoundingLatents if config.model_type in together else _PairsApart
 
 
 _LINEAR = torch.nn.Linear

@@ -139,7 +139,9 @@ def test_a_required_call_is_made_and_its_arguments_are_valid(
     speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
 ) -> None:
     schemas = {tool.name: json.loads(tool.parameters_json) for tool in TOOLS}
-    results = speaker(name).run(Turn(None, TOOLS, "required"))
+    subject = speaker(name)
+    closing = dict.fromkeys(subject.tokenizer.encode_text("/"), 4.0)  # or it calls on and on
+    results = subject.run(Turn(None, TOOLS, "required"), logit_bias=closing)
     assert results.ends[0, 0].reason is FinishReason.TOOL_CALLS
     assert results.text(0) == ""
     calls = calls_of(results, 0)
@@ -182,7 +184,7 @@ def test_where_the_model_may_choose_it_may_also_answer(
     "name",
     [
         *("deepseek", "dsml", "minimax", "minimax_m3", "qwen_coder", "glm", "glm_v47"),
-        *("seed_oss", "gemma4"),
+        *("seed_oss", "gemma4", "lfm2", "pythonic"),
     ],
 )
 def test_arguments_of_any_kind_can_be_forced(
@@ -273,16 +275,65 @@ NESTED = {
 }
 
 
-def test_objects_within_objects_can_be_forced_in_gemmas_format(
-    speaker: Callable[[ToolFormat], Speaker],
+@pytest.mark.parametrize("name", ["gemma4", "lfm2"])
+def test_objects_within_objects_can_be_forced(
+    speaker: Callable[[ToolFormat], Speaker], name: ToolFormat
 ) -> None:
     tool = CallableTool(0, "f", json.dumps(NESTED), strict=True)
-    subject = speaker("gemma4")
-    closing = {subject.tokenizer.encode_text("}")[0]: 3.0}
-    turn = Turn(None, (tool,), "required", parallel=False, reasoning="unopened")
-    ends = {subject.tokenizer.id_of(CHANNEL_END): 6.0}
+    subject = speaker(name)
+    closing = dict.fromkeys(subject.tokenizer.encode_text('}"'), 3.0)
+    reasons = name in REASONING
+    turn = Turn(
+        *(None, (tool,), "required"),
+        parallel=False,
+        reasoning="unopened" if reasons else "none",
+    )
+    ends = {subject.tokenizer.id_of(CHANNEL_END): 6.0} if reasons else {}
     results = subject.run(turn, logit_bias=closing | ends)
     ((function, arguments),) = calls_of(results, 0)
     assert function == "f"
     jsonschema.validate(arguments, NESTED)
     assert results.text(0) == ""
+
+
+VALUES: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "word": {"enum": ["it's", True, None, 7, {"a": [False]}]},
+        "day": {"type": "string", "format": "date"},
+        "code": {"type": ["string", "integer", "null"], "pattern": "^[A-C]{2}$", "maximum": 9},
+        "place": {"anyOf": [{"type": "boolean"}, {"$ref": "#/$defs/point"}]},
+        "marks": {"type": "array", "items": {"const": "x"}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["word", "day", "code", "place"],
+    "$defs": {"point": {"type": "number", "minimum": 1, "maximum": 2}},
+}
+
+
+def test_python_literals_of_a_schema_can_be_forced(
+    speaker: Callable[[ToolFormat], Speaker],
+) -> None:
+    subject = speaker("pythonic")
+    tool = CallableTool(0, "f", json.dumps(VALUES), strict=True)
+    turn = Turn(None, (tool,), "required", parallel=False)
+    for seed in range(4):
+        ((_, arguments),) = calls_of(subject.run(turn, seed=seed), 0)
+        jsonschema.validate(arguments, VALUES)
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"properties": {"other-name": True}}, ".properties.other-name"),
+        ({"properties": {"a": {"allOf": [{"type": "boolean"}]}}}, ".properties.a"),
+        ({"properties": {"a": {"type": ["array", "null"], "uniqueItems": True}}}, ".properties.a"),
+        ({"properties": {"a": {"enum": [1], "minimum": 0, "type": "boolean"}}}, ".properties.a"),
+    ],
+)
+def test_what_python_literals_cannot_hold_is_refused_by_name(
+    speaker: Callable[[ToolFormat], Speaker], schema: dict[str, Any], place: str
+) -> None:
+    tool = CallableTool(3, "f", json.dumps({"type": "object", **schema}), strict=True)
+    with pytest.raises(RequestError) as refused:
+        speaker("lfm2").grammars.compiled(Turn(None, (tool,), "required")).result()
+    assert (refused.value.param or "").startswith(f"tools[3].function.parameters{place}")

@@ -14,6 +14,7 @@ from typing import Final
 from tokenizers import AddedToken, Tokenizer
 
 from appliance.bundle.specs import ToolFormat
+from appliance.prompting import granite, kimi, lfm2
 from appliance.prompting.dsml import DSML as _DSML
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.minimax_m3 import M3 as _M3
@@ -68,6 +69,19 @@ def _glm(line: str, opening: str) -> str:
         f"{{{{- '{line}<think>' + message.reasoning_content + '</think>{line}' -}}}}"
         "{%- endif -%}\n",
         opening=opening,
+    )
+
+
+def _python(begin: str, end: str) -> str:
+    """Calls as Python writes them: `begin` and `end` stand around the list."""
+    return (
+        "{%- macro value(x) -%}\n"
+        '{%- if x is string -%}{{- "\'" + x + "\'" -}}{%- elif x is mapping -%}\n'
+        "{{- x | tojson -}}{%- else -%}{{- x -}}{%- endif -%}\n{%- endmacro -%}\n"
+        f"{{{{- '{begin}[' -}}}}\n{_EACH}{{{{- f.name + '(' -}}}}\n"
+        "{%- for key, inner in f.arguments.items() -%}{{- ', ' if not loop.first -}}\n"
+        "{{- key + '=' -}}{{- value(inner) -}}{%- endfor -%}\n"
+        f"{{{{- ')' -}}}}{{{{- ', ' if not loop.last -}}}}\n{_NEXT}{{{{- ']{end}' -}}}}\n"
     )
 
 
@@ -256,7 +270,32 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         opening="{{- '' if enable_thinking else '<|channel>thought\\n<channel|>' -}}",
     ),
     "harmony": HARMONY,
+    "kimi_k2": _template(
+        f"{{{{- '{kimi.BEGIN}' -}}}}\n{_EACH}"
+        f"{{{{- '{kimi.CALL_BEGIN}functions.' + f.name + ':' + loop.index0 | string -}}}}\n"
+        f"{{{{- '{kimi.ARGUMENTS}' + f.arguments | tojson + '{kimi.CALL_END}' -}}}}\n{_NEXT}"
+        f"{{{{- '{kimi.END}' -}}}}\n",
+        end="<|im_end|>",
+    ),
+    "lfm2": _template(_python(*lfm2.TAGS), end="<|im_end|>"),
+    "pythonic": _template(_python("", ""), end="<|eot_id|>"),
+    "granite": f"{{%- if tools -%}}Say {granite.BEGIN} and a list to call one. {{% endif -%}}\n"
+    + _template("", end="<|end_of_text|>"),
+    "glm4": """\
+[gMASK]<sop>
+{%- for tool in tools or [] -%}{{- '<|system|>\n' + tool | tojson -}}{%- endfor -%}
+{%- for message in messages -%}
+{%- if message.role in ('system', 'user', 'observation') -%}
+{{- '<|' + message.role + '|>\n' + message.content -}}
+{%- elif message.role == 'assistant' -%}
+{{- '<|assistant|>' + (message.metadata or '') + '\n' + message.content -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}
+""",
 }
+SAID: Final[tuple[ToolFormat, ...]] = ("granite", "glm4")
+"""Formats whose templates show of a call only what a turn says."""
 """Hermes's is in `tests.fakes.checkpoints`."""
 
 _ENDS: Final = (
@@ -270,7 +309,7 @@ _ENDS: Final = (
         "<|inner_prefix|>",
         "<|inner_suffix|>",
     ),
-    *("<seed:eos>", "<seed:think>", "</seed:think>"),
+    *("<seed:eos>", "<seed:think>", "</seed:think>", "<|observation|>"),
     *("<mm:think>", "</mm:think>"),
     *("<|END_OF_TURN_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),
 )

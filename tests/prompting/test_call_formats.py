@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import Tool, minimax_m3
+from appliance.prompting import Tool, kimi, lfm2, minimax_m3
 from appliance.prompting.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, SEPARATOR
 from appliance.prompting.dsml import DSML
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.harmony import HarmonyParser
 from appliance.prompting.json_call import MAX_WHOLE_CHARS
+from appliance.prompting.python_arguments import python_literal
 from appliance.prompting.xml_call import typed
-from tests.fakes.chat_formats import TEMPLATES
+from tests.fakes.chat_formats import SAID, TEMPLATES
 from tests.prompting.reading import Parser, read, splits
 from tests.prompting.turns import TURNS, read_turn
 
@@ -55,6 +56,10 @@ M_F = f'{M}<tool_call>\n{M}<invoke name="f">'
 FUNCTION = "<tool_call>\n<function=f>\n"
 GLM_F = "<tool_call>f\n"
 TO_F = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
+K_BEGIN, K_END = kimi.BEGIN, kimi.END
+K_F = "<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>"
+L_BEGIN, L_END = lfm2.TAGS
+L_F = f"{L_BEGIN}[f("
 CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
     ("llama", '{"name": "f", "parameters": {"a": "}"}}', "", "", [("f", '{"a": "}"}')]),
     ("llama", ' <|python_tag|>{"name": "f", "arguments": {}}', "", "", [("f", "{}")]),
@@ -192,6 +197,57 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
     ("harmony", "<|channel|>analysis to=python<|message|>1+1<|call|>", "", "1+1", []),
     ("harmony", "no channels <|at all", "no channels <|at all", "", []),
     ("harmony", "<|channel|>anal", "", "", []),
+    ("kimi_k2", f'Well. {K_BEGIN}{K_F}{{"a": "<}}"}}<|tool_call_end|>\n{K_F}{{}}<|tool_call_end|>'
+     f"{K_END} x", "Well. x", "", [("f", '{"a": "<}"}'), ("f", "{}")]),
+    ("kimi_k2", f'{K_BEGIN}<|tool_call_begin|>a.b<|tool_call_argument_begin|> {{"a', "", "",
+     [("a.b", '{"a')]),
+    ("kimi_k2", f"{K_F}{{}}", "", "", [("f", "{}")]),
+    ("kimi_k2", "<|tool_call_begin|>functions.f:0<|tool_call_end|>.",
+     "<|tool_call_begin|>functions.f:0<|tool_call_end|>.", "", []),
+    ("kimi_k2", f"a {K_BEGIN[:9]}", f"a {K_BEGIN[:9]}", "", []),
+    ("granite", '<|tool_call|>[{"name": "f", "arguments": {"a": 1}}, {"arguments": {}, "name": '
+     '"g"}]', "", "", [("f", '{"a": 1}'), ("g", "{}")]),
+    ("granite", '<|tool_call|>[{"nam": 1}]', '<|tool_call|>[{"nam": 1}]', "", []),
+    ("granite", "<|tool_call|>[]", "<|tool_call|>[]", "", []),
+    ("granite", "<|tool_call|>[,1]", "<|tool_call|>[,1]", "", []),
+    ("granite", "<|tool_call|>none", "<|tool_call|>none", "", []),
+    ("lfm2", f"So.\n{L_F}s='it\\'s \"b\" \\u00e9\\x41\\q', n=-4.5, b=True, l=[1, 'x', None]), "
+     f"g()]{L_END}Next.", "So.Next.", "",
+     [("f", '{"s": "it\'s \\"b\\" \\u00e9A\\\\q", "n": -4.5, "b": true, "l": [1, "x", null]}'),
+      ("g", "{}")]),
+    ("lfm2", f"{L_F}s='it's (\"so\")\n', l={{'a': {{}}, \"b\": (1, false)}})]{L_END}", "", "",
+     [("f", '{"s": "it\'s (\\"so\\")\\n", "l": {"a": {}, "b": [1, false]}}')]),
+    ("lfm2", f"{L_F}'x', 3, b=None,)]{L_END}", "", "", [("f", '{"s": "x", "n": 3, "b": null}')]),
+    ("lfm2", f"{L_BEGIN}g(7, a=)]{L_END}", "", "", [("g", '{"0": 7, "a": null}')]),
+    ("lfm2", f"{L_F}s=New York, n=day(1, 2), l={{a, b: 1,}})]{L_END}", "", "",
+     [("f", '{"s": "New York", "n": "day(1, 2)", "l": {"a": null, "b": 1}}')]),
+    ("lfm2", f'{L_BEGIN}[{{"name": "f", "arguments": {{"a": 1}}}}, g(a==1)]{L_END}', "", "",
+     [("f", '{"a": 1}'), ("g", '{"0": "a==1"}')]),
+    ("lfm2", f"{L_F}s='cut", "", "", [("f", '{"s": "cut')]),
+    ("lfm2", f"{L_F}s=\"cut\"", "", "", [("f", '{"s": "cut"')]),
+    ("lfm2", f"{L_F}l=[1{L_END}.", ".", "", [("f", '{"l": [1')]),
+    ("lfm2", f"{L_BEGIN}f(n=1){L_END}", "", "", [("f", '{"n": 1}')]),
+    ("lfm2", f"{L_BEGIN}[no call]{L_END}", f"{L_BEGIN}[no call]", "", []),
+    ("lfm2", f"{L_BEGIN}[f", f"{L_BEGIN}[f", "", []),
+    ("pythonic", "[f(s='a', n=1), g()]", "", "", [("f", '{"s": "a", "n": 1}'), ("g", "{}")]),
+    ("pythonic", " <|python_start|>[g(a=1)]<|python_end|>\n[g(a=2)] so", "so", "",
+     [("g", '{"a": 1}'), ("g", '{"a": 2}')]),
+    ("pythonic", "[g(a=1.5e3)]", "", "", [("g", '{"a": 1500.0}')]),
+    ("pythonic", "[f('x')]", "", "", [("f", '{"s": "x"}')]),
+    ("pythonic", " [ see(1) the list]", " [ see(1) the list]", "", []),
+    ("pythonic", "[1, 2]", "[1, 2]", "", []),
+    ("pythonic", "[g(a==1)]", "[g(a==1)]", "", []),
+    ("pythonic", "[link](f(a=1))", "[link](f(a=1))", "", []),
+    ("pythonic", "Let me [f(a=1)]", "Let me [f(a=1)]", "", []),
+    ("pythonic", "[f", "[f", "", []),
+    ("glm4", 'f\n{"n": 1}', "", "", [("f", '{"n": 1}')]),
+    ("glm4", '\nLet me.<|assistant|>f \n\n{"n": 1}<|assistant|>f\n{}\n', "\nLet me.", "",
+     [("f", '{"n": 1}'), ("f", "{}")]),
+    ("glm4", 'g\n{"n": 1}', 'g\n{"n": 1}', "", []),
+    ("glm4", "\nf\n is a name", "\nf\n is a name", "", []),
+    ("glm4", 'f\n{"n": 1} so', "so", "", [("f", '{"n": 1}')]),
+    ("glm4", 'f\n{"n', "", "", [("f", '{"n')]),
+    ("glm4", "f\n", "f\n", "", []),
 ]  # fmt: skip
 
 
@@ -209,10 +265,11 @@ def test_calls_are_found_however_the_text_is_cut(
 def test_what_a_template_writes_is_read_back(name: ToolFormat, turn: str) -> None:
     message = TURNS[turn]
     if len(message.tool_calls) == 1 or name not in ("llama", "harmony"):
-        read_turn(TEMPLATES[name], name, message)
+        read_turn(TEMPLATES[name], name, message, says=name in SAID)
 
 
 JSON = ['{"name": "f", "arguments": ', '"parameters": ', '"x"', "{", "}", "[", "]", ",", '"', "\\"]
+PYTHON = ["s=", "=", "'", "')", "',", "(", ")", ")]", ":", "\\u00e9", "\\x4", "True", "[1, ", "{'"]
 INSIDE: dict[ToolFormat, list[str]] = {
     "llama": [";", '{"name": "f", "parameters": {}}'],
     "llama4": [";", '{"name": "f", "parameters": {}}'],
@@ -240,6 +297,11 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "cohere": ['{"tool_name": "f", "parameters": {', "}}", ", "],
     "seed_oss": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "harmony": ["analysis", "final", "commentary", " to=functions.f", "assistant"],
+    "kimi_k2": [K_F, "functions.f:0", ":"],
+    "lfm2": ["f(", *PYTHON],
+    "pythonic": ["[f(", "[g(", *PYTHON],
+    "granite": [", "],
+    "glm4": ["f", "f\n", "g\n", "{}"],
 }
 
 
@@ -289,6 +351,11 @@ def test_hostile_text_is_neither_kept_nor_searched_again(name: ToolFormat) -> No
         ("minimax", f'{INVOKE}<parameter name="s">', "abc"),
         ("glm", f"{GLM_F}<arg_key>s</arg_key>\n<arg_value>", "abc"),
         ("harmony", TO_F, '{"a": ['),
+        ("kimi_k2", K_F, '{"a": ['),
+        ("lfm2", f"{L_F}s='", "abc"),
+        ("pythonic", "[f(l=", "[1, "),
+        ("granite", '<|tool_call|>[{"name": "f", "arguments": ', '{"a": ['),
+        ("glm4", "f\n", '{"a": ['),
     ],
 )
 def test_arguments_arrive_while_they_are_generated(
@@ -357,6 +424,11 @@ def test_any_value_in_json_comes_back_through_every_format(value: object) -> Non
             f"<tool_call>f<arg_key>l</arg_key><arg_value>{json.dumps([value])}</arg_value></tool_call>"
         ),
         "harmony": lambda: f"{TO_F}{arguments}<|call|>",
+        "kimi_k2": lambda: f"{K_BEGIN}{K_F}{arguments}<|tool_call_end|>{K_END}",
+        "lfm2": lambda: f"{L_F}l={[value]!r})]{L_END}",
+        "pythonic": lambda: f"[f(l={python_literal([value])})]",
+        "granite": lambda: f'<|tool_call|>[{{"name": "f", "arguments": {arguments}}}]',
+        "glm4": lambda: f"f\n{arguments}",
     }
     for name, text in written.items():
         if name == "harmony" and "<|" in arguments:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -22,9 +23,9 @@ from appliance.prompting.first_system import Place, placed
 from appliance.prompting.marks import ControlTokens
 from installer.checkpoint.tool_format import speaks_harmony, tool_format
 from tests.conftest import BUILD_CACHE
-from tests.fakes.chat_formats import CONTROLS, TEMPLATES
+from tests.fakes.chat_formats import CONTROLS, SAID, TEMPLATES
 from tests.prompting.conversations import CONVERSATIONS
-from tests.prompting.turns import TURNS, observed, read_turn
+from tests.prompting.turns import TURNS, observed, read_turn, saying
 
 FETCHED = BUILD_CACHE / "templates"
 PUBLISHED: dict[str, ToolFormat] = {
@@ -49,7 +50,11 @@ PUBLISHED: dict[str, ToolFormat] = {
     "unsloth-mistral-Devstral-Small-2507": "mistral_v13",
     "ibm-granite-granite-4.0": "hermes",
     "ibm-granite-granite-4.1": "hermes",
-    "ibm-granite-granite-3.3-2B-Instruct": "",
+    "ibm-granite-granite-3.3-2B-Instruct": "granite",
+    "moonshotai-Kimi-K2": "kimi_k2",
+    "LFM2-8B-A1B": "lfm2",
+    "LFM2.5-8B-A1B": "lfm2",
+    "LFM2.5-Instruct": "lfm2",
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "qwen_coder",
     "NVIDIA-Nemotron-Nano-v2": "",
     "HuggingFaceTB-SmolLM3-3B": "",
@@ -71,6 +76,7 @@ SISTERS = {
     "meta-llama-Llama-3.3-70B-Instruct",
     "Qwen-QwQ-32B",
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+    "LFM2.5-Instruct",
 }
 """Much like another one: left to the long sweep."""
 SHOWS_NO_TOOLS = {name for name in PUBLISHED if name.startswith("deepseek-ai")}
@@ -78,6 +84,11 @@ SHOWS_NO_TOOLS = {name for name in PUBLISHED if name.startswith("deepseek-ai")}
 JOINS_ARGUMENTS = {"deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "MiniMax-M3"}
 """One joins arguments to its text as if they were text, and so fails on a call, here and there; the
 other leaves null and empty lists in lists out."""
+SAYS_CALLS = {
+    *(f"own-{name}" for name in SAID),
+    *("ibm-granite-granite-3.3-2B-Instruct", "LFM2-8B-A1B", "LFM2.5-Instruct"),
+}
+"""They show of a call what its turn says."""
 SOURCES = [f"own-{name}" for name in TEMPLATES] + list(PUBLISHED)
 
 
@@ -171,9 +182,11 @@ def test_the_format_is_observed(name: str) -> None:
         assert format_of(name) == "harmony"
     else:
         expected = "" if name in SHOWS_NO_TOOLS else format_of(name)
-        assert tool_format(shown, written, has_tokens) == expected
-        # Without the tokens, no model was trained on it; Llama's format has none of its own.
-        assert tool_format(shown, written, lambda tokens: not tokens) in ("", "llama")
+        said = partial(saying, source_of(name))
+        assert tool_format(shown, written, has_tokens, said) == expected
+        # Without the tokens, no model was trained on it; Llama's formats have none of their own.
+        without = tool_format(shown, written, lambda tokens: not tokens, said)
+        assert without in ("", "llama", "pythonic")
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -186,7 +199,7 @@ def test_the_turn_that_a_template_writes_is_read_back(name: str, turn: str) -> N
         or (len(message.tool_calls) > 1 and written in ("llama", "harmony"))
     ):
         return  # these write one call at most
-    read_turn(source_of(name), written, message)
+    read_turn(source_of(name), written, message, says=name in SAYS_CALLS)
 
 
 def test_a_typed_control_token_stays_text_in_every_format(

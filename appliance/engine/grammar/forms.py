@@ -1,18 +1,37 @@
 """How calls are written in each format, as texts out of which a grammar is made.
 
 In these texts NAME stands for the function's name in JSON, PLAIN for the bare name, ARGS for its
-arguments, ID for an id of nine characters; tags are looked up in the vocabulary.
+arguments, ID for an id of nine characters, COUNT for a number; tags are looked up in the
+vocabulary.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import apertus, cohere, deepseek, gemma4, harmony, llama, llama4, mistral
+from appliance.engine.grammar.bare import bare_arguments
+from appliance.engine.grammar.pythonic import python_arguments
+from appliance.engine.grammar.schema import Schema
+from appliance.engine.grammar.tagged import CallableTool, Rules
+from appliance.prompting import (
+    apertus,
+    cohere,
+    deepseek,
+    gemma4,
+    glm4,
+    granite,
+    harmony,
+    kimi,
+    lfm2,
+    llama,
+    llama4,
+    mistral,
+    pythonic,
+)
 from appliance.prompting.dsml import DSML
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.glm import GLM, GLM_47
@@ -33,7 +52,7 @@ class Form:
         plain: where `begin` does not tell it: the terminal of an answer without calls, behind
             `lead`.
         values: how arguments are written, if in tags of their own; all else is JSON.
-        bare: whether they are written as Gemma does, with bare keys.
+        arguments: makes their rules, if they are neither.
     """
 
     call: str
@@ -44,7 +63,11 @@ class Form:
     plain: str = ""
     lead: str = ""
     values: Dialect | None = None
-    bare: bool = False
+    arguments: Callable[[Rules, Schema, str, CallableTool], str] | None = None
+
+
+def _any_of(texts: tuple[str, ...]) -> str:
+    return "|".join(map(re.escape, texts))
 
 
 _MISTRAL = mistral.BEGIN
@@ -65,7 +88,7 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
     "llama4": Form(
         '{"name": NAME, "parameters": ARGS}',
         between="",
-        plain=rf"/(?s:\s*([^\s{{].*)?)/ & ~/(?s:.*({'|'.join(map(re.escape, llama4.TAGS))}).*)/",
+        plain=rf"/(?s:\s*([^\s{{].*)?)/ & ~/(?s:.*({_any_of(llama4.TAGS)}).*)/",
     ),
     "deepseek": Form(
         f"{deepseek.CALL_BEGIN}function{deepseek.SEPARATOR}PLAIN\n```json\nARGS\n```"
@@ -148,11 +171,50 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         values=SEED_OSS,
     ),
     "gemma4": Form(
-        f"call:PLAINARGS{gemma4.END}", begin=gemma4.BEGIN, between=gemma4.BEGIN, bare=True
+        f"call:PLAINARGS{gemma4.END}",
+        begin=gemma4.BEGIN,
+        between=gemma4.BEGIN,
+        arguments=bare_arguments,
+    ),
+    "kimi_k2": Form(
+        f"{kimi.CALL_BEGIN}functions.PLAIN:COUNT{kimi.ARGUMENTS}ARGS{kimi.CALL_END}",
+        begin=kimi.BEGIN,
+        between="",
+        last=kimi.END,
+    ),
+    "lfm2": Form(
+        "PLAIN(ARGS)",
+        begin=lfm2.BEGIN,
+        first="[",
+        between=", ",
+        last=f"]{lfm2.END}",
+        arguments=python_arguments,
+    ),
+    "pythonic": Form(
+        "PLAIN(ARGS)",
+        first="[",
+        between=", ",
+        last="]",
+        plain=rf"/(?s:\s*([^\s\[].*)?)/ & ~/(?s:.*({_any_of(pythonic.LLAMA)}).*)/",
+        arguments=python_arguments,
+    ),
+    "granite": Form(
+        '{"name": NAME, "arguments": ARGS}',
+        begin=granite.BEGIN,
+        first="[",
+        between=", ",
+        last="]",
+    ),
+    "glm4": Form(
+        "PLAIN\nARGS",
+        between=glm4.TURN,
+        # An answer's first line is no name in front of an object.
+        plain=rf"/(?s:.*)/ & ~/(?s:\s*[^\s{{}}<>`]*[ \t]*\n\s*\{{.*)/"
+        rf" & ~/(?s:.*{_any_of(glm4.TAGS)}.*)/",
     ),
 }
 ALL_TAGS: Final = frozenset(tag for form in FORMATS.values() for tag in form.tags)
-_WORDS = r"\bNAME\b|\bPLAIN(?=ARGS|\b)|(?:\b|(?<=PLAIN))ARGS\b(?!\](?!<))|\bID\b"
+_WORDS = r"\bNAME\b|\bPLAIN(?=ARGS|\b)|(?:\b|(?<=PLAIN))ARGS\b(?!\](?!<))|\bID\b|\bCOUNT\b"
 SPLIT: Final = re.compile(
     "(" + "|".join([*map(re.escape, sorted(ALL_TAGS, key=len, reverse=True)), _WORDS]) + ")"
 )

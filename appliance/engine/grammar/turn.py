@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from appliance.bundle.specs import ToolFormat
-from appliance.engine.grammar.bare import bare_arguments
 from appliance.engine.grammar.forms import (
     ALL_TAGS,
     FORMS,
@@ -231,8 +230,8 @@ class _Composer:
         schema: Schema = {"type": "object"}
         if tool.strict:
             schema = _object_only(self._checked(tool.parameters_json or "{}", param), param)
-        if form.bare:
-            values["ARGS"] = bare_arguments(self, schema, param, tool)
+        if form.arguments is not None:
+            values["ARGS"] = form.arguments(self, schema, param, tool)
         elif form.values is None:
             values["ARGS"] = self.json(f"arguments{tool.index}", schema, param)
         else:
@@ -248,6 +247,8 @@ class _Composer:
                 parts.append(values[part])
             elif part == "ID":
                 parts.append("/[A-Za-z0-9]{9}/")
+            elif part == "COUNT":
+                parts.append("/0|[1-9][0-9]{0,3}/")
             elif part in ("NAME", "PLAIN"):
                 parts.append(json.dumps(values[part]))
             elif part:

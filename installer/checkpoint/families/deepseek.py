@@ -119,7 +119,7 @@ def _read(config: Settings, mixture: Routed, index: Lightning | None = None) -> 
     config.expect("attention_bias", False)
     config.expect("num_key_value_heads", config.integer("num_attention_heads"))
     config.expect("pretraining_tp", 1)
-    latent = _read_latent(config, index)
+    latent = read_latent(config, index)
     shape = _read_decoder(config, latent)
     config.finish(_HARMLESS)
     return LatentShape(replace(shape, mixture=mixture), latent, index)
@@ -189,7 +189,8 @@ def _read_dense(config: Settings, first: int) -> list[int]:
     return dense
 
 
-def _read_latent(config: Settings, index: Lightning | None) -> Latent:
+def read_latent(config: Settings, index: Lightning | None = None) -> Latent:
+    """Read the widths of latent attention. Raises CheckpointError."""
     latent = Latent(
         queries=config.integer("q_lora_rank") if "q_lora_rank" in config else None,
         rank=config.integer("kv_lora_rank"),

@@ -30,7 +30,7 @@ def convolve(
     shape: DecoderShape,
     attention: Remembering,
     layer: int,
-    name: str,
+    name: str | Sequence[str],
     x: ir.Value,
     activation: Literal["silu", "none"],
     *,
@@ -39,7 +39,8 @@ def convolve(
 ) -> ir.Value:
     """x [B, S, channels] -> `activation` of what the module `name` adds up, in 32 bits.
 
-    `factors` [channels]: what x is to be multiplied by before.
+    Of several, each has as many of the channels. `factors` [channels]: what x is to be multiplied
+    by before.
     """
     own = shape.recurrent
     assert own is not None
@@ -106,12 +107,14 @@ def _slice(graph: GraphBuilder, x: ir.Value, start: int, stop: int = _END) -> ir
 
 
 def _taps(
-    graph: GraphBuilder, own: Recurrent, name: str, factors: Float32 | None
+    graph: GraphBuilder, own: Recurrent, names: str | Sequence[str], factors: Float32 | None
 ) -> list[ir.Value]:
     """What each of a channel's last inputs is multiplied by, [channels] each."""
-    name = f"{name}.weight"
-    graph.tensors.expect(name, (own.channels, 1, own.kernel))
-    taps = graph.tensors.stored_floats(name)
+    modules = [names] if isinstance(names, str) else names
+    stored = [f"{module}.weight" for module in modules]
+    for name in stored:
+        graph.tensors.expect(name, (own.channels // len(stored), 1, own.kernel))
+    taps, name = np.concatenate([graph.tensors.stored_floats(name) for name in stored]), stored[0]
     if factors is not None:
         taps = taps * factors[:, None, None]
     return [

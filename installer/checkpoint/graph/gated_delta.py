@@ -64,7 +64,7 @@ def mix(
     project: Project,
 ) -> ir.Value:
     """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
-    own, at, parts = _numbers(shape), f"{at}.linear_attn", shape.divisors(graph)
+    own, at, parts = numbers(shape), f"{at}.linear_attn", shape.divisors(graph)
     assert parts.into_attention == 1, "what decays is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     inputs = project(graph, shape, at, x)
@@ -74,7 +74,7 @@ def mix(
     decay, beta = _rates(graph, own, at, inputs)
     result, state = graph.ops(
         "LinearAttention",
-        *(_unit(graph, own, queries), _unit(graph, own, keys), values),
+        *(unit(graph, own, queries), unit(graph, own, keys), values),
         *(attention.past("state", layer, own.sizes), decay, beta),
         outputs=2,
         domain=MICROSOFT,
@@ -92,7 +92,7 @@ def mix(
 
 def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:
     """By four linear layers."""
-    own, hidden = _numbers(shape), shape.hidden
+    own, hidden = numbers(shape), shape.hidden
     outer = {f"{at}.in_proj_qkv": 2 * own.keys + own.values, f"{at}.in_proj_z": own.values}
     mixed, gates = graph.linears(x, outer, hidden)
     rates, steps = (graph.linear_in_full(x, f"{at}.in_proj_{n}", hidden, own.heads) for n in "ba")
@@ -101,7 +101,7 @@ def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
 
 def project_together(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:
     """By two linear layers, in whose results all that belongs to one key's head lies together."""
-    own, hidden = _numbers(shape), shape.hidden
+    own, hidden = numbers(shape), shape.hidden
     served = own.heads // own.key_heads
     of_values = served * own.value_dim
     both = graph.linear(x, f"{at}.in_proj_qkvz", hidden, 2 * (own.keys + own.values))
@@ -112,7 +112,8 @@ def project_together(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Va
     return Inputs(graph.op("Concat", *mixed, axis=-1), gates, rates, steps)
 
 
-def _numbers(shape: DecoderShape) -> Deltas:
+def numbers(shape: DecoderShape) -> Deltas:
+    """Of the state of a decoder that has one."""
     assert shape.recurrent is not None
     assert shape.recurrent.deltas is not None
     return shape.recurrent.deltas
@@ -126,7 +127,7 @@ def _apart(graph: GraphBuilder, own: Deltas, x: ir.Value, sizes: list[int]) -> l
     return [graph.op("Reshape", *pair) for pair in zip(parts, flat, strict=True)]
 
 
-def _unit(graph: GraphBuilder, own: Deltas, x: ir.Value) -> ir.Value:
+def unit(graph: GraphBuilder, own: Deltas, x: ir.Value) -> ir.Value:
     """Each head of x [B, S, keys] at unit length: an RMS norm, but for a factor."""
     gain = np.full(own.key_dim, own.key_dim**-0.5, np.float32)
     heads = graph.op("Reshape", x, graph.constant([0, 0, own.key_heads, own.key_dim]))

@@ -79,7 +79,7 @@ def read_routed(
         scores=scores,
         further=config.whole("num_nextn_predict_layers", 0),
     )
-    _check_groups(routed)
+    check_groups(routed)
     return routed
 
 
@@ -115,7 +115,8 @@ def choose(
     return _CHOICES[mixture.scores](graph, logits, at, mixture)
 
 
-def _check_groups(routed: Routed) -> None:
+def check_groups(routed: Routed) -> None:
+    """Raise CheckpointError unless experts can be chosen among groups as it says."""
     size, rest = divmod(routed.experts, routed.groups)
     fits = not rest and size >= _BEST[routed.scores] and routed.best <= routed.groups
     if not fits or routed.chosen > routed.best * size:
