@@ -64,6 +64,7 @@ from installer.checkpoint.families import (
     rotary_bert,
     seed_oss,
     smollm3,
+    unused,
 )
 from installer.checkpoint.families.family import (
     DECODER,
@@ -82,47 +83,9 @@ Read = Callable[[Checkpoint], Any]
 """A checkpoint -> its family's own shape."""
 KindsOf = Callable[[Checkpoint], tuple[bool, bool]]
 """A checkpoint -> whether layers keep a running state, and whether some have experts."""
-_DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
-# Heads that draft several tokens at once; the engine guesses in its own way.
-_MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
-_NEMOTRON_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|mtp\..*")
-_ERNIE_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp_[a-z_]+\..*")
-# The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
-_BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
-_CROSS_ENCODER_UNUSED = re.compile(
-    r"(bert|mpnet|roberta)\.embeddings\.position_ids"
-    r"|(mpnet|roberta)\.pooler\.dense\.(weight|bias)"
-)
-
-# What pre-training predicts words with.
-_MODERNBERT_UNUSED = re.compile(r"head\.(dense|norm)\.weight|decoder\.(weight|bias)")
-_NONE_UNUSED = re.compile(r"(?!)")
-
-_BERT = Family("embedding", ENCODER, bert.read, bert.build, _BERT_UNUSED)
+_BERT = Family("embedding", ENCODER, bert.read, bert.build, unused.BERT)
 _CROSS_ENCODER = Family(
-    "rerank", ENCODER, bert_reranker.read, bert_reranker.build, _CROSS_ENCODER_UNUSED
-)
-
-# What sees and hears beside a text model.
-_OTHERS_UNUSED = re.compile(r"(vision_tower|embed_vision|audio_tower|embed_audio)\..*")
-_GEMMA4_UNUSED = re.compile(
-    r"(model\.)?(vision_tower|vision_embedder|embed_vision|audio_tower|embed_audio)\..*"
-    rf"|{_DECODER_UNUSED.pattern}"
-)
-# What sees images in front of a language model that is built without it.
-_SIGHT_UNUSED = re.compile(
-    r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
-)
-_LLAMA4_UNUSED = re.compile(
-    rf"{_SIGHT_UNUSED.pattern}|(model\.)?vision_model\..*|.*\.rotary_emb\.inv_freq"
-)
-# A head that predicts further tokens; and what sees, of a language model that is built alone.
-_QWEN35_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|mtp\..*")
-_QWEN35_SIGHT_UNUSED = re.compile(rf"{_QWEN35_UNUSED.pattern}|model\.visual\..*")
-# What sees images, in MiniMax's words, and what predicts further tokens.
-_MINIMAX3_UNUSED = re.compile(
-    r"(vision_tower|multi_modal_projector|patch_merge_mlp)\..*|language_model\.lm_head\.weight"
-    r"|language_model\.model\.mtp\..*"
+    "rerank", ENCODER, bert_reranker.read, bert_reranker.build, unused.CROSS_ENCODER
 )
 
 
@@ -134,31 +97,31 @@ def _embedder(
         *("embedding", ENCODER),
         partial(decoder_embedder.read_last, read=read, name=name),
         partial(decoder_embedder.build_last, build=build),
-        _DECODER_UNUSED,
+        unused.DECODER,
         stand_in={"architectures": [f"{name}Model"]},
     )
 
 
 def _dense(read: Read, build: Callable[..., None]) -> Family:
-    return Family("chat", DECODER, read, build, _DECODER_UNUSED)
+    return Family("chat", DECODER, read, build, unused.DECODER)
 
 
 def _sparse(
-    read: Read, build: Callable[..., None], unused: re.Pattern[str] = _DECODER_UNUSED
+    read: Read, build: Callable[..., None], left_out: re.Pattern[str] = unused.DECODER
 ) -> Family:
     """Of experts or latents."""
-    return Family("chat", SPARSE, read, build, unused, standard=False)
+    return Family("chat", SPARSE, read, build, left_out, standard=False)
 
 
 def _recurrent(
     read: Read,
     build: Callable[..., None],
-    unused: re.Pattern[str] = _QWEN35_SIGHT_UNUSED,
+    left_out: re.Pattern[str] = unused.QWEN35_SIGHT,
     *,
     experts: bool = False,
 ) -> Family:
     grades = SPARSE if experts else RECURRENT
-    return Family(*("chat", grades, read, build, unused), recurrent=True, standard=False)
+    return Family(*("chat", grades, read, build, left_out), recurrent=True, standard=False)
 
 
 def _recurrent_seeing(
@@ -170,7 +133,7 @@ def _recurrent_seeing(
     experts: bool = False,
 ) -> Family:
     return replace(
-        _recurrent(read, build, _QWEN35_UNUSED),
+        _recurrent(read, build, unused.QWEN35),
         precisions=SPARSE_PICTURES if experts else PICTURES,
         tower=qwen3_vl.build_tower,
         words=_recurrent(read_words, build_words, experts=experts),
@@ -195,14 +158,12 @@ def _granite_mixture(architecture: str) -> Family:
 
 
 def _uneven(read: Read) -> Family:
-    return Family(
-        *("chat", UNEVEN, read, gemma4.build, _GEMMA4_UNUSED), uneven=True, standard=False
-    )
+    return Family(*("chat", UNEVEN, read, gemma4.build, unused.GEMMA4), uneven=True, standard=False)
 
 
 FAMILIES: Mapping[str, Family] = {
     "apertus": _dense(apertus.read, apertus.build),
-    "bamba": _recurrent(bamba.read, bamba.build, _DECODER_UNUSED),
+    "bamba": _recurrent(bamba.read, bamba.build, unused.DECODER),
     "bert": _BERT,
     "cohere2": _dense(cohere2.read, cohere2.build),
     "deepseek_v2": _sparse(deepseek.read_v2, deepseek.build),
@@ -210,20 +171,20 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_v32": _sparse(deepseek.read_v32, deepseek.build),
     "dots1": _sparse(glm4_moe.read_dots, glm4_moe.build),
     "embedding_gemma2": Family(
-        *("embedding", ENCODER, embedding_gemma2.read, embedding_gemma2.build, _OTHERS_UNUSED),
+        *("embedding", ENCODER, embedding_gemma2.read, embedding_gemma2.build, unused.OTHERS),
         stand_in={"vision_config": None, "audio_config": None},
     ),
-    "ernie4_5_moe": _sparse(ernie4_5_moe.read, ernie4_5_moe.build, _ERNIE_UNUSED),
+    "ernie4_5_moe": _sparse(ernie4_5_moe.read, ernie4_5_moe.build, unused.ERNIE),
     "eurobert": Family(
         *("embedding", ENCODER),
         partial(decoder_embedder.read_whole, read=eurobert.read),
         partial(decoder_embedder.build_whole, build=llama.build),
-        _DECODER_UNUSED,
+        unused.DECODER,
         stand_in={"architectures": ["EuroBertModel"]},
     ),
     "exaone4": _dense(exaone4.read, exaone4.build),
-    "falcon_h1": _recurrent(falcon_h1.read, falcon_h1.build, _DECODER_UNUSED),
-    "gemma3": Family("chat", DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
+    "falcon_h1": _recurrent(falcon_h1.read, falcon_h1.build, unused.DECODER),
+    "gemma3": Family("chat", DECODER, gemma3.read_with_images, gemma3.build, unused.SIGHT),
     "gemma3_text": _dense(gemma3.read, gemma3.build),
     "gemma4": _uneven(gemma4_shape.read_with_others),
     "gemma4_text": _uneven(gemma4_shape.read),
@@ -240,44 +201,44 @@ FAMILIES: Mapping[str, Family] = {
         _dense(granite_hybrid.read, granite_hybrid.build), granite_hybrid.kinds_of
     ),
     "granitemoeshared": _granite_mixture("GraniteMoeSharedForCausalLM"),
-    "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
-    "kimi_linear": _recurrent(kimi_linear.read, kimi_linear.build, _DECODER_UNUSED, experts=True),
-    "lfm2": _recurrent(lfm2.read, lfm2.build, _DECODER_UNUSED),
-    "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, _DECODER_UNUSED, experts=True),
+    "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, unused.BERT),
+    "kimi_linear": _recurrent(kimi_linear.read, kimi_linear.build, unused.DECODER, experts=True),
+    "lfm2": _recurrent(lfm2.read, lfm2.build, unused.DECODER),
+    "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, unused.DECODER, experts=True),
     "llama": _dense(llama.read, llama.build),
-    "llama4": _sparse(llama4.read_with_images, llama4.build, _LLAMA4_UNUSED),
+    "llama4": _sparse(llama4.read_with_images, llama4.build, unused.LLAMA4),
     "llama4_text": _sparse(llama4.read, llama4.build),
     "mimo": Family(
-        *("chat", DECODER, mimo.read, mimo.build, _DECODER_UNUSED),
+        *("chat", DECODER, mimo.read, mimo.build, unused.DECODER),
         head=mimo.build_head,
         head_of=mimo.head_of,
         stand_in={"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
     ),
-    "minimax_m2": _sparse(minimax_m2.read, minimax_m2.build, _MINIMAX_UNUSED),
-    "minimax_m3_vl": _sparse(minimax_m3.read, minimax_m3.build, _MINIMAX3_UNUSED),
+    "minimax_m2": _sparse(minimax_m2.read, minimax_m2.build, unused.MINIMAX),
+    "minimax_m3_vl": _sparse(minimax_m3.read, minimax_m3.build, unused.MINIMAX3),
     "ministral": _dense(mistral.read_ministral, mistral.build),
     "ministral3": _dense(mistral3.read, mistral3.build),
     "mistral": _dense(mistral.read, mistral.build),
     "modernbert": Family(
-        *("embedding", ENCODER, modernbert.read, modernbert.build, _MODERNBERT_UNUSED),
+        *("embedding", ENCODER, modernbert.read, modernbert.build, unused.MODERNBERT),
         stand_in={"architectures": ["ModernBertModel"]},
     ),
     "mpnet": Family(
-        *("embedding", ENCODER, bert.read, bert.build, _BERT_UNUSED),
+        *("embedding", ENCODER, bert.read, bert.build, unused.BERT),
         stand_in={"architectures": ["MPNetModel"]},
     ),
     "nemotron_h": _by_layers(
         Family(
-            *("chat", RECURRENT, nemotron_h.read, nemotron_h.build, _NEMOTRON_UNUSED),
+            *("chat", RECURRENT, nemotron_h.read, nemotron_h.build, unused.NEMOTRON),
             restated=nemotron_h.restated,
         ),
         nemotron_h.kinds_of,
     ),
     "nomic_bert": Family(
-        *("embedding", ENCODER, nomic.read, rotary_bert.build, _BERT_UNUSED),
+        *("embedding", ENCODER, nomic.read, rotary_bert.build, unused.BERT),
         restated=nomic.restated,
     ),
-    "mistral3": Family("chat", DECODER, mistral3.read_with_images, mistral3.build, _SIGHT_UNUSED),
+    "mistral3": Family("chat", DECODER, mistral3.read_with_images, mistral3.build, unused.SIGHT),
     "mixtral": _sparse(mixtral.read, mixtral.build),
     "olmo2": _dense(olmo.read, olmo.build),
     "olmo3": _dense(olmo.read_olmo3, olmo.build),
@@ -285,7 +246,7 @@ FAMILIES: Mapping[str, Family] = {
     "phi3": _dense(phi3.read, phi3.build),
     "qwen2": _dense(qwen2.read, qwen2.build),
     "qwen2_5_vl": Family(
-        *("chat", PICTURES, qwen2_5_vl.read, qwen2_5_vl.build, _DECODER_UNUSED),
+        *("chat", PICTURES, qwen2_5_vl.read, qwen2_5_vl.build, unused.DECODER),
         tower=qwen2_5_vl.build_tower,
         standard=False,
     ),
@@ -305,12 +266,12 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_moe": _sparse(qwen3_moe.read, qwen3_moe.build),
     "qwen3_next": _recurrent(qwen3_next.read, qwen3_next.build, experts=True),
     "qwen3_vl": Family(
-        *("chat", PICTURES, qwen3_vl.read, qwen3_vl.build, _DECODER_UNUSED),
+        *("chat", PICTURES, qwen3_vl.read, qwen3_vl.build, unused.DECODER),
         tower=qwen3_vl.build_tower,
         standard=False,
     ),
     "qwen3_vl_moe": Family(
-        *("chat", SPARSE_PICTURES, qwen3_vl_moe.read, qwen3_vl_moe.build, _DECODER_UNUSED),
+        *("chat", SPARSE_PICTURES, qwen3_vl_moe.read, qwen3_vl_moe.build, unused.DECODER),
         tower=qwen3_vl.build_tower,
         standard=False,
     ),
@@ -330,7 +291,7 @@ FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
     ("xlm-roberta", "rerank"): _CROSS_ENCODER,
     ("gte", "rerank"): Family(
         *("rerank", ENCODER, rotary_bert.read_gte_reranker, rotary_bert.build_reranker),
-        _NONE_UNUSED,
+        unused.NONE,
     ),
     ("gemma3_text", "embedding"): Family(
         *("embedding", ENCODER),
@@ -340,26 +301,26 @@ FOR_A_PURPOSE: Mapping[tuple[str, Kind], Family] = {
             fewest=_FEWEST_OF_EMBEDDINGGEMMA,
         ),
         partial(decoder_embedder.build_whole, build=gemma3.build),
-        _DECODER_UNUSED,
+        unused.DECODER,
     ),
     ("mistral", "embedding"): _embedder("Mistral", mistral.read, mistral.build),
     ("qwen2", "embedding"): _embedder("Qwen2", qwen2.read, qwen2.build),
     ("modernbert", "rerank"): Family(
-        "rerank", ENCODER, modernbert.read_reranker, modernbert.build_reranker, _NONE_UNUSED
+        "rerank", ENCODER, modernbert.read_reranker, modernbert.build_reranker, unused.NONE
     ),
     ("qwen3", "embedding"): Family(
         "embedding",
         ENCODER,
         qwen3_encoder.read_embedder,
         qwen3_encoder.build_embedder,
-        _DECODER_UNUSED,
+        unused.DECODER,
     ),
     ("qwen3", "rerank"): Family(
         "rerank",
         ENCODER,
         qwen3_encoder.read_reranker,
         qwen3_encoder.build_reranker,
-        _DECODER_UNUSED,
+        unused.DECODER,
     ),
 }
 """Checkpoints of the same architecture that are published for something else."""
