@@ -30,6 +30,7 @@ from installer.checkpoint.families import (
     glm4_moe,
     gpt_oss,
     granite,
+    hunyuan,
     kimi_linear,
     lfm2,
     lfm2_moe,
@@ -211,6 +212,10 @@ FAMILIES: Mapping[str, Family] = {
     "granite": _dense(granite.read, granite.build),
     "granitemoehybrid": _dense(granite.read_hybrid, granite.build_hybrid),
     "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
+    "hunyuan_v1_dense": Family(
+        *("chat", RECURRENT, hunyuan.read, hunyuan.build, _DECODER_UNUSED), standard=False
+    ),
+    "hunyuan_v1_moe": _sparse(hunyuan.read_mixed, hunyuan.build),
     "kimi_linear": _recurrent(kimi_linear.read, kimi_linear.build, _DECODER_UNUSED, experts=True),
     "lfm2": _recurrent(lfm2.read, lfm2.build, _DECODER_UNUSED),
     "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, _DECODER_UNUSED, experts=True),
