@@ -64,7 +64,7 @@ class _Part(msgspec.Struct, frozen=True):
 
 def disks_of(config: Config) -> tuple[Disk, ...]:
     """The disks of a node, that of the state first; what is not there yet has none."""
-    full = max(FULL_BYTES, 2 * config.audit.ballast_bytes)
+    full = full_below(config)
     found: dict[int, list[_Part]] = {}
     for part in _parts(config):
         try:
@@ -72,6 +72,11 @@ def disks_of(config: Config) -> tuple[Disk, ...]:
         except OSError:
             continue
     return tuple(_disk(parts, full) for parts in found.values())
+
+
+def full_below(config: Config) -> int:
+    """The free bytes below which a disk of this node counts as full."""
+    return max(FULL_BYTES, 2 * config.audit.ballast_bytes)
 
 
 def room_of(free: int, total: int, full: int = FULL_BYTES) -> Room:

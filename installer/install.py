@@ -17,19 +17,22 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from appliance.bundle.footprint import artifact_bytes, loaded_bytes
+from appliance.bundle.footprint import artifact_bytes
+from appliance.bundle.manifest import Manifest
 from appliance.config import Config, Layout
 from appliance.errors import LockedError, NotFoundError, PreflightError, StorageError
 from appliance.fsops import exclusive_lock
 from appliance.model_store import ModelStore
 from appliance.model_store.blobs import storage_errors
 from appliance.trust.store import TrustStore
-from installer import gpu_preflight, preflight
+from installer import gpu_preflight, memory, preflight
+from installer.disks import full_below
 from installer.gpu import MACHINE, Gpus, look
 from installer.media import Media, open_media
 from installer.node import Node
 from installer.progress import Progress
 from installer.pyz import embedded_root
+from installer.room import Share
 from installer.staging import InstalledRelease, current_release, space_needed, stage
 
 
@@ -147,23 +150,35 @@ def _gpu_needs(media: Media, node: Node, *, wanted: bool) -> gpu_preflight.GpuNe
 
 
 def _needs(media: Media, config: Config, node: Node, *, wanted: bool, gpu: bool) -> preflight.Needs:
-    store = ModelStore(node.layout.models)
+    layout = node.layout
+    store = ModelStore(layout.models)
     missing = [(bundle, store.missing_bytes(bundle)) for bundle in media.bundles]
+    served = _served(store) | {b.manifest.name: b.manifest for b in media.bundles}
     compiled = sum(artifact_bytes(b.manifest, gpu=gpu) for b, count in missing if count)
     return preflight.Needs(
         system_install=node.is_system,
         root=node.layout.root,
         port=config.api.listen_port,
         version=media.release.version,
-        disk=preflight.SPARE_DISK_BYTES
-        + space_needed(node.layout, media, gpu=gpu)
-        + sum(count for _, count in missing)
-        + compiled,
-        memory=preflight.BASE_MEMORY_BYTES
-        + sum(loaded_bytes(bundle.manifest, gpu=gpu) for bundle in media.bundles),
+        memory=memory.needed(served, gpu=gpu),
         issued_at=media.targets.issued_at.timestamp(),
+        room=(
+            Share(layout.state, "what the node records", preflight.SPARE_DISK_BYTES),
+            *space_needed(layout, media, gpu=gpu),
+            Share(layout.models, "the models", sum(count for _, count in missing)),
+            Share(layout.artifacts, "what is compiled of them", compiled),
+            Share(layout.audit, "the audit log", full_below(config)),
+        ),
         gpu=_gpu_needs(media, node, wanted=wanted),
     )
+
+
+def _served(store: ModelStore) -> dict[str, Manifest]:
+    """What goes on being served; nothing to who may not read it, and is told so as a blocker."""
+    try:
+        return {name: bundle.manifest for name, bundle in store.active().items()}
+    except PermissionError:
+        return {}
 
 
 def _age(media: Media) -> str:

@@ -11,7 +11,7 @@ together; where a change asks for the other runtime, the engine starts again wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -24,16 +24,23 @@ from appliance.bundle.verify import VerifiedBundle, verify_metadata
 from appliance.compiler import Compiled, Record, compiled_as, ensure_artifacts, read_record
 from appliance.compiler.runtime import release_python
 from appliance.config import Config, gpu_python
-from appliance.errors import ConflictError, NotFoundError, UnavailableError, UnsupportedError
+from appliance.errors import (
+    ConflictError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedError,
+)
 from appliance.interpreter import choose_interpreter
 from appliance.model_store import ModelStore, StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import NodeKey
 from appliance.trust.store import TrustStore
 from appliance.trust.withdrawn import Withdrawn
+from installer import memory
 from installer.engine_client import connect
 from installer.install import installing, now
 from installer.media import open_media
+from installer.media.opening import media_below, named
 from installer.node import Node
 from installer.progress import Progress
 
@@ -69,7 +76,11 @@ class Models:
             return open_media(source, trust, None, now()).bundles
         raise NotFoundError(
             f"{source} is neither a bundle nor media",
-            hint=f"name the directory that holds {MANIFEST_NAME}, or the media's",
+            hint=f"name the directory that holds {MANIFEST_NAME}, or the media's"
+            + named(
+                [found.parent for found in sorted(source.glob(f"*/{MANIFEST_NAME}"))]
+                + media_below(source)
+            ),
         )
 
     def add(self, verified: Sequence[VerifiedBundle]) -> list[StoredBundle]:
@@ -83,7 +94,11 @@ class Models:
         withdrawn = self.withdrawn
         for manifest in (bundle.manifest for bundle in verified):
             withdrawn.check_bundle(manifest.name, manifest.version)
-        self._check_bases([bundle.manifest for bundle in verified])
+        coming = [bundle.manifest for bundle in verified]
+        self._check_bases(coming)
+        served = _manifests(self.store.active())
+        new = {m.name: m for m in coming if m.name not in served}
+        memory.require(served | new, before=served, gpu=self._has_gpu)
         ordered = sorted(verified, key=lambda bundle: bundle.manifest.kind == "adapter")
         bundles = [self._import(bundle) for bundle in ordered]
         self.compile(bundles)
@@ -110,7 +125,7 @@ class Models:
         True if that is another runtime than before.
         """
         python = self._python
-        if self.store.active() and gpu_python(python).exists():
+        if self.store.active() and self._has_gpu:
             python = self._ensure([]).runtime.python
         return choose_interpreter(self._layout, python)
 
@@ -141,6 +156,11 @@ class Models:
         """`bundles` and what is active, but for adapters: their base's graphs compute them."""
         every = (*bundles, *self.store.active().values())
         return [bundle for bundle in every if bundle.manifest.kind != "adapter"]
+
+    @property
+    def _has_gpu(self) -> bool:
+        """Whether the release that serves has programs for a GPU."""
+        return gpu_python(self._python).exists()
 
     def heed_withdrawals(self) -> None:
         """Say and write down which bundles that are here the packager has withdrawn.
@@ -189,6 +209,8 @@ class Models:
             return
         changed = list(wanted.values())
         self.store.check_activation(changed)
+        served = _manifests(before | wanted)
+        memory.require(served, before=_manifests(before), gpu=self._has_gpu)
         self.compile(changed)
         for bundle in changed:
             self._refuse_on_gpu(bundle, before | wanted)
@@ -312,6 +334,10 @@ class Models:
             digest=bundle.digest,
             **details,
         )
+
+
+def _manifests(bundles: Mapping[str, StoredBundle]) -> dict[str, Manifest]:
+    return {name: bundle.manifest for name, bundle in bundles.items()}
 
 
 def _adapters_last(named: tuple[str, StoredBundle]) -> tuple[bool, str]:

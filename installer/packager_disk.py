@@ -65,7 +65,7 @@ def about_a_file(error: OSError) -> ApplianceError | None:
     if error.errno in _FORBIDDEN:
         return StorageError(
             f"{path} cannot be used: {error.strerror}",
-            hint="run the command as a user who may, or name another place",
+            hint="run the command as a user who may (on a node: root), or name another place",
         )
     if error.errno in _BAD:
         return StorageError(

@@ -10,19 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config import Config
 from appliance.errors import Blocker
-from installer import gpu_preflight
+from installer import gpu_preflight, memory, room
 from installer.gpu import Gpus
 from installer.gpu_preflight import GpuNeeds
+from installer.room import Disk, Share, nearest, size
 
 PYTHON_VERSIONS = ((3, 11), (3, 12), (3, 13))
 GLIBC = (2, 36)
@@ -31,8 +31,6 @@ SOCKET_PATH_BYTES = 107
 """sockaddr_un, unix(7)."""
 SPARE_DISK_BYTES = 512 * 1024 * 1024
 """For the audit log, usage records and the system itself."""
-BASE_MEMORY_BYTES = 512 * 1024 * 1024
-"""Both daemons without a model."""
 CLOCK_SLACK_SECONDS = 24 * 3600
 _PORT_SECONDS = 5.0
 
@@ -49,7 +47,6 @@ class Facts:
     is_root: bool
     has_systemd: bool
     writable: bool
-    disk_free: int
     memory: int
     port_taken: bool
     socket_path_bytes: int
@@ -57,6 +54,8 @@ class Facts:
     """Unix seconds by the machine's clock."""
     installed: str
     """Version that is installed, or empty."""
+    disks: Mapping[Path, Disk] = field(default_factory=dict)
+    """Of each directory that something is put into."""
     gpus: Gpus = field(default_factory=Gpus)
     listening: tuple[Blocker, ...] = ()
     """What stands in the way of where the endpoint is to listen."""
@@ -70,16 +69,16 @@ class Needs:
     root: Path
     port: int
     version: str
-    disk: int
     memory: int
     issued_at: float
+    room: tuple[Share, ...] = ()
     gpu: GpuNeeds = field(default_factory=GpuNeeds)
 
 
 def measure(config: Config, *, running: bool, installed: str, gpus: Gpus) -> Facts:
     """Look at this machine. `running`: the port is taken by the node that is being installed."""
-    root = _nearest(config.layout.state)
-    api = config.api
+    layout, api = config.layout, config.api
+    root = nearest(layout.state)
     return Facts(
         system=platform.system(),
         architecture=platform.machine(),
@@ -89,12 +88,14 @@ def measure(config: Config, *, running: bool, installed: str, gpus: Gpus) -> Fac
         is_root=os.geteuid() == 0,
         has_systemd=Path("/run/systemd/system").is_dir(),
         writable=os.access(root, os.W_OK | os.X_OK),
-        disk_free=shutil.disk_usage(root).free,
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory=memory.there(),
         port_taken=not running and _port_stays_taken(api.listen_host, api.listen_port),
-        socket_path_bytes=len(os.fsencode(config.layout.engine_socket)),
+        socket_path_bytes=len(os.fsencode(layout.engine_socket)),
         now=time.time(),
         installed=installed,
+        disks=room.look(
+            (layout.state, layout.releases, layout.models, layout.artifacts, layout.audit)
+        ),
         gpus=gpus,
         listening=tuple(listening_blockers(config)),
     )
@@ -174,17 +175,11 @@ def _rights(facts: Facts, needs: Needs) -> Iterator[Blocker]:
 
 
 def _room(facts: Facts, needs: Needs) -> Iterator[Blocker]:
-    if facts.disk_free < needs.disk:
-        yield Blocker(
-            "disk",
-            f"{needs.root} has {_size(facts.disk_free)} free, {_size(needs.disk)} are needed",
-            f"free {_size(needs.disk - facts.disk_free)} or use a larger disk",
-        )
+    yield from room.blockers(facts.disks, needs.room)
     if facts.memory < needs.memory:
         yield Blocker(
             "memory",
-            f"the machine has {_size(facts.memory)} of memory, "
-            f"the models need {_size(needs.memory)}",
+            f"the machine has {size(facts.memory)} of memory, the models need {size(needs.memory)}",
             "use media with smaller models, or a machine with more memory",
         )
 
@@ -217,13 +212,6 @@ def _state(facts: Facts, needs: Needs) -> Iterator[Blocker]:
             f"release {facts.installed} is installed, the media hold {needs.version}",
             "use media with the same or a newer release",
         )
-
-
-def _nearest(path: Path) -> Path:
-    """`path`, or the closest parent that exists."""
-    while not path.is_dir():
-        path = path.parent
-    return path
 
 
 def _port_stays_taken(host: str, port: int) -> bool:
@@ -269,10 +257,6 @@ def _glibc() -> tuple[int, int]:
 def _order(version: str) -> tuple[tuple[int, str], ...]:
     """Numbers compare as numbers, so that 0.10 comes after 0.9."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in version.split("."))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1024**3:.1f} GiB" if count >= 1024**3 else f"{count / 1024**2:.0f} MiB"
 
 
 def _day(seconds: float) -> str:

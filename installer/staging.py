@@ -28,14 +28,15 @@ from installer.media import Media
 from installer.media.release import ReleaseWheel
 from installer.media.target import TargetWheel
 from installer.progress import Progress
+from installer.room import Share
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _MARKER = ".complete"
 _ID_DIGITS = 12
 _LOCK, _GPU_LOCK = "requirements.txt", "requirements-gpu.txt"
 _STEP_SECONDS = 1800
-_UNPACKED_FACTOR = 5
-"""Bytes on disk per byte of wheel: the copy, the files, their bytecode."""
+_UNPACKED_FACTOR = 4
+"""Bytes on disk per byte of wheel: the files, their bytecode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +96,19 @@ def make_current(layout: Layout, release: InstalledRelease) -> None:
     symlink_durable(layout.current_release, f"releases/{release.directory.name}")
 
 
-def space_needed(layout: Layout, media: Media, *, gpu: bool) -> int:
-    """Bytes that staging will use at its height."""
+def space_needed(layout: Layout, media: Media, *, gpu: bool) -> tuple[Share, ...]:
+    """What staging will use at its height: copies of the wheels, and what is in them."""
     if release_of(layout, media, gpu=gpu).is_complete():
-        return 0
-    environment = sum(wheel.size for wheel in media.wheels_for(PYTHON)) * _UNPACKED_FACTOR
-    extra = sum(wheel.size + wheel.unpacked for wheel in _gpu_wheels(media)) if gpu else 0
-    return environment * (2 if gpu else 1) + extra
+        return ()
+    copied = unpacked = sum(wheel.size for wheel in media.wheels_for(PYTHON))
+    unpacked *= _UNPACKED_FACTOR * (2 if gpu else 1)
+    if gpu:
+        copied += sum(wheel.size for wheel in _gpu_wheels(media))
+        unpacked += sum(wheel.unpacked for wheel in _gpu_wheels(media))
+    return (
+        Share(layout.releases, "the programs", unpacked),
+        Share(layout.state, "copies of the programs", copied),
+    )
 
 
 def stage(media: Media, layout: Layout, progress: Progress, *, gpu: bool) -> InstalledRelease:

@@ -61,6 +61,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int = 0
     memory_bytes: int = 0
     error: str = ""
+    hint: str = ""
+    """What helps against the error."""
     withdrawn: str = ""
     """What the packager said when taking this version back; empty if that has not happened."""
 
@@ -191,6 +193,7 @@ def served_model(
         context_length=model.context_length,
         memory_bytes=model.memory_bytes,
         error=model.error,
+        hint=model.hint,
     )
 
 

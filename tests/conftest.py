@@ -34,11 +34,15 @@ BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Thousands of items are made, and none goes: looking for garbage meanwhile takes a quarter."""
+    """Thousands of items are made, and none goes: looking for garbage meanwhile takes a quarter.
+
+    Nor is it looked for among them afterwards, each time that tests have made some.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
         gc.enable()
 
 

@@ -6,6 +6,7 @@ do not. Refuses to write into a directory that has something in it.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -48,9 +49,15 @@ def export(directory: Path, target: Path) -> int:
             fsync_dir(parent)
     except OSError as error:
         raise StorageError(
-            f"the log cannot be copied to {target}: {error.strerror}", hint="check its free space"
+            f"the log cannot be copied to {target}: {error.strerror}", hint=_hint(error)
         ) from error
     return len(names)
+
+
+def _hint(error: OSError) -> str:
+    if error.errno == errno.EROFS:
+        return "it is mounted read-only, as a stick with media is: `mount -o remount,rw` it first"
+    return "check its free space, and who may write there"
 
 
 def _names(directory: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ standard error, as JSON, what went wrong. Other forms:
 
     --machine                                what this interpreter can compute on, as JSON
     --golden BUNDLE_DIR OUT_DIR              the processor's results of the golden prompt or texts
-    --provider cuda BUNDLE_DIR OUT_DIR GOLDEN_DIR PRECISION
+    --provider cuda BUNDLE_DIR OUT_DIR GOLDEN_DIR PRECISION GPUS
     --provider tensorrt BUNDLE_DIR OUT_DIR GOLDEN_DIR SIZES
                                              compile for a GPU; the comparison, as JSON
 """
@@ -18,11 +18,15 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance.bundle.files import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from appliance.bundle.manifest import Manifest, decode
 from appliance.errors import ApplianceError, UnsupportedError, VerificationError
 from appliance.fsops import read_regular
+
+if TYPE_CHECKING:
+    from appliance.compiler.record import Outcome
 
 _NICENESS = 10
 """Models that are being served go first."""
@@ -57,8 +61,12 @@ def _dispatch(arguments: list[str]) -> int:
             from appliance.compiler.compile import write_golden
 
             write_golden(Path(bundle_dir), _manifest(Path(bundle_dir)), Path(out_dir))
-        case ["--provider", "cuda" | "tensorrt" as provider, bundle_dir, out_dir, golden_dir, how]:
-            _compile_for_gpu(provider, Path(bundle_dir), Path(out_dir), Path(golden_dir), how)
+        case ["--provider", "cuda", bundle_dir, out_dir, golden_dir, precision, gpus]:
+            _compile_for_cuda(
+                Path(bundle_dir), Path(out_dir), Path(golden_dir), precision, int(gpus)
+            )
+        case ["--provider", "tensorrt", bundle_dir, out_dir, golden_dir, sizes]:
+            _compile_for_tensorrt(Path(bundle_dir), Path(out_dir), Path(golden_dir), sizes)
         case [bundle_dir, out_dir]:
             from appliance.compiler.compile import compile_bundle
 
@@ -69,38 +77,54 @@ def _dispatch(arguments: list[str]) -> int:
     return 0
 
 
-def _compile_for_gpu(
-    provider: str, bundle_dir: Path, out_dir: Path, golden_dir: Path, how: str
+def _compile_for_cuda(
+    bundle_dir: Path, out_dir: Path, golden_dir: Path, precision: str, gpus: int
 ) -> None:
-    """`how` are the sizes of TensorRT's engines, or the precision for CUDA."""
-    import msgspec
-
     from appliance.compiler import golden
-    from appliance.compiler.artifact import GRAPH_NAME
-    from appliance.compiler.gpu_compile import CUDA, compile_cuda
+    from appliance.compiler.artifact import GRAPH_NAME, of_stage
+    from appliance.compiler.gpu_compile import compile_cuda, cuda_targets
     from appliance.compiler.libraries import read_libraries
-    from appliance.compiler.profiles import Sizes, plan
     from appliance.compiler.record import Outcome
     from appliance.compiler.recording import why_unrecorded
     from appliance.compiler.tower_compile import compile_tower_beside
+
+    _refuse_missing(read_libraries().missing_cuda)
+    manifest, targets = _manifest(bundle_dir), cuda_targets(gpus)
+    expected = golden.read(golden_dir)
+    compared = compile_cuda(bundle_dir, manifest, out_dir, expected, targets, precision)
+    tower = compile_tower_beside(bundle_dir, manifest, out_dir, targets[0])
+    unrecorded = None
+    if manifest.decoder is not None:
+        stages = [out_dir / of_stage(GRAPH_NAME, number) for number in range(gpus)]
+        unrecorded = why_unrecorded(stages, manifest.decoder, targets)
+    _say(Outcome(compared=compared, tower=tower, unrecorded=unrecorded))
+
+
+def _compile_for_tensorrt(bundle_dir: Path, out_dir: Path, golden_dir: Path, sizes: str) -> None:
+    import msgspec
+
+    from appliance.compiler import golden
+    from appliance.compiler.libraries import read_libraries
+    from appliance.compiler.profiles import Sizes, plan
+    from appliance.compiler.record import Outcome
     from appliance.compiler.trt_compile import compile_tensorrt
 
     libraries = read_libraries()
-    tensorrt = provider == "tensorrt"
-    missing = libraries.missing_cuda or (libraries.missing_tensorrt if tensorrt else "")
-    if missing:
-        raise UnsupportedError(missing, code="library_missing")
+    _refuse_missing(libraries.missing_cuda or libraries.missing_tensorrt)
     manifest, expected = _manifest(bundle_dir), golden.read(golden_dir)
-    tower = unrecorded = None
-    if tensorrt:
-        profiles = plan(msgspec.json.decode(how, type=Sizes))
-        compared = compile_tensorrt(bundle_dir, manifest, out_dir, expected, profiles)
-    else:
-        compared = compile_cuda(bundle_dir, manifest, out_dir, expected, CUDA, how)
-        tower = compile_tower_beside(bundle_dir, manifest, out_dir, CUDA)
-        if manifest.decoder is not None:
-            unrecorded = why_unrecorded(out_dir / GRAPH_NAME, manifest.decoder, CUDA)
-    made = Outcome(compared=compared, tower=tower, unrecorded=unrecorded)
+    profiles = plan(msgspec.json.decode(sizes, type=Sizes))
+    compared = compile_tensorrt(bundle_dir, manifest, out_dir, expected, profiles)
+    _say(Outcome(compared=compared))
+
+
+def _refuse_missing(library: str) -> None:
+    if library:
+        raise UnsupportedError(library, code="library_missing")
+
+
+def _say(made: Outcome) -> None:
+    import msgspec
+
     sys.stdout.write(msgspec.json.encode(made).decode() + "\n")
 
 

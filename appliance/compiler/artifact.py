@@ -11,6 +11,7 @@ from pathlib import Path
 
 from appliance.compiler import record as records
 from appliance.compiler.fingerprint import artifact_key, fingerprints, for_settings
+from appliance.compiler.hardware import Gpu, read_gpu
 from appliance.compiler.record import Provider, Record
 from appliance.config import EngineSettings
 from appliance.errors import DigestError, LayoutError, NotFoundError
@@ -35,7 +36,13 @@ VISION_WEIGHTS_NAME = "vision-weights.bin"
 DRAFT_PREFIX = "draft-"
 """Before the names of a draft model's graphs and weights, which are otherwise named as above."""
 
-_AGAIN = "compile it again: `appliance install` or `appliance models add`"
+_AGAIN = "`appliance models compile` compiles it again"
+
+
+def of_stage(name: str, stage: int) -> str:
+    """What the file `name` is called of stage number `stage`, the first of which is 0."""
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{1 + stage}{dot}{suffix}" if stage else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +68,28 @@ def open_artifact(
     """The artifact of this bundle for this machine and interpreter, every byte verified.
 
     `settings` are the engine's, its defaults if not given. The artifact is the one for the fastest
-    provider that was compiled. One that does not verify is an error, and no reason to look at a
-    slower one. Raises NotFoundError if there is none, SignatureError, LayoutError or DigestError,
-    each naming the file.
+    provider that was compiled, for no more GPUs than there are. One that does not verify is an
+    error, and no reason to look at a slower one. Raises NotFoundError if there is none,
+    SignatureError, LayoutError or DigestError, each naming the file.
     """
     for provider, values in fingerprints().items():
         key = artifact_key(bundle_digest, for_settings(values, settings or EngineSettings()))
         if (artifacts / key).is_dir():
-            return open_named(artifacts / key, key, bundle_digest, node_public_key, provider)
+            found = open_named(artifacts / key, key, bundle_digest, node_public_key, provider)
+            if has_its_gpus(found.record):
+                return found
     raise _not_compiled()
+
+
+def has_its_gpus(record: Record) -> bool:
+    """Whether this machine has as many GPUs as the model was cut for.
+
+    They may have become fewer; one that was cut for fewer than there are stays as it is.
+    """
+    if record.fit is None or record.fit.gpus == 1:
+        return True
+    gpu = read_gpu()
+    return isinstance(gpu, Gpu) and len(gpu.numbers) >= record.fit.gpus
 
 
 def open_named(

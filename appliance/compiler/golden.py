@@ -1,8 +1,10 @@
 """The golden prompt: what a graph for a GPU must compute as the processor does.
 
-Owns the prompt, the two ways through it, and the comparison. Both go the same way: a prompt in
-two pieces over a cache, then single tokens and two at once as with a draft, whatever the model
-would have said. As when it is served, the graph is told of steps only a bound of how long they are.
+Owns the prompt, the two ways through it, and the comparison. A graph for a GPU may be in stages,
+each on a GPU of its own: the first is given the tokens, the last gives their logits. Both go the
+same way: a prompt in two pieces over a cache, then single tokens and two at once as with a draft,
+whatever the model would have said. As when it is served, the graph is told of steps only a bound of
+how long they are.
 The processor's logits come from another interpreter as a file, because the two runtimes cannot be
 in one.
 """
@@ -10,7 +12,7 @@ in one.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -57,6 +59,12 @@ BOUNDS: Mapping[str, float] = {
 
 The graph for the GPU has the same weights in half precision; what is allowed is the rounding of
 the processor's own arithmetic: none, of weights alone, or of activations and cache besides."""
+
+
+Stages = Sequence[ort.InferenceSession]
+"""Of one graph, in the order in which they compute."""
+Place = tuple[str, int]
+"""A device: ONNX Runtime's word for its kind, and its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,37 +127,37 @@ def on_processor(
 
 
 def on_device(
-    prompts: ort.InferenceSession,
-    decoder: ort.InferenceSession,
+    prompts: Stages,
+    decoder: Stages,
     spec: DecoderSpec,
-    device: str,
+    places: Sequence[Place],
     capacity: int = CAPACITY,
 ) -> Array:
-    """The same by graphs in half precision, with their cache in the memory of `device`.
+    """The same by graphs in half precision, with the cache of each stage at its place.
 
     Of graphs with room for adapters: with nobody's rows, then once more with those of one.
     Raises UnsupportedError if a run fails, or if `greedy` is not what the logits say.
     """
-    masks = (0.0, 1.0) if takes_adapters(decoder) else (0.0,)
+    masks = (0.0, 1.0) if any(map(takes_adapters, decoder)) else (0.0,)
     return np.concatenate(
         [
-            _on_device(prompts, decoder, spec, slots(decoder, spec, device, capacity), mask)
+            _on_device(prompts, decoder, spec, slots(decoder, spec, places, capacity), mask)
             for mask in masks
         ]
     )
 
 
 def _on_device(
-    prompts: ort.InferenceSession,
-    decoder: ort.InferenceSession,
+    prompts: Stages,
+    decoder: Stages,
     spec: DecoderSpec,
     taken: Mapping[str, ort.OrtValue],
     mask: float,
 ) -> Array:
     found = []
     for piece in pieces(spec):
-        session = prompts if len(piece.ids) > 1 else decoder
-        logits, greedy = run_piece(session, taken, piece, mask=mask)
+        stages = prompts if len(piece.ids) > 1 else decoder
+        logits, greedy = run_piece(stages, taken, piece, mask=mask)
         chosen = np.take_along_axis(logits, greedy[:, None], axis=1)[:, 0]
         if not np.array_equal(chosen, logits.max(axis=1)):
             raise UnsupportedError(
@@ -198,20 +206,23 @@ def read(directory: Path) -> Array:
 
 
 def slots(
-    session: ort.InferenceSession, spec: DecoderSpec, device: str, capacity: int = CAPACITY
+    stages: Stages, spec: DecoderSpec, places: Sequence[Place], capacity: int = CAPACITY
 ) -> dict[str, ort.OrtValue]:
     """Name of each past input -> an empty slot."""
     return {
-        name: ort.OrtValue.ortvalue_from_numpy(empty, device, 0)
+        name: ort.OrtValue.ortvalue_from_numpy(empty, *place)
+        for session, place in zip(stages, places, strict=True)
         for name, empty in empty_cache(session, spec, capacity).items()
     }
 
 
-def bind_slots(binding: ort.IOBinding, taken: Mapping[str, ort.OrtValue]) -> None:
-    """The slots as past and as present at once, as they are when the model is served."""
-    for name, slot in taken.items():
-        binding.bind_ortvalue_input(name, slot)
-        binding.bind_ortvalue_output(name.replace("past", "present"), slot)
+def bind_slots(
+    session: ort.InferenceSession, binding: ort.IOBinding, taken: Mapping[str, ort.OrtValue]
+) -> None:
+    """The stage's slots as past and as present at once, as they are when the model is served."""
+    for name in {entry.name for entry in session.get_inputs()} & taken.keys():
+        binding.bind_ortvalue_input(name, taken[name])
+        binding.bind_ortvalue_output(name.replace("past", "present"), taken[name])
 
 
 def feed(session: ort.InferenceSession, piece: Piece, mask: float = 0.0) -> dict[str, Array]:
@@ -223,7 +234,7 @@ def feed(session: ort.InferenceSession, piece: Piece, mask: float = 0.0) -> dict
 
 
 def run_piece(
-    session: ort.InferenceSession,
+    stages: Stages,
     taken: Mapping[str, ort.OrtValue],
     piece: Piece,
     options: ort.RunOptions | None = None,
@@ -231,11 +242,25 @@ def run_piece(
     mask: float = 0.0,
 ) -> tuple[Array, Array]:
     """Logits [rows, vocab] and the likeliest tokens [rows] of a piece. Raises UnsupportedError."""
+    made: dict[str, Array] = {}
+    for session in stages:
+        made = run_stage(session, feed(session, piece, mask) | made, taken, options)
+    return made["logits"], made["greedy"]
+
+
+def run_stage(
+    session: ort.InferenceSession,
+    given: Mapping[str, Array],
+    taken: Mapping[str, ort.OrtValue],
+    options: ort.RunOptions | None = None,
+) -> dict[str, Array]:
+    """What a stage makes beside its cache, by name. Raises UnsupportedError."""
     binding = session.io_binding()
-    for name, array in feed(session, piece, mask).items():
+    for name, array in given.items():
         binding.bind_cpu_input(name, array)
-    bind_slots(binding, taken)
-    for name in ("logits", "greedy"):
+    bind_slots(session, binding, taken)
+    results = _made_by(session)
+    for name in results:
         binding.bind_output(name, "cpu")
     try:
         # The runtime's exceptions share no base class but Exception.
@@ -243,8 +268,13 @@ def run_piece(
     except Exception as error:
         raise cannot_run(error) from error
     # Outputs come in the order in which they were bound.
-    logits, greedy = (value.numpy() for value in binding.get_outputs()[-2:])
-    return logits, greedy
+    last = binding.get_outputs()[-len(results) :]
+    return {name: value.numpy() for name, value in zip(results, last, strict=True)}
+
+
+def _made_by(session: ort.InferenceSession) -> list[str]:
+    names = (entry.name for entry in session.get_outputs())
+    return [name for name in names if not name.startswith("present_")]
 
 
 def _feed(piece: Piece) -> Iterator[tuple[str, Array]]:
@@ -267,11 +297,12 @@ def _images(session: ort.InferenceSession, piece: Piece) -> dict[str, Array]:
     shown = len(piece.ids) // 2
     if not (feed and shown):
         return feed
-    nothing = feed["features"]
-    levels, _, width = nothing.shape
     numbers = np.arange(shown)
+    feed["positions"][0, :shown, 1:] += np.stack(np.divmod(numbers, 4), axis=1)
+    if (nothing := feed.get("features")) is None:
+        return feed
+    levels, _, width = nothing.shape
     some = np.random.default_rng(_SEED + piece.start).normal(0, _SHOWN, (levels, shown, width))
     feed["features"] = np.concatenate([nothing, some.astype(nothing.dtype)], axis=1)
     feed["feature_index"][0, :shown] = 1 + numbers
-    feed["positions"][0, :shown, 1:] += np.stack(np.divmod(numbers, 4), axis=1)
     return feed

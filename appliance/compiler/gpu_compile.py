@@ -2,14 +2,15 @@
 
 Owns that compilation, as pure work on directories. ONNX Runtime folds what depends on weights
 alone, so that the artifact holds plain 16-bit weights, optimizes the graph for the provider and
-writes both. Refuses a session that took another provider, work that would run beside the GPU, and
+writes both. A model that one GPU has no room for is cut into stages, each for a GPU of its own.
+Refuses a session that took another provider, work that would run beside the GPU, and
 results that are not the processor's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnxruntime as ort
@@ -17,7 +18,8 @@ import onnxruntime as ort
 from appliance.bundle.manifest import Manifest
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import golden, golden_texts
-from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME
+from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME, of_stage
+from appliance.compiler.cutting import cut, typed
 from appliance.compiler.libraries import CUDA_OPTIONS, MIXED_PRODUCTS
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.merging import merge_products
@@ -52,8 +54,22 @@ class Target:
     device: str
     options: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def place(self) -> golden.Place:
+        """The device itself."""
+        return self.device, int(self.options.get("device_id", "0"))
+
 
 CUDA = Target("CUDAExecutionProvider", "cuda", CUDA_OPTIONS)
+_TYPES: Mapping[str, int] = {"float32": 1, "float16": 10}
+"""What is handed on, as TensorProto.DataType."""
+
+
+def cuda_targets(count: int) -> list[Target]:
+    """The first GPUs of this process; one per stage."""
+    return [
+        replace(CUDA, options={**CUDA.options, "device_id": str(number)}) for number in range(count)
+    ]
 
 
 def compile_cuda(
@@ -61,15 +77,16 @@ def compile_cuda(
     manifest: Manifest,
     artifact_dir: Path,
     expected: Array,
-    target: Target,
+    targets: Sequence[Target],
     precision: str,
 ) -> Comparison:
     """Write model.onnx and weights.bin into the empty `artifact_dir`; how near it computes.
 
-    `precision` is what the weights shall be on the GPU. `expected` [rows, vocab] are the
-    processor's logits of the golden prompt, or what it makes of the golden texts. Raises
-    DigestError for a file that is not the manifest's, VerificationError for a graph that is not
-    allowed, UnsupportedError if it cannot run here or computes something else.
+    Of several `targets` each is for one stage, with files of its own. `precision` is what the
+    weights shall be on the GPU. `expected` [rows, vocab] are the processor's logits of the golden
+    prompt, or what it makes of the golden texts. Raises DigestError for a file that is not the
+    manifest's, VerificationError for a graph that is not allowed, UnsupportedError if it cannot run
+    here or computes something else.
     """
     quiet()
     found = [g for g in manifest.variants("cuda") if on_gpu(manifest, g) == precision]
@@ -79,14 +96,54 @@ def compile_cuda(
     graph = verified_graph(bundle_dir, manifest, variant.path, weights)
     if manifest.decoder is not None:
         graph = merge_products(graph)
-    optimize(graph, bundle_dir / variant.weights_folder, artifact_dir, target)
-    session = load(artifact_dir / GRAPH_NAME, target)
-    refuse_the_processor(session, target)
-    if not isinstance(spec := manifest.spec, DecoderSpec):
-        golden_texts.read_longest(session, spec)
-        return golden_texts.compare(golden_texts.outputs(session, spec), expected, grade)
-    measured = golden.on_device(session, session, spec, target.device)
+    folder, spec = bundle_dir / variant.weights_folder, manifest.spec
+    if len(targets) > 1:
+        assert isinstance(spec, DecoderSpec), "the ladder cuts nothing else"
+        stages = stages_of(graph, folder, artifact_dir, targets, spec)
+    else:
+        stages = [_saved(graph, folder, artifact_dir, targets[0], (GRAPH_NAME, WEIGHTS_NAME))]
+    if not isinstance(spec, DecoderSpec):
+        golden_texts.read_longest(stages[0], spec)
+        return golden_texts.compare(golden_texts.outputs(stages[0], spec), expected, grade)
+    measured = golden.on_device(stages, stages, spec, [target.place for target in targets])
     return golden.compare(measured, expected, grade)
+
+
+def stages_of(
+    graph: bytes, weights: Path, artifact_dir: Path, targets: Sequence[Target], spec: DecoderSpec
+) -> list[ort.InferenceSession]:
+    """Optimize and save a decoder's graph, cut for as many targets; sessions over what was saved.
+
+    What a stage is handed has the type that the one before makes of the golden prompt. Raises
+    UnsupportedError.
+    """
+    (piece, *_), made = golden.pieces(spec), dict[str, Array]()
+    stages: list[ort.InferenceSession] = []
+    for number, (part, target) in enumerate(zip(cut(graph, len(targets)), targets, strict=True)):
+        names = of_stage(GRAPH_NAME, number), of_stage(WEIGHTS_NAME, number)
+        told = typed(part.graph, {name: _type(array) for name, array in made.items()})
+        session = _saved(told, weights, artifact_dir, target, names)
+        stages.append(session)
+        if part.handed:
+            slots = golden.slots([session], spec, [target.place])
+            made = golden.run_stage(session, golden.feed(session, piece) | made, slots)
+    return stages
+
+
+def _type(states: Array) -> tuple[int, int]:
+    """TensorProto.DataType, and the last of three dimensions."""
+    _batch, _tokens, width = states.shape
+    return _TYPES[states.dtype.name], width
+
+
+def _saved(
+    graph: bytes, weights: Path, artifact_dir: Path, target: Target, names: tuple[str, str]
+) -> ort.InferenceSession:
+    """A session over the graph, optimized and saved as the files of these `names`."""
+    optimize(graph, weights, artifact_dir, target, names)
+    session = load(artifact_dir / names[0], target)
+    refuse_the_processor(session, target)
+    return session
 
 
 def load(graph: Path, target: Target) -> ort.InferenceSession:

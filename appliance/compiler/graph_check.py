@@ -98,7 +98,9 @@ OPERATORS: Operators = {
         }
     ),
     (MICROSOFT, "CausalConvWithState"): frozenset({"activation"}),
-    (MICROSOFT, "LinearAttention"): frozenset({"update_rule", "q_num_heads", "kv_num_heads"}),
+    (MICROSOFT, "LinearAttention"): frozenset(
+        {"update_rule", "q_num_heads", "kv_num_heads", "scale"}
+    ),
     (MICROSOFT, "LinearAttentionGate"): _NONE,
     (MICROSOFT, "MatMulBlockQuantizedFp8Weight"): frozenset({"block_size"}),
     (MICROSOFT, "MatMulIntegerToFloat"): _NONE,

@@ -50,18 +50,18 @@ class Gpu:
         name: the model, as "NVIDIA H100 80GB HBM3".
         capability: compute capability, major and minor.
         memory_bytes: all of the memory of one.
-        free_bytes: of it, what nobody used when it was asked, of the one that had most.
+        free: of it, what nobody used of each when it was asked.
         driver: version of the driver, as "580.95.05".
         cuda: newest CUDA that the driver serves, major and minor.
-        numbers: of all GPUs of this kind, in the order of the PCI bus; the one that had most free
-            memory first.
+        numbers: of all GPUs of this kind, as the PCI bus numbers them; the one that had most free
+            memory first, as in `free`.
         count: GPUs of this machine; those of other kinds are left alone.
     """
 
     name: str
     capability: tuple[int, int]
     memory_bytes: int
-    free_bytes: int
+    free: tuple[int, ...]
     driver: str
     cuda: tuple[int, int]
     numbers: tuple[int, ...]
@@ -116,10 +116,10 @@ def _alike(nvml: Nvml) -> Gpu | NoGpu:
         return NoGpu("the NVIDIA driver finds no GPU")
     largest = max(gpus, key=lambda gpu: gpu.memory_bytes)
     alike = [gpu for gpu in gpus if _kind(gpu) == _kind(largest)]
-    alike.sort(key=lambda gpu: -gpu.free_bytes)
+    alike.sort(key=lambda gpu: -gpu.free[0])
     return replace(
         largest,
-        free_bytes=alike[0].free_bytes,
+        free=tuple(free for gpu in alike for free in gpu.free),
         numbers=tuple(number for gpu in alike for number in gpu.numbers),
     )
 
@@ -137,7 +137,7 @@ def _gpu(nvml: Nvml, number: int, count: int) -> Gpu:
         name=nvml.nvmlDeviceGetName(handle),
         capability=(major, minor),
         memory_bytes=int(memory.total),
-        free_bytes=int(memory.free),
+        free=(int(memory.free),),
         driver=nvml.nvmlSystemGetDriverVersion(),
         cuda=(cuda // 1000, cuda % 1000 // 10),
         numbers=(number,),

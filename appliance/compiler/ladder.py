@@ -13,9 +13,10 @@ from typing import Generic, Literal, TypeVar
 
 from appliance.bundle.manifest import Manifest
 from appliance.bundle.specs import Adapted
+from appliance.compiler.cutting import MOST_STAGES
 from appliance.compiler.hardware import Gpu
 from appliance.compiler.machine import Machine
-from appliance.compiler.memory import GIB, candidates, choose_precision, needed
+from appliance.compiler.memory import GIB, candidates, choose_precision, divided, needed
 from appliance.compiler.profiles import LEAST_ENGINES
 from appliance.compiler.record import Fit, Provider, Refusal
 from appliance.errors import CapacityError, UnsupportedError
@@ -144,21 +145,45 @@ def fits(provider: Provider, manifest: Manifest, gpu: Gpu) -> tuple[Fit, ...]:
     return tuple(fit for fit in found if _has_kernels(gpu, fit))
 
 
+def fit_on(provider: Provider, manifest: Manifest, gpu: Gpu) -> Fit | None:
+    """What the model takes of each GPU that computes it; None if there is no room for it.
+
+    One GPU in whatever precision goes before several: a token's way through these is no shorter
+    than through one. Only CUDA has stages, and only of decoders.
+    """
+    options = fits(provider, manifest, gpu)
+    whole = choose_precision(options)
+    if whole is not None or provider != "cuda" or manifest.decoder is None:
+        return whole
+    for count in range(2, 1 + min(len(gpu.numbers), MOST_STAGES)):
+        cut = [divided(fit, manifest.decoder, count) for fit in options]
+        if (found := choose_precision(cut)) is not None:
+            return found
+    return None
+
+
 def _has_kernels(gpu: Gpu, fit: Fit) -> bool:
     return fit.precision != "fp8" or gpu.capability >= BYTE_FLOATS_FROM
 
 
 def _of_memory(provider: Provider, manifest: Manifest, gpu: Gpu) -> Iterator[tuple[str, str]]:
     options = fits(provider, manifest, gpu)
-    if options and choose_precision(options) is None:
+    if options and fit_on(provider, manifest, gpu) is None:
         least = min(options, key=needed)
         beside = "one sequence" if manifest.decoder is not None else "the longest text"
         yield (
             "memory_too_small",
-            f"{gpu.name} has {gpu.memory_bytes / GIB:.1f} GiB; weights in {least.precision} take "
+            f"{_memory_of(provider, gpu)}; weights in {least.precision} take "
             f"{least.weights / GIB:.1f}, {beside} {least.slot / GIB:.1f}, the rest "
             f"{(needed(least) - least.weights - least.slot) / GIB:.1f}",
         )
+
+
+def _memory_of(provider: Provider, gpu: Gpu) -> str:
+    """Of one, and of how many together, where they can be taken together."""
+    each = f"{gpu.name} has {gpu.memory_bytes / GIB:.1f} GiB"
+    several = provider == "cuda" and len(gpu.numbers) > 1
+    return f"{each}, and there are {len(gpu.numbers)} of it" if several else each
 
 
 def _major(driver: str) -> int:

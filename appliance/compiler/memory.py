@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from appliance.bundle.manifest import Manifest
 from appliance.bundle.specs import (
     DecoderSpec,
@@ -92,6 +94,21 @@ def _tower_bytes(manifest: Manifest) -> int:
     return sum(entry.size for entry in files.values()) * _IN_FULL[manifest.graph.precision]
 
 
+def divided(fit: Fit, spec: DecoderSpec, gpus: int) -> Fit:
+    """What a model that takes `fit` of one GPU takes of each if it is cut for `gpus` of them.
+
+    A stage has no more than its share and a layer; what is not so even is found when it is cut.
+    """
+    weights = fit.weights // gpus + fit.weights // (spec.layers + _layers_beside(spec))
+    slot = fit.slot // gpus + fit.slot // spec.layers
+    return msgspec.structs.replace(fit, weights=weights, slot=slot, gpus=gpus)
+
+
+def _layers_beside(spec: DecoderSpec) -> int:
+    """Layers that keep no keys and values."""
+    return spec.recurrent.layers if isinstance(spec.recurrent, RecurrentSpec) else 0
+
+
 def choose_precision(options: Sequence[Fit]) -> Fit | None:
     """The first whose weights and one sequence fit; None if none does."""
     return next((fit for fit in options if needed(fit) <= fit.memory), None)
@@ -99,10 +116,11 @@ def choose_precision(options: Sequence[Fit]) -> Fit | None:
 
 def refuse_if_taken(gpu: Gpu, fit: Fit) -> None:
     """Raise CapacityError if what others use of the GPU leaves no room to compile."""
-    least = fit.weights + RESERVE_BYTES
-    if gpu.free_bytes < least:
+    least, free = fit.weights + RESERVE_BYTES, gpu.free[fit.gpus - 1]
+    if free < least:
+        number = gpu.numbers[fit.gpus - 1]
         raise CapacityError(
-            f"{gpu.name} has {gpu.free_bytes / GIB:.1f} GiB free now; compiling takes "
+            f"{gpu.name} (GPU {number}) has {free / GIB:.1f} GiB free now; compiling takes "
             f"{least / GIB:.1f}",
             hint="stop what uses the GPU, and compile again",
             code="gpu_busy",

@@ -198,17 +198,20 @@ def _states(start: int, count: int, width: int) -> Array:
 
 
 def no_images(session: ort.InferenceSession, start: int, count: int) -> dict[str, Array]:
-    """What a decoder that reads images takes beside `count` words from `start` on; else nothing."""
-    features = {e.name: e for e in session.get_inputs()}.get("features")
-    if features is None:
+    """What a decoder that reads images takes beside `count` words from `start` on; else nothing.
+
+    A stage behind the first one takes positions alone.
+    """
+    inputs = {entry.name: entry for entry in session.get_inputs()}
+    if "positions" not in inputs:
         return {}
-    levels, _, width = features.shape
     positions = np.arange(start, start + count, dtype=np.int64)
-    return {
-        "positions": np.repeat(positions[None, :, None], 3, axis=2),
-        "features": np.zeros((levels, 1, width), _DTYPES[features.type]),
-        "feature_index": np.zeros((1, count), np.int64),
-    }
+    feed: dict[str, Array] = {"positions": np.repeat(positions[None, :, None], 3, axis=2)}
+    if "features" in inputs:
+        levels, _, width = inputs["features"].shape
+        feed["features"] = np.zeros((levels, 1, width), _DTYPES[inputs["features"].type])
+        feed["feature_index"] = np.zeros((1, count), np.int64)
+    return feed
 
 
 def run_outputs(session: ort.InferenceSession, feed: dict[str, Array]) -> dict[str, Array]:

@@ -173,7 +173,7 @@ def find(
     if len(found) != 1:
         raise UnsupportedError(
             f"{len(found)} engines are for {phase} of {batch} x {tokens} tokens over {capacity}",
-            hint="compile the model again: the engine's settings were changed",
+            hint="the engine's settings were changed: `appliance models compile` compiles it again",
         )
     return found[0]
 

@@ -55,20 +55,25 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     bound: float
 
 
-class Fit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What of the GPU's memory a model takes, in bytes, as it was reckoned before compiling.
+class Fit(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
+    """What of a GPU's memory a model takes, in bytes, as it was reckoned before compiling.
 
     Attributes:
         precision: what the weights are on the GPU.
-        weights: all of them.
-        slot: the cache of one sequence, or what the longest text takes while it is read.
+        weights: all of them, or of the heaviest stage.
+        slot: the cache of one sequence, or what the longest text takes while it is read; of one
+            stage where there are several.
         memory: what the GPU has.
+        gpus: how many GPUs the model is cut for, a stage for each.
     """
 
     precision: str
     weights: int
     slot: int
     memory: int
+    gpus: int = 1
 
 
 class Record(
@@ -129,6 +134,8 @@ def compiled_as(record: Record) -> list[str]:
         taken += f", golden results within {record.compared.error:.4f} of the processor's"
     if record.fit is not None:
         taken += f", weights in {record.fit.precision}"
+        if record.fit.gpus > 1:
+            taken += f", its layers over {record.fit.gpus} GPUs"
     return [taken, *why_not_faster(record)]
 
 
@@ -161,5 +168,5 @@ def verify(data: bytes, node: NodePublicKey, *, path: str) -> Record:
         raise LayoutError(
             f"{path} is not an artifact record: {error}",
             path=path,
-            hint="another release of the appliance wrote it: compile the model again",
+            hint="another release wrote it: `appliance models compile` compiles it again",
         ) from None

@@ -119,7 +119,7 @@ def _compare(
     capacity = min(profile.capacity for profile in profiles)
     prefill = _opened(artifact_dir, find(profiles, "prefill", 1, 1, capacity))
     decode = _opened(artifact_dir, find(profiles, "decode", 1, 1, capacity))
-    measured = golden.on_device(prefill, decode, spec, "cuda", capacity)
+    measured = golden.on_device([prefill], [decode], spec, [("cuda", 0)], capacity)
     return golden.compare(measured, expected, grade)
 
 

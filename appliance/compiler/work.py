@@ -35,12 +35,14 @@ from appliance.compiler.artifact import (
     VISION_WEIGHTS_NAME,
     WEIGHTS_NAME,
     Artifact,
+    of_stage,
     open_named,
 )
 from appliance.compiler.child import compile_in_process, make_for_child, run_compiler
+from appliance.compiler.cutting import MOST_STAGES
 from appliance.compiler.fingerprint import artifact_key, for_settings
-from appliance.compiler.ladder import Rung, choose, fits
-from appliance.compiler.memory import GIB, choose_precision, refuse_if_taken
+from appliance.compiler.ladder import Rung, choose, fit_on
+from appliance.compiler.memory import GIB, refuse_if_taken
 from appliance.compiler.profiles import LEAST_ENGINES, Sizes, plan, sizes_for
 from appliance.compiler.record import Comparison, Fit, Outcome, Provider, Record, Refusal
 from appliance.compiler.runtime import Runtime
@@ -63,6 +65,7 @@ _FILES = frozenset(
         *(GRAPH_NAME, PREFILL_NAME, ADAPTED_NAME, ADAPTED_PREFILL_NAME, WEIGHTS_NAME),
         *(NATIVE_NAME, NATIVE_ADAPTED_NAME, NATIVE_HEAD_NAME),
         *(VISION_NAME, VISION_CUDA_NAME, VISION_WEIGHTS_NAME),
+        *(of_stage(name, n) for name in (GRAPH_NAME, WEIGHTS_NAME) for n in range(1, MOST_STAGES)),
         *(DRAFT_PREFIX + name for name in (GRAPH_NAME, PREFILL_NAME, NATIVE_NAME, WEIGHTS_NAME)),
     }
 )
@@ -168,7 +171,7 @@ class ArtifactWork:
         """Compile, and compare with what the processor makes of the golden prompt or texts."""
         gpu = runtime.machine.gpu
         assert gpu is not None, "the ladder has looked"
-        fit = choose_precision(fits(provider, self.bundle.manifest, gpu))
+        fit = fit_on(provider, self.bundle.manifest, gpu)
         assert fit is not None, "the ladder has looked"
         refuse_if_taken(gpu, fit)
         self._refuse_without_room(self._least(provider, fit))
@@ -183,7 +186,7 @@ class ArtifactWork:
             if provider == "tensorrt":
                 arguments.append(msgspec.json.encode(self._sizes(fit)).decode())
             else:
-                arguments.append(fit.precision)
+                arguments += [fit.precision, str(fit.gpus)]
             said = run_compiler(runtime.python, arguments, self.user)
         made = _made(said)
         return _Found(made.compared, fit, made.tower, made.unrecorded)
@@ -205,7 +208,7 @@ class ArtifactWork:
     def _least(self, provider: Provider, fit: Fit) -> int:
         """Bytes of the disk that compiling takes at least."""
         if provider != "tensorrt":
-            return fit.weights
+            return fit.gpus * fit.weights
         # Each engine has the weights to itself.
         return fit.weights // LEAST_ENGINES * len(plan(self._sizes(fit)))
 

@@ -7,7 +7,8 @@ a typing error never silently means the default.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -37,7 +38,8 @@ def load_config(root: Path) -> Config:
     Raises ConfigError naming the setting and the file.
     """
     layout = Layout(root)
-    return parse_config(_text(layout), layout)
+    with _naming(layout):
+        return parse_config(_text(layout), layout)
 
 
 def load_money(root: Path) -> MoneySettings:
@@ -46,10 +48,23 @@ def load_money(root: Path) -> MoneySettings:
     Raises ConfigError naming the setting and the file.
     """
     layout = Layout(root)
-    table = _document(_text(layout), layout).get("money", {})
-    money: MoneySettings = _section("money", MoneySettings, table)
-    check_money(money)
-    return money
+    with _naming(layout):
+        table = _document(_text(layout), layout).get("money", {})
+        money: MoneySettings = _section("money", MoneySettings, table)
+        check_money(money)
+        return money
+
+
+@contextmanager
+def _naming(layout: Layout) -> Iterator[None]:
+    """Have what is refused say in which file it stands."""
+    try:
+        yield
+    except ConfigError as error:
+        if str(layout.config_file) in error.message:
+            raise
+        message = f"{layout.config_file}: {error.message}"
+        raise ConfigError(message, hint=error.hint, code=error.code) from error
 
 
 def _text(layout: Layout) -> bytes:

@@ -86,7 +86,8 @@ def fit(
     if capacity < min(context, _LEAST_TOKENS):
         raise CapacityError(
             f"the key-value cache has {available} bytes left; one token of this model needs {each}",
-            hint="unload a model, or raise engine.cache_bytes",
+            hint="serve fewer models (`appliance models remove NAME VERSION --active`), or raise "
+            "engine.cache_bytes",
             code="cache_full",
         )
     return CacheShape(slots, capacity, each, state)

@@ -60,7 +60,8 @@ def open_readers(
     assert artifact.provider == "cuda", "no model that reads texts is compiled for another"
     assert artifact.record.fit is not None, "what is compiled for a GPU was found to fit"
 
-    def open_on(device: Device, _first: OpenedReader | None) -> OpenedReader:
+    def open_on(devices: Sequence[Device], _first: OpenedReader | None) -> OpenedReader:
+        (device,) = devices
         session = open_cuda_reader(artifact.directory, gpu=device.number)
         budget = tokens_at_once(spec, settings.sized(gpu=True), device)
         warm(session, spec, budget)
@@ -78,7 +79,8 @@ def tokens_at_once(spec: Reading, settings: EngineSettings, device: Device) -> i
     if fit < spec.max_length:
         raise CapacityError(
             f"the GPU has room for texts of {fit} tokens; the model reads {spec.max_length}",
-            hint="unload a model, or lower engine.cache_bytes so that chat models leave room",
+            hint="serve fewer models (`appliance models remove NAME VERSION --active`), or lower "
+            "engine.cache_bytes so that chat models leave room",
         )
     return min(settings.token_budget, fit)
 

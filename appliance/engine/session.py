@@ -50,15 +50,17 @@ def open_session(
     return session
 
 
-def open_cuda_session(artifact: Path, *, record: bool, gpu: int = 0) -> ort.InferenceSession:
+def open_cuda_session(
+    artifact: Path, name: str = GRAPH_NAME, *, record: bool, gpu: int = 0
+) -> ort.InferenceSession:
     """A session on the GPU number `gpu` of this process; with `record` it records runs and replays
-    them, in one thread.
+    them, in one thread. `name`: of the graph, or of one stage of it.
 
     Raises UnsupportedError if ONNX Runtime refuses the graph or does not take the GPU: never is
     the processor used instead.
     """
     settings = {**libraries.CUDA_OPTIONS, **(RECORDS if record else {})}
-    return _open_on_gpu(artifact / GRAPH_NAME, CUDA_PROVIDER, settings, gpu)
+    return _open_on_gpu(artifact / name, CUDA_PROVIDER, settings, gpu)
 
 
 def open_cuda_reader(

@@ -28,7 +28,7 @@ from appliance.engine.reranker import RerankModel
 from appliance.engine.session import PROVIDERS
 from appliance.engine_daemon.calls import Call, EmbedCall
 from appliance.engine_daemon.stepper import Engine, Stepper
-from appliance.errors import RequestError, UnavailableError
+from appliance.errors import ApplianceError, RequestError, UnavailableError
 from appliance.model_store import StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 
@@ -57,7 +57,7 @@ class HostedModel:
     def __init__(self, bundle: StoredBundle) -> None:
         self.bundle = bundle
         self.state = State.LOADING
-        self.error = ""
+        self.error = self.hint = ""
         self.model: LoadedModel | None = None
         self.base: HostedModel | None = None
         """Of an adapter: the model that computes it, which has the calls."""
@@ -98,8 +98,8 @@ class HostedModel:
         self.base = base
         self.state = State.SERVING
 
-    def fail(self, error: str) -> None:
-        self.error = error
+    def fail(self, error: ApplianceError) -> None:
+        self.error, self.hint = error.message, error.hint
         self.state = State.FAILED
 
     def drain(self) -> None:
@@ -222,9 +222,11 @@ class HostedModel:
             state=self.state.value,
             created=manifest.created,
             error=self.error,
+            hint=self.hint,
         )
         if self.model is not None and self._artifact is not None:
-            shown.gpus = 0 if self._artifact.provider == "cpu" else len(self.model.engines)
+            fit = self._artifact.record.fit
+            shown.gpus = 0 if fit is None else len(self.model.engines) * fit.gpus
         if manifest.encoder is not None:
             shown.dimensions = manifest.encoder.dimensions
             shown.context_length = manifest.encoder.max_length
@@ -260,6 +262,7 @@ class HostedModel:
             state=self.state.value,
             created=self.bundle.manifest.created,
             error=self.error,
+            hint=self.hint,
             supports_tools=base.supports_tools,
             supports_thinking=base.supports_thinking,
             supports_images=base.supports_images,

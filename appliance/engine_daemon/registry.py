@@ -247,7 +247,7 @@ class ModelRegistry:
                 f"the model could not be loaded: {describe(error)}",
                 hint="look for the same line in the engine's log",
             )
-        hosted.fail(error.message)
+        hosted.fail(error)
         _log.error(
             "%s %s was not loaded: %s", hosted.bundle.name, hosted.bundle.version, error.message
         )

@@ -451,7 +451,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "kind", "bundle_digest", "artifact", "provider", "context_length", "max_sequences", "memory_bytes", "state", "created", "error", "dimensions", "supports_tools", "supports_thinking", "supports_images", "base_model", "pair_tokens", "gpus")
+    __slots__ = ("name", "version", "kind", "bundle_digest", "artifact", "provider", "context_length", "max_sequences", "memory_bytes", "state", "created", "error", "dimensions", "supports_tools", "supports_thinking", "supports_images", "base_model", "pair_tokens", "gpus", "hint")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -471,6 +471,7 @@ class Model(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     PAIR_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     kind: str
@@ -490,7 +491,8 @@ class Model(_message.Message):
     base_model: str
     pair_tokens: int
     gpus: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., provider: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., state: _Optional[_Union[ModelState, str]] = ..., created: _Optional[int] = ..., error: _Optional[str] = ..., dimensions: _Optional[int] = ..., supports_tools: _Optional[bool] = ..., supports_thinking: _Optional[bool] = ..., supports_images: _Optional[bool] = ..., base_model: _Optional[str] = ..., pair_tokens: _Optional[int] = ..., gpus: _Optional[int] = ...) -> None: ...
+    hint: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., kind: _Optional[str] = ..., bundle_digest: _Optional[str] = ..., artifact: _Optional[str] = ..., provider: _Optional[str] = ..., context_length: _Optional[int] = ..., max_sequences: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., state: _Optional[_Union[ModelState, str]] = ..., created: _Optional[int] = ..., error: _Optional[str] = ..., dimensions: _Optional[int] = ..., supports_tools: _Optional[bool] = ..., supports_thinking: _Optional[bool] = ..., supports_images: _Optional[bool] = ..., base_model: _Optional[str] = ..., pair_tokens: _Optional[int] = ..., gpus: _Optional[int] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "chat", "text")

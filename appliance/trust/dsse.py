@@ -76,12 +76,14 @@ def opened(envelope: Envelope, payload_type: str, *, path: str = "") -> tuple[by
     return _from_base64(envelope.payload, path), _from_base64(only.sig, path), only.keyid
 
 
-def refused(reason: str, path: str) -> SignatureError:
+def refused(
+    reason: str, path: str, *, hint: str = "get a fresh copy from the one who signed it"
+) -> SignatureError:
     """The error for an envelope that is not accepted."""
     return SignatureError(
         f"{path or 'the signature'} is not a valid signature: {reason}",
         path=path,
-        hint="get a fresh copy from the one who signed it",
+        hint=hint,
     )
 
 

@@ -39,6 +39,10 @@ ROLES = ("timestamp", "snapshot", "targets", *DELEGATED_ROLES)
 """The forced order, after the roots."""
 _SCHEMES = frozenset({"ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384"})
 _FRESH_MEDIA = "get fresh media from the packager"
+_OTHER_KEYS = (
+    "nobody who is trusted here signed them: they are another packager's media, forged, or of keys "
+    "that were made anew; ask the packager, and take media with the fingerprint that you were given"
+)
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
@@ -271,7 +275,11 @@ def _verify(
         signed = sum(_verifies(key, metadata, payload) for keyid, key in keys.items())
         threshold = delegator.get_delegated_role(role).threshold
         if signed < threshold:
-            raise _refused(name, f"{signed} valid signatures where {threshold} are needed")
+            raise _refused(
+                name,
+                f"{signed} valid signatures where {threshold} are needed",
+                hint=_FRESH_MEDIA if keys.keys() & metadata.signatures.keys() else _OTHER_KEYS,
+            )
         known |= keys
     for keyid, signature in metadata.signatures.items():
         if by_others and keyid not in known:
@@ -322,7 +330,8 @@ def _check_version(role: str, old: int, new: int) -> None:
             f"{path_of(role)} is version {new}, older than {old}, which was imported here before",
             path=path_of(role),
             code="metadata_rollback",
-            hint="use newer media; to go back to an older model, use `appliance models rollback`",
+            hint="use newer media; going back needs none: `appliance models rollback` goes to the "
+            "former models, `appliance releases rollback` to the former release",
         )
 
 
@@ -335,7 +344,5 @@ def _equivocation(role: str, version: int) -> MetadataError:
     )
 
 
-def _refused(role: str, reason: str) -> MetadataError:
-    return MetadataError(
-        f"{path_of(role)} was refused: {reason}", path=path_of(role), hint=_FRESH_MEDIA
-    )
+def _refused(role: str, reason: str, *, hint: str = _FRESH_MEDIA) -> MetadataError:
+    return MetadataError(f"{path_of(role)} was refused: {reason}", path=path_of(role), hint=hint)

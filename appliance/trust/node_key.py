@@ -60,7 +60,11 @@ class NodePublicKey:
             dsse.decode(envelope, path=path), payload_type, path=path
         )
         if keyid != self.keyid:
-            raise dsse.refused("another node signed it", path)
+            raise dsse.refused(
+                "another node signed it",
+                path,
+                hint="after a restore, `appliance models compile` makes this node's own",
+            )
         try:
             self._key.verify_signature(
                 Signature(keyid, signature.hex()), dsse.preimage(payload, payload_type)

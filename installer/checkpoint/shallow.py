@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -32,8 +32,11 @@ _UNSAID = {"no_rope_layers": 4}
 """Lists that mean every so many layers where they are empty."""
 _WHOLE = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Of models whose last layers read earlier ones' keys, or whose layers share a table: uncut."""
-_NUMBERS = ("moe_layers", "mlp_only_layers")
+_ATTENDING = "attn_layer_indices"
+_NUMBERS = ("moe_layers", "mlp_only_layers", _ATTENDING)
 """Numbers of layers, and not something of each."""
+_PATTERN = "hybrid_override_pattern"
+"""A letter for each layer."""
 _OF_INDEX = "sparse_attention_config"
 _OF_STATES = "linear_attn_config"
 _COUNTED = ("kda_layers", "full_attn_layers")
@@ -113,6 +116,9 @@ def _enough(config: Document, total: int) -> int:
     for key, period in _UNSAID.items():
         if config.get(key) == []:
             enough = max(enough, min(period, total))
+    attending = config.get(_ATTENDING)
+    if isinstance(attending, list) and attending:
+        enough = max(enough, 1 + min(int(layer) for layer in attending))
     states = config.get(_OF_STATES)
     if isinstance(states, dict):
         enough = max(enough, *(min(states.get(key) or [0]) for key in _COUNTED))
@@ -121,14 +127,15 @@ def _enough(config: Document, total: int) -> int:
     return max([enough, *(_prefix_with_all(value) for _, value in lists)])
 
 
-def _lists(config: Document, total: int) -> Iterator[tuple[str, list[object]]]:
+def _lists(config: Document, total: int) -> Iterator[tuple[str, Sequence[object]]]:
     """What says something of each layer."""
     for key, value in config.items():
-        if isinstance(value, list) and len(value) == total and key not in _NUMBERS:
+        said = key == _PATTERN if isinstance(value, str) else key not in _NUMBERS
+        if said and isinstance(value, list | str) and len(value) == total:
             yield key, value
 
 
-def _prefix_with_all(kinds: list[object]) -> int:
+def _prefix_with_all(kinds: Sequence[object]) -> int:
     """Length of the shortest beginning that has every value of the list."""
     seen = [repr(kind) for kind in kinds]
     return 1 + max(seen.index(kind) for kind in set(seen))

@@ -1,6 +1,7 @@
 """`appliance status`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -67,14 +68,16 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
         )
         for model in (m for m in found.models if m.error):
             out.print(f"\n{model.name} {model.version} is not served: {model.error}.", markup=False)
-        if any(model.error for model in found.models):
-            out.print("\n`appliance models compile` makes anew what does not fit this machine.")
+            if model.hint:
+                out.print(f"hint: {model.hint}", markup=False)
         for model in (m for m in found.models if m.withdrawn):
             out.print(f"\n{model.name} {model.version} was {model.withdrawn}.", markup=False)
         if any(model.withdrawn for model in found.models):
             out.print("\nIt goes on until you serve another version, or remove it.")
         for reason, names in _reasons(found.models).items():
             out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
+        if stopped := _stopped(found):
+            out.print(f"\n{stopped}", markup=False)
         for failure in found.failures:
             out.print(f"\n{failure.message}.\n{failure.hint}.", markup=False)
         for disk in found.disks:
@@ -82,6 +85,20 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
                 out.print(f"\n{_warning(disk)}", markup=False)
     if not found.serving:
         raise typer.Exit(NOT_SERVING)
+
+
+def _stopped(found: "Status") -> str:
+    """What helps where services were stopped, or never started; empty if none is."""
+    from appliance.config import Layout
+    from installer.units import TARGET
+
+    names = [name for name, state in found.services.items() if state == "inactive"]
+    if not names or not found.release:
+        return ""
+    root = Path(found.root)
+    start = f"{Layout(root).command} serve" if root != Path("/") else f"systemctl start {TARGET}"
+    runs = "do not run" if len(names) > 1 else "does not run"
+    return f"{' and '.join(names)} {runs}: start with `{start}`."
 
 
 def _state(found: "Status") -> str:

@@ -8,7 +8,7 @@ hashed while it is copied (`Media.copy`), weights while the model store imports 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -131,11 +131,20 @@ def require_media(path: Path) -> None:
             f"the media at {path} are incomplete: they have no metadata",
             hint="the copy did not finish, perhaps for lack of room: copy all of them again",
         )
-    below = sorted(path.glob("*/metadata")) if path.is_dir() else []
     hint = f"name the directory that holds {pyz.NAME} and metadata"
-    if below:
-        hint += f": {' or '.join(str(found.parent) for found in below)}"
-    raise NotFoundError(f"there are no media at {path}", hint=hint)
+    if path.is_block_device():
+        hint = f"this is a device: `mount -o ro {path} /media/usb`, then name /media/usb"
+    raise NotFoundError(f"there are no media at {path}", hint=hint + named(media_below(path)))
+
+
+def media_below(path: Path) -> list[Path]:
+    """The media one level below `path`, if it is a directory."""
+    return [found.parent for found in sorted(path.glob("*/metadata"))] if path.is_dir() else []
+
+
+def named(found: Sequence[Path]) -> str:
+    """The end of a hint that names what was `found` nearby."""
+    return f": {' or '.join(map(str, found))}" if found else ""
 
 
 def require_bundle(directory: Path) -> None:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
@@ -197,7 +198,8 @@ def _platforms() -> list[str]:
     return [*newest_first, "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
 
 
-def _supported(python: str) -> dict[Tag, int]:
+@cache
+def _supported(python: str) -> Mapping[Tag, int]:
     """Tag -> rank, best first, as pip on such a node would choose."""
     version = tuple(int(part) for part in python.split("."))
     abi = f"cp{python.replace('.', '')}"
@@ -212,10 +214,12 @@ def _supported(python: str) -> dict[Tag, int]:
 def _choose(pin: Pin, python: str, known: dict[Path, tuple[str, int, str]]) -> Path | None:
     supported = _supported(python)
     best: tuple[int, Path] | None = None
-    for path, (_, _, sha256) in known.items():
-        name, version, _, tags = parse_wheel_filename(path.name)
+    for path, (project, _, sha256) in known.items():
+        if project != pin.name or sha256 not in pin.hashes:
+            continue
+        _, version, _, tags = parse_wheel_filename(path.name)
         ranks = [supported[tag] for tag in tags if tag in supported]
-        if name == pin.name and str(version) == pin.version and sha256 in pin.hashes and ranks:
+        if str(version) == pin.version and ranks:
             best = min(best or (min(ranks), path), (min(ranks), path))
     return best[1] if best else None
 

@@ -7,8 +7,9 @@ is compiled and compared with the processor, by the compiler's own processes, as
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -17,10 +18,10 @@ from appliance.compiler.child import run_compiler
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.record import Outcome
 from appliance.errors import ApplianceError
-from appliance.model_store import StoredBundle
 from bench_peers.checkpoint import TINY
 from bench_peers.work import say
 from gpu_check.node import Node
+from gpu_check.staged_child import run_staged
 from gpu_check.states import write_states
 from installer.checkpoint.quantize import Precision
 
@@ -36,11 +37,13 @@ class Trial:
     grade: of the bundle.
     adapters: it has room for some.
     states: the model keeps running states.
+    stages: it is cut in two, and both are on the one card there is.
     """
 
     grade: Precision
     adapters: bool = False
     states: bool = False
+    stages: bool = False
 
     @property
     def words(self) -> str:
@@ -53,7 +56,8 @@ class Trial:
 
     @property
     def _beside(self) -> str:
-        return " with adapters" * self.adapters + " with running states" * self.states
+        beside = " with adapters" * self.adapters + " with running states" * self.states
+        return beside + " in two stages" * self.stages
 
 
 TRIALS = (
@@ -61,6 +65,7 @@ TRIALS = (
     # This grade has both of the graphs.
     Trial("w8a8", adapters=True),
     Trial("w8a8", states=True),
+    Trial("fp16", stages=True),
 )
 
 
@@ -80,18 +85,20 @@ def measure_grade(root: Path, release: Path, trial: Trial) -> Iterator[Found]:
             precision = on_gpu(bundle.manifest, graph)
             say(f"{trial.words}, as {precision}")
             out = _folder(root / precision)
-            yield from _compiled(on_device, bundle, golden, out, precision, trial.named(precision))
+            what, paths = trial.named(precision), (bundle.directory, out, golden)
+            if trial.stages:
+                yield from _said(what, partial(run_staged, on_device, paths))
+            else:
+                arguments = ["--provider", "cuda", *map(str, paths), precision, "1"]
+                yield from _said(what, partial(run_compiler, on_device, arguments))
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _compiled(
-    python: Path, bundle: StoredBundle, golden: Path, out: Path, precision: str, what: str
-) -> Iterator[Found]:
+def _said(what: str, compiled: Callable[[], bytes]) -> Iterator[Found]:
     """How near it is, or why there is nothing; and why its steps are not replayed, if so."""
-    paths = map(str, (bundle.directory, out, golden))
     try:
-        said = run_compiler(python, ["--provider", "cuda", *paths, precision])
+        said = compiled()
     except ApplianceError as error:
         yield what, error.message
         return

@@ -34,6 +34,7 @@ from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.logits import DeviceLogits
 from appliance.engine.device.pool import ITEM_BYTES, DevicePool
 from appliance.engine.device.runner import DeviceRunner
+from appliance.engine.device.stages import Stage
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.session import (
     CUDA_PROVIDER,
@@ -154,7 +155,7 @@ def _prompts(
     found: dict[str, tuple[float, float]] = {}
     pool = _pool(device, decoder, _PROMPTS)
     with ExitStack() as closing:
-        runner = DeviceRunner(session, pool, decoder, _PROMPTS[1], None, record=record)
+        runner = DeviceRunner([Stage(session, pool)], decoder, _PROMPTS[1], None, record=record)
         closing.callback(runner.close)
         compute(0, _WARM)
         for length in LENGTHS:
@@ -182,7 +183,7 @@ def _decodes(
     with ExitStack() as closing:
         closing.callback(pool.close)
         buffers = StepBuffers(
-            pool, decoder.vocab_size, tokens=slots, batch=slots, rows=slots, results=slots
+            [device], decoder.vocab_size, tokens=slots, batch=slots, rows=slots, results=slots
         )
         closing.callback(buffers.close)
         for number, (streams, drafted) in enumerate(_SHAPES):

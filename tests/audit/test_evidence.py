@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -23,9 +24,11 @@ from appliance.errors import (
     ConflictError,
     NotFoundError,
     SignatureError,
+    StorageError,
     VerificationError,
 )
 from tests.audit.sample import assert_verifies, exchange, open_log, pinned_key
+from tests.fakes.disk import make_read_only, small_disk
 
 BOX = CosignerKey("auditor.example", bytes(range(32)))
 
@@ -67,6 +70,17 @@ def test_an_export_overwrites_nothing_and_needs_a_log(tmp_path: Path) -> None:
         export(tmp_path / "audit", tmp_path / "out")
     with pytest.raises(NotFoundError):
         export(tmp_path / "nowhere", tmp_path / "new")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
+def test_an_export_to_a_stick_that_is_mounted_read_only_says_so(tmp_path: Path) -> None:
+    """As the installation has it mounted."""
+    grow(tmp_path, 1)
+    with small_disk(tmp_path / "stick", 1 << 20):
+        make_read_only(tmp_path / "stick")
+        with pytest.raises(StorageError, match="Read-only") as caught:
+            export(tmp_path / "audit", tmp_path / "stick/audit-2026-11")
+    assert "remount,rw" in caught.value.hint
 
 
 @pytest.mark.parametrize("index", [0, 255, 256, 599])

@@ -64,15 +64,17 @@ def drawn_model(
     recurrent: bool = False,
     uneven: bool = False,
     model: Any = AutoModelForCausalLM,
+    seed: int = 0,
 ) -> Model:
     """A model of the tests from its config.json alone, of which later parts go before earlier.
 
-    `model` is the library's class that the published weights belong to.
+    `model` is the library's class that the published weights belong to. Another `seed` is for one
+    in which roundings fall the other way more than in most.
     """
     config = {key: value for part in configs for key, value in part.items()}
 
     def write(directory: Path) -> Path:
-        return draw_checkpoint(directory, config, model=model)
+        return draw_checkpoint(directory, config, model=model, seed=seed)
 
     return Model(write, main, experts, recurrent, uneven)
 

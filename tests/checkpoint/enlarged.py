@@ -24,10 +24,24 @@ FACTORS: Mapping[str, float] = {
     r"(o|out)_proj\.(weight|bias)": STREAM,
     r"(up_proj|experts\.\d+\.w3)\.weight": UP,
     r"(down_proj|experts\.\d+\.w2)\.weight": STREAM / UP,
-    # Here gates and ups are clamped, and only what comes out can be large.
+    # Here gates and ups are clamped or stored together, and only what comes out is large.
     r"experts\.down_proj(_bias)?": STREAM,
+    r"(shared_mlp|block_sparse_moe)\.output_linear\.weight": STREAM,
 }
 """What the names of a decoder's tensors end with, and what they are multiplied by."""
+SQUARES: Mapping[str, float] = {
+    r"embeddings\.weight": STREAM,
+    r"(o|out)_proj\.weight": STREAM,
+    r"up_proj\.weight": 2.0**6,
+}
+"""Of decoders whose feed-forwards square what comes up."""
+UNNORMED: Mapping[str, float] = {
+    r"embed_tokens\.weight": STREAM / 4,
+    r"(o|out)_proj\.weight": STREAM / 4,
+    r"up_proj\.weight": UP,
+    r"down_proj\.weight": STREAM / 4 / UP,
+}
+"""Of decoders with states whose results are not normed, and so are large themselves."""
 BEHIND_NORMS: Mapping[str, float] = {
     r"(post_attention|post_feedforward|post_per_layer_input)\w*norm\.weight": 8 * STREAM,
     r"up_proj\.weight": UP,
@@ -58,7 +72,7 @@ class Peaks:
     def __init__(self, model: torch.nn.Module) -> None:
         self.stream = self.product = 0.0
         for name, module in model.named_modules():
-            if type(module).__name__.endswith(("DecoderLayer", "EncoderLayer")):
+            if type(module).__name__.endswith(("DecoderLayer", "EncoderLayer", "HBlock")):
                 module.register_forward_hook(self._between)
             if name.endswith("down_proj") and isinstance(module, torch.nn.Linear):
                 module.register_forward_pre_hook(self._down)

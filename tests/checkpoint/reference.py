@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def with_rounded_weights(
     shutil.copytree(checkpoint, target)
     weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
     for name, values in weights.items():
-        if ".experts." in name:
+        if ".experts." in name or name.endswith(_STACKED_ROWS):
             weights[name] = _rounded_experts(name, values, SCHEMES[precision])
         elif _TOWER in name and values.ndim > 1 and not any(word in name for word in kept):
             scheme = SCHEMES[_OF_TOWERS.get(precision, precision)]
@@ -169,8 +170,16 @@ def with_rounded_weights(
             weights[name] = _rounded(name, flat, scheme).reshape(values.shape)
         elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, *_KEPT, *kept)):
             weights[name] = _rounded(name, values, SCHEMES[precision])
+            if steps := _steps(weights, name):
+                weights[name][-steps:] = values[-steps:]
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
+
+
+def _steps(weights: Mapping[str, npt.NDArray[Any]], name: str) -> int:
+    """How many rows of a matrix, the last ones, say what a running state decays by."""
+    stem, _, end = name.rpartition("in_proj.weight")
+    return 0 if end or not stem else len(weights.get(f"{stem}A_log", ()))
 
 
 def with_rounded_rows(checkpoint: Path, target: Path) -> Path:
@@ -182,7 +191,7 @@ def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
     if scheme.integer_products and _LOOKED_UP not in name:
         integers, scales = quantize_rows(values)
         return (integers * scales[:, None]).astype(np.float32)
-    table = any(word in name for word in ("embed_tokens", "lm_head", "word_embeddings"))
+    table = any(word in name for word in _TABLES)
     if scheme.float_bits == 16:
         plain = table or not scheme.byte_floats or values.shape[1] % 16 != 0
         return values.astype(np.float16).astype(np.float32) if plain else _byte_floats(values)
@@ -204,14 +213,22 @@ def _byte_floats(values: npt.NDArray[Any]) -> Floats:
 
 _ROUTERS = (
     *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
-    *("feed_forward.gate.weight", "e_score_correction_bias"),
+    *(
+        "mixer.gate.weight",
+        "feed_forward.gate.weight",
+        "e_score_correction_bias",
+        "router.layer.weight",
+    ),
 )
+_STACKED_ROWS = ("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight")
+"""Of all experts, as they are multiplied with."""
 _KEPT = (
     *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj"),
     *("feed_forward.router", "f_a_proj", "f_b_proj", "self_attn.b_proj", "gate.wg"),
 )
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
 an index: kept in floats, as routers are."""
+_TABLES = ("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings")
 _LOOKED_UP = "embed_tokens_per_layer"
 """A table that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
@@ -224,6 +241,9 @@ def _rounded_experts(name: str, values: npt.NDArray[Any], scheme: Scheme) -> npt
     """In blocks in every grade of integers; experts in 4-bit floats are kept as they are."""
     if values.dtype == np.uint8 or name.endswith("_bias"):
         return values
+    if name.endswith(_STACKED_ROWS):
+        end = _DOWN[0] if "output" in name else "gate_up"
+        return np.stack([_rounded_experts(end, one, scheme) for one in values])
     if values.ndim == 3:  # of all experts, transposed
         each = [_rounded_experts(name, one.T.copy(), scheme).T for one in values]
         return np.ascontiguousarray(np.stack(each))
@@ -242,7 +262,9 @@ class RoundingReference(ReferenceDecoder):
         super().__init__(rounded)
         self._graph = graph
         for name, layer in self.model.named_modules():
-            if isinstance(layer, torch.nn.Linear) and not name.endswith(_KEPT):
+            if hasattr(layer, "A_log") and isinstance(getattr(layer, "in_proj", None), _LINEAR):
+                layer.in_proj.forward = partial(_all_but_steps, layer.in_proj, len(layer.A_log))
+            elif isinstance(layer, _LINEAR) and not (name.endswith(_KEPT) or _told(layer)):
                 layer.register_forward_pre_hook(_round_rows)
 
     def logits(self, tokens: Sequence[int]) -> Floats:
@@ -263,7 +285,7 @@ class _RoundingCache(DynamicCache):
 
     def __init__(self, graph: Path, config: Any = None) -> None:
         kinds = getattr(config, "layer_types", None) or []
-        recurrent = not {"linear_attention", "conv"}.isdisjoint(kinds)
+        recurrent = not {"linear_attention", "conv", "hybrid"}.isdisjoint(kinds)
         indexed = bool({"indexed_attention", _BLOCKS} & set(kinds))
         super().__init__(config=config if recurrent or indexed else None)
         attending = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
@@ -273,6 +295,9 @@ class _RoundingCache(DynamicCache):
         glm = getattr(config, "model_type", "") == "glm_moe_dsa"
         self._halves = config.qk_rope_head_dim if glm else 0
         """Of an index key, numbers that stand otherwise than in the graph."""
+        into = getattr(config, "attention_in_multiplier", 1.0)
+        self._factors = (into * getattr(config, "key_multiplier", 1.0), into)
+        """By which keys and values are larger than in the graph, which multiplies later."""
         self._scales = {
             tensor.name: np.frombuffer(tensor.raw_data, np.float32)
             for tensor in model.graph.initializer
@@ -288,8 +313,8 @@ class _RoundingCache(DynamicCache):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         at = self._places.get(layer_idx, layer_idx)
-        keys = self._rounded(f"key_{at}", key_states)
-        values = self._rounded(f"value_{at}", value_states)
+        keys = self._rounded(f"key_{at}", key_states / self._factors[0]) * self._factors[0]
+        values = self._rounded(f"value_{at}", value_states / self._factors[1]) * self._factors[1]
         kept: tuple[torch.Tensor, torch.Tensor] = super().update(
             keys, values, layer_idx, *args, **kwargs
         )
@@ -380,6 +405,21 @@ def _cache_of(config: Any) -> type[_RoundingCache]:  # the library has no types
         return _RoundingCache
     together = ("deepseek_v2", "kimi_linear")
     return _RoundingLatents if config.model_type in together else _PairsApart
+
+
+_LINEAR = torch.nn.Linear
+
+
+def _told(layer: torch.nn.Linear) -> bool:
+    """Whether it was told to round in its own way."""
+    return "forward" in vars(layer)
+
+
+def _all_but_steps(layer: torch.nn.Linear, steps: int, x: torch.Tensor) -> torch.Tensor:
+    """The product of x, but for the last columns, by which a running state decays, rounded."""
+    both = (x, *_round_rows(layer, (x,)))
+    whole, rounded = (torch.nn.functional.linear(y, layer.weight) for y in both)
+    return torch.cat([rounded[..., :-steps], whole[..., -steps:]], -1)
 
 
 def _round_rows(_module: object, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:

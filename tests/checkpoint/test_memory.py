@@ -52,7 +52,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "precision",
-    ["int4", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("fp16", "fp8")), "fp32"],
+    ["int4", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("fp16", "fp8", "fp32"))],
 )
 def test_peak_memory_follows_the_largest_tensor(
     checkpoint: Path, tmp_path: Path, precision: str
@@ -67,7 +67,9 @@ def test_peak_memory_follows_the_largest_tensor(
 
 
 @pytest.mark.parametrize("precision", ["int8", pytest.param("fp32", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", ["bert", "qwen3-embedding"])
+@pytest.mark.parametrize(
+    "family", ["bert", pytest.param("qwen3-embedding", marks=pytest.mark.slow)]
+)
 def test_so_does_that_of_a_model_that_reads(tmp_path: Path, family: str, precision: str) -> None:
     checkpoint = tmp_path / "checkpoint"
     write = write_bert if family == "bert" else write_qwen3_embedding

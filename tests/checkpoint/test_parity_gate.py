@@ -219,9 +219,19 @@ def test_weights_that_a_comparison_refused_are_there_for_a_better_one(
         with pytest.raises(CheckpointError, match="differ from the reference in int8") as caught:
             build(sharded, tmp_path / "it", "auto", "int8")
     assert "what is done is kept" in caught.value.hint
-    manifest, said = build(sharded, tmp_path / "it", "auto", "int8")
-    within_bounds(manifest)
+    _, said = build(sharded, tmp_path / "it", "off", "int8")
     assert "going on with the build that was stopped" in said
+
+
+@pytest.mark.slow
+def test_a_better_comparison_of_weights_that_were_kept_is_within_its_bounds(
+    sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(BOUNDS, "int8", 1e-9)
+        with pytest.raises(CheckpointError):
+            build(sharded, tmp_path / "it", "auto", "int8")
+    within_bounds(build(sharded, tmp_path / "it", "auto", "int8")[0])
 
 
 def test_without_the_reference_the_manifest_says_why_nothing_was_compared(

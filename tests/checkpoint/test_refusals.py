@@ -154,24 +154,6 @@ def test_a_dense_family_refuses_what_it_cannot_express(
     refused(checkpoint, tmp_path, named)
 
 
-@pytest.mark.parametrize(
-    ("changes", "named", "hint"),
-    [
-        ({"layer_types": ["mamba", "attention"]}, "mamba, which keep a running", "Micro"),
-        ({"layer_types": None}, "mamba, which keep a running", "Micro"),
-        ({"num_local_experts": 62}, "num_local_experts = 62", "without experts"),
-        ({"num_local_experts": None}, "num_local_experts = 8", "without experts"),
-    ],
-)
-def test_a_hybrid_granite_is_refused_with_the_reason(
-    built: BuildBundle, tmp_path: Path, changes: dict[str, Any], named: str, hint: str
-) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    shutil.copytree(built("granite-hybrid", "fp32").checkpoint, checkpoint)
-    edit_json(checkpoint / "config.json", lambda c: c.update(changes))
-    assert hint in refused(checkpoint, tmp_path, named).hint
-
-
 def test_matrices_stored_together_must_have_the_rows_that_config_json_means(
     built: BuildBundle, tmp_path: Path
 ) -> None:

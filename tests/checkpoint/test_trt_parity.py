@@ -19,6 +19,7 @@ from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import EXPERTS, MAIN, WRITERS, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceDecoder, with_rounded_rows
 from tests.checkpoint.runner import SlotRunner, relative_error
+from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_llama, write_qwen2, write_qwen3
 
 FULL, HALF = 1e-4, 2e-2
@@ -45,22 +46,28 @@ Build = Callable[[str, Precision], Built]
 
 
 @pytest.fixture
-def half(tmp_path: Path) -> Build:
+def half(build_once: BuildOnce) -> Build:
     """`half(name, precision)`: one of MODELS as it is shipped."""
-
-    def build(name: str, precision: Precision) -> Built:
-        checkpoint = MODELS[name](tmp_path / "checkpoint")
-        build_unsigned(checkpoint, tmp_path / "bundle", precision=precision)
-        return Built(checkpoint, tmp_path / "bundle")
-
-    return build
+    return _builds(build_once, "half")
 
 
 @pytest.fixture
-def full(half: Build, monkeypatch: pytest.MonkeyPatch) -> Build:
+def full(build_once: BuildOnce, monkeypatch: pytest.MonkeyPatch) -> Build:
     """As `half`, but graphs that have 16 bits have 32."""
     monkeypatch.setattr(HalfBuilder, "dtype", ir.DataType.FLOAT)
-    return half
+    return _builds(build_once, "full")
+
+
+def _builds(build_once: BuildOnce, width: str) -> Build:
+    def build(name: str, precision: Precision) -> Built:
+        def write(directory: Path) -> None:
+            MODELS[name](directory / "checkpoint")
+            build_unsigned(directory / "checkpoint", directory / "bundle", precision=precision)
+
+        made = build_once(f"trt-{width}-{name}-{precision}", write)
+        return Built(made / "checkpoint", made / "bundle")
+
+    return build
 
 
 def runner(model: Built, variant: str = "trt", *, slots: int = 1, capacity: int) -> SlotRunner:

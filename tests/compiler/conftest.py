@@ -18,8 +18,8 @@ from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
 from tests.compiler.stand import Stand
 from tests.conftest import BUILD_CACHE, FULL_VARIABLE, REPOSITORY, BuildOnce
+from tests.fakes import no_cuda, no_tensorrt
 from tests.fakes.checkpoints import write_bert, write_qwen3
-from tests.fakes.no_tensorrt import write_libraries
 
 RUNTIME = BUILD_CACHE / "gpu-runtime"
 """The GPU's ONNX Runtime, which scripts/fetch-gpu-runtime brings."""
@@ -98,10 +98,16 @@ def on_gpu(release: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tensorrt_libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tensorrt")
-    write_libraries(RUNTIME / "onnxruntime/capi", folder)
-    return folder
+def cuda_libraries(release: Path, build_once: BuildOnce) -> Path:
+    """CUDA's libraries as a machine with two devices has them, that do nothing."""
+    provider = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
+    return build_once("cuda", lambda folder: no_cuda.write_libraries(provider, folder, device=True))
+
+
+@pytest.fixture(scope="session")
+def tensorrt_libraries(release: Path, build_once: BuildOnce) -> Path:
+    capi = RUNTIME / "onnxruntime/capi"
+    return build_once("tensorrt", lambda folder: no_tensorrt.write_libraries(capi, folder))
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_another_library_is_another_key_for_what_uses_it(name: str) -> None:
 
 
 def test_what_memory_is_free_and_where_the_gpu_sits_change_nothing() -> None:
-    moved = replace(H100, free_bytes=1, numbers=(3, 1), count=4)
+    moved = replace(H100, free=(1,), numbers=(3, 1), count=4)
     assert keys(H100, ALL_LIBRARIES) == keys(moved, ALL_LIBRARIES)
 
 

@@ -84,7 +84,7 @@ def test_each_grade_is_within_its_bound(
     grade = decode((bundle / MANIFEST_NAME).read_bytes()).graph.precision
     expected = golden.on_processor(prompts, decoder, spec)
     graph = half(bundle)
-    measured = golden.on_device(graph, graph, spec, "cpu")
+    measured = golden.on_device([graph], [graph], spec, [("cpu", 0)])
     compared = golden.compare(measured, expected, grade)
     record_property("measured", f"golden error, tiny qwen3 {grade}: {compared.error:.4f}")
     assert 0 < compared.error <= golden.BOUNDS[grade] / 2

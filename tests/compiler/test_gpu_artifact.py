@@ -24,9 +24,10 @@ from appliance.compiler import artifact as artifacts
 from appliance.compiler.artifact import open_named
 from appliance.compiler.compile import compile_bundle
 from appliance.compiler.gpu_compile import Target, load
-from appliance.compiler.memory import candidates, needed, reading_bytes
+from appliance.compiler.hardware import Gpu, NoGpu
+from appliance.compiler.memory import candidates, divided, needed, reading_bytes
 from appliance.compiler.probe import Array
-from appliance.compiler.record import NAME, Refusal, sign
+from appliance.compiler.record import NAME, Refusal, compiled_as, sign
 from appliance.compiler.runtime import choose_runtime
 from appliance.config import EngineSettings, Layout
 from appliance.engine.encoder_runner import EncoderRunner
@@ -121,6 +122,70 @@ def test_a_chat_model_is_compiled_for_cuda_and_compared(served: Node) -> None:
     assert record.fit is not None
     assert record.fit.precision == "fp16"
     assert [f.path for f in record.files] == ["model.onnx", "weights.bin"]
+
+
+@pytest.fixture(scope="module")
+def deep_bundle(build_once: BuildOnce) -> Path:
+    """With layers enough that half of them are about half of the model."""
+
+    def build(directory: Path) -> None:
+        checkpoint = write_qwen3(directory / "checkpoint", layers=6)
+        build_bundle(
+            checkpoint, directory / "it", name="deep", version="1", signer=None, precision="fp16"
+        )
+
+    return build_once("compiler-deep", build) / "it"
+
+
+def with_room_for_half(bundle: Path) -> Gpu:
+    """Two GPUs, of which one has no room for the model."""
+    manifest = stored(bundle).manifest
+    assert manifest.decoder is not None
+    whole = candidates(manifest, 0)[0]
+    room = needed(divided(whole, manifest.decoder, 2))
+    assert room < needed(whole)
+    return replace(H100, memory_bytes=room, free=(room, room), numbers=(1, 0), count=2)
+
+
+def test_one_that_no_gpu_has_room_for_is_compiled_in_stages_for_several(
+    node: Node, deep_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = with_room_for_half(deep_bundle)
+    write_release(tmp_path / "release", machine_with(two))
+    compiled = node.compile(deep_bundle)
+    record = node.record(compiled, deep_bundle)
+    assert record.provider == "cuda"
+    assert record.compared is not None
+    assert 0 < record.compared.error <= record.compared.bound
+    assert record.fit is not None
+    assert record.fit.gpus == 2
+    files = {entry.path: entry.size for entry in record.files}
+    assert [*files] == ["model-2.onnx", "model.onnx", "weights-2.bin", "weights.bin"]
+    assert max(files.values()) < 0.75 * sum(files.values())
+    assert "its layers over 2 GPUs" in compiled_as(record)[0]
+
+    values = {"cuda": record.fingerprint, "cpu": {"variant": "cpu"}}
+    monkeypatch.setattr(artifacts, "fingerprints", lambda: values)
+    place = node.layout.artifacts, record.bundle, node.key.public
+    for left, opens in ((two, True), (replace(two, numbers=(1,)), False), (NoGpu("none"), False)):
+        monkeypatch.setattr(artifacts, "read_gpu", lambda left=left: left)
+        if opens:
+            assert open_artifact(*place).record == record
+        else:
+            with pytest.raises(NotFoundError, match="not compiled"):
+                open_artifact(*place)
+
+
+def test_the_second_gpu_of_a_model_in_stages_must_be_free_too(
+    node: Node, deep_bundle: Path, tmp_path: Path
+) -> None:
+    two = with_room_for_half(deep_bundle)
+    busy = replace(two, free=(two.free[0], 1 << 20))
+    write_release(tmp_path / "release", machine_with(busy))
+    compiled = node.compile(deep_bundle)
+    reasons = node.record(compiled, deep_bundle).reasons
+    assert [reason.code for reason in reasons] == ["library_missing", "gpu_busy"]
+    assert "(GPU 0) has 0.0 GiB free" in reasons[1].message
 
 
 def test_the_artifact_holds_plain_weights_in_half_precision(served: Node) -> None:
@@ -349,7 +414,7 @@ def test_their_blocks_of_integers_become_floats_where_those_fit(
     assert "MultiHeadAttention" in large
     assert not large & {"DequantizeLinear", "Transpose", "MatMulNBits", "GatherBlockQuantized"}
     wide, compact = candidates(stored(encoder_bundle).manifest, 0)
-    small = replace(H100, memory_bytes=needed(wide) - 1, free_bytes=needed(wide) - 1)
+    small = replace(H100, memory_bytes=needed(wide) - 1, free=(needed(wide) - 1,))
     assert needed(compact) <= small.memory_bytes
     write_release(tmp_path / "release", machine_with(small))
     shutil.rmtree(node.layout.artifacts)
@@ -421,7 +486,7 @@ def test_a_compilation_that_dies_is_a_reason_and_leaves_nothing_behind(
 def test_a_gpu_that_others_use_is_a_reason_before_anything_is_tried(
     node: Node, bundle: Path, tmp_path: Path
 ) -> None:
-    write_release(tmp_path / "release", machine_with(replace(H100, free_bytes=1 << 29)))
+    write_release(tmp_path / "release", machine_with(replace(H100, free=(1 << 29,))))
     record = node.record(node.compile(bundle), bundle)
     assert record.reasons[-1].code == "gpu_busy"
     assert "0.5 GiB free" in record.reasons[-1].message

@@ -20,9 +20,7 @@ from appliance.compiler.hardware import has_driver
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.families import find_models
-from tests.compiler.conftest import RUNTIME
 from tests.fakes.checkpoints import write_llama, write_qwen3
-from tests.fakes.no_cuda import write_libraries
 from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 
 pytestmark = pytest.mark.skipif(has_driver(), reason="this machine has a GPU")
@@ -37,6 +35,7 @@ import numpy as np
 from appliance.bundle.manifest import decode
 from appliance.bundle.specs import VisionSpec
 from appliance.compiler import gpu_compile
+from appliance.compiler.artifact import of_stage
 from appliance.compiler.grid import Grid
 from appliance.compiler.merging import merge_products
 from appliance.compiler.sources import verified_graph, verified_weights
@@ -45,6 +44,7 @@ from appliance.engine.device.device import HostDevice
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.pool import ITEM_BYTES, DevicePool
 from appliance.engine.device.runner import DeviceRunner
+from appliance.engine.device.stages import Stage, layers_of
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.output import Finished
@@ -59,25 +59,35 @@ decoder, graph = manifest.decoder, manifest.variant("cuda")
 gpu_compile.quiet()
 data = verified_graph(bundle, manifest, graph.path, verified_weights(bundle, manifest))
 merged = merge_products(data)
-gpu_compile.optimize(merged, bundle / graph.weights_folder, out, gpu_compile.CUDA)
+numbers = [*map(int, sys.argv[3].split(","))]
+folder = bundle / graph.weights_folder
+if len(numbers) == 1:
+    gpu_compile.optimize(merged, folder, out, gpu_compile.CUDA)
+else:
+    targets = gpu_compile.cuda_targets(len(numbers))
+    gpu_compile.stages_of(merged, folder, out, targets, decoder)
 
 class StandIn(HostDevice):
     kind = "cuda"
-    number = int(sys.argv[3])
 
 memory = 1 << 30
-device = StandIn(memory)
-session = open_cuda_session(out, record=True, gpu=device.number)
 sizes = token_bytes(decoder, ITEM_BYTES), state_bytes(decoder)
-pool = DevicePool(decoder, CacheShape(4, 256, *sizes), device)
+stages = []
+for stage, number in enumerate(numbers):
+    device = StandIn(memory)
+    device.number = number
+    session = open_cuda_session(out, of_stage("model.onnx", stage), record=True, gpu=number)
+    shape = CacheShape(4, 256, *sizes)
+    stages.append(Stage(session, DevicePool(decoder, shape, device, layers_of(session))))
 open_graph = partial(open_small_session, provider="cuda", gpu=device.number)
 draws = DeviceDraw(device, decoder.vocab_size, open_graph)
-runner = DeviceRunner(session, pool, decoder, 64, draws, record=True, record_drafts=True)
+runner = DeviceRunner(stages, decoder, 64, draws, record=True, record_drafts=True)
 runner.warm_up()
 engine = LLMEngine(
     runner, Tokenizer((bundle / manifest.tokenizer).read_bytes()), manifest.prompting,
     vocab_size=decoder.vocab_size, slots=4, capacity=256, token_budget=64, max_waiting=99,
-    draft_tokens=8, clock=count(1.0).__next__, snapshots=SNAPSHOTS if pool.states else 0,
+    draft_tokens=8, clock=count(1.0).__next__,
+    snapshots=SNAPSHOTS if decoder.recurrent else 0,
 )
 """
 VARIOUS = (
@@ -97,7 +107,8 @@ for number, params in enumerate(wanted):
     if isinstance(manifest.vision, VisionSpec) and number % 2:
         grid, token = Grid(4, 5), manifest.vision.image_token
         prompt, (start,) = expanded([*prompt, token, 7], token, [grid])
-        levels, _, width = next(e.shape for e in session.get_inputs() if e.name == "features")
+        inputs = stages[0].session.get_inputs()
+        levels, _, width = next(e.shape for e in inputs if e.name == "features")
         features = np.ones((levels, grid.tokens, width), np.float32)
         sight = Sight(len(prompt), token, [Placed(start, grid, (1 << 128) + number, features)])
     engine.add(Generation(number, prompt, params, sight=sight))
@@ -109,7 +120,8 @@ while engine.has_work:
 engine.check_integrity()
 recorded = runner._steps.recorded
 runner.close()
-print(json.dumps([dict(ends), recorded, device.free_bytes() == memory]))
+free = {stage.pool.device.free_bytes() for stage in stages}
+print(json.dumps([dict(ends), recorded, free == {memory}]))
 """
 )
 DRAFTED = (
@@ -219,32 +231,40 @@ print(json.dumps([dict(ends), counts, same, device.free_bytes() == memory]))
 )
 
 
-WRITERS = [write_llama, write_qwen3, write_qwen3_vl, write_qwen2_5_vl]
-WRITERS += [find_models()["qwen3.5"].write]
+WRITERS = [write_llama, write_qwen3_vl, find_models()["qwen3.5"].write]
+LESS_OFTEN = [write_qwen3, write_qwen2_5_vl, find_models()["nemotron-h"].write]
 
 
-@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize(
+    "write", [*WRITERS, *(pytest.param(write, marks=pytest.mark.slow) for write in LESS_OFTEN)]
+)
 def test_every_sequence_comes_to_its_end_by_recorded_steps(
-    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
-    (ends, recorded, all_given_back), _ = _ran(VARIOUS, write, on_gpu, tmp_path)
+    (ends, recorded, all_given_back), _ = _ran(VARIOUS, write, on_gpu, cuda_libraries, tmp_path)
     assert ends == {"0": 20, "1": 20, "2": 20, "3": 20, "4": 9, "5": 9, "6": 9}
     assert recorded >= 2
     assert all_given_back
 
 
 def test_steps_of_several_tokens_of_a_sequence_are_recorded_too(
-    on_gpu: Path, tmp_path: Path
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
 ) -> None:
-    (said, accepted, widths, recorded), _ = _ran(DRAFTED, write_qwen3, on_gpu, tmp_path)
+    (said, accepted, widths, recorded), _ = _ran(
+        DRAFTED, write_qwen3, on_gpu, cuda_libraries, tmp_path
+    )
     assert said == 100
     assert accepted > 100
     assert widths[-1] > 1
     assert recorded >= len(widths)
 
 
-def test_a_model_records_its_steps_while_others_are_loaded(on_gpu: Path, tmp_path: Path) -> None:
-    (raised, reasons, opened, recorded), _ = _ran(BESIDE, write_qwen3, on_gpu, tmp_path)
+def test_a_model_records_its_steps_while_others_are_loaded(
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
+) -> None:
+    (raised, reasons, opened, recorded), _ = _ran(
+        BESIDE, write_qwen3, on_gpu, cuda_libraries, tmp_path
+    )
     assert raised == []
     assert len(reasons) >= 4
     assert set(reasons) == {"LENGTH"}
@@ -253,9 +273,11 @@ def test_a_model_records_its_steps_while_others_are_loaded(on_gpu: Path, tmp_pat
 
 
 def test_a_model_that_is_loaded_on_another_gpu_has_its_memory_there(
-    on_gpu: Path, tmp_path: Path
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
 ) -> None:
-    (ends, recorded, all_given_back), taken = _ran(VARIOUS, write_qwen3, on_gpu, tmp_path, gpu=1)
+    (ends, recorded, all_given_back), taken = _ran(
+        VARIOUS, write_qwen3, on_gpu, cuda_libraries, tmp_path, gpus="1"
+    )
     assert sum(ends.values()) == 107
     assert recorded >= 2
     assert all_given_back
@@ -264,12 +286,35 @@ def test_a_model_that_is_loaded_on_another_gpu_has_its_memory_there(
     assert taken[0] < taken[1]
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_qwen3,
+        pytest.param(write_qwen3_vl, marks=pytest.mark.slow),
+        pytest.param(find_models()["qwen3.5"].write, marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_in_stages_takes_its_share_of_each_gpu_and_records_on_each(
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    (ends, recorded, all_given_back), taken = _ran(
+        VARIOUS, write, on_gpu, cuda_libraries, tmp_path, gpus="0,1"
+    )
+    assert sum(ends.values()) == 107
+    assert recorded >= 2
+    assert all_given_back
+    weights = [
+        (tmp_path / "out" / name).stat().st_size for name in ("weights.bin", "weights-2.bin")
+    ]
+    assert all(size > own for size, own in zip(taken, weights, strict=True))
+
+
 @pytest.mark.parametrize("precision", ["fp16", "w8a8"])
 def test_steps_are_recorded_anew_when_adapters_come_and_go(
-    on_gpu: Path, tmp_path: Path, precision: Precision
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, precision: Precision
 ) -> None:
     (ends, recorded, as_before, all_given_back), _ = _ran(
-        ADAPTED, write_qwen3, on_gpu, tmp_path, precision=precision, adapters=True
+        ADAPTED, write_qwen3, on_gpu, cuda_libraries, tmp_path, precision=precision, adapters=True
     )
     assert ends == {str(number): 3 * (12 + number) for number in range(6)}
     assert 0 < recorded[0] < recorded[1] < recorded[2]
@@ -281,17 +326,16 @@ def _ran(
     program: str,
     write: Callable[[Path], Path],
     on_gpu: Path,
+    cuda_libraries: Path,
     tmp_path: Path,
     *,
-    gpu: int = 0,
+    gpus: str = "0",
     precision: Precision = "fp16",
     adapters: bool = False,
 ) -> tuple[list[Any], list[int]]:
     """What `program` prints of the engine over a model of the checkpoint that `write` writes, and
     how much it took of each device.
     """
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, tmp_path, device=True)
     bundle = tmp_path / "bundle"
     build_bundle(
         write(tmp_path / "checkpoint"), bundle, name="it", version="1", signer=None,
@@ -299,8 +343,8 @@ def _ran(
     )  # fmt: skip
     (tmp_path / "out").mkdir()
     done = subprocess.run(
-        [on_gpu, "-I", "-c", program, bundle, tmp_path / "out", str(gpu)],
-        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        [on_gpu, "-I", "-c", program, bundle, tmp_path / "out", gpus],
+        env=os.environ | {"LD_LIBRARY_PATH": str(cuda_libraries)},
         capture_output=True,
         text=True,
         check=False,

@@ -67,7 +67,7 @@ bundle, out = Path(sys.argv[1]), Path(sys.argv[2])
 manifest = decode((bundle / "bundle.json").read_bytes())
 expected = np.ones((12, manifest.decoder.vocab_size), np.float32)
 profiles = plan(Sizes(slots=2, chunk=64, context=64, engines=2))
-for compile_it, last in ((compile_cuda, (CUDA, "fp16")), (compile_tensorrt, (profiles,))):
+for compile_it, last in ((compile_cuda, ([CUDA], "fp16")), (compile_tensorrt, (profiles,))):
     try:
         compile_it(bundle, manifest, out, expected, *last)
     except ApplianceError as error:
@@ -180,10 +180,10 @@ gpu_compile.quiet()
 (graph,) = [g for g in manifest.variants("cuda") if g.precision == precision]
 session = compile(graph.path, graph.weights_folder, ("model.onnx", "weights.bin"))
 try:
-    golden.on_device(session, session, manifest.decoder, "cuda")
+    golden.on_device([session], [session], manifest.decoder, [("cuda", 0)])
 except (UnsupportedError, IndexError):
     pass  # nothing that comes out means anything
-why = why_unrecorded(out / "model.onnx", manifest.decoder, CUDA)
+why = why_unrecorded([out / "model.onnx"], manifest.decoder, [CUDA])
 print(*("recorded",) if why is None else ("not", why.message))
 for make in (draw_graphs.sums, draw_graphs.likeliest, draw_graphs.changed):
     say(open_small_session(make(manifest.decoder.vocab_size), "cuda"))
@@ -279,42 +279,47 @@ def test_the_cuda_provider_reads_the_options_that_it_is_given(
     assert "Unknown provider option" in mistyped[1]
 
 
+OFTEN: list[tuple[Callable[[Path], Path], set[str], set[str]]] = [
+    (write_bert, {"EFFICIENT_ATTENTION"}, set()),
+    # How long the longest text is, one number that the kernel wants in this machine's memory.
+    (write_qwen3_reranker, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
+    # Windows as published: in how many blocks a text is, and of what shape, a few numbers. Narrow
+    # blocks have their small table of products.
+    (write_embedding_gemma, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
+    # What is added to all products of heads: a table for texts of 512 tokens at most.
+    (write_mpnet, {"MATH"}, set()),
+]
+"""Which kernels for attention, and what is not the device's; one of each kind."""
+LESS_OFTEN: list[tuple[Callable[[Path], Path], set[str], set[str]]] = [
+    (write_cross_encoder, {"EFFICIENT_ATTENTION"}, set()),
+    (write_qwen3_embedding, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
+    (write_gte, {"EFFICIENT_ATTENTION"}, set()),
+    (write_nomic, {"EFFICIENT_ATTENTION"}, set()),
+    (write_eurobert, {"EFFICIENT_ATTENTION"}, set()),
+    (partial(write_modernbert, window=128), {"EFFICIENT_ATTENTION"}, BLOCKS),
+    (write_embedding_gemma2, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
+]
+
+
 @pytest.mark.parametrize(
     ("write", "kernels", "beside"),
-    [
-        (write_bert, {"EFFICIENT_ATTENTION"}, set()),
-        (write_cross_encoder, {"EFFICIENT_ATTENTION"}, set()),
-        # How long the longest text is, one number that the kernel wants in this machine's memory.
-        (write_qwen3_embedding, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
-        (write_qwen3_reranker, {"FLASH_ATTENTION"}, {"Squeeze", "Cast"}),
-        (write_gte, {"EFFICIENT_ATTENTION"}, set()),
-        (write_nomic, {"EFFICIENT_ATTENTION"}, set()),
-        (write_eurobert, {"EFFICIENT_ATTENTION"}, set()),
-        # Windows as published: in how many blocks a text is, and of what shape, a few numbers.
-        (partial(write_modernbert, window=128), {"EFFICIENT_ATTENTION"}, BLOCKS),
-        # Narrow blocks have their small table of products.
-        (write_embedding_gemma, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
-        (write_embedding_gemma2, {"EFFICIENT_ATTENTION", "MATH"}, BLOCKS),
-        # What is added to all products of heads: a table for texts of 512 tokens at most.
-        (write_mpnet, {"MATH"}, set()),
-    ],
+    [*OFTEN, *(pytest.param(*reader, marks=pytest.mark.slow) for reader in LESS_OFTEN)],
 )
 def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_tables_of_products_where_said(
     on_gpu: Path,
+    cuda_libraries: Path,
     tmp_path: Path,
     write: Callable[[Path], Path],
     kernels: set[str],
     beside: set[str],
 ) -> None:
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, tmp_path, device=True)
     checkpoint, bundle = write(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="int8")
     (tmp_path / "out").mkdir()
     done = subprocess.run(
         [on_gpu, "-I", "-c", READERS, bundle, tmp_path / "out"],
         env=os.environ
-        | {"LD_LIBRARY_PATH": str(tmp_path), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
+        | {"LD_LIBRARY_PATH": str(cuda_libraries), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -329,16 +334,14 @@ def test_the_cuda_provider_takes_models_that_read_whole_and_keeps_tables_of_prod
 
 
 def said_of_a_decoder(
-    on_gpu: Path, bundle: Path, folder: Path, how: str, precision: str = "fp16"
+    on_gpu: Path, libraries: Path, bundle: Path, folder: Path, how: str, precision: str = "fp16"
 ) -> str:
     """What the provider does with all graphs that a GPU has of a chat model."""
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, folder, device=True)
     (folder / "out").mkdir()
     done = subprocess.run(
         [on_gpu, "-I", "-c", DECODERS, bundle, folder / "out", how, precision],
         env=os.environ
-        | {"LD_LIBRARY_PATH": str(folder), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
+        | {"LD_LIBRARY_PATH": str(libraries), "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -361,7 +364,7 @@ def providers(said: str) -> list[dict[str, list[str]]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
-OF_A_KIND = {"gemma3", "mistral", "phi3", "gpt-oss", "qwen3-moe", "deepseek-v3", "qwen3.5"}
+OF_A_KIND = {"gemma3", "gpt-oss", "deepseek-v3", "qwen3.5", "nemotron-h-moe"}
 """Decoders that differ in what a provider could refuse; the full run has every family."""
 
 
@@ -374,11 +377,11 @@ OF_A_KIND = {"gemma3", "mistral", "phi3", "gpt-oss", "qwen3-moe", "deepseek-v3",
     ],
 )
 def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
-    on_gpu: Path, tmp_path: Path, name: str
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, name: str
 ) -> None:
     checkpoint, bundle = MODELS[name].write(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "ours")
     decoder, *draws = providers(said)
     assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
     assert [set(nodes) for nodes in draws] == [{"CUDAExecutionProvider"}] * 3
@@ -388,12 +391,12 @@ def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
 
 
 def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
-    on_gpu: Path, tmp_path: Path
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
 ) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint", head_dim=128)
     bundle = tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "ours")
     assert kernels(said)[:2] == ["FLASH_ATTENTION", "XQA"]
     assert {*kernels(said)} == {"FLASH_ATTENTION", "XQA"}
     nodes = Counter(providers(said)[0]["CUDAExecutionProvider"])
@@ -409,13 +412,13 @@ def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
     )
 
 
-@pytest.mark.parametrize("write", [write_qwen3, write_qwen2])
+@pytest.mark.parametrize("write", [write_qwen3, pytest.param(write_qwen2, marks=pytest.mark.slow)])
 def test_8_bit_floats_are_multiplied_as_they_are(
-    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
     checkpoint, bundle = write(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp8")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours", "fp8")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "ours", "fp8")
     decoder = providers(said)[0]
     assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
     nodes = Counter(decoder["CUDAExecutionProvider"])
@@ -428,12 +431,12 @@ def test_8_bit_floats_are_multiplied_as_they_are(
     assert (tmp_path / "out/weights.bin").stat().st_size < 1.1 * stored, "nothing became floats"
 
 
-def test_the_products_that_gpu_check_measures_are_all_taken(on_gpu: Path, tmp_path: Path) -> None:
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, tmp_path, device=True)
+def test_the_products_that_gpu_check_measures_are_all_taken(
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [on_gpu, "-I", "-c", PRODUCTS, REPOSITORY / "scripts", tmp_path / "products"],
-        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        env=os.environ | {"LD_LIBRARY_PATH": str(cuda_libraries)},
         capture_output=True,
         text=True,
         check=False,
@@ -442,17 +445,17 @@ def test_the_products_that_gpu_check_measures_are_all_taken(on_gpu: Path, tmp_pa
 
 
 def test_left_alone_it_would_have_cudnn_plan_each_piece_of_a_prompt(
-    on_gpu: Path, tmp_path: Path
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
 ) -> None:
     checkpoint, bundle = write_qwen3(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "plain")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "plain")
     assert kernels(said)[0] == "CUDNN_FLASH_ATTENTION"
 
 
-def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path) -> None:
-    capi = RUNTIME / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    write_libraries(capi, tmp_path, device=True)
+def test_weights_take_of_the_device_what_they_have(
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
+) -> None:
     checkpoint = write_qwen3(tmp_path / "checkpoint", hidden=512, intermediate=8192, vocab=20_000)
     bundle = tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
@@ -460,7 +463,7 @@ def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path)
     for program in (DECODERS, SERVED):
         done = subprocess.run(
             [on_gpu, "-I", "-c", program, bundle, tmp_path / "out", "ours", "fp16"],
-            env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+            env=os.environ | {"LD_LIBRARY_PATH": str(cuda_libraries)},
             capture_output=True,
             text=True,
             check=True,
@@ -472,13 +475,19 @@ def test_weights_take_of_the_device_what_they_have(on_gpu: Path, tmp_path: Path)
     assert 0.99 * weights <= int(taken) <= 1.1 * weights
 
 
-@pytest.mark.parametrize("write", [write_qwen3_vl, write_qwen2_5_vl, write_qwen3_vl_moe])
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_qwen3_vl,
+        *(pytest.param(w, marks=pytest.mark.slow) for w in (write_qwen2_5_vl, write_qwen3_vl_moe)),
+    ],
+)
 def test_the_cuda_provider_takes_models_that_see_and_their_towers(
-    on_gpu: Path, tmp_path: Path, write: Callable[[Path], Path]
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path, write: Callable[[Path], Path]
 ) -> None:
     checkpoint, bundle = write(tmp_path / "checkpoint"), tmp_path / "bundle"
     build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="int8")
-    said = said_of_a_decoder(on_gpu, bundle, tmp_path, "ours")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "ours")
     decoder, *draws, tower = providers(said)
     assert set(decoder.get("CPUExecutionProvider", ())) <= SIZES
     assert [set(nodes) for nodes in (*draws, tower)] == [{"CUDAExecutionProvider"}] * 4
@@ -495,7 +504,7 @@ def test_the_compilers_process_names_the_missing_library(
 ) -> None:
     arguments = ["--provider", provider, str(bundle), str(tmp_path / "out"), str(tmp_path)]
     sizes = json.dumps({"slots": 1, "chunk": 16, "context": 64, "engines": 2})
-    arguments.append(sizes if provider == "tensorrt" else "fp16")
+    arguments += [sizes] if provider == "tensorrt" else ["fp16", "2"]
     with pytest.raises(UnsupportedError, match=r"libcuda\.so\.1") as caught:
         run_compiler(on_gpu, arguments)
     assert caught.value.code == "library_missing"

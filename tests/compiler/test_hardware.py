@@ -24,16 +24,17 @@ def test_a_gpu_is_read_whole() -> None:
 
 
 def test_of_several_kinds_the_largest_is_used() -> None:
-    small = replace(H100, name="NVIDIA T4", memory_bytes=16_000_000_000, free_bytes=15_000_000_000)
+    small = replace(H100, name="NVIDIA T4", memory_bytes=16_000_000_000, free=(15_000_000_000,))
     found = read_gpu(FakeNvml([small, H100, small]))
     assert found == replace(H100, numbers=(1,), count=3)
 
 
 def test_all_gpus_of_a_kind_are_used_the_one_with_most_free_memory_first() -> None:
-    busy, freest = (replace(H100, free_bytes=free) for free in (1_000, 84_500_000_000))
+    busy, freest = (replace(H100, free=(free,)) for free in (1_000, 84_500_000_000))
     other = replace(H100, name="NVIDIA H100 NVL")
     found = read_gpu(FakeNvml([busy, H100, other, freest, H100]))
-    assert found == replace(freest, numbers=(3, 1, 4, 0), count=5)
+    free = 84_500_000_000, *H100.free, *H100.free, 1_000
+    assert found == replace(freest, free=free, numbers=(3, 1, 4, 0), count=5)
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from appliance.bundle.files import MANIFEST_NAME
 from appliance.bundle.manifest import Manifest, decode
 from appliance.compiler.hardware import Gpu
-from appliance.compiler.ladder import LADDER, WIDE_SUMS, choose, fits, refused, unusable
+from appliance.compiler.ladder import LADDER, WIDE_SUMS, choose, fit_on, fits, refused, unusable
 from appliance.compiler.libraries import Libraries
 from appliance.compiler.machine import Machine, without_gpu
-from appliance.compiler.memory import choose_precision, needed
+from appliance.compiler.memory import choose_precision, divided, needed
 from appliance.compiler.record import Provider, Refusal
 from appliance.errors import (
     ApplianceError,
@@ -162,6 +162,46 @@ def test_weights_are_8_bit_floats_where_others_do_not_fit_and_the_chip_has_kerne
     assert chosen(replace(turing, memory_bytes=needed(large))) == "fp16"
 
 
+def several(memory: int, count: int) -> Gpu:
+    """GPUs of one kind."""
+    return replace(
+        H100, memory_bytes=memory, numbers=(*range(count),), free=(memory,) * count, count=count
+    )
+
+
+def test_a_model_too_large_for_one_gpu_is_cut_for_as_few_as_have_room(manifest: Manifest) -> None:
+    assert manifest.decoder is not None
+    whole = fits("cuda", manifest, H100)[0]
+    room = needed(divided(whole, manifest.decoder, 3))
+    assert needed(divided(whole, manifest.decoder, 2)) > room
+    cut = fit_on("cuda", manifest, several(room, 8))
+    assert cut is not None
+    assert (cut.gpus, cut.precision) == (3, whole.precision)
+    rung = choose(manifest, machine_with(several(room, 8), ALL_LIBRARIES), succeed)
+    assert rung.made == "cuda"
+    assert [(r.provider, r.code) for r in rung.reasons] == [("tensorrt", "memory_too_small")]
+    for too_few in (several(room, 2), several(room - 1, 3)):
+        refusal = refused("cuda", manifest, machine_with(too_few))
+        assert refusal is not None
+        assert f"there are {too_few.count} of it" in refusal.message
+
+
+@given(st.integers(0, 1 << 22), st.integers(1, 9))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_fewer_gpus_and_no_more_exact_weights_would_have_done(
+    manifest: Manifest, beside: int, count: int
+) -> None:
+    spec, gpu = manifest.decoder, several(GIB + beside, count)
+    assert spec is not None
+    options, found = fits("cuda", manifest, gpu), fit_on("cuda", manifest, gpu)
+    if found is not None:
+        assert found.gpus <= count
+        assert needed(found) <= gpu.memory_bytes
+    fewer = range(1, count + 1 if found is None else found.gpus)
+    every = [divided(fit, spec, n) if n > 1 else fit for n in fewer for fit in options]
+    assert all(needed(fit) > gpu.memory_bytes for fit in every)
+
+
 def failing(error: ApplianceError) -> Callable[[Provider, tuple[Refusal, ...]], Provider]:
     def attempt(provider: Provider, reasons: tuple[Refusal, ...]) -> Provider:
         if provider == "tensorrt":
@@ -201,7 +241,7 @@ machines = st.builds(
         name=st.just("G"),
         capability=st.tuples(st.integers(5, 12), st.integers(0, 9)),
         memory_bytes=st.integers(0, 96 * GIB),
-        free_bytes=st.just(0),
+        free=st.just((0,)),
         driver=st.sampled_from(["", "470.1", "580.1", "600", "beta"]),
         cuda=st.tuples(st.integers(11, 14), st.integers(0, 9)),
         numbers=st.just((0,)),

@@ -24,6 +24,7 @@ from tests.fakes.checkpoints import write_qwen3
 from tests.fakes.vision_checkpoints import write_qwen3_vl
 
 PROCESSOR = Target("CPUExecutionProvider", "cpu")
+AS_A_GPU = Target("CPUExecutionProvider", "cuda")
 
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
@@ -49,13 +50,13 @@ def test_steps_at_addresses_that_stay_give_the_golden_prompts_logits(bundle: Pat
     assert graph is not None
     assert spec is not None
     session = open_graph(bundle / graph.path, bundle / graph.weights_folder)
-    wanted = golden.on_device(session, session, spec, "cpu")
-    steps = recording._steps(session, spec, "cpu", UNRECORDED)
+    wanted = golden.on_device([session], [session], spec, [("cpu", 0)])
+    steps = recording._steps([session], spec, [("cpu", 0)], UNRECORDED)
     assert len(steps) == 4
     np.testing.assert_array_equal(steps[:2], wanted[-4:-2])
     if manifest.vision:
         return  # where several tokens are together, the golden prompt shows half of them an image
-    pairs = recording._steps(session, spec, "cpu", UNRECORDED, 2)
+    pairs = recording._steps([session], spec, [("cpu", 0)], UNRECORDED, 2)
     # Of a running state all that was read is in the numbers, in whatever pieces.
     np.testing.assert_allclose(pairs[2:], wanted[-2:], rtol=0, atol=0.01 if spec.recurrent else 0)
     np.testing.assert_allclose(pairs, steps, atol=0.01 if spec.recurrent else 2e-3)
@@ -64,10 +65,11 @@ def test_steps_at_addresses_that_stay_give_the_golden_prompts_logits(bundle: Pat
 def test_a_graph_that_cannot_be_opened_to_record_is_a_reason_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     spec = DecoderSpec(layers=1, kv_heads=1, head_dim=8, vocab_size=9, context_length=64)
-    reason = why_unrecorded(tmp_path / "model.onnx", spec, Target("CPUExecutionProvider", "cuda"))
+    graphs = [tmp_path / "model.onnx"]
+    reason = why_unrecorded(graphs, spec, [AS_A_GPU])
     assert reason is not None
     assert reason.code == "not_recorded"
-    assert why_unrecorded(tmp_path / "model.onnx", spec, PROCESSOR) is None, "nothing records there"
+    assert why_unrecorded(graphs, spec, [PROCESSOR]) is None, "nothing records there"
 
 
 def test_a_record_says_why_steps_are_not_replayed() -> None:

@@ -72,7 +72,7 @@ def options(profile: Profile, manifest: Manifest) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("family", "precision"), SAMPLED)
-def test_each_planned_engine_is_built_of_the_whole_graph(
+def test_each_planned_engine_is_built_of_the_whole_graph_every_node_of_which_the_parser_takes(
     stand: Stand, monkeypatch: pytest.MonkeyPatch, family: str, precision: Precision
 ) -> None:
     bundle, manifest = bundle_of(stand, family, precision)
@@ -92,13 +92,11 @@ def test_each_planned_engine_is_built_of_the_whole_graph(
     assert named <= written
     assert all(map(is_engine_file, written)), "the node keeps these alone"
     assert not list((stand.folder / "elsewhere").iterdir()), "nothing where the process works"
+    assert_the_parser_takes_every_node(stand)
 
 
-@pytest.mark.parametrize(("family", "precision"), SAMPLED)
-def test_after_onnx_runtimes_own_optimizations_the_parser_takes_every_node(
-    stand: Stand, family: str, precision: Precision
-) -> None:
-    compile_it(stand, *bundle_of(stand, family, precision))
+def assert_the_parser_takes_every_node(stand: Stand) -> None:
+    """After ONNX Runtime's own optimizations."""
     for name in ("asked", "parsed"):
         given = onnx.load(stand.folder / "given" / f"{name}.onnx", load_external_data=False)
         typed = shape_inference.infer_shapes(given, check_type=True, data_prop=True)

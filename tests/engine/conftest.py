@@ -18,6 +18,7 @@ from appliance.trust.node_key import NodePublicKey
 from tests.checkpoint.families.gemma4 import MODELS as GEMMA4
 from tests.checkpoint.families.lfm2 import MODELS as LFM2
 from tests.checkpoint.families.llama4 import MODELS as LLAMA4
+from tests.checkpoint.families.nemotron_h import MODELS as NEMOTRON
 from tests.checkpoint.families.qwen3_5 import MODELS as QWEN3_5
 from tests.conftest import BuildOnce
 from tests.fakes.checkpoints import write_bert, write_qwen3
@@ -43,6 +44,7 @@ def build_node(root: Path) -> None:
     node.add(QWEN3_5["qwen3.5"].write(root / "states"), name="states")
     node.add(root / "states", name="state-bytes", precision="w8a8")
     node.add(LFM2["lfm2"].write(root / "tails"), name="tails", precision="w8a8")
+    node.add(NEMOTRON["nemotron-h"].write(root / "mixers"), name="mixers")
     node.add(GEMMA4["gemma4-small"].write(root / "uneven"), name="uneven")
     node.add(root / "uneven", name="uneven-bytes", precision="w8a8")
     node.add(LLAMA4["llama4"].write(root / "chunks"), name="chunks")
@@ -75,9 +77,9 @@ def open_chat(node_root: Path) -> Iterator[OpenChat]:
     `chat` is in fp32, `bytes` the same model in w8a8 with an 8-bit cache, `halves` in w4a8.
     `pair` is in w8a8, too, with layers of a width that native operators do not take: it has two
     graphs on any processor. `states` and `state-bytes` have layers that keep a running state, in
-    fp32 and w8a8; those of `tails`, in w8a8, remember their last inputs alone. Of `uneven` and
-    `uneven-bytes` layers differ in their heads, and some read others' keys; those of `chunks` see
-    a chunk of the text.
+    fp32 and w8a8; those of `tails`, in w8a8, remember their last inputs alone, and those of
+    `mixers` are one block each, some of them a feed-forward. Of `uneven` and `uneven-bytes` layers
+    differ in their heads, and some read others' keys; those of `chunks` see a chunk of the text.
     """
     with ExitStack() as stack:
 

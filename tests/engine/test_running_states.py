@@ -29,10 +29,14 @@ MODELS = pytest.mark.parametrize("name", ["states", "state-bytes"])
 
 
 @pytest.fixture(scope="module")
-def reference(node_root: Path) -> Callable[[list[int], int], list[int]]:
-    """Greedy continuation, by the transformers library in float32."""
+def reference(node_root: Path) -> Callable[[str], Callable[[list[int], int], list[int]]]:
+    """Greedy continuation by a model, by the transformers library in float32."""
     torch.set_num_threads(1)
-    model: Any = AutoModelForCausalLM.from_pretrained(node_root / "states", dtype=torch.float32)
+    return lambda name: _reference(node_root / name)
+
+
+def _reference(checkpoint: Path) -> Callable[[list[int], int], list[int]]:
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
 
     def continuation(prompt: list[int], count: int) -> list[int]:
         generated = model.generate(
@@ -45,15 +49,17 @@ def reference(node_root: Path) -> Callable[[list[int], int], list[int]]:
     return continuation
 
 
+@pytest.mark.parametrize("name", ["states", "mixers"])
 def test_greedy_output_equals_the_reference(
-    open_chat: OpenChat, reference: Callable[[list[int], int], list[int]]
+    open_chat: OpenChat,
+    reference: Callable[[str], Callable[[list[int], int], list[int]]],
+    name: str,
 ) -> None:
-    model = open_chat("states", token_budget=32)
+    model, wanted = open_chat(name, token_budget=32), reference(name)
     for number, text in enumerate([*PROMPTS, SYSTEM]):
         prompt = ids(model, text)
-        assert run(model.engine, Generation(number, prompt, GREEDY)).tokens(number) == reference(
-            prompt, 24
-        )
+        said = run(model.engine, Generation(number, prompt, GREEDY)).tokens(number)
+        assert said == wanted(prompt, 24)
 
 
 @MODELS
@@ -137,7 +143,9 @@ def test_sequences_of_one_request_share_their_prompt_up_to_a_state(
     assert model.engine.counters.prompt_tokens - computed == len(prompt) + 2 * again
 
 
-@pytest.mark.parametrize("name", ["states", "state-bytes", "tails"])
+@pytest.mark.parametrize(
+    "name", ["states", "state-bytes", "tails", pytest.param("mixers", marks=pytest.mark.slow)]
+)
 def test_a_churning_batch_says_what_each_says_alone(open_chat: OpenChat, name: str) -> None:
     model = open_chat(name, max_sequences=5, token_budget=40)
     chance = random.Random(5)

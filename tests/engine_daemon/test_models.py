@@ -96,6 +96,7 @@ def test_a_model_that_cannot_be_loaded_is_shown_and_stops_nobody(make_node: RunN
             failed = next(model for model in listed if model.name == "uncompiled")
             assert failed.state == pb.MODEL_STATE_FAILED
             assert "compiled" in failed.error
+            assert failed.hint == "`appliance models compile` compiles it again"
             code, _, text = await refused(client.generate(chat("x", "uncompiled")))
             assert code is grpc.StatusCode.NOT_FOUND
             assert "compiled" in text

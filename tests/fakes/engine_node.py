@@ -5,9 +5,11 @@ Owns the building of such a root from checkpoints, without the installer around 
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from pathlib import Path
 
-from appliance.compiler import ensure_artifact
+from appliance.compiler import Runtime, choose_runtime, ensure_artifact
 from appliance.config import Layout
 from appliance.fsops import make_dirs
 from appliance.model_store import ModelStore, StoredBundle
@@ -54,7 +56,7 @@ class EngineNode:
         )
         bundle = self.store.import_bundle(self._signer.sign(out), advance=lambda _: None)
         if compile_now:
-            ensure_artifact(self.layout, bundle, self._key)
+            ensure_artifact(self.layout, bundle, self._key, runtime=_runtime())
         if activate:
             self.store.activate(name, version)
         return bundle
@@ -78,3 +80,9 @@ class EngineNode:
         if activate:
             self.store.activate(name, "1.0")
         return bundle
+
+
+@cache
+def _runtime() -> Runtime:
+    """A process of its own says what this machine is; it does so once for all models."""
+    return choose_runtime(Path(sys.executable))

@@ -18,7 +18,7 @@ H100 = Gpu(
     name="NVIDIA H100 80GB HBM3",
     capability=(9, 0),
     memory_bytes=85_520_809_984,
-    free_bytes=84_000_000_000,
+    free=(84_000_000_000,),
     driver="580.95.05",
     cuda=(13, 0),
     numbers=(0,),
@@ -82,7 +82,7 @@ class FakeNvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: object) -> FakeMemory:  # noqa: N802
         gpu = self._gpu("nvmlDeviceGetMemoryInfo", handle)
-        return FakeMemory(gpu.memory_bytes, gpu.free_bytes)
+        return FakeMemory(gpu.memory_bytes, gpu.free[0])
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: object) -> tuple[int, int]:  # noqa: N802
         return self._gpu("nvmlDeviceGetCudaComputeCapability", handle).capability

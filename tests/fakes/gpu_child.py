@@ -30,11 +30,12 @@ def _dispatch(machine: Path, arguments: list[str]) -> int:
         case ["--machine"]:
             sys.stdout.write(machine.read_text())
             return 0
-        case ["--provider", "cuda", bundle, out, logits, precision]:
+        case ["--provider", "cuda", bundle, out, logits, precision, gpus]:
             target = Target("CPUExecutionProvider", "cpu")
+            targets = [target] * int(gpus)
             manifest = decode((Path(bundle) / MANIFEST_NAME).read_bytes())
             expected = golden.read(Path(logits))
-            compared = compile_cuda(Path(bundle), manifest, Path(out), expected, target, precision)
+            compared = compile_cuda(Path(bundle), manifest, Path(out), expected, targets, precision)
             tower = compile_tower_beside(Path(bundle), manifest, Path(out), target)
             made = Outcome(compared=compared, tower=tower)
             sys.stdout.write(msgspec.json.encode(made).decode())

@@ -55,6 +55,25 @@ def test_a_wrong_setting_is_refused_by_its_name_with_a_hint(text: str, names: st
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("[api]\nport = 1\n", "config_invalid"),
+        ("[engine]\ntoken_budget = 15\n", "config_invalid"),
+        ('[api]\nlisten_host = "0.0.0.0"\n', "tls_required"),
+        ("[api\n", "config_invalid"),
+    ],
+)
+def test_what_is_refused_says_in_which_file_it_stands(tmp_path: Path, text: str, code: str) -> None:
+    file = Layout(tmp_path).config_file
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path)
+    assert caught.value.message.count(str(file)) == 1
+    assert caught.value.code == code
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_config_or_a_config_error(data: bytes) -> None:
     with contextlib.suppress(ConfigError):

@@ -26,7 +26,8 @@ def test_an_error_is_one_line_and_a_hint_on_standard_error(tmp_path: Path) -> No
     assert done.returncode == 2
     assert done.stdout == ""
     first, second = done.stderr.splitlines()
-    assert first == "error: unknown setting api.port"
+    assert first.startswith(f"error: {tmp_path}")
+    assert first.endswith("/appliance.toml: unknown setting api.port")
     assert second.startswith("hint: settings are ")
 
 

@@ -12,7 +12,7 @@ from installer import gpu_preflight, preflight
 from installer.gpu import Gpus, look
 from installer.gpu_preflight import GpuNeeds
 from tests.fakes.gpu_machine import GIB, H100, P100, V100, gpu_machine
-from tests.installer.test_preflight import GOOD, NEEDS
+from tests.installer.test_preflight import FULL, GOOD, NEEDS
 
 WANTED = GpuNeeds(offered=True, tensorrt=True, smallest_model=8 * GIB)
 Machine = Callable[..., Gpus]
@@ -79,7 +79,7 @@ def test_one_gpu_that_is_new_enough_is_enough(machine: Machine) -> None:
 
 def test_all_mismatches_are_named_together_with_the_others(machine: Machine) -> None:
     gpus = machine(driver="470.1", devices=(P100,), nodes=())
-    facts = replace(GOOD, gpus=gpus, disk_free=0)
+    facts = replace(GOOD, gpus=gpus, disks=FULL)
     found = {blocker.code for blocker in preflight.blockers(facts, replace(NEEDS, gpu=WANTED))}
     assert found == {"gpu_driver", "gpu_generation", "gpu_devices", "disk"}
 

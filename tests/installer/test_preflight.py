@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,12 @@ import pytest
 from appliance.config import ApiSettings, Config, Layout
 from installer.gpu import Gpus
 from installer.preflight import Facts, Needs, blockers, measure
+from installer.room import Disk, Share, look
+from tests.fakes.disk import small_disk
 
 GIB = 1024**3
+STATE, PROGRAMS, MODELS = (Path("/var"), Path("/opt"), Path("/var/models"))
+ROOT_DISK = Disk(Path("/"), 10 * GIB)
 GOOD = Facts(
     system="Linux",
     architecture="x86_64",
@@ -22,22 +27,27 @@ GOOD = Facts(
     is_root=True,
     has_systemd=True,
     writable=True,
-    disk_free=100 * GIB,
     memory=32 * GIB,
     port_taken=False,
     socket_path_bytes=30,
     now=1_800_000_000,
     installed="",
+    disks={STATE: ROOT_DISK, PROGRAMS: ROOT_DISK, MODELS: ROOT_DISK},
 )
 NEEDS = Needs(
     system_install=True,
     root=Path("/"),
     port=8400,
     version="0.10.0",
-    disk=10 * GIB,
     memory=8 * GIB,
     issued_at=1_800_000_000,
+    room=(
+        Share(STATE, "what the node records", 1 * GIB),
+        Share(PROGRAMS, "the programs", 2 * GIB),
+        Share(MODELS, "the models", 7 * GIB),
+    ),
 )
+FULL = dict.fromkeys(GOOD.disks, replace(ROOT_DISK, free=10 * GIB - 1))
 
 
 def codes(facts: Facts, needs: Needs = NEEDS) -> list[str]:
@@ -60,7 +70,7 @@ def test_a_machine_that_fits_has_no_blockers() -> None:
         ({"is_root": False}, "root"),
         ({"writable": False}, "not_writable"),
         ({"has_systemd": False}, "systemd"),
-        ({"disk_free": 10 * GIB - 1}, "disk"),
+        ({"disks": FULL}, "disk"),
         ({"memory": 8 * GIB - 1}, "memory"),
         ({"port_taken": True}, "port"),
         ({"socket_path_bytes": 108}, "socket_path"),
@@ -77,7 +87,7 @@ def test_each_obstacle_is_one_blocker_with_a_remedy(change: dict[str, object], c
 
 def test_all_obstacles_are_named_together() -> None:
     bad = replace(
-        GOOD, python=(3, 9), is_root=False, has_systemd=False, disk_free=0, memory=0,
+        GOOD, python=(3, 9), is_root=False, has_systemd=False, disks=FULL, memory=0,
         port_taken=True, socket_path_bytes=200, now=0, installed="1.0",
     )  # fmt: skip
     expected = {
@@ -85,6 +95,43 @@ def test_all_obstacles_are_named_together() -> None:
         "newer_installed",
     }  # fmt: skip
     assert set(codes(bad)) == expected
+
+
+def test_each_disk_is_reckoned_by_itself_and_named_by_where_it_is_mounted() -> None:
+    """Room on another disk does not help the programs."""
+    small = Disk(Path("/opt"), 1 * GIB)
+    models = Disk(Path("/var/models"), 6 * GIB)
+    facts = replace(GOOD, disks={STATE: ROOT_DISK, PROGRAMS: small, MODELS: models})
+    assert [(b.code, b.message, b.remedy) for b in blockers(facts, NEEDS)] == [
+        (
+            "disk",
+            "the disk at /opt has 1.0 GiB free, 2.0 GiB are needed for the programs",
+            "free 1.0 GiB on it, or use a larger disk",
+        ),
+        (
+            "disk",
+            "the disk at /var/models has 6.0 GiB free, 7.0 GiB are needed for the models",
+            "free 1.0 GiB on it, or use a larger disk",
+        ),
+    ]
+
+
+def test_a_disk_that_nothing_is_put_on_may_be_full() -> None:
+    """As the models' is where all of them are there."""
+    facts = replace(GOOD, disks={**GOOD.disks, MODELS: Disk(Path("/var/models"), 0)})
+    rest = tuple(replace(s, size=0) if s.directory == MODELS else s for s in NEEDS.room)
+    assert codes(facts, replace(NEEDS, room=rest)) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk")
+def test_a_directory_is_on_the_disk_that_it_would_be_made_on(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "opt", 1 << 20):
+        inside, outside = tmp_path / "opt/not/there", tmp_path / "var/not/there"
+        found = look((inside, outside, tmp_path))
+        assert found[inside].mount == tmp_path / "opt"
+        assert found[inside].free <= 1 << 20
+        assert found[outside] == found[tmp_path]
+        assert tmp_path.is_relative_to(found[tmp_path].mount)
 
 
 def test_a_prefix_needs_neither_root_nor_systemd() -> None:
@@ -102,7 +149,7 @@ def test_measuring_changes_nothing_and_knows_this_machine(tmp_path: Path) -> Non
     facts = measure(config, running=False, installed="", gpus=Gpus())
     assert (facts.system, facts.architecture) == ("Linux", "x86_64")
     assert facts.glibc >= (2, 28)
-    assert facts.disk_free > 0
+    assert all(disk.free > 0 for disk in facts.disks.values())
     assert facts.memory > GIB
     assert facts.writable
     assert list(tmp_path.iterdir()) == []

@@ -14,8 +14,9 @@ from installer.install import installing
 from installer.models import Models
 from installer.node import PrefixNode
 from installer.progress import NoProgress
-from installer.staging import InstalledRelease
+from installer.staging import InstalledRelease, make_current
 from installer.status import Health, ServedModel, all_served, status_of
+from tests.fakes.command import run_command
 from tests.fakes.gpu_machine import gpu_machine
 from tests.model_store.bundles import write_bundle
 
@@ -92,6 +93,30 @@ def test_what_is_neither_bundle_nor_media_is_refused(config: Config, tmp_path: P
     models = Models(config, PrefixNode(config.layout), NoProgress())
     with pytest.raises(NotFoundError, match="neither a bundle nor media"):
         models.verified(tmp_path)
+
+
+def test_media_and_bundles_one_level_below_are_named(config: Config, tmp_path: Path) -> None:
+    """A packager puts them into a folder of the stick."""
+    models = Models(config, PrefixNode(config.layout), NoProgress())
+    (tmp_path / "stick/appliance/metadata").mkdir(parents=True)
+    write_bundle(tmp_path / "stick/guide-2.0", name="guide", version="2.0")
+    with pytest.raises(NotFoundError) as caught:
+        models.verified(tmp_path / "stick")
+    below = (tmp_path / "stick/guide-2.0", tmp_path / "stick/appliance")
+    assert caught.value.hint.endswith(f": {below[0]} or {below[1]}")
+
+
+def test_a_service_that_was_stopped_comes_with_the_command_that_starts_it(config: Config) -> None:
+    release = InstalledRelease(config.layout.releases / "0.1.0-000000000000")
+    release.python.parent.mkdir(parents=True)
+    release.python.touch()
+    make_current(config.layout, release)
+    shown = run_command("status", "--root", str(config.layout.root)).stdout
+    assert f"appliance serve does not run: start with `{config.layout.command} serve`." in shown
+
+
+def test_what_was_never_installed_is_not_told_to_start(config: Config) -> None:
+    assert "start with" not in run_command("status", "--root", str(config.layout.root)).stdout
 
 
 def test_a_change_holds_the_lock_and_lets_its_own_errors_out(config: Config) -> None:

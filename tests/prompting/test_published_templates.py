@@ -55,6 +55,8 @@ PUBLISHED: dict[str, ToolFormat] = {
     "LFM2-8B-A1B": "lfm2",
     "LFM2.5-8B-A1B": "lfm2",
     "LFM2.5-Instruct": "lfm2",
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "qwen_coder",
+    "NVIDIA-Nemotron-Nano-v2": "",
     "HuggingFaceTB-SmolLM3-3B": "",
     "Apertus-8B-Instruct": "apertus",
     "ByteDance-Seed-OSS": "seed_oss",

@@ -104,6 +104,11 @@ class Node:
         """All audit records so far."""
         return [event for _, event in read_events(self.config.layout.audit)]
 
+    def kept(self) -> dict[Path, bytes]:
+        """Every file of a shim that has stopped: before, journals and temporaries come and go."""
+        root = self.config.layout.root
+        return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
     def req(self, request_id: str) -> Request:
         """The one REQ of a request."""
         (found,) = [

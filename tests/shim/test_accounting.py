@@ -22,7 +22,15 @@ from appliance.metering import Meter, rebuild
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.shim.tally import Tally
 from tests.fakes.engine import CHAT, DIGEST, EMBEDDING, Call, FakeEngine, Fault
-from tests.shim.node import PATIENCE, Node, ask, eventually, prepare, running_shim
+from tests.shim.node import (
+    PATIENCE,
+    Node,
+    ask,
+    eventually,
+    prepare,
+    running_shim,
+    standing,
+)
 
 CHAT_PATH = "/v1/chat/completions"
 PROMPT = len("user: hello\n")
@@ -382,29 +390,29 @@ def test_the_usage_database_is_a_projection_of_the_log(node: Node) -> None:
 
 
 def test_no_content_and_no_key_is_kept_anywhere(
-    node: Node, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     canary = "canary7391"
-    node.request("POST", CHAT_PATH, ask(canary))
-    node.stream(ask(canary, stream=True)).documents()
-    node.request("POST", "/v1/embeddings", {"model": EMBEDDING, "input": canary})
-    node.request("POST", CHAT_PATH, {**ask(canary), "temperature": canary})
-    node.request("POST", CHAT_PATH, f'{{"{canary}": 1, '.encode())
-    node.request("GET", f"/v1/{canary}?{canary}")
-    last = node.request("POST", CHAT_PATH, {**ask(), "messages": [{"role": canary}]})
-    node.engine.behaviour.fault = Fault(grpc.StatusCode.INTERNAL, canary, after_tokens=1)
-    node.request("POST", CHAT_PATH, ask(canary))
-    node.reject(last.request_id)
-    node.metric("appliance_engine_up")
+    with standing(tmp_path) as node:
+        node.request("POST", CHAT_PATH, ask(canary))
+        node.stream(ask(canary, stream=True)).documents()
+        node.request("POST", "/v1/embeddings", {"model": EMBEDDING, "input": canary})
+        node.request("POST", CHAT_PATH, {**ask(canary), "temperature": canary})
+        node.request("POST", CHAT_PATH, f'{{"{canary}": 1, '.encode())
+        node.request("GET", f"/v1/{canary}?{canary}")
+        last = node.request("POST", CHAT_PATH, {**ask(), "messages": [{"role": canary}]})
+        node.engine.behaviour.fault = Fault(grpc.StatusCode.INTERNAL, canary, after_tokens=1)
+        node.request("POST", CHAT_PATH, ask(canary))
+        node.reject(last.request_id)
+        node.metric("appliance_engine_up")
+        assert canary.encode() not in node.request("GET", "/metrics").body
     secret = node.secret.rpartition("-")[2]
-    files = [path for path in node.config.layout.root.rglob("*") if path.is_file()]
+    files = node.kept()
     assert len(files) > 4
-    for path in files:
-        content = path.read_bytes()
+    for path, content in files.items():
         assert canary.encode() not in content, path
         assert secret.encode() not in content, path
     assert canary not in caplog.text
-    assert canary.encode() not in node.request("GET", "/metrics").body
 
 
 def _body(document: object) -> bytes:

@@ -49,16 +49,16 @@ def talk(node: Node) -> list[bytes]:
     return [json.dumps(body).encode() for body in bodies]
 
 
-def written(node: Node) -> bytes:
-    root = node.config.layout.root
-    return b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
+def assert_nothing_in_clear(node: Node) -> None:
+    for path, content in node.kept().items():
+        assert CANARY.encode() not in content, path
 
 
 def test_without_a_mode_records_say_nothing_of_content(tmp_path: Path) -> None:
     with running(tmp_path / "n", AuditSettings()) as node:
         talk(node)
         assert {e.content_commit + e.content_ref for pair in exchanged(node) for e in pair} == {""}
-        assert CANARY.encode() not in written(node)
+    assert_nothing_in_clear(node)
 
 
 def test_a_committed_body_can_be_recognised_and_not_read(tmp_path: Path) -> None:
@@ -72,7 +72,6 @@ def test_a_committed_body_can_be_recognised_and_not_read(tmp_path: Path) -> None
         answer = b'[{"choice":0,"text":"' + CANARY.encode() + b'"}]'
         request, response = exchanged(node)[0]
         assert response.content_commit == committed(layout, request.request_id, "answered", answer)
-        assert CANARY.encode() not in written(node)
         (tmp_path / "body").write_bytes(bodies[1])
         number = str(exchanged(node)[1][0].seq)
         arguments = ["audit", "match-content", number, str(tmp_path / "body")]
@@ -81,6 +80,7 @@ def test_a_committed_body_can_be_recognised_and_not_read(tmp_path: Path) -> None
         (tmp_path / "body").write_bytes(bodies[1] + b" ")
         found = CliRunner().invoke(app, [*arguments, "--root", str(layout.root)])
         assert found.exception is not None
+    assert_nothing_in_clear(node)
 
 
 def test_sealed_content_is_opened_on_the_auditor_s_machine(tmp_path: Path) -> None:
@@ -89,7 +89,6 @@ def test_sealed_content_is_opened_on_the_auditor_s_machine(tmp_path: Path) -> No
     with running(tmp_path / "n", settings) as node:
         bodies = talk(node)
         layout = node.config.layout
-        assert CANARY.encode() not in written(node)
         opened = []
         for pair in exchanged(node):
             for event in pair:
@@ -98,6 +97,7 @@ def test_sealed_content_is_opened_on_the_auditor_s_machine(tmp_path: Path) -> No
                 found = CliRunner().invoke(app, arguments)
                 assert found.exit_code == 0, found.output
                 opened.append(found.stdout_bytes)
+    assert_nothing_in_clear(node)
     assert opened[0::2] == bodies
     assert [json.loads(text)[0]["text"] for text in opened[1:4:2]] == [CANARY, CANARY]
     assert json.loads(opened[5])["object"] == "list"

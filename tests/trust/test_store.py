@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -264,6 +265,32 @@ def test_a_role_signed_by_another_key_is_refused(node: Node, role: str) -> None:
     node.repository.signers[role] = [CryptoSigner.generate_ed25519()]
     node.write()
     assert "0 valid signatures where 1 are needed" in node.refuses(role)
+
+
+def test_media_of_other_keys_are_not_taken_for_damaged_ones(node: Node) -> None:
+    """Fresh media of the same packager would be refused, too; a damaged signature's would not."""
+    Repository().write(node.media)
+    with pytest.raises(MetadataError) as caught:
+        node.insert()
+    assert "another packager's media" in caught.value.hint
+    node.write()
+    node.put("timestamp", re.sub(rb'("sig": ?")..', rb"\g<1>00", node.read("timestamp")))
+    with pytest.raises(MetadataError) as caught:
+        node.insert()
+    assert caught.value.hint == "get fresh media from the packager"
+
+
+def test_older_media_are_told_both_ways_of_going_back(node: Node) -> None:
+    node.insert_new()
+    older = {path: path.read_bytes() for path in (node.media / "metadata").iterdir()}
+    node.insert_new()
+    for path, data in older.items():
+        path.write_bytes(data)
+    with pytest.raises(MetadataError) as caught:
+        node.insert()
+    assert caught.value.code == "metadata_rollback"
+    assert "`appliance models rollback`" in caught.value.hint
+    assert "`appliance releases rollback`" in caught.value.hint
 
 
 @pytest.mark.parametrize("role", ROLES)

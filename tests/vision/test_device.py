@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from appliance.engine.cache_budget import CacheShape, state_bytes, token_bytes
+from appliance.config import EngineSettings
 from appliance.engine.device.device import HostDevice
 from appliance.engine.device.draw import DeviceDraw
-from appliance.engine.device.pool import ITEM_BYTES, DevicePool
 from appliance.engine.device.runner import DeviceRunner
 from appliance.engine.runner import Runner
 from appliance.scheduler import Plan, PrefillChunk, Sequence
 from installer.checkpoint.probe import open_graph
 from tests.checkpoint.runner import relative_error
+from tests.engine.device.on_host import cut_for, placed
 from tests.engine.device.processor import on_processor
 from tests.vision.conftest import EVERY, FAMILIES, MOST, BuildSeeing, Seeing
 from tests.vision.test_parity import (
@@ -38,34 +38,40 @@ TOLERANCE = 0.02
 class OnDevice(Sequences):
     """The same plans over slots in a device's memory.
 
-    `compiled`: the graph of an artifact, in place of the bundle's.
+    `compiled`: the graph of an artifact, in place of the bundle's. `cut`: a folder for the graph in
+    two stages.
     """
 
-    def __init__(self, model: Seeing, slots: int, compiled: Path | None = None) -> None:
-        self._compiled = compiled
+    def __init__(
+        self, model: Seeing, slots: int, compiled: Path | None = None, cut: Path | None = None
+    ) -> None:
+        self._compiled, self._cut = compiled, cut
         super().__init__(model, slots)
 
     def _open(self, model: Seeing, slots: int) -> Runner:
         self.device = HostDevice(MEMORY)
         graph = model.manifest.variant("cuda")
         assert graph is not None
-        session = (
-            open_graph(model.bundle / graph.path, model.bundle / graph.weights_folder)
-            if self._compiled is None
-            else open_graph(self._compiled)
-        )
-        each, state = token_bytes(model.decoder, ITEM_BYTES), state_bytes(model.decoder)
-        shape = CacheShape(slots, CAPACITY, each, state)
-        pool = DevicePool(model.decoder, shape, self.device)
+        path, weights = model.bundle / graph.path, model.bundle / graph.weights_folder
+        if self._cut is not None:
+            sessions = cut_for(2, model.decoder, path, weights, self._cut)
+        elif self._compiled is not None:
+            sessions = [open_graph(self._compiled)]
+        else:
+            sessions = [open_graph(path, weights)]
+        settings = EngineSettings(max_sequences=slots, max_context=CAPACITY)
+        stages = placed(sessions, model.decoder, settings, [self.device] * len(sessions))
         draws = DeviceDraw(self.device, model.decoder.vocab_size, on_processor)
-        self.runner = DeviceRunner(session, pool, model.decoder, CAPACITY, draws, record=False)
+        self.runner = DeviceRunner([*stages], model.decoder, CAPACITY, draws, record=False)
         self.runner.warm_up()
         return self.runner
 
 
 @contextmanager
-def on_device(model: Seeing, slots: int = 3, compiled: Path | None = None) -> Iterator[OnDevice]:
-    sequences = OnDevice(model, slots, compiled)
+def on_device(
+    model: Seeing, slots: int = 3, compiled: Path | None = None, cut: Path | None = None
+) -> Iterator[OnDevice]:
+    sequences = OnDevice(model, slots, compiled, cut)
     yield sequences
     sequences.runner.close()
     assert sequences.device.free_bytes() == MEMORY
@@ -75,11 +81,21 @@ def on_device(model: Seeing, slots: int = 3, compiled: Path | None = None) -> It
 def test_logits_after_images_are_the_references_whole_in_pieces_and_decoded(
     seeing: BuildSeeing, family: str
 ) -> None:
-    model = seeing(family)
+    _assert_the_references(seeing(family))
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl"])
+def test_images_are_seen_by_a_model_in_stages(
+    seeing: BuildSeeing, family: str, tmp_path: Path
+) -> None:
+    _assert_the_references(seeing(family), tmp_path / "stages")
+
+
+def _assert_the_references(model: Seeing, stages: Path | None = None) -> None:
     reference = Reference(model)
     ids, sight = sight_of(model, prompt_of(model, len(IMAGES)), IMAGES)
     wanted = reference.logits(ids, IMAGES)[-1]
-    with on_device(model) as runner:
+    with on_device(model, cut=stages) as runner:
         whole = Sequence(sight.keyed(ids), beside=sight)
         assert relative_error(runner.prefill(whole, 0, len(ids))[0], wanted) <= TOLERANCE
 

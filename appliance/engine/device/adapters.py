@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 import numpy as np
@@ -30,23 +31,31 @@ Input = tuple[str, tuple[int, ...], int]
 
 
 class DeviceAdapters:
-    """The adapters of one graph.
+    """The adapters of one graph, or of one stage of it.
 
     Args:
+        whole: the sessions of all stages, this one among them.
         sequences: in a step at most.
 
     Raises CapacityError.
     """
 
-    def __init__(self, session: ort.InferenceSession, device: Device, sequences: int) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        whole: Sequence[ort.InferenceSession],
+        device: Device,
+        sequences: int,
+    ) -> None:
         self._device = device
         self._sequences = sequences
-        self._held = HeldAdapters(_nobody(session), device, sequences)
+        self._names = {entry.name for entry in session.get_inputs()}
+        self._held = HeldAdapters(_nobody(whole), self._names, device, sequences)
         self._chosen: list[str] = [""] * sequences
 
     def prepare(self, bank: AdapterBank) -> HeldAdapters:
         """`bank` in the device's memory, for `use`. Raises CapacityError."""
-        return HeldAdapters(bank, self._device, self._sequences)
+        return HeldAdapters(bank, self._names, self._device, self._sequences)
 
     def use(self, held: HeldAdapters) -> None:
         """Compute with what was prepared. What was bound before must not be run any more."""
@@ -72,10 +81,16 @@ class DeviceAdapters:
 
 
 class HeldAdapters:
-    """A bank in the device's memory, and masks [sequences, ranks] for each target before it."""
+    """A bank in the device's memory, and masks [sequences, ranks] for each target before it.
 
-    def __init__(self, bank: AdapterBank, device: Device, sequences: int) -> None:
+    Of the bank there are the matrices that have a name in `names`, which a graph takes.
+    """
+
+    def __init__(
+        self, bank: AdapterBank, names: AbstractSet[str], device: Device, sequences: int
+    ) -> None:
         self.bank = bank
+        self._names = names
         self._device = device
         self._sequences = sequences
         self._masks = np.zeros(sequences * sum(bank.ranks.values()), np.float16)
@@ -122,7 +137,9 @@ class HeldAdapters:
         self._device.release(self._address)
 
     def _matrices(self) -> Iterator[tuple[tuple[int, str], tuple[Array, Array]]]:
-        return ((place, self.bank.all(place)) for place in self.bank.places())
+        for layer, target in self.bank.places():
+            if f"{ADAPTER}down_{layer}_{target}" in self._names:
+                yield (layer, target), self.bank.all((layer, target))
 
     def _write(self) -> None:
         for (layer, target), rows in self._matrices():
@@ -132,9 +149,9 @@ class HeldAdapters:
                 self._device.write(self._address + offset, narrow)
 
 
-def _nobody(session: ort.InferenceSession) -> AdapterBank:
+def _nobody(stages: Sequence[ort.InferenceSession]) -> AdapterBank:
     """A bank without adapters, of the places that the graph has."""
-    shapes = {entry.name: entry.shape for entry in session.get_inputs()}
+    shapes = {entry.name: entry.shape for each in stages for entry in each.get_inputs()}
     places = [match for name in shapes if (match := _DOWN.fullmatch(name))]
     first = [match for match in places if match[1] == "0"]
     widths = ((m[2], shapes[m[0]][1], shapes[f"{ADAPTER}up_0_{m[2]}"][1]) for m in first)

@@ -1,11 +1,13 @@
 """What a graph for a GPU reads and writes in a step, bound on the device once and kept.
 
-The graph for CUDA asks for each sequence's last position, the one for TensorRT for its first.
+The graph for CUDA asks for each sequence's last position, the one for TensorRT for its first; a
+stage asks for what it reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -13,34 +15,56 @@ import onnxruntime as ort
 from appliance.compiler.recording import GRAPH_ID, UNRECORDED
 from appliance.engine.binding import Ids, Lengths
 from appliance.engine.device.adapters import DeviceAdapters
+from appliance.engine.device.device import Device
 from appliance.engine.device.pool import DevicePool
-from appliance.engine.vision.device_sight import DeviceSight
+from appliance.engine.device.stages import Handover
+from appliance.engine.vision.device_sight import Bound, DeviceSight
+
+
+class Integers(NamedTuple):
+    """Addresses of a step's integers on one device."""
+
+    ids: int
+    rows: int
+    starts: int
+    seqlens: int
 
 
 class StepBuffers:
-    """A step's integers, which travel to the device in one copy, and its results.
+    """A step's integers, which travel to each device in one copy, and its results on the last.
 
     Args:
+        devices: of the stages, in order.
         tokens: in a run at most, padding included.
         batch: sequences in a run at most.
         rows: whose logits a run is asked for at most.
         results: rows of logits that are kept at once.
+
+    Attributes:
+        integers: of each stage.
     """
 
     def __init__(
-        self, pool: DevicePool, vocab: int, *, tokens: int, batch: int, rows: int, results: int
+        self,
+        devices: Sequence[Device],
+        vocab: int,
+        *,
+        tokens: int,
+        batch: int,
+        rows: int,
+        results: int,
     ) -> None:
-        self._device = pool.device
+        self._devices, self._device = devices, devices[-1]
         self._vocab = vocab
         wide = 8 * (tokens + rows + batch)
         self._host = np.zeros(wide + 4 * batch, np.uint8)
         integers: Ids = self._host[:wide].view(np.int64)
         self._ids, self._rows, self._starts = np.split(integers, [tokens, tokens + rows])
         self._seqlens: Lengths = self._host[wide:].view(np.int32)
-        self.ids = self._device.allocate(self._host.nbytes)
-        self.rows = self.ids + 8 * tokens
-        self.starts = self.rows + 8 * rows
-        self.seqlens = self.starts + 8 * batch
+        self.integers = [
+            Integers(ids, ids + 8 * tokens, ids + 8 * (tokens + rows), ids + wide)
+            for ids in (device.allocate(self._host.nbytes) for device in devices)
+        ]
         self.logits = self._device.allocate(4 * results * vocab)
         self.greedy = self._device.allocate(8 * results)
 
@@ -58,7 +82,8 @@ class StepBuffers:
         self._rows[: batch * rows] = (firsts[:, None] + np.arange(rows)).ravel()
         self._starts[:batch] = starts
         self._seqlens[:batch] = self._starts[:batch] + counts - 1
-        self._device.write(self.ids, self._host)
+        for device, integers in zip(self._devices, self.integers, strict=True):
+            device.write(integers.ids, self._host)
 
     def logits_at(self, result: int) -> int:
         """Address of a row of logits, float32 [vocab]."""
@@ -76,14 +101,19 @@ class StepBuffers:
         return tokens
 
     def close(self) -> None:
-        for address in (self.ids, self.logits, self.greedy):
+        for device, integers in zip(self._devices, self.integers, strict=True):
+            device.release(integers.ids)
+        for address in (self.logits, self.greedy):
             self._device.release(address)
 
 
 class DeviceBinding:
-    """Runs of the graph over `batch` slots from slot `first` on.
+    """Runs of the graph, or of one stage of it, over `batch` slots from slot `first` on.
 
     Args:
+        stage: which one it is.
+        before: from where it is handed the tokens' states; None: it is the first.
+        behind: to where it hands them on; None: it is the last.
         sight: what the graph takes beside words; None if it reads them alone.
         adapters: those of the graph; None if it has no room for any.
         recording: the session records every run that it is not told not to.
@@ -98,6 +128,9 @@ class DeviceBinding:
         *,
         first: int,
         batch: int,
+        stage: int = 0,
+        before: Handover | None = None,
+        behind: Handover | None = None,
         sight: DeviceSight | None = None,
         adapters: DeviceAdapters | None = None,
         recording: bool = False,
@@ -105,15 +138,16 @@ class DeviceBinding:
         self._session = session
         self._binding = session.io_binding()
         self._device = pool.device
-        self._buffers = buffers
+        self._buffers, self._integers = buffers, buffers.integers[stage]
+        self._before, self._behind = before, behind
         self._vocab = vocab
         self._batch = batch
         self._sight = sight
+        self._names = {entry.name for entry in (*session.get_inputs(), *session.get_outputs())}
         self._total: Lengths = np.zeros((), np.int32)
-        if "starts" in {entry.name for entry in session.get_inputs()}:
-            self._bind("input", "starts", np.int64, (batch,), buffers.starts)
-        else:
-            self._bind("input", "seqlens_k", np.int32, (batch,), buffers.seqlens)
+        self._bind("input", "starts", np.int64, (batch,), self._integers.starts)
+        self._bind("input", "seqlens_k", np.int32, (batch,), self._integers.seqlens)
+        if "total_sequence_length" in self._names:
             self._binding.bind_input(
                 "total_sequence_length", "cpu", 0, np.int32, (), self._total.ctypes.data
             )
@@ -137,12 +171,15 @@ class DeviceBinding:
         """
         buffers, batch = self._buffers, self._batch
         self._total[...] = total
-        self._bind("input", "input_ids", np.int64, (batch, width), buffers.ids)
+        self._bind("input", "input_ids", np.int64, (batch, width), self._integers.ids)
         if self._sight is not None:
-            for name, kind, shape, address in self._sight.inputs(batch, width):
-                self._bind("input", name, kind, shape, address)
+            self._bind_all("input", self._sight.inputs(batch, width))
+        if self._before is not None:
+            self._bind_all("input", self._before.given(batch, width))
+        if self._behind is not None:
+            self._bind_all("output", self._behind.made(batch, width))
         count, vocab = batch * rows, self._vocab
-        self._bind("input", "rows", np.int64, (count,), buffers.rows)
+        self._bind("input", "rows", np.int64, (count,), self._integers.rows)
         self._bind("output", "logits", np.float32, (count, vocab), buffers.logits_at(result))
         self._bind("output", "greedy", np.int64, (count,), buffers.greedy_at(result))
 
@@ -155,6 +192,13 @@ class DeviceBinding:
         """Run the graph on what the buffers hold; the results are there when this returns."""
         self._session.run_with_iobinding(self._binding, self._options)
 
+    def _bind_all(self, way: str, bound: Iterable[Bound]) -> None:
+        for name, kind, shape, address in bound:
+            self._bind(way, name, kind, shape, address)
+
     def _bind(self, way: str, name: str, dtype: type, shape: tuple[int, ...], address: int) -> None:
+        """Bind what this graph has of that name, if it has it."""
+        if name not in self._names:
+            return
         bind = self._binding.bind_input if way == "input" else self._binding.bind_output
         bind(name, self._device.kind, self._device.number, dtype, shape, address)

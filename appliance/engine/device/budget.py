@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from fractions import Fraction
 
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.profiles import Profile
@@ -26,8 +27,26 @@ def device_shape(
     Half of what is free but for `spare` bytes, so that the model's next version finds room, or
     `limit` bytes if that is less. Raises CapacityError.
     """
+    return shape_over([(device, Fraction(1))], decoder, settings, spare, limit)
+
+
+def shape_over(
+    shares: Iterable[tuple[Device, Fraction]],
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    spare: int,
+    limit: int | None = None,
+) -> CacheShape:
+    """As `device_shape`, of a model on several devices, each of which has a share of the cache.
+
+    Raises CapacityError.
+    """
     results = 8 * settings.max_sequences * decoder.vocab_size
-    available = max(0, device.free_bytes() - spare - results) // 2
+    available = min(
+        int(max(0, device.free_bytes() - spare - results) // 2 / share)
+        for device, share in shares
+        if share
+    )
     if limit is not None:
         available = min(available, limit)
     return fit(decoder, settings, available, token_bytes(decoder, ITEM_BYTES))

@@ -51,6 +51,10 @@ class Device(Protocol):
         """Copy rows of bytes; `pitches` are the distances between rows at target and source."""
         ...
 
+    def fetch(self, target: int, other: Device, source: int, size: int) -> None:
+        """Copy `size` bytes from `source` on another device of this kind."""
+        ...
+
     def free_bytes(self) -> int:
         """What can be allocated, about."""
         ...
@@ -93,6 +97,9 @@ class HostDevice:
         count, size = rows
         for row in range(count):
             ctypes.memmove(target + row * pitches[0], source + row * pitches[1], size)
+
+    def fetch(self, target: int, _other: Device, source: int, size: int) -> None:
+        ctypes.memmove(target, source, size)
 
     def free_bytes(self) -> int:
         return self._size - sum(map(len, self._blocks.values()))
@@ -153,6 +160,10 @@ class CudaDevice:
             self._call(
                 "cudaMemcpy2D", target, pitches[0], source, pitches[1], rows[1], rows[0], kind
             )
+        self._wait()
+
+    def fetch(self, target: int, other: Device, source: int, size: int) -> None:
+        self._call("cudaMemcpyPeer", target, self.number, source, other.number, size)
         self._wait()
 
     def free_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""A compiled decoder opened on a GPU: its runner, and the cache in the GPU's memory.
+"""A compiled decoder opened on a GPU, or in stages on several: its runner, and the cache there.
 
 Gives back what it took where it cannot be opened whole. Refuses a GPU that would give it a shorter
 context than the first one does.
@@ -7,20 +7,23 @@ context than the first one does.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import Artifact
+from appliance.compiler.artifact import GRAPH_NAME, of_stage
 from appliance.compiler.profiles import plan, sizes_for
 from appliance.config import EngineSettings
 from appliance.engine.adapters.adapters import AdaptedDecoder
 from appliance.engine.cache_budget import CacheBudget, CacheShape
-from appliance.engine.device.budget import device_shape, static_shape
+from appliance.engine.device.budget import shape_over, static_shape
 from appliance.engine.device.device import Device
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.pool import DevicePool
 from appliance.engine.device.runner import DeviceRunner
+from appliance.engine.device.stages import Stage, layers_of, share_of
 from appliance.engine.device.static_pool import StaticPool
 from appliance.engine.device.static_runner import StaticRunner
 from appliance.engine.opened_decoder import OpenedDecoder
@@ -42,24 +45,36 @@ def on_cuda(
     decoder: DecoderSpec,
     settings: EngineSettings,
     budget: CacheBudget,
-    device: Device,
+    devices: Sequence[Device],
     first: OpenedDecoder | None,
 ) -> OpenedDecoder:
-    """By the CUDA provider. Raises UnsupportedError, CapacityError.
+    """By the CUDA provider, a stage on each device. Raises UnsupportedError, CapacityError.
 
-    first: the same on another GPU.
+    first: the same on other GPUs.
     """
     record = artifact.record
-    session = open_cuda_session(artifact.directory, record=record.replays, gpu=device.number)
-    shape = device_shape(decoder, settings, device, _SPARE_BYTES, budget.share(settings))
+    sessions = [
+        open_cuda_session(
+            artifact.directory,
+            of_stage(GRAPH_NAME, number),
+            record=record.replays,
+            gpu=device.number,
+        )
+        for number, device in enumerate(devices)
+    ]
+    layers = [layers_of(session) for session in sessions]
+    shares = [(device, share_of(own, decoder)) for device, own in zip(devices, layers, strict=True)]
+    shape = shape_over(shares, decoder, settings, _SPARE_BYTES, budget.share(settings))
     refuse_shorter(shape, first)
     with ExitStack() as opened:
         opened.callback(budget.book(shape, settings))
-        pool = DevicePool(decoder, shape, device)
-        opened.callback(pool.close)
-        draws = _draws(device, decoder, opened)
+        stages: list[Stage] = []
+        for session, device, own in zip(sessions, devices, layers, strict=True):
+            stages.append(Stage(session, DevicePool(decoder, shape, device, own)))
+            opened.callback(stages[-1].pool.close)
+        draws = _draws(devices[-1], decoder, opened)
         runner = DeviceRunner(
-            *(session, pool, decoder, settings.token_budget, draws),
+            *(stages, decoder, settings.token_budget, draws),
             record=record.replays,
             record_drafts=record.replays_drafts,
         )
@@ -75,10 +90,11 @@ def on_tensorrt(
     decoder: DecoderSpec,
     settings: EngineSettings,
     budget: CacheBudget,
-    device: Device,
+    devices: Sequence[Device],
     first: OpenedDecoder | None,
 ) -> OpenedDecoder:
     """By TensorRT's engines. Raises UnsupportedError, CapacityError."""
+    (device,) = devices
     assert artifact.record.fit is not None, "what is compiled for a GPU was found to fit"
     profiles = plan(sizes_for(decoder, settings, artifact.record.fit))
     sessions = {

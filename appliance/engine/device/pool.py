@@ -3,13 +3,15 @@
     block    float16 [slots, kv_heads, capacity, head_dim]
 
 The graph reads and writes them in place; they never move while the pool lives. Layers that keep a
-running state have another memory: states.py.
+running state have another memory: states.py. Of a model in stages there is a pool of each stage's
+layers: stages.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from appliance.bundle.specs import DecoderSpec, RecurrentSpec
 from appliance.engine.binding import PAIR
@@ -21,14 +23,42 @@ from appliance.scheduler import Move
 ITEM_BYTES = 2
 
 
-class DevicePool:
-    """Slots of one model.
+class Layers(NamedTuple):
+    """Some of a model's layers.
 
     Attributes:
-        states: the running ones; None: no layer has any.
+        cached: those with keys and values, counted among these.
+        running: those with a running state, counted among these.
     """
 
-    def __init__(self, decoder: DecoderSpec, shape: CacheShape, device: Device) -> None:
+    cached: range
+    running: range
+
+
+def all_layers(decoder: DecoderSpec) -> Layers:
+    """Of a model that is whole."""
+    own = decoder.recurrent
+    return Layers(range(decoder.layers), range(own.layers if isinstance(own, RecurrentSpec) else 0))
+
+
+class DevicePool:
+    """Slots of one model, or of one stage of it.
+
+    Args:
+        layers: whose caches lie here; all if not said.
+
+    Attributes:
+        states: the running ones; None: no layer here has any.
+    """
+
+    def __init__(
+        self,
+        decoder: DecoderSpec,
+        shape: CacheShape,
+        device: Device,
+        layers: Layers | None = None,
+    ) -> None:
+        own = layers or all_layers(decoder)
         self.shape = shape
         self.device = device
         self._heads, self._head_dim = decoder.kv_heads, decoder.head_dim
@@ -37,16 +67,21 @@ class DevicePool:
         self._blocks: dict[str, int] = {}
         self.states: DeviceStates | None = None
         try:
-            for layer in range(decoder.layers):
+            for layer in own.cached:
                 for name in PAIR:
                     self._blocks[f"{name}_{layer}"] = device.allocate(shape.slots * self._slot)
-            if isinstance(decoder.recurrent, RecurrentSpec):
-                self.states = DeviceStates(decoder.recurrent, shape, device)
+            if isinstance(decoder.recurrent, RecurrentSpec) and own.running:
+                self.states = DeviceStates(decoder.recurrent, shape, device, own.running)
         except BaseException:
             self.close()
             raise
+        assert layers is not None or self.nbytes == shape.total_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Of the device's memory."""
         states = 0 if self.states is None else self.states.nbytes
-        assert len(self._blocks) * shape.slots * self._slot + states == shape.total_bytes
+        return len(self._blocks) * self.shape.slots * self._slot + states
 
     def _lay_out(self, capacity: int) -> None:
         """Slots have so many positions from now on; what they hold stays where it is."""

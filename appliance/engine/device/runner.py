@@ -5,17 +5,17 @@ lengths and brings back what was chosen. Starting several hundred small kernels 
 longer than they do, so decoding is recorded for each number of sequences and replayed as a CUDA
 graph, where the session can, and prompts that begin together are computed together
 (docs/decisions/0166-steps-on-a-gpu.md). A sequence alone may have several tokens in a step, for a
-draft: the graph takes more of one than one only where no other is beside it.
+draft: the graph takes more of one than one only where no other is beside it. A model that one GPU
+has no room for runs in stages (stages.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Listing
-from functools import partial
+from contextlib import ExitStack
 
 import numpy as np
-import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.probe import takes_adapters
@@ -25,14 +25,13 @@ from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.binding import Ids
 from appliance.engine.choosing import Choice
 from appliance.engine.device.adapters import DeviceAdapters, HeldAdapters
-from appliance.engine.device.binding import DeviceBinding, StepBuffers
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.logits import DeviceLogits
-from appliance.engine.device.pool import DevicePool
 from appliance.engine.device.prompt_groups import MOST_TOGETHER, groups
-from appliance.engine.device.steps import Steps
+from appliance.engine.device.room import Room
+from appliance.engine.device.stages import Stage, Stages
+from appliance.engine.device.steps import Binding, Steps
 from appliance.engine.sampling import SamplingParams
-from appliance.engine.vision.device_sight import DeviceSight, sight_for
 from appliance.engine.vision.sight import Sight, sight_of
 from appliance.scheduler import Plan, PrefillChunk
 
@@ -43,18 +42,17 @@ class DeviceRunner:
     """Executes plans.
 
     Args:
-        session: the `cuda` graph (docs/bundle-format.md).
-        pool: the cache, on whose device everything else is put too.
+        stages: of the `cuda` graph (docs/bundle-format.md), each with the cache on whose device
+            everything else of it is put too; one if the graph is whole.
         max_chunk: most tokens that the prefill chunks of a plan have together.
-        draws: draws from its logits on the same device; closed with it. None: rows are fetched.
-        record: decoding is recorded and replayed; the session must be able to.
+        draws: draws from its logits on the last device; closed with it. None: rows are fetched.
+        record: decoding is recorded and replayed; the sessions must be able to.
         record_drafts: so are steps of several tokens of a sequence.
     """
 
     def __init__(
         self,
-        session: ort.InferenceSession,
-        pool: DevicePool,
+        stages: Listing[Stage],
         decoder: DecoderSpec,
         max_chunk: int,
         draws: DeviceDraw | None,
@@ -62,29 +60,37 @@ class DeviceRunner:
         record: bool,
         record_drafts: bool = False,
     ) -> None:
-        self._session = session
-        self._pool, self._states = pool, pool.states
+        self._stages = Stages(stages)
+        self._shape = self._stages.shape
         self._draws = draws
         self._vocab = vocab = decoder.vocab_size
-        self._record = record
-        slots, self._most_tokens = pool.shape.slots, max_chunk
+        slots, self._most_tokens = self._shape.slots, max_chunk
+        self._adapters = _adapters_of(self._stages)
         # A chunk that does not end its prompt gives a row all the same, which nobody reads.
-        self._prompt = StepBuffers(
-            *(pool, vocab),
+        self._prompt = Room(
+            *(self._stages, self._adapters, vocab),
             tokens=max_chunk,
             batch=MOST_TOGETHER,
             rows=MOST_TOGETHER,
             results=slots + 1,
+            features=max_chunk,
+            recording=record,
         )
         most = max(slots, MOST_ROWS)
-        self._batch = StepBuffers(pool, vocab, tokens=most, batch=slots, rows=most, results=most)
-        self._shown = sight_for(session, pool.device, tokens=max_chunk, features=max_chunk)
-        self._seen = sight_for(session, pool.device, tokens=most, features=0)
-        self._adapters = _adapters_of(session, pool)
-        self._prompts: dict[tuple[int, int], DeviceBinding] = {}
+        self._batch = Room(
+            *(self._stages, self._adapters, vocab),
+            tokens=most,
+            batch=slots,
+            rows=most,
+            results=most,
+            features=0,
+            recording=record,
+        )
+        self._prompts: dict[tuple[int, int], Binding] = {}
         self._steps = Steps(
-            lambda batch: self._bind(self._batch, self._seen, 0, batch),
-            *(self._batch, pool.shape.capacity, self._states),
+            lambda batch: self._batch.bind(0, batch),
+            *(self._batch.buffers, self._shape.capacity),
+            self._stages.restored if self._stages.running else None,
             record=record,
             record_drafts=record and record_drafts,
         )
@@ -92,7 +98,7 @@ class DeviceRunner:
     def run(self, plan: Plan) -> DeviceLogits:
         """Compute a plan; the logits of each of `plan.sampled` in turn, until the next run."""
         for move in plan.moves:
-            self._pool.move(move)
+            self._stages.move(move)
         recorded, ended = self._steps.recorded, 0
         for together in self._groups(plan.prefills):
             (first, *_) = together
@@ -100,11 +106,10 @@ class DeviceRunner:
             self._choose([chunk.sequence.adapter for chunk in together])
             self.prefill(first.slot, first.start, tokens, ended, sight_of(first.sequence))
             if first.snapshot is not None:
-                assert self._states is not None, "others can be cut anywhere"
-                self._states.keep(first.slot, first.snapshot)
+                self._stages.keep(first.slot, first.snapshot)
             ended += sum(chunk.completes for chunk in together)
-        addresses = [self._prompt.logits_at(result) for result in range(ended)]
-        greedy = self._prompt.chosen(ended)
+        addresses = [self._prompt.buffers.logits_at(result) for result in range(ended)]
+        greedy = self._prompt.buffers.chosen(ended)
         if plan.decodes:
             new = plan.decoded
             count = sum(map(len, new))
@@ -114,24 +119,23 @@ class DeviceRunner:
                 new,
                 [sight_of(sequence) for sequence in plan.decodes],
             )
-            addresses += [self._batch.logits_at(result) for result in range(count)]
-            greedy += self._batch.chosen(count)
+            addresses += [self._batch.buffers.logits_at(result) for result in range(count)]
+            greedy += self._batch.buffers.chosen(count)
         prepared = self._steps.recorded > recorded
-        return DeviceLogits(
-            *(self._pool.device, self._vocab, addresses, greedy, self._draws), prepared=prepared
-        )
+        last = self._stages.devices[-1]
+        return DeviceLogits(*(last, self._vocab, addresses, greedy, self._draws), prepared=prepared)
 
     def _groups(self, chunks: Listing[PrefillChunk]) -> Iterator[list[PrefillChunk]]:
         """What one run computes together; alone what has a running state, which would read the
         padding of a shorter prompt."""
-        if self._states is None:
+        if not self._stages.running:
             return groups(chunks, self._most_tokens)
         return ([chunk] for chunk in chunks)
 
     def most_drafted(self, sequences: int) -> int:
         """None in a batch, of which the graph takes one token of each sequence, nor with running
         states, of which a wrong guess could not be cut off."""
-        return MOST_ROWS - 1 if sequences == 1 and self._states is None else 0
+        return MOST_ROWS - 1 if sequences == 1 and not self._stages.running else 0
 
     def interrupt(self) -> None:
         """Nothing: a step on a GPU is over before it could be given up."""
@@ -150,19 +154,18 @@ class DeviceRunner:
         `result` on. More than one sequence must start at position 0, and show no images.
         """
         batch, width = len(tokens), max(map(len, tokens))
-        assert batch == 1 or (start == 0 and sight is None and self._states is None)
-        if self._shown is not None:
-            if sight is None:
-                self._shown.read([start] * batch, width)
-            else:
-                tokens = [sight.plain(start, tokens[0])]
-                self._shown.show(sight, start, width)
-        if self._states is not None and start == 0:
-            self._states.begin(slot)
-        self._prompt.fill(tokens, [start] * batch)
+        assert batch == 1 or (start == 0 and sight is None and not self._stages.running)
+        if sight is None:
+            self._prompt.read([start] * batch, width)
+        else:
+            tokens = [sight.plain(start, tokens[0])]
+            self._prompt.show(sight, start, width)
+        if start == 0:
+            self._stages.begin(slot)
+        self._prompt.buffers.fill(tokens, [start] * batch)
         prompts = self._prompts.pop((slot, batch), None)
         if prompts is None:
-            prompts = self._bind(self._prompt, self._shown, slot, batch)
+            prompts = self._prompt.bind(slot, batch)
         self._prompts[slot, batch] = prompts
         if len(self._prompts) > _KEPT_PROMPTS:
             del self._prompts[next(iter(self._prompts))]
@@ -180,30 +183,36 @@ class DeviceRunner:
         """
         batch, width = len(tokens), len(tokens[0])
         assert width == 1 or batch == 1
-        if self._seen is not None:
-            self._seen.read(_positions(starts, sights or [None] * batch), width)
+        if self._batch.sees:
+            self._batch.read(_positions(starts, sights or [None] * batch), width)
         self._steps.run(starts, tokens)
 
     @property
     def takes_adapters(self) -> bool:
         """Whether the graph has room for them."""
-        return self._adapters is not None
+        return bool(self._adapters)
 
     def prepare(self, bank: AdapterBank) -> Ready:
         """Put `bank` onto the device. Raises CapacityError."""
-        assert self._adapters is not None, "the graph was asked"
-        held = self._adapters.prepare(bank)
-        return Ready(partial(self._adopt, self._adapters, held), held.close)
+        assert self._adapters, "the graph was asked"
+        held: list[HeldAdapters] = []
+        with ExitStack() as made:
+            for adapters in self._adapters:
+                held.append(adapters.prepare(bank))
+                made.callback(held[-1].close)
+            kept = made.pop_all()
+        return Ready(lambda: self._adopt(held), kept.close)
 
-    def _adopt(self, adapters: DeviceAdapters, held: HeldAdapters) -> None:
+    def _adopt(self, held: Listing[HeldAdapters]) -> None:
         """Nothing that was bound or recorded has the new addresses."""
         self._steps.clear()
         self._prompts.clear()
-        adapters.use(held)
+        for adapters, one in zip(self._adapters, held, strict=True):
+            adapters.use(one)
 
-    def _choose(self, adapters: Listing[str]) -> None:
-        if self._adapters is not None:
-            self._adapters.choose(adapters)
+    def _choose(self, chosen: Listing[str]) -> None:
+        for adapters in self._adapters:
+            adapters.choose(chosen)
 
     def warm_up(self) -> None:
         """Run steps of most sizes over slots that nobody has yet.
@@ -211,25 +220,25 @@ class DeviceRunner:
         Each size has kernels of its own, and a device loads them when they are first run, for up to
         a second: that shall be nobody's first token, and not what the pace is measured by.
         """
-        longest = min(self._most_tokens, self._pool.shape.capacity)
+        longest = min(self._most_tokens, self._shape.capacity)
         for width in _growing(longest, 4):
             self.prefill(0, 0, [[0] * width], 0)
         self.prefill(0, 1, [[0]], 0)
-        for batch in _growing(self._pool.shape.slots, 2):
+        for batch in _growing(self._shape.slots, 2):
             self.decode([0] * batch, [[0]] * batch)
-        if self._states is None:
+        if not self._stages.running:
             self._warm_up_together()
         if self._draws is not None:
             everything = np.ones(self._vocab, np.bool_)
             choice = Choice(SamplingParams(top_p=0.9), allowed=everything)
-            self._draws.weigh(self._batch.logits, [choice])
+            self._draws.weigh(self._batch.buffers.logits, [choice])
 
     def _warm_up_together(self) -> None:
         """Steps of several tokens, and prompts in one run."""
-        for width in range(2, 1 + min(MOST_ROWS, self._pool.shape.capacity)):
+        for width in range(2, 1 + min(MOST_ROWS, self._shape.capacity)):
             self.decode([0], [[0] * width])
-        together = min(MOST_TOGETHER, self._pool.shape.slots)
-        width = min(64, self._pool.shape.capacity, self._most_tokens // together)
+        together = min(MOST_TOGETHER, self._shape.slots)
+        width = min(64, self._shape.capacity, self._most_tokens // together)
         if width:
             self.prefill(0, 0, [[0] * width] * together, 0)
 
@@ -239,32 +248,20 @@ class DeviceRunner:
         self._prompts.clear()
         self._prompt.close()
         self._batch.close()
-        for part in (self._shown, self._seen, self._draws, self._adapters):
-            if part is not None:
-                part.close()
-        self._pool.close()
-
-    def _bind(
-        self, buffers: StepBuffers, sight: DeviceSight | None, first: int, batch: int
-    ) -> DeviceBinding:
-        return DeviceBinding(
-            self._session,
-            self._pool,
-            buffers,
-            self._vocab,
-            first=first,
-            batch=batch,
-            sight=sight,
-            adapters=self._adapters,
-            recording=self._record,
-        )
+        if self._draws is not None:
+            self._draws.close()
+        for adapters in self._adapters:
+            adapters.close()
+        self._stages.close()
 
 
-def _adapters_of(session: ort.InferenceSession, pool: DevicePool) -> DeviceAdapters | None:
-    """Room for the adapters of the steps' sequences; None if the graph has none."""
-    if not takes_adapters(session):
-        return None
-    return DeviceAdapters(session, pool.device, max(pool.shape.slots, MOST_TOGETHER))
+def _adapters_of(stages: Stages) -> list[DeviceAdapters]:
+    """Room for the adapters of the steps' sequences, on each device; none if the graph has none."""
+    sessions = [stage.session for stage in stages]
+    if not any(map(takes_adapters, sessions)):
+        return []
+    most = max(stages.shape.slots, MOST_TOGETHER)
+    return [DeviceAdapters(s.session, sessions, s.pool.device, most) for s in stages]
 
 
 def _positions(starts: Listing[int], sights: Listing[Sight | None]) -> Ids:

@@ -42,10 +42,17 @@ class _Block(NamedTuple):
 
 
 class DeviceStates:
-    """States of one model's slots; they never move while this lives. Raises CapacityError."""
+    """States of one model's slots; they never move while this lives. Raises CapacityError.
 
-    def __init__(self, spec: RecurrentSpec, shape: CacheShape, device: Device) -> None:
-        self._layers, self._rows = spec.layers, shape.states
+    Args:
+        layers: whose states lie on this device, counted among those that have one.
+    """
+
+    def __init__(
+        self, spec: RecurrentSpec, shape: CacheShape, device: Device, layers: range | None = None
+    ) -> None:
+        numbers = range(spec.layers) if layers is None else layers
+        self._first, self._layers, self._rows = numbers.start, len(numbers), shape.states
         self._zeros = shape.slots
         self._device = device
         sizes: dict[str, Sizes] = {
@@ -72,7 +79,8 @@ class DeviceStates:
         """`state_0`, `tail_0`, ...: sizes for one sequence, and where the slot's lies."""
         for block in self._blocks:
             for layer in range(self._layers):
-                yield f"{block.name}_{layer}", block.sizes, block.at(layer * self._rows + slot)
+                name = f"{block.name}_{self._first + layer}"
+                yield name, block.sizes, block.at(layer * self._rows + slot)
 
     def begin(self, slot: int) -> None:
         """Nothing was read in `slot`."""

@@ -51,9 +51,16 @@ class StaticRunner:
         slots = pool.shape.slots
         # A chunk that does not end its prompt gives a row all the same, which nobody reads.
         self._prompt = StepBuffers(
-            pool, vocab, tokens=max_chunk, batch=1, rows=MOST_ROWS, results=slots + MOST_ROWS
+            [pool.device],
+            vocab,
+            tokens=max_chunk,
+            batch=1,
+            rows=MOST_ROWS,
+            results=slots + MOST_ROWS,
         )
-        self._batch = StepBuffers(pool, vocab, tokens=slots, batch=slots, rows=slots, results=slots)
+        self._batch = StepBuffers(
+            [pool.device], vocab, tokens=slots, batch=slots, rows=slots, results=slots
+        )
         self._prompts: dict[tuple[int, int], DeviceBinding] = {}
         self._decoders: dict[tuple[int, int], DeviceBinding] = {}
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Listing
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
-from appliance.engine.device.binding import DeviceBinding, StepBuffers
-from appliance.engine.device.states import DeviceStates
+from appliance.engine.device.binding import StepBuffers
 from appliance.errors import CapacityError
 
 _RECORDED_AFTER = 3
@@ -28,6 +28,14 @@ class _Kind(NamedTuple):
     bound: int
 
 
+class Binding(Protocol):
+    """Runs of a graph over some slots, as of a `DeviceBinding`."""
+
+    def aim(self, width: int, total: int, result: int, rows: int = 1) -> None: ...
+    def record(self, number: int) -> None: ...
+    def run(self) -> None: ...
+
+
 class Steps:
     """Appends tokens to the sequences in the first slots.
 
@@ -35,7 +43,7 @@ class Steps:
         bind: binds the graph over the first so many slots.
         buffers: what a step reads and writes.
         capacity: positions of a slot.
-        states: the running ones; None: there are none.
+        restored: puts the running states of so many slots back; None: there are none.
         record: steps of one token each are recorded and replayed.
         record_drafts: so are those of several.
 
@@ -45,18 +53,18 @@ class Steps:
 
     def __init__(
         self,
-        bind: Callable[[int], DeviceBinding],
+        bind: Callable[[int], Binding],
         buffers: StepBuffers,
         capacity: int,
-        states: DeviceStates | None,
+        restored: Callable[[int], AbstractContextManager[None]] | None,
         *,
         record: bool,
         record_drafts: bool,
     ) -> None:
         self._bind, self._buffers = bind, buffers
-        self._capacity, self._states = capacity, states
+        self._capacity, self._restored = capacity, restored
         self._record, self._record_drafts = record, record_drafts
-        self._bound: dict[_Kind, DeviceBinding] = {}
+        self._bound: dict[_Kind, Binding] = {}
         self._ran: Counter[_Kind] = Counter()
         self.recorded = 0
 
@@ -82,7 +90,7 @@ class Steps:
         self._bound.clear()
         self._ran.clear()
 
-    def _record_step(self, binding: DeviceBinding, batch: int) -> None:
+    def _record_step(self, binding: Binding, batch: int) -> None:
         """Record what the next runs of `binding` replay.
 
         A run that records computes more than once. Keys and values are the same each time; running
@@ -90,11 +98,11 @@ class Steps:
         Where that finds no room, nothing is recorded.
         """
         number = self.recorded + 1
-        if self._states is None:
+        if self._restored is None:
             binding.record(number)
         else:
             try:
-                with self._states.restored(batch):
+                with self._restored(batch):
                     binding.record(number)
                     binding.run()
             except CapacityError:

@@ -27,7 +27,7 @@ class DeviceSight:
     """Room for the steps of one kind.
 
     Args:
-        levels, width: of the features.
+        levels, width: of the features; 0 for a stage that is given none.
         tokens: in a run at most, padding included.
         features: in a run at most.
     """
@@ -40,7 +40,7 @@ class DeviceSight:
         self._tokens = tokens
         self._host: Ids = np.zeros((_AXES + 1) * tokens, np.int64)
         self._integers = device.allocate(self._host.nbytes)
-        each = levels * width * _ITEM_BYTES
+        each = max(1, levels * width) * _ITEM_BYTES
         self._zeros = device.allocate(each)
         self._features = device.allocate((1 + features) * each) if features else self._zeros
         self._next = 1, self._zeros
@@ -58,6 +58,9 @@ class DeviceSight:
 
     def show(self, sight: Sight, start: int, count: int) -> None:
         """The next run computes `count` tokens of a prompt with images, from `start` on."""
+        if not self._levels:
+            self._send(sight.positions(start, count))
+            return
         features, index = sight.features(start, count)
         self._next = features.shape[1], self._features
         self._device.write(self._features, np.ascontiguousarray(features, np.float16))
@@ -88,9 +91,14 @@ class DeviceSight:
 def sight_for(
     session: ort.InferenceSession, device: Device, *, tokens: int, features: int
 ) -> DeviceSight | None:
-    """Room for what the graph takes; None if it reads words alone."""
+    """Room for what the graph takes; None if it reads words alone.
+
+    Of a graph in stages the first takes features, and each the positions.
+    """
     inputs: dict[str, Any] = {entry.name: entry for entry in session.get_inputs()}
-    if "features" not in inputs:
-        return None
-    levels, _, width = inputs["features"].shape
-    return DeviceSight(device, levels, width, tokens=tokens, features=features)
+    if "features" in inputs:
+        levels, _, width = inputs["features"].shape
+        return DeviceSight(device, levels, width, tokens=tokens, features=features)
+    if "positions" in inputs:
+        return DeviceSight(device, 0, 0, tokens=tokens, features=0)
+    return None

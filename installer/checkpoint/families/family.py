@@ -74,6 +74,8 @@ class Family:
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
         head: writes the graph of the head that predicts further tokens, given its shape, which
             `head_of` tells; None: it has none, or what it has is not built.
+        closer: another family in its place, for what config.json says of the layers; None: all that
+            have the architecture are built alike.
         stand_in: what the reference library reads in place of config.json's own words, where it
             has the architecture under another name.
         restated: config.json in the words of the reference library, where publishers have others.
@@ -91,6 +93,7 @@ class Family:
     standard: bool = True
     head: Callable[..., None] | None = None
     head_of: Callable[[Any], Any] | None = None
+    closer: Callable[[Checkpoint], Family] | None = None
     stand_in: Mapping[str, object] = field(default_factory=dict)
     restated: Callable[[Mapping[str, object]], dict[str, object]] = dict
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from installer.checkpoint.families import (
     apertus,
+    bamba,
     bert,
     bert_reranker,
     cohere2,
@@ -23,6 +24,7 @@ from installer.checkpoint.families import (
     ernie4_5_moe,
     eurobert,
     exaone4,
+    falcon_h1,
     gemma3,
     gemma4,
     gemma4_shape,
@@ -30,6 +32,7 @@ from installer.checkpoint.families import (
     glm4_moe,
     gpt_oss,
     granite,
+    granite_hybrid,
     hunyuan,
     kimi_linear,
     lfm2,
@@ -43,6 +46,7 @@ from installer.checkpoint.families import (
     mistral3,
     mixtral,
     modernbert,
+    nemotron_h,
     nomic,
     olmo,
     olmoe,
@@ -77,9 +81,12 @@ from installer.checkpoint.reader import Checkpoint
 
 Read = Callable[[Checkpoint], Any]
 """A checkpoint -> its family's own shape."""
+KindsOf = Callable[[Checkpoint], tuple[bool, bool]]
+"""A checkpoint -> whether layers keep a running state, and whether some have experts."""
 _DECODER_UNUSED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # Heads that draft several tokens at once; the engine guesses in its own way.
 _MINIMAX_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp\..*")
+_NEMOTRON_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|mtp\..*")
 _ERNIE_UNUSED = re.compile(rf"{_DECODER_UNUSED.pattern}|model\.mtp_[a-z_]+\..*")
 # The pooler is a head for BERT's pre-training task; sentence encoders do not run it.
 _BERT_UNUSED = re.compile(r"embeddings\.position_ids|pooler\.dense\.(weight|bias)")
@@ -171,6 +178,23 @@ def _recurrent_seeing(
     )
 
 
+def _by_layers(family: Family, kinds_of: KindsOf) -> Family:
+    """Of an architecture that has models with a running state, with experts, both or neither."""
+
+    def closer(checkpoint: Checkpoint) -> Family:
+        states, experts = kinds_of(checkpoint)
+        grades = SPARSE if experts else RECURRENT if states else DECODER
+        plain = not (states or experts)
+        return replace(family, precisions=grades, recurrent=states, standard=plain, closer=None)
+
+    return replace(family, closer=closer)
+
+
+def _granite_mixture(architecture: str) -> Family:
+    read = partial(granite_hybrid.read_mixture, architecture=architecture)
+    return _sparse(read, granite_hybrid.build)
+
+
 def _uneven(read: Read) -> Family:
     return Family(
         *("chat", UNEVEN, read, gemma4.build, _GEMMA4_UNUSED), uneven=True, standard=False
@@ -179,6 +203,7 @@ def _uneven(read: Read) -> Family:
 
 FAMILIES: Mapping[str, Family] = {
     "apertus": _dense(apertus.read, apertus.build),
+    "bamba": _recurrent(bamba.read, bamba.build, _DECODER_UNUSED),
     "bert": _BERT,
     "cohere2": _dense(cohere2.read, cohere2.build),
     "deepseek_v2": _sparse(deepseek.read_v2, deepseek.build),
@@ -198,6 +223,7 @@ FAMILIES: Mapping[str, Family] = {
         stand_in={"architectures": ["EuroBertModel"]},
     ),
     "exaone4": _dense(exaone4.read, exaone4.build),
+    "falcon_h1": _recurrent(falcon_h1.read, falcon_h1.build, _DECODER_UNUSED),
     "gemma3": Family("chat", DECODER, gemma3.read_with_images, gemma3.build, _SIGHT_UNUSED),
     "gemma3_text": _dense(gemma3.read, gemma3.build),
     "gemma4": _uneven(gemma4_shape.read_with_others),
@@ -210,7 +236,11 @@ FAMILIES: Mapping[str, Family] = {
     "glm_moe_dsa": _sparse(deepseek.read_glm5, deepseek.build),
     "gpt_oss": _sparse(gpt_oss.read, gpt_oss.build),
     "granite": _dense(granite.read, granite.build),
-    "granitemoehybrid": _dense(granite.read_hybrid, granite.build_hybrid),
+    "granitemoe": _granite_mixture("GraniteMoeForCausalLM"),
+    "granitemoehybrid": _by_layers(
+        _dense(granite_hybrid.read, granite_hybrid.build), granite_hybrid.kinds_of
+    ),
+    "granitemoeshared": _granite_mixture("GraniteMoeSharedForCausalLM"),
     "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, _BERT_UNUSED),
     "hunyuan_v1_dense": Family(
         *("chat", RECURRENT, hunyuan.read, hunyuan.build, _DECODER_UNUSED), standard=False
@@ -240,6 +270,13 @@ FAMILIES: Mapping[str, Family] = {
     "mpnet": Family(
         *("embedding", ENCODER, bert.read, bert.build, _BERT_UNUSED),
         stand_in={"architectures": ["MPNetModel"]},
+    ),
+    "nemotron_h": _by_layers(
+        Family(
+            *("chat", RECURRENT, nemotron_h.read, nemotron_h.build, _NEMOTRON_UNUSED),
+            restated=nemotron_h.restated,
+        ),
+        nemotron_h.kinds_of,
     ),
     "nomic_bert": Family(
         *("embedding", ENCODER, nomic.read, rotary_bert.build, _BERT_UNUSED),

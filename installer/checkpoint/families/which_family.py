@@ -14,7 +14,7 @@ from installer.checkpoint.reader import Checkpoint
 OTHER_STATES = frozenset(
     {
         *("minimax", "minimax_text_01", "minimax_m1", "bailing_hybrid"),
-        *("mamba", "mamba2", "jamba", "bamba", "falcon_mamba", "falcon_h1", "nemotron_h"),
+        *("mamba", "mamba2", "jamba", "falcon_mamba"),
         *("zamba", "zamba2", "lfm3", "recurrent_gemma", "rwkv", "olmo_hybrid"),
     }
 )
@@ -31,15 +31,18 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
         raise CheckpointError(
             f"config.json: model_type {checkpoint.family!r} has layers that keep a running state "
             "of a kind that is not built",
-            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next), Kimi-Linear's, "
-            "LFM2's convolutions, and layers that keep keys and values of every token; of MiniMax "
-            "it builds MiniMax-M2 and M3, which have only such",
+            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next, Kimi-Linear), "
+            "Mamba-2 layers (Granite 4.0 H, Nemotron-H, Falcon-H1, Bamba), short convolutions, and "
+            "layers that keep keys and values of every token; of MiniMax it builds MiniMax-M2 and "
+            "M3, which have only such",
         )
     if family is None:
         raise CheckpointError(
             f"config.json: model_type {checkpoint.family!r} is not supported",
             hint=f"this release builds {', '.join(FAMILIES)}",
         )
+    if family.closer is not None:
+        family = family.closer(checkpoint)
     said = purpose_of(checkpoint)
     if None not in (asked, said) and asked != said:
         raise CheckpointError(

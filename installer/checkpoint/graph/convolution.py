@@ -13,11 +13,13 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from installer.checkpoint.graph import experts
 from installer.checkpoint.graph.activations import ACTIVATIONS
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.recurrent import Recurrent, Remembering
+from installer.checkpoint.quantize import Float32
 
 _END = (1 << 31) - 1
 """Beyond any sequence."""
@@ -31,17 +33,23 @@ def convolve(
     name: str | Sequence[str],
     x: ir.Value,
     activation: Literal["silu", "none"],
+    *,
+    bias: bool = False,
+    factors: Float32 | None = None,
 ) -> ir.Value:
     """x [B, S, channels] -> `activation` of what the module `name` adds up, in 32 bits.
 
-    Of several, each has as many of the channels.
+    Of several, each has as many of the channels. `factors` [channels]: what x is to be multiplied
+    by before.
     """
     own = shape.recurrent
     assert own is not None
-    taps = _taps(graph, own, name)
+    taps = _taps(graph, own, name, factors)
+    addend = experts.vector(graph, f"{name}.bias", own.channels) if bias else None
     if graph.dtype != ir.DataType.FLOAT:
-        return _by_kernel(graph, own, attention, layer, taps, graph.full(x), activation)
+        return _by_kernel(graph, own, attention, layer, taps, addend, graph.full(x), activation)
     total = _by_sums(graph, own, attention, layer, taps, x)
+    total = total if addend is None else graph.op("Add", total, addend)
     return total if activation == "none" else ACTIVATIONS[activation](graph, total, 1.0)
 
 
@@ -73,6 +81,7 @@ def _by_kernel(
     attention: Remembering,
     layer: int,
     taps: Sequence[ir.Value],
+    addend: ir.Value | None,
     x: ir.Value,
     activation: str,
 ) -> ir.Value:
@@ -83,7 +92,7 @@ def _by_kernel(
     summed, tail = graph.ops(
         "CausalConvWithState",
         graph.op("Transpose", x, perm=[0, 2, 1]),
-        *(graph.op("Concat", *columns, axis=2), None, attention.past("tail", layer, sizes)),
+        *(graph.op("Concat", *columns, axis=2), addend, attention.past("tail", layer, sizes)),
         outputs=2,
         domain=MICROSOFT,
         activation=activation,
@@ -97,13 +106,17 @@ def _slice(graph: GraphBuilder, x: ir.Value, start: int, stop: int = _END) -> ir
     return graph.op("Slice", x, *(graph.constant([number]) for number in (start, stop, 1)))
 
 
-def _taps(graph: GraphBuilder, own: Recurrent, names: str | Sequence[str]) -> list[ir.Value]:
+def _taps(
+    graph: GraphBuilder, own: Recurrent, names: str | Sequence[str], factors: Float32 | None
+) -> list[ir.Value]:
     """What each of a channel's last inputs is multiplied by, [channels] each."""
     modules = [names] if isinstance(names, str) else names
     stored = [f"{module}.weight" for module in modules]
     for name in stored:
         graph.tensors.expect(name, (own.channels // len(stored), 1, own.kernel))
     taps, name = np.concatenate([graph.tensors.stored_floats(name) for name in stored]), stored[0]
+    if factors is not None:
+        taps = taps * factors[:, None, None]
     return [
         graph.floats(f"{name}.{place}", (own.channels,), [np.ascontiguousarray(taps[:, 0, place])])
         for place in range(own.kernel)

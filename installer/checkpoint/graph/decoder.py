@@ -142,23 +142,26 @@ def build_decoder(
     for layer in range(shape.layers):
         at = f"{shape.root}.layers.{layer}"
         name, by = norms.before_attention, parts.into_attention
-        x, stream = _into_block(graph, shape, at, name, stream, result, by)
-        mix = recur if shape.recurs(layer) else attend
-        if mix is not None:
-            result = mix(graph, shape, attention, layer, at, x)
-        else:
-            attended = attention.attend(layer, project(graph, shape, at, x))
-            result = (conclude or conclude_plainly)(graph, shape, at, attended)
-        by = parts.into_attention * parts.out_of_attention
-        result = _norm_after(graph, shape, at, norms.after_attention, result, by)
+        if shape.mixes(layer):
+            x, stream = _into_block(graph, shape, at, name, stream, result, by)
+            mix = recur if shape.recurs(layer) else attend
+            if mix is not None:
+                result = mix(graph, shape, attention, layer, at, x)
+            else:
+                attended = attention.attend(layer, project(graph, shape, at, x))
+                result = (conclude or conclude_plainly)(graph, shape, at, attended)
+            by = parts.into_attention * parts.out_of_attention
+            result = _norm_after(graph, shape, at, norms.after_attention, result, by)
         name, by = norms.before_feed_forward, parts.into_feed_forward
         if shape.parallel:
+            assert result is not None
             x = graph.divide(x, by / parts.into_attention)
             result = graph.add(result, feed_forward(graph, shape, at, x))
-        else:
+        elif shape.feeds(layer):
             x, stream = _into_block(graph, shape, at, name, stream, result, by)
             result = feed_forward(graph, shape, at, x)
             result = _norm_after(graph, shape, at, norms.after_feed_forward, result, by**2)
+        assert result is not None
         if enriched is not None:
             result = enriched.deepen(layer, result)
         if beside is not None:
@@ -194,11 +197,19 @@ def output_table(graph: GraphBuilder, shape: DecoderShape, embeddings: Table) ->
     return Table(graph, shape.output, shape.vocab, shape.hidden)
 
 
-def project(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, *, bias: bool) -> Heads:
-    """Three linear layers, with or without biases: the plain projection."""
+def project(
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    at: str,
+    x: ir.Value,
+    *,
+    bias: bool,
+    module: str = "self_attn",
+) -> Heads:
+    """Three linear layers of `module`, with or without biases: the plain projection."""
 
     heads = {"q": shape.heads, "k": shape.kv_heads, "v": shape.kv_heads}
-    outer = {f"{at}.self_attn.{n}_proj": count * shape.head_dim for n, count in heads.items()}
+    outer = {f"{at}.{module}.{n}_proj": count * shape.head_dim for n, count in heads.items()}
     queries, keys, values = graph.linears(x, outer, shape.hidden, bias=bias)
     return queries, keys, values
 
@@ -216,10 +227,15 @@ def project_normed(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Valu
 
 
 def conclude_plainly(
-    graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value, name: str = "o_proj"
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    at: str,
+    attended: ir.Value,
+    name: str = "o_proj",
+    module: str = "self_attn",
 ) -> ir.Value:
-    """One linear layer, called `name`: the plain conclusion."""
-    by, name = shape.divisors(graph).out_of_attention, f"{at}.self_attn.{name}"
+    """One linear layer of `module`, called `name`: the plain conclusion."""
+    by, name = shape.divisors(graph).out_of_attention, f"{at}.{module}.{name}"
     inner, bias = shape.heads * shape.head_dim, shape.output_bias
     return graph.linear(
         graph.divide(attended, by), name, inner, shape.hidden, bias=bias, divided=by

@@ -84,6 +84,8 @@ class DecoderShape:
         output_bias: whether what attention gives to the stream has a bias.
         recurrent: the layers that keep a running state in place of keys and values; None: all
             attend.
+        feeding: the layers that are a feed-forward alone, in decoders whose other layers have none;
+            None: every layer has both blocks.
         predicts: whether the bundle has a head that predicts further tokens from the states behind
             the last layer. It is a layer of the last one of `kinds`, beyond those of the decoder.
     """
@@ -115,6 +117,7 @@ class DecoderShape:
     input_bias: bool = False
     output_bias: bool = False
     recurrent: Recurrent | None = None
+    feeding: frozenset[int] | None = None
     predicts: bool = False
 
     def divisors(self, graph: GraphBuilder) -> Divisors:
@@ -143,6 +146,14 @@ class DecoderShape:
         """Whether it keeps a running state."""
         return self.recurrent is not None and layer in self.recurrent.layers
 
+    def mixes(self, layer: int) -> bool:
+        """Whether it reads other tokens, by attention or by a state."""
+        return self.feeding is None or layer not in self.feeding
+
+    def feeds(self, layer: int) -> bool:
+        """Whether it has a feed-forward."""
+        return self.feeding is None or layer in self.feeding
+
     def place(self, layer: int) -> int:
         """Its number among those that keep the same: keys and values, or a running state.
 
@@ -150,7 +161,10 @@ class DecoderShape:
         """
         shares = self.kinds[layer].shares if layer < len(self.kinds) else None
         layer = layer if shares is None else shares
-        if self.recurrent is None and not any(kind.shares is not None for kind in self.kinds):
+        if self.recurrent is not None and self.recurrent.beside:
+            return layer
+        alike = self.recurrent is None and self.feeding is None
+        if alike and not any(kind.shares is not None for kind in self.kinds):
             return layer
         own = self.recurs(layer)
         return sum(self.recurs(other) == own for other in range(layer) if self._keeps(other))
@@ -163,12 +177,13 @@ class DecoderShape:
         )
 
     def _keeps(self, layer: int) -> bool:
-        return self.kinds[layer].shares is None
+        return self.mixes(layer) and self.kinds[layer].shares is None
 
     def spec(self) -> DecoderSpec:
         recurrent = self.recurrent
-        attending = [layer for layer in range(self.layers) if not self.recurs(layer)]
-        heads = tuple(self.heads_of(layer) for layer in attending if self._keeps(layer))
+        beside = recurrent is not None and recurrent.beside
+        keeping = [layer for layer in range(self.layers) if self._keeps(layer)]
+        heads = tuple(self.heads_of(layer) for layer in keeping if beside or not self.recurs(layer))
         kv_heads, head_dim = (max(heads_of) for heads_of in zip(*map(_counts, heads), strict=True))
         return DecoderSpec(
             layers=len(heads),

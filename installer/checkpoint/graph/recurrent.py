@@ -1,7 +1,7 @@
 """Layers that keep a running state in place of keys and values: its numbers, and who has it.
 
 Owns what every such layer has in common. What it computes is the file's of its kind
-(gated_delta.py, short_convolution.py); how the engine keeps states:
+(gated_delta.py, state_space.py, short_convolution.py); how the engine keeps states:
 docs/decisions/0290-running-states.md.
 """
 
@@ -23,7 +23,7 @@ Part = Literal["state", "tail"]
 
 @dataclass(frozen=True, slots=True)
 class Deltas:
-    """The numbers of a Gated DeltaNet's state. Counts.
+    """The numbers of a state. Counts.
 
     Attributes:
         key_heads, heads: of queries and keys, and of values; each of the former serves as many of
@@ -59,12 +59,14 @@ class Recurrent:
     kernel: inputs that the convolution adds up.
     channels: numbers of each.
     deltas: of the state behind it; None: the convolution is all that remembers.
+    beside: whether these, which then are all layers, attend as well.
     """
 
     layers: frozenset[int]
     kernel: int
     channels: int
     deltas: Deltas | None = None
+    beside: bool = False
 
     def spec(self) -> RecurrentSpec:
         heads, key_dim, value_dim = (0, 0, 0) if self.deltas is None else self.deltas.sizes

@@ -39,6 +39,7 @@ class Routed(Mixture):
         best: the groups that are chosen among.
         factor: what the mixture's result is multiplied by.
         scores: what is made of a router's numbers.
+        latent: width that tokens are narrowed to in front of their experts; 0: they are not.
         further: layers beyond the decoder's last that predict further tokens.
     """
 
@@ -46,6 +47,7 @@ class Routed(Mixture):
     best: int = 1
     factor: float = 1.0
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
+    latent: int = 0
     further: int = 0
 
 

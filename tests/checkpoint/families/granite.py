@@ -1,4 +1,4 @@
-"""Granite with its multipliers, and the hybrid's dense form, with positions and without."""
+"""Granite with its multipliers; its hybrids with a state, with experts, with both and neither."""
 
 from __future__ import annotations
 
@@ -35,9 +35,42 @@ HYBRID = {
     "mlp_bias": False,
 }
 WITHOUT_POSITIONS = {"position_embedding_type": "nope"}
+STATES = {
+    "num_hidden_layers": 4,
+    "layer_types": ["mamba", "mamba", "attention", "mamba"],
+    "mamba_n_groups": 1,
+    "mamba_d_state": 32,
+    "mamba_d_conv": 4,
+    "mamba_chunk_size": 16,
+    "mamba_conv_bias": True,
+    "mamba_proj_bias": False,
+}
+EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 96}
+MIXTURE = {
+    "architectures": ["GraniteMoeForCausalLM"],
+    "model_type": "granitemoe",
+    "residual_multiplier": 0.9,
+}
+SHARED = {
+    "architectures": ["GraniteMoeSharedForCausalLM"],
+    "model_type": "granitemoeshared",
+    "shared_intermediate_size": 64,
+    "tie_word_embeddings": True,
+}
 
 MODELS = {
     "granite": drawn_model(GRANITE, main=True),
     "granite-hybrid": drawn_model(GRANITE, HYBRID),
     "granite-without-positions": drawn_model(GRANITE, HYBRID, WITHOUT_POSITIONS),
+    "granite-states": drawn_model(
+        *(GRANITE, HYBRID, WITHOUT_POSITIONS, STATES), main=True, recurrent=True, seed=2
+    ),
+    "granite-states-moe": drawn_model(
+        *(GRANITE, HYBRID, WITHOUT_POSITIONS, STATES, EXPERTS),
+        main=True,
+        experts=True,
+        recurrent=True,
+    ),
+    "granite-moe": drawn_model(GRANITE, MIXTURE, EXPERTS, experts=True),
+    "granite-moe-shared": drawn_model(GRANITE, SHARED, EXPERTS, experts=True),
 }

@@ -15,6 +15,7 @@ from appliance.engine.device.device import HostDevice
 from appliance.engine.device.draw import DeviceDraw
 from appliance.engine.device.pool import DevicePool
 from appliance.engine.device.runner import DeviceRunner
+from appliance.engine.device.stages import Stage
 from appliance.engine.device.static_pool import StaticPool
 from appliance.engine.device.static_runner import StaticRunner
 from appliance.engine.llm_engine import LLMEngine
@@ -70,7 +71,8 @@ def open_half(bundle: StoredBundle, device: HostDevice, open_chat: OpenChat) -> 
         pool = DevicePool(decoder, shape, device)
         chooser = DeviceDraw(device, decoder.vocab_size, on_processor) if draws else None
         runner = DeviceRunner(
-            *(session if recording is None else recording, pool, decoder, token_budget, chooser),
+            [Stage(session if recording is None else recording, pool)],
+            *(decoder, token_budget, chooser),
             record=recording is not None,
         )
         runners.append(runner)

@@ -7,14 +7,20 @@ themselves.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
+from appliance.compiler.gpu_compile import Target, stages_of
 from appliance.compiler.profiles import Profile
+from appliance.config import EngineSettings
+from appliance.engine.device.budget import shape_over
+from appliance.engine.device.device import HostDevice
+from appliance.engine.device.pool import DevicePool
+from appliance.engine.device.stages import Stage, Stages, layers_of, share_of
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.loaded import ChatModel
@@ -25,6 +31,7 @@ from tests.engine.results import Results
 
 NEAR = 0.02
 """Share of the largest logit by which 16-bit floats may take one token for another."""
+PROCESSOR = Target("CPUExecutionProvider", "cpu")
 MEMORY = 256 << 20
 """Bytes of the device."""
 
@@ -51,6 +58,29 @@ def open_graph(
     return ort.InferenceSession(
         (bundle.directory / graph.path).read_bytes(), options, providers=["CPUExecutionProvider"]
     )
+
+
+def cut_for(
+    count: int, spec: DecoderSpec, graph: Path, weights: Path, folder: Path
+) -> list[ort.InferenceSession]:
+    """Sessions over the graph in stages for so many devices, as they are compiled into `folder`."""
+    folder.mkdir()
+    return stages_of(graph.read_bytes(), weights, folder, [PROCESSOR] * count, spec)
+
+
+def placed(
+    sessions: Sequence[ort.InferenceSession],
+    decoder: DecoderSpec,
+    settings: EngineSettings,
+    devices: Sequence[HostDevice],
+) -> Stages:
+    """A stage on each device, and its share of as much cache as the settings ask for."""
+    layers = [layers_of(session) for session in sessions]
+    shares = [(on, share_of(own, decoder)) for on, own in zip(devices, layers, strict=True)]
+    shape = shape_over(shares, decoder, settings, 1 << 20)
+    assert (shape.slots, shape.capacity) == (settings.max_sequences, settings.max_context)
+    pools = [DevicePool(decoder, shape, on, own) for on, own in zip(devices, layers, strict=True)]
+    return Stages([Stage(*both) for both in zip(sessions, pools, strict=True)])
 
 
 def open_engine(bundle: StoredBundle, profile: Profile) -> ort.InferenceSession:

@@ -19,9 +19,7 @@ from appliance.engine.adapters.adapters import AdaptedDecoder, Adapters, Ready
 from appliance.engine.adapters.bank import AdapterBank
 from appliance.engine.adapters.weights import read_adapter
 from appliance.engine.device.adapters import DeviceAdapters
-from appliance.engine.device.budget import device_shape
 from appliance.engine.device.device import HostDevice
-from appliance.engine.device.pool import DevicePool
 from appliance.engine.device.runner import DeviceRunner
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
@@ -31,6 +29,7 @@ from appliance.errors import CapacityError, UnsupportedError
 from appliance.model_store import ModelStore, StoredBundle
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.conftest import BuildOnce
+from tests.engine.device.on_host import cut_for, placed
 from tests.engine.results import Results, run
 from tests.fakes.adapter_node import ADAPTERS, BASE, NAME, build_adapter_node
 
@@ -54,22 +53,29 @@ def device() -> HostDevice:
 
 
 @pytest.fixture
-def open_base(root: Path, device: HostDevice) -> Iterator[Open]:
+def open_base(root: Path, device: HostDevice, tmp_path: Path) -> Iterator[Open]:
     """Opens an engine on a graph for CUDA of the base; all memory is back at the end."""
     runners: list[DeviceRunner] = []
 
-    def open_it(version: str = "1.0", precision: str = "fp16") -> tuple[LLMEngine, DeviceRunner]:
+    def open_it(
+        version: str = "1.0", precision: str = "fp16", *, gpus: int = 1
+    ) -> tuple[LLMEngine, DeviceRunner]:
         bundle = ModelStore(Layout(root).models).get(BASE, version)
         manifest, decoder = bundle.manifest, bundle.manifest.decoder
         (graph,) = [g for g in manifest.variants("cuda") if g.precision == precision]
         prompting = manifest.prompting
         assert decoder is not None
         assert prompting is not None
-        session = open_graph(bundle, graph.path, graph.weights_folder)
         settings = EngineSettings(max_sequences=5, max_context=256, token_budget=96)
-        shape = device_shape(decoder, settings, device, 1 << 20)
-        pool = DevicePool(decoder, shape, device)
-        runner = DeviceRunner(session, pool, decoder, 96, None, record=False)
+        if gpus == 1:
+            sessions = [open_graph(bundle, graph.path, graph.weights_folder)]
+        else:
+            folder = bundle.directory / graph.weights_folder
+            into = tmp_path / str(len(runners))
+            sessions = cut_for(gpus, decoder, bundle.directory / graph.path, folder, into)
+        stages = placed(sessions, decoder, settings, [device] * gpus)
+        shape = stages.shape
+        runner = DeviceRunner([*stages], decoder, 96, None, record=False)
         runners.append(runner)
         runner.warm_up()
         tokenizer = Tokenizer((bundle.directory / manifest.tokenizer).read_bytes())
@@ -114,13 +120,18 @@ def bank_of(root: Path, *names: str) -> AdapterBank:
 
 
 @pytest.mark.parametrize(
-    ("version", "precision", "near"),
-    [("1.0", "fp16", NEAR), ("2.0", "fp16", NEAR_BYTES), ("2.0", "int8", NEAR_BYTES)],
+    ("version", "precision", "near", "gpus"),
+    [
+        ("1.0", "fp16", NEAR, 1),
+        ("2.0", "fp16", NEAR_BYTES, 1),
+        ("2.0", "int8", NEAR_BYTES, 1),
+        ("1.0", "fp16", NEAR, 2),
+    ],
 )
 def test_four_adapters_and_the_base_in_one_churning_batch_are_each_their_merged_model(
-    root: Path, open_base: Open, version: str, precision: str, near: float
+    root: Path, open_base: Open, version: str, precision: str, near: float, gpus: int
 ) -> None:
-    engine, runner = open_base(version, precision)
+    engine, runner = open_base(version, precision, gpus=gpus)
     adapters, digests = adapters_of(root, engine, runner), {"": ""}
     for name in ADAPTERS:
         adapters.add(adapter(root, name))
@@ -197,7 +208,7 @@ def test_where_there_is_no_room_the_former_adapters_stay(root: Path, open_base: 
     adapters.add(adapter(root, "all"))
     prompt, first = list(range(20)), adapter(root, "all").digest
     before = run(engine, Generation(0, prompt, GREEDY, adapter=first)).tokens(0)
-    device = runner._pool.device
+    device = runner._stages.devices[-1]
     hoard = device.allocate(device.free_bytes())
     with pytest.raises(CapacityError) as caught:
         adapters.add(adapter(root, "attention"))
@@ -245,7 +256,7 @@ def test_masks_are_sent_only_when_sequences_come_or_go(
     graph = bundle.manifest.variant("cuda")
     assert graph is not None
     session = open_graph(bundle, graph.path, graph.weights_folder)
-    held = DeviceAdapters(session, device, 4)
+    held = DeviceAdapters(session, [session], device, 4)
     held.use(held.prepare(bank_of(root, "all", "half")))
     written = []
     monkeypatch.setattr(device, "write", lambda address, array: written.append(array.copy()))

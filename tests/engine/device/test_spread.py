@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from appliance.compiler.memory import RESERVE_BYTES
@@ -31,7 +33,8 @@ class Opening:
     errors: dict[int, Exception] = field(default_factory=dict)
     opened: list[Device] = field(default_factory=list)
 
-    def on(self, device: Device, first: OpenedDecoder | None) -> OpenedDecoder:
+    def on(self, devices: Sequence[Device], first: OpenedDecoder | None) -> OpenedDecoder:
+        (device,) = devices
         error = self.errors.get(len(self.opened))
         capacity = self.capacities.get(len(self.opened), 128)
         self.opened.append(device)
@@ -86,6 +89,22 @@ def test_one_that_the_first_cannot_take_is_refused(opening: Opening, error: Exce
     with pytest.raises(type(error)):
         on_each(opening.on, FIT, devices(9 * NEEDED, 9 * NEEDED))
     assert len(opening.opened) == 1
+
+
+def test_one_in_stages_is_on_as_many_as_it_was_cut_for(opening: Opening) -> None:
+    gpus = devices(*(9 * NEEDED,) * 5)
+    cut = msgspec.structs.replace(FIT, gpus=2)
+    taken: list[list[Device]] = []
+
+    def on_two(those: Sequence[Device], first: OpenedDecoder | None) -> OpenedDecoder:
+        taken.append([*those])
+        return opening.on(those[:1], first)
+
+    assert len(on_each(on_two, cut, gpus)) == 2
+    assert taken == [gpus[:2], gpus[2:4]]
+    with pytest.raises(UnsupportedError, match="compiled for 2 GPUs, and there are 1") as caught:
+        on_each(on_two, cut, gpus[:1])
+    assert caught.value.code == "gpus_missing"
 
 
 def test_all_give_the_same_context(opening: Opening) -> None:
