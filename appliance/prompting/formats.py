@@ -50,7 +50,7 @@ class Format:
 
     Attributes:
         tags: texts that are part of the output, even where the vocabulary has them as special.
-        first: the characters that an answer made of calls may begin with.
+        first: the characters that an answer made of calls may begin with; empty: any.
         ends: tokens that end a turn, beside the model's own.
         hidden: tokens that frame an answer and are no part of the output, special or not.
         id_length: how long the ids of calls are, if the template refuses others; else 0.

@@ -27,10 +27,10 @@ _PICTURES_LACK: Mapping[Precision, str] = {
     "w4a8": "the graphs over its 8-bit cache take words alone, and this model sees images",
 }
 _SPARSE_LACK: Mapping[Precision, str] = {
-    "w4a8": "native operators compute dense models alone, and without them int4 is as fast",
+    "w4a8": "native operators do not compute its layers, and without them int4 is as fast",
     "fp8": "experts are stored as integers or in 16 bits and more",
 }
-# Of layers with a running state, which native operators do not compute.
+# Of layers that native operators do not compute: with a running state, or turned by themselves.
 RECURRENT: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp8", "fp16", "fp32")
 _RECURRENT_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute layers that attend, and without them int4 is as fast",

@@ -33,6 +33,7 @@ from installer.checkpoint.families import (
     gpt_oss,
     granite,
     granite_hybrid,
+    hunyuan,
     kimi_linear,
     lfm2,
     lfm2_moe,
@@ -202,6 +203,10 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "granitemoeshared": _granite_mixture("GraniteMoeSharedForCausalLM"),
     "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, unused.BERT),
+    "hunyuan_v1_dense": Family(
+        *("chat", RECURRENT, hunyuan.read, hunyuan.build, unused.DECODER), standard=False
+    ),
+    "hunyuan_v1_moe": _sparse(hunyuan.read_mixed, hunyuan.build),
     "kimi_linear": _recurrent(kimi_linear.read, kimi_linear.build, unused.DECODER, experts=True),
     "lfm2": _recurrent(lfm2.read, lfm2.build, unused.DECODER),
     "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, unused.DECODER, experts=True),

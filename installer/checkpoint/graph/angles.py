@@ -33,7 +33,7 @@ def angles(graph: GraphBuilder, shape: Turned) -> Sequence[Tables]:
     made: dict[Rope, Tables] = {}
     for kind in shape.kinds:
         if kind.rope not in made:
-            made[kind.rope] = _tables(graph, kind.rope, shape.context, len(made))
+            made[kind.rope] = tables_of(graph, kind.rope, shape.context, len(made))
     return [made[kind.rope] for kind in shape.kinds]
 
 
@@ -53,7 +53,8 @@ def turned(
     return graph.op("RotaryEmbedding", x, positions, *tables, domain=MICROSOFT, **how)
 
 
-def _tables(graph: GraphBuilder, rope: Rope, context: int, index: int) -> Tables:
+def tables_of(graph: GraphBuilder, rope: Rope, context: int, index: int) -> Tables:
+    """The tables of some angles; `index`: how many others the graph has."""
     size, magnitude = (context, rope.turned // 2), np.float32(rope.magnitude)
 
     def table(name: str, function: Callable[..., Float32]) -> ir.Value:

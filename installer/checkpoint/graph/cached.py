@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from installer.checkpoint.graph.angles import Tables, turned
+from installer.checkpoint.graph.angles import Tables, tables_of, turned
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.chunks import Marker
 from installer.checkpoint.graph.decoder import Heads
@@ -19,6 +19,7 @@ from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.indexed import Place
 from installer.checkpoint.graph.operators import MICROSOFT, Attribute
 from installer.checkpoint.graph.recurrent import Part
+from installer.checkpoint.graph.rope import Rope
 from installer.checkpoint.graph.sharpening import Sharpener, count, positions_from
 
 PAIR = ("key", "value")
@@ -41,6 +42,8 @@ class Cached:
         self._marker = Marker(graph, shape, self.positions)
         self._known: dict[int, list[ir.Value]] = {}
         """Each layer's slots, as inputs."""
+        self._early: dict[Rope, Tables] = {}
+        """Of angles by which families turn themselves."""
         self._at: ir.Value | None = None
         self._until: ir.Value | None = None
 
@@ -106,9 +109,16 @@ class Cached:
         self, layer: int, x: ir.Value, heads: int, width: int, *, interleaved: bool
     ) -> ir.Value:
         """x [B, S, heads * width] by the layer's angles, each token by its position."""
-        rope = replace(self._shape.kinds[layer].rope, interleaved=interleaved)
-        tables = self._tables[layer]
+        kind = self._shape.kinds[layer]
+        tables = self._tables[layer] if kind.early is None else self._early_tables(kind.early)
+        rope = replace(kind.early or kind.rope, interleaved=interleaved)
         return turned(self._graph, x, self.positions(), tables, heads, width, rope)
+
+    def _early_tables(self, rope: Rope) -> Tables:
+        if rope not in self._early:
+            others = len({kind.rope for kind in self._shape.kinds}) + len(self._early)
+            self._early[rope] = tables_of(self._graph, rope, self._shape.context, others)
+        return self._early[rope]
 
     def _past(self, layer: int, dtype: ir.DataType) -> list[ir.Value]:
         at, sizes = self._shape.place(layer), self._slots(layer)

@@ -27,6 +27,8 @@ class LayerKind:
         The window is as wide.
     kv_heads, head_dim: of its heads, where layers differ in them; None is as of all.
     shares: the layer whose keys and values it reads, having none of its own; None is itself.
+    early: the angles by which a family turns queries and keys itself, in front of what it does to
+        them before the kernel turns them by `rope`; None is not.
     """
 
     rope: Rope
@@ -36,6 +38,7 @@ class LayerKind:
     kv_heads: int | None = None
     head_dim: int | None = None
     shares: int | None = None
+    early: Rope | None = None
 
     def within(self, context: int) -> LayerKind:
         """The same for sequences of `context` tokens, which a wide window does not bound."""
