@@ -68,10 +68,10 @@ def install(
     progress.step("preparing the node")
     with storage_errors(node.layout.state):
         node.prepare()
-    with installing(node.layout, progress), storage_errors(node.layout.state):
+    with installing(node.layout, progress) as lock, storage_errors(node.layout.state):
         trust = TrustStore(node.layout.trust)
         media = open_media(source, trust, _anchor(), now(), allow_expired=allow_expired)
-        return stage(media, node.layout, progress, gpu=gpu)
+        return stage(media, node.layout, progress, gpu=gpu, lock=lock)
 
 
 def hand_over(

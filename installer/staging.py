@@ -111,9 +111,13 @@ def space_needed(layout: Layout, media: Media, *, gpu: bool) -> tuple[Share, ...
     )
 
 
-def stage(media: Media, layout: Layout, progress: Progress, *, gpu: bool) -> InstalledRelease:
+def stage(
+    media: Media, layout: Layout, progress: Progress, *, gpu: bool, lock: int
+) -> InstalledRelease:
     """Build the release unless it is complete.
 
+    What it starts keeps the node's `lock`: where this process is killed alone, the next one waits
+    for what goes on writing, before it removes that.
     Raises NotFoundError, DigestError or LayoutError naming a wheel, CapacityError, StorageError.
     """
     release = release_of(layout, media, gpu=gpu)
@@ -129,10 +133,10 @@ def stage(media: Media, layout: Layout, progress: Progress, *, gpu: bool) -> Ins
         _copy(media, work, progress, gpu=gpu)
     pip = Path(media.pip_wheel.path).name
     progress.step("installing the programs")
-    _install(release.directory / VENV, work, pip, _LOCK)
+    _install(release.directory / VENV, work, pip, _LOCK, held=lock)
     if gpu:
         progress.step("installing the programs for the GPU")
-        _install(release.directory / GPU_VENV, work, pip, _GPU_LOCK)
+        _install(release.directory / GPU_VENV, work, pip, _GPU_LOCK, held=lock)
     os.sync()
     write_durable(release.directory / _MARKER, b"", mode=0o644)
     shutil.rmtree(work)
@@ -168,10 +172,10 @@ def _copy(media: Media, work: Path, progress: Progress, *, gpu: bool) -> None:
         (work / _GPU_LOCK).write_bytes(media.gpu_requirements())
 
 
-def _install(venv: Path, work: Path, pip: str, lock: str) -> None:
+def _install(venv: Path, work: Path, pip: str, lock: str, *, held: int) -> None:
     """Make the virtual environment `venv` from the wheels in `work` that `lock` names."""
     python = str(venv / "bin/python")
-    _run([sys.executable, "-I", "-m", "venv", "--without-pip", str(venv)], work)
+    _run([sys.executable, "-I", "-m", "venv", "--without-pip", str(venv)], work, held)
     _run(
         [
             *(python, "-I", str(work / "wheels" / pip / "pip"), "install"),
@@ -181,12 +185,13 @@ def _install(venv: Path, work: Path, pip: str, lock: str) -> None:
             *("--quiet", "--root-user-action", "ignore"),
         ],
         work,
+        held,
     )
-    _run([python, "-I", "-m", "compileall", "-q", "-j", "0", str(venv / "lib")], work)
+    _run([python, "-I", "-m", "compileall", "-q", "-j", "0", str(venv / "lib")], work, held)
 
 
-def _run(command: Sequence[str], work: Path) -> None:
-    """Run a step with nothing of the caller's environment and no use of /tmp."""
+def _run(command: Sequence[str], work: Path, held: int) -> None:
+    """Run a step without the caller's environment and without /tmp; it keeps `held` open."""
     environment = {
         "PATH": os.defpath,
         "LANG": "C.UTF-8",
@@ -204,6 +209,7 @@ def _run(command: Sequence[str], work: Path) -> None:
         errors="replace",
         timeout=_STEP_SECONDS,
         umask=0o022,
+        pass_fds=(held,),
     )
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()

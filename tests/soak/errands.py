@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -81,6 +82,7 @@ class Errands:
         return answer
 
     def _batch(self) -> None:
+        began = time.monotonic()
         caller = self._caller(next(iter(self._load.keys)))
         chosen = [self._lines[(self.batches + n) % len(self._lines)] for n in range(LINES)]
         lines = [
@@ -97,6 +99,8 @@ class Errands:
                 break
             threading.Event().wait(1.0)
             batch = self._persist(caller, "GET", path)
+        if _ran_out_of_disk(batch) and self._ledger.may_be("storage_full", since=began):
+            return
         if batch["status"] != "completed":
             self._ledger.blame(f"batch: {batch}")
             return
@@ -179,3 +183,9 @@ class Errands:
         """A command may fail while the disk does."""
         if not any("storage" in w.codes and w.lifted == 0 for w in self._ledger.windows):
             self._ledger.blame(f"a command failed: {error!r}: {error.message}")
+
+
+def _ran_out_of_disk(batch: Any) -> bool:
+    """Whether the node ended it so: no line begins on a disk whose rest is the audit log's."""
+    told = batch["errors"]["data"] if batch["errors"] else []
+    return batch["status"] == "failed" and {error["code"] for error in told} == {"storage_full"}

@@ -29,6 +29,7 @@ from tests.soak.questions import CHAT
 ENGINE_AWAY = frozenset({"engine_unavailable", "engine_error", "model_loading"})
 ENGINE_AWAY |= IN_RESPONSES
 DISK = frozenset({"audit_unavailable", "storage"}) | IN_RESPONSES
+FULL_DISK = DISK | {"storage_full"}
 FULL_SECONDS, ERROR_SECONDS, STOPPED_SECONDS, CLOCK_SECONDS = 8.0, 4.0, 10.0, 6.0
 CLOCK_JUMP = 2 * 3600
 REVOKED_WITHIN = 5.0
@@ -227,7 +228,7 @@ def catalogue(*, errors: bool, clock: bool) -> list[Fault]:
             "endpoint restarted", shim_gone, _end("shim", signal.SIGTERM), {"shim": 1}, "shim", 40.0
         ),
         Fault("engine stopped for a while", ENGINE_AWAY, _stopped, {}, "engine"),
-        Fault("disk full", DISK, _disk_full, {}, "disk", 60.0),
+        Fault("disk full", FULL_DISK, _disk_full, {}, "disk", 60.0),
         Fault("slow readers", frozenset(), _slow),
         Fault("flood of connections", crowded, lambda here: flood(here.ground.port)),
         Fault("half-sent requests", frozenset(), lambda here: half_sent(here.ground.port)),

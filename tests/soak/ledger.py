@@ -92,6 +92,10 @@ class Ledger:
             self.windows.append(window)
         return window
 
+    def may_be(self, code: str, *, since: float) -> bool:
+        """Whether a fault that explains `code` was there after `since`, in monotonic seconds."""
+        return any(code in window.codes and window.ended >= since for window in self.windows)
+
     def unexplained(self) -> list[str]:
         """Errors that nothing explains, or that are not documented, in words."""
         known = documented()
