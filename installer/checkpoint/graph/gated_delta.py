@@ -25,6 +25,7 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.convolution import convolve
 from installer.checkpoint.graph.decoder import Attention
 from installer.checkpoint.graph.decoder_shape import DecoderShape
+from installer.checkpoint.graph.linear_attention import Read, deltas_of, look_up
 from installer.checkpoint.graph.operators import MICROSOFT
 from installer.checkpoint.graph.recurrent import Deltas, Remembering
 
@@ -64,7 +65,7 @@ def mix(
     project: Project,
 ) -> ir.Value:
     """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
-    own, at, parts = numbers(shape), f"{at}.linear_attn", shape.divisors(graph)
+    own, at, parts = deltas_of(shape), f"{at}.linear_attn", shape.divisors(graph)
     assert parts.into_attention == 1, "what decays is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     inputs = project(graph, shape, at, x)
@@ -72,17 +73,8 @@ def mix(
     widths = graph.constant([own.keys, own.keys, own.values])
     queries, keys, values = graph.ops("Split", read, widths, outputs=3, axis=-1)
     decay, beta = _rates(graph, own, at, inputs)
-    result, state = graph.ops(
-        "LinearAttention",
-        *(unit(graph, own, queries), unit(graph, own, keys), values),
-        *(attention.past("state", layer, own.sizes), decay, beta),
-        outputs=2,
-        domain=MICROSOFT,
-        update_rule="gated_delta",
-        q_num_heads=own.key_heads,
-        kv_num_heads=own.heads,
-    )
-    attention.present("state", layer, state, own.sizes)
+    found = Read(unit(graph, own, queries), unit(graph, own, keys), values, decay, beta)
+    result = look_up(graph, own, attention, layer, found)
     gain = (f"{at}.norm.weight", own.value_dim, shape.epsilon)
     normed = graph.norm_heads(graph.made_full(result), own.heads, *gain)
     opened = graph.op("Mul", normed, ACTIVATIONS["silu"](graph, inputs.gates, 1.0))
@@ -92,7 +84,7 @@ def mix(
 
 def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:
     """By four linear layers."""
-    own, hidden = numbers(shape), shape.hidden
+    own, hidden = deltas_of(shape), shape.hidden
     outer = {f"{at}.in_proj_qkv": 2 * own.keys + own.values, f"{at}.in_proj_z": own.values}
     mixed, gates = graph.linears(x, outer, hidden)
     rates, steps = (graph.linear_in_full(x, f"{at}.in_proj_{n}", hidden, own.heads) for n in "ba")
@@ -101,7 +93,7 @@ def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
 
 def project_together(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:
     """By two linear layers, in whose results all that belongs to one key's head lies together."""
-    own, hidden = numbers(shape), shape.hidden
+    own, hidden = deltas_of(shape), shape.hidden
     served = own.heads // own.key_heads
     of_values = served * own.value_dim
     both = graph.linear(x, f"{at}.in_proj_qkvz", hidden, 2 * (own.keys + own.values))
@@ -110,13 +102,6 @@ def project_together(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Va
     small = graph.linear_in_full(x, f"{at}.in_proj_ba", hidden, 2 * own.heads)
     rates, steps = _apart(graph, own, small, [served, served])
     return Inputs(graph.op("Concat", *mixed, axis=-1), gates, rates, steps)
-
-
-def numbers(shape: DecoderShape) -> Deltas:
-    """Of the state of a decoder that has one."""
-    assert shape.recurrent is not None
-    assert shape.recurrent.deltas is not None
-    return shape.recurrent.deltas
 
 
 def _apart(graph: GraphBuilder, own: Deltas, x: ir.Value, sizes: list[int]) -> list[ir.Value]:

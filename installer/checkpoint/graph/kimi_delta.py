@@ -20,8 +20,8 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.convolution import convolve
 from installer.checkpoint.graph.decoder import Attention
 from installer.checkpoint.graph.decoder_shape import DecoderShape
-from installer.checkpoint.graph.gated_delta import numbers, unit
-from installer.checkpoint.graph.operators import MICROSOFT
+from installer.checkpoint.graph.gated_delta import unit
+from installer.checkpoint.graph.linear_attention import Read, deltas_of, look_up
 from installer.checkpoint.graph.recurrent import Deltas, Remembering
 
 _PARTS = "qkv"
@@ -36,7 +36,7 @@ def mix(
     x: ir.Value,
 ) -> ir.Value:
     """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
-    own, at, parts = numbers(shape), f"{at}.self_attn", shape.divisors(graph)
+    own, at, parts = deltas_of(shape), f"{at}.self_attn", shape.divisors(graph)
     assert parts.into_attention == 1, "what decays is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     outer = {f"{at}.{part}_proj": own.keys for part in _PARTS}
@@ -46,18 +46,9 @@ def mix(
     widths = graph.constant([own.keys, own.keys, own.values])
     queries, keys, values = graph.ops("Split", read, widths, outputs=3, axis=-1)
     rates = graph.linear_in_full(x, f"{at}.b_proj", shape.hidden, own.heads)
-    result, state = graph.ops(
-        "LinearAttention",
-        *(unit(graph, own, queries), unit(graph, own, keys), values),
-        attention.past("state", layer, own.sizes),
-        *(_decay(graph, shape, own, at, x), graph.op("Sigmoid", rates)),
-        outputs=2,
-        domain=MICROSOFT,
-        update_rule="gated_delta",
-        q_num_heads=own.key_heads,
-        kv_num_heads=own.heads,
-    )
-    attention.present("state", layer, state, own.sizes)
+    pace = _decay(graph, shape, own, at, x), graph.op("Sigmoid", rates)
+    found = Read(unit(graph, own, queries), unit(graph, own, keys), values, *pace)
+    result = look_up(graph, own, attention, layer, found)
     gain = (f"{at}.o_norm.weight", own.value_dim, shape.epsilon)
     normed = graph.norm_heads(graph.made_full(result), own.heads, *gain)
     opened = graph.op("Mul", normed, graph.op("Sigmoid", _gates(graph, shape, own, at, x)))

@@ -32,7 +32,7 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.convolution import convolve
 from installer.checkpoint.graph.decoder import Attention
 from installer.checkpoint.graph.decoder_shape import DecoderShape
-from installer.checkpoint.graph.operators import MICROSOFT
+from installer.checkpoint.graph.linear_attention import Read, deltas_of, look_up
 from installer.checkpoint.graph.recurrent import Deltas, Recurrent, Remembering
 from installer.checkpoint.quantize import Float32
 from installer.checkpoint.settings import Settings
@@ -122,10 +122,7 @@ def mix(
     kind: Kind,
 ) -> ir.Value:
     """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
-    at, parts = f"{at}.{kind.module}", shape.divisors(graph)
-    assert shape.recurrent is not None
-    assert shape.recurrent.deltas is not None
-    own = shape.recurrent.deltas
+    own, at, parts = deltas_of(shape), f"{at}.{kind.module}", shape.divisors(graph)
     assert parts.into_attention == 1, "what decays is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     gates, mixed, steps = _project(graph, shape, own, at, x)
@@ -134,18 +131,8 @@ def mix(
     widths = graph.constant([own.values, own.keys, own.keys])
     values, keys, queries = graph.ops("Split", read, widths, outputs=3, axis=-1)
     steps, decay = _paces(graph, own, at, _times(graph, steps, kind.steps))
-    result, state = graph.ops(
-        "LinearAttention",
-        *(queries, keys, _by_heads(graph, own, values, steps)),
-        *(attention.past("state", layer, own.sizes), decay),
-        outputs=2,
-        domain=MICROSOFT,
-        update_rule="gated",
-        scale=1.0,
-        q_num_heads=own.key_heads,
-        kv_num_heads=own.heads,
-    )
-    attention.present("state", layer, state, own.sizes)
+    found = Read(queries, keys, _by_heads(graph, own, values, steps), decay)
+    result = look_up(graph, own, attention, layer, found, scale=1.0)
     result = graph.op("Add", result, graph.op("Mul", values, _shares(graph, own, at)))
     result = graph.op("Mul", result, _opened(graph, gates, kind.gates))
     if kind.normed:
