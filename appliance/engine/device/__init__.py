@@ -1,12 +1,15 @@
-"""Models whose cache and logits lie in a GPU's memory.
+"""Models whose cache and logits lie in a GPU's memory, or in several GPUs'.
 
     spread.py: on which GPUs     budget.py: how much cache
          │                            │
          v                            v
     opened.py ──> runner.py, or static_runner.py for TensorRT ──> logits.py ──> the sampler
                       │                                              │
-                      v                                              v
-                  binding.py over pool.py, static_pool.py        draw.py, change.py over rows.py
+          steps.py    v                                              │
+             └──> room.py over stages.py: what each GPU computes     v
+                      │                                  draw.py, change.py over rows.py
+                      v                                              │
+                  binding.py over pool.py, static_pool.py            │
                       └───────────────────> device.py <──────────────┘
 
 `device.py` is a GPU's memory, or this machine's own in its place: all of this runs where there is
