@@ -15,14 +15,24 @@ from installer import hardware_key
 from installer.keyring import PEM, Keyring, signer_in
 from installer.rotation.officers import is_officer
 
+_FORGOTTEN = (
+    "; where nobody knows that of the keys in private/, move these files aside and replace all of "
+    "them: first targets, snapshot and timestamp, then appliance, models and model-signer"
+)
+
 
 def check_passphrase(keyring: Keyring, passphrase: bytes) -> None:
     """It opens a key that is here, if one is. Raises SignatureError."""
     here = [path for path in keyring.key_files("*") if path.suffix == PEM]
     # An officer may have another one for a key that the others never open.
     shared = [path for path in here if not is_officer(path.stem)] or here
-    if shared:
+    if not shared:
+        return
+    try:
         signer_in(shared[0], passphrase)
+    except SignatureError as error:
+        error.hint += _FORGOTTEN
+        raise
 
 
 def officers_at_hand(

@@ -69,6 +69,26 @@ def test_one_key_that_does_not_open_leaves_all_as_they_were(directory: Directory
     assert (directory.contents(), medium.read_bytes()) == (before, on_medium)
 
 
+def test_keys_whose_passphrase_nobody_remembers_are_replaced_by_the_officers(
+    directory: Directory,
+) -> None:
+    """As the packager's guide says; the officers have a passphrase of their own."""
+    media = [directory.officer(1), directory.officer(2)]
+    change_passphrase(media, PASSPHRASE, lambda: NEW)
+    top = ["targets", "snapshot", "timestamp"]
+    with pytest.raises(SignatureError, match="cannot be opened") as caught:
+        rotate(directory.path, top, NEW, LATER, officer_keys=media)
+    assert "move these files aside" in caught.value.hint
+    for path in directory.keyring.key_files("*"):
+        path.unlink()
+    rotate(directory.path, top, NEW, LATER, officer_keys=media)
+    done = rotate(directory.path, ["appliance", "models", MODEL_SIGNER], NEW, LATER).done
+    assert done == ("appliance", "models", MODEL_SIGNER)
+    assert directory.chain().root.version == 2
+    for path in directory.keyring.key_files("*"):
+        signer_in(path, NEW)
+
+
 def test_a_wrong_passphrase_is_told_before_the_new_one_is_asked_for(directory: Directory) -> None:
     def ask() -> bytes:
         raise AssertionError("nobody is asked")
