@@ -21,9 +21,9 @@ from tests.media.conftest import Site
 
 
 def interpreter(version: str) -> str:
-    """A bare one of this version, if this machine has it; of the running version it has."""
+    """One of this version, if this machine has it; the running one, which is bare by `-I -S`."""
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
-        return sys._base_executable
+        return sys.executable
     path = shutil.which(f"python{version}")
     if (
         path is None
