@@ -298,7 +298,8 @@ def _images(session: ort.InferenceSession, piece: Piece) -> dict[str, Array]:
     if not (feed and shown):
         return feed
     numbers = np.arange(shown)
-    feed["positions"][0, :shown, 1:] += np.stack(np.divmod(numbers, 4), axis=1)
+    if "positions" in feed:
+        feed["positions"][0, :shown, 1:] += np.stack(np.divmod(numbers, 4), axis=1)
     if (nothing := feed.get("features")) is None:
         return feed
     levels, _, width = nothing.shape

@@ -63,6 +63,8 @@ class Target:
 CUDA = Target("CUDAExecutionProvider", "cuda", CUDA_OPTIONS)
 _TYPES: Mapping[str, int] = {"float32": 1, "float16": 10}
 """What is handed on, as TensorProto.DataType."""
+_AXES = 3
+"""Of what is handed on: sequences, tokens, numbers."""
 
 
 def cuda_targets(count: int) -> list[Target]:
@@ -131,9 +133,15 @@ def stages_of(
 
 
 def _type(states: Array) -> tuple[int, int]:
-    """TensorProto.DataType, and the last of three dimensions."""
-    _batch, _tokens, width = states.shape
-    return _TYPES[states.dtype.name], width
+    """TensorProto.DataType, and the last of three dimensions. Raises UnsupportedError."""
+    kind = _TYPES.get(states.dtype.name)
+    if kind is None or states.ndim != _AXES:
+        raise UnsupportedError(
+            f"{states.dtype.name} of the shape {states.shape} cannot be handed on to another GPU",
+            hint=_NEWER,
+            code="not_divisible",
+        )
+    return kind, states.shape[-1]
 
 
 def _saved(

@@ -200,13 +200,13 @@ def _states(start: int, count: int, width: int) -> Array:
 def no_images(session: ort.InferenceSession, start: int, count: int) -> dict[str, Array]:
     """What a decoder that reads images takes beside `count` words from `start` on; else nothing.
 
-    A stage behind the first one takes positions alone.
+    Of one in stages: what this stage takes of that.
     """
     inputs = {entry.name: entry for entry in session.get_inputs()}
-    if "positions" not in inputs:
-        return {}
-    positions = np.arange(start, start + count, dtype=np.int64)
-    feed: dict[str, Array] = {"positions": np.repeat(positions[None, :, None], 3, axis=2)}
+    feed: dict[str, Array] = {}
+    if "positions" in inputs:
+        positions = np.arange(start, start + count, dtype=np.int64)
+        feed["positions"] = np.repeat(positions[None, :, None], 3, axis=2)
     if "features" in inputs:
         levels, _, width = inputs["features"].shape
         feed["features"] = np.zeros((levels, 1, width), _DTYPES[inputs["features"].type])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from appliance.bundle.files import MANIFEST_NAME
 from appliance.bundle.manifest import Manifest, decode
 from appliance.compiler import golden
-from appliance.compiler.cutting import Stage, cut
+from appliance.compiler.cutting import MOST_STAGES, Stage, _Flow, cut
 from appliance.compiler.gpu_compile import Target, stages_of
 from appliance.compiler.merging import merge_products
 from appliance.errors import UnsupportedError
@@ -28,6 +28,7 @@ from tests.fakes.vision_checkpoints import write_qwen3_vl
 PROCESSOR = Target("CPUExecutionProvider", "cpu")
 MODELS = find_models()
 FLOAT16 = 10
+CHOOSING = {"MoE", "QMoE", "TopK"}
 ORDINARY = ("qwen3", "qwen3-vl", "gemma3", "qwen3.5", "gpt-oss", "ministral3")
 """Sums in 16 and in 32 bits, images, running states, experts, scales of positions."""
 ON_A_GPU = sorted({name for name, model in MODELS.items() if "gemma4" not in name} - {*ORDINARY})
@@ -64,17 +65,21 @@ def test_stages_compute_what_the_whole_graph_computes(bundle: Path, tmp_path: Pa
     spec = manifest.decoder
     assert spec is not None
     found = []
-    for count in (1, 2, 3):
+    everywhere = 1 + len(list(_Flow(pb.Model.FromString(graph).graph).places()))
+    for count in (1, 2, 3, min(everywhere, MOST_STAGES)):
         folder = tmp_path / str(count)
         folder.mkdir()
         stages = stages_of(graph, weights, folder, [PROCESSOR] * count, spec)
-        assert len({path.name for path in folder.iterdir()}) == 2 * count
+        assert len({*folder.glob("*.onnx")}) == count
         found.append(golden.on_device(stages, stages, spec, [("cpu", 0)] * count))
     whole, *others = found
-    scale = np.abs(whole).max()
+    chooses = CHOOSING & {node.op_type for node in pb.Model.FromString(graph).graph.node}
     for measured in others:
-        # Kernels that take two nodes for one round otherwise than two that stand in two stages.
-        np.testing.assert_allclose(measured, whole, atol=2e-3 * scale, rtol=0)
+        # What is handed on is rounded to 16 bits, and within a stage the processor's is not always:
+        # where experts or tokens are chosen, a few rows then have others.
+        away = np.linalg.norm(measured - whole, axis=1) / np.linalg.norm(whole, axis=1)
+        assert np.median(away) <= golden.BOUNDS["fp16"] / 2
+        assert chooses or away.max() <= golden.BOUNDS["fp16"]
 
 
 def test_each_layer_is_in_one_stage_and_nothing_is_lost(bundle: Path) -> None:
