@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 
 from appliance.access import KeyStore
+from appliance.audit.export import export
 from appliance.audit.fsck import verify
 from appliance.compiler import open_artifact
 from appliance.config import Layout, parse_config
@@ -154,8 +155,8 @@ def faults_of_log(stack: Stack, base: Path, file: str, damage: Damage) -> list[s
     """Whether a damaged copy of the audit log still verifies."""
     copy = base / "audit"
     shutil.rmtree(copy, ignore_errors=True)
-    # The endpoint goes on writing: a file that is about to take another's name may be gone.
-    shutil.copytree(stack.config.layout.audit, copy, ignore=shutil.ignore_patterns("*.tmp"))
+    # The endpoint goes on writing: temporaries and tiles that are not full yet come and go.
+    export(stack.config.layout.audit, copy)
     (path, *_) = sorted(copy.glob(file))
     damage(path)
     return [] if verify(copy).findings else [f"{path.name} verifies"]

@@ -10,6 +10,7 @@ from appliance.config import ApiSettings, Config, Layout
 from appliance.errors import LockedError, NotFoundError
 from appliance.fsops import exclusive_lock
 from appliance.model_store import ModelStore
+from appliance.pb import engine_v1_pb2 as pb
 from installer.install import installing
 from installer.models import Models
 from installer.node import PrefixNode
@@ -17,6 +18,7 @@ from installer.progress import NoProgress
 from installer.staging import InstalledRelease, make_current
 from installer.status import Health, ServedModel, all_served, status_of
 from tests.fakes.command import run_command
+from tests.fakes.engine import FakeEngine
 from tests.fakes.gpu_machine import gpu_machine
 from tests.model_store.bundles import write_bundle
 
@@ -104,6 +106,21 @@ def test_media_and_bundles_one_level_below_are_named(config: Config, tmp_path: P
         models.verified(tmp_path / "stick")
     below = (tmp_path / "stick/guide-2.0", tmp_path / "stick/appliance")
     assert caught.value.hint.endswith(f": {below[0]} or {below[1]}")
+
+
+def test_a_model_that_was_not_loaded_comes_with_what_helps(config: Config, tmp_path: Path) -> None:
+    """What the engine says of it: not every model that does not fit is to be compiled anew."""
+    store = ModelStore(config.layout.models)
+    store.import_bundle(write_bundle(tmp_path / "b", name="a", version="1"), advance=lambda _: None)
+    store.activate("a", "1")
+    with FakeEngine(config.layout.engine_socket) as engine:
+        engine.models["a"] = pb.Model(
+            name="a", version="1", bundle_digest=store.active()["a"].digest,
+            state=pb.MODEL_STATE_FAILED, error="there is no room", hint="serve fewer",
+        )  # fmt: skip
+        shown = run_command("status", "--root", str(config.layout.root)).stdout
+    assert "\na 1 is not served: there is no room.\nhint: serve fewer\n" in shown
+    assert "compile" not in shown
 
 
 def test_a_service_that_was_stopped_comes_with_the_command_that_starts_it(config: Config) -> None:
