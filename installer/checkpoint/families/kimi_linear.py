@@ -98,7 +98,7 @@ def _read_mixture(config: Settings) -> Routed:
 
 def _read_decoder(config: Settings, latent: Latent) -> DecoderShape:
     layers = config.integer("num_hidden_layers")
-    own, recurrent = config.needed("linear_attn_config"), None
+    own = config.needed("linear_attn_config")
     recurrent = _read_recurrent(own, _read_recurring(own, config, layers))
     own.finish()
 
