@@ -22,13 +22,13 @@ from collections.abc import Sequence as Listing
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.guessing.draft_model import DraftModel, DraftRunner
 from appliance.engine.guessing.guesser import Guesser
 from appliance.engine.guessing.head import Head
 from appliance.engine.guessing.head_runner import HeadRunner
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.native_runner import Step
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array

@@ -21,9 +21,9 @@ import numpy as np
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.machine import physical_cores
 from appliance.engine.sampling import SamplingParams
 from appliance.model_store import ModelStore

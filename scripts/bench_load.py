@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.runner import Logits, Runner
 from appliance.engine.sampling import SamplingParams
 from appliance.scheduler import Plan

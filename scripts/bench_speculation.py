@@ -12,10 +12,10 @@ import random
 import statistics
 import time
 
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.guessing.drafting import Prediction
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.model_runner import ModelRunner
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array

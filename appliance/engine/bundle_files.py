@@ -1,8 +1,9 @@
-"""Small files of a bundle in the model store, read as they were signed."""
+"""Small files of a bundle in the model store, read as they were signed; how much a folder holds."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from appliance.errors import DigestError
 from appliance.fsops import read_regular, resolve_inside
@@ -20,3 +21,8 @@ def read_checked(bundle: StoredBundle, path: str) -> bytes:
             hint="remove this version and add the bundle again",
         )
     return data
+
+
+def bytes_below(directory: Path) -> int:
+    """Of all files right in it."""
+    return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())

@@ -19,10 +19,12 @@ from typing import Any, Protocol
 
 from appliance.bundle.specs import RerankSpec, VisionSpec
 from appliance.compiler import Artifact
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.embedding_engine import EmbeddingOutput
+from appliance.engine.embedding_model import EmbeddingModel
 from appliance.engine.encoder_runner import Pair
 from appliance.engine.generation import Generation, Output
-from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel
+from appliance.engine.loaded import LoadedModel
 from appliance.engine.replicas import least_waiting, place
 from appliance.engine.reranker import RerankModel
 from appliance.engine.session import PROVIDERS

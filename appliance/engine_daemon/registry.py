@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from appliance.compiler import Artifact, open_artifact
 from appliance.config import Config
 from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.device.recordings import beside_recordings
-from appliance.engine.loaded import ChatModel, LoadedModel, open_model
+from appliance.engine.loaded import LoadedModel, open_model
 from appliance.engine_daemon import watchdog
 from appliance.engine_daemon.faults import describe
 from appliance.engine_daemon.hosted import HostedModel, State

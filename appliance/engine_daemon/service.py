@@ -13,13 +13,13 @@ from typing import TypeVar
 import grpc
 import msgspec
 
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.encoder_runner import Vectors
 from appliance.engine.generation import Generation
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Turn
 from appliance.engine.guessing.drafting import Prediction
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.reranker import Ranking
 from appliance.engine.tokenizer import Tokenizer

@@ -15,8 +15,8 @@ from pathlib import Path
 from appliance.compiler import open_artifact
 from appliance.config import load_config
 from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
-from appliance.engine.loaded import ChatModel
 from appliance.engine.sampling import SamplingParams
 from appliance.model_store import ModelStore
 from appliance.prompting import Conversation, Message

@@ -16,8 +16,8 @@ from typing import Any
 from appliance.compiler import Artifact, open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Delta
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import UnsupportedError

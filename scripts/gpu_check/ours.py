@@ -14,9 +14,9 @@ from appliance.compiler import Artifact, open_artifact
 from appliance.compiler.artifact import WEIGHTS_NAME
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.device.device import CudaDevice
 from appliance.engine.generation import Generation
-from appliance.engine.loaded import ChatModel
 from appliance.engine.sampling import SamplingParams
 from appliance.model_store import ModelStore
 from appliance.trust.node_key import NodePublicKey

@@ -11,7 +11,9 @@ import pytest
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
-from appliance.engine.loaded import ChatModel, EmbeddingModel, LoadedModel, open_model
+from appliance.engine.chat_model import ChatModel
+from appliance.engine.embedding_model import EmbeddingModel
+from appliance.engine.loaded import LoadedModel, open_model
 from appliance.engine.reranker import RerankModel
 from appliance.model_store import ModelStore
 from appliance.trust.node_key import NodePublicKey

@@ -14,13 +14,13 @@ import pytest
 from appliance.bundle.specs import Prompting, ToolFormat
 from appliance.config import EngineSettings
 from appliance.engine.bundle_files import read_checked
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.grammar.compiler import GrammarCompiler
 from appliance.engine.grammar.forms import FORMS
 from appliance.engine.grammar.tagged import CallableTool
 from appliance.engine.grammar.turn import Structured, Tags, Turn
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.tokenizer import Tokenizer

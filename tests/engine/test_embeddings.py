@@ -23,7 +23,7 @@ from appliance.engine.embedding_engine import (
     EmbeddingOutput,
     batches,
 )
-from appliance.engine.loaded import EmbeddingModel
+from appliance.engine.embedding_model import EmbeddingModel
 from appliance.errors import CapacityError, RequestError
 from tests.checkpoint.reference import ReferenceEncoder
 from tests.engine.conftest import open_model_of

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from appliance.bundle.specs import FillIn
 from appliance.config import EngineSettings
-from appliance.engine.loaded import ChatModel
+from appliance.engine.chat_model import ChatModel
 from appliance.errors import RequestError
 from tests.conftest import BuildOnce
 from tests.engine.conftest import OpenChat, open_model_of

@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import CapacityError, RequestError

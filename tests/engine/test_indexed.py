@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from appliance.config import EngineSettings
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from tests.checkpoint.families import find_models

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from appliance.config import EngineSettings
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
-from appliance.engine.loaded import ChatModel
 from appliance.engine.sampling import SamplingParams
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.families.kimi_linear import MODELS

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.engine.binding import GraphBinding
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.native_runner import Graph, Step
 from appliance.engine.pace import Pace
 from appliance.engine.sampling import SamplingParams

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from appliance.engine.binding import GraphBinding
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array

@@ -15,12 +15,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.grammar.compiler import LIMITS
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.tagged import CallableTool
 from appliance.engine.grammar.turn import Structured, Turn
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from tests.engine.conftest import OpenChat

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from appliance.config import EngineSettings
-from appliance.engine.loaded import ChatModel
+from appliance.engine.chat_model import ChatModel
 from appliance.engine_daemon.service import _encode_chat
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb

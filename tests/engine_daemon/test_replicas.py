@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from appliance.engine import loaded
-from appliance.engine.loaded import ChatModel, LoadedModel
+from appliance.engine import chat_model, embedding_model, loaded
+from appliance.engine.chat_model import ChatModel
+from appliance.engine.loaded import LoadedModel
 from appliance.engine.opened import open_decoders
 from appliance.engine.opened_reader import open_readers
 from appliance.pb import engine_v1_pb2 as pb
@@ -22,8 +23,12 @@ COPIES = 3
 @pytest.fixture(autouse=True)
 def opened_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model is opened three times, on this machine's processor."""
-    for once in (open_decoders, open_readers):
-        monkeypatch.setattr(loaded, once.__name__, often(once))
+    for module, once in (
+        (chat_model, open_decoders),
+        (embedding_model, open_readers),
+        (loaded, open_readers),
+    ):
+        monkeypatch.setattr(module, once.__name__, often(once))
 
 
 def often(once: Callable[..., list[Any]]) -> Callable[..., list[Any]]:

@@ -15,8 +15,8 @@ import pytest
 from appliance.bundle.specs import VisionSpec
 from appliance.config import EngineSettings
 from appliance.engine.binding import GraphBinding
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array

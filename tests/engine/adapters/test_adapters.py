@@ -22,8 +22,9 @@ from appliance.bundle.specs import FileEntry
 from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
-from appliance.engine.loaded import ChatModel, open_model
+from appliance.engine.loaded import open_model
 from appliance.engine.sampling import SamplingParams
 from appliance.errors import (
     CapacityError,

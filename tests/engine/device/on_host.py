@@ -18,13 +18,13 @@ from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.gpu_compile import Target, stages_of
 from appliance.compiler.profiles import Profile
 from appliance.config import EngineSettings
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.device.budget import shape_over
 from appliance.engine.device.device import HostDevice
 from appliance.engine.device.pool import DevicePool
 from appliance.engine.device.stages import Stage, Stages, layers_of, share_of
 from appliance.engine.generation import Generation
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.runner import Runner
 from appliance.engine.sampling import SamplingParams
 from appliance.model_store import StoredBundle

@@ -20,10 +20,11 @@ from appliance.compiler import open_artifact
 from appliance.config import EngineSettings, Layout
 from appliance.engine import asking, running
 from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.guessing.draft_model import DraftModel, DraftRunner
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel, open_model
+from appliance.engine.loaded import open_model
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.slot_pool import Array

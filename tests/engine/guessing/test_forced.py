@@ -20,13 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.config import EngineSettings
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.choosing import Choice, HostRow
 from appliance.engine.generation import Generation
 from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Structured, Turn
 from appliance.engine.guessing.forced import divided
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import FinishReason
 from appliance.engine.sampler import Sampler
 from appliance.engine.sampling import SamplingParams

@@ -20,13 +20,13 @@ from appliance.compiler import Provider
 from appliance.config import EngineSettings, Layout
 from appliance.engine import asking, running
 from appliance.engine.cache_budget import CacheBudget
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.guessing import head
 from appliance.engine.guessing.guesser import why_unused
 from appliance.engine.guessing.head import Head
 from appliance.engine.guessing.head_runner import HeadRunner
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.native_runner import Step
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.sampling import SamplingParams

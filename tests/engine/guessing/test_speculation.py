@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.config import EngineSettings
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.grammar.turn import Structured, Turn
 from appliance.engine.guessing.drafting import Prediction
 from appliance.engine.llm_engine import LLMEngine
-from appliance.engine.loaded import ChatModel
 from appliance.engine.output import Delta, Finished, FinishReason
 from appliance.engine.sampling import SamplingParams
 from tests.conftest import BuildOnce
