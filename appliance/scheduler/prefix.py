@@ -10,7 +10,7 @@ that is is then counted to the token.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 from appliance.scheduler.sequence import Sequence
@@ -155,3 +155,16 @@ def extend(
     for number in range(len(chain), blocks):
         before = chain[-1] if chain else hash(namespace)
         chain.append(hash((before, *tokens[number * block : (number + 1) * block])))
+
+
+def latest(found: Iterable[tuple[Match, Iterable[int]]]) -> Match | None:
+    """Of prefixes that share tokens, each with the places where it can be cut, the longest.
+
+    Of several, one that ends there is best, since nothing else is lost by taking its slot.
+    """
+    cut = (
+        Match(match.prefix, max((at for at in places if at <= match.tokens), default=0))
+        for match, places in found
+    )
+    usable = [match for match in cut if match.tokens]
+    return max(usable, key=lambda match: (match.tokens, -match.prefix.computed), default=None)

@@ -26,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 
 from appliance.scheduler.plan import Move
-from appliance.scheduler.prefix import Match, Prefix, PrefixIndex
+from appliance.scheduler.prefix import Match, Prefix, PrefixIndex, latest
+from appliance.scheduler.promises import Promises
 from appliance.scheduler.sequence import Phase, Sequence
 from appliance.scheduler.snapshots import Snapshots, places
 
@@ -60,10 +61,7 @@ class SlotTable:
         self._decoding: list[Sequence] = []
         self._prefilling: list[Sequence] = []
         self._index = PrefixIndex(reuse_block, anew)
-        self._promised = PrefixIndex(reuse_block, anew)
-        self._promises: dict[Sequence, Prefix] = {}
-        self._stops: dict[Prefix, tuple[int, ...]] = {}
-        """Of what is promised, where snapshots will stand."""
+        self._promises = Promises(reuse_block, anew, anywhere=not snapshots)
         self._moves: list[Move] = []
         self._each = snapshots
         self._numbers = list(range(count * snapshots))
@@ -103,18 +101,14 @@ class SlotTable:
         """The longest prefix of `sequence` that some slot holds now."""
         if not self._each:
             return self._index.longest(sequence)
-        return _latest(
+        return latest(
             (match, [*_snapshots(match.prefix).at, match.prefix.computed])
             for match in self._index.sharing(sequence)
         )
 
     def promise(self, sequence: Sequence) -> Match | None:
         """The longest prefix of `sequence` that will be held when today's prompts are computed."""
-        if not self._each:
-            return self._promised.longest(sequence)
-        return _latest(
-            (match, self._stops[match.prefix]) for match in self._promised.sharing(sequence)
-        )
+        return self._promises.longest(sequence)
 
     def claim(self, sequence: Sequence, match: Match | None) -> None:
         """Give a waiting sequence a slot, and what `match` (just looked up) has of its tokens."""
@@ -142,7 +136,7 @@ class SlotTable:
 
     def stops(self, sequence: Sequence) -> Iterable[int]:
         """The places in its prompt that get snapshots, in order."""
-        return self._stops[self._promises[sequence]]
+        return self._promises.stops(sequence)
 
     def snapshot(self, sequence: Sequence, stop: int) -> int:
         """The number under which the step that is planned sets its state at `stop` aside."""
@@ -220,9 +214,7 @@ class SlotTable:
             _snapshots(prefix).check_integrity()
             numbers += _snapshots(prefix).numbers
         assert sorted(numbers) == list(range(self.count * self._each))
-        assert self._promises.keys() == set(self._prefilling)
-        assert self._stops.keys() == set(self._promises.values())
-        self._promised.check_integrity(list(self._promises.values()))
+        self._promises.check_integrity(self._prefilling)
         assert all(sequence.phase is Phase.DECODE for sequence in self._decoding)
         assert all(sequence.phase is Phase.PREFILL for sequence in self._prefilling)
 
@@ -280,9 +272,7 @@ class SlotTable:
         prefix = Prefix(sequence, sequence.slot, tokens, snapshots)
         self._held[sequence.slot] = prefix
         self._index.note(prefix)
-        promise = self._promises[sequence] = Prefix(sequence, -1, len(sequence.tokens))
-        self._stops[promise] = stops
-        self._promised.note(promise)
+        self._promises.make(sequence, stops)
         sequence.computed = tokens
         sequence.reached = max(sequence.reached, tokens)
         sequence.phase = Phase.PREFILL
@@ -290,9 +280,7 @@ class SlotTable:
 
     def _leave_prefill(self, sequence: Sequence) -> None:
         self._prefilling.remove(sequence)
-        promise = self._promises.pop(sequence)
-        self._promised.drop(promise)
-        del self._stops[promise]
+        self._promises.end(sequence)
 
     def _move(self, sequence: Sequence, target: int) -> None:
         """Bring `sequence` to slot `target`, whose content takes its place, if there is any."""
@@ -333,16 +321,3 @@ class SlotTable:
 def _snapshots(prefix: Prefix) -> Snapshots:
     assert prefix.snapshots is not None, "kept for models with a running state"
     return prefix.snapshots
-
-
-def _latest(found: Iterable[tuple[Match, Iterable[int]]]) -> Match | None:
-    """Of prefixes that share tokens, each with the places where it can be cut, the longest.
-
-    Of several, one that ends there is best, since nothing else is lost by taking its slot.
-    """
-    cut = (
-        Match(match.prefix, max((at for at in places if at <= match.tokens), default=0))
-        for match, places in found
-    )
-    usable = [match for match in cut if match.tokens]
-    return max(usable, key=lambda match: (match.tokens, -match.prefix.computed), default=None)
