@@ -56,7 +56,8 @@ def test_a_wrong_setting_stops_no_reader_of_the_log_and_is_named(layout: Layout)
     for command in (["verify"], ["tail"], ["export", str(layout.root / "copy")]):
         done = appliance("audit", *command, root=layout.root)
         assert done.returncode == 0, done.stderr
-        assert "note: engine.threads must be a whole number, not 'four'" in done.stderr
+        named = f"note: {layout.config_file}: engine.threads must be a whole number, not 'four'"
+        assert named in done.stderr
 
 
 def test_a_wrong_setting_stops_no_report_unless_it_is_of_money(layout: Layout) -> None:
@@ -65,7 +66,7 @@ def test_a_wrong_setting_stops_no_report_unless_it_is_of_money(layout: Layout) -
     done = appliance("usage", "report", root=layout.root)
     assert done.returncode == 0, done.stderr
     assert "cost EUR" in done.stdout
-    assert "note: api.listen_port is 0" in done.stderr
+    assert f"note: {layout.config_file}: api.listen_port is 0" in done.stderr
     for wrong, said in (
         ('[money]\ncurrency = "euro"\n', "money.currency is 'euro'"),
         ('[monye]\ncurrency = "EUR"\n', "unknown section [monye]"),
