@@ -30,8 +30,10 @@ _SPARSE_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators do not compute its layers, and without them int4 is as fast",
     "fp8": "experts are stored as integers or in 16 bits and more",
 }
-# Of layers that native operators do not compute: with a running state, or turned by themselves.
-RECURRENT: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp8", "fp16", "fp32")
+# Of layers that attend, and that native operators do not compute.
+ATTENDING: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp8", "fp16", "fp32")
+# Most layers keep a running state in place of a cache of which 8 bits would be a quarter.
+RECURRENT: tuple[Precision, ...] = ("int8", "int4", "w8a8", "fp8", "fp16", "fp32")
 _RECURRENT_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute layers that attend, and without them int4 is as fast",
 }

@@ -68,6 +68,7 @@ from installer.checkpoint.families import (
     unused,
 )
 from installer.checkpoint.families.family import (
+    ATTENDING,
     DECODER,
     ENCODER,
     PICTURES,
@@ -184,7 +185,9 @@ FAMILIES: Mapping[str, Family] = {
         stand_in={"architectures": ["EuroBertModel"]},
     ),
     "exaone4": _dense(exaone4.read, exaone4.build),
-    "falcon_h1": _recurrent(falcon_h1.read, falcon_h1.build, unused.DECODER),
+    "falcon_h1": replace(
+        _recurrent(falcon_h1.read, falcon_h1.build, unused.DECODER), precisions=ATTENDING
+    ),
     "gemma3": Family("chat", DECODER, gemma3.read_with_images, gemma3.build, unused.SIGHT),
     "gemma3_text": _dense(gemma3.read, gemma3.build),
     "gemma4": _uneven(gemma4_shape.read_with_others),
@@ -204,7 +207,7 @@ FAMILIES: Mapping[str, Family] = {
     "granitemoeshared": _granite_mixture("GraniteMoeSharedForCausalLM"),
     "gte": Family("embedding", ENCODER, rotary_bert.read_gte, rotary_bert.build, unused.BERT),
     "hunyuan_v1_dense": Family(
-        *("chat", RECURRENT, hunyuan.read, hunyuan.build, unused.DECODER), standard=False
+        *("chat", ATTENDING, hunyuan.read, hunyuan.build, unused.DECODER), standard=False
     ),
     "hunyuan_v1_moe": _sparse(hunyuan.read_mixed, hunyuan.build),
     "kimi_linear": _recurrent(kimi_linear.read, kimi_linear.build, unused.DECODER, experts=True),
