@@ -64,7 +64,9 @@ def build(
     ],
     precision: Annotated[
         PrecisionName | None,
-        typer.Option(help="Of the weights; w8a8 for chat models, int8 for all others by default."),
+        typer.Option(
+            help="Of the weights; w8a8 for most chat models, int8 for all others by default."
+        ),
     ] = None,
     passphrase_file: PassphraseFileOption = None,
     license_file: Annotated[
