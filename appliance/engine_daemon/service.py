@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
-import msgspec
 
-from appliance.engine.chat_model import ChatModel
 from appliance.engine.encoder_runner import Vectors
 from appliance.engine.generation import Generation
-from appliance.engine.grammar.constraint import CompiledGrammar
 from appliance.engine.grammar.turn import Turn
-from appliance.engine.guessing.drafting import Prediction
-from appliance.engine.llm_engine import LLMEngine
 from appliance.engine.output import FinishReason
 from appliance.engine.reranker import Ranking
 from appliance.engine.tokenizer import Tokenizer
-from appliance.engine.vision.eyes import Shown
-from appliance.engine_daemon import wire
+from appliance.engine_daemon import stats, wire
+from appliance.engine_daemon.asked import deadline_of, encode_chat, generation_of, held_to
 from appliance.engine_daemon.calls import Call, CallLedger, EmbedCall
 from appliance.engine_daemon.faults import ServicerContext, answered
 from appliance.engine_daemon.hosted import HostedModel
 from appliance.engine_daemon.queueing import Queueing
 from appliance.engine_daemon.registry import ModelRegistry
-from appliance.engine_daemon.turns import turn
-from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.pb import engine_v1_pb2_grpc as pb_grpc
-from appliance.prompting import Conversation, Tool
 
 T = TypeVar("T")
 
@@ -146,7 +136,7 @@ class EngineService(pb_grpc.EngineServicer):
             hosted, _ = self._registry.called(request.model)
             with hosted.preparing():
                 if request.WhichOneof("prompt") == "chat":
-                    chat = await asyncio.to_thread(_encode_chat, hosted.chat, request.chat)
+                    chat = await asyncio.to_thread(encode_chat, hosted.chat, request.chat)
                     ids = chat.ids
                 else:
                     assert hosted.model is not None
@@ -166,12 +156,7 @@ class EngineService(pb_grpc.EngineServicer):
     async def Stats(  # noqa: N802
         self, _request: pb.StatsRequest, _context: ServicerContext
     ) -> pb.StatsResponse:
-        merged: dict[str, pb.ModelStats] = {}
-        for hosted in self._registry.all():
-            if hosted.base is not None:
-                continue  # an adapter: its base has the sequences
-            _add_stats(merged.setdefault(hosted.bundle.name, pb.ModelStats()), hosted)
-        return pb.StatsResponse(models=merged.values())
+        return stats.summed(self._registry.all())
 
     async def _generate(
         self,
@@ -181,7 +166,7 @@ class EngineService(pb_grpc.EngineServicer):
         adapter: HostedModel | None,
     ) -> None:
         """Run the call on `hosted`, with an adapter if it was called by that one's name."""
-        deadline = _deadline(request, context)
+        deadline = deadline_of(request, context)
         called = hosted if adapter is None else adapter
         # The model may be gone before its last events are read.
         tokenizer = hosted.chat.tokenizer
@@ -190,7 +175,9 @@ class EngineService(pb_grpc.EngineServicer):
 
         def prepare() -> tuple[Generation, Turn]:
             """The generation, queued unless a grammar has to be made first. In a thread."""
-            generation, asked = _generation(hosted.chat, call, request, deadline, queueing.ended)
+            generation, asked = generation_of(
+                hosted.chat, call.number, request, deadline, queueing.ended
+            )
             if adapter is not None:
                 generation = dataclasses.replace(generation, adapter=adapter.bundle.digest)
             if not asked.constrains:
@@ -201,7 +188,7 @@ class EngineService(pb_grpc.EngineServicer):
             with hosted.preparing(), queueing:
                 generation, asked = await asyncio.to_thread(prepare)
                 if asked.constrains:
-                    generation = await _held_to(asked, generation, hosted.chat)
+                    generation = await held_to(asked, generation, hosted.chat)
                     queueing.queue(generation)
         except BaseException:
             if queueing.done:
@@ -230,174 +217,7 @@ class EngineService(pb_grpc.EngineServicer):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's time is up")
 
 
-def _deadline(request: pb.GenerateRequest, context: ServicerContext) -> float | None:
-    """The earlier one of the request's and of the call's own, by the monotonic clock."""
-    remaining: float | None = context.time_remaining()
-    seconds = [] if remaining is None else [remaining]
-    if request.deadline_ms:
-        seconds.append(request.deadline_ms / 1000)
-    return time.monotonic() + min(seconds) if seconds else None
-
-
-def _generation(
-    model: ChatModel,
-    call: Call,
-    request: pb.GenerateRequest,
-    deadline: float | None,
-    gone: Callable[[], bool],
-) -> tuple[Generation, Turn]:
-    """What the request asks of the engine. Blocks on the template, and while images are seen.
-
-    Raises RequestError, CapacityError.
-    """
-    params = wire.sampling_params(request.sampling, model.generation)
-    kind = request.WhichOneof("prompt")
-    thinking, opened, param, shown = False, False, "prompt", None
-    functions: tuple[Tool, ...] = ()
-    opening = 0
-    if kind == "chat":
-        chat = _encode_chat(model, request.chat)
-        prompt, opened, shown = chat.ids, chat.opened, chat.shown
-        thinking, functions = chat.conversation.thinking, chat.conversation.tools
-        param = "messages"
-        if request.cache_namespace:
-            opening = model.opening(chat.conversation, prompt)
-    elif kind == "text":
-        prompt = model.tokenizer.encode_text(request.text)
-    elif kind == "tokens":
-        prompt = list(request.tokens.ids)
-    elif kind == "fill_in":
-        prompt = model.encode_fill_in(request.fill_in.prefix, request.fill_in.suffix)
-        if not request.sampling.ignore_eos:
-            params = dataclasses.replace(params, end_ids=params.end_ids | {*model.fill_in_ids})
-    else:
-        raise RequestError("there is no prompt", param="prompt")
-    asked = turn(request, model.prompting, thinking=thinking, reasoning_opened=opened)
-    prediction = None
-    if request.prediction:
-        prediction = Prediction(model.tokenizer.encode_text(request.prediction))
-    sight = None
-    if shown is not None:
-        assert model.eyes is not None
-        model.engine.check_length(prompt, param)
-        sight = model.eyes.see(shown, gone, request.cache_namespace)
-    generation = Generation(
-        call.number,
-        prompt,
-        params,
-        wire.sequence_count(request),
-        chat=kind == "chat",
-        tools=kind == "chat" and asked.calls != "none",
-        functions=functions,
-        continued=kind == "chat" and request.chat.continue_final_message,
-        reasoning_opened=opened,
-        cache_namespace=request.cache_namespace,
-        caller=request.caller,
-        priority=request.priority,
-        share=wire.share(request),
-        deadline=deadline,
-        prediction=prediction,
-        opening=opening,
-        sight=sight,
-        prompt_param=param,
-    )
-    return generation, asked
-
-
-async def _held_to(asked: Turn, generation: Generation, model: ChatModel) -> Generation:
-    """`generation` with the grammar of its turn. Raises RequestError, CapacityError."""
-    compiled: CompiledGrammar = await asyncio.wrap_future(model.grammars.compiled(asked))
-    return dataclasses.replace(
-        generation,
-        grammar=compiled,
-        calls_first=asked.calls == "required" or asked.structured is not None,
-        reasoning=asked.reasoning != "none",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Chat:
-    """A chat prompt, encoded.
-
-    Attributes:
-        conversation: what was asked for.
-        ids: its tokens, those of images included.
-        opened: it ends with the opening tag of reasoning.
-        shown: its images, decoded.
-    """
-
-    conversation: Conversation
-    ids: list[int]
-    opened: bool
-    shown: Shown | None
-
-
-def _encode_chat(model: ChatModel, prompt: pb.ChatPrompt) -> _Chat:
-    """Blocks on the template, and while images are decoded. Raises RequestError."""
-    if prompt.tools and not model.prompting.tool_format:
-        raise RequestError("this model cannot call tools", param="tools", hint="leave them out")
-    conversation = wire.conversation(
-        prompt, thinking=model.generation.thinking, sees=model.eyes is not None
-    )
-    if not conversation.thinking and model.prompting.reasoning is not msgspec.UNSET:
-        raise RequestError(
-            "this model always reasons before it answers",
-            param="thinking",
-            hint="leave the parameter out, or ask for little reasoning",
-        )
-    ids, opened = model.encode_chat(conversation)
-    shown = model.show(ids, wire.images(prompt))
-    return _Chat(conversation, ids if shown is None else shown.ids, opened, shown)
-
-
 def _embed_input(given: pb.EmbedInput) -> str | list[int]:
     if given.WhichOneof("input") == "tokens":
         return list(given.tokens.ids)
     return given.text
-
-
-def _add_stats(stats: pb.ModelStats, hosted: HostedModel) -> None:
-    stats.model = hosted.bundle.name
-    model = hosted.model
-    if model is None:
-        return
-    for engine in model.engines:
-        stats.sequences_waiting += engine.waiting
-        stats.steps += engine.counters.steps
-        stats.prompt_tokens += engine.counters.prompt_tokens
-        stats.sequences_finished += engine.counters.finished
-        stats.sequences_cancelled += engine.counters.cancelled
-    if isinstance(model, ChatModel):
-        for engine in model.engines:
-            _add_chat(stats, engine)
-            _add_classes(stats, engine)
-        stats.cache_bytes_total += model.cache_bytes
-        stats.cache_bytes_used += model.cache_bytes_used
-
-
-def _add_chat(stats: pb.ModelStats, engine: LLMEngine) -> None:
-    stats.sequences_running += engine.running
-    stats.generated_tokens += engine.counters.generated_tokens
-    stats.prefix_cache_queries += engine.counters.prefix_queries
-    stats.cached_tokens += engine.counters.cached_tokens
-    stats.recomputed_tokens += engine.counters.recomputed_tokens
-    stats.preemptions += engine.counters.preemptions
-    stats.sequences_expired += engine.counters.expired
-    stats.drafted_tokens += engine.counters.drafted_tokens
-    stats.accepted_tokens += engine.counters.accepted_tokens
-
-
-def _add_classes(stats: pb.ModelStats, engine: LLMEngine) -> None:
-    """The figures of shared and dedicated capacity, added to those of other versions."""
-    if not stats.classes:
-        stats.classes.extend(pb.ClassStats(name=name) for name in ("shared", "dedicated"))
-    now, sums = engine.classes, (engine.counters.shared, engine.counters.dedicated)
-    shared, dedicated = stats.classes
-    dedicated.slots_reserved += now.reserved
-    figures = zip((shared, dedicated), now.running, now.waiting, sums, strict=True)
-    for shown, running, waiting, counters in figures:
-        shown.sequences_running += running
-        shown.sequences_waiting += waiting
-        shown.prompt_tokens += counters.prompt_tokens
-        shown.generated_tokens += counters.generated_tokens
-        shown.preemptions += counters.preemptions

@@ -8,7 +8,7 @@ import pytest
 
 from appliance.config import EngineSettings
 from appliance.engine.chat_model import ChatModel
-from appliance.engine_daemon.service import _encode_chat
+from appliance.engine_daemon.asked import encode_chat
 from appliance.errors import RequestError
 from appliance.pb import engine_v1_pb2 as pb
 from tests.conftest import BuildOnce
@@ -41,11 +41,11 @@ def test_degrees_reach_the_template(model: ChatModel) -> None:
         pb.THINKING_MODE_HIGH: "high",
     }
     for mode, word in words.items():
-        ids = _encode_chat(model, chat(mode)).ids
+        ids = encode_chat(model, chat(mode)).ids
         assert f"Effort {word}." in model.tokenizer.decode(ids)
 
 
 def test_a_model_that_always_reasons_does_not_promise_that_it_will_not(model: ChatModel) -> None:
     with pytest.raises(RequestError, match="always reasons") as refused:
-        _encode_chat(model, chat(pb.THINKING_MODE_OFF))
+        encode_chat(model, chat(pb.THINKING_MODE_OFF))
     assert refused.value.param == "thinking"
