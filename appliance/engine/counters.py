@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from appliance.engine.output import FinishReason
 from appliance.scheduler import Plan, PrefillChunk, Sequence
 
 
@@ -55,6 +56,15 @@ class Counters:
         """`sequence` got one more token."""
         self.generated_tokens += 1
         self._of(sequence).generated_tokens += 1
+
+    def ended(self, reason: FinishReason) -> None:
+        """A sequence ended so."""
+        if reason is FinishReason.CANCELLED:
+            self.cancelled += 1
+        elif reason is FinishReason.DEADLINE:
+            self.expired += 1
+        else:
+            self.finished += 1
 
     def add(self, plan: Plan, forced: int = 0) -> None:
         """Count a step that was computed and is not committed yet.

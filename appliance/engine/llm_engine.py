@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import heapq
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from appliance.engine.interruption import Interrupted
 from appliance.engine.output import Finished, FinishReason
 from appliance.engine.pace import Pace
 from appliance.engine.pieces import Pieces
+from appliance.engine.roster import Roster
 from appliance.engine.runner import Logits, Runner
 from appliance.engine.running import Running
 from appliance.engine.sampler import Sampled
@@ -97,13 +97,9 @@ class LLMEngine:
         )
         self._lock = threading.Lock()
         self._scheduler = self._make_scheduler()
-        self._sequences: dict[Sequence, Running] = {}
-        self._calls: dict[int, list[Running]] = {}
-        self._cancelled: set[int] = set()
+        self._roster = Roster()
         # Its thread starts with the first grammar.
         self._masks = ThreadPoolExecutor(1, thread_name_prefix="masks")
-        self._deadlines: list[tuple[float, int]] = []
-        """A heap; calls that have ended stay in it until their time comes."""
         self._stepping = False
         self._between: list[Callable[[], None]] = []
         """What is to happen when the step under way has ended."""
@@ -111,7 +107,7 @@ class LLMEngine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences)
+        return bool(self._roster)
 
     @property
     def running(self) -> int:
@@ -144,29 +140,25 @@ class LLMEngine:
         group = [self._begin(generation, index) for index in range(generation.n)]
         with self._lock:
             self._scheduler.add(running.sequence for running in group)
-            self._sequences |= {running.sequence: running for running in group}
-            self._calls[generation.call] = group
+            self._roster.add(generation.call, group, generation.deadline)
             if self._pieces.make_way(generation.caller):
                 self._runner.interrupt()
-            if generation.deadline is not None:
-                heapq.heappush(self._deadlines, (generation.deadline, generation.call))
 
     def cancel(self, call: int) -> None:
         """Drop a request before the next step; each of its sequences then ends as cancelled."""
         with self._lock:
-            if call in self._calls:
-                self._cancelled.add(call)
+            self._roster.cancel(call)
 
     def step(self) -> list[Output]:
         """Compute one step. Only one thread may call it."""
         with self._lock:
             self._stepping = True
-            outputs = self._drop_cancelled() + self._drop_expired()
-            plan = self._scheduler.schedule(self._pieces.budget(self._sequences))
-            self._pieces.begin(plan, alone=len(self._sequences) == 1)
+            outputs = self._drop_leaving()
+            plan = self._scheduler.schedule(self._pieces.budget(self._roster))
+            self._pieces.begin(plan, alone=self._roster.alone)
         self._guessing.follow(plan)
-        catch_up = self._pieces.pace.tokens(alone=len(self._sequences) == 1)
-        plan = self._guessing.with_drafts(plan, self._sequences, catch_up)
+        catch_up = self._pieces.pace.tokens(alone=self._roster.alone)
+        plan = self._guessing.with_drafts(plan, self._roster, catch_up)
         try:
             logits = self._run(plan)
         except Interrupted as given_up:
@@ -175,7 +167,7 @@ class LLMEngine:
             logits = _NOTHING
         with self._lock:
             self._pieces.end(plan)
-            self.counters.add(plan, forced_tokens(plan, self._sequences))
+            self.counters.add(plan, forced_tokens(plan, self._roster))
             self._scheduler.commit(plan)
         outputs += self._read(plan, logits)
         with self._lock:
@@ -198,14 +190,11 @@ class LLMEngine:
         with self._lock:
             outputs = [
                 Output(running.call, running.finished(FinishReason.ERROR))
-                for running in self._sequences.values()
+                for running in self._roster.values()
             ]
             self._scheduler = self._make_scheduler()
             self._guessing.forget()
-            self._sequences.clear()
-            self._calls.clear()
-            self._cancelled.clear()
-            self._deadlines.clear()
+            self._roster = Roster()
             self._pieces.reset()
             self._stepping = False
             self._change()
@@ -216,8 +205,8 @@ class LLMEngine:
         with self._lock:
             self._scheduler.check_integrity()
             self._guessing.check_integrity()
-            assert len(self._sequences) == self._scheduler.running + self._scheduler.waiting
-            assert sum(len(group) for group in self._calls.values()) == len(self._sequences)
+            self._roster.check_integrity()
+            assert len(self._roster) == self._scheduler.running + self._scheduler.waiting
 
     def _check(self, generation: Generation) -> None:
         generation.params.check(self._vocab_size)
@@ -249,27 +238,18 @@ class LLMEngine:
         for change in changes:
             change()
 
-    def _drop_cancelled(self) -> list[Output]:
-        cancelled, self._cancelled = self._cancelled, set()
-        return [output for call in cancelled for output in self._drop(call, FinishReason.CANCELLED)]
-
-    def _drop_expired(self) -> list[Output]:
-        outputs: list[Output] = []
-        while self._deadlines and self._deadlines[0][0] <= self._clock():
-            _, call = heapq.heappop(self._deadlines)
-            outputs += self._drop(call, FinishReason.DEADLINE)
-        return outputs
-
-    def _drop(self, call: int, reason: FinishReason) -> list[Output]:
-        """End what is left of a call."""
-        group = list(self._calls.get(call, ()))
-        return [Output(call, self._end(running, reason)) for running in group]
+    def _drop_leaving(self) -> list[Output]:
+        """End what is left of calls that were cancelled, or whose time is up."""
+        return [
+            Output(running.call, self._end(running, reason))
+            for running, reason in self._roster.leaving(self._clock())
+        ]
 
     def _run(self, plan: Plan) -> Logits:
         start = self._clock()
         logits = self._runner.run(plan)
         if not (isinstance(logits, DeviceLogits) and logits.prepared):
-            self._guessing.measured(plan, self._sequences, self._clock() - start)
+            self._guessing.measured(plan, self._roster, self._clock() - start)
         self._guessing.observe(plan)
         seconds = self._clock() - start
         self._pieces.pace.measured(sum(chunk.count for chunk in plan.prefills), seconds)
@@ -300,13 +280,13 @@ class LLMEngine:
         """Who is sampled, and the first of its rows."""
         first = 0
         for sequence, count in zip(plan.sampled, plan.rows, strict=True):
-            yield self._sequences[sequence], first
+            yield self._roster[sequence], first
             first += count
 
     def _prepare_masks(self, plan: Plan) -> None:
         """Let the next masks be computed beside the next run of the model."""
         for sequence in plan.sampled:
-            running = self._sequences.get(sequence)
+            running = self._roster.get(sequence)
             if running is not None and running.constraint is not None:
                 running.constraint.prepare(self._masks)
 
@@ -317,7 +297,7 @@ class LLMEngine:
         self.counters.sampled(running.sequence)
         self.counters.accepted_tokens += drafted and not forced
         outputs += self._append(running, sampled)
-        goes_on = drafted and running.sequence in self._sequences
+        goes_on = drafted and running.sequence in self._roster
         if goes_on:
             self._scheduler.accept(running.sequence)
         return goes_on
@@ -344,15 +324,6 @@ class LLMEngine:
         finished = running.finished(reason)
         self._scheduler.remove(running.sequence)
         self._pieces.forget(running.sequence)
-        del self._sequences[running.sequence]
-        group = self._calls[running.call]
-        group.remove(running)
-        if not group:
-            del self._calls[running.call]
-        if reason is FinishReason.CANCELLED:
-            self.counters.cancelled += 1
-        elif reason is FinishReason.DEADLINE:
-            self.counters.expired += 1
-        else:
-            self.counters.finished += 1
+        self._roster.remove(running)
+        self.counters.ended(reason)
         return finished
