@@ -42,6 +42,9 @@ from appliance.compiler.sources import (
 from appliance.errors import UnsupportedError, first_line
 from appliance.native import library
 
+EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+"""A session's setting. Without VNNI products of unsigned by signed bytes overflow in silence; where
+that is so, an optimized graph has its weights unsigned. Else it changes nothing."""
 _SMALLEST_EXTERNAL = "1024"
 _PREPACKED = "0" if has_gpu_runtime() else "1"
 """The GPU's runtime (1.31.1) reads back as NaN what it laid out for this processor and saved."""
@@ -256,9 +259,6 @@ def _optimized(graph: bytes, folder: Path, target: Path, weights: str) -> ort.In
         ("optimization.constant_folding_max_output_size_in_bytes", "0"),
         # 8-bit floats become what they stand for; otherwise each step would work it out again.
         ("session.disable_quant_qdq", "1"),
-        # Without VNNI integer products of signed weights would overflow; then they are stored
-        # unsigned. Changes nothing where the processor has it.
-        ("session.x64quantprecision", "1"),
     ):
         options.add_session_config_entry(name, value)
     return _session(graph, options)
@@ -282,6 +282,7 @@ def _options() -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(*EXACT_PRODUCTS)
     if library.supported():
         library.register(options)
     return options

@@ -15,6 +15,7 @@ from appliance.compiler.probe import run_probe, run_tower_probe
 from appliance.errors import CheckpointError, UnsupportedError, first_line
 from appliance.native import library
 from installer.checkpoint.one_expert import one_expert_at_a_time
+from installer.checkpoint.unsigned import exact_products
 from installer.checkpoint.widening import spell_out, widen_products
 
 
@@ -60,7 +61,8 @@ def open_graph(
         library.register(options)
     try:
         # The runtime's exceptions share no base class but Exception.
-        data = one_expert_at_a_time(widen_products(spell_out(graph.read_bytes())))
+        read = exact_products(spell_out(graph.read_bytes()))
+        data = one_expert_at_a_time(widen_products(read))
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CheckpointError(

@@ -14,6 +14,7 @@ from typing import Any
 import onnxruntime as ort
 import torch
 
+from appliance.compiler.compile import EXACT_PRODUCTS
 from installer.checkpoint.probe import open_graph
 from tests.checkpoint.reference import ReferenceEncoder
 
@@ -29,13 +30,15 @@ def _session(graph: Path, weights: Path | None, _written: int) -> ort.InferenceS
 
 
 def plain_session_of(graph: Path) -> ort.InferenceSession:
-    """`graph` with the runtime's own options."""
+    """`graph` as a node's compiler opens it."""
     return _plain(graph, graph.stat().st_mtime_ns)
 
 
 @lru_cache(4)
 def _plain(graph: Path, _written: int) -> ort.InferenceSession:
-    return ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.add_session_config_entry(*EXACT_PRODUCTS)
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 @lru_cache(2)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
+from appliance.compiler.compile import EXACT_PRODUCTS
 from appliance.engine.binding import AGAIN
 from installer.checkpoint.widening import spell_out
 
@@ -41,6 +42,7 @@ class SlotRunner:
             options.add_session_config_entry("session.disable_prepacking", "1")
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
+        options.add_session_config_entry(*EXACT_PRODUCTS)
         # Or widened weights and their product become a product of rounded activations.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         options.add_session_config_entry(

@@ -23,7 +23,7 @@ from appliance.compiler import (
     fingerprint,
     open_artifact,
 )
-from appliance.compiler.compile import compile_bundle, load
+from appliance.compiler.compile import EXACT_PRODUCTS, compile_bundle, load
 from appliance.compiler.probe import run_probe
 from appliance.config import Layout
 from appliance.errors import (
@@ -57,8 +57,10 @@ def test_a_compiled_bundle_computes_what_the_bundle_computes(
         artifact = open_artifact(layout.artifacts, model.digest, node_key.public)
         spec = model.manifest.decoder or model.manifest.encoder
         assert spec is not None
+        options = ort.SessionOptions()
+        options.add_session_config_entry(*EXACT_PRODUCTS)
         plain = ort.InferenceSession(
-            directory / model.manifest.graph.path, providers=["CPUExecutionProvider"]
+            directory / model.manifest.graph.path, options, providers=["CPUExecutionProvider"]
         )
         for got, wanted in zip(
             run_probe(load(artifact.directory / "model.onnx"), spec),
