@@ -28,7 +28,13 @@ def _product(weights: npt.NDArray[np.int8], scales: Floats, addend: Floats | Non
     values = {name: ir.val(name, const_value=tensor) for name, tensor in given.items()}
     a = ir.val("a", ir.DataType.UINT8, ["rows", _INNER])
     turned = ir.node("Transpose", [values["b"]], attributes={"perm": [1, 0]})
-    inputs = [a, turned.outputs[0], values["step"], values["scales"], values["middle"]]
+    inputs: list[ir.Value | None] = [
+        a,
+        turned.outputs[0],
+        values["step"],
+        values["scales"],
+        values["middle"],
+    ]
     if addend is not None:
         inputs += [None, values["addend"]]
     product = ir.node("MatMulIntegerToFloat", inputs, domain="com.microsoft")
