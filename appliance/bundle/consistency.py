@@ -147,8 +147,9 @@ def _check_recurrent(manifest: Manifest) -> None:
 
 def _check_heads(manifest: Manifest) -> None:
     """Nothing that takes the slots of all layers to be alike."""
-    if any(graph.variant != "cpu" or graph.adapted for graph in manifest.graphs):
-        raise bad("a model whose layers differ in heads has graphs for the CPU alone, no adapters")
+    variants = {graph.variant for graph in manifest.graphs}
+    if not variants <= {"cpu", "cuda"} or any(graph.adapted for graph in manifest.graphs):
+        raise bad("a model whose layers differ in heads has graphs for the CPU and CUDA alone")
     if manifest.draft or manifest.head or manifest.vision:
         raise bad("a model whose layers differ in heads has nothing that guesses, nor reads images")
 
@@ -278,6 +279,8 @@ def _check_numbers(manifest: Manifest) -> None:
 def _decoder_numbers(at: str, decoder: DecoderSpec) -> dict[str, int]:
     counts = msgspec.structs.asdict(decoder)
     del counts["cache"], counts["recurrent"], counts["heads"]
+    if counts["query_heads"] is msgspec.UNSET:
+        del counts["query_heads"]
     if isinstance(decoder.heads, tuple):
         counts |= _heads_numbers(decoder, decoder.heads)
     if isinstance(decoder.recurrent, RecurrentSpec):
@@ -296,6 +299,8 @@ def _heads_numbers(decoder: DecoderSpec, heads: tuple[LayerHeads, ...]) -> dict[
     )
     if len(heads) != decoder.layers or most != (decoder.kv_heads, decoder.head_dim):
         raise bad("decoder.heads contradicts its counts")
+    if not isinstance(decoder.query_heads, int):
+        raise bad("decoder.heads needs decoder.query_heads")
     return {
         f"heads.{layer}.{name}": count
         for layer, one in enumerate(heads)

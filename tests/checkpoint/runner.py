@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
-from appliance.engine.binding import AGAIN
+from appliance.compiler.probe import AGAIN
 from installer.checkpoint.widening import spell_out
 
 Floats = npt.NDArray[np.float32]
