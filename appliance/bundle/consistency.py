@@ -150,6 +150,9 @@ def _check_heads(manifest: Manifest) -> None:
     variants = {graph.variant for graph in manifest.graphs}
     if not variants <= {"cpu", "cuda"} or any(graph.adapted for graph in manifest.graphs):
         raise bad("a model whose layers differ in heads has graphs for the CPU and CUDA alone")
+    assert manifest.decoder is not None
+    if "cuda" in variants and manifest.decoder.query_heads is msgspec.UNSET:
+        raise bad("a graph for CUDA over heads that differ needs decoder.query_heads")
     if manifest.draft or manifest.head or manifest.vision:
         raise bad("a model whose layers differ in heads has nothing that guesses, nor reads images")
 
@@ -299,8 +302,6 @@ def _heads_numbers(decoder: DecoderSpec, heads: tuple[LayerHeads, ...]) -> dict[
     )
     if len(heads) != decoder.layers or most != (decoder.kv_heads, decoder.head_dim):
         raise bad("decoder.heads contradicts its counts")
-    if not isinstance(decoder.query_heads, int):
-        raise bad("decoder.heads needs decoder.query_heads")
     return {
         f"heads.{layer}.{name}": count
         for layer, one in enumerate(heads)

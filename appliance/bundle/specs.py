@@ -124,7 +124,7 @@ class DecoderSpec(Strict, frozen=True):
     """Of each layer that keeps keys and values, where these differ from `kv_heads` and `head_dim`,
     which then are the most that one has; left out where all are alike."""
     query_heads: int | msgspec.UnsetType = msgspec.UNSET
-    """Those that read them, in each layer; said where `heads` is."""
+    """Those that read them, in each layer; said where `heads` is and a graph for CUDA."""
 
     @property
     def layer_heads(self) -> tuple[LayerHeads, ...]:
