@@ -147,8 +147,12 @@ def _check_recurrent(manifest: Manifest) -> None:
 
 def _check_heads(manifest: Manifest) -> None:
     """Nothing that takes the slots of all layers to be alike."""
-    if any(graph.variant != "cpu" or graph.adapted for graph in manifest.graphs):
-        raise bad("a model whose layers differ in heads has graphs for the CPU alone, no adapters")
+    variants = {graph.variant for graph in manifest.graphs}
+    if not variants <= {"cpu", "cuda"} or any(graph.adapted for graph in manifest.graphs):
+        raise bad("a model whose layers differ in heads has graphs for the CPU and CUDA alone")
+    assert manifest.decoder is not None
+    if "cuda" in variants and manifest.decoder.query_heads is msgspec.UNSET:
+        raise bad("a graph for CUDA over heads that differ needs decoder.query_heads")
     if manifest.draft or manifest.head or manifest.vision:
         raise bad("a model whose layers differ in heads has nothing that guesses, nor reads images")
 
@@ -278,6 +282,8 @@ def _check_numbers(manifest: Manifest) -> None:
 def _decoder_numbers(at: str, decoder: DecoderSpec) -> dict[str, int]:
     counts = msgspec.structs.asdict(decoder)
     del counts["cache"], counts["recurrent"], counts["heads"]
+    if counts["query_heads"] is msgspec.UNSET:
+        del counts["query_heads"]
     if isinstance(decoder.heads, tuple):
         counts |= _heads_numbers(decoder, decoder.heads)
     if isinstance(decoder.recurrent, RecurrentSpec):

@@ -101,6 +101,11 @@ class LayerHeads(Strict, frozen=True):
     kv_heads: int
     head_dim: int
 
+    @property
+    def numbers(self) -> int:
+        """Of a token's keys; of its values as many."""
+        return self.kv_heads * self.head_dim
+
 
 class DecoderSpec(Strict, frozen=True):
     """Shapes that the key-value cache is built from. Counts, not bytes."""
@@ -118,6 +123,8 @@ class DecoderSpec(Strict, frozen=True):
     heads: tuple[LayerHeads, ...] | msgspec.UnsetType = msgspec.UNSET
     """Of each layer that keeps keys and values, where these differ from `kv_heads` and `head_dim`,
     which then are the most that one has; left out where all are alike."""
+    query_heads: int | msgspec.UnsetType = msgspec.UNSET
+    """Those that read them, in each layer; said where `heads` is and a graph for CUDA."""
 
     @property
     def layer_heads(self) -> tuple[LayerHeads, ...]:

@@ -89,7 +89,8 @@ def _compile_for_cuda(
     from appliance.compiler.tower_compile import compile_tower_beside
 
     _refuse_missing(read_libraries().missing_cuda)
-    manifest, targets = _manifest(bundle_dir), cuda_targets(gpus)
+    manifest = _manifest(bundle_dir)
+    targets = cuda_targets(gpus, manifest.spec)
     expected = golden.read(golden_dir)
     compared = compile_cuda(bundle_dir, manifest, out_dir, expected, targets, precision)
     tower = compile_tower_beside(bundle_dir, manifest, out_dir, targets[0])

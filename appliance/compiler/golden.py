@@ -30,6 +30,7 @@ from appliance.compiler.probe import (
     no_images,
     not_finite,
     takes_adapters,
+    written_again,
 )
 from appliance.compiler.record import Comparison
 from appliance.errors import UnsupportedError
@@ -220,9 +221,12 @@ def bind_slots(
     session: ort.InferenceSession, binding: ort.IOBinding, taken: Mapping[str, ort.OrtValue]
 ) -> None:
     """The stage's slots as past and as present at once, as they are when the model is served."""
+    again = written_again(session)
     for name in {entry.name for entry in session.get_inputs()} & taken.keys():
         binding.bind_ortvalue_input(name, taken[name])
-        binding.bind_ortvalue_output(name.replace("past", "present"), taken[name])
+        others = again.get(name.removeprefix("past_"), ())
+        for written in (name.replace("past", "present"), *others):
+            binding.bind_ortvalue_output(written, taken[name])
 
 
 def feed(session: ort.InferenceSession, piece: Piece, mask: float = 0.0) -> dict[str, Array]:

@@ -16,11 +16,11 @@ from pathlib import Path
 import onnxruntime as ort
 
 from appliance.bundle.manifest import Manifest
-from appliance.bundle.specs import DecoderSpec
+from appliance.bundle.specs import DecoderSpec, Spec
 from appliance.compiler import golden, golden_texts
 from appliance.compiler.artifact import GRAPH_NAME, WEIGHTS_NAME, of_stage
 from appliance.compiler.cutting import cut, typed
-from appliance.compiler.libraries import CUDA_OPTIONS, MIXED_PRODUCTS
+from appliance.compiler.libraries import CUDA_OPTIONS, MIXED_PRODUCTS, cuda_options
 from appliance.compiler.memory import on_gpu
 from appliance.compiler.merging import merge_products
 from appliance.compiler.probe import Array
@@ -67,11 +67,10 @@ _AXES = 3
 """Of what is handed on: sequences, tokens, numbers."""
 
 
-def cuda_targets(count: int) -> list[Target]:
-    """The first GPUs of this process; one per stage."""
-    return [
-        replace(CUDA, options={**CUDA.options, "device_id": str(number)}) for number in range(count)
-    ]
+def cuda_targets(count: int, spec: Spec) -> list[Target]:
+    """The first GPUs of this process, for a model; one per stage."""
+    options = cuda_options(spec.head_dim) if isinstance(spec, DecoderSpec) else CUDA_OPTIONS
+    return [replace(CUDA, options={**options, "device_id": str(number)}) for number in range(count)]
 
 
 def compile_cuda(

@@ -55,6 +55,21 @@ CUDA_OPTIONS = dict([ATTENTION_KERNELS, ("arena_extend_strategy", "kSameAsReques
 By itself it doubles what it takes of the device's memory each time that it needs more: for weights
 of 16 GB it takes 32."""
 
+WIDEST_HEAD = 256
+"""Numbers of a head, for which the CUDA provider has kernels that store no products."""
+
+
+def cuda_options(head_dim: int) -> dict[str, str]:
+    """Options of the CUDA provider for a decoder, of whose heads the widest has `head_dim` numbers.
+
+    Of its two kernels for wider ones, memory-efficient attention widens keys and values to all
+    heads that read them, as many as a slot has positions; the other one stores products, of what
+    is read alone (docs/decisions/0307-gemma-4-on-a-gpu.md).
+    """
+    if head_dim <= WIDEST_HEAD:
+        return CUDA_OPTIONS
+    return {**CUDA_OPTIONS, ATTENTION_KERNELS[0]: str(_FLASH | _UNFUSED)}
+
 
 @dataclass(frozen=True, slots=True)
 class Libraries:

@@ -20,6 +20,7 @@ from appliance.bundle.specs import (
     VisionSpec,
 )
 from appliance.compiler.hardware import Gpu
+from appliance.compiler.libraries import WIDEST_HEAD
 from appliance.compiler.record import Fit
 from appliance.compiler.sources import weight_files
 from appliance.errors import CapacityError
@@ -29,6 +30,8 @@ RESERVE_BYTES = GIB
 """The driver's own share, the kernels' workspaces, and logits."""
 SLOT_TOKENS = 4096
 """A model that has no room for a sequence of this length (or its context) is too large."""
+TABLE_BYTES = 512 << 20
+"""Of all products of queries and keys that a step may have at once, where they are stored."""
 STATES = 4
 """Running states that one sequence needs: its own, two set aside, and one of nothing."""
 
@@ -100,7 +103,8 @@ def divided(fit: Fit, spec: DecoderSpec, gpus: int) -> Fit:
     A stage has no more than its share and a layer; what is not so even is found when it is cut.
     """
     weights = fit.weights // gpus + fit.weights // (spec.layers + _layers_beside(spec))
-    slot = fit.slot // gpus + fit.slot // spec.layers
+    numbers = [heads.numbers for heads in spec.layer_heads]
+    slot = fit.slot // gpus + fit.slot * max(numbers) // sum(numbers)
     return msgspec.structs.replace(fit, weights=weights, slot=slot, gpus=gpus)
 
 
@@ -132,8 +136,14 @@ def least_bytes(spec: Spec) -> int:
     if isinstance(spec, DecoderSpec):
         slot = min(spec.context_length, SLOT_TOKENS) * slot_token_bytes(spec)
         states = spec.recurrent.nbytes if isinstance(spec.recurrent, RecurrentSpec) else 0
-        return slot + STATES * states
+        return slot + STATES * states + table_bytes(spec)
     return spec.max_length * reading_bytes(spec)
+
+
+def table_bytes(spec: DecoderSpec) -> int:
+    """What kernels take for the products of queries and keys, where heads are too wide for those
+    that keep none (docs/decisions/0307-gemma-4-on-a-gpu.md)."""
+    return TABLE_BYTES if spec.head_dim > WIDEST_HEAD else 0
 
 
 def reading_bytes(spec: Reading) -> int:
@@ -144,7 +154,7 @@ def reading_bytes(spec: Reading) -> int:
 
 def slot_token_bytes(spec: DecoderSpec) -> int:
     """Bytes of one token's keys and values over all layers, in half precision."""
-    return 2 * 2 * sum(heads.kv_heads * heads.head_dim for heads in spec.layer_heads)
+    return 2 * 2 * sum(heads.numbers for heads in spec.layer_heads)
 
 
 def needed(fit: Fit) -> int:

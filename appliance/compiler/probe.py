@@ -23,6 +23,9 @@ Cache = dict[str, Array]
 """Name of a past input -> one slot [1, kv_heads, capacity, head_dim], or a running state."""
 ADAPTER = "adapter_"
 """How the names of inputs for adapters begin."""
+AGAIN = "."
+"""In names of outputs: behind it stands a layer that reads another's keys and values, and writes
+them to the same place as that does."""
 _TOKENS = 4
 _PLAIN_AXES = 4
 _TOWER_TOKENS = 4
@@ -99,6 +102,16 @@ def _slot(spec: DecoderSpec, name: str, axes: int, capacity: int) -> tuple[int, 
     together = (contract.LANES, contract.DEPTH)
     blocks = (capacity // together[0], heads.head_dim // together[1])
     return (1, heads.kv_heads, *blocks, math.prod(together))
+
+
+def written_again(session: ort.InferenceSession) -> dict[str, list[str]]:
+    """`key_0`, ... -> the outputs by which other layers write the same there."""
+    found: dict[str, list[str]] = {}
+    for entry in session.get_outputs():
+        if AGAIN in entry.name:
+            slot = entry.name.partition(AGAIN)[0].removeprefix("present_")
+            found.setdefault(slot, []).append(entry.name)
+    return found
 
 
 def is_state(name: str) -> bool:

@@ -6,21 +6,17 @@ computes, so what stays where it is, the cache above all, is bound once.
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from appliance.compiler.probe import written_again
 from appliance.engine.recurrent_pool import RecurrentPool
 from appliance.engine.slot_pool import Array, CacheArray, SlotPool
 
 Ids = npt.NDArray[np.int64]
 Lengths = npt.NDArray[np.int32]
 PAIR = ("key", "value")
-AGAIN = "."
-"""In names of outputs: behind it stands a layer that reads another's keys and values, and writes
-them to the same place as that does."""
 
 
 class GraphBinding:
@@ -35,10 +31,7 @@ class GraphBinding:
         self._session = session
         self._binding = session.io_binding()
         self._names = {entry.name for entry in session.get_inputs()}
-        self._again: dict[str, list[str]] = defaultdict(list)
-        """What a layer writes, and the same by those that read what it writes."""
-        for entry in session.get_outputs():
-            self._again[entry.name.partition(AGAIN)[0]].append(entry.name)
+        self._again = written_again(session)
         self._bound_width, self._bound_rows = 0, -1
         self.input_ids: Ids = np.zeros((batch, width), np.int64)
         self.seqlens_k: Lengths = np.zeros(batch, np.int32)
@@ -90,8 +83,10 @@ class GraphBinding:
         for name, arrays in zip(PAIR, (pool.keys, pool.values), strict=True):
             for layer, array in enumerate(arrays):
                 self.bind_input(f"past_{name}_{layer}", array[slots])
-                for written in self._again[f"present_{name}_{layer}"] if extended else ():
-                    self.bind_output(written, array[slots])
+                if extended:
+                    at = f"{name}_{layer}"
+                    for written in (f"present_{at}", *self._again.get(at, ())):
+                        self.bind_output(written, array[slots])
 
     def bind_states(self, pool: RecurrentPool, past: slice, present: slice) -> None:
         """Bind rows of running states as past, and others, or the same, as present."""

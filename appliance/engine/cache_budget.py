@@ -57,7 +57,7 @@ def token_bytes(decoder: DecoderSpec, item: int | None = None) -> int:
     """
     if item is None:
         item = 1 if decoder.cache == "int8" else 4
-    return 2 * item * sum(heads.kv_heads * heads.head_dim for heads in decoder.layer_heads)
+    return 2 * item * sum(heads.numbers for heads in decoder.layer_heads)
 
 
 def state_bytes(decoder: DecoderSpec) -> int:

@@ -51,15 +51,16 @@ def open_session(
 
 
 def open_cuda_session(
-    artifact: Path, name: str = GRAPH_NAME, *, record: bool, gpu: int = 0
+    artifact: Path, name: str = GRAPH_NAME, *, record: bool, gpu: int = 0, head_dim: int = 0
 ) -> ort.InferenceSession:
     """A session on the GPU number `gpu` of this process; with `record` it records runs and replays
-    them, in one thread. `name`: of the graph, or of one stage of it.
+    them, in one thread. `name`: of the graph, or of one stage of it; `head_dim`: of its widest
+    heads.
 
     Raises UnsupportedError if ONNX Runtime refuses the graph or does not take the GPU: never is
     the processor used instead.
     """
-    settings = {**libraries.CUDA_OPTIONS, **(RECORDS if record else {})}
+    settings = {**libraries.cuda_options(head_dim), **(RECORDS if record else {})}
     return _open_on_gpu(artifact / name, CUDA_PROVIDER, settings, gpu)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from installer.checkpoint.packed import methods
+from installer.checkpoint.packed.modelopt import CACHE_SCALES
 from installer.checkpoint.packed.mxfp4 import Mxfp4
 from installer.checkpoint.quantize import Float32
 from installer.checkpoint.reader import CONFIG, Checkpoint
@@ -53,7 +54,7 @@ def plan_layout(checkpoint: Checkpoint, shallow: Shallow) -> Layout:
         factor = 1 if by is None else _PER_BYTE
         return Layout(tuple(kept), factor * float_bytes(tensors.shape(n) for n in kept), by)
     names = tuple(dict.fromkeys(_meant(tensors, name) for name in kept))
-    names = tuple(n for n in names if tensors.is_packed(n) or tensors.stored_type(n) in _PLAIN)
+    names = tuple(n for n in names if tensors.is_packed(n) or _is_plain(tensors, n))
     return Layout(names, float_bytes(tensors.shape(name) for name in names), by)
 
 
@@ -74,6 +75,11 @@ def _meant(tensors: Tensors, name: str) -> str:
     stem, _, end = name.rpartition(".")
     weight = f"{stem}.weight"
     return weight if end != "bias" and tensors.is_packed(weight) else name
+
+
+def _is_plain(tensors: Tensors, name: str) -> bool:
+    """Whether the reference knows it: not what was fixed for a cache."""
+    return tensors.stored_type(name) in _PLAIN and not name.endswith(CACHE_SCALES)
 
 
 def _link(checkpoint: Checkpoint, names: Sequence[str], to: Path) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from appliance.errors import CheckpointError, LayoutError
 from appliance.fsops import read_regular, resolve_inside
-from installer.checkpoint.packed import methods
+from installer.checkpoint.packed import methods, modelopt
+from installer.checkpoint.packed.packing import Method
 from installer.checkpoint.safetensors_file import (
     FETCH_POINTERS,
     IS_POINTER,
@@ -85,8 +86,14 @@ class Checkpoint:
                     hint="this appliance runs no remote code: of a family that it builds, take the "
                     f"key out of {file} and build again",
                 )
-        self.packing = methods.read_method(Settings(self.config, CONFIG))
+        self.packing = methods.read_method(Settings(self.config, CONFIG)) or self._said_beside()
         """How matrices are quantized already; None if they are plain."""
+
+    def _said_beside(self) -> Method | None:
+        """What a file of its own says of quantization, where config.json says nothing."""
+        if not self.has(modelopt.FILE):
+            return None
+        return modelopt.read_beside(Settings(self.document(modelopt.FILE), modelopt.FILE))
 
     @property
     def family(self) -> str:

@@ -23,6 +23,7 @@ from bench_peers.work import say
 from gpu_check.node import Node
 from gpu_check.staged_child import run_staged
 from gpu_check.states import write_states
+from gpu_check.wide_heads import write_wide_heads
 from installer.checkpoint.quantize import Precision
 
 GRADES: tuple[Precision, ...] = ("fp8", "w8a8", "int4", "int8", "fp16", "fp32")
@@ -37,12 +38,14 @@ class Trial:
     grade: of the bundle.
     adapters: it has room for some.
     states: the model keeps running states.
+    wide: it has heads of 512 numbers beside narrower ones, and shared keys.
     stages: it is cut in two, and both are on the one card there is.
     """
 
     grade: Precision
     adapters: bool = False
     states: bool = False
+    wide: bool = False
     stages: bool = False
 
     @property
@@ -57,7 +60,13 @@ class Trial:
     @property
     def _beside(self) -> str:
         beside = " with adapters" * self.adapters + " with running states" * self.states
-        return beside + " in two stages" * self.stages
+        return beside + " with wide heads" * self.wide + " in two stages" * self.stages
+
+    def write(self, node: Node, root: Path) -> Path:
+        """The checkpoint, somewhere below `root`."""
+        if self.states:
+            return write_states(root / "states")
+        return write_wide_heads(root / "heads") if self.wide else node.write(TINY)
 
 
 TRIALS = (
@@ -65,6 +74,7 @@ TRIALS = (
     # This grade has both of the graphs.
     Trial("w8a8", adapters=True),
     Trial("w8a8", states=True),
+    Trial("fp16", wide=True),
     Trial("fp16", stages=True),
 )
 
@@ -76,7 +86,7 @@ def measure_grade(root: Path, release: Path, trial: Trial) -> Iterator[Found]:
     """
     node = Node(root)
     try:
-        checkpoint = write_states(root / "states") if trial.states else node.write(TINY)
+        checkpoint = trial.write(node, root)
         bundle = node.add(checkpoint, TINY.name, trial.grade, adapters=trial.adapters)
         golden = _folder(root / "golden")
         run_compiler(release / "venv/bin/python", ["--golden", str(bundle.directory), str(golden)])

@@ -6,7 +6,6 @@ The kernels for running states choose by that width, so a narrower model would t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from bench_peers.checkpoint import TINY, make_checkpoint
+from gpu_check.drawn import drawn
 
 _LAYERS = (*["linear_attention"] * 3, "full_attention")
 _KEY_HEADS, _HEADS, _WIDTH, _KERNEL = 2, 4, 128, 4
@@ -42,7 +42,10 @@ def write_states(directory: Path) -> Path:
         config.pop(key, None)
     file.write_text(json.dumps(config, indent=2))
     random = np.random.default_rng(20_261_128)
-    tensors = {name: _drawn(random, name, sizes) for name, sizes in _tensors()}
+    tensors = {
+        name: drawn(random, sizes, name.endswith("linear_attn.norm.weight"))
+        for name, sizes in _tensors()
+    }
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     return directory
 
@@ -76,12 +79,3 @@ def _tensors() -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{at}.A_log", (_HEADS,)
         yield f"{at}.norm.weight", (_WIDTH,)
         yield f"{at}.out_proj.weight", (hidden, _VALUES)
-
-
-def _drawn(
-    random: np.random.Generator, name: str, sizes: tuple[int, ...]
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Of a matrix about as large as trained weights; of a vector around nothing, or around one."""
-    spread = 0.1 if len(sizes) == 1 else 1 / math.sqrt(math.prod(sizes[1:]))
-    centre = 1.0 if name.endswith("linear_attn.norm.weight") else 0.0
-    return random.normal(centre, spread, sizes).astype(np.float32)

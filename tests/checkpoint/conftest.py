@@ -69,7 +69,7 @@ _FOUND = find_models()
 MAIN = [name for name in WRITERS if not name.startswith("bert")]
 """Decoders that differ in more than numbers: every form of their graphs is tested."""
 MAIN += [
-    name for name, model in _FOUND.items() if model.main and model.on_gpus and not model.recurrent
+    name for name, model in _FOUND.items() if model.main and not (model.recurrent or model.uneven)
 ]
 ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 """Decoders whose rounded grades are measured for the parity table, too."""
@@ -80,6 +80,8 @@ NATIVE += ["cohere2", "smollm3", "exaone4"]
 """Of these, what native operators compute in 4 bits: dense, of widths that are whole blocks."""
 RECURRENT = [name for name, model in _FOUND.items() if model.recurrent]
 """Decoders with layers that keep a running state."""
+UNEVEN = [name for name, model in _FOUND.items() if model.uneven]
+"""Decoders whose layers differ in their heads."""
 DECODERS = [*MAIN, *(name for name in _FOUND if name not in MAIN)]
 WRITERS |= {name: model.write for name, model in _FOUND.items()}
 EXPERTS = [name for name, model in _FOUND.items() if model.experts]

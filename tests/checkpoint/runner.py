@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler.compile import EXACT_PRODUCTS
-from appliance.engine.binding import AGAIN
+from appliance.compiler.probe import AGAIN
 from installer.checkpoint.widening import spell_out
 
 Floats = npt.NDArray[np.float32]

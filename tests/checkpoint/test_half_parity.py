@@ -20,13 +20,14 @@ from tests.checkpoint.conftest import (
     EXPERTS,
     MAIN,
     RECURRENT,
+    UNEVEN,
     WRITERS,
     BuildBundle,
     Built,
     build_unsigned,
 )
 from tests.checkpoint.enlarged import LARGEST, Peaks, enlarge
-from tests.checkpoint.reference import ReferenceDecoder
+from tests.checkpoint.reference import ReferenceDecoder, with_rounded_weights
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.fakes.checkpoints import write_qwen3
 
@@ -39,7 +40,7 @@ TOLERANCES: dict[Precision, float] = {
 }
 """Of fp16 alone, and of fp16 and the grade's rounding of random weights."""
 TOKENS = np.random.default_rng(8).integers(0, 480, 200).tolist()
-GRADES = [(name, "fp32") for name in (*MAIN, *RECURRENT) if name not in EXPERTS]
+GRADES = [(name, "fp32") for name in (*MAIN, *RECURRENT, *UNEVEN) if name not in EXPERTS]
 GRADES += [("qwen3", "w8a8"), ("qwen2", "w8a8"), ("qwen3-untied-bf16-sharded", "w8a8")]
 GRADES += [("qwen3", "int8"), ("llama", "int4"), ("qwen3", "fp16"), ("qwen2-fp16", "fp16")]
 
@@ -78,7 +79,7 @@ def test_chunked_prefill_and_ragged_decode_equal_the_reference(
     "name",
     [
         *("qwen3", "qwen2", "qwen3-untied-bf16-sharded", "qwen3-odd-widths", "gemma3", "phi3"),
-        "qwen3.5",
+        *("qwen3.5", "gemma4-small"),
     ],
 )
 def test_rows_of_integers_are_multiplied_as_the_floats_that_they_stand_for(
@@ -98,6 +99,22 @@ def test_rows_of_integers_are_multiplied_as_the_floats_that_they_stand_for(
     appended = TOKENS[150:152]
     expected = wide.decode(appended)
     assert relative_error(compact.decode(appended), expected) <= TOLERANCES["fp16"]
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "int4"])
+def test_rounded_weights_of_uneven_layers_are_computed_as_they_are(
+    built: BuildBundle, tmp_path: Path, precision: Precision
+) -> None:
+    """Random ones lose much by rounding, so the reference has them rounded."""
+    model = built("gemma4-small", precision)
+    rounded = with_rounded_weights(model.checkpoint, tmp_path / "rounded", precision)
+    reference = ReferenceDecoder(rounded)
+    for graph in model.manifest.variants("cuda"):
+        runner = half(model, graph.precision, capacity=96)
+        for prompt in (TOKENS[:5], TOKENS[5:70], TOKENS[80:111]):
+            runner.lengths[0] = 0
+            wanted = reference.logits(prompt)[-1]
+            assert relative_error(runner.prefill(0, prompt), wanted) <= 1.5 * TOLERANCES["fp16"]
 
 
 def test_weights_are_stored_once_for_all_graphs(built: BuildBundle) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,13 @@ from tests.fakes.checkpoints import write_llama, write_qwen3
 from tests.fakes.packers import (
     Awq,
     CompressedFloats,
+    CompressedFourBits,
     CompressedInts,
     Fp8,
     Fp8Whole,
     Gptq,
+    ModeloptFloats,
+    ModeloptFourBits,
     Packer,
     write_packed,
 )
@@ -61,8 +64,17 @@ FLOATS: dict[str, Packer] = {
     "fp8, a scale a matrix": Fp8Whole(),
     "compressed fp8, a scale a row": CompressedFloats("channel"),
     "compressed fp8, one scale": CompressedFloats("tensor"),
+    "modelopt fp8": ModeloptFloats("FP8"),
+    "modelopt fp8, a scale a row": ModeloptFloats("FP8_PER_CHANNEL_PER_TOKEN"),
+    "modelopt fp8, squares": ModeloptFloats("fp8_pb_wo"),
 }
-PACKERS = INTEGERS | FLOATS
+FOUR_BITS: dict[str, Packer] = {
+    "modelopt nvfp4": ModeloptFourBits(),
+    "modelopt nvfp4 alone": ModeloptFourBits("W4A16_NVFP4"),
+    "compressed nvfp4": CompressedFourBits(),
+    "compressed nvfp4 alone": CompressedFourBits(alone=True),
+}
+PACKERS = INTEGERS | FLOATS | FOUR_BITS
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +113,7 @@ def test_numbers_are_those_that_the_format_means_to_the_bit(
             tensors.vector(weight, len(values))
 
 
-@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("name", [*INTEGERS, *FOUR_BITS])
 def test_a_grade_of_as_many_bits_keeps_the_integers(
     packed: Callable[[str], tuple[Path, Path]], name: str
 ) -> None:
@@ -141,6 +153,125 @@ def test_int4_computes_with_the_same_integers(
     directory, twin = packed(name)
     reference = _with_rounded_tables(twin, tmp_path / "reference")
     assert _error(directory, reference, tmp_path, "int4") <= 1e-4
+
+
+@pytest.mark.parametrize("name", FOUR_BITS)
+def test_int8_computes_with_what_4_bit_floats_mean(
+    packed: Callable[[str], tuple[Path, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setattr(builder, "INT8_ACTIVATIONS", 0)
+    directory, twin = packed(name)
+    reference = _with_rounded_tables(twin, tmp_path / "reference")
+    assert _error(directory, reference, tmp_path, "int8") <= 1e-4
+    model = Built(directory, tmp_path / "bundle")
+    (graph,) = model.manifest.variants("cuda")
+    weights = model.bundle / graph.weights_folder
+    runner = SlotRunner(model.bundle / graph.path, model.spec, capacity=64, weights=weights)
+    wanted = ReferenceDecoder(reference).logits(TOKENS)[-1]
+    assert relative_error(runner.prefill(0, TOKENS), wanted) <= 0.02
+
+
+def test_what_older_exports_say_in_a_file_of_its_own_is_read(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    for name, said in (
+        ("modelopt fp8", {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}),
+        ("modelopt nvfp4", {"quant_algo": "NVFP4", "kv_cache_quant_algo": None, "group_size": 16}),
+    ):
+        directory = tmp_path / name
+        _say_beside(packed(name)[0], directory, {**said, "exclude_modules": ["lm_head"]})
+        tensors = Checkpoint(directory).tensors
+        for weight, values in load_file(packed(name)[1] / "model.safetensors").items():
+            if values.ndim == 2:
+                assert (np.concatenate(list(tensors.rows(weight))) == values).all(), weight
+    assert _error(directory, packed(name)[1], tmp_path, "fp32") <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("quant_algo", "W4A16_AWQ"),
+        ("pre_quant_scale", True),
+        ("has_zero_point", True),
+        ("group_size", 32),
+        ("kv_cache_quant_algo", "NVFP4"),
+        ("quantized_layers", {}),
+    ],
+)
+def test_so_is_what_cannot_be_taken(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path, key: str, value: object
+) -> None:
+    said = {"quant_algo": "NVFP4", "group_size": 16, key: value}
+    _say_beside(packed("modelopt nvfp4")[0], tmp_path / "checkpoint", said)
+    with pytest.raises(CheckpointError, match=rf"hf_quant_config\.json: quantization: {key}"):
+        Checkpoint(tmp_path / "checkpoint")
+
+
+def _say_beside(packed: Path, directory: Path, said: Mapping[str, object]) -> None:
+    shutil.copytree(packed, directory)
+    config = json.loads((directory / "config.json").read_text())
+    del config["quantization_config"]
+    (directory / "config.json").write_text(json.dumps(config))
+    document = {"producer": {"name": "modelopt", "version": "0.21.0"}, "quantization": said}
+    (directory / "hf_quant_config.json").write_text(json.dumps(document))
+
+
+def test_the_oldest_words_in_config_json_name_no_method(tmp_path: Path) -> None:
+    directory = write_qwen3(tmp_path / "checkpoint")
+    config = json.loads((directory / "config.json").read_text())
+    said = {"quant_library": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": "FP8"}
+    config["quantization_config"] = said
+    (directory / "config.json").write_text(json.dumps(config))
+    packing = Checkpoint(directory).packing
+    assert packing is not None
+    assert packing.label == "modelopt, 8-bit floats (FP8)"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "value", "said"),
+    [
+        ("modelopt nvfp4", "up_proj.pre_quant_scale", np.ones(128, np.float32), "scaled first"),
+        ("modelopt nvfp4", "up_proj.weight_scale_2", np.ones(2, np.float32), "not one element"),
+        ("modelopt nvfp4", "up_proj.weight_scale", np.ones((192, 8), np.float32), "not F8_E4M3"),
+        ("modelopt nvfp4", "up_proj.weight_scale_2", np.float32(1e38), "not finite"),
+        ("modelopt nvfp4", "k_proj.k_bias", np.zeros(1, np.float32), "no place in the graph"),
+        ("modelopt fp8", "up_proj.weight_scale", np.ones(3, np.float32), "has the shape"),
+        ("compressed nvfp4", "up_proj.weight_global_scale", np.zeros(1, np.float32), "not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_by_name(
+    packed: Callable[[str], tuple[Path, Path]],
+    tmp_path: Path,
+    name: str,
+    tensor: str,
+    value: Any,
+    said: str,
+) -> None:
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(packed(name)[0], copy)
+    weights = load_torch(copy / "model.safetensors")
+    block = "self_attn" if "k_proj" in tensor else "mlp"
+    weights[f"model.layers.1.{block}.{tensor}"] = torch.tensor(value)
+    save_torch(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"layers.1.{block}.{tensor[:6]}.*{said}"):
+        build_unsigned(copy, tmp_path / "bundle", precision="int8")
+
+
+def test_scales_of_a_cache_are_passed_over_beside_a_plain_matrix(
+    packed: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    copy = tmp_path / "checkpoint"
+    directory, twin = packed("modelopt fp8")
+    shutil.copytree(directory, copy)
+    weights, meant = (load_torch(d / "model.safetensors") for d in (directory, twin))
+    stem = "model.layers.0.self_attn.k_proj"
+    del weights[f"{stem}.weight_scale"], weights[f"{stem}.input_scale"]
+    weights[f"{stem}.weight"] = meant[f"{stem}.weight"]
+    save_torch(weights, copy / "model.safetensors", {"format": "pt"})
+    assert _error(copy, twin, tmp_path, "fp32") <= 1e-4
 
 
 def test_integers_in_activation_order_serve_the_graph_for_cuda(
@@ -312,6 +443,9 @@ def _error(directory: Path, twin: Path, tmp_path: Path, precision: Precision) ->
         ("fp8", "int4", "--precision fp8"),
         ("compressed fp8, one scale", "fp8", "the same floats"),
         ("gptq 4 bits", "fp8", "rounds them again; --precision int4"),
+        ("modelopt fp8", "fp8", "the same floats"),
+        ("modelopt nvfp4", "int8", "the same integers"),
+        ("compressed nvfp4", "w8a8", "rounds them again; --precision int8"),
     ],
 )
 def test_the_packager_is_told_what_a_grade_does_to_them(
@@ -352,6 +486,16 @@ GPTQ = INTEGERS["gptq 4 bits, asymmetric"]
         (INTEGERS["compressed 4 bits"], "format", "marlin-24"),
         (INTEGERS["compressed 4 bits"], "kv_cache_scheme", {"num_bits": 8}),
         (INTEGERS["compressed 4 bits"], "config_groups", {}),
+        (FLOATS["modelopt fp8"], "quant_algo", "MIXED_PRECISION"),
+        (FLOATS["modelopt fp8"], "quant_algo", "W4A8_AWQ"),
+        (FLOATS["modelopt fp8"], "kv_cache_scheme", {"num_bits": 4, "type": "float"}),
+        (FLOATS["modelopt fp8"], "quantized_layers", {"model.layers.0": {}}),
+        (FOUR_BITS["modelopt nvfp4"], "group_size", 32),
+        (
+            FOUR_BITS["modelopt nvfp4"],
+            "config_groups",
+            FLOATS["modelopt fp8"].config["config_groups"],
+        ),
     ],
 )
 def test_what_cannot_be_taken_is_refused_by_its_key(
@@ -397,3 +541,24 @@ def test_packed_tensors_without_a_config_find_no_place(tmp_path: Path) -> None:
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="element type F8_E4M3"):
         build_unsigned(directory, tmp_path / "out", precision="int4")
+
+
+@pytest.mark.parametrize("name", ["modelopt nvfp4", "modelopt fp8"])
+def test_experts_compute_what_their_floats_mean(tmp_path: Path, name: str) -> None:
+    plain = WRITERS["qwen3-moe"](tmp_path / "plain")
+    twin = write_packed(plain, tmp_path / "packed", PACKERS[name])
+    assert _error(tmp_path / "packed", twin, tmp_path, "fp32") <= 1e-4
+
+
+def test_experts_of_4_bit_floats_are_kept_in_8_bits(tmp_path: Path) -> None:
+    plain = WRITERS["qwen3-moe"](tmp_path / "plain")
+    twin = write_packed(plain, tmp_path / "packed", FOUR_BITS["modelopt nvfp4"])
+    build_unsigned(tmp_path / "packed", tmp_path / "bundle", precision="int8")
+    graph = ir.load(tmp_path / "bundle/graph/cpu/model.onnx").graph
+    blocks = {node.attributes["block_size"].as_int() for node in graph if node.op_type == "QMoE"}
+    assert blocks == {16}
+    reference = _with_rounded_tables(twin, tmp_path / "reference")
+    wanted = ReferenceDecoder(reference).logits(TOKENS)[-1]
+    model = Built(tmp_path / "packed", tmp_path / "bundle")
+    runner = SlotRunner(model.graph, model.spec, capacity=64, prepack=False)
+    assert relative_error(runner.prefill(0, TOKENS), wanted) <= 0.02

@@ -26,7 +26,7 @@ from installer.progress import Advance, NoProgress
 from tests.checkpoint.families.gpt_oss import write_published
 from tests.fakes.checkpoints import write_bert, write_qwen3
 from tests.fakes.encoder_checkpoints import write_cross_encoder, write_qwen3_reranker
-from tests.fakes.packers import Awq, Fp8, Gptq, Packer, write_packed
+from tests.fakes.packers import Awq, Fp8, Gptq, ModeloptFourBits, Packer, write_packed
 from tests.fakes.seeing_states import write_qwen3_5, write_qwen3_5_moe
 from tests.fakes.vision_checkpoints import (
     write_qwen2_5_vl,
@@ -167,7 +167,11 @@ def test_quantized_weights_are_laid_out_as_what_they_mean(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packer", [GPTQ, Awq(group=32), Fp8()], ids=["gptq", "awq", "fp8"])
+@pytest.mark.parametrize(
+    "packer",
+    [GPTQ, Awq(group=32), Fp8(), ModeloptFourBits()],
+    ids=["gptq", "awq", "fp8", "nvfp4"],
+)
 def test_a_quantized_checkpoint_is_compared_with_what_it_means(
     tmp_path: Path, packer: Packer
 ) -> None:

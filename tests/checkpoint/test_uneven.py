@@ -228,16 +228,15 @@ def test_the_manifest_says_the_heads_of_each_layer(built: BuildBundle) -> None:
     assert isinstance(spec, DecoderSpec)
     near, far = LayerHeads(kv_heads=2, head_dim=32), LayerHeads(kv_heads=2, head_dim=64)
     assert spec.heads == (near, far, near)
-    assert {graph.variant for graph in built("gemma4-small", "w8a8").manifest.graphs} == {"cpu"}
+    assert spec.query_heads == 4
+    graphs = built("gemma4-small", "w8a8").manifest.graphs
+    assert [(g.variant, g.precision) for g in graphs[1:]] == [("cuda", "fp16"), ("cuda", "int8")]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "w4a8", "fp8"])
-def test_a_grade_for_gpus_or_native_operators_is_refused_with_the_reason(
-    built: BuildBundle, precision: Any
-) -> None:
+def test_the_grade_of_native_operators_is_refused_with_the_reason(built: BuildBundle) -> None:
     checkpoint = Checkpoint(built("gemma4", "fp32").checkpoint)
-    with pytest.raises(CheckpointError, match=f"not built in {precision}"):
-        make_plan(checkpoint, precision, None, 10**9, None)
+    with pytest.raises(CheckpointError, match="not built in w4a8: native operators take"):
+        make_plan(checkpoint, "w4a8", None, 10**9, None)
 
 
 @pytest.mark.parametrize("which", ["model", "draft"])
@@ -280,9 +279,24 @@ def test_a_manifest_whose_heads_contradict_it_is_refused(
         decode(encode(msgspec.structs.replace(manifest, decoder=changed)))
 
 
-def test_a_manifest_with_such_heads_has_graphs_for_the_processor_alone(built: BuildBundle) -> None:
+@pytest.mark.parametrize("variant", ["trt", "native"])
+def test_a_manifest_with_such_heads_has_no_graph_that_takes_them_to_be_alike(
+    built: BuildBundle, variant: Any
+) -> None:
     manifest = built("gemma4-small", "w8a8").manifest
-    further = msgspec.structs.replace(manifest.graphs[0], variant="cuda", prefill=msgspec.UNSET)
+    further = msgspec.structs.replace(manifest.graphs[0], variant=variant, prefill=msgspec.UNSET)
     graphs = (*manifest.graphs, further)
-    with pytest.raises(LayoutError, match="for the CPU alone"):
+    with pytest.raises(LayoutError, match="for the CPU and CUDA alone"):
         decode(encode(msgspec.structs.replace(manifest, graphs=graphs)))
+
+
+def test_a_graph_for_cuda_over_such_heads_needs_to_know_how_many_read_them(
+    built: BuildBundle,
+) -> None:
+    manifest = built("gemma4-small", "w8a8").manifest
+    assert manifest.decoder is not None
+    changed = msgspec.structs.replace(manifest.decoder, query_heads=msgspec.UNSET)
+    with pytest.raises(LayoutError, match=r"needs decoder\.query_heads"):
+        decode(encode(msgspec.structs.replace(manifest, decoder=changed)))
+    # As bundles were before they had one.
+    decode(encode(msgspec.structs.replace(manifest, decoder=changed, graphs=manifest.graphs[:1])))

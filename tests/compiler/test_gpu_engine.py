@@ -19,7 +19,9 @@ import pytest
 from appliance.compiler.hardware import has_driver
 from installer.checkpoint import build_bundle
 from installer.checkpoint.quantize import Precision
+from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families import find_models
+from tests.checkpoint.families.gemma4 import WIDE
 from tests.fakes.checkpoints import write_llama, write_qwen3
 from tests.fakes.vision_checkpoints import write_qwen2_5_vl, write_qwen3_vl
 from tests.sweeps import rarely
@@ -65,7 +67,7 @@ folder = bundle / graph.weights_folder
 if len(numbers) == 1:
     gpu_compile.optimize(merged, folder, out, gpu_compile.CUDA)
 else:
-    targets = gpu_compile.cuda_targets(len(numbers))
+    targets = gpu_compile.cuda_targets(len(numbers), manifest.spec)
     gpu_compile.stages_of(merged, folder, out, targets, decoder)
 
 class StandIn(HostDevice):
@@ -77,7 +79,9 @@ stages = []
 for stage, number in enumerate(numbers):
     device = StandIn(memory)
     device.number = number
-    session = open_cuda_session(out, of_stage("model.onnx", stage), record=True, gpu=number)
+    session = open_cuda_session(
+        out, of_stage("model.onnx", stage), record=True, gpu=number, head_dim=decoder.head_dim
+    )
     shape = CacheShape(4, 256, *sizes)
     stages.append(Stage(session, DevicePool(decoder, shape, device, layers_of(session))))
 open_graph = partial(open_small_session, provider="cuda", gpu=device.number)
@@ -232,8 +236,13 @@ print(json.dumps([dict(ends), counts, same, device.free_bytes() == memory]))
 )
 
 
-WRITERS = [write_llama, write_qwen3_vl, find_models()["qwen3.5"].write]
+def write_gemma4(directory: Path) -> Path:
+    return draw_checkpoint(directory, WIDE)
+
+
+WRITERS = [write_llama, write_qwen3_vl, find_models()["qwen3.5"].write, write_gemma4]
 LESS_OFTEN = [write_qwen3, write_qwen2_5_vl, find_models()["nemotron-h"].write]
+LESS_OFTEN += [find_models()["gemma4-small"].write]
 
 
 @pytest.mark.parametrize("write", [*WRITERS, *rarely(LESS_OFTEN)])
@@ -291,6 +300,7 @@ def test_a_model_that_is_loaded_on_another_gpu_has_its_memory_there(
         write_qwen3,
         pytest.param(write_qwen3_vl, marks=pytest.mark.slow),
         pytest.param(find_models()["qwen3.5"].write, marks=pytest.mark.slow),
+        pytest.param(write_gemma4, marks=pytest.mark.slow),
     ],
 )
 def test_a_model_in_stages_takes_its_share_of_each_gpu_and_records_on_each(

@@ -24,7 +24,9 @@ from appliance.config import Layout
 from appliance.errors import UnsupportedError
 from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
+from tests.checkpoint.drawn import draw_checkpoint
 from tests.checkpoint.families import find_models
+from tests.checkpoint.families.gemma4 import WIDE
 from tests.compiler.conftest import RUNTIME, stored
 from tests.conftest import REPOSITORY
 from tests.fakes.checkpoints import write_bert, write_qwen2, write_qwen3
@@ -163,7 +165,7 @@ from appliance.errors import UnsupportedError
 bundle, out, plain = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "plain"
 precision = sys.argv[4]
 manifest = decode((bundle / "bundle.json").read_bytes())
-CUDA = gpu_compile.CUDA
+(CUDA,) = gpu_compile.cuda_targets(1, manifest.spec)
 used = gpu_compile.Target(CUDA.provider, CUDA.device) if plain else CUDA
 
 def compile(path, weights_folder, names):
@@ -365,13 +367,13 @@ def providers(said: str) -> list[dict[str, list[str]]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
-OF_A_KIND = {"gemma3", "gpt-oss", "deepseek-v3", "qwen3.5", "nemotron-h-moe"}
+OF_A_KIND = {"gemma3", "gemma4-small", "gpt-oss", "deepseek-v3", "qwen3.5", "nemotron-h-moe"}
 """Decoders that differ in what a provider could refuse; the full run has every family."""
 
 
 @pytest.mark.parametrize(
     "name",
-    sampled((name for name, it in MODELS.items() if it.main and it.on_gpus), OF_A_KIND),
+    sampled((name for name, it in MODELS.items() if it.main), OF_A_KIND),
 )
 def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
     on_gpu: Path, cuda_libraries: Path, tmp_path: Path, name: str
@@ -407,6 +409,18 @@ def test_single_tokens_of_usual_heads_go_through_a_kernel_of_their_own(
     assert nodes["SimplifiedLayerNormalization"] + nodes["SkipSimplifiedLayerNormalization"] == (
         2 * layers + 1
     )
+
+
+def test_wide_heads_store_products_and_widen_no_keys(
+    on_gpu: Path, cuda_libraries: Path, tmp_path: Path
+) -> None:
+    """As Gemma 4 is published: heads of 256 numbers beside some of 512."""
+    checkpoint = draw_checkpoint(tmp_path / "checkpoint", WIDE)
+    bundle = tmp_path / "bundle"
+    build_bundle(checkpoint, bundle, name="it", version="1", signer=None, precision="fp16")
+    said = said_of_a_decoder(on_gpu, cuda_libraries, bundle, tmp_path, "ours")
+    assert {*kernels(said)} == {"FLASH_ATTENTION", "XQA", "MATH"}
+    assert "recorded" in said
 
 
 @pytest.mark.parametrize("write", [write_qwen3, *rarely([write_qwen2])])

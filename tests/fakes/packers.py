@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -252,6 +252,128 @@ class CompressedFloats(Fp8):
 
     def _sides(self, outer: int, inner: int) -> tuple[int, int]:
         return (outer if self._strategy == "tensor" else 1), inner
+
+
+class ModeloptFloats(Fp8):
+    """Model Optimizer's 8-bit floats, with what it fixed beforehand for activations and cache."""
+
+    suffix = "weight_scale"
+
+    def __init__(self, algorithm: str) -> None:
+        super().__init__(128)
+        self._algorithm = algorithm
+        self.config = _modelopt(algorithm, {"dynamic": False, "num_bits": 8, "type": "float"})
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        stored, meant = super().pack(name, weight, random)
+        scales = stored[f"{name}.weight_scale"]
+        rows, columns = scales.shape
+        shapes: dict[str, tuple[int, ...]] = {"FP8": (), "fp8_pb_wo": (rows, 1, columns, 1)}
+        shape = shapes.get(self._algorithm, (rows,))
+        return {**stored, f"{name}.weight_scale": scales.reshape(shape), **_fixed(name)}, meant
+
+    def _sides(self, outer: int, inner: int) -> tuple[int, int]:
+        if self._algorithm == "fp8_pb_wo":
+            return super()._sides(outer, inner)
+        return (outer if self._algorithm == "FP8" else 1), inner
+
+
+class ModeloptFourBits:
+    """Model Optimizer's NVFP4."""
+
+    def __init__(self, algorithm: str = "NVFP4") -> None:
+        self.config: Mapping[str, object] = _modelopt(
+            algorithm, {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16}
+        )
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        number = np.float32(np.abs(weight).max() / (6 * 448))
+        packed, scales, meant = _four_bits(weight, number, lambda scale: scale * number)
+        stored = {
+            f"{name}.weight": packed,
+            f"{name}.weight_scale": scales,
+            f"{name}.weight_scale_2": np.array(number),
+        }
+        return stored | _fixed(name), meant
+
+
+class CompressedFourBits:
+    """compressed-tensors' nvfp4-pack-quantized; `alone`: activations are not rounded."""
+
+    def __init__(self, *, alone: bool = False) -> None:
+        weights = {
+            "num_bits": 4,
+            "type": "float",
+            "strategy": "tensor_group",
+            "group_size": 16,
+            "symmetric": True,
+            "dynamic": False,
+            "actorder": None,
+            "block_structure": None,
+            "observer": "minmax",
+            "observer_kwargs": {},
+        }
+        activations = None if alone else {**weights, "dynamic": "local"}
+        self._alone = alone
+        self.config = _compressed("nvfp4-pack-quantized", weights, activations)
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        number = np.float32(6 * 448 / np.abs(weight).max())
+        packed, scales, meant = _four_bits(weight, 1 / number, lambda scale: scale / number)
+        stored = {
+            f"{name}.weight_packed": packed,
+            f"{name}.weight_scale": scales,
+            f"{name}.weight_global_scale": np.array([number]),
+        }
+        if not self._alone:
+            stored[f"{name}.input_global_scale"] = np.array([7.5], np.float32)
+        return stored, meant
+
+
+def _four_bits(
+    weight: Array, number: np.float32, meant_by: Callable[[np.float32], np.float32]
+) -> tuple[Array, Array, Array]:
+    """Bytes, scales and what they mean; a scale is meant as `meant_by` says."""
+    sizes = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    outer, inner = weight.shape
+    packed = np.zeros((outer, inner // 2), np.uint8)
+    scales = np.zeros((outer, inner // 16), ml_dtypes.float8_e4m3fn)
+    meant = np.zeros(weight.shape, np.float32)
+    for row in range(outer):
+        for group in range(inner // 16):
+            own = weight[row, 16 * group : 16 * group + 16]
+            scales[row, group] = np.abs(own).max() / 6 / number
+            step = meant_by(np.float32(scales[row, group]))
+            for at, value in enumerate(own, 16 * group):
+                code = int(np.argmin([abs(abs(value) / step - size) for size in sizes]))
+                meant[row, at] = np.copysign(np.float32(sizes[code]) * step, value)
+                sign = 8 if np.signbit(value) else 0
+                packed[row, at // 2] |= (sign | code) << (4 * (at % 2))
+    return packed, scales, meant
+
+
+def _fixed(name: str) -> Tensors:
+    """What was measured of activations, and of a cache of 8-bit floats."""
+    scales = {f"{name}.input_scale": np.array(0.01, np.float32)}
+    for part in ("k", "v"):
+        if name.endswith(f".{part}_proj"):
+            scales[f"{name}.{part}_scale"] = np.array(1.0, np.float32)
+    return scales
+
+
+def _modelopt(algorithm: str, scheme: Mapping[str, object]) -> Mapping[str, object]:
+    group = {"input_activations": scheme, "weights": scheme, "targets": ["Linear"]}
+    return {
+        "quant_method": "modelopt",
+        "quant_algo": algorithm,
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"},
+        "producer": {"name": "modelopt", "version": "0.39.0"},
+    }
 
 
 def _compressed(

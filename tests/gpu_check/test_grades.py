@@ -36,12 +36,22 @@ def test_every_grade_but_that_of_native_operators_is_tried() -> None:
     assert len({trial.words for trial in TRIALS}) == len(TRIALS)
 
 
-@pytest.mark.parametrize("trial", [Trial("w8a8"), Trial("w8a8", states=True)])
+BOTH = ["fp16", "int8"]
+
+
+@pytest.mark.parametrize(
+    ("trial", "precisions"),
+    [
+        (Trial("w8a8"), BOTH),
+        (Trial("w8a8", states=True), BOTH),
+        (Trial("fp16", wide=True), ["fp16"]),
+    ],
+)
 def test_each_graph_has_its_error_and_its_bound(
-    tmp_path: Path, on_fake: Path, trial: Trial
+    tmp_path: Path, on_fake: Path, trial: Trial, precisions: list[str]
 ) -> None:
     found = dict(measure_grade(tmp_path / "root", on_fake, trial))
-    assert found.keys() == {trial.named("fp16"), trial.named("int8")}
+    assert found.keys() == {trial.named(precision) for precision in precisions}
     for measured in found.values():
         assert not isinstance(measured, str)
         error, bound = measured

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime as ort
 
+from appliance.compiler.probe import written_again
 from appliance.compiler.recording import GRAPH_ID, UNRECORDED
 from appliance.engine.binding import Ids, Lengths
 from appliance.engine.device.adapters import DeviceAdapters
@@ -144,6 +145,7 @@ class DeviceBinding:
         self._batch = batch
         self._sight = sight
         self._names = {entry.name for entry in (*session.get_inputs(), *session.get_outputs())}
+        self._again = written_again(session)
         self._total: Lengths = np.zeros((), np.int32)
         self._bind("input", "starts", np.int64, (batch,), self._integers.starts)
         self._bind("input", "seqlens_k", np.int32, (batch,), self._integers.seqlens)
@@ -151,9 +153,10 @@ class DeviceBinding:
             self._binding.bind_input(
                 "total_sequence_length", "cpu", 0, np.int32, (), self._total.ctypes.data
             )
-        for name, address in pool.addresses(first):
-            self._bind("input", f"past_{name}", np.float16, (batch, *pool.slot_shape), address)
-            self._bind("output", f"present_{name}", np.float16, (batch, *pool.slot_shape), address)
+        for name, sizes, address in pool.addresses(first):
+            self._bind("input", f"past_{name}", np.float16, (batch, *sizes), address)
+            for written in (f"present_{name}", *self._again.get(name, ())):
+                self._bind("output", written, np.float16, (batch, *sizes), address)
         for name, sizes, address in () if pool.states is None else pool.states.addresses(first):
             self._bind("input", f"past_{name}", np.float32, (batch, *sizes), address)
             self._bind("output", f"present_{name}", np.float32, (batch, *sizes), address)

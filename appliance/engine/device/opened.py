@@ -14,6 +14,7 @@ from functools import partial
 from appliance.bundle.specs import DecoderSpec
 from appliance.compiler import Artifact
 from appliance.compiler.artifact import GRAPH_NAME, of_stage
+from appliance.compiler.memory import table_bytes
 from appliance.compiler.profiles import plan, sizes_for
 from appliance.config import EngineSettings
 from appliance.engine.adapters.adapters import AdaptedDecoder
@@ -59,12 +60,14 @@ def on_cuda(
             of_stage(GRAPH_NAME, number),
             record=record.replays,
             gpu=device.number,
+            head_dim=decoder.head_dim,
         )
         for number, device in enumerate(devices)
     ]
     layers = [layers_of(session) for session in sessions]
     shares = [(device, share_of(own, decoder)) for device, own in zip(devices, layers, strict=True)]
-    shape = shape_over(shares, decoder, settings, _SPARE_BYTES, budget.share(settings))
+    spare = _SPARE_BYTES + table_bytes(decoder)
+    shape = shape_over(shares, decoder, settings, spare, budget.share(settings))
     refuse_shorter(shape, first)
     with ExitStack() as opened:
         opened.callback(budget.book(shape, settings))

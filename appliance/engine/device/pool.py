@@ -2,9 +2,9 @@
 
     block    float16 [slots, kv_heads, capacity, head_dim]
 
-The graph reads and writes them in place; they never move while the pool lives. Layers that keep a
-running state have another memory: states.py. Of a model in stages there is a pool of each stage's
-layers: stages.py.
+Heads may differ from layer to layer. The graph reads and writes them in place; they never move
+while the pool lives. Layers that keep a running state have another memory: states.py. Of a model in
+stages there is a pool of each stage's layers: stages.py.
 """
 
 from __future__ import annotations
@@ -41,6 +41,28 @@ def all_layers(decoder: DecoderSpec) -> Layers:
     return Layers(range(decoder.layers), range(own.layers if isinstance(own, RecurrentSpec) else 0))
 
 
+class Block(NamedTuple):
+    """Where the keys, or the values, of one layer lie.
+
+    Attributes:
+        address: of the first slot.
+        heads: of a slot.
+        row: bytes of a position of one of them.
+    """
+
+    address: int
+    heads: int
+    row: int
+
+    def bytes_of(self, positions: int) -> int:
+        """Of a slot with so many."""
+        return self.heads * positions * self.row
+
+    def slot(self, number: int, capacity: int) -> int:
+        """Its address, where each has `capacity` positions."""
+        return self.address + number * self.bytes_of(capacity)
+
+
 class DevicePool:
     """Slots of one model, or of one stage of it.
 
@@ -49,6 +71,7 @@ class DevicePool:
 
     Attributes:
         states: the running ones; None: no layer here has any.
+        capacity: positions that each slot has now.
     """
 
     def __init__(
@@ -61,15 +84,16 @@ class DevicePool:
         own = layers or all_layers(decoder)
         self.shape = shape
         self.device = device
-        self._heads, self._head_dim = decoder.kv_heads, decoder.head_dim
-        self._row = decoder.head_dim * ITEM_BYTES
-        self._lay_out(shape.capacity)
-        self._blocks: dict[str, int] = {}
+        self.capacity = shape.capacity
+        self._blocks: dict[str, Block] = {}
         self.states: DeviceStates | None = None
         try:
             for layer in own.cached:
+                heads = decoder.layer_heads[layer]
+                sizes = heads.kv_heads, heads.head_dim * ITEM_BYTES
                 for name in PAIR:
-                    self._blocks[f"{name}_{layer}"] = device.allocate(shape.slots * self._slot)
+                    size = shape.slots * Block(0, *sizes).bytes_of(shape.capacity)
+                    self._blocks[f"{name}_{layer}"] = Block(device.allocate(size), *sizes)
             if isinstance(decoder.recurrent, RecurrentSpec) and own.running:
                 self.states = DeviceStates(decoder.recurrent, shape, device, own.running)
         except BaseException:
@@ -81,18 +105,14 @@ class DevicePool:
     def nbytes(self) -> int:
         """Of the device's memory."""
         states = 0 if self.states is None else self.states.nbytes
-        return len(self._blocks) * self.shape.slots * self._slot + states
+        each = sum(block.bytes_of(self.shape.capacity) for block in self._blocks.values())
+        return self.shape.slots * each + states
 
-    def _lay_out(self, capacity: int) -> None:
-        """Slots have so many positions from now on; what they hold stays where it is."""
-        self.slot_shape = (self._heads, capacity, self._head_dim)
-        self._pitch = capacity * self._row
-        self._slot = self._heads * self._pitch
-
-    def addresses(self, slot: int) -> Iterator[tuple[str, int]]:
-        """`key_0`, `value_0`, ... and where the slot lies in each."""
+    def addresses(self, slot: int) -> Iterator[tuple[str, tuple[int, ...], int]]:
+        """`key_0`, `value_0`, ...: the slot's sizes in each, and where it lies."""
         for name, block in self._blocks.items():
-            yield name, block + slot * self._slot
+            sizes = (block.heads, self.capacity, block.row // ITEM_BYTES)
+            yield name, sizes, block.slot(slot, self.capacity)
 
     def move(self, move: Move) -> None:
         """Copy or exchange the first `move.tokens` positions of two slots, in every layer."""
@@ -102,22 +122,23 @@ class DevicePool:
             self.states.move(move)
 
     def _move_positions(self, move: Move) -> None:
-        rows = (self._heads, move.tokens * self._row)
         if not move.tokens:
             return
-        with self._spare(rows[0] * rows[1] if move.exchange else 0) as spare:
+        with self._spare(move.tokens if move.exchange else 0) as spare:
             for block in self._blocks.values():
-                source, target = block + move.source * self._slot, block + move.target * self._slot
+                pitch, rows = self.capacity * block.row, (block.heads, move.tokens * block.row)
+                source = block.slot(move.source, self.capacity)
+                target = block.slot(move.target, self.capacity)
                 if spare:
-                    self._copy(spare, target, (rows[1], self._pitch), rows)
-                self._copy(target, source, (self._pitch, self._pitch), rows)
+                    self._copy(spare, target, (rows[1], pitch), rows)
+                self._copy(target, source, (pitch, pitch), rows)
                 if spare:
-                    self._copy(source, spare, (self._pitch, rows[1]), rows)
+                    self._copy(source, spare, (pitch, rows[1]), rows)
 
     def close(self) -> None:
         """Give the memory back."""
         while self._blocks:
-            self.device.release(self._blocks.popitem()[1])
+            self.device.release(self._blocks.popitem()[1].address)
         if self.states is not None:
             self.states.close()
 
@@ -127,8 +148,9 @@ class DevicePool:
         self.device.copy_rows(target, source, pitches, rows)
 
     @contextmanager
-    def _spare(self, size: int) -> Iterator[int]:
-        """A block for what is exchanged; 0 if none is wanted."""
+    def _spare(self, positions: int) -> Iterator[int]:
+        """Memory for so many positions of any layer; 0 if none is wanted."""
+        size = max((block.bytes_of(positions) for block in self._blocks.values()), default=0)
         address = self.device.allocate(size) if size else 0
         try:
             yield address

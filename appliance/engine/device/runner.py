@@ -31,6 +31,7 @@ from appliance.engine.device.prompt_groups import MOST_TOGETHER, groups
 from appliance.engine.device.room import Room
 from appliance.engine.device.stages import Stage, Stages
 from appliance.engine.device.steps import Binding, Steps
+from appliance.engine.device.wide_heads import wide_heads
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.vision.sight import Sight, sight_of
 from appliance.scheduler import Plan, PrefillChunk
@@ -65,6 +66,8 @@ class DeviceRunner:
         self._draws = draws
         self._vocab = vocab = decoder.vocab_size
         slots, self._most_tokens = self._shape.slots, max_chunk
+        self._wide = wide_heads(decoder, self._shape.capacity, max_chunk)
+        self._alone = self._stages.running or self._wide is not None
         self._adapters = _adapters_of(self._stages)
         # A chunk that does not end its prompt gives a row all the same, which nobody reads.
         self._prompt = Room(
@@ -104,7 +107,8 @@ class DeviceRunner:
             (first, *_) = together
             tokens = [chunk.tokens for chunk in together]
             self._choose([chunk.sequence.adapter for chunk in together])
-            self.prefill(first.slot, first.start, tokens, ended, sight_of(first.sequence))
+            for start, part in self._runs(first.start, tokens):
+                self.prefill(first.slot, start, part, ended, sight_of(first.sequence))
             if first.snapshot is not None:
                 self._stages.keep(first.slot, first.snapshot)
             ended += sum(chunk.completes for chunk in together)
@@ -127,15 +131,32 @@ class DeviceRunner:
 
     def _groups(self, chunks: Listing[PrefillChunk]) -> Iterator[list[PrefillChunk]]:
         """What one run computes together; alone what has a running state, which would read the
-        padding of a shorter prompt."""
-        if not self._stages.running:
-            return groups(chunks, self._most_tokens)
-        return ([chunk] for chunk in chunks)
+        padding of a shorter prompt, and what has wide heads, whose kernel takes none."""
+        if self._alone:
+            return ([chunk] for chunk in chunks)
+        return groups(chunks, self._most_tokens)
+
+    def _runs(
+        self, start: int, tokens: Listing[Listing[int]]
+    ) -> Iterator[tuple[int, Listing[Listing[int]]]]:
+        """The runs that compute pieces of prompts, one but where heads are wide: where each begins,
+        and its tokens."""
+        if self._wide is None:
+            yield start, tokens
+            return
+        (alone,) = tokens
+        for at, count in self._wide.pieces(start, len(alone)):
+            yield at, [alone[at - start : at - start + count]]
 
     def most_drafted(self, sequences: int) -> int:
         """None in a batch, of which the graph takes one token of each sequence, nor with running
         states, of which a wrong guess could not be cut off."""
-        return MOST_ROWS - 1 if sequences == 1 and not self._stages.running else 0
+        return self._most_rows - 1 if sequences == 1 and not self._stages.running else 0
+
+    @property
+    def _most_rows(self) -> int:
+        """Tokens of a sequence in a step."""
+        return MOST_ROWS if self._wide is None else min(MOST_ROWS, self._wide.longest[1])
 
     def interrupt(self) -> None:
         """Nothing: a step on a GPU is over before it could be given up."""
@@ -154,7 +175,7 @@ class DeviceRunner:
         `result` on. More than one sequence must start at position 0, and show no images.
         """
         batch, width = len(tokens), max(map(len, tokens))
-        assert batch == 1 or (start == 0 and sight is None and not self._stages.running)
+        assert batch == 1 or (start == 0 and sight is None and not self._alone)
         if sight is None:
             self._prompt.read([start] * batch, width)
         else:
@@ -221,8 +242,12 @@ class DeviceRunner:
         a second: that shall be nobody's first token, and not what the pace is measured by.
         """
         longest = min(self._most_tokens, self._shape.capacity)
+        if self._wide is not None:  # first, since what it takes serves all others
+            start, width = self._wide.longest
+            self.prefill(0, start, [[0] * width], 0)
         for width in _growing(longest, 4):
-            self.prefill(0, 0, [[0] * width], 0)
+            for start, part in self._runs(0, [[0] * width]):
+                self.prefill(0, start, part, 0)
         self.prefill(0, 1, [[0]], 0)
         for batch in _growing(self._shape.slots, 2):
             self.decode([0] * batch, [[0]] * batch)
@@ -235,8 +260,10 @@ class DeviceRunner:
 
     def _warm_up_together(self) -> None:
         """Steps of several tokens, and prompts in one run."""
-        for width in range(2, 1 + min(MOST_ROWS, self._shape.capacity)):
+        for width in range(2, 1 + min(self._most_rows, self._shape.capacity)):
             self.decode([0], [[0] * width])
+        if self._alone:
+            return
         together = min(MOST_TOGETHER, self._shape.slots)
         width = min(64, self._shape.capacity, self._most_tokens // together)
         if width:

@@ -34,9 +34,11 @@ def layers_of(session: ort.InferenceSession) -> Layers:
 
 def share_of(layers: Layers, decoder: DecoderSpec) -> Fraction:
     """How much of the model's cache these layers have, at most."""
-    whole = all_layers(decoder)
-    pairs = zip(layers, whole, strict=True)
-    return max(Fraction(len(own), len(every)) for own, every in pairs if every)
+    each, whole = [heads.numbers for heads in decoder.layer_heads], all_layers(decoder)
+    shares = [Fraction(sum(each[layer] for layer in layers.cached), sum(each))]
+    if whole.running:
+        shares.append(Fraction(len(layers.running), len(whole.running)))
+    return max(shares)
 
 
 def _numbers(names: Sequence[str], prefixes: tuple[str, ...]) -> range:

@@ -33,12 +33,7 @@ class StaticPool(DevicePool):
         assert self._capacities[-1] == shape.capacity
         self._held = [0] * shape.slots
         """Positions of each slot that may be read again."""
-        self._lay_out(self._capacities[0])
-
-    @property
-    def capacity(self) -> int:
-        """Positions that each slot has now."""
-        return self.slot_shape[1]
+        self.capacity = self._capacities[0]
 
     def move(self, move: Move) -> None:
         super().move(move)
@@ -65,17 +60,17 @@ class StaticPool(DevicePool):
 
         longer slots move up from the last one on, shorter ones down from the first.
         """
-        pitch, size = self._pitch, self._slot
+        before, self.capacity = self.capacity, capacity
         order = range(len(self._held))
-        slots = reversed(order) if capacity > self.capacity else order
-        self._lay_out(capacity)
-        with self._spare(self._heads * max(self._held) * self._row) as spare:
+        slots = reversed(order) if capacity > before else order
+        with self._spare(max(self._held)) as spare:
             for slot in slots:
                 if not self._held[slot]:
                     continue
-                length = self._held[slot] * self._row
                 for block in self._blocks.values():
                     # By way of a spare block, since the slot may overlap itself.
-                    rows = (self._heads, length)
-                    self._copy(spare, block + slot * size, (length, pitch), rows)
-                    self._copy(block + slot * self._slot, spare, (self._pitch, length), rows)
+                    length = self._held[slot] * block.row
+                    rows = (block.heads, length)
+                    source, target = block.slot(slot, before), block.slot(slot, capacity)
+                    self._copy(spare, source, (length, before * block.row), rows)
+                    self._copy(target, spare, (capacity * block.row, length), rows)

@@ -37,11 +37,7 @@ RECURRENT: tuple[Precision, ...] = ("int8", "int4", "w8a8", "fp8", "fp16", "fp32
 _RECURRENT_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute layers that attend, and without them int4 is as fast",
 }
-# Of layers whose heads differ: neither native operators nor graphs for a GPU.
-UNEVEN: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp32")
 _UNEVEN_LACK: Mapping[Precision, str] = {
-    "fp8": "it is computed by the processor alone, which would widen the weights",
-    "fp16": "it is computed by the processor alone, which would widen the weights",
     "w4a8": "native operators take the heads of all layers to be alike, and without them int4 is "
     "as fast",
 }
@@ -71,8 +67,8 @@ class Family:
         words: what builds its language model alone, in the grades whose graphs take words alone;
             None: they are refused.
         recurrent: whether layers keep a running state: nothing guesses for them.
-        uneven: whether layers differ in their heads: the processor alone computes them, and nothing
-            guesses for them.
+        uneven: whether layers differ in their heads: no draft model guesses for them, nor they for
+            another.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
         head: writes the graph of the head that predicts further tokens, given its shape, which
             `head_of` tells; None: it has none, or what it has is not built.
@@ -124,9 +120,9 @@ class Family:
         return self.words
 
     def _why_not(self, precision: Precision) -> str:
-        if self.uneven:
-            return _UNEVEN_LACK[precision]
         lacks = _SPARSE_LACK if self.kind == "chat" else _READERS_LACK
         if self.recurrent:
             lacks = {**lacks, **_RECURRENT_LACK}
+        if self.uneven:
+            lacks = {**lacks, **_UNEVEN_LACK}
         return (lacks if self.tower is None else {**lacks, **_PICTURES_LACK})[precision]

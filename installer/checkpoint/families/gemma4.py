@@ -3,17 +3,17 @@
 Layers that see the whole text have wider heads, of which a quarter turns, and may take their keys
 for values; values are normed, too. The last layers of the small models read the keys and values of
 earlier ones, and a second table of the tokens speaks to each layer (`_Beside`). What sees and
-hears is left out. Computed by the processor alone: docs/decisions/0292-llama-4-and-gemma-4.md.
+hears is left out. docs/decisions/0292-llama-4-and-gemma-4.md; in 16 bits: 0307-gemma-4-on-a-gpu.md.
 Reference: Gemma 4 (2026), `Gemma4ForCausalLM`, `Gemma4UnifiedForCausalLM`. Its numbers:
 gemma4_shape.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.families.gemma4_shape import GemmaShape
@@ -63,7 +63,10 @@ class _Projection:
         queries = decoder.head_norm(graph, own, f"{at}.q_norm", queries, own.heads)
         if kind.shares is None:
             keys = decoder.head_norm(graph, own, f"{at}.k_norm", others[0], own.kv_heads)
-            values = graph.norm_heads_plainly(others[-1], own.kv_heads, width, own.epsilon)
+            # As of all families, what heads read is divided, and not what they compare.
+            by = own.divisors(graph).into_attention
+            sizes = own.kv_heads, width
+            values = graph.norm_heads_plainly(others[-1], *sizes, own.epsilon / by**2, divided=by)
             self._known[layer] = keys, values
         known = self._known[layer if kind.shares is None else kind.shares]
         return queries, *known
@@ -92,48 +95,71 @@ class _Beside:
     """The second signal of a graph, and the factor of each layer.
 
     A signal is made of the token alone: of its row in a second table, and of its vector. It gates
-    a narrow way beside the stream.
+    a narrow way beside the stream, which is read as it is: not normed, and so divided by more than
+    what lies between norms where the graph has 16 bits.
     """
 
     def __init__(self, graph: GraphBuilder, shape: GemmaShape) -> None:
-        assert graph.shrink == 1, "it computes in 32 bits"
         self._graph = graph
         self._shape = shape
-        self._signals: Sequence[ir.Value] = ()
+        self._signals: ir.Value | None = None
 
     def begin(self, ids: ir.Value, stream: ir.Value) -> None:
-        """Make the signals of all layers, [B, S, signal] each."""
+        """Make the signals of all layers, [B, S, layers, signal]."""
         graph, own, size = self._graph, self._shape.decoder, self._shape.signal
         if not size:
             return
         count, width = own.layers, own.layers * size
         name = f"{own.root}.per_layer_model_projection"
-        made = graph.linear(stream, name, own.hidden, width)
+        made = graph.linear(self._narrowed(stream), name, own.hidden, width)
         # The norm takes the factor of the reference, hidden^-0.5, but for its epsilon.
-        name, epsilon = f"{own.root}.per_layer_projection_norm.weight", own.epsilon * own.hidden
+        epsilon = own.epsilon * own.hidden / self._by**2
+        name = f"{own.root}.per_layer_projection_norm.weight"
         made = graph.norm_heads(made, count, name, size, epsilon)
         name = f"{own.root}.embed_tokens_per_layer.weight"
         table = Table(graph, name, self._shape.signals, width, looked_up=True)
-        found = graph.op("Mul", table.lookup(ids), graph.constant([size**0.5]))
-        both = graph.op("Mul", graph.op("Add", made, found), graph.constant([2**-0.5]))
-        self._signals = graph.ops(
-            "Split", both, graph.constant([size] * count), outputs=count, axis=-1
-        )
+        found = graph.op("Mul", graph.full(table.lookup(ids)), graph.constant([size**0.5]))
+        both = graph.op("Add", graph.full(made), found)
+        both = graph.op("Mul", both, graph.constant([2**-0.5]))
+        self._signals = graph.op("Reshape", both, graph.constant([0, 0, count, size]))
 
     def behind(
         self, layer: int, at: str, stream: ir.Value, result: ir.Value
     ) -> tuple[ir.Value, ir.Value | None]:
         """With what the signal lets through added, and times the layer's factor."""
-        graph, own, size = self._graph, self._shape.decoder, self._shape.signal
-        if size:
+        graph, own = self._graph, self._shape.decoder
+        if self._signals is not None:
             stream = graph.add(stream, result)
-            gate = graph.linear(stream, f"{at}.per_layer_input_gate", own.hidden, size)
-            opened = ACTIVATIONS["gelu_tanh"](graph, gate, 1.0)
-            product = graph.op("Mul", opened, self._signals[layer])
-            result = graph.linear(product, f"{at}.per_layer_projection", size, own.hidden)
-            name = f"{at}.post_per_layer_input_norm.weight"
-            result = graph.norm(result, name, own.hidden, own.epsilon)
+            result = self._let_through(layer, at, stream)
         factor = float(graph.tensors.vector(f"{at}.layer_scalar", 1)[0])
         if factor == 1:
             return stream, result
-        return graph.residual(graph.add(stream, result), factor=factor), None
+        total = graph.add(stream, result)
+        return graph.residual(total, factor=factor, wide=own.wide), None
+
+    def _let_through(self, layer: int, at: str, stream: ir.Value) -> ir.Value:
+        """What the layer's signal adds to the stream."""
+        graph, own, size = self._graph, self._shape.decoder, self._shape.signal
+        name = f"{at}.per_layer_input_gate"
+        gate = graph.linear(self._narrowed(stream), name, own.hidden, size)
+        opened = ACTIVATIONS["gelu_tanh"](
+            graph, graph.residual(gate, factor=self._by, wide=True), 1.0
+        )
+        # One by one: of so many parts the provider's Split would send a table in each step.
+        signal = graph.op(
+            "Gather", self._signals, graph.array(f"const.layer.{layer}", np.array(layer)), axis=2
+        )
+        product = graph.made_full(graph.op("Mul", opened, signal))
+        name = f"{at}.per_layer_projection"
+        result = graph.linear(self._narrowed(product), name, size, own.hidden)
+        name = f"{at}.post_per_layer_input_norm.weight"
+        return graph.norm(result, name, own.hidden, own.epsilon / self._by**2, wide=own.wide)
+
+    @property
+    def _by(self) -> float:
+        """What is divided by it that no norm has seen."""
+        return self._graph.shrink**2
+
+    def _narrowed(self, x: ir.Value) -> ir.Value:
+        """x in the graph's precision, divided."""
+        return self._graph.operand(self._graph.residual(x, factor=1 / self._by, wide=True))

@@ -75,7 +75,6 @@ from installer.checkpoint.families.family import (
     RECURRENT,
     SPARSE,
     SPARSE_PICTURES,
-    UNEVEN,
     Family,
 )
 from installer.checkpoint.families.purpose import Kind
@@ -160,7 +159,9 @@ def _granite_mixture(architecture: str) -> Family:
 
 
 def _uneven(read: Read) -> Family:
-    return Family(*("chat", UNEVEN, read, gemma4.build, unused.GEMMA4), uneven=True, standard=False)
+    return Family(
+        *("chat", ATTENDING, read, gemma4.build, unused.GEMMA4), uneven=True, standard=False
+    )
 
 
 FAMILIES: Mapping[str, Family] = {

@@ -185,11 +185,13 @@ class DecoderShape:
         keeping = [layer for layer in range(self.layers) if self._keeps(layer)]
         heads = tuple(self.heads_of(layer) for layer in keeping if beside or not self.recurs(layer))
         kv_heads, head_dim = (max(heads_of) for heads_of in zip(*map(_counts, heads), strict=True))
+        alike = len(set(heads)) == 1
         return DecoderSpec(
             layers=len(heads),
             kv_heads=kv_heads,
             head_dim=head_dim,
-            heads=msgspec.UNSET if len(set(heads)) == 1 else heads,
+            heads=msgspec.UNSET if alike else heads,
+            query_heads=msgspec.UNSET if alike else self.heads,
             vocab_size=self.vocab,
             context_length=self.context,
             recurrent=msgspec.UNSET if recurrent is None else recurrent.spec(),

@@ -77,10 +77,13 @@ class Stream(Operators):
         normed = self.norm(split, name, width, epsilon, offset)
         return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
 
-    def norm_heads_plainly(self, x: ir.Value, heads: int, width: int, epsilon: float) -> ir.Value:
-        """The same without a gain."""
+    def norm_heads_plainly(
+        self, x: ir.Value, heads: int, width: int, epsilon: float, *, divided: float = 1.0
+    ) -> ir.Value:
+        """The same without a gain, the result `divided` by a number."""
         split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
-        gain = self.parameter(self.array(f"const.ones.{width}", np.ones(width, np.float32)))
+        ones = self.array(f"const.ones.{width}", np.ones(width, np.float32))
+        gain = self.parameter(ones, divided=divided)
         normed = self.op(
             "SimplifiedLayerNormalization", split, gain, axis=-1, epsilon=epsilon, stash_type=1
         )

@@ -3,8 +3,9 @@
 `pack-quantized`: weight_packed [outer, inner / n] in words of n integers that are shifted to be
 positive, weight_scale [outer, groups], weight_shape [2], weight_zero_point [outer / n, groups] if
 they are not symmetric, weight_g_idx [inner] if groups are not neighbours. `float-quantized`: weight
-F8_E4M3, weight_scale for all, for each row or square. Schemes that differ from layer to layer, and
-scales of activations that were fixed beforehand, are refused.
+F8_E4M3, weight_scale for all, for each row or square. `nvfp4-pack-quantized`: weight_packed U8,
+weight_scale F8_E4M3, and weight_global_scale [1], by which they are divided. Schemes that differ
+from layer to layer, and scales of activations that were fixed beforehand, are refused.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from functools import partial
 import numpy as np
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.packed.four_bits import INTEGER_BITS
 from installer.checkpoint.packed.fp8 import ScaledBytes
 from installer.checkpoint.packed.gptq import WHOLE_ROWS, described, fits, indices, two
 from installer.checkpoint.packed.groups import (
@@ -24,18 +26,19 @@ from installer.checkpoint.packed.groups import (
     unpack,
     unpack_columns,
 )
+from installer.checkpoint.packed.nvfp4 import GROUP, Names, read_matrix
 from installer.checkpoint.packed.packing import Method, Packed, Stored
 from installer.checkpoint.quantize import UInt8
 from installer.checkpoint.settings import Settings
 
-PACKED, FLOATS = "pack-quantized", "float-quantized"
+PACKED, FLOATS, FOUR_BITS = "pack-quantized", "float-quantized", "nvfp4-pack-quantized"
 
 
 def read(settings: Settings) -> Method:
     """Read quantization_config. Raises CheckpointError."""
     # What is left plain shows in the tensors themselves; the rest is of its making.
     settings.ignore("ignore", "global_compression_ratio", "version", "quantization_status")
-    settings.expect("format", PACKED, FLOATS)
+    settings.expect("format", PACKED, FLOATS, FOUR_BITS)
     for key in ("kv_cache_scheme", "sparsity_config", "transform_config"):
         settings.expect(key, {})
     groups = settings.section("config_groups")
@@ -56,13 +59,13 @@ def _read_scheme(scheme: Settings, kind: str) -> Method:
     activations, weights = scheme.section("input_activations"), scheme.section("weights")
     if activations is not None:
         # Rounded as they come: the grades have rounding of their own.
-        activations.expect("dynamic", True)
+        activations.expect("dynamic", *(["local"] if kind == FOUR_BITS else [True]))
     if weights is None:
         raise CheckpointError("config.json: quantization_config: group_0 has no weights")
     weights.ignore("observer", "observer_kwargs", "actorder", "scale_dtype", "zp_dtype")
     weights.expect("dynamic", False)
     weights.expect("type", "int" if kind == PACKED else "float")
-    method = _integers(weights) if kind == PACKED else _floats(weights)
+    method = {PACKED: _integers, FLOATS: _floats, FOUR_BITS: _four_bits}[kind](weights)
     weights.finish()
     return method
 
@@ -92,6 +95,15 @@ def _floats(weights: Settings) -> Method:
             f"config.json: quantization_config: block_structure {list(sides)} is not supported"
         )
     return Floats("block", *sides)
+
+
+def _four_bits(weights: Settings) -> Method:
+    weights.expect("strategy", "tensor_group")
+    weights.expect("num_bits", 4)
+    weights.expect("symmetric", True)
+    weights.expect("group_size", GROUP)
+    weights.expect("block_structure")
+    return FourBits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,3 +174,27 @@ class Floats:
         outer, inner = two(stored, weight)
         sides = {"tensor": (outer, inner), "channel": (1, inner), "block": (self.high, self.wide)}
         return ScaledBytes(stored, weight, scales, *sides[self.strategy])
+
+
+@dataclass(frozen=True, slots=True)
+class FourBits:
+    """The method of 4-bit floats."""
+
+    @property
+    def label(self) -> str:
+        return f"compressed-tensors, 4-bit floats in groups of {GROUP} (NVFP4)"
+
+    @property
+    def bits(self) -> int:
+        """Of the integers that hold what the floats mean."""
+        return INTEGER_BITS
+
+    def matrix(self, stored: Stored, weight: str) -> Packed | None:
+        """The matrix `weight`, if it is packed."""
+        packed = f"{weight}_packed"
+        if not weight.endswith(".weight") or not stored.holds(packed):
+            return None
+        given = f"{weight.removesuffix('.weight')}.input_global_scale"
+        unused = [given] if stored.holds(given) else []
+        number = f"{weight}_global_scale"
+        return read_matrix(stored, Names(packed, f"{weight}_scale", number, True, unused))

@@ -10,7 +10,7 @@ and the one of 8-bit floats keeps 16 bits of activations.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -25,7 +25,7 @@ E4M3 = "F8_E4M3"
 _SUFFIX = ".weight"
 VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 """What each byte means; two of them are not numbers."""
-_WHOLE = 1 << 62
+WHOLE = 1 << 62
 """Wider than any matrix."""
 _NO_NUMBER = np.uint8(0x7F)
 
@@ -38,7 +38,7 @@ def read(settings: Settings) -> Squares:
     settings.ignore("modules_to_not_convert", "ignored_layers", "dequantize")
     sides = settings.ids("weight_block_size")
     if not sides and settings.text("activation_scheme", "dynamic") == "static":
-        return Squares(_WHOLE, _WHOLE)
+        return Squares(WHOLE, WHOLE)
     settings.expect("activation_scheme", "dynamic")
     if len(sides) != 2 or 0 in sides:
         raise CheckpointError(
@@ -57,7 +57,7 @@ class Squares:
 
     @property
     def label(self) -> str:
-        if self.high == _WHOLE:
+        if self.high == WHOLE:
             return "8-bit floats with a scale for each matrix"
         return f"8-bit floats in squares of {self.high} x {self.wide}"
 
@@ -71,14 +71,15 @@ class Squares:
         if not weight.endswith(_SUFFIX) or not stored.holds(scales):
             return None
         beside = f"{weight.removesuffix(_SUFFIX)}.activation_scale"
-        unused = beside if stored.holds(beside) else None
+        unused = [beside] if stored.holds(beside) else []
         return ScaledBytes(stored, weight, scales, self.high, self.wide, unused)
 
 
 class ScaledBytes:
     """A matrix of 8-bit floats whose scales [outer / high, inner / wide] are a tensor too.
 
-    `unused` is a tensor that belongs to it and says nothing of what it means.
+    Their dimensions of one element may be left out, and there may be more of them. `unused` are
+    tensors that belong to it and say nothing of what it means.
     """
 
     def __init__(
@@ -88,12 +89,11 @@ class ScaledBytes:
         scales: str,
         high: int,
         wide: int,
-        unused: str | None = None,
+        unused: Sequence[str] = (),
     ) -> None:
         outer, inner = _matrix(stored, weight)
         wanted = (-(-outer // high), -(-inner // wide))
-        alone = wanted == (1, 1) and math.prod(stored.stored_shape(scales)) == 1
-        if stored.stored_shape(scales) != wanted and not alone:
+        if _several(stored.stored_shape(scales)) != _several(wanted):
             raise CheckpointError(
                 f"{scales} has the shape {list(stored.stored_shape(scales))}, "
                 f"squares of {high} x {wide} mean {list(wanted)}",
@@ -151,12 +151,17 @@ class ScaledBytes:
     def _own(self, rows: Indices) -> Float32:
         """The scales of these rows, [rows, squares in a row]."""
         if self._scales is None:
-            if self._unused is not None:
-                self._stored.stored_floats(self._unused)
+            for name in self._unused:
+                self._stored.stored_floats(name)
             self._scales = self._stored.stored_floats(self._scale_name).reshape(
                 -(-self.shape[0] // self._high), -1
             )
         return self._scales[rows // self._high]
+
+
+def _several(shape: Sequence[int]) -> list[int]:
+    """Without dimensions of one element."""
+    return [size for size in shape if size != 1]
 
 
 def _matrix(stored: Stored, weight: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.packed import awq, compressed, fp8, gptq, mxfp4
+from installer.checkpoint.packed import awq, compressed, fp8, gptq, modelopt, mxfp4
 from installer.checkpoint.packed.packing import Method
 from installer.checkpoint.quantize import FLOAT_BITS, SCHEMES, Precision, Scheme
 from installer.checkpoint.settings import Settings
@@ -20,6 +20,7 @@ METHODS: Mapping[str, Callable[[Settings], Method]] = {
     "compressed-tensors": compressed.read,
     "fp8": fp8.read,
     "gptq": gptq.read,
+    "modelopt": modelopt.read,
     "mxfp4": mxfp4.read,
 }
 
@@ -32,7 +33,8 @@ def read_method(config: Settings) -> Method | None:
     section = config.section(KEY)
     if section is None:
         return None
-    name = section.text("quant_method")
+    # Older releases of that tool do not say whose words these are.
+    name = section.text("quant_method", "modelopt" if "quant_algo" in section else None)
     if name not in METHODS:
         raise CheckpointError(
             f"config.json: {KEY}: quant_method {name!r} is not supported",

@@ -22,7 +22,7 @@ class Model:
     experts: whether tokens choose among experts: there is no graph for TensorRT, and a rounding
         may change a choice, so that test_experts.py has the tests of the graph for CUDA.
     recurrent: whether layers keep a running state: there is no graph for TensorRT.
-    uneven: whether layers differ in their heads: there are no graphs for a GPU.
+    uneven: whether layers differ in their heads: there is no graph for TensorRT.
     """
 
     write: Callable[[Path], Path]
@@ -30,11 +30,6 @@ class Model:
     experts: bool = False
     recurrent: bool = False
     uneven: bool = False
-
-    @property
-    def on_gpus(self) -> bool:
-        """Whether it has graphs for a GPU."""
-        return not self.uneven
 
 
 def find_models() -> dict[str, Model]:

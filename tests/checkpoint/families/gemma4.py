@@ -50,6 +50,8 @@ SMALL = {
     "use_bidirectional_attention": None,
     "use_double_wide_mlp": True,
 }
+WIDE = {**GEMMA4, "head_dim": 256, "global_head_dim": 512}
+"""With heads as published, of which a GPU's kernels take not all alike."""
 
 
 def _text(**keys: object) -> dict[str, object]:

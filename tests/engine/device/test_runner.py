@@ -142,17 +142,18 @@ def test_slots_are_copied_and_exchanged_position_by_position(
     settings = EngineSettings(max_sequences=3, max_context=16)
     shape = device_shape(decoder, settings, device, 0)
     pool = DevicePool(decoder, shape, device)
-    slot = np.zeros(pool.slot_shape, np.float16)
+    ((_, sizes, _), *_) = pool.addresses(0)
+    slot = np.zeros(sizes, np.float16)
     for number in range(3):
         slot[:] = number
-        for _, address in pool.addresses(number):
+        for _, _, address in pool.addresses(number):
             device.write(address, slot)
     pool.move(Move(0, 1, 5))
     pool.move(Move(0, 2, 7, exchange=True))
     pool.move(Move(0, 2, 0))
     contents = []
     for number in range(3):
-        for _, address in pool.addresses(number):
+        for _, _, address in pool.addresses(number):
             device.read(address, slot)
             assert (slot == slot[0, :, :1]).all(), "heads and channels alike"
         contents.append(slot[0, :, 0].tolist())

@@ -135,7 +135,7 @@ def test_the_cache_lies_with_its_layers_and_the_tightest_device_bounds_it(
     for stage, own in zip(stages, layers, strict=True):
         share = 4 * 256 * each * len(own) // decoder_of(bundle).layers
         assert stage.pool.nbytes == share
-        assert {name for name, _ in stage.pool.addresses(0)} == {
+        assert {name for name, _, _ in stage.pool.addresses(0)} == {
             f"{part}_{layer}" for part in ("key", "value") for layer in own
         }
     settings = EngineSettings(max_sequences=4, max_context=256)

@@ -161,8 +161,8 @@ def test_a_shape_that_no_engine_was_built_for_is_refused(
 
 
 def _write(pool: StaticPool, device: HostDevice, slot: int, end: int, value: int) -> None:
-    for _, address in pool.addresses(slot):
-        contents = np.zeros(pool.slot_shape, np.float16)
+    for _, sizes, address in pool.addresses(slot):
+        contents = np.zeros(sizes, np.float16)
         device.read(address, contents)
         contents[:, :end] = value
         device.write(address, contents)
@@ -170,8 +170,8 @@ def _write(pool: StaticPool, device: HostDevice, slot: int, end: int, value: int
 
 def _read(pool: StaticPool, device: HostDevice, slot: int) -> np.ndarray:
     contents = []
-    for _, address in pool.addresses(slot):
-        block = np.zeros(pool.slot_shape, np.float16)
+    for _, sizes, address in pool.addresses(slot):
+        block = np.zeros(sizes, np.float16)
         device.read(address, block)
         contents.append(block)
     return np.stack(contents)
