@@ -39,7 +39,10 @@ _RECURRENT_LACK: Mapping[Precision, str] = {
 }
 # Of layers whose heads differ: neither native operators nor graphs for a GPU.
 UNEVEN: tuple[Precision, ...] = ("w8a8", "int4", "int8", "fp32")
+# Of these, layers whose cache holds running means as well.
+COMPRESSED: tuple[Precision, ...] = ("int8", "int4", "fp32")
 _UNEVEN_LACK: Mapping[Precision, str] = {
+    "w8a8": "its slots hold what windows of tokens add up to, which 8 bits would lose",
     "fp8": "it is computed by the processor alone, which would widen the weights",
     "fp16": "it is computed by the processor alone, which would widen the weights",
     "w4a8": "native operators take the heads of all layers to be alike, and without them int4 is "

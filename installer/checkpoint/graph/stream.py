@@ -80,11 +80,15 @@ class Stream(Operators):
     def norm_heads_plainly(self, x: ir.Value, heads: int, width: int, epsilon: float) -> ir.Value:
         """The same without a gain."""
         split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
-        gain = self.parameter(self.array(f"const.ones.{width}", np.ones(width, np.float32)))
-        normed = self.op(
-            "SimplifiedLayerNormalization", split, gain, axis=-1, epsilon=epsilon, stash_type=1
-        )
+        normed = self.norm_plainly(split, width, epsilon)
         return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
+
+    def norm_plainly(self, x: ir.Value, width: int, epsilon: float) -> ir.Value:
+        """RMS norm over the last axis [width] without a gain."""
+        gain = self.parameter(self.array(f"const.ones.{width}", np.ones(width, np.float32)))
+        return self.op(
+            "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
+        )
 
     def norm_sum(
         self,
