@@ -38,8 +38,8 @@ _PIECE_BYTES = 4 * 1024 * 1024
 _BLOCK = (512, 80)
 """Rows and columns; as many columns as 64 or 128 would share lines of the cache."""
 _FLOATS = frozenset({"F32", "F16", "BF16"})
-_BYTES = frozenset({"F8_E4M3", "U8", "I8"})
-_NUMBERS = ("I64", "I32")
+_BYTES = frozenset({"F8_E4M3", "F8_E8M0", "U8", "I8"})
+NUMBERS = ("I64", "I32")
 _SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -194,7 +194,7 @@ class Tensors:
         """The tensor `name` of whole numbers, which must have `shape`."""
         self.expect(name, shape)
         self._numbers.add(name)
-        return self.stored(name, *_NUMBERS).astype(np.int64)
+        return self.stored(name, *NUMBERS).astype(np.int64)
 
     def stored_floats(self, name: str) -> Float32:
         """The tensor `name`, of any shape."""

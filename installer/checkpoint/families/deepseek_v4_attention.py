@@ -8,6 +8,7 @@ What turns stands in front of a head here and behind it in a checkpoint.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -234,8 +235,8 @@ class Reader:
     def _turn(
         self, x: ir.Value, heads: int, width: int, positions: ir.Value | None = None
     ) -> ir.Value:
-        how = {"interleaved": True, "positions": positions}
-        return self._form.turn(self._layer, x, heads, width, **how)
+        turn = partial(self._form.turn, interleaved=True, positions=positions)
+        return turn(self._layer, x, heads, width)
 
     def _front(self, x: ir.Value, heads: int, width: int) -> ir.Value:
         """Heads of x [B, S, heads * width], whose last numbers turn, with these in front."""

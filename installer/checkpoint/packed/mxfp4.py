@@ -2,8 +2,9 @@
 
 {name}_blocks U8 [experts, rows, groups, 16], two numbers a byte, the first in the lower half;
 {name}_scales U8 [experts, rows, groups], the exponents plus 127; OCP Microscaling Formats (2023),
-5.3. A matrix is asked for as {name}.{expert}. Twice a 4-bit float is a whole number up to 12, so
-that 8-bit integers in blocks of 32 hold exactly what they mean, and 4-bit integers do not
+5.3. A matrix is asked for as {name}.{expert}; where publishers have a tensor for each, it is one of
+another method's (fp8.py). Twice a 4-bit float is a whole number up to 12, so that 8-bit integers in
+blocks of 32 hold exactly what they mean, and 4-bit integers do not
 (docs/decisions/0176-mxfp4-in-eight-bits.md).
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -59,25 +61,13 @@ class Mxfp4:
         return ExpertMatrix(stored, name, int(expert))
 
 
-class ExpertMatrix:
-    """One expert's matrix [rows, groups * 32]."""
+class FourBitFloats:
+    """A matrix [rows, groups * 32] of 4-bit floats, whose bytes lie where a kind of it knows."""
 
-    def __init__(self, stored: Stored, name: str, expert: int) -> None:
-        blocks, scales = (stored.stored_shape(f"{name}_{end}") for end in ("blocks", "scales"))
-        if len(blocks) != 4 or blocks[3] != _GROUP // 2 or blocks[:3] != scales:
-            raise CheckpointError(
-                f"{name}_blocks {list(blocks)} and {name}_scales {list(scales)} do not fit",
-                hint="the checkpoint is damaged",
-            )
-        if expert >= blocks[0]:
-            raise CheckpointError(
-                f"{name}_blocks has no expert {expert}",
-                hint="the checkpoint's config.json belongs to another model",
-            )
-        self.shape = (blocks[1], blocks[2] * _GROUP)
-        self._stored = stored
+    def __init__(self, name: str, shape: tuple[int, int]) -> None:
+        """`name` is what errors call its powers."""
+        self.shape = shape
         self._name = name
-        self._expert = expert
 
     def rows(self, first: int, last: int) -> Float32:
         """What rows first..last stand for, [last - first, inner]."""
@@ -106,15 +96,65 @@ class ExpertMatrix:
     @cached_property
     def _packed(self) -> UInt8:
         """[rows, groups, 16]."""
-        return self._read("blocks").reshape(self.shape[0], -1, _GROUP // 2)
+        return self._read("numbers").reshape(self.shape[0], -1, _GROUP // 2)
 
     @cached_property
     def _powers(self) -> Float32:
         """What one step stands for, [rows, groups]."""
-        exponents = self._read("scales").reshape(self.shape[0], -1)
-        if (exponents == _NO_NUMBER).any():
-            raise CheckpointError(f"{self._name}_scales has values that are not finite")
-        return np.ldexp(np.float32(1), exponents.astype(np.int32) - (_BIAS + 1))
+        return powers(self._name, self._read("exponents").reshape(self.shape[0], -1)) / 2
 
-    def _read(self, end: str) -> UInt8:
-        return self._stored.stored_bytes(f"{self._name}_{end}", self._expert, self._expert + 1)
+    def _read(self, what: Literal["numbers", "exponents"]) -> UInt8:
+        """All bytes of the matrix, in rows."""
+        raise NotImplementedError
+
+
+class ExpertMatrix(FourBitFloats):
+    """One expert's matrix of a stack."""
+
+    def __init__(self, stored: Stored, name: str, expert: int) -> None:
+        blocks, scales = (stored.stored_shape(f"{name}_{end}") for end in ("blocks", "scales"))
+        if len(blocks) != 4 or blocks[3] != _GROUP // 2 or blocks[:3] != scales:
+            raise CheckpointError(
+                f"{name}_blocks {list(blocks)} and {name}_scales {list(scales)} do not fit",
+                hint="the checkpoint is damaged",
+            )
+        if expert >= blocks[0]:
+            raise CheckpointError(
+                f"{name}_blocks has no expert {expert}",
+                hint="the checkpoint's config.json belongs to another model",
+            )
+        super().__init__(f"{name}_scales", (blocks[1], blocks[2] * _GROUP))
+        self._stored = stored
+        self._stack = name
+        self._expert = expert
+
+    def _read(self, what: Literal["numbers", "exponents"]) -> UInt8:
+        end = "blocks" if what == "numbers" else "scales"
+        return self._stored.stored_bytes(f"{self._stack}_{end}", self._expert, self._expert + 1)
+
+
+class SingleMatrix(FourBitFloats):
+    """A matrix of its own, I8 [rows, groups * 16], with powers F8_E8M0 [rows, groups], as
+    DeepSeek-V4 publishes its experts."""
+
+    def __init__(self, stored: Stored, weight: str, scales: str) -> None:
+        shape, exponents = stored.stored_shape(weight), stored.stored_shape(scales)
+        groups = 2 * shape[-1] // _GROUP
+        if len(shape) != 2 or 2 * shape[1] % _GROUP or exponents != (shape[0], groups):
+            raise CheckpointError(
+                f"{weight} {list(shape)} and {scales} {list(exponents)} do not fit",
+                hint="4-bit floats are read two in a byte, with a power of two for every 32",
+            )
+        super().__init__(scales, (shape[0], 2 * shape[1]))
+        self._stored = stored
+        self._names = {"numbers": weight, "exponents": scales}
+
+    def _read(self, what: Literal["numbers", "exponents"]) -> UInt8:
+        return self._stored.stored_bytes(self._names[what], 0, self.shape[0])
+
+
+def powers(name: str, exponents: UInt8) -> Float32:
+    """The powers of two that bytes stand for (E8M0). Raises CheckpointError."""
+    if (exponents == _NO_NUMBER).any():
+        raise CheckpointError(f"{name} has values that are not finite")
+    return np.ldexp(np.float32(1), exponents.astype(np.int32) - _BIAS)
