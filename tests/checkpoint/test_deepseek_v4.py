@@ -92,7 +92,16 @@ FLASH: Mapping[str, Any] = {
     "use_cache": True,
     "vocab_size": 129_280,
 }
-"""As others state it, for the published one was not at hand."""
+"""As public source has it, for the published one was not at hand."""
+DRAFTING: Mapping[str, Any] = {
+    **FLASH,
+    "compress_ratios": [*FLASH["compress_ratios"], 0, 0],
+    "dspark_block_size": 5,
+    "dspark_markov_rank": 256,
+    "dspark_noise_token_id": 128_799,
+    "dspark_target_layer_ids": [40, 41, 42],
+}
+"""Of a later release, whose last layers guess in another way."""
 
 
 def read(open_config: OpenConfig, config: Mapping[str, Any]) -> CompressedShape:
@@ -115,6 +124,10 @@ def test_a_config_in_the_publishers_words_is_understood(open_config: OpenConfig)
     assert spec.context_length == 1_048_576
     numbers = [2 * heads.kv_heads * heads.head_dim for heads in spec.layer_heads]
     assert numbers[:4] == [512, 512, 3072, 1536], "of a token, what the decision reckons with"
+
+
+def test_how_layers_guess_that_are_left_out_changes_nothing(open_config: OpenConfig) -> None:
+    assert read(open_config, DRAFTING) == read(open_config, FLASH)
 
 
 def test_both_ways_of_saying_it_mean_the_same(open_config: OpenConfig) -> None:

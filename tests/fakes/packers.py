@@ -268,7 +268,8 @@ _FOUR_BITS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 def _to_four_bits(values: Array) -> Array:
     """The nearest of the 4-bit floats."""
     nearest = np.abs(np.abs(values)[..., None] - _FOUR_BITS).argmin(-1)
-    return np.copysign(_FOUR_BITS[nearest], values)
+    rounded: Array = np.copysign(_FOUR_BITS[nearest], values)
+    return rounded
 
 
 def _to_eight_bits(values: Array) -> Array:
@@ -278,7 +279,8 @@ def _to_eight_bits(values: Array) -> Array:
 def _pairs(values: Array) -> Array:
     """Two 4-bit floats in a byte, the first in its lower half."""
     codes = np.abs(np.abs(values)[..., None] - _FOUR_BITS).argmin(-1) + 8 * np.signbit(values)
-    return (codes[:, ::2] + 16 * codes[:, 1::2]).astype(np.uint8).view(np.int8)
+    pairs: Array = (codes[:, ::2] + 16 * codes[:, 1::2]).astype(np.uint8)
+    return pairs.view(np.int8)
 
 
 class CompressedFloats(Fp8):

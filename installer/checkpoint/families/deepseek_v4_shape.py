@@ -38,6 +38,9 @@ _TURNED, _HEAD = 64, 512
 _UNIT = 16
 _HARMLESS = decoder_shape.HARMLESS_KEYS | experts.HARMLESS_KEYS
 _HARMLESS |= {"router_jitter_noise", "num_nextn_predict_layers", "expert_dtype"}
+# Of layers that predict further tokens, which are left out.
+_HARMLESS |= {"dspark_block_size", "dspark_noise_token_id", "dspark_target_layer_ids"}
+_HARMLESS |= {"dspark_markov_rank"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,8 @@ class FourBitFloats:
     @cached_property
     def _powers(self) -> Float32:
         """What one step stands for, [rows, groups]."""
-        return powers(self._name, self._read("exponents").reshape(self.shape[0], -1)) / 2
+        whole = powers(self._name, self._read("exponents").reshape(self.shape[0], -1))
+        return whole * np.float32(0.5)
 
     def _read(self, what: Literal["numbers", "exponents"]) -> UInt8:
         """All bytes of the matrix, in rows."""
