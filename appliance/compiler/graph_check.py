@@ -141,7 +141,6 @@ STANDARD_OPERATORS: Operators = {
     ("", "Shape"): frozenset({"start", "end"}),
     ("", "Sigmoid"): _NONE,
     ("", "Split"): frozenset({"axis"}),
-    ("", "Sqrt"): _NONE,
     ("", "Squeeze"): _NONE,
     ("", "TensorScatter"): frozenset({"axis", "mode"}),
     ("", "Transpose"): frozenset({"perm"}),
