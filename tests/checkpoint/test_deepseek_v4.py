@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -255,9 +256,7 @@ def test_a_text_can_be_cut_and_gone_on_with_behind_any_token(
 def test_what_stood_in_a_slot_before_changes_nothing(short: Built) -> None:
     clean = SlotRunner(short.graph, short.spec, slots=2, capacity=64)
     used = SlotRunner(short.graph, short.spec, slots=2, capacity=64)
-    for slot in range(2):
-        used.prefill(slot, TOKENS[100:160])
-        used.lengths[slot] = 0
+    used.fill(np.nan)
     for runner in (clean, used):
         for slot, count in enumerate((3, 20)):
             runner.prefill(slot, TOKENS[:count])
@@ -316,25 +315,69 @@ def _is_packed(name: str) -> bool:
     return name.endswith(ends) or "experts." in name
 
 
+@pytest.fixture(scope="module")
+def packed(build_once: BuildOnce, built: BuildBundle) -> Path:
+    """The checkpoint as it is published; beside it, what its numbers mean."""
+    plain = built("deepseek-v4", "fp32").checkpoint
+
+    def pack(directory: Path) -> None:
+        twin = write_packed(plain, directory / "packed", DeepSeekV4(), is_packed=_is_packed)
+        for folder in (directory / "packed", twin):
+            _as_published(folder)
+        edit_json(
+            directory / "packed" / "config.json", lambda config: config.update(expert_dtype="fp4")
+        )
+
+    return build_once("deepseek-v4-published", pack) / "packed"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_eight_and_four_bit_floats_are_read_as_published(
-    built: BuildBundle, tmp_path: Path, precision: Precision
+    packed: Path, tmp_path: Path, precision: Precision
 ) -> None:
-    plain = built("deepseek-v4", "fp32").checkpoint
-    twin = write_packed(plain, tmp_path / "packed", DeepSeekV4(), is_packed=_is_packed)
-    edit_json(tmp_path / "packed" / "config.json", lambda config: config.update(expert_dtype="fp4"))
-    for folder in (tmp_path / "packed", twin):
-        _as_published(folder)
-    tensors, name = Checkpoint(tmp_path / "packed").tensors, "layers.1.ffn.experts.2.w2.weight"
+    build_unsigned(packed, tmp_path / "bundle", precision=precision)
+    model = Built(packed, tmp_path / "bundle")
+    runner = SlotRunner(model.graph, model.spec, capacity=256)
+    wanted = ReferenceDecoder(packed.with_name("packed-twin")).logits(TOKENS[:150])[-1]
+    bound = 1e-4 if precision == "fp32" else 0.1
+    assert relative_error(runner.prefill(0, TOKENS[:150]), wanted) < bound
+
+
+def test_integers_mean_what_four_bit_floats_do(packed: Path) -> None:
+    tensors, name = Checkpoint(packed).tensors, "layers.1.ffn.experts.2.w2.weight"
     kept = tensors.kept(name, 8)
     assert kept is not None
     meant = np.concatenate(
         [dequantize(blocks, 8, tensors.shape(name)[1]) for blocks in kept.runs()]
     )
-    assert np.array_equal(meant, load_file(twin / "model.safetensors")[name]), "int8 keeps them"
-    build_unsigned(tmp_path / "packed", tmp_path / "bundle", precision=precision)
-    model = Built(tmp_path / "packed", tmp_path / "bundle")
-    runner = SlotRunner(model.graph, model.spec, capacity=256)
-    wanted = ReferenceDecoder(twin).logits(TOKENS[:150])[-1]
-    bound = 1e-4 if precision == "fp32" else 0.1
-    assert relative_error(runner.prefill(0, TOKENS[:150]), wanted) < bound
+    twin = load_file(packed.with_name("packed-twin") / "model.safetensors")
+    assert np.array_equal(meant, twin[name].numpy())
+
+
+def _with_odd_scales(folder: Path, name: str, fault: str) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    scales = weights[name]
+    if fault == "not a number":
+        scales.view(torch.uint8)[0, 0] = 255
+    else:
+        weights[name] = scales[:-1].clone()
+    save_file(weights, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "said"),
+    [
+        ("layers.0.ffn.experts.3.w1.scale", "not a number", "w1.scale has values that are not fin"),
+        ("layers.0.ffn.experts.3.w1.scale", "too few", r"w1.weight \[32, 32\] and .* do not fit"),
+        ("layers.2.attn.wkv.scale", "not a number", "wkv.scale has values that are not finite"),
+        ("layers.2.attn.wkv.scale", "too few", "wkv.scale has the shape"),
+    ],
+)
+def test_scales_that_mean_nothing_are_refused(
+    packed: Path, tmp_path: Path, name: str, fault: str, said: str
+) -> None:
+    shutil.copytree(packed, tmp_path / "odd")
+    _with_odd_scales(tmp_path / "odd", name, fault)
+    with pytest.raises(CheckpointError, match=said):
+        build_unsigned(tmp_path / "odd", tmp_path / "bundle", precision="int8")

@@ -97,15 +97,16 @@ class Windows:
         return self._graph.op("Where", self._closes, finished, running)
 
     def _together(self, earlier: Mean, later: Mean, joins: ir.Value) -> Mean:
-        """Of two means one, where it `joins` them; else the later."""
+        """Of two means one, where it `joins` them; else the later, whatever the earlier is."""
         graph = self._graph
         longer = graph.op("Sub", earlier.sums, later.sums)
         longer = graph.op("Where", joins, longer, graph.constant([-1e30]))
-        share = graph.op("Where", joins, graph.op("Sigmoid", longer), graph.constant([0.0]))
         apart = graph.op("Sub", earlier.means, later.means)
+        apart = graph.op("Where", joins, apart, graph.constant([0.0]))
+        moved = graph.op("Mul", graph.op("Sigmoid", longer), apart)
         return Mean(
             graph.op("Add", later.sums, graph.op("Softplus", longer)),
-            graph.op("Add", later.means, graph.op("Mul", share, apart)),
+            graph.op("Add", later.means, moved),
         )
 
     def _make_shifts(self, positions: ir.Value) -> Iterator[tuple[ir.Value, ir.Value]]:
