@@ -79,8 +79,8 @@ class CompressedShape(AroundDecoder):
 
 
 def layout_of(kind: Kind, head_dim: int, index: int) -> Layout:
-    """The key in front; then, of compressed windows, the running means that entries are (
-    compressed.py), with overlap those of what the next window takes, too."""
+    """The key in front; then, of layers with entries, the running means that these are made of
+    (compressed.py), with overlap those of what the next window takes, too."""
     key = ("key", head_dim)
     if kind == HEAVY:
         return Layout((key, ("sums", head_dim), ("means", head_dim)))
