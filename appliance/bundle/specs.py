@@ -313,6 +313,7 @@ ToolFormat = Literal[
     "deepseek",
     "deepseek_v31",
     "dsml",
+    "dsml_v4",
     "minimax",
     "minimax_m3",
     "qwen_coder",

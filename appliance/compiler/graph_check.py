@@ -79,6 +79,7 @@ OPERATORS: Operators = {
     ("", "Softmax"): frozenset({"axis"}),
     ("", "Softplus"): _NONE,
     ("", "Split"): frozenset({"axis"}),
+    ("", "Sqrt"): _NONE,
     ("", "Squeeze"): _NONE,
     ("", "Sub"): _NONE,
     ("", "Tanh"): _NONE,

@@ -1,4 +1,4 @@
-"""Reads tool calls in the format of DeepSeek-V3.2.
+"""Reads tool calls in the format of DeepSeek-V3.2, and of V4, whose block is called tool_calls.
 
 <|DSML|function_calls>
 <|DSML|invoke name="weather">
@@ -13,6 +13,7 @@ says itself whether it is text or JSON.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from appliance.prompting.xml_call import Dialect
@@ -27,3 +28,4 @@ DSML: Final = Dialect(
     kinds=('" string="true">', '" string="false">'),
     marks=(MARK,),
 )
+DSML_V4: Final = replace(DSML, block=(f"<{MARK}tool_calls>", f"</{MARK}tool_calls>"))

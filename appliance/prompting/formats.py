@@ -31,7 +31,7 @@ from appliance.prompting import (
 )
 from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
-from appliance.prompting.dsml import DSML
+from appliance.prompting.dsml import DSML, DSML_V4
 from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.listed_calls import ListedCalls
 from appliance.prompting.minimax import MINIMAX
@@ -121,6 +121,7 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
     "deepseek": _DEEPSEEK,
     "deepseek_v31": _DEEPSEEK,
     "dsml": _xml(DSML),
+    "dsml_v4": _xml(DSML_V4),
     "minimax": _xml(MINIMAX),
     "minimax_m3": Format(minimax_m3.TAGS, "]", _nested),
     "qwen_coder": _xml(QWEN_CODER),

@@ -11,18 +11,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy.typing as npt
 
 from installer.checkpoint.packed import methods
 from installer.checkpoint.packed.modelopt import CACHE_SCALES
 from installer.checkpoint.packed.mxfp4 import Mxfp4
-from installer.checkpoint.quantize import Float32
 from installer.checkpoint.reader import CONFIG, Checkpoint
 from installer.checkpoint.shallow import Shallow, float_bytes
-from installer.checkpoint.tensors import INDEX, WEIGHTS, Tensors
+from installer.checkpoint.tensors import INDEX, NUMBERS, WEIGHTS, Tensors
 
 Unpacker = Literal["reference", "builder"]
-_PLAIN = frozenset({"F32", "F16", "BF16"})
+_PLAIN = frozenset({"F32", "F16", "BF16", *NUMBERS})
 _LENGTH_BYTES = 8
 _PER_BYTE = 2
 """Numbers in a byte of 4-bit floats."""
@@ -93,13 +94,15 @@ def _link(checkpoint: Checkpoint, names: Sequence[str], to: Path) -> None:
 
 
 def _write(tensors: Tensors, names: Sequence[str], path: Path) -> None:
-    """One safetensors file of 32-bit floats."""
+    """One safetensors file of 32-bit floats, and of whole numbers in as many bytes as they are."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name in names:
         shape = tensors.shape(name)
-        begin, at = at, at + float_bytes([shape])
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, at]}
+        whole = _is_whole(tensors, name)
+        begin, at = at, at + float_bytes([shape]) * (1 + whole)
+        kind = "I64" if whole else "F32"
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, at]}
     text = json.dumps(header).encode("utf-8")
     with path.open("xb") as file:
         file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
@@ -108,8 +111,14 @@ def _write(tensors: Tensors, names: Sequence[str], path: Path) -> None:
                 file.write(piece.tobytes())
 
 
-def _pieces(tensors: Tensors, name: str) -> Iterator[Float32]:
-    if len(tensors.shape(name)) == 2:
+def _is_whole(tensors: Tensors, name: str) -> bool:
+    return not tensors.is_packed(name) and tensors.stored_type(name) in NUMBERS
+
+
+def _pieces(tensors: Tensors, name: str) -> Iterator[npt.NDArray[Any]]:
+    if _is_whole(tensors, name):
+        yield tensors.numbers(name, tensors.shape(name))
+    elif len(tensors.shape(name)) == 2:
         yield from tensors.rows(name)
     else:
         yield tensors.stored_floats(name)

@@ -21,8 +21,8 @@ _NESTED = "text_config"
 _SIGHT, _DEEP = "vision_config", "deepstack_visual_indexes"
 """States of so many layers of a tower are added behind the decoder's first ones."""
 _FEWEST = 2
-_DENSE_FIRST = ("first_k_dense_replace", "moe_layer_start_index")
-"""So many layers are dense before the first that is not."""
+_DENSE_FIRST = ("first_k_dense_replace", "moe_layer_start_index", "num_hash_layers")
+"""So many layers are dense, or choose by a table, before the first that is not."""
 _PERIODS = (
     *("sliding_window_pattern", "full_attention_interval", "no_rope_layer_interval"),
     *("decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step"),

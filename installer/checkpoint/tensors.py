@@ -38,7 +38,8 @@ _PIECE_BYTES = 4 * 1024 * 1024
 _BLOCK = (512, 80)
 """Rows and columns; as many columns as 64 or 128 would share lines of the cache."""
 _FLOATS = frozenset({"F32", "F16", "BF16"})
-_BYTES = frozenset({"F8_E4M3", "U8", "I8"})
+_BYTES = frozenset({"F8_E4M3", "F8_E8M0", "U8", "I8"})
+NUMBERS = ("I64", "I32")
 _SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -92,6 +93,8 @@ class Tensors:
         self._used: set[str] = set()
         self._asked: set[str] = set()
         """Whose shape was asked for, as it is of all that are used."""
+        self._numbers: set[str] = set()
+        """Of these, that are whole numbers."""
         self._taken: list[str] = []
         self._parts: dict[str, _Part] = {}
         self.size = sum((directory / file).stat().st_size for file in self.files)
@@ -106,6 +109,10 @@ class Tensors:
     def names(self) -> Iterable[str]:
         """Of all tensors."""
         return self._shape.keys()
+
+    def which(self, *names: str) -> str:
+        """The first of these names that a tensor has; the first of all if none has."""
+        return next((name for name in names if name in self), names[0])
 
     def file_of(self, name: str) -> str:
         """The file that the tensor `name` is in."""
@@ -182,6 +189,12 @@ class Tensors:
             values: npt.NDArray[Any] = file.get_tensor(self._own(name))
         self.advance(values.nbytes)
         return values
+
+    def numbers(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """The tensor `name` of whole numbers, which must have `shape`."""
+        self.expect(name, shape)
+        self._numbers.add(name)
+        return self.stored(name, *NUMBERS).astype(np.int64)
 
     def stored_floats(self, name: str) -> Float32:
         """The tensor `name`, of any shape."""
@@ -323,7 +336,7 @@ class Tensors:
         """
         if self._packing is not None:
             return
-        for name in sorted(self._asked):
+        for name in sorted(self._asked - self._numbers):
             self._expect_type(name, _FLOATS)
         self._refuse_but(self._asked | self._used, harmless)
 

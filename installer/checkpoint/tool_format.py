@@ -62,6 +62,8 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "deepseek": rf"{_SEPARATOR}{FUNCTION}\s*```json",
     "deepseek_v31": rf"{re.escape(deepseek.CALL_BEGIN)}{FUNCTION}{_SEPARATOR}",
     "dsml": rf'{re.escape(dsml.DSML.block[0])}\n{re.escape(dsml.DSML.call[0])}{FUNCTION}">',
+    "dsml_v4": rf"{re.escape(dsml.DSML_V4.block[0])}\n"
+    rf'{re.escape(dsml.DSML_V4.call[0])}{FUNCTION}">',
     "minimax": rf'<minimax:tool_call>\s*<invoke name="{FUNCTION}">',
     "minimax_m3": rf"{re.escape(minimax_m3.M3.block[0])}\s*"
     rf'{re.escape(minimax_m3.M3.call[0])}{FUNCTION}">',

@@ -74,6 +74,9 @@ MAIN += [
 ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 """Decoders whose rounded grades are measured for the parity table, too."""
 ROUNDED += [name for name, model in _FOUND.items() if model.main]
+OF_FLOATS = frozenset(name for name, model in _FOUND.items() if model.floats)
+"""Decoders whose cache is never of 8 bits."""
+BYTES = [name for name in ROUNDED if name not in OF_FLOATS]
 NATIVE = ["qwen3", "qwen2", "llama", "gemma3", "mistral", "phi3", "phi4-mini"]
 NATIVE += ["qwen2-late-windows", "apertus", "glm4", "granite", "ministral3", "olmo2", "olmo3"]
 NATIVE += ["cohere2", "smollm3", "exaone4"]

@@ -63,6 +63,7 @@ def drawn_model(
     experts: bool = False,
     recurrent: bool = False,
     uneven: bool = False,
+    floats: bool = False,
     model: Any = AutoModelForCausalLM,
     seed: int = 0,
 ) -> Model:
@@ -76,13 +77,18 @@ def drawn_model(
     def write(directory: Path) -> Path:
         return draw_checkpoint(directory, config, model=model, seed=seed)
 
-    return Model(write, main, experts, recurrent, uneven)
+    return Model(write, main, experts, recurrent, uneven, floats)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         trained = (pair for pair in reference.named_buffers() if "correction" in pair[0])
+        for module in reference.modules():
+            if hasattr(module, "tid2eid"):  # each token's experts, none of them twice
+                table = module.tid2eid
+                order = torch.rand(len(table), module.num_experts, generator=random).argsort(-1)
+                table.copy_(order[:, : table.shape[1]])
         for name, values in chain(reference.named_parameters(), trained):
             drawn = torch.randn(values.shape, generator=random)
             if values.ndim > 1:

@@ -216,6 +216,7 @@ _ROUTERS = (
     *(
         "mixer.gate.weight",
         "feed_forward.gate.weight",
+        "ffn.gate.",
         "e_score_correction_bias",
         "router.layer.weight",
     ),
@@ -225,10 +226,11 @@ _STACKED_ROWS = ("block_sparse_moe.input_linear.weight", "block_sparse_moe.outpu
 _KEPT = (
     *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj"),
     *("feed_forward.router", "f_a_proj", "f_b_proj", "self_attn.b_proj", "gate.wg"),
+    *("hc_attn_fn", "hc_ffn_fn", "hc_head", "compressor.ape"),
 )
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
-an index: kept in floats, as routers are."""
-_TABLES = ("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings")
+an index, what mixes streams, what places add to gates: kept in floats, as routers are."""
+_TABLES = ("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings", "head.weight")
 _LOOKED_UP = "embed_tokens_per_layer"
 """A table that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}

@@ -102,6 +102,11 @@ class SlotRunner:
             states[target] = states[slot]
         self.lengths[target] = count
 
+    def fill(self, number: float) -> None:
+        """Put a number wherever keys and values may stand."""
+        for pool in self._pools.values():
+            pool[...] = number
+
     def run(
         self, first: int, rows: Sequence[Sequence[int]], *, last_index: Sequence[int]
     ) -> Floats:

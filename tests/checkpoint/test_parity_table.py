@@ -35,6 +35,7 @@ from installer.checkpoint.graph import builder
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.byte_runner import OTHER_WAY, Bytes, Natively, distance
 from tests.checkpoint.conftest import (
+    BYTES,
     DECODERS,
     NATIVE,
     RECURRENT,
@@ -178,7 +179,8 @@ BYTE_RUNS = {"w8a8": w8a8}
 NATIVE_RUNS = {"w4a8": w4a8}
 DENSE_RUNS = {"fp8": rounded("fp8")}
 CELLS = [(name, run) for name in DECODERS for run in FLOAT_RUNS]
-CELLS += [(name, run) for name in ROUNDED for run in (*BLOCK_RUNS, *BYTE_RUNS)]
+CELLS += [(name, run) for name in ROUNDED for run in BLOCK_RUNS]
+CELLS += [(name, run) for name in BYTES for run in BYTE_RUNS]
 CELLS += [(name, run) for name in (*NATIVE, "qwen3-odd-widths") for run in DENSE_RUNS]
 CELLS += [(name, run) for name in NATIVE for run in NATIVE_RUNS if library.supported()]
 

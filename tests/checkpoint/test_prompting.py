@@ -28,7 +28,7 @@ PLAIN = """\
 {% endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant
 {% endif -%}"""
 SWITCH = "{%- if enable_thinking is defined and enable_thinking is false -%}"
-THINKING: tuple[ToolFormat, ...] = ("deepseek", "deepseek_v31", "dsml", "minimax")
+THINKING: tuple[ToolFormat, ...] = ("deepseek", "deepseek_v31", "dsml", "dsml_v4", "minimax")
 THINKING += ("glm", "glm_v47")
 """Formats whose templates here have reasoning in the usual tags."""
 OFF_BY_DEFAULT = CHAT_TEMPLATE.replace(SWITCH, "{%- if not enable_thinking -%}")

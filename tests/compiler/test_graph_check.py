@@ -101,7 +101,11 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(
                     max_file_bytes=limit,
                 )
                 found.append(out)
-    found += [built(name, "w8a8").bundle for name, model in find_models().items() if model.main]
+    found += [
+        built(name, "fp32" if model.floats else "w8a8").bundle
+        for name, model in find_models().items()
+        if model.main
+    ]
     for out in found:
         for path in (out / "graph").rglob("*.onnx"):
             data = path.read_bytes()

@@ -14,10 +14,10 @@ from typing import Final
 from tokenizers import AddedToken, Tokenizer
 
 from appliance.bundle.specs import ToolFormat
-from appliance.prompting import granite, kimi, lfm2
-from appliance.prompting.dsml import DSML as _DSML
+from appliance.prompting import dsml, granite, kimi, lfm2
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.minimax_m3 import M3 as _M3
+from appliance.prompting.xml_call import Dialect
 
 _TURNS: Final = """\
 {{- bos_token -}}
@@ -85,6 +85,21 @@ def _python(begin: str, end: str) -> str:
     )
 
 
+def _in_dsml(dialect: Dialect) -> str:
+    return _template(
+        f"{{{{- '\\n\\n{dialect.block[0]}\\n' -}}}}\n{_EACH}"
+        f"{{{{- '{dialect.call[0]}' + f.name + '\">\\n' -}}}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        f"{{{{- '{dialect.parameter[0]}' + key + '\" string=\"' -}}}}\n"
+        "{{- 'true\">' + value if value is string else 'false\">' + value | tojson -}}\n"
+        f"{{{{- '{dialect.parameter[1]}\\n' -}}}}\n{{%- endfor -%}}\n"
+        f"{{{{- '{dialect.call[1]}\\n' -}}}}\n{_NEXT}{{{{- '{dialect.block[1]}' -}}}}\n",
+        end=_EOS,
+        thought=_THOUGHT,
+        opening="{{- '<think>' if thinking else '</think>' -}}",
+    )
+
+
 HARMONY: Final = """\
 {{- '<|start|>system<|message|>Today ' + strftime_now('%Y-%m-%d') + '. Effort ' -}}
 {{- reasoning_effort | default('medium') + '. Channels: analysis, commentary, final.<|end|>' -}}
@@ -148,18 +163,8 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         thought=_THOUGHT,
         opening="{{- '<think>' if thinking else '</think>' -}}",
     ),
-    "dsml": _template(
-        f"{{{{- '\\n\\n{_DSML.block[0]}\\n' -}}}}\n{_EACH}"
-        f"{{{{- '{_DSML.call[0]}' + f.name + '\">\\n' -}}}}\n"
-        "{%- for key, value in f.arguments.items() -%}\n"
-        f"{{{{- '{_DSML.parameter[0]}' + key + '\" string=\"' -}}}}\n"
-        "{{- 'true\">' + value if value is string else 'false\">' + value | tojson -}}\n"
-        f"{{{{- '{_DSML.parameter[1]}\\n' -}}}}\n{{%- endfor -%}}\n"
-        f"{{{{- '{_DSML.call[1]}\\n' -}}}}\n{_NEXT}{{{{- '{_DSML.block[1]}' -}}}}\n",
-        end=_EOS,
-        thought=_THOUGHT,
-        opening="{{- '<think>' if thinking else '</think>' -}}",
-    ),
+    "dsml": _in_dsml(dsml.DSML),
+    "dsml_v4": _in_dsml(dsml.DSML_V4),
     "minimax": _template(
         f"{{{{- '\\n<minimax:tool_call>\\n' -}}}}\n{_EACH}"
         "{{- '<invoke name=\"' + f.name + '\">\\n' -}}\n"

@@ -8,6 +8,7 @@ the numbers that this means.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,11 +36,14 @@ class Packer(Protocol):
         ...
 
 
-def write_packed(plain: Path, packed: Path, packer: Packer) -> Path:
+def write_packed(
+    plain: Path, packed: Path, packer: Packer, *, is_packed: Callable[[str], bool] | None = None
+) -> Path:
     """Write what `plain` is in `packer`'s layout, and beside it as plain numbers; the latter.
 
     Both have the same values. Embeddings and output tables stay as they are.
     """
+    is_packed = is_packed or _is_packed
     twin = packed.with_name(f"{packed.name}-twin")
     for target in (packed, twin):
         shutil.copytree(plain, target)
@@ -47,7 +51,7 @@ def write_packed(plain: Path, packed: Path, packer: Packer) -> Path:
     stored: Tensors = {}
     meant: Tensors = {}
     for name, values in load_file(plain / "model.safetensors").items():
-        if values.ndim == 2 and _is_packed(name):
+        if values.ndim == 2 and is_packed(name):
             tensors, numbers = packer.pack(name.removesuffix(".weight"), values, random)
             stored |= tensors
             meant[name] = numbers
@@ -227,6 +231,56 @@ class Fp8Whole(Fp8):
 
     def _sides(self, outer: int, inner: int) -> tuple[int, int]:
         return outer, inner
+
+
+class DeepSeekV4(Fp8):
+    """8-bit floats in squares, and experts in 4-bit floats, all with powers of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {**self.config, "scale_fmt": "ue8m0"}
+
+    def pack(self, name: str, weight: Array, random: np.random.Generator) -> tuple[Tensors, Array]:
+        """`name`.weight [outer, inner] -> what is stored of it, and what that means."""
+        experts = ".experts." in name
+        high, wide = (1, 32) if experts else self._sides(*weight.shape)
+        most = 6 if experts else 448
+        outer, inner = weight.shape
+        exponents = np.zeros((-(-outer // high), -(-inner // wide)), np.uint8)
+        rounded = np.zeros(weight.shape, np.float32)
+        meant = np.zeros(weight.shape, np.float32)
+        for row in range(exponents.shape[0]):
+            for column in range(exponents.shape[1]):
+                at = np.s_[row * high : (row + 1) * high, column * wide : (column + 1) * wide]
+                power = math.ceil(math.log2(np.abs(weight[at]).max() / most))
+                exponents[row, column] = power + 127
+                scaled = weight[at] / 2.0**power
+                rounded[at] = _to_four_bits(scaled) if experts else _to_eight_bits(scaled)
+                meant[at] = rounded[at] * 2.0**power
+        stored = _pairs(rounded) if experts else rounded.astype(ml_dtypes.float8_e4m3fn)
+        scales = exponents.view(ml_dtypes.float8_e8m0fnu)
+        return {f"{name}.weight": stored, f"{name}.scale": scales}, meant
+
+
+_FOUR_BITS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+
+
+def _to_four_bits(values: Array) -> Array:
+    """The nearest of the 4-bit floats."""
+    nearest = np.abs(np.abs(values)[..., None] - _FOUR_BITS).argmin(-1)
+    rounded: Array = np.copysign(_FOUR_BITS[nearest], values)
+    return rounded
+
+
+def _to_eight_bits(values: Array) -> Array:
+    return values.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+
+
+def _pairs(values: Array) -> Array:
+    """Two 4-bit floats in a byte, the first in its lower half."""
+    codes = np.abs(np.abs(values)[..., None] - _FOUR_BITS).argmin(-1) + 8 * np.signbit(values)
+    pairs: Array = (codes[:, ::2] + 16 * codes[:, 1::2]).astype(np.uint8)
+    return pairs.view(np.int8)
 
 
 class CompressedFloats(Fp8):
@@ -448,6 +502,8 @@ def _torch(values: Array) -> torch.Tensor:
     values = np.ascontiguousarray(values)
     if values.dtype == ml_dtypes.float8_e4m3fn:
         return torch.from_numpy(values.view(np.uint8)).view(torch.float8_e4m3fn)
+    if values.dtype == ml_dtypes.float8_e8m0fnu:
+        return torch.from_numpy(values.view(np.uint8)).view(torch.float8_e8m0fnu)
     if values.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(values)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from appliance.bundle.specs import ToolFormat
 from appliance.prompting import Tool, kimi, lfm2, minimax_m3
 from appliance.prompting.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, SEPARATOR
-from appliance.prompting.dsml import DSML
+from appliance.prompting.dsml import DSML, DSML_V4
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.harmony import HarmonyParser
 from appliance.prompting.json_call import MAX_WHOLE_CHARS
@@ -50,6 +50,7 @@ BLOCK = f'{CALL_BEGIN}function{SEPARATOR}f\n```json\n{{"a": 1}}\n```{CALL_END}'
 BARE = f'{CALL_BEGIN}f{SEPARATOR}{{"a": "<}}"}}{CALL_END}'
 INVOKE = '<minimax:tool_call>\n<invoke name="f">\n'
 D_F = f'{DSML.block[0]}\n{DSML.call[0]}f">\n'
+V4_F = f'{DSML_V4.block[0]}\n{DSML_V4.call[0]}f">\n'
 D_P, D_END = DSML.parameter
 M = minimax_m3.MARK
 M_F = f'{M}<tool_call>\n{M}<invoke name="f">'
@@ -134,6 +135,8 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
     ("dsml", f'{D_F}{D_P}n" string="true">7{D_END}{D_P}s" string="false">null{D_END}{D_P}x" string='
      f'"false">no{D_END}', "", "", [("f", '{"n": "7", "s": null, "x": "no"')]),
     ("dsml", f'{D_F}{D_P}s" string="true">12 </\uff5c', "", "", [("f", '{"s": "12 </\uff5c')]),
+    ("dsml_v4", f'Hm\n\n{V4_F}{D_P}s" string="true">a{D_END}\n{DSML.call[1]}\n{DSML_V4.block[1]}',
+     "Hm", "", [("f", '{"s": "a"}')]),
     ("dsml", f"a {DSML.block[0][:9]}", f"a {DSML.block[0][:9]}", "", []),
     ("minimax_m3", f"Hm\n{M_F}{M}<s>a \"b\"\n{M}</s>{M}<n>7{M}</n>{M}<l>{M}<item>x{M}</item>"
      f"{M}<item>{M}<k>1{M}</k>{M}</item>{M}</l>{M}<b>true{M}</b>{M}</invoke>\n"
@@ -280,6 +283,7 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "mistral_v11": ["f"],
     "minimax": ['<invoke name="', "</invoke>", '<parameter name="', "</parameter>", 's">', 'n">'],
     "dsml": [*DSML.block, 'f">\n', *DSML.call, *DSML.parameter, 's" string="true">', *DSML.kinds],
+    "dsml_v4": [*DSML_V4.block, 'f">\n', *DSML.call, *DSML.parameter, 's" string="true">'],
     "minimax_m3": [
         '<invoke name="f">',
         "</invoke>",
@@ -420,6 +424,9 @@ def test_any_value_in_json_comes_back_through_every_format(value: object) -> Non
             f'{INVOKE}<parameter name="l">{json.dumps([value])}</parameter></invoke>'
         ),
         "dsml": lambda: f'{D_F}{D_P}l" string="false">{json.dumps([value])}{D_END}{DSML.call[1]}',
+        "dsml_v4": lambda: (
+            f'{V4_F}{D_P}l" string="false">{json.dumps([value])}{D_END}{DSML.call[1]}'
+        ),
         "glm_v47": lambda: (
             f"<tool_call>f<arg_key>l</arg_key><arg_value>{json.dumps([value])}</arg_value></tool_call>"
         ),

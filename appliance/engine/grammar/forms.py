@@ -32,7 +32,7 @@ from appliance.prompting import (
     mistral,
     pythonic,
 )
-from appliance.prompting.dsml import DSML
+from appliance.prompting.dsml import DSML, DSML_V4
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.minimax import MINIMAX
@@ -70,6 +70,12 @@ def _any_of(texts: tuple[str, ...]) -> str:
     return "|".join(map(re.escape, texts))
 
 
+def _dsml(dialect: Dialect) -> Form:
+    begin, last = dialect.block
+    call = f'{dialect.call[0]}PLAIN">\nARGS{dialect.call[1]}\n'
+    return Form(call, begin=begin, first="\n", between="", last=last, values=dialect)
+
+
 _MISTRAL = mistral.BEGIN
 _BLOCK = FORMATS["hermes"].tags
 HARMONY_NEXT: Final = f"{harmony.START}assistant"
@@ -103,14 +109,8 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         between="",
         last=deepseek.CALLS_END,
     ),
-    "dsml": Form(
-        f'{DSML.call[0]}PLAIN">\nARGS{DSML.call[1]}\n',
-        begin=DSML.block[0],
-        first="\n",
-        between="",
-        last=DSML.block[1],
-        values=DSML,
-    ),
+    "dsml": _dsml(DSML),
+    "dsml_v4": _dsml(DSML_V4),
     "mistral": Form(
         '{"name": NAME, "arguments": ARGS}', begin=_MISTRAL, first="[", between=", ", last="]"
     ),

@@ -37,7 +37,10 @@ RECURRENT: tuple[Precision, ...] = ("int8", "int4", "w8a8", "fp8", "fp16", "fp32
 _RECURRENT_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute layers that attend, and without them int4 is as fast",
 }
+# Layers whose cache holds running means as well, for processors alone.
+COMPRESSED: tuple[Precision, ...] = ("int8", "int4", "fp32")
 _UNEVEN_LACK: Mapping[Precision, str] = {
+    "w8a8": "its slots hold what windows of tokens add up to, which 8 bits would lose",
     "w4a8": "native operators take the heads of all layers to be alike, and without them int4 is "
     "as fast",
 }

@@ -20,6 +20,8 @@ from installer.checkpoint.families import (
     cohere2,
     decoder_embedder,
     deepseek,
+    deepseek_v4,
+    deepseek_v4_shape,
     embedding_gemma2,
     ernie4_5_moe,
     eurobert,
@@ -69,6 +71,7 @@ from installer.checkpoint.families import (
 )
 from installer.checkpoint.families.family import (
     ATTENDING,
+    COMPRESSED,
     DECODER,
     ENCODER,
     PICTURES,
@@ -172,6 +175,11 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_v2": _sparse(deepseek.read_v2, deepseek.build),
     "deepseek_v3": _sparse(deepseek.read, deepseek.build),
     "deepseek_v32": _sparse(deepseek.read_v32, deepseek.build),
+    "deepseek_v4": Family(
+        *("chat", COMPRESSED, deepseek_v4_shape.read, deepseek_v4.build, unused.DECODER),
+        uneven=True,
+        standard=False,
+    ),
     "dots1": _sparse(glm4_moe.read_dots, glm4_moe.build),
     "embedding_gemma2": Family(
         *("embedding", ENCODER, embedding_gemma2.read, embedding_gemma2.build, unused.OTHERS),

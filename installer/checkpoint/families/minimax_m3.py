@@ -295,20 +295,9 @@ def _with_behind(
 def _gated(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, at: str, inner: int) -> ir.Value:
     """What one expert computes, in the module `at`, whose width is `inner`."""
     assert shape.mixture is not None
-    own = shape.mixture.divided(shape.divisors(graph).into_feed_forward)
-    assert own.limit is not None
-
-    def number(value: float) -> ir.Value:
-        return graph.parameter(graph.constant([value]))
-
-    widths = {f"{at}.gate_proj": inner, f"{at}.up_proj": inner}
-    gate, up = graph.linears(x, widths, shape.hidden)
-    gate = graph.op("Min", gate, number(own.limit))
-    up = graph.op("Max", graph.op("Min", up, number(own.limit)), number(-own.limit))
-    opened = graph.op("Sigmoid", graph.op("Mul", gate, number(own.alpha)))
-    raised = graph.op("Add", up, number(own.beta))
-    product = graph.op("Mul", graph.op("Mul", gate, opened), raised)
-    return graph.linear(product, f"{at}.down_proj", inner, shape.hidden)
+    names = tuple(f"{at}.{name}_proj" for name in ("gate", "up", "down"))
+    divided = shape.divisors(graph).into_feed_forward
+    return experts.clamped(graph, x, shape.mixture, names, shape.hidden, inner, divided=divided)
 
 
 def _kinds(config: Settings, head_dim: int) -> Kinds:

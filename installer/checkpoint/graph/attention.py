@@ -32,6 +32,20 @@ class FloatSlots(Cached):
         return angles(self._graph, self._shape)
 
     def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
+        return self._extended(layer, heads, bias)[0]
+
+    def known(self, layer: int) -> Sequence[ir.Value]:
+        """A layer's slots of keys and of values before these tokens."""
+        return self._past(layer, self._graph.dtype)
+
+    def keep(self, layer: int, heads: Heads) -> Sequence[ir.Value]:
+        """The same with what is new, for a layer that reads them in its own way."""
+        return self._extended(layer, heads)[1:]
+
+    def _extended(
+        self, layer: int, heads: Heads, bias: ir.Value | None = None
+    ) -> Sequence[ir.Value]:
+        """What heads read, and the slots with what is new."""
         heads = self._placed(layer, heads)
         past = self._past(layer, self._graph.dtype)
         lengths = (self._seqlens, self._total)
@@ -39,7 +53,7 @@ class FloatSlots(Cached):
             layer, *heads, *past, *lengths, *self._tables[layer], rotate=True, bias=bias
         )
         self._present(layer, present, self._graph.dtype)
-        return attended
+        return attended, *present
 
     def cached(self, layer: int, place: Place, fresh: ir.Value) -> tuple[ir.Value, ir.Value]:
         """What the cache holds at `place`, and `fresh` as it is."""

@@ -106,13 +106,22 @@ class Cached:
         return self._until
 
     def turn(
-        self, layer: int, x: ir.Value, heads: int, width: int, *, interleaved: bool
+        self,
+        layer: int,
+        x: ir.Value,
+        heads: int,
+        width: int,
+        *,
+        interleaved: bool,
+        positions: ir.Value | None = None,
     ) -> ir.Value:
-        """x [B, S, heads * width] by the layer's angles, each token by its position."""
+        """x [B, S, heads * width] by the layer's angles, each token by its position, or as if it
+        were at another of `positions` [B, S]."""
         kind = self._shape.kinds[layer]
         tables = self._tables[layer] if kind.early is None else self._early_tables(kind.early)
         rope = replace(kind.early or kind.rope, interleaved=interleaved)
-        return turned(self._graph, x, self.positions(), tables, heads, width, rope)
+        positions = self.positions() if positions is None else positions
+        return turned(self._graph, x, positions, tables, heads, width, rope)
 
     def _early_tables(self, rope: Rope) -> Tables:
         if rope not in self._early:

@@ -157,6 +157,34 @@ def mix(
     return total if choice.total is None else times(graph, total, choice.total, hidden)
 
 
+def clamped(
+    graph: GraphBuilder,
+    x: ir.Value,
+    mixture: Mixture,
+    names: Sequence[str],
+    hidden: int,
+    inner: int,
+    *,
+    divided: float = 1.0,
+) -> ir.Value:
+    """What one expert of the mixture's kind computes, of linear layers called by `names`: gate, up
+    and down, whose width is `inner`. x [B, S, hidden] is `divided` by a number, and the result is
+    so by its square."""
+    own = mixture.divided(divided)
+    assert own.limit is not None
+
+    def number(value: float) -> ir.Value:
+        return graph.parameter(graph.constant([value]))
+
+    gate, up = graph.linears(x, dict.fromkeys(names[:2], inner), hidden)
+    gate = graph.op("Min", gate, number(own.limit))
+    up = graph.op("Max", graph.op("Min", up, number(own.limit)), number(-own.limit))
+    opened = graph.op("Sigmoid", graph.op("Mul", gate, number(own.alpha)))
+    raised = graph.op("Add", up, number(own.beta))
+    product = graph.op("Mul", graph.op("Mul", gate, opened), raised)
+    return graph.linear(product, names[2], inner, hidden)
+
+
 def weigh(
     graph: GraphBuilder,
     x: ir.Value,

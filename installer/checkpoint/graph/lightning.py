@@ -41,6 +41,26 @@ class Lightning:
     interleaved: bool
     shared: frozenset[int] = frozenset()
 
+    def score(
+        self, graph: GraphBuilder, queries: ir.Value, keys: ir.Value, weights: ir.Value
+    ) -> ir.Value:
+        """Of all keys [B, T, width] for each query, [B, S, T], some heads after the others.
+
+        queries: [B, S, heads * width]; weights: of their heads, [B, S, 1, heads].
+        """
+        apart = graph.op("Reshape", queries, graph.constant([0, 0, self.heads, self.width]))
+        keys = graph.op("Transpose", keys, perm=[0, 2, 1])
+        keys = graph.op("Unsqueeze", keys, graph.constant([1]))
+        scores: ir.Value | None = None
+        for some, weight in zip(
+            _cut(graph, apart, 2, self.heads), _cut(graph, weights, 3, self.heads), strict=True
+        ):
+            positive = graph.op("Relu", graph.op("MatMul", some, keys))
+            weighed = graph.op("MatMul", weight, graph.full(positive))
+            scores = weighed if scores is None else graph.op("Add", scores, weighed)
+        assert scores is not None
+        return graph.op("Squeeze", scores, graph.constant([2]))
+
 
 class LatentSearch:
     """The attention of one graph."""
@@ -108,29 +128,11 @@ class LatentSearch:
         queries = graph.divide(queries, sqrt(index.width))
         queries = form.turn(layer, queries, index.heads, index.width, interleaved=index.interleaved)
         keys = self._search.recall(layer, fresh, shape.kv_heads)
-        weights = _weights(graph, x, f"{at}.weights_proj", shape.hidden, index.heads)
-        return self._search.shut_out(self._scores(graph, queries, keys, weights), index.chosen)
-
-    def _scores(
-        self, graph: GraphBuilder, queries: ir.Value, keys: ir.Value, weights: ir.Value
-    ) -> ir.Value:
-        """[B, S, T], some heads after the others."""
-        index = self._index
-        apart = graph.op("Reshape", queries, graph.constant([0, 0, index.heads, index.width]))
-        keys = graph.op("Transpose", keys, perm=[0, 2, 1])
-        keys = graph.op("Unsqueeze", keys, graph.constant([1]))
-        scores: ir.Value | None = None
-        for some, weight in zip(
-            _cut(graph, apart, 2, index.heads), _cut(graph, weights, 3, index.heads), strict=True
-        ):
-            positive = graph.op("Relu", graph.op("MatMul", some, keys))
-            weighed = graph.op("MatMul", weight, graph.full(positive))
-            scores = weighed if scores is None else graph.op("Add", scores, weighed)
-        assert scores is not None
-        return graph.op("Squeeze", scores, graph.constant([2]))
+        weights = weigh(graph, x, f"{at}.weights_proj", shape.hidden, index.heads)
+        return self._search.shut_out(index.score(graph, queries, keys, weights), index.chosen)
 
 
-def _weights(graph: GraphBuilder, x: ir.Value, name: str, hidden: int, heads: int) -> ir.Value:
+def weigh(graph: GraphBuilder, x: ir.Value, name: str, hidden: int, heads: int) -> ir.Value:
     """What each head's score weighs, [B, S, 1, heads], in 32 bits."""
     weights = graph.linear_in_full(x, name, hidden, heads)
     return graph.op("Unsqueeze", weights, graph.constant([2]))

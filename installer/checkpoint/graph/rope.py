@@ -149,17 +149,25 @@ def read_rope(
     return replace(read_scaling(scaling, basis, names or {}), sections=sections)
 
 
-def read_ropes(parameters: Settings, thetas: Mapping[str, float], basis: Basis) -> dict[str, Rope]:
+def read_ropes(
+    parameters: Settings,
+    thetas: Mapping[str, float],
+    basis: Basis,
+    share: float | None = None,
+) -> dict[str, Rope]:
     """Of each kind of layer in `thetas` what `rope_parameters` says of it, which says no more.
 
     Args:
         thetas: kind -> what `rope_theta` means where it is absent.
         basis: of all kinds but for that.
+        share: of a head that turns in all of them, where the architecture says it for each.
     """
     ropes = {}
     for kind, usual in thetas.items():
         section = parameters.section(kind)
         theta = section.number("rope_theta", usual) if section else usual
+        if section is not None and share is not None:
+            section.expect("partial_rotary_factor", share)
         ropes[kind] = read_scaling(section, replace(basis, theta=theta))
     parameters.finish()
     return ropes

@@ -82,12 +82,18 @@ class Stream(Operators):
     ) -> ir.Value:
         """The same without a gain, the result `divided` by a number."""
         split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
+        normed = self.norm_plainly(split, width, epsilon, divided=divided)
+        return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
+
+    def norm_plainly(
+        self, x: ir.Value, width: int, epsilon: float, *, divided: float = 1.0
+    ) -> ir.Value:
+        """RMS norm over the last axis [width] without a gain, the result `divided` by a number."""
         ones = self.array(f"const.ones.{width}", np.ones(width, np.float32))
         gain = self.parameter(ones, divided=divided)
-        normed = self.op(
-            "SimplifiedLayerNormalization", split, gain, axis=-1, epsilon=epsilon, stash_type=1
+        return self.op(
+            "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
         )
-        return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
 
     def norm_sum(
         self,

@@ -2,10 +2,11 @@
 for all of it, as Ministral 3 and Devstral 2 do.
 
 weight [outer, inner] F8_E4M3, weight_scale_inv [outer / high, inner / wide] or []: a number is its
-8-bit float times the scale of its square. DeepSeek-V3 Technical Report (2024), 3.3. How activations
-were rounded on the publisher's hardware (`activation_scheme`, and where it is static a scale for
-each layer, activation_scale []) is not the model's meaning: the grades have rounding of their own,
-and the one of 8-bit floats keeps 16 bits of activations.
+8-bit float times the scale of its square. DeepSeek-V4 calls it scale, has powers of two for scales
+(F8_E8M0), and 4-bit floats for its experts (mxfp4.py). DeepSeek-V3 Technical Report (2024), 3.3.
+How activations were rounded on the publisher's hardware (`activation_scheme`, and where it is
+static a scale for each layer, activation_scale []) is not the model's meaning: the grades have
+rounding of their own, and the one of 8-bit floats keeps 16 bits of activations.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import ml_dtypes
 import numpy as np
 
 from appliance.errors import CheckpointError
+from installer.checkpoint.packed.mxfp4 import SingleMatrix, powers
 from installer.checkpoint.packed.packing import Indices, Kept, Packed, Stored
 from installer.checkpoint.quantize import Float32, FloatRows, UInt8
 from installer.checkpoint.settings import Settings
 
-E4M3 = "F8_E4M3"
+E4M3, _E8M0, _TWO_EACH = "F8_E4M3", "F8_E8M0", "I8"
 _SUFFIX = ".weight"
 VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 """What each byte means; two of them are not numbers."""
@@ -36,6 +38,7 @@ def read(settings: Settings) -> Squares:
     settings.expect("scale_fmt", "ue8m0", "float")
     # Which matrices stayed plain shows in the tensors themselves.
     settings.ignore("modules_to_not_convert", "ignored_layers", "dequantize")
+    settings.expect("expert_dtype", "fp4", "fp8")  # which it is shows there, too
     sides = settings.ids("weight_block_size")
     if not sides and settings.text("activation_scheme", "dynamic") == "static":
         return Squares(WHOLE, WHOLE)
@@ -67,10 +70,13 @@ class Squares:
 
     def matrix(self, stored: Stored, weight: str) -> Packed | None:
         """The matrix `weight`, if it has scales."""
-        scales = f"{weight}_scale_inv"
+        stem = weight.removesuffix(_SUFFIX)
+        scales = f"{stem}.scale" if stored.holds(f"{stem}.scale") else f"{weight}_scale_inv"
         if not weight.endswith(_SUFFIX) or not stored.holds(scales):
             return None
-        beside = f"{weight.removesuffix(_SUFFIX)}.activation_scale"
+        if stored.stored_type(weight) == _TWO_EACH:
+            return SingleMatrix(stored, weight, scales)
+        beside = f"{stem}.activation_scale"
         unused = [beside] if stored.holds(beside) else []
         return ScaledBytes(stored, weight, scales, self.high, self.wide, unused)
 
@@ -153,10 +159,15 @@ class ScaledBytes:
         if self._scales is None:
             for name in self._unused:
                 self._stored.stored_floats(name)
-            self._scales = self._stored.stored_floats(self._scale_name).reshape(
-                -(-self.shape[0] // self._high), -1
-            )
+            high = -(-self.shape[0] // self._high)
+            self._scales = self._read_scales(high).reshape(high, -1)
         return self._scales[rows // self._high]
+
+    def _read_scales(self, high: int) -> Float32:
+        """As they are, or as powers of two."""
+        if self._stored.stored_type(self._scale_name) != _E8M0:
+            return self._stored.stored_floats(self._scale_name)
+        return powers(self._scale_name, self._stored.stored_bytes(self._scale_name, 0, high))
 
 
 def _several(shape: Sequence[int]) -> list[int]:

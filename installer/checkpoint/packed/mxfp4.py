@@ -2,7 +2,8 @@
 
 {name}_blocks U8 [experts, rows, groups, 16], two numbers a byte, the first in the lower half;
 {name}_scales U8 [experts, rows, groups], the exponents plus 127; OCP Microscaling Formats (2023),
-5.3. A matrix is asked for as {name}.{expert}.
+5.3. A matrix is asked for as {name}.{expert}; where publishers have a tensor for each, it is one of
+another method's (fp8.py).
 """
 
 from __future__ import annotations
@@ -77,9 +78,42 @@ class ExpertMatrix(FourBitFloats):
     def _powers(self) -> Float32:
         """What one step stands for, [rows, groups]."""
         exponents = self._read("scales").reshape(self.shape[0], -1)
-        if (exponents == _NO_NUMBER).any():
-            raise CheckpointError(f"{self._name}_scales has values that are not finite")
-        return np.ldexp(np.float32(1), exponents.astype(np.int32) - (_BIAS + 1))
+        return powers(f"{self._name}_scales", exponents) * np.float32(0.5)
 
     def _read(self, end: str) -> UInt8:
         return self._stored.stored_bytes(f"{self._name}_{end}", self._expert, self._expert + 1)
+
+
+class SingleMatrix(FourBitFloats):
+    """A matrix of its own, I8 [rows, groups * 16], with powers F8_E8M0 [rows, groups], as
+    DeepSeek-V4 publishes its experts."""
+
+    def __init__(self, stored: Stored, weight: str, scales: str) -> None:
+        shape, exponents = stored.stored_shape(weight), stored.stored_shape(scales)
+        groups = 2 * shape[-1] // _GROUP
+        if len(shape) != 2 or 2 * shape[1] % _GROUP or exponents != (shape[0], groups):
+            raise CheckpointError(
+                f"{weight} {list(shape)} and {scales} {list(exponents)} do not fit",
+                hint="4-bit floats are read two in a byte, with a power of two for every 32",
+            )
+        self._stored = stored
+        self._weight, self._scales = weight, scales
+        super().__init__((shape[0], 2 * shape[1]), _GROUP, self._packed_bytes, self._powers)
+
+    def _packed_bytes(self) -> UInt8:
+        return self._read(self._weight)
+
+    def _powers(self) -> Float32:
+        return powers(self._scales, self._read(self._scales)) * np.float32(0.5)
+
+    def _read(self, name: str) -> UInt8:
+        """All bytes of the tensor, in rows."""
+        rows = self.shape[0]
+        return self._stored.stored_bytes(name, 0, rows).reshape(rows, -1)
+
+
+def powers(name: str, exponents: UInt8) -> Float32:
+    """The powers of two that bytes stand for (E8M0). Raises CheckpointError."""
+    if (exponents == _NO_NUMBER).any():
+        raise CheckpointError(f"{name} has values that are not finite")
+    return np.ldexp(np.float32(1), exponents.astype(np.int32) - _BIAS)

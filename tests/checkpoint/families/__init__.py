@@ -23,6 +23,7 @@ class Model:
         may change a choice, so that test_experts.py has the tests of the graph for CUDA.
     recurrent: whether layers keep a running state: there is no graph for TensorRT.
     uneven: whether layers differ in their heads: there is no graph for TensorRT.
+    floats: whether its cache is never of 8 bits.
     """
 
     write: Callable[[Path], Path]
@@ -30,6 +31,7 @@ class Model:
     experts: bool = False
     recurrent: bool = False
     uneven: bool = False
+    floats: bool = False
 
 
 def find_models() -> dict[str, Model]:
