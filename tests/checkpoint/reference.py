@@ -278,6 +278,7 @@ class RoundingReference(ReferenceDecoder):
 
 
 _BLOCKS = "minimax_m3_sparse"
+_ATTENDING = ("full_attention", "sliding_attention")
 
 
 class _RoundingCache(DynamicCache):
@@ -288,7 +289,7 @@ class _RoundingCache(DynamicCache):
         recurrent = not {"linear_attention", "conv", "hybrid"}.isdisjoint(kinds)
         indexed = bool({"indexed_attention", _BLOCKS} & set(kinds))
         super().__init__(config=config if recurrent or indexed else None)
-        attending = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+        attending = [layer for layer, kind in enumerate(kinds) if kind in _ATTENDING]
         self._places = {layer: place for place, layer in enumerate(attending)} if recurrent else {}
         """Of layers among those that have keys and values, where some have none."""
         model = pb.Model.FromString(graph.read_bytes())

@@ -15,7 +15,7 @@ OTHER_STATES = frozenset(
     {
         *("minimax", "minimax_text_01", "minimax_m1", "bailing_hybrid"),
         *("mamba", "mamba2", "jamba", "falcon_mamba"),
-        *("zamba", "zamba2", "lfm3", "recurrent_gemma", "rwkv", "olmo_hybrid"),
+        *("zamba", "zamba2", "recurrent_gemma", "rwkv", "olmo_hybrid"),
     }
 )
 """Architectures with layers that keep a running state of a kind that is not built."""
