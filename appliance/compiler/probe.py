@@ -103,7 +103,7 @@ def _slot(spec: DecoderSpec, name: str, axes: int, capacity: int) -> tuple[int, 
 
 def is_state(name: str) -> bool:
     """Whether it is of a layer with a running state, which has no positions."""
-    return name.startswith(("past_state_", "past_tail_"))
+    return name.startswith(("past_state_", "past_tail_", "past_further_"))
 
 
 def advance(

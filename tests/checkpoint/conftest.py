@@ -82,7 +82,7 @@ RECURRENT = [name for name, model in _FOUND.items() if model.recurrent]
 """Decoders with layers that keep a running state."""
 DECODERS = [*MAIN, *(name for name in _FOUND if name not in MAIN)]
 WRITERS |= {name: model.write for name, model in _FOUND.items()}
-EXPERTS = [name for name, model in _FOUND.items() if model.experts]
+EXPERTS = [name for name, model in _FOUND.items() if model.experts and model.on_gpus]
 """Decoders whose tokens choose among experts."""
 WRITERS |= {
     "xlm-roberta": write_xlm_roberta,

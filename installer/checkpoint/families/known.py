@@ -63,6 +63,7 @@ from installer.checkpoint.families import (
     qwen3_next,
     qwen3_vl,
     qwen3_vl_moe,
+    qwen4_exp,
     rotary_bert,
     seed_oss,
     smollm3,
@@ -70,6 +71,7 @@ from installer.checkpoint.families import (
 )
 from installer.checkpoint.families.family import (
     ATTENDING,
+    BY_PROCESSOR,
     DECODER,
     ENCODER,
     PICTURES,
@@ -158,6 +160,11 @@ def _by_layers(family: Family, kinds_of: KindsOf) -> Family:
 def _granite_mixture(architecture: str) -> Family:
     read = partial(granite_hybrid.read_mixture, architecture=architecture)
     return _sparse(read, granite_hybrid.build)
+
+
+def _by_processor(read: Read) -> Family:
+    family = _recurrent(read, qwen4_exp.build, experts=True)
+    return replace(family, precisions=BY_PROCESSOR, by_processor=True)
 
 
 def _uneven(read: Read) -> Family:
@@ -285,6 +292,8 @@ FAMILIES: Mapping[str, Family] = {
         tower=qwen3_vl.build_tower,
         standard=False,
     ),
+    "qwen4_exp": _by_processor(qwen4_exp.read_words),
+    "qwen4_exp_text": _by_processor(qwen4_exp.read),
     "roberta": _BERT,
     "seed_oss": _dense(seed_oss.read, seed_oss.build),
     "smollm3": _dense(smollm3.read, smollm3.build),

@@ -90,12 +90,12 @@ class Cached:
 
     def past(self, part: Part, layer: int, sizes: Sequence[int]) -> ir.Value | None:
         """What a layer with a running state knows before these tokens, in 32 bits."""
-        name = f"past_{part}_{self._shape.place(layer)}"
+        name = f"past_{part}_{self._shape.state_place(part, layer)}"
         return self._graph.input(name, ir.DataType.FLOAT, ("batch", *sizes))
 
     def present(self, part: Part, layer: int, value: ir.Value, sizes: Sequence[int]) -> None:
         """What it knows behind them."""
-        name = f"present_{part}_{self._shape.place(layer)}"
+        name = f"present_{part}_{self._shape.state_place(part, layer)}"
         self._graph.output(value, name, ("batch", *sizes))
 
     def total(self) -> ir.Value:
@@ -106,13 +106,21 @@ class Cached:
         return self._until
 
     def turn(
-        self, layer: int, x: ir.Value, heads: int, width: int, *, interleaved: bool
+        self,
+        layer: int,
+        x: ir.Value,
+        heads: int,
+        width: int,
+        *,
+        interleaved: bool,
+        positions: ir.Value | None = None,
     ) -> ir.Value:
         """x [B, S, heads * width] by the layer's angles, each token by its position."""
         kind = self._shape.kinds[layer]
         tables = self._tables[layer] if kind.early is None else self._early_tables(kind.early)
         rope = replace(kind.early or kind.rope, interleaved=interleaved)
-        return turned(self._graph, x, self.positions(), tables, heads, width, rope)
+        positions = self.positions() if positions is None else positions
+        return turned(self._graph, x, positions, tables, heads, width, rope)
 
     def _early_tables(self, rope: Rope) -> Tables:
         if rope not in self._early:

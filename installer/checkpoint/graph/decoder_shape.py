@@ -17,7 +17,7 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.divisors import Divisors, divisors
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
-from installer.checkpoint.graph.recurrent import Recurrent
+from installer.checkpoint.graph.recurrent import Part, Recurrent
 from installer.checkpoint.settings import Settings
 from installer.checkpoint.tensors import Tensors
 
@@ -168,6 +168,14 @@ class DecoderShape:
             return layer
         own = self.recurs(layer)
         return sum(self.recurs(other) == own for other in range(layer) if self._keeps(other))
+
+    def state_place(self, part: Part, layer: int) -> int:
+        """Its number among those that keep such a part of a running state."""
+        if part != "further":
+            return self.place(layer)
+        assert self.recurrent is not None
+        assert self.recurrent.further is not None
+        return self.recurrent.further.layers.index(layer)
 
     def heads_of(self, layer: int) -> LayerHeads:
         """The key heads of a layer."""

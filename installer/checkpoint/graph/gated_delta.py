@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph import experts
-from installer.checkpoint.graph.activations import ACTIVATIONS
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.convolution import convolve
 from installer.checkpoint.graph.decoder import Attention
@@ -63,8 +63,12 @@ def mix(
     x: ir.Value,
     *,
     project: Project,
+    gate: Literal["silu", "sigmoid"] = "silu",
 ) -> ir.Value:
-    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
+    """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing.
+
+    `gate`: what bends the gates of its results.
+    """
     own, at, parts = deltas_of(shape), f"{at}.linear_attn", shape.divisors(graph)
     assert parts.into_attention == 1, "what decays is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
@@ -77,7 +81,10 @@ def mix(
     result = look_up(graph, own, attention, layer, found)
     gain = (f"{at}.norm.weight", own.value_dim, shape.epsilon)
     normed = graph.norm_heads(graph.made_full(result), own.heads, *gain)
-    opened = graph.op("Mul", normed, ACTIVATIONS["silu"](graph, inputs.gates, 1.0))
+    opened = graph.op("Sigmoid", inputs.gates)
+    if gate == "silu":
+        opened = graph.op("Mul", inputs.gates, opened)
+    opened = graph.op("Mul", normed, opened)
     opened = graph.divide(opened, parts.out_of_attention)
     return graph.linear(opened, f"{at}.out_proj", own.values, shape.hidden)
 

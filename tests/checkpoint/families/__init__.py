@@ -22,7 +22,8 @@ class Model:
     experts: whether tokens choose among experts: there is no graph for TensorRT, and a rounding
         may change a choice, so that test_experts.py has the tests of the graph for CUDA.
     recurrent: whether layers keep a running state: there is no graph for TensorRT.
-    uneven: whether layers differ in their heads: there are no graphs for a GPU.
+    uneven: whether layers differ in their heads, or the processor alone computes them for another
+        reason: there are no graphs for a GPU.
     """
 
     write: Callable[[Path], Path]
