@@ -15,7 +15,7 @@ from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.sampling import SamplingParams
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.families import kimi_linear, lfm2, qwen4_exp
+from tests.checkpoint.families import kimi_linear, lfm2, olmo, qwen4_exp
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.conftest import BuildOnce
 from tests.engine.conftest import open_model_of
@@ -27,9 +27,9 @@ GREEDY = SamplingParams(temperature=0, max_tokens=16)
 SYSTEM = "Every request is written to the audit log before its first word is sent. " * 9
 
 
-MODELS = kimi_linear.MODELS | qwen4_exp.MODELS | lfm2.MODELS
+MODELS = kimi_linear.MODELS | qwen4_exp.MODELS | lfm2.MODELS | olmo.MODELS
 GRADES = [
-    *((name, "fp32") for name in ("kimi-linear", "qwen4-exp", "lfm3")),
+    *((name, "fp32") for name in ("kimi-linear", "qwen4-exp", "lfm3", "olmo-hybrid")),
     *(
         pytest.param((name, "w8a8"), marks=pytest.mark.slow)
         for name in ("kimi-linear", "qwen4-exp", "lfm3")

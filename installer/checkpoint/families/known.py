@@ -50,6 +50,7 @@ from installer.checkpoint.families import (
     nemotron_h,
     nomic,
     olmo,
+    olmo_hybrid,
     olmoe,
     phi3,
     qwen2,
@@ -259,6 +260,10 @@ FAMILIES: Mapping[str, Family] = {
     "mixtral": _sparse(mixtral.read, mixtral.build),
     "olmo2": _dense(olmo.read, olmo.build),
     "olmo3": _dense(olmo.read_olmo3, olmo.build),
+    "olmo_hybrid": replace(
+        _recurrent(olmo_hybrid.read, olmo_hybrid.build, unused.DECODER),
+        restated=olmo_hybrid.restated,
+    ),
     "olmoe": _sparse(olmoe.read, olmoe.build),
     "phi3": _dense(phi3.read, phi3.build),
     "qwen2": _dense(qwen2.read, qwen2.build),

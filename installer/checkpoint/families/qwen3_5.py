@@ -116,7 +116,8 @@ def read_hybrid(
     shape = decoder_shape.read_decoder(
         config, tied=tied, kinds=partial(_read_kinds, attending=attending)
     )
-    return replace(shape, norms=NORMS, recurrent=_read_recurrent(config, shape.layers))
+    own = read_recurrent(config, _default_kinds(config, shape.layers))
+    return replace(shape, norms=NORMS, recurrent=own)
 
 
 def build_hybrid(
@@ -191,8 +192,9 @@ def _read_rope(config: Settings, head_dim: int) -> Rope:
     return read_rope(config, head_dim, partial=True, axes="interleaved" if axes else "one")
 
 
-def _read_recurrent(config: Settings, layers: int) -> Recurrent:
-    names = config.texts("layer_types", _default_kinds(config, layers))
+def read_recurrent(config: Settings, default: Sequence[str]) -> Recurrent:
+    """The layers with a state, and its numbers; `default` is of each layer its kind."""
+    names, layers = config.texts("layer_types", default), len(default)
     deltas = Deltas(
         key_heads=config.integer("linear_num_key_heads"),
         heads=config.integer("linear_num_value_heads"),

@@ -22,6 +22,7 @@ from installer.checkpoint.graph import decoder, decoder_shape, experts, gated_de
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Attention, Form
 from installer.checkpoint.graph.decoder_shape import AroundDecoder
+from installer.checkpoint.graph.gated_delta import Kind
 from installer.checkpoint.graph.indexed import Search, Searchable, behind, widen
 from installer.checkpoint.graph.kinds import FULL
 from installer.checkpoint.graph.ngrams import EXACT, Ngrams, NgramSignal
@@ -124,7 +125,7 @@ class _Decoder:
             return gated_delta.mix(
                 *(graph, shape.decoder, self._attention, layer, at, x),
                 project=project,
-                gate=shape.gate,
+                kind=Kind(gate=shape.gate),
             )
         fresh, bias = self._find(layer, f"{at}.self_attn.indexer", x)
         heads = self._heads.project(graph, self._plain, at, x)
