@@ -31,10 +31,10 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
         raise CheckpointError(
             f"config.json: model_type {checkpoint.family!r} has layers that keep a running state "
             "of a kind that is not built",
-            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next, OLMo Hybrid, Kimi-Linear), "
-            "Mamba-2 layers (Granite 4.0 H, Nemotron-H, Falcon-H1, Bamba), short convolutions, and "
-            "layers that keep keys and values of every token; of MiniMax it builds MiniMax-M2 and "
-            "M3, which have only such",
+            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next, OLMo Hybrid, "
+            "Kimi-Linear), Mamba-2 layers (Granite 4.0 H, Nemotron-H, Falcon-H1, Bamba), short "
+            "convolutions, and layers that keep keys and values of every token; of MiniMax it "
+            "builds MiniMax-M2 and M3, which have only such",
         )
     if family is None:
         raise CheckpointError(
