@@ -20,6 +20,7 @@ from installer.checkpoint.graph.ngrams import Ngrams
 from installer.checkpoint.graph.pooled_blocks import PooledBlocks
 from installer.checkpoint.graph.residual_streams import Streams
 from installer.checkpoint.shallow import cut
+from tests.checkpoint.byte_runner import OTHER_WAY, Bytes, distance
 from tests.checkpoint.conftest import BuildBundle, Built, OpenConfig, build_unsigned
 from tests.checkpoint.families.qwen4_exp import QWEN4
 from tests.checkpoint.reference import ReferenceDecoder
@@ -166,6 +167,23 @@ def test_nothing_is_seen_behind_the_end_of_a_text(built: BuildBundle) -> None:
     other = [*tokens[:8], TOKENS[50], *tokens[9:]]
     behind = reference.logits(other)[10] - reference.logits(tokens)[10]
     assert np.abs(behind).max() > 1e-3, "states know what was before the end all the same"
+
+
+def test_rows_of_different_lengths_are_what_they_are_alone(built: BuildBundle) -> None:
+    model, lengths = built("qwen4-exp", "w8a8"), (40, 5, 17, 71)
+    together, alone = Bytes(model), [Bytes(model) for _ in lengths]
+    for slot, length in enumerate(lengths):
+        prompt = TOKENS[slot : slot + length]
+        together.prefill(prompt, slot=slot)
+        alone[slot].prefill(prompt)
+    got, wanted = [], []
+    for step in range(6):
+        said = TOKENS[step : step + 4]
+        starts = [length + step for length in lengths]
+        got.append(together.decode(starts, [[token] for token in said]))
+        own = zip(alone, starts, said, strict=True)
+        wanted.append(np.concatenate([one.decode([at], [[token]]) for one, at, token in own]))
+    assert distance(np.concatenate(got), np.concatenate(wanted)) <= OTHER_WAY
 
 
 @pytest.mark.parametrize(("key", "value"), [("indexer_budget", 96), ("indexer_compress_ratio", 1)])

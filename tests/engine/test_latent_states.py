@@ -32,9 +32,10 @@ GRADES = [
     *((name, "fp32") for name in ("kimi-linear", "qwen4-exp", "lfm3", "olmo-hybrid")),
     *(
         pytest.param((name, "w8a8"), marks=pytest.mark.slow)
-        for name in ("kimi-linear", "qwen4-exp", "lfm3")
+        for name in ("kimi-linear", "lfm3", "olmo-hybrid")
     ),
 ]
+"""Of Qwen4-Exp in w8a8 a rounding falls the other way too often for the same words (decision 0306)."""
 
 
 @pytest.fixture(params=GRADES, ids="-".join)
