@@ -35,7 +35,7 @@ GRADES = [
         for name in ("kimi-linear", "lfm3", "olmo-hybrid")
     ),
 ]
-"""Of Qwen4-Exp in w8a8 a rounding falls the other way too often for the same words (decision 0306)."""
+"""Of Qwen4-Exp in w8a8 a rounding falls the other way too often for that (decision 0306)."""
 
 
 @pytest.fixture(params=GRADES, ids="-".join)
