@@ -24,6 +24,7 @@ from appliance.bundle.specs import (
     Reading,
     RecurrentSpec,
     RerankSpec,
+    TailSpec,
     VisionSpec,
 )
 from appliance.errors import LayoutError
@@ -143,6 +144,11 @@ def _check_recurrent(manifest: Manifest) -> None:
         raise bad("a model with a running state has graphs for the CPU and CUDA, and no adapters")
     if manifest.draft or manifest.head:
         raise bad("a model with a running state has nothing that guesses for it")
+    decoder = manifest.decoder
+    assert decoder is not None
+    assert isinstance(decoder.recurrent, RecurrentSpec)
+    if decoder.recurrent.further and "cuda" in variants:
+        raise bad("a model with a further convolution has graphs for the CPU alone")
 
 
 def _check_heads(manifest: Manifest) -> None:
@@ -288,6 +294,10 @@ def _decoder_numbers(at: str, decoder: DecoderSpec) -> dict[str, int]:
         counts |= _heads_numbers(decoder, decoder.heads)
     if isinstance(decoder.recurrent, RecurrentSpec):
         own = msgspec.structs.asdict(decoder.recurrent)
+        further = own.pop("further")
+        if isinstance(further, TailSpec):
+            tail = msgspec.structs.asdict(further)
+            counts |= {f"recurrent.further.{name}": count for name, count in tail.items()}
         state = ("heads", "key_dim", "value_dim")
         if not any(own[name] for name in state):
             own = {name: count for name, count in own.items() if name not in state}

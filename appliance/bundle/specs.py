@@ -73,6 +73,14 @@ class Graph(Strict, frozen=True):
         return self.weights if isinstance(self.weights, str) else self.path.rpartition("/")[0]
 
 
+class TailSpec(Strict, frozen=True):
+    """The last `tail` inputs [tail, channels] of a further convolution that some layers have."""
+
+    layers: int
+    channels: int
+    tail: int
+
+
 class RecurrentSpec(Strict, frozen=True):
     """Layers that keep a running state of what they have read, in place of keys and values.
 
@@ -87,12 +95,16 @@ class RecurrentSpec(Strict, frozen=True):
     value_dim: int
     channels: int
     tail: int
+    further: TailSpec | msgspec.UnsetType = msgspec.UNSET
+    """Of those that have a second convolution; left out where none has."""
 
     @property
     def nbytes(self) -> int:
         """Of one sequence, over all layers, in 32 bits."""
         numbers = self.heads * self.key_dim * self.value_dim + self.tail * self.channels
-        return 4 * self.layers * numbers
+        own = self.further
+        further = own.layers * own.tail * own.channels if isinstance(own, TailSpec) else 0
+        return 4 * (self.layers * numbers + further)
 
 
 class LayerHeads(Strict, frozen=True):

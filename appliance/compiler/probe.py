@@ -116,7 +116,7 @@ def written_again(session: ort.InferenceSession) -> dict[str, list[str]]:
 
 def is_state(name: str) -> bool:
     """Whether it is of a layer with a running state, which has no positions."""
-    return name.startswith(("past_state_", "past_tail_"))
+    return name.startswith(("past_state_", "past_tail_", "past_further_"))
 
 
 def advance(

@@ -90,7 +90,7 @@ class GraphBinding:
 
     def bind_states(self, pool: RecurrentPool, past: slice, present: slice) -> None:
         """Bind rows of running states as past, and others, or the same, as present."""
-        for name, arrays in (("state", pool.states), ("tail", pool.tails)):
+        for name, arrays in pool.parts.items():
             for layer, array in enumerate(arrays):
                 self.bind_input(f"past_{name}_{layer}", array[past])
                 self.bind_output(f"present_{name}_{layer}", array[present])

@@ -2,6 +2,7 @@
 
     states[layer]  float32 [rows, heads, key_dim, value_dim]
     tails[layer]   float32 [rows, tail, channels]
+    further[n]     the same, of the layers that have a second convolution
 
     rows           0 1 2 3   4   5 6 7 8 9 ..
                    |-----|   |   |---------|
@@ -15,12 +16,17 @@ replaced when all have.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
 
-from appliance.bundle.specs import RecurrentSpec
+import numpy as np
+import numpy.typing as npt
+
+from appliance.bundle.specs import RecurrentSpec, TailSpec
 from appliance.engine.cache_budget import CacheShape
 from appliance.engine.zeros import zeros
 from appliance.scheduler import Move
+
+Floats = npt.NDArray[np.float32]
 
 
 class RecurrentPool:
@@ -35,14 +41,25 @@ class RecurrentPool:
         self.states = [zeros(state, floats) for _ in range(spec.layers if spec.heads else 0)]
         """None of layers that remember their last inputs alone."""
         self.tails = [zeros(tail, floats) for _ in range(spec.layers)]
+        own = spec.further
+        count, sizes = (
+            (own.layers, (own.tail, own.channels)) if isinstance(own, TailSpec) else (0, ())
+        )
+        self.further = [zeros((shape.states, *sizes), floats) for _ in range(count)]
+        self._arrays = (*self.states, *self.tails, *self.further)
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[Floats]]:
+        """By what graphs call them."""
+        return {"state": self.states, "tail": self.tails, "further": self.further}
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in (*self.states, *self.tails))
+        return sum(array.nbytes for array in self._arrays)
 
     def begin(self, slot: int) -> None:
         """Nothing was read in `slot`."""
-        for array in (*self.states, *self.tails):
+        for array in self._arrays:
             array[slot] = 0
 
     def settle(self, slot: int) -> None:
@@ -57,7 +74,7 @@ class RecurrentPool:
         """Give the target the state that the move says; with `exchange` both each other's."""
         source = move.source if move.snapshot is None else self._row(move.snapshot)
         if move.exchange:
-            for array in (*self.states, *self.tails):
+            for array in self._arrays:
                 array[[source, move.target]] = array[[move.target, source]]
         else:
             self._copy(source, move.target)
@@ -66,5 +83,5 @@ class RecurrentPool:
         return self.pending + 1 + snapshot
 
     def _copy(self, source: int, target: int) -> None:
-        for array in (*self.states, *self.tails):
+        for array in self._arrays:
             array[target] = array[source]

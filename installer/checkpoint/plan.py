@@ -131,7 +131,7 @@ class Plan:
     @property
     def on_gpus(self) -> bool:
         """Whether the bundle has a graph for CUDA."""
-        return not self.drafts
+        return not (self.drafts or self.family.by_processor)
 
     @property
     def reads(self) -> bool:

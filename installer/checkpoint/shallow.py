@@ -33,8 +33,10 @@ _UNSAID = {"no_rope_layers": 4}
 _WHOLE = ("num_kv_shared_layers", "hidden_size_per_layer_input")
 """Of models whose last layers read earlier ones' keys, or whose layers share a table: uncut."""
 _ATTENDING = "attn_layer_indices"
-_NUMBERS = ("moe_layers", "mlp_only_layers", _ATTENDING)
+_NUMBERS = ("moe_layers", "mlp_only_layers", _ATTENDING, "ple_layer_ids")
 """Numbers of layers, and not something of each."""
+_COUNTED_FROM_ONE = "ple_layer_ids"
+"""Numbers of layers from 1 on, of those that have tables of n-grams."""
 _PATTERN = "hybrid_override_pattern"
 """A letter for each layer."""
 _OF_INDEX = "sparse_attention_config"
@@ -77,6 +79,9 @@ def _first(config: Document, total: int, layers: int) -> Document:
     inner = config.get(_OF_INDEX)
     if isinstance(inner, dict):
         cut[_OF_INDEX] = inner | _first(inner, total, layers)
+    counted = config.get(_COUNTED_FROM_ONE)
+    if isinstance(counted, list):
+        cut[_COUNTED_FROM_ONE] = [at for at in counted if at <= layers]
     states = config.get(_OF_STATES)
     if isinstance(states, dict):
         kinds = {key: [at for at in states.get(key, ()) if at <= layers] for key in _COUNTED}
@@ -119,6 +124,9 @@ def _enough(config: Document, total: int) -> int:
     attending = config.get(_ATTENDING)
     if isinstance(attending, list) and attending:
         enough = max(enough, 1 + min(int(layer) for layer in attending))
+    counted = config.get(_COUNTED_FROM_ONE)
+    if isinstance(counted, list) and counted:
+        enough = max(enough, min(counted))
     states = config.get(_OF_STATES)
     if isinstance(states, dict):
         enough = max(enough, *(min(states.get(key) or [0]) for key in _COUNTED))

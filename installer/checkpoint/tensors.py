@@ -308,6 +308,14 @@ class Tensors:
                 hint="the checkpoint's config.json belongs to another model",
             )
 
+    def expect_rows(self, names: Sequence[str], rows: int, width: int) -> None:
+        """Raise CheckpointError unless these matrices are as wide, and have as many rows in all."""
+        *others, last = names
+        for name in others:
+            self.expect(name, (count := self.shape(name)[0], width))
+            rows -= count
+        self.expect(last, (rows, width))
+
     def taken(self) -> tuple[str, ...]:
         """Names used for the first time since this was last asked."""
         taken = tuple(self._taken)
@@ -336,7 +344,7 @@ class Tensors:
         """
         if self._packing is not None:
             return
-        for name in sorted(self._asked - self._numbers):
+        for name in sorted(self._asked - self._used - self._numbers):
             self._expect_type(name, _FLOATS)
         self._refuse_but(self._asked | self._used, harmless)
 

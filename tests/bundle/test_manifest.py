@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from appliance.bundle import manifest as manifests
 from appliance.bundle.files import MAX_FILE_BYTES, MAX_MANIFEST_BYTES
 from appliance.bundle.manifest import Manifest
+from appliance.bundle.specs import RecurrentSpec
 from appliance.errors import LayoutError
 from tests.conftest import REPOSITORY
 from tests.fakes.bundles import write_bundle
@@ -232,6 +233,17 @@ def test_running_states_are_for_the_cpu_and_cuda_and_nothing_guesses_for_them() 
     assert both.variant("cuda") is not None
     with pytest.raises(LayoutError, match="running state has graphs for the CPU and CUDA"):
         manifests.decode(changed(old, decoder=decoder, graphs=[cpu, other | {"variant": "trt"}]))
+    tail = {"layers": 1, "channels": 9, "tail": 3}
+    decoder["recurrent"] = states | {"further": tail}
+    both = manifests.decode(changed(old, decoder=decoder, graphs=[cpu]))
+    assert both.decoder is not None
+    assert isinstance(both.decoder.recurrent, RecurrentSpec)
+    assert both.decoder.recurrent.nbytes == 4 * (2 * (2 * 2 * 2 + 2 * 2) + 9 * 3)
+    with pytest.raises(LayoutError, match="further convolution has graphs for the CPU alone"):
+        manifests.decode(changed(old, decoder=decoder, graphs=[cpu, other | {"variant": "cuda"}]))
+    decoder["recurrent"] = states | {"further": tail | {"channels": 0}}
+    with pytest.raises(LayoutError, match=r"recurrent\.further\.channels is 0"):
+        manifests.decode(changed(old, decoder=decoder, graphs=[cpu]))
 
 
 PROMPT = {

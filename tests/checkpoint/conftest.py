@@ -87,8 +87,10 @@ UNEVEN = [name for name, model in _FOUND.items() if model.uneven]
 """Decoders whose layers differ in their heads."""
 DECODERS = [*MAIN, *(name for name in _FOUND if name not in MAIN)]
 WRITERS |= {name: model.write for name, model in _FOUND.items()}
-EXPERTS = [name for name, model in _FOUND.items() if model.experts]
-"""Decoders whose tokens choose among experts."""
+EXPERTS = [name for name, model in _FOUND.items() if model.experts and model.on_gpus]
+"""Decoders whose tokens choose among experts, and that have graphs for a GPU."""
+OFF_GPUS = [name for name, model in _FOUND.items() if not model.on_gpus]
+"""Decoders that the processor alone computes."""
 WRITERS |= {
     "xlm-roberta": write_xlm_roberta,
     "roberta-cls": lambda d: write_xlm_roberta(d, seed=7, family="roberta", pooling="cls"),

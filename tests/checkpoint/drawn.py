@@ -64,6 +64,7 @@ def drawn_model(
     recurrent: bool = False,
     uneven: bool = False,
     floats: bool = False,
+    by_processor: bool = False,
     model: Any = AutoModelForCausalLM,
     seed: int = 0,
 ) -> Model:
@@ -77,7 +78,7 @@ def drawn_model(
     def write(directory: Path) -> Path:
         return draw_checkpoint(directory, config, model=model, seed=seed)
 
-    return Model(write, main, experts, recurrent, uneven, floats)
+    return Model(write, main, experts, recurrent, uneven, floats, by_processor)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

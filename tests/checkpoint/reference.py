@@ -188,7 +188,7 @@ def with_rounded_rows(checkpoint: Path, target: Path) -> Path:
 
 
 def _rounded(name: str, values: npt.NDArray[Any], scheme: Scheme) -> Floats:
-    if scheme.integer_products and _LOOKED_UP not in name:
+    if scheme.integer_products and not any(word in name for word in _LOOKED_UP):
         integers, scales = quantize_rows(values)
         return (integers * scales[:, None]).astype(np.float32)
     table = any(word in name for word in _TABLES)
@@ -227,12 +227,17 @@ _KEPT = (
     *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj"),
     *("feed_forward.router", "f_a_proj", "f_b_proj", "self_attn.b_proj", "gate.wg"),
     *("hc_attn_fn", "hc_ffn_fn", "hc_head", "compressor.ape"),
+    *("block_inject_weight", "linear_attn.a_proj", "linear_attn.b_proj"),
 )
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
-an index, what mixes streams, what places add to gates: kept in floats, as routers are."""
-_TABLES = ("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings", "head.weight")
-_LOOKED_UP = "embed_tokens_per_layer"
-"""A table that nothing is multiplied with: in blocks where others have a scale a row."""
+an index, what mixes streams or a stream takes in, what places add to gates: kept in floats, as
+routers are."""
+_TABLES = (
+    *("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings", "head.weight"),
+    "ngram_embedding",
+)
+_LOOKED_UP = ("embed_tokens_per_layer", "ngram_embedding")
+"""Tables that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
 _TOWER = "visual."
 """In names of a vision tower's tensors; 4 bits are too few for it."""
@@ -280,6 +285,7 @@ class RoundingReference(ReferenceDecoder):
 
 
 _BLOCKS = "minimax_m3_sparse"
+_ATTENDING = ("full_attention", "sliding_attention", "indexed_attention")
 
 
 class _RoundingCache(DynamicCache):
@@ -290,7 +296,7 @@ class _RoundingCache(DynamicCache):
         recurrent = not {"linear_attention", "conv", "hybrid"}.isdisjoint(kinds)
         indexed = bool({"indexed_attention", _BLOCKS} & set(kinds))
         super().__init__(config=config if recurrent or indexed else None)
-        attending = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+        attending = [layer for layer, kind in enumerate(kinds) if kind in _ATTENDING]
         self._places = {layer: place for place, layer in enumerate(attending)} if recurrent else {}
         """Of layers among those that have keys and values, where some have none."""
         model = pb.Model.FromString(graph.read_bytes())
@@ -327,6 +333,11 @@ class _RoundingCache(DynamicCache):
         scale = self._scale(name).view(x.shape[1], 1, -1)[..., : x.shape[3]]
         return _rounded_by(x, scale)
 
+    def _behind(self, at: int, heads: int, width: int) -> torch.Tensor:
+        """Scales of an index key, halves of which stand behind keys and values of `width`."""
+        both = (self._scale(f"{name}_{at}").view(heads, -1)[:, width:] for name in ("key", "value"))
+        return torch.cat([half.reshape(-1) for half in both])
+
     def _scale(self, name: str) -> torch.Tensor:
         return torch.from_numpy(self._scales[f"cache.{name}"].copy())
 
@@ -345,9 +356,21 @@ class _RoundingBlocks(_RoundingCache):
                 self._round_index(at, layer, config.num_key_value_heads, config.head_dim)
 
     def _round_index(self, at: int, layer: Any, heads: int, width: int) -> None:
-        both = (self._scale(f"{name}_{at}").view(heads, -1)[:, width:] for name in ("key", "value"))
-        scale, keep = torch.cat([half.reshape(-1) for half in both]), layer.update_index
+        scale, keep = self._behind(at, heads, width), layer.update_index
         layer.update_index = lambda keys: keep(_rounded_by(keys, scale))
+
+
+class _RoundingPooled(_RoundingCache):
+    """With keys of an index, of layers among others that keep a running state."""
+
+    def __init__(self, graph: Path, config: Any) -> None:
+        super().__init__(graph, config)
+        self._heads = config.num_key_value_heads, config.head_dim
+
+    def update_indexer(self, key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
+        scale = self._behind(self._places[layer_idx], *self._heads)
+        kept: torch.Tensor = super().update_indexer(_rounded_by(key_states, scale), layer_idx)
+        return kept
 
 
 class _RoundingLatents(_RoundingCache):
@@ -403,6 +426,8 @@ class _PairsApart(_RoundingLatents):
 def _cache_of(config: Any) -> type[_RoundingCache]:  # the library has no types
     if _BLOCKS in (getattr(config, "layer_types", None) or ()):
         return _RoundingBlocks
+    if config.model_type == "qwen4_exp_text":
+        return _RoundingPooled
     if not hasattr(config, "kv_lora_rank"):
         return _RoundingCache
     together = ("deepseek_v2", "kimi_linear")

@@ -73,7 +73,7 @@ class SlotRunner:
         self._states = {
             entry.name.removeprefix("past_"): np.zeros((slots, *entry.shape[1:]), np.float32)
             for entry in self._session.get_inputs()
-            if entry.name.startswith(("past_state_", "past_tail_"))
+            if entry.name.startswith(("past_state_", "past_tail_", "past_further_"))
         }
         self.lengths = [0] * slots
         self.greedy: npt.NDArray[np.int64] = np.zeros(0, np.int64)

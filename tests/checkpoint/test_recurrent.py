@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,79 @@ LFM2_MOE = {
     "use_expert_bias": True,
     "vocab_size": 65_536,
 }
+LFM3: dict[str, Any] = {
+    "architectures": ["Lfm3ForCausalLM"],
+    "attention_bias": False,
+    "conv_L_cache": 7,
+    "conv_bias": False,
+    "head_dim": 128,
+    "hidden_size": 2048,
+    "intermediate_size": 7680,
+    "layer_types": ["conv", "conv", "full_attention", "conv"]
+    + ["sliding_attention", "conv", "full_attention", "conv"] * 5,
+    "max_position_embeddings": 128_000,
+    "model_type": "lfm3",
+    "norm_eps": 1e-05,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 4,
+    "rope_parameters": {
+        "full_attention": {
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 1_000_000.0,
+            "rope_type": "proportional",
+        },
+        "sliding_attention": {"rope_theta": 10_000.0, "rope_type": "default"},
+    },
+    "sliding_window": 256,
+    "use_attention_gate": True,
+    "use_sandwich_norm": True,
+    "vocab_size": 128_000,
+}
+"""What the reference means by a config.json that says nothing, spelled out."""
+
+
+@pytest.mark.parametrize("said", [LFM3.keys(), ["norm_eps", "rope_parameters"], []])
+def test_lfm3_is_what_its_reference_means_where_config_json_is_silent(
+    open_config: OpenConfig, said: Collection[str]
+) -> None:
+    needed = {
+        *("architectures", "model_type", "hidden_size", "intermediate_size", "vocab_size"),
+        *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+        "max_position_embeddings",
+    }
+    checkpoint = open_config({key: LFM3[key] for key in LFM3 if key in needed or key in said})
+    shape = family_of(checkpoint).read(checkpoint)
+    assert isinstance(shape, DecoderShape)
+    assert (shape.head_dim, shape.epsilon, shape.tied) == (128, 1e-5, True)
+    assert shape.recurrent is not None
+    assert shape.recurrent.spec() == RecurrentSpec(
+        layers=13, heads=0, key_dim=0, value_dim=0, channels=2048, tail=6
+    )
+    kinds = [kind for layer, kind in enumerate(shape.kinds) if not shape.recurs(layer)]
+    assert [kind.window for kind in kinds] == [None, *(256, None) * 5]
+    turning = {kind.window: np.count_nonzero(kind.rope.frequencies) for kind in kinds}
+    assert turning == {None: 32, 256: 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"conv_bias": True}, "conv_bias"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"use_sandwich_norm": False}, "use_sandwich_norm"),
+        ({"use_attention_gate": False}, "use_attention_gate"),
+        ({"layer_types": ["conv"] * 24}, "layer_types"),
+        ({"layer_types": ["full_attention"] * 24}, "layer_types"),
+        ({"block_ff_dim": 7680}, "block_ff_dim"),
+    ],
+)
+def test_what_lfm3_cannot_be_is_refused_by_its_key(
+    open_config: OpenConfig, change: dict[str, Any], named: str
+) -> None:
+    checkpoint = open_config({**LFM3, **change})
+    with pytest.raises(CheckpointError, match=named):
+        family_of(checkpoint).read(checkpoint)
 
 
 @pytest.mark.parametrize(

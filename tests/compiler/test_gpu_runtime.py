@@ -373,7 +373,7 @@ OF_A_KIND = {"gemma3", "gemma4-small", "gpt-oss", "deepseek-v3", "qwen3.5", "nem
 
 @pytest.mark.parametrize(
     "name",
-    sampled((name for name, it in MODELS.items() if it.main), OF_A_KIND),
+    sampled((name for name, it in MODELS.items() if it.main and it.on_gpus), OF_A_KIND),
 )
 def test_the_cuda_provider_takes_decoders_whole_and_plans_no_attention(
     on_gpu: Path, cuda_libraries: Path, tmp_path: Path, name: str

@@ -1,5 +1,6 @@
-"""A model whose layers keep a state of channels or a latent says what the reference says: alone,
-in company and from a cached prefix."""
+"""A model whose layers keep several things, states of channels and latents, windows and the last
+inputs of convolutions, or tokens for n-grams and keys of an index, says what the reference says:
+alone, in company and from a cached prefix."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from appliance.engine.chat_model import ChatModel
 from appliance.engine.generation import Generation
 from appliance.engine.sampling import SamplingParams
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.families.kimi_linear import MODELS
+from tests.checkpoint.families import kimi_linear, lfm2, olmo, qwen4_exp
 from tests.checkpoint.reference import ReferenceDecoder
 from tests.conftest import BuildOnce
 from tests.engine.conftest import open_model_of
@@ -26,15 +27,28 @@ GREEDY = SamplingParams(temperature=0, max_tokens=16)
 SYSTEM = "Every request is written to the audit log before its first word is sent. " * 9
 
 
-@pytest.fixture(params=["fp32", pytest.param("w8a8", marks=pytest.mark.slow)])
+MODELS = kimi_linear.MODELS | qwen4_exp.MODELS | lfm2.MODELS | olmo.MODELS
+GRADES = [
+    *((name, "fp32") for name in ("kimi-linear", "qwen4-exp", "lfm3", "olmo-hybrid")),
+    *(
+        pytest.param((name, "w8a8"), marks=pytest.mark.slow)
+        for name in ("kimi-linear", "lfm3", "olmo-hybrid")
+    ),
+]
+"""Of Qwen4-Exp in w8a8 a rounding falls the other way too often for that (decision 0306)."""
+
+
+@pytest.fixture(params=GRADES, ids="-".join)
 def root(request: pytest.FixtureRequest, build_once: BuildOnce) -> Path:
-    precision: Precision = request.param
+    name: str
+    precision: Precision
+    name, precision = request.param
 
     def build_node(root: Path) -> None:
-        checkpoint = MODELS["kimi-linear"].write(root / "checkpoint")
+        checkpoint = MODELS[name].write(root / "checkpoint")
         EngineNode(root).add(checkpoint, name="latents", precision=precision)
 
-    return build_once(f"latent-states-{precision}", build_node)
+    return build_once(f"several-states-{name}-{precision}", build_node)
 
 
 @pytest.fixture

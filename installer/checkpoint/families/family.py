@@ -37,6 +37,7 @@ RECURRENT: tuple[Precision, ...] = ("int8", "int4", "w8a8", "fp8", "fp16", "fp32
 _RECURRENT_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators compute layers that attend, and without them int4 is as fast",
 }
+_OUTSIDE = "it is computed by the processor alone, which would widen the weights"
 # Layers whose cache holds running means as well, for processors alone.
 COMPRESSED: tuple[Precision, ...] = ("int8", "int4", "fp32")
 _UNEVEN_LACK: Mapping[Precision, str] = {
@@ -44,6 +45,8 @@ _UNEVEN_LACK: Mapping[Precision, str] = {
     "w4a8": "native operators take the heads of all layers to be alike, and without them int4 is "
     "as fast",
 }
+# Of experts, computed by the processor alone, most of whose layers keep a running state.
+BY_PROCESSOR: tuple[Precision, ...] = ("int8", "int4", "w8a8", "fp32")
 # At 4 bits all-MiniLM-L6-v2 keeps a cosine of 0.94 with itself, at 8 bits 0.999.
 ENCODER: tuple[Precision, ...] = ("int8", "fp32")
 _READERS_LACK: Mapping[Precision, str] = {
@@ -72,6 +75,7 @@ class Family:
         recurrent: whether layers keep a running state: nothing guesses for them.
         uneven: whether layers differ in their heads: no draft model guesses for them, nor they for
             another.
+        by_processor: whether it has no graphs for a GPU.
         standard: whether standard operators alone can express it, as the graph for TensorRT must.
         head: writes the graph of the head that predicts further tokens, given its shape, which
             `head_of` tells; None: it has none, or what it has is not built.
@@ -91,6 +95,7 @@ class Family:
     words: Family | None = None
     recurrent: bool = False
     uneven: bool = False
+    by_processor: bool = False
     standard: bool = True
     head: Callable[..., None] | None = None
     head_of: Callable[[Any], Any] | None = None
@@ -123,6 +128,8 @@ class Family:
         return self.words
 
     def _why_not(self, precision: Precision) -> str:
+        if self.by_processor and precision in ("fp8", "fp16"):
+            return _OUTSIDE
         lacks = _SPARSE_LACK if self.kind == "chat" else _READERS_LACK
         if self.recurrent:
             lacks = {**lacks, **_RECURRENT_LACK}

@@ -39,6 +39,7 @@ from installer.checkpoint.families import (
     kimi_linear,
     lfm2,
     lfm2_moe,
+    lfm3,
     llama,
     llama4,
     mimo,
@@ -51,6 +52,7 @@ from installer.checkpoint.families import (
     nemotron_h,
     nomic,
     olmo,
+    olmo_hybrid,
     olmoe,
     phi3,
     qwen2,
@@ -64,6 +66,7 @@ from installer.checkpoint.families import (
     qwen3_next,
     qwen3_vl,
     qwen3_vl_moe,
+    qwen4_exp,
     rotary_bert,
     seed_oss,
     smollm3,
@@ -71,6 +74,7 @@ from installer.checkpoint.families import (
 )
 from installer.checkpoint.families.family import (
     ATTENDING,
+    BY_PROCESSOR,
     COMPRESSED,
     DECODER,
     ENCODER,
@@ -161,6 +165,11 @@ def _granite_mixture(architecture: str) -> Family:
     return _sparse(read, granite_hybrid.build)
 
 
+def _by_processor(read: Read) -> Family:
+    family = _recurrent(read, qwen4_exp.build, experts=True)
+    return replace(family, precisions=BY_PROCESSOR, by_processor=True)
+
+
 def _uneven(read: Read) -> Family:
     return Family(
         *("chat", ATTENDING, read, gemma4.build, unused.GEMMA4), uneven=True, standard=False
@@ -178,6 +187,7 @@ FAMILIES: Mapping[str, Family] = {
     "deepseek_v4": Family(
         *("chat", COMPRESSED, deepseek_v4_shape.read, deepseek_v4.build, unused.DECODER),
         uneven=True,
+        by_processor=True,
         standard=False,
     ),
     "dots1": _sparse(glm4_moe.read_dots, glm4_moe.build),
@@ -222,6 +232,7 @@ FAMILIES: Mapping[str, Family] = {
     "kimi_linear": _recurrent(kimi_linear.read, kimi_linear.build, unused.DECODER, experts=True),
     "lfm2": _recurrent(lfm2.read, lfm2.build, unused.DECODER),
     "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, unused.DECODER, experts=True),
+    "lfm3": _recurrent(lfm3.read, lfm3.build, unused.DECODER),
     "llama": _dense(llama.read, llama.build),
     "llama4": _sparse(llama4.read_with_images, llama4.build, unused.LLAMA4),
     "llama4_text": _sparse(llama4.read, llama4.build),
@@ -259,6 +270,10 @@ FAMILIES: Mapping[str, Family] = {
     "mixtral": _sparse(mixtral.read, mixtral.build),
     "olmo2": _dense(olmo.read, olmo.build),
     "olmo3": _dense(olmo.read_olmo3, olmo.build),
+    "olmo_hybrid": replace(
+        _recurrent(olmo_hybrid.read, olmo_hybrid.build, unused.DECODER),
+        restated=olmo_hybrid.restated,
+    ),
     "olmoe": _sparse(olmoe.read, olmoe.build),
     "phi3": _dense(phi3.read, phi3.build),
     "qwen2": _dense(qwen2.read, qwen2.build),
@@ -292,6 +307,8 @@ FAMILIES: Mapping[str, Family] = {
         tower=qwen3_vl.build_tower,
         standard=False,
     ),
+    "qwen4_exp": _by_processor(qwen4_exp.read_words),
+    "qwen4_exp_text": _by_processor(qwen4_exp.read),
     "roberta": _BERT,
     "seed_oss": _dense(seed_oss.read, seed_oss.build),
     "smollm3": _dense(smollm3.read, smollm3.build),

@@ -5,6 +5,7 @@ Reference: LFM2 Technical Report (2025); `Lfm2ForCausalLM`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -21,7 +22,7 @@ from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
 NORMS = Norms("operator_norm", "ffn_norm", last="embedding_norm")
-_CONV = "conv"
+CONV = "conv"
 """What config.json calls a layer with a convolution."""
 _THETA = 1_000_000.0
 _EPSILON = 1e-5
@@ -63,7 +64,8 @@ def read_convolving(config: Settings) -> DecoderShape:
     config.ignore(*_TRAINED_BY, "theta")
     tied = config.flag("tie_embedding", True)
     shape = decoder_shape.read_decoder(config, tied=tied, kinds=_read_kinds)
-    return replace(shape, norms=NORMS, recurrent=_read_recurrent(config, shape))
+    own = read_convolutions(config, shape, _default_kinds(config), usual=3)
+    return replace(shape, norms=NORMS, recurrent=own)
 
 
 def build_convolving(
@@ -100,24 +102,27 @@ def _conclude(graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Va
 def _read_kinds(config: Settings, head_dim: int) -> Kinds:
     """All that attend are alike; the others turn nothing, and are said to be the same."""
     kind = LayerKind(read_rope(config, head_dim, theta=_THETA))
-    return read_kinds(config, {FULL: kind, _CONV: kind}, _default_kinds(config))
+    return read_kinds(config, {FULL: kind, CONV: kind}, _default_kinds(config))
 
 
 def _default_kinds(config: Settings) -> list[str]:
     layers = config.integer("num_hidden_layers")
     attending = config.ids("full_attn_idxs") if "full_attn_idxs" in config else range(layers)
-    return [FULL if layer in attending else _CONV for layer in range(layers)]
+    return [FULL if layer in attending else CONV for layer in range(layers)]
 
 
-def _read_recurrent(config: Settings, shape: DecoderShape) -> Recurrent:
-    names = config.texts("layer_types", _default_kinds(config))
-    layers = frozenset(at for at, name in enumerate(names) if name == _CONV)
+def read_convolutions(
+    config: Settings, shape: DecoderShape, default: Sequence[str], *, usual: int
+) -> Recurrent:
+    """The layers with a convolution, of `usual` inputs; `default` is of each layer its kind."""
+    names = config.texts("layer_types", default)
+    layers = frozenset(at for at, name in enumerate(names) if name == CONV)
     if not 0 < len(layers) < shape.layers:
         raise CheckpointError(
-            f"config.json: layer_types has {len(layers)} of {shape.layers} layers of {_CONV}",
+            f"config.json: layer_types has {len(layers)} of {shape.layers} layers of {CONV}",
             hint="this family has layers of both kinds",
         )
-    return Recurrent(layers, kernel=config.integer("conv_L_cache", 3), channels=shape.hidden)
+    return Recurrent(layers, kernel=config.integer("conv_L_cache", usual), channels=shape.hidden)
 
 
 def _adjusted(config: Settings, inner: int) -> int:

@@ -9,7 +9,7 @@ Reference: MiniMax-M3 (2026), `MiniMaxM3SparseForConditionalGeneration`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -19,10 +19,10 @@ from installer.checkpoint.families import minimax_m2, mixtral, qwen3
 from installer.checkpoint.graph import decoder, decoder_shape, experts
 from installer.checkpoint.graph.blocks import Blocks
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.decoder import Attention, Form, Heads
+from installer.checkpoint.graph.decoder import Attention, Form
 from installer.checkpoint.graph.decoder_shape import AroundDecoder, DecoderShape, Norms
 from installer.checkpoint.graph.experts import Choice, Mixture
-from installer.checkpoint.graph.indexed import Search, Searchable
+from installer.checkpoint.graph.indexed import Search, Searchable, widen
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
@@ -208,7 +208,7 @@ class _BlockSearch:
         if layer in self._shape.indexed:
             fresh, bias = self._find(graph, shape, attention, layer, at, x)
         plain = self._plain(shape)
-        heads = self._widen(graph, shape, qwen3.project(graph, plain, at, x), fresh)
+        heads = widen(graph, shape, plain.head_dim, qwen3.project(graph, plain, at, x), fresh)
         attended = attention.attend(layer, heads, bias)
         widths = (shape.head_dim, plain.head_dim)
         read = decoder.narrow_heads(graph, attended, shape.heads, *widths)
@@ -259,37 +259,6 @@ class _BlockSearch:
         queries, fresh = turned
         keys = self._search.recall(layer, fresh, shape.kv_heads)
         return fresh, index.find(graph, self._search, queries, keys, shape.heads)
-
-    def _widen(
-        self, graph: GraphBuilder, shape: DecoderShape, heads: Heads, fresh: ir.Value | None
-    ) -> Heads:
-        """Heads with halves of an index key behind keys and values, and zeros behind queries."""
-        own, room = self._shape.head_dim, shape.head_dim - self._shape.head_dim
-        halves: Sequence[ir.Value | None] = (None, None)
-        if fresh is not None:
-            sizes = graph.constant([shape.kv_heads * room] * 2)
-            halves = graph.ops("Split", fresh, sizes, outputs=2, axis=-1)
-        counts = (shape.heads, shape.kv_heads, shape.kv_heads)
-        queries, keys, values = (
-            _with_behind(graph, x, half, count, own, room)
-            for x, half, count in zip(heads, (None, *halves), counts, strict=True)
-        )
-        return queries, keys, values
-
-
-def _with_behind(
-    graph: GraphBuilder, x: ir.Value, behind: ir.Value | None, heads: int, own: int, room: int
-) -> ir.Value:
-    """x [B, S, heads * own] -> [B, S, heads * (own + room)], with `behind` there or zeros."""
-    apart = graph.op("Reshape", x, graph.constant([0, 0, heads, own]))
-    if behind is None:
-        sizes = graph.op("Shape", apart, start=0, end=3)
-        sizes = graph.op("Concat", sizes, graph.constant([room]), axis=0)
-        rest = graph.op("Expand", graph.parameter(graph.constant([0.0])), sizes)
-    else:
-        rest = graph.op("Reshape", behind, graph.constant([0, 0, heads, room]))
-    both = graph.op("Concat", apart, rest, axis=-1)
-    return graph.op("Reshape", both, graph.constant([0, 0, heads * (own + room)]))
 
 
 def _gated(graph: GraphBuilder, shape: DecoderShape, x: ir.Value, at: str, inner: int) -> ir.Value:

@@ -25,7 +25,7 @@ from installer.checkpoint.graph.rope import Basis, Rope, read_ropes, read_scalin
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
-_NORMS = Norms(
+NORMS = Norms(
     before_attention=None,
     after_attention="post_attention_layernorm",
     before_feed_forward=None,
@@ -60,7 +60,7 @@ def _read(checkpoint: Checkpoint, architecture: str, kinds: ReadKinds) -> Decode
     config.expect("clip_qkv")
     shape = decoder_shape.read_decoder(config, kinds=kinds)
     config.finish(decoder_shape.HARMLESS_KEYS)
-    return replace(shape, norms=_NORMS)
+    return replace(shape, norms=NORMS)
 
 
 def _read_kinds(config: Settings, head_dim: int) -> Kinds:

@@ -7,6 +7,7 @@ Reference: `Qwen3_5ForCausalLM` and `Qwen3_5ForConditionalGeneration` (2026).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -80,24 +81,43 @@ def read_seeing(checkpoint: Checkpoint, architecture: str, read_text: ReadWords)
 
 def read_part(checkpoint: Checkpoint, architecture: str, read_text: ReadWords) -> DecoderShape:
     """The decoder alone of an `architecture` whose words `read_text` reads."""
+    text, tied = text_of(checkpoint, architecture)
+    return replace(read_text(text, tied=tied), root=qwen3_vl.WORDS)
+
+
+def text_of(
+    checkpoint: Checkpoint, architecture: str, *, beside: Sequence[str] = ()
+) -> tuple[Settings, bool]:
+    """What config.json of an `architecture` says of words, and whether it ties both tables.
+
+    `beside`: further keys that say nothing of words.
+    """
     config = checkpoint.settings("config.json")
     config.expect("architectures", [architecture])
     text = config.needed("text_config")
     tied = config.flag("tie_word_embeddings", False)
     text.expect("tie_word_embeddings", tied)
-    config.ignore("vision_config", *_OF_IMAGES)
+    config.ignore("vision_config", *_OF_IMAGES, *beside)
     config.finish(decoder_shape.HARMLESS_KEYS)
-    return replace(read_text(text, tied=tied), root=qwen3_vl.WORDS)
+    return text, tied
 
 
-def read_hybrid(config: Settings, *, tied: bool) -> DecoderShape:
-    """Read the keys that every decoder of this kind has, of whatever feed-forward."""
+def read_hybrid(
+    config: Settings, *, tied: bool, attending: Sequence[str] = (FULL,)
+) -> DecoderShape:
+    """Read the keys that every decoder of this kind has, of whatever feed-forward.
+
+    `attending`: what the kind of a layer may be called that attends.
+    """
     config.expect("attention_bias", False)
     config.expect("attn_output_gate", True)
     config.expect("use_sliding_window", False)
     config.ignore("mamba_ssm_dtype", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
-    shape = decoder_shape.read_decoder(config, tied=tied, kinds=_read_kinds)
-    return replace(shape, norms=NORMS, recurrent=_read_recurrent(config, shape.layers))
+    shape = decoder_shape.read_decoder(
+        config, tied=tied, kinds=partial(_read_kinds, attending=attending)
+    )
+    own = read_recurrent(config, _default_kinds(config, shape.layers))
+    return replace(shape, norms=NORMS, recurrent=own)
 
 
 def build_hybrid(
@@ -108,11 +128,11 @@ def build_hybrid(
     feed_forward: decoder.FeedForward,
 ) -> None:
     """Write the graph of a decoder whose Gated DeltaNets read by `project`."""
-    gated, recur = _GatedHeads(), partial(gated_delta.mix, project=project)
+    gated, recur = GatedHeads(), partial(gated_delta.mix, project=project)
     decoder.build_decoder(graph, shape, form, gated.project, feed_forward, gated.conclude, recur)
 
 
-class _GatedHeads:
+class GatedHeads:
     """Attention whose queries come with a gate for each number that their heads read."""
 
     def __init__(self) -> None:
@@ -151,11 +171,12 @@ def _read(config: Settings, *, tied: bool) -> DecoderShape:
     return shape
 
 
-def _read_kinds(config: Settings, head_dim: int) -> Kinds:
+def _read_kinds(config: Settings, head_dim: int, *, attending: Sequence[str]) -> Kinds:
     """All that attend are alike; those that do not turn nothing, and are said to be the same."""
     kind = LayerKind(_read_rope(config, head_dim))
     layers = config.integer("num_hidden_layers")
-    return read_kinds(config, {FULL: kind, LINEAR: kind}, _default_kinds(config, layers))
+    kinds = dict.fromkeys((*attending, LINEAR), kind)
+    return read_kinds(config, kinds, _default_kinds(config, layers))
 
 
 def _default_kinds(config: Settings, layers: int) -> list[str]:
@@ -171,8 +192,9 @@ def _read_rope(config: Settings, head_dim: int) -> Rope:
     return read_rope(config, head_dim, partial=True, axes="interleaved" if axes else "one")
 
 
-def _read_recurrent(config: Settings, layers: int) -> Recurrent:
-    names = config.texts("layer_types", _default_kinds(config, layers))
+def read_recurrent(config: Settings, default: Sequence[str]) -> Recurrent:
+    """The layers with a state, and its numbers; `default` is of each layer its kind."""
+    names, layers = config.texts("layer_types", default), len(default)
     deltas = Deltas(
         key_heads=config.integer("linear_num_key_heads"),
         heads=config.integer("linear_num_value_heads"),

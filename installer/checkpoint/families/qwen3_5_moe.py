@@ -40,7 +40,7 @@ def read_words(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    feed_forward = partial(qwen2_moe.feed_forward, weights=_experts)
+    feed_forward = partial(qwen2_moe.feed_forward, weights=experts_of)
     qwen3_5.build_hybrid(graph, shape, form, gated_delta.project_apart, feed_forward)
 
 
@@ -61,7 +61,7 @@ def read_mixed(config: Settings, *, tied: bool) -> DecoderShape:
     return shape
 
 
-def _experts(tensors: Tensors, at: str) -> ExpertWeights:
+def experts_of(tensors: Tensors, at: str) -> ExpertWeights:
     """Stacked as published, or apart as those who quantize them lay them out."""
     gate_up, down = f"{at}.gate_up_proj", f"{at}.down_proj"
     if tensors.holds(gate_up):

@@ -15,7 +15,7 @@ OTHER_STATES = frozenset(
     {
         *("minimax", "minimax_text_01", "minimax_m1", "bailing_hybrid"),
         *("mamba", "mamba2", "jamba", "falcon_mamba"),
-        *("zamba", "zamba2", "lfm3", "recurrent_gemma", "rwkv", "olmo_hybrid"),
+        *("zamba", "zamba2", "recurrent_gemma", "rwkv"),
     }
 )
 """Architectures with layers that keep a running state of a kind that is not built."""
@@ -31,10 +31,10 @@ def family_of(checkpoint: Checkpoint, asked: Kind | None = None) -> Family:
         raise CheckpointError(
             f"config.json: model_type {checkpoint.family!r} has layers that keep a running state "
             "of a kind that is not built",
-            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next, Kimi-Linear), "
-            "Mamba-2 layers (Granite 4.0 H, Nemotron-H, Falcon-H1, Bamba), short convolutions, and "
-            "layers that keep keys and values of every token; of MiniMax it builds MiniMax-M2 and "
-            "M3, which have only such",
+            hint="this release builds Gated DeltaNets (Qwen3.5, Qwen3-Next, OLMo Hybrid, "
+            "Kimi-Linear), Mamba-2 layers (Granite 4.0 H, Nemotron-H, Falcon-H1, Bamba), short "
+            "convolutions, and layers that keep keys and values of every token; of MiniMax it "
+            "builds MiniMax-M2 and M3, which have only such",
         )
     if family is None:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from installer.checkpoint.graph.builder import GraphBuilder
-from installer.checkpoint.graph.indexed import BEYOND, Place, Search, shut
+from installer.checkpoint.graph.indexed import BEYOND, Place, Search, behind, shut
 
 _ALWAYS = 1e30
 """The score of a block that is read always."""
@@ -36,8 +36,7 @@ class Blocks:
 
     def places(self, kv_heads: int, head_dim: int) -> tuple[Place, Place]:
         """Half of a key behind the keys of `kv_heads` heads of `head_dim`, half behind values."""
-        share = self.width // (2 * kv_heads)
-        return Place("key", head_dim, share), Place("value", head_dim, share)
+        return behind(kv_heads, head_dim, self.width)
 
     def find(
         self,

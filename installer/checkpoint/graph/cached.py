@@ -90,12 +90,12 @@ class Cached:
 
     def past(self, part: Part, layer: int, sizes: Sequence[int]) -> ir.Value | None:
         """What a layer with a running state knows before these tokens, in 32 bits."""
-        name = f"past_{part}_{self._shape.place(layer)}"
+        name = f"past_{part}_{self._shape.state_place(part, layer)}"
         return self._graph.input(name, ir.DataType.FLOAT, ("batch", *sizes))
 
     def present(self, part: Part, layer: int, value: ir.Value, sizes: Sequence[int]) -> None:
         """What it knows behind them."""
-        name = f"present_{part}_{self._shape.place(layer)}"
+        name = f"present_{part}_{self._shape.state_place(part, layer)}"
         self._graph.output(value, name, ("batch", *sizes))
 
     def total(self) -> ir.Value:

@@ -39,7 +39,7 @@ def convolve(
 ) -> ir.Value:
     """x [B, S, channels] -> `activation` of what the module `name` adds up, in 32 bits.
 
-    Of several, each has as many of the channels. `factors` [channels]: what x is to be multiplied
+    Several have the channels one behind the other. `factors` [channels]: what x is to be multiplied
     by before.
     """
     own = shape.recurrent
@@ -112,8 +112,11 @@ def _taps(
     """What each of a channel's last inputs is multiplied by, [channels] each."""
     modules = [names] if isinstance(names, str) else names
     stored = [f"{module}.weight" for module in modules]
+    left = own.channels
     for name in stored:
-        graph.tensors.expect(name, (own.channels // len(stored), 1, own.kernel))
+        count = left if name == stored[-1] else graph.tensors.shape(name)[0]
+        graph.tensors.expect(name, (count, 1, own.kernel))
+        left -= count
     taps, name = np.concatenate([graph.tensors.stored_floats(name) for name in stored]), stored[0]
     if factors is not None:
         taps = taps * factors[:, None, None]

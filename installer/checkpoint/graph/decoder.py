@@ -128,39 +128,39 @@ def build_decoder(
     """
     attention = form(graph, shape)
     embeddings = input_table(graph, shape)
-    norms, parts = shape.norms, shape.divisors(graph)
 
     found = embeddings.lookup(attention.ids)
     enriched = attention if isinstance(attention, Enriched) else None
     if enriched is not None:
         found = enriched.embed(found)
-    factor = shape.embedding_scale / shape.result_scale / parts.stream
+    factor = shape.embedding_scale / shape.result_scale / shape.divisors(graph).stream
     stream = graph.residual(found, factor=factor, wide=shape.wide)
     if beside is not None:
         beside.begin(attention.ids, stream)
     result: ir.Value | None = None
     for layer in range(shape.layers):
-        at = f"{shape.root}.layers.{layer}"
+        at, own = f"{shape.root}.layers.{layer}", shape.of(layer)
+        norms, parts = own.norms, own.divisors(graph)
         name, by = norms.before_attention, parts.into_attention
         if shape.mixes(layer):
-            x, stream = _into_block(graph, shape, at, name, stream, result, by)
+            x, stream = _into_block(graph, own, at, name, stream, result, by)
             mix = recur if shape.recurs(layer) else attend
             if mix is not None:
-                result = mix(graph, shape, attention, layer, at, x)
+                result = mix(graph, own, attention, layer, at, x)
             else:
-                attended = attention.attend(layer, project(graph, shape, at, x))
-                result = (conclude or conclude_plainly)(graph, shape, at, attended)
+                attended = attention.attend(layer, project(graph, own, at, x))
+                result = (conclude or conclude_plainly)(graph, own, at, attended)
             by = parts.into_attention * parts.out_of_attention
-            result = _norm_after(graph, shape, at, norms.after_attention, result, by)
+            result = _norm_after(graph, own, at, norms.after_attention, result, by)
         name, by = norms.before_feed_forward, parts.into_feed_forward
         if shape.parallel:
             assert result is not None
             x = graph.divide(x, by / parts.into_attention)
-            result = graph.add(result, feed_forward(graph, shape, at, x))
+            result = graph.add(result, feed_forward(graph, own, at, x))
         elif shape.feeds(layer):
-            x, stream = _into_block(graph, shape, at, name, stream, result, by)
-            result = feed_forward(graph, shape, at, x)
-            result = _norm_after(graph, shape, at, norms.after_feed_forward, result, by**2)
+            x, stream = _into_block(graph, own, at, name, stream, result, by)
+            result = feed_forward(graph, own, at, x)
+            result = _norm_after(graph, own, at, norms.after_feed_forward, result, by**2)
         assert result is not None
         if enriched is not None:
             result = enriched.deepen(layer, result)

@@ -17,7 +17,7 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.divisors import Divisors, divisors
 from installer.checkpoint.graph.experts import Mixture
 from installer.checkpoint.graph.kinds import Kinds, read_alike
-from installer.checkpoint.graph.recurrent import Recurrent
+from installer.checkpoint.graph.recurrent import Part, Recurrent
 from installer.checkpoint.settings import Settings
 from installer.checkpoint.tensors import Tensors
 
@@ -84,6 +84,9 @@ class DecoderShape:
         output_bias: whether what attention gives to the stream has a bias.
         recurrent: the layers that keep a running state in place of keys and values; None: all
             attend.
+        norms_of_states: of the layers that keep a running state, where theirs are in front of the
+            blocks and the others' behind; None is as of all.
+        shared: whether the stream is divided as that of layers with norms behind their blocks.
         feeding: the layers that are a feed-forward alone, in decoders whose other layers have none;
             None: every layer has both blocks.
         predicts: whether the bundle has a head that predicts further tokens from the states behind
@@ -117,6 +120,8 @@ class DecoderShape:
     input_bias: bool = False
     output_bias: bool = False
     recurrent: Recurrent | None = None
+    norms_of_states: Norms | None = None
+    shared: bool = False
     feeding: frozenset[int] | None = None
     predicts: bool = False
 
@@ -124,7 +129,7 @@ class DecoderShape:
         """What its numbers are divided by in this graph."""
         norms = self.norms
         return divisors(
-            graph.shrink,
+            graph.shrink**0.5 if self.shared else graph.shrink,
             normed=None not in (norms.after_attention, norms.after_feed_forward),
             heads=norms.heads,
             wide=self.wide,
@@ -141,6 +146,12 @@ class DecoderShape:
         output = next((name for name in _OUTPUTS if name in tensors), None)
         tied = self.tied and output is None
         return replace(self, root=root, tied=tied, output=output or self.output)
+
+    def of(self, layer: int) -> DecoderShape:
+        """The same with the norms of that layer."""
+        if self.norms_of_states is None or not self.recurs(layer):
+            return self
+        return replace(self, norms=self.norms_of_states, norms_of_states=None, shared=True)
 
     def recurs(self, layer: int) -> bool:
         """Whether it keeps a running state."""
@@ -168,6 +179,14 @@ class DecoderShape:
             return layer
         own = self.recurs(layer)
         return sum(self.recurs(other) == own for other in range(layer) if self._keeps(other))
+
+    def state_place(self, part: Part, layer: int) -> int:
+        """Its number among those that keep such a part of a running state."""
+        if part != "further":
+            return self.place(layer)
+        assert self.recurrent is not None
+        assert self.recurrent.further is not None
+        return self.recurrent.further.layers.index(layer)
 
     def heads_of(self, layer: int) -> LayerHeads:
         """The key heads of a layer."""

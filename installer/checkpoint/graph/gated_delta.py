@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from installer.checkpoint.graph import experts
-from installer.checkpoint.graph.activations import ACTIVATIONS
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.convolution import convolve
 from installer.checkpoint.graph.decoder import Attention
@@ -50,6 +50,26 @@ class Inputs:
     steps: ir.Value
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """In what families' layers differ, but for what they read.
+
+    Attributes:
+        convolutions, norm, out: what modules are called.
+        gate: what bends the gates of its results.
+        epsilon: of the norm of what a state says; None is as of all norms.
+        most: how much is learned at most; beyond one, what is known is turned over.
+    """
+
+    convolutions: tuple[str, ...] = ("conv1d",)
+    norm: str = "norm"
+    out: str = "out_proj"
+    gate: Literal["silu", "sigmoid"] = "silu"
+    epsilon: float | None = None
+    most: float = 1.0
+
+
+PLAIN = Kind()
 Project = Callable[[GraphBuilder, DecoderShape, str, ir.Value], Inputs]
 """x [B, S, hidden] -> what the module `at` reads."""
 
@@ -63,23 +83,31 @@ def mix(
     x: ir.Value,
     *,
     project: Project,
+    kind: Kind = PLAIN,
 ) -> ir.Value:
     """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
     own, at, parts = deltas_of(shape), f"{at}.linear_attn", shape.divisors(graph)
     assert parts.into_attention == 1, "what decays is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     inputs = project(graph, shape, at, x)
-    read = convolve(graph, shape, attention, layer, f"{at}.conv1d", inputs.mixed, "silu")
+    names = [f"{at}.{name}" for name in kind.convolutions]
+    read = convolve(graph, shape, attention, layer, names, inputs.mixed, "silu")
     widths = graph.constant([own.keys, own.keys, own.values])
     queries, keys, values = graph.ops("Split", read, widths, outputs=3, axis=-1)
     decay, beta = _rates(graph, own, at, inputs)
+    if kind.most != 1:
+        beta = graph.op("Mul", beta, graph.constant([kind.most]))
     found = Read(unit(graph, own, queries), unit(graph, own, keys), values, decay, beta)
     result = look_up(graph, own, attention, layer, found)
-    gain = (f"{at}.norm.weight", own.value_dim, shape.epsilon)
+    epsilon = shape.epsilon if kind.epsilon is None else kind.epsilon
+    gain = (f"{at}.{kind.norm}.weight", own.value_dim, epsilon)
     normed = graph.norm_heads(graph.made_full(result), own.heads, *gain)
-    opened = graph.op("Mul", normed, ACTIVATIONS["silu"](graph, inputs.gates, 1.0))
+    opened = graph.op("Sigmoid", inputs.gates)
+    if kind.gate == "silu":
+        opened = graph.op("Mul", inputs.gates, opened)
+    opened = graph.op("Mul", normed, opened)
     opened = graph.divide(opened, parts.out_of_attention)
-    return graph.linear(opened, f"{at}.out_proj", own.values, shape.hidden)
+    return graph.linear(opened, f"{at}.{kind.out}", own.values, shape.hidden)
 
 
 def project_apart(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Inputs:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Heads
+from installer.checkpoint.graph.decoder_shape import DecoderShape
 
 BEYOND = -1e30
 """The score of a token that a query does not see."""
@@ -60,9 +61,17 @@ class Searchable(Protocol):
         ...
 
     def turn(
-        self, layer: int, x: ir.Value, heads: int, width: int, *, interleaved: bool
+        self,
+        layer: int,
+        x: ir.Value,
+        heads: int,
+        width: int,
+        *,
+        interleaved: bool,
+        positions: ir.Value | None = None,
     ) -> ir.Value:
-        """x [B, S, heads * width] by the layer's angles, each token by its position."""
+        """x [B, S, heads * width] by the layer's angles, each token by its position, or by one of
+        `positions`, int64 [B, S]."""
         ...
 
     def cached(self, layer: int, place: Place, fresh: ir.Value) -> tuple[ir.Value | None, ir.Value]:
@@ -140,3 +149,43 @@ def shut(graph: GraphBuilder, scores: ir.Value, found: ir.Value) -> ir.Value:
     opened = graph.op("Expand", graph.constant([0.0]), graph.op("Shape", found))
     bias = graph.op("ScatterElements", closed, found, opened, axis=-1)
     return bias if graph.dtype == ir.DataType.FLOAT else graph.op("Cast", bias, to=graph.dtype)
+
+
+def behind(kv_heads: int, head_dim: int, width: int) -> tuple[Place, Place]:
+    """Where a key of an index stands: half behind the keys of `kv_heads` heads of `head_dim`, half
+    behind their values."""
+    share = width // (2 * kv_heads)
+    return Place("key", head_dim, share), Place("value", head_dim, share)
+
+
+def widen(
+    graph: GraphBuilder, shape: DecoderShape, own: int, heads: Heads, fresh: ir.Value | None
+) -> Heads:
+    """Heads of `own` numbers with halves of an index key behind keys and values, and zeros behind
+    queries: as wide as those of `shape`."""
+    room = shape.head_dim - own
+    halves: Sequence[ir.Value | None] = (None, None)
+    if fresh is not None:
+        sizes = graph.constant([shape.kv_heads * room] * 2)
+        halves = graph.ops("Split", fresh, sizes, outputs=2, axis=-1)
+    counts = (shape.heads, shape.kv_heads, shape.kv_heads)
+    queries, keys, values = (
+        _with_behind(graph, x, half, count, own, room)
+        for x, half, count in zip(heads, (None, *halves), counts, strict=True)
+    )
+    return queries, keys, values
+
+
+def _with_behind(
+    graph: GraphBuilder, x: ir.Value, behind: ir.Value | None, heads: int, own: int, room: int
+) -> ir.Value:
+    """x [B, S, heads * own] -> [B, S, heads * (own + room)], with `behind` there or zeros."""
+    apart = graph.op("Reshape", x, graph.constant([0, 0, heads, own]))
+    if behind is None:
+        sizes = graph.op("Shape", apart, start=0, end=3)
+        sizes = graph.op("Concat", sizes, graph.constant([room]), axis=0)
+        rest = graph.op("Expand", graph.parameter(graph.constant([0.0])), sizes)
+    else:
+        rest = graph.op("Reshape", behind, graph.constant([0, 0, heads, room]))
+    both = graph.op("Concat", apart, rest, axis=-1)
+    return graph.op("Reshape", both, graph.constant([0, 0, heads * (own + room)]))

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import msgspec
 import onnx_ir as ir
 
-from appliance.bundle.specs import RecurrentSpec
+from appliance.bundle.specs import RecurrentSpec, TailSpec
 
 LINEAR = "linear_attention"
 """What config.json calls such a layer."""
-Part = Literal["state", "tail"]
-"""The state itself, and the last inputs of the convolution in front of it."""
+Part = Literal["state", "tail", "further"]
+"""The state itself, the last inputs of the convolution in front of it, and of a second one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,24 @@ class Deltas:
 
 
 @dataclass(frozen=True, slots=True)
+class Further:
+    """A second convolution, which some of these layers have.
+
+    Attributes:
+        layers: which.
+        tail: inputs that it remembers.
+        channels: numbers of each.
+    """
+
+    layers: tuple[int, ...]
+    tail: int
+    channels: int
+
+    def spec(self) -> TailSpec:
+        return TailSpec(layers=len(self.layers), channels=self.channels, tail=self.tail)
+
+
+@dataclass(frozen=True, slots=True)
 class Recurrent:
     """Attributes:
     layers: which layers are so.
@@ -60,6 +79,7 @@ class Recurrent:
     channels: numbers of each.
     deltas: of the state behind it; None: the convolution is all that remembers.
     beside: whether these, which then are all layers, attend as well.
+    further: a second convolution; None: there is none.
     """
 
     layers: frozenset[int]
@@ -67,6 +87,7 @@ class Recurrent:
     channels: int
     deltas: Deltas | None = None
     beside: bool = False
+    further: Further | None = None
 
     def spec(self) -> RecurrentSpec:
         heads, key_dim, value_dim = (0, 0, 0) if self.deltas is None else self.deltas.sizes
@@ -77,6 +98,7 @@ class Recurrent:
             value_dim=value_dim,
             channels=self.channels,
             tail=self.kernel - 1,
+            further=msgspec.UNSET if self.further is None else self.further.spec(),
         )
 
 

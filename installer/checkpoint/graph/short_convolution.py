@@ -27,16 +27,19 @@ def mix(
 ) -> ir.Value:
     """x [B, S, hidden] -> what `layer`, called `at`, adds to the stream; a decoder's Mixing."""
     at, hidden, parts = f"{at}.conv", shape.hidden, shape.divisors(graph)
-    assert parts.into_attention == 1, "what is kept is not to be divided"
     assert isinstance(attention, Remembering), "this form has no layers with a state"
     # In 32 bits from here: products of two numbers that nothing bounds.
-    both = graph.full(graph.linear(x, f"{at}.in_proj", hidden, 3 * hidden))
+    both = _times(graph, graph.linear(x, f"{at}.in_proj", hidden, 3 * hidden), parts.into_attention)
     thirds = graph.constant([hidden] * 3)
     opened, closing, taken = graph.ops("Split", both, thirds, outputs=3, axis=-1)
     kept = graph.made_full(graph.op("Mul", opened, taken))
     summed = convolve(graph, shape, attention, layer, f"{at}.conv", kept, "none")
-    result = graph.op("Mul", closing, summed)
-    if parts.out_of_attention != 1:
-        result = graph.op("Mul", result, graph.constant([1 / parts.out_of_attention]))
-    result = graph.operand(graph.made_full(result))
+    by = parts.into_attention * parts.out_of_attention
+    result = graph.operand(_times(graph, graph.made_full(graph.op("Mul", closing, summed)), 1 / by))
     return graph.linear(result, f"{at}.out_proj", hidden, hidden)
+
+
+def _times(graph: GraphBuilder, x: ir.Value, factor: float) -> ir.Value:
+    """x * factor, in 32 bits."""
+    x = graph.full(x)
+    return x if factor == 1 else graph.made_full(graph.op("Mul", x, graph.constant([factor])))

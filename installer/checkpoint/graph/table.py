@@ -7,6 +7,7 @@ file is split by columns: lookups of the parts are concatenated, products with t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import onnx_ir as ir
 
@@ -21,13 +22,21 @@ class Table:
     """The checkpoint's table `name`, [entries, width], stored when this object is made.
 
     `looked_up`: nothing is multiplied with it, so that grades of integers may store blocks of a row
-    with a scale each.
+    with a scale each. `pieces`: the matrices that its rows lie in, if it is no tensor of its own.
     """
 
     def __init__(
-        self, graph: GraphBuilder, name: str, entries: int, width: int, *, looked_up: bool = False
+        self,
+        graph: GraphBuilder,
+        name: str,
+        entries: int,
+        width: int,
+        *,
+        looked_up: bool = False,
+        pieces: Sequence[str] = (),
     ) -> None:
-        graph.tensors.expect(name, (entries, width))
+        self._pieces = pieces or (name,)
+        graph.tensors.expect_rows(self._pieces, entries, width)
         self._graph = graph
         self._entries = entries
         self._in_blocks = looked_up and width % _SMALLEST_BLOCK == 0
@@ -63,7 +72,7 @@ class Table:
     def _store(self, name: str, width: int, start: int, stop: int) -> ir.Value | Matrix:
         graph, shape = self._graph, (self._entries, stop - start)
         part = name if stop - start == width else f"{name}.{start}"
-        rows = graph.tensors.rows(name, start, stop)
+        rows = chain.from_iterable(graph.tensors.rows(one, start, stop) for one in self._pieces)
         if self._bits in FLOAT_BITS:
             return graph.stored(part, shape, rows)
         if graph.scheme.integer_products and not self._in_blocks:

@@ -24,6 +24,7 @@ class Model:
     recurrent: whether layers keep a running state: there is no graph for TensorRT.
     uneven: whether layers differ in their heads: there is no graph for TensorRT.
     floats: whether its cache is never of 8 bits.
+    by_processor: whether there are no graphs for a GPU.
     """
 
     write: Callable[[Path], Path]
@@ -32,6 +33,12 @@ class Model:
     recurrent: bool = False
     uneven: bool = False
     floats: bool = False
+    by_processor: bool = False
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether it has graphs for a GPU."""
+        return not self.by_processor
 
 
 def find_models() -> dict[str, Model]:

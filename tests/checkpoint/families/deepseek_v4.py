@@ -67,6 +67,8 @@ SHORT = {
 """Windows that all of a prompt fits in, other sizes of windows, the reference's own words."""
 
 MODELS = {
-    "deepseek-v4": drawn_model(DEEPSEEK_V4, main=True, uneven=True, floats=True),
-    "deepseek-v4-short": drawn_model(DEEPSEEK_V4, SHORT, uneven=True, floats=True),
+    "deepseek-v4": drawn_model(DEEPSEEK_V4, main=True, uneven=True, floats=True, by_processor=True),
+    "deepseek-v4-short": drawn_model(
+        DEEPSEEK_V4, SHORT, uneven=True, floats=True, by_processor=True
+    ),
 }
