@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from installer.checkpoint.packed import methods
 from installer.checkpoint.packed.mxfp4 import Mxfp4
 from installer.checkpoint.quantize import Float32
-from installer.checkpoint.reader import CONFIG, Checkpoint
+from installer.checkpoint.reader import CONFIG, Checkpoint, unquantized
 from installer.checkpoint.shallow import Shallow, float_bytes
 from installer.checkpoint.tensors import INDEX, WEIGHTS, Tensors
 
@@ -53,7 +52,7 @@ def plan_layout(checkpoint: Checkpoint, shallow: Shallow) -> Layout:
         factor = 1 if by is None else _PER_BYTE
         return Layout(tuple(kept), factor * float_bytes(tensors.shape(n) for n in kept), by)
     names = tuple(dict.fromkeys(_meant(tensors, name) for name in kept))
-    names = tuple(n for n in names if tensors.is_packed(n) or tensors.stored_type(n) in _PLAIN)
+    names = tuple(n for n in names if _is_packed(tensors, n) or tensors.stored_type(n) in _PLAIN)
     return Layout(names, float_bytes(tensors.shape(name) for name in names), by)
 
 
@@ -61,7 +60,7 @@ def lay_out(checkpoint: Checkpoint, config: dict[str, object], plan: Layout, to:
     """Make the directory `to`, with links to the files of `checkpoint` or a file of floats."""
     to.mkdir()
     if plan.unpacked_by == "builder":
-        config = {key: value for key, value in config.items() if key != methods.KEY}
+        config = unquantized(config)
         # Tensors of their own: what is read here is not read for the bundle.
         _write(Checkpoint(checkpoint.directory).tensors, plan.names, to / WEIGHTS)
     else:
@@ -74,6 +73,11 @@ def _meant(tensors: Tensors, name: str) -> str:
     stem, _, end = name.rpartition(".")
     weight = f"{stem}.weight"
     return weight if end != "bias" and tensors.is_packed(weight) else name
+
+
+def _is_packed(tensors: Tensors, name: str) -> bool:
+    """Whether a method stores a matrix, or the matrices of all experts in one tensor."""
+    return tensors.is_packed(name) or tensors.is_packed(f"{name}.0")
 
 
 def _link(checkpoint: Checkpoint, names: Sequence[str], to: Path) -> None:
@@ -103,7 +107,10 @@ def _write(tensors: Tensors, names: Sequence[str], path: Path) -> None:
 
 
 def _pieces(tensors: Tensors, name: str) -> Iterator[Float32]:
-    if len(tensors.shape(name)) == 2:
+    shape = tensors.shape(name)
+    if len(shape) == 2:
         yield from tensors.rows(name)
+    elif len(shape) == 3:
+        yield from (tensors.slab(name, index) for index in range(shape[0]))
     else:
         yield tensors.stored_floats(name)

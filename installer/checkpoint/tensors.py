@@ -261,6 +261,9 @@ class Tensors:
 
     def slab(self, name: str, index: int) -> Float32:
         """The matrix `index` of the tensor `name`, which has three dimensions."""
+        packed = self._packed(f"{name}.{index}")
+        if packed is not None:
+            return packed.rows(0, packed.shape[0])
         with self._open(self._file_of(name)) as file:
             return self._checked(name, file.get_slice(self._own(name))[index])
 

@@ -163,7 +163,8 @@ def with_rounded_weights(
     weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
     for name, values in weights.items():
         if ".experts." in name or name.endswith(_STACKED_ROWS):
-            weights[name] = _rounded_experts(name, values, SCHEMES[precision])
+            rows = _stacked_as_multiplied(name, weights)
+            weights[name] = _rounded_experts(name, values, SCHEMES[precision], rows=rows)
         elif _TOWER in name and values.ndim > 1 and not any(word in name for word in kept):
             scheme = SCHEMES[_OF_TOWERS.get(precision, precision)]
             flat = values.reshape(len(values), -1)  # what takes patches has more axes
@@ -237,18 +238,35 @@ _TOWER = "visual."
 _DOWN = ("down_proj", "down_proj.weight", "w2.weight")
 
 
-def _rounded_experts(name: str, values: npt.NDArray[Any], scheme: Scheme) -> npt.NDArray[Any]:
-    """In blocks in every grade of integers; experts in 4-bit floats are kept as they are."""
+def _stacked_as_multiplied(name: str, shapes: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether all experts' matrices are in one tensor, and not turned."""
+    if name.endswith(_STACKED_ROWS):
+        return True
+    stem = name.rpartition(".")[0]
+    both = [shapes.get(f"{stem}.{end}") for end in ("gate_up_proj", "down_proj")]
+    if both[0] is None or both[1] is None:
+        return False
+    (_, opened, hidden), (_, outer, inner) = both[0].shape, both[1].shape
+    return (opened, hidden) == (2 * inner, outer)
+
+
+def _rounded_experts(
+    name: str, values: npt.NDArray[Any], scheme: Scheme, *, rows: bool = False
+) -> npt.NDArray[Any]:
+    """In blocks in every grade of integers; experts in 4-bit floats are kept as they are.
+
+    `rows`: the stack of all experts is as it is multiplied with.
+    """
     if values.dtype == np.uint8 or name.endswith("_bias"):
         return values
-    if name.endswith(_STACKED_ROWS):
-        end = _DOWN[0] if "output" in name else "gate_up"
+    if rows:
+        end = _DOWN[0] if name.endswith(("output_linear.weight", _DOWN[0])) else "gate_up"
         return np.stack([_rounded_experts(end, one, scheme) for one in values])
     if values.ndim == 3:  # of all experts, transposed
         each = [_rounded_experts(name, one.T.copy(), scheme).T for one in values]
         return np.ascontiguousarray(np.stack(each))
-    bits, (rows, width) = scheme.layer_bits, values.shape
-    hidden, inner = (rows, width) if name.endswith(_DOWN) else (width, rows)
+    bits, (outer, width) = scheme.layer_bits, values.shape
+    hidden, inner = (outer, width) if name.endswith(_DOWN) else (width, outer)
     if "gate_up" in name:
         inner //= 2
     block = block_of_both(hidden, inner)

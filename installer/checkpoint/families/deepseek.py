@@ -10,6 +10,7 @@ Reference: DeepSeek-V2 (2024), DeepSeek-V3 Technical Report (2024), DeepSeek-V3.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from appliance.errors import CheckpointError
@@ -30,6 +31,8 @@ _HARMLESS |= {"ep_size", "aux_loss_alpha", "seq_aux"}
 _HEAD_UNIT = 16
 _INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 """What config.json calls attention by an index, now and before."""
+ReadAngles = Callable[[Settings, Latent], LayerKind]
+"""config.json and the widths of a head -> the kind of all layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,15 @@ class LatentShape(AroundDecoder):
 
 def read(checkpoint: Checkpoint) -> LatentShape:
     """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
-    config = checkpoint.settings("config.json")
+    return read_v3(checkpoint.settings("config.json"))
+
+
+def read_v3(config: Settings) -> LatentShape:
+    """Read the keys of `DeepseekV3ForCausalLM`."""
     config.expect("architectures", ["DeepseekV3ForCausalLM"])
     config.expect("head_dim", config.integer("qk_rope_head_dim"))
     config.expect("topk_method", "noaux_tc")
-    return _read(config, routed.read_routed(config))
+    return read_around(config, routed.read_routed(config))
 
 
 def read_v2(checkpoint: Checkpoint) -> LatentShape:
@@ -62,7 +69,7 @@ def read_v2(checkpoint: Checkpoint) -> LatentShape:
     mixture = routed.read_routed(config, scores="softmax")
     if config.text("topk_method", "greedy") == "greedy":
         mixture = replace(mixture, groups=1, best=1)  # whatever is said of groups
-    return _read(config, mixture)
+    return read_around(config, mixture)
 
 
 def read_v32(checkpoint: Checkpoint) -> LatentShape:
@@ -100,7 +107,7 @@ def read_glm(checkpoint: Checkpoint) -> LatentShape:
     config.expect("topk_method", "noaux_tc")
     config.expect("partial_rotary_factor", 1.0)
     config.expect("head_dim", config.integer("qk_rope_head_dim"))
-    return _read(config, routed.read_routed(config, dense=_read_dense(config, 1)))
+    return read_around(config, routed.read_routed(config, dense=_read_dense(config, 1)))
 
 
 def build(graph: GraphBuilder, shape: LatentShape, form: Form) -> None:
@@ -115,19 +122,36 @@ def build(graph: GraphBuilder, shape: LatentShape, form: Form) -> None:
     )
 
 
-def _read(config: Settings, mixture: Routed, index: Lightning | None = None) -> LatentShape:
+def build_located(graph: GraphBuilder, shape: LatentShape, form: Form) -> None:
+    """The same of the tensors by the names that there are, where this is one part of several."""
+    build(graph, replace(shape, decoder=shape.decoder.located(graph.tensors)), form)
+
+
+def read_angles(config: Settings, latent: Latent) -> LayerKind:
+    """The angles of what is turned of a head."""
+    rope = read_rope(config, latent.turned)
+    return LayerKind(replace(rope, interleaved=config.flag("rope_interleave", True)))
+
+
+def read_around(
+    config: Settings,
+    mixture: Routed,
+    index: Lightning | None = None,
+    angles: ReadAngles = read_angles,
+) -> LatentShape:
+    """All keys of a decoder with latent attention but for those of its experts and its index."""
     config.expect("attention_bias", False)
     config.expect("num_key_value_heads", config.integer("num_attention_heads"))
     config.expect("pretraining_tp", 1)
     latent = read_latent(config, index)
-    shape = _read_decoder(config, latent)
+    shape = _read_decoder(config, latent, angles)
     config.finish(_HARMLESS)
     return LatentShape(replace(shape, mixture=mixture), latent, index)
 
 
 def _read_sparse(config: Settings, index: Lightning) -> LatentShape:
     first = min(config.whole("first_k_dense_replace", 3), config.integer("num_hidden_layers"))
-    return _read(config, routed.read_routed(config, dense=_read_dense(config, first)), index)
+    return read_around(config, routed.read_routed(config, dense=_read_dense(config, first)), index)
 
 
 def _read_shared(config: Settings) -> frozenset[int]:
@@ -208,11 +232,9 @@ def read_latent(config: Settings, index: Lightning | None = None) -> Latent:
     return latent
 
 
-def _read_decoder(config: Settings, latent: Latent) -> DecoderShape:
+def _read_decoder(config: Settings, latent: Latent, angles: ReadAngles) -> DecoderShape:
     def read_kinds(config: Settings, _head_dim: int) -> Kinds:
-        rope = read_rope(config, latent.turned)
-        rope = replace(rope, interleaved=config.flag("rope_interleave", True))
-        return (LayerKind(rope),) * config.integer("num_hidden_layers")
+        return (angles(config, latent),) * config.integer("num_hidden_layers")
 
     config.expect("qk_head_dim", latent.plain + latent.turned)
     shape = decoder_shape.read_decoder(config, kinds=read_kinds, head_dim=latent.head_dim)

@@ -34,6 +34,7 @@ from installer.checkpoint.families import (
     granite,
     granite_hybrid,
     hunyuan,
+    kimi_k25,
     kimi_linear,
     lfm2,
     lfm2_moe,
@@ -44,6 +45,7 @@ from installer.checkpoint.families import (
     minimax_m3,
     mistral,
     mistral3,
+    mistral4,
     mixtral,
     modernbert,
     nemotron_h,
@@ -154,6 +156,15 @@ def _by_layers(family: Family, kinds_of: KindsOf) -> Family:
     return replace(family, closer=closer)
 
 
+def _by_part(family: Family, is_other: Callable[[Checkpoint], bool], other: Family) -> Family:
+    """Of an architecture whose language model is a part, and may be of another family."""
+
+    def closer(checkpoint: Checkpoint) -> Family:
+        return other if is_other(checkpoint) else replace(family, closer=None)
+
+    return replace(family, closer=closer)
+
+
 def _granite_mixture(architecture: str) -> Family:
     read = partial(granite_hybrid.read_mixture, architecture=architecture)
     return _sparse(read, granite_hybrid.build)
@@ -210,6 +221,13 @@ FAMILIES: Mapping[str, Family] = {
         *("chat", ATTENDING, hunyuan.read, hunyuan.build, unused.DECODER), standard=False
     ),
     "hunyuan_v1_moe": _sparse(hunyuan.read_mixed, hunyuan.build),
+    "kimi_k2": replace(
+        _sparse(deepseek.read, deepseek.build), stand_in={"model_type": "deepseek_v3"}
+    ),
+    "kimi_k25": replace(
+        _sparse(kimi_k25.read, kimi_k25.build, unused.KIMI_SIGHT),
+        stand_in={"architectures": [kimi_k25.REFERENCE]},
+    ),
     "kimi_linear": _recurrent(kimi_linear.read, kimi_linear.build, unused.DECODER, experts=True),
     "lfm2": _recurrent(lfm2.read, lfm2.build, unused.DECODER),
     "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, unused.DECODER, experts=True),
@@ -246,7 +264,12 @@ FAMILIES: Mapping[str, Family] = {
         *("embedding", ENCODER, nomic.read, rotary_bert.build, unused.BERT),
         restated=nomic.restated,
     ),
-    "mistral3": Family("chat", DECODER, mistral3.read_with_images, mistral3.build, unused.SIGHT),
+    "mistral3": _by_part(
+        Family("chat", DECODER, mistral3.read_with_images, mistral3.build, unused.SIGHT),
+        mistral4.is_part,
+        _sparse(mistral4.read_with_images, mistral4.build, unused.SIGHT),
+    ),
+    "mistral4": _sparse(mistral4.read, mistral4.build),
     "mixtral": _sparse(mixtral.read, mixtral.build),
     "olmo2": _dense(olmo.read, olmo.build),
     "olmo3": _dense(olmo.read_olmo3, olmo.build),

@@ -32,6 +32,7 @@ GEMMA4 = re.compile(
 SIGHT = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
 )
+KIMI_SIGHT = re.compile(rf"{SIGHT.pattern}|(model\.)?mm_projector\..*")
 LLAMA4 = re.compile(rf"{SIGHT.pattern}|(model\.)?vision_model\..*|.*\.rotary_emb\.inv_freq")
 # A head that predicts further tokens; and what sees, of a language model that is built alone.
 QWEN35 = re.compile(rf"{DECODER.pattern}|mtp\..*")

@@ -16,7 +16,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.expert_weights import matrices
+from installer.checkpoint.expert_weights import found
 from installer.checkpoint.graph import decoder, experts
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape
@@ -99,7 +99,7 @@ def feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value)
     at, hidden = f"{at}.mlp", shape.hidden
     choice = choose(graph, shape, at, x, divided=divided)
     stored = f"{at}.experts"
-    weights = matrices(graph.tensors, stored)
+    weights = found(graph.tensors, stored)
     mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored, divided=divided)
     return graph.add(mixed, decoder.gated(graph, shape, x, f"{at}.shared_experts", mixture.shared))
 
