@@ -219,6 +219,7 @@ _ROUTERS = (
         "feed_forward.gate.weight",
         "e_score_correction_bias",
         "router.layer.weight",
+        "router.gate.weight",
     ),
 )
 _STACKED_ROWS = ("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight")

@@ -107,7 +107,7 @@ def read_glm(checkpoint: Checkpoint) -> LatentShape:
     config.expect("topk_method", "noaux_tc")
     config.expect("partial_rotary_factor", 1.0)
     config.expect("head_dim", config.integer("qk_rope_head_dim"))
-    return read_around(config, routed.read_routed(config, dense=_read_dense(config, 1)))
+    return read_around(config, routed.read_routed(config, dense=routed.read_dense(config, 1)))
 
 
 def build(graph: GraphBuilder, shape: LatentShape, form: Form) -> None:
@@ -150,8 +150,10 @@ def read_around(
 
 
 def _read_sparse(config: Settings, index: Lightning) -> LatentShape:
-    first = min(config.whole("first_k_dense_replace", 3), config.integer("num_hidden_layers"))
-    return read_around(config, routed.read_routed(config, dense=_read_dense(config, first)), index)
+    first = config.whole("first_k_dense_replace", 3)
+    return read_around(
+        config, routed.read_routed(config, dense=routed.read_dense(config, first)), index
+    )
 
 
 def _read_shared(config: Settings) -> frozenset[int]:
@@ -195,22 +197,6 @@ def _expect_indexed(config: Settings) -> None:
     """That `layer_types`, where it is said, names attention by an index for each layer."""
     layers = config.integer("num_hidden_layers")
     config.expect("layer_types", *([name] * layers for name in _INDEXED))
-
-
-def _read_dense(config: Settings, first: int) -> list[int]:
-    """The layers without experts: so many at the bottom, if nothing else is said."""
-    layers = config.integer("num_hidden_layers")
-    kinds = config.texts("mlp_layer_types", ["dense"] * first + ["sparse"] * (layers - first))
-    if len(kinds) != layers or not {"dense", "sparse"} >= set(kinds):
-        raise CheckpointError(
-            f"config.json: mlp_layer_types names {len(kinds)} layers of "
-            f"{', '.join(sorted(set(kinds)))}",
-            hint=f"this model needs {layers} of dense, sparse",
-        )
-    dense = [layer for layer, kind in enumerate(kinds) if kind == "dense"]
-    if dense == list(range(len(dense))):
-        config.expect("first_k_dense_replace", len(dense))
-    return dense
 
 
 def read_latent(config: Settings, index: Lightning | None = None) -> Latent:

@@ -34,6 +34,7 @@ from installer.checkpoint.families import (
     granite,
     granite_hybrid,
     hunyuan,
+    hy_v3,
     kimi_k25,
     kimi_linear,
     lfm2,
@@ -196,6 +197,10 @@ FAMILIES: Mapping[str, Family] = {
         stand_in={"architectures": ["EuroBertModel"]},
     ),
     "exaone4": _dense(exaone4.read, exaone4.build),
+    "exaone_moe": replace(
+        _sparse(exaone4.read_mixed, exaone4.build_mixed, unused.NEMOTRON),
+        stand_in={"architectures": [exaone4.MIXED]},
+    ),
     "falcon_h1": replace(
         _recurrent(falcon_h1.read, falcon_h1.build, unused.DECODER), precisions=ATTENDING
     ),
@@ -221,6 +226,7 @@ FAMILIES: Mapping[str, Family] = {
         *("chat", ATTENDING, hunyuan.read, hunyuan.build, unused.DECODER), standard=False
     ),
     "hunyuan_v1_moe": _sparse(hunyuan.read_mixed, hunyuan.build),
+    "hy_v3": _sparse(hy_v3.read, hy_v3.build),
     "kimi_k2": replace(
         _sparse(deepseek.read, deepseek.build), stand_in={"model_type": "deepseek_v3"}
     ),
@@ -308,6 +314,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "roberta": _BERT,
     "seed_oss": _dense(seed_oss.read, seed_oss.build),
+    "solar_open": _sparse(glm4_moe.read_solar, glm4_moe.build),
     "smollm3": _dense(smollm3.read, smollm3.build),
     "xlm-roberta": _BERT,
 }
