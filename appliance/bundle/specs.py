@@ -311,6 +311,7 @@ ToolFormat = Literal[
     "qwen_coder",
     "glm",
     "glm_v47",
+    "hy3",
     "mistral",
     "mistral_v11",
     "mistral_v13",

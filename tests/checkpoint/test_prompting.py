@@ -193,6 +193,7 @@ def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: T
         "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
         "cohere": ("<|START_THINKING|>", "<|END_THINKING|>"),
         "minimax_m3": ("<mm:think>", "</mm:think>"),
+        "hy3": ("<think:opensource>", "</think:opensource>"),
         "seed_oss": ("<seed:think>", "</seed:think>"),
         "gemma4": ("<|channel>thought\n", "<channel|>"),
     }.get(name, ("", ""))

@@ -38,6 +38,7 @@ PUBLISHED: dict[str, ToolFormat] = {
     "Qwen3-Coder": "qwen_coder",
     "GLM-4.6": "glm",
     "GLM-4.7-Flash": "glm_v47",
+    "tencent-Hy3": "hy3",
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": "deepseek",
     "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": "deepseek",
     "deepseek-ai-DeepSeek-V3.1": "deepseek_v31",

@@ -1,4 +1,4 @@
-"""Hunyuan 3: heads that are normed each, and experts chosen by corrected sigmoids beside one for all.
+"""Hunyuan 3: heads that are normed each, and experts by corrected sigmoids beside one for all.
 
 Tensors have the names of its publisher, or those that the reference library gives them. Layers that
 predict further tokens are left out. Reference: Hy3 (2026), `HYV3ForCausalLM`.

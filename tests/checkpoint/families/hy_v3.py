@@ -1,4 +1,4 @@
-"""Hunyuan 3: heads that are normed each, one feed-forward and then experts by corrected sigmoids."""
+"""Hunyuan 3: heads that are normed each, one feed-forward, then experts by corrected sigmoids."""
 
 from __future__ import annotations
 
