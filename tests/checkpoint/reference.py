@@ -227,6 +227,7 @@ _STACKED_ROWS = ("block_sparse_moe.input_linear.weight", "block_sparse_moe.outpu
 _KEPT = (
     *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj"),
     *("feed_forward.router", "f_a_proj", "f_b_proj", "self_attn.b_proj", "gate.wg"),
+    "router.gate",
 )
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
 an index: kept in floats, as routers are."""

@@ -110,14 +110,19 @@ def read_glm(checkpoint: Checkpoint) -> LatentShape:
     return read_around(config, routed.read_routed(config, dense=routed.read_dense(config, 1)))
 
 
-def build(graph: GraphBuilder, shape: LatentShape, form: Form) -> None:
+def build(
+    graph: GraphBuilder,
+    shape: LatentShape,
+    form: Form,
+    feed_forward: decoder.FeedForward = routed.feed_forward,
+) -> None:
     """Write the graph in one of its forms."""
     routed.leave_out_further(graph, shape.decoder)
     latent, index = shape.latent, shape.index
     for layer in index.shared if index is not None else ():
         graph.tensors.leave_out(f"{shape.decoder.root}.layers.{layer}.self_attn.indexer.")
     decoder.build_decoder(
-        *(graph, shape.decoder, form, latent.project, routed.feed_forward, latent.conclude),
+        *(graph, shape.decoder, form, latent.project, feed_forward, latent.conclude),
         attend=None if index is None else LatentSearch(latent, index).mix,
     )
 

@@ -13,11 +13,14 @@ from functools import partial
 from typing import Any
 
 from installer.checkpoint.families import (
+    afmoe,
     apertus,
+    axk1,
     bamba,
     bert,
     bert_reranker,
     cohere2,
+    cohere2_moe,
     decoder_embedder,
     deepseek,
     embedding_gemma2,
@@ -176,10 +179,13 @@ def _uneven(read: Read) -> Family:
 
 
 FAMILIES: Mapping[str, Family] = {
+    "afmoe": _sparse(afmoe.read, afmoe.build),
     "apertus": _dense(apertus.read, apertus.build),
+    "axk1": _sparse(axk1.read, axk1.build),
     "bamba": _recurrent(bamba.read, bamba.build, unused.DECODER),
     "bert": _BERT,
     "cohere2": _dense(cohere2.read, cohere2.build),
+    "cohere2_moe": _sparse(cohere2_moe.read, cohere2_moe.build),
     "deepseek_v2": _sparse(deepseek.read_v2, deepseek.build),
     "deepseek_v3": _sparse(deepseek.read, deepseek.build),
     "deepseek_v32": _sparse(deepseek.read_v32, deepseek.build),

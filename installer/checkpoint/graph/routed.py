@@ -36,12 +36,12 @@ class Names:
 
     Attributes:
         router: what scores experts.
-        correction: what is added to scores for the choice alone.
+        correction: what is added to scores for the choice alone; None: nothing is.
         shared: what every token goes through.
     """
 
     router: str = "gate"
-    correction: str = "gate.e_score_correction_bias"
+    correction: str | None = "gate.e_score_correction_bias"
     shared: str = "shared_experts"
 
 
@@ -169,8 +169,11 @@ def _by_sigmoid(graph: GraphBuilder, logits: ir.Value, at: str, mixture: Routed)
     """The experts with the highest scores in the best groups; a correction weighs in the choice
     alone."""
     scores = graph.op("Sigmoid", logits)
-    correction = experts.vector(graph, f"{at}.{mixture.names.correction}", mixture.experts)
-    corrected = _within_groups(graph, graph.op("Add", scores, correction), mixture)
+    corrected, name = scores, mixture.names.correction
+    if name is not None:
+        correction = experts.vector(graph, f"{at}.{name}", mixture.experts)
+        corrected = graph.op("Add", scores, correction)
+    corrected = _within_groups(graph, corrected, mixture)
     _, indices = experts.highest(graph, corrected, mixture.chosen)
     weights = graph.op("GatherElements", scores, indices, axis=1)
     logarithms = graph.op("Log", graph.op("Max", weights, graph.constant([_LEAST_WEIGHT])))
