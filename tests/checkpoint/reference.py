@@ -212,26 +212,26 @@ def _byte_floats(values: npt.NDArray[Any]) -> Floats:
     return rounded
 
 
-_ROUTERS = (
-    *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
-    *(
-        "mixer.gate.weight",
-        "feed_forward.gate.weight",
-        "e_score_correction_bias",
-        "router.layer.weight",
-        "router.gate.weight",
-    ),
-)
+_ROUTERS = (".gate.weight", "mlp.router.weight", "e_score_correction_bias", "router.layer.weight")
 _STACKED_ROWS = ("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight")
 """Of all experts, as they are multiplied with."""
 _KEPT = (
-    *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj"),
+    *(
+        "kv_b_proj",
+        "wkv_b",
+        "in_proj_a",
+        "in_proj_b",
+        "in_proj_ba",
+        "shared_expert_gate",
+        "weights_proj",
+    ),
     *("feed_forward.router", "f_a_proj", "f_b_proj", "self_attn.b_proj", "gate.wg"),
     "router.gate",
 )
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
 an index: kept in floats, as routers are."""
 _TABLES = ("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings")
+_TABLES += ("tok_embeddings", "output.weight")
 _LOOKED_UP = "embed_tokens_per_layer"
 """A table that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
@@ -312,9 +312,11 @@ class _RoundingCache(DynamicCache):
         self._places = {layer: place for place, layer in enumerate(attending)} if recurrent else {}
         """Of layers among those that have keys and values, where some have none."""
         model = pb.Model.FromString(graph.read_bytes())
-        glm = getattr(config, "model_type", "") == "glm_moe_dsa"
-        self._halves = config.qk_rope_head_dim if glm else 0
+        together = getattr(config, "model_type", "") in ("glm_moe_dsa", "mistral_large4_text")
+        self._halves = config.qk_rope_head_dim if together else 0
         """Of an index key, numbers that stand otherwise than in the graph."""
+        self._turns = getattr(config, "no_rope_layers", None)
+        """Of each layer, whether it turns anything; None: all do."""
         into = getattr(config, "attention_in_multiplier", 1.0)
         self._factors = (into * getattr(config, "key_multiplier", 1.0), into)
         """By which keys and values are larger than in the graph, which multiplies later."""
@@ -393,7 +395,8 @@ class _RoundingLatents(_RoundingCache):
 
     def update_indexer(self, key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
         scale = self._scale(f"value_{layer_idx}")[: key_states.shape[-1]]
-        if self._halves:  # of what is turned; the graph has neighbours
+        turns = self._turns is None or self._turns[layer_idx]
+        if self._halves and turns:  # of what is turned; the graph has neighbours
             turned, rest = scale.tensor_split([self._halves], -1)
             scale = torch.cat([self._apart(turned), rest])
         kept: torch.Tensor = super().update_indexer(_rounded_by(key_states, scale), layer_idx)

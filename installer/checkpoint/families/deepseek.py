@@ -79,7 +79,7 @@ def read_v32(checkpoint: Checkpoint) -> LatentShape:
     config.expect("topk_method", "noaux_tc")
     config.expect("mlp_bias", False)
     config.expect("rope_interleave", True)
-    _expect_indexed(config)
+    expect_indexed(config)
     config.expect("head_dim", config.integer("qk_rope_head_dim"))
     return _read_sparse(config, _read_index(config, interleaved=False))
 
@@ -92,11 +92,11 @@ def read_glm5(checkpoint: Checkpoint) -> LatentShape:
     config.expect("mlp_bias", False)
     config.expect("rope_interleave", True)
     config.expect("indexer_rope_interleave", True)
-    _expect_indexed(config)
+    expect_indexed(config)
     # Of what is turned, or of the rest; and of layers that predict further tokens.
     config.expect("head_dim", *map(config.integer, ("qk_rope_head_dim", "qk_nope_head_dim")))
     config.ignore("index_share_for_mtp_iteration")
-    index = replace(_read_index(config, interleaved=True), shared=_read_shared(config))
+    index = replace(_read_index(config, interleaved=True), shared=read_shared(config))
     return _read_sparse(config, index)
 
 
@@ -161,7 +161,7 @@ def _read_sparse(config: Settings, index: Lightning) -> LatentShape:
     )
 
 
-def _read_shared(config: Settings) -> frozenset[int]:
+def read_shared(config: Settings) -> frozenset[int]:
     """The layers without an index of their own."""
     layers = config.integer("num_hidden_layers")
     every, offset = config.integer("index_topk_freq", 1), config.whole("index_skip_topk_offset", 2)
@@ -177,18 +177,23 @@ def _read_shared(config: Settings) -> frozenset[int]:
 
 
 def _read_index(config: Settings, *, interleaved: bool) -> Lightning:
-    index = Lightning(
-        heads=config.integer("index_n_heads"),
-        width=config.integer("index_head_dim"),
-        chosen=config.integer("index_topk"),
-        interleaved=interleaved,
-    )
     if "q_lora_rank" not in config:
         raise CheckpointError(
             "config.json: q_lora_rank is missing",
             hint="the index of this model makes its queries of the vector that q_lora_rank is the "
             "width of",
         )
+    return read_index(config, interleaved=interleaved)
+
+
+def read_index(config: Settings, *, interleaved: bool) -> Lightning:
+    """Read the widths of an index. Raises CheckpointError."""
+    index = Lightning(
+        heads=config.integer("index_n_heads"),
+        width=config.integer("index_head_dim"),
+        chosen=config.integer("index_topk"),
+        interleaved=interleaved,
+    )
     if index.width % _HEAD_UNIT or index.width < config.integer("qk_rope_head_dim"):
         raise CheckpointError(
             f"config.json: index_head_dim {index.width} is not a multiple of {_HEAD_UNIT} that "
@@ -198,7 +203,7 @@ def _read_index(config: Settings, *, interleaved: bool) -> Lightning:
     return index
 
 
-def _expect_indexed(config: Settings) -> None:
+def expect_indexed(config: Settings) -> None:
     """That `layer_types`, where it is said, names attention by an index for each layer."""
     layers = config.integer("num_hidden_layers")
     config.expect("layer_types", *([name] * layers for name in _INDEXED))
@@ -229,10 +234,10 @@ def _read_decoder(config: Settings, latent: Latent, angles: ReadAngles) -> Decod
 
     config.expect("qk_head_dim", latent.plain + latent.turned)
     shape = decoder_shape.read_decoder(config, kinds=read_kinds, head_dim=latent.head_dim)
-    return replace(shape, kv_heads=1, scale=_read_scale(config, latent))
+    return replace(shape, kv_heads=1, scale=read_scale(config, latent))
 
 
-def _read_scale(config: Settings, latent: Latent) -> float:
+def read_scale(config: Settings, latent: Latent) -> float:
     """What products are multiplied by: YaRN's sharpening, where it is said, is in it squared."""
     scale: float = (latent.plain + latent.turned) ** -0.5
     scaling = config.section("rope_parameters") or config.section("rope_scaling")

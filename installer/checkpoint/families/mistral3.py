@@ -23,7 +23,7 @@ from installer.checkpoint.graph.sharpening import Sharpening
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
-_OF_IMAGES: Final = (
+OF_IMAGES: Final = (
     *("vision_config", "image_token_index", "image_token_id", "projector_hidden_act"),
     *("multimodal_projector_bias", "spatial_merge_size", "vision_feature_layer"),
 )
@@ -55,7 +55,7 @@ def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
 
 def read_part(checkpoint: Checkpoint) -> tuple[Settings, bool]:
     """What such a checkpoint says of its language model, as `parts.read_part` has it."""
-    return parts.read_part(checkpoint, ("Mistral3ForConditionalGeneration",), _OF_IMAGES)
+    return parts.read_part(checkpoint, ("Mistral3ForConditionalGeneration",), OF_IMAGES)
 
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
