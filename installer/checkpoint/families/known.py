@@ -182,6 +182,7 @@ def _uneven(read: Read) -> Family:
 FAMILIES: Mapping[str, Family] = {
     "afmoe": _sparse(afmoe.read, afmoe.build),
     "apertus": _dense(apertus.read, apertus.build),
+    "AXK1": replace(_sparse(axk1.read, axk1.build), stand_in={"model_type": "axk1"}),
     "axk1": _sparse(axk1.read, axk1.build),
     "bamba": _recurrent(bamba.read, bamba.build, unused.DECODER),
     "bert": _BERT,
