@@ -262,25 +262,6 @@ NORTH_MINI_CODE = config(
     use_parallel_block=True,
     use_qk_norm=False,
 )
-SOLAR_OPEN = config(
-    "SolarOpen",
-    (4096, 10_240, 48, 64, 8, 196_608, 131_072),
-    model_type="solar_open",
-    attention_bias=False,
-    first_k_dense_replace=0,
-    head_dim=128,
-    moe_intermediate_size=1280,
-    n_group=1,
-    n_routed_experts=128,
-    n_shared_experts=1,
-    norm_topk_prob=True,
-    num_experts_per_tok=8,
-    rope_scaling={"factor": 2.0, "original_max_position_embeddings": 65_536, "type": "yarn"},
-    rope_theta=1_000_000.0,
-    routed_scaling_factor=1.0,
-    topk_group=1,
-    use_qk_norm=False,
-)
 AXK1 = config(
     "AXK1",
     (7168, 18_432, 61, 64, 64, 163_840, 131_072),

@@ -35,7 +35,6 @@ PUBLISHED: dict[str, tuple[dict[str, Any], tuple[int, int, int, int], Windows]] 
     "K-EXAONE-236B": (published.K_EXAONE, (128, 8, 2048, 2048), {128: 36, None: 12}),
     "Trinity-Nano": (published.TRINITY_NANO, (128, 8, 256, 256), {2048: 42, None: 14}),
     "North-Mini-Code": (published.NORTH_MINI_CODE, (128, 8, 768, 0), {4096: 36, None: 13}),
-    "Solar-Open-100B": (published.SOLAR_OPEN, (128, 8, 1280, 1280), {None: 48}),
     "A.X-K1": (published.AXK1, (192, 8, 2048, 2048), {None: 61}),
 }
 """Name -> config.json; experts, how many are chosen, their width and that of what all go through;
@@ -202,8 +201,6 @@ INSIDE = {"mistral-large4"}
         ("hy-v3", "expert_hidden_dim", 64, "expert_hidden_dim"),
         ("hy-v3", "mlp_bias", True, "mlp_bias"),
         ("hy-v3", "mlp_layer_types", ["dense", "other", "sparse"], "mlp_layer_types"),
-        ("solar-open", "first_k_dense_replace", 1, "first_k_dense_replace"),
-        ("solar-open", "use_qk_norm", True, "use_qk_norm"),
         ("k-exaone", "layer_types", None, "sliding_window_pattern"),
         ("k-exaone", "is_moe_layer", [True] * 4, "is_moe_layer"),
         ("k-exaone", "scoring_func", "softmax", "scoring_func"),

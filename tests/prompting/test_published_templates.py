@@ -62,6 +62,7 @@ PUBLISHED: dict[str, ToolFormat] = {
     "Apertus-8B-Instruct": "apertus",
     "ByteDance-Seed-OSS": "seed_oss",
     "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "cohere",
+    "Cohere2MoE": "cohere",
     "microsoft-Phi-3.5-mini-instruct": "",
     "google-gemma-2-2b-it": "",
     "google-gemma-4-31B-it": "gemma4",

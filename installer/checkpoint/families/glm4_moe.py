@@ -1,9 +1,8 @@
-"""GLM-4.5, 4.6, 4.7, dots.llm1 and Solar Open: ordinary attention, and experts of DeepSeek's kind.
+"""GLM-4.5, 4.6, 4.7 and dots.llm1: ordinary attention, and experts of DeepSeek's kind.
 
 Queries, keys and values may have biases, and each query and key head a norm of its own; of GLM
 half a head turns. Reference: GLM-4.5: Agentic, Reasoning, and Coding Foundation Models (2025),
-dots.llm1 Technical Report (2025), Solar Open (2026), `Glm4MoeForCausalLM`, `Dots1ForCausalLM`,
-`SolarOpenForCausalLM`.
+dots.llm1 Technical Report (2025), `Glm4MoeForCausalLM`, `Dots1ForCausalLM`.
 """
 
 from __future__ import annotations
@@ -46,17 +45,6 @@ def read_dots(checkpoint: Checkpoint) -> DecoderShape:
     config.expect("sliding_window")
     config.ignore("max_window_layers")  # which says nothing without a window
     return _read(config, routed.read_routed(config), bias=False, norms=True)
-
-
-def read_solar(checkpoint: Checkpoint) -> DecoderShape:
-    """As `read`, for Solar Open, all of whose layers have experts."""
-    config = checkpoint.settings("config.json")
-    config.expect("architectures", ["SolarOpenForCausalLM"])
-    config.expect("use_qk_norm", False)
-    config.expect("first_k_dense_replace", 0)
-    config.assume("intermediate_size", config.integer("moe_intermediate_size"))  # of no layer
-    mixture = routed.read_routed(config, dense=())
-    return _read(config, mixture, bias=config.flag("attention_bias", False), norms=False)
 
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:

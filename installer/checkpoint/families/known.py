@@ -323,7 +323,6 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "roberta": _BERT,
     "seed_oss": _dense(seed_oss.read, seed_oss.build),
-    "solar_open": _sparse(glm4_moe.read_solar, glm4_moe.build),
     "smollm3": _dense(smollm3.read, smollm3.build),
     "xlm-roberta": _BERT,
 }

@@ -1,6 +1,6 @@
 """GLM-4.5: half a head turns; biases, head norms and groups of experts, and none of these.
 
-Its relatives: dots.llm1 and Solar Open.
+Its relative: dots.llm1.
 """
 
 from __future__ import annotations
@@ -52,32 +52,9 @@ DOTS = {
     "sliding_window": None,
     "max_window_layers": 2,
 }
-SOLAR = {
-    "architectures": ["SolarOpenForCausalLM"],
-    "model_type": "solar_open",
-    "attention_bias": True,
-    "use_qk_norm": None,
-    "partial_rotary_factor": None,
-    "first_k_dense_replace": None,
-    "intermediate_size": None,
-    "n_group": 1,
-    "topk_group": 1,
-    "routed_scaling_factor": 1.0,
-    "num_nextn_predict_layers": None,
-    "rope_theta": None,
-    "rope_scaling": None,
-    "rope_parameters": {
-        "rope_type": "yarn",
-        "rope_theta": 1_000_000.0,
-        "factor": 2.0,
-        "original_max_position_embeddings": 256,
-        "partial_rotary_factor": 1.0,
-    },
-}
 
 MODELS = {
     "glm4-moe": drawn_model(GLM4_MOE, main=True, experts=True),
     "glm4-moe-air": drawn_model(GLM4_MOE, AIR, experts=True),
     "dots1": drawn_model(GLM4_MOE, DOTS, experts=True),
-    "solar-open": drawn_model(GLM4_MOE, SOLAR, experts=True),
 }

@@ -24,10 +24,10 @@ _SIGHT = {
 KIMI_K25 = {
     "architectures": ["Kimi_K25ForConditionalGeneration"],
     "model_type": "kimi_k25",
-    "image_token_id": 10,
-    "video_token_id": 11,
-    "vision_start_token_id": 12,
-    "vision_end_token_id": 13,
+    "image_token_id": 500,  # no token of a text
+    "video_token_id": 501,
+    "vision_start_token_id": 502,
+    "vision_end_token_id": 503,
     "projection_hidden_size": 32,
     "tie_word_embeddings": False,
     "text_config": {
