@@ -329,9 +329,8 @@ ToolFormat = Literal[
 """How a model writes its calls; empty if it calls no tools."""
 
 
-Efforts = Annotated[
-    tuple[Literal["none", "no_think", "low", "medium", "high"], ...], msgspec.Meta(min_length=2)
-]
+Effort = Literal["none", "no_think", "low", "medium", "high"]
+Efforts = Annotated[tuple[Effort, ...], msgspec.Meta(min_length=2)]
 
 
 class Prompting(Strict, frozen=True):

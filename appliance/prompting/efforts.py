@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-OFF: Final = ("none", "no_think")
+from appliance.bundle.specs import Effort
+
+OFF: Final[tuple[Effort, ...]] = ("none", "no_think")
 """Words that switch reasoning off."""
-DEGREES: Final = ("low", "medium", "high")
+DEGREES: Final[tuple[Effort, ...]] = ("low", "medium", "high")
 """Words that ask for it, from little to much."""
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 from jinja2 import Template
 
-from appliance.bundle.specs import FillIn, Prompting, ToolFormat
+from appliance.bundle.specs import Effort, FillIn, Prompting, ToolFormat
 from appliance.errors import CheckpointError
 from appliance.prompting import gemma4, harmony
 from appliance.prompting.conversation import switches
@@ -188,7 +188,7 @@ class _Observed:
         asked = [self.render(**switches(thinking=on)) for on in (False, True)]
         return "always" if asked[0] == asked[1] else msgspec.UNSET
 
-    def efforts(self) -> tuple[str, ...]:
+    def efforts(self) -> tuple[Effort, ...]:
         """What stands in the manifest's `prompting.efforts`; empty if other switches tell it, or if
         it shows whatever word it is told."""
         asked = [self.render(**switches(thinking=on)) for on in (False, True)]

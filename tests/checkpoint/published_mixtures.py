@@ -62,7 +62,7 @@ MISTRAL_SMALL_4 = MINISTRAL_3_8B | {
     },
     "tie_word_embeddings": False,
 }
-_INTEGERS = {
+_INTEGERS: dict[str, Any] = {
     "config_groups": {
         "group_0": {
             "input_activations": None,

@@ -22,6 +22,7 @@ from installer.checkpoint.widening import spell_out
 from tests.checkpoint.conftest import EXPERTS, WRITERS, Built, build_unsigned
 from tests.checkpoint.enlarged import (
     BEHIND_NORMS,
+    BETWEEN_NORMS,
     FACTORS,
     LARGEST,
     SQUARES,
@@ -43,7 +44,7 @@ TOKENS = np.random.default_rng(8).integers(0, 480, 60).tolist()
 PLAIN = "qwen3-untied-bf16-sharded"
 DENSE = ["llama", "qwen2", PLAIN, "mistral", "phi3", "phi4-mini", "mimo", "granite", "ministral3"]
 DENSE += ["cohere2", "smollm3", "seed-oss", "qwen3.5", "falcon-h1"]
-OTHERWISE = {"falcon-h1": UNNORMED} | {
+OTHERWISE = {"falcon-h1": UNNORMED, "afmoe": BETWEEN_NORMS} | {
     name: SQUARES for name in EXPERTS if name.startswith("nemotron")
 }
 """Decoders whose numbers are made large by other factors."""

@@ -203,7 +203,9 @@ class ExpertBytes(ScaledBytes):
 
     def _bytes(self, first: int, last: int) -> UInt8:
         matrix = self._stored.stored_bytes(self._weight, self._expert, self._expert + 1)
-        return matrix.reshape(self.shape)[first:last]
+        rows: UInt8 = matrix.reshape(self.shape)[first:last]
+        return rows
 
     def _read_scales(self) -> Float32:
-        return self._stored.stored_floats(self._scale_name)[self._expert]
+        scales: Float32 = self._stored.stored_floats(self._scale_name)[self._expert]
+        return scales

@@ -31,8 +31,10 @@ COHERE2 = {
     "use_parallel_block": True,
     "use_parallel_embedding": True,
 }
-_UNSAID = ("cache_implementation", "layer_switch", "order_of_interleaved_layers")
-_UNSAID += ("use_parallel_embedding", "use_embedding_sharing", "use_gated_activation")
+_UNSAID = (
+    *("cache_implementation", "layer_switch", "order_of_interleaved_layers"),
+    *("use_parallel_embedding", "use_embedding_sharing", "use_gated_activation"),
+)
 NORTH = {
     **dict.fromkeys(_UNSAID),
     "architectures": ["Cohere2MoeForCausalLM"],
