@@ -230,8 +230,10 @@ _KEPT = (
 )
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
 an index: kept in floats, as routers are."""
-_TABLES = ("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings")
-_TABLES += ("tok_embeddings", "output.weight")
+_TABLES = (
+    *("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings"),
+    *("tok_embeddings", "output.weight"),
+)
 _LOOKED_UP = "embed_tokens_per_layer"
 """A table that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
