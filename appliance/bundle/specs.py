@@ -6,7 +6,7 @@ go together is asked in consistency.py.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -331,6 +331,7 @@ ToolFormat = Literal[
     "qwen_coder",
     "glm",
     "glm_v47",
+    "hy3",
     "mistral",
     "mistral_v11",
     "mistral_v13",
@@ -346,6 +347,10 @@ ToolFormat = Literal[
     "glm4",
 ]
 """How a model writes its calls; empty if it calls no tools."""
+
+
+Effort = Literal["none", "no_think", "low", "medium", "high"]
+Efforts = Annotated[tuple[Effort, ...], msgspec.Meta(min_length=2)]
 
 
 class Prompting(Strict, frozen=True):
@@ -364,6 +369,9 @@ class Prompting(Strict, frozen=True):
     reasoning: Literal["always", "levels"] | msgspec.UnsetType = msgspec.UNSET
     """Left out if reasoning can be switched off, or there is none; `levels`: its template reads
     `reasoning_effort`."""
+    efforts: Efforts | msgspec.UnsetType = msgspec.UNSET
+    """Words of `reasoning_effort` by which alone its template is told whether to reason: the first
+    switches it off, the others ask for it, from little to much. Left out of all others."""
 
 
 class Parity(Strict, frozen=True):

@@ -75,6 +75,7 @@ class ChatModel:
                 eos_token=prompting.eos_token,
                 control=self.tokenizer.control,
                 tool_format=prompting.tool_format,
+                efforts=prompting.efforts or (),
             )
             made.callback(self._template.close)
             self.grammars = GrammarCompiler(

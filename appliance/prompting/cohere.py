@@ -1,4 +1,4 @@
-"""How Command A and Command R7B write tool calls, and what they frame answers with.
+"""How Command A, Command R7B and North write tool calls, and what they frame answers with.
 
 <|START_ACTION|>[
     {"tool_call_id": "0", "tool_name": "weather", "parameters": {"city": "Oslo"}}
@@ -14,7 +14,7 @@ import re
 from typing import Final
 
 BEGIN, END = "<|START_ACTION|>", "<|END_ACTION|>"
-FRAME: Final = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
+FRAME: Final = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
 _STRING = r'"(?:[^"\\]|\\.)*"'
 HEAD: Final = re.compile(
     rf'\{{\s*(?:"tool_call_id"\s*:\s*{_STRING}\s*,\s*)?"tool_name"\s*:\s*({_STRING})\s*,'

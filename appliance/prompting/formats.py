@@ -33,6 +33,7 @@ from appliance.prompting.call_parser import CallParser
 from appliance.prompting.conversation import Tool
 from appliance.prompting.dsml import DSML, DSML_V4
 from appliance.prompting.glm import GLM, GLM_47
+from appliance.prompting.hy3 import HY3
 from appliance.prompting.listed_calls import ListedCalls
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.pythonic import PythonicCalls
@@ -127,6 +128,7 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
     "qwen_coder": _xml(QWEN_CODER),
     "glm": _xml(GLM),
     "glm_v47": _xml(GLM_47),
+    "hy3": _xml(HY3),
     "mistral": _MISTRAL,
     "mistral_v11": _MISTRAL,
     "mistral_v13": _MISTRAL,

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from appliance.bundle.specs import ToolFormat
 from appliance.errors import ObjectionError, RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
 from appliance.prompting.conversation import Conversation, switches
+from appliance.prompting.efforts import told
 from appliance.prompting.first_system import ASKED, CALLED, Place, place, placed
 from appliance.prompting.later_systems import MARK, TRIALS, folded, has_later
 from appliance.prompting.marks import ControlTokens, unused_characters
@@ -46,6 +48,8 @@ class ChatTemplate:
         bos_token, eos_token: given to the template, which may write them.
         control: the tokenizer's control tokens, which users cannot write.
         tool_format: how the model writes its calls, should the template not write them.
+        efforts: words of `reasoning_effort` by which it is told whether to reason (efforts.py);
+            empty: by switches.
         seconds: of processor time for a rendering.
         late_seconds: more by the clock before a rendering counts as held up.
 
@@ -61,6 +65,7 @@ class ChatTemplate:
         eos_token: str = "",
         control: ControlTokens | None = None,
         tool_format: ToolFormat = "",
+        efforts: Sequence[str] = (),
         seconds: float = DEFAULT_SECONDS,
         late_seconds: float = LATE_SECONDS,
         max_chars: int = DEFAULT_MAX_CHARS,
@@ -69,6 +74,7 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._control = control or ControlTokens(())
         self._tool_format = tool_format
+        self._efforts = efforts
         self._seconds = seconds
         self._late_seconds = late_seconds
         self._max_chars = max_chars
@@ -159,8 +165,11 @@ class ChatTemplate:
             "add_generation_prompt": not conversation.continue_final,
             **switches(thinking=conversation.thinking),
         }
-        if conversation.effort:
-            variables["reasoning_effort"] = conversation.effort  # gpt-oss's
+        effort: str = conversation.effort
+        if self._efforts:
+            effort = told(self._efforts, thinking=conversation.thinking, effort=effort)
+        if effort:
+            variables["reasoning_effort"] = effort
         text = self._render(variables)
         if conversation.continue_final:
             text = _cut(text, cut)

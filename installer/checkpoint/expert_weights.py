@@ -185,6 +185,15 @@ class HalvedRows(TransposedStacks):
         return np.ascontiguousarray(pairs.transpose(1, 0, 2)).reshape(-1, hidden)
 
 
+def found(tensors: Tensors, at: str) -> ExpertWeights:
+    """Of the module `at`: stacked, as some publish them, or three matrices for each expert, as most
+    do and those who quantize them."""
+    gate_up, down = f"{at}.gate_up_proj", f"{at}.down_proj"
+    if tensors.holds(gate_up):
+        return HalvedRows(tensors, (gate_up,), down)
+    return matrices(tensors, at)
+
+
 def _grid(kept: Kept | None) -> Grid | None:
     """What the stacked kernels take; columns in another order they do not."""
     if kept is None or kept.order is not None:

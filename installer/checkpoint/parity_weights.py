@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from installer.checkpoint.packed import methods
 from installer.checkpoint.packed.modelopt import CACHE_SCALES
 from installer.checkpoint.packed.mxfp4 import Mxfp4
-from installer.checkpoint.reader import CONFIG, Checkpoint
+from installer.checkpoint.reader import CONFIG, Checkpoint, unquantized
 from installer.checkpoint.shallow import Shallow, float_bytes
 from installer.checkpoint.tensors import INDEX, NUMBERS, WEIGHTS, Tensors
 
@@ -55,7 +54,7 @@ def plan_layout(checkpoint: Checkpoint, shallow: Shallow) -> Layout:
         factor = 1 if by is None else _PER_BYTE
         return Layout(tuple(kept), factor * float_bytes(tensors.shape(n) for n in kept), by)
     names = tuple(dict.fromkeys(_meant(tensors, name) for name in kept))
-    names = tuple(n for n in names if tensors.is_packed(n) or _is_plain(tensors, n))
+    names = tuple(n for n in names if _is_packed(tensors, n) or _is_plain(tensors, n))
     return Layout(names, float_bytes(tensors.shape(name) for name in names), by)
 
 
@@ -63,7 +62,7 @@ def lay_out(checkpoint: Checkpoint, config: dict[str, object], plan: Layout, to:
     """Make the directory `to`, with links to the files of `checkpoint` or a file of floats."""
     to.mkdir()
     if plan.unpacked_by == "builder":
-        config = {key: value for key, value in config.items() if key != methods.KEY}
+        config = unquantized(config)
         # Tensors of their own: what is read here is not read for the bundle.
         _write(Checkpoint(checkpoint.directory).tensors, plan.names, to / WEIGHTS)
     else:
@@ -81,6 +80,11 @@ def _meant(tensors: Tensors, name: str) -> str:
 def _is_plain(tensors: Tensors, name: str) -> bool:
     """Whether the reference knows it: not what was fixed for a cache."""
     return tensors.stored_type(name) in _PLAIN and not name.endswith(CACHE_SCALES)
+
+
+def _is_packed(tensors: Tensors, name: str) -> bool:
+    """Whether a method stores a matrix, or the matrices of all experts in one tensor."""
+    return tensors.is_packed(name) or tensors.is_packed(f"{name}.0")
 
 
 def _link(checkpoint: Checkpoint, names: Sequence[str], to: Path) -> None:
@@ -112,13 +116,16 @@ def _write(tensors: Tensors, names: Sequence[str], path: Path) -> None:
 
 
 def _is_whole(tensors: Tensors, name: str) -> bool:
-    return not tensors.is_packed(name) and tensors.stored_type(name) in NUMBERS
+    return not _is_packed(tensors, name) and tensors.stored_type(name) in NUMBERS
 
 
 def _pieces(tensors: Tensors, name: str) -> Iterator[npt.NDArray[Any]]:
+    shape = tensors.shape(name)
     if _is_whole(tensors, name):
-        yield tensors.numbers(name, tensors.shape(name))
-    elif len(tensors.shape(name)) == 2:
+        yield tensors.numbers(name, shape)
+    elif len(shape) == 2:
         yield from tensors.rows(name)
+    elif len(shape) == 3:
+        yield from (tensors.slab(name, index) for index in range(shape[0]))
     else:
         yield tensors.stored_floats(name)

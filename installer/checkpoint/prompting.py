@@ -17,10 +17,11 @@ from typing import Literal
 import msgspec
 from jinja2 import Template
 
-from appliance.bundle.specs import FillIn, Prompting, ToolFormat
+from appliance.bundle.specs import Effort, FillIn, Prompting, ToolFormat
 from appliance.errors import CheckpointError
 from appliance.prompting import gemma4, harmony
 from appliance.prompting.conversation import switches
+from appliance.prompting.efforts import DEGREES, OFF
 from appliance.prompting.environment import compile_template, render
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.spelled_calls import spelled
@@ -55,6 +56,7 @@ _REASONING = (
     ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<mm:think>", "</mm:think>"),
+    ("<think:opensource>", "</think:opensource>"),
 )
 """The tags of reasoning, of which a model's vocabulary has one pair or none."""
 _CHANNELS: Mapping[ToolFormat, tuple[str, str]] = {
@@ -63,6 +65,8 @@ _CHANNELS: Mapping[ToolFormat, tuple[str, str]] = {
 }
 """Of formats whose turns have channels: what opens that of reasoning is more than a token."""
 _QUESTION = "Which way is north?"
+_NO_WORD = "xhow_muchx"
+"""That no template knows."""
 _MAX_CHARS = 1 << 20
 _DAY = datetime(2025, 1, 1)
 """What a template that names the day is told, so that a build does not depend on it."""
@@ -118,6 +122,7 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
     observed = _Observed(source, tokens)
     tool_format = _tool_format(source, observed, tokenizer)
     start, end = _CHANNELS.get(tool_format) or _reasoning(source, tokenizer)
+    efforts = observed.efforts() if start else ()
     prompting = Prompting(
         template=TEMPLATE_PATH,
         **tokens,
@@ -125,11 +130,12 @@ def read_prompting(checkpoint: Checkpoint, tokenizer: CheckpointTokenizer) -> Ch
         reasoning_end=end,
         tool_format=tool_format,
         fill_in=_fill_in(tokenizer),
-        reasoning=observed.reasons() if start else msgspec.UNSET,
+        reasoning=observed.reasons() if start and not efforts else msgspec.UNSET,
+        efforts=efforts or msgspec.UNSET,
     )
     ends = FORMATS[tool_format].ends if tool_format else ()
     return ChatSource(
-        *(source, prompting, bool(start) and observed.thinks_by_default()),
+        *(source, prompting, bool(start) and observed.thinks_by_default(efforts)),
         *(_known(ends, tokenizer), lacking),
     )
 
@@ -168,16 +174,44 @@ class _Observed:
         except Exception:
             return ""
 
-    def thinks_by_default(self) -> bool:
-        """Whether saying nothing means the same as asking to think."""
+    def thinks_by_default(self, efforts: Sequence[str]) -> bool:
+        """Whether saying nothing means the same as asking to think, or not the same as asking not
+        to in a word of `efforts`."""
+        if efforts:
+            return self.render() != self._told(efforts[0])
         return self.render() == self.render(**switches(thinking=True))
 
     def reasons(self) -> Literal["always", "levels"] | msgspec.UnsetType:
         """What stands in the manifest's `prompting.reasoning`."""
-        if self.render(reasoning_effort="low") != self.render(reasoning_effort="high"):
+        if self._told("low") != self._told("high"):
             return "levels"
         asked = [self.render(**switches(thinking=on)) for on in (False, True)]
         return "always" if asked[0] == asked[1] else msgspec.UNSET
+
+    def efforts(self) -> tuple[Effort, ...]:
+        """What stands in the manifest's `prompting.efforts`; empty if other switches tell it, or if
+        it shows whatever word it is told."""
+        asked = [self.render(**switches(thinking=on)) for on in (False, True)]
+        off = next(filter(self._knows, OFF), None)
+        if asked[0] != asked[1] or off is None:
+            return ()
+        most = self._told(DEGREES[-1])
+        lower = (word for word in DEGREES[:-1] if self._told(word) not in (None, most))
+        return () if most is None else (off, *lower, DEGREES[-1])
+
+    def _knows(self, word: str) -> bool:
+        """Whether that word of `reasoning_effort` does what no other does."""
+        shown, other = self._told(word), self._told(_NO_WORD)
+        if shown is None:
+            return False
+        return other is None or shown.replace(word, _NO_WORD) != other.replace(word, _NO_WORD)
+
+    def _told(self, effort: str) -> str | None:
+        """The prompt of a conversation with that effort; None if it is refused."""
+        try:
+            return self.render(reasoning_effort=effort)
+        except CheckpointError:
+            return None
 
     def render(self, question: object = _QUESTION, **variables: object) -> str:
         """The prompt of a conversation with one question. Raises CheckpointError."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
@@ -30,6 +30,8 @@ from installer.checkpoint.settings import Settings
 from installer.checkpoint.tensors import INDEX, PICKLES, WEIGHTS, Tensors
 
 CONFIG = "config.json"
+TEXT = "text_config"
+"""What config.json says of the language model, where that is one part of several."""
 
 _OTHER_WEIGHTS = (
     (
@@ -86,7 +88,8 @@ class Checkpoint:
                     hint="this appliance runs no remote code: of a family that it builds, take the "
                     f"key out of {file} and build again",
                 )
-        self.packing = methods.read_method(Settings(self.config, CONFIG)) or self._said_beside()
+        said = Settings(_quantized(self.config), CONFIG)
+        self.packing = methods.read_method(said) or self._said_beside()
         """How matrices are quantized already; None if they are plain."""
 
     def _said_beside(self) -> Method | None:
@@ -194,7 +197,7 @@ class Checkpoint:
         """A JSON object to be read key by key, but for what is known here already."""
         document = self.document(name)
         if name == CONFIG:
-            document.pop(methods.KEY, None)
+            document = unquantized(document)
         return Settings(document, name)
 
     def files_read(self) -> tuple[str, ...]:
@@ -262,6 +265,31 @@ class Checkpoint:
                 "where there is none, from a copy of this release in the layout of transformers"
             )
         return "the download is incomplete"
+
+
+def unquantized(config: Mapping[str, object]) -> dict[str, object]:
+    """`config` without what it says of a quantization, of its parts, too."""
+    plain = {key: value for key, value in config.items() if key != methods.KEY}
+    text = plain.get(TEXT)
+    if isinstance(text, dict):
+        plain[TEXT] = {key: value for key, value in text.items() if key != methods.KEY}
+    return plain
+
+
+def _quantized(config: Mapping[str, object]) -> Mapping[str, object]:
+    """The object that says how weights are quantized: all of it, or the language model's part.
+
+    Raises CheckpointError if both do, and not the same.
+    """
+    text = config.get(TEXT)
+    if not isinstance(text, dict) or text.get(methods.KEY) is None:
+        return config
+    if config.get(methods.KEY) not in (None, text[methods.KEY]):
+        raise CheckpointError(
+            f"{CONFIG}: {methods.KEY} differs from that of {TEXT}",
+            hint="download config.json again as it is published",
+        )
+    return text
 
 
 def _hash(path: Path, advance: Callable[[int], None]) -> bytes:

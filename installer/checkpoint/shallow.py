@@ -37,6 +37,8 @@ _NUMBERS = ("moe_layers", "mlp_only_layers", _ATTENDING, "ple_layer_ids")
 """Numbers of layers, and not something of each."""
 _COUNTED_FROM_ONE = "ple_layer_ids"
 """Numbers of layers from 1 on, of those that have tables of n-grams."""
+_SOURCES = "kv_source_layers"
+"""Of each layer, whose keys it reads: no kind, and never a later one's."""
 _PATTERN = "hybrid_override_pattern"
 """A letter for each layer."""
 _OF_INDEX = "sparse_attention_config"
@@ -132,7 +134,8 @@ def _enough(config: Document, total: int) -> int:
         enough = max(enough, *(min(states.get(key) or [0]) for key in _COUNTED))
     inner = config.get(_OF_INDEX)
     lists = chain(_lists(config, total), _lists(inner, total) if isinstance(inner, dict) else ())
-    return max([enough, *(_prefix_with_all(value) for _, value in lists)])
+    kinds = (_prefix_with_all(value) for key, value in lists if key != _SOURCES)
+    return max([enough, *kinds])
 
 
 def _lists(config: Document, total: int) -> Iterator[tuple[str, Sequence[object]]]:

@@ -100,6 +100,8 @@ class Tensors:
         self.size = sum((directory / file).stat().st_size for file in self.files)
         self.advance: Callable[[int], None] = _ignore
         """Told the bytes of the checkpoint as they are read, by several threads."""
+        self.translate: Callable[[str], str] = _same
+        """What these files call that is asked for by other names; it leaves theirs alone."""
         self.prefix = ""
         """What names are asked for with, and these files leave out."""
 
@@ -274,6 +276,9 @@ class Tensors:
 
     def slab(self, name: str, index: int) -> Float32:
         """The matrix `index` of the tensor `name`, which has three dimensions."""
+        packed = self._packed(f"{name}.{index}")
+        if packed is not None:
+            return packed.rows(0, packed.shape[0])
         with self._open(self._file_of(name)) as file:
             return self._checked(name, file.get_slice(self._own(name))[index])
 
@@ -379,7 +384,7 @@ class Tensors:
 
     def _own(self, name: str) -> str:
         """`name` as the files have it."""
-        return name.removeprefix(self.prefix)
+        return self.translate(name.removeprefix(self.prefix))
 
     def _file_of(self, name: str, types: frozenset[str] = _FLOATS) -> str:
         name = self._own(name)
@@ -444,6 +449,10 @@ def _turned(columns: npt.NDArray[Any]) -> Float32:
         block = columns[row : row + down, column : column + across]
         turned[column : column + across, row : row + down] = block.astype(np.float32).T
     return turned
+
+
+def _same(name: str) -> str:
+    return name
 
 
 def _ignore(_count: int) -> None: ...

@@ -26,6 +26,7 @@ from appliance.prompting import (
     minimax_m3,
 )
 from appliance.prompting.formats import FORMATS
+from appliance.prompting.hy3 import HY3, SEPARATOR
 
 FUNCTION: Final = "find_north"
 TOOL: Final = {
@@ -74,6 +75,7 @@ _TRACES: Final[Mapping[ToolFormat, str]] = {
     "qwen_coder": rf"<tool_call>\s*<function={FUNCTION}>",
     "glm": rf"<tool_call>{FUNCTION}\n<arg_key>",
     "glm_v47": rf"<tool_call>{FUNCTION}<arg_key>",
+    "hy3": rf"{re.escape(HY3.call[0])}{FUNCTION}{re.escape(SEPARATOR)}",
     "mistral_v11": rf"\[TOOL_CALLS\]{FUNCTION}\[CALL_ID\]",
     "mistral_v13": rf"\[TOOL_CALLS\]{FUNCTION}\[ARGS\]",
     "mistral": rf'\[TOOL_CALLS\]\s*\[\{{"name": "{FUNCTION}"',

@@ -36,6 +36,10 @@ TINY: Mapping[str, object] = {
 """What most decoders have in their config.json."""
 
 
+_TRAINED = ("correction_bias", "rotary_emb.alpha")
+"""Buffers that are not made but published."""
+
+
 def draw_checkpoint(
     directory: Path,
     config: Mapping[str, object],
@@ -84,7 +88,7 @@ def drawn_model(
 def _draw(reference: torch.nn.Module, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        trained = (pair for pair in reference.named_buffers() if "correction" in pair[0])
+        trained = (pair for pair in reference.named_buffers() if pair[0].endswith(_TRAINED))
         for module in reference.modules():
             if hasattr(module, "tid2eid"):  # each token's experts, none of them twice
                 table = module.tid2eid
@@ -95,6 +99,8 @@ def _draw(reference: torch.nn.Module, seed: int) -> None:
             if values.ndim > 1:
                 embedded = "embed" in name
                 values.copy_(drawn * (0.2 if embedded else 1.5 / math.sqrt(values.shape[-1])))
+            elif name.endswith("softmax_scaling.bias"):  # what queries are multiplied by
+                values.copy_(1 + drawn * 0.2)
             elif name.endswith("bias"):
                 values.copy_(drawn * 0.2)
             elif name.endswith("sinks"):

@@ -47,6 +47,12 @@ BEHIND_NORMS: Mapping[str, float] = {
     r"up_proj\.weight": UP,
 }
 """Of decoders that norm all that is added to the stream."""
+BETWEEN_NORMS: Mapping[str, float] = {
+    r"embed_tokens\.weight": STREAM,
+    r"(post_attention|post_mlp)_layernorm\.weight": STREAM,
+    r"up_proj\.weight": UP,
+}
+"""The same where the stream has 16 bits in a graph of 16."""
 
 
 def enlarge(directory: Path, factors: Mapping[str, float] = FACTORS) -> Path:

@@ -163,7 +163,8 @@ def with_rounded_weights(
     weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
     for name, values in weights.items():
         if ".experts." in name or name.endswith(_STACKED_ROWS):
-            weights[name] = _rounded_experts(name, values, SCHEMES[precision])
+            rows = _stacked_as_multiplied(name, weights)
+            weights[name] = _rounded_experts(name, values, SCHEMES[precision], rows=rows)
         elif _TOWER in name and values.ndim > 1 and not any(word in name for word in kept):
             scheme = SCHEMES[_OF_TOWERS.get(precision, precision)]
             flat = values.reshape(len(values), -1)  # what takes patches has more axes
@@ -212,21 +213,23 @@ def _byte_floats(values: npt.NDArray[Any]) -> Floats:
 
 
 _ROUTERS = (
-    *("mlp.gate.weight", "mlp.router.weight", "block_sparse_moe.gate.weight"),
-    *(
-        "mixer.gate.weight",
-        "feed_forward.gate.weight",
-        "ffn.gate.",
-        "e_score_correction_bias",
-        "router.layer.weight",
-    ),
+    *(".gate.weight", "mlp.router.weight", "ffn.gate.", "e_score_correction_bias"),
+    "router.layer.weight",
 )
 _STACKED_ROWS = ("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight")
 """Of all experts, as they are multiplied with."""
 _KEPT = (
-    *("kv_b_proj", "in_proj_a", "in_proj_b", "in_proj_ba", "shared_expert_gate", "weights_proj"),
+    *(
+        "kv_b_proj",
+        "wkv_b",
+        "in_proj_a",
+        "in_proj_b",
+        "in_proj_ba",
+        "shared_expert_gate",
+        "weights_proj",
+    ),
     *("feed_forward.router", "f_a_proj", "f_b_proj", "self_attn.b_proj", "gate.wg"),
-    *("hc_attn_fn", "hc_ffn_fn", "hc_head", "compressor.ape"),
+    *("hc_attn_fn", "hc_ffn_fn", "hc_head", "compressor.ape", "router.gate"),
     *("block_inject_weight", "linear_attn.a_proj", "linear_attn.b_proj"),
 )
 """What expands latents, what a running state decays by, what weighs a shared expert or the heads of
@@ -234,7 +237,7 @@ an index, what mixes streams or a stream takes in, what places add to gates: kep
 routers are."""
 _TABLES = (
     *("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings", "head.weight"),
-    "ngram_embedding",
+    *("ngram_embedding", "tok_embeddings", "output.weight"),
 )
 _LOOKED_UP = ("embed_tokens_per_layer", "ngram_embedding")
 """Tables that nothing is multiplied with: in blocks where others have a scale a row."""
@@ -244,18 +247,35 @@ _TOWER = "visual."
 _DOWN = ("down_proj", "down_proj.weight", "w2.weight")
 
 
-def _rounded_experts(name: str, values: npt.NDArray[Any], scheme: Scheme) -> npt.NDArray[Any]:
-    """In blocks in every grade of integers; experts in 4-bit floats are kept as they are."""
+def _stacked_as_multiplied(name: str, shapes: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether all experts' matrices are in one tensor, and not turned."""
+    if name.endswith(_STACKED_ROWS):
+        return True
+    stem = name.rpartition(".")[0]
+    both = [shapes.get(f"{stem}.{end}") for end in ("gate_up_proj", "down_proj")]
+    if both[0] is None or both[1] is None:
+        return False
+    (_, opened, hidden), (_, outer, inner) = both[0].shape, both[1].shape
+    return (opened, hidden) == (2 * inner, outer)
+
+
+def _rounded_experts(
+    name: str, values: npt.NDArray[Any], scheme: Scheme, *, rows: bool = False
+) -> npt.NDArray[Any]:
+    """In blocks in every grade of integers; experts in 4-bit floats are kept as they are.
+
+    `rows`: the stack of all experts is as it is multiplied with.
+    """
     if values.dtype == np.uint8 or name.endswith("_bias"):
         return values
-    if name.endswith(_STACKED_ROWS):
-        end = _DOWN[0] if "output" in name else "gate_up"
+    if rows:
+        end = _DOWN[0] if name.endswith(("output_linear.weight", _DOWN[0])) else "gate_up"
         return np.stack([_rounded_experts(end, one, scheme) for one in values])
     if values.ndim == 3:  # of all experts, transposed
         each = [_rounded_experts(name, one.T.copy(), scheme).T for one in values]
         return np.ascontiguousarray(np.stack(each))
-    bits, (rows, width) = scheme.layer_bits, values.shape
-    hidden, inner = (rows, width) if name.endswith(_DOWN) else (width, rows)
+    bits, (outer, width) = scheme.layer_bits, values.shape
+    hidden, inner = (outer, width) if name.endswith(_DOWN) else (width, outer)
     if "gate_up" in name:
         inner //= 2
     block = block_of_both(hidden, inner)
@@ -300,9 +320,11 @@ class _RoundingCache(DynamicCache):
         self._places = {layer: place for place, layer in enumerate(attending)} if recurrent else {}
         """Of layers among those that have keys and values, where some have none."""
         model = pb.Model.FromString(graph.read_bytes())
-        glm = getattr(config, "model_type", "") == "glm_moe_dsa"
-        self._halves = config.qk_rope_head_dim if glm else 0
+        together = getattr(config, "model_type", "") in ("glm_moe_dsa", "mistral_large4_text")
+        self._halves = config.qk_rope_head_dim if together else 0
         """Of an index key, numbers that stand otherwise than in the graph."""
+        self._turns = getattr(config, "no_rope_layers", None)
+        """Of each layer, whether it turns anything; None: all do."""
         into = getattr(config, "attention_in_multiplier", 1.0)
         self._factors = (into * getattr(config, "key_multiplier", 1.0), into)
         """By which keys and values are larger than in the graph, which multiplies later."""
@@ -398,7 +420,8 @@ class _RoundingLatents(_RoundingCache):
 
     def update_indexer(self, key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:
         scale = self._scale(f"value_{layer_idx}")[: key_states.shape[-1]]
-        if self._halves:  # of what is turned; the graph has neighbours
+        turns = self._turns is None or self._turns[layer_idx]
+        if self._halves and turns:  # of what is turned; the graph has neighbours
             turned, rest = scale.tensor_split([self._halves], -1)
             scale = torch.cat([self._apart(turned), rest])
         kept: torch.Tensor = super().update_indexer(_rounded_by(key_states, scale), layer_idx)

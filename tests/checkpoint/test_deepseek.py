@@ -20,6 +20,7 @@ from tests.fakes.packers import (
     CompressedFloats,
     CompressedInts,
     Fp8,
+    Fp8Whole,
     Gptq,
     Packer,
     write_packed,
@@ -52,6 +53,8 @@ def test_weights_in_squares_of_eight_bit_floats_are_read_as_published(
         ("glm4-moe", CompressedFloats("channel")),
         ("glm4-moe-lite", CompressedInts(bits=4, group=16)),
         ("qwen2-moe", Gptq(bits=4, group=32, symmetric=True, shuffled=False)),
+        ("mistral4", Fp8Whole()),
+        ("mistral4", Fp8(16)),
     ],
 )
 def test_mixtures_that_are_quantized_already_are_read_as_they_mean(
@@ -96,6 +99,11 @@ def test_the_cache_holds_one_vector_a_token_whatever_the_heads_are(built: BuildB
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
+        ("mistral4", "n_group", 2),
+        ("mistral4", "scoring_func", "sigmoid"),
+        ("mistral4", "sliding_window", 64),
+        ("mistral4", "head_dim", 48),
+        ("mistral4", "rope_parameters", None),
         (NAME, "attention_bias", True),
         (NAME, "scoring_func", "softmax"),
         (NAME, "topk_method", "group_limited_greedy"),

@@ -22,6 +22,7 @@ from installer.checkpoint.widening import spell_out
 from tests.checkpoint.conftest import EXPERTS, WRITERS, Built, build_unsigned
 from tests.checkpoint.enlarged import (
     BEHIND_NORMS,
+    BETWEEN_NORMS,
     FACTORS,
     LARGEST,
     SQUARES,
@@ -43,7 +44,8 @@ TOKENS = np.random.default_rng(8).integers(0, 480, 60).tolist()
 PLAIN = "qwen3-untied-bf16-sharded"
 DENSE = ["llama", "qwen2", PLAIN, "mistral", "phi3", "phi4-mini", "mimo", "granite", "ministral3"]
 DENSE += ["cohere2", "smollm3", "seed-oss", "qwen3.5", "falcon-h1", "gemma4", "gemma4-small"]
-OTHERWISE = {"falcon-h1": UNNORMED, "gemma4": BEHIND_NORMS, "gemma4-small": BEHIND_NORMS} | {
+OTHERWISE = {"falcon-h1": UNNORMED, "afmoe": BETWEEN_NORMS}
+OTHERWISE |= {"gemma4": BEHIND_NORMS, "gemma4-small": BEHIND_NORMS} | {
     name: SQUARES for name in EXPERTS if name.startswith("nemotron")
 }
 """Decoders whose numbers are made large by other factors."""

@@ -45,6 +45,41 @@ def test_a_template_that_thinks_only_when_asked(tmp_path: Path) -> None:
     assert prompting(manifest).reasoning_start == "<think>"
 
 
+def effort_template(words: tuple[str, ...], usual: str, *, strict: bool) -> str:
+    """Told by `reasoning_effort` alone; of another word it refuses, or makes nothing."""
+    refuse = "{{ raise_exception('no such effort: ' ~ effort) }}" if strict else ""
+    return (
+        f"{{%- set effort = reasoning_effort if reasoning_effort is defined else '{usual}' -%}}"
+        f"{{%- if effort not in {list(words)} -%}}{refuse}{{%- set effort = '{usual}' -%}}"
+        f"{{%- endif -%}}[{{{{ effort }}}}]{PLAIN}"
+        f"{{%- if effort == '{words[0]}' -%}}<think></think>{{%- endif -%}}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "usual", "strict", "thinks"),
+    [
+        (("none", "high"), "none", True, False),
+        (("no_think", "low", "high"), "no_think", True, False),
+        (("none", "high"), "high", False, True),
+    ],
+)
+def test_a_template_that_is_told_by_a_word_alone(
+    tmp_path: Path, words: tuple[str, ...], usual: str, strict: bool, thinks: bool
+) -> None:
+    manifest = with_template(tmp_path, effort_template(words, usual, strict=strict))
+    assert prompting(manifest).efforts == words
+    assert prompting(manifest).reasoning is msgspec.UNSET
+    assert generation(manifest).thinking == thinks
+
+
+def test_a_template_that_shows_any_word_knows_degrees_and_no_switch(tmp_path: Path) -> None:
+    shows = "[{{ reasoning_effort or 'medium' }}]" + PLAIN + "{#- </think> -#}"
+    manifest = with_template(tmp_path, shows)
+    assert prompting(manifest).efforts is msgspec.UNSET
+    assert prompting(manifest).reasoning == "levels"
+
+
 def test_a_plain_template_has_neither_reasoning_nor_tools(tmp_path: Path) -> None:
     manifest = with_template(tmp_path, PLAIN)
     assert not generation(manifest).thinking
@@ -158,6 +193,7 @@ def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: T
         "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
         "cohere": ("<|START_THINKING|>", "<|END_THINKING|>"),
         "minimax_m3": ("<mm:think>", "</mm:think>"),
+        "hy3": ("<think:opensource>", "</think:opensource>"),
         "seed_oss": ("<seed:think>", "</seed:think>"),
         "gemma4": ("<|channel>thought\n", "<channel|>"),
     }.get(name, ("", ""))

@@ -124,7 +124,7 @@ def test_other_families_refuse_by_name_too(
         ("gemma3-with-images", {"tie_word_embeddings": False}, "tie_word_embeddings"),
         ("ministral3", {"rope_parameters": None}, "rope_parameters"),
         ("ministral3", {"layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
-        ("mistral3", {"text_config": {"model_type": "mistral4"}}, "text_config: .*'mistral4'"),
+        ("mistral3", {"text_config": {"model_type": "other"}}, "text_config: .*'other'"),
         ("mistral3", {"text_config": None}, "text_config"),
         ("mistral3", {"architectures": ["LlavaForConditionalGeneration"]}, "architectures"),
         ("olmo2", {"clip_qkv": 8.0}, "clip_qkv"),

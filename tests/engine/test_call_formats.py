@@ -184,6 +184,7 @@ def test_where_the_model_may_choose_it_may_also_answer(
     "name",
     [
         *("deepseek", "dsml", "dsml_v4", "minimax", "minimax_m3", "qwen_coder", "glm", "glm_v47"),
+        "hy3",
         *("seed_oss", "gemma4", "lfm2", "pythonic"),
     ],
 )

@@ -31,6 +31,7 @@ def build_node(root: Path) -> None:
     node, models = EngineNode(root), find_models()
     node.add(models["deepseek-v32"].write(root / "tokens"), name="tokens")
     node.add(models["minimax-m3"].write(root / "blocks"), name="blocks", precision="w8a8")
+    node.add(models["mistral-large4"].write(root / "shared"), name="shared")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,8 @@ def root(build_once: BuildOnce) -> Path:
 
 @pytest.fixture
 def opened(root: Path) -> Iterator[Open]:
-    """`tokens` in fp32, whose index finds 24 of them; `blocks` in w8a8, three of 8."""
+    """`tokens` in fp32, whose index finds 24 of them; `blocks` in w8a8, three of 8; `shared` in
+    fp32, whose layers read each other's latents."""
     with ExitStack() as stack:
 
         def open_it(name: str) -> ChatModel:
@@ -59,15 +61,16 @@ def greedy(count: int = COUNT) -> SamplingParams:
     return SamplingParams(temperature=0, max_tokens=count)
 
 
-def test_greedy_output_equals_the_reference(root: Path, opened: Open) -> None:
-    engine, reference = opened("tokens").engine, ReferenceDecoder(root / "tokens")
+@pytest.mark.parametrize("name", ["tokens", "shared"])
+def test_greedy_output_equals_the_reference(root: Path, opened: Open, name: str) -> None:
+    engine, reference = opened(name).engine, ReferenceDecoder(root / name)
     for number, length in enumerate((5, 60, 150)):
         prompt = TEXT[number : number + length]
         found = run(engine, Generation(number, prompt, greedy())).tokens(number)
         assert found == reference.greedy(prompt, COUNT)
 
 
-@pytest.mark.parametrize("name", ["tokens", "blocks"])
+@pytest.mark.parametrize("name", ["tokens", "blocks", "shared"])
 def test_a_churning_batch_says_what_each_says_alone(opened: Open, name: str) -> None:
     engine, chance = opened(name).engine, random.Random(6)
     requests = [

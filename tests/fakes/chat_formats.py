@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from appliance.bundle.specs import ToolFormat
 from appliance.prompting import dsml, granite, kimi, lfm2
 from appliance.prompting.formats import FORMATS
+from appliance.prompting.hy3 import HY3 as _HY3
 from appliance.prompting.minimax_m3 import M3 as _M3
 from appliance.prompting.xml_call import Dialect
 
@@ -203,6 +204,20 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
     ),
     "glm": _glm("\\n", "{{- '' if enable_thinking else '\\n<think></think>' -}}"),
     "glm_v47": _glm("", "{{- '<think>' if enable_thinking else '</think>' -}}"),
+    "hy3": _template(
+        f"{{{{- '{_HY3.block[0]}\\n' -}}}}\n{_EACH}"
+        f"{{{{- '{_HY3.call[0]}' + f.name + '{_HY3.until[0]}\\n' -}}}}\n"
+        "{%- for key, value in f.arguments.items() -%}\n"
+        f"{{{{- '{_HY3.parameter[0]}' + key + '{_HY3.name_end}\\n{_HY3.value}' -}}}}\n"
+        "{{- value if value is string else value | tojson -}}\n"
+        f"{{{{- '{_HY3.parameter[1]}\\n' -}}}}\n{{%- endfor -%}}\n"
+        f"{{{{- '{_HY3.call[1]}\\n' -}}}}\n{_NEXT}{{{{- '{_HY3.block[1]}' -}}}}\n",
+        end="<\uff5chy_eos:opensource\uff5c>",
+        thought="{{- '<think:opensource>' + (message.reasoning_content or '') -}}\n"
+        "{{- '</think:opensource>' -}}\n",
+        opening="{%- set off = reasoning_effort | default('no_think') == 'no_think' -%}\n"
+        "{{- '<think:opensource></think:opensource>' if off else '<think:opensource>' -}}",
+    ),
     "seed_oss": _template(
         f"{_EACH}{{{{- '\\n<seed:tool_call>\\n<function=' + f.name + '>\\n' -}}}}\n"
         "{%- for key, value in f.arguments.items() -%}\n"
@@ -316,11 +331,14 @@ _ENDS: Final = (
     ),
     *("<seed:eos>", "<seed:think>", "</seed:think>", "<|observation|>"),
     *("<mm:think>", "</mm:think>"),
+    "<\uff5chy_eos:opensource\uff5c>",
     *("<|END_OF_TURN_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),
 )
 VOCAB: Final = 704
 """Room for the words that tests have, and CONTROLS."""
 CONTROLS: Final = tuple(sorted({*_ENDS, *(tag for form in FORMATS.values() for tag in form.tags)}))
+_REASONING: Final = ("<think:opensource>", "</think:opensource>")
+"""No controls here, since a published template takes /think out of what users type."""
 
 
 def speak(checkpoint: Path, template: str) -> Path:
@@ -330,7 +348,7 @@ def speak(checkpoint: Path, template: str) -> Path:
     config.write_text(json.dumps({**document, "chat_template": template}))
     path = str(checkpoint / "tokenizer.json")
     tokenizer = Tokenizer.from_file(path)
-    for text in CONTROLS:
+    for text in (*CONTROLS, *_REASONING):
         if tokenizer.token_to_id(text) is None:
             tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
     assert tokenizer.get_vocab_size() <= VOCAB

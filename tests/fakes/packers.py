@@ -55,6 +55,9 @@ def write_packed(
             tensors, numbers = packer.pack(name.removesuffix(".weight"), values, random)
             stored |= tensors
             meant[name] = numbers
+        elif values.ndim == 3 and isinstance(packer, Fp8):
+            tensors, meant[name] = packer.pack_stack(name, values, random)
+            stored |= tensors
         else:
             stored[name] = meant[name] = values
     for target, tensors in ((packed, stored), (twin, meant)):
@@ -203,6 +206,19 @@ class Fp8:
                 stored[at] = (weight[at] / scales[row, column]).astype(stored.dtype)
                 meant[at] = stored[at].astype(np.float32) * scales[row, column]
         return {f"{name}.weight": stored, f"{name}.{self.suffix}": scales}, meant
+
+    def pack_stack(
+        self, name: str, stack: Array, random: np.random.Generator
+    ) -> tuple[Tensors, Array]:
+        """`name` [experts, outer, inner] -> what is stored of it, and what that means."""
+        packed = [self.pack("it", weight, random) for weight in stack]
+        ends = {f"it.{self.suffix}": "scale_inv", "it.activation_scale": "activation_scale"}
+        stored = {name: np.stack([tensors["it.weight"] for tensors, _ in packed])}
+        for end in packed[0][0].keys() & ends.keys():
+            values = np.stack([tensors[end] for tensors, _ in packed])
+            scale = end.endswith(self.suffix) and values.ndim == 1
+            stored[f"{name}_{ends[end]}"] = values[:, None, None] if scale else values
+        return stored, np.stack([meant for _, meant in packed])
 
     def _sides(self, outer: int, inner: int) -> tuple[int, int]:
         return self._side, self._side

@@ -17,6 +17,7 @@ from appliance.prompting.deepseek import CALL_BEGIN, CALL_END, CALLS_BEGIN, CALL
 from appliance.prompting.dsml import DSML, DSML_V4
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.harmony import HarmonyParser
+from appliance.prompting.hy3 import HY3
 from appliance.prompting.json_call import MAX_WHOLE_CHARS
 from appliance.prompting.python_arguments import python_literal
 from appliance.prompting.xml_call import typed
@@ -56,6 +57,8 @@ M = minimax_m3.MARK
 M_F = f'{M}<tool_call>\n{M}<invoke name="f">'
 FUNCTION = "<tool_call>\n<function=f>\n"
 GLM_F = "<tool_call>f\n"
+H_F = f"{HY3.block[0]}\n{HY3.call[0]}f{HY3.until[0]}\n"
+H_L = f"{HY3.parameter[0]}l{HY3.name_end}\n{HY3.value}"
 TO_F = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
 K_BEGIN, K_END = kimi.BEGIN, kimi.END
 K_F = "<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>"
@@ -159,6 +162,10 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
     ("glm_v47", "<tool_call>f<arg_key>l</arg_key><arg_value>[\"</arg_value>\"]</arg_value>"
      "</tool_call><tool_call>g</tool_call>", "", "",
      [("f", '{"l": ["</arg_value>"]}'), ("g", "{}")]),
+    ("hy3", f"Hm{H_F}{H_L}[1]{HY3.parameter[1]}\n{HY3.call[1]}\n{HY3.call[0]}g{HY3.call[1]}"
+     f"{HY3.block[1]}\n", "Hm", "", [("f", '{"l": [1]}'), ("g", "{}")]),
+    ("hy3", f"{H_F}{HY3.block[1]}So", "So", "", [("f", "{}")]),
+    ("hy3", f"{HY3.block[0]}\n{HY3.call[0]}f", "", "", []),
     ("glm", f"{GLM_F}<arg_key>s</arg_key><arg_key>n</arg_key> x <arg_value>1</arg_value>"
      "</tool_call>.", ".", "", [("f", '{"n": 1}')]),
     ("glm", f"{GLM_F}<arg_key>s</arg_key>\n<tool_call>g</tool_call>", "", "",
@@ -297,6 +304,7 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "qwen_coder": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "glm": ["f\n", "g", "s", "n", "l", '["</arg_value>"]'],
     "glm_v47": ["f", "s", "l", '["</arg_value>"]'],
+    "hy3": ["f", "g", "s", "n", "l", "\n"],
     "apertus": ['{"f": {', "}}", ", "],
     "cohere": ['{"tool_name": "f", "parameters": {', "}}", ", "],
     "seed_oss": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
@@ -430,6 +438,7 @@ def test_any_value_in_json_comes_back_through_every_format(value: object) -> Non
         "glm_v47": lambda: (
             f"<tool_call>f<arg_key>l</arg_key><arg_value>{json.dumps([value])}</arg_value></tool_call>"
         ),
+        "hy3": lambda: f"{H_F}{H_L}{json.dumps([value])}{HY3.parameter[1]}{HY3.call[1]}",
         "harmony": lambda: f"{TO_F}{arguments}<|call|>",
         "kimi_k2": lambda: f"{K_BEGIN}{K_F}{arguments}<|tool_call_end|>{K_END}",
         "lfm2": lambda: f"{L_F}l={[value]!r})]{L_END}",

@@ -290,3 +290,26 @@ def test_no_typed_text_can_become_a_control_token(texts: list[str]) -> None:
     broken = control.break_up(typed, mark)
     assert isinstance(broken, str)
     assert list(control.split(broken, mark)) == [(typed, "")]
+
+
+@pytest.mark.parametrize(
+    ("words", "thinking", "effort", "expected"),
+    [
+        (("none", "high"), False, "", "none"),
+        (("none", "high"), True, "", "high"),
+        (("none", "high"), True, "low", "high"),
+        (("no_think", "low", "high"), True, "low", "low"),
+        (("no_think", "low", "high"), True, "medium", "high"),
+        (("no_think", "low"), True, "high", "low"),
+        (("no_think", "low", "high"), False, "low", "no_think"),
+        ((), True, "low", "low"),
+        ((), True, "", "unsaid"),
+    ],
+)
+def test_a_template_is_told_by_a_word_that_it_knows(
+    words: tuple[str, ...], thinking: bool, effort: Any, expected: str
+) -> None:
+    subject = ChatTemplate("{{ reasoning_effort | default('unsaid') }}", efforts=words)
+    asked = Conversation((Message("user", "Hi"),), thinking=thinking, effort=effort)
+    assert subject.render(asked).text == expected
+    subject.close()

@@ -25,7 +25,7 @@ TURNS: dict[str, Message] = {
     "two calls": talk.TWO_CALLS,
 }
 _ENDS = re.compile(
-    r"(<\|eot_id\|>|<\|eot\|>|<turn\|>|<\|tool_response>|<\|user\|>|<\|observation\|>|<\|im_end\|>|<\|assistant_end\|>|<\|END_OF_TURN_TOKEN\|>|<\|end_of_text\|>|<seed:eos>|\[e~\[|</s>|<\uff5cend\u2581of\u2581sentence\uff5c>)"
+    r"(<\|eot_id\|>|<\|eot\|>|<turn\|>|<\|tool_response>|<\|user\|>|<\|observation\|>|<\|im_end\|>|<\|assistant_end\|>|<\|END_OF_TURN_TOKEN\|>|<\|end_of_text\|>|<seed:eos>|<\uff5chy_eos:opensource\uff5c>|\[e~\[|</s>|<\uff5cend\u2581of\u2581sentence\uff5c>)"
 )
 
 

@@ -35,6 +35,8 @@ from appliance.prompting import (
 from appliance.prompting.dsml import DSML, DSML_V4
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.glm import GLM, GLM_47
+from appliance.prompting.hy3 import HY3
+from appliance.prompting.hy3 import SEPARATOR as HY3_SEPARATOR
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.minimax_m3 import M3
 from appliance.prompting.qwen_coder import QWEN_CODER
@@ -149,6 +151,14 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         begin=GLM_47.block[0],
         between=GLM_47.block[0],
         values=GLM_47,
+    ),
+    "hy3": Form(
+        f"{HY3.call[0]}PLAIN{HY3_SEPARATOR}\nARGS{HY3.call[1]}\n",
+        begin=HY3.block[0],
+        first="\n",
+        between="",
+        last=HY3.block[1],
+        values=HY3,
     ),
     "harmony": Form(
         f" to=functions.PLAIN {harmony.CONSTRAIN}json{harmony.MESSAGE}ARGS",

@@ -10,6 +10,7 @@ Reference: DeepSeek-V2 (2024), DeepSeek-V3 Technical Report (2024), DeepSeek-V3.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from appliance.errors import CheckpointError
@@ -30,6 +31,8 @@ _HARMLESS |= {"ep_size", "aux_loss_alpha", "seq_aux"}
 _HEAD_UNIT = 16
 _INDEXED = ("indexed_attention", "deepseek_sparse_attention")
 """What config.json calls attention by an index, now and before."""
+ReadAngles = Callable[[Settings, Latent], LayerKind]
+"""config.json and the widths of a head -> the kind of all layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,15 @@ class LatentShape(AroundDecoder):
 
 def read(checkpoint: Checkpoint) -> LatentShape:
     """Read config.json. Raises CheckpointError naming a key that this graph cannot express."""
-    config = checkpoint.settings("config.json")
+    return read_v3(checkpoint.settings("config.json"))
+
+
+def read_v3(config: Settings) -> LatentShape:
+    """Read the keys of `DeepseekV3ForCausalLM`."""
     config.expect("architectures", ["DeepseekV3ForCausalLM"])
     config.expect("head_dim", config.integer("qk_rope_head_dim"))
     config.expect("topk_method", "noaux_tc")
-    return _read(config, routed.read_routed(config))
+    return read_around(config, routed.read_routed(config))
 
 
 def read_v2(checkpoint: Checkpoint) -> LatentShape:
@@ -62,7 +69,7 @@ def read_v2(checkpoint: Checkpoint) -> LatentShape:
     mixture = routed.read_routed(config, scores="softmax")
     if config.text("topk_method", "greedy") == "greedy":
         mixture = replace(mixture, groups=1, best=1)  # whatever is said of groups
-    return _read(config, mixture)
+    return read_around(config, mixture)
 
 
 def read_v32(checkpoint: Checkpoint) -> LatentShape:
@@ -72,7 +79,7 @@ def read_v32(checkpoint: Checkpoint) -> LatentShape:
     config.expect("topk_method", "noaux_tc")
     config.expect("mlp_bias", False)
     config.expect("rope_interleave", True)
-    _expect_indexed(config)
+    expect_indexed(config)
     config.expect("head_dim", config.integer("qk_rope_head_dim"))
     return _read_sparse(config, _read_index(config, interleaved=False))
 
@@ -85,11 +92,11 @@ def read_glm5(checkpoint: Checkpoint) -> LatentShape:
     config.expect("mlp_bias", False)
     config.expect("rope_interleave", True)
     config.expect("indexer_rope_interleave", True)
-    _expect_indexed(config)
+    expect_indexed(config)
     # Of what is turned, or of the rest; and of layers that predict further tokens.
     config.expect("head_dim", *map(config.integer, ("qk_rope_head_dim", "qk_nope_head_dim")))
     config.ignore("index_share_for_mtp_iteration")
-    index = replace(_read_index(config, interleaved=True), shared=_read_shared(config))
+    index = replace(_read_index(config, interleaved=True), shared=read_shared(config))
     return _read_sparse(config, index)
 
 
@@ -100,37 +107,61 @@ def read_glm(checkpoint: Checkpoint) -> LatentShape:
     config.expect("topk_method", "noaux_tc")
     config.expect("partial_rotary_factor", 1.0)
     config.expect("head_dim", config.integer("qk_rope_head_dim"))
-    return _read(config, routed.read_routed(config, dense=_read_dense(config, 1)))
+    return read_around(config, routed.read_routed(config, dense=routed.read_dense(config, 1)))
 
 
-def build(graph: GraphBuilder, shape: LatentShape, form: Form) -> None:
+def build(
+    graph: GraphBuilder,
+    shape: LatentShape,
+    form: Form,
+    feed_forward: decoder.FeedForward = routed.feed_forward,
+) -> None:
     """Write the graph in one of its forms."""
     routed.leave_out_further(graph, shape.decoder)
     latent, index = shape.latent, shape.index
     for layer in index.shared if index is not None else ():
         graph.tensors.leave_out(f"{shape.decoder.root}.layers.{layer}.self_attn.indexer.")
     decoder.build_decoder(
-        *(graph, shape.decoder, form, latent.project, routed.feed_forward, latent.conclude),
+        *(graph, shape.decoder, form, latent.project, feed_forward, latent.conclude),
         attend=None if index is None else LatentSearch(latent, index).mix,
     )
 
 
-def _read(config: Settings, mixture: Routed, index: Lightning | None = None) -> LatentShape:
+def build_located(graph: GraphBuilder, shape: LatentShape, form: Form) -> None:
+    """The same of the tensors by the names that there are, where this is one part of several."""
+    build(graph, replace(shape, decoder=shape.decoder.located(graph.tensors)), form)
+
+
+def read_angles(config: Settings, latent: Latent) -> LayerKind:
+    """The angles of what is turned of a head."""
+    rope = read_rope(config, latent.turned)
+    return LayerKind(replace(rope, interleaved=config.flag("rope_interleave", True)))
+
+
+def read_around(
+    config: Settings,
+    mixture: Routed,
+    index: Lightning | None = None,
+    angles: ReadAngles = read_angles,
+) -> LatentShape:
+    """All keys of a decoder with latent attention but for those of its experts and its index."""
     config.expect("attention_bias", False)
     config.expect("num_key_value_heads", config.integer("num_attention_heads"))
     config.expect("pretraining_tp", 1)
     latent = read_latent(config, index)
-    shape = _read_decoder(config, latent)
+    shape = _read_decoder(config, latent, angles)
     config.finish(_HARMLESS)
     return LatentShape(replace(shape, mixture=mixture), latent, index)
 
 
 def _read_sparse(config: Settings, index: Lightning) -> LatentShape:
-    first = min(config.whole("first_k_dense_replace", 3), config.integer("num_hidden_layers"))
-    return _read(config, routed.read_routed(config, dense=_read_dense(config, first)), index)
+    first = config.whole("first_k_dense_replace", 3)
+    return read_around(
+        config, routed.read_routed(config, dense=routed.read_dense(config, first)), index
+    )
 
 
-def _read_shared(config: Settings) -> frozenset[int]:
+def read_shared(config: Settings) -> frozenset[int]:
     """The layers without an index of their own."""
     layers = config.integer("num_hidden_layers")
     every, offset = config.integer("index_topk_freq", 1), config.whole("index_skip_topk_offset", 2)
@@ -146,18 +177,23 @@ def _read_shared(config: Settings) -> frozenset[int]:
 
 
 def _read_index(config: Settings, *, interleaved: bool) -> Lightning:
-    index = Lightning(
-        heads=config.integer("index_n_heads"),
-        width=config.integer("index_head_dim"),
-        chosen=config.integer("index_topk"),
-        interleaved=interleaved,
-    )
     if "q_lora_rank" not in config:
         raise CheckpointError(
             "config.json: q_lora_rank is missing",
             hint="the index of this model makes its queries of the vector that q_lora_rank is the "
             "width of",
         )
+    return read_index(config, interleaved=interleaved)
+
+
+def read_index(config: Settings, *, interleaved: bool) -> Lightning:
+    """Read the widths of an index. Raises CheckpointError."""
+    index = Lightning(
+        heads=config.integer("index_n_heads"),
+        width=config.integer("index_head_dim"),
+        chosen=config.integer("index_topk"),
+        interleaved=interleaved,
+    )
     if index.width % _HEAD_UNIT or index.width < config.integer("qk_rope_head_dim"):
         raise CheckpointError(
             f"config.json: index_head_dim {index.width} is not a multiple of {_HEAD_UNIT} that "
@@ -167,26 +203,10 @@ def _read_index(config: Settings, *, interleaved: bool) -> Lightning:
     return index
 
 
-def _expect_indexed(config: Settings) -> None:
+def expect_indexed(config: Settings) -> None:
     """That `layer_types`, where it is said, names attention by an index for each layer."""
     layers = config.integer("num_hidden_layers")
     config.expect("layer_types", *([name] * layers for name in _INDEXED))
-
-
-def _read_dense(config: Settings, first: int) -> list[int]:
-    """The layers without experts: so many at the bottom, if nothing else is said."""
-    layers = config.integer("num_hidden_layers")
-    kinds = config.texts("mlp_layer_types", ["dense"] * first + ["sparse"] * (layers - first))
-    if len(kinds) != layers or not {"dense", "sparse"} >= set(kinds):
-        raise CheckpointError(
-            f"config.json: mlp_layer_types names {len(kinds)} layers of "
-            f"{', '.join(sorted(set(kinds)))}",
-            hint=f"this model needs {layers} of dense, sparse",
-        )
-    dense = [layer for layer, kind in enumerate(kinds) if kind == "dense"]
-    if dense == list(range(len(dense))):
-        config.expect("first_k_dense_replace", len(dense))
-    return dense
 
 
 def read_latent(config: Settings, index: Lightning | None = None) -> Latent:
@@ -208,18 +228,16 @@ def read_latent(config: Settings, index: Lightning | None = None) -> Latent:
     return latent
 
 
-def _read_decoder(config: Settings, latent: Latent) -> DecoderShape:
+def _read_decoder(config: Settings, latent: Latent, angles: ReadAngles) -> DecoderShape:
     def read_kinds(config: Settings, _head_dim: int) -> Kinds:
-        rope = read_rope(config, latent.turned)
-        rope = replace(rope, interleaved=config.flag("rope_interleave", True))
-        return (LayerKind(rope),) * config.integer("num_hidden_layers")
+        return (angles(config, latent),) * config.integer("num_hidden_layers")
 
     config.expect("qk_head_dim", latent.plain + latent.turned)
     shape = decoder_shape.read_decoder(config, kinds=read_kinds, head_dim=latent.head_dim)
-    return replace(shape, kv_heads=1, scale=_read_scale(config, latent))
+    return replace(shape, kv_heads=1, scale=read_scale(config, latent))
 
 
-def _read_scale(config: Settings, latent: Latent) -> float:
+def read_scale(config: Settings, latent: Latent) -> float:
     """What products are multiplied by: YaRN's sharpening, where it is said, is in it squared."""
     scale: float = (latent.plain + latent.turned) ** -0.5
     scaling = config.section("rope_parameters") or config.section("rope_scaling")

@@ -13,11 +13,14 @@ from functools import partial
 from typing import Any
 
 from installer.checkpoint.families import (
+    afmoe,
     apertus,
+    axk1,
     bamba,
     bert,
     bert_reranker,
     cohere2,
+    cohere2_moe,
     decoder_embedder,
     deepseek,
     deepseek_v4,
@@ -36,6 +39,8 @@ from installer.checkpoint.families import (
     granite,
     granite_hybrid,
     hunyuan,
+    hy_v3,
+    kimi_k25,
     kimi_linear,
     lfm2,
     lfm2_moe,
@@ -47,6 +52,8 @@ from installer.checkpoint.families import (
     minimax_m3,
     mistral,
     mistral3,
+    mistral4,
+    mistral_large4,
     mixtral,
     modernbert,
     nemotron_h,
@@ -160,6 +167,15 @@ def _by_layers(family: Family, kinds_of: KindsOf) -> Family:
     return replace(family, closer=closer)
 
 
+def _by_part(family: Family, is_other: Callable[[Checkpoint], bool], other: Family) -> Family:
+    """Of an architecture whose language model is a part, and may be of another family."""
+
+    def closer(checkpoint: Checkpoint) -> Family:
+        return other if is_other(checkpoint) else replace(family, closer=None)
+
+    return replace(family, closer=closer)
+
+
 def _granite_mixture(architecture: str) -> Family:
     read = partial(granite_hybrid.read_mixture, architecture=architecture)
     return _sparse(read, granite_hybrid.build)
@@ -177,10 +193,14 @@ def _uneven(read: Read) -> Family:
 
 
 FAMILIES: Mapping[str, Family] = {
+    "afmoe": _sparse(afmoe.read, afmoe.build),
     "apertus": _dense(apertus.read, apertus.build),
+    "AXK1": replace(_sparse(axk1.read, axk1.build), stand_in={"model_type": "axk1"}),
+    "axk1": _sparse(axk1.read, axk1.build),
     "bamba": _recurrent(bamba.read, bamba.build, unused.DECODER),
     "bert": _BERT,
     "cohere2": _dense(cohere2.read, cohere2.build),
+    "cohere2_moe": _sparse(cohere2_moe.read, cohere2_moe.build),
     "deepseek_v2": _sparse(deepseek.read_v2, deepseek.build),
     "deepseek_v3": _sparse(deepseek.read, deepseek.build),
     "deepseek_v32": _sparse(deepseek.read_v32, deepseek.build),
@@ -204,6 +224,10 @@ FAMILIES: Mapping[str, Family] = {
         stand_in={"architectures": ["EuroBertModel"]},
     ),
     "exaone4": _dense(exaone4.read, exaone4.build),
+    "exaone_moe": replace(
+        _sparse(exaone4.read_mixed, exaone4.build_mixed, unused.NEMOTRON),
+        stand_in={"architectures": [exaone4.MIXED]},
+    ),
     "falcon_h1": replace(
         _recurrent(falcon_h1.read, falcon_h1.build, unused.DECODER), precisions=ATTENDING
     ),
@@ -229,6 +253,14 @@ FAMILIES: Mapping[str, Family] = {
         *("chat", ATTENDING, hunyuan.read, hunyuan.build, unused.DECODER), standard=False
     ),
     "hunyuan_v1_moe": _sparse(hunyuan.read_mixed, hunyuan.build),
+    "hy_v3": _sparse(hy_v3.read, hy_v3.build),
+    "kimi_k2": replace(
+        _sparse(deepseek.read, deepseek.build), stand_in={"model_type": "deepseek_v3"}
+    ),
+    "kimi_k25": replace(
+        _sparse(kimi_k25.read, kimi_k25.build, unused.KIMI_SIGHT),
+        stand_in={"architectures": [kimi_k25.REFERENCE]},
+    ),
     "kimi_linear": _recurrent(kimi_linear.read, kimi_linear.build, unused.DECODER, experts=True),
     "lfm2": _recurrent(lfm2.read, lfm2.build, unused.DECODER),
     "lfm2_moe": _recurrent(lfm2_moe.read, lfm2_moe.build, unused.DECODER, experts=True),
@@ -266,7 +298,13 @@ FAMILIES: Mapping[str, Family] = {
         *("embedding", ENCODER, nomic.read, rotary_bert.build, unused.BERT),
         restated=nomic.restated,
     ),
-    "mistral3": Family("chat", DECODER, mistral3.read_with_images, mistral3.build, unused.SIGHT),
+    "mistral3": _by_part(
+        Family("chat", DECODER, mistral3.read_with_images, mistral3.build, unused.SIGHT),
+        mistral4.is_part,
+        _sparse(mistral4.read_with_images, mistral4.build, unused.SIGHT),
+    ),
+    "mistral_large4": _sparse(mistral_large4.read, mistral_large4.build, unused.LARGE4),
+    "mistral4": _sparse(mistral4.read, mistral4.build),
     "mixtral": _sparse(mixtral.read, mixtral.build),
     "olmo2": _dense(olmo.read, olmo.build),
     "olmo3": _dense(olmo.read_olmo3, olmo.build),

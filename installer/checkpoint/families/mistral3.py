@@ -12,22 +12,22 @@ from dataclasses import replace
 from typing import Final
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.families import mistral
+from installer.checkpoint.families import mistral, parts
 from installer.checkpoint.graph import decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.kinds import FULL, SLIDING, Kinds, LayerKind, read_kinds
-from installer.checkpoint.graph.rope import ORIGINAL, read_rope
+from installer.checkpoint.graph.rope import ORIGINAL, Rope, read_rope
 from installer.checkpoint.graph.sharpening import Sharpening
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
-_TEXT, _TIED = "text_config", "tie_word_embeddings"
-_OF_IMAGES: Final = (
+OF_IMAGES: Final = (
     *("vision_config", "image_token_index", "image_token_id", "projector_hidden_act"),
     *("multimodal_projector_bias", "spatial_merge_size", "vision_feature_layer"),
 )
+_WINDOW = "sliding_window"
 _ANGLES, _WEIGHT, _CONTEXT = "rope_parameters", "llama_4_scaling_beta", "max_position_embeddings"
 
 
@@ -43,21 +43,19 @@ def read(checkpoint: Checkpoint) -> DecoderShape:
 
 def read_with_images(checkpoint: Checkpoint) -> DecoderShape:
     """As `read`, of a checkpoint whose language model is one part."""
-    config = checkpoint.settings("config.json")
-    config.expect("architectures", ["Mistral3ForConditionalGeneration"])
-    text = config.needed(_TEXT)
+    text, tied = read_part(checkpoint)
     kind = text.text("model_type", "mistral")
-    config.ignore(*_OF_IMAGES)
-    # Whether it is tied shows in the tensors: config.json often leaves it to the reference.
-    tied = config.flag(_TIED, True) and text.flag(_TIED, True)
-    config.finish(decoder_shape.HARMLESS_KEYS)
     text.expect("model_type", "mistral", "ministral3")
     if kind == "ministral3":
         return replace(_read_ministral3(text), tied=tied)
-    inner = checkpoint.config[_TEXT]
-    assert isinstance(inner, dict)
-    silent = "sliding_window" not in inner
-    return replace(mistral.read_text(text, silent=silent), tied=tied)
+    return replace(
+        mistral.read_text(text, silent=_WINDOW not in parts.text_of(checkpoint)), tied=tied
+    )
+
+
+def read_part(checkpoint: Checkpoint) -> tuple[Settings, bool]:
+    """What such a checkpoint says of its language model, as `parts.read_part` has it."""
+    return parts.read_part(checkpoint, ("Mistral3ForConditionalGeneration",), OF_IMAGES)
 
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
@@ -73,15 +71,25 @@ def _read_ministral3(config: Settings) -> DecoderShape:
 
 def _read_kinds(config: Settings, head_dim: int) -> Kinds:
     """All layers alike."""
+    rope, sharpening = read_angles(config, head_dim)
+    window = config.integer(_WINDOW) if _WINDOW in config else None
+    name = FULL if window is None else SLIDING
+    kind = LayerKind(rope, window, sharpening)
+    return read_kinds(config, {name: kind}, [name] * config.integer("num_hidden_layers"))
+
+
+def read_angles(
+    config: Settings, head_dim: int, *, partial: bool = False
+) -> tuple[Rope, Sharpening | None]:
+    """The angles, of `partial` a share of a head, and what queries grow by.
+
+    Raises CheckpointError.
+    """
     if _ANGLES not in config:
         # The reference would take some of its own.
         raise CheckpointError(f"config.json has no {_ANGLES!r}", hint="it is incomplete")
     angles = config.needed(_ANGLES)
     angles.expect(_CONTEXT, config.integer(_CONTEXT))
-    rope = read_rope(config, head_dim, beside=(_WEIGHT, _CONTEXT))
+    rope = read_rope(config, head_dim, partial=partial, beside=(_WEIGHT, _CONTEXT))
     weight = angles.number(_WEIGHT, 0.0)
-    sharpening = Sharpening(angles.integer(ORIGINAL), weight) if weight else None
-    window = config.integer("sliding_window") if "sliding_window" in config else None
-    name = FULL if window is None else SLIDING
-    kind = LayerKind(rope, window, sharpening)
-    return read_kinds(config, {name: kind}, [name] * config.integer("num_hidden_layers"))
+    return rope, Sharpening(angles.integer(ORIGINAL), weight) if weight else None

@@ -16,7 +16,8 @@ from typing import Literal
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.families import qwen2_moe, qwen3_5, qwen3_5_moe
+from installer.checkpoint.expert_weights import found
+from installer.checkpoint.families import qwen2_moe, qwen3_5
 from installer.checkpoint.families.qwen3_5 import GatedHeads
 from installer.checkpoint.graph import decoder, decoder_shape, experts, gated_delta
 from installer.checkpoint.graph.builder import GraphBuilder
@@ -149,7 +150,7 @@ class _Decoder:
         return fresh, self._found.find(form, layer, at, queries, keys)
 
     def _feed_forward(self, at: str, x: ir.Value) -> ir.Value:
-        weights = qwen3_5_moe.experts_of
+        weights = found
         return qwen2_moe.feed_forward(self._graph, self._shape.decoder, at, x, weights)
 
 

@@ -32,7 +32,11 @@ GEMMA4 = re.compile(
 SIGHT = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
 )
+KIMI_SIGHT = re.compile(rf"{SIGHT.pattern}|(model\.)?mm_projector\..*")
 LLAMA4 = re.compile(rf"{SIGHT.pattern}|(model\.)?vision_model\..*|.*\.rotary_emb\.inv_freq")
+LARGE4 = re.compile(
+    r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm|mtp_dspark)\..*"
+)
 # A head that predicts further tokens; and what sees, of a language model that is built alone.
 QWEN35 = re.compile(rf"{DECODER.pattern}|mtp\..*")
 QWEN35_SIGHT = re.compile(rf"{QWEN35.pattern}|model\.visual\..*")

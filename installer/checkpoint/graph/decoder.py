@@ -151,7 +151,7 @@ def build_decoder(
                 attended = attention.attend(layer, project(graph, own, at, x))
                 result = (conclude or conclude_plainly)(graph, own, at, attended)
             by = parts.into_attention * parts.out_of_attention
-            result = _norm_after(graph, own, at, norms.after_attention, result, by)
+            result = norm_after(graph, own, at, norms.after_attention, result, by)
         name, by = norms.before_feed_forward, parts.into_feed_forward
         if shape.parallel:
             assert result is not None
@@ -160,7 +160,7 @@ def build_decoder(
         elif shape.feeds(layer):
             x, stream = _into_block(graph, own, at, name, stream, result, by)
             result = feed_forward(graph, own, at, x)
-            result = _norm_after(graph, own, at, norms.after_feed_forward, result, by**2)
+            result = norm_after(graph, own, at, norms.after_feed_forward, result, by**2)
         assert result is not None
         if enriched is not None:
             result = enriched.deepen(layer, result)
@@ -316,7 +316,7 @@ def _into_block(
     return graph.operand(total), total
 
 
-def _norm_after(
+def norm_after(
     graph: GraphBuilder,
     shape: DecoderShape,
     at: str,

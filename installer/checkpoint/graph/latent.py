@@ -19,8 +19,6 @@ from installer.checkpoint.graph.decoder import Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.quantize import Float32
 
-_EPSILON = 1e-6
-"""Of the norms of latents, whatever the other norms have."""
 _HEADS_FIRST = (1, 0, 2)
 
 
@@ -36,6 +34,7 @@ class Latent:
         values: of a head's values.
         index: of a key by which tokens are found, which stands in front of the latent in values
             (lightning.py); 0: there are none.
+        epsilon: of the norms of latents, mostly whatever the other norms have.
     """
 
     queries: int | None
@@ -44,6 +43,7 @@ class Latent:
     plain: int
     values: int
     index: int = 0
+    epsilon: float = 1e-6
 
     @property
     def before(self) -> int:
@@ -73,15 +73,21 @@ class Latent:
     ) -> Heads:
         """`project` with what queries are made of, and with a key for `index` [B, S, index], which
         values hold where keys have the turned part."""
-        at = f"{at}.self_attn"
-        both = graph.linear(x, f"{at}.kv_a_proj_with_mqa", shape.hidden, self.rank + self.turned)
-        latent, turned = graph.ops(
-            "Split", both, graph.constant([self.rank, self.turned]), outputs=2, axis=-1
-        )
-        latent = graph.norm(latent, f"{at}.kv_a_layernorm.weight", self.rank, _EPSILON)
-        keys = graph.op("Concat", self._filled(graph, turned), latent, axis=-1)
-        values = keys if index is None else graph.op("Concat", index, latent, axis=-1)
-        return self._queries(graph, shape, at, x, low), keys, values
+        keys, latent = self.compressed(graph, shape, at, x)
+        return self.queries_of(graph, shape, at, x, low), keys, beside(graph, keys, latent, index)
+
+    def compressed(
+        self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """Keys [B, S, head_dim], and the latent behind them [B, S, rank]."""
+        at, width = f"{at}.self_attn", self.rank + self.turned
+        latent = graph.linear(x, f"{at}.kv_a_proj_with_mqa", shape.hidden, width)
+        turned = None
+        if self.turned:
+            sizes = graph.constant([self.rank, self.turned])
+            latent, turned = graph.ops("Split", latent, sizes, outputs=2, axis=-1)
+        latent = graph.norm(latent, f"{at}.kv_a_layernorm.weight", self.rank, self.epsilon)
+        return graph.op("Concat", self._before(graph, turned, latent), latent, axis=-1), latent
 
     def lowered(
         self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
@@ -90,7 +96,7 @@ class Latent:
         if self.queries is None:
             return None
         low = graph.linear(x, f"{at}.self_attn.q_a_proj", shape.hidden, self.queries)
-        return graph.norm(low, f"{at}.self_attn.q_a_layernorm.weight", self.queries, _EPSILON)
+        return graph.norm(low, f"{at}.self_attn.q_a_layernorm.weight", self.queries, self.epsilon)
 
     def conclude(
         self, graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value
@@ -104,25 +110,24 @@ class Latent:
         merged = graph.divide(merged, shape.divisors(graph).out_of_attention)
         return graph.linear(merged, f"{at}.o_proj", width, shape.hidden)
 
-    def _queries(
+    def queries_of(
         self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value, low: ir.Value | None
     ) -> ir.Value:
+        """[B, S, heads * head_dim], made of `low`, or of x where that is None."""
+        at = f"{at}.self_attn"
         heads, width = shape.heads, shape.heads * (self.plain + self.turned)
         if low is None:
             queries = graph.linear(x, f"{at}.q_proj", shape.hidden, width)
         else:
             assert self.queries is not None
             queries = graph.linear(low, f"{at}.q_b_proj", self.queries, width)
-        plain, turned = graph.ops(
-            "Split",
-            _apart(graph, queries, heads, self.plain + self.turned),
-            graph.constant([self.plain, self.turned]),
-            outputs=2,
-            axis=-1,
-        )
+        plain, turned = _apart(graph, queries, heads, self.plain + self.turned), None
+        if self.turned:
+            sizes = graph.constant([self.plain, self.turned])
+            plain, turned = graph.ops("Split", plain, sizes, outputs=2, axis=-1)
         read = graph.op("MatMul", self._heads_first(graph, plain), self._keys(graph, heads, at))
-        turned = self._filled(graph, turned)
-        whole = graph.op("Concat", turned, self._heads_first(graph, read), axis=-1)
+        read = self._heads_first(graph, read)
+        whole = graph.op("Concat", self._before(graph, turned, read), read, axis=-1)
         return _together(graph, whole, x, heads * self.head_dim)
 
     def _keys(self, graph: GraphBuilder, heads: int, at: str) -> ir.Value:
@@ -148,18 +153,27 @@ class Latent:
         runs = graph.tensors.rows(weight, unit=unit)
         return (run.reshape(-1, unit, self.rank) for run in runs)
 
-    def _filled(self, graph: GraphBuilder, turned: ir.Value) -> ir.Value:
-        """The turned part [a, b, turned] with zeros up to where the latent begins."""
+    def _before(self, graph: GraphBuilder, turned: ir.Value | None, latent: ir.Value) -> ir.Value:
+        """The turned part [a, b, turned], if there is one, with zeros up to where the `latent`
+        [a, b, any] begins."""
         if self.before == self.turned:
+            assert turned is not None
             return turned
         rest = graph.constant([self.before - self.turned])
-        sizes = graph.op("Concat", graph.op("Shape", turned, start=0, end=2), rest, axis=0)
+        sizes = graph.op("Concat", graph.op("Shape", latent, start=0, end=2), rest, axis=0)
         zeros = graph.op("Expand", graph.parameter(graph.constant([0.0])), sizes)
-        return graph.op("Concat", turned, zeros, axis=-1)
+        return zeros if turned is None else graph.op("Concat", turned, zeros, axis=-1)
 
     def _heads_first(self, graph: GraphBuilder, x: ir.Value) -> ir.Value:
         """[tokens, heads, n] -> [heads, tokens, n], and back."""
         return graph.op("Transpose", x, perm=_HEADS_FIRST)
+
+
+def beside(
+    graph: GraphBuilder, keys: ir.Value, latent: ir.Value, index: ir.Value | None
+) -> ir.Value:
+    """Values: the keys, or `index` [B, S, index] in place of what they have before the latent."""
+    return keys if index is None else graph.op("Concat", index, latent, axis=-1)
 
 
 def _apart(graph: GraphBuilder, x: ir.Value, heads: int, width: int) -> ir.Value:

@@ -69,7 +69,7 @@ class LatentSearch:
         self._latent = latent
         self._index = index
         self._search: Search | None = None
-        self._bias: ir.Value | None = None
+        self.bias: ir.Value | None = None
         """Of the last layer that looked for tokens."""
 
     def mix(
@@ -83,14 +83,29 @@ class LatentSearch:
     ) -> ir.Value:
         """x [B, S, hidden] -> what the layer's attention adds to the stream."""
         assert isinstance(attention, Searchable)
-        low, fresh = self._latent.lowered(graph, shape, at, x), None
+        low = self._latent.lowered(graph, shape, at, x)
         assert low is not None
-        if layer not in self._index.shared:
-            fresh = self._key(graph, shape, attention, layer, at, x)
-            self._bias = self._find(graph, shape, attention, layer, at, (x, low, fresh))
+        fresh = self.look(graph, shape, attention, layer, at, (x, low))
         heads = self._latent.project_from(graph, shape, at, x, low, fresh)
-        attended = attention.attend(layer, heads, self._bias)
+        attended = attention.attend(layer, heads, self.bias)
         return self._latent.conclude(graph, shape, at, attended)
+
+    def look(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        form: Searchable,
+        layer: int,
+        at: str,
+        made: tuple[ir.Value, ir.Value],
+    ) -> ir.Value | None:
+        """Find tokens for a layer, if it has an index, and give the keys by which later tokens find
+        these, [B, S, width]; `made`: x, and what queries are made of."""
+        if layer in self._index.shared:
+            return None
+        fresh = self._key(graph, shape, form, layer, at, made[0])
+        self.bias = self._find(graph, shape, form, layer, at, (*made, fresh))
+        return fresh
 
     def _key(
         self,
@@ -120,16 +135,25 @@ class LatentSearch:
         """A bias that shuts out what no head finds; `made`: x, what queries are made of, keys."""
         index, at = self._index, f"{at}.self_attn.indexer"
         x, low, fresh = made
-        assert self._latent.queries is not None
         if self._search is None:
             self._search = Search(graph, form, (Place("value", 0, index.width),))
-        total = index.heads * index.width
-        queries = graph.linear(low, f"{at}.wq_b", self._latent.queries, total)
-        queries = graph.divide(queries, sqrt(index.width))
+        queries = self._asked(graph, shape, form, at, low)
         queries = form.turn(layer, queries, index.heads, index.width, interleaved=index.interleaved)
         keys = self._search.recall(layer, fresh, shape.kv_heads)
         weights = weigh(graph, x, f"{at}.weights_proj", shape.hidden, index.heads)
         return self._search.shut_out(index.score(graph, queries, keys, weights), index.chosen)
+
+    def _asked(
+        self, graph: GraphBuilder, shape: DecoderShape, form: Searchable, at: str, low: ir.Value
+    ) -> ir.Value:
+        """Queries of the index `at`, not turned yet, [B, S, heads * width]."""
+        assert self._latent.queries is not None
+        return self._made_of(graph, at, low, self._latent.queries)
+
+    def _made_of(self, graph: GraphBuilder, at: str, low: ir.Value, width: int) -> ir.Value:
+        index = self._index
+        queries = graph.linear(low, f"{at}.wq_b", width, index.heads * index.width)
+        return graph.divide(queries, sqrt(index.width))
 
 
 def weigh(graph: GraphBuilder, x: ir.Value, name: str, hidden: int, heads: int) -> ir.Value:

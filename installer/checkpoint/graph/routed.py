@@ -16,7 +16,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from appliance.errors import CheckpointError
-from installer.checkpoint.expert_weights import matrices
+from installer.checkpoint.expert_weights import found
 from installer.checkpoint.graph import decoder, experts
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape
@@ -31,6 +31,21 @@ _BEST = {"sigmoid": 2, "softmax": 1}
 
 
 @dataclass(frozen=True, slots=True)
+class Names:
+    """Of the tensors of such a feed-forward, behind the module's.
+
+    Attributes:
+        router: what scores experts.
+        correction: what is added to scores for the choice alone; None: nothing is.
+        shared: what every token goes through.
+    """
+
+    router: str = "gate"
+    correction: str | None = "gate.e_score_correction_bias"
+    shared: str = "shared_experts"
+
+
+@dataclass(frozen=True, slots=True)
 class Routed(Mixture):
     """A mixture, and how its experts are chosen.
 
@@ -41,6 +56,7 @@ class Routed(Mixture):
         scores: what is made of a router's numbers.
         latent: width that tokens are narrowed to in front of their experts; 0: they are not.
         further: layers beyond the decoder's last that predict further tokens.
+        names: of its tensors.
     """
 
     groups: int = 1
@@ -49,6 +65,24 @@ class Routed(Mixture):
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
     latent: int = 0
     further: int = 0
+    names: Names = Names()
+
+
+def read_dense(config: Settings, first: int) -> list[int]:
+    """The layers without experts: those that `mlp_layer_types` says, else so many at the bottom."""
+    layers = config.integer("num_hidden_layers")
+    first = min(first, layers)
+    kinds = config.texts("mlp_layer_types", ["dense"] * first + ["sparse"] * (layers - first))
+    if len(kinds) != layers or not {"dense", "sparse"} >= set(kinds):
+        raise CheckpointError(
+            f"config.json: mlp_layer_types names {len(kinds)} layers of "
+            f"{', '.join(sorted(set(kinds)))}",
+            hint=f"this model needs {layers} of dense, sparse",
+        )
+    dense = [layer for layer, kind in enumerate(kinds) if kind == "dense"]
+    if dense == list(range(len(dense))):
+        config.expect("first_k_dense_replace", len(dense))
+    return dense
 
 
 def read_routed(
@@ -75,7 +109,7 @@ def read_routed(
         groups=config.integer("n_group", 1),
         best=config.integer("topk_group", 1),
         factor=config.number("routed_scaling_factor", 1.0),
-        shared=config.integer("n_shared_experts") * inner,
+        shared=config.whole("n_shared_experts") * inner,
         scores=scores,
         further=config.whole("num_nextn_predict_layers", 0),
     )
@@ -99,9 +133,12 @@ def feed_forward(graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value)
     at, hidden = f"{at}.mlp", shape.hidden
     choice = choose(graph, shape, at, x, divided=divided)
     stored = f"{at}.experts"
-    weights = matrices(graph.tensors, stored)
+    weights = found(graph.tensors, stored)
     mixed = experts.mix(graph, x, choice, mixture, weights, hidden, stored, divided=divided)
-    return graph.add(mixed, decoder.gated(graph, shape, x, f"{at}.shared_experts", mixture.shared))
+    if not mixture.shared:
+        return mixed
+    for_all = f"{at}.{mixture.names.shared}"
+    return graph.add(mixed, decoder.gated(graph, shape, x, for_all, mixture.shared))
 
 
 def choose(
@@ -111,7 +148,8 @@ def choose(
     mixture = shape.mixture
     assert isinstance(mixture, Routed)
     count = mixture.experts
-    logits = experts.router(graph, x, f"{at}.gate", shape.hidden, count, divided=divided)
+    router = f"{at}.{mixture.names.router}"
+    logits = experts.router(graph, x, router, shape.hidden, count, divided=divided)
     return _CHOICES[mixture.scores](graph, logits, at, mixture)
 
 
@@ -131,8 +169,11 @@ def _by_sigmoid(graph: GraphBuilder, logits: ir.Value, at: str, mixture: Routed)
     """The experts with the highest scores in the best groups; a correction weighs in the choice
     alone."""
     scores = graph.op("Sigmoid", logits)
-    correction = experts.vector(graph, f"{at}.gate.e_score_correction_bias", mixture.experts)
-    corrected = _within_groups(graph, graph.op("Add", scores, correction), mixture)
+    corrected, name = scores, mixture.names.correction
+    if name is not None:
+        correction = experts.vector(graph, f"{at}.{name}", mixture.experts)
+        corrected = graph.op("Add", scores, correction)
+    corrected = _within_groups(graph, corrected, mixture)
     _, indices = experts.highest(graph, corrected, mixture.chosen)
     weights = graph.op("GatherElements", scores, indices, axis=1)
     logarithms = graph.op("Log", graph.op("Max", weights, graph.constant([_LEAST_WEIGHT])))

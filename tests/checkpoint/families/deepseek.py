@@ -114,8 +114,14 @@ GLM_5 = {
     "rope_theta": 1_000_000,
     "rope_scaling": None,
 }
+AXK1 = {
+    "architectures": ["AXK1ForCausalLM"],
+    "model_type": "axk1",
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+}
 
 MODELS = {
+    "axk1": drawn_model(DEEPSEEK_V3, AXK1, main=True, experts=True),
     "deepseek-v3": drawn_model(DEEPSEEK_V3, main=True, experts=True),
     "deepseek-v3-plain": drawn_model(DEEPSEEK_V3, PLAIN, experts=True),
     "deepseek-v2": drawn_model(DEEPSEEK_V3, DEEPSEEK_V2, main=True, experts=True),
