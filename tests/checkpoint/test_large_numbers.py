@@ -42,8 +42,8 @@ MOST: Mapping[Precision, float] = {**TOLERANCES, "fp8": 0.2}
 TOKENS = np.random.default_rng(8).integers(0, 480, 60).tolist()
 PLAIN = "qwen3-untied-bf16-sharded"
 DENSE = ["llama", "qwen2", PLAIN, "mistral", "phi3", "phi4-mini", "mimo", "granite", "ministral3"]
-DENSE += ["cohere2", "smollm3", "seed-oss", "qwen3.5", "falcon-h1"]
-OTHERWISE = {"falcon-h1": UNNORMED} | {
+DENSE += ["cohere2", "smollm3", "seed-oss", "qwen3.5", "falcon-h1", "muse-glimmer"]
+OTHERWISE = {"falcon-h1": UNNORMED, "muse-glimmer": BEHIND_NORMS} | {
     name: SQUARES for name in EXPERTS if name.startswith("nemotron")
 }
 """Decoders whose numbers are made large by other factors."""

@@ -46,6 +46,7 @@ from installer.checkpoint.families import (
     mistral3,
     mixtral,
     modernbert,
+    muse_glimmer,
     nemotron_h,
     nomic,
     olmo,
@@ -230,6 +231,9 @@ FAMILIES: Mapping[str, Family] = {
     "modernbert": Family(
         *("embedding", ENCODER, modernbert.read, modernbert.build, unused.MODERNBERT),
         stand_in={"architectures": ["ModernBertModel"]},
+    ),
+    "muse_glimmer": Family(
+        "chat", DECODER, muse_glimmer.read_words, muse_glimmer.build, unused.MUSE
     ),
     "mpnet": Family(
         *("embedding", ENCODER, bert.read, bert.build, unused.BERT),

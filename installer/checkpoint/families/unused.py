@@ -33,6 +33,8 @@ SIGHT = re.compile(
     r"(model\.)?(vision_tower|multi_modal_projector)\..*|(language_model\.)?lm_head\.weight"
 )
 LLAMA4 = re.compile(rf"{SIGHT.pattern}|(model\.)?vision_model\..*|.*\.rotary_emb\.inv_freq")
+# What sees and hears in front of a Muse.
+MUSE = re.compile(r"model\.(vision_tower|vision_adapter|vision_projection|audio_tower)\..*")
 # A head that predicts further tokens; and what sees, of a language model that is built alone.
 QWEN35 = re.compile(rf"{DECODER.pattern}|mtp\..*")
 QWEN35_SIGHT = re.compile(rf"{QWEN35.pattern}|model\.visual\..*")

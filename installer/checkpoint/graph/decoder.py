@@ -9,6 +9,7 @@ a decoder has: decoder_shape.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import onnx_ir as ir
@@ -131,6 +132,8 @@ def build_decoder(
     norms, parts = shape.norms, shape.divisors(graph)
 
     found = embeddings.lookup(attention.ids)
+    if shape.embedding_normed:
+        found = graph.norm_plainly(found, shape.hidden, shape.epsilon)
     enriched = attention if isinstance(attention, Enriched) else None
     if enriched is not None:
         found = enriched.embed(found)
@@ -171,7 +174,9 @@ def build_decoder(
     chosen = attention.choose(states)
     if chosen is not None:
         by = (shape.score_cap or 1.0) / shape.score_scale
-        chosen, _ = norm_of_sum(graph, shape, f"{shape.root}.{norms.last}", chosen, None, by)
+        last = norms.offset if norms.last_offset is None else norms.last_offset
+        own = replace(shape, norms=replace(norms, offset=last))
+        chosen, _ = norm_of_sum(graph, own, f"{shape.root}.{norms.last}", chosen, None, by)
         scores = output_table(graph, shape, embeddings).scores(chosen)
         attention.conclude(_capped(graph, shape, scores))
     return attention, states
@@ -327,6 +332,6 @@ def _norm_after(
     """RMS norm of what a block adds to the stream, where there is one; here it is `divided`."""
     if name is None:
         return result
-    epsilon = shape.epsilon / divided**2
+    epsilon = shape.after_epsilon / divided**2
     gain = (f"{at}.{name}.weight", shape.hidden, epsilon, shape.norms.offset)
     return graph.norm(result, *gain, wide=shape.wide, divided=shape.divisors(graph).stream)

@@ -79,12 +79,17 @@ class Stream(Operators):
 
     def norm_heads_plainly(self, x: ir.Value, heads: int, width: int, epsilon: float) -> ir.Value:
         """The same without a gain."""
-        split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
-        gain = self.parameter(self.array(f"const.ones.{width}", np.ones(width, np.float32)))
-        normed = self.op(
-            "SimplifiedLayerNormalization", split, gain, axis=-1, epsilon=epsilon, stash_type=1
-        )
-        return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
+        return self.norm_heads(x, heads, self._ones(width), width, epsilon)
+
+    def norm_plainly(self, x: ir.Value, width: int, epsilon: float) -> ir.Value:
+        """`norm` without a gain."""
+        return self.norm(x, self._ones(width), width, epsilon)
+
+    def _ones(self, width: int) -> str:
+        """The name of a gain that changes nothing."""
+        name = f"ones.{width}"
+        self.give(name, np.ones(width, np.float32))
+        return name
 
     def norm_sum(
         self,
