@@ -126,6 +126,14 @@ def matrices(tensors: Tensors, at: str) -> ExpertWeights:
     return ExpertWeights(tensors, (gate, up), down)
 
 
+def rows_or_matrices(tensors: Tensors, at: str) -> ExpertWeights:
+    """Stacked as Qwen3.5's are published, or apart as those who quantize them lay them out."""
+    gate_up, down = f"{at}.gate_up_proj", f"{at}.down_proj"
+    if tensors.holds(gate_up):
+        return HalvedRows(tensors, (gate_up,), down)
+    return matrices(tensors, at)
+
+
 class TransposedStacks(ExpertWeights):
     """Floats of all experts in two tensors, [experts, hidden, 2 * inner] and [experts, inner,
     hidden], as gpt-oss is published without its own quantization."""

@@ -163,7 +163,9 @@ def with_rounded_weights(
     weights: dict[str, npt.NDArray[Any]] = load_file(target / "model.safetensors")
     for name, values in weights.items():
         if ".experts." in name or name.endswith(_STACKED_ROWS):
-            weights[name] = _rounded_experts(name, values, SCHEMES[precision])
+            rows_first = f"{name.rpartition('.')[0]}.post_expert_norm.weight" in weights
+            grade = SCHEMES[precision]
+            weights[name] = _rounded_experts(name, values, grade, rows_first=rows_first)
         elif _TOWER in name and values.ndim > 1 and not any(word in name for word in kept):
             scheme = SCHEMES[_OF_TOWERS.get(precision, precision)]
             flat = values.reshape(len(values), -1)  # what takes patches has more axes
@@ -237,12 +239,15 @@ _TOWER = "visual."
 _DOWN = ("down_proj", "down_proj.weight", "w2.weight")
 
 
-def _rounded_experts(name: str, values: npt.NDArray[Any], scheme: Scheme) -> npt.NDArray[Any]:
-    """In blocks in every grade of integers; experts in 4-bit floats are kept as they are."""
-    if values.dtype == np.uint8 or name.endswith("_bias"):
+def _rounded_experts(
+    name: str, values: npt.NDArray[Any], scheme: Scheme, *, rows_first: bool = False
+) -> npt.NDArray[Any]:
+    """In blocks in every grade of integers; experts in 4-bit floats are kept as they are. Of all
+    experts they are transposed, unless they have their rows first."""
+    if values.dtype == np.uint8 or values.ndim == 1 or name.endswith("_bias"):
         return values
-    if name.endswith(_STACKED_ROWS):
-        end = _DOWN[0] if "output" in name else "gate_up"
+    if name.endswith(_STACKED_ROWS) or rows_first:
+        end = _DOWN[0] if name.endswith((_DOWN[0], "output_linear.weight")) else "gate_up"
         return np.stack([_rounded_experts(end, one, scheme) for one in values])
     if values.ndim == 3:  # of all experts, transposed
         each = [_rounded_experts(name, one.T.copy(), scheme).T for one in values]

@@ -17,7 +17,7 @@ from installer.checkpoint.graph import decoder, decoder_shape, experts, routed
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form
 from installer.checkpoint.graph.decoder_shape import AroundDecoder, DecoderShape
-from installer.checkpoint.graph.kinds import Kinds, LayerKind
+from installer.checkpoint.graph.kinds import Kinds, LayerKind, read_dense
 from installer.checkpoint.graph.latent import Latent
 from installer.checkpoint.graph.lightning import LatentSearch, Lightning
 from installer.checkpoint.graph.rope import read_rope
@@ -173,18 +173,10 @@ def _expect_indexed(config: Settings) -> None:
     config.expect("layer_types", *([name] * layers for name in _INDEXED))
 
 
-def _read_dense(config: Settings, first: int) -> list[int]:
+def _read_dense(config: Settings, first: int) -> frozenset[int]:
     """The layers without experts: so many at the bottom, if nothing else is said."""
-    layers = config.integer("num_hidden_layers")
-    kinds = config.texts("mlp_layer_types", ["dense"] * first + ["sparse"] * (layers - first))
-    if len(kinds) != layers or not {"dense", "sparse"} >= set(kinds):
-        raise CheckpointError(
-            f"config.json: mlp_layer_types names {len(kinds)} layers of "
-            f"{', '.join(sorted(set(kinds)))}",
-            hint=f"this model needs {layers} of dense, sparse",
-        )
-    dense = [layer for layer, kind in enumerate(kinds) if kind == "dense"]
-    if dense == list(range(len(dense))):
+    dense = read_dense(config, config.integer("num_hidden_layers"), range(first))
+    if dense == set(range(len(dense))):
         config.expect("first_k_dense_replace", len(dense))
     return dense
 

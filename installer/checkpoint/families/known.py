@@ -47,6 +47,7 @@ from installer.checkpoint.families import (
     mixtral,
     modernbert,
     muse_glimmer,
+    muse_spark,
     nemotron_h,
     nomic,
     olmo,
@@ -235,6 +236,7 @@ FAMILIES: Mapping[str, Family] = {
     "muse_glimmer": Family(
         "chat", DECODER, muse_glimmer.read_words, muse_glimmer.build, unused.MUSE
     ),
+    "muse_spark": _sparse(muse_spark.read, muse_spark.build, unused.MUSE),
     "mpnet": Family(
         *("embedding", ENCODER, bert.read, bert.build, unused.BERT),
         stand_in={"architectures": ["MPNetModel"]},

@@ -1,8 +1,8 @@
 """Muse Glimmer, dense: gated heads, which know no positions in every fourth layer.
 
-The other layers see a window and turn. Queries and keys are normed by no gain, tokens' vectors too; all
-that a layer adds is normed once more, and scores are bent towards a bound. Reference: Muse Glimmer
-(2026), `MuseGlimmerForConditionalGeneration`.
+The other layers see a window and turn. Queries and keys are normed by no gain, tokens' vectors too;
+all that a layer adds is normed once more, and scores are bent towards a bound. Reference: Muse
+Glimmer (2026), `MuseGlimmerForConditionalGeneration`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from installer.checkpoint.graph.rope import STILL, read_rope
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
-OF_OTHERS = (
+_OF_IMAGES = (
     *("vision_config", "image_token_id", "video_token_id", "out_hidden_size"),
     *("projector_hidden_size", "projector_hidden_act"),
 )
-"""Keys of what sees beside the language model."""
 _NORMS = Norms(
     before_attention="input_layernorm",
     after_attention="post_attention_layernorm",
@@ -49,14 +48,7 @@ def read_words(checkpoint: Checkpoint) -> DecoderShape:
 
     Raises CheckpointError naming a key that this graph cannot express.
     """
-    config = checkpoint.settings("config.json")
-    config.expect("architectures", ["MuseGlimmerForConditionalGeneration"])
-    text = config.needed("text_config")
-    text.expect("model_type", "muse_glimmer_text")
-    config.expect("tie_word_embeddings", False)
-    config.ignore(*OF_OTHERS)
-    config.finish(decoder_shape.HARMLESS_KEYS)
-    return _read(text)
+    return _read(read_part(checkpoint, "MuseGlimmer", "muse_glimmer_text"))
 
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
@@ -64,6 +56,20 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     heads = GatedHeads(project)
     shape = shape.located(graph.tensors)
     decoder.build_decoder(graph, shape, form, heads.project, decoder.swiglu, heads.conclude)
+
+
+def read_part(
+    checkpoint: Checkpoint, name: str, model_type: str, others: Sequence[str] = ()
+) -> Settings:
+    """What config.json says of the language model, of a Muse that has what is of the `others`."""
+    config = checkpoint.settings("config.json")
+    config.expect("architectures", [f"{name}ForConditionalGeneration"])
+    text = config.needed("text_config")
+    text.expect("model_type", model_type)
+    config.expect("tie_word_embeddings", False)
+    config.ignore(*_OF_IMAGES, *others)
+    config.finish(decoder_shape.HARMLESS_KEYS)
+    return text
 
 
 def read_text(

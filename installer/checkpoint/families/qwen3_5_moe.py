@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from installer.checkpoint.expert_weights import ExpertWeights, HalvedRows, matrices
+from installer.checkpoint.expert_weights import rows_or_matrices
 from installer.checkpoint.families import qwen2_moe, qwen3_5
 from installer.checkpoint.graph import decoder_shape, experts, gated_delta
 from installer.checkpoint.graph.builder import GraphBuilder
@@ -18,7 +18,6 @@ from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.pictures import PictureShape, slots_of
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
-from installer.checkpoint.tensors import Tensors
 
 
 def read(checkpoint: Checkpoint) -> DecoderShape:
@@ -40,7 +39,7 @@ def read_words(checkpoint: Checkpoint) -> DecoderShape:
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
     """Write the graph in one of its forms."""
-    feed_forward = partial(qwen2_moe.feed_forward, weights=_experts)
+    feed_forward = partial(qwen2_moe.feed_forward, weights=rows_or_matrices)
     qwen3_5.build_hybrid(graph, shape, form, gated_delta.project_apart, feed_forward)
 
 
@@ -59,11 +58,3 @@ def read_mixed(config: Settings, *, tied: bool) -> DecoderShape:
     config.ignore(*experts.HARMLESS_KEYS)
     config.finish(decoder_shape.HARMLESS_KEYS)
     return shape
-
-
-def _experts(tensors: Tensors, at: str) -> ExpertWeights:
-    """Stacked as published, or apart as those who quantize them lay them out."""
-    gate_up, down = f"{at}.gate_up_proj", f"{at}.down_proj"
-    if tensors.holds(gate_up):
-        return HalvedRows(tensors, (gate_up,), down)
-    return matrices(tensors, at)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import onnx_ir as ir
 
@@ -55,6 +55,25 @@ class Enriched(Protocol):
     def deepen(self, layer: int, result: ir.Value) -> ir.Value:
         """A layer's result [B, S, hidden], with what else is added to the stream behind it."""
         ...
+
+
+Block = Literal["attention", "feedforward"]
+
+
+class Joining(Protocol):
+    """What a block of layer `at` gave, `divided` by a number, in the stream [B, S, hidden]: what
+    goes on of the stream, and what is added to it. In place of a norm behind the block."""
+
+    def __call__(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        at: str,
+        block: Block,
+        stream: ir.Value,
+        result: ir.Value,
+        divided: float,
+    ) -> tuple[ir.Value, ir.Value]: ...
 
 
 class Beside(Protocol):
@@ -121,6 +140,7 @@ def build_decoder(
     recur: Mixing | None = None,
     attend: Mixing | None = None,
     beside: Beside | None = None,
+    join: Joining | None = None,
 ) -> tuple[Attention, ir.Value]:
     """Write the whole decoder into `graph`; the form, and the states behind the last layer.
 
@@ -130,6 +150,7 @@ def build_decoder(
     attention = form(graph, shape)
     embeddings = input_table(graph, shape)
     norms, parts = shape.norms, shape.divisors(graph)
+    joined = join or _norm_after
 
     found = embeddings.lookup(attention.ids)
     if shape.embedding_normed:
@@ -154,7 +175,7 @@ def build_decoder(
                 attended = attention.attend(layer, project(graph, shape, at, x))
                 result = (conclude or conclude_plainly)(graph, shape, at, attended)
             by = parts.into_attention * parts.out_of_attention
-            result = _norm_after(graph, shape, at, norms.after_attention, result, by)
+            stream, result = joined(graph, shape, at, "attention", stream, result, by)
         name, by = norms.before_feed_forward, parts.into_feed_forward
         if shape.parallel:
             assert result is not None
@@ -163,7 +184,7 @@ def build_decoder(
         elif shape.feeds(layer):
             x, stream = _into_block(graph, shape, at, name, stream, result, by)
             result = feed_forward(graph, shape, at, x)
-            result = _norm_after(graph, shape, at, norms.after_feed_forward, result, by**2)
+            stream, result = joined(graph, shape, at, "feedforward", stream, result, by**2)
         assert result is not None
         if enriched is not None:
             result = enriched.deepen(layer, result)
@@ -325,13 +346,17 @@ def _norm_after(
     graph: GraphBuilder,
     shape: DecoderShape,
     at: str,
-    name: str | None,
+    block: Block,
+    stream: ir.Value,
     result: ir.Value,
     divided: float,
-) -> ir.Value:
-    """RMS norm of what a block adds to the stream, where there is one; here it is `divided`."""
+) -> tuple[ir.Value, ir.Value]:
+    """The stream, and what is added to it: its RMS norm, where there is one."""
+    norms = shape.norms
+    name = norms.after_attention if block == "attention" else norms.after_feed_forward
     if name is None:
-        return result
+        return stream, result
     epsilon = shape.after_epsilon / divided**2
     gain = (f"{at}.{name}.weight", shape.hidden, epsilon, shape.norms.offset)
-    return graph.norm(result, *gain, wide=shape.wide, divided=shape.divisors(graph).stream)
+    by = shape.divisors(graph).stream
+    return stream, graph.norm(result, *gain, wide=shape.wide, divided=by)

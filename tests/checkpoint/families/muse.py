@@ -1,4 +1,7 @@
-"""Muse Glimmer: windows that turn, layers without positions, gated heads, norms of two kinds."""
+"""Muse Glimmer: windows that turn, layers without positions, gated heads, norms of two kinds.
+
+Muse Spark: a stream that fades as much as is let in, narrowed tokens, experts normed each.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,36 @@ GLIMMER = {
     "text_config": GLIMMER_TEXT,
     "vision_config": {**SIGHT, "model_type": "muse_glimmer_vision"},
 }
+SPARK = {
+    **_AROUND,
+    "architectures": ["MuseSparkForConditionalGeneration"],
+    "model_type": "muse_spark",
+    "audio_config": {
+        "depths": [1, 1],
+        "hidden_sizes": [8, 16],
+        "model_type": "muse_spark_audio",
+        "num_hidden_layers": 2,
+        "out_hidden_size": 64,
+        "patch_sizes": [4, 4],
+    },
+    "audio_token_id": 508,
+    "text_config": {
+        **{key: value for key, value in GLIMMER_TEXT.items() if key != "hidden_activation"},
+        "model_type": "muse_spark_text",
+        "hidden_act": "silu",
+        "mlp_layer_types": ["sparse", "dense", "sparse", "sparse"],
+        "moe_hidden_size": 32,
+        "moe_intermediate_size": 48,  # of squares the reference could not tell rows from columns
+        "num_experts_per_tok": 3,
+        "num_local_experts": 8,
+        "output_router_logits": False,
+        "residual_gate_temperature": 0.3,
+        "routed_scaling_factor": 1.3,
+    },
+    "vision_config": {**SIGHT, "model_type": "muse_spark_vision"},
+}
 
 MODELS = {
     "muse-glimmer": drawn_model(GLIMMER, main=True, model=AutoModelForImageTextToText, seed=2),
+    "muse-spark": drawn_model(SPARK, main=True, experts=True, model=AutoModelForImageTextToText),
 }
