@@ -166,16 +166,20 @@ def with_rounded_weights(
             rows_first = f"{name.rpartition('.')[0]}.post_expert_norm.weight" in weights
             grade = SCHEMES[precision]
             weights[name] = _rounded_experts(name, values, grade, rows_first=rows_first)
-        elif _TOWER in name and values.ndim > 1 and not any(word in name for word in kept):
+        elif values.ndim > 1 and _has(name, _TOWERS) and not _has(name, kept):
             scheme = SCHEMES[_OF_TOWERS.get(precision, precision)]
             flat = values.reshape(len(values), -1)  # what takes patches has more axes
             weights[name] = _rounded(name, flat, scheme).reshape(values.shape)
-        elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, *_KEPT, *kept)):
+        elif values.ndim == 2 and not _has(name, (*_ROUTERS, *_KEPT, *kept)):
             weights[name] = _rounded(name, values, SCHEMES[precision])
             if steps := _steps(weights, name):
                 weights[name][-steps:] = values[-steps:]
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
+
+
+def _has(name: str, words: Sequence[str]) -> bool:
+    return any(word in name for word in words)
 
 
 def _steps(weights: Mapping[str, npt.NDArray[Any]], name: str) -> int:
@@ -234,7 +238,7 @@ _TABLES = ("embed_tokens", "lm_head", "word_embeddings", "backbone.embeddings")
 _LOOKED_UP = "embed_tokens_per_layer"
 """A table that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
-_TOWER = "visual."
+_TOWERS = ("visual.", "vision_tower.", "vision_adapter.", "vision_projection.")
 """In names of a vision tower's tensors; 4 bits are too few for it."""
 _DOWN = ("down_proj", "down_proj.weight", "w2.weight")
 

@@ -47,6 +47,7 @@ from installer.checkpoint.families import (
     mixtral,
     modernbert,
     muse_glimmer,
+    muse_sight,
     muse_spark,
     nemotron_h,
     nomic,
@@ -234,7 +235,10 @@ FAMILIES: Mapping[str, Family] = {
         stand_in={"architectures": ["ModernBertModel"]},
     ),
     "muse_glimmer": Family(
-        "chat", DECODER, muse_glimmer.read_words, muse_glimmer.build, unused.MUSE
+        *("chat", PICTURES, muse_sight.read, muse_sight.build, unused.DECODER),
+        tower=muse_sight.build_tower,
+        words=Family("chat", DECODER, muse_glimmer.read_words, muse_glimmer.build, unused.MUSE),
+        standard=False,
     ),
     "muse_spark": _sparse(muse_spark.read, muse_spark.build, unused.MUSE),
     "mpnet": Family(

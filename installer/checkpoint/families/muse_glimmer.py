@@ -2,12 +2,12 @@
 
 The other layers see a window and turn. Queries and keys are normed by no gain, tokens' vectors too;
 all that a layer adds is normed once more, and scores are bent towards a bound. Reference: Muse
-Glimmer (2026), `MuseGlimmerForConditionalGeneration`.
+Glimmer (2026), `MuseGlimmerForConditionalGeneration`. What sees images: muse_sight.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -24,10 +24,13 @@ from installer.checkpoint.graph.rope import STILL, read_rope
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
-_OF_IMAGES = (
-    *("vision_config", "image_token_id", "video_token_id", "out_hidden_size"),
-    *("projector_hidden_size", "projector_hidden_act"),
+OF_IMAGES = frozenset(
+    {
+        *("vision_config", "image_token_id", "video_token_id", "out_hidden_size"),
+        *("projector_hidden_size", "projector_hidden_act"),
+    }
 )
+"""Keys of what sees beside a language model."""
 _NORMS = Norms(
     before_attention="input_layernorm",
     after_attention="post_attention_layernorm",
@@ -48,7 +51,8 @@ def read_words(checkpoint: Checkpoint) -> DecoderShape:
 
     Raises CheckpointError naming a key that this graph cannot express.
     """
-    return _read(read_part(checkpoint, "MuseGlimmer", "muse_glimmer_text"))
+    config = checkpoint.settings("config.json")
+    return read_glimmer(read_part(config, "MuseGlimmer", "muse_glimmer_text", OF_IMAGES))
 
 
 def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
@@ -59,16 +63,14 @@ def build(graph: GraphBuilder, shape: DecoderShape, form: Form) -> None:
 
 
 def read_part(
-    checkpoint: Checkpoint, name: str, model_type: str, others: Sequence[str] = ()
+    config: Settings, name: str, model_type: str, others: Collection[str] = ()
 ) -> Settings:
-    """What config.json says of the language model, of a Muse that has what is of the `others`."""
-    config = checkpoint.settings("config.json")
+    """What config.json says of the language model; `others` are keys of what is beside it."""
     config.expect("architectures", [f"{name}ForConditionalGeneration"])
     text = config.needed("text_config")
     text.expect("model_type", model_type)
     config.expect("tie_word_embeddings", False)
-    config.ignore(*_OF_IMAGES, *others)
-    config.finish(decoder_shape.HARMLESS_KEYS)
+    config.finish(decoder_shape.HARMLESS_KEYS | frozenset(others))
     return text
 
 
@@ -112,7 +114,8 @@ def project(
     return (queries, keys, values), gate
 
 
-def _read(config: Settings) -> DecoderShape:
+def read_glimmer(config: Settings) -> DecoderShape:
+    """All keys of Glimmer's language model."""
     shape = read_text(config)
     config.finish(decoder_shape.HARMLESS_KEYS)
     return replace(shape, wide=True)

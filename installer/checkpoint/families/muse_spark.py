@@ -27,7 +27,7 @@ from installer.checkpoint.quantize import Float32
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
-_OF_SOUND = ("audio_config", "audio_token_id")
+_OF_SOUND = {"audio_config", "audio_token_id"}
 _THETA, _SHARPNESS, _SCORES = 500_000.0, 5.4730064863875, 0.1767766952966369
 _LEAST = 1e-3
 """Of the square of what is left of the stream."""
@@ -60,7 +60,9 @@ def read(checkpoint: Checkpoint) -> SparkShape:
 
     Raises CheckpointError naming a key that this graph cannot express.
     """
-    text = muse_glimmer.read_part(checkpoint, "MuseSpark", "muse_spark_text", _OF_SOUND)
+    others = muse_glimmer.OF_IMAGES | _OF_SOUND
+    config = checkpoint.settings("config.json")
+    text = muse_glimmer.read_part(config, "MuseSpark", "muse_spark_text", others)
     shape = muse_glimmer.read_text(
         text, activation="hidden_act", theta=_THETA, sharpness=_SHARPNESS, scores=_SCORES
     )
