@@ -335,6 +335,7 @@ ToolFormat = Literal[
     "pythonic",
     "granite",
     "glm4",
+    "muse",
 ]
 """How a model writes its calls; empty if it calls no tools."""
 
@@ -354,7 +355,7 @@ class Prompting(Strict, frozen=True):
     """Left out if the model's vocabulary has no tokens for it."""
     reasoning: Literal["always", "levels"] | msgspec.UnsetType = msgspec.UNSET
     """Left out if reasoning can be switched off, or there is none; `levels`: its template reads
-    `reasoning_effort`."""
+    `reasoning_effort`, or the same by another name."""
 
 
 class Parity(Strict, frozen=True):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from appliance.bundle.specs import ToolFormat
 from appliance.errors import ObjectionError, RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
-from appliance.prompting.conversation import Conversation, switches
+from appliance.prompting.conversation import Conversation, effort, switches
 from appliance.prompting.first_system import ASKED, CALLED, Place, place, placed
 from appliance.prompting.later_systems import MARK, TRIALS, folded, has_later
 from appliance.prompting.marks import ControlTokens, unused_characters
@@ -160,7 +160,7 @@ class ChatTemplate:
             **switches(thinking=conversation.thinking),
         }
         if conversation.effort:
-            variables["reasoning_effort"] = conversation.effort  # gpt-oss's
+            variables |= effort(conversation.effort)
         text = self._render(variables)
         if conversation.continue_final:
             text = _cut(text, cut)

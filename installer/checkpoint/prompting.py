@@ -19,8 +19,8 @@ from jinja2 import Template
 
 from appliance.bundle.specs import FillIn, Prompting, ToolFormat
 from appliance.errors import CheckpointError
-from appliance.prompting import gemma4, harmony
-from appliance.prompting.conversation import switches
+from appliance.prompting import gemma4, harmony, muse
+from appliance.prompting.conversation import effort, switches
 from appliance.prompting.environment import compile_template, render
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.spelled_calls import spelled
@@ -59,6 +59,7 @@ _REASONING = (
 """The tags of reasoning, of which a model's vocabulary has one pair or none."""
 _CHANNELS: Mapping[ToolFormat, tuple[str, str]] = {
     "harmony": (harmony.ANALYSIS, harmony.END),
+    "muse": (muse.THOUGHT, muse.EOM),
     "gemma4": (gemma4.THOUGHT, gemma4.CHANNEL_END),
 }
 """Of formats whose turns have channels: what opens that of reasoning is more than a token."""
@@ -174,7 +175,7 @@ class _Observed:
 
     def reasons(self) -> Literal["always", "levels"] | msgspec.UnsetType:
         """What stands in the manifest's `prompting.reasoning`."""
-        if self.render(reasoning_effort="low") != self.render(reasoning_effort="high"):
+        if self.render(**effort("low")) != self.render(**effort("high")):
             return "levels"
         asked = [self.render(**switches(thinking=on)) for on in (False, True)]
         return "always" if asked[0] == asked[1] else msgspec.UNSET
