@@ -17,16 +17,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
+from appliance.config import EngineSettings
+from appliance.engine.chat_model import ChatModel
 from appliance.engine.vision.decoder import Image, ImageDecoder
 from appliance.engine.vision.eyes import Eyes
 from appliance.engine.vision.worker import ImageError, scaled_by_tokens
 from appliance.errors import CheckpointError
 from installer.checkpoint.probe import open_graph
 from tests.checkpoint.conftest import build_unsigned
+from tests.conftest import BuildOnce
+from tests.engine.conftest import open_model_of
+from tests.engine.results import run
+from tests.fakes.engine_node import EngineNode
 from tests.fakes.muse_checkpoints import write_muse_glimmer
-from tests.vision.conftest import COUNTED, BuildSeeing, picture
+from tests.vision.conftest import COUNTED, BuildSeeing, Seeing, picture
 from tests.vision.pictures import encoded
 from tests.vision.test_checkpoint import Edit, edited, put
+from tests.vision.test_parity import Reference, text
+from tests.vision.test_running_states import ask, show
 
 
 def reference_sizes() -> Callable[..., tuple[int, int]]:
@@ -92,6 +100,33 @@ def test_words_alone_have_the_graphs_of_a_dense_model(seeing: BuildSeeing) -> No
     assert not manifest.vision
     assert {graph.variant for graph in manifest.graphs} == {"cpu", "native", "cuda", "trt"}
     assert {graph.variant for graph in seeing(COUNTED).manifest.graphs} == {"cpu", "cuda"}
+
+
+def build_model(root: Path) -> None:
+    """The checkpoint is left beside the node's files, for the reference implementation."""
+    EngineNode(root).add(write_muse_glimmer(root / COUNTED), name=COUNTED)
+
+
+@pytest.fixture(scope="module")
+def node(build_once: BuildOnce) -> Path:
+    return build_once("seeing-muse", build_model)
+
+
+def test_by_the_engine_greedy_answers_behind_images_are_the_references(node: Path) -> None:
+    """In pieces that end in an image, and once more from what the cache has of one."""
+    settings = EngineSettings(cache_bytes=64 << 20, threads=1, token_budget=32)
+    model = open_model_of(node, COUNTED, settings)
+    assert isinstance(model, ChatModel)
+    reference = Reference(Seeing(node / COUNTED, node / f"{COUNTED}-1.0"))
+    pictures = [picture(128, 160, seed) for seed in range(2)]
+    ids, sight = show(model, text(20, 3), pictures[0], text(9, 4), pictures[1], text(5, 5))
+    wanted: list[int] = []
+    for _ in range(6):
+        wanted.append(int(reference.logits([*ids, *wanted], pictures)[-1].argmax()))
+    cold, warm = (run(model.engine, ask((ids, sight), namespace="a", max_tokens=6)) for _ in "ab")
+    model.close()
+    assert cold.tokens(0) == warm.tokens(0) == wanted
+    assert warm.ends[0, 0].cached_tokens > 20 + 80, "it went on behind the first image"
 
 
 def inside(section: str, key: str, value: object) -> Edit:
