@@ -17,12 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
+from appliance.bundle.specs import Parity
 from appliance.config import EngineSettings
 from appliance.engine.chat_model import ChatModel
 from appliance.engine.vision.decoder import Image, ImageDecoder
 from appliance.engine.vision.eyes import Eyes
 from appliance.engine.vision.worker import ImageError, scaled_by_tokens
 from appliance.errors import CheckpointError
+from installer.checkpoint import build_bundle
 from installer.checkpoint.probe import open_graph
 from tests.checkpoint.conftest import build_unsigned
 from tests.conftest import BuildOnce
@@ -127,6 +129,22 @@ def test_by_the_engine_greedy_answers_behind_images_are_the_references(node: Pat
     model.close()
     assert cold.tokens(0) == warm.tokens(0) == wanted
     assert warm.ends[0, 0].cached_tokens > 20 + 80, "it went on behind the first image"
+
+
+def test_the_gate_compares_it_behind_an_image(tmp_path: Path) -> None:
+    checkpoint = write_muse_glimmer(tmp_path / "checkpoint")
+    manifest = build_bundle(
+        *(checkpoint, tmp_path / "it"),
+        name="tiny",
+        version="1.0",
+        precision="fp32",
+        signer=None,
+        parity="required",
+    )
+    assert isinstance(manifest.parity, Parity)
+    assert isinstance(manifest.parity.error, int)
+    assert manifest.parity.error < 10_000
+    assert manifest.vision, "and so an image was among the tokens"
 
 
 def inside(section: str, key: str, value: object) -> Edit:
