@@ -76,11 +76,13 @@ ROUNDED = ["qwen3", "qwen3-odd-widths", "qwen2", "llama"]
 ROUNDED += [name for name, model in _FOUND.items() if model.main]
 NATIVE = ["qwen3", "qwen2", "llama", "gemma3", "mistral", "phi3", "phi4-mini"]
 NATIVE += ["qwen2-late-windows", "apertus", "glm4", "granite", "ministral3", "olmo2", "olmo3"]
-NATIVE += ["cohere2", "smollm3", "exaone4", "muse-glimmer"]
+NATIVE += ["cohere2", "smollm3", "exaone4"]
 """Of these, what native operators compute in 4 bits: dense, of widths that are whole blocks."""
 RECURRENT = [name for name, model in _FOUND.items() if model.recurrent]
 """Decoders with layers that keep a running state."""
-DECODERS = [*MAIN, *(name for name in _FOUND if name not in MAIN)]
+BLIND = [name for name, model in _FOUND.items() if model.blind]
+"""Decoders that see, but for `w8a8` and `w4a8`."""
+DECODERS = [*MAIN, *(name for name in _FOUND if name not in (*MAIN, *BLIND))]
 WRITERS |= {name: model.write for name, model in _FOUND.items()}
 EXPERTS = [name for name, model in _FOUND.items() if model.experts]
 """Decoders whose tokens choose among experts."""

@@ -63,6 +63,7 @@ def drawn_model(
     experts: bool = False,
     recurrent: bool = False,
     uneven: bool = False,
+    blind: bool = False,
     model: Any = AutoModelForCausalLM,
     seed: int = 0,
 ) -> Model:
@@ -76,7 +77,7 @@ def drawn_model(
     def write(directory: Path) -> Path:
         return draw_checkpoint(directory, config, model=model, seed=seed)
 
-    return Model(write, main, experts, recurrent, uneven)
+    return Model(write, main, experts, recurrent, uneven, blind)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

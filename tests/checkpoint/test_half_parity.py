@@ -17,6 +17,7 @@ from appliance.errors import CheckpointError
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import (
+    BLIND,
     EXPERTS,
     MAIN,
     RECURRENT,
@@ -40,6 +41,7 @@ TOLERANCES: dict[Precision, float] = {
 """Of fp16 alone, and of fp16 and the grade's rounding of random weights."""
 TOKENS = np.random.default_rng(8).integers(0, 480, 200).tolist()
 GRADES = [(name, "fp32") for name in (*MAIN, *RECURRENT) if name not in EXPERTS]
+GRADES += [(name, "w8a8") for name in BLIND]
 GRADES += [("qwen3", "w8a8"), ("qwen2", "w8a8"), ("qwen3-untied-bf16-sharded", "w8a8")]
 GRADES += [("qwen3", "int8"), ("llama", "int4"), ("qwen3", "fp16"), ("qwen2-fp16", "fp16")]
 

@@ -35,6 +35,7 @@ from installer.checkpoint.graph import builder
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.byte_runner import OTHER_WAY, Bytes, Natively, distance
 from tests.checkpoint.conftest import (
+    BLIND,
     DECODERS,
     NATIVE,
     RECURRENT,
@@ -180,7 +181,8 @@ DENSE_RUNS = {"fp8": rounded("fp8")}
 CELLS = [(name, run) for name in DECODERS for run in FLOAT_RUNS]
 CELLS += [(name, run) for name in ROUNDED for run in (*BLOCK_RUNS, *BYTE_RUNS)]
 CELLS += [(name, run) for name in (*NATIVE, "qwen3-odd-widths") for run in DENSE_RUNS]
-CELLS += [(name, run) for name in NATIVE for run in NATIVE_RUNS if library.supported()]
+CELLS += [(name, run) for name in BLIND for run in BYTE_RUNS]
+CELLS += [(name, run) for name in (*NATIVE, *BLIND) for run in NATIVE_RUNS if library.supported()]
 
 
 @pytest.mark.parametrize(("name", "run"), CELLS)

@@ -23,6 +23,8 @@ class Model:
         may change a choice, so that test_experts.py has the tests of the graph for CUDA.
     recurrent: whether layers keep a running state: there is no graph for TensorRT.
     uneven: whether layers differ in their heads: there are no graphs for a GPU.
+    blind: whether it sees, but for the grades that are tested here, `w8a8` and `w4a8`; the others
+        are tested in tests/vision.
     """
 
     write: Callable[[Path], Path]
@@ -30,6 +32,7 @@ class Model:
     experts: bool = False
     recurrent: bool = False
     uneven: bool = False
+    blind: bool = False
 
     @property
     def on_gpus(self) -> bool:

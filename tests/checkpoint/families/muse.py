@@ -91,6 +91,6 @@ SPARK = {
 }
 
 MODELS = {
-    "muse-glimmer": drawn_model(GLIMMER, main=True, model=AutoModelForImageTextToText, seed=2),
+    "muse-glimmer": drawn_model(GLIMMER, blind=True, model=AutoModelForImageTextToText, seed=2),
     "muse-spark": drawn_model(SPARK, main=True, experts=True, model=AutoModelForImageTextToText),
 }
