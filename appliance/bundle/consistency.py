@@ -330,6 +330,11 @@ def _vision_numbers(manifest: Manifest) -> dict[str, int]:
     assert isinstance(vision, VisionSpec)
     if decoder is None or not 0 <= vision.image_token < decoder.vocab_size:
         raise bad("vision belongs to a chat model that has its token")
+    around = vision.around if isinstance(vision.around, tuple) else ()
+    if not all(0 <= token < decoder.vocab_size for token in around):
+        raise bad("vision.around has tokens that the model has not")
+    if isinstance(vision.table, str) and not isinstance(vision.side, int):
+        raise bad("vision.table is said of no table")
     names = ("patch", "temporal", "merge", "min_pixels", "max_pixels", "side", "window")
     counts = {name: getattr(vision, name) for name in names}
     folder = f"{vision.graph.rpartition('/')[0]}/"

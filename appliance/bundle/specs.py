@@ -198,6 +198,17 @@ class VisionSpec(Strict, frozen=True):
     """Of the table of learned positions; left out if there is none."""
     window: int | msgspec.UnsetType = msgspec.UNSET
     """Tokens a side that attend to each other; left out if all do to all."""
+    table: Literal["centres"] | msgspec.UnsetType = msgspec.UNSET
+    """How the table of learned positions lies on an image: the centres of its entries and of the
+    patches are spread alike, and nothing is beyond its edge. Left out if its corners lie on the
+    image's."""
+    sizing: Literal["tokens"] | msgspec.UnsetType = msgspec.UNSET
+    """How an image is scaled: to so many tokens a side that their ratio is nearest to its own.
+    Left out if each side is rounded."""
+    resample: Literal["lanczos"] | msgspec.UnsetType = msgspec.UNSET
+    """By which filter; left out where it is bicubic."""
+    around: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
+    """Tokens in front of an image's and behind them; left out where the template writes them."""
     cuda: str | msgspec.UnsetType = msgspec.UNSET
     """Path of the tower's graph for the CUDA provider, in the same folder, if there is one."""
 
@@ -345,6 +356,7 @@ ToolFormat = Literal[
     "pythonic",
     "granite",
     "glm4",
+    "muse",
 ]
 """How a model writes its calls; empty if it calls no tools."""
 
@@ -368,7 +380,7 @@ class Prompting(Strict, frozen=True):
     """Left out if the model's vocabulary has no tokens for it."""
     reasoning: Literal["always", "levels"] | msgspec.UnsetType = msgspec.UNSET
     """Left out if reasoning can be switched off, or there is none; `levels`: its template reads
-    `reasoning_effort`."""
+    `reasoning_effort`, or the same by another name."""
     efforts: Efforts | msgspec.UnsetType = msgspec.UNSET
     """Words of `reasoning_effort` by which alone its template is told whether to reason: the first
     switches it off, the others ask for it, from little to much. Left out of all others."""

@@ -6,6 +6,7 @@ patches of a token follow each other, row by row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from appliance.bundle.specs import VisionSpec
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Feed = dict[str, npt.NDArray[np.generic]]
+Spread = Callable[[Floats, int, int], Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ def feed(grid: Grid, vision: VisionSpec) -> Feed:
     places = patch_places(grid, vision.merge)
     made: Feed = {"positions": places}
     if isinstance(vision.side, int):
-        made |= _learned(grid, places, vision.merge, vision.side)
+        spread = _by_centres if vision.table == "centres" else _by_corners
+        made |= _learned(grid, places, vision.merge, vision.side, spread)
     if isinstance(vision.window, int):
         made |= _windows(grid, vision.merge, vision.window)
     return made
@@ -60,22 +63,33 @@ def patch_places(grid: Grid, merge: int) -> Ids:
     return np.stack([rows.ravel(), columns.ravel()], axis=1).astype(np.int64)
 
 
-def _learned(grid: Grid, places: Ids, merge: int, side: int) -> Feed:
-    """The four entries of a side x side table around each patch, and their weights.
+def _by_corners(at: Floats, count: int, side: int) -> Floats:
+    """Where patches `at` of `count` are among a table's `side` entries: its corners lie on the
+    image's. Reference: bilinear interpolation, aligned corners."""
+    found: Floats = at * np.float32(side - 1) / np.float32(max(count - 1, 1))
+    return found
 
-    The table's corners lie on the image's. Reference: bilinear interpolation, aligned corners.
-    """
+
+def _by_centres(at: Floats, count: int, side: int) -> Floats:
+    """The same with the centres spread alike. Reference: bilinear interpolation, corners not
+    aligned."""
+    found: Floats = (at + np.float32(0.5)) * np.float32(side) / np.float32(count) - np.float32(0.5)
+    return found
+
+
+def _learned(grid: Grid, places: Ids, merge: int, side: int, spread: Spread) -> Feed:
+    """The four entries of a side x side table around each patch, and their weights; of entries
+    beyond its edge none."""
     corners, shares = [], []
     for axis, count in ((0, grid.rows * merge), (1, grid.columns * merge)):
-        at = (
-            places[:, axis].astype(np.float32)
-            * np.float32(side - 1)
-            / np.float32(max(count - 1, 1))
-        )
+        at = spread(places[:, axis].astype(np.float32), count, side)
         low = np.floor(at).astype(np.int64)
         part = (at - low).astype(np.float32)
-        corners.append((low, np.minimum(low + 1, side - 1)))
-        shares.append((np.float32(1) - part, part))
+        pair = (low, low + 1)
+        corners.append(tuple(np.clip(entry, 0, side - 1) for entry in pair))
+        there = ((entry >= 0) & (entry < side) for entry in pair)
+        both = zip((np.float32(1) - part, part), there, strict=True)
+        shares.append(tuple(share * inside.astype(np.float32) for share, inside in both))
     pairs = [(row, column) for row in (0, 1) for column in (0, 1)]
     return {
         "corners": np.stack([corners[0][r] * side + corners[1][c] for r, c in pairs], axis=1),

@@ -21,8 +21,8 @@ from appliance.engine.stops import StopMatcher
 from appliance.engine.tokenizer import Tokenizer
 from appliance.prompting import Piece, ReasoningSplitter, Tool, ToolCallPiece
 from appliance.prompting.call_parser import CallParser
-from appliance.prompting.formats import FORMATS
-from appliance.prompting.harmony import HarmonyParser
+from appliance.prompting.formats import FORMATS, channels
+from appliance.prompting.messages import Channels
 
 
 class FinishReason(enum.Enum):
@@ -102,9 +102,12 @@ class OutputReader:
         self._calls: CallParser | None = None
         self._first_of_calls = ""
         """What an answer begins with that is made of calls; empty when that is settled."""
-        self._channels: HarmonyParser | None = None
-        if prompting is not None and prompting.tool_format == "harmony":
-            self._channels = HarmonyParser(_new_id(0), tools=tools, continued=continued)
+        self._channels: Channels | None = None
+        if prompting is not None:
+            self._channels = channels(
+                *(prompting.tool_format, _new_id(0), functions), tools=tools, continued=continued
+            )
+        if self._channels is not None:
             self._calls = self._channels
         elif prompting is not None:
             if prompting.reasoning_start and reasoning:

@@ -140,6 +140,11 @@ def switches(*, thinking: bool) -> dict[str, object]:
     return {"enable_thinking": thinking, "thinking": thinking, "thinking_mode": mode}
 
 
+def effort(level: str) -> dict[str, object]:
+    """How templates are told how much to reason: gpt-oss's word for it, and Muse's."""
+    return {"reasoning_effort": level, "reasoning_strength": level}
+
+
 def _template_message(index: int, message: Message) -> dict[str, object]:
     shape: dict[str, object] = {}
     if message.reasoning:

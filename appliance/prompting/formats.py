@@ -27,6 +27,7 @@ from appliance.prompting import (
     llama4,
     minimax_m3,
     mistral,
+    muse,
     pythonic,
 )
 from appliance.prompting.call_parser import CallParser
@@ -35,12 +36,13 @@ from appliance.prompting.dsml import DSML, DSML_V4
 from appliance.prompting.glm import GLM, GLM_47
 from appliance.prompting.hy3 import HY3
 from appliance.prompting.listed_calls import ListedCalls
+from appliance.prompting.messages import Channels
 from appliance.prompting.minimax import MINIMAX
 from appliance.prompting.pythonic import PythonicCalls
 from appliance.prompting.qwen_coder import QWEN_CODER
 from appliance.prompting.sectioned_calls import Section, SectionedCalls
 from appliance.prompting.seed_oss import SEED_OSS
-from appliance.prompting.xml_call import Dialect, XmlParser, parameter_types
+from appliance.prompting.xml_call import Dialect, Types, XmlParser, parameter_types
 
 NewId = Callable[[], str]
 
@@ -66,10 +68,13 @@ class Format:
     id_length: int = 0
 
 
+def _types(tools: Iterable[Tool]) -> dict[str, Types]:
+    return {tool.name: parameter_types(tool.parameters_json) for tool in tools}
+
+
 def _xml(dialect: Dialect) -> Format:
     def parser(new_id: NewId, tools: Iterable[Tool]) -> CallParser:
-        types = {tool.name: parameter_types(tool.parameters_json) for tool in tools}
-        return XmlParser(new_id, dialect, types)
+        return XmlParser(new_id, dialect, _types(tools))
 
     return Format(dialect.tags, "<", parser)
 
@@ -166,7 +171,32 @@ FORMATS: Final[Mapping[ToolFormat, Format]] = {
         lambda new_id, tools: glm4.Glm4Parser(new_id, (tool.name for tool in tools)),
         ends=(glm4.OBSERVATION, glm4.USER),
     ),
+    "muse": Format(
+        muse.TAGS,
+        "",
+        lambda new_id, tools: muse.MuseParser(new_id, _types(tools)),
+        ends=(muse.EOT,),
+    ),
 }
+
+
+def channels(
+    tool_format: ToolFormat,
+    new_id: NewId,
+    functions: Iterable[Tool],
+    *,
+    tools: bool,
+    continued: bool,
+) -> Channels | None:
+    """The parser of turns that are messages; None of a format whose turns are not.
+
+    tools: whether calls are looked for; continued: the prompt ends inside of an answer.
+    """
+    if tool_format == "harmony":
+        return harmony.HarmonyParser(new_id, tools=tools, continued=continued)
+    if tool_format == "muse":
+        return muse.MuseParser(new_id, _types(functions), tools=tools, continued=continued)
+    return None
 
 
 def visible_tags(tool_format: ToolFormat) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from appliance.bundle.specs import ToolFormat
 from appliance.errors import ObjectionError, RequestError, UnavailableError, UnsupportedError
 from appliance.prompting.child import LATE_SECONDS, Child, ChildLostError
-from appliance.prompting.conversation import Conversation, switches
+from appliance.prompting.conversation import Conversation, effort, switches
 from appliance.prompting.efforts import told
 from appliance.prompting.first_system import ASKED, CALLED, Place, place, placed
 from appliance.prompting.later_systems import MARK, TRIALS, folded, has_later
@@ -165,11 +165,11 @@ class ChatTemplate:
             "add_generation_prompt": not conversation.continue_final,
             **switches(thinking=conversation.thinking),
         }
-        effort: str = conversation.effort
+        degree: str = conversation.effort
         if self._efforts:
-            effort = told(self._efforts, thinking=conversation.thinking, effort=effort)
-        if effort:
-            variables["reasoning_effort"] = effort
+            degree = told(self._efforts, thinking=conversation.thinking, effort=degree)
+        if degree:
+            variables |= effort(degree)
         text = self._render(variables)
         if conversation.continue_final:
             text = _cut(text, cut)

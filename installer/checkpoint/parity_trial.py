@@ -18,12 +18,13 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from appliance.bundle.specs import DecoderSpec, EncoderSpec, RerankSpec, Spec, VisionSpec
-from appliance.compiler.grid import Grid, feed
+from appliance.compiler.grid import Grid, feed, patch_places
 from appliance.compiler.probe import Array, advance, empty_cache
 from appliance.errors import UnsupportedError
 from installer.checkpoint.calibration import TEXTS, spread
 from installer.checkpoint.families.cross_encoder import CrossEncoderShape
 from installer.checkpoint.families.qwen3_encoder import RerankerShape
+from installer.checkpoint.graph.tower import TowerShape
 from installer.checkpoint.parity_dense import Layer, dense_layers
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.tokenizer import CheckpointTokenizer
@@ -81,7 +82,7 @@ def make_trial(
     most = spec.context_length if isinstance(spec, DecoderSpec) else spec.max_length
     tokens = _prompt(checkpoint.config, tokenizer, shape.vocab, min(TOKENS, most))
     if isinstance(spec, DecoderSpec):
-        picture = None if vision is None else _Picture(vision, open_tower)
+        picture = None if vision is None else _Picture(vision, shape.tower, open_tower)
         return _Continuation(tokens if picture is None else picture.within(tokens), spec, picture)
     if isinstance(spec, EncoderSpec):
         return _Embedding(tokens, spec, dense_layers(checkpoint.tensors, shape.sentence))
@@ -120,9 +121,13 @@ class _Picture:
     """One image of random patches, behind the first words of a prompt."""
 
     def __init__(
-        self, vision: VisionSpec, open_tower: Callable[[Path], ort.InferenceSession]
+        self,
+        vision: VisionSpec,
+        tower: TowerShape,
+        open_tower: Callable[[Path], ort.InferenceSession],
     ) -> None:
         self._vision = vision
+        self._counted = tower.counted
         self._open = open_tower
         width = 3 * vision.temporal * vision.patch**2
         count = _IMAGE.tokens * vision.merge**2
@@ -137,7 +142,8 @@ class _Picture:
     def asked(self, directory: Path) -> Asked:
         merge = self._vision.merge
         path = directory / "patches.npy"
-        np.save(path, self._patches, allow_pickle=False)
+        told = by_rows(self._patches, _IMAGE, self._vision) if self._counted else self._patches
+        np.save(path, told, allow_pickle=False)
         grid = [1, _IMAGE.rows * merge, _IMAGE.columns * merge]
         return {"patches": str(path), "grid": grid, "token": self._vision.image_token}
 
@@ -152,11 +158,22 @@ class _Picture:
         positions[:start] = np.arange(start)[:, None]
         positions[start:stop] = _IMAGE.positions(start)
         positions[stop:] = (start + _IMAGE.span + np.arange(count - stop))[:, None]
-        return {
-            "positions": positions[None],
+        beside: dict[str, Array] = {
             "features": np.concatenate([np.zeros_like(features[:, :1]), features], axis=1),
             "feature_index": np.where(own, own.cumsum(), 0)[None],
         }
+        return beside if self._counted else {**beside, "positions": positions[None]}
+
+
+def by_rows(patches: Float32, grid: Grid, vision: VisionSpec) -> Float32:
+    """An image's patches row by row, each frame with all of its colours, as a reference takes them
+    whose decoder counts tokens."""
+    places = patch_places(grid, vision.merge)
+    dots = vision.patch**2
+    apart = patches[np.lexsort((places[:, 1], places[:, 0]))]
+    turned = apart.reshape(len(apart), -1, vision.temporal, dots).transpose(0, 2, 1, 3)
+    ordered: Float32 = turned.reshape(patches.shape)
+    return ordered
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from jinja2 import Template
 
 from appliance.bundle.specs import Effort, FillIn, Prompting, ToolFormat
 from appliance.errors import CheckpointError
-from appliance.prompting import gemma4, harmony
-from appliance.prompting.conversation import switches
+from appliance.prompting import gemma4, harmony, muse
+from appliance.prompting.conversation import effort, switches
 from appliance.prompting.efforts import DEGREES, OFF
 from appliance.prompting.environment import compile_template, render
 from appliance.prompting.formats import FORMATS
@@ -61,6 +61,7 @@ _REASONING = (
 """The tags of reasoning, of which a model's vocabulary has one pair or none."""
 _CHANNELS: Mapping[ToolFormat, tuple[str, str]] = {
     "harmony": (harmony.ANALYSIS, harmony.END),
+    "muse": (muse.THOUGHT, muse.EOM),
     "gemma4": (gemma4.THOUGHT, gemma4.CHANNEL_END),
 }
 """Of formats whose turns have channels: what opens that of reasoning is more than a token."""
@@ -206,10 +207,10 @@ class _Observed:
             return False
         return other is None or shown.replace(word, _NO_WORD) != other.replace(word, _NO_WORD)
 
-    def _told(self, effort: str) -> str | None:
+    def _told(self, word: str) -> str | None:
         """The prompt of a conversation with that effort; None if it is refused."""
         try:
-            return self.render(reasoning_effort=effort)
+            return self.render(**effort(word))
         except CheckpointError:
             return None
 

@@ -86,12 +86,14 @@ class Settings:
             self._refuse(key, value)
         return tuple(values)
 
-    def numbers(self, key: str, count: int) -> tuple[float, ...]:
-        """A list of `count` numbers, all of them above zero."""
+    def numbers(self, key: str, count: int, *, zeros: bool = False) -> tuple[float, ...]:
+        """A list of `count` numbers, all of them above zero, or zero where there may be `zeros`."""
         values = self._take(key, None)
         if not isinstance(values, list) or len(values) != count:
             self._refuse(key, values)
-        if not all(type(v) in (int, float) and 0 < v < math.inf for v in values):
+        if not all(type(v) in (int, float) and 0 <= v < math.inf for v in values):
+            self._refuse(key, values)
+        if 0 in values and not zeros:
             self._refuse(key, values)
         return tuple(float(value) for value in values)
 

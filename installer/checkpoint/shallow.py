@@ -45,7 +45,9 @@ _OF_INDEX = "sparse_attention_config"
 _OF_STATES = "linear_attn_config"
 _COUNTED = ("kda_layers", "full_attn_layers")
 """Of layers with a state and without, the numbers from 1 on."""
-_LAYER_NAME = re.compile(r"(?!(?:model\.)?(?:visual|vision\w*)\.)(?:.*\.)?layers?\.(\d+)\..*")
+_LAYER_NAME = re.compile(
+    r"(?!(?:model\.)?(?:visual|vision\w*|audio\w*)\.)(?:.*\.)?layers?\.(\d+)\..*"
+)
 
 
 @dataclass(frozen=True, slots=True)

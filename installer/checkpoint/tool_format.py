@@ -23,7 +23,9 @@ from appliance.prompting import (
     kimi,
     lfm2,
     llama4,
+    messages,
     minimax_m3,
+    muse,
 )
 from appliance.prompting.formats import FORMATS
 from appliance.prompting.hy3 import HY3, SEPARATOR
@@ -60,6 +62,8 @@ ANSWERED_TURNS: Final = (
 _SEPARATOR = re.escape(deepseek.SEPARATOR)
 _TRACES: Final[Mapping[ToolFormat, str]] = {
     "harmony": rf"to=functions\.{FUNCTION}\b",
+    "muse": rf"to={FUNCTION}{re.escape(messages.MESSAGE)}{muse.MUSE.block[0]}\s*"
+    rf'{muse.MUSE.call[0]}{FUNCTION}">',
     "deepseek": rf"{_SEPARATOR}{FUNCTION}\s*```json",
     "deepseek_v31": rf"{re.escape(deepseek.CALL_BEGIN)}{FUNCTION}{_SEPARATOR}",
     "dsml": rf'{re.escape(dsml.DSML.block[0])}\n{re.escape(dsml.DSML.call[0])}{FUNCTION}">',
@@ -105,7 +109,8 @@ _TOKENS: Final[Mapping[ToolFormat, tuple[str, ...]]] = {
     "mistral_v11": ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
     "mistral_v13": ("[TOOL_CALLS]", "[ARGS]"),
     "minimax_m3": (minimax_m3.MARK,),
-    "harmony": (harmony.CHANNEL, harmony.MESSAGE, harmony.END, harmony.CALL),
+    "harmony": (harmony.CHANNEL, messages.MESSAGE, harmony.END, harmony.CALL),
+    "muse": muse.FRAME,
 }
 """The tags that must be tokens, where these are not all of the format's."""
 

@@ -85,7 +85,9 @@ RECURRENT = [name for name, model in _FOUND.items() if model.recurrent]
 """Decoders with layers that keep a running state."""
 UNEVEN = [name for name, model in _FOUND.items() if model.uneven]
 """Decoders whose layers differ in their heads."""
-DECODERS = [*MAIN, *(name for name in _FOUND if name not in MAIN)]
+BLIND = [name for name, model in _FOUND.items() if model.blind]
+"""Decoders that see, but for `w8a8` and `w4a8`."""
+DECODERS = [*MAIN, *(name for name in _FOUND if name not in (*MAIN, *BLIND))]
 WRITERS |= {name: model.write for name, model in _FOUND.items()}
 EXPERTS = [name for name, model in _FOUND.items() if model.experts and model.on_gpus]
 """Decoders whose tokens choose among experts, and that have graphs for a GPU."""

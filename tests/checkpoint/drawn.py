@@ -69,6 +69,7 @@ def drawn_model(
     uneven: bool = False,
     floats: bool = False,
     by_processor: bool = False,
+    blind: bool = False,
     model: Any = AutoModelForCausalLM,
     seed: int = 0,
 ) -> Model:
@@ -82,7 +83,7 @@ def drawn_model(
     def write(directory: Path) -> Path:
         return draw_checkpoint(directory, config, model=model, seed=seed)
 
-    return Model(write, main, experts, recurrent, uneven, floats, by_processor)
+    return Model(write, main, experts, recurrent, uneven, floats, by_processor, blind)
 
 
 def _draw(reference: torch.nn.Module, seed: int) -> None:

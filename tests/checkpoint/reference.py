@@ -165,16 +165,20 @@ def with_rounded_weights(
         if ".experts." in name or name.endswith(_STACKED_ROWS):
             rows = _stacked_as_multiplied(name, weights)
             weights[name] = _rounded_experts(name, values, SCHEMES[precision], rows=rows)
-        elif _TOWER in name and values.ndim > 1 and not any(word in name for word in kept):
+        elif values.ndim > 1 and _has(name, _TOWERS) and not _has(name, kept):
             scheme = SCHEMES[_OF_TOWERS.get(precision, precision)]
             flat = values.reshape(len(values), -1)  # what takes patches has more axes
             weights[name] = _rounded(name, flat, scheme).reshape(values.shape)
-        elif values.ndim == 2 and not any(word in name for word in (*_ROUTERS, *_KEPT, *kept)):
+        elif values.ndim == 2 and not _has(name, (*_ROUTERS, *_KEPT, *kept)):
             weights[name] = _rounded(name, values, SCHEMES[precision])
             if steps := _steps(weights, name):
                 weights[name][-steps:] = values[-steps:]
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     return target
+
+
+def _has(name: str, words: Sequence[str]) -> bool:
+    return any(word in name for word in words)
 
 
 def _steps(weights: Mapping[str, npt.NDArray[Any]], name: str) -> int:
@@ -242,7 +246,7 @@ _TABLES = (
 _LOOKED_UP = ("embed_tokens_per_layer", "ngram_embedding")
 """Tables that nothing is multiplied with: in blocks where others have a scale a row."""
 _OF_TOWERS: Mapping[Precision, Precision] = {"int4": "int8", "fp8": "fp16"}
-_TOWER = "visual."
+_TOWERS = ("visual.", "vision_tower.", "vision_adapter.", "vision_projection.")
 """In names of a vision tower's tensors; 4 bits are too few for it."""
 _DOWN = ("down_proj", "down_proj.weight", "w2.weight")
 
@@ -266,7 +270,7 @@ def _rounded_experts(
 
     `rows`: the stack of all experts is as it is multiplied with.
     """
-    if values.dtype == np.uint8 or name.endswith("_bias"):
+    if values.dtype == np.uint8 or values.ndim == 1 or name.endswith("_bias"):
         return values
     if rows:
         end = _DOWN[0] if name.endswith(("output_linear.weight", _DOWN[0])) else "gate_up"

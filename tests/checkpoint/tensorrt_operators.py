@@ -205,6 +205,7 @@ ACCEPTED: Mapping[str, Accepted] = {
         outputs=None,
     ),
     "Squeeze": Accepted((Input(ANY), Input(INT64, constant=True)), (TABLE, IMPORTERS)),
+    "Tanh": Accepted((Input(FLOATS),), (TABLE, IMPORTERS)),
     "TensorScatter": Accepted(
         # Becomes KVCacheUpdate, in place: past and present are the engine's own input and output
         # at one address, and the third dimension must be known when the engine is built.

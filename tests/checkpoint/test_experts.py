@@ -69,6 +69,7 @@ OF_A_KIND = {
     "llama4",
     "qwen3.5-moe",
     "minimax-m3",
+    "muse-spark",
 }
 """Mixtures that differ in how experts are chosen and scaled, which 16 bits could spoil."""
 GRADES: list[tuple[str, Precision]] = [(name, "fp32") for name in EXPERTS]

@@ -17,6 +17,7 @@ from appliance.errors import CheckpointError
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import (
+    BLIND,
     EXPERTS,
     MAIN,
     OFF_GPUS,
@@ -44,6 +45,7 @@ TOKENS = np.random.default_rng(8).integers(0, 480, 200).tolist()
 GRADES = [
     (name, "fp32") for name in (*MAIN, *RECURRENT, *UNEVEN) if name not in (*EXPERTS, *OFF_GPUS)
 ]
+GRADES += [(name, "w8a8") for name in BLIND]
 GRADES += [("qwen3", "w8a8"), ("qwen2", "w8a8"), ("qwen3-untied-bf16-sharded", "w8a8")]
 GRADES += [("qwen3", "int8"), ("llama", "int4"), ("qwen3", "fp16"), ("qwen2-fp16", "fp16")]
 

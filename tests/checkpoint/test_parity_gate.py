@@ -327,6 +327,7 @@ def test_tensors_of_later_layers_are_left_out_and_others_kept() -> None:
     names = [
         *("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"),
         *("encoder.layer.1.output.dense.bias", "model.visual.layers.7.norm.weight"),
+        *("model.vision_tower.layers.7.norm1.weight", "model.audio_tower.layers.3.norm.weight"),
     ]
     later = ["model.layers.2.mlp.up_proj.weight", "encoder.layer.11.output.dense.bias"]
     assert shallow.keeps([*names, *later]) == names

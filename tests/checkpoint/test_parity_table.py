@@ -35,6 +35,7 @@ from installer.checkpoint.graph import builder
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.byte_runner import OTHER_WAY, Bytes, Natively, distance
 from tests.checkpoint.conftest import (
+    BLIND,
     BYTES,
     DECODERS,
     NATIVE,
@@ -182,7 +183,8 @@ CELLS = [(name, run) for name in DECODERS for run in FLOAT_RUNS]
 CELLS += [(name, run) for name in ROUNDED for run in BLOCK_RUNS]
 CELLS += [(name, run) for name in BYTES for run in BYTE_RUNS]
 CELLS += [(name, run) for name in (*NATIVE, "qwen3-odd-widths") for run in DENSE_RUNS]
-CELLS += [(name, run) for name in NATIVE for run in NATIVE_RUNS if library.supported()]
+CELLS += [(name, run) for name in BLIND for run in BYTE_RUNS]
+CELLS += [(name, run) for name in (*NATIVE, *BLIND) for run in NATIVE_RUNS if library.supported()]
 
 
 @pytest.mark.parametrize(("name", "run"), CELLS)

@@ -188,6 +188,7 @@ def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: T
     tags = (chat.prompting.reasoning_start, chat.prompting.reasoning_end)
     assert tags == {
         "harmony": ("<|channel|>analysis<|message|>", "<|end|>"),
+        "muse": (" to=self<|message|>", "<|eom|>"),
         "mistral_v13": ("[THINK]", "[/THINK]"),
         **dict.fromkeys(THINKING, ("<think>", "</think>")),
         "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
@@ -199,6 +200,7 @@ def test_the_format_of_calls_is_what_the_template_writes(tmp_path: Path, name: T
     }.get(name, ("", ""))
     assert chat.prompting.reasoning == {
         "harmony": "levels",
+        "muse": "levels",
         **dict.fromkeys(("deepseek", "minimax", "mistral_v13", "seed_oss"), "always"),
     }.get(name, msgspec.UNSET)
 

@@ -22,7 +22,7 @@ from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.space import check_space
 from installer.checkpoint.unfinished import unfinished
 from installer.progress import Advance, NoProgress
-from tests.checkpoint.conftest import DECODERS, OF_FLOATS, WRITERS, BuildBundle, Built
+from tests.checkpoint.conftest import BLIND, DECODERS, OF_FLOATS, WRITERS, BuildBundle, Built
 from tests.conftest import FULL_VARIABLE, REPOSITORY
 
 SHARDED = "qwen3-untied-bf16-sharded"
@@ -138,7 +138,8 @@ def test_a_build_stopped_again_and_again_gives_the_same_bytes(
 def test_every_family_goes_on_from_everywhere(
     built: BuildBundle, tmp_path: Path, name: str
 ) -> None:
-    precision: Precision = "w8a8" if name in DECODERS and name not in OF_FLOATS else "int8"
+    whole = name in (*DECODERS, *BLIND) and name not in OF_FLOATS
+    precision: Precision = "w8a8" if whole else "int8"
     model = built(name, precision)
     for stop in range(2, 40, 4):
         out = tmp_path / str(stop)

@@ -12,10 +12,11 @@ from onnx import NodeProto, TensorProto, helper, shape_inference
 
 from appliance.compiler.graph_check import STANDARD_OPERATORS
 from installer.checkpoint.quantize import SCHEMES, Precision
-from tests.checkpoint.conftest import EXPERTS, MAIN, BuildBundle, Built, build_unsigned
+from tests.checkpoint.conftest import BLIND, EXPERTS, MAIN, BuildBundle, Built, build_unsigned
 from tests.checkpoint.tensorrt_operators import ACCEPTED, Input
 
 GRADES: list[tuple[str, Precision]] = [(name, "fp32") for name in MAIN if name not in EXPERTS]
+GRADES += [(name, "w8a8") for name in BLIND]
 GRADES += [("qwen3", "w8a8"), ("qwen2", "w8a8"), ("llama", "w8a8"), ("qwen2-fp16", "fp16")]
 
 

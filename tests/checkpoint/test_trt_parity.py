@@ -16,7 +16,7 @@ import pytest
 
 from installer.checkpoint.graph.half import HalfBuilder
 from installer.checkpoint.quantize import Precision
-from tests.checkpoint.conftest import EXPERTS, MAIN, WRITERS, Built, build_unsigned
+from tests.checkpoint.conftest import BLIND, EXPERTS, MAIN, WRITERS, Built, build_unsigned
 from tests.checkpoint.reference import ReferenceDecoder, with_rounded_rows
 from tests.checkpoint.runner import SlotRunner, relative_error
 from tests.conftest import BuildOnce
@@ -37,10 +37,11 @@ SHAPES: dict[str, Callable[[Path], Path]] = {
     ),
     "heads of 64": lambda d: write_qwen2(d, seed=24, hidden=128, heads=2, kv_heads=1),
 }
-MODELS = {**{name: WRITERS[name] for name in MAIN if name not in EXPERTS}, **SHAPES}
+EXACT = {**{name: WRITERS[name] for name in MAIN if name not in EXPERTS}, **SHAPES}
+MODELS = EXACT | {name: WRITERS[name] for name in BLIND}
 FAMILIES = ["qwen3", "qwen2", "llama"]
 SOME = [*FAMILIES, "qwen3-odd-widths", *SHAPES]
-ROUNDED = [*FAMILIES, "heads of 80"]
+ROUNDED = [*FAMILIES, "heads of 80", *BLIND]
 
 Build = Callable[[str, Precision], Built]
 
@@ -111,7 +112,7 @@ def check(model: Built, checkpoint: Path, tolerance: float) -> None:
     check_decode(model, checkpoint, tolerance)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EXACT)
 def test_in_32_bits_it_equals_the_reference(full: Build, name: str) -> None:
     model = full(name, "fp32")
     check(model, model.checkpoint, FULL)

@@ -25,7 +25,7 @@ from appliance.engine.output import FinishReason
 from appliance.engine.sampling import SamplingParams
 from appliance.engine.tokenizer import Tokenizer
 from appliance.errors import RequestError
-from appliance.prompting import Tool
+from appliance.prompting import Tool, muse
 from appliance.prompting.formats import FORMATS, visible_tags
 from appliance.prompting.gemma4 import CHANNEL_END, THOUGHT
 from appliance.prompting.harmony import ANALYSIS, END
@@ -55,9 +55,10 @@ TOOLS = (
     CallableTool(1, "stop", NOTHING, strict=True),
 )
 NAMES: list[ToolFormat] = [name for name in get_args(ToolFormat) if name]
-TAKEN_OF_ONE_PER_TURN = ("llama", "harmony")
+TAKEN_OF_ONE_PER_TURN = ("llama", "harmony", "muse")
 REASONING: dict[ToolFormat, tuple[str, str]] = {
     "harmony": (ANALYSIS, END),
+    "muse": (muse.THOUGHT, muse.EOM),
     "gemma4": (THOUGHT, CHANNEL_END),
 }
 """Tags that are more than one token."""
@@ -170,6 +171,8 @@ def test_where_the_model_may_choose_it_may_also_answer(
     tags = {subject.tokenizer.id_of(tag): -100.0 for tag in visible_tags(name)[:1]}
     if name == "harmony":
         tags = {subject.tokenizer.encode_text("c")[0]: -100.0}  # so that it is no commentary
+    if name == "muse":  # so that it is for the user
+        tags = {subject.tokenizer.encode_text(tool.name)[0]: -100.0 for tool in TOOLS}
     free = subject.run(turn, logit_bias=ends | tags)
     if name != "llama":  # which has no tag whose absence would make the answer text
         assert free.ends[0, 0].reason is FinishReason.STOP
@@ -184,8 +187,7 @@ def test_where_the_model_may_choose_it_may_also_answer(
     "name",
     [
         *("deepseek", "dsml", "dsml_v4", "minimax", "minimax_m3", "qwen_coder", "glm", "glm_v47"),
-        "hy3",
-        *("seed_oss", "gemma4", "lfm2", "pythonic"),
+        *("seed_oss", "gemma4", "lfm2", "pythonic", "muse", "hy3"),
     ],
 )
 def test_arguments_of_any_kind_can_be_forced(
@@ -200,13 +202,13 @@ def test_arguments_of_any_kind_can_be_forced(
     assert isinstance(arguments, dict)
 
 
-def test_an_answer_in_a_form_comes_in_harmonys_final_channel(
-    speaker: Callable[[ToolFormat], Speaker],
+@pytest.mark.parametrize(("name", "end"), [("harmony", END), ("muse", muse.EOM)])
+def test_an_answer_in_a_form_comes_in_the_message_of_the_answer(
+    speaker: Callable[[ToolFormat], Speaker], name: ToolFormat, end: str
 ) -> None:
     turn = Turn(Structured("json_schema", json.dumps(PARAMETERS)), reasoning="unopened")
-    subject = speaker("harmony")
-    end = subject.tokenizer.id_of(END)
-    results = subject.run(turn, logit_bias={end: 6.0})
+    subject = speaker(name)
+    results = subject.run(turn, logit_bias={subject.tokenizer.id_of(end): 6.0})
     assert results.ends[0, 0].reason is FinishReason.STOP
     jsonschema.validate(json.loads(results.text(0)), PARAMETERS)
     assert "<|" not in results.text(0)
@@ -219,7 +221,7 @@ def test_a_form_and_free_calls_are_refused_where_they_look_alike(
     with pytest.raises(RequestError, match="cannot be told") as refused:
         speaker("llama").grammars.compiled(turn).result()
     assert refused.value.code == "unsupported_parameter"
-    for name in ("mistral", "harmony", "minimax"):
+    for name in ("mistral", "harmony", "minimax", "muse"):
         assert speaker(name).grammars.compiled(turn).result()
 
 

@@ -133,6 +133,38 @@ HARMONY: Final = """\
 {%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}
 """
 
+MUSE: Final = """\
+{{- bos_token + '<|start|>system<|message|>' -}}
+{%- if messages[0].role == 'system' -%}{{- messages[0].content -}}{%- endif -%}
+{{- '\\n\\nReasoning strength: ' + (reasoning_strength or 'high') + '.' -}}
+{%- for tool in tools or [] -%}{{- '\\n' + tool.function | tojson -}}{%- endfor -%}
+{{- '<|eot|>' -}}
+{%- for message in messages -%}
+{%- if message.role == 'user' -%}
+{{- '<|start|>user<|message|>' + message.content + '<|eot|>' -}}
+{%- elif message.role == 'tool' -%}
+{{- '<|start|>tool<|message|><tool_output>\\n' + message.content + '\\n</tool_output><|eot|>' -}}
+{%- elif message.role == 'assistant' -%}
+{%- if message.reasoning_content -%}
+{{- '<|start|>assistant to=self<|message|>' + message.reasoning_content + '<|eom|>' -}}
+{%- endif -%}
+{%- for call in message.tool_calls or [] -%}{%- set f = call.function -%}
+{{- '<|start|>assistant to=' + f.name + '<|message|><atem:function_calls>\\n' -}}
+{{- '<atem:invoke name="' + f.name + '">\\n' -}}
+{%- for name, value in f.arguments.items() -%}
+{{- '<atem:parameter name="' + name + '">' -}}
+{{- value if value is string else value | tojson -}}{{- '</atem:parameter>\\n' -}}
+{%- endfor -%}
+{{- '</atem:invoke>\\n</atem:function_calls>' + ('<|eot|>' if loop.last else '<|eom|>') -}}
+{%- endfor -%}
+{%- if message.content -%}
+{{- '<|start|>assistant to=user<|message|>' + message.content + '<|eot|>' -}}
+{%- endif -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}
+"""
+
 TEMPLATES: Final[dict[ToolFormat, str]] = {
     "llama": _template(
         "{%- set f = message.tool_calls[0].function -%}\n"
@@ -290,6 +322,7 @@ TEMPLATES: Final[dict[ToolFormat, str]] = {
         opening="{{- '' if enable_thinking else '<|channel>thought\\n<channel|>' -}}",
     ),
     "harmony": HARMONY,
+    "muse": MUSE,
     "kimi_k2": _template(
         f"{{{{- '{kimi.BEGIN}' -}}}}\n{_EACH}"
         f"{{{{- '{kimi.CALL_BEGIN}functions.' + f.name + ':' + loop.index0 | string -}}}}\n"

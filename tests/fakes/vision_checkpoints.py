@@ -6,7 +6,7 @@ file of each family; the rest is as in checkpoints.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -189,12 +189,14 @@ def write_seeing_files(
     words: dict[str, Any],
     processor: dict[str, Any],
     template: str,
+    special: Sequence[str] = SPECIAL,
 ) -> None:
-    """Everything of a checkpoint for images but its licence and weights; `words` as above."""
-    tokenizer = checkpoints._chat_tokenizer(VOCAB - len(SPECIAL))
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    """Everything of a checkpoint for images but its licence and weights; `words` as above, the last
+    tokens are the `special` ones."""
+    tokenizer = checkpoints._chat_tokenizer(VOCAB - len(special))
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer.save(str(directory / "tokenizer.json"))
-    assert [tokenizer.token_to_id(token) for token in SPECIAL] == list(IDS.values())
+    assert [tokenizer.token_to_id(token) for token in special] == list(IDS.values())
     end = tokenizer.token_to_id("<|im_end|>")
     words |= {"bos_token_id": end, "eos_token_id": end}
     checkpoints._write_json(directory / "config.json", config)

@@ -19,6 +19,7 @@ from appliance.prompting.formats import FORMATS
 from appliance.prompting.harmony import HarmonyParser
 from appliance.prompting.hy3 import HY3
 from appliance.prompting.json_call import MAX_WHOLE_CHARS
+from appliance.prompting.muse import MUSE, MuseParser
 from appliance.prompting.python_arguments import python_literal
 from appliance.prompting.xml_call import typed
 from tests.fakes.chat_formats import SAID, TEMPLATES
@@ -59,6 +60,9 @@ FUNCTION = "<tool_call>\n<function=f>\n"
 GLM_F = "<tool_call>f\n"
 H_F = f"{HY3.block[0]}\n{HY3.call[0]}f{HY3.until[0]}\n"
 H_L = f"{HY3.parameter[0]}l{HY3.name_end}\n{HY3.value}"
+MUSE_F = ' to=f<|message|><atem:function_calls>\n<atem:invoke name="f">\n'
+MUSE_END = "</atem:invoke>\n</atem:function_calls>"
+DQ = " a<b "
 TO_F = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
 K_BEGIN, K_END = kimi.BEGIN, kimi.END
 K_F = "<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>"
@@ -207,6 +211,19 @@ CASES: list[tuple[ToolFormat, str, str, str, list[tuple[str, str]]]] = [
     ("harmony", "<|channel|>analysis to=python<|message|>1+1<|call|>", "", "1+1", []),
     ("harmony", "no channels <|at all", "no channels <|at all", "", []),
     ("harmony", "<|channel|>anal", "", "", []),
+    ("muse", " to=self<|message|>Hm.<|eom|><|start|>assistant to=user<|message|>Yes < no<|eot|>",
+     "Yes < no", "Hm.", []),
+    ("muse", f" to=self<|message|>Hm.<|eom|><|start|>assistant{MUSE_F}"
+     f'<atem:parameter name="s">{DQ}</atem:parameter>\n<atem:parameter name="n">7</atem:parameter>'
+     f"\n{MUSE_END}<|eot|>", "", "Hm.", [("f", '{"s": " a<b ", "n": 7}')]),
+    ("muse", f"{MUSE_F}{MUSE_END}<|eom|><|start|>assistant{MUSE_F}{MUSE_END}", "", "",
+     [("f", "{}"), ("f", "{}")]),
+    ("muse", " to=browser<|message|>look<|eom|><|start|>assistant<|message|>Well.", "Well.",
+     "look", []),
+    ("muse", ' to=f<|message|><atem:function_calls><atem:invoke name="f">'
+     '<atem:parameter name="s">cut', "", "", [("f", '{"s": "cut')]),
+    ("muse", "no header <|at all", "no header <|at all", "", []),
+    ("muse", " to=sel", "", "", []),
     ("kimi_k2", f'Well. {K_BEGIN}{K_F}{{"a": "<}}"}}<|tool_call_end|>\n{K_F}{{}}<|tool_call_end|>'
      f"{K_END} x", "Well. x", "", [("f", '{"a": "<}"}'), ("f", "{}")]),
     ("kimi_k2", f'{K_BEGIN}<|tool_call_begin|>a.b<|tool_call_argument_begin|> {{"a', "", "",
@@ -309,6 +326,7 @@ INSIDE: dict[ToolFormat, list[str]] = {
     "cohere": ['{"tool_name": "f", "parameters": {', "}}", ", "],
     "seed_oss": ["<function=f>", "</function>", "<parameter=", "</parameter>", "s>", "n>", "l>"],
     "harmony": ["analysis", "final", "commentary", " to=functions.f", "assistant"],
+    "muse": [MUSE_F, MUSE_END, " to=self", " to=user", " to=f", *MUSE.parameter, *MUSE.call, 's">'],
     "kimi_k2": [K_F, "functions.f:0", ":"],
     "lfm2": ["f(", *PYTHON],
     "pythonic": ["[f(", "[g(", *PYTHON],
@@ -363,6 +381,7 @@ def test_hostile_text_is_neither_kept_nor_searched_again(name: ToolFormat) -> No
         ("minimax", f'{INVOKE}<parameter name="s">', "abc"),
         ("glm", f"{GLM_F}<arg_key>s</arg_key>\n<arg_value>", "abc"),
         ("harmony", TO_F, '{"a": ['),
+        ("muse", f'{MUSE_F}<atem:parameter name="s">', "abc"),
         ("kimi_k2", K_F, '{"a": ['),
         ("lfm2", f"{L_F}s='", "abc"),
         ("pythonic", "[f(l=", "[1, "),
@@ -380,14 +399,18 @@ def test_arguments_arrive_while_they_are_generated(
         assert any(piece is not None and piece.arguments_json for piece in pieces)
 
 
-def test_without_tools_a_call_in_harmony_is_text() -> None:
+def test_without_tools_a_call_in_a_message_is_text() -> None:
     parser = HarmonyParser(lambda: "x", tools=False)
     assert read(parser, [f"{TO_F}{{}}<|call|>"]) == ("{}", "", [])
+    muse = MuseParser(lambda: "x", {}, tools=False)
+    assert read(muse, [" to=f<|message|>{}<|eot|>"]) == ("{}", "", [])
 
 
 def test_a_continued_final_message_goes_on_as_text() -> None:
     for parts in splits("2, 3<|end|>"):
         assert read(HarmonyParser(lambda: "x", continued=True), parts) == ("2, 3", "", [])
+    for parts in splits("2, 3<|eot|>"):
+        assert read(MuseParser(lambda: "x", {}, continued=True), parts) == ("2, 3", "", [])
 
 
 VALUES: list[tuple[str, set[str], Any]] = [
@@ -440,6 +463,9 @@ def test_any_value_in_json_comes_back_through_every_format(value: object) -> Non
         ),
         "hy3": lambda: f"{H_F}{H_L}{json.dumps([value])}{HY3.parameter[1]}{HY3.call[1]}",
         "harmony": lambda: f"{TO_F}{arguments}<|call|>",
+        "muse": lambda: (
+            f'{MUSE_F}<atem:parameter name="l">{json.dumps([value])}</atem:parameter>\n{MUSE_END}'
+        ),
         "kimi_k2": lambda: f"{K_BEGIN}{K_F}{arguments}<|tool_call_end|>{K_END}",
         "lfm2": lambda: f"{L_F}l={[value]!r})]{L_END}",
         "pythonic": lambda: f"[f(l={python_literal([value])})]",
@@ -447,7 +473,7 @@ def test_any_value_in_json_comes_back_through_every_format(value: object) -> Non
         "glm4": lambda: f"f\n{arguments}",
     }
     for name, text in written.items():
-        if name == "harmony" and "<|" in arguments:
+        if name in ("harmony", "muse") and "<|" in arguments:
             continue  # which the model cannot write as text
         ((_, function, found),) = read(parser_of(name), [text()])[2]
         assert (function, json.loads(found)) == ("f", {"l": [value]})

@@ -131,7 +131,7 @@ def reference(source: str, conversation: Conversation) -> str | None:
     tools: list[Any] | None = conversation.template_tools()
     effort: dict[str, Any] = {}
     if conversation.effort:
-        effort["reasoning_effort"] = conversation.effort
+        effort = dict.fromkeys(("reasoning_effort", "reasoning_strength"), conversation.effort)
     try:
         rendered = render_jinja_template(
             conversations=[conversation.template_messages()],

@@ -16,6 +16,7 @@ from appliance.engine.vision.decoder import Pixels
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.conftest import build_unsigned
 from tests.conftest import BuildOnce
+from tests.fakes.muse_checkpoints import write_muse_glimmer
 from tests.fakes.seeing_states import write_qwen3_5, write_qwen3_5_moe
 from tests.fakes.vision_checkpoints import (
     write_qwen2_5_vl,
@@ -25,7 +26,17 @@ from tests.fakes.vision_checkpoints import (
 from tests.shim.sdk import client
 from tests.sweeps import rarely
 
-__all__ = ["EVERY", "FAMILIES", "LESS_OFTEN", "MOST", "RECURRENT", "WRITERS", "Seeing", "client"]
+__all__ = [
+    "COUNTED",
+    "EVERY",
+    "FAMILIES",
+    "LESS_OFTEN",
+    "MOST",
+    "RECURRENT",
+    "WRITERS",
+    "Seeing",
+    "client",
+]
 
 WRITERS: dict[str, Callable[..., Path]] = {
     "qwen3_vl": write_qwen3_vl,
@@ -36,9 +47,12 @@ FAMILIES = tuple(WRITERS)
 WRITERS |= {"qwen3_5": write_qwen3_5, "qwen3_5_moe": write_qwen3_5_moe}
 RECURRENT = tuple(name for name in WRITERS if name not in FAMILIES)
 """Those with layers that keep a running state, which can be cut where one stands alone."""
-EVERY = (*FAMILIES, *RECURRENT)
+COUNTED = "muse_glimmer"
+"""Whose tokens of images are counted like words; Qwen's processor is not its."""
+WRITERS[COUNTED] = write_muse_glimmer
+EVERY = (*FAMILIES, *RECURRENT, COUNTED)
 LESS_OFTEN = tuple(rarely(RECURRENT[1:]))
-MOST = (*FAMILIES, RECURRENT[0], *LESS_OFTEN)
+MOST = (*FAMILIES, RECURRENT[0], *LESS_OFTEN, COUNTED)
 """Every one, of those with a running state the one with experts in the full run alone."""
 
 

@@ -200,6 +200,11 @@ def test_untied_checkpoints_in_the_newer_names_are_built(tmp_path: Path) -> None
         ("mean", [0.5, 0.5]),
         ("side", 0),
         ("colour", 1),
+        ("around", [1, 1 << 20]),
+        ("around", [1]),
+        ("table", "edges"),
+        ("sizing", "sides"),
+        ("resample", "nearest"),
     ],
 )
 def test_a_manifest_that_no_image_fits_is_refused(

@@ -23,6 +23,7 @@ from appliance.engine.vision.runner import VisionRunner
 from appliance.engine.vision.sight import Sight, expanded
 from appliance.scheduler import Move, Plan, PrefillChunk, Sequence
 from installer.checkpoint.graph import builder
+from installer.checkpoint.parity_trial import by_rows
 from installer.checkpoint.probe import open_graph
 from installer.checkpoint.quantize import Precision
 from tests.checkpoint.byte_runner import OTHER_WAY
@@ -32,6 +33,7 @@ from tests.checkpoint.runner import relative_error
 from tests.checkpoint.table import PROPERTY, Cell
 from tests.checkpoint.test_parity_table import Case, w8a8
 from tests.vision.conftest import (
+    COUNTED,
     EVERY,
     FAMILIES,
     LESS_OFTEN,
@@ -46,7 +48,8 @@ TOLERANCE = 1e-4
 WITHOUT = ("qwen3_vl_moe", "fp8")
 """Experts are stored as integers or in 16 bits and more."""
 ROUNDED = [(f, p) for f in FAMILIES for p in ("int8", "int4", "fp8") if (f, p) != WITHOUT]
-ROUNDED += [("qwen3_5", p) for p in ("int8", "int4", "fp8")]
+ROUNDED += [(f, p) for f in ("qwen3_5", COUNTED) for p in ("int8", "int4", "fp8")]
+TABLES = ("pos_embed", "position_embedding")
 CAPACITY, PREFIX = 256, 20
 IMAGES = (picture(64, 112, seed=1), picture(80, 32, seed=2))
 """Of 4 x 7 and 5 x 2 tokens."""
@@ -60,6 +63,25 @@ class Reference:
             model.checkpoint, dtype=torch.float32
         ).eval()
         self._vision = model.vision
+        self._counted = model.manifest.family == COUNTED
+
+    def patches(self, image: Pixels) -> np.ndarray:
+        """As the reference takes them."""
+        cut = patches(image, self._vision)
+        return by_rows(cut, grid_of(image, self._vision), self._vision) if self._counted else cut
+
+    def features(self, image: Pixels) -> list[np.ndarray]:
+        """What the tower makes of an image, level by level."""
+        grid, merge = grid_of(image, self._vision), self._vision.merge
+        shape = torch.tensor([[1, grid.rows * merge, grid.columns * merge]])
+        given = torch.tensor(self.patches(image))
+        with torch.inference_mode():
+            if self._counted:
+                seen = self.model.model.get_image_features(given, shape)
+                return [torch.cat(seen.pooler_output).numpy()]
+            seen = self.model.model.visual(given, grid_thw=shape)
+        levels = [seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())]
+        return [level.numpy() for level in levels]
 
     def logits(self, ids: Listing[int], images: Listing[Pixels]) -> np.ndarray:
         """Logits after each token, [tokens, vocab]; `ids` has the tokens of the images."""
@@ -67,14 +89,15 @@ class Reference:
         if images:
             merge = self._vision.merge
             grids = [grid_of(image, self._vision) for image in images]
-            cut = np.concatenate([patches(image, self._vision) for image in images])
+            cut = np.concatenate([self.patches(image) for image in images])
             given |= {
                 "pixel_values": torch.tensor(cut),
                 "image_grid_thw": torch.tensor(
                     [[1, grid.rows * merge, grid.columns * merge] for grid in grids]
                 ),
-                "mm_token_type_ids": (given["input_ids"] == self._vision.image_token).int(),
             }
+        if images and not self._counted:
+            given["mm_token_type_ids"] = (given["input_ids"] == self._vision.image_token).int()
         self.model.model.rope_deltas = None
         with torch.inference_mode():
             logits: np.ndarray = self.model(**given).logits[0].numpy()
@@ -210,15 +233,12 @@ def test_the_tower_sees_what_the_reference_sees(
     model = seeing(family)
     vision, grid = model.vision, Grid(*size)
     side = vision.patch * vision.merge
-    cut = patches(picture(size[0] * side, size[1] * side), vision)
+    image = picture(size[0] * side, size[1] * side)
     session = open_graph(model.bundle / vision.graph)
-    got = session.run(None, {"patches": cut, **feed(grid, vision)})[0]
-    shape = torch.tensor([[1, size[0] * vision.merge, size[1] * vision.merge]])
-    with torch.inference_mode():
-        seen = Reference(model).model.model.visual(torch.tensor(cut), grid_thw=shape)
-    wanted = [seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())]
+    got = session.run(None, {"patches": patches(image, vision), **feed(grid, vision)})[0]
+    wanted = Reference(model).features(image)
     assert len(got) == len(wanted)
-    errors = [relative_error(level, f.numpy()) for level, f in zip(got, wanted, strict=True)]
+    errors = [relative_error(level, f) for level, f in zip(got, wanted, strict=True)]
     _record(record_property, family, "tower", max(errors))
     assert max(errors) <= TOLERANCE
 
@@ -245,7 +265,7 @@ def test_rounded_weights_give_the_reference_s_logits(
 ) -> None:
     """With plain activations, as the decoders of the parity table."""
     # What is not a product stays in floats, which this grade has in 16 bits.
-    checkpoint, kept = seeing(family).checkpoint, () if precision == "fp8" else ("pos_embed",)
+    checkpoint, kept = seeing(family).checkpoint, () if precision == "fp8" else TABLES
     rounded = with_rounded_weights(checkpoint, tmp_path / "rounded", precision, kept)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "INT8_ACTIVATIONS", 0)

@@ -29,7 +29,9 @@ from appliance.prompting import (
     lfm2,
     llama,
     llama4,
+    messages,
     mistral,
+    muse,
     pythonic,
 )
 from appliance.prompting.dsml import DSML, DSML_V4
@@ -53,6 +55,8 @@ class Form:
         between: None if a turn has one call at most.
         plain: where `begin` does not tell it: the terminal of an answer without calls, behind
             `lead`.
+        final, another: where turns are messages: what opens that of the answer, and what begins
+            the header of the next one.
         values: how arguments are written, if in tags of their own; all else is JSON.
         arguments: makes their rules, if they are neither.
     """
@@ -64,6 +68,8 @@ class Form:
     last: str = ""
     plain: str = ""
     lead: str = ""
+    final: str = ""
+    another: str = ""
     values: Dialect | None = None
     arguments: Callable[[Rules, Schema, str, CallableTool], str] | None = None
 
@@ -80,8 +86,8 @@ def _dsml(dialect: Dialect) -> Form:
 
 _MISTRAL = mistral.BEGIN
 _BLOCK = FORMATS["hermes"].tags
-HARMONY_NEXT: Final = f"{harmony.START}assistant"
-HARMONY_FINAL: Final = f"{harmony.CHANNEL}final{harmony.MESSAGE}"
+_ANOTHER = f"{messages.START}assistant"
+_HARMONY_FINAL = f"{harmony.CHANNEL}final{messages.MESSAGE}"
 FORMS: Final[Mapping[ToolFormat, Form]] = {
     "hermes": Form(
         f'\n{{"name": NAME, "arguments": ARGS}}\n{_BLOCK[1]}',
@@ -161,10 +167,22 @@ FORMS: Final[Mapping[ToolFormat, Form]] = {
         values=HY3,
     ),
     "harmony": Form(
-        f" to=functions.PLAIN {harmony.CONSTRAIN}json{harmony.MESSAGE}ARGS",
+        f" to=functions.PLAIN {harmony.CONSTRAIN}json{messages.MESSAGE}ARGS",
         begin=f"{harmony.CHANNEL}commentary",
         plain="/(?s:.*)/",
-        lead=HARMONY_FINAL,
+        lead=_HARMONY_FINAL,
+        final=_HARMONY_FINAL,
+        another=_ANOTHER,
+    ),
+    "muse": Form(
+        f'PLAIN{messages.MESSAGE}{muse.MUSE.block[0]}\n<atem:invoke name="PLAIN">\nARGS'
+        f"</atem:invoke>\n{muse.MUSE.block[1]}",
+        begin=" to=",
+        plain="/(?s:.*)/",
+        lead=muse.ANSWER,
+        final=muse.ANSWER,
+        another=_ANOTHER,
+        values=muse.MUSE,
     ),
     "apertus": Form("{NAME: ARGS}", begin=apertus.BEGIN, first="[", between=", ", last="]"),
     "cohere": Form(

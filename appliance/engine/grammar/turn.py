@@ -18,8 +18,6 @@ from appliance.bundle.specs import ToolFormat
 from appliance.engine.grammar.forms import (
     ALL_TAGS,
     FORMS,
-    HARMONY_FINAL,
-    HARMONY_NEXT,
     PLAIN_NAME,
     SPLIT,
     Form,
@@ -144,16 +142,17 @@ class _Composer:
 
     def whole(self) -> Grammar:
         turn, body = self._turn, ""
-        harmony = self._tags.tool_format == "harmony"
+        form = FORMS.get(self._tags.tool_format)
+        final = "" if form is None else form.final
         if turn.structured is not None and turn.calls != "required":
             body = self._body(turn.structured)
-            if harmony:
-                body = f"{self.written(HARMONY_FINAL)} {body}"
+            if final:
+                body = f"{self.written(final)} {body}"
         calls = "" if turn.calls == "none" else self._calls()
         answer = " | ".join(option for option in (calls, body) if option)
         ahead = "" if turn.reasoning == "none" else self._reasoning()
-        if harmony:
-            ahead = self._analysis()
+        if form is not None and final:
+            ahead = self._analysis(form.another)
         rules = [f"start: {ahead} answer", f"answer: {answer}", *self._rules]
         written = [self._subgrammars, "" if turn.structured is None else turn.structured.text]
         if self._vocabulary.named_in(json.dumps(written)):
@@ -255,10 +254,10 @@ class _Composer:
                 parts.append(self._tag(part) if part in ALL_TAGS else json.dumps(part))
         return " ".join(parts)
 
-    def _analysis(self) -> str:
-        """Messages of reasoning in harmony's format, if any, up to the next message's header."""
+    def _analysis(self, another: str) -> str:
+        """A message of reasoning, if any, up to the header of `another` one."""
         start, end = self._tags.reasoning_start, self._tags.reasoning_end
-        (option,) = self._text_until(end, self.written(HARMONY_NEXT))
+        (option,) = self._text_until(end, self.written(another))
         self._rules.append(f"analysis: {self.written(start)} {option}")
         return "analysis?"
 

@@ -45,11 +45,13 @@ class ImageDecoder:
     """Decodes and scales images as `vision` wants them."""
 
     def __init__(self, vision: VisionSpec, *, seconds: float = MAX_SECONDS) -> None:
-        self._wanted = {
+        self._wanted: dict[str, object] = {
             "factor": vision.patch * vision.merge,
             "least": min(vision.min_pixels, MOST_SHOWN),
             "most": min(vision.max_pixels, MOST_SHOWN),
         }
+        named = {"sizing": vision.sizing, "resample": vision.resample}
+        self._wanted |= {name: said for name, said in named.items() if isinstance(said, str)}
         self._seconds = seconds
         self._lock = threading.Lock()
         self._worker: _Worker | None = None

@@ -28,14 +28,23 @@ class DeviceSight:
 
     Args:
         levels, width: of the features; 0 for a stage that is given none.
+        placed: whether positions are given; else the graph counts tokens itself.
         tokens: in a run at most, padding included.
         features: in a run at most.
     """
 
     def __init__(
-        self, device: Device, levels: int, width: int, *, tokens: int, features: int
+        self,
+        device: Device,
+        levels: int,
+        width: int,
+        *,
+        tokens: int,
+        features: int,
+        placed: bool = True,
     ) -> None:
         self._device = device
+        self._placed = placed
         self._levels, self._width = levels, width
         self._tokens = tokens
         self._host: Ids = np.zeros((_AXES + 1) * tokens, np.int64)
@@ -68,7 +77,8 @@ class DeviceSight:
 
     def inputs(self, batch: int, width: int) -> Iterator[Bound]:
         """What is bound for a run over `width` tokens of `batch` sequences."""
-        yield "positions", np.int64, (batch, width, _AXES), self._integers
+        if self._placed:
+            yield "positions", np.int64, (batch, width, _AXES), self._integers
         index = self._integers + 8 * _AXES * self._tokens
         yield "feature_index", np.int64, (batch, width), index
         count, address = self._next
@@ -98,7 +108,8 @@ def sight_for(
     inputs: dict[str, Any] = {entry.name: entry for entry in session.get_inputs()}
     if "features" in inputs:
         levels, _, width = inputs["features"].shape
-        return DeviceSight(device, levels, width, tokens=tokens, features=features)
+        placed = "positions" in inputs
+        return DeviceSight(device, levels, width, tokens=tokens, features=features, placed=placed)
     if "positions" in inputs:
         return DeviceSight(device, 0, 0, tokens=tokens, features=0)
     return None

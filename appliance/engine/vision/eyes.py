@@ -83,7 +83,9 @@ class Eyes:
                 hint="give images in messages of the user",
             )
         pixels = [self._decode(param, image) for param, image in images]
-        ids, starts = expanded(prompt, token, [grid_of(image, self._vision) for image in pixels])
+        grids = [grid_of(image, self._vision) for image in pixels]
+        around = self._vision.around if isinstance(self._vision.around, tuple) else ()
+        ids, starts = expanded(prompt, token, grids, around)
         return Shown(ids, starts, pixels)
 
     def see(self, shown: Shown, stopped: Callable[[], bool], namespace: str = "") -> Sight:

@@ -1,7 +1,8 @@
 """Runs the graph of a decoder that reads images, over float slots.
 
-As model_runner.py, but that each token has three positions, and may be one of an image's
-features. Sequences bring what that takes (`Sequence.beside`); the others are words alone.
+As model_runner.py, but that each token may be one of an image's features, and has three positions
+where the graph does not count tokens itself. Sequences bring what that takes (`Sequence.beside`);
+the others are words alone.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class VisionRunner:
         self._beside: dict[str, npt.NDArray[np.generic]] = {}
         """Inputs of the piece that is computed. A binding holds addresses only: these live."""
         self._decoders: dict[int, tuple[DecodeBatch, Ids]] = {}
-        shape = next(e.shape for e in session.get_inputs() if e.name == "features")
+        inputs = {entry.name: entry.shape for entry in session.get_inputs()}
+        self._placed = "positions" in inputs
+        shape = inputs["features"]
         self._nothing: Array = np.zeros((shape[0], 1, shape[2]), np.float32)
         self._no_index: Ids = np.zeros((pool.shape.slots, 1), np.int64)
 
@@ -69,10 +72,11 @@ class VisionRunner:
             positions = sight.positions(start, count)
             features, index = sight.features(start, count)
         self._beside = {
-            "positions": positions[None],
             "features": np.ascontiguousarray(features),
             "feature_index": index[None],
         }
+        if self._placed:
+            self._beside["positions"] = positions[None]
         self._prompts.compute(chunk.slot, start, tokens, logits)
 
     def _bind_beside(self, binding: GraphBinding) -> None:
@@ -95,7 +99,8 @@ class VisionRunner:
         """The first `batch` slots, a word of each; and where its positions are written."""
         decoder = DecodeBatch(self._session, self._pool, batch, 1)
         positions: Ids = np.zeros((batch, 3), np.int64)
-        decoder.binding.bind_input("positions", positions.reshape(batch, 1, 3))
+        if self._placed:
+            decoder.binding.bind_input("positions", positions.reshape(batch, 1, 3))
         decoder.binding.bind_input("features", self._nothing)
         decoder.binding.bind_input("feature_index", self._no_index[:batch])
         return decoder, positions

@@ -44,11 +44,12 @@ def key_of(pixels: Pixels) -> int:
 
 
 def expanded(
-    prompt: Sequence[int], token: int, grids: Sequence[Grid]
+    prompt: Sequence[int], token: int, grids: Sequence[Grid], around: Sequence[int] = ()
 ) -> tuple[list[int], list[int]]:
     """`prompt` with as many of `token` as each image has tokens, and where each image starts.
 
-    It has `token` once for each of `grids`, in their order.
+    It has `token` once for each of `grids`, in their order. The tokens `around` an image are put in
+    front of it and behind it.
     """
     ids: list[int] = []
     starts: list[int] = []
@@ -57,8 +58,10 @@ def expanded(
         if given != token:
             ids.append(given)
             continue
+        ids += around[:1]
         starts.append(len(ids))
         ids += [token] * next(left).tokens
+        ids += around[1:]
     return ids, starts
 
 

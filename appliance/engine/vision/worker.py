@@ -17,6 +17,7 @@ import resource
 import struct
 import sys
 import warnings
+from itertools import product
 from typing import Any, BinaryIO
 
 from PIL import Image, ImageOps, WebPImagePlugin
@@ -63,13 +64,21 @@ def main() -> None:
 
 
 def decode(
-    data: bytes, *, media_type: str, factor: int, least: int, most: int
+    data: bytes,
+    *,
+    media_type: str,
+    factor: int,
+    least: int,
+    most: int,
+    sizing: str = "sides",
+    resample: str = "bicubic",
 ) -> tuple[tuple[int, int], bytes]:
     """Width and height, multiples of `factor`, and the pixels, three bytes each.
 
-    An image is scaled to have `least` to `most` pixels. Of several frames the first counts. Raises
-    ImageError.
+    An image is scaled by one of `SIZINGS` to have `least` to `most` pixels. Of several frames the
+    first counts. Raises ImageError.
     """
+    scaled = SIZINGS[sizing]
     image = _open(data, media_type)
     width, height = image.size
     if width * height > MOST_PIXELS:
@@ -84,7 +93,7 @@ def decode(
         raise ImageError(f"it cannot be decoded: {_first_line(error)}") from error
     if upright.size != (width, height):
         size = scaled(upright.width, upright.height, factor, least, most)
-    return size, coloured(upright).resize(size, Image.Resampling.BICUBIC).tobytes()
+    return size, coloured(upright).resize(size, _FILTERS[resample]).tobytes()
 
 
 def scaled(width: int, height: int, factor: int, least: int, most: int) -> tuple[int, int]:
@@ -93,8 +102,7 @@ def scaled(width: int, height: int, factor: int, least: int, most: int) -> tuple
     Sides are the nearest multiples of `factor`; if that is more than `most` pixels or less than
     `least`, the image is shrunk or enlarged evenly first. Raises ImageError.
     """
-    if min(width, height) < 1 or max(width, height) > MOST_STRETCHED * min(width, height):
-        raise ImageError(f"it has {width} x {height} pixels; sides may differ {MOST_STRETCHED}fold")
+    _check_sides(width, height)
     sides = [round(side / factor) * factor for side in (width, height)]
     if sides[0] * sides[1] > most:
         shrink = math.sqrt(width * height / most)
@@ -107,6 +115,40 @@ def scaled(width: int, height: int, factor: int, least: int, most: int) -> tuple
     if sides[0] * sides[1] > max(most, factor * factor) * 2:
         raise ImageError(f"it has {width} x {height} pixels: too stretched for this model")
     return sides[0], sides[1]
+
+
+def scaled_by_tokens(
+    width: int, height: int, factor: int, least: int, most: int
+) -> tuple[int, int]:
+    """The same for a model that counts tokens of `factor` pixels a side, at most `most` pixels.
+
+    Of the whole numbers around those that the sides are, or are shrunk to, those are taken whose
+    ratio is nearest to the image's. Raises ImageError.
+    """
+    _check_sides(width, height)
+    most, ratio = max(1, most // factor**2), width / height
+    high, wide = height / factor, width / factor
+    if high * wide > most:
+        high = math.sqrt(most / ratio)
+        wide = high * ratio
+    around = ((math.floor(side), math.ceil(side)) for side in (high, wide))
+    # Of grids that are as near that one is taken which a set has first, as in the reference.
+    grids = [one for one in set(product(*around)) if min(one) >= 1 and one[0] * one[1] <= most]
+    if not grids:
+        grids = [(max(1, round(high)), max(1, round(wide)))]
+    rows, columns = min(grids, key=lambda one: abs(one[0] / one[1] - height / width))
+    if rows * columns > 2 * most:
+        raise ImageError(f"it has {width} x {height} pixels: too stretched for this model")
+    return columns * factor, rows * factor
+
+
+SIZINGS = {"sides": scaled, "tokens": scaled_by_tokens}
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+
+
+def _check_sides(width: int, height: int) -> None:
+    if min(width, height) < 1 or max(width, height) > MOST_STRETCHED * min(width, height):
+        raise ImageError(f"it has {width} x {height} pixels; sides may differ {MOST_STRETCHED}fold")
 
 
 def coloured(image: Image.Image) -> Image.Image:

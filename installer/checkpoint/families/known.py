@@ -56,6 +56,9 @@ from installer.checkpoint.families import (
     mistral_large4,
     mixtral,
     modernbert,
+    muse_glimmer,
+    muse_sight,
+    muse_spark,
     nemotron_h,
     nomic,
     olmo,
@@ -283,6 +286,13 @@ FAMILIES: Mapping[str, Family] = {
         *("embedding", ENCODER, modernbert.read, modernbert.build, unused.MODERNBERT),
         stand_in={"architectures": ["ModernBertModel"]},
     ),
+    "muse_glimmer": Family(
+        *("chat", PICTURES, muse_sight.read, muse_sight.build, unused.DECODER),
+        tower=muse_sight.build_tower,
+        words=Family("chat", DECODER, muse_glimmer.read_words, muse_glimmer.build, unused.MUSE),
+        standard=False,
+    ),
+    "muse_spark": _sparse(muse_spark.read, muse_spark.build, unused.MUSE),
     "mpnet": Family(
         *("embedding", ENCODER, bert.read, bert.build, unused.BERT),
         stand_in={"architectures": ["MPNetModel"]},

@@ -23,7 +23,7 @@ from installer.checkpoint.graph.decoder import Attention, Form
 from installer.checkpoint.graph.decoder_shape import AroundDecoder, DecoderShape, Norms
 from installer.checkpoint.graph.experts import Choice, Mixture
 from installer.checkpoint.graph.indexed import Search, Searchable, widen
-from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
+from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_dense, read_kinds
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
@@ -166,13 +166,7 @@ def _read_index(config: Settings, sparse: Settings | None) -> Blocks:
 
 def _read_mixture(config: Settings, inner: int, layers: int) -> Mixture:
     marks = config.ids("moe_layer_freq") or (1,) * layers
-    kinds = config.texts("mlp_layer_types", ["sparse" if mark else "dense" for mark in marks])
-    if len(kinds) != layers or not {"sparse", "dense"} >= set(kinds):
-        raise CheckpointError(
-            f"config.json: mlp_layer_types has {len(kinds)} layers of "
-            f"{', '.join(sorted(set(kinds)))}",
-            hint=f"this model needs {layers} of dense, sparse",
-        )
+    dense = read_dense(config, layers, {at for at, mark in enumerate(marks) if not mark})
     return Mixture(
         experts=config.integer("num_local_experts"),
         chosen=config.integer("num_experts_per_tok"),
@@ -180,7 +174,7 @@ def _read_mixture(config: Settings, inner: int, layers: int) -> Mixture:
         alpha=config.number("swiglu_alpha", 1.702),
         beta=1.0,
         limit=config.number("swiglu_limit", 7.0),
-        dense=frozenset(at for at, kind in enumerate(kinds) if kind == "dense"),
+        dense=dense,
         shared=config.integer("shared_intermediate_size"),
     )
 

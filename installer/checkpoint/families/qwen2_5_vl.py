@@ -6,7 +6,6 @@ come with two sets of names, the published and the newer one of the reference im
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +16,7 @@ from installer.checkpoint.families import qwen2
 from installer.checkpoint.graph import decoder, decoder_shape
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.pictures import PictureShape, read_axes, slots_of
-from installer.checkpoint.graph.tower import EPSILON, ROPE, Patches, TowerShape
+from installer.checkpoint.graph.tower import EPSILON, ROPE, Patches, TowerShape, Windows
 from installer.checkpoint.reader import Checkpoint
 from installer.checkpoint.settings import Settings
 
@@ -58,7 +57,7 @@ def build(graph: GraphBuilder, shape: PictureShape, form: object) -> None:
 def build_tower(graph: GraphBuilder, shape: TowerShape) -> None:
     """Write the tower."""
     patches = Patches(graph, shape)
-    windows = _Windows(graph, patches)
+    windows = Windows(graph, patches)
     x = patches.embed(bias=False)
     for layer in range(shape.layers):
         at = f"{shape.at}.blocks.{layer}"
@@ -75,25 +74,6 @@ def build_tower(graph: GraphBuilder, shape: TowerShape) -> None:
     inner = graph.linear(patches.merged(normed), f"{at}.mlp.0", width, width, bias=True)
     features = graph.linear(graph.op("Gelu", inner), f"{at}.mlp.2", width, shape.out, bias=True)
     patches.conclude([features])
-
-
-class _Windows:
-    """Attention among the patches of each window, all windows in one batch."""
-
-    def __init__(self, graph: GraphBuilder, patches: Patches) -> None:
-        self._graph = graph
-        self._patches = patches
-        size = ("windows", "most")
-        self._members = graph.input("windows", ir.DataType.INT64, size)
-        self._mask = graph.input("window_mask", ir.DataType.INT32, size)
-        self._places = graph.input("places", ir.DataType.INT64, ("patches",))
-
-    def attend(self, heads: Sequence[ir.Value]) -> ir.Value:
-        """Queries, keys, values [1, n, hidden] -> [n, hidden]."""
-        graph = self._graph
-        spread = [graph.op("Gather", self._patches.flat(x), self._members, axis=0) for x in heads]
-        attended = self._patches.attend(spread, self._mask)
-        return graph.op("Gather", self._patches.flat(attended), self._places, axis=0)
 
 
 def _feed_forward(graph: GraphBuilder, shape: TowerShape, at: str, x: ir.Value) -> ir.Value:

@@ -21,6 +21,7 @@ from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Form, Heads
 from installer.checkpoint.graph.decoder_shape import DecoderShape, Norms
 from installer.checkpoint.graph.gated_delta import Project
+from installer.checkpoint.graph.gated_heads import GatedHeads
 from installer.checkpoint.graph.kinds import FULL, Kinds, LayerKind, read_kinds
 from installer.checkpoint.graph.pictures import PictureShape, slots_of
 from installer.checkpoint.graph.recurrent import LINEAR, Deltas, Recurrent
@@ -128,40 +129,26 @@ def build_hybrid(
     feed_forward: decoder.FeedForward,
 ) -> None:
     """Write the graph of a decoder whose Gated DeltaNets read by `project`."""
-    gated, recur = GatedHeads(), partial(gated_delta.mix, project=project)
+    gated, recur = GatedHeads(project_gated), partial(gated_delta.mix, project=project)
     decoder.build_decoder(graph, shape, form, gated.project, feed_forward, gated.conclude, recur)
 
 
-class GatedHeads:
-    """Attention whose queries come with a gate for each number that their heads read."""
-
-    def __init__(self) -> None:
-        self._gates: dict[str, ir.Value] = {}
-        """Of each layer, from its projection to its conclusion."""
-
-    def project(self, graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value) -> Heads:
-        """Normed queries and keys, and values."""
-        own, width = f"{at}.self_attn", shape.head_dim
-        kv = shape.kv_heads * width
-        outer = {"q": 2 * shape.heads * width, "k": kv, "v": kv}
-        widths = {f"{own}.{name}_proj": count for name, count in outer.items()}
-        both, keys, values = graph.linears(x, widths, shape.hidden)
-        heads = graph.op("Reshape", both, graph.constant([0, 0, shape.heads, 2 * width]))
-        halves = graph.ops("Split", heads, graph.constant([width, width]), outputs=2, axis=-1)
-        flat = graph.constant([0, 0, shape.heads * width])
-        queries, self._gates[at] = (graph.op("Reshape", half, flat) for half in halves)
-        return (
-            decoder.head_norm(graph, shape, f"{own}.q_norm", queries, shape.heads),
-            decoder.head_norm(graph, shape, f"{own}.k_norm", keys, shape.kv_heads),
-            values,
-        )
-
-    def conclude(
-        self, graph: GraphBuilder, shape: DecoderShape, at: str, attended: ir.Value
-    ) -> ir.Value:
-        """One linear layer of what the gates let through."""
-        opened = graph.op("Mul", attended, graph.op("Sigmoid", self._gates.pop(at)))
-        return decoder.conclude_plainly(graph, shape, at, opened)
+def project_gated(
+    graph: GraphBuilder, shape: DecoderShape, at: str, x: ir.Value
+) -> tuple[Heads, ir.Value]:
+    """Normed queries and keys, and values; queries come with the gates."""
+    own, width = f"{at}.self_attn", shape.head_dim
+    kv = shape.kv_heads * width
+    outer = {"q": 2 * shape.heads * width, "k": kv, "v": kv}
+    widths = {f"{own}.{name}_proj": count for name, count in outer.items()}
+    both, keys, values = graph.linears(x, widths, shape.hidden)
+    heads = graph.op("Reshape", both, graph.constant([0, 0, shape.heads, 2 * width]))
+    halves = graph.ops("Split", heads, graph.constant([width, width]), outputs=2, axis=-1)
+    flat = graph.constant([0, 0, shape.heads * width])
+    queries, gate = (graph.op("Reshape", half, flat) for half in halves)
+    queries = decoder.head_norm(graph, shape, f"{own}.q_norm", queries, shape.heads)
+    keys = decoder.head_norm(graph, shape, f"{own}.k_norm", keys, shape.kv_heads)
+    return (queries, keys, values), gate
 
 
 def _read(config: Settings, *, tied: bool) -> DecoderShape:

@@ -64,7 +64,8 @@ def build(graph: GraphBuilder, shape: PictureShape, form: object) -> None:
 def build_tower(graph: GraphBuilder, shape: TowerShape) -> None:
     """Write the tower."""
     patches = Patches(graph, shape)
-    x = graph.op("Add", patches.embed(bias=True), _learned(graph, shape))
+    learned = tower.learned(graph, shape, f"{shape.at}.pos_embed.weight")
+    x = graph.op("Add", patches.embed(bias=True), learned)
     deep: list[ir.Value] = []
     for layer in range(shape.layers):
         at = f"{shape.at}.blocks.{layer}"
@@ -82,19 +83,6 @@ def build_tower(graph: GraphBuilder, shape: TowerShape) -> None:
     normed = tower.layer_norm(graph, f"{shape.at}.merger.norm", x, shape.hidden)
     last = _merge(graph, shape, f"{shape.at}.merger", patches.merged(normed))
     patches.conclude([last, *deep])
-
-
-def _learned(graph: GraphBuilder, shape: TowerShape) -> ir.Value:
-    """Learned positions between the four nearest of the table, [n, hidden]."""
-    corners = graph.input("corners", ir.DataType.INT64, ("patches", 4))
-    weights = graph.input("corner_weights", ir.DataType.FLOAT, ("patches", 4))
-    name = f"{shape.at}.pos_embed.weight"
-    size = (shape.side**2, shape.hidden)
-    graph.tensors.expect(name, size)
-    table = graph.parameter(graph.stored(name, size, graph.tensors.rows(name)))
-    each = graph.op("Gather", table, corners, axis=0)
-    weighted = graph.op("Mul", each, graph.op("Unsqueeze", weights, graph.constant([-1])))
-    return graph.op("ReduceSum", weighted, graph.constant([1]), keepdims=0)
 
 
 def _feed_forward(graph: GraphBuilder, shape: TowerShape, at: str, x: ir.Value) -> ir.Value:

@@ -18,12 +18,12 @@ import onnx_ir as ir
 from appliance.errors import CheckpointError
 from installer.checkpoint.expert_weights import found
 from installer.checkpoint.families import qwen2_moe, qwen3_5
-from installer.checkpoint.families.qwen3_5 import GatedHeads
 from installer.checkpoint.graph import decoder, decoder_shape, experts, gated_delta
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder import Attention, Form
 from installer.checkpoint.graph.decoder_shape import AroundDecoder
 from installer.checkpoint.graph.gated_delta import Kind
+from installer.checkpoint.graph.gated_heads import GatedHeads
 from installer.checkpoint.graph.indexed import Search, Searchable, behind, widen
 from installer.checkpoint.graph.kinds import FULL
 from installer.checkpoint.graph.ngrams import EXACT, Ngrams, NgramSignal
@@ -89,7 +89,7 @@ class _Decoder:
         self._attention = attention
         self._plain = replace(shape.decoder, head_dim=shape.head_dim)
         """With its own heads."""
-        self._heads = GatedHeads()
+        self._heads = GatedHeads(qwen3_5.project_gated)
         places = behind(shape.decoder.kv_heads, shape.head_dim, shape.index.width)
         search = Search(graph, attention, places)
         self._search = search

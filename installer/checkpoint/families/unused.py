@@ -37,6 +37,8 @@ LLAMA4 = re.compile(rf"{SIGHT.pattern}|(model\.)?vision_model\..*|.*\.rotary_emb
 LARGE4 = re.compile(
     r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm|mtp_dspark)\..*"
 )
+# What sees and hears in front of a Muse.
+MUSE = re.compile(r"model\.(vision_tower|vision_adapter|vision_projection|audio_tower)\..*")
 # A head that predicts further tokens; and what sees, of a language model that is built alone.
 QWEN35 = re.compile(rf"{DECODER.pattern}|mtp\..*")
 QWEN35_SIGHT = re.compile(rf"{QWEN35.pattern}|model\.visual\..*")

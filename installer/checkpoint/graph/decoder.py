@@ -9,7 +9,8 @@ a decoder has: decoder_shape.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Literal, Protocol, runtime_checkable
 
 import onnx_ir as ir
 
@@ -54,6 +55,25 @@ class Enriched(Protocol):
     def deepen(self, layer: int, result: ir.Value) -> ir.Value:
         """A layer's result [B, S, hidden], with what else is added to the stream behind it."""
         ...
+
+
+Block = Literal["attention", "feedforward"]
+
+
+class Joining(Protocol):
+    """What a block of layer `at` gave, `divided` by a number, in the stream [B, S, hidden]: what
+    goes on of the stream, and what is added to it. In place of a norm behind the block."""
+
+    def __call__(
+        self,
+        graph: GraphBuilder,
+        shape: DecoderShape,
+        at: str,
+        block: Block,
+        stream: ir.Value,
+        result: ir.Value,
+        divided: float,
+    ) -> tuple[ir.Value, ir.Value]: ...
 
 
 class Beside(Protocol):
@@ -120,6 +140,7 @@ def build_decoder(
     recur: Mixing | None = None,
     attend: Mixing | None = None,
     beside: Beside | None = None,
+    join: Joining | None = None,
 ) -> tuple[Attention, ir.Value]:
     """Write the whole decoder into `graph`; the form, and the states behind the last layer.
 
@@ -128,8 +149,11 @@ def build_decoder(
     """
     attention = form(graph, shape)
     embeddings = input_table(graph, shape)
+    joined = join or _normed
 
     found = embeddings.lookup(attention.ids)
+    if shape.embedding_normed:
+        found = graph.norm_plainly(found, shape.hidden, shape.epsilon)
     enriched = attention if isinstance(attention, Enriched) else None
     if enriched is not None:
         found = enriched.embed(found)
@@ -151,7 +175,7 @@ def build_decoder(
                 attended = attention.attend(layer, project(graph, own, at, x))
                 result = (conclude or conclude_plainly)(graph, own, at, attended)
             by = parts.into_attention * parts.out_of_attention
-            result = norm_after(graph, own, at, norms.after_attention, result, by)
+            stream, result = joined(graph, own, at, "attention", stream, result, by)
         name, by = norms.before_feed_forward, parts.into_feed_forward
         if shape.parallel:
             assert result is not None
@@ -160,7 +184,7 @@ def build_decoder(
         elif shape.feeds(layer):
             x, stream = _into_block(graph, own, at, name, stream, result, by)
             result = feed_forward(graph, own, at, x)
-            result = norm_after(graph, own, at, norms.after_feed_forward, result, by**2)
+            stream, result = joined(graph, own, at, "feedforward", stream, result, by**2)
         assert result is not None
         if enriched is not None:
             result = enriched.deepen(layer, result)
@@ -171,7 +195,9 @@ def build_decoder(
     chosen = attention.choose(states)
     if chosen is not None:
         by = (shape.score_cap or 1.0) / shape.score_scale
-        chosen, _ = norm_of_sum(graph, shape, f"{shape.root}.{norms.last}", chosen, None, by)
+        last = norms.offset if norms.last_offset is None else norms.last_offset
+        own = replace(shape, norms=replace(norms, offset=last))
+        chosen, _ = norm_of_sum(graph, own, f"{shape.root}.{norms.last}", chosen, None, by)
         scores = output_table(graph, shape, embeddings).scores(chosen)
         attention.conclude(_capped(graph, shape, scores))
     return attention, states
@@ -327,6 +353,21 @@ def norm_after(
     """RMS norm of what a block adds to the stream, where there is one; here it is `divided`."""
     if name is None:
         return result
-    epsilon = shape.epsilon / divided**2
+    epsilon = shape.after_epsilon / divided**2
     gain = (f"{at}.{name}.weight", shape.hidden, epsilon, shape.norms.offset)
     return graph.norm(result, *gain, wide=shape.wide, divided=shape.divisors(graph).stream)
+
+
+def _normed(
+    graph: GraphBuilder,
+    shape: DecoderShape,
+    at: str,
+    block: Block,
+    stream: ir.Value,
+    result: ir.Value,
+    divided: float,
+) -> tuple[ir.Value, ir.Value]:
+    """The plain joining: the stream, and what is added to it."""
+    norms = shape.norms
+    name = norms.after_attention if block == "attention" else norms.after_feed_forward
+    return stream, norm_after(graph, shape, at, name, result, divided)

@@ -48,6 +48,8 @@ class Norms:
         last: of what the output reads.
         centred: whether those before the blocks, and the last, subtract the mean first.
         offset: what is added to each stored gain.
+        last_offset: the same of `last`; None is as of all.
+        after_epsilon: of those of what comes out; None is as of all.
     """
 
     before_attention: str | None = "input_layernorm"
@@ -58,6 +60,8 @@ class Norms:
     heads: bool = False
     centred: bool = False
     offset: float = 0.0
+    last_offset: float | None = None
+    after_epsilon: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,11 @@ class DecoderShape:
     """The numbers of a decoder. Counts, but for those described.
 
     Attributes:
-        epsilon: of all norms.
+        epsilon: of all norms, unless `norms` has another.
         kinds: in what each layer differs from the others.
         scale: what products of queries and keys are multiplied by.
         embedding_scale: what the token's vector is multiplied by.
+        embedding_normed: whether the token's vector is normed, by no gain, before that.
         result_scale: what each block's result is multiplied by before it is added. The stream is
             kept divided by it, which norms undo, so that nothing has to be multiplied.
         score_scale: what the scores of tokens are multiplied by.
@@ -107,6 +112,7 @@ class DecoderShape:
     scale: float
     norms: Norms = Norms()
     embedding_scale: float = 1.0
+    embedding_normed: bool = False
     result_scale: float = 1.0
     score_scale: float = 1.0
     score_cap: float | None = None
@@ -135,6 +141,12 @@ class DecoderShape:
             wide=self.wide,
             bare=norms.before_attention is None,
         )
+
+    @property
+    def after_epsilon(self) -> float:
+        """Of the norms of what blocks give out."""
+        own = self.norms.after_epsilon
+        return self.epsilon if own is None else own
 
     def located(self, tensors: Tensors) -> DecoderShape:
         """The same by the names that there are, where a language model may be one part of several.

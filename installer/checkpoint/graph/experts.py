@@ -185,6 +185,45 @@ def clamped(
     return graph.linear(product, names[2], inner, hidden)
 
 
+def apart(
+    graph: GraphBuilder,
+    x: ir.Value,
+    indices: ir.Value,
+    mixture: Mixture,
+    weights: ExpertWeights,
+    hidden: int,
+    name: str,
+    *,
+    divided: float = 1.0,
+) -> ir.Value:
+    """x [B, S, hidden] -> each chosen expert's result, [1, tokens * chosen, hidden], a token's
+    following each other: for experts whose results are not simply added. The rest as of `mix`.
+
+    Each token is as many rows, and each row goes through one expert: so the kernels still take
+    together what an expert reads.
+    """
+    rows = graph.op("Reshape", x, graph.constant([-1, 1, hidden]))
+    rows = graph.op("Expand", rows, graph.constant([1, mixture.chosen, 1]))
+    rows = graph.op("Reshape", rows, graph.constant([1, -1, hidden]))
+    single = graph.op("Reshape", indices, graph.constant([-1, 1]))
+    nothing = graph.op("Expand", graph.constant([0.0]), graph.op("Shape", single))
+    one = replace(mixture, chosen=1)
+    choice = Choice(single, nothing)
+    return mix(graph, rows, choice, one, weights, hidden, name, divided=divided)
+
+
+def weighed(
+    graph: GraphBuilder, each: ir.Value, weights: ir.Value, like: ir.Value, hidden: int
+) -> ir.Value:
+    """What `apart` gave, times the weights [tokens, chosen], added up, in the shape of `like`."""
+    factors = graph.op("Reshape", weights, graph.constant([-1, 1]))
+    rows = times(graph, each, factors, hidden)
+    apart = graph.op("Shape", weights)
+    sizes = graph.op("Concat", apart, graph.constant([hidden]), axis=0)
+    total = graph.op("ReduceSum", graph.op("Reshape", rows, sizes), graph.constant([1]), keepdims=0)
+    return graph.op("Reshape", total, graph.op("Shape", like))
+
+
 def weigh(
     graph: GraphBuilder,
     x: ir.Value,

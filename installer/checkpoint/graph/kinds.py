@@ -6,7 +6,7 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from appliance.errors import CheckpointError
@@ -86,6 +86,22 @@ def read_turned(config: Settings, layers: int, usual: int) -> tuple[bool, ...]:
             hint="the checkpoint's config.json belongs to another model",
         )
     return tuple(turned == 1 for turned in said)
+
+
+def read_dense(
+    config: Settings, layers: int, usual: Collection[int] = frozenset()
+) -> frozenset[int]:
+    """The layers that have a feed-forward and no experts: those that `mlp_layer_types` says, or
+    `usual`. Raises CheckpointError naming the key."""
+    default = ["dense" if layer in usual else "sparse" for layer in range(layers)]
+    kinds = config.texts("mlp_layer_types", default)
+    if len(kinds) != layers or not {"dense", "sparse"} >= set(kinds):
+        raise CheckpointError(
+            f"config.json: mlp_layer_types has {len(kinds)} layers of "
+            f"{', '.join(sorted(set(kinds)))}",
+            hint=f"this model needs {layers} of dense, sparse",
+        )
+    return frozenset(layer for layer, kind in enumerate(kinds) if kind == "dense")
 
 
 def read_late_windows(config: Settings, head_dim: int) -> Kinds:

@@ -1,8 +1,9 @@
-"""A decoder that reads images between its words: features in place of embeddings, three-axis rope.
+"""A decoder that reads images between its words: features in place of embeddings.
 
-Owns the inputs that such a decoder's graph has beside those of cached.py, and its form over
-float slots. Positions come in as three numbers a token (time, row, column), since what stands
-behind an image counts on from its longer side (M-RoPE; Wang et al., Qwen2-VL, 2024).
+Owns the inputs that such a decoder's graph has beside those of cached.py, and its forms over
+float slots. Where positions have three axes they come in as three numbers a token (time, row,
+column), since what stands behind an image counts on from its longer side (M-RoPE; Wang et al.,
+Qwen2-VL, 2024); else an image's tokens are counted like words.
 """
 
 from __future__ import annotations
@@ -49,21 +50,20 @@ def read_axes(axes: Axes) -> ReadKinds:
     return read
 
 
-class PictureSlots(FloatSlots):
-    """Float slots; a token is a word, or one of an image's features."""
+class CountedPictureSlots(FloatSlots):
+    """Float slots; a token is a word, or one of an image's features, counted alike."""
 
     def __init__(self, graph: GraphBuilder, shape: DecoderShape, picture: PictureShape) -> None:
         super().__init__(graph, shape)
-        tower = picture.tower
-        positions = graph.input("positions", ir.DataType.INT64, ("batch", "tokens", AXES))
+        self._levels = picture.tower.levels
+        self._placed_by(graph, shape)
         self._features = graph.input(
-            "features", graph.dtype, (tower.levels, "features", shape.hidden)
+            "features", graph.dtype, (self._levels, "features", shape.hidden)
         )
         self._index = graph.input("feature_index", ir.DataType.INT64, ("batch", "tokens"))
-        self._levels = tower.levels
-        self._numbers = self._count_rows(positions)
-        turns = rotations(graph, positions, frequencies(shape.kinds[0].rope))
-        self._turns = [self._table(x, shape.kinds[0].rope.turned // 2) for x in turns]
+
+    def _placed_by(self, graph: GraphBuilder, shape: DecoderShape) -> None:
+        """Nothing is given of positions."""
 
     def embed(self, words: ir.Value) -> ir.Value:
         """What enters the first layer: the word's embedding, or the image's feature."""
@@ -78,6 +78,23 @@ class PictureSlots(FloatSlots):
             return result
         by = self._shape.divisors(self._graph).stream
         return self._graph.add(result, self._graph.divide(self._level(layer + 1), by))
+
+    def _level(self, level: int) -> ir.Value:
+        """Features of one level, [batch, tokens, hidden]."""
+        graph = self._graph
+        axis = graph.constant([0])
+        one = graph.op("Slice", self._features, *(graph.constant([n]) for n in (level, level + 1)))
+        return graph.op("Gather", graph.op("Squeeze", one, axis), self._index, axis=0)
+
+
+class PictureSlots(CountedPictureSlots):
+    """The same at positions of three axes."""
+
+    def _placed_by(self, graph: GraphBuilder, shape: DecoderShape) -> None:
+        positions = graph.input("positions", ir.DataType.INT64, ("batch", "tokens", AXES))
+        self._numbers = self._count_rows(positions)
+        turns = rotations(graph, positions, frequencies(shape.kinds[0].rope))
+        self._turns = [self._table(x, shape.kinds[0].rope.turned // 2) for x in turns]
 
     def attend(self, layer: int, heads: Heads, bias: ir.Value | None = None) -> ir.Value:
         queries, keys, values = heads
@@ -102,13 +119,6 @@ class PictureSlots(FloatSlots):
         rows = self._graph.op("Reshape", x, self._graph.constant([-1, width]))
         narrow = self._graph.dtype != ir.DataType.FLOAT
         return self._graph.op("Cast", rows, to=self._graph.dtype) if narrow else rows
-
-    def _level(self, level: int) -> ir.Value:
-        """Features of one level, [batch, tokens, hidden]."""
-        graph = self._graph
-        axis = graph.constant([0])
-        one = graph.op("Slice", self._features, *(graph.constant([n]) for n in (level, level + 1)))
-        return graph.op("Gather", graph.op("Squeeze", one, axis), self._index, axis=0)
 
     def _turn(self, x: ir.Value, heads: int) -> ir.Value:
         """x [batch, tokens, heads * head_dim], of each head what turns at its token's angles."""
@@ -135,8 +145,15 @@ class HalfPictureSlots(PictureSlots, HalfSlots):
     """The same over slots of 16-bit floats, for the CUDA provider."""
 
 
-def slots_of(form: object) -> type[PictureSlots]:
-    """The form of a decoder that reads images in place of one that reads words alone."""
+class HalfCountedPictureSlots(CountedPictureSlots, HalfSlots):
+    """Those that count, over slots of 16-bit floats."""
+
+
+def slots_of(form: object, *, counted: bool = False) -> type[CountedPictureSlots]:
+    """The form of a decoder that reads images in place of one that reads words alone; tokens of
+    images are `counted` like words, or have three axes."""
+    if counted:
+        return HalfCountedPictureSlots if form is HalfSlots else CountedPictureSlots
     return HalfPictureSlots if form is HalfSlots else PictureSlots
 
 

@@ -81,6 +81,11 @@ class Storage:
         self.tensors = tensors
         self.files = files
         self.scheme = scheme
+        self._given: dict[str, Float32] = {}
+
+    def give(self, name: str, values: Float32) -> None:
+        """Say what the vector `name` is, which follows from what the checkpoint has."""
+        self._given[name] = values
 
     def floats(self, name: str, shape: tuple[int, ...], pieces: Iterable[Float32]) -> ir.Value:
         """A float32 parameter, given in row-major pieces."""
@@ -96,7 +101,10 @@ class Storage:
 
     def _vector(self, name: str, width: int, offset: float = 0.0) -> ir.Value:
         """The same in 32 bits."""
-        return self.floats(name, (width,), [self.tensors.vector(name, width) + np.float32(offset)])
+        values = self._given.get(name)
+        values = self.tensors.vector(name, width) if values is None else values
+        assert values.shape == (width,), name
+        return self.floats(name, (width,), [values + np.float32(offset)])
 
     def _weight(self, name: str, inner: int, outer: int) -> str:
         weight = f"{name}.weight"

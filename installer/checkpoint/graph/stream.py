@@ -88,12 +88,14 @@ class Stream(Operators):
     def norm_plainly(
         self, x: ir.Value, width: int, epsilon: float, *, divided: float = 1.0
     ) -> ir.Value:
-        """RMS norm over the last axis [width] without a gain, the result `divided` by a number."""
-        ones = self.array(f"const.ones.{width}", np.ones(width, np.float32))
-        gain = self.parameter(ones, divided=divided)
-        return self.op(
-            "SimplifiedLayerNormalization", x, gain, axis=-1, epsilon=epsilon, stash_type=1
-        )
+        """`norm` without a gain."""
+        return self.norm(x, self._ones(width), width, epsilon, divided=divided)
+
+    def _ones(self, width: int) -> str:
+        """The name of a gain that changes nothing."""
+        name = f"ones.{width}"
+        self.give(name, np.ones(width, np.float32))
+        return name
 
     def norm_sum(
         self,

@@ -38,6 +38,8 @@ class TowerShape:
         deep: layers whose states are given to the decoder too.
         window: tokens a side that attend to each other; 0: all attend to all.
         full: layers in which all attend to all nevertheless.
+        counted: whether the decoder counts an image's tokens like words. The reference then takes
+            patches row by row, each frame with all of its colours, and not token by token.
     """
 
     at: str
@@ -54,6 +56,7 @@ class TowerShape:
     deep: tuple[int, ...] = ()
     window: int = 0
     full: frozenset[int] = frozenset()
+    counted: bool = False
 
     @property
     def patch_width(self) -> int:
@@ -67,14 +70,30 @@ class TowerShape:
 
 
 class Patches:
-    """The patches of an image on their way through the tower: inputs, angles, attention."""
+    """The patches of an image on their way through the tower: inputs, angles, attention.
 
-    def __init__(self, graph: GraphBuilder, shape: TowerShape) -> None:
+    Args:
+        first: the row and the column of the first patch.
+        columns_first: whether the first half of a head's pairs turns with the column.
+    """
+
+    def __init__(
+        self,
+        graph: GraphBuilder,
+        shape: TowerShape,
+        *,
+        first: int = 0,
+        columns_first: bool = False,
+    ) -> None:
         self._graph = graph
         self._shape = shape
         patches = graph.input("patches", ir.DataType.FLOAT, ("patches", shape.patch_width))
         places = graph.input("positions", ir.DataType.INT64, ("patches", 2))
-        self._angles = rotations(graph, places, _frequencies(shape.hidden // shape.heads))
+        if first:
+            places = graph.op("Add", places, graph.constant([first]))
+        frequencies = _frequencies(shape.hidden // shape.heads)
+        turned = frequencies[::-1].copy() if columns_first else frequencies
+        self._angles = rotations(graph, places, turned)
         self._first = graph.constant([0])
         self.given = patches
 
@@ -90,7 +109,10 @@ class Patches:
         graph, hidden = self._graph, self._shape.hidden
         merged = graph.linear(x, f"{at}.attn.qkv", hidden, 3 * hidden, bias=True)
         batch = graph.op("Unsqueeze", merged, self._first)
-        queries, keys, values = graph.ops("Split", batch, self._thirds, outputs=3, axis=-1)
+        return self.turn(*graph.ops("Split", batch, self._thirds, outputs=3, axis=-1))
+
+    def turn(self, queries: ir.Value, keys: ir.Value, values: ir.Value) -> Sequence[ir.Value]:
+        """Queries and keys turned, and values as they are, [1, n, hidden] each."""
         return self._rotate(queries), self._rotate(keys), values
 
     def attend(self, heads: Sequence[ir.Value], mask: ir.Value | None = None) -> ir.Value:
@@ -128,6 +150,37 @@ class Patches:
         return self._graph.op("RotaryEmbedding", x, self._first, *self._angles, domain=MICROSOFT)
 
 
+class Windows:
+    """Attention among the patches of each window, all windows in one batch."""
+
+    def __init__(self, graph: GraphBuilder, patches: Patches) -> None:
+        self._graph = graph
+        self._patches = patches
+        size = ("windows", "most")
+        self._members = graph.input("windows", ir.DataType.INT64, size)
+        self._mask = graph.input("window_mask", ir.DataType.INT32, size)
+        self._places = graph.input("places", ir.DataType.INT64, ("patches",))
+
+    def attend(self, heads: Sequence[ir.Value]) -> ir.Value:
+        """Queries, keys, values [1, n, hidden] -> [n, hidden]."""
+        graph = self._graph
+        spread = [graph.op("Gather", self._patches.flat(x), self._members, axis=0) for x in heads]
+        attended = self._patches.attend(spread, self._mask)
+        return graph.op("Gather", self._patches.flat(attended), self._places, axis=0)
+
+
+def learned(graph: GraphBuilder, shape: TowerShape, name: str) -> ir.Value:
+    """Learned positions between the four nearest of the table `name`, [n, hidden]."""
+    corners = graph.input("corners", ir.DataType.INT64, ("patches", 4))
+    weights = graph.input("corner_weights", ir.DataType.FLOAT, ("patches", 4))
+    size = (shape.side**2, shape.hidden)
+    graph.tensors.expect(name, size)
+    table = graph.parameter(graph.stored(name, size, graph.tensors.rows(name)))
+    each = graph.op("Gather", table, corners, axis=0)
+    weighted = graph.op("Mul", each, graph.op("Unsqueeze", weights, graph.constant([-1])))
+    return graph.op("ReduceSum", weighted, graph.constant([1]), keepdims=0)
+
+
 def rotations(
     graph: GraphBuilder, positions: ir.Value, frequencies: Float32
 ) -> tuple[ir.Value, ir.Value]:
@@ -141,10 +194,12 @@ def rotations(
     return graph.op("Cos", angles), graph.op("Sin", angles)
 
 
-def layer_norm(graph: GraphBuilder, name: str, x: ir.Value, width: int) -> ir.Value:
+def layer_norm(
+    graph: GraphBuilder, name: str, x: ir.Value, width: int, epsilon: float = EPSILON
+) -> ir.Value:
     """Layer norm over the last axis."""
     gain, shift = graph.vector(f"{name}.weight", width), graph.vector(f"{name}.bias", width)
-    return graph.op("LayerNormalization", x, gain, shift, axis=-1, epsilon=EPSILON)
+    return graph.op("LayerNormalization", x, gain, shift, axis=-1, epsilon=epsilon)
 
 
 def _frequencies(head: int) -> Float32:

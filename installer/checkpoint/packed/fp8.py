@@ -5,10 +5,10 @@ weight [outer, inner] F8_E4M3, weight_scale_inv [outer / high, inner / wide] or 
 8-bit float times the scale of its square. DeepSeek-V4 calls it scale, has powers of two for scales
 (F8_E8M0), and 4-bit floats for its experts (mxfp4.py). Matrices of all experts may be one tensor,
 {name} [experts, outer, inner] with {name}_scale_inv [experts, ...], as Mistral Small 4 has them; a
-matrix is asked for as {name}.{expert}. DeepSeek-V3 Technical Report (2024), 3.3. How activations were
-rounded on the publisher's hardware (`activation_scheme`, and where it is static a scale for each
-layer, activation_scale []) is not the model's meaning: the grades have rounding of their own, and
-the one of 8-bit floats keeps 16 bits of activations.
+matrix is asked for as {name}.{expert}. DeepSeek-V3 Technical Report (2024), 3.3. How activations
+were rounded on the publisher's hardware (`activation_scheme`, and where it is static a scale for
+each layer, activation_scale []) is not the model's meaning: the grades have rounding of their own,
+and the one of 8-bit floats keeps 16 bits of activations.
 """
 
 from __future__ import annotations

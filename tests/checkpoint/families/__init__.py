@@ -25,6 +25,8 @@ class Model:
     uneven: whether layers differ in their heads: there is no graph for TensorRT.
     floats: whether its cache is never of 8 bits.
     by_processor: whether there are no graphs for a GPU.
+    blind: whether it sees, but for the grades that are tested here, `w8a8` and `w4a8`; the others
+        are tested in tests/vision.
     """
 
     write: Callable[[Path], Path]
@@ -34,6 +36,7 @@ class Model:
     uneven: bool = False
     floats: bool = False
     by_processor: bool = False
+    blind: bool = False
 
     @property
     def on_gpus(self) -> bool:
