@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ FLAGS = (
     *("-std=c++17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"),
     *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-ffp-contract=off"),
 )
-VECTORS = tuple(
-    f"-m{feature}"
-    for feature in ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
-)
-KERNELS = frozenset({"attention.cpp", "blocks.cpp", "linear.cpp"})
-"""The files that only run on processors with VECTORS; the others run on any x86-64."""
+SETS = {
+    "wide": ("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni"),
+    "narrow": ("avx2", "fma"),
+}
+"""Instructions that kernels are compiled to, by the namespace that holds them."""
+KERNELS = frozenset({"attention.cpp", "blocks.cpp", "linear.cpp", "table.cpp"})
+"""The files that are compiled to each of SETS; the others run on any x86-64."""
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -74,7 +76,7 @@ def compile_library(root: Path, *, any_compiler: bool) -> None:
         sources = sorted((root / SOURCES).glob("*.cpp"))
         with ThreadPoolExecutor(os.cpu_count()) as together:
             objects = list(
-                together.map(lambda source: _object(root, source, compiler, work), sources)
+                together.map(lambda made: _object(root, *made, compiler, work), _units(sources))
             )
         made = work / LIBRARY.name
         _run([*linker, "-shared", "-s", "-o", str(made), *objects], work, root)
@@ -96,11 +98,22 @@ def _compiler(*, any_compiler: bool) -> tuple[list[str], list[str], str]:
     raise RuntimeError("no compiler for the native operators: install ziglang")
 
 
-def _object(root: Path, source: Path, compiler: list[str], work: Path) -> str:
-    vectors = VECTORS if source.name in KERNELS else ()
-    made = work / f"{source.stem}.o"
+def _units(sources: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """What is compiled: a source, and the set of instructions if it is one of kernels."""
+    for source in sources:
+        if source.name in KERNELS:
+            yield from ((source, name) for name in SETS)
+        else:
+            yield source, ""
+
+
+def _object(root: Path, source: Path, name: str, compiler: list[str], work: Path) -> str:
+    flags = [f"-m{feature}" for feature in SETS.get(name, ())]
+    if name:
+        flags.append(f"-DAPPLIANCE_VECTORS={name}")
+    made = work / f"{source.stem}.{name}.o"
     relative = str(source.relative_to(root))
-    _run([*compiler, *FLAGS, *vectors, "-c", relative, "-o", str(made)], work, root)
+    _run([*compiler, *FLAGS, *flags, "-c", relative, "-o", str(made)], work, root)
     return str(made)
 
 

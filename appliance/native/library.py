@@ -65,6 +65,26 @@ def supported() -> bool:
     return missing() is None
 
 
+def instructions() -> str:
+    """The instructions that the operators use here: AVX2, or AVX-512 VNNI.
+
+    Raises UnsupportedError where they cannot run.
+    """
+    named = _library().appliance_native_instructions
+    named.restype = ctypes.c_char_p
+    found: bytes = named()
+    return found.decode()
+
+
+def choose(name: str) -> bool:
+    """Use other instructions from the next run on. False if this processor lacks them.
+
+    For tests and benchmarks of those that it would not choose. Raises UnsupportedError where none
+    of them can run.
+    """
+    return bool(_library().appliance_native_choose(name.encode()))
+
+
 @functools.cache
 def identity() -> str:
     """The digest of the library, SHA-256 in hex, or why the operators cannot run here."""
@@ -79,7 +99,15 @@ def register(options: ort.SessionOptions) -> None:
 
     Raises UnsupportedError where they cannot run.
     """
+    options.register_custom_ops_library(str(_found()))
+
+
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(_found()))
+
+
+def _found() -> Path:
     file, reason = path(), missing()
     if file is None or reason is not None:
         raise UnsupportedError(str(reason), hint="use the graphs of standard operators")
-    options.register_custom_ops_library(str(file))
+    return file

@@ -10,10 +10,7 @@ import pytest
 from onnx import TensorProto
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from appliance.native import library
 from tests.native.graphs import Array, session
-
-pytestmark = pytest.mark.skipif(not library.supported(), reason=str(library.missing()))
 
 SLOTS, CAPACITY, HEAD = 3, 96, 32
 OUTPUTS = (

@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from appliance.native import library
 from tests.native.graphs import Array, packed, session
-
-pytestmark = pytest.mark.skipif(not library.supported(), reason=str(library.missing()))
 
 X = {"x": TensorProto.FLOAT}
 

@@ -181,7 +181,7 @@ OrtStatus *Attention::compute(OrtKernelContext *context) const {
       in.key_scale.floats(), in.value_scale.floats(), in.cosines.floats(), in.sines.floats(),
       optional(in.query_norm), optional(in.key_norm), optional(in.sinks)};
   Memory scratch(node_.allocator());
-  const std::size_t bytes = attention_scratch_bytes(shape, given.tokens);
+  const std::size_t bytes = kernels()->attention_scratch_bytes(shape, given.tokens);
   RETURN_IF_BAD(scratch.take(bytes > shape.slots ? bytes : shape.slots));
   RETURN_IF_BAD(check_spans(given, shape, in.cosines.size(0),
                             static_cast<std::uint8_t *>(scratch.get())));
@@ -193,7 +193,7 @@ OrtStatus *Attention::compute(OrtKernelContext *context) const {
   if (given.tokens == 0) return nullptr;
   if (result == nullptr) return refuse("output 0 is missing");
   Threads threads(context);
-  attention(threads.parallel(), shape, given, static_cast<std::uint8_t *>(keys),
+  kernels()->attention(threads.parallel(), shape, given, static_cast<std::uint8_t *>(keys),
             static_cast<std::int8_t *>(values), static_cast<float *>(result), scratch.get());
   return threads.failure();
 }

@@ -9,12 +9,14 @@
 // nothing, so a row's result does not depend on which rows are computed with it.
 #include "tile.h"
 
-namespace appliance {
+namespace appliance::APPLIANCE_VECTORS {
 namespace {
 
 constexpr std::size_t kMostRows = 24;
-constexpr std::size_t kGroup = 6;  // rows of one tile of products; each is two rows of bytes
+constexpr int kScored = most_rows(kTogether) / 2;  // rows of one tile; each is two rows of bytes
+constexpr int kSummed = 6;                         // rows of one tile of weighted values
 constexpr std::size_t kKeys = 64;  // of a block
+constexpr std::size_t kVectors = kKeys / kWidth;
 constexpr std::size_t kMostHead = 256;
 constexpr std::size_t kTokensOfTask = 4;
 constexpr int kFine = 128;                 // what the coarse part of a query counts
@@ -23,7 +25,7 @@ constexpr float kNever = -1e30f;
 
 // Queries, each as two rows of bytes: 128 * coarse + fine. The sums are of the integers.
 struct Queries {
-  std::int8_t *bytes;  // [tokens, heads, 2, head_dim]
+  Byte *bytes;         // [tokens, heads, 2, head_dim]
   float *steps;        // [tokens, heads]
   std::int32_t *sums;  // [tokens, heads, 2]
 };
@@ -55,16 +57,15 @@ void prepare(const Task &task, const float *x, const float *gain, std::size_t po
   if (gain == nullptr) {
     __builtin_memcpy(y, x, size * sizeof(float));
   } else {
-    __m512 squares = _mm512_setzero_ps();
-    for (std::size_t d = 0; d < size; d += kLanes) {
-      const __m512 v = _mm512_loadu_ps(x + d);
-      squares = _mm512_fmadd_ps(v, v, squares);
+    Floats squares = zeros();
+    for (std::size_t d = 0; d < size; d += kWidth) {
+      const Floats v = load(x + d);
+      squares = fma(v, v, squares);
     }
-    const float mean = _mm512_reduce_add_ps(squares) / static_cast<float>(size);
-    const __m512 factor = _mm512_set1_ps(1.0f / __builtin_sqrtf(mean + task.shape.epsilon));
-    for (std::size_t d = 0; d < size; d += kLanes) {
-      const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(x + d), factor);
-      _mm512_storeu_ps(y + d, _mm512_mul_ps(scaled, _mm512_loadu_ps(gain + d)));
+    const float mean = total(squares) / static_cast<float>(size);
+    const Floats factor = all(1.0f / __builtin_sqrtf(mean + task.shape.epsilon));
+    for (std::size_t d = 0; d < size; d += kWidth) {
+      store(y + d, load(x + d) * factor * load(gain + d));
     }
   }
   const float *cosines = task.in.cosines + position * half;
@@ -80,9 +81,8 @@ void prepare(const Task &task, const float *x, const float *gain, std::size_t po
 }
 
 // y / scales rounded to -128..127.
-inline __m128i rounded(const float *y, const float *scales) {
-  const __m512 steps = _mm512_div_ps(_mm512_loadu_ps(y), _mm512_loadu_ps(scales));
-  return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(steps));
+inline void store_steps(const float *y, const float *scales, std::int8_t *bytes) {
+  store_bytes(bytes, rounded(load(y) / load(scales)));
 }
 
 void store_key(const Task &task, const float *y, std::size_t slot, std::size_t head,
@@ -91,13 +91,14 @@ void store_key(const Task &task, const float *y, std::size_t slot, std::size_t h
   std::uint8_t *block = task.keys + ((slot * shape.kv_heads + head) * shape.capacity +
                                      position / kLanes * kLanes) * shape.head_dim;
   block += position % kLanes * kDepth;
-  for (std::size_t d = 0; d < shape.head_dim; d += kLanes) {
-    alignas(16) std::uint8_t bytes[kLanes];
-    const __m128i raised = _mm_xor_si128(
-        rounded(y + d, task.in.key_scales + head * shape.head_dim + d), _mm_set1_epi8(-128));
-    _mm_store_si128(reinterpret_cast<__m128i *>(bytes), raised);
-    for (std::size_t i = 0; i < kLanes; i += kDepth) {
-      __builtin_memcpy(block + (d + i) * kLanes, bytes + i, kDepth);
+  for (std::size_t d = 0; d < shape.head_dim; d += kWidth) {
+    alignas(kWidth) std::int8_t bytes[kWidth];
+    store_steps(y + d, task.in.key_scales + head * shape.head_dim + d, bytes);
+    for (std::size_t i = 0; i < kWidth; i += kDepth) {
+      std::uint32_t four;
+      __builtin_memcpy(&four, bytes + i, kDepth);
+      four ^= 0x80808080u;  // each plus 128
+      __builtin_memcpy(block + (d + i) * kLanes, &four, kDepth);
     }
   }
 }
@@ -107,9 +108,8 @@ void store_value(const Task &task, const float *x, std::size_t slot, std::size_t
   const AttentionShape &shape = task.shape;
   std::int8_t *row = task.values +
       ((slot * shape.kv_heads + head) * shape.capacity + position) * shape.head_dim;
-  for (std::size_t d = 0; d < shape.head_dim; d += kLanes) {
-    const __m128i bytes = rounded(x + d, task.in.value_scales + head * shape.head_dim + d);
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(row + d), bytes);
+  for (std::size_t d = 0; d < shape.head_dim; d += kWidth) {
+    store_steps(x + d, task.in.value_scales + head * shape.head_dim + d, row + d);
   }
 }
 
@@ -117,30 +117,29 @@ void store_value(const Task &task, const float *x, std::size_t slot, std::size_t
 void store_query(const Task &task, float *y, std::size_t kv_head, std::size_t at) {
   const std::size_t size = task.shape.head_dim;
   const float *scales = task.in.key_scales + kv_head * size;
-  __m512 peaks = _mm512_setzero_ps();
-  for (std::size_t d = 0; d < size; d += kLanes) {
-    const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(y + d), _mm512_loadu_ps(scales + d));
-    _mm512_storeu_ps(y + d, v);
-    peaks = _mm512_max_ps(peaks, _mm512_abs_ps(v));
+  Floats peaks = zeros();
+  for (std::size_t d = 0; d < size; d += kWidth) {
+    const Floats v = load(y + d) * load(scales + d);
+    store(y + d, v);
+    peaks = larger(peaks, magnitude(v));
   }
-  const float largest = _mm512_reduce_max_ps(peaks);
-  const float peak = largest > 1e-30f ? largest : 1e-30f;
-  const __m512 factor = _mm512_set1_ps(kFinest / peak);
-  __m512i coarse_sum = _mm512_setzero_si512(), fine_sum = _mm512_setzero_si512();
-  std::int8_t *bytes = task.queries.bytes + at * 2 * size;
-  for (std::size_t d = 0; d < size; d += kLanes) {
-    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(y + d), factor));
-    const __m512i coarse =
-        _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(kFine / 2)), 7);
-    const __m512i fine = _mm512_sub_epi32(whole, _mm512_slli_epi32(coarse, 7));
-    coarse_sum = _mm512_add_epi32(coarse_sum, coarse);
-    fine_sum = _mm512_add_epi32(fine_sum, fine);
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(bytes + d), _mm512_cvtepi32_epi8(coarse));
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(bytes + size + d), _mm512_cvtepi32_epi8(fine));
+  const float most = largest(peaks);
+  const float peak = most > 1e-30f ? most : 1e-30f;
+  const Floats factor = all(kFinest / peak);
+  Wholes coarse_sum = nothing(), fine_sum = nothing();
+  Byte *bytes = task.queries.bytes + at * 2 * size;
+  for (std::size_t d = 0; d < size; d += kWidth) {
+    const Wholes whole = rounded(load(y + d) * factor);
+    const Wholes coarse = shifted_right<7>(plus(whole, all(kFine / 2)));
+    const Wholes fine = minus(whole, shifted_left<7>(coarse));
+    coarse_sum = plus(coarse_sum, coarse);
+    fine_sum = plus(fine_sum, fine);
+    store_row(bytes + d, first(kWidth), coarse);
+    store_row(bytes + size + d, first(kWidth), fine);
   }
   task.queries.steps[at] = peak / kFinest;
-  task.queries.sums[2 * at] = _mm512_reduce_add_epi32(coarse_sum);
-  task.queries.sums[2 * at + 1] = _mm512_reduce_add_epi32(fine_sum);
+  task.queries.sums[2 * at] = total(coarse_sum);
+  task.queries.sums[2 * at + 1] = total(fine_sum);
 }
 
 void store_token(const Task &task, std::size_t token) {
@@ -182,43 +181,51 @@ struct Rows {
   std::size_t position[kMostRows];  // its own, the last that it sees
   alignas(64) float scores[kMostRows][kKeys];
   alignas(64) float sums[kMostRows][kMostHead];  // of values, weighted
-  __m512 weights[kMostRows];                     // sums of weights, in sixteen parts
+  Floats weights[kMostRows];                     // sums of weights, in parts
   float peaks[kMostRows];
-  alignas(64) std::int8_t queries[kMostRows * 2 * kMostHead];
+  alignas(64) Byte queries[kMostRows * 2 * kMostHead];
 };
 
-// Scores of C blocks of 16 keys from `column` on, for R rows from `row` on.
+// Scores of C vectors of keys from `column` on, for R rows from `row` on.
 template <int R, int C>
 void score(const Task &task, Rows &rows, std::size_t row, const std::uint8_t *keys,
            std::size_t column) {
-  const std::size_t size = task.shape.head_dim, block = size * kLanes;
-  __m512i sums[2 * R][C];
-  products<2 * R, C>(rows.queries + row * 2 * size, size, keys, block, size, sums);
+  const std::size_t size = task.shape.head_dim;
+  const std::uint8_t *packed[C];
+  for (int c = 0; c < C; ++c) {
+    const std::size_t key = column + c * kWidth;
+    packed[c] = keys + key / kLanes * kLanes * size + key % kLanes * kDepth;
+  }
+  Wholes sums[2 * R][C];
+  products<8, 2 * R, C>(rows.queries + row * 2 * size, size, packed, size, sums);
   for (int r = 0; r < R; ++r) {
     const std::size_t at = rows.at[row + r];
     const std::int32_t *own = task.queries.sums + 2 * at;
-    const __m512 factor = _mm512_set1_ps(task.queries.steps[at] * task.shape.scale);
+    const Floats factor = all(task.queries.steps[at] * task.shape.scale);
     for (int c = 0; c < C; ++c) {
-      const __m512i coarse = _mm512_sub_epi32(sums[2 * r][c], _mm512_set1_epi32(128 * own[0]));
-      const __m512i fine = _mm512_sub_epi32(sums[2 * r + 1][c], _mm512_set1_epi32(128 * own[1]));
-      const __m512 whole = _mm512_fmadd_ps(_mm512_cvtepi32_ps(coarse), _mm512_set1_ps(kFine),
-                                           _mm512_cvtepi32_ps(fine));
-      _mm512_store_ps(&rows.scores[row + r][column + c * kLanes], _mm512_mul_ps(whole, factor));
+      const Wholes coarse = minus(sums[2 * r][c], all(128 * own[0]));
+      const Wholes fine = minus(sums[2 * r + 1][c], all(128 * own[1]));
+      const Floats whole = fma(real(coarse), all(static_cast<float>(kFine)), real(fine));
+      store(&rows.scores[row + r][column + c * kWidth], whole * factor);
     }
   }
 }
 
+// `count` rows as one tile: of R, or of fewer.
+template <int C, int R>
+void score_tile(std::size_t count, const Task &task, Rows &rows, std::size_t row,
+                const std::uint8_t *keys, std::size_t column) {
+  if constexpr (R > 1) {
+    if (count < R) return score_tile<C, R - 1>(count, task, rows, row, keys, column);
+  }
+  score<R, C>(task, rows, row, keys, column);
+}
+
+// `keys` are those of the whole block.
 template <int C>
 void score_rows(const Task &task, Rows &rows, const std::uint8_t *keys, std::size_t column) {
-  for (std::size_t row = 0; row < rows.count; row += kGroup) {
-    switch (rows.count - row) {
-      case 1: score<1, C>(task, rows, row, keys, column); break;
-      case 2: score<2, C>(task, rows, row, keys, column); break;
-      case 3: score<3, C>(task, rows, row, keys, column); break;
-      case 4: score<4, C>(task, rows, row, keys, column); break;
-      case 5: score<5, C>(task, rows, row, keys, column); break;
-      default: score<6, C>(task, rows, row, keys, column); break;
-    }
+  for (std::size_t row = 0; row < rows.count; row += kScored) {
+    score_tile<C, kScored>(rows.count - row, task, rows, row, keys, column);
   }
 }
 
@@ -226,74 +233,61 @@ void score_rows(const Task &task, Rows &rows, const std::uint8_t *keys, std::siz
 void weigh(const Task &task, Rows &rows, std::size_t row, std::size_t key, std::size_t held) {
   const AttentionShape &shape = task.shape;
   float *scores = rows.scores[row];
-  __m512 parts[kKeys / kLanes];
-  __mmask16 seen[kKeys / kLanes];
-  __m512 peaks = _mm512_set1_ps(kNever);
-  const __m512 base = _mm512_set1_ps(kLog2E);
-  for (std::size_t c = 0; c < kKeys / kLanes; ++c) {
-    const std::size_t at = key + c * kLanes;
+  Floats parts[kVectors];
+  Mask seen[kVectors];
+  Floats peaks = all(kNever);
+  for (std::size_t c = 0; c < kVectors; ++c) {
+    const std::size_t at = key + c * kWidth;
     const std::size_t end = rows.position[row] + 1, begin = rows.begin[row];
-    seen[c] = end <= at || c * kLanes >= held ? __mmask16(0) : first(end - at);
-    if (begin > at) seen[c] &= static_cast<__mmask16>(~first(begin - at));
+    seen[c] = end <= at || c * kWidth >= held ? Mask(0) : first(end - at);
+    if (begin > at) seen[c] &= static_cast<Mask>(~first(begin - at));
     if (seen[c] == 0) continue;
-    __m512 x = _mm512_load_ps(scores + c * kLanes);
+    Floats x = load(scores + c * kWidth);
     if (shape.softcap > 0) x = softcap(x, shape.softcap);
-    parts[c] = _mm512_mul_ps(x, base);
-    peaks = _mm512_mask_max_ps(peaks, seen[c], peaks, parts[c]);
+    parts[c] = x * all(kLog2E);
+    peaks = larger(seen[c], peaks, parts[c]);
   }
-  const float before = rows.peaks[row], block = _mm512_reduce_max_ps(peaks);
+  const float before = rows.peaks[row], block = largest(peaks);
   const float peak = block > before ? block : before;
-  __m512 sum = rows.weights[row];
+  Floats sum = rows.weights[row];
   if (peak != before) {
-    const __m512 factor = exp2(_mm512_set1_ps(before - peak));
-    sum = _mm512_mul_ps(sum, factor);
-    for (std::size_t d = 0; d < shape.head_dim; d += kLanes) {
+    const Floats factor = exp2(all(before - peak));
+    sum = sum * factor;
+    for (std::size_t d = 0; d < shape.head_dim; d += kWidth) {
       float *at = &rows.sums[row][d];
-      _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), factor));
+      store(at, load(at) * factor);
     }
     rows.peaks[row] = peak;
   }
-  for (std::size_t c = 0; c < kKeys / kLanes; ++c) {
-    __m512 weight = _mm512_setzero_ps();
+  for (std::size_t c = 0; c < kVectors; ++c) {
+    Floats weight = zeros();
     if (seen[c] != 0) {
-      weight = _mm512_maskz_mov_ps(seen[c],
-                                   exp2(_mm512_sub_ps(parts[c], _mm512_set1_ps(peak))));
-      sum = _mm512_add_ps(sum, weight);
+      weight = only(seen[c], exp2(parts[c] - all(peak)));
+      sum = sum + weight;
     }
-    _mm512_store_ps(scores + c * kLanes, weight);
+    store(scores + c * kWidth, weight);
   }
   rows.weights[row] = sum;
 }
 
-inline __m512 wide(const std::int8_t *value) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(value));
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-}
-
-inline __m512 wide(const float *value) { return _mm512_load_ps(value); }
-
-// Adds R rows' weighted values of `count` keys, C * 16 numbers of each from `column` on.
+// Adds R rows' weighted values of `count` keys, C vectors of each from `column` on.
 template <int R, int C, typename Value>
 inline void add_values(Rows &rows, std::size_t row, const Value *values, std::size_t stride,
                        std::size_t count, std::size_t column) {
-  __m512 sums[R][C];
+  Floats sums[R][C];
   for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) {
-      sums[r][c] = _mm512_load_ps(&rows.sums[row + r][column + c * kLanes]);
-    }
+    for (int c = 0; c < C; ++c) sums[r][c] = load(&rows.sums[row + r][column + c * kWidth]);
   }
   for (std::size_t key = 0; key < count; ++key) {
-    __m512 value[C];
-    for (int c = 0; c < C; ++c) value[c] = wide(values + key * stride + column + c * kLanes);
+    Floats value[C];
+    for (int c = 0; c < C; ++c) value[c] = reals(values + key * stride + column + c * kWidth);
     for (int r = 0; r < R; ++r) {
-      const __m512 weight = _mm512_set1_ps(rows.scores[row + r][key]);
-      for (int c = 0; c < C; ++c) sums[r][c] = _mm512_fmadd_ps(weight, value[c], sums[r][c]);
+      const Floats weight = all(rows.scores[row + r][key]);
+      for (int c = 0; c < C; ++c) sums[r][c] = fma(weight, value[c], sums[r][c]);
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) {
-      _mm512_store_ps(&rows.sums[row + r][column + c * kLanes], sums[r][c]);
-    }
+    for (int c = 0; c < C; ++c) store(&rows.sums[row + r][column + c * kWidth], sums[r][c]);
   }
 }
 
@@ -301,25 +295,28 @@ template <int R, typename Value>
 void add_columns(Rows &rows, std::size_t row, const Value *values, std::size_t size,
                  std::size_t count) {
   std::size_t column = 0;
-  for (; column + 4 * kLanes <= size; column += 4 * kLanes) {
-    add_values<R, 4>(rows, row, values, size, count, column);
+  for (; column + kValuesTogether * kWidth <= size; column += kValuesTogether * kWidth) {
+    add_values<R, kValuesTogether>(rows, row, values, size, count, column);
   }
-  for (; column < size; column += kLanes) {
+  for (; column < size; column += kWidth) {
     add_values<R, 1>(rows, row, values, size, count, column);
   }
 }
 
+// `count` rows as one tile: of R, or of fewer.
+template <int R, typename Value>
+void add_tile(std::size_t count, Rows &rows, std::size_t row, const Value *values,
+              std::size_t size, std::size_t keys) {
+  if constexpr (R > 1) {
+    if (count < R) return add_tile<R - 1>(count, rows, row, values, size, keys);
+  }
+  add_columns<R>(rows, row, values, size, keys);
+}
+
 template <typename Value>
 void add_rows(Rows &rows, const Value *values, std::size_t size, std::size_t count) {
-  for (std::size_t row = 0; row < rows.count; row += kGroup) {
-    switch (rows.count - row) {
-      case 1: add_columns<1>(rows, row, values, size, count); break;
-      case 2: add_columns<2>(rows, row, values, size, count); break;
-      case 3: add_columns<3>(rows, row, values, size, count); break;
-      case 4: add_columns<4>(rows, row, values, size, count); break;
-      case 5: add_columns<5>(rows, row, values, size, count); break;
-      default: add_columns<6>(rows, row, values, size, count); break;
-    }
+  for (std::size_t row = 0; row < rows.count; row += kSummed) {
+    add_tile<kSummed>(rows.count - row, rows, row, values, size, count);
   }
 }
 
@@ -328,9 +325,9 @@ void gather_rows(const Task &task, Rows &rows, std::size_t sequence, std::size_t
   const AttentionShape &shape = task.shape;
   const Span &span = task.in.spans[sequence];
   const std::size_t group = shape.heads / shape.kv_heads, size = shape.head_dim;
-  const std::size_t all = static_cast<std::size_t>(span.count) * group;
+  const std::size_t every = static_cast<std::size_t>(span.count) * group;
   const std::size_t begin = tile * kMostRows;
-  rows.count = all - begin < kMostRows ? all - begin : kMostRows;
+  rows.count = every - begin < kMostRows ? every - begin : kMostRows;
   for (std::size_t r = 0; r < rows.count; ++r) {
     const std::size_t token = (begin + r) / group;
     const std::size_t query_head = head * group + (begin + r) % group;
@@ -340,12 +337,12 @@ void gather_rows(const Task &task, Rows &rows, std::size_t sequence, std::size_t
     rows.begin[r] =
         shape.window != 0 && position >= shape.window ? position + 1 - shape.window : 0;
     __builtin_memcpy(rows.queries + r * 2 * size, task.queries.bytes + rows.at[r] * 2 * size,
-                     2 * size);
+                     2 * size * sizeof(Byte));
     rows.peaks[r] = kNever;
-    rows.weights[r] = _mm512_setzero_ps();
+    rows.weights[r] = zeros();
     if (task.in.sinks != nullptr) {
       rows.peaks[r] = task.in.sinks[query_head] * kLog2E;
-      rows.weights[r] = _mm512_maskz_mov_ps(1, _mm512_set1_ps(1.0f));
+      rows.weights[r] = only(1, all(1.0f));
     }
     __builtin_memset(rows.sums[r], 0, size * sizeof(float));
   }
@@ -380,28 +377,25 @@ void attend(void *context, std::size_t index) {
       prefetch(task.values + (base + key + kKeys) * size, kKeys * size);
     }
     std::size_t column = 0;
-    for (; column + 2 * kLanes <= held; column += 2 * kLanes) {
-      score_rows<2>(task, rows, keys + column * size, column);
+    for (; column + kTogether * kWidth <= held; column += kTogether * kWidth) {
+      score_rows<kTogether>(task, rows, keys, column);
     }
-    if (column < held) score_rows<1>(task, rows, keys + column * size, column);
+    if (column < held) score_rows<1>(task, rows, keys, column);
     for (std::size_t row = 0; row < rows.count; ++row) weigh(task, rows, row, key, held);
     const std::int8_t *values = task.values + (base + key) * size;
-    if (rows.count <= kGroup) {
+    if (rows.count <= kSummed) {
       add_rows(rows, values, size, count);
       continue;
     }
-    for (std::size_t i = 0; i < count * size; i += kLanes) {
-      _mm512_store_ps(block + i, wide(values + i));
-    }
+    for (std::size_t i = 0; i < count * size; i += kWidth) store(block + i, reals(values + i));
     add_rows(rows, static_cast<const float *>(block), size, count);
   }
   const float *scales = task.in.value_scales + head * size;
   for (std::size_t row = 0; row < rows.count; ++row) {
-    const __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(rows.weights[row]));
+    const Floats share = all(1.0f / total(rows.weights[row]));
     float *result = task.result + rows.at[row] * size;
-    for (std::size_t d = 0; d < size; d += kLanes) {
-      const __m512 steps = _mm512_mul_ps(_mm512_load_ps(&rows.sums[row][d]), share);
-      _mm512_storeu_ps(result + d, _mm512_mul_ps(steps, _mm512_loadu_ps(scales + d)));
+    for (std::size_t d = 0; d < size; d += kWidth) {
+      store(result + d, load(&rows.sums[row][d]) * share * load(scales + d));
     }
   }
 }
@@ -410,7 +404,7 @@ void attend(void *context, std::size_t index) {
 
 std::size_t attention_scratch_bytes(const AttentionShape &shape, std::size_t tokens) {
   const std::size_t rows = tokens * shape.heads;
-  return aligned(rows * 2 * shape.head_dim) + aligned(rows * sizeof(float)) +
+  return aligned(rows * 2 * shape.head_dim * sizeof(Byte)) + aligned(rows * sizeof(float)) +
          aligned(rows * 2 * sizeof(std::int32_t)) +
          2 * aligned((tokens + 1) * sizeof(std::size_t)) + 64;
 }
@@ -420,7 +414,7 @@ void attention(const Parallel &parallel, const AttentionShape &shape,
                float *result, void *scratch) {
   Scratch memory(scratch);
   const std::size_t rows = inputs.tokens * shape.heads;
-  const Queries queries{memory.take<std::int8_t>(rows * 2 * shape.head_dim),
+  const Queries queries{memory.take<Byte>(rows * 2 * shape.head_dim),
                         memory.take<float>(rows), memory.take<std::int32_t>(rows * 2)};
   Task task{shape, inputs, keys, values, result, queries,
             memory.take<std::size_t>(inputs.sequences + 1),
@@ -440,4 +434,4 @@ void attention(const Parallel &parallel, const AttentionShape &shape,
   parallel.run(parallel.handle, attend, tiles * shape.kv_heads, &task);
 }
 
-}  // namespace appliance
+}  // namespace appliance::APPLIANCE_VECTORS

@@ -135,9 +135,9 @@ OrtStatus *BlockLinear::compute(OrtKernelContext *context) const {
   const std::size_t rows = x.rows();
   if (rows == 0 || count == 0) return nullptr;
   Memory scratch(node_.allocator());
-  RETURN_IF_BAD(scratch.take(block_scratch_bytes(rows, x.last(), wanted[0].block)));
+  RETURN_IF_BAD(scratch.take(kernels()->block_scratch_bytes(rows, x.last(), wanted[0].block)));
   Threads threads(context);
-  block_linear(threads.parallel(), x.floats(), rows, x.last(), bits_, wanted, count,
+  kernels()->block_linear(threads.parallel(), x.floats(), rows, x.last(), bits_, wanted, count,
                scratch.get());
   return threads.failure();
 }
@@ -171,9 +171,9 @@ OrtStatus *BlockGatedLinear::compute(OrtKernelContext *context) const {
   const std::size_t rows = x.rows();
   if (rows == 0 || result == nullptr) return nullptr;
   Memory scratch(node_.allocator());
-  RETURN_IF_BAD(scratch.take(block_scratch_bytes(rows, inner, gate.block)));
+  RETURN_IF_BAD(scratch.take(kernels()->block_scratch_bytes(rows, inner, gate.block)));
   Threads threads(context);
-  block_gated(threads.parallel(), x.floats(), rows, inner, bits_, gate, up, activation_,
+  kernels()->block_gated(threads.parallel(), x.floats(), rows, inner, bits_, gate, up, activation_,
               static_cast<float *>(result), scratch.get());
   return threads.failure();
 }

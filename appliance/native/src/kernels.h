@@ -38,20 +38,7 @@ struct Matrix {
   float *result;  // [rows, outer]
 };
 
-// What linear() and gated() need: bytes of scratch for so many rows.
-std::size_t linear_scratch_bytes(std::size_t rows, std::size_t inner);
-
-// result = x . matrix^T (+ bias) for each matrix. x [rows, inner]; each row is rounded to 8 bits by
-// its own peak, so no row depends on another.
-void linear(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
-            const Matrix *matrices, std::size_t count, void *scratch);
-
 enum class Activation { kSilu, kGeluTanh };
-
-// result [rows, outer] = activation(x . gate^T) * (x . up^T); gate and up have the same outer.
-void gated(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
-           const Matrix &gate, const Matrix &up, Activation activation, float *result,
-           void *scratch);
 
 // result [count, inner]: rows `ids` of a packed matrix, times their scales. Ids are in range.
 void lookup(const std::uint8_t *packed, const float *scales, std::size_t outer, std::size_t inner,
@@ -87,18 +74,6 @@ struct PlainBlocks {
 void pack_blocks(const PlainBlocks &plain, std::uint8_t *integers, float *scales,
                  std::uint8_t *zeros);
 
-std::size_t block_scratch_bytes(std::size_t rows, std::size_t inner, std::size_t block);
-
-// As linear(); all matrices have the same bits and the same block. A block's sum of products is exact
-// and blocks are added in their order, so no row depends on another here either.
-void block_linear(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
-                  int bits, const BlockMatrix *matrices, std::size_t count, void *scratch);
-
-// As gated().
-void block_gated(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
-                 int bits, const BlockMatrix &gate, const BlockMatrix &up, Activation activation,
-                 float *result, void *scratch);
-
 // As lookup().
 void block_lookup(const BlockMatrix &matrix, std::size_t inner, int bits, const std::int64_t *ids,
                   std::size_t count, float *result);
@@ -131,13 +106,48 @@ struct AttentionInputs {
 
 // keys   uint8 [slots, kv_heads, capacity/16, head_dim/4, 16, 4], each plus 128
 // values int8 [slots, kv_heads, capacity, head_dim]
-std::size_t attention_scratch_bytes(const AttentionShape &shape, std::size_t tokens);
 
-// Writes the new tokens' keys and values into the slots, then result [tokens, heads * head_dim].
-// What a token gets depends on its sequence's tokens only: not on the other sequences, nor on how
-// many of its own are computed in this call.
-void attention(const Parallel &parallel, const AttentionShape &shape,
-               const AttentionInputs &inputs, std::uint8_t *keys, std::int8_t *values,
-               float *result, void *scratch);
+// What is compiled to several sets of instructions: docs/decisions/0310-native-operators-by-avx2.md.
+struct Kernels {
+  const char *instructions;
+
+  // What linear() and gated() need for so many rows.
+  std::size_t (*linear_scratch_bytes)(std::size_t rows, std::size_t inner);
+
+  // result = x . matrix^T (+ bias) for each matrix. x [rows, inner]; each row is rounded to 8 bits
+  // by its own peak, so no row depends on another.
+  void (*linear)(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
+                 const Matrix *matrices, std::size_t count, void *scratch);
+
+  // result [rows, outer] = activation(x . gate^T) * (x . up^T); gate and up have the same outer.
+  void (*gated)(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
+                const Matrix &gate, const Matrix &up, Activation activation, float *result,
+                void *scratch);
+
+  std::size_t (*block_scratch_bytes)(std::size_t rows, std::size_t inner, std::size_t block);
+
+  // As linear(); all matrices have the same bits and the same block. A block's sum of products is
+  // exact and blocks are added in their order, so no row depends on another here either.
+  void (*block_linear)(const Parallel &parallel, const float *x, std::size_t rows,
+                       std::size_t inner, int bits, const BlockMatrix *matrices,
+                       std::size_t count, void *scratch);
+
+  // As gated().
+  void (*block_gated)(const Parallel &parallel, const float *x, std::size_t rows,
+                      std::size_t inner, int bits, const BlockMatrix &gate, const BlockMatrix &up,
+                      Activation activation, float *result, void *scratch);
+
+  std::size_t (*attention_scratch_bytes)(const AttentionShape &shape, std::size_t tokens);
+
+  // Writes the new tokens' keys and values into the slots, then result [tokens, heads * head_dim].
+  // What a token gets depends on its sequence's tokens only: not on the other sequences, nor on how
+  // many of its own are computed in this call.
+  void (*attention)(const Parallel &parallel, const AttentionShape &shape,
+                    const AttentionInputs &inputs, std::uint8_t *keys, std::int8_t *values,
+                    float *result, void *scratch);
+};
+
+// The best that this processor has the instructions for; null where it has none of them.
+const Kernels *kernels();
 
 }  // namespace appliance

@@ -1,81 +1,68 @@
 // Linear layers of 8-bit weights over rows that are rounded to 8 bits.
 //
 // One task is a panel of columns for all rows: its weights are read from memory once and stay in
-// the core's cache while the rows pass by, twelve at a time.
+// the core's cache while the rows pass by, some at a time.
 #include "rounded.h"
 #include "tile.h"
 
-namespace appliance {
+namespace appliance::APPLIANCE_VECTORS {
 namespace {
 
-constexpr std::size_t kMostRows = 12;  // of a tile: with two blocks they fill the registers
-constexpr std::size_t kBlocksOfTask = 2;
+constexpr std::size_t kVectorsOfTask = 2 * kParts;
 
-// 16 sums of one row as floats: results of columns whose scales are `scales`.
-inline __m512 scaled(__m512i sums, const Rounded &x, std::size_t row, __m512 scales) {
-  const __m512i exact = _mm512_sub_epi32(sums, _mm512_set1_epi32(x.offsets[row]));
-  const __m512 steps = _mm512_set1_ps(x.steps[row]);
-  return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(exact), steps), scales);
+// A vector of sums of one row as floats: results of columns whose scales are `scales`.
+inline Floats scaled(Wholes sums, const Rounded &x, std::size_t row, Floats scales) {
+  return real(minus(sums, all(x.offsets[row]))) * all(x.steps[row]) * scales;
 }
 
-// Columns of one matrix that a block has.
+// Columns of one matrix that a vector has.
 struct Columns {
-  Columns(const Matrix &matrix, std::size_t block)
-      : begin(block * kLanes), mask(first(matrix.outer - begin)),
-        scales(_mm512_maskz_loadu_ps(mask, matrix.scales + begin)),
-        bias(matrix.bias == nullptr ? _mm512_setzero_ps()
-                                    : _mm512_maskz_loadu_ps(mask, matrix.bias + begin)) {}
+  Columns(const Matrix &matrix, std::size_t vector, std::size_t inner)
+      : begin(vector * kWidth), mask(begin < matrix.outer ? first(matrix.outer - begin) : Mask(0)),
+        packed(matrix.packed + vector / kParts * kLanes * inner +
+               vector % kParts * kWidth * kDepth),
+        scales(load(mask, matrix.scales + begin)),
+        bias(matrix.bias == nullptr ? zeros() : load(mask, matrix.bias + begin)) {}
 
   std::size_t begin;
-  __mmask16 mask;
-  __m512 scales, bias;
+  Mask mask;
+  const std::uint8_t *packed;
+  Floats scales, bias;
 };
 
-// The tiles of a panel: `finish(row, c, sums)` gets 16 sums of each row and block.
+// One tile: `finish(row, c, sums)` gets the sums of each row and vector.
 template <int R, int C, typename Finish>
-inline void tile(const Rounded &x, std::size_t row, const std::uint8_t *packed,
-                 std::size_t distance, const Finish &finish) {
+inline void tile(const Rounded &x, std::size_t row, const std::uint8_t *const (&packed)[C],
+                 const Finish &finish) {
+  const Byte *integers = x.integers + row * x.inner;
   if constexpr (R == 1) {
-    for (int c = 0; c < C; ++c) {
-      finish(row, c, product(x.integers + row * x.inner, packed + c * distance, x.inner));
-    }
+    for (int c = 0; c < C; ++c) finish(row, c, product<8>(integers, packed[c], x.inner));
   } else {
-    __m512i sums[R][C];
-    products<R, C>(x.integers + row * x.inner, x.inner, packed, distance, x.inner, sums);
+    Wholes sums[R][C];
+    products<8, R, C>(integers, x.inner, packed, x.inner, sums);
     for (int r = 0; r < R; ++r) {
       for (int c = 0; c < C; ++c) finish(row + r, c, sums[r][c]);
     }
   }
 }
 
-// `rows` of the panel, as one tile.
-template <int C, typename Finish>
-void tile_of(std::size_t rows, const Rounded &x, std::size_t row, const std::uint8_t *packed,
-             std::size_t distance, const Finish &finish) {
-  switch (rows) {
-    case 1: return tile<1, C>(x, row, packed, distance, finish);
-    case 2: return tile<2, C>(x, row, packed, distance, finish);
-    case 3: return tile<3, C>(x, row, packed, distance, finish);
-    case 4: return tile<4, C>(x, row, packed, distance, finish);
-    case 5: return tile<5, C>(x, row, packed, distance, finish);
-    case 6: return tile<6, C>(x, row, packed, distance, finish);
-    case 7: return tile<7, C>(x, row, packed, distance, finish);
-    case 8: return tile<8, C>(x, row, packed, distance, finish);
-    case 9: return tile<9, C>(x, row, packed, distance, finish);
-    case 10: return tile<10, C>(x, row, packed, distance, finish);
-    case 11: return tile<11, C>(x, row, packed, distance, finish);
-    default: return tile<12, C>(x, row, packed, distance, finish);
+// `rows` rows as one tile: of R, or of fewer.
+template <int C, int R, typename Finish>
+void tile_of(std::size_t rows, const Rounded &x, std::size_t row,
+             const std::uint8_t *const (&packed)[C], const Finish &finish) {
+  if constexpr (R > 1) {
+    if (rows < R) return tile_of<C, R - 1>(rows, x, row, packed, finish);
   }
+  tile<R, C>(x, row, packed, finish);
 }
 
 // All rows of a panel, in tiles about as high as each other.
 template <int C, typename Finish>
-void panel(const Rounded &x, const std::uint8_t *packed, std::size_t distance,
-           const Finish &finish) {
-  const std::size_t tiles = blocks(x.rows, kMostRows);
+void panel(const Rounded &x, const std::uint8_t *const (&packed)[C], const Finish &finish) {
+  const std::size_t tiles = blocks(x.rows, most_rows(C));
   for (std::size_t i = 0, row = 0; i < tiles; ++i) {
     const std::size_t rows = blocks(x.rows - row, tiles - i);
-    tile_of<C>(rows, x, row, packed, distance, finish);
+    tile_of<C, most_rows(C)>(rows, x, row, packed, finish);
     row += rows;
   }
 }
@@ -86,30 +73,34 @@ struct LinearTask {
 };
 
 template <int C>
-void linear_panel(const Rounded &x, const Matrix &matrix, std::size_t block) {
-  const std::size_t distance = x.inner * kLanes;
-  const Columns columns[2] = {Columns(matrix, block), Columns(matrix, block + C - 1)};
-  panel<C>(x, matrix.packed + block * distance, distance,
-           [&](std::size_t row, int c, __m512i sums) {
-             const Columns &at = columns[c];
-             const __m512 y = _mm512_add_ps(scaled(sums, x, row, at.scales), at.bias);
-             _mm512_mask_storeu_ps(matrix.result + row * matrix.outer + at.begin, at.mask, y);
-           });
+void linear_panel(const Rounded &x, const Matrix &matrix, std::size_t vector) {
+  const Columns one(matrix, vector, x.inner), last(matrix, vector + C - 1, x.inner);
+  const Columns *columns[C];
+  const std::uint8_t *packed[C];
+  columns[0] = &one, columns[C - 1] = &last;
+  for (int c = 0; c < C; ++c) packed[c] = columns[c]->packed;
+  const std::uint8_t *const(&fixed)[C] = packed;
+  panel<C>(x, fixed, [&](std::size_t row, int c, Wholes sums) {
+    const Columns &at = *columns[c];
+    const Floats y = scaled(sums, x, row, at.scales) + at.bias;
+    store(matrix.result + row * matrix.outer + at.begin, at.mask, y);
+  });
 }
 
 void linear_task(void *context, std::size_t index) {
   const auto &task = *static_cast<LinearTask *>(context);
   const Matrix *matrix = task.matrices;
-  for (std::size_t tasks; index >= (tasks = blocks(blocks(matrix->outer, kLanes), kBlocksOfTask));
+  for (std::size_t tasks; index >= (tasks = blocks(matrix->outer, kVectorsOfTask * kWidth));
        ++matrix) {
     index -= tasks;
   }
-  const std::size_t block = index * kBlocksOfTask;
-  if (block + 1 < blocks(matrix->outer, kLanes)) {
-    linear_panel<2>(task.x, *matrix, block);
-  } else {
-    linear_panel<1>(task.x, *matrix, block);
+  std::size_t vector = index * kVectorsOfTask;
+  const std::size_t vectors = blocks(matrix->outer, kWidth);
+  const std::size_t end = vector + kVectorsOfTask < vectors ? vector + kVectorsOfTask : vectors;
+  for (; vector + kTogether <= end; vector += kTogether) {
+    linear_panel<kTogether>(task.x, *matrix, vector);
   }
+  if (vector < end) linear_panel<1>(task.x, *matrix, vector);
 }
 
 struct GatedTask {
@@ -119,44 +110,34 @@ struct GatedTask {
   float *result;
 };
 
-// The gate's and the up matrix's block of the same columns are the two blocks of a tile.
-void gated_task(void *context, std::size_t block) {
-  const auto &task = *static_cast<GatedTask *>(context);
+// The gate's and the up matrix's vector of the same columns are the two of a tile.
+void gated_vector(const GatedTask &task, std::size_t vector) {
   const Rounded &x = task.x;
-  const Columns gate(*task.gate, block), up(*task.up, block);
-  const std::size_t at = block * x.inner * kLanes;
-  const std::uint8_t *packed = task.gate->packed + at;
-  const std::size_t distance = static_cast<std::size_t>(task.up->packed + at - packed);
-  __m512 open = _mm512_setzero_ps();
-  panel<2>(x, packed, distance, [&](std::size_t row, int c, __m512i sums) {
+  const Columns gate(*task.gate, vector, x.inner), up(*task.up, vector, x.inner);
+  const std::uint8_t *const packed[2] = {gate.packed, up.packed};
+  Floats open = zeros();
+  panel<2>(x, packed, [&](std::size_t row, int c, Wholes sums) {
     if (c == 0) {
       open = activate(task.activation, scaled(sums, x, row, gate.scales));
       return;
     }
-    const __m512 y = _mm512_mul_ps(open, scaled(sums, x, row, up.scales));
-    _mm512_mask_storeu_ps(task.result + row * task.gate->outer + up.begin, up.mask, y);
+    const Floats y = open * scaled(sums, x, row, up.scales);
+    store(task.result + row * task.gate->outer + up.begin, up.mask, y);
   });
+}
+
+void gated_task(void *context, std::size_t block) {
+  const auto &task = *static_cast<GatedTask *>(context);
+  for (std::size_t vector = block * kParts;
+       vector < (block + 1) * kParts && vector * kWidth < task.gate->outer; ++vector) {
+    gated_vector(task, vector);
+  }
 }
 
 }  // namespace
 
-std::size_t packed_bytes(std::size_t outer, std::size_t inner) {
-  return blocks(outer, kLanes) * kLanes * inner;
-}
-
-void pack(const std::int8_t *weight, std::size_t outer, std::size_t inner, std::uint8_t *packed) {
-  for (std::size_t n = 0; n < blocks(outer, kLanes) * kLanes; ++n) {
-    std::uint8_t *block = packed + n / kLanes * kLanes * inner;
-    for (std::size_t k = 0; k < inner; ++k) {
-      const std::uint8_t byte =
-          n < outer ? static_cast<std::uint8_t>(weight[n * inner + k] + 128) : 128;
-      block[(k / kDepth * kLanes + n % kLanes) * kDepth + k % kDepth] = byte;
-    }
-  }
-}
-
 std::size_t linear_scratch_bytes(std::size_t rows, std::size_t inner) {
-  return aligned(rows * inner) + 2 * aligned(rows * sizeof(float)) + 64;
+  return aligned(rows * inner * sizeof(Byte)) + 2 * aligned(rows * sizeof(float)) + 64;
 }
 
 void linear(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
@@ -164,7 +145,7 @@ void linear(const Parallel &parallel, const float *x, std::size_t rows, std::siz
   LinearTask task{round_all(parallel, x, rows, inner, scratch), matrices};
   std::size_t tasks = 0;
   for (std::size_t i = 0; i < count; ++i) {
-    tasks += blocks(blocks(matrices[i].outer, kLanes), kBlocksOfTask);
+    tasks += blocks(matrices[i].outer, kVectorsOfTask * kWidth);
   }
   parallel.run(parallel.handle, linear_task, tasks, &task);
 }
@@ -176,19 +157,4 @@ void gated(const Parallel &parallel, const float *x, std::size_t rows, std::size
   parallel.run(parallel.handle, gated_task, blocks(gate.outer, kLanes), &task);
 }
 
-void lookup(const std::uint8_t *packed, const float *scales, std::size_t outer, std::size_t inner,
-            const std::int64_t *ids, std::size_t count, float *result) {
-  static_cast<void>(outer);
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto id = static_cast<std::size_t>(ids[i]);
-    const std::uint8_t *bytes = packed + id / kLanes * kLanes * inner + id % kLanes * kDepth;
-    const float scale = scales[id];
-    float *row = result + i * inner;
-    for (std::size_t k = 0; k < inner; ++k) {
-      const int byte = bytes[k / kDepth * kLanes * kDepth + k % kDepth];
-      row[k] = static_cast<float>(byte - 128) * scale;
-    }
-  }
-}
-
-}  // namespace appliance
+}  // namespace appliance::APPLIANCE_VECTORS

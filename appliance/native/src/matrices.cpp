@@ -141,9 +141,9 @@ OrtStatus *Linear::compute(OrtKernelContext *context) const {
   const std::size_t rows = x.rows();
   if (rows == 0 || count == 0) return nullptr;
   Memory scratch(node_.allocator());
-  RETURN_IF_BAD(scratch.take(linear_scratch_bytes(rows, x.last())));
+  RETURN_IF_BAD(scratch.take(kernels()->linear_scratch_bytes(rows, x.last())));
   Threads threads(context);
-  linear(threads.parallel(), x.floats(), rows, x.last(), wanted, count, scratch.get());
+  kernels()->linear(threads.parallel(), x.floats(), rows, x.last(), wanted, count, scratch.get());
   return threads.failure();
 }
 
@@ -174,9 +174,9 @@ OrtStatus *GatedLinear::compute(OrtKernelContext *context) const {
   const std::size_t rows = x.rows();
   if (rows == 0 || result == nullptr) return nullptr;
   Memory scratch(node_.allocator());
-  RETURN_IF_BAD(scratch.take(linear_scratch_bytes(rows, inner)));
+  RETURN_IF_BAD(scratch.take(kernels()->linear_scratch_bytes(rows, inner)));
   Threads threads(context);
-  gated(threads.parallel(), x.floats(), rows, inner, gate, up, activation_,
+  kernels()->gated(threads.parallel(), x.floats(), rows, inner, gate, up, activation_,
         static_cast<float *>(result), scratch.get());
   return threads.failure();
 }

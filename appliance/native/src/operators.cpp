@@ -119,3 +119,14 @@ extern "C" __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(
 extern "C" __attribute__((visibility("default"))) const char *appliance_native_lacks() {
   return appliance::processor_lacks();
 }
+
+// The instructions in use; null where the processor lacks all.
+extern "C" __attribute__((visibility("default"))) const char *appliance_native_instructions() {
+  const appliance::Kernels *found = appliance::kernels();
+  return found == nullptr ? nullptr : found->instructions;
+}
+
+extern "C" __attribute__((visibility("default"))) int appliance_native_choose(
+    const char *instructions) {
+  return appliance::choose(instructions);
+}

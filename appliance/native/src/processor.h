@@ -1,9 +1,15 @@
-// Whether this processor has the instructions that the kernels are compiled to.
+// Which of the sets of instructions that the kernels are compiled to this processor has.
 #pragma once
+
+#include "kernels.h"
 
 namespace appliance {
 
-// The first set of instructions that it, or the operating system for it, lacks; null: it has all.
+// The first feature of the smallest set that it, or the operating system for it, lacks; null: none.
 const char *processor_lacks();
+
+// Lets kernels() be those for `instructions`, as Kernels names them. False if it lacks them. For tests
+// of the smaller sets, between runs.
+bool choose(const char *instructions);
 
 }  // namespace appliance

@@ -3,7 +3,7 @@
 
 #include "vectors.h"
 
-namespace appliance {
+namespace appliance::APPLIANCE_VECTORS {
 
 constexpr float kSmallestPeak = 1e-30f;
 constexpr std::size_t kRowsOfTask = 16;
@@ -11,31 +11,30 @@ constexpr std::size_t kWorthTasks = 1 << 15;  // elements; fewer are rounded whe
 
 // Rows as integers: x[r][k] is about integers[r][k] * steps[r].
 struct Rounded {
-  std::int8_t *integers;
+  Byte *integers;
   float *steps;
   std::int32_t *offsets;  // 128 * the sum of the row's integers
   std::size_t rows, inner;
 };
 
-inline void round_row(const float *x, std::size_t inner, std::int8_t *integers, float *step,
+inline void round_row(const float *x, std::size_t inner, Byte *integers, float *step,
                       std::int32_t *offset) {
-  __m512 peaks = _mm512_setzero_ps();
-  for (std::size_t k = 0; k < inner; k += kLanes) {
-    peaks = _mm512_max_ps(peaks, _mm512_abs_ps(_mm512_maskz_loadu_ps(first(inner - k), x + k)));
+  Floats peaks = zeros();
+  for (std::size_t k = 0; k < inner; k += kWidth) {
+    peaks = larger(peaks, magnitude(load(first(inner - k), x + k)));
   }
-  const float largest = _mm512_reduce_max_ps(peaks);
-  const float peak = largest > kSmallestPeak ? largest : kSmallestPeak;
-  const __m512 factor = _mm512_set1_ps(127.0f / peak);
-  __m512i sum = _mm512_setzero_si512();
-  for (std::size_t k = 0; k < inner; k += kLanes) {
-    const __mmask16 mask = first(inner - k);
-    const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + k), factor);
-    const __m512i whole = _mm512_cvtps_epi32(scaled);
-    sum = _mm512_add_epi32(sum, whole);
-    _mm_mask_storeu_epi8(integers + k, mask, _mm512_cvtsepi32_epi8(whole));
+  const float most = largest(peaks);
+  const float peak = most > kSmallestPeak ? most : kSmallestPeak;
+  const Floats factor = all(127.0f / peak);
+  Wholes sum = nothing();
+  for (std::size_t k = 0; k < inner; k += kWidth) {
+    const Mask mask = first(inner - k);
+    const Wholes whole = rounded(load(mask, x + k) * factor);
+    sum = plus(sum, whole);
+    store_row(integers + k, mask, whole);
   }
   *step = peak / 127.0f;
-  *offset = 128 * _mm512_reduce_add_epi32(sum);
+  *offset = 128 * total(sum);
 }
 
 struct RoundTask {
@@ -57,7 +56,7 @@ inline void round_rows(void *context, std::size_t index) {
 inline Rounded round_all(const Parallel &parallel, const float *x, std::size_t rows, std::size_t inner,
                   void *scratch) {
   Scratch memory(scratch);
-  RoundTask task{x, {memory.take<std::int8_t>(rows * inner), memory.take<float>(rows),
+  RoundTask task{x, {memory.take<Byte>(rows * inner), memory.take<float>(rows),
                      memory.take<std::int32_t>(rows), rows, inner}};
   const std::size_t tasks = blocks(rows, kRowsOfTask);
   if (rows * inner >= kWorthTasks) {
@@ -74,4 +73,4 @@ inline std::size_t last_row(std::size_t index, std::size_t rows) {
   return end < rows ? end : rows;
 }
 
-}  // namespace appliance
+}  // namespace appliance::APPLIANCE_VECTORS

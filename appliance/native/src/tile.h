@@ -1,63 +1,81 @@
-// The inner loop of all integer products: a few rows of signed bytes by 16-row blocks of packed ones.
+// The inner loop of all integer products: a few rows by vectors of packed rows of a matrix.
 #pragma once
 
 #include "vectors.h"
 
-namespace appliance {
+namespace appliance::APPLIANCE_VECTORS {
 
-// Sums of products of R rows with C blocks, each as [R][C] vectors of 16 integers.
-//   rows   int8, `stride` bytes from one to the next
-//   packed uint8, `block` bytes from one block to the next
-// The packed bytes have 128 added: whoever reads the sums subtracts 128 * the row's own sum.
-template <int R, int C>
-inline void products(const std::int8_t *rows, std::size_t stride, const std::uint8_t *packed,
-                     std::size_t block, std::size_t inner, __m512i (&sums)[R][C]) {
+// Sums stay in registers only where a loop stands in its caller.
+#define APPLIANCE_INLINE inline __attribute__((always_inline))
+
+// Numbers of a row that one step of packed bytes has.
+constexpr std::size_t depth(int bits) { return 32 / static_cast<std::size_t>(bits); }
+
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+// function(Number<0>{}), .. for each of the parts that a step's numbers are multiplied in.
+template <int Bits, int Phase = 0, typename Function>
+APPLIANCE_INLINE void each_phase(const Function &function) {
+  if constexpr (Phase * kAtOnce < depth(Bits)) {
+    function(Number<Phase>{});
+    each_phase<Bits, Phase + 1>(function);
+  }
+}
+
+// Sums of products of R rows with C vectors of packed ones, of 4 or 8 bits.
+//   rows   `stride` from one to the next
+//   packed each a step's first byte of its rows; kStep bytes from one step to the next
+// Packed bytes that have 128 added: whoever reads the sums subtracts 128 * the row's own sum.
+template <int Bits, int R, int C>
+APPLIANCE_INLINE void products(const Byte *rows, std::size_t stride,
+                     const std::uint8_t *const (&packed)[C], std::size_t inner,
+                     Wholes (&sums)[R][C]) {
   for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) sums[r][c] = _mm512_setzero_si512();
+    for (int c = 0; c < C; ++c) sums[r][c] = nothing();
   }
-  for (std::size_t k = 0; k < inner; k += kDepth) {
-    __m512i columns[C];
-    for (int c = 0; c < C; ++c) {
-      columns[c] = _mm512_loadu_si512(packed + c * block + k * kLanes);
-    }
-    for (int r = 0; r < R; ++r) {
-      std::int32_t four;
-      __builtin_memcpy(&four, rows + r * stride + k, sizeof four);
-      const __m512i spread = _mm512_set1_epi32(four);
+  for (std::size_t k = 0; k < inner; k += depth(Bits)) {
+    each_phase<Bits>([&](auto phase) __attribute__((always_inline)) {
+      constexpr int kPhase = decltype(phase)::value;
+      Column columns[C];
       for (int c = 0; c < C; ++c) {
-        sums[r][c] = _mm512_dpbusd_epi32(sums[r][c], columns[c], spread);
+        columns[c] = column<Bits, kPhase>(packed[c] + k / depth(Bits) * kStep);
       }
-    }
+      for (int r = 0; r < R; ++r) {
+        const Spread own = spread(rows + r * stride + k + kPhase * kAtOnce);
+        for (int c = 0; c < C; ++c) sums[r][c] = multiplied(sums[r][c], columns[c], own);
+      }
+    });
   }
 }
 
-// One row and one block, with sums apart so that none waits for the one before.
-inline __m512i product(const std::int8_t *row, const std::uint8_t *packed, std::size_t inner) {
-  constexpr int kApart = 4;
-  __m512i sums[kApart];
-  for (int i = 0; i < kApart; ++i) sums[i] = _mm512_setzero_si512();
+// One row and one vector, with sums apart so that none waits for the one before. `packed` as above;
+// rows of 4 bits have a multiple of 16 numbers.
+template <int Bits>
+APPLIANCE_INLINE Wholes product(const Byte *row, const std::uint8_t *packed, std::size_t inner) {
+  constexpr std::size_t kApart = 4, kNumbers = kApart * kDepth;
+  Wholes sums[kApart];
+  for (std::size_t i = 0; i < kApart; ++i) sums[i] = nothing();
+  const auto add = [&](std::size_t k, std::size_t to) __attribute__((always_inline)) {
+    const std::uint8_t *step = packed + k / depth(Bits) * kStep;
+    each_phase<Bits>([&](auto phase) __attribute__((always_inline)) {
+      constexpr int kPhase = decltype(phase)::value;
+      Wholes &sum = sums[(to + kPhase) % kApart];
+      sum = multiplied(sum, column<Bits, kPhase>(step), spread(row + k + kPhase * kAtOnce));
+    });
+  };
   std::size_t k = 0;
-  for (; k + kApart * kDepth <= inner; k += kApart * kDepth) {
-    for (int i = 0; i < kApart; ++i) {
-      const std::size_t at = k + i * kDepth;
-      std::int32_t four;
-      __builtin_memcpy(&four, row + at, sizeof four);
-      const __m512i column = _mm512_loadu_si512(packed + at * kLanes);
-      sums[i] = _mm512_dpbusd_epi32(sums[i], column, _mm512_set1_epi32(four));
+  for (; k + kNumbers <= inner; k += kNumbers) {
+    for (std::size_t i = 0; i < kNumbers; i += depth(Bits)) {
+      add(k + i, i / kAtOnce);
+      const std::uint8_t *next = packed + (k + i) / depth(Bits) * kStep;
+      _mm_prefetch(reinterpret_cast<const char *>(next + 4096), _MM_HINT_T0);
     }
-    _mm_prefetch(reinterpret_cast<const char *>(packed + k * kLanes + 4096), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char *>(packed + k * kLanes + 4160), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char *>(packed + k * kLanes + 4224), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char *>(packed + k * kLanes + 4288), _MM_HINT_T0);
   }
-  for (; k < inner; k += kDepth) {
-    std::int32_t four;
-    __builtin_memcpy(&four, row + k, sizeof four);
-    const __m512i column = _mm512_loadu_si512(packed + k * kLanes);
-    sums[0] = _mm512_dpbusd_epi32(sums[0], column, _mm512_set1_epi32(four));
-  }
-  return _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]),
-                          _mm512_add_epi32(sums[2], sums[3]));
+  for (; k < inner; k += depth(Bits)) add(k, 0);
+  return plus(plus(sums[0], sums[1]), plus(sums[2], sums[3]));
 }
 
-}  // namespace appliance
+}  // namespace appliance::APPLIANCE_VECTORS
