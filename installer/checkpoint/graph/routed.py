@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from appliance.errors import CheckpointError
 from installer.checkpoint.expert_weights import found
-from installer.checkpoint.graph import decoder, experts
+from installer.checkpoint.graph import decoder, experts, kinds
 from installer.checkpoint.graph.builder import GraphBuilder
 from installer.checkpoint.graph.decoder_shape import DecoderShape
 from installer.checkpoint.graph.experts import Choice, Mixture
@@ -70,16 +70,7 @@ class Routed(Mixture):
 
 def read_dense(config: Settings, first: int) -> list[int]:
     """The layers without experts: those that `mlp_layer_types` says, else so many at the bottom."""
-    layers = config.integer("num_hidden_layers")
-    first = min(first, layers)
-    kinds = config.texts("mlp_layer_types", ["dense"] * first + ["sparse"] * (layers - first))
-    if len(kinds) != layers or not {"dense", "sparse"} >= set(kinds):
-        raise CheckpointError(
-            f"config.json: mlp_layer_types names {len(kinds)} layers of "
-            f"{', '.join(sorted(set(kinds)))}",
-            hint=f"this model needs {layers} of dense, sparse",
-        )
-    dense = [layer for layer, kind in enumerate(kinds) if kind == "dense"]
+    dense = sorted(kinds.read_dense(config, config.integer("num_hidden_layers"), range(first)))
     if dense == list(range(len(dense))):
         config.expect("first_k_dense_replace", len(dense))
     return dense
