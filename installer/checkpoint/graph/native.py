@@ -59,7 +59,7 @@ def _fits(scheme: Scheme, inner: int) -> bool:
 
 
 class NativeBuilder(GraphBuilder):
-    """A graph for processors that multiply bytes (AVX-512 VNNI)."""
+    """A graph for processors that the native operators run on (AVX-512 VNNI, AVX2)."""
 
     opsets: Mapping[str, int] = {**OPSETS, contract.DOMAIN: contract.VERSION}
 
