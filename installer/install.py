@@ -65,6 +65,9 @@ def install(
         raise PreflightError(blockers)
     for remark in gpu_preflight.remarks(facts.gpus, needs.gpu):
         progress.note(f"{remark.message}: {remark.remedy}")
+    before, after = _served_then(media, ModelStore(node.layout.models))
+    for said in memory.interruptions(before, after, gpu=gpu):
+        progress.note(said)
     progress.step("preparing the node")
     with storage_errors(node.layout.state):
         node.prepare()
@@ -153,7 +156,7 @@ def _needs(media: Media, config: Config, node: Node, *, wanted: bool, gpu: bool)
     layout = node.layout
     store = ModelStore(layout.models)
     missing = [(bundle, store.missing_bytes(bundle)) for bundle in media.bundles]
-    served = _served(store) | {b.manifest.name: b.manifest for b in media.bundles}
+    _, served = _served_then(media, store)
     compiled = sum(artifact_bytes(b.manifest, gpu=gpu) for b, count in missing if count)
     return preflight.Needs(
         system_install=node.is_system,
@@ -171,6 +174,14 @@ def _needs(media: Media, config: Config, node: Node, *, wanted: bool, gpu: bool)
         ),
         gpu=_gpu_needs(media, node, wanted=wanted),
     )
+
+
+def _served_then(
+    media: Media, store: ModelStore
+) -> tuple[dict[str, Manifest], dict[str, Manifest]]:
+    """What is served before and after the media are installed."""
+    before = _served(store)
+    return before, before | {b.manifest.name: b.manifest for b in media.bundles}
 
 
 def _served(store: ModelStore) -> dict[str, Manifest]:

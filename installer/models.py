@@ -37,7 +37,7 @@ from appliance.trust.node_key import NodeKey
 from appliance.trust.store import TrustStore
 from appliance.trust.withdrawn import Withdrawn
 from installer import memory
-from installer.engine_client import connect
+from installer.engine_client import EngineClient, connect
 from installer.install import installing, now
 from installer.media import open_media
 from installer.media.opening import media_below, named
@@ -103,6 +103,13 @@ class Models:
         bundles = [self._import(bundle) for bundle in ordered]
         self.compile(bundles)
         return bundles
+
+    def foretell(self, coming: Sequence[Manifest]) -> None:
+        """Say which models callers will miss for a while once `coming` take their places."""
+        served = _manifests(self.store.active())
+        wanted = served | {manifest.name: manifest for manifest in coming}
+        for said in memory.interruptions(served, wanted, gpu=self._has_gpu):
+            self._progress.note(said)
 
     def _check_bases(self, coming: Sequence[Manifest]) -> None:
         there = [bundle.manifest for bundle in self.store.bundles()]
@@ -291,7 +298,10 @@ class Models:
         return self.tell_engine()
 
     def tell_engine(self) -> bool:
-        """Make the engine serve exactly the active models; False if it does not run."""
+        """Make the engine serve exactly the active models; False if it does not run.
+
+        A new version is loaded beside the old one, unless there is no memory for both.
+        """
         wanted = self.store.active()
         try:
             with connect(self._layout.engine_socket) as engine:
@@ -299,6 +309,7 @@ class Models:
                 for name in serving.keys() - wanted.keys():
                     if serving[name].base_model:
                         engine.unload(name)
+                self._make_room(engine, serving, wanted)
                 for name, bundle in sorted(wanted.items(), key=_adapters_last):
                     if name not in serving or serving[name].bundle_digest != bundle.digest:
                         self._progress.step(f"loading {name} {bundle.version}")
@@ -309,6 +320,26 @@ class Models:
         except UnavailableError:
             return False
         return True
+
+    def _make_room(
+        self,
+        engine: EngineClient,
+        serving: dict[str, pb.Model],
+        wanted: Mapping[str, StoredBundle],
+    ) -> None:
+        """Unload of `serving` what there is no memory for beside what is to be loaded."""
+        known = {bundle.digest: bundle for bundle in self.store.bundles()}
+        loaded = {
+            name: known[model.bundle_digest].manifest
+            for name, model in serving.items()
+            if model.bundle_digest in known
+        }
+        for name in memory.in_the_way(loaded, _manifests(wanted), gpu=self._has_gpu):
+            adapters = [other for other, model in serving.items() if model.base_model == name]
+            for each in (*adapters, name):
+                self._progress.step(f"unloading {each}, to make room")
+                engine.unload(each)
+                del serving[each]
 
     def _import(self, verified: VerifiedBundle) -> StoredBundle:
         name = f"{verified.manifest.name} {verified.manifest.version}"

@@ -48,7 +48,9 @@ def add(
     """Verify, import and compile; a new model is served at once, a new version when activated."""
     models = _models(root, as_json=as_json)
     with models.changing():
-        added = models.add(models.verified(source.absolute()))
+        verified = models.verified(source.absolute())
+        models.foretell([bundle.manifest for bundle in verified])
+        added = models.add(verified)
         models.heed_withdrawals()
         for bundle in added:
             models.record("models.add", bundle)
@@ -110,6 +112,7 @@ def activate(
     """Serve this version from now on; running requests end on the version they began with."""
     models = _models(root, as_json=as_json)
     with models.changing():
+        models.foretell([models.store.get(name, version).manifest])
         models.activate(name, version, even_withdrawn=even_withdrawn)
         _finish(models, [models.store.get(name, version)], as_json=as_json)
 
