@@ -38,6 +38,8 @@ from appliance.trust.store import TrustStore
 from appliance.trust.withdrawn import Withdrawn
 from installer import memory
 from installer.engine_client import EngineClient, connect
+from installer.gpu import Gpus
+from installer.gpu_remedies import remedy
 from installer.install import installing, now
 from installer.media import open_media
 from installer.media.opening import media_below, named
@@ -279,6 +281,14 @@ class Models:
         self.store.remove(name, version)
         return self.store.collect()
 
+    def computed(self, bundle: StoredBundle) -> str:
+        """What computes an active model, and why nothing faster does; empty for an adapter."""
+        if bundle.manifest.kind == "adapter":
+            return ""
+        directory = self._ensure([]).directories[bundle.digest]
+        record = read_record(directory, NodeKey.load(self._layout.node).public)
+        return "; ".join(compiled_as(record))
+
     def recompile(self) -> bool:
         """Fit what is active to a machine that has changed, and serve it; False if it does not run.
 
@@ -351,6 +361,8 @@ class Models:
         if any(refusal.code != "no_gpu" for refusal in record.reasons):
             name = f"{bundle.name} {bundle.version}"
             self._progress.note(f"{name}: {'; '.join(compiled_as(record))}")
+            if helps := remedy(record.reasons, Gpus()):
+                self._progress.note(f"to have the GPU compute it: {helps}")
         for line in in_records(compiled_as(record)):
             self.record("models.compile", bundle, reason=line)
 

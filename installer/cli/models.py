@@ -126,7 +126,12 @@ def compile_active(root: RootOption = None, as_json: JsonOption = False) -> None
     models = _models(root, as_json=as_json)
     with models.changing():
         loaded = models.recompile()
-        _tell(models, list(models.store.active().values()), loaded=loaded, as_json=as_json)
+        active = list(models.store.active().values())
+        _tell(models, active, loaded=loaded, as_json=as_json)
+        if not as_json:
+            for bundle in active:
+                if computed := models.computed(bundle):
+                    out.print(f"{bundle.name} {bundle.version}: {computed}", markup=False)
 
 
 @app.command()

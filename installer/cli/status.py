@@ -74,8 +74,10 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             out.print(f"\n{model.name} {model.version} was {model.withdrawn}.", markup=False)
         if any(model.withdrawn for model in found.models):
             out.print("\nIt goes on until you serve another version, or remove it.")
-        for reason, names in _reasons(found.models).items():
+        for (reason, remedy), names in _reasons(found.models).items():
             out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
+            if remedy:
+                out.print(f"hint: {remedy}", markup=False)
         if stopped := _stopped(found):
             out.print(f"\n{stopped}", markup=False)
         for failure in found.failures:
@@ -163,12 +165,12 @@ def _free(disk: "Disk") -> str:
     return f"{free}, and room for {disk.free_inodes} of {disk.total_inodes} files (inodes)"
 
 
-def _reasons(models: "Sequence[ServedModel]") -> dict[str, list[str]]:
-    """Why models are not computed by something faster -> their names."""
-    names: dict[str, list[str]] = {}
+def _reasons(models: "Sequence[ServedModel]") -> dict[tuple[str, str], list[str]]:
+    """Why models are not computed by something faster, and what helps -> their names."""
+    names: dict[tuple[str, str], list[str]] = {}
     for model in models:
         if model.reason:
-            names.setdefault(model.reason, []).append(model.name)
+            names.setdefault((model.reason, model.remedy), []).append(model.name)
     return names
 
 
