@@ -33,7 +33,7 @@ from installer.node import Node
 from installer.progress import Progress
 from installer.pyz import embedded_root
 from installer.room import Share
-from installer.staging import InstalledRelease, current_release, space_needed, stage
+from installer.staging import InstalledRelease, current_release, release_of, space_needed, stage
 
 
 def install(
@@ -56,6 +56,7 @@ def install(
     progress.step("verifying the media")
     with _borrowed_trust(node.layout) as trust:
         media = open_media(source, trust, _anchor(), now(), allow_expired=allow_expired)
+        withdrawn = trust.withdrawn()
     progress.note(f"release {media.release.version}, {_age(media)}")
     facts = _facts(config, node, look(machine))
     gpu = gpu_preflight.uses_gpu(facts.gpus, _gpu_needs(media, node, wanted=not processor_only))
@@ -63,6 +64,9 @@ def install(
     blockers = preflight.blockers(facts, needs)
     if blockers:
         raise PreflightError(blockers)
+    release = release_of(node.layout, media, gpu=gpu)
+    if release != current_release(node.layout):
+        withdrawn.check_release(release.directory.name)
     for remark in gpu_preflight.remarks(facts.gpus, needs.gpu):
         progress.note(f"{remark.message}: {remark.remedy}")
     before, after = _served_then(media, ModelStore(node.layout.models))

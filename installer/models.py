@@ -45,6 +45,7 @@ from installer.media import open_media
 from installer.media.opening import media_below, named
 from installer.node import Node
 from installer.progress import Progress
+from installer.staging import current_release
 
 
 class Models:
@@ -172,18 +173,37 @@ class Models:
         return gpu_python(self._python).exists()
 
     def heed_withdrawals(self) -> None:
-        """Say and write down which bundles that are here the packager has withdrawn.
+        """Say and write down what the packager has withdrawn of what is here: release and bundles.
 
-        They go on being served: what becomes of them is the operator's choice.
+        It goes on: what becomes of it is the operator's choice.
         """
+        self._heed_release()
         withdrawn = self.withdrawn
         active = {bundle.digest for bundle in self.store.active().values()}
         for bundle in self.store.bundles():
             if (found := withdrawn.bundle(bundle.name, bundle.version)) is None:
                 continue
-            served = ", and is being served" if bundle.digest in active else ""
-            self._progress.note(f"{bundle.name} {bundle.version} was {found}{served}")
+            served = ", which is being served," if bundle.digest in active else ""
+            self._progress.note(f"{bundle.name} {bundle.version}{served} was {found}")
             self.record("models.withdrawn", bundle, reason=found.reason)
+
+    def _heed_release(self) -> None:
+        """Of the release that runs now."""
+        release = current_release(self._layout)
+        if release is None:
+            return
+        found = self.withdrawn.release(release.directory.name)
+        if found is None:
+            return
+        self._progress.note(f"the release {release.directory.name}, which is in use, was {found}")
+        admin_event(
+            self._layout,
+            self._config.audit,
+            "releases.withdrawn",
+            target=release.directory.name,
+            version=release.version,
+            reason=found.reason,
+        )
 
     @property
     def withdrawn(self) -> Withdrawn:

@@ -90,6 +90,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     programs: str
     """What the release has programs for, and which GPU there is."""
+    release_withdrawn: str
+    """What the packager said when taking this release back; empty if that has not happened."""
     serving: bool
     """The endpoint answers, the audit log can be written, and no active model failed to load."""
     base_url: str
@@ -127,6 +129,7 @@ def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
         root=str(layout.root),
         release=release.version if release else "",
         programs=_programs(gpus, release),
+        release_withdrawn=_withdrawn(layout, release),
         serving=all_served(health, models),
         base_url=config.base_url,
         services=node.services(),
@@ -158,6 +161,12 @@ def _programs(gpus: Gpus, release: InstalledRelease | None) -> str:
         return "none"
     there = gpus.describe() if gpus.gpus or gpus.has_driver else "this machine has no NVIDIA GPU"
     return f"for the processor{' and for a GPU' if release.uses_gpu() else ''} ({there})"
+
+
+def _withdrawn(layout: Layout, release: InstalledRelease | None) -> str:
+    if release is None:
+        return ""
+    return str(TrustStore(layout.trust).withdrawn().release(release.directory.name) or "")
 
 
 def _models(layout: Layout, store: ModelStore, gpus: Gpus) -> tuple[ServedModel, ...]:

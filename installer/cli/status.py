@@ -70,6 +70,12 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             out.print(f"\n{model.name} {model.version} is not served: {model.error}.", markup=False)
             if model.hint:
                 out.print(f"hint: {model.hint}", markup=False)
+        if found.release_withdrawn:
+            out.print(
+                f"\nRelease {found.release} was {found.release_withdrawn}.\n"
+                "It goes on until you install newer media, or `appliance releases rollback`.",
+                markup=False,
+            )
         for model in (m for m in found.models if m.withdrawn):
             out.print(f"\n{model.name} {model.version} was {model.withdrawn}.", markup=False)
         if any(model.withdrawn for model in found.models):
