@@ -28,7 +28,7 @@ from installer.media import Media
 from installer.media.release import ReleaseWheel
 from installer.media.target import TargetWheel
 from installer.progress import Progress
-from installer.room import Share
+from installer.room import Share, size
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _MARKER = ".complete"
@@ -135,7 +135,8 @@ def stage(
     progress.step("installing the programs")
     _install(release.directory / VENV, work, pip, _LOCK, held=lock)
     if gpu:
-        progress.step("installing the programs for the GPU")
+        unpacked = sum(wheel.unpacked for wheel in _gpu_wheels(media))
+        progress.step(f"installing the programs for the GPU, {size(unpacked)}: takes some minutes")
         _install(release.directory / GPU_VENV, work, pip, _GPU_LOCK, held=lock)
     os.sync()
     write_durable(release.directory / _MARKER, b"", mode=0o644)

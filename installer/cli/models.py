@@ -98,7 +98,8 @@ def show(
     if as_json:
         print_json(document)
     else:
-        print_fields(document | _for_people(document))
+        shown = document | _for_people(document)
+        print_fields({name: value for name, value in shown.items() if value is not None})
 
 
 @app.command()

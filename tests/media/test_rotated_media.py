@@ -34,7 +34,7 @@ from installer.rotation.rotate import rotate
 from installer.rotation.withdraw import give_free, withdraw
 from installer.signing import BundleSigner, sign_again
 from installer.staging import make_current, release_of
-from tests.fakes.media import PASSPHRASE, build_media
+from tests.fakes.media import PASSPHRASE, build_media, write_passphrase
 from tests.media.conftest import Site, replace
 from tests.media.test_media import ONE
 
@@ -146,6 +146,18 @@ def test_what_is_withdrawn_goes_on_no_media_and_nodes_hear_of_it(
     build_media(tmp_path / "again", [site.bundle], keys, pythons=ONE)
     open_media(tmp_path / "again", store, site.anchor, now())
     assert store.withdrawn().bundle("tiny", "1.0") is None
+
+
+def test_a_name_that_was_on_no_media_is_taken_with_a_remark(
+    site: Site, keys: Path, tmp_path: Path
+) -> None:
+    build_media(tmp_path / "out", [site.bundle], keys, pythons=ONE)
+    file = str(write_passphrase(tmp_path / "pw"))
+    for name, remarked in (("tiny-1.0", False), ("tyni-1.0", True)):
+        command = ["trust", "withdraw", str(keys), "bundle", name, "--reason", "It is wrong"]
+        done = CliRunner().invoke(app, [*command, "--passphrase-file", file])
+        assert done.exit_code == 0, done.output
+        assert ("the last media had no tyni-1.0, but tiny-1.0" in done.stderr) is remarked
 
 
 def test_programs_of_a_withdrawn_version_go_on_no_media(keys: Path, tmp_path: Path) -> None:
