@@ -90,6 +90,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     programs: str
     """What the release has programs for, and which GPU there is."""
+    state_missing: bool
+    """A release is there, and nothing of what the node keeps: a disk is not mounted."""
     release_withdrawn: str
     """What the packager said when taking this release back; empty if that has not happened."""
     serving: bool
@@ -129,6 +131,7 @@ def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
         root=str(layout.root),
         release=release.version if release else "",
         programs=_programs(gpus, release),
+        state_missing=release is not None and not layout.node.exists(),
         release_withdrawn=_withdrawn(layout, release),
         serving=all_served(health, models),
         base_url=config.base_url,

@@ -128,11 +128,8 @@ def compile_active(root: RootOption = None, as_json: JsonOption = False) -> None
     with models.changing():
         loaded = models.recompile()
         active = list(models.store.active().values())
-        _tell(models, active, loaded=loaded, as_json=as_json)
-        if not as_json:
-            for bundle in active:
-                if computed := models.computed(bundle):
-                    out.print(f"{bundle.name} {bundle.version}: {computed}", markup=False)
+        computed = {bundle.digest: models.computed(bundle) for bundle in active}
+        _tell(models, active, loaded=loaded, computed=computed, as_json=as_json)
 
 
 @app.command()
@@ -174,14 +171,23 @@ def _finish(models: "Models", changed: "list[StoredBundle]", *, as_json: bool) -
     _tell(models, changed, loaded=models.serve_active(), as_json=as_json)
 
 
-def _tell(models: "Models", changed: "list[StoredBundle]", *, loaded: bool, as_json: bool) -> None:
+def _tell(
+    models: "Models",
+    changed: "list[StoredBundle]",
+    *,
+    loaded: bool,
+    as_json: bool,
+    computed: "Mapping[str, str] | None" = None,
+) -> None:
+    """`computed`: digest -> by what, and why by nothing faster, where that was asked."""
     active = models.store.active()
     if as_json:
         rows = [_document(bundle, active, models.withdrawn) for bundle in changed]
         print_json({"loaded": loaded, "models": rows})
         return
     for bundle in changed:
-        out.print(f"{bundle.name} {bundle.version}: {outcome(bundle, active)}", markup=False)
+        how = f", {by}" if (by := (computed or {}).get(bundle.digest)) else ""
+        out.print(f"{bundle.name} {bundle.version}: {outcome(bundle, active)}{how}", markup=False)
     if not loaded:
         err.print("note: the engine does not run; it loads the active models when it starts")
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from appliance.config import Layout
 from installer.cli.output import (
     JsonOption,
     RootOption,
@@ -15,6 +16,7 @@ from installer.cli.output import (
     print_json,
     print_table,
 )
+from installer.units import TARGET
 
 if TYPE_CHECKING:
     from installer.disks import Disk
@@ -70,6 +72,15 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             out.print(f"\n{model.name} {model.version} is not served: {model.error}.", markup=False)
             if model.hint:
                 out.print(f"hint: {model.hint}", markup=False)
+        if found.state_missing:
+            state = Layout(Path(found.root)).state
+            out.print(
+                f"\nThe programs are here, and nothing of what the node keeps in {state}: the disk "
+                "that holds it is not mounted, or was replaced.\n"
+                f"hint: mount it (`findmnt --fstab`) and `systemctl restart {TARGET}`, or restore "
+                "a backup; what is installed now would begin a new node",
+                markup=False,
+            )
         if found.release_withdrawn:
             out.print(
                 f"\nRelease {found.release} was {found.release_withdrawn}.\n"
@@ -97,9 +108,6 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
 
 def _stopped(found: "Status") -> str:
     """What helps where services were stopped, or never started; empty if none is."""
-    from appliance.config import Layout
-    from installer.units import TARGET
-
     names = [name for name, state in found.services.items() if state == "inactive"]
     if not names or not found.release:
         return ""

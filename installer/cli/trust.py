@@ -292,7 +292,7 @@ def withdraw(
     state = "is free again" if undo else "is withdrawn"
     out.print(f"{kind.value} {name} {state}; nodes learn it with the next media", markup=False)
     last = withdrawing.on_last_media(directory.absolute())
-    if not undo and kind.value == withdrawing.BUNDLE and last and name not in last:
+    if not undo and kind is WithdrawnKind.bundle and last and name not in last:
         err.print(
             f"note: the last media had no {name}, but {', '.join(last)}: if that is a slip, "
             "take it back with --undo",
