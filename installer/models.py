@@ -63,6 +63,8 @@ class Models:
         self._python = python or release_python(config.layout)
         self._compiled: dict[frozenset[str], Compiled] = {}
         """Digests -> what this command has compiled or found: nothing is asked twice."""
+        self._advised: set[str] = set()
+        """What was said already of how to have the GPU compute."""
         self._read: set[str] = set()
         """Digests of bundles whose artifacts this command has made or read whole."""
 
@@ -381,8 +383,10 @@ class Models:
         if any(refusal.code != "no_gpu" for refusal in record.reasons):
             name = f"{bundle.name} {bundle.version}"
             self._progress.note(f"{name}: {'; '.join(compiled_as(record))}")
-            if helps := remedy(record.reasons, Gpus()):
-                self._progress.note(f"to have the GPU compute it: {helps}")
+            helps = remedy(record.reasons, Gpus())
+            if helps and helps not in self._advised:
+                self._progress.note(f"to have the GPU compute: {helps}")
+                self._advised.add(helps)
         for line in in_records(compiled_as(record)):
             self.record("models.compile", bundle, reason=line)
 

@@ -62,6 +62,11 @@ class InstalledRelease:
     def command(self) -> Path:
         return self.directory / VENV / "bin/appliance"
 
+    @property
+    def id(self) -> str:
+        """What tells releases of one version apart."""
+        return self.directory.name.rpartition("-")[2]
+
     def is_complete(self) -> bool:
         """Whether it was staged to the end and its interpreter is still there."""
         return (self.directory / _MARKER).is_file() and self.python.exists()

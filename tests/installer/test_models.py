@@ -129,7 +129,7 @@ def test_a_driver_that_does_not_answer_is_said_though_nothing_was_compiled_anew(
         assert [text.startswith("m 1: computed by cpu; not by") for text in said[:1]] == (
             [True] * number
         )
-    assert said[1:] == [f"to have the GPU compute it: {REMEDIES['driver_fails']}"]
+    assert said[1:] == [f"to have the GPU compute: {REMEDIES['driver_fails']}"]
 
 
 def test_without_the_record_the_status_says_nothing_of_reasons(
