@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from appliance.bundle.footprint import loaded_bytes
 from appliance.bundle.manifest import Manifest
 from appliance.config import Config, EngineSettings, Layout
 from appliance.engine_daemon.server import EngineServer
+from appliance.pb import engine_v1_pb2 as pb
 from installer import memory
 from installer.engine_client import connect
 from installer.models import Models
@@ -128,7 +130,9 @@ def test_the_engine_unloads_the_old_version_first_where_both_do_not_fit(
         models.store.activate(BASE, "2.0")
         assert models.tell_engine()
         with connect(config.layout.engine_socket) as engine:
-            return {model.name: model.version for model in engine.models() if not model.error}
+            while {model.state for model in engine.models()} != {pb.MODEL_STATE_SERVING}:
+                time.sleep(0.05)  # the old version leaves with its last call
+            return {model.name: model.version for model in engine.models()}
 
     async def under_an_engine() -> dict[str, str]:
         server = EngineServer(config)
