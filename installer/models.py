@@ -11,7 +11,7 @@ together; where a change asks for the other runtime, the engine starts again wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -27,17 +27,14 @@ from appliance.config import Config, gpu_python
 from appliance.errors import (
     ConflictError,
     NotFoundError,
-    UnavailableError,
     UnsupportedError,
 )
 from appliance.interpreter import choose_interpreter
 from appliance.model_store import ModelStore, StoredBundle
-from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import NodeKey
 from appliance.trust.store import TrustStore
 from appliance.trust.withdrawn import Withdrawn
 from installer import memory
-from installer.engine_client import EngineClient, connect
 from installer.gpu import Gpus
 from installer.gpu_remedies import remedy
 from installer.install import installing, now
@@ -46,6 +43,7 @@ from installer.media.opening import media_below, named
 from installer.node import Node
 from installer.progress import Progress
 from installer.staging import current_release
+from installer.told import manifests_of, tell_engine
 
 
 class Models:
@@ -101,7 +99,7 @@ class Models:
             withdrawn.check_bundle(manifest.name, manifest.version)
         coming = [bundle.manifest for bundle in verified]
         self._check_bases(coming)
-        served = _manifests(self.store.active())
+        served = manifests_of(self.store.active())
         new = {m.name: m for m in coming if m.name not in served}
         memory.require(served | new, before=served, gpu=self._has_gpu)
         ordered = sorted(verified, key=lambda bundle: bundle.manifest.kind == "adapter")
@@ -111,7 +109,7 @@ class Models:
 
     def foretell(self, coming: Sequence[Manifest]) -> None:
         """Say which models callers will miss for a while once `coming` take their places."""
-        served = _manifests(self.store.active())
+        served = manifests_of(self.store.active())
         wanted = served | {manifest.name: manifest for manifest in coming}
         for said in memory.interruptions(served, wanted, gpu=self._has_gpu):
             self._progress.note(said)
@@ -240,8 +238,8 @@ class Models:
             return
         changed = list(wanted.values())
         self.store.check_activation(changed)
-        served = _manifests(before | wanted)
-        memory.require(served, before=_manifests(before), gpu=self._has_gpu)
+        served = manifests_of(before | wanted)
+        memory.require(served, before=manifests_of(before), gpu=self._has_gpu)
         self.compile(changed)
         for bundle in changed:
             self._refuse_on_gpu(bundle, before | wanted)
@@ -330,48 +328,8 @@ class Models:
         return self.tell_engine()
 
     def tell_engine(self) -> bool:
-        """Make the engine serve exactly the active models; False if it does not run.
-
-        A new version is loaded beside the old one, unless there is no memory for both.
-        """
-        wanted = self.store.active()
-        try:
-            with connect(self._layout.engine_socket) as engine:
-                serving = {m.name: m for m in engine.models() if m.state == pb.MODEL_STATE_SERVING}
-                for name in serving.keys() - wanted.keys():
-                    if serving[name].base_model:
-                        engine.unload(name)
-                self._make_room(engine, serving, wanted)
-                for name, bundle in sorted(wanted.items(), key=_adapters_last):
-                    if name not in serving or serving[name].bundle_digest != bundle.digest:
-                        self._progress.step(f"loading {name} {bundle.version}")
-                        engine.load(name)
-                for name in serving.keys() - wanted.keys():
-                    if not serving[name].base_model:
-                        engine.unload(name)
-        except UnavailableError:
-            return False
-        return True
-
-    def _make_room(
-        self,
-        engine: EngineClient,
-        serving: dict[str, pb.Model],
-        wanted: Mapping[str, StoredBundle],
-    ) -> None:
-        """Unload of `serving` what there is no memory for beside what is to be loaded."""
-        known = {bundle.digest: bundle for bundle in self.store.bundles()}
-        loaded = {
-            name: known[model.bundle_digest].manifest
-            for name, model in serving.items()
-            if model.bundle_digest in known
-        }
-        for name in memory.in_the_way(loaded, _manifests(wanted), gpu=self._has_gpu):
-            adapters = [other for other, model in serving.items() if model.base_model == name]
-            for each in (*adapters, name):
-                self._progress.step(f"unloading {each}, to make room")
-                engine.unload(each)
-                del serving[each]
+        """Make the engine serve exactly the active models; False if it does not run."""
+        return tell_engine(self._layout, self.store, self._progress, gpu=self._has_gpu)
 
     def _import(self, verified: VerifiedBundle) -> StoredBundle:
         name = f"{verified.manifest.name} {verified.manifest.version}"
@@ -401,15 +359,6 @@ class Models:
             digest=bundle.digest,
             **details,
         )
-
-
-def _manifests(bundles: Mapping[str, StoredBundle]) -> dict[str, Manifest]:
-    return {name: bundle.manifest for name, bundle in bundles.items()}
-
-
-def _adapters_last(named: tuple[str, StoredBundle]) -> tuple[bool, str]:
-    name, bundle = named
-    return bundle.manifest.kind == "adapter", name
 
 
 def in_records(parts: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -113,11 +113,29 @@ def root(build_once: BuildOnce) -> Iterator[Path]:
         yield root
 
 
+def under_an_engine(config: Config, change: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """What `change` says while the daemon serves."""
+
+    async def served() -> dict[str, str]:
+        server = EngineServer(config)
+        await server.start()
+        try:
+            return await asyncio.to_thread(change)
+        finally:
+            await server.stop()
+
+    return asyncio.run(asyncio.wait_for(served(), 300))
+
+
+def engine_of(root: Path) -> Config:
+    return Config(Layout(root), engine=EngineSettings(cache_bytes=64 << 20, threads=1))
+
+
 @pytest.mark.parametrize("enough", [True, False])
 def test_the_engine_unloads_the_old_version_first_where_both_do_not_fit(
     root: Path, monkeypatch: pytest.MonkeyPatch, *, enough: bool
 ) -> None:
-    config = Config(Layout(root), engine=EngineSettings(cache_bytes=64 << 20, threads=1))
+    config = engine_of(root)
     node, said = PrefixNode(config.layout), Said()
     node.prepare()
     models = Models(config, node, said)
@@ -134,15 +152,7 @@ def test_the_engine_unloads_the_old_version_first_where_both_do_not_fit(
                 time.sleep(0.05)  # the old version leaves with its last call
             return {model.name: model.version for model in engine.models()}
 
-    async def under_an_engine() -> dict[str, str]:
-        server = EngineServer(config)
-        await server.start()
-        try:
-            return await asyncio.to_thread(change)
-        finally:
-            await server.stop()
-
-    now = asyncio.run(asyncio.wait_for(under_an_engine(), 300))
+    now = under_an_engine(config, change)
     assert now == {BASE: "2.0", "all": "1.0", "half": "1.0"}
     unloaded = [line for line in said.lines if line.startswith("unloading")]
     assert unloaded == (
@@ -150,3 +160,22 @@ def test_the_engine_unloads_the_old_version_first_where_both_do_not_fit(
     )
     foretold = [line for line in said.lines if "do not fit" in line]
     assert len(foretold) == (0 if enough else 1)
+
+
+def test_a_base_that_leaves_with_its_adapters_is_unloaded_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = engine_of(root)
+    node = PrefixNode(config.layout)
+    node.prepare()
+    models = Models(config, node, NoProgress())
+    monkeypatch.setattr(memory, "there", lambda: 0)
+
+    def change() -> dict[str, str]:
+        for name in ("all", "half", BASE):
+            models.store.deactivate(name)
+        assert models.tell_engine()
+        with connect(config.layout.engine_socket) as engine:
+            return {model.name: model.version for model in engine.models()}
+
+    assert under_an_engine(config, change) == {}
