@@ -115,6 +115,13 @@ def _parts(config: Config) -> Iterable[_Part]:
         "requests are refused (503 `audit_unavailable`); what runs is finished",
         "`appliance audit prune --older-than DAYS`, after `appliance audit export`",
     )
+    if config.audit.content == "sealed":
+        yield _Part(
+            layout.audit_content,
+            "content that is sealed to the auditor",
+            "requests are refused (503 `audit_unavailable`)",
+            "`appliance audit prune --older-than DAYS`, after the auditor has a copy",
+        )
     if config.api.store_responses or config.api.store_files:
         yield _Part(
             layout.responses,

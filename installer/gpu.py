@@ -1,6 +1,7 @@
 """The NVIDIA GPUs of this machine, as its kernel shows them in /proc, /sys and /dev.
 
-Owns the looking. Needs no library of the driver, so that it works before anything is installed.
+Owns the looking, also for the driver's libraries, of which it loads none: so it works before
+anything is installed, and where the driver is broken.
 Refuses to guess: how much memory a GPU has is nowhere in these trees, only (on most servers' GPUs)
 how much it can have at most; the compiler asks the driver later.
 """
@@ -12,8 +13,10 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from installer import driver_libraries
 
 MACHINE = Path("/")
 """Where the kernel's trees are; tests name a directory with trees of their own."""
@@ -57,11 +60,19 @@ class DeviceNode:
 
 @dataclass(frozen=True, slots=True)
 class Gpus:
-    """What the kernel shows. `driver` is the version of the loaded driver, or empty."""
+    """What the kernel shows, and of a driver that it has loaded the libraries.
+
+    Attributes:
+        driver: version of the loaded driver, or empty.
+        missing_libraries: what programs need of a loaded driver and would not find.
+        libraries: version of the driver that its libraries are of; empty if unknown.
+    """
 
     gpus: tuple[Gpu, ...] = ()
     driver: str = ""
     nodes: tuple[DeviceNode, ...] = ()
+    missing_libraries: tuple[str, ...] = ()
+    libraries: str = ""
 
     @property
     def has_driver(self) -> bool:
@@ -106,11 +117,15 @@ def look(machine: Path = MACHINE) -> Gpus:
     """The GPUs of the machine whose kernel's trees are below `machine`. Changes nothing."""
     proc = machine / "proc/driver/nvidia"
     version = _VERSION.search(_text(proc / "version"))
-    return Gpus(
+    seen = Gpus(
         gpus=tuple(_on_the_bus(machine, _models(proc))),
         driver=version[1] if version else "",
         nodes=tuple(_nodes(machine / "dev")),
     )
+    if not seen.has_driver:
+        return seen
+    missing, libraries = driver_libraries.missing(machine), driver_libraries.version(machine)
+    return replace(seen, missing_libraries=missing, libraries=libraries)
 
 
 def _models(proc: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ names the way to go on without it. What merely leaves a node slower than it coul
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from appliance.errors import Blocker
@@ -63,6 +63,7 @@ def blockers(gpus: Gpus, needs: GpuNeeds) -> Iterator[Blocker]:
             f"CUDA 13 does not compute on this GPU ({gpus.describe()})",
             f"use a GPU of the Turing generation or newer, {_WITHOUT}",
         )
+    yield from _libraries(gpus)
     yield from _nodes(gpus, needs)
 
 
@@ -94,21 +95,46 @@ def remarks(gpus: Gpus, needs: GpuNeeds) -> Iterator[Remark]:
     yield from _memory(gpus, needs)
 
 
+def _libraries(gpus: Gpus) -> Iterator[Blocker]:
+    """A driver is broken that has lost its other half, or of which only one half was renewed."""
+    if gpus.missing_libraries:
+        yield Blocker(
+            "gpu_libraries",
+            f"the NVIDIA driver is loaded, but {_are(gpus.missing_libraries)} not there",
+            "install the driver's packages whole (in a container those of its host are passed in, "
+            f"as NVIDIA's container toolkit does), {_WITHOUT}",
+        )
+    if gpus.driver and gpus.libraries and gpus.driver != gpus.libraries:
+        yield Blocker(
+            "gpu_driver_halves",
+            f"the NVIDIA driver that is loaded is {gpus.driver}, its libraries are "
+            f"{gpus.libraries}",
+            f"restart the machine, so that the driver is loaded anew, {_WITHOUT}",
+        )
+
+
+def _are(names: Sequence[str]) -> str:
+    """`names` with the verb that goes with them."""
+    return f"{', '.join(names)} {'are' if len(names) > 1 else 'is'}"
+
+
 def _nodes(gpus: Gpus, needs: GpuNeeds) -> Iterator[Blocker]:
     if gpus.missing_nodes:
-        missing = ", ".join(f"/dev/{name}" for name in gpus.missing_nodes)
+        missing = [f"/dev/{name}" for name in gpus.missing_nodes]
         yield Blocker(
             "gpu_devices",
-            f"the NVIDIA driver is loaded, but {missing} is not there",
-            f"run `nvidia-modprobe -c 255 -c 0 -u` as root, {_WITHOUT}",
+            f"the NVIDIA driver is loaded, but {_are(missing)} not there",
+            "run `nvidia-modprobe -c 255 -c 0 -u` as root (in a container have its host pass these "
+            f"files in), {_WITHOUT}",
         )
     closed = gpus.closed_nodes(system=needs.system_install)
     if closed:
         yield Blocker(
             "gpu_access",
             f"the engine's user could not open {', '.join(f'/dev/{name}' for name in closed)}",
-            "load the driver with NVreg_DeviceFileMode=0666, or with the NVreg_DeviceFileGID of "
-            f"a group of its own, {_WITHOUT}",
+            "write `options nvidia NVreg_DeviceFileMode=0666` (or NVreg_DeviceFileGID= and the "
+            "number of a group of its own) into /etc/modprobe.d/nvidia.conf and restart the "
+            f"machine, {_WITHOUT}",
         )
 
 

@@ -33,7 +33,7 @@ from installer.node import Node
 from installer.progress import Progress
 from installer.pyz import embedded_root
 from installer.room import Share
-from installer.staging import InstalledRelease, current_release, space_needed, stage
+from installer.staging import InstalledRelease, current_release, release_of, space_needed, stage
 
 
 def install(
@@ -56,6 +56,7 @@ def install(
     progress.step("verifying the media")
     with _borrowed_trust(node.layout) as trust:
         media = open_media(source, trust, _anchor(), now(), allow_expired=allow_expired)
+        withdrawn = trust.withdrawn()
     progress.note(f"release {media.release.version}, {_age(media)}")
     facts = _facts(config, node, look(machine))
     gpu = gpu_preflight.uses_gpu(facts.gpus, _gpu_needs(media, node, wanted=not processor_only))
@@ -63,8 +64,14 @@ def install(
     blockers = preflight.blockers(facts, needs)
     if blockers:
         raise PreflightError(blockers)
+    release = release_of(node.layout, media, gpu=gpu)
+    if release != current_release(node.layout):
+        withdrawn.check_release(release.directory.name)
     for remark in gpu_preflight.remarks(facts.gpus, needs.gpu):
         progress.note(f"{remark.message}: {remark.remedy}")
+    before, after = _served_then(media, ModelStore(node.layout.models))
+    for said in memory.interruptions(before, after, gpu=gpu):
+        progress.note(said)
     progress.step("preparing the node")
     with storage_errors(node.layout.state):
         node.prepare()
@@ -153,7 +160,7 @@ def _needs(media: Media, config: Config, node: Node, *, wanted: bool, gpu: bool)
     layout = node.layout
     store = ModelStore(layout.models)
     missing = [(bundle, store.missing_bytes(bundle)) for bundle in media.bundles]
-    served = _served(store) | {b.manifest.name: b.manifest for b in media.bundles}
+    _, served = _served_then(media, store)
     compiled = sum(artifact_bytes(b.manifest, gpu=gpu) for b, count in missing if count)
     return preflight.Needs(
         system_install=node.is_system,
@@ -171,6 +178,14 @@ def _needs(media: Media, config: Config, node: Node, *, wanted: bool, gpu: bool)
         ),
         gpu=_gpu_needs(media, node, wanted=wanted),
     )
+
+
+def _served_then(
+    media: Media, store: ModelStore
+) -> tuple[dict[str, Manifest], dict[str, Manifest]]:
+    """What is served before and after the media are installed."""
+    before = _served(store)
+    return before, before | {b.manifest.name: b.manifest for b in media.bundles}
 
 
 def _served(store: ModelStore) -> dict[str, Manifest]:

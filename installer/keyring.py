@@ -36,6 +36,7 @@ from appliance.errors import (
     MetadataError,
     NotFoundError,
     SignatureError,
+    UsageError,
     first_line,
 )
 from appliance.trust.model_signer import TARGET, ModelSigner, decode_signers
@@ -164,10 +165,15 @@ def opened(path: Path, passphrase: bytes, *, hint: str = "check the passphrase")
 
 
 def add_signature(metadata: Metadata[Any], signer: Signer, *, append: bool = False) -> None:
-    """Sign `metadata`, beside the signatures that it has if `append`. Raises SignatureError."""
+    """Sign `metadata`, beside the signatures that it has if `append`.
+
+    Raises SignatureError; UsageError if there is no PIN.
+    """
     try:
         metadata.sign(signer, append=append)
     except UnsignedMetadataError as error:
+        if isinstance(error.__cause__, UsageError):  # there was no PIN: nothing was tried
+            raise error.__cause__ from None
         raise SignatureError(
             f"the key {signer.public_key.keyid:.12} did not sign: "
             f"{first_line(error.__cause__ or error)}",

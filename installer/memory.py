@@ -1,6 +1,7 @@
 """The machine's memory, and what the models that are served together take of it.
 
-Owns the sum, for the check before an installation and for every change of what is served. Refuses
+Owns the sum, for the check before an installation and for every change of what is served, and which
+models have to go before what comes is loaded, because both at once would be too much. Refuses
 more than there is: the kernel would end the engine, at each start again, and all models with it.
 """
 
@@ -40,3 +41,37 @@ def require(served: Mapping[str, Manifest], *, before: Mapping[str, Manifest], g
             hint="serve fewer models (`appliance models remove NAME VERSION --active`), or ask the "
             "packager for a smaller grade",
         )
+
+
+def in_the_way(
+    before: Mapping[str, Manifest], after: Mapping[str, Manifest], *, gpu: bool
+) -> list[str]:
+    """Models of `before` that must be unloaded before those of `after` are loaded beside them.
+
+    What goes for good comes before what is replaced, which callers would miss meanwhile; and of
+    each the largest first, so that they are few. Empty where there is memory for all at once.
+    """
+    leaving = {
+        name: loaded_bytes(manifest, gpu=gpu)
+        for name, manifest in before.items()
+        if after.get(name) != manifest
+    }
+    over = needed(after, gpu=gpu) + sum(leaving.values()) - there()
+    names = []
+    for name in sorted(leaving, key=lambda name: (name in after, -leaving[name], name)):
+        if over > 0 and leaving[name]:
+            names.append(name)
+            over -= leaving[name]
+    return names
+
+
+def interruptions(
+    before: Mapping[str, Manifest], after: Mapping[str, Manifest], *, gpu: bool
+) -> list[str]:
+    """What to say, before anything is copied, of models that are not served for a while."""
+    return [
+        f"{name} {before[name].version} and {after[name].version} do not fit into this machine's "
+        f"memory together: while one takes the other's place, {name} is not served"
+        for name in in_the_way(before, after, gpu=gpu)
+        if name in after
+    ]

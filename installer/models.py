@@ -11,7 +11,7 @@ together; where a change asks for the other runtime, the engine starts again wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -27,22 +27,23 @@ from appliance.config import Config, gpu_python
 from appliance.errors import (
     ConflictError,
     NotFoundError,
-    UnavailableError,
     UnsupportedError,
 )
 from appliance.interpreter import choose_interpreter
 from appliance.model_store import ModelStore, StoredBundle
-from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import NodeKey
 from appliance.trust.store import TrustStore
 from appliance.trust.withdrawn import Withdrawn
 from installer import memory
-from installer.engine_client import connect
+from installer.gpu import Gpus
+from installer.gpu_remedies import remedy
 from installer.install import installing, now
 from installer.media import open_media
 from installer.media.opening import media_below, named
 from installer.node import Node
 from installer.progress import Progress
+from installer.staging import current_release
+from installer.told import manifests_of, tell_engine
 
 
 class Models:
@@ -60,6 +61,8 @@ class Models:
         self._python = python or release_python(config.layout)
         self._compiled: dict[frozenset[str], Compiled] = {}
         """Digests -> what this command has compiled or found: nothing is asked twice."""
+        self._advised: set[str] = set()
+        """What was said already of how to have the GPU compute."""
         self._read: set[str] = set()
         """Digests of bundles whose artifacts this command has made or read whole."""
 
@@ -96,13 +99,20 @@ class Models:
             withdrawn.check_bundle(manifest.name, manifest.version)
         coming = [bundle.manifest for bundle in verified]
         self._check_bases(coming)
-        served = _manifests(self.store.active())
+        served = manifests_of(self.store.active())
         new = {m.name: m for m in coming if m.name not in served}
         memory.require(served | new, before=served, gpu=self._has_gpu)
         ordered = sorted(verified, key=lambda bundle: bundle.manifest.kind == "adapter")
         bundles = [self._import(bundle) for bundle in ordered]
         self.compile(bundles)
         return bundles
+
+    def foretell(self, coming: Sequence[Manifest]) -> None:
+        """Say which models callers will miss for a while once `coming` take their places."""
+        served = manifests_of(self.store.active())
+        wanted = served | {manifest.name: manifest for manifest in coming}
+        for said in memory.interruptions(served, wanted, gpu=self._has_gpu):
+            self._progress.note(said)
 
     def _check_bases(self, coming: Sequence[Manifest]) -> None:
         there = [bundle.manifest for bundle in self.store.bundles()]
@@ -163,18 +173,37 @@ class Models:
         return gpu_python(self._python).exists()
 
     def heed_withdrawals(self) -> None:
-        """Say and write down which bundles that are here the packager has withdrawn.
+        """Say and write down what the packager has withdrawn of what is here: release and bundles.
 
-        They go on being served: what becomes of them is the operator's choice.
+        It goes on: what becomes of it is the operator's choice.
         """
+        self._heed_release()
         withdrawn = self.withdrawn
         active = {bundle.digest for bundle in self.store.active().values()}
         for bundle in self.store.bundles():
             if (found := withdrawn.bundle(bundle.name, bundle.version)) is None:
                 continue
-            served = ", and is being served" if bundle.digest in active else ""
-            self._progress.note(f"{bundle.name} {bundle.version} was {found}{served}")
+            served = ", which is being served," if bundle.digest in active else ""
+            self._progress.note(f"{bundle.name} {bundle.version}{served} was {found}")
             self.record("models.withdrawn", bundle, reason=found.reason)
+
+    def _heed_release(self) -> None:
+        """Of the release that runs now."""
+        release = current_release(self._layout)
+        if release is None:
+            return
+        found = self.withdrawn.release(release.directory.name)
+        if found is None:
+            return
+        self._progress.note(f"the release {release.directory.name}, which is in use, was {found}")
+        admin_event(
+            self._layout,
+            self._config.audit,
+            "releases.withdrawn",
+            target=release.directory.name,
+            version=release.version,
+            reason=found.reason,
+        )
 
     @property
     def withdrawn(self) -> Withdrawn:
@@ -209,8 +238,8 @@ class Models:
             return
         changed = list(wanted.values())
         self.store.check_activation(changed)
-        served = _manifests(before | wanted)
-        memory.require(served, before=_manifests(before), gpu=self._has_gpu)
+        served = manifests_of(before | wanted)
+        memory.require(served, before=manifests_of(before), gpu=self._has_gpu)
         self.compile(changed)
         for bundle in changed:
             self._refuse_on_gpu(bundle, before | wanted)
@@ -272,6 +301,14 @@ class Models:
         self.store.remove(name, version)
         return self.store.collect()
 
+    def computed(self, bundle: StoredBundle) -> str:
+        """What computes an active model, and why nothing faster does; empty for an adapter."""
+        if bundle.manifest.kind == "adapter":
+            return ""
+        directory = self._ensure([]).directories[bundle.digest]
+        record = read_record(directory, NodeKey.load(self._layout.node).public)
+        return "; ".join(compiled_as(record))
+
     def recompile(self) -> bool:
         """Fit what is active to a machine that has changed, and serve it; False if it does not run.
 
@@ -292,23 +329,7 @@ class Models:
 
     def tell_engine(self) -> bool:
         """Make the engine serve exactly the active models; False if it does not run."""
-        wanted = self.store.active()
-        try:
-            with connect(self._layout.engine_socket) as engine:
-                serving = {m.name: m for m in engine.models() if m.state == pb.MODEL_STATE_SERVING}
-                for name in serving.keys() - wanted.keys():
-                    if serving[name].base_model:
-                        engine.unload(name)
-                for name, bundle in sorted(wanted.items(), key=_adapters_last):
-                    if name not in serving or serving[name].bundle_digest != bundle.digest:
-                        self._progress.step(f"loading {name} {bundle.version}")
-                        engine.load(name)
-                for name in serving.keys() - wanted.keys():
-                    if not serving[name].base_model:
-                        engine.unload(name)
-        except UnavailableError:
-            return False
-        return True
+        return tell_engine(self._layout, self.store, self._progress, gpu=self._has_gpu)
 
     def _import(self, verified: VerifiedBundle) -> StoredBundle:
         name = f"{verified.manifest.name} {verified.manifest.version}"
@@ -320,6 +341,10 @@ class Models:
         if any(refusal.code != "no_gpu" for refusal in record.reasons):
             name = f"{bundle.name} {bundle.version}"
             self._progress.note(f"{name}: {'; '.join(compiled_as(record))}")
+            helps = remedy(record.reasons, Gpus())
+            if helps and helps not in self._advised:
+                self._progress.note(f"to have the GPU compute: {helps}")
+                self._advised.add(helps)
         for line in in_records(compiled_as(record)):
             self.record("models.compile", bundle, reason=line)
 
@@ -334,15 +359,6 @@ class Models:
             digest=bundle.digest,
             **details,
         )
-
-
-def _manifests(bundles: Mapping[str, StoredBundle]) -> dict[str, Manifest]:
-    return {name: bundle.manifest for name, bundle in bundles.items()}
-
-
-def _adapters_last(named: tuple[str, StoredBundle]) -> tuple[bool, str]:
-    name, bundle = named
-    return bundle.manifest.kind == "adapter", name
 
 
 def in_records(parts: Sequence[str]) -> list[str]:

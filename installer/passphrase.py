@@ -13,10 +13,16 @@ import stat
 import sys
 from pathlib import Path
 
-from appliance.config import PASSPHRASE_FILE_VARIABLE, passphrase_file, token_pin_file
+from appliance.config import (
+    PASSPHRASE_FILE_VARIABLE,
+    TOKEN_PIN_FILE_VARIABLE,
+    passphrase_file,
+    token_pin_file,
+)
 from appliance.errors import UsageError
 
 MIN_BYTES = 12
+_FILE_HINT = f"name a file with --passphrase-file or {PASSPHRASE_FILE_VARIABLE}"
 
 
 def read_passphrase(file: Path | None) -> bytes:
@@ -55,8 +61,10 @@ def following_passphrase(file: Path | None) -> bytes:
 def read_pin(token: str) -> str:
     """The PIN of `token`: from APPLIANCE_TOKEN_PIN_FILE's file, or typed. Raises UsageError."""
     chosen = token_pin_file()
-    pin = _from_file(chosen) if chosen is not None else _typed(f"PIN of {token}: ")
-    return pin.decode("utf-8")
+    if chosen is not None:
+        return _from_file(chosen).decode("utf-8")
+    hint = f"name a file that holds it in {TOKEN_PIN_FILE_VARIABLE}"
+    return _typed(f"PIN of {token}: ", what=f"PIN of {token}", hint=hint).decode("utf-8")
 
 
 def _from_file(path: Path) -> bytes:
@@ -95,10 +103,7 @@ def _refuse_shared(path: Path, found: os.stat_result) -> None:
         )
 
 
-def _typed(prompt: str) -> bytes:
+def _typed(prompt: str, *, what: str = "passphrase", hint: str = _FILE_HINT) -> bytes:
     if not sys.stdin.isatty():
-        raise UsageError(
-            "there is no passphrase and nobody to ask",
-            hint=f"name a file with --passphrase-file or {PASSPHRASE_FILE_VARIABLE}",
-        )
+        raise UsageError(f"there is no {what} and nobody to ask", hint=hint)
     return getpass.getpass(prompt).encode("utf-8")

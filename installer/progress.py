@@ -69,7 +69,7 @@ class TerminalProgress:
 
     def bytes(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """Show a bar with rate and time left, which ends as one line with the title."""
-        columns = (DownloadColumn(binary_units=True), TransferSpeedColumn())
+        columns = (DownloadColumn(), TransferSpeedColumn())
         return self._bar(title, total, columns, "B")
 
     def count(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:

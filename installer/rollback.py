@@ -40,8 +40,10 @@ class WentBack:
     """What the operator is told at the end."""
 
     release: str
+    release_id: str
     previous: str
     """The version that served until now; `rollback` goes back to it."""
+    previous_id: str
     models: dict[str, str]
     generation: int
     former_generation: int
@@ -71,7 +73,7 @@ def roll_back(
         withdrawn = _check_withdrawn(layout, former, even_withdrawn=even_withdrawn)
         _record(config, present, former, reason=withdrawn)
         write_kept(layout, kept)
-        progress.step(f"going back to release {former.version}")
+        progress.step(f"going back to release {former.version} ({former.id})")
         try:
             said = hand(former, kept.generations())
         except ApplianceError as error:
@@ -81,7 +83,9 @@ def roll_back(
         write_kept(layout, kept.with_proved(former, instead=instead))
         return WentBack(
             release=former.version,
+            release_id=former.id,
             previous=present.version,
+            previous_id=present.id,
             models=said["models"],
             generation=said["generation"],
             former_generation=kept.models,
@@ -121,7 +125,7 @@ def _state(release: InstalledRelease, present: InstalledRelease | None, kept: Ke
 def _row(release: InstalledRelease, state: str, found: Withdrawal | None) -> dict[str, object]:
     return {
         "version": release.version,
-        "id": release.directory.name.rpartition("-")[2],
+        "id": release.id,
         "state": state,
         "complete": release.is_complete(),
         "gpu": release.uses_gpu(),

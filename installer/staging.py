@@ -28,7 +28,7 @@ from installer.media import Media
 from installer.media.release import ReleaseWheel
 from installer.media.target import TargetWheel
 from installer.progress import Progress
-from installer.room import Share
+from installer.room import Share, size
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 _MARKER = ".complete"
@@ -61,6 +61,11 @@ class InstalledRelease:
     @property
     def command(self) -> Path:
         return self.directory / VENV / "bin/appliance"
+
+    @property
+    def id(self) -> str:
+        """What tells releases of one version apart."""
+        return self.directory.name.rpartition("-")[2]
 
     def is_complete(self) -> bool:
         """Whether it was staged to the end and its interpreter is still there."""
@@ -135,7 +140,8 @@ def stage(
     progress.step("installing the programs")
     _install(release.directory / VENV, work, pip, _LOCK, held=lock)
     if gpu:
-        progress.step("installing the programs for the GPU")
+        unpacked = sum(wheel.unpacked for wheel in _gpu_wheels(media))
+        progress.step(f"installing the programs for the GPU, {size(unpacked)}: takes some minutes")
         _install(release.directory / GPU_VENV, work, pip, _GPU_LOCK, held=lock)
     os.sync()
     write_durable(release.directory / _MARKER, b"", mode=0o644)

@@ -27,6 +27,7 @@ from installer.disks import Disk, disks_of
 from installer.engine_client import connect
 from installer.failures import Failure
 from installer.gpu import MACHINE, Gpus, look
+from installer.gpu_remedies import remedy
 from installer.node import Node
 from installer.staging import InstalledRelease, current_release
 
@@ -50,6 +51,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing faster computes it; empty if nothing is."""
     reasons: tuple[Refusal, ...] = ()
     """The same, for each faster provider."""
+    remedy: str = ""
+    """What the operator can do about it; empty if nothing."""
     tower: Refusal | None = None
     """Why its images are seen by the processor though it is not; None if they are not."""
     unrecorded: Refusal | None = None
@@ -87,6 +90,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     programs: str
     """What the release has programs for, and which GPU there is."""
+    state_missing: bool
+    """A release is there, and nothing of what the node keeps: a disk is not mounted."""
+    release_withdrawn: str
+    """What the packager said when taking this release back; empty if that has not happened."""
     serving: bool
     """The endpoint answers, the audit log can be written, and no active model failed to load."""
     base_url: str
@@ -117,12 +124,15 @@ def status_of(config: Config, node: Node, *, machine: Path = MACHINE) -> Status:
     store = ModelStore(layout.models)
     health = _health(config)
     release = current_release(layout)
-    models = _models(layout, store)
+    gpus = look(machine)
+    models = _models(layout, store, gpus)
     disk = shutil.disk_usage(_nearest(layout.state))
     return Status(
         root=str(layout.root),
         release=release.version if release else "",
-        programs=_programs(look(machine), release),
+        programs=_programs(gpus, release),
+        state_missing=release is not None and not layout.node.exists(),
+        release_withdrawn=_withdrawn(layout, release),
         serving=all_served(health, models),
         base_url=config.base_url,
         services=node.services(),
@@ -156,16 +166,26 @@ def _programs(gpus: Gpus, release: InstalledRelease | None) -> str:
     return f"for the processor{' and for a GPU' if release.uses_gpu() else ''} ({there})"
 
 
-def _models(layout: Layout, store: ModelStore) -> tuple[ServedModel, ...]:
+def _withdrawn(layout: Layout, release: InstalledRelease | None) -> str:
+    if release is None:
+        return ""
+    return str(TrustStore(layout.trust).withdrawn().release(release.directory.name) or "")
+
+
+def _models(layout: Layout, store: ModelStore, gpus: Gpus) -> tuple[ServedModel, ...]:
     loaded = _loaded(layout)
     withdrawn = TrustStore(layout.trust).withdrawn()
     found = {name: withdrawn.bundle(b.name, b.version) for name, b in store.active().items()}
     return tuple(
         msgspec.structs.replace(
-            served_model(layout, name, bundle, loaded.get(bundle.digest)),
-            withdrawn=str(found[name] or ""),
+            shown,
+            withdrawn=str(found[shown.name] or ""),
+            remedy=remedy(shown.reasons, gpus),
         )
-        for name, bundle in store.active().items()
+        for shown in (
+            served_model(layout, name, bundle, loaded.get(bundle.digest))
+            for name, bundle in store.active().items()
+        )
     )
 
 

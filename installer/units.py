@@ -190,7 +190,10 @@ def _engine(layout: Layout, python: Path, gpu: GpuAccess | None) -> str:
         layout.trust,
     )
     return _text(
-        Unit=(*_unit("Appliance inference engine"), *after),
+        Unit=(
+            *_unit("Appliance inference engine", layout.releases, layout.models, layout.artifacts),
+            *after,
+        ),
         Service=(
             *_daemon(ENGINE_USER, f"{python} -I -m appliance.engine_daemon --root {layout.root}"),
             ("TimeoutStartSec", "30min"),
@@ -248,7 +251,11 @@ def _shim(layout: Layout, python: Path, api: ApiSettings) -> str:
     )
     hidden = (layout.models, layout.artifacts, layout.trust)
     return _text(
-        Unit=(*_unit("Appliance HTTP endpoint"), ("Wants", ENGINE_UNIT), ("After", ENGINE_UNIT)),
+        Unit=(
+            *_unit("Appliance HTTP endpoint", layout.releases, *writable, layout.tls),
+            ("Wants", ENGINE_UNIT),
+            ("After", ENGINE_UNIT),
+        ),
         Service=(
             *_daemon(API_USER, f"{python} -I -m appliance.shim --root {layout.root}"),
             ("TimeoutStartSec", "10min"),
@@ -276,10 +283,12 @@ def _reachable_from(api: ApiSettings) -> str:
     return " ".join(("localhost", *own, api.clients))
 
 
-def _unit(description: str) -> Settings:
+def _unit(description: str, *directories: Path) -> Settings:
+    """`directories` may be on disks of their own, without which the daemon must not start."""
     return (
         ("Description", description),
         ("PartOf", TARGET),
+        ("RequiresMountsFor", " ".join(map(str, directories))),
         ("StartLimitIntervalSec", "300"),
         ("StartLimitBurst", "5"),
     )

@@ -54,7 +54,7 @@ def _readable(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise AuditError(
             f"the audit log in {directory} cannot be read: {error.strerror}",
-            hint="run the command as root, or name the log's directory",
+            hint="run the command as root, or name the log's directory with --dir",
         ) from error
 
 

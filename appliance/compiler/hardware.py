@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+DRIVER_FAILS = "driver_fails"
+"""Code of reasons that a driver gives which the kernel has loaded."""
 NO_DRIVER = "this machine has no NVIDIA GPU, or no driver for it"
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -70,9 +72,10 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class NoGpu:
-    """There is none to use."""
+    """There is none to use: the reason for a person, and its stable name."""
 
     reason: str
+    code: str = "no_gpu"
 
 
 def read_gpu(nvml: Nvml | None = None) -> Gpu | NoGpu:
@@ -86,11 +89,13 @@ def read_gpu(nvml: Nvml | None = None) -> Gpu | NoGpu:
     try:
         library.nvmlInit()
     except library.NVMLError as error:
-        return NoGpu(f"the NVIDIA driver does not answer: {error}" if has_driver() else NO_DRIVER)
+        if not has_driver():
+            return NoGpu(NO_DRIVER)
+        return NoGpu(f"the NVIDIA driver does not answer: {error}", DRIVER_FAILS)
     try:
         return _alike(library)
     except library.NVMLError as error:
-        return NoGpu(f"the NVIDIA driver does not say what it drives: {error}")
+        return NoGpu(f"the NVIDIA driver does not say what it drives: {error}", DRIVER_FAILS)
     finally:
         library.nvmlShutdown()
 
@@ -104,7 +109,7 @@ def _library() -> Nvml | NoGpu:
     try:
         import pynvml
     except ImportError:
-        return NoGpu("the library that asks the NVIDIA driver is not installed")
+        return NoGpu("the library that asks the NVIDIA driver is not installed", "library_missing")
     library: Nvml = pynvml
     return library
 
@@ -113,7 +118,7 @@ def _alike(nvml: Nvml) -> Gpu | NoGpu:
     count = nvml.nvmlDeviceGetCount()
     gpus = [_gpu(nvml, number, count) for number in range(count)]
     if not gpus:
-        return NoGpu("the NVIDIA driver finds no GPU")
+        return NoGpu("the NVIDIA driver finds no GPU", DRIVER_FAILS)
     largest = max(gpus, key=lambda gpu: gpu.memory_bytes)
     alike = [gpu for gpu in gpus if _kind(gpu) == _kind(largest)]
     alike.sort(key=lambda gpu: -gpu.free[0])

@@ -42,7 +42,7 @@ def read_machine() -> Machine:
     found = fingerprints_of(gpu, libraries)
     if isinstance(gpu, Gpu):
         return Machine(gpu=gpu, libraries=libraries, fingerprints=found)
-    return Machine(reason=gpu.reason, libraries=libraries, fingerprints=found)
+    return Machine(reason=gpu.reason, code=gpu.code, libraries=libraries, fingerprints=found)
 
 
 def without_gpu(reason: str, code: str) -> Machine:

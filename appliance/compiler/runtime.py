@@ -88,7 +88,7 @@ def _ask(python: Path) -> Machine:
 def _without_programs() -> Refusal:
     if not has_driver():
         return _refusal("no_gpu", NO_DRIVER)
-    return _refusal("no_runtime", "this node was installed from media without the GPU's programs")
+    return _refusal("no_runtime", "this node was installed without the programs for a GPU")
 
 
 def _refusal(code: str, message: str) -> Refusal:

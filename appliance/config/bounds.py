@@ -114,3 +114,8 @@ def _check_content(audit: AuditSettings) -> None:
             f"audit.auditor_key is {audit.auditor_key!r}",
             hint="take the line that `appliance audit content-key` printed",
         )
+    if audit.auditor_key and audit.content != "sealed":
+        raise ConfigError(
+            f"audit.auditor_key is set, and audit.content is {audit.content!r}: nothing is sealed",
+            hint='write content = "sealed" below [audit], or leave auditor_key out',
+        )

@@ -100,11 +100,22 @@ def _document(text: bytes, layout: Layout) -> dict[str, object]:
         ) from error
     unknown = sorted(document.keys() - _SECTIONS.keys())
     if unknown:
+        if (home := _section_of(unknown[0])) and not isinstance(document[unknown[0]], dict):
+            raise ConfigError(
+                f"{unknown[0]} is in no section of {layout.config_file}",
+                hint=f"write it below a line [{home}]",
+            )
         raise ConfigError(
             f"unknown section [{unknown[0]}] in {layout.config_file}",
             hint=f"sections are {', '.join(_SECTIONS)}",
         )
     return document
+
+
+def _section_of(setting: str) -> str:
+    """Where a setting of this name belongs; empty if there is none."""
+    having = (n for n, kind in _SECTIONS.items() if setting in {f.name for f in fields(kind)})
+    return next(having, "")
 
 
 def _section(name: str, kind: type, table: object) -> Any:  # noqa: ANN401

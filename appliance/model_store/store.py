@@ -224,7 +224,8 @@ class ModelStore:
             if not (self._bundles / bundle).is_dir():
                 raise ConflictError(
                     f"generation {generation.number} needs a version of {name} that was removed",
-                    hint=f"add that version again, or use `appliance models activate {name}`",
+                    hint="add that version again, or go to another one by "
+                    f"`appliance models activate {name} VERSION`",
                 )
 
     def _refuse_other_contents(self, verified: VerifiedBundle) -> None:

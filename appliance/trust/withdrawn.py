@@ -73,6 +73,11 @@ class Withdrawn(msgspec.Struct, frozen=True):
                 hint="use another version; `appliance models list` shows what there is",
             )
 
+    def check_release(self, directory: str) -> None:
+        """Refuse a release that was taken back, see `release`. Raises ConflictError."""
+        if (found := self.release(directory)) is not None:
+            raise found.refusal(f"release {directory}", hint="ask the packager for newer media")
+
 
 def listing(withdrawn: Iterable[Withdrawal] = ()) -> Withdrawn:
     """The document that lists `withdrawn`."""

@@ -11,14 +11,17 @@ import typer
 
 from appliance.errors import AuditError, NotFoundError, StorageError, UsageError
 from installer.cli.audit import DirectoryOption, log_directory
-from installer.cli.output import JsonOption, RootOption, node_layout, out, print_json
+from installer.cli.output import JsonOption, RootOption, err, node_layout, out, print_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     from appliance.audit.event import Request, Response
 
-_RecordArgument = Annotated[int, typer.Argument(min=0, help="Number of the REQ or RES.")]
+_RecordArgument = Annotated[
+    int, typer.Argument(metavar="NUMBER", min=0, help="Number of the REQ or RES.")
+]
+_KEY_HINT = "--key names the file that `appliance audit content-key` wrote, not a verifier key"
 
 
 def register(noun: typer.Typer) -> None:
@@ -28,7 +31,7 @@ def register(noun: typer.Typer) -> None:
 
 
 def content_key(
-    target: Annotated[Path, typer.Argument(help="New file for the private key.")],
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="New file for the private key.")],
     as_json: JsonOption = False,
 ) -> None:
     """On the auditor's machine: make the key to which content is sealed."""
@@ -47,12 +50,20 @@ def content_key(
     if as_json:
         print_json({"auditor_key": public, "private_key": str(target)})
     else:
-        out.print(f'auditor_key = "{public}"', markup=False)
+        lines = ("[audit]", 'content = "sealed"', f'auditor_key = "{public}"')
+        out.print("\n".join(lines), markup=False)
+        err.print(
+            f"note: the operator writes these lines into the node's appliance.toml; "
+            f"keep {target} to yourself: nothing else opens what is sealed from then on",
+            markup=False,
+        )
 
 
 def open_content(
     record: _RecordArgument,
-    sealed: Annotated[Path, typer.Argument(help="Directory of the sealed content, or a copy.")],
+    sealed: Annotated[
+        Path, typer.Argument(metavar="SEALED", help="Directory of the sealed content, or a copy.")
+    ],
     key: Annotated[Path, typer.Option("--key", help="The auditor's private key.")],
     directory: DirectoryOption = None,
     root: RootOption = None,
@@ -72,11 +83,15 @@ def open_content(
         )
     content = unseal(_read(path), found.content_ref, private, found.content_commit)
     sys.stdout.buffer.write(content)
+    if sys.stdout.isatty():
+        sys.stdout.buffer.write(b"\n")
 
 
 def match_content(
     record: _RecordArgument,
-    content: Annotated[Path, typer.Argument(help="File with what may have been asked.")],
+    content: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File with what may have been asked.")
+    ],
     root: RootOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -123,17 +138,18 @@ def _private(path: Path) -> X25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     try:
-        return X25519PrivateKey.from_private_bytes(base64.b64decode(_read(path), validate=False))
+        data = _read(path, hint=_KEY_HINT)
+        return X25519PrivateKey.from_private_bytes(base64.b64decode(data, validate=False))
     except ValueError:
-        raise UsageError(f"{path} is not an auditor's private key") from None
+        raise UsageError(f"{path} is not an auditor's private key", hint=_KEY_HINT) from None
 
 
 def _encode(data: bytes) -> bytes:
     return base64.b64encode(data) + b"\n"
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, hint: str = "") -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
+        raise NotFoundError(f"{path} cannot be read: {error.strerror}", hint=hint) from error

@@ -48,7 +48,9 @@ def add(
     """Verify, import and compile; a new model is served at once, a new version when activated."""
     models = _models(root, as_json=as_json)
     with models.changing():
-        added = models.add(models.verified(source.absolute()))
+        verified = models.verified(source.absolute())
+        models.foretell([bundle.manifest for bundle in verified])
+        added = models.add(verified)
         models.heed_withdrawals()
         for bundle in added:
             models.record("models.add", bundle)
@@ -96,7 +98,8 @@ def show(
     if as_json:
         print_json(document)
     else:
-        print_fields(document | _for_people(document))
+        shown = document | _for_people(document)
+        print_fields({name: value for name, value in shown.items() if value is not None})
 
 
 @app.command()
@@ -110,6 +113,7 @@ def activate(
     """Serve this version from now on; running requests end on the version they began with."""
     models = _models(root, as_json=as_json)
     with models.changing():
+        models.foretell([models.store.get(name, version).manifest])
         models.activate(name, version, even_withdrawn=even_withdrawn)
         _finish(models, [models.store.get(name, version)], as_json=as_json)
 
@@ -123,7 +127,9 @@ def compile_active(root: RootOption = None, as_json: JsonOption = False) -> None
     models = _models(root, as_json=as_json)
     with models.changing():
         loaded = models.recompile()
-        _tell(models, list(models.store.active().values()), loaded=loaded, as_json=as_json)
+        active = list(models.store.active().values())
+        computed = {bundle.digest: models.computed(bundle) for bundle in active}
+        _tell(models, active, loaded=loaded, computed=computed, as_json=as_json)
 
 
 @app.command()
@@ -165,14 +171,23 @@ def _finish(models: "Models", changed: "list[StoredBundle]", *, as_json: bool) -
     _tell(models, changed, loaded=models.serve_active(), as_json=as_json)
 
 
-def _tell(models: "Models", changed: "list[StoredBundle]", *, loaded: bool, as_json: bool) -> None:
+def _tell(
+    models: "Models",
+    changed: "list[StoredBundle]",
+    *,
+    loaded: bool,
+    as_json: bool,
+    computed: "Mapping[str, str] | None" = None,
+) -> None:
+    """`computed`: digest -> by what, and why by nothing faster, where that was asked."""
     active = models.store.active()
     if as_json:
         rows = [_document(bundle, active, models.withdrawn) for bundle in changed]
         print_json({"loaded": loaded, "models": rows})
         return
     for bundle in changed:
-        out.print(f"{bundle.name} {bundle.version}: {outcome(bundle, active)}", markup=False)
+        how = f", {by}" if (by := (computed or {}).get(bundle.digest)) else ""
+        out.print(f"{bundle.name} {bundle.version}: {outcome(bundle, active)}{how}", markup=False)
     if not loaded:
         err.print("note: the engine does not run; it loads the active models when it starts")
 

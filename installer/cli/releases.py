@@ -78,7 +78,8 @@ def rollback(
     proof = done.proof
     models = ", ".join(f"{name} {version}" for name, version in done.models.items())
     fields = {
-        "release": f"{done.release}  (before: {done.previous}, which is kept)",
+        "release": f"{done.release} ({done.release_id})",
+        "kept": f"{done.previous} ({done.previous_id}), which served before",
         "models": models or "none",
         "proof": f"{proof['model']}, {proof['tokens']} tokens in {proof['seconds']:.1f} s",
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from appliance.config import Layout
 from installer.cli.output import (
     JsonOption,
     RootOption,
@@ -15,6 +16,7 @@ from installer.cli.output import (
     print_json,
     print_table,
 )
+from installer.units import TARGET
 
 if TYPE_CHECKING:
     from installer.disks import Disk
@@ -70,12 +72,29 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
             out.print(f"\n{model.name} {model.version} is not served: {model.error}.", markup=False)
             if model.hint:
                 out.print(f"hint: {model.hint}", markup=False)
+        if found.state_missing:
+            state = Layout(Path(found.root)).state
+            out.print(
+                f"\nThe programs are here, and nothing of what the node keeps in {state}: the disk "
+                "that holds it is not mounted, or was replaced.\n"
+                f"hint: mount it (`findmnt --fstab`) and `systemctl restart {TARGET}`, or restore "
+                "a backup; what is installed now would begin a new node",
+                markup=False,
+            )
+        if found.release_withdrawn:
+            out.print(
+                f"\nRelease {found.release} was {found.release_withdrawn}.\n"
+                "It goes on until you install newer media, or `appliance releases rollback`.",
+                markup=False,
+            )
         for model in (m for m in found.models if m.withdrawn):
             out.print(f"\n{model.name} {model.version} was {model.withdrawn}.", markup=False)
         if any(model.withdrawn for model in found.models):
             out.print("\nIt goes on until you serve another version, or remove it.")
-        for reason, names in _reasons(found.models).items():
+        for (reason, remedy), names in _reasons(found.models).items():
             out.print(f"\n{', '.join(names)}: {reason}.", markup=False)
+            if remedy:
+                out.print(f"hint: {remedy}", markup=False)
         if stopped := _stopped(found):
             out.print(f"\n{stopped}", markup=False)
         for failure in found.failures:
@@ -89,9 +108,6 @@ def status(root: RootOption = None, as_json: JsonOption = False) -> None:
 
 def _stopped(found: "Status") -> str:
     """What helps where services were stopped, or never started; empty if none is."""
-    from appliance.config import Layout
-    from installer.units import TARGET
-
     names = [name for name, state in found.services.items() if state == "inactive"]
     if not names or not found.release:
         return ""
@@ -163,12 +179,12 @@ def _free(disk: "Disk") -> str:
     return f"{free}, and room for {disk.free_inodes} of {disk.total_inodes} files (inodes)"
 
 
-def _reasons(models: "Sequence[ServedModel]") -> dict[str, list[str]]:
-    """Why models are not computed by something faster -> their names."""
-    names: dict[str, list[str]] = {}
+def _reasons(models: "Sequence[ServedModel]") -> dict[tuple[str, str], list[str]]:
+    """Why models are not computed by something faster, and what helps -> their names."""
+    names: dict[tuple[str, str], list[str]] = {}
     for model in models:
         if model.reason:
-            names.setdefault(model.reason, []).append(model.name)
+            names.setdefault((model.reason, model.remedy), []).append(model.name)
     return names
 
 

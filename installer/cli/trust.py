@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from installer.cli.output import JsonOption, out, print_fields, print_json, print_table
+from installer.cli.output import JsonOption, err, out, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from installer.rotation.pending import Standing
@@ -291,6 +291,13 @@ def withdraw(
         return
     state = "is free again" if undo else "is withdrawn"
     out.print(f"{kind.value} {name} {state}; nodes learn it with the next media", markup=False)
+    last = withdrawing.on_last_media(directory.absolute())
+    if not undo and kind is WithdrawnKind.bundle and last and name not in last:
+        err.print(
+            f"note: the last media had no {name}, but {', '.join(last)}: if that is a slip, "
+            "take it back with --undo",
+            markup=False,
+        )
 
 
 def _tokens(words: list[str] | None) -> dict[str, str]:

@@ -31,6 +31,10 @@ GLIBC_MINOR = 36
 """The C library of Debian 12 is 2.36: the newest that wheels may ask for."""
 
 
+_LARGE = ("nvidia-", "onnxruntime-gpu")
+"""How the names of projects begin whose wheels have hundreds of megabytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wheel:
     """A wheel whose bytes are known; `pythons` are the interpreters that install it."""
@@ -112,9 +116,12 @@ class Wheelhouse:
             for python in pythons:
                 needed = [pin for pin in pins if pin.applies(python)]
                 missing = [pin for pin in needed if _choose(pin, python, known) is None]
+                for together in _portions(missing):
+                    few = ", ".join(f"{pin.name} {pin.version}" for pin in together)
+                    what = few if len(together) == 1 else f"{len(together)} wheels"
+                    status(f"fetching {what} for CPython {python}")
+                    self._fetch(together, python)
                 if missing:
-                    status(f"fetching {len(missing)} wheels for CPython {python}")
-                    self._fetch(missing, python)
                     known = self._checked(pins)
                 for pin in needed:
                     chosen.setdefault(_required(pin, python, known), []).append(python)
@@ -191,6 +198,14 @@ class Wheelhouse:
             )
             for path in Path(scratch).glob("*.whl"):
                 path.replace(self._directory / path.name)
+
+
+def _portions(missing: Sequence[Pin]) -> Iterator[Sequence[Pin]]:
+    """What to fetch in one go: what is large by itself, so that it is there once it was fetched,
+    and whoever waits sees what for."""
+    if few := [pin for pin in missing if not pin.name.startswith(_LARGE)]:
+        yield few
+    yield from ([pin] for pin in missing if pin.name.startswith(_LARGE))
 
 
 def _platforms() -> list[str]:

@@ -25,6 +25,8 @@ from installer.rotation.changing import changing
 from installer.rotation.publish import publish
 from installer.rotation.targets import TargetsRevision, targets_signer
 
+_MODELS = "models"
+"""The role that names the bundles on media."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 
 
@@ -69,6 +71,13 @@ def give_free(directory: Path, kind: str, name: str, passphrase: bytes, now: dat
         return after
 
     _change(directory, remove, passphrase, now)
+
+
+def on_last_media(directory: Path) -> list[str]:
+    """The bundles that the last media of these keys had, as NAME-VERSION. Raises MetadataError."""
+    found = Keyring(directory).load(_MODELS)
+    names = [Path(path).stem for path in found.signed.targets] if found is not None else []
+    return sorted(names)
 
 
 def refuse_withdrawn(keyring: Keyring, name: str, version: str) -> None:

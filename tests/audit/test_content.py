@@ -111,6 +111,8 @@ def test_nothing_to_keep_is_not_committed_to(layout: Layout) -> None:
         'content = "sealed"',
         'content = "sealed"\nauditor_key = "c2hvcnQ="',
         'auditor_key = "not base64"',
+        f'auditor_key = "{"A" * 43}="',
+        f'content = "commit"\nauditor_key = "{"A" * 43}="',
     ],
 )
 def test_a_mode_that_cannot_be_is_refused_by_name(tmp_path: Path, lines: str) -> None:

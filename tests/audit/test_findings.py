@@ -105,6 +105,17 @@ def test_older_versions_of_a_tile_that_is_gone_are_not_accused(tmp_path: Path) -
     assert "file_unexpected" not in {code for code, _ in found(tmp_path)}
 
 
+def test_a_log_on_a_disk_of_its_own_is_not_accused_of_what_the_disk_has(base: Path) -> None:
+    lost = base / "audit/lost+found"
+    lost.mkdir(mode=0o700)
+    assert found(base) == []
+    (lost / "#12").write_bytes(b"what a check of the disk put there")
+    assert found(base) == [("file_unexpected", "lost+found")]
+    shutil.rmtree(lost)
+    lost.write_bytes(b"a file of this name")
+    assert found(base) == [("file_unexpected", "lost+found")]
+
+
 def test_a_cosigner_whose_heads_are_all_gone_is_missed(base: Path) -> None:
     def ask() -> list[str]:
         report = verify(base / "audit", pinned_key(base), cosigner=COSIGNER.verifier)

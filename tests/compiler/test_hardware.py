@@ -45,7 +45,7 @@ def test_a_driver_that_fails_is_a_reason(call: str) -> None:
 
 
 def test_a_driver_without_a_gpu_is_a_reason() -> None:
-    assert read_gpu(FakeNvml([])) == NoGpu("the NVIDIA driver finds no GPU")
+    assert read_gpu(FakeNvml([])) == NoGpu("the NVIDIA driver finds no GPU", "driver_fails")
 
 
 def test_without_the_library_or_a_driver_there_is_no_gpu() -> None:

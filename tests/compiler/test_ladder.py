@@ -54,6 +54,7 @@ def test_where_nothing_speaks_against_it_tensorrt_is_taken(manifest: Manifest) -
 
 REASONS: dict[str, Callable[[], Machine]] = {
     "no_gpu": lambda: without_gpu("this machine has no NVIDIA GPU", "no_gpu"),
+    "driver_fails": lambda: without_gpu("the NVIDIA driver does not answer", "driver_fails"),
     "no_runtime": lambda: Machine(gpu=H100, fingerprints={}),
     "driver_too_old": lambda: machine_with(replace(H100, driver="575.64", cuda=(12, 9))),
     "capability_too_low": lambda: machine_with(replace(H100, capability=(7, 0))),

@@ -20,11 +20,13 @@ def gpu_machine(
     nodes: Sequence[str] = NODES,
     aperture: int = 128 * GIB,
     mode: int = 0o666,
+    libraries: str | None = "",
 ) -> Path:
     """Write the trees below the new directory `root`; returns it.
 
     Without `driver` the GPUs are on the bus and that is all. `aperture` is the size of the
-    region through which the processor sees a GPU's memory, in bytes.
+    region through which the processor sees a GPU's memory, in bytes. `libraries` is the version of
+    the driver that its libraries are of if that is another one, or None for a driver without.
     """
     for number, device in enumerate(devices):
         address = f"0000:{number + 1:02x}:00.0"
@@ -39,7 +41,20 @@ def gpu_machine(
         for name in nodes:
             _write(root / "dev" / name, "")
             (root / "dev" / name).chmod(mode)
+    if driver and libraries is not None:
+        _libraries(root, libraries or driver)
     return root
+
+
+def _libraries(root: Path, version: str) -> None:
+    """As a distribution lays them down, in a directory that the linker knows from its cache."""
+    place = "usr/lib/nvidia/current"
+    for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
+        _write(root / place / f"{name.removesuffix('1')}{version}", "")
+        (root / place / name).unlink(missing_ok=True)
+        (root / place / name).symlink_to(f"{name.removesuffix('1')}{version}")
+    names = "".join(f"/{place}/{name}\0" for name in ("libcuda.so.1", "libnvidia-ml.so.1"))
+    _write(root / "etc/ld.so.cache", f"glibc-ld.so.cache1.1\0\0{names}")
 
 
 def version_text(driver: str, *, is_open: bool = True) -> str:

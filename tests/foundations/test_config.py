@@ -45,6 +45,7 @@ def test_settings_in_the_file_replace_the_defaults(tmp_path: Path) -> None:
         ('[api]\nlisten_host = "localhost"\n', "api.listen_host"),
         ("[audit]\ncheckpoint_seconds = 0\n", "audit.checkpoint_seconds"),
         ("api = 3\n", "[api]"),
+        ("listen_port = 8500\n", "listen_port"),
         ("[api\n", "TOML"),
     ],
 )
@@ -53,6 +54,13 @@ def test_a_wrong_setting_is_refused_by_its_name_with_a_hint(text: str, names: st
         parse_config(text.encode(), LAYOUT)
     assert names in caught.value.message
     assert caught.value.hint
+
+
+def test_a_setting_outside_its_section_comes_with_the_section() -> None:
+    """What `appliance audit content-key` prints was pasted in without its first line."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(b'auditor_key = "AAAA"\n', LAYOUT)
+    assert "[audit]" in caught.value.hint
 
 
 @pytest.mark.parametrize(

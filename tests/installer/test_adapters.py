@@ -153,6 +153,16 @@ def test_on_a_gpu_an_adapter_needs_a_base_whose_graph_has_room(root: Path, tmp_p
     assert set(models.store.active()) == {BASE}
 
 
+@pytest.mark.usefixtures("models")
+def test_compiling_anew_says_what_computes_each_model_and_of_an_adapter_its_state(
+    root: Path,
+) -> None:
+    done = CliRunner().invoke(app, ["compile", "--root", str(root)])
+    assert done.exit_code == 0, done.output
+    assert f"{BASE} 1.0: active, computed by cpu; not by tensorrt or cuda: " in done.output
+    assert "half 1.0: active\n" in done.output
+
+
 def test_the_commands_show_an_adapter_and_its_base(root: Path) -> None:
     shown = CliRunner().invoke(app, ["show", "half", "--root", str(root)])
     assert shown.exit_code == 0, shown.output

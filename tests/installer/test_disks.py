@@ -125,6 +125,13 @@ def test_files_count_where_they_are_kept(config: Config) -> None:
     assert "stored responses and files" in disk.holds
 
 
+def test_sealed_content_counts_where_it_is_kept(config: Config) -> None:
+    config.layout.audit_content.mkdir(parents=True, exist_ok=True)
+    assert "content that is sealed to the auditor" not in disks_of(config)[0].holds
+    (disk,) = disks_of(replace(config, audit=replace(config.audit, content="sealed")))
+    assert "content that is sealed to the auditor" in disk.holds
+
+
 def test_where_nothing_is_installed_there_are_no_disks(tmp_path: Path) -> None:
     config = Config(Layout(tmp_path / "no/such/place"), api=ApiSettings(listen_port=1))
     assert disks_of(config) == ()

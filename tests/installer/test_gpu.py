@@ -103,6 +103,27 @@ def test_files_that_belong_to_a_group_name_it(tmp_path: Path) -> None:
     assert len(look(machine).closed_nodes(system=True)) == 4
 
 
+def test_the_drivers_libraries_are_found_as_the_linker_finds_them(tmp_path: Path) -> None:
+    machine = gpu_machine(tmp_path / "m")
+    found = look(machine)
+    assert (found.missing_libraries, found.libraries) == ((), "580.95.05")
+    (machine / "etc/ld.so.cache").unlink()
+    assert look(machine).missing_libraries == ("libcuda.so.1", "libnvidia-ml.so.1")
+    place = machine / "usr/lib/x86_64-linux-gnu"
+    (machine / "usr/lib/nvidia/current").rename(place)
+    assert (look(machine).missing_libraries, look(machine).libraries) == ((), "580.95.05")
+    (place / "libcuda.so.580.95.05").unlink()
+    assert look(machine).missing_libraries == ("libcuda.so.1",)
+
+
+def test_a_library_that_does_not_say_its_version_is_taken_as_it_is(tmp_path: Path) -> None:
+    machine = gpu_machine(tmp_path / "m")
+    library = machine / "usr/lib/nvidia/current/libnvidia-ml.so.1"
+    library.unlink()
+    library.write_text("")
+    assert (look(machine).missing_libraries, look(machine).libraries) == ((), "")
+
+
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     machine = gpu_machine(tmp_path / "m")
     before = sorted(machine.rglob("*"))

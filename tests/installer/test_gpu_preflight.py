@@ -48,6 +48,8 @@ def test_a_gpu_that_fits_is_used_without_a_word(machine: Machine) -> None:
         ({"driver": "535.1"}, "gpu_driver"),
         ({"nodes": ()}, "gpu_devices"),
         ({"nodes": ("nvidia0", "nvidiactl")}, "gpu_devices"),
+        ({"libraries": None}, "gpu_libraries"),
+        ({"libraries": "590.44.01"}, "gpu_driver_halves"),
         ({"devices": (V100,)}, "gpu_generation"),
         ({"devices": (P100, V100)}, "gpu_generation"),
     ],
@@ -62,6 +64,21 @@ def test_each_mismatch_is_one_blocker_whose_remedy_names_the_way_without(
     unused = replace(WANTED, wanted=False)
     assert not gpu_preflight.uses_gpu(gpus, unused)
     assert codes(gpus, unused) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"libraries": None}, "but libcuda.so.1, libnvidia-ml.so.1 are not there"),
+        ({"nodes": ("nvidia0", "nvidiactl")}, "but /dev/nvidia-uvm is not there"),
+    ],
+)
+def test_what_is_missing_is_said_in_words_that_fit_its_number(
+    machine: Machine, options: dict[str, object], said: str
+) -> None:
+    (blocker,) = gpu_preflight.blockers(machine(**options), WANTED)
+    assert blocker.message.endswith(said)
+    assert "container" in blocker.remedy
 
 
 def test_files_that_the_engine_could_not_open_are_a_blocker(machine: Machine) -> None:

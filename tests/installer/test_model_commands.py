@@ -53,6 +53,8 @@ def test_the_list_has_sizes_for_people_and_bytes_for_programs(config: Config) ->
 def test_one_model_is_shown_in_words(config: Config) -> None:
     shown = dict(line.split(maxsplit=1) for line in said(config, "show", "a", "2").splitlines())
     assert (shown["active"], shown["size"]) == ("no", "1.5 MB")
+    assert "None" not in shown.values()
+    assert json.loads(said(config, "show", "a", "--json"))["withdrawn"] is None
 
 
 def test_a_version_that_waits_comes_with_the_command_that_serves_it(config: Config) -> None:

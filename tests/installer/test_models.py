@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from appliance.audit import MAX_TEXT, create_signer, read_events
@@ -17,6 +18,7 @@ from appliance.model_store import StoredBundle
 from appliance.pb import engine_v1_pb2 as pb
 from appliance.trust.node_key import NodeKey
 from installer.checkpoint import build_bundle
+from installer.gpu_remedies import REMEDIES
 from installer.models import Models, in_records
 from installer.node import PrefixNode
 from installer.progress import NoProgress
@@ -105,6 +107,29 @@ def test_the_status_of_a_model_on_the_gpu_has_the_numbers(
     shown = served_model(config.layout, "m", bundle, pb.Model(artifact=record.key))
     assert (shown.compiled_for, shown.golden, shown.fit) == ("cuda", record.compared, record.fit)
     assert shown.reason == f"not by tensorrt: {NO_TENSORRT}"
+
+
+def test_a_driver_that_does_not_answer_is_said_though_nothing_was_compiled_anew(
+    config: Config, bundle: StoredBundle, tmp_path: Path
+) -> None:
+    """Whoever installed a driver and hears nothing would think that the GPU computes."""
+
+    class Said(NoProgress):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    for number, code in enumerate(("no_gpu", "driver_fails")):
+        machine = msgspec.structs.replace(
+            machine_with(), gpu=None, code=code, reason="the NVIDIA driver does not answer"
+        )
+        python = write_release(tmp_path / f"release-{number}", machine)
+        node = PrefixNode(config.layout)
+        Models(config, node, Said(), python=python).compile([bundle])
+        assert [text.startswith("m 1: computed by cpu; not by") for text in said[:1]] == (
+            [True] * number
+        )
+    assert said[1:] == [f"to have the GPU compute: {REMEDIES['driver_fails']}"]
 
 
 def test_without_the_record_the_status_says_nothing_of_reasons(

@@ -72,7 +72,7 @@ def test_a_terminal_shows_rate_and_time_left() -> None:
     progress = TerminalProgress(Console(file=stream, force_terminal=True, width=100))
     with progress.bytes("copying", 4096) as advance:
         advance(2048)
-    assert "2.0/4.0 KiB" in stream.getvalue()
+    assert "2.0/4.1 kB" in stream.getvalue()
     assert stream.getvalue().endswith("copying\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,19 @@ def test_a_service_that_was_stopped_comes_with_the_command_that_starts_it(config
     make_current(config.layout, release)
     shown = run_command("status", "--root", str(config.layout.root)).stdout
     assert f"appliance serve does not run: start with `{config.layout.command} serve`." in shown
+
+
+def test_programs_without_what_the_node_keeps_are_a_disk_that_is_not_mounted(
+    config: Config,
+) -> None:
+    layout = config.layout
+    make_current(layout, InstalledRelease(layout.releases / "0.1.0-000000000000"))
+    said = "nothing of what the node keeps"
+    assert said not in run_command("status", "--root", str(layout.root)).stdout
+    shutil.rmtree(layout.state)
+    shown = run_command("status", "--root", str(layout.root)).stdout
+    assert f"{said} in {layout.state}" in shown
+    assert "`findmnt --fstab`" in shown
 
 
 def test_what_was_never_installed_is_not_told_to_start(config: Config) -> None:

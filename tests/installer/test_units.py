@@ -110,6 +110,16 @@ def test_a_start_of_the_target_sets_the_limits_of_starts_back_before_the_daemons
     assert found["CapabilityBoundingSet"] == ""
 
 
+def test_no_daemon_starts_without_the_disk_of_what_it_reads_or_writes() -> None:
+    """It would find nothing there, and the log would begin anew on another disk."""
+    for unit in DAEMONS:
+        given = dict(settings(unit))
+        needed = given["RequiresMountsFor"].split()
+        assert "/opt/appliance/releases" in needed
+        assert set(given.get("ReadWritePaths", "").split()) <= set(needed)
+    assert "/var/lib/appliance/models" in dict(settings(units.ENGINE_UNIT))["RequiresMountsFor"]
+
+
 @pytest.mark.parametrize("unit", FILES)
 def test_no_unit_waits_for_a_network_or_a_time_server(unit: str) -> None:
     for word in ("network-online", "time-sync", "network.target"):

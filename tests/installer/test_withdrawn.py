@@ -17,6 +17,7 @@ from appliance.errors import ApplianceError, ConflictError
 from appliance.trust.node_key import NodeKey
 from appliance.trust.withdrawn import (
     BUNDLE,
+    RELEASE,
     TARGET,
     Withdrawal,
     encode_withdrawn,
@@ -27,6 +28,7 @@ from installer.keyring import Keyring
 from installer.models import Models
 from installer.node import PrefixNode
 from installer.progress import NoProgress
+from installer.staging import InstalledRelease, make_current
 from installer.status import status_of
 from tests.conftest import REPOSITORY, BuildOnce
 from tests.fakes.checkpoints import write_bert
@@ -107,7 +109,7 @@ def test_what_is_served_goes_on_and_everybody_can_see_it(site: Site) -> None:
     site.withdraw("1")
     site.models.heed_withdrawals()
     said = "m 1 was withdrawn by the packager on 2026-11-28: It is wrong"
-    assert site.progress.notes == [f"{said}, and is being served"]
+    assert site.progress.notes == [said.replace(" was", ", which is being served, was")]
     assert site.records("models.withdrawn") == [("m", "1", "It is wrong")]
     assert site.served() == "1"
     status = status_of(site.config, PrefixNode(site.config.layout))
@@ -116,6 +118,21 @@ def test_what_is_served_goes_on_and_everybody_can_see_it(site: Site) -> None:
         assert said in site.run(*command)
     listed = json.loads(site.run("models", "list", "--json"))["models"]
     assert [row["withdrawn"] is None for row in listed] == [False, True]
+
+
+def test_a_release_in_use_is_named_in_log_and_status_and_goes_on(site: Site) -> None:
+    layout = site.config.layout
+    make_current(layout, InstalledRelease(layout.releases / "0.1.0-abc"))
+    (layout.trust / TARGET).write_bytes(
+        encode_withdrawn(listing([Withdrawal(RELEASE, "0.1.0-abc", "It leaks", "2026-11-28")]))
+    )
+    site.models.heed_withdrawals()
+    assert site.records("releases.withdrawn") == [("0.1.0-abc", "0.1.0", "It leaks")]
+    (note,) = site.progress.notes
+    assert note.startswith("the release 0.1.0-abc, which is in use, was withdrawn")
+    said = site.run("status")
+    assert "Release 0.1.0 was withdrawn by the packager on 2026-11-28: It leaks." in said
+    assert "`appliance releases rollback`" in said
 
 
 def test_nothing_is_said_where_nothing_was_withdrawn(site: Site) -> None:

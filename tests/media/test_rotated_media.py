@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from appliance import __version__
 from appliance.bundle.verify import verify_metadata
+from appliance.config import load_config
 from appliance.errors import (
     ConflictError,
     MetadataError,
@@ -20,17 +21,20 @@ from appliance.errors import (
     VerificationError,
 )
 from appliance.trust.store import TrustStore
-from installer import pyz
+from installer import pyz, staging
 from installer.cli.app import app
+from installer.install import install
 from installer.keyring import MODEL_SIGNER, Keyring
 from installer.media import open_media
 from installer.media.verify import verify_written
+from installer.node import PrefixNode
 from installer.progress import NoProgress
 from installer.rotation.model_signers import retire
 from installer.rotation.rotate import rotate
 from installer.rotation.withdraw import give_free, withdraw
 from installer.signing import BundleSigner, sign_again
-from tests.fakes.media import PASSPHRASE, build_media
+from installer.staging import make_current, release_of
+from tests.fakes.media import PASSPHRASE, build_media, write_passphrase
 from tests.media.conftest import Site, replace
 from tests.media.test_media import ONE
 
@@ -144,11 +148,46 @@ def test_what_is_withdrawn_goes_on_no_media_and_nodes_hear_of_it(
     assert store.withdrawn().bundle("tiny", "1.0") is None
 
 
+def test_a_name_that_was_on_no_media_is_taken_with_a_remark(
+    site: Site, keys: Path, tmp_path: Path
+) -> None:
+    build_media(tmp_path / "out", [site.bundle], keys, pythons=ONE)
+    file = str(write_passphrase(tmp_path / "pw"))
+    for name, remarked in (("tiny-1.0", False), ("tyni-1.0", True)):
+        command = ["trust", "withdraw", str(keys), "bundle", name, "--reason", "It is wrong"]
+        done = CliRunner().invoke(app, [*command, "--passphrase-file", file])
+        assert done.exit_code == 0, done.output
+        assert ("the last media had no tyni-1.0, but tiny-1.0" in done.stderr) is remarked
+
+
 def test_programs_of_a_withdrawn_version_go_on_no_media(keys: Path, tmp_path: Path) -> None:
     withdraw(keys, "release", __version__, "It leaks", PASSPHRASE, now())
     with pytest.raises(ConflictError) as caught:
         build_media(tmp_path / "out", [], keys, pythons=ONE)
     assert caught.value.code == "release_withdrawn"
+
+
+def test_a_withdrawn_release_is_not_installed_but_goes_on_where_it_runs(
+    site: Site, keys: Path, tmp_path: Path
+) -> None:
+    """Programs keep their ID from media to media; what has another one is another release."""
+    config = load_config(tmp_path / "n")
+    node = PrefixNode(config.layout)
+    media = open_media(site.media, TrustStore(config.layout.trust), site.anchor, now())
+    release = release_of(config.layout, media, gpu=False)
+    withdraw(keys, "release", release.directory.name, "It leaks", PASSPHRASE, now())
+    build_media(tmp_path / "again", [], keys, pythons=ONE)
+    with pytest.raises(ConflictError, match="It leaks") as caught:
+        install(tmp_path / "again", config, node, NoProgress(), machine=tmp_path / "bare")
+    assert caught.value.code == "release_withdrawn"
+    assert not config.layout.releases.exists()
+    node.prepare()
+    make_current(config.layout, release)
+    release.python.parent.mkdir(parents=True)
+    for path in (release.python, release.directory / staging._MARKER):
+        path.touch()
+    installed = install(tmp_path / "again", config, node, NoProgress(), machine=tmp_path / "bare")
+    assert installed == release
 
 
 def test_a_bundle_is_signed_again_by_the_command(keys: Path, bundle: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import UnavailableError, UsageError
-from installer.media.lockfile import PYTHONS, parse_lock, write_lock
-from installer.media.wheelhouse import Locks, Wheelhouse, build_own_wheel
+from installer.media.lockfile import PYTHONS, Pin, parse_lock, write_lock
+from installer.media.wheelhouse import Locks, Wheelhouse, _portions, build_own_wheel
 from tests.conftest import REPOSITORY
 from tests.fakes.disk import make_read_only, small_disk
 from tests.fakes.media import WHEELS
@@ -100,6 +100,14 @@ def test_the_lock_chooses_one_wheel_for_each_interpreter(site: Site) -> None:
         projects = [wheel.project for wheel in wheels if python in wheel.pythons]
         assert len(projects) == len(set(projects))
         assert set(projects) == {pin.name for pin in parse_lock(lock) if pin.applies(python)}
+
+
+def test_what_is_large_is_fetched_and_named_by_itself() -> None:
+    names = ["a", "nvidia-cublas", "b", "onnxruntime-gpu", "onnxruntime"]
+    pins = [Pin(name, "1", "", frozenset()) for name in names]
+    portions = [[pin.name for pin in portion] for portion in _portions(pins)]
+    assert portions == [["a", "b", "onnxruntime"], ["nvidia-cublas"], ["onnxruntime-gpu"]]
+    assert list(_portions([])) == []
 
 
 def test_an_altered_cached_wheel_is_fetched_again(

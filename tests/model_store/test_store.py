@@ -197,8 +197,9 @@ def test_rolling_back_to_a_removed_version_is_refused(store: ModelStore, tmp_pat
         store.import_bundle(bundle, advance=ignore)
         store.activate("a", version)
     store.remove("a", "1")
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError) as caught:
         store.rollback()
+    assert "`appliance models activate a VERSION`" in caught.value.hint
     assert store.active()["a"].version == "2"
 
 

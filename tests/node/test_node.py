@@ -135,6 +135,13 @@ def test_nothing_listens_beyond_loopback(node: InstalledNode) -> None:
     assert all(ip_address(address.split("%")[0]).is_loopback for address in addresses)
 
 
+def test_what_tests_run_on_a_node_cannot_set_this_machines_clock(node: InstalledNode) -> None:
+    """The node shares it. What would be set here is the time that it is."""
+    set_it = "import time; time.clock_settime(time.CLOCK_REALTIME, time.time())"
+    done = node.machine.run("python3", "-c", set_it, check=False)
+    assert "PermissionError" in done.stderr
+
+
 def test_nobody_else_can_read_secrets_or_models(node: InstalledNode) -> None:
     private = [
         "/var/lib/appliance/node/node.key", "/var/lib/appliance/audit-key/audit.key",

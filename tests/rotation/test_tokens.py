@@ -164,6 +164,17 @@ def test_a_wrong_pin_signs_nothing(directory: Directory, pin_file: Path) -> None
         assert directory.contents() == rotated
 
 
+def test_without_a_pin_nothing_is_tried_and_the_file_for_it_is_named(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("APPLIANCE_TOKEN_PIN_FILE")
+    before, tokens = directory.contents(), {"officer-1": uri("Officer 1")}
+    with pytest.raises(UsageError, match="there is no PIN of Officer 1") as caught:
+        rotate(directory.path, ["officer-1"], PASSPHRASE, LATER, tokens=tokens)
+    assert "APPLIANCE_TOKEN_PIN_FILE" in caught.value.hint
+    assert directory.contents() == before
+
+
 def test_an_officer_whose_pin_is_wrong_leaves_nothing_waiting(
     directory: Directory, pin_file: Path
 ) -> None:

@@ -9,6 +9,7 @@ from appliance.trust.withdrawn import BUNDLE, RELEASE
 from installer.rotation.show import show
 from installer.rotation.withdraw import (
     give_free,
+    on_last_media,
     refuse_withdrawn,
     refuse_withdrawn_release,
     withdraw,
@@ -32,6 +33,10 @@ def test_a_bundle_is_taken_back_and_given_free(directory: Directory) -> None:
     refuse_withdrawn(directory.keyring, "guide", "1.0")
     with pytest.raises(NotFoundError):
         give_free(directory.path, BUNDLE, "guide-1.0", PASSPHRASE, LATER)
+
+
+def test_before_the_first_media_no_bundle_is_known(directory: Directory) -> None:
+    assert on_last_media(directory.path) == []
 
 
 def test_a_release_is_not_a_bundle_of_that_name(directory: Directory) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from appliance.audit.content import committed
 from appliance.audit.event import Request, Response
-from appliance.config import AuditSettings
+from appliance.config import AuditSettings, Layout, parse_config
 from installer.cli.app import app
 from tests.fakes.engine import EMBEDDING, FakeEngine
 from tests.shim.node import Node, ask, prepare, running_shim
@@ -101,6 +101,12 @@ def test_sealed_content_is_opened_on_the_auditor_s_machine(tmp_path: Path) -> No
     assert opened[0::2] == bodies
     assert [json.loads(text)[0]["text"] for text in opened[1:4:2]] == [CANARY, CANARY]
     assert json.loads(opened[5])["object"] == "list"
+
+
+def test_what_the_auditor_hands_over_is_all_that_the_operator_has_to_write(tmp_path: Path) -> None:
+    made = CliRunner().invoke(app, ["audit", "content-key", str(tmp_path / "key")])
+    assert parse_config(made.stdout.encode(), Layout(tmp_path)).audit.content == "sealed"
+    assert "nothing else opens what is sealed" in made.stderr
 
 
 def test_what_cannot_be_sealed_is_not_answered(tmp_path: Path) -> None:

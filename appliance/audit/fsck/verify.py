@@ -51,6 +51,8 @@ _EXPECTED = frozenset(
 _MOST_MISSING = 100
 """So many bundles in a row of which not even the hashes are there, and the rest is given up."""
 _PASSING = (".lock", TEMPORARY_SUFFIX)
+_LOST = "lost+found"
+"""What an ext4 file system has at its top, where the log lies on a disk of its own."""
 
 
 def verify(
@@ -302,7 +304,7 @@ class _Verification:
                 self._report.add("file_unexpected", "this is not a segment", path=path)
         for entry in self._directory.iterdir():
             expected = entry.name in _EXPECTED or entry.name.endswith(_PASSING)
-            if not expected or entry.is_symlink():
+            if (not expected or entry.is_symlink()) and not _is_the_disks_own(entry):
                 self._report.add("file_unexpected", "this is not part of a log", path=entry.name)
         if self._state and not growing and self._state.journal not in self._at_start[1]:
             self._report.add(
@@ -319,3 +321,13 @@ class _Verification:
             return read_regular(self._directory / STATE_NAME, MAX_NOTE_BYTES), sizes
         except OSError:
             return b"", sizes
+
+
+def _is_the_disks_own(entry: Path) -> bool:
+    """Whether this is `lost+found` with nothing in it, as far as this user may know."""
+    if entry.name != _LOST or entry.is_symlink() or not entry.is_dir():
+        return False
+    try:
+        return not any(entry.iterdir())
+    except PermissionError:
+        return True
