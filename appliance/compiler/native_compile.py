@@ -1,8 +1,8 @@
 """A bundle's graphs of native operators become what the runtime maps: weights packed.
 
-Owns the file: what only the native operators need is laid out once here, so that a start maps the file and
-touches nothing. Both graphs, the plain one and the one for adapters, read one file. How weights
-lie: native_layout.py.
+Owns the file: what only the native operators need is laid out once here, so that a start maps the
+file and touches nothing. Both graphs, the plain one and the one for adapters, read one file. How
+weights lie: native_layout.py.
 """
 
 from __future__ import annotations

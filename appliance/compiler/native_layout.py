@@ -1,7 +1,8 @@
 """How the weights of native operators lie in memory, and how they come to lie so.
 
-Owns each layout for the native operators: sixteen rows side by side, a few neighbours of each together, as the
-kernels read them (appliance/native/src/kernels.h). Pure: arrays and pieces of files in, bytes out.
+Owns each layout for the native operators: sixteen rows side by side, a few neighbours of each
+together, as the kernels read them (appliance/native/src/kernels.h). Pure: arrays and pieces of
+files in, bytes out.
 """
 
 from __future__ import annotations
