@@ -144,6 +144,7 @@ STANDARD_OPERATORS: Operators = {
     ("", "Sigmoid"): _NONE,
     ("", "Split"): frozenset({"axis"}),
     ("", "Squeeze"): _NONE,
+    ("", "Tanh"): _NONE,
     ("", "TensorScatter"): frozenset({"axis", "mode"}),
     ("", "Transpose"): frozenset({"perm"}),
     ("", "Unsqueeze"): _NONE,

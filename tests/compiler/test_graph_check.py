@@ -77,6 +77,7 @@ def test_the_allow_lists_are_exactly_what_the_builder_writes(
     graphs += [(write_qwen3_vl, ["int8"]), (write_qwen2_5_vl, ["fp32"])]
     graphs += [(find_models()["gpt-oss"].write, ["fp32"])]
     graphs += [(find_models()["qwen3-moe-partly"].write, ["int4"])]
+    graphs += [(find_models()["muse-glimmer"].write, ["w8a8"])]
     seen: Seen = {}
     standard: Seen = {}
     native: Seen = {}

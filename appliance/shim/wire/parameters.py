@@ -92,7 +92,8 @@ _TIERS = (
 )
 _EFFORT = (
     "`none` and `minimal` switch thinking off, the rest on; `low`, `medium` and `high` where the "
-    "model knows degrees; off is refused where the model always reasons"
+    "model knows degrees, else the next higher one that it knows; off is refused where the model "
+    "always reasons"
 )
 
 CHAT = (

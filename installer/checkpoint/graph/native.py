@@ -138,10 +138,18 @@ class NativeBuilder(GraphBuilder):
         return self._native("BlockLinear", x, *_inputs(matrix), bias, bits=matrix.bits)
 
     def norm_heads(
-        self, x: ir.Value, heads: int, name: str, width: int, epsilon: float, offset: float = 0.0
+        self,
+        x: ir.Value,
+        heads: int,
+        name: str,
+        width: int,
+        epsilon: float,
+        offset: float = 0.0,
+        *,
+        divided: float = 1.0,
     ) -> ir.Value:
         """x as it is: the attention operator norms its heads."""
-        self._gains[x] = _Gain(self.vector(name, width, offset), epsilon)
+        self._gains[x] = _Gain(self.vector(name, width, offset, divided=divided), epsilon)
         return x
 
     def _linears_in_blocks(

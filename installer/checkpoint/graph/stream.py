@@ -70,20 +70,27 @@ class Stream(Operators):
         )
 
     def norm_heads(
-        self, x: ir.Value, heads: int, name: str, width: int, epsilon: float, offset: float = 0.0
+        self,
+        x: ir.Value,
+        heads: int,
+        name: str,
+        width: int,
+        epsilon: float,
+        offset: float = 0.0,
+        *,
+        divided: float = 1.0,
     ) -> ir.Value:
-        """RMS norm of each head on its own: x [B, S, heads * width], gain [width]."""
+        """RMS norm of each head on its own: x [B, S, heads * width], gain [width]; the result is
+        `divided` by a number."""
         split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
-        normed = self.norm(split, name, width, epsilon, offset)
+        normed = self.norm(split, name, width, epsilon, offset, divided=divided)
         return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
 
     def norm_heads_plainly(
         self, x: ir.Value, heads: int, width: int, epsilon: float, *, divided: float = 1.0
     ) -> ir.Value:
-        """The same without a gain, the result `divided` by a number."""
-        split = self.op("Reshape", x, self.constant([0, 0, heads, width]))
-        normed = self.norm_plainly(split, width, epsilon, divided=divided)
-        return self.op("Reshape", normed, self.constant([0, 0, heads * width]))
+        """The same without a gain."""
+        return self.norm_heads(x, heads, self._ones(width), width, epsilon, divided=divided)
 
     def norm_plainly(
         self, x: ir.Value, width: int, epsilon: float, *, divided: float = 1.0
