@@ -1,7 +1,8 @@
 """What a Generate request asks of a model: the prompt in tokens, and the turn that follows it.
 
-Owns the four ways of giving a prompt. Everything here blocks, on a template, on images or on
-nothing, so it runs in a thread; refuses what the model cannot do, naming the parameter.
+Owns the four ways of giving a prompt. What makes one blocks, on a template or on images, and runs
+in a thread; a grammar is waited for on the event loop. Refuses what the model cannot do, naming the
+parameter.
 """
 
 from __future__ import annotations
